@@ -1,0 +1,48 @@
+# Everything a person types here. `make` alone lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install sweep test check bench ui clean clean-store
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## an environment in .venv with everything pinned; a second time does nothing
+
+sweep: $(STAMP)  ## the quickstart sweep: real results and a picture in a minute or two
+	$(BIN)/orchestrate sweep --space quickstart
+
+test: export OMP_NUM_THREADS := 1
+test: $(STAMP)  ## all tests: the fast ones side by side, then the slow ones one by one
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/pytest -m slow
+
+check: $(STAMP)  ## ruff, mypy and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_architecture.py
+
+bench: $(STAMP)  ## side-by-side measurements with peers
+	@shopt -s nullglob; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+ui: $(STAMP)  ## the MLflow pages of this store
+	$(BIN)/orchestrate ui
+
+clean:  ## remove caches and builds; results stay
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -path ./mlruns -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-store:  ## remove every result in mlruns/
+	find mlruns -mindepth 1 -not -name .gitkeep -delete
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	touch $@

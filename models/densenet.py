@@ -1,0 +1,39 @@
+"""DenseNet-121 (Huang et al., CVPR 2017, table 1) as torchvision has it, with a stem for small images."""
+
+from __future__ import annotations
+
+from torch import nn
+
+SMALLEST = 8  # pixels, each side: three transitions halve the map
+SMALL_STEM_BELOW = 64  # pixels: torchvision's own stem halves twice more
+
+
+def densenet121(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """torchvision's densenet121, randomly initialised, for any number of image channels.
+
+    Below 64 pixels the 7x7 stride-2 stem and its max pool become a 3x3 stride-1 convolution and an identity,
+    under the same names (`features.conv0`, `features.pool0`). Images from 8x8 up.
+    """
+    # Here, not above: the other models need not wait for torchvision (over a second).
+    from models.torchvision_compat import models
+
+    channels, side = input_shape[0], min(input_shape[1:])
+    if side < SMALLEST:
+        raise ValueError(
+            f"densenet121 takes images from {SMALLEST}x{SMALLEST} up, not {input_shape[1]}x{input_shape[2]}"
+        )
+    net: nn.Module = models.densenet121(weights=None, num_classes=num_classes)
+    features = net.get_submodule("features")
+    small = side < SMALL_STEM_BELOW
+    if small:
+        features.pool0 = nn.Identity()
+    if small or channels != 3:
+        features.conv0 = _stem(channels, small=small)
+    return net
+
+
+def _stem(channels: int, *, small: bool) -> nn.Conv2d:
+    kernel, stride = (3, 1) if small else (7, 2)
+    conv = nn.Conv2d(channels, 64, kernel, stride=stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight)  # torchvision's own initialisation
+    return conv

@@ -1,0 +1,50 @@
+"""torchvision, importable beside any build of torch; everything here imports it through this module.
+
+The package index's torchvision is compiled for CUDA. Beside a CPU torch its compiled library cannot load, and
+`import torchvision` dies on the two operators that it then describes but does not have (pytorch/vision#9077).
+Their schemas are declared here, only in that case: models, transforms and datasets work; the compiled box
+operators stay absent.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch.library import Library
+
+SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+def compiled_library_loads() -> bool:
+    """Whether torchvision's compiled operators can be loaded beside this torch; loads them if so."""
+    spec = find_spec("torchvision")  # finds without importing
+    folders = spec.submodule_search_locations if spec else None
+    for library in (path for folder in folders or () for path in Path(folder).glob("_C.*")):
+        try:
+            torch.ops.load_library(str(library))
+        except OSError:
+            return False
+        return True
+    return False
+
+
+def declare_missing_operators() -> Library | None:
+    """Declare the two schemas where the compiled library cannot; they live as long as what is returned."""
+    if compiled_library_loads():
+        return None
+    library = Library("torchvision", "FRAGMENT")
+    for schema in SCHEMAS:
+        library.define(schema)
+    return library
+
+
+DECLARED = declare_missing_operators()
+
+from torchvision import datasets, models, transforms  # noqa: E402  after the declaration: it is what makes this work
+
+__all__ = ["DECLARED", "datasets", "models", "transforms"]

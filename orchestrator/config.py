@@ -1,0 +1,153 @@
+"""What one trial is, typed and frozen, and the keys that its stages are known by.
+
+A key is the SHA-256 of the canonical JSON of every field that a stage reads, defaults included, its
+parent's key, and STAGE_VERSION. The dense key holds nothing of pruning: all techniques and amounts
+of one (model, data set, batch size, recipe, seed) share one training.
+
+Methods stand here as full text, `finetune(epochs=1, lr=1.0)`: every option, in the order of its
+definition, so that equal configurations have equal text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+STAGE_VERSION = 1  # raise it when a stage's result changes for an unchanged configuration
+
+Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+Json = Any  # what json can write
+
+# Images that one forward and backward pass may hold; larger batches accumulate gradients.
+MICRO_BATCH = {"slp": 65_536, "mlp": 16_384, "cnn": 2_048, "densenet121": 128}
+MICRO_BATCH_OTHERS = 256
+
+
+@dataclass(frozen=True)
+class Train:
+    """The recipe of a dense training; recoveries start from it. `lr` is the peak, `epochs` whole."""
+
+    epochs: int = 10
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup_epochs: int = 0
+    clip_norm: float = 0.0
+    augment: str = "none"
+
+
+@dataclass(frozen=True)
+class Prune:
+    """What is removed, by which score, among whom, and how much at each round."""
+
+    criterion: str
+    granularity: str
+    scope: str
+    schedule: str
+    amount: float
+    protect: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What else decides the bits of a result."""
+
+    device: Device = "cpu"
+    precision: Precision = "fp32"
+    threads: int = 1
+    micro_batch: int = MICRO_BATCH_OTHERS
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """One dense training. `batch_size` is the effective one, never above the training set."""
+
+    model: str
+    dataset: str
+    batch_size: int
+    seed: int
+    train: Train
+    numerics: Numerics
+
+    def key(self) -> str:
+        return _key("dense", asdict(self))
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One point of a space. `technique` is its label in tables and is no part of the key."""
+
+    dense: DenseConfig
+    prune: Prune
+    recover: str
+    technique: str
+
+    def round_key(self, round: int) -> str:
+        """The key of the state after `round`; round 0 is the dense network."""
+        key = self.dense.key()
+        for number in range(1, round + 1):
+            fields_read = {"prune": asdict(self.prune), "recover": self.recover, "round": number}
+            key = _key("round", {"parent": key, **fields_read})
+        return key
+
+    def key(self) -> str:
+        parts = {"parent": self.dense.key(), "prune": asdict(self.prune), "recover": self.recover}
+        return _key("trial", parts)
+
+    def to_json(self) -> dict[str, Json]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Json]) -> TrialConfig:
+        prune = {**data["prune"], "protect": tuple(data["prune"]["protect"])}
+        return cls(dense_from_json(data["dense"]), Prune(**prune), data["recover"], data["technique"])
+
+
+def dense_from_json(data: Mapping[str, Json]) -> DenseConfig:
+    return DenseConfig(**{**data, "train": Train(**data["train"]), "numerics": Numerics(**data["numerics"])})
+
+
+def micro_batch_of(model: str) -> int:
+    """Images per pass, planned from the model's name alone so that planning needs no network."""
+    return MICRO_BATCH.get(method_name(model), MICRO_BATCH_OTHERS)
+
+
+def method_text(name: str, options: Mapping[str, Json]) -> str:
+    """The full text form of a method: every option, in the order given."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else name
+
+
+def method_name(text: str) -> str:
+    return text.partition("(")[0]
+
+
+def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
+    """Flat dotted names for every field: what MLflow shows as params."""
+    if isinstance(config, DenseConfig):
+        return dict(_flat("", asdict(config)))
+    rest = {**asdict(config.prune), "recover": config.recover, "technique": config.technique}
+    return {**params(config.dense), **rest, "protect": ",".join(config.prune.protect)}
+
+
+def _flat(prefix: str, data: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _key(stage: str, content: Mapping[str, Json]) -> str:
+    record = {"stage": stage, "version": STAGE_VERSION, **content}
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+TRAIN_FIELDS = tuple(field.name for field in fields(Train))

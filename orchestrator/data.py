@@ -1,0 +1,278 @@
+"""Data as resident tensors: name -> splits with a digest; batches by index; augmentation by the batch.
+
+Split: `digits` is 1257 / 180 / 360 for good. Other data sets keep their own test set, and a tenth of their
+training images, stratified, is for validation. Options (`classes`, `samples_per_class`) choose from these
+splits, so an image never moves from one to another.
+
+Scale: `digits` / 16. Others / 255, then minus the mean and by the standard deviation of each channel over the
+whole training split, options or not: a part is scaled as the whole, and transfer sees equal inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.datasets import (
+    DATASETS,
+    DatasetInfo,
+    Raw,
+    check_options,
+    default_data_dir,
+    fetch,
+    info,
+    path,
+    read,
+    split_sizes,
+    verify,
+)
+from orchestrator.errors import DataError, SpaceError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Generator, Tensor
+
+    Index = NDArray[np.int64]
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "Dataset",
+    "DatasetInfo",
+    "Split",
+    "augment",
+    "balanced_sample",
+    "batches",
+    "default_data_dir",
+    "fetch",
+    "info",
+    "load",
+    "path",
+    "split_sizes",
+    "verify",
+]
+
+AUGMENTATIONS = ("none", "flip", "crop_flip")
+SPLIT_SEED = 0
+DIGITS_TEST_SHARE = 0.2
+DIGITS_VALIDATION_IMAGES = 180
+VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images float32 [N, C, H, W] and labels int64 [N] on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """`digest`: SHA-256 (hex) of the arrays that were read, the indices of each split, and the scale."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    digest: str
+    class_names: tuple[str, ...]
+
+
+def load(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    device: str | torch.device = "cpu",
+    classes: Sequence[int] | None = None,
+    samples_per_class: int | None = None,
+) -> Dataset:
+    """A data set, whole, on `device`; the same bits whatever the global seeds.
+
+    `classes` keeps these alone, relabelled 0, 1, ... in the order given; `samples_per_class` keeps at most
+    that many training images of each. SpaceError for an unknown name or a bad option, DataError for missing
+    or corrupt files.
+    """
+    import numpy as np
+
+    check_options(name, classes=classes, samples_per_class=samples_per_class)
+    raw = read(name, data_dir)
+    whole = _split(name, raw)
+    mean, deviation = _scale(raw, whole[0], levels=info(name).levels)
+    chosen = np.arange(info(name).num_classes) if classes is None else np.array(classes, dtype=np.int64)
+    train, validation, test = (part[np.isin(raw.labels[part], chosen)] for part in whole)
+    if samples_per_class is not None:
+        train = train[_first_per_class(raw.labels[train], samples_per_class, seed=SPLIT_SEED)]
+
+    def split(index: Index) -> Split:
+        return _tensors(raw, index, mean, deviation, levels=info(name).levels, classes=chosen, device=device)
+
+    return Dataset(
+        name=name,
+        train=split(train),
+        validation=split(validation),
+        test=split(test),
+        num_classes=len(chosen),
+        input_shape=info(name).input_shape,
+        digest=_digest(name, raw.images, raw.labels, train, validation, test, chosen, mean, deviation),
+        class_names=tuple(raw.class_names[label] for label in chosen),
+    )
+
+
+def batches(size: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
+    """Indices [<= batch_size] that cover 0 .. size-1 once, shuffled; the last one may be short.
+
+    All of the order is drawn by the call itself, on the generator's device.
+    """
+    import torch
+
+    if size < 1 or batch_size < 1:
+        raise ValueError(f"size={size}, batch_size={batch_size}: both are 1 or more")
+    order = torch.randperm(size, generator=generator, device=generator.device)
+    return iter(torch.split(order, batch_size))
+
+
+def augment(images: Tensor, generator: Generator, *, kind: str) -> Tensor:
+    """A batch [N, C, H, W], each image by its own draw; on the images' device, drawn on the generator's.
+
+    `flip`: left and right swapped in half of the images. `crop_flip`: also moved by up to an eighth of the
+    height (4 pixels at 32 and at 28, 1 at 8), zeros (the mean colour, once scaled) from outside.
+    SpaceError for an unknown kind.
+    """
+    import torch
+
+    if kind not in AUGMENTATIONS:
+        raise SpaceError(unknown("augmentation", kind, AUGMENTATIONS))
+    if kind == "none":
+        return images
+    count, channels, height, width = images.shape
+    pad = _crop_pad(height) if kind == "crop_flip" else 0
+
+    def draw(high: int) -> Tensor:
+        drawn = torch.randint(high, (count, 1), generator=generator, device=generator.device)
+        return drawn.to(images.device)
+
+    across = torch.arange(width, device=images.device).expand(count, width)
+    columns = torch.where(draw(2) == 1, width - 1 - across, across) + draw(2 * pad + 1)
+    rows = torch.arange(height, device=images.device) + draw(2 * pad + 1)
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad)).flatten(2)
+    # One gather over flat pixels: 4 to 6 times the speed of indexing by row and column
+    pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).flatten(1)
+    return padded.gather(2, pixels[:, None, :].expand(count, channels, -1)).view(images.shape)
+
+
+def balanced_sample(split: Split, *, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(images, labels), by class: exactly `per_class` of every class; SpaceError if one has fewer."""
+    import torch
+
+    labels = split.labels.cpu().numpy()
+    counts = torch.bincount(split.labels.cpu())
+    fewest = int(counts[counts > 0].min())
+    if not 1 <= per_class <= fewest:
+        raise SpaceError(f"{per_class} samples per class; give 1 to {fewest}, the size of the smallest class")
+    index = torch.from_numpy(_first_per_class(labels, per_class, seed=seed))
+    index = index[torch.argsort(split.labels.cpu()[index], stable=True)].to(split.labels.device)
+    return split.images[index], split.labels[index]
+
+
+def _split(name: str, raw: Raw) -> tuple[Index, Index, Index]:
+    """(train, validation, test) indices, as DESIGN has them: scikit-learn's stratified split, seed 0."""
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    def divide(index: Index, share: float) -> tuple[Index, Index]:
+        labels = raw.labels[index]
+        rest, taken = train_test_split(index, test_size=share, stratify=labels, random_state=SPLIT_SEED)
+        return rest, taken
+
+    everything = np.arange(len(raw.labels))
+    try:
+        if raw.own_test:
+            rest, test = everything[: -raw.own_test], everything[-raw.own_test :]
+            return *divide(rest, VALIDATION_SHARE), test
+        rest, test = divide(everything, DIGITS_TEST_SHARE)
+        return *divide(rest, DIGITS_VALIDATION_IMAGES), test
+    except ValueError as error:
+        raise DataError(f"{name}: {len(raw.labels)} images cannot be split: {error}") from error
+
+
+def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation [C] of the training images / levels; 0 and 1 for `digits`.
+
+    By counts of each whole number, so exact and the same at every thread count.
+    """
+    import numpy as np
+
+    channels = raw.images.shape[1]
+    if not raw.own_test:
+        return np.zeros(channels), np.ones(channels)
+    counts = np.stack([_histogram(raw.images[train, channel]) for channel in range(channels)])
+    value = np.arange(256) / levels
+    mean = counts @ value / counts.sum(axis=1)
+    deviation = np.sqrt((counts * (value - mean[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1))
+    return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def _histogram(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    import torch
+
+    counts: NDArray[np.int64] = torch.bincount(torch.from_numpy(values).flatten(), minlength=256).numpy()
+    return counts
+
+
+def _tensors(
+    raw: Raw,
+    index: Index,
+    mean: NDArray[np.float64],
+    deviation: NDArray[np.float64],
+    *,
+    levels: int,
+    classes: Index,
+    device: str | torch.device,
+) -> Split:
+    """Scaled on the CPU, then moved: a GPU divides by a number in other bits."""
+    import numpy as np
+    import torch
+
+    images = torch.from_numpy(raw.images[index]).to(torch.float32).div_(levels)
+    images.sub_(torch.from_numpy(mean).float()[:, None, None])
+    images.div_(torch.from_numpy(deviation).float()[:, None, None])
+    new_label = np.zeros(len(raw.class_names), dtype=np.int64)
+    new_label[classes] = np.arange(len(classes))
+    return Split(images.to(device), torch.from_numpy(new_label[raw.labels[index]]).to(device))
+
+
+def _first_per_class(labels: Index, count: int, *, seed: int) -> Index:
+    """Positions, ascending, of the first `count` (or all) of each class in a seeded order."""
+    import numpy as np
+    import torch
+
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).numpy()
+    chosen = [order[labels[order] == label][:count] for label in np.unique(labels)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _crop_pad(height: int) -> int:
+    return max(1, (height + 4) // 8)
+
+
+def _digest(name: str, *arrays: NDArray[Any]) -> str:
+    """SHA-256 over each array's type, shape and little-endian bytes."""
+    import numpy as np
+
+    state = sha256(name.encode())
+    for array in arrays:
+        plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        state.update(f"|{plain.dtype.str}{plain.shape}|".encode())
+        state.update(plain.data)
+    return state.hexdigest()

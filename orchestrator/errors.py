@@ -1,0 +1,65 @@
+"""Every error that a user can cause, and the exit code it ends with.
+
+OrchestrateError               1
+├── UsageError                 2   a bad command line
+│   └── SpaceError             2   a bad space file, axis or value
+├── UnusableError              4   something outside is not usable
+│   ├── DataError              4   a data set that is missing or corrupt
+│   ├── StoreError             4   a tracking store that cannot be read or written
+│   └── DeviceError            4   a device that is not there
+├── DivergedError              3   a training whose loss is no longer finite
+└── CollapsedError             3   a network that can no longer be trained or measured
+
+A message is one line: what was given, what is allowed, what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class OrchestrateError(Exception):
+    """The root; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(OrchestrateError):
+    exit_code = 2
+
+
+class SpaceError(UsageError):
+    pass
+
+
+class UnusableError(OrchestrateError):
+    exit_code = 4
+
+
+class DataError(UnusableError):
+    pass
+
+
+class StoreError(UnusableError):
+    pass
+
+
+class DeviceError(UnusableError):
+    pass
+
+
+class DivergedError(OrchestrateError):
+    exit_code = 3
+
+
+class CollapsedError(OrchestrateError):
+    exit_code = 3
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
+    """One line for a name that is not known: the nearest names first, else all of them."""
+    names = sorted(allowed)
+    near = get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return f"unknown {kind} {given!r}; {hint}"

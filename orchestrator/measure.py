@@ -1,0 +1,154 @@
+"""What a network costs and how well it does, counted three ways: dense, with its masks, and cut out.
+
+One MAC is one multiply-add in a convolution or a linear layer (fvcore calls it a flop); biases and
+norms are not counted, as in torch's FlopCounterMode, which counts 2 per MAC.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pruning.masking import prunable_layers
+
+COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of one image through a network as it stands.
+
+    `macs` by layer name; `other_ops`: what fvcore counts elsewhere, by operator; `unsupported`:
+    operators that it does not know, with their number of calls.
+    """
+
+    macs: Mapping[str, int]
+    other_ops: Mapping[str, int]
+    unsupported: Mapping[str, int]
+    parameters: int
+
+    @property
+    def total_macs(self) -> int:
+        return sum(self.macs.values())
+
+
+def profile(net: nn.Module, input_shape: tuple[int, int, int]) -> Profile:
+    """Count one forward pass of one image [1, C, H, W] in eval mode; the network's mode is restored."""
+    from fvcore.nn import FlopCountAnalysis
+
+    logging.getLogger("fvcore").setLevel(logging.ERROR)
+    parameter = next(net.parameters())
+    image = torch.zeros((1, *input_shape), device=parameter.device, dtype=parameter.dtype)
+    training = net.training
+    net.eval()
+    analysis = FlopCountAnalysis(net, image)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    by_module, totals = analysis.by_module_and_operator(), analysis.by_operator()
+    net.train(training)
+    macs = {
+        name: sum(int(n) for op, n in by_module[name].items() if op in COUNTED) for name in prunable_layers(net)
+    }
+    others = {op: int(count) for op, count in totals.items() if op not in COUNTED}
+    return Profile(macs, others, dict(analysis.unsupported_ops()), sum(p.numel() for p in net.parameters()))
+
+
+def effective_macs(dense: Profile, masks: Mapping[str, Tensor]) -> int:
+    """MACs that a machine which skips every dead weight would do: each layer's count times its density."""
+    total = 0.0
+    for name, macs in dense.macs.items():
+        mask = masks.get(f"{name}.weight")
+        total += macs if mask is None else macs * (int(mask.sum()) / mask.numel())
+    return round(total)
+
+
+def nonzero_parameters(dense: Profile, masks: Mapping[str, Tensor]) -> int:
+    """Living parameters, biases and norms included; told by the masks, not by values that happen to be 0."""
+    return dense.parameters - sum(int((~mask).sum()) for mask in masks.values())
+
+
+def train_flops(dense: Profile, samples: int) -> int:
+    """FLOPs of forward and backward over `samples` images: 2 per MAC, three passes a layer.
+
+    The first layer needs no gradient of its input. Equal to FlopCounterMode over one training step.
+    """
+    counts = list(dense.macs.values())
+    return 2 * (3 * sum(counts) - counts[0]) * samples
+
+
+def dense_bytes(net: nn.Module) -> int:
+    """Bytes of the state dict as safetensors stores it, header aside."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+
+
+def sparse_bytes(net: nn.Module, masks: Mapping[str, Tensor]) -> int:
+    """Bytes when masked tensors keep their living values and one bit per entry."""
+    total = dense_bytes(net)
+    parameters = dict(net.named_parameters())
+    for name, mask in masks.items():
+        dead = int((~mask).sum())
+        if dead:
+            total += (mask.numel() + 7) // 8 - dead * parameters[name].element_size()
+    return total
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the per-layer table."""
+
+    layer: str
+    weights: int
+    living: int
+    sparsity: float
+    macs_dense: int
+    macs_effective: int
+
+
+def layer_rows(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) -> list[LayerRow]:
+    """Every prunable layer with its size, what lives of it, and what it costs."""
+    rows = []
+    for name, layer in prunable_layers(net).items():
+        total = layer.weight.numel()
+        mask = masks.get(f"{name}.weight")
+        living = total if mask is None else int(mask.sum())
+        macs = dense.macs[name]
+        rows.append(LayerRow(name, total, living, 1 - living / total, macs, round(macs * living / total)))
+    return rows
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that a finished network is compared by, on test images unless named `val_`.
+
+    `*_physical` is what is left after cutting out dead channels, or the dense number where nothing
+    can be cut. `amount` is the fraction of units (weights, units or channels) that really went.
+    """
+
+    accuracy: float
+    top5: float
+    loss: float
+    val_accuracy: float
+    val_loss: float
+    test_seconds: float
+    sparsity: float
+    amount: float
+    compression: float
+    parameters_dense: int
+    parameters_nonzero: int
+    parameters_physical: int
+    macs_dense: int
+    macs_effective: int
+    macs_physical: int
+    bytes_dense: int
+    bytes_sparse: int
+    bytes_physical: int
+    epochs: int
+    train_seconds: float
+    train_flops: int
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """`prefix/name` -> value, for every field."""
+        return {f"{prefix}/{name}": float(value) for name, value in asdict(self).items()}

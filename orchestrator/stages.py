@@ -1,0 +1,176 @@
+"""The stages of a trial: pure functions from one state to the next.
+
+Each is seeded from (seed, stage, round), so that a state from the store and one just computed have
+the same bits on one machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+import models
+from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.data import Dataset, balanced_sample
+from orchestrator.errors import CollapsedError
+from orchestrator.measure import Profile, profile, train_flops
+from orchestrator.training import EpochRecord, Phase, train
+from pruning.criteria import criteria
+from pruning.engine import groups_of, prune
+from pruning.masking import Group, Masks, apply_masks
+from pruning.structure import trace
+
+SAMPLES_PER_CLASS = 10  # images per class for criteria that look at data (SNIP, GraSP: >= 10)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A network between two stages: its tensors, its masks, and what they have cost since init.
+
+    `micro_batch` is below the planned one where memory ran out: such a state promises no equal bits.
+    """
+
+    weights: dict[str, Tensor]
+    masks: Masks = field(default_factory=dict)
+    epochs: int = 0
+    train_seconds: float = 0.0
+    train_flops: int = 0
+    history: tuple[EpochRecord, ...] = ()
+    micro_batch: int = 0
+
+
+Report = Callable[[str, int, EpochRecord], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all stages of one trial share: the configuration, the images, the cost of one of them."""
+
+    config: DenseConfig
+    data: Dataset
+    cost: Profile
+    report: Report | None = None
+
+    def build(self) -> nn.Module:
+        """A network with the trial's initial weights, on the data's device."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.config.seed, "init", 0))
+            net = models.build(
+                self.config.model, input_shape=self.data.input_shape, num_classes=self.data.num_classes
+            )
+        return net.to(self.data.train.images.device)
+
+    def restore(self, state: State) -> nn.Module:
+        net = self.build()
+        net.load_state_dict(state.weights)
+        return net
+
+
+def seed_for(seed: int, stage: str, round: int) -> int:
+    """A seed for one stage, unrelated to those of its neighbours."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{round}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def make_bench(config: DenseConfig, data: Dataset, *, report: Report | None = None) -> Bench:
+    """The bench of a configuration; one image's cost is counted once in a process for each model."""
+    return Bench(config, data, _cost(config.model, data.input_shape, data.num_classes), report)
+
+
+def dense(bench: Bench) -> State:
+    """Train the network of the configuration from its initial weights."""
+    start = State(snapshot(bench.build()), micro_batch=bench.config.numerics.micro_batch)
+    return train_more(bench, start, Phase(bench.config.train.epochs), stage="dense", round=0)
+
+
+def train_more(bench: Bench, state: State, phase: Phase, *, stage: str, round: int) -> State:
+    """`state` trained on for one phase under its masks; half the micro-batch each time memory runs out."""
+    numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
+    net = bench.restore(state)
+    report = bench.report
+    try:
+        records = train(
+            net,
+            bench.data.train,
+            bench.data.validation,
+            recipe=bench.config.train,
+            phase=phase,
+            batch_size=bench.config.batch_size,
+            numerics=numerics,
+            generator=torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round)),
+            masks=state.masks,
+            report=None if report is None else lambda epoch, record: report(stage, epoch, record),
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        if state.micro_batch <= 1:
+            raise CollapsedError("memory runs out even with one image at a time") from error
+        smaller = min(state.micro_batch, bench.config.batch_size) // 2
+        return train_more(bench, replace(state, micro_batch=smaller), phase, stage=stage, round=round)
+    samples = len(bench.data.train) * phase.epochs
+    return replace(
+        state,
+        weights=snapshot(net),
+        epochs=state.epochs + phase.epochs,
+        train_seconds=state.train_seconds + sum(record.seconds for record in records),
+        train_flops=state.train_flops + train_flops(bench.cost, samples),
+        history=tuple(records),
+    )
+
+
+def prune_round(
+    bench: Bench, config: TrialConfig, state: State, groups: Sequence[Group] | None, *, round: int
+) -> State:
+    """One round of pruning: new masks, and the weights with their dead entries at zero."""
+    net, wanted = bench.restore(state), config.prune
+    seed = seed_for(bench.config.seed, "prune", round)
+    needs_data = criteria.get(wanted.criterion).traits.get("data", False)
+    train_split = bench.data.train
+    masks = prune(
+        net,
+        amount=wanted.amount,
+        criterion=wanted.criterion,
+        granularity=wanted.granularity,
+        scope=wanted.scope,
+        schedule=wanted.schedule,
+        round=round,
+        masks=state.masks or None,
+        protect=wanted.protect,
+        groups=groups,
+        sample=balanced_sample(train_split, per_class=SAMPLES_PER_CLASS, seed=seed) if needs_data else None,
+        seed=seed,
+    )
+    apply_masks(net, masks)
+    return replace(state, weights=snapshot(net), masks=masks, history=())
+
+
+def groups_for(bench: Bench, config: TrialConfig) -> tuple[Group, ...] | None:
+    """What the trial's granularity removes together; None for single weights."""
+    wanted = config.prune
+    channels = channel_groups(bench) if wanted.granularity == "channel" else None
+    return groups_of(bench.build(), wanted.granularity, protect=wanted.protect, groups=channels)
+
+
+def channel_groups(bench: Bench) -> tuple[Group, ...]:
+    """The channel groups of the bench's model; traced once in a process for each model and input."""
+    return _traced(bench.config.model, bench.data.input_shape, bench.data.num_classes)
+
+
+@lru_cache(maxsize=16)
+def _traced(model: str, input_shape: tuple[int, int, int], num_classes: int) -> tuple[Group, ...]:
+    net = models.build(model, input_shape=input_shape, num_classes=num_classes)
+    return trace(net, torch.zeros((2, *input_shape)))
+
+
+@lru_cache(maxsize=16)
+def _cost(model: str, input_shape: tuple[int, int, int], num_classes: int) -> Profile:
+    return profile(models.build(model, input_shape=input_shape, num_classes=num_classes), input_shape)
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    """The state dict, copied to the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}

@@ -1,0 +1,169 @@
+"""The walk: dense -> (prune -> recover -> measure) x rounds -> result, in one screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator import stages
+from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.data import Dataset
+from orchestrator.errors import DivergedError
+from orchestrator.measure import (
+    LayerRow,
+    Measurement,
+    Profile,
+    dense_bytes,
+    effective_macs,
+    layer_rows,
+    nonzero_parameters,
+    profile,
+    sparse_bytes,
+)
+from orchestrator.recovery import recoveries
+from orchestrator.stages import Bench, Report, State
+from orchestrator.training import evaluate
+from pruning.masking import Group, Masks, alive_units, sparsity
+from pruning.schedules import rounds_of, schedules
+from pruning.structure import shrink
+
+
+class Store(Protocol):
+    """Where finished dense trainings are found; None for one that is not there."""
+
+    def dense(self, config: DenseConfig) -> State | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A state, what it measures, and the network as it would be shipped: cut where channels could go."""
+
+    state: State
+    measurement: Measurement
+    net: nn.Module
+    layers: tuple[LayerRow, ...]
+    confusion: Tensor
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished walk: the dense network's own measurement (`ipa`), and one `Measured` per round."""
+
+    ipa: Measurement
+    rounds: tuple[Measured, ...]
+    cost: Profile
+    data: Dataset
+
+    @property
+    def last(self) -> Measured:
+        return self.rounds[-1]
+
+
+def run_dense(config: DenseConfig, data: Dataset, *, report: Report | None = None) -> Result:
+    """Train and measure the dense network of a configuration."""
+    bench = stages.make_bench(config, data, report=report)
+    measured = measure(bench, stages.dense(bench), None)
+    return Result(measured.measurement, (measured,), bench.cost, data)
+
+
+def run_trial(config: TrialConfig, data: Dataset, *, store: Store, report: Report | None = None) -> Result:
+    """Prune, recover and measure, round after round, from the stored dense network or a new one."""
+    bench = stages.make_bench(config.dense, data, report=report)
+    state = store.dense(config.dense) or stages.dense(bench)
+    ipa = measure(bench, state, None).measurement
+    groups = stages.groups_for(bench, config)
+    recover = recoveries.get(config.recover)
+    rounds = []
+    for round in range(1, rounds_of(schedules.get(config.prune.schedule)) + 1):
+        state = stages.prune_round(bench, config, state, groups, round=round)
+        state = recover(bench, state, round=round)
+        rounds.append(measure(bench, state, groups, config=config))
+    return Result(ipa, tuple(rounds), bench.cost, data)
+
+
+def measure(
+    bench: Bench, state: State, groups: Sequence[Group] | None, *, config: TrialConfig | None = None
+) -> Measured:
+    """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
+    net = bench.restore(state)
+    numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
+    test = evaluate(net, bench.data.test, numerics=numerics)
+    held_out = evaluate(net, bench.data.validation, numerics=numerics)
+    if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
+        raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
+    small, notes = _cut(bench, net, state.masks, config)
+    physical = bench.cost if small is net else profile(small, bench.data.input_shape)
+    nonzero = nonzero_parameters(bench.cost, state.masks)
+    if config is not None:
+        notes += _differences(config, state.masks, groups)
+    measurement = Measurement(
+        accuracy=test.accuracy,
+        top5=test.top5,
+        loss=test.loss,
+        val_accuracy=held_out.accuracy,
+        val_loss=held_out.loss,
+        test_seconds=test.seconds,
+        sparsity=sparsity(state.masks),
+        amount=achieved_amount(state.masks, groups),
+        compression=bench.cost.parameters / max(nonzero, 1),
+        parameters_dense=bench.cost.parameters,
+        parameters_nonzero=nonzero,
+        parameters_physical=physical.parameters,
+        macs_dense=bench.cost.total_macs,
+        macs_effective=effective_macs(bench.cost, state.masks),
+        macs_physical=physical.total_macs,
+        bytes_dense=dense_bytes(net),
+        bytes_sparse=sparse_bytes(net, state.masks),
+        bytes_physical=dense_bytes(small),
+        epochs=state.epochs,
+        train_seconds=state.train_seconds,
+        train_flops=state.train_flops,
+    )
+    return Measured(state, measurement, small, tuple(layer_rows(net, bench.cost, state.masks)), test.confusion, notes)
+
+
+def achieved_amount(masks: Masks, groups: Sequence[Group] | None) -> float:
+    """Fraction of the units (weights, units or channels) that are gone."""
+    total, living = 0, 0
+    for _, here, alive in _pools(masks, groups):
+        total, living = total + here, living + alive
+    return 1.0 - living / total if total else 0.0
+
+
+def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int, int]]:
+    """(layer or group, its units, those that live)."""
+    if groups is None:
+        return [(name, mask.numel(), int(mask.sum())) for name, mask in masks.items()]
+    return [(group.name, group.size, int(alive_units(group, masks).sum())) for group in groups]
+
+
+def _cut(
+    bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network without its dead channels, where the granularity is channels; and what there is to say."""
+    if config is None or config.prune.granularity != "channel" or all(mask.all() for mask in masks.values()):
+        return net, ()
+    if not any(mask.any() for mask in masks.values() if mask.dim() > 1):
+        return net, ("nothing to cut out: every channel is masked",)
+    image = torch.zeros((2, *bench.data.input_shape), device=bench.data.train.images.device)
+    return shrink(net, masks, image, groups=stages.channel_groups(bench)), ()
+
+
+def _differences(config: TrialConfig, masks: Masks, groups: Sequence[Group] | None) -> tuple[str, ...]:
+    """One note where more than one unit's worth lies between the amount asked for and what went."""
+    pools, asked = _pools(masks, groups), config.prune.amount
+    if config.prune.scope == "global":
+        pools = [("the network", sum(n for _, n, _ in pools), sum(alive for _, _, alive in pools))]
+    slack = {name: len(masks[name]) if config.prune.scope == "unit" else 1 for name, _, _ in pools if name in masks}
+    off = [
+        f"{name} {1 - alive / total:.4f}"
+        for name, total, alive in pools
+        if abs((total - alive) - asked * total) > slack.get(name, 1)
+    ]
+    return (f"asked for {asked:g}, achieved: {', '.join(off[:5])}",) if off else ()

@@ -1,0 +1,66 @@
+"""What leaves first: a score for every weight.
+
+A criterion takes a `Scene` and gives float64 scores in the shape of each weight; larger stays. The
+score of a unit or channel is the sum over its weights, so `l1` ranks rows by their 1-norm and `l2`
+by their 2-norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pruning.masking import Masks, Scores
+from pruning.registry import Registry
+
+criteria = Registry("criterion")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a criterion may look at.
+
+    `weights` are the prunable weights by parameter name; `masks` tells which of them live;
+    `sample` is (images [n, C, H, W], labels [n]) for criteria that look at data; `generator` is
+    seeded for this round.
+    """
+
+    net: nn.Module
+    weights: Mapping[str, Tensor]
+    masks: Masks
+    generator: torch.Generator
+    sample: tuple[Tensor, Tensor] | None = None
+
+
+@criteria.register(summary="absolute weight", paper="Han et al., NeurIPS 2015, section 3")
+def magnitude(scene: Scene) -> Scores:
+    """|w|."""
+    return {name: weight.detach().double().abs() for name, weight in scene.weights.items()}
+
+
+@criteria.register(summary="1-norm of the unit or channel", paper="Li et al., ICLR 2017, section 3.1")
+def l1(scene: Scene) -> Scores:
+    """|w|, which sums to the 1-norm of a row or group."""
+    return magnitude(scene)
+
+
+@criteria.register(summary="2-norm of the unit or channel", paper="He et al., IJCAI 2018, equation 3")
+def l2(scene: Scene) -> Scores:
+    """w^2, which sums to the squared 2-norm of a row or group: the order is that of the norm."""
+    return {name: weight.detach().double().square() for name, weight in scene.weights.items()}
+
+
+@criteria.register(summary="a seeded draw: the baseline of every comparison", one_draw=True)
+def random(scene: Scene) -> Scores:
+    """Uniform in [0, 1), drawn in the order of the parameters.
+
+    A unit or channel is judged by one draw, that of its first weight: the sum over many would favour
+    large units.
+    """
+    return {
+        name: torch.rand(weight.shape, generator=scene.generator, dtype=torch.float64)
+        for name, weight in scene.weights.items()
+    }

@@ -1,0 +1,133 @@
+"""The one step that changes a mask.
+
+Units compete in pools: all together (`global`), within their layer or group (`layer`, `erk`), or
+within their row (`unit`, for weights). A schedule says how many leave each pool; the lowest scores
+leave. The count is exact, ties go by index, and nothing that is dead comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Scope = Literal["unit", "layer", "global", "erk"]
+SCOPES: tuple[str, ...] = get_args(Scope)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Units that compete: a row per pool, [P, n].
+
+    `scores` and `values` are float64 (values: absolute weights or unit norms, whatever the
+    criterion); `alive` is bool; `names` are the layers or groups behind the pools.
+    """
+
+    scores: Tensor
+    values: Tensor
+    alive: Tensor
+    names: tuple[str, ...]
+
+
+Count = Callable[[Pools], Tensor]
+
+
+def target_count(amount: float, total: int) -> int:
+    """How many of `total` units an amount in [0, 1] asks for: floor(amount * total + 0.5)."""
+    return int(amount * total + 0.5)
+
+
+def prune_step(
+    scores: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    alive: Mapping[str, Tensor],
+    *,
+    scope: Scope,
+    count: Count,
+    keep_one: bool,
+) -> dict[str, Tensor]:
+    """The living units after one step, by layer or group, in the shape of `alive`.
+
+    `scores`, `values`: float64, larger stays; `count(pools)` gives int64 [P], how many leave each
+    pool now. With `keep_one` the best living unit of every layer or group stays. ValueError for a
+    score that is not a number, or a count below zero.
+    """
+    for name, score in scores.items():
+        if torch.isnan(score).any():
+            raise ValueError(f"the scores of {name!r} contain NaN: nothing can be pruned by them")
+    if scope == "global":
+        return _globally(scores, values, alive, count, keep_one)
+    survivors = {}
+    for name, living in alive.items():
+        rows = len(living) if scope == "unit" and living.dim() > 1 else 1
+        shape = (rows, -1)
+        pools = Pools(
+            scores[name].reshape(shape), values[name].reshape(shape), living.reshape(shape), (name,)
+        )
+        survivors[name] = _remove(pools, _checked(count(pools)), keep_one).reshape(living.shape)
+    return survivors
+
+
+def _globally(
+    scores: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    alive: Mapping[str, Tensor],
+    count: Count,
+    keep_one: bool,
+) -> dict[str, Tensor]:
+    flat = [_flat(tensors, alive) for tensors in (scores, values, alive)]
+    pools = Pools(flat[0], flat[1], flat[2], tuple(alive))
+    wanted = _checked(count(pools))
+    if keep_one:
+        best = torch.cat([_best(scores[name], living) for name, living in alive.items()])
+        pools = Pools(pools.scores.masked_fill(best, torch.inf), pools.values, pools.alive, pools.names)
+        wanted = wanted.clamp(max=int((pools.alive[0] & ~best).sum()))
+    kept = _remove(pools, wanted, keep_one=False)[0].split([living.numel() for living in alive.values()])
+    return {name: part.reshape(living.shape) for part, (name, living) in zip(kept, alive.items(), strict=True)}
+
+
+def _flat(tensors: Mapping[str, Tensor], alive: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensors[name].flatten() for name in alive])[None]
+
+
+def _best(score: Tensor, living: Tensor) -> Tensor:
+    """bool [n]: the first of the best living units of one layer; all False where none lives."""
+    best = torch.zeros(living.numel(), dtype=torch.bool)
+    if living.any():
+        best[score.flatten().masked_fill(~living.flatten(), -torch.inf).argmax()] = True
+    return best & living.flatten()
+
+
+def _checked(counts: Tensor) -> Tensor:
+    if (counts < 0).any():
+        raise ValueError("a schedule asked to bring units back to life: counts must be 0 or more")
+    return counts
+
+
+def _remove(pools: Pools, counts: Tensor, keep_one: bool) -> Tensor:
+    """bool [P, n]: `alive` without the `counts[p]` lowest living scores of each pool."""
+    counts = torch.minimum(counts, (pools.alive.sum(1) - int(keep_one)).clamp(min=0))
+    if len(counts) == 1:
+        return _remove_lowest(pools.scores[0], pools.alive[0], int(counts[0]))[None]
+    order = pools.scores.masked_fill(~pools.alive, torch.inf).sort(dim=1, stable=True).indices
+    # A living score may be inf as well: among equals the dead must not use up the count.
+    order = order.gather(1, (~pools.alive).gather(1, order).to(torch.uint8).sort(dim=1, stable=True).indices)
+    leaving = torch.arange(order.shape[1]) < counts[:, None]
+    return pools.alive & ~torch.zeros_like(pools.alive).scatter(1, order, leaving)
+
+
+def _remove_lowest(scores: Tensor, alive: Tensor, count: int) -> Tensor:
+    """One pool without its `count` lowest living scores, in linear time (kthvalue, not a sort)."""
+    if count == 0:
+        return alive.clone()
+    living = scores[alive]
+    threshold = living.kthvalue(count).values
+    leaving = living < threshold
+    ties = (living == threshold).nonzero().flatten()
+    leaving[ties[: count - int(leaving.sum())]] = True
+    kept = alive.clone()
+    kept[alive] = ~leaving
+    return kept

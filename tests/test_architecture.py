@@ -1,0 +1,147 @@
+"""Who may know whom, read from the imports; and what a start of the program may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("models", "pruning", "orchestrator")
+
+# Package -> what nothing in it may import, at any depth of nesting.
+FORBIDDEN = {
+    "models": ("pruning", "orchestrator", "torch_pruning", "ray", "mlflow", "optuna", "typer"),
+    "pruning": ("models", "orchestrator", "torchvision", "ray", "mlflow", "optuna", "typer"),
+    **{
+        f"orchestrator.{name}": ("ray", "mlflow", "optuna", "typer")
+        for name in ("data", "training", "measure", "stages", "trial")
+    },
+}
+# Library -> the only modules (or packages) that may import it.
+OWNERS = {
+    "mlflow": ("orchestrator.tracking",),
+    "typer": ("orchestrator.cli",),
+    "ray": ("orchestrator.sweep", "orchestrator.search", "orchestrator.stopping"),
+    "optuna": ("orchestrator.search", "orchestrator.stopping"),
+    "torchvision": ("models.torchvision_compat",),
+    "torch_pruning": ("pruning",),
+}
+HEAVY = {"torch", "ray", "mlflow", "optuna", "sklearn", "pandas", "matplotlib", "scipy"}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted module name -> file, for every module of the three packages."""
+    paths = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
+    }
+
+
+def imports(tree: ast.AST, *, package: str, nested: bool = True) -> Iterator[str]:
+    """Every module name that `tree` imports; without `nested`, only those of the module's own import."""
+    for node in ast.walk(tree) if nested else _at_import(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "__import__",
+            "import_module",
+            "importlib.import_module",
+        ):
+            yield from (str(word.value) for word in node.args[:1] if isinstance(word, ast.Constant))
+
+
+def _at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        lazy = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if not lazy and not typing_only:
+            yield node
+            yield from _at_import(node)
+
+
+def imported_by(name: str, *, nested: bool = True) -> set[str]:
+    path = modules()[name]
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    return set(imports(ast.parse(path.read_text(encoding="utf-8")), package=package, nested=nested))
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("place", FORBIDDEN)
+def test_a_place_imports_nothing_that_it_must_not_know(place: str) -> None:
+    wrong = {
+        f"{name} imports {target}"
+        for name in modules()
+        if within(name, place)
+        for target in imported_by(name)
+        if any(within(target, library) for library in FORBIDDEN[place])
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_imported_by_its_owners_alone(library: str) -> None:
+    users = {name for name in modules() if any(within(target, library) for target in imported_by(name))}
+    strangers = {name for name in users if not any(within(name, owner) for owner in OWNERS[library])}
+    assert not strangers
+
+
+def test_only_sweep_starts_ray() -> None:
+    for name in ("orchestrator.search", "orchestrator.stopping"):
+        if path := modules().get(name):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = {
+                ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Name, ast.Attribute))
+            }
+            names |= imported_by(name)
+            assert not {used for used in names if used == "ray.init" or used.split(".")[-1] == "Tuner"}, name
+
+
+def test_imports_never_go_in_a_circle() -> None:
+    known = modules()
+    graph = {name: (imported_by(name, nested=False) & known.keys()) - {name} for name in known}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert set(order) == set(known)
+
+
+@pytest.mark.parametrize("module", ["orchestrator", "orchestrator.cli"])
+def test_a_start_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not HEAVY & set(done.stdout.split())
+
+
+def test_no_form_of_import_is_overlooked() -> None:
+    text = (
+        "import ray.tune as t\nfrom ..pruning import step\nif TYPE_CHECKING:\n    import torch\n"
+        "def later():\n    from mlflow import MlflowClient\n    importlib.import_module('optuna')\n"
+    )
+    tree = ast.parse(text)
+    everything = {
+        "ray.tune",
+        "a.pruning",
+        "a.pruning.step",
+        "torch",
+        "mlflow",
+        "mlflow.MlflowClient",
+        "optuna",
+    }
+    assert set(imports(tree, package="a.b")) == everything
+    assert set(imports(tree, package="a.b", nested=False)) == {"ray.tune", "a.pruning", "a.pruning.step"}
