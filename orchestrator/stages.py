@@ -126,10 +126,10 @@ def prune_round(
     bench: Bench, config: TrialConfig, state: State, groups: Sequence[Group] | None, *, round: int
 ) -> State:
     """One round of pruning: new masks, and the weights with their dead entries at zero."""
-    net, wanted = bench.restore(state), config.prune
+    # On the CPU whatever the device: scores are float64 and the choice must not depend on it.
+    net, wanted = bench.restore(state).cpu(), config.prune
     seed = seed_for(bench.config.seed, "prune", round)
     needs_data = criteria.get(wanted.criterion).traits.get("data", False)
-    train_split = bench.data.train
     masks = prune(
         net,
         amount=wanted.amount,
@@ -141,11 +141,16 @@ def prune_round(
         masks=state.masks or None,
         protect=wanted.protect,
         groups=groups,
-        sample=balanced_sample(train_split, per_class=SAMPLES_PER_CLASS, seed=seed) if needs_data else None,
+        sample=_sample(bench, seed) if needs_data else None,
         seed=seed,
     )
     apply_masks(net, masks)
     return replace(state, weights=snapshot(net), masks=masks, history=())
+
+
+def _sample(bench: Bench, seed: int) -> tuple[Tensor, Tensor]:
+    images, labels = balanced_sample(bench.data.train, per_class=SAMPLES_PER_CLASS, seed=seed)
+    return images.cpu(), labels.cpu()
 
 
 def groups_for(bench: Bench, config: TrialConfig) -> tuple[Group, ...] | None:

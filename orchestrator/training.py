@@ -152,7 +152,7 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        for part in index.to(device).split(numerics.micro_batch):
+        for part in index.to(device).tensor_split(math.ceil(len(index) / numerics.micro_batch)):
             images = augment(split.images[part], generator, kind=recipe.augment)
             labels = split.labels[part]
             with _precision(numerics, device):

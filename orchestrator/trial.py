@@ -46,6 +46,7 @@ class Measured:
     state: State
     measurement: Measurement
     net: nn.Module
+    cut: bool
     layers: tuple[LayerRow, ...]
     confusion: Tensor
     notes: tuple[str, ...]
@@ -125,7 +126,8 @@ def measure(
         train_seconds=state.train_seconds,
         train_flops=state.train_flops,
     )
-    return Measured(state, measurement, small, tuple(layer_rows(net, bench.cost, state.masks)), test.confusion, notes)
+    rows = tuple(layer_rows(net, bench.cost, state.masks))
+    return Measured(state, measurement, small, small is not net, rows, test.confusion, notes)
 
 
 def achieved_amount(masks: Masks, groups: Sequence[Group] | None) -> float:

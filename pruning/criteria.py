@@ -2,7 +2,11 @@
 
 A criterion takes a `Scene` and gives float64 scores in the shape of each weight; larger stays. The
 score of a unit or channel is the sum over its weights, so `l1` ranks rows by their 1-norm and `l2`
-by their 2-norm.
+by their 2-norm. Criteria that need a gradient are in `gradient_criteria`.
+
+Traits: `data` (it looks at `Scene.sample`), `passes` (the hyper-parameter that says how often it
+scores anew within one round), `one_draw` (a unit has the score of its first weight), `norms` (it
+reads batch norms).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.masking import Masks, Scores
+from pruning.masking import Masks, Norm, Scores
 from pruning.registry import Registry
 
 criteria = Registry("criterion")
@@ -23,7 +27,8 @@ criteria = Registry("criterion")
 class Scene:
     """What a criterion may look at.
 
-    `weights` are the prunable weights by parameter name; `masks` tells which of them live;
+    `weights` are the prunable weights by parameter name, masked, detached and on the CPU, where the
+    scores belong too; `masks` tells which of them live;
     `sample` is (images [n, C, H, W], labels [n]) for criteria that look at data; `generator` is
     seeded for this round.
     """
@@ -38,19 +43,19 @@ class Scene:
 @criteria.register(summary="absolute weight", paper="Han et al., NeurIPS 2015, section 3")
 def magnitude(scene: Scene) -> Scores:
     """|w|."""
-    return {name: weight.detach().double().abs() for name, weight in scene.weights.items()}
+    return {name: weight.double().abs() for name, weight in scene.weights.items()}
 
 
 @criteria.register(summary="1-norm of the unit or channel", paper="Li et al., ICLR 2017, section 3.1")
 def l1(scene: Scene) -> Scores:
     """|w|, which sums to the 1-norm of a row or group."""
-    return magnitude(scene)
+    return {name: weight.double().abs() for name, weight in scene.weights.items()}
 
 
 @criteria.register(summary="2-norm of the unit or channel", paper="He et al., IJCAI 2018, equation 3")
 def l2(scene: Scene) -> Scores:
     """w^2, which sums to the squared 2-norm of a row or group: the order is that of the norm."""
-    return {name: weight.detach().double().square() for name, weight in scene.weights.items()}
+    return {name: weight.double().square() for name, weight in scene.weights.items()}
 
 
 @criteria.register(summary="a seeded draw: the baseline of every comparison", one_draw=True)
@@ -64,3 +69,26 @@ def random(scene: Scene) -> Scores:
         name: torch.rand(weight.shape, generator=scene.generator, dtype=torch.float64)
         for name, weight in scene.weights.items()
     }
+
+
+@criteria.register(
+    summary="scale of the batch norms behind a unit or channel", paper="Liu et al., ICCV 2017", norms=True
+)
+def bn_scale(scene: Scene) -> Scores:
+    """|gamma| of every batch norm that the unit or channel goes through; its weights count nothing.
+
+    ValueError for single weights, or where no batch norm has a scale.
+    """
+    parameters = dict(scene.net.named_parameters())
+    scales = [
+        f"{name}.weight"
+        for name, module in scene.net.named_modules()
+        if isinstance(module, Norm) and f"{name}.weight" in scene.masks
+    ]
+    if not scales:
+        raise ValueError(
+            "criterion 'bn_scale' ranks units and channels by the batch norms behind them; "
+            "there are none here, or the granularity is 'weight': choose another criterion"
+        )
+    weights = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in scene.weights.items()}
+    return weights | {name: parameters[name].detach().cpu().double().abs() for name in scales}

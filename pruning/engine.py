@@ -9,25 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pruning.allocation import erk
 from pruning.criteria import Scene, criteria
-from pruning.masking import (
-    Group,
-    Masks,
-    alive_units,
-    entries,
-    expand,
-    full_masks,
-    gather,
-    prunable_layers,
-    protected_layers,
-    unit_groups,
-)
+from pruning.granularity import amount_for, blocks, granularities, join
+from pruning.masking import Group, Masks, Scores, alive_units, entries, expand, full_masks, gather
 from pruning.registry import Method
-from pruning.schedules import schedules
-from pruning.step import SCOPES, Scope, prune_step
-from pruning.structure import trace
+from pruning.schedules import in_passes, schedules
+from pruning.step import SCOPES, Count, Scope, prune_step
 
-GRANULARITIES = ("weight", "unit", "channel")
 Spec = str | Mapping[str, Any] | Method  # options of a method are literals of any type
 
 
@@ -36,7 +25,7 @@ def prune(
     *,
     amount: float,
     criterion: Spec = "magnitude",
-    granularity: str = "weight",
+    granularity: Spec = "weight",
     scope: str = "global",
     schedule: Spec = "one_shot",
     round: int = 1,
@@ -46,66 +35,101 @@ def prune(
     groups: Sequence[Group] | None = None,
     sample: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
+    invert: bool = False,
 ) -> Masks:
     """Masks after one round of pruning: {parameter name: bool, True = alive}. The network is untouched.
 
     `amount` in [0, 1] is the fraction of all weights, units or channels that is to be gone; what
-    `masks` has removed already counts and stays removed. `channel` needs `example_input`
-    [N, C, H, W], or the `groups` of an earlier trace. `sample` (images, labels) is for criteria
-    that look at data. ValueError for bad values and unknown names.
+    `masks` has removed already counts and stays removed. An adaptive schedule removes what it finds,
+    and the amount is its ceiling. `channel` needs `example_input` [N, C, H, W], or the `groups` of an
+    earlier trace. `sample` (images, labels) is for criteria that look at data. `invert` removes the
+    best first, a control. Masks are on the CPU. ValueError for bad values and unknown names.
     """
-    _check(amount, granularity, scope, round)
-    score, plan = criteria.get(criterion), schedules.get(schedule)
-    groups = groups_of(net, granularity, protect=protect, example_input=example_input, groups=groups)
+    pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
+    _check(amount, pattern, scope, round)
+    amount = amount_for(pattern, amount)
+    groups = groups_of(net, pattern, protect=protect, example_input=example_input, groups=groups)
     masks = full_masks(net, groups, protect=protect) if masks is None else masks
-    parameters = dict(net.named_parameters())
-    scene = Scene(
-        net,
-        {name: parameters[name] for name in masks if parameters[name].dim() > 1},
-        masks,
-        torch.Generator().manual_seed(seed),
-        sample,
+    masks = {name: mask.cpu() for name, mask in masks.items()}
+    if not masks and amount > 0:
+        raise ValueError(f"protect is {list(protect)}: that leaves nothing to prune")
+    _check_norms(net, score, groups)
+    step = partial(
+        _step,
+        groups=groups,
+        block=pattern.options.get("m"),
+        scope=cast(Scope, scope),
+        keep_one=groups is not None and (amount < 1 or bool(plan.traits.get("adaptive"))),
     )
-    count = partial(plan, amount=amount, round=round)
-    step = partial(prune_step, scope=cast(Scope, scope), count=count, keep_one=bool(groups) and amount < 1)
-    magnitudes = {name: weight.detach().double().abs() for name, weight in scene.weights.items()}
-    scores = score(scene)
-    if groups is None:
-        return step(scores, magnitudes, {name: masks[name] for name in scene.weights})
-    squares = {name: value.square() for name, value in magnitudes.items()}
-    alive = step(
-        {group.name: _unit_scores(group, scores, score) for group in groups},
-        {group.name: gather(group, squares).sqrt() for group in groups},
-        {group.name: alive_units(group, masks) for group in groups},
-    )
-    for group in groups:
-        masks = expand(group, alive[group.name], masks)
+    generator = torch.Generator().manual_seed(seed)
+    passes = int(score.options.get(score.traits.get("passes", ""), 1))
+    for count in in_passes(partial(plan, amount=amount, round=round), passes):
+        scene = Scene(net, _weights(net, masks), masks, generator, sample)
+        scores = {name: -value if invert else value for name, value in score(scene).items()}
+        masks = step(scene, scores, score, count)
     return masks
 
 
 def groups_of(
     net: nn.Module,
-    granularity: str,
+    granularity: Spec,
     *,
     protect: Collection[str] = (),
     example_input: Tensor | None = None,
     groups: Sequence[Group] | None = None,
 ) -> tuple[Group, ...] | None:
     """What is removed together: None for weights; units; or channels (traced, unless `groups` has them)."""
-    if granularity == "weight":
-        return None
-    if granularity == "unit":
-        return unit_groups(net, protect=protect)
-    if groups is None and example_input is None:
-        raise ValueError("granularity 'channel' needs example_input, a batch of images to trace the network")
-    found = groups if groups is not None else trace(net, cast(Tensor, example_input))
-    return tuple(group for group in found if not _touches(group, protect, net))
+    found = granularities.get(granularity)(net, protect=protect, example_input=example_input, groups=groups)
+    return cast("tuple[Group, ...] | None", found)
 
 
-def _touches(group: Group, protect: Collection[str], net: nn.Module) -> bool:
-    kept = protected_layers(net, protect)
-    single = len(prunable_layers(net)) == 1
-    return any(member.module in kept and (member.side == "out" or single) for member in group.members)
+def _weights(net: nn.Module, masks: Masks) -> dict[str, Tensor]:
+    """The masked weights, on the CPU: what is dead counts as zero, applied to the network or not."""
+    parameters = dict(net.named_parameters())
+    return {name: parameters[name].detach().cpu() * mask for name, mask in masks.items() if mask.dim() > 1}
+
+
+def _step(
+    scene: Scene,
+    scores: Scores,
+    criterion: Method,
+    count: Count,
+    *,
+    groups: Sequence[Group] | None,
+    block: int | None,
+    scope: Scope,
+    keep_one: bool,
+) -> Masks:
+    magnitudes = {name: weight.double().abs() for name, weight in scene.weights.items()}
+    alive = {name: scene.masks[name] for name in scene.weights}
+    if block is not None:
+        return _step_in_blocks(scores, magnitudes, alive, count, block)
+    if groups is None:
+        if scope == "erk" and alive:
+            count = erk(count, scores, magnitudes, alive)
+        return prune_step(scores, magnitudes, alive, scope=scope, count=count, keep_one=False)
+    squares = {name: value.square() for name, value in magnitudes.items()}
+    survivors = prune_step(
+        {group.name: _unit_scores(group, scores, criterion) for group in groups},
+        {group.name: gather(group, squares).sqrt() for group in groups},
+        {group.name: alive_units(group, scene.masks) for group in groups},
+        scope=scope,
+        count=count,
+        keep_one=keep_one,
+    )
+    masks = scene.masks
+    for group in groups:
+        masks = expand(group, survivors[group.name], masks)
+    return masks
+
+
+def _step_in_blocks(
+    scores: Scores, magnitudes: Mapping[str, Tensor], alive: Masks, count: Count, block: int
+) -> Masks:
+    wide = [name for name, mask in alive.items() if mask[0].numel() >= block]
+    cut = [{name: blocks(tensors[name], block) for name in wide} for tensors in (scores, magnitudes, alive)]
+    kept = prune_step(*cut, scope="unit", count=count, keep_one=False)
+    return {name: join(kept[name], mask) if name in kept else mask for name, mask in alive.items()}
 
 
 def _unit_scores(group: Group, scores: Mapping[str, Tensor], criterion: Method) -> Tensor:
@@ -118,14 +142,29 @@ def _unit_scores(group: Group, scores: Mapping[str, Tensor], criterion: Method) 
     )
 
 
-def _check(amount: float, granularity: str, scope: str, round: int) -> None:
+def _check_norms(net: nn.Module, criterion: Method, groups: Sequence[Group] | None) -> None:
+    """A criterion that reads batch norms cannot rank a group that has none: all would tie in silence."""
+    if groups is None or not criterion.traits.get("norms"):
+        return
+    parameters = dict(net.named_parameters())
+    for group in groups:
+        scales = (f"{member.module}.weight" for member in group.members if member.side == "norm")
+        if not any(name in parameters for name in scales):
+            raise ValueError(
+                f"criterion {criterion.name!r} reads batch norms, and none with a scale follows "
+                f"{group.name!r}: protect it, or choose another criterion"
+            )
+
+
+def _check(amount: float, granularity: Method, scope: str, round: int) -> None:
     if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount <= 1:
         raise ValueError(f"amount is {amount!r}; it must be a fraction in [0, 1]")
-    if granularity not in GRANULARITIES:
-        raise ValueError(f"granularity is {granularity!r}; it must be one of {', '.join(GRANULARITIES)}")
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}; it must be one of {', '.join(SCOPES)}")
-    if scope == "unit" and granularity != "weight":
-        raise ValueError(f"scope 'unit' is for granularity 'weight': inside a {granularity} nothing competes")
+    allowed = {"unit": ("weight", "nm"), "erk": ("weight",)}.get(scope)
+    if allowed and granularity.name not in allowed:
+        raise ValueError(
+            f"scope {scope!r} is for granularity {' or '.join(allowed)}, not {granularity.name!r}"
+        )
     if round < 1:
         raise ValueError(f"round is {round!r}; rounds count from 1")

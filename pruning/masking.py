@@ -133,7 +133,8 @@ def gather(group: Group, scores: Mapping[str, Tensor]) -> Tensor:
     for member in group.members:
         name, dim = entries(member)[0]
         if name in scores:
-            per_position = scores[name].double().movedim(dim, 0).flatten(1).sum(1)
+            moved = scores[name].double().movedim(dim, 0)
+            per_position = moved.reshape(len(moved), -1).sum(1)
             total.index_add_(0, member.root, per_position[member.index])
     return total
 

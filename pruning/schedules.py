@@ -3,17 +3,22 @@
 A schedule is called once a round with the pools of competing units and answers, for each pool, how
 many more of its units are to leave: int64 [P]. `amount` is the fraction of all units, dead ones
 included, that is to be gone in the end. A schedule of several rounds has a hyper-parameter `rounds`.
+
+Traits: `adaptive` schedules look at the values, and the amount is only their ceiling; `during`
+schedules prune while the network trains.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from pruning.pq_index import RANGES, check_pq, sap_counts
 from pruning.registry import Between, Method, Registry
-from pruning.step import Pools, target_count
+from pruning.step import Count, Pools, target_count
 
 schedules = Registry("schedule")
 Rounds = Annotated[int, Between(1, 10_000)]
@@ -44,3 +49,108 @@ def iterative(pools: Pools, *, amount: float, round: int, rounds: Rounds = 5) ->
     the amount exactly.
     """
     return remaining(pools, amount if round >= rounds else 1.0 - (1.0 - amount) ** (round / rounds))
+
+
+@schedules.register(summary="fast first, slower as little is left", during=True)
+def cubic(pools: Pools, *, amount: float, round: int, rounds: Rounds = 10) -> Tensor:
+    """After round t of n the sparsity is amount (1 - (1 - t / n)^3).
+
+    Zhu & Gupta, To prune, or not to prune, 2017, equation 1 with an initial sparsity of 0; the last
+    round lands on the amount exactly.
+    """
+    return remaining(pools, amount if round >= rounds else amount * (1.0 - (1.0 - round / rounds) ** 3))
+
+
+@schedules.register(
+    "pq_index", summary="as much as the PQ index says is compressible", adaptive=True, check=check_pq
+)
+def sap(
+    pools: Pools,
+    *,
+    amount: float,
+    round: int,
+    p: Annotated[float, RANGES["p"]] = 0.5,
+    q: Annotated[float, RANGES["q"]] = 1.0,
+    eta: Annotated[float, RANGES["eta"]] = 0.0,
+    gamma: Annotated[float, RANGES["gamma"]] = 1.0,
+    beta: Annotated[float, RANGES["beta"]] = 0.9,
+    published: bool = False,
+    rounds: Rounds = 30,
+) -> Tensor:
+    """Sparsity-informed adaptive pruning, on the values whatever the criterion; see `sap_prune_count`.
+
+    Diao et al., ICLR 2023, algorithm 1; 30 rounds are the authors' for linear models, MLP and CNN.
+    """
+    counts = sap_counts(
+        pools.values, pools.alive, p=p, q=q, eta=eta, gamma=gamma, beta=beta, published=published
+    )
+    return torch.minimum(counts, remaining(pools, amount))
+
+
+def check_threshold(*, value: float, unit: str) -> None:
+    """ValueError for a unit that is neither `std` nor `absolute`."""
+    if unit not in ("std", "absolute"):
+        raise ValueError(f"threshold(unit) is {unit!r}; it must be 'std' or 'absolute'")
+
+
+@schedules.register(summary="as many as lie below a value", adaptive=True, check=check_threshold)
+def threshold(
+    pools: Pools,
+    *,
+    amount: float,
+    round: int,
+    value: Annotated[float, Between(0, under=True)] = 1.0,
+    unit: str = "std",
+) -> Tensor:
+    """The living below `value`, or below `value` standard deviations of the living in their pool.
+
+    The deviation is about zero, sqrt(mean v^2): that of weights with mean zero, of which the pool has
+    the absolute values. Han et al., NeurIPS 2015, section 3: a quality parameter times the layer's
+    standard deviation.
+    """
+    squares = pools.values.square().masked_fill(~pools.alive, 0.0).sum(1)
+    scale = (squares / pools.alive.sum(1).clamp(min=1)).sqrt() if unit == "std" else torch.ones_like(squares)
+    return _below(pools, value * scale, amount)
+
+
+@schedules.register(summary="units below a fraction of their pool's mean", adaptive=True)
+def column_mean(
+    pools: Pools,
+    *,
+    amount: float,
+    round: int,
+    fraction: Annotated[float, Between(0, under=True)] = 0.5,
+) -> Tensor:
+    """The living whose value is below `fraction` times the mean of the living in their pool.
+
+    Meant for units and channels, whose values are 2-norms: columns where a framework stores a
+    unit's weights in one, rows here.
+    """
+    total = pools.values.masked_fill(~pools.alive, 0.0).sum(1)
+    return _below(pools, fraction * total / pools.alive.sum(1).clamp(min=1), amount)
+
+
+def _below(pools: Pools, limit: Tensor, amount: float) -> Tensor:
+    counts = ((pools.values < limit[:, None]) & pools.alive).sum(1)
+    return torch.minimum(counts, remaining(pools, amount))
+
+
+def in_passes(count: Count, passes: int) -> list[Count]:
+    """`count` in several passes, between which the scores may be taken anew.
+
+    What the first pass finds to be due is spread geometrically: a pool that is to shrink from a to b
+    has a (b / a)^(k / n) after pass k of n.
+    """
+    if passes == 1:
+        return [count]
+    plan: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+
+    def due(pools: Pools, *, part: float) -> Tensor:
+        if pools.names not in plan:
+            living = pools.alive.sum(1)
+            plan[pools.names] = living, (living - count(pools)).clamp(min=0)
+        start, end = plan[pools.names]
+        kept = start * (end.double() / start.clamp(min=1)) ** part
+        return (pools.alive.sum(1) - (kept + 0.5).floor().long()).clamp(min=0)
+
+    return [partial(due, part=k / passes) for k in range(1, passes + 1)]

@@ -75,7 +75,7 @@ def trace(net: nn.Module, example_input: Tensor) -> tuple[Group, ...]:
     # Frozen parameters would make groups vanish, training mode would change batch-norm statistics.
     twin = deepcopy(net).requires_grad_(True).eval()
     with torch.enable_grad():
-        # Without forward_fn, torch-pruning first tries twin(*x), which is another network's trace.
+        # Without forward_fn, torch-pruning first tries twin(*x), and hides the error of either try.
         graph = DependencyGraph().build_dependency(
             twin, example_input, forward_fn=lambda module, x: module(x), verbose=False
         )
@@ -161,7 +161,6 @@ def shrink(
     """
     groups = trace(net, example_input) if groups is None else groups
     small = deepcopy(net)
-    small.zero_grad(set_to_none=True)
     apply_masks(small, masks)
     gone = _gone_positions(groups, _all_masks(small, masks))
     if gone:

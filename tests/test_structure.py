@@ -164,9 +164,11 @@ def test_frozen_parameters_lose_no_group() -> None:
 
 
 def test_a_batch_of_one_is_a_batch() -> None:
-    net = build("cnn(widths=[4, 6])")
+    net, seen = build("cnn(widths=[4, 6])"), []
+    net.register_forward_pre_hook(lambda module, inputs: seen.append([x.shape for x in inputs]))
     one, many = trace(net, images(1, 1, 8, 8)), trace(net, images(3, 1, 8, 8))
     assert [(g.name, g.size, len(g.members)) for g in one] == [(g.name, g.size, len(g.members)) for g in many]
+    assert seen == [[(1, 1, 8, 8)], [(3, 1, 8, 8)]]
 
 
 class Halves(nn.Module):

@@ -1,0 +1,231 @@
+"""The command line: text in, text out. Results on stdout, everything else on stderr.
+
+Heavy imports stand inside the commands, so that help and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from orchestrator.errors import OrchestrateError, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.launch import Summary
+
+app = typer.Typer(
+    help="Sweeps of neural-network pruning: plan, run, record, compare.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Fetch, verify or locate data sets. `digits` needs nothing.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+class DeviceChoice(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class PrecisionChoice(str, Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+SpaceOption = Annotated[str, typer.Option("--space", help="A named space (see `list spaces`) or a file.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="KEY=V1,V2: replace an axis or a field; repeatable.", metavar="KEY=V1,V2")
+]
+DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes a GPU where there is one.")]
+PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="bf16 trains under autocast.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+@app.callback()
+def top(
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks for errors, too.")] = False,
+) -> None:
+    if debug:
+        os.environ["ORCHESTRATE_DEBUG"] = "1"
+
+
+@app.command()
+def plan(
+    space: SpaceOption,
+    sets: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = DeviceChoice.auto,
+    precision: PrecisionOption = PrecisionChoice.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """What a sweep would run: trials, shared trainings, what the store has, and an estimate."""
+    from orchestrator.launch import preview, resolve_device
+
+    found = preview(_space(space, sets), device=resolve_device(device.value), precision=precision.value, uri=_uri())
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    for line in found.lines():
+        typer.echo(line)
+
+
+@app.command()
+def sweep(
+    space: SpaceOption,
+    sets: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = DeviceChoice.auto,
+    precision: PrecisionOption = PrecisionChoice.fp32,
+    gpus_per_trial: Annotated[float, typer.Option(min=0.01, help="0.25 puts four trials on one GPU.")] = 1.0,
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: what fits.")] = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to join instead of an own one.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Run diverged trials again as well.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a space. Run again, it carries on: what is in the store is not run twice."""
+    from orchestrator.launch import Options, launch, resolve_device
+
+    options = Options(
+        resolve_device(device.value), precision.value, gpus_per_trial, max_concurrent, address, retry_failed
+    )
+    summary = launch(_space(space, sets), options, uri=_uri())
+    if as_json:
+        typer.echo(json.dumps(summary.to_json(), indent=1))
+    else:
+        _print_summary(summary, space, sets)
+    if summary.ended.signal:
+        raise typer.Exit(128 + summary.ended.signal)
+    raise typer.Exit(3 if summary.failed else 0)
+
+
+@app.command()
+def compare(
+    sweeps: Annotated[list[str], typer.Argument(help="A space's name (its latest sweep) or a sweep's run id.")],
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+) -> None:
+    """Mean and 95% interval over seeds of every setting of a sweep."""
+    from orchestrator.compare import compared, pivoted
+    from orchestrator.results import results
+
+    import pandas
+
+    table = pandas.concat([results(name, uri=_uri()) for name in sweeps], ignore_index=True)
+    if as_json:
+        typer.echo(json.dumps(compared(table), indent=1, default=float))
+    elif as_csv:
+        typer.echo(pandas.DataFrame(compared(table)).to_csv(index=False), nl=False)
+    else:
+        for title, header, body in pivoted(table):
+            _print_table(title, header, body)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the pages are served.")] = 5000,
+) -> None:
+    """The MLflow pages of this store, on 127.0.0.1."""
+    from orchestrator.pages import serve
+
+    serve(_uri(), port=port)
+
+
+@app.command("list")
+def list_names(kind: Annotated[str, typer.Argument(help="spaces, models, datasets, criteria, ...")]) -> None:
+    """The names that a space file may use."""
+    from orchestrator.catalogue import names
+
+    for name, about in names(kind):
+        typer.echo(f"{name:<16} {about}")
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="mnist, fashion-mnist, cifar10 or cifar100.")]) -> None:
+    """Download a data set and check it."""
+    from orchestrator.data import fetch
+
+    typer.echo(fetch(name))
+
+
+@data_app.command("verify")
+def data_verify(name: Annotated[str, typer.Argument(help="A data set.")]) -> None:
+    """Check that a data set's files are there and whole."""
+    from orchestrator.data import verify
+    from orchestrator.errors import DataError
+
+    if problems := verify(name):
+        raise DataError("\n".join(problems))
+    typer.echo(f"{name}: ok")
+
+
+@data_app.command("path")
+def data_path() -> None:
+    """The folder where data sets lie; ORCHESTRATE_DATA_DIR sets it."""
+    from orchestrator.data import path
+
+    typer.echo(path())
+
+
+def main() -> None:
+    """The entry point: errors of the user end in one line and their exit code."""
+    try:
+        app()
+    except OrchestrateError as error:
+        if os.environ.get("ORCHESTRATE_DEBUG"):
+            raise
+        _fail(error)
+
+
+def _fail(error: OrchestrateError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+def _uri() -> str:
+    from orchestrator.tracking import default_uri
+
+    return default_uri(Path.cwd())
+
+
+def _space(name: str, sets: list[str]) -> Any:  # a Space; its module is heavy
+    from orchestrator.space import load_space
+
+    return load_space(name, sets)
+
+
+def _print_summary(summary: Summary, space: str, sets: list[str]) -> None:
+    for title, header, body in summary.tables():
+        _print_table(title, header, body)
+    for name, reason in summary.failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    typer.echo(summary.line())
+    if picture := summary.picture():
+        typer.echo(f"picture: {picture}")
+    if summary.ended.signal:
+        words = ["orchestrate", "sweep", "--space", space, *(part for item in sets for part in ("--set", item))]
+        print(f"interrupted; to carry on: {' '.join(words)}", file=sys.stderr)
+    else:
+        typer.echo("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
+
+
+def _print_table(title: str, header: list[str], body: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, title=f"{title}: test accuracy (mean ± 95% half-width over seeds)", title_justify="left")
+    for row in body:
+        table.add_row(*row)
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()

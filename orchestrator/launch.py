@@ -1,0 +1,163 @@
+"""From a space to its results: plan, reuse what is in the store, run the rest, draw and record the comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator import tracking
+from orchestrator.compare import markdown
+from orchestrator.config import Device, Precision, method_name, params
+from orchestrator.data import path as data_path
+from orchestrator.data import verify
+from orchestrator.environment import environment
+from orchestrator.errors import DataError, DeviceError
+from orchestrator.figures import accuracy_against_sparsity
+from orchestrator.outcome import Ended
+from orchestrator.plan import Plan, PlannedTrial, make_plan
+from orchestrator.results import PLAN, frame, plan_record
+from orchestrator.space import Space
+from orchestrator.tracking import RunRow, Tracker
+from orchestrator.worker import Point, Settings
+from pruning.registry import parse
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+PICTURE = "accuracy-against-sparsity.png"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a sweep; none of it changes a result on one kind of device."""
+
+    device: Device = "cpu"
+    precision: Precision = "fp32"
+    gpus_per_trial: float = 1.0
+    max_concurrent: int | None = None
+    address: str | None = None
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a sweep did: its plan, its run, the table of its trials, and how the points that ran ended."""
+
+    plan: Plan
+    sweep: RunRow
+    results: DataFrame
+    ended: Ended
+    reused: int
+
+
+def resolve_device(wanted: str) -> Device:
+    """`auto` is cuda where there is one. DeviceError for cuda where there is none."""
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise DeviceError("--device cuda: torch sees no CUDA device; use --device cpu, or install a CUDA build")
+    return "cpu"
+
+
+def launch(space: Space, options: Options, *, uri: str) -> Summary:
+    """Run what the store does not hold yet. DataError and StoreError come before any training."""
+    plan = make_plan(space, device=options.device, precision=options.precision)
+    tracking.initialise(uri)
+    tracker = Tracker(uri, space.name)
+    points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed)
+    _check_data(points)
+    text = plan_text(plan)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    before = next(iter(tracker.search(f"tags.kind = 'sweep' and tags.plan_sha256 = '{digest}'")), None)
+    if before is not None and not points and before.status == "FINISHED":
+        return Summary(plan, before, frame(tracker, before), Ended(()), reused)
+    tracker.close_abandoned()
+    tags = {"plan_sha256": digest, "space": space.name}
+    with tracker.reopen(before.run_id) if before else tracker.start("sweep", space.name, tags=tags) as run:
+        facts = json.dumps(environment(), indent=1, sort_keys=True)
+        tracker.upload(run.run_id, {PLAN: text, "space.yaml": space.text, "environment.json": facts})
+        ended = _run(points, tracker, run.run_id, options, reused) if points else Ended(())
+        sweep = tracker.row(run.run_id)
+        results = frame(tracker, sweep)
+        run.status = "KILLED" if ended.signal else "FINISHED"
+        if ended.signal:
+            tracker.close_children(run.run_id, "interrupted")
+        if (results["status"] == "finished").any():
+            tracker.upload(run.run_id, {PICTURE: accuracy_against_sparsity(results, title=space.name)})
+            tracker.client.set_tag(run.run_id, tracking.NOTE, f"{space.about}\n\n{markdown(results)}")
+    return Summary(plan, sweep, results, ended, reused)
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan's record: every trial's key and axes, and what was left out and why."""
+    rows = [
+        {"key": trial.key, **params(trial.config), "requested_batch_size": trial.requested_batch_size}
+        for trial in plan.trials
+    ]
+    excluded = [{"reason": item.reason, "count": item.count} for item in plan.excluded]
+    return plan_record(rows, space=plan.space.name, excluded=excluded)
+
+
+def missing_points(plan: Plan, tracker: Tracker, *, retry_failed: bool) -> tuple[list[Point], int]:
+    """The points to run, dense ones first, and how many trials of the plan need no run.
+
+    A trial that diverged is a result, and runs again only with `retry_failed`.
+    """
+    keys = {trial.key for trial in plan.trials} | {dense.key() for dense in plan.dense}
+    done = set(tracker.finished(keys))
+    if not retry_failed:
+        done |= {key for key, row in tracker.failed(keys - done).items() if row.tags.get("diverged")}
+    todo = [trial for trial in plan.trials if trial.key not in done]
+    parents = {trial.config.dense.key() for trial in todo} - done
+    dense = [
+        Point(config.key(), f"dense {method_name(config.model)} seed {config.seed}", config)
+        for config in plan.dense
+        if config.key() in parents
+    ]
+    return [*dense, *(_trial_point(trial) for trial in todo)], len(plan.trials) - len(todo)
+
+
+def _trial_point(trial: PlannedTrial) -> Point:
+    config = trial.config
+    about = f"{config.technique} {config.prune.amount:.4g}"
+    name = f"{about} {method_name(config.dense.model)} seed {config.dense.seed}"
+    parent = config.dense.key()
+    tags = {"dense_key": parent, "requested_batch_size": str(trial.requested_batch_size)}
+    return Point(trial.key, name, config, parent=parent, tags=tags)
+
+
+def _check_data(points: list[Point]) -> None:
+    for name in sorted({parse(point.dense.dataset)[0] for point in points}):
+        if problems := verify(name):
+            raise DataError(problems[0])
+
+
+def _run(points: list[Point], tracker: Tracker, sweep_run: str, options: Options, reused: int) -> Ended:
+    import models
+    from orchestrator.sweep import Resources, run_points
+
+    cores = os.cpu_count() or 1
+    gpus = _gpus() if options.device == "cuda" else 0
+    fit = int(gpus / options.gpus_per_trial) if gpus else cores
+    resources = Resources(
+        cpus=max(cores, fit),
+        gpus=gpus,
+        gpus_per_trial=options.gpus_per_trial,
+        concurrent=min(options.max_concurrent or fit, len(points)),
+        address=options.address,
+    )
+    settings = Settings(tracker.uri, tracker.experiment, sweep_run, str(data_path()), models.__file__)
+    return run_points(points, settings, resources, reused=reused)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

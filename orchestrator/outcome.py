@@ -1,0 +1,29 @@
+"""How the points of a sweep ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.worker import Point
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one point ended: its final metrics, or None and why it failed."""
+
+    point: Point
+    metrics: Mapping[str, float] | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How all points ended. `signal` is the one that interrupted the sweep, or 0."""
+
+    outcomes: tuple[Outcome, ...]
+    signal: int = 0
+
+    @property
+    def failures(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.metrics is None]

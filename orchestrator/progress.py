@@ -1,0 +1,51 @@
+"""What a person sees while a sweep runs: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class SweepProgress:
+    """Counts what is done, reused and failed; use it in a `with`. Everything goes to stderr."""
+
+    def __init__(self, total: int, *, reused: int) -> None:
+        self.total, self.reused, self.done, self.failed = total, reused, 0, 0
+        self._console = Console(stderr=True)
+        self._spoken = monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> SweepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def ended(self, *, failed: bool, best: str) -> None:
+        """One more point has ended."""
+        self.done += not failed
+        self.failed += failed
+        text = f"{self.done} done, {self.reused} reused, {self.failed} failed{best}"
+        self._bar.update(self._task, completed=self.done + self.failed, description=text)
+        if self._bar.disable and monotonic() - self._spoken > SECONDS_BETWEEN_LINES:
+            self._spoken = monotonic()
+            self._console.print(f"{text}, of {self.total}")

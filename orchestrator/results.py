@@ -1,0 +1,77 @@
+"""A sweep's plan joined with the runs that hold its keys: one row per planned trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import StoreError, unknown
+from orchestrator.tracking import RunRow, Tracker, default_uri, initialise
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+PLAN = "plan.json"
+Record = Mapping[str, Any]  # JSON
+
+
+def plan_record(rows: Sequence[Record], **about: object) -> str:
+    """The plan as JSON: values that all rows share once, the others in columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    shared = {name: rows[0][name] for name in names if name != "key" and len({str(r.get(name)) for r in rows}) == 1}
+    columns = [name for name in names if name not in shared]
+    content = {**about, "shared": shared, "columns": columns, "rows": [[r.get(c) for c in columns] for r in rows]}
+    return json.dumps(content, separators=(",", ":"))
+
+
+def planned_rows(text: str) -> list[dict[str, Any]]:
+    """The rows of a plan's record, whole again."""
+    content = json.loads(text)
+    return [{**content["shared"], **dict(zip(content["columns"], row, strict=True))} for row in content["rows"]]
+
+
+def find_sweep(tracker: Tracker, sweep: str) -> RunRow:
+    """The sweep of a run id, or the latest one of a space. StoreError, with near names, if there is none."""
+    experiments = {e.name: e.experiment_id for e in tracker.client.search_experiments()}
+    if sweep in experiments:
+        rows = Tracker(tracker.uri, sweep).search("tags.kind = 'sweep'")
+        if rows:
+            return rows[0]
+    elif len(sweep) == 32 and all(c in "0123456789abcdef" for c in sweep):
+        row = tracker.row(sweep)
+        if row.tags.get("kind") == "sweep":
+            return row
+        raise StoreError(f"run {sweep} is a {row.tags.get('kind', 'foreign run')}, not a sweep")
+    raise StoreError(f"{unknown('sweep', sweep, set(experiments) - {'Default'})}; `orchestrate sweep` runs one")
+
+
+def results(sweep: str, *, uri: str | None = None) -> DataFrame:
+    """One row per planned trial of a sweep: its axes, `status`, `run_id`, and every metric by its name.
+
+    `sweep` is a space's name (its latest sweep) or a sweep's run id. `status` is finished, failed or
+    missing; `reason` says why a trial failed. StoreError if there is no such sweep.
+    """
+    where = uri or default_uri(Path.cwd())
+    initialise(where)
+    tracker = Tracker(where, sweep)
+    return frame(tracker, find_sweep(tracker, sweep))
+
+
+def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
+    """`results` for a sweep that was found already."""
+    import pandas
+
+    rows = planned_rows(tracker.text(sweep, PLAN))
+    keys = {row["key"] for row in rows}
+    finished = tracker.finished(keys)
+    failed = tracker.failed(keys - set(finished))
+    table = []
+    for row in rows:
+        run = finished.get(row["key"]) or failed.get(row["key"])
+        status = "finished" if row["key"] in finished else "failed" if run else "missing"
+        facts = {"status": status, "run_id": run.run_id if run else None, "reason": run.tags.get("reason") if run else None}
+        notes = {"notes": run.tags.get("notes", "") if run else ""}
+        table.append({**row, **facts, **notes, **(run.metrics if run and status == "finished" else {})})
+    return pandas.DataFrame(table)

@@ -1,0 +1,64 @@
+"""The order of a sweep: a pruned trial is handed out only once its dense network is finished."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from orchestrator.outcome import Outcome
+from orchestrator.worker import Point
+
+
+class DagSearcher(Searcher):  # type: ignore[misc]  # ray has no types here
+    """Hands points to Tune: those without an unfinished parent first, children as parents finish.
+
+    `listen` hears of every end. A failed parent fails its children, with its reason.
+    """
+
+    def __init__(self, points: Sequence[Point], listen: Callable[[Outcome], None]) -> None:
+        super().__init__(metric="done", mode="max")
+        keys = {point.key for point in points}
+        self._listen = listen
+        self._ready = deque(point for point in points if point.parent not in keys)
+        self._waiting: dict[str, list[Point]] = {}
+        for point in points:
+            if point.parent in keys and point.parent is not None:
+                self._waiting.setdefault(point.parent, []).append(point)
+        self._running: dict[str, Point] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # what Tune calls a config
+        if self._ready:
+            point = self._running[trial_id] = self._ready.popleft()
+            return {"point": point.to_text()}
+        return None if self._waiting else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        point = self._running.pop(trial_id, None)
+        if point is None:
+            return
+        result = result or {}
+        failed = error or not result.get("done")
+        reason = str(result.get("reason") or "its worker died") if failed else ""
+        self._end(Outcome(point, None if failed else result, reason))
+
+    def _end(self, outcome: Outcome) -> None:
+        self._listen(outcome)
+        children = self._waiting.pop(outcome.point.key, [])
+        if outcome.metrics is not None:
+            self._ready.extend(children)
+            return
+        for child in children:
+            self._end(Outcome(child, None, f"its dense network failed: {outcome.reason}"))
+
+    def __getstate__(self) -> dict[str, Any]:  # Tune pickles its searcher
+        """Nothing of the plan: a sweep is carried on from the store, never from Tune's own files."""
+        return {"_metric": self._metric, "_mode": self._mode}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, as for a pickle."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as for a pickle."""

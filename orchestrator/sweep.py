@@ -1,0 +1,168 @@
+"""A sweep: what is in the store is reused, the rest goes through one Ray Tune experiment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+# Read by ray as it is imported: loopback only, no telemetry, no second SIGINT handler, no log files.
+os.environ.update(
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",
+    RAY_AIR_NEW_OUTPUT="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    TUNE_DISABLE_SIGINT_HANDLER="1",
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_GLOBAL_CHECKPOINT_S="1000000",
+    TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="1000000",
+)
+
+import ray
+from ray import tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+from orchestrator.outcome import Ended, Outcome
+from orchestrator.progress import SweepProgress
+from orchestrator.search import DagSearcher
+from orchestrator.worker import Point, Settings, run_point
+
+SECONDS_BETWEEN_BEATS = 1.0
+_interrupted: list[int] = []  # signals received; Tune pickles what it is given, so this stays here
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial holds; `concurrent` trials at once at the most."""
+
+    cpus: int
+    gpus: int
+    gpus_per_trial: float
+    concurrent: int
+    address: str | None = None
+
+
+def run_points(points: Sequence[Point], settings: Settings, resources: Resources, *, reused: int) -> Ended:
+    """Run all points, parents before children, as many at a time as `resources` allow."""
+    outcomes: list[Outcome] = []
+    total = reused + len(points)
+    with _ray(resources), _signals(), SweepProgress(total, reused=reused) as progress:
+
+        def listen(outcome: Outcome) -> None:
+            if outcome.reason != INTERRUPTED:
+                outcomes.append(outcome)
+                progress.ended(failed=outcome.metrics is None, best=_best(outcomes))
+
+        _fit(DagSearcher(points, listen), settings, resources)
+    return Ended(tuple(outcomes), _interrupted[0] if _interrupted else 0)
+
+
+INTERRUPTED = "interrupted"
+
+
+def _best(outcomes: Sequence[Outcome]) -> str:
+    found = [o for o in outcomes if o.metrics and o.point.parent]
+    if not found:
+        return ""
+    best = max(found, key=lambda o: o.metrics["final/val_accuracy"] if o.metrics else 0.0)
+    return f", best {best.metrics['final/val_accuracy']:.3f} ({best.point.name})" if best.metrics else ""
+
+
+def _fit(searcher: DagSearcher, settings: Settings, resources: Resources) -> None:
+    trainable = tune.with_parameters(_trainable, settings=settings)
+    share = {"CPU": 1.0} | ({"GPU": resources.gpus_per_trial} if resources.gpus else {})
+    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, PlacementGroupFactory([share])),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                reuse_actors=True,
+                max_concurrent_trials=resources.concurrent,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=folder,
+                verbose=0,
+                stop=_StopWhenInterrupted(),
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+        tuner.fit()
+
+
+def _trainable(config: Mapping[str, str], settings: Settings) -> None:
+    """Run one point in a worker and tell Tune how it ended."""
+    point, last = Point.from_text(config["point"]), monotonic()
+
+    def beat(values: dict[str, float]) -> None:
+        nonlocal last
+        if monotonic() - last > SECONDS_BETWEEN_BEATS:
+            last = monotonic()
+            tune.report({"done": 0, **values})
+
+    try:
+        metrics = run_point(point, settings, beat=beat)
+    # The boundary of a worker: whatever a trial raises is in its run already, and the sweep goes on.
+    except Exception as error:  # noqa: BLE001
+        tune.report({"done": 0, "reason": f"{type(error).__name__}: {error}"})
+    else:
+        tune.report({"done": 1, **metrics})
+
+
+class _StopWhenInterrupted(tune.Stopper):  # type: ignore[misc]  # ray has no types here
+    def __call__(self, trial_id: str, result: Mapping[str, object]) -> bool:
+        return bool(_interrupted)
+
+    def stop_all(self) -> bool:
+        return bool(_interrupted)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets the sweep end by itself, the second ends it at once."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if _interrupted:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        _interrupted.append(number)
+        print("stopping; once more to stop at once", file=sys.stderr)
+
+    _interrupted.clear()
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _ray(resources: Resources) -> Iterator[None]:
+    """A Ray of our own on loopback, quiet, whose workers do not see the folder we stand in."""
+    for name in ("ray", "ray.tune", "ray.tune.execution.tune_controller"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="orchestrate-cwd-") as empty:
+        common = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+        environment = {"working_dir": empty, "env_vars": {"OMP_NUM_THREADS": "1"}}
+        if resources.address is None:
+            size = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+            ray.init(address="local", runtime_env=environment, **size, **common)
+        else:
+            ray.init(address=resources.address, runtime_env=environment, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()

@@ -1,0 +1,311 @@
+"""Runs in MLflow: the one record of what was done. Nothing else imports mlflow.
+
+A run is found again by the tag `key`, which it gets after its tensors are stored and before it is
+FINISHED. A run of a few calls: create, one batch or two, inputs, artifacts, the key, the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import format_exception
+from types import TracebackType
+
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")
+
+import psutil
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.errors import OrchestrateError, StoreError
+
+SQLITE = "sqlite:///"
+PAGE = 1000
+PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
+TAG_LENGTH = 500
+NOTE = "mlflow.note.content"
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    name: str
+    value: float
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run as the store lists it."""
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    artifact_uri: str
+    start_ms: int
+    end_ms: int | None
+
+
+def default_uri(folder: Path) -> str:
+    """MLFLOW_TRACKING_URI, or the SQLite file below `folder`/mlruns; always absolute."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{folder.absolute() / 'mlruns' / 'mlflow.db'}"
+    if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
+        uri = f"{SQLITE}{(folder / uri.removeprefix(SQLITE)).absolute()}"
+    return uri
+
+
+def shown(uri: str) -> str:
+    """The URI without user name and password."""
+    return re.sub(r"//[^/@]*@", "//***@", uri)
+
+
+def store_folder(uri: str) -> Path | None:
+    """The folder of a SQLite store's file; None for a server."""
+    return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
+
+
+def initialise(uri: str) -> None:
+    """Create or migrate the store, one process at a time. StoreError where it cannot be used."""
+    folder = store_folder(uri)
+    try:
+        if folder is None:
+            MlflowClient(uri).search_experiments(max_results=1)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".mlflow.lock", timeout=60):
+            MlflowClient(uri).search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"the store {shown(uri)} cannot be used: {reason}; set MLFLOW_TRACKING_URI") from error
+
+
+class Tracker:
+    """One experiment of one store."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri
+        self.experiment = experiment
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+
+    @property
+    def client(self) -> MlflowClient:
+        self._client = self._client or MlflowClient(self.uri)
+        return self._client
+
+    @property
+    def experiment_id(self) -> str:
+        if not self._experiment_id:
+            self._experiment_id = self._find_or_create()
+        return self._experiment_id
+
+    def _find_or_create(self) -> str:
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        if found is not None:
+            return str(found.experiment_id)
+        folder = store_folder(self.uri)
+        place = None if folder is None else (folder / "artifacts" / self.experiment).as_uri()
+        try:
+            return str(self.client.create_experiment(self.experiment, artifact_location=place))
+        except MlflowException:  # another process was faster
+            return str(self.client.get_experiment_by_name(self.experiment).experiment_id)
+
+    def start(self, kind: str, name: str, *, parent: str | None = None, tags: Mapping[str, str]) -> OpenRun:
+        """A RUNNING run: FINISHED at the end of its block, FAILED with the reason if the block raises."""
+        described = {"kind": kind, "owner": owner(), **tags}
+        if parent is not None:
+            described["mlflow.parentRunId"] = parent
+        created = self.client.create_run(self.experiment_id, tags=described, run_name=name)
+        return OpenRun(self.client, created.info.run_id)
+
+    def reopen(self, run_id: str) -> OpenRun:
+        """A run of before, RUNNING again under this process."""
+        self.client.update_run(run_id, "RUNNING")
+        self.client.set_tag(run_id, "owner", owner())
+        return OpenRun(self.client, run_id)
+
+    def finished(self, keys: Collection[str] | None = None) -> dict[str, RunRow]:
+        """Key -> finished run, over the whole store; of two with one key the older."""
+        found: dict[str, RunRow] = {}
+        for row in self.search("attributes.status = 'FINISHED' and tags.key LIKE '_%'", everywhere=True):
+            key = row.tags["key"]
+            if (keys is None or key in keys) and "invalid" not in row.tags:
+                if key not in found or row.start_ms < found[key].start_ms:
+                    found[key] = row
+        return found
+
+    def failed(self, keys: Collection[str]) -> dict[str, RunRow]:
+        """Key -> the latest FAILED run of the point, over the whole store."""
+        rows = self.search("attributes.status = 'FAILED' and tags.point LIKE '_%'", everywhere=True)
+        return {row.tags["point"]: row for row in reversed(rows) if row.tags["point"] in keys}
+
+    def finished_one(self, key: str) -> RunRow | None:
+        """The finished run of one key, or None."""
+        rows = self.search(f"attributes.status = 'FINISHED' and tags.key = '{key}'", everywhere=True)
+        return next((row for row in reversed(rows) if "invalid" not in row.tags), None)
+
+    def search(self, query: str, *, everywhere: bool = False) -> list[RunRow]:
+        """Active runs of this experiment, or of the whole store, newest first."""
+        ids = [e.experiment_id for e in self.client.search_experiments()] if everywhere else [self.experiment_id]
+        rows: list[RunRow] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(ids, query, ViewType.ACTIVE_ONLY, PAGE, page_token=token)
+            rows += [_row(run) for run in page]
+            token = page.token
+            if not token:
+                return rows
+
+    def row(self, run_id: str) -> RunRow:
+        """One run by its id; StoreError if there is none."""
+        try:
+            return _row(self.client.get_run(run_id))
+        except MlflowException as error:
+            raise StoreError(f"no run {run_id!r} in {shown(self.uri)}; `orchestrate ui` shows what there is") from error
+
+    def close_abandoned(self) -> None:
+        """Mark runs of this experiment that a dead process of this host left RUNNING as KILLED."""
+        for row in self.search("attributes.status = 'RUNNING'"):
+            if not owner_lives(row.tags.get("owner", "")):
+                self._close(row.run_id, "its process died before the run was finished")
+
+    def close_children(self, parent: str, reason: str) -> None:
+        """Mark what is still RUNNING below a run as KILLED."""
+        for row in self.search(f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"):
+            self._close(row.run_id, reason)
+
+    def _close(self, run_id: str, reason: str) -> None:
+        self.client.set_tag(run_id, "reason", reason)
+        self.client.set_terminated(run_id, "KILLED")
+
+    def upload(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
+        """Artifacts of a run from text or bytes, by path."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path, content in files.items():
+                place = Path(folder) / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content.encode() if isinstance(content, str) else content)
+            self.client.log_artifacts(run_id, folder)
+
+    def text(self, row: RunRow, path: str) -> str:
+        """A text artifact of a run; StoreError if it is not there."""
+        try:
+            return self.folder(row, path).read_text()
+        except (OSError, MlflowException) as error:
+            raise StoreError(f"run {row.run_id} has no artifact {path}: {error}") from error
+
+    def folder(self, row: RunRow, path: str) -> Path:
+        """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""
+        if row.artifact_uri.startswith("file://"):
+            return Path(row.artifact_uri.removeprefix("file://")) / path
+        return Path(self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp()))
+
+
+class OpenRun:
+    """A run that is being written; use it in a `with`."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        self.status = "FINISHED"
+
+    def __enter__(self) -> OpenRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.client.set_terminated(self.run_id, self.status)
+            return
+        if not isinstance(error, OrchestrateError):
+            self.client.log_text(self.run_id, "".join(format_exception(error)), "traceback.txt")
+        self.client.set_tag(self.run_id, "reason", f"{type(error).__name__}: {error}"[:TAG_LENGTH])
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        self.client.set_terminated(self.run_id, "KILLED" if stopped else "FAILED")
+
+    def log(
+        self,
+        *,
+        params: Mapping[str, Value] | None = None,
+        metrics: Iterable[MetricPoint] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Params, metrics and tags in as few calls as the store's limits allow. No value may be NaN."""
+        now = int(time.time() * 1000)
+        points = [Metric(point.name, point.value, now, point.step) for point in metrics]
+        if bad := [point.key for point in points if point.value != point.value]:
+            raise ValueError(f"metric {bad[0]} is NaN, and is not logged")
+        items = [Param(name, str(value)) for name, value in (params or {}).items()]
+        marks = [RunTag(name, value) for name, value in (tags or {}).items()]
+        while points or items or marks:
+            self.client.log_batch(
+                self.run_id, points[:METRICS_A_CALL], items[:PARAMS_A_CALL], marks[:PARAMS_A_CALL]
+            )
+            points, items, marks = points[METRICS_A_CALL:], items[PARAMS_A_CALL:], marks[PARAMS_A_CALL:]
+
+    def log_data(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
+        """The data set as an input of the run; `digest` is cut to what MLflow holds, `sizes` in images."""
+        data = Dataset(name, digest[:36], "code", json.dumps({"name": name}), None, json.dumps(dict(sizes)))
+        self.client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "train")])])
+
+    def log_folder(self, folder: Path) -> None:
+        self.client.log_artifacts(self.run_id, str(folder))
+
+
+def owner() -> str:
+    """This process, so that another can tell whether it still lives: host, pid and start time."""
+    process = psutil.Process()
+    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
+
+
+def owner_lives(text: str) -> bool:
+    """False only where the owner was on this host and is gone; another host's is taken to live."""
+    parts = text.split()
+    if len(parts) != 3 or parts[0] != socket.gethostname():
+        return len(parts) == 3
+    try:
+        return abs(psutil.Process(int(parts[1])).create_time() - float(parts[2])) < 1
+    except psutil.Error:
+        return False
+
+
+def _row(run: Run) -> RunRow:
+    return RunRow(
+        run.info.run_id,
+        run.info.run_name or "",
+        run.info.status,
+        run.data.params,
+        run.data.metrics,
+        run.data.tags,
+        run.info.artifact_uri or "",
+        run.info.start_time,
+        run.info.end_time,
+    )
+
+
+def compare_address(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
+    """The address of MLflow's compare view for these runs."""
+    from urllib.parse import quote
+
+    runs, experiments = quote(json.dumps(list(run_ids))), quote(json.dumps([experiment_id]))
+    return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"

@@ -1,0 +1,204 @@
+"""One point of a plan, run and recorded: what a worker does, with no knowledge of who schedules it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+import models
+from orchestrator import data, model_files
+from orchestrator.config import DenseConfig, TrialConfig, dense_from_json, params
+from orchestrator.errors import DivergedError, StoreError
+from orchestrator.measure import LayerRow, Measurement
+from orchestrator.stages import State
+from orchestrator.tracking import MetricPoint, OpenRun, Tracker
+from orchestrator.training import EpochRecord
+from orchestrator.trial import Result, run_dense, run_trial
+from pruning.registry import parse
+from pruning.structure import widths
+
+Beat = Callable[[dict[str, float]], None]
+KEPT_DENSE = 4  # dense states that one worker keeps in memory
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a worker records what it does; all paths absolute."""
+
+    uri: str
+    experiment: str
+    sweep_run: str
+    data_dir: str | None
+    models_file: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A dense training or a pruned trial, ready to run; `parent` is the key that it waits for."""
+
+    key: str
+    name: str
+    config: DenseConfig | TrialConfig
+    parent: str | None = None
+    tags: Mapping[str, str] | None = None
+
+    @property
+    def dense(self) -> DenseConfig:
+        """The dense training that it is, or starts from."""
+        return self.config.dense if isinstance(self.config, TrialConfig) else self.config
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Point:
+        content = json.loads(text)
+        build = TrialConfig.from_json if content["parent"] else dense_from_json
+        return cls(**{**content, "config": build(content["config"])})
+
+
+def run_point(point: Point, settings: Settings, *, beat: Beat | None = None) -> dict[str, float]:
+    """Run a point and record it as one MLflow run; the final metrics come back.
+
+    DivergedError (recorded, and not run again), DataError and StoreError pass through; the run is
+    FAILED then, with the reason.
+    """
+    if models.__file__ != settings.models_file:
+        raise StoreError(f"this worker imported another `models` package: {models.__file__}")
+    dense = point.dense
+    torch.set_num_threads(dense.numerics.threads)
+    images = load_data(dense.dataset, settings.data_dir, dense.numerics.device)
+    tracker = _tracker(settings.uri, settings.experiment)
+    kind = "trial" if point.parent else "dense"
+    report = None if beat is None else lambda stage, epoch, record: beat({"epoch": float(epoch)})
+    tags = {**(point.tags or {}), "point": point.key}
+    with tracker.start(kind, point.name, parent=settings.sweep_run, tags=tags) as run:
+        run.log(params=params(point.config))
+        run.log_data(images.name, images.digest, _sizes(images))
+        try:
+            if isinstance(point.config, TrialConfig):
+                result = run_trial(point.config, images, store=DenseStore(tracker), report=report)
+            else:
+                result = run_dense(point.config, images, report=report)
+        except DivergedError:
+            run.log(tags={"diverged": "true"})
+            raise
+        return _record(run, point, dense, result)
+
+
+class DenseStore:
+    """Dense states by key, from MLflow; the last few stay in memory."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def dense(self, config: DenseConfig) -> State | None:
+        return _dense_state(self.tracker.uri, config.key())
+
+
+@lru_cache(maxsize=KEPT_DENSE)
+def _dense_state(uri: str, key: str) -> State | None:
+    tracker = _tracker(uri, "")
+    row = tracker.finished_one(key)
+    if row is None:
+        return None
+    return model_files.load(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]).state()
+
+
+@lru_cache(maxsize=4)
+def load_data(text: str, data_dir: str | None, device: str) -> data.Dataset:
+    """A data set by its text form, kept in memory."""
+    name, options = parse(text)
+    return data.load(name, data_dir=None if data_dir is None else Path(data_dir), device=device, **options)
+
+
+@lru_cache(maxsize=8)
+def _tracker(uri: str, experiment: str) -> Tracker:
+    return Tracker(uri, experiment)
+
+
+def _sizes(images: data.Dataset) -> dict[str, int]:
+    return {"train": len(images.train), "validation": len(images.validation), "test": len(images.test)}
+
+
+def _record(run: OpenRun, point: Point, dense: DenseConfig, result: Result) -> dict[str, float]:
+    """Metrics, artifacts and then the key, in that order: a run with a key is whole."""
+    final = result.last.measurement.metrics("final")
+    points = [MetricPoint(name, value) for name, value in final.items()]
+    points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
+    run.log(metrics=[*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)])
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "model").mkdir()
+        # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
+        untouched = isinstance(point.config, TrialConfig) and point.config.recover == "none"
+        manifest = model_files.save(
+            place / "model",
+            result.last.state,
+            arch=_architecture(dense, result),
+            parent=point.parent if untouched else None,
+        )
+        (place / "config.json").write_text(json.dumps(asdict(point.config), indent=1, sort_keys=True))
+        (place / "layers.json").write_text(json.dumps(_table(result.last.layers)))
+        (place / "confusion.json").write_text(json.dumps(result.last.confusion.tolist()))
+        ops = {"unsupported": result.cost.unsupported, "not_counted": result.cost.other_ops}
+        (place / "operators.json").write_text(json.dumps(ops, indent=1, sort_keys=True))
+        run.log_folder(place)
+    planned = min(dense.numerics.micro_batch, dense.batch_size)
+    used = min(result.last.state.micro_batch, dense.batch_size)
+    tags = {"manifest_sha256": manifest, "key": point.key, "notes": "; ".join(result.last.notes)}
+    run.log(tags=tags | ({"micro_batch_halved_to": str(used)} if used < planned else {}))
+    return final
+
+
+def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:
+    """How to build the network again; `cut_widths` are the layers' sizes once dead channels are out."""
+    return {
+        "model": dense.model,
+        "input_shape": list(result.data.input_shape),
+        "num_classes": result.data.num_classes,
+        "cut_widths": widths(result.last.net) if result.last.cut else None,
+    }
+
+
+def _curves(result: Result) -> Iterator[MetricPoint]:
+    """Loss and accuracy per epoch; the steps go on from round to round."""
+    step = 0
+    for measured in result.rounds:
+        for record in measured.state.history:
+            step += 1
+            yield from _epoch(record, step)
+
+
+def _epoch(record: EpochRecord, step: int) -> Iterator[MetricPoint]:
+    yield MetricPoint("train/loss", record.train_loss, step)
+    yield MetricPoint("train/accuracy", record.train_accuracy, step)
+    yield MetricPoint("val/loss", record.val_loss, step)
+    yield MetricPoint("val/accuracy", record.val_accuracy, step)
+    yield MetricPoint("train/lr", record.lr, step)
+    yield MetricPoint("train/seconds", record.seconds, step)
+
+
+PER_ROUND = ("accuracy", "loss", "val_accuracy", "val_loss", "sparsity", "macs_effective", "epochs", "train_flops")
+
+
+def _rounds(result: Result) -> Iterator[MetricPoint]:
+    for number, measured in enumerate(result.rounds, start=1):
+        values = asdict(measured.measurement)
+        yield from (MetricPoint(f"round/{name}", float(values[name]), number) for name in PER_ROUND)
+
+
+def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
+    """Sparsity of each layer at step 0, where the pages draw it as a bar."""
+    return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows)
+
+
+def _table(rows: tuple[LayerRow, ...]) -> dict[str, list[object]]:
+    columns = list(LayerRow.__dataclass_fields__)
+    return {"columns": columns, "data": [list(asdict(row).values()) for row in rows]}

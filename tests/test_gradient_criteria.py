@@ -1,0 +1,220 @@
+"""taylor, snip, grasp and synflow against numbers worked by hand and finite differences."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import pruning
+from pruning import gradient_criteria
+from pruning.criteria import Scene, criteria
+from pruning.masking import Masks, full_masks, prunable_layers
+
+
+def scores(
+    net: nn.Module, criterion: str, sample: tuple[Tensor, Tensor], masks: Masks | None = None
+) -> dict[str, Tensor]:
+    masks = masks or full_masks(net, None)
+    parameters = dict(net.named_parameters())
+    weights = {name: parameters[name].detach() * mask for name, mask in masks.items()}
+    found: Any = criteria.get(criterion)(Scene(net, weights, masks, torch.Generator(), sample))
+    return dict(found)
+
+
+def linear() -> tuple[nn.Module, tuple[Tensor, Tensor], float]:
+    """Logits W x = (0, 2) for x = (1, 2), label 0: g = s (-1, 1)^T x^T, s = e^2 / (1 + e^2)."""
+    net = nn.Linear(2, 2, bias=False)
+    net.weight.data = torch.tensor([[2.0, -1.0], [1.0, 0.5]])
+    return nn.Sequential(net), (torch.tensor([[1.0, 2.0]]), torch.tensor([0])), 1 / (1 + math.exp(-2.0))
+
+
+def small(bias: bool = True) -> tuple[nn.Sequential, tuple[Tensor, Tensor]]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6, bias=bias), nn.Tanh(), nn.Linear(6, 3, bias=bias)).double()
+    return net, (torch.randn(40, 5, dtype=torch.float64), torch.arange(40) % 3)
+
+
+def test_first_order_scores_by_hand() -> None:
+    net, sample, s = linear()
+    change = s * torch.tensor([[-2.0, 2.0], [1.0, 1.0]], dtype=torch.float64)  # w g
+    torch.testing.assert_close(scores(net, "snip", sample)["0.weight"], change.abs())
+    torch.testing.assert_close(scores(net, "taylor", sample)["0.weight"], change.square())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 200.0])
+def test_grasp_by_hand(temperature: float) -> None:
+    """Logits z = W x / T with p = (1 - s, s); H g = 2 (1 - s) s^2 |x|^2 / T^3 (-1, 1)^T x^T, |x|^2 = 5."""
+    net, sample, _ = linear()
+    s = 1 / (1 + math.exp(-2.0 / temperature))
+    products = torch.tensor([[-1.0, -2.0], [1.0, 2.0]], dtype=torch.float64)
+    products *= 10 * (1 - s) * s**2 / temperature**3
+    expected = net[0].weight.detach().double() * products
+    got = scores(net, f"grasp(temperature={temperature})", sample)["0.weight"]
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=0.0)
+
+
+def test_grasp_removes_the_highest_of_minus_w_h_g() -> None:
+    """w H g is (-2, 2; 1, 1) times a positive number: the first weight is the one that leaves."""
+    net, sample, _ = linear()
+    masks = pruning.prune(net, amount=0.25, criterion="grasp", sample=sample)
+    assert masks["0.weight"].tolist() == [[False, True], [True, True]]
+
+
+def test_grasp_is_what_a_smaller_weight_does_to_the_gradients_norm() -> None:
+    """Finite differences: shrinking w by a part h changes |g|^2 / 2 by -h w (H g)."""
+    net, (x, y) = small()
+    got = scores(net, "grasp(temperature=1.0)", (x, y))
+
+    def half_norm() -> float:
+        loss = functional.cross_entropy(net(x), y)
+        gradients = torch.autograd.grad(loss, [net[0].weight, net[2].weight])
+        return sum(float(g.square().sum()) for g in gradients) / 2
+
+    for name, index in (("0.weight", (0, 0)), ("0.weight", (3, 2)), ("2.weight", (1, 4))):
+        weight, part = dict(net.named_parameters())[name].data, 1e-4
+        value = weight[index].item()
+        weight[index] = value * (1 + part)
+        above = half_norm()
+        weight[index] = value * (1 - part)
+        below = half_norm()
+        weight[index] = value
+        assert (above - below) / (2 * part) == pytest.approx(float(got[name][index]), rel=1e-5)
+
+
+def test_snip_is_the_slope_along_a_weights_own_mask() -> None:
+    net, (x, y) = small()
+    got = scores(net, "snip", (x, y))["2.weight"]
+    weight, part = net[2].weight.data, 1e-5
+    value = weight[2, 3].item()
+    losses = []
+    for gate in (1 + part, 1 - part):
+        weight[2, 3] = value * gate
+        losses.append(functional.cross_entropy(net(x), y).item())
+    assert abs(losses[0] - losses[1]) / (2 * part) == pytest.approx(float(got[2, 3]), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "grasp"])
+def test_scores_do_not_depend_on_how_the_sample_is_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, sample = small()
+    cut = scores(net, name, sample)
+    monkeypatch.setattr(gradient_criteria, "CHUNK", 1000)
+    for key, whole in scores(net, name, sample).items():
+        torch.testing.assert_close(cut[key], whole, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "grasp", "synflow"])
+def test_scores_are_those_of_the_masked_network(name: str) -> None:
+    net, sample = small()
+    masks = full_masks(net, None)
+    masks["0.weight"][1:4] = False
+    got = scores(net, name, sample, masks)
+    pruning.apply_masks(net, masks)
+    for key, expected in scores(net, name, sample).items():
+        torch.testing.assert_close(got[key], expected)
+    assert not got["0.weight"][1:4].any()
+
+
+def test_synflow_by_hand() -> None:
+    """|W1| = (1 2; 0 3), |W2| = (2 1): ones flow to (3, 3), so R = 9, w dR/dw = |w| * out * in."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    net[0].weight.data = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
+    net[2].weight.data = torch.tensor([[-2.0, 1.0]])
+    got = scores(net, "synflow", (torch.zeros(1, 2), torch.zeros(1)))
+    assert got["0.weight"].tolist() == [[2.0, 4.0], [0.0, 3.0]]
+    assert got["2.weight"].tolist() == [[6.0, 3.0]]
+
+
+def conv() -> nn.Sequential:
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 5, 3, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3),
+    )  # fmt: skip
+    net[1].weight.data.uniform_(-1, 1)
+    net[1].bias.data.normal_()
+    net[1].running_mean.normal_()
+    return net
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.6])
+def test_synflow_is_conserved_by_every_layer(dead: float) -> None:
+    net = conv()
+    masks = {
+        name: torch.rand(mask.shape, generator=torch.Generator().manual_seed(2)) >= dead
+        for name, mask in full_masks(net, None).items()
+    }
+    sums = [
+        float(score.sum())
+        for score in scores(net, "synflow", (torch.zeros(1, 2, 8, 8), torch.zeros(1)), masks).values()
+    ]
+    assert len(sums) == 3
+    assert sums[0] > 0
+    assert sums == pytest.approx([sums[0]] * 3, rel=1e-12)
+
+
+def test_synflow_keeps_every_layer_alive_where_one_pass_does_not() -> None:
+    """A narrow layer among wide ones, at a density at which magnitude and one pass empty it or others."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 4))
+    net[2].weight.data *= 1e-3
+    sample = (torch.zeros(1, 40), torch.zeros(1))
+    amount = 1 - 40 / 6240
+    for criterion, collapsed in (("magnitude", True), ("synflow(rounds=1)", False), ("synflow", False)):
+        masks = pruning.prune(net, amount=amount, criterion=criterion, sample=sample)
+        left = [int(masks[f"{name}.weight"].sum()) for name in prunable_layers(net)]
+        assert sum(left) == 40
+        assert (min(left) == 0) == collapsed, (criterion, left)
+
+
+def test_synflow_passes_are_those_of_a_loop_by_hand() -> None:
+    """Score, keep the best density^(k / n), mask, again: with a plain sort over all layers."""
+    net = conv()
+    sample = (torch.zeros(1, 2, 8, 8), torch.zeros(1))
+    masks = pruning.prune(net, amount=0.8, criterion="synflow(rounds=5)", sample=sample)
+    alive, total = full_masks(net, None), sum(mask.numel() for mask in full_masks(net, None).values())
+    left = total - int(0.8 * total + 0.5)
+    for k in range(1, 6):
+        flat = torch.cat([s.flatten() for s in scores(net, "synflow", sample, alive).values()])
+        flat[~torch.cat([mask.flatten() for mask in alive.values()])] = -1.0
+        keep = int(total * (left / total) ** (k / 5) + 0.5)
+        kept = torch.zeros(total, dtype=torch.bool)
+        kept[flat.argsort(descending=True)[:keep]] = True
+        parts = kept.split([mask.numel() for mask in alive.values()])
+        alive = {name: part.reshape(alive[name].shape) for name, part in zip(alive, parts, strict=True)}
+    assert all(torch.equal(masks[name], alive[name]) for name in alive)
+
+
+def test_synflow_survives_what_overflows_float32() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*[nn.Linear(30, 30) for _ in range(40)])
+    for layer in net:
+        layer.weight.data.fill_(1.0)
+    got = scores(net, "synflow", (torch.zeros(1, 30), torch.zeros(1)))
+    # R = 30^41; every one of the 900 weights of a layer carries an equal share.
+    torch.testing.assert_close(got["7.weight"], torch.full((30, 30), 30.0**41 / 900, dtype=torch.float64))
+
+
+def test_an_overflow_is_an_error_and_no_mask() -> None:
+    net = nn.Sequential(*[nn.Linear(30, 30) for _ in range(250)])
+    for layer in net:
+        layer.weight.data.fill_(1.0)
+    with pytest.raises(ValueError, match="'synflow' gives scores of '0.weight' that are not finite"):
+        pruning.prune(net, amount=0.5, criterion="synflow", sample=(torch.zeros(1, 30), torch.zeros(1)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("grasp(temperature=0.0)", r"grasp\(temperature\) is 0.0; it must be in \(0, inf\)"),
+        ("synflow(rounds=0)", r"synflow\(rounds\) is 0; it must be in \[1, 10000\]"),
+        ("snipp", "did you mean snip"),
+    ],
+)
+def test_bad_values_name_the_parameter_and_its_range(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        criteria.get(spec)
