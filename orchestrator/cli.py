@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.errors import OrchestrateError, UsageError
+from orchestrator.errors import OrchestrateError
 
 if TYPE_CHECKING:
     from orchestrator.launch import Summary
@@ -220,11 +220,13 @@ def _print_table(title: str, header: list[str], body: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, title=f"{title}: test accuracy (mean ± 95% half-width over seeds)", title_justify="left")
+    from orchestrator.compare import CAPTION
+
+    table = Table(*header, title=f"{title}: {CAPTION}", title_justify="left")
     for row in body:
         table.add_row(*row)
     console = Console()
-    console.print(table) if console.is_terminal else Console(width=160).print(table)
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 CONFIDENCE = 0.95
+CAPTION = "test accuracy in %, mean ± half of the 95% t interval over seeds"
 AXES = ("model", "dataset", "batch_size", "technique", "recover", "schedule", "criterion", "granularity", "scope")
 METRICS = (
     "accuracy",
@@ -38,7 +39,9 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f}" + ("" if self.half_width is None else f" ± {self.half_width:.4f}")
+        """In percent, for fractions."""
+        spread = "" if self.half_width is None else f" ± {100 * self.half_width:.1f}"
+        return f"{100 * self.mean:.1f}{spread}"
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -58,12 +61,12 @@ def interval(values: Sequence[float]) -> Interval:
 
 def setting_columns(results: DataFrame) -> list[str]:
     """The columns that tell settings apart: the axes that were swept, dotted fields too, without the seed."""
-    dotted = [c for c in results.columns if c.startswith(("train.", "numerics."))]
+    dotted = [c for c in results.columns if c.startswith(("train.", "numerics.")) and c != "numerics.micro_batch"]
     swept = [c for c in (*AXES, *dotted) if c in results.columns and results[c].nunique(dropna=False) > 1]
     if "technique" in swept:
         swept = [c for c in swept if c not in ("criterion", "granularity", "scope")]
     always = [c for c in ("model", "dataset", "batch_size", "technique") if c in results.columns]
-    return [c for c in (*always, *(c for c in swept if c not in always)), "amount"]
+    return [*always, *(c for c in swept if c not in always), "amount"]
 
 
 def settings(results: DataFrame) -> Iterator[tuple[dict[str, object], DataFrame]]:
@@ -109,7 +112,7 @@ def pivoted(results: DataFrame) -> Iterator[tuple[str, list[str], list[list[str]
         cell = str(interval(rows["final/accuracy"].tolist()))
         tables.setdefault(title, {}).setdefault(float(str(setting["amount"])), {})[method] = cell
     for title, by_amount in tables.items():
-        body = [[f"{amount:.4g}", *(cells.get(m, "") for m in methods)] for amount, cells in sorted(by_amount.items())]
+        body = [[f"{100 * amount:.4g}%", *(cells.get(m, "") for m in methods)] for amount, cells in sorted(by_amount.items())]
         yield title, ["amount", *methods], body
 
 
@@ -118,5 +121,5 @@ def markdown(results: DataFrame) -> str:
     parts = []
     for title, header, body in pivoted(results):
         lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *body)]
-        parts.append(f"**{title}**: test accuracy, mean ± half of the 95% t interval over seeds\n\n" + "\n".join(lines))
+        parts.append(f"**{title}**: {CAPTION}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 STAGE_VERSION = 1  # raise it when a stage's result changes for an unchanged configuration
@@ -77,6 +78,10 @@ class DenseConfig:
     numerics: Numerics
 
     def key(self) -> str:
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         return _key("dense", asdict(self))
 
 
@@ -98,7 +103,68 @@ class TrialConfig:
         return key
 
     def key(self) -> str:
-        parts = {"parent": self.dense.key(), "prune": asdict(self.prune), "recover": self.recover}
+        parts = {"parent": self.dense.key(), "prune": vars(self.prune), "recover": self.recover}
+        return _key("trial", parts)
+
+    def to_json(self) -> dict[str, Json]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Json]) -> TrialConfig:
+        prune = {**data["prune"], "protect": tuple(data["prune"]["protect"])}
+        return cls(dense_from_json(data["dense"]), Prune(**prune), data["recover"], data["technique"])
+
+
+def dense_from_json(data: Mapping[str, Json]) -> DenseConfig:
+    return DenseConfig(**{**data, "train": Train(**data["train"]), "numerics": Numerics(**data["numerics"])})
+
+
+def micro_batch_of(model: str) -> int:
+    """Images per pass, planned from the model's name alone so that planning needs no network."""
+    return MICRO_BATCH.get(method_name(model), MICRO_BATCH_OTHERS)
+
+
+def method_text(name: str, options: Mapping[str, Json]) -> str:
+    """The full text form of a method: every option, in the order given."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else name
+
+
+def method_name(text: str) -> str:
+    return text.partition("(")[0]
+
+
+def flat(config: DenseConfig) -> Iterator[tuple[str, Json]]:
+    """(dotted name, value) for every field."""
+    for name, value in asdict(config).items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", item) for inner, item in value.items())
+        else:
+            yield name, value
+
+
+def _key(self) -> str:
+        return _key("dense", asdict(self))
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One point of a space. `technique` is its label in tables and is no part of the key."""
+
+    dense: DenseConfig
+    prune: Prune
+    recover: str
+    technique: str
+
+    def round_key(self, round: int) -> str:
+        """The key of the state after `round`; round 0 is the dense network."""
+        key = self.dense.key()
+        for number in range(1, round + 1):
+            fields_read = {"prune": asdict(self.prune), "recover": self.recover, "round": number}
+            key = _key("round", {"parent": key, **fields_read})
+        return key
+
+    def key(self) -> str:
+        parts = {"parent": self.dense.key(), "prune": vars(self.prune), "recover": self.recover}
         return _key("trial", parts)
 
     def to_json(self) -> dict[str, Json]:

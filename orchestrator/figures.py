@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from orchestrator.compare import interval, setting_columns, settings
 
@@ -17,11 +18,30 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 MARKERS = "osD^vPX"
 STYLES = ("-", "--", "-.", ":")
 MOST_PANELS = 36
-Setting = Mapping[str, Any]  # axis values of any type
+FEWEST_FOR_INTERVAL = 3  # with two seeds a t interval is 13 times as wide as their distance
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a line, all in fractions; `low` and `high` are the ends of its bar."""
+
+    sparsity: float
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines by method, and the accuracies of the dense networks that they start from."""
+
+    name: str
+    lines: dict[str, list[Mark]] = field(default_factory=dict)
+    dense: list[float] = field(default_factory=list)
 
 
 def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "png") -> bytes:
-    """One panel per (model, data set, batch size), a line per method with its 95% interval over seeds."""
+    """One panel per (model, data set, batch size), a line per method, bars over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -33,10 +53,10 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
     figure, axes = pyplot.subplots(height, columns, figsize=(5.2 * columns, 3.9 * height), squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, (name, lines) in zip(axes.flat, panels.items(), strict=False):
-        _draw(axis, name, lines)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        _draw(axis, panel)
     axes.flat[0].legend(frameon=False, fontsize=8, loc="lower left")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(f"{title} ({_spread_note(results)})", fontsize=10)
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format=format, dpi=130)
@@ -44,37 +64,57 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
     return buffer.getvalue()
 
 
-def _panels(results: DataFrame) -> dict[str, dict[str, list[tuple[float, Any, float]]]]:
-    """Panel -> line -> points (sparsity, interval of the accuracy, dense accuracy)."""
+def _spread_note(results: DataFrame) -> str:
+    seeds = results["seed"].nunique()
+    if seeds < FEWEST_FOR_INTERVAL:
+        return "one seed" if seeds == 1 else f"{seeds} seeds, bars from lowest to highest"
+    return f"{seeds} seeds, bars are 95% t intervals of the mean"
+
+
+def _panels(results: DataFrame) -> list[Panel]:
     here = [c for c in ("model", "dataset", "batch_size") if c in results.columns]
     told = [c for c in setting_columns(results) if c not in here and c != "amount"]
-    panels: dict[str, dict[str, list[tuple[float, Any, float]]]] = {}
+    panels: dict[str, Panel] = {}
     for setting, rows in settings(results):
-        panel = f"{setting['model']} on {setting['dataset']}, batch {setting['batch_size']}"
+        name = f"{setting['model']} on {setting['dataset']}, batch {setting['batch_size']}"
+        panel = panels.setdefault(name, Panel(name))
         line = ", ".join(str(setting[c]) for c in told)
-        point = (
-            float(rows["final/sparsity"].mean()),
-            interval(rows["final/accuracy"].tolist()),
-            float(rows["ipa/accuracy"].mean()),
+        mark = Mark(float(rows["final/sparsity"].mean()), *_spread(rows["final/accuracy"].tolist()))
+        panel.lines.setdefault(line, []).append(mark)
+        panel.dense.append(float(rows["ipa/accuracy"].mean()))
+    return list(panels.values())[:MOST_PANELS]
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high): the 95% interval, or the range where there are too few seeds for one."""
+    found = interval(values)
+    if found.half_width is None or found.count < FEWEST_FOR_INTERVAL:
+        return found.mean, min(values), max(values)
+    return found.mean, max(0.0, found.mean - found.half_width), min(1.0, found.mean + found.half_width)
+
+
+def _draw(axis: Axes, panel: Panel) -> None:
+    for number, (label, marks) in enumerate(panel.lines.items()):
+        marks = sorted(marks, key=lambda mark: mark.sparsity)
+        mean = [100 * mark.mean for mark in marks]
+        below = [100 * (mark.mean - mark.low) for mark in marks]
+        above = [100 * (mark.high - mark.mean) for mark in marks]
+        axis.errorbar(
+            [100 * mark.sparsity for mark in marks],
+            mean,
+            yerr=[below, above],
+            label=label,
+            color=OKABE_ITO[number % 7],
+            linestyle=STYLES[number % 4],
+            marker=MARKERS[number % 7],
+            markersize=4,
+            linewidth=1.4,
+            elinewidth=0.8,
+            capsize=2,
         )
-        panels.setdefault(panel, {}).setdefault(line, []).append(point)
-    return dict(list(panels.items())[:MOST_PANELS])
-
-
-def _draw(axis: Axes, name: str, lines: Mapping[str, Sequence[tuple[float, Any, float]]]) -> None:
-    for number, (label, points) in enumerate(lines.items()):
-        points = sorted(points, key=lambda point: point[0])
-        x = [100 * point[0] for point in points]
-        y = [100 * point[1].mean for point in points]
-        spread = [100 * (point[1].half_width or 0.0) for point in points]
-        look = {"color": OKABE_ITO[number % 7], "linestyle": STYLES[number % 4]}
-        axis.plot(x, y, marker=MARKERS[number % 7], markersize=4, linewidth=1.4, label=label, **look)
-        low = [a - b for a, b in zip(y, spread, strict=True)]
-        high = [min(100.0, a + b) for a, b in zip(y, spread, strict=True)]
-        axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    dense = [point[2] for points in lines.values() for point in points]
-    axis.axhline(100 * sum(dense) / len(dense), color="0.45", linewidth=0.8, linestyle=(0, (1, 2)), label="dense")
-    axis.set_title(name, fontsize=9)
+    dense = 100 * sum(panel.dense) / len(panel.dense)
+    axis.axhline(dense, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)), label="dense")
+    axis.set_title(panel.name, fontsize=9)
     axis.set_xlabel("sparsity: weights removed (%)", fontsize=8)
     axis.set_ylabel("test accuracy (%)", fontsize=8)
     axis.set_ylim(0, 102)

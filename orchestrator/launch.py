@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from orchestrator import tracking
 from orchestrator.compare import markdown
-from orchestrator.config import Device, Precision, method_name, params
+from orchestrator.config import Device, Precision, method_name
 from orchestrator.data import path as data_path
 from orchestrator.data import verify
+from orchestrator.described import params
 from orchestrator.environment import environment
 from orchestrator.errors import DataError, DeviceError
 from orchestrator.figures import accuracy_against_sparsity
@@ -20,15 +20,10 @@ from orchestrator.outcome import Ended
 from orchestrator.plan import Plan, PlannedTrial, make_plan
 from orchestrator.results import PLAN, frame, plan_record
 from orchestrator.space import Space
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.summary import PICTURE, Preview, Summary
+from orchestrator.tracking import Tracker
 from orchestrator.worker import Point, Settings
 from pruning.registry import parse
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-PICTURE = "accuracy-against-sparsity.png"
-
 
 @dataclass(frozen=True)
 class Options:
@@ -42,17 +37,6 @@ class Options:
     retry_failed: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Summary:
-    """What a sweep did: its plan, its run, the table of its trials, and how the points that ran ended."""
-
-    plan: Plan
-    sweep: RunRow
-    results: DataFrame
-    ended: Ended
-    reused: int
-
-
 def resolve_device(wanted: str) -> Device:
     """`auto` is cuda where there is one. DeviceError for cuda where there is none."""
     if wanted == "cpu":
@@ -64,6 +48,17 @@ def resolve_device(wanted: str) -> Device:
     if wanted == "cuda":
         raise DeviceError("--device cuda: torch sees no CUDA device; use --device cpu, or install a CUDA build")
     return "cpu"
+
+
+def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
+    """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
+    from orchestrator.plan import estimate
+
+    plan = make_plan(space, device=device, precision=precision)
+    done: set[str] = set()
+    if tracking.exists(uri):
+        done = set(Tracker(uri, space.name).finished())
+    return Preview(plan, estimate(plan, finished=done, concurrency=_concurrency(device)))
 
 
 def launch(space: Space, options: Options, *, uri: str) -> Summary:
@@ -155,6 +150,10 @@ def _run(points: list[Point], tracker: Tracker, sweep_run: str, options: Options
     )
     settings = Settings(tracker.uri, tracker.experiment, sweep_run, str(data_path()), models.__file__)
     return run_points(points, settings, resources, reused=reused)
+
+
+def _concurrency(device: Device) -> int:
+    return (_gpus() if device == "cuda" else os.cpu_count()) or 1
 
 
 def _gpus() -> int:

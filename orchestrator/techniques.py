@@ -24,8 +24,8 @@ TECHNIQUES = {
     "weight": Technique("magnitude", "weight", "layer", "the smallest weights of each layer"),
     "unstructured": Technique("magnitude", "weight", "global", "the smallest weights of the whole network"),
     "neuron": Technique("l2", "unit", "layer", "the neurons or filters with the smallest incoming weights"),
-    "structured": Technique("l2", "channel", "layer", "whole channels, which are then cut out of the network"),
-    "random": Technique("random", "weight", "global", "weights drawn by lot: the baseline of every comparison"),
+    "structured": Technique("l2", "channel", "layer", "whole channels, then cut out of the network"),
+    "random": Technique("random", "weight", "global", "weights drawn by lot: the baseline to beat"),
 }
 
 

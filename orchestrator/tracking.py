@@ -81,6 +81,11 @@ def store_folder(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
 
 
+def exists(uri: str) -> bool:
+    """Whether there is a store to read: a server is taken to be one."""
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+
+
 def initialise(uri: str) -> None:
     """Create or migrate the store, one process at a time. StoreError where it cannot be used."""
     folder = store_folder(uri)

@@ -13,7 +13,8 @@ import torch
 
 import models
 from orchestrator import data, model_files
-from orchestrator.config import DenseConfig, TrialConfig, dense_from_json, params
+from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
+from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
 from orchestrator.measure import LayerRow, Measurement
 from orchestrator.stages import State

@@ -76,7 +76,8 @@ def _limit(text: str, source: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         nodes += isinstance(event, yaml.NodeEvent)
-        _refuse_beyond(depth, nodes, f"{source}:{event.start_mark.line + 1}")
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        _refuse_beyond(depth, nodes, f"{source}:{line}")
 
 
 def _refuse_beyond(depth: int, nodes: int, place: str) -> None:
@@ -86,9 +87,7 @@ def _refuse_beyond(depth: int, nodes: int, place: str) -> None:
         raise SpaceError(f"{place}: more than {MAX_NODES} values, aliases unfolded; that is the limit")
 
 
-def _plain(
-    node: yaml.Node, path: Path, source: str, lines: dict[Path, int], counter: Iterator[int]
-) -> Plain:
+def _plain(node: yaml.Node, path: Path, source: str, lines: dict[Path, int], counter: Iterator[int]) -> Plain:
     line = node.start_mark.line + 1
     place = f"{source}:{line}"
     lines.setdefault(path, line)
@@ -104,8 +103,9 @@ def _plain(
     for key_node, value in node.value:
         key = _key(key_node, source)
         if key in data:
-            where = f"{source}:{key_node.start_mark.line + 1}"
-            raise SpaceError(f"{where}: {key!r} is given twice, first on line {lines[*path, key]}; give it once")
+            first = lines[*path, key]
+            place = f"{source}:{key_node.start_mark.line + 1}"
+            raise SpaceError(f"{place}: {key!r} is given twice, first on line {first}; give it once")
         lines[*path, key] = key_node.start_mark.line + 1
         data[key] = _plain(value, (*path, key), source, lines, counter)
     return data

@@ -49,15 +49,18 @@ def prune(
     _check(amount, pattern, scope, round)
     amount = amount_for(pattern, amount)
     groups = groups_of(net, pattern, protect=protect, example_input=example_input, groups=groups)
-    masks = full_masks(net, groups, protect=protect) if masks is None else masks
-    masks = {name: mask.cpu() for name, mask in masks.items()}
-    if not masks and amount > 0:
-        raise ValueError(f"protect is {list(protect)}: that leaves nothing to prune")
+    prunable = full_masks(net, groups, protect=protect)
+    masks = {name: mask.cpu() for name, mask in (prunable | (masks or {})).items()}
+    if not prunable:
+        if amount > 0:
+            raise ValueError(f"protect is {list(protect)}: that leaves nothing to prune")
+        return masks
     _check_norms(net, score, groups)
     step = partial(
         _step,
+        prunable=prunable,
         groups=groups,
-        block=pattern.options.get("m"),
+        block=pattern.options.get(pattern.traits.get("block", "")),
         scope=cast(Scope, scope),
         keep_one=groups is not None and (amount < 1 or bool(plan.traits.get("adaptive"))),
     )
@@ -95,19 +98,20 @@ def _step(
     criterion: Method,
     count: Count,
     *,
+    prunable: Collection[str],
     groups: Sequence[Group] | None,
     block: int | None,
     scope: Scope,
     keep_one: bool,
 ) -> Masks:
     magnitudes = {name: weight.double().abs() for name, weight in scene.weights.items()}
-    alive = {name: scene.masks[name] for name in scene.weights}
+    alive = {name: scene.masks[name] for name in scene.weights if name in prunable}
     if block is not None:
-        return _step_in_blocks(scores, magnitudes, alive, count, block)
+        return scene.masks | _step_in_blocks(scores, magnitudes, alive, count, block)
     if groups is None:
-        if scope == "erk" and alive:
+        if scope == "erk":
             count = erk(count, scores, magnitudes, alive)
-        return prune_step(scores, magnitudes, alive, scope=scope, count=count, keep_one=False)
+        return scene.masks | prune_step(scores, magnitudes, alive, scope=scope, count=count, keep_one=False)
     squares = {name: value.square() for name, value in magnitudes.items()}
     survivors = prune_step(
         {group.name: _unit_scores(group, scores, criterion) for group in groups},

@@ -62,6 +62,7 @@ def check_nm(*, n: int, m: int) -> None:
     summary="n of every m consecutive weights stay",
     paper="Mishra et al., Accelerating Sparse Deep Neural Networks, 2021",
     check=check_nm,
+    block="m",
 )
 def nm(
     net: nn.Module,

@@ -1,0 +1,74 @@
+"""A configuration as flat dotted names, for MLflow's params and the tables.
+
+A method shows twice: in short, `finetune(epochs=1)`, with the options that differ from their
+defaults, and option by option, `recover.epochs` and `recover.lr`, defaults included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import models
+from orchestrator.config import DenseConfig, Json, TrialConfig, flat, method_text
+from orchestrator.recovery import recoveries
+from pruning.criteria import criteria
+from pruning.granularity import granularities
+from pruning.registry import Registry, parse
+from pruning.schedules import schedules
+
+
+def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
+    """Every field of a configuration by its flat dotted name; equal for equal configurations."""
+    if isinstance(config, TrialConfig):
+        own = {"technique": config.technique, "recover": config.recover, **vars(config.prune)}
+        own["protect"] = ",".join(config.prune.protect)
+        return {**params(config.dense), **_with_methods(own)}
+    return _with_methods(dict(flat(config)))
+
+
+def short(axis: str, text: str) -> str:
+    """The text of a method without the options that have their default value."""
+    name, options = parse(text)
+    defaults = _defaults(axis, name)
+    return method_text(name, {key: value for key, value in options.items() if value != defaults.get(key)})
+
+
+def _with_methods(values: Mapping[str, Json]) -> dict[str, Json]:
+    described: dict[str, Json] = {}
+    for axis, value in values.items():
+        if axis in DEFAULTS:
+            described[axis] = _short(axis, value)
+            described |= {f"{axis}.{key}": str(option) for key, option in _options(axis, value).items()}
+        else:
+            described[axis] = value
+    return described
+
+
+@cache
+def _short(axis: str, text: str) -> str:
+    return short(axis, text)
+
+
+@cache
+def _options(axis: str, text: str) -> dict[str, Json]:
+    return parse(text)[1]
+
+
+@cache
+def _defaults(axis: str, name: str) -> dict[str, Json]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in DEFAULTS[axis](name).items()}
+
+
+def _registered(registry: Registry) -> Callable[[str], Mapping[str, Json]]:
+    return lambda name: registry.get(name).options
+
+
+DEFAULTS: dict[str, Callable[[str], Mapping[str, Json]]] = {
+    "model": lambda name: models.resolve(name)[1],
+    "dataset": lambda name: {},
+    "criterion": _registered(criteria),
+    "granularity": _registered(granularities),
+    "schedule": _registered(schedules),
+    "recover": _registered(recoveries),
+}
