@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -17,7 +17,7 @@ import typer
 from orchestrator.errors import OrchestrateError
 
 if TYPE_CHECKING:
-    from orchestrator.launch import Summary
+    from orchestrator.summary import Summary
 
 app = typer.Typer(
     help="Sweeps of neural-network pruning: plan, run, record, compare.",
@@ -25,24 +25,27 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Fetch, verify or locate data sets. `digits` needs nothing.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Fetch, verify or locate data sets. `digits` needs nothing.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
 
-class DeviceChoice(str, Enum):
+class DeviceChoice(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
 
 
-class PrecisionChoice(str, Enum):
+class PrecisionChoice(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
 
 
 SpaceOption = Annotated[str, typer.Option("--space", help="A named space (see `list spaces`) or a file.")]
 SetOption = Annotated[
-    list[str], typer.Option("--set", help="KEY=V1,V2: replace an axis or a field; repeatable.", metavar="KEY=V1,V2")
+    list[str],
+    typer.Option("--set", help="KEY=V1,V2: replace an axis or a field; repeatable.", metavar="KEY=V1,V2"),
 ]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes a GPU where there is one.")]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="bf16 trains under autocast.")]
@@ -68,7 +71,9 @@ def plan(
     """What a sweep would run: trials, shared trainings, what the store has, and an estimate."""
     from orchestrator.launch import preview, resolve_device
 
-    found = preview(_space(space, sets), device=resolve_device(device.value), precision=precision.value, uri=_uri())
+    found = preview(
+        _space(space, sets), device=resolve_device(device.value), precision=precision.value, uri=_uri()
+    )
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
         return
@@ -83,7 +88,9 @@ def sweep(
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: Annotated[float, typer.Option(min=0.01, help="0.25 puts four trials on one GPU.")] = 1.0,
-    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: what fits.")] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once; default: what fits.")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to join instead of an own one.")
     ] = None,
@@ -108,15 +115,17 @@ def sweep(
 
 @app.command()
 def compare(
-    sweeps: Annotated[list[str], typer.Argument(help="A space's name (its latest sweep) or a sweep's run id.")],
+    sweeps: Annotated[
+        list[str], typer.Argument(help="A space's name (its latest sweep) or a sweep's run id.")
+    ],
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
 ) -> None:
     """Mean and 95% interval over seeds of every setting of a sweep."""
+    import pandas
+
     from orchestrator.compare import compared, pivoted
     from orchestrator.results import results
-
-    import pandas
 
     table = pandas.concat([results(name, uri=_uri()) for name in sweeps], ignore_index=True)
     if as_json:
@@ -148,7 +157,9 @@ def list_names(kind: Annotated[str, typer.Argument(help="spaces, models, dataset
 
 
 @data_app.command("fetch")
-def data_fetch(name: Annotated[str, typer.Argument(help="mnist, fashion-mnist, cifar10 or cifar100.")]) -> None:
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="mnist, fashion-mnist, cifar10 or cifar100.")],
+) -> None:
     """Download a data set and check it."""
     from orchestrator.data import fetch
 
@@ -210,7 +221,13 @@ def _print_summary(summary: Summary, space: str, sets: list[str]) -> None:
     if picture := summary.picture():
         typer.echo(f"picture: {picture}")
     if summary.ended.signal:
-        words = ["orchestrate", "sweep", "--space", space, *(part for item in sets for part in ("--set", item))]
+        words = [
+            "orchestrate",
+            "sweep",
+            "--space",
+            space,
+            *(part for item in sets for part in ("--set", item)),
+        ]
         print(f"interrupted; to carry on: {' '.join(words)}", file=sys.stderr)
     else:
         typer.echo("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")

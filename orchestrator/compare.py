@@ -12,7 +12,17 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 CAPTION = "test accuracy in %, mean ± half of the 95% t interval over seeds"
-AXES = ("model", "dataset", "batch_size", "technique", "recover", "schedule", "criterion", "granularity", "scope")
+AXES = (
+    "model",
+    "dataset",
+    "batch_size",
+    "technique",
+    "recover",
+    "schedule",
+    "criterion",
+    "granularity",
+    "scope",
+)
 METRICS = (
     "accuracy",
     "loss",
@@ -61,7 +71,9 @@ def interval(values: Sequence[float]) -> Interval:
 
 def setting_columns(results: DataFrame) -> list[str]:
     """The columns that tell settings apart: the axes that were swept, dotted fields too, without the seed."""
-    dotted = [c for c in results.columns if c.startswith(("train.", "numerics.")) and c != "numerics.micro_batch"]
+    dotted = [
+        c for c in results.columns if c.startswith(("train.", "numerics.")) and c != "numerics.micro_batch"
+    ]
     swept = [c for c in (*AXES, *dotted) if c in results.columns and results[c].nunique(dropna=False) > 1]
     if "technique" in swept:
         swept = [c for c in swept if c not in ("criterion", "granularity", "scope")]
@@ -79,7 +91,7 @@ def settings(results: DataFrame) -> Iterator[tuple[dict[str, object], DataFrame]
 
 
 def compared(results: DataFrame) -> list[dict[str, object]]:
-    """One record per setting: its axes, the seeds, and mean and `_ci95` of each final metric; for --json and --csv."""
+    """One record per setting: its axes, the seeds, mean and `_ci95` of each metric; for --json and --csv."""
     records = []
     for setting, rows in settings(results):
         record: dict[str, object] = {**setting, "seeds": len(rows)}
@@ -112,7 +124,10 @@ def pivoted(results: DataFrame) -> Iterator[tuple[str, list[str], list[list[str]
         cell = str(interval(rows["final/accuracy"].tolist()))
         tables.setdefault(title, {}).setdefault(float(str(setting["amount"])), {})[method] = cell
     for title, by_amount in tables.items():
-        body = [[f"{100 * amount:.4g}%", *(cells.get(m, "") for m in methods)] for amount, cells in sorted(by_amount.items())]
+        body = [
+            [f"{100 * amount:.4g}%", *(cells.get(m, "") for m in methods)]
+            for amount, cells in sorted(by_amount.items())
+        ]
         yield title, ["amount", *methods], body
 
 

@@ -21,6 +21,8 @@ STAGE_VERSION = 1  # raise it when a stage's result changes for an unchanged con
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
+When = Literal["after", "init", "during"]
+Control = Literal["none", "shuffle", "invert"]
 Json = Any  # what json can write
 
 # Images that one forward and backward pass may hold; larger batches accumulate gradients.
@@ -46,7 +48,11 @@ class Train:
 
 @dataclass(frozen=True)
 class Prune:
-    """What is removed, by which score, among whom, and how much at each round."""
+    """What is removed, by which score, among whom, and how much at each round.
+
+    `control`, the sanity checks of Frankle et al. (2021): `shuffle` deals each layer's mask out anew,
+    `invert` removes the highest scores.
+    """
 
     criterion: str
     granularity: str
@@ -54,6 +60,7 @@ class Prune:
     schedule: str
     amount: float
     protect: tuple[str, ...] = ()
+    control: Control = "none"
 
 
 @dataclass(frozen=True)
@@ -78,41 +85,37 @@ class DenseConfig:
     numerics: Numerics
 
     def key(self) -> str:
-        return self._key
+        return self._own_key
 
     @cached_property
-    def _key(self) -> str:
+    def _own_key(self) -> str:
         return _key("dense", asdict(self))
 
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One point of a space. `technique` is its label in tables and is no part of the key."""
+    """One point of a space. `technique` is its label in tables and is no part of the key.
+
+    `when`: prune after the dense training, before it (init) or in its course (during). `prepare`
+    trains the network for pruning first; `distill` lets every recovery learn from the dense network.
+    """
 
     dense: DenseConfig
     prune: Prune
     recover: str
     technique: str
-
-    def round_key(self, round: int) -> str:
-        """The key of the state after `round`; round 0 is the dense network."""
-        key = self.dense.key()
-        for number in range(1, round + 1):
-            fields_read = {"prune": asdict(self.prune), "recover": self.recover, "round": number}
-            key = _key("round", {"parent": key, **fields_read})
-        return key
+    when: When = "after"
+    prepare: str = "none"
+    distill: str = "none"
 
     def key(self) -> str:
-        parts = {"parent": self.dense.key(), "prune": vars(self.prune), "recover": self.recover}
-        return _key("trial", parts)
-
-    def to_json(self) -> dict[str, Json]:
-        return asdict(self)
+        own = {"recover": self.recover, "when": self.when, "prepare": self.prepare, "distill": self.distill}
+        return _key("trial", {"parent": self.dense.key(), "prune": vars(self.prune), **own})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> TrialConfig:
-        prune = {**data["prune"], "protect": tuple(data["prune"]["protect"])}
-        return cls(dense_from_json(data["dense"]), Prune(**prune), data["recover"], data["technique"])
+        prune = Prune(**{**data["prune"], "protect": tuple(data["prune"]["protect"])})
+        return cls(**{**data, "dense": dense_from_json(data["dense"]), "prune": prune})
 
 
 def dense_from_json(data: Mapping[str, Json]) -> DenseConfig:
@@ -140,74 +143,6 @@ def flat(config: DenseConfig) -> Iterator[tuple[str, Json]]:
             yield from ((f"{name}.{inner}", item) for inner, item in value.items())
         else:
             yield name, value
-
-
-def _key(self) -> str:
-        return _key("dense", asdict(self))
-
-
-@dataclass(frozen=True)
-class TrialConfig:
-    """One point of a space. `technique` is its label in tables and is no part of the key."""
-
-    dense: DenseConfig
-    prune: Prune
-    recover: str
-    technique: str
-
-    def round_key(self, round: int) -> str:
-        """The key of the state after `round`; round 0 is the dense network."""
-        key = self.dense.key()
-        for number in range(1, round + 1):
-            fields_read = {"prune": asdict(self.prune), "recover": self.recover, "round": number}
-            key = _key("round", {"parent": key, **fields_read})
-        return key
-
-    def key(self) -> str:
-        parts = {"parent": self.dense.key(), "prune": vars(self.prune), "recover": self.recover}
-        return _key("trial", parts)
-
-    def to_json(self) -> dict[str, Json]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Json]) -> TrialConfig:
-        prune = {**data["prune"], "protect": tuple(data["prune"]["protect"])}
-        return cls(dense_from_json(data["dense"]), Prune(**prune), data["recover"], data["technique"])
-
-
-def dense_from_json(data: Mapping[str, Json]) -> DenseConfig:
-    return DenseConfig(**{**data, "train": Train(**data["train"]), "numerics": Numerics(**data["numerics"])})
-
-
-def micro_batch_of(model: str) -> int:
-    """Images per pass, planned from the model's name alone so that planning needs no network."""
-    return MICRO_BATCH.get(method_name(model), MICRO_BATCH_OTHERS)
-
-
-def method_text(name: str, options: Mapping[str, Json]) -> str:
-    """The full text form of a method: every option, in the order given."""
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else name
-
-
-def method_name(text: str) -> str:
-    return text.partition("(")[0]
-
-
-def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
-    """Flat dotted names for every field: what MLflow shows as params."""
-    if isinstance(config, DenseConfig):
-        return dict(_flat("", asdict(config)))
-    rest = {**asdict(config.prune), "recover": config.recover, "technique": config.technique}
-    return {**params(config.dense), **rest, "protect": ",".join(config.prune.protect)}
-
-
-def _flat(prefix: str, data: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _flat(f"{prefix}{name}.", value)
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _key(stage: str, content: Mapping[str, Json]) -> str:

@@ -21,8 +21,8 @@ from pruning.schedules import schedules
 def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
     """Every field of a configuration by its flat dotted name; equal for equal configurations."""
     if isinstance(config, TrialConfig):
-        own = {"technique": config.technique, "recover": config.recover, **vars(config.prune)}
-        own["protect"] = ",".join(config.prune.protect)
+        own = {**vars(config), **vars(config.prune), "protect": ",".join(config.prune.protect)}
+        del own["dense"], own["prune"]
         return {**params(config.dense), **_with_methods(own)}
     return _with_methods(dict(flat(config)))
 

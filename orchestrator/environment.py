@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Flat facts: package versions, Python, platform, processor, cores, GPU names, and the commit of the code."""
+    """Flat facts: versions of packages and Python, platform, processor, cores, GPUs, the code's commit."""
     import torch
 
     facts = {f"package.{name}": _version(name) for name in PACKAGES}
@@ -51,7 +51,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
 
 
 def _commit() -> str:
@@ -62,7 +64,10 @@ def _commit() -> str:
             ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
         )
         dirty = subprocess.run(
-            ["git", "-C", folder, "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=10
+            ["git", "-C", folder, "status", "--porcelain", "--", "."],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

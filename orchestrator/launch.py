@@ -1,4 +1,4 @@
-"""From a space to its results: plan, reuse what is in the store, run the rest, draw and record the comparison."""
+"""From a space to its results: plan, reuse what is in the store, run the rest, record the comparison."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.worker import Point, Settings
 from pruning.registry import parse
 
+
 @dataclass(frozen=True)
 class Options:
     """How to run a sweep; none of it changes a result on one kind of device."""
@@ -46,7 +47,9 @@ def resolve_device(wanted: str) -> Device:
     if torch.cuda.is_available():
         return "cuda"
     if wanted == "cuda":
-        raise DeviceError("--device cuda: torch sees no CUDA device; use --device cpu, or install a CUDA build")
+        raise DeviceError(
+            "--device cuda: torch sees no CUDA device; use --device cpu, or install a CUDA build"
+        )
     return "cpu"
 
 

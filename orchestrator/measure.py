@@ -50,7 +50,8 @@ def profile(net: nn.Module, input_shape: tuple[int, int, int]) -> Profile:
     by_module, totals = analysis.by_module_and_operator(), analysis.by_operator()
     net.train(training)
     macs = {
-        name: sum(int(n) for op, n in by_module[name].items() if op in COUNTED) for name in prunable_layers(net)
+        name: sum(int(n) for op, n in by_module[name].items() if op in COUNTED)
+        for name in prunable_layers(net)
     }
     others = {op: int(count) for op, count in totals.items() if op not in COUNTED}
     return Profile(macs, others, dict(analysis.unsupported_ops()), sum(p.numel() for p in net.parameters()))

@@ -77,13 +77,16 @@ def load(folder: Path, *, manifest_sha256: str) -> Saved:
     content = read_checked(folder, manifest_sha256=manifest_sha256)
     arch = json.loads(content[ARCH])
     masks = {
-        name: _unpack(packed, arch["mask_shapes"][name]) for name, packed in _tensors(content.get(MASKS)).items()
+        name: _unpack(packed, arch["mask_shapes"][name])
+        for name, packed in _tensors(content.get(MASKS)).items()
     }
     if arch["parent"] is not None:
         return Saved(arch, None, masks)
     weights = _tensors(content[WEIGHTS])
     for name, mask in masks.items():
-        weights[name] = torch.zeros(mask.shape, dtype=weights[name].dtype).masked_scatter_(mask, weights[name])
+        weights[name] = torch.zeros(mask.shape, dtype=weights[name].dtype).masked_scatter_(
+            mask, weights[name]
+        )
     return Saved(arch, weights, masks)
 
 

@@ -21,12 +21,25 @@ def serve(uri: str, *, port: int) -> None:
     print(f"{base}/#/experiments?workflowType=machine_learning", flush=True)
     for line in best_runs(uri, base):
         print(line, flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--backend-store-uri", uri, "--default-artifact-root", (folder / "artifacts").as_uri()]
     process = subprocess.Popen(command, env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"})
     try:
         if process.wait():
-            raise StoreError(f"the MLflow server ended with {process.returncode}; is port {port} taken? try --port")
+            raise StoreError(
+                f"the MLflow server ended with {process.returncode}; is port {port} taken? try --port"
+            )
     except KeyboardInterrupt:
         process.terminate()
         process.wait()
@@ -40,6 +53,8 @@ def best_runs(uri: str, base: str, *, most: int = 5) -> list[str]:
         rows = tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial'")
         rows.sort(key=lambda row: -row.metrics.get("final/val_accuracy", 0.0))
         if rows:
-            address = tracking.compare_address(base, experiment.experiment_id, [row.run_id for row in rows[:most]])
+            address = tracking.compare_address(
+                base, experiment.experiment_id, [row.run_id for row in rows[:most]]
+            )
             lines.append(f"best of {experiment.name}: {address}")
     return lines

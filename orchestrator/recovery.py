@@ -6,6 +6,7 @@ Lengths are whole epochs, or a part of the dense training: `"10%"`, or a fractio
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from orchestrator.config import Train
@@ -21,15 +22,15 @@ Factor = Annotated[float, Between(0.0, 1000.0, above=True)]
 def epochs_of(length: Length, train: Train) -> int:
     """Whole epochs for a length: at least 1 for a part of the training. ValueError for anything else."""
     if isinstance(length, str) and length.endswith("%"):
-        try:
+        with suppress(ValueError):
             length = float(length[:-1]) / 100
-        except ValueError:
-            pass
     if isinstance(length, int) and not isinstance(length, bool) and length >= 1:
         return length
     if isinstance(length, float) and 0 < length <= 1:
         return max(1, round(length * train.epochs))
-    raise ValueError(f"epochs is {length!r}; give whole epochs, a fraction in (0, 1] or a percentage like '10%'")
+    raise ValueError(
+        f"epochs is {length!r}; give whole epochs, a fraction in (0, 1] or a percentage like '10%'"
+    )
 
 
 def _check_length(*, epochs: Length, **others: object) -> None:
@@ -43,7 +44,9 @@ def none(bench: Bench, state: State, *, round: int) -> State:
 
 
 @recoveries.register(
-    summary="train on at the last learning rate", paper="Renda et al., ICLR 2020, section 2", check=_check_length
+    summary="train on at the last learning rate",
+    paper="Renda et al., ICLR 2020, section 2",
+    check=_check_length,
 )
 def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", lr: Factor = 1.0) -> State:
     """Train the survivors on at a constant rate: `lr` times the recipe's at the start of its last epoch."""

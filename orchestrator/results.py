@@ -20,16 +20,25 @@ Record = Mapping[str, Any]  # JSON
 def plan_record(rows: Sequence[Record], **about: object) -> str:
     """The plan as JSON: values that all rows share once, the others in columns."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    shared = {name: rows[0][name] for name in names if name != "key" and len({str(r.get(name)) for r in rows}) == 1}
+    shared = {
+        name: rows[0][name] for name in names if name != "key" and len({str(r.get(name)) for r in rows}) == 1
+    }
     columns = [name for name in names if name not in shared]
-    content = {**about, "shared": shared, "columns": columns, "rows": [[r.get(c) for c in columns] for r in rows]}
+    content = {
+        **about,
+        "shared": shared,
+        "columns": columns,
+        "rows": [[r.get(c) for c in columns] for r in rows],
+    }
     return json.dumps(content, separators=(",", ":"))
 
 
 def planned_rows(text: str) -> list[dict[str, Any]]:
     """The rows of a plan's record, whole again."""
     content = json.loads(text)
-    return [{**content["shared"], **dict(zip(content["columns"], row, strict=True))} for row in content["rows"]]
+    return [
+        {**content["shared"], **dict(zip(content["columns"], row, strict=True))} for row in content["rows"]
+    ]
 
 
 def find_sweep(tracker: Tracker, sweep: str) -> RunRow:
@@ -44,7 +53,9 @@ def find_sweep(tracker: Tracker, sweep: str) -> RunRow:
         if row.tags.get("kind") == "sweep":
             return row
         raise StoreError(f"run {sweep} is a {row.tags.get('kind', 'foreign run')}, not a sweep")
-    raise StoreError(f"{unknown('sweep', sweep, set(experiments) - {'Default'})}; `orchestrate sweep` runs one")
+    raise StoreError(
+        f"{unknown('sweep', sweep, set(experiments) - {'Default'})}; `orchestrate sweep` runs one"
+    )
 
 
 def results(sweep: str, *, uri: str | None = None) -> DataFrame:
@@ -71,7 +82,11 @@ def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
     for row in rows:
         run = finished.get(row["key"]) or failed.get(row["key"])
         status = "finished" if row["key"] in finished else "failed" if run else "missing"
-        facts = {"status": status, "run_id": run.run_id if run else None, "reason": run.tags.get("reason") if run else None}
+        facts = {
+            "status": status,
+            "run_id": run.run_id if run else None,
+            "reason": run.tags.get("reason") if run else None,
+        }
         notes = {"notes": run.tags.get("notes", "") if run else ""}
         table.append({**row, **facts, **notes, **(run.metrics if run and status == "finished" else {})})
     return pandas.DataFrame(table)

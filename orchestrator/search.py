@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ray.tune.search import Searcher
 
@@ -12,7 +12,7 @@ from orchestrator.outcome import Outcome
 from orchestrator.worker import Point
 
 
-class DagSearcher(Searcher):  # type: ignore[misc]  # ray has no types here
+class DagSearcher(Searcher):
     """Hands points to Tune: those without an unfinished parent first, children as parents finish.
 
     `listen` hears of every end. A failed parent fails its children, with its reason.
@@ -29,13 +29,15 @@ class DagSearcher(Searcher):  # type: ignore[misc]  # ray has no types here
                 self._waiting.setdefault(point.parent, []).append(point)
         self._running: dict[str, Point] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # what Tune calls a config
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:  # what Tune calls a config
         if self._ready:
             point = self._running[trial_id] = self._ready.popleft()
             return {"point": point.to_text()}
-        return None if self._waiting else Searcher.FINISHED
+        return None if self._waiting else cast(dict[str, Any], Searcher.FINISHED)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         point = self._running.pop(trial_id, None)
         if point is None:
             return

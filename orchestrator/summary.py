@@ -46,8 +46,8 @@ class Preview:
         """The same for a reader."""
         plan, cost = self.plan, self.estimate
         yield f"{plan.space.name}: {plan.space.about}"
-        yield f"trials           {len(plan.trials)}, of which {cost.trials_to_run} to run and {cost.reused} in the store"
-        yield f"dense trainings  {len(plan.dense)}, of which {cost.dense_to_run} to run; all trials of one share it"
+        yield f"trials           {len(plan.trials)}: {cost.trials_to_run} to run, {cost.reused} in the store"
+        yield f"dense trainings  {len(plan.dense)}: {cost.dense_to_run} to run; all trials of one share it"
         for item in plan.excluded:
             yield f"excluded         {item.count}: {item.reason}"
         yield f"time             about {duration(cost.seconds)} ({cost.basis})"
@@ -123,4 +123,3 @@ def size(count: int) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
-

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
 
@@ -121,7 +119,7 @@ def _trainable(config: Mapping[str, str], settings: Settings) -> None:
         tune.report({"done": 1, **metrics})
 
 
-class _StopWhenInterrupted(tune.Stopper):  # type: ignore[misc]  # ray has no types here
+class _StopWhenInterrupted(tune.Stopper):
     def __call__(self, trial_id: str, result: Mapping[str, object]) -> bool:
         return bool(_interrupted)
 
@@ -155,13 +153,16 @@ def _ray(resources: Resources) -> Iterator[None]:
     for name in ("ray", "ray.tune", "ray.tune.execution.tune_controller"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="orchestrate-cwd-") as empty:
-        common = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-        environment = {"working_dir": empty, "env_vars": {"OMP_NUM_THREADS": "1"}}
-        if resources.address is None:
-            size = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
-            ray.init(address="local", runtime_env=environment, **size, **common)
-        else:
-            ray.init(address=resources.address, runtime_env=environment, log_to_driver=False)
+        own = resources.address is None
+        ray.init(
+            address=resources.address or "local",
+            num_cpus=resources.cpus if own else None,
+            num_gpus=resources.gpus if own else None,
+            include_dashboard=False if own else None,
+            runtime_env={"working_dir": empty, "env_vars": {"OMP_NUM_THREADS": "1"}},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
         try:
             yield
         finally:

@@ -98,7 +98,9 @@ def initialise(uri: str) -> None:
             MlflowClient(uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise StoreError(f"the store {shown(uri)} cannot be used: {reason}; set MLFLOW_TRACKING_URI") from error
+        raise StoreError(
+            f"the store {shown(uri)} cannot be used: {reason}; set MLFLOW_TRACKING_URI"
+        ) from error
 
 
 class Tracker:
@@ -132,7 +134,7 @@ class Tracker:
         try:
             return str(self.client.create_experiment(self.experiment, artifact_location=place))
         except MlflowException:  # another process was faster
-            return str(self.client.get_experiment_by_name(self.experiment).experiment_id)
+            return self._find_or_create()
 
     def start(self, kind: str, name: str, *, parent: str | None = None, tags: Mapping[str, str]) -> OpenRun:
         """A RUNNING run: FINISHED at the end of its block, FAILED with the reason if the block raises."""
@@ -153,9 +155,9 @@ class Tracker:
         found: dict[str, RunRow] = {}
         for row in self.search("attributes.status = 'FINISHED' and tags.key LIKE '_%'", everywhere=True):
             key = row.tags["key"]
-            if (keys is None or key in keys) and "invalid" not in row.tags:
-                if key not in found or row.start_ms < found[key].start_ms:
-                    found[key] = row
+            wanted = (keys is None or key in keys) and "invalid" not in row.tags
+            if wanted and (key not in found or row.start_ms < found[key].start_ms):
+                found[key] = row
         return found
 
     def failed(self, keys: Collection[str]) -> dict[str, RunRow]:
@@ -170,7 +172,11 @@ class Tracker:
 
     def search(self, query: str, *, everywhere: bool = False) -> list[RunRow]:
         """Active runs of this experiment, or of the whole store, newest first."""
-        ids = [e.experiment_id for e in self.client.search_experiments()] if everywhere else [self.experiment_id]
+        ids = (
+            [e.experiment_id for e in self.client.search_experiments()]
+            if everywhere
+            else [self.experiment_id]
+        )
         rows: list[RunRow] = []
         token: str | None = None
         while True:
@@ -185,7 +191,9 @@ class Tracker:
         try:
             return _row(self.client.get_run(run_id))
         except MlflowException as error:
-            raise StoreError(f"no run {run_id!r} in {shown(self.uri)}; `orchestrate ui` shows what there is") from error
+            raise StoreError(
+                f"no run {run_id!r} in {shown(self.uri)}; `orchestrate ui` shows what there is"
+            ) from error
 
     def close_abandoned(self) -> None:
         """Mark runs of this experiment that a dead process of this host left RUNNING as KILLED."""

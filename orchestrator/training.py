@@ -200,7 +200,7 @@ class _Masker:
     def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         parameters = dict(net.named_parameters())
         partial = {name: mask for name, mask in masks.items() if not mask.all()}
-        self.parameters = [parameters[name] for name in partial]
+        self.parameters: list[Tensor] = [parameters[name] for name in partial]
         self.factors = [mask.to(parameters[name]) for name, mask in partial.items()]
 
     @torch.no_grad()

@@ -162,7 +162,9 @@ def _differences(config: TrialConfig, masks: Masks, groups: Sequence[Group] | No
     pools, asked = _pools(masks, groups), config.prune.amount
     if config.prune.scope == "global":
         pools = [("the network", sum(n for _, n, _ in pools), sum(alive for _, _, alive in pools))]
-    slack = {name: len(masks[name]) if config.prune.scope == "unit" else 1 for name, _, _ in pools if name in masks}
+    slack = {
+        name: len(masks[name]) if config.prune.scope == "unit" else 1 for name, _, _ in pools if name in masks
+    }
     off = [
         f"{name} {1 - alive / total:.4f}"
         for name, total, alive in pools

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from orchestrator import data, model_files
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.measure import LayerRow, Measurement
+from orchestrator.measure import LayerRow
 from orchestrator.stages import State
 from orchestrator.tracking import MetricPoint, OpenRun, Tracker
 from orchestrator.training import EpochRecord
@@ -186,7 +187,16 @@ def _epoch(record: EpochRecord, step: int) -> Iterator[MetricPoint]:
     yield MetricPoint("train/seconds", record.seconds, step)
 
 
-PER_ROUND = ("accuracy", "loss", "val_accuracy", "val_loss", "sparsity", "macs_effective", "epochs", "train_flops")
+PER_ROUND = (
+    "accuracy",
+    "loss",
+    "val_accuracy",
+    "val_loss",
+    "sparsity",
+    "macs_effective",
+    "epochs",
+    "train_flops",
+)
 
 
 def _rounds(result: Result) -> Iterator[MetricPoint]:
@@ -200,6 +210,6 @@ def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
     return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows)
 
 
-def _table(rows: tuple[LayerRow, ...]) -> dict[str, list[object]]:
+def _table(rows: tuple[LayerRow, ...]) -> dict[str, list[Any]]:  # names, and cells of any type
     columns = list(LayerRow.__dataclass_fields__)
     return {"columns": columns, "data": [list(asdict(row).values()) for row in rows]}

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -98,7 +99,7 @@ def _following_norms(net: nn.Module) -> dict[str, str]:
     leaves = [(name, module) for name, module in net.named_modules() if not list(module.children())]
     return {
         name: following
-        for (name, layer), (following, norm) in zip(leaves, leaves[1:], strict=False)
+        for (name, layer), (following, norm) in pairwise(leaves)
         if isinstance(layer, (nn.Linear, nn.Conv2d))
         and isinstance(norm, Norm)
         and norm.num_features == layer.weight.shape[0]

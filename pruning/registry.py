@@ -151,7 +151,9 @@ class Registry:
     @staticmethod
     def _unknown(what: str, given: str, known: Mapping[str, object]) -> str:
         near = get_close_matches(given, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+        )
         return f"unknown {what} {given!r}; {hint}"
 
 

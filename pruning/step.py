@@ -86,7 +86,9 @@ def _globally(
         pools = Pools(pools.scores.masked_fill(best, torch.inf), pools.values, pools.alive, pools.names)
         wanted = wanted.clamp(max=int((pools.alive[0] & ~best).sum()))
     kept = _remove(pools, wanted, keep_one=False)[0].split([living.numel() for living in alive.values()])
-    return {name: part.reshape(living.shape) for part, (name, living) in zip(kept, alive.items(), strict=True)}
+    return {
+        name: part.reshape(living.shape) for part, (name, living) in zip(kept, alive.items(), strict=True)
+    }
 
 
 def _flat(tensors: Mapping[str, Tensor], alive: Mapping[str, Tensor]) -> Tensor:

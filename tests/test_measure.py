@@ -1,0 +1,136 @@
+"""Costs by hand, and against torch's own FLOP counter."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+import pruning
+from orchestrator.measure import (
+    Measurement,
+    dense_bytes,
+    effective_macs,
+    layer_rows,
+    nonzero_parameters,
+    profile,
+    sparse_bytes,
+    train_flops,
+)
+
+SMALL = (1, 8, 8)
+NETWORKS = [
+    ("slp", (1, 28, 28)),
+    ("mlp(widths=[32, 16], bias=True)", SMALL),
+    ("cnn(widths=[8, 16])", SMALL),
+    ("cnn(widths=[8, 16, 4])", (3, 12, 10)),
+    pytest.param("densenet121", (3, 32, 32), marks=pytest.mark.slow),
+]
+Shape = tuple[int, int, int]
+
+
+def network(name: str, shape: Shape = SMALL) -> nn.Module:
+    torch.manual_seed(0)
+    return models.build(name, input_shape=shape, num_classes=10)
+
+
+def test_macs_by_hand() -> None:
+    linear = profile(network("slp", (1, 28, 28)), (1, 28, 28))
+    assert (dict(linear.macs), linear.parameters) == ({"output": 7840}, 7850)
+    cnn = profile(network("cnn(widths=[8, 16])"), SMALL)
+    assert cnn.macs == {"blocks.0.conv": 8 * 9 * 64, "blocks.1.conv": 16 * 8 * 9 * 16, "output": 160}
+    assert cnn.total_macs == 4608 + 18432 + 160
+    assert cnn.parameters == 72 + 16 + 1152 + 32 + 170
+    assert cnn.other_ops["batch_norm"] > 0
+    assert cnn.unsupported["aten::max_pool2d"] == 2
+
+
+@pytest.mark.parametrize(("name", "shape"), NETWORKS)
+def test_macs_are_half_of_torchs_flops(name: str, shape: Shape) -> None:
+    net = network(name, shape).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, *shape))
+    assert 2 * profile(net, shape).total_macs == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("name", "shape"), NETWORKS)
+def test_training_flops_are_torchs(name: str, shape: Shape) -> None:
+    net = network(name, shape)
+    cost = profile(net, shape)
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(3, *shape)).sum().backward()
+    assert train_flops(cost, 3) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize(("name", "shape"), NETWORKS)
+def test_effective_macs_of_channels_are_those_of_the_cut_network(name: str, shape: Shape, amount: float) -> None:
+    net, images = network(name, shape), torch.rand(2, *shape)
+    masks = pruning.prune(net, amount=amount, criterion="l2", granularity="channel", scope="layer", example_input=images)
+    pruning.apply_masks(net, masks)
+    small = profile(pruning.shrink(net, masks, images), shape)
+    dense = profile(net, shape)
+    assert effective_macs(dense, masks) == small.total_macs
+    assert (small.total_macs < dense.total_macs) == (amount > 0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_profile_leaves_the_mode_and_the_statistics(training: bool) -> None:
+    net = network("cnn(widths=[8])").train(training)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    profile(net, SMALL)
+    assert all(module.training == training for module in net.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_living_parameters_are_told_by_masks_alone() -> None:
+    net = network("slp")
+    nn.init.zeros_(net.get_parameter("output.weight"))
+    cost = profile(net, SMALL)
+    mask = torch.ones(10, 64, dtype=torch.bool)
+    mask[:3] = False
+    assert nonzero_parameters(cost, {}) == 650
+    assert nonzero_parameters(cost, {"output.weight": mask}) == 650 - 3 * 64
+    assert effective_macs(cost, {"output.weight": mask}) == 7 * 64
+
+
+def test_bytes_by_hand() -> None:
+    net = network("slp")
+    half = torch.arange(640).reshape(10, 64) % 2 == 0
+    assert dense_bytes(net) == (640 + 10) * 4
+    assert sparse_bytes(net, {"output.weight": half}) == (320 + 10) * 4 + 640 // 8
+    assert sparse_bytes(net, {"output.weight": torch.ones_like(half)}) == dense_bytes(net)
+    odd = network("mlp(widths=[3])", (1, 1, 3))  # 9 and 30 weights: 2 bytes of bits, and no mask
+    one = torch.ones(3, 3, dtype=torch.bool)
+    one[0, 0] = False
+    assert sparse_bytes(odd, {"hidden.0.weight": one}) == (8 + 30) * 4 + 2
+
+
+def test_dense_bytes_are_those_of_a_safetensors_file(tmp_path: Path) -> None:
+    net = network("cnn(widths=[8])")
+    save_file(net.state_dict(), tmp_path / "net")
+    content = (tmp_path / "net").read_bytes()
+    assert dense_bytes(net) == len(content) - 8 - int.from_bytes(content[:8], "little")
+
+
+def test_layer_rows_by_hand() -> None:
+    net = network("cnn(widths=[8])")
+    mask = torch.ones(8, 1, 3, 3, dtype=torch.bool)
+    mask[:2] = False
+    first, last = layer_rows(net, profile(net, SMALL), {"blocks.0.conv.weight": mask})
+    assert (first.layer, first.weights, first.living, first.sparsity) == ("blocks.0.conv", 72, 54, 0.25)
+    assert (first.macs_dense, first.macs_effective) == (4608, 3456)
+    assert (last.layer, last.living, last.sparsity, last.macs_effective) == ("output", 80, 0.0, 80)
+
+
+def test_metrics_are_finite_floats_under_a_prefix() -> None:
+    names = list(Measurement.__dataclass_fields__)
+    found = Measurement(*range(len(names))).metrics("final")  # type: ignore[arg-type]
+    assert found == {f"final/{name}": float(n) for n, name in enumerate(names)}
+    assert all(isinstance(value, float) and math.isfinite(value) for value in found.values())

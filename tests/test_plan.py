@@ -1,0 +1,368 @@
+"""A space becomes its trials: counts by hand, what is shared, what is left out, and the keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from hashlib import sha256
+from pathlib import Path
+from time import process_time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator import config, plan
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, params
+from orchestrator.errors import SpaceError
+from orchestrator.plan import Exclusion, Plan, make_plan
+from orchestrator.space import load_space
+from pruning.step import SCOPES
+
+AXES = {"model": "slp", "dataset": "digits", "amount": "0.5"}
+
+
+def planned(tmp_path: Path, *sets: str, rest: str = "", **axes: str) -> Plan:
+    file = tmp_path / "mine.yaml"
+    text = ", ".join(f"{name}: {value}" for name, value in {**AXES, **axes}.items())
+    file.write_text(f"axes: {{{text}}}\n{rest}\n")
+    return make_plan(load_space(str(file), sets))
+
+
+# Counts
+
+
+def test_quickstart_is_144_trials_on_4_trainings() -> None:
+    found = make_plan(load_space("quickstart"))
+    assert len(found.trials) == 2 * 4 * 9 * 2 == 144
+    assert len(found.dense) == 2 * 2
+    assert found.excluded == ()
+    assert {trial.config.prune.amount for trial in found.trials} >= {0.0, 0.25, 0.99}
+    assert {trial.config.technique for trial in found.trials} == {
+        "weight",
+        "unstructured",
+        "neuron",
+        "structured",
+    }
+
+
+def test_weight_vs_unit_is_130_trials_on_5_trainings() -> None:
+    found = make_plan(load_space("weight-vs-unit"))
+    assert len(found.trials) == 13 * 2 * 5 == 130
+    assert [dense.seed for dense in found.dense] == [0, 1, 2, 3, 4]
+    first = found.trials[0].config
+    assert first.dense.train == Train(epochs=10, optimizer="adam", lr=0.001)
+    assert first.prune == Prune("magnitude", "weight", "layer", "one_shot", 0.0, ("output",))
+    assert (first.recover, first.technique) == ("none", "weight")
+    assert found.excluded == ()
+
+
+def test_full_grid_plans_without_its_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "nothing"))
+    found = make_plan(load_space("full-grid"))
+    assert len(found.trials) == 3 * 3 * 4 * 4 * 11 == 1584
+    assert len(found.dense) == 3 * 3 * 4 == 36
+    assert found.excluded == ()
+    sizes = {(dense.dataset, dense.batch_size) for dense in found.dense}
+    assert sizes == {
+        (name, size)
+        for name, whole in (("mnist", 54_000), ("fashion-mnist", 54_000), ("cifar10", 45_000))
+        for size in (32, 256, 4000, whole)
+    }
+    assert {trial.requested_batch_size for trial in found.trials} == {32, 256, 4000, 60000}
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_all_keys_differ_and_dense_configurations_are_shared() -> None:
+    found = make_plan(load_space("quickstart"))
+    assert len({trial.key for trial in found.trials}) == 144
+    assert all(trial.key == trial.config.key() for trial in found.trials)
+    assert {id(trial.config.dense) for trial in found.trials} == {id(dense) for dense in found.dense}
+    first = list(dict.fromkeys(trial.config.dense for trial in found.trials))
+    assert tuple(first) == found.dense
+
+
+def test_numerics_are_the_caller_s() -> None:
+    found = make_plan(load_space("quickstart"), device="cuda", precision="bf16", threads=3)
+    assert found.dense[0].numerics == Numerics("cuda", "bf16", 3, 16_384)
+    assert found.dense[-1].numerics.micro_batch == 2_048
+
+
+def test_recipes_are_axes_too(tmp_path: Path) -> None:
+    found = planned(tmp_path, "train.lr=0.1,0.2", "train.epochs=1,2,3", "train.optimizer=sgd")
+    assert len(found.dense) == 6
+    assert {(dense.train.lr, dense.train.epochs) for dense in found.dense} == {
+        (lr, epochs) for lr in (0.1, 0.2) for epochs in (1, 2, 3)
+    }
+    assert {dense.train.optimizer for dense in found.dense} == {"sgd"}
+
+
+def test_criterion_granularity_and_scope_can_be_axes(tmp_path: Path) -> None:
+    found = planned(tmp_path, "criterion=magnitude,l1", "scope=layer,global", model="mlp")
+    assert [trial.config.technique for trial in found.trials] == [
+        "weight",
+        "unstructured",
+        "l1/weight/layer",
+        "l1/weight/global",
+    ]
+
+
+# What is left out
+
+
+def test_batch_sizes_that_coincide_are_planned_once(tmp_path: Path) -> None:
+    found = planned(tmp_path, batch_size="[64, 4000, 60000]", seed="[0, 1]")
+    assert [(t.config.dense.batch_size, t.requested_batch_size) for t in found.trials] == [
+        (64, 64),
+        (64, 64),
+        (1257, 4000),
+        (1257, 4000),
+    ]
+    reason = "batch size 60000 and 4000 are both the full batch of 1257 images: planned once"
+    assert found.excluded == (Exclusion(reason, 2),)
+    assert len(found.dense) == 4
+
+
+def test_a_batch_size_that_is_excluded_makes_room_for_its_double(tmp_path: Path) -> None:
+    found = planned(tmp_path, batch_size="[4000, 60000]", rest="exclude: {batch_size: 4000}")
+    assert [trial.requested_batch_size for trial in found.trials] == [60000]
+    assert found.excluded == (Exclusion("exclude {batch_size: 4000}", 1),)
+
+
+def test_a_part_of_the_data_clips_at_its_own_size(tmp_path: Path) -> None:
+    found = planned(tmp_path, dataset="'digits(samples_per_class=20)'", batch_size="1000")
+    assert found.dense[0].batch_size == 200
+
+
+def test_equal_points_are_planned_once(tmp_path: Path) -> None:
+    found = planned(
+        tmp_path, amount="[0.5, 50%, 5e-1]", model="['mlp(widths=[8])', {method: mlp, widths: [8]}]"
+    )
+    assert len(found.trials) == 1
+    assert [item.count for item in found.excluded] == [5]
+    assert "more than once" in found.excluded[0].reason
+
+
+def test_exclude_matches_by_name_and_by_full_text(tmp_path: Path) -> None:
+    models = "['mlp(widths=[8])', 'mlp(widths=[4])', slp]"
+    rest = "exclude: [{model: mlp, technique: neuron}, {model: 'mlp(widths=[4])', amount: [50%]}, {seed: 7}]"
+    found = planned(tmp_path, rest=rest, model=models, technique="[weight, neuron]", amount="[0, 0.5]")
+    assert len(found.trials) == 12 - 4 - 1
+    assert found.excluded == (
+        Exclusion("exclude {model: mlp, technique: neuron}", 4),
+        Exclusion("exclude {model: mlp(widths=[4], bias=False), amount: 0.5}", 1),
+    )
+
+
+def test_exclude_sees_what_a_technique_stands_for(tmp_path: Path) -> None:
+    found = planned(tmp_path, rest="exclude: {criterion: l2, scope: layer}", technique="[weight, neuron]")
+    assert [trial.config.technique for trial in found.trials] == ["weight"]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_scopes_that_a_granularity_does_not_have(tmp_path: Path, scope: str) -> None:
+    found = planned(tmp_path, granularity="[unit, channel]", scope=scope, model="mlp")
+    left_out = scope in ("unit", "erk")
+    assert len(found.trials) == (0 if left_out else 2)
+    assert [item.count for item in found.excluded] == ([1, 1] if left_out else [])
+    assert all(f"scope '{scope}' is for granularity weight" in item.reason for item in found.excluded)
+
+
+def test_protect_that_leaves_nothing(tmp_path: Path) -> None:
+    found = planned(
+        tmp_path, rest="protect: [output]", model="[slp, mlp]", technique="[weight, neuron, structured]"
+    )
+    assert {trial.config.dense.model.partition("(")[0] for trial in found.trials} == {"mlp"}
+    assert len(found.trials) == 3
+    assert found.excluded == tuple(
+        Exclusion(f"protect [output] leaves no {what} of slp to prune", 1)
+        for what in ("weight", "unit", "channel")
+    )
+    assert len(found.dense) == 1
+
+
+def test_protect_of_all_hidden_layers_leaves_weights_of_the_output_alone(tmp_path: Path) -> None:
+    found = planned(
+        tmp_path,
+        rest="protect: [hidden.0]",
+        model="'mlp(widths=[8])'",
+        technique="[weight, neuron, structured]",
+    )
+    assert [trial.config.technique for trial in found.trials] == ["weight"]
+
+
+def test_protect_names_layers_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"mlp: protect: no layer 'hiden.0'; there are hidden.0"):
+        planned(tmp_path, rest="protect: [hiden.0]", model="mlp")
+
+
+def test_combinations_that_the_engine_refuses(tmp_path: Path) -> None:
+    found = planned(tmp_path, model="mlp", granularity="nm", amount="[0, 0.5, 0.9]")
+    assert [trial.config.prune.amount for trial in found.trials] == [0.0, 0.5]
+    assert "2:4 removes 0.5 of every row" in found.excluded[0].reason
+    found = planned(tmp_path, model="[mlp, cnn]", criterion="bn_scale", granularity="unit", scope="layer")
+    assert [trial.config.dense.model for trial in found.trials] == ["cnn(widths=[32, 64, 128])"]
+    assert "batch norms" in found.excluded[0].reason
+    found = planned(tmp_path, dataset="'digits(samples_per_class=5)'", criterion="snip")
+    assert found.trials == found.dense == ()
+    assert "snip looks at 10 images per class; digits(samples_per_class=5) has 5" in found.excluded[0].reason
+
+
+def test_nesterov_needs_momentum(tmp_path: Path) -> None:
+    found = planned(tmp_path, rest="train: {optimizer: sgd, nesterov: true, momentum: 0}")
+    assert found.excluded == (Exclusion("nesterov needs a momentum above 0", 1),)
+
+
+def test_a_model_that_cannot_be_built_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="give a list of positive integers"):
+        planned(tmp_path, model="'mlp(widths=[0])'")
+
+
+def test_planning_leaves_the_global_seeds_alone() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    found = make_plan(load_space("quickstart", ["criterion=bn_scale", "granularity=unit", "scope=layer"]))
+    plan.estimate(found, finished=())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_hundred_thousand_points_are_planned_in_five_seconds() -> None:
+    sets = [
+        "seed=0..499",
+        "technique=weight,neuron,structured,unstructured,random",
+        "amount=0,.1,.2,.3,.4,.5,.6,.7,.8,.9",
+    ]
+    space = load_space("quickstart", [*sets, "recover=none,finetune(epochs=1)"])
+    started = process_time()
+    found = make_plan(space)
+    assert process_time() - started < 5
+    assert len(found.trials) == 2 * 500 * 5 * 10 * 2 == 100_000
+    assert len(found.dense) == 1000
+
+
+# Keys
+
+DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
+TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
+OTHERS = {str: "other", int: 7, float: 0.123, bool: True, tuple: ("output",)}
+
+
+def changed(base: object) -> Iterator[object]:
+    """`base` with one field changed, for each of its fields that holds a plain value."""
+    for field in fields(base):  # type: ignore[arg-type]
+        value = getattr(base, field.name)
+        if type(value) in OTHERS and field.name != "technique":
+            yield replace(base, **{field.name: OTHERS[type(value)]})  # type: ignore[type-var]
+
+
+def test_a_change_of_any_field_changes_the_key() -> None:
+    denses = [
+        *changed(DENSE),
+        *(replace(DENSE, train=train) for train in changed(DENSE.train)),
+        *(replace(DENSE, numerics=numerics) for numerics in changed(DENSE.numerics)),
+    ]
+    trials = [
+        TRIAL,
+        *changed(TRIAL),
+        *(replace(TRIAL, prune=prune) for prune in changed(TRIAL.prune)),
+        *(replace(TRIAL, dense=dense) for dense in denses),
+    ]
+    # By hand: 4 plain fields of DenseConfig, 10 of Train, 4 of Numerics; 1 of TrialConfig, 6 of Prune; itself
+    assert len(denses) == 18
+    assert len({config.key() for config in trials}) == len(trials) == 18 + 1 + 6 + 1
+
+
+def test_the_label_is_no_part_of_the_key_and_equal_configurations_have_equal_keys() -> None:
+    assert replace(TRIAL, technique="other").key() == TRIAL.key()
+    again = TrialConfig.from_json(json.loads(json.dumps(TRIAL.to_json())))
+    assert again == TRIAL
+    assert again.key() == TRIAL.key()
+
+
+def test_the_key_is_the_hash_of_the_canonical_json() -> None:
+    dense = {
+        "batch_size": 64,
+        "dataset": "digits",
+        "model": "slp",
+        "numerics": {"device": "cpu", "micro_batch": 256, "precision": "fp32", "threads": 1},
+        "seed": 0,
+        "stage": "dense",
+        "train": {
+            "augment": "none",
+            "clip_norm": 0.0,
+            "epochs": 10,
+            "lr": 0.001,
+            "momentum": 0.9,
+            "nesterov": False,
+            "optimizer": "adam",
+            "schedule": "constant",
+            "warmup_epochs": 0,
+            "weight_decay": 0.0,
+        },
+        "version": config.STAGE_VERSION,
+    }
+    text = json.dumps(dense, separators=(",", ":"))
+    assert DENSE.key() == sha256(text.encode()).hexdigest()
+
+
+def test_the_cached_key_is_no_field() -> None:
+    DENSE.key()
+    assert "_key" not in params(DENSE)
+    assert replace(DENSE, seed=1).key() != DENSE.key()
+    assert replace(DENSE) == DENSE
+
+
+@given(st.permutations(["model: [slp]", "dataset: [digits]", "amount: [0, 25%]", "technique: [random]"]))
+def test_keys_do_not_depend_on_the_order_in_a_file(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    file = tmp_path_factory.mktemp("space") / "mine.yaml"
+    file.write_text("axes:\n" + "".join(f"  {line}\n" for line in lines))
+    found = [trial.key for trial in make_plan(load_space(str(file))).trials]
+    dense = DenseConfig("slp", "digits", 64, 0, Train(), Numerics(micro_batch=65_536))
+    prunes = [Prune("random", "weight", "global", "one_shot", amount) for amount in (0.0, 0.25)]
+    assert found == [TrialConfig(dense, prune, "none", "random").key() for prune in prunes]
+
+
+# The estimate
+
+
+def test_estimate_counts_what_is_left() -> None:
+    found = make_plan(load_space("quickstart"))
+    whole = plan.estimate(found, finished=())
+    assert (whole.trials_to_run, whole.dense_to_run, whole.reused) == (144, 4, 0)
+    assert whole.seconds > 0
+    # Trials of the first training alone: its key is finished, so are all but 1 of its 36 trials
+    first = found.dense[0]
+    rest = [trial for trial in found.trials if trial.config.dense != first]
+    done = {first.key(), *(trial.key for trial in found.trials if trial not in rest)}
+    left = plan.estimate(found, finished=done - {found.trials[0].key})
+    assert (left.trials_to_run, left.dense_to_run, left.reused) == (109, 3, 35)
+    nothing = plan.estimate(found, finished=[trial.key for trial in found.trials])
+    assert (nothing.seconds, nothing.train_flops, nothing.disk_bytes, nothing.dense_to_run) == (0, 0, 0, 0)
+
+
+def test_estimate_of_flops_and_bytes_by_hand(tmp_path: Path) -> None:
+    found = planned(
+        tmp_path,
+        "schedule=iterative(rounds=3)",
+        "recover=finetune(epochs=2)",
+        "train.epochs=5",
+        amount="[0.5, 0.9]",
+    )
+    cost = plan.estimate(found, finished=(), concurrency=2)
+    # slp on digits: 640 MACs, no gradient of its input: 2 passes x 2 FLOPs; 5 epochs, then 2 x 3 rounds x 2
+    assert cost.train_flops == 640 * 2 * 2 * 1257 * (5 + 2 * 3 * 2)
+    # 650 parameters of 4 bytes in 3 runs, and a bit for each of 640 weights in the two pruned ones
+    assert cost.disk_bytes == 3 * 650 * 4 + 2 * 80
+    alone = replace(found, trials=found.trials[:1])
+    assert plan.estimate(alone, finished=()).trials_to_run == 1
+    assert "timed training steps" in cost.basis
+
+
+def test_a_trial_without_recovery_stores_masks_alone(tmp_path: Path) -> None:
+    cost = plan.estimate(planned(tmp_path), finished=())
+    assert cost.disk_bytes == 650 * 4 + 80
+    assert cost.train_flops == 640 * 4 * 1257 * 10
