@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -25,10 +25,12 @@ from pydantic_core import CoreSchema, core_schema
 
 import models
 from orchestrator import values
-from orchestrator.config import Train, method_name
+from orchestrator.config import Control, Train, When, method_name
 from orchestrator.data import AUGMENTATIONS
 from orchestrator.datasets import DATASETS
+from orchestrator.distillation import distillations
 from orchestrator.errors import unknown
+from orchestrator.preparation import preparations
 from orchestrator.recovery import recoveries
 from orchestrator.techniques import TECHNIQUES
 from orchestrator.training import LR_SCHEDULES, OPTIMIZERS
@@ -119,6 +121,10 @@ Scope = Annotated[str, _Choice("scope", SCOPES)]
 Schedule = Annotated[str, PlainValidator(_method(schedules)), _Named(schedules)]
 Amount = Annotated[float, PlainValidator(values.amount), WithJsonSchema(_FRACTION)]
 Recovery = Annotated[str, PlainValidator(_method(recoveries)), _Named(recoveries)]
+Moment = Annotated[str, _Choice("when", get_args(When))]
+Preparation = Annotated[str, PlainValidator(_method(preparations)), _Named(preparations)]
+Distillation = Annotated[str, PlainValidator(_method(distillations)), _Named(distillations)]
+Check = Annotated[str, _Choice("control", get_args(Control))]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 
 Epochs = Annotated[Whole, Field(ge=1, le=MAX_EPOCHS)]
@@ -131,7 +137,17 @@ WarmupEpochs = Annotated[Whole, Field(ge=0, le=MAX_EPOCHS)]
 Augmentation = Annotated[str, _Choice("augmentation", AUGMENTATIONS)]
 
 
-METHOD_AXES = ("model", "dataset", "technique", "criterion", "granularity", "schedule", "recover")
+METHOD_AXES = (
+    "model",
+    "dataset",
+    "technique",
+    "criterion",
+    "granularity",
+    "schedule",
+    "recover",
+    "prepare",
+    "distill",
+)
 
 
 class Closed(BaseModel):
@@ -168,6 +184,10 @@ class Choices(Closed):
     schedule: Axis[Schedule] = ()
     amount: Axis[Amount] = ()
     recover: Axis[Recovery] = ()
+    when: Axis[Moment] = ()
+    prepare: Axis[Preparation] = ()
+    distill: Axis[Distillation] = ()
+    control: Axis[Check] = ()
     seed: Axis[Seed] = ()
     train_epochs: Axis[Epochs] = Field((), alias="train.epochs")
     train_optimizer: Axis[Optimizer] = Field((), alias="train.optimizer")
@@ -192,6 +212,10 @@ class Axes(Choices):
     dataset: Axis[DatasetName]
     batch_size: Axis[BatchSize] = (64,)
     schedule: Axis[Schedule] = ("one_shot",)
+    when: Axis[Moment] = ("after",)
+    prepare: Axis[Preparation] = ("none",)
+    distill: Axis[Distillation] = ("none",)
+    control: Axis[Check] = ("none",)
     amount: Axis[Amount]
     seed: Axis[Seed] = (0,)
 

@@ -11,6 +11,8 @@ from functools import cache
 
 import models
 from orchestrator.config import DenseConfig, Json, TrialConfig, flat, method_text
+from orchestrator.distillation import distillations
+from orchestrator.preparation import preparations
 from orchestrator.recovery import recoveries
 from pruning.criteria import criteria
 from pruning.granularity import granularities
@@ -71,4 +73,6 @@ DEFAULTS: dict[str, Callable[[str], Mapping[str, Json]]] = {
     "granularity": _registered(granularities),
     "schedule": _registered(schedules),
     "recover": _registered(recoveries),
+    "prepare": _registered(preparations),
+    "distill": _registered(distillations),
 }

@@ -9,10 +9,11 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from orchestrator.calibration import Speed, speed
-from orchestrator.config import DenseConfig, Train, TrialConfig
+from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.datasets import split_sizes
 from orchestrator.measure import train_flops
-from orchestrator.recovery import epochs_of, recoveries
+from orchestrator.preparation import preparations
+from orchestrator.recovery import epochs_a_round, epochs_of
 from orchestrator.refusals import shape_of
 from pruning.registry import parse
 from pruning.schedules import rounds_of, schedules
@@ -107,12 +108,12 @@ class _Speeds:
     def of_trial(self, config: TrialConfig) -> _Cost:
         """Rounds of recovery, each measured; masks are stored, and weights where they were trained."""
         dense, prune = config.dense, config.prune
-        epochs, rounds = _recovery_epochs(config.recover, dense.train), _rounds(prune.schedule)
+        epochs, rounds = _epochs(config), _rounds(prune.schedule)
         key = (dense.model, dense.dataset, dense.batch_size, epochs, rounds)
         if key not in self.costs:
             known = self.of(dense)
             stored = known.mask_bytes + (known.weight_bytes if epochs else 0)
-            self.costs[key] = self._training(dense, epochs * rounds, rounds + 1, stored)
+            self.costs[key] = self._training(dense, epochs, rounds + 1, stored)
         return self.costs[key]
 
     def _training(self, config: DenseConfig, epochs: int, measured: int, stored: int) -> _Cost:
@@ -131,10 +132,15 @@ def _split_sizes(dataset: str) -> tuple[int, int, int]:
     return split_sizes(name, **options)
 
 
-@cache
-def _recovery_epochs(recover: str, train: Train) -> int:
-    length = recoveries.get(recover).options.get("epochs")
-    return 0 if length is None else epochs_of(length, train)
+def _epochs(config: TrialConfig) -> int:
+    """Epochs of the whole trial, the dense training aside."""
+    train = config.dense.train
+    recovery = epochs_a_round(config.recover, train)
+    if config.when == "during":
+        return train.epochs + recovery
+    length = preparations.get(config.prepare).options.get("epochs")
+    before = 0 if length is None else epochs_of(length, train)
+    return before + recovery * (1 if config.when == "init" else _rounds(config.prune.schedule))
 
 
 @cache

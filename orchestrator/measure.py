@@ -7,13 +7,16 @@ norms are not counted, as in torch's FlopCounterMode, which counts 2 per MAC.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
+from orchestrator.training import Evaluation
 from pruning.masking import prunable_layers
+from pruning.pq_index import gini, pq_index
 
 COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
 
@@ -71,13 +74,14 @@ def nonzero_parameters(dense: Profile, masks: Mapping[str, Tensor]) -> int:
     return dense.parameters - sum(int((~mask).sum()) for mask in masks.values())
 
 
-def train_flops(dense: Profile, samples: int) -> int:
+def train_flops(dense: Profile, samples: int, *, taught: bool = False) -> int:
     """FLOPs of forward and backward over `samples` images: 2 per MAC, three passes a layer.
 
     The first layer needs no gradient of its input. Equal to FlopCounterMode over one training step.
+    `taught` adds the forward pass of a teacher of the same size.
     """
     counts = list(dense.macs.values())
-    return 2 * (3 * sum(counts) - counts[0]) * samples
+    return 2 * ((4 if taught else 3) * sum(counts) - counts[0]) * samples
 
 
 def dense_bytes(net: nn.Module) -> int:
@@ -98,12 +102,14 @@ def sparse_bytes(net: nn.Module, masks: Mapping[str, Tensor]) -> int:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One line of the per-layer table."""
+    """One line of the per-layer table; PQ index (p = 0.5, q = 1) and Gini index are of the living weights."""
 
     layer: str
     weights: int
     living: int
     sparsity: float
+    pq_index: float
+    gini: float
     macs_dense: int
     macs_effective: int
 
@@ -111,13 +117,47 @@ class LayerRow:
 def layer_rows(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) -> list[LayerRow]:
     """Every prunable layer with its size, what lives of it, and what it costs."""
     rows = []
-    for name, layer in prunable_layers(net).items():
-        total = layer.weight.numel()
-        mask = masks.get(f"{name}.weight")
-        living = total if mask is None else int(mask.sum())
-        macs = dense.macs[name]
-        rows.append(LayerRow(name, total, living, 1 - living / total, macs, round(macs * living / total)))
+    for name, weights in living_weights(net, masks).items():
+        total, living, macs = net.get_parameter(f"{name}.weight").numel(), weights.numel(), dense.macs[name]
+        share = living / total
+        indices = concentration({name: weights})
+        rows.append(LayerRow(name, total, living, 1 - share, *indices, macs, round(macs * share)))
     return rows
+
+
+def living_weights(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Layer -> its living weights, one dimension, on the CPU."""
+    found = {}
+    for name, layer in prunable_layers(net).items():
+        weight, mask = layer.weight.detach().cpu(), masks.get(f"{name}.weight")
+        found[name] = weight.flatten() if mask is None else weight[mask]
+    return found
+
+
+def concentration(weights: Mapping[str, Tensor]) -> tuple[float, float]:
+    """(PQ index with p = 0.5 and q = 1, Gini index) of all these weights together; larger = sparser."""
+    values = torch.cat(list(weights.values()))
+    return pq_index(values), gini(values)
+
+
+def collapse(
+    masks: Mapping[str, Tensor], held_out: Evaluation, *, classes: int, round: int
+) -> tuple[str, ...]:
+    """One note for layers without a living weight, and one for a network that does no better than chance.
+
+    Chance: a validation accuracy within two standard deviations of 1 / classes, or below it.
+    """
+    empty = [
+        name.removesuffix(".weight") for name, mask in masks.items() if mask.dim() > 1 and not mask.any()
+    ]
+    notes = []
+    if empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        notes.append(f"round {round}: no living weight in {', '.join(empty[:3])}{more}")
+    chance, images = 1 / classes, int(held_out.confusion.sum())
+    if held_out.accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / images):
+        notes.append(f"round {round}: at chance, {held_out.accuracy:.3f} on validation images")
+    return tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -136,6 +176,8 @@ class Measurement:
     test_seconds: float
     sparsity: float
     amount: float
+    pq_index: float
+    gini: float
     compression: float
     parameters_dense: int
     parameters_nonzero: int

@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 from orchestrator import techniques
 from orchestrator.axes import Exclude
 from orchestrator.config import (
     TRAIN_FIELDS,
+    Control,
     DenseConfig,
     Device,
     Numerics,
@@ -19,6 +20,7 @@ from orchestrator.config import (
     Prune,
     Train,
     TrialConfig,
+    When,
     micro_batch_of,
 )
 from orchestrator.errors import SpaceError
@@ -27,6 +29,7 @@ from orchestrator.refusals import (
     amount_refusal,
     criterion_refusal,
     model_refusal,
+    order_refusal,
     protect_refusal,
     scope_refusal,
     train_size,
@@ -79,8 +82,7 @@ class _Branch:
     """What is done with a dense network; the same for every one of them."""
 
     prune: Prune
-    recover: str
-    technique: str
+    fields: Point
     refusal: str | None
     ruled: frozenset[int]
 
@@ -98,7 +100,7 @@ def make_plan(
         config = dense.get(base.dense, base.dense)
         needed = False
         for branch in branches:
-            trial = TrialConfig(config, branch.prune, branch.recover, branch.technique)
+            trial = TrialConfig(config, branch.prune, **branch.fields)
             reason = _refusal(space, base, branch)
             if reason is None:
                 key = trial.key()
@@ -161,14 +163,19 @@ def _recipe_refusal(train: Train) -> str | None:
 
 def _branches(space: Space) -> Iterator[_Branch]:
     axes = space.axes
-    for technique, schedule, amount, recover in product(
-        _techniques(space), axes.schedule, axes.amount, space.recoveries
-    ):
+    pruned = product(_techniques(space), axes.schedule, axes.amount, axes.control)
+    trained = list(product(space.recoveries, axes.when, axes.prepare, axes.distill))
+    for (technique, schedule, amount, control), values in product(pruned, trained):
         label, criterion, granularity, scope = technique
-        prune = Prune(criterion, granularity, scope, schedule, amount, space.protect)
-        point = {**vars(prune), "technique": label, "recover": recover}
-        refusal = scope_refusal(granularity, scope) or amount_refusal(granularity, amount)
-        yield _Branch(prune, recover, label, refusal, _ruled(space.exclude, point))
+        prune = Prune(criterion, granularity, scope, schedule, amount, space.protect, cast(Control, control))
+        fields = dict(zip(("recover", "when", "prepare", "distill"), values, strict=True))
+        fields["technique"] = label
+        refusal = (
+            scope_refusal(granularity, scope)
+            or amount_refusal(granularity, amount)
+            or order_refusal(prune, cast(When, fields["when"]), fields["prepare"])
+        )
+        yield _Branch(prune, fields, refusal, _ruled(space.exclude, {**vars(prune), **fields}))
 
 
 def _techniques(space: Space) -> list[tuple[str, str, str, str]]:

@@ -6,17 +6,23 @@ Lengths are whole epochs, or a part of the dense training: `"10%"`, or a fractio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated
 
+from torch import Tensor
+
 from orchestrator.config import Train
-from orchestrator.stages import Bench, State, train_more
+from orchestrator.stages import Bench, State, channel_groups, initial, train_more, weights_at
 from orchestrator.training import Phase
+from pruning import decomposition
 from pruning.registry import Between, Registry
 
 recoveries = Registry("recovery")
 Length = int | float | str
 Factor = Annotated[float, Between(0.0, 1000.0, above=True)]
+Images = Annotated[int, Between(1, 1_000_000)]
 
 
 def epochs_of(length: Length, train: Train) -> int:
@@ -33,8 +39,44 @@ def epochs_of(length: Length, train: Train) -> int:
     )
 
 
-def _check_length(*, epochs: Length, **others: object) -> None:
+def position_of(point: Length, train: Train) -> int:
+    """Whole epochs for a point of the dense training: 0, or as `epochs_of`, but a part may round to 0."""
+    if isinstance(point, (str, float)):
+        epochs_of(point, train)
+        fraction = float(point.removesuffix("%")) / 100 if isinstance(point, str) else point
+        return round(fraction * train.epochs)
+    return 0 if point == 0 else min(epochs_of(point, train), train.epochs)
+
+
+def check_length(*, epochs: Length, **others: object) -> None:
     epochs_of(epochs, Train())
+
+
+def check_point(*, to: Length) -> None:
+    position_of(to, Train())
+
+
+def epochs_a_round(recover: str, train: Train) -> int:
+    """Epochs that a recovery, in text form, trains after each round."""
+    method = recoveries.get(recover)
+    length = method.traits.get("length")
+    return int(length(train, **method.options)) if length is not None else 0
+
+
+def _of_finetune(train: Train, *, epochs: Length, lr: float) -> int:
+    return epochs_of(epochs, train)
+
+
+def _of_rewind(train: Train, *, to: Length) -> int:
+    return max(1, train.epochs - position_of(to, train))
+
+
+def _of_lr_rewind(train: Train, *, epochs: Length) -> int:
+    return min(epochs_of(epochs, train), train.epochs)
+
+
+def _of_reinit(train: Train) -> int:
+    return train.epochs
 
 
 @recoveries.register(summary="nothing: the network as pruning left it")
@@ -46,10 +88,77 @@ def none(bench: Bench, state: State, *, round: int) -> State:
 @recoveries.register(
     summary="train on at the last learning rate",
     paper="Renda et al., ICLR 2020, section 2",
-    check=_check_length,
+    check=check_length,
+    length=_of_finetune,
 )
 def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", lr: Factor = 1.0) -> State:
     """Train the survivors on at a constant rate: `lr` times the recipe's at the start of its last epoch."""
     recipe = bench.config.train
     phase = Phase(epochs_of(epochs, recipe), start=recipe.epochs - 1, hold=True, lr_factor=lr)
     return train_more(bench, state, phase, stage="finetune", round=round)
+
+
+@recoveries.register(
+    summary="weights back to those of an earlier epoch, then the rest of the training again",
+    paper="Frankle & Carbin, ICLR 2019, section 2; Renda et al., ICLR 2020, section 2",
+    check=check_point,
+    length=_of_rewind,
+)
+def rewind(bench: Bench, state: State, *, round: int, to: Length = 0) -> State:
+    """The lottery ticket: survivors, biases and norms go back to epoch `to`, 0 being the initial draw.
+
+    The training from there on is done again, learning rates included.
+    """
+    start = position_of(to, bench.config.train)
+    earlier = rewound(state, weights_at(bench, start))
+    return train_more(bench, earlier, _rest(bench, start), stage="rewind", round=round)
+
+
+@recoveries.register(
+    summary="the weights stay, the learning rate goes back",
+    paper="Renda et al., ICLR 2020, section 2",
+    check=check_length,
+    length=_of_lr_rewind,
+)
+def lr_rewind(bench: Bench, state: State, *, round: int, epochs: Length = "100%") -> State:
+    """Train the survivors through the last `epochs` of the learning-rate schedule once more."""
+    start = bench.config.train.epochs - _of_lr_rewind(bench.config.train, epochs=epochs)
+    return train_more(bench, state, _rest(bench, start), stage="lr_rewind", round=round)
+
+
+@recoveries.register(
+    summary="another initial draw under the same masks: the control",
+    paper="Frankle & Carbin, ICLR 2019, section 2",
+    length=_of_reinit,
+)
+def reinit(bench: Bench, state: State, *, round: int) -> State:
+    """Fresh initial weights for the survivors, biases and norms, and the whole training."""
+    fresh = rewound(state, initial(bench, draw="reinit", round=round).weights)
+    return train_more(bench, fresh, _rest(bench, 0), stage="reinit", round=round)
+
+
+@recoveries.register(
+    summary="least squares on the next layer, from images without labels",
+    paper="Chee et al., NeurIPS 2022, section 3",
+)
+def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> State:
+    """Correct what reads the dead units so that it is given what the dense network gave it, front to back.
+
+    For units and channels, however they were chosen; ValueError where several layers read one group.
+    """
+    net, dense = bench.restore(state).cpu(), bench.restore(bench.trained()).cpu()
+    seen = bench.data.train.images[:images].cpu()
+    changed = decomposition.refit(net, state.masks, channel_groups(bench), seen, dense=dense)
+    return replace(state, weights={**state.weights, **changed}, history=())
+
+
+def rewound(state: State, weights: Mapping[str, Tensor]) -> State:
+    """The state with other weights under its own masks; what it has cost stays."""
+    masked = {
+        name: value * state.masks[name] if name in state.masks else value for name, value in weights.items()
+    }
+    return replace(state, weights=masked)
+
+
+def _rest(bench: Bench, start: int) -> Phase:
+    return Phase(max(1, bench.config.train.epochs - start), start=start)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import models
-from orchestrator.config import method_name
+from orchestrator.config import Prune, When, method_name
 from orchestrator.datasets import info, split_sizes
 from orchestrator.errors import SpaceError
 from orchestrator.stages import SAMPLES_PER_CLASS
@@ -17,6 +17,7 @@ from pruning.engine import prune
 from pruning.granularity import amount_for, granularities
 from pruning.masking import protected_layers, prunable_layers
 from pruning.registry import parse
+from pruning.schedules import rounds_of, schedules
 
 Shape = tuple[int, int, int]
 
@@ -110,3 +111,19 @@ def _skeleton(model: str, shape: Shape, num_classes: int) -> nn.Module:
     """The network without memory for its weights."""
     with torch.device("meta"):
         return models.build(model, input_shape=shape, num_classes=num_classes)
+
+
+def order_refusal(prune: Prune, when: When, prepare: str) -> str | None:
+    """Why pruning cannot be done at that moment, or in that order."""
+    schedule = schedules.get(prune.schedule)
+    if prune.control == "shuffle" and (rounds_of(schedule) > 1 or when == "during"):
+        return (
+            "control shuffle deals the masks out anew: it needs a schedule of one round, not during training"
+        )
+    if prune.control == "shuffle" and method_name(prune.granularity) != "weight":
+        return "control shuffle is for granularity weight: shuffled units would no longer be units"
+    if "tolerance" in schedule.options and when != "during":
+        return f"schedule {schedule.name} waits for layers to settle: it needs when: during"
+    if prepare != "none" and when != "after":
+        return "prepare trains on from the dense network: it needs when: after"
+    return None

@@ -108,7 +108,7 @@ def json_schema() -> dict[str, Any]:
 def _text_of(file: File, given: str) -> str:
     try:
         if not file.is_file():
-            if file.suffix in (".yaml", ".yml") or len(file.parts) > 1:
+            if file.suffix in (".yaml", ".yml") or "/" in given:
                 raise SpaceError(f"{given}: there is no such file; named spaces are {', '.join(names())}")
             raise SpaceError(unknown("space", given, names()))
         with file.open("rb") as stream:

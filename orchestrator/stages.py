@@ -7,7 +7,8 @@ the same bits on one machine.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -19,7 +20,8 @@ from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import Dataset, balanced_sample
 from orchestrator.errors import CollapsedError
 from orchestrator.measure import Profile, profile, train_flops
-from orchestrator.training import EpochRecord, Phase, train
+from orchestrator.training import EpochRecord, Extras, Loss, Phase, cross_entropy, train
+from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
 from pruning.engine import groups_of, prune
 from pruning.masking import Group, Masks, apply_masks
@@ -45,25 +47,39 @@ class State:
 
 
 Report = Callable[[str, int, EpochRecord], None]
+Hooks = Callable[[nn.Module], Extras]
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What all stages of one trial share: the configuration, the images, the cost of one of them."""
+    """What all stages of one trial share: the configuration, the images, the cost of one of them.
+
+    `reference` is the trained dense network, once there is one; `loss` is what recoveries minimise,
+    and `taught` says that it runs the dense network as well.
+    """
 
     config: DenseConfig
     data: Dataset
     cost: Profile
     report: Report | None = None
+    reference: State | None = None
+    loss: Loss = cross_entropy
+    taught: bool = False
 
-    def build(self) -> nn.Module:
+    def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:
         """A network with the trial's initial weights, on the data's device."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.config.seed, "init", 0))
+            torch.manual_seed(seed_for(self.config.seed, draw, round))
             net = models.build(
                 self.config.model, input_shape=self.data.input_shape, num_classes=self.data.num_classes
             )
         return net.to(self.data.train.images.device)
+
+    def trained(self) -> State:
+        """The dense network; RuntimeError before there is one."""
+        if self.reference is None:
+            raise RuntimeError("the dense network is asked for before it was trained")
+        return self.reference
 
     def restore(self, state: State) -> nn.Module:
         net = self.build()
@@ -82,16 +98,29 @@ def make_bench(config: DenseConfig, data: Dataset, *, report: Report | None = No
     return Bench(config, data, _cost(config.model, data.input_shape, data.num_classes), report)
 
 
-def dense(bench: Bench) -> State:
-    """Train the network of the configuration from its initial weights."""
-    start = State(snapshot(bench.build()), micro_batch=bench.config.numerics.micro_batch)
-    return train_more(bench, start, Phase(bench.config.train.epochs), stage="dense", round=0)
+def initial(bench: Bench, *, draw: str = "init", round: int = 0) -> State:
+    """The untrained network; another `draw` or round gives other initial weights."""
+    return State(snapshot(bench.build(draw=draw, round=round)), micro_batch=bench.config.numerics.micro_batch)
 
 
-def train_more(bench: Bench, state: State, phase: Phase, *, stage: str, round: int) -> State:
-    """`state` trained on for one phase under its masks; half the micro-batch each time memory runs out."""
+def dense(bench: Bench, *, epochs: int | None = None) -> State:
+    """The network trained from its initial weights; `epochs` stops early, at a point on the way."""
+    phase = Phase(bench.config.train.epochs if epochs is None else epochs)
+    return (
+        train_more(bench, initial(bench), phase, stage="dense", round=0) if phase.epochs else initial(bench)
+    )
+
+
+def train_more(
+    bench: Bench, state: State, phase: Phase, *, stage: str, round: int, hooks: Hooks | None = None
+) -> State:
+    """`state` trained on for one phase under its masks; half the micro-batch each time memory runs out.
+
+    `hooks(net)` gives what is added to the training of this very network.
+    """
     numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
     net = bench.restore(state)
+    extras = Extras(loss=bench.loss) if hooks is None else hooks(net)
     report = bench.report
     try:
         records = train(
@@ -104,48 +133,92 @@ def train_more(bench: Bench, state: State, phase: Phase, *, stage: str, round: i
             numerics=numerics,
             generator=torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round)),
             masks=state.masks,
+            extras=extras,
             report=None if report is None else lambda epoch, record: report(stage, epoch, record),
         )
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not _memory_ran_out(error):
+            raise
         if state.micro_batch <= 1:
             raise CollapsedError("memory runs out even with one image at a time") from error
-        smaller = min(state.micro_batch, bench.config.batch_size) // 2
-        return train_more(bench, replace(state, micro_batch=smaller), phase, stage=stage, round=round)
-    samples = len(bench.data.train) * phase.epochs
-    return replace(
-        state,
-        weights=snapshot(net),
-        epochs=state.epochs + phase.epochs,
-        train_seconds=state.train_seconds + sum(record.seconds for record in records),
-        train_flops=state.train_flops + train_flops(bench.cost, samples),
-        history=tuple(records),
-    )
+    else:
+        samples = len(bench.data.train) * phase.epochs
+        return replace(
+            state,
+            weights=snapshot(net),
+            epochs=state.epochs + phase.epochs,
+            train_seconds=state.train_seconds + sum(record.seconds for record in records),
+            train_flops=state.train_flops + train_flops(bench.cost, samples, taught=bench.taught),
+            history=tuple(records),
+        )
+    # Only here, after the except block: until its end the error holds the tensors of what did not fit.
+    del net, extras
+    smaller = max(1, min(state.micro_batch, bench.config.batch_size) // 2)
+    state = replace(state, micro_batch=smaller)
+    return train_more(bench, state, phase, stage=stage, round=round, hooks=hooks)
+
+
+def _memory_ran_out(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error says that memory ran out; torch's own allocator on the CPU has no class for it."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def prune_round(
     bench: Bench, config: TrialConfig, state: State, groups: Sequence[Group] | None, *, round: int
 ) -> State:
     """One round of pruning: new masks, and the weights with their dead entries at zero."""
-    # On the CPU whatever the device: scores are float64 and the choice must not depend on it.
-    net, wanted = bench.restore(state).cpu(), config.prune
-    seed = seed_for(bench.config.seed, "prune", round)
+    net = bench.restore(state)
+    masks = choose_masks(bench, config, net, state.masks, groups, round=round)
+    apply_masks(net, masks)
+    return replace(state, weights=snapshot(net), masks=masks, history=())
+
+
+def choose_masks(
+    bench: Bench,
+    config: TrialConfig,
+    net: nn.Module,
+    masks: Masks,
+    groups: Sequence[Group] | None,
+    *,
+    round: int,
+    protect: Sequence[str] = (),
+) -> Masks:
+    """The masks of one round for a network as it stands; `protect` adds layers to those of the trial."""
+    wanted, seed = config.prune, seed_for(bench.config.seed, "prune", round)
     needs_data = criteria.get(wanted.criterion).traits.get("data", False)
-    masks = prune(
-        net,
+    chosen = prune(
+        # On the CPU whatever the device: scores are float64, and the choice must not depend on it.
+        deepcopy(net).cpu(),
         amount=wanted.amount,
         criterion=wanted.criterion,
         granularity=wanted.granularity,
         scope=wanted.scope,
         schedule=wanted.schedule,
         round=round,
-        masks=state.masks or None,
-        protect=wanted.protect,
+        masks=masks or None,
+        protect=(*wanted.protect, *protect),
         groups=groups,
         sample=_sample(bench, seed) if needs_data else None,
         seed=seed,
+        invert=wanted.control == "invert",
     )
-    apply_masks(net, masks)
-    return replace(state, weights=snapshot(net), masks=masks, history=())
+    if wanted.control == "shuffle":
+        chosen = shuffle_masks(
+            chosen, torch.Generator().manual_seed(seed_for(bench.config.seed, "shuffle", round))
+        )
+    return chosen
+
+
+def weights_at(bench: Bench, epoch: int) -> Mapping[str, Tensor]:
+    """The dense network's weights after `epoch` epochs; trained so far again, bit for bit, if need be."""
+    if epoch == bench.config.train.epochs and bench.reference is not None:
+        return bench.reference.weights
+    return initial(bench).weights if epoch == 0 else _weights_at(bench.config, bench.data, epoch)
+
+
+@lru_cache(maxsize=2)
+def _weights_at(config: DenseConfig, data: Dataset, epoch: int) -> Mapping[str, Tensor]:
+    return dense(make_bench(config, data), epochs=epoch).weights
 
 
 def _sample(bench: Bench, seed: int) -> tuple[Tensor, Tensor]:

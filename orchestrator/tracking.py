@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from traceback import format_exception
 from types import TracebackType
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")
@@ -71,9 +73,10 @@ def default_uri(folder: Path) -> str:
     return uri
 
 
-def shown(uri: str) -> str:
-    """The URI without user name and password."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+def shown(text: str) -> str:
+    """A URI, or a message that quotes one, without user name, password and secrets among its options."""
+    text = re.sub(r"(?<!sqlite:)(?<!file:)(?<!/)//\S*@", "//***@", text)
+    return re.sub(r"(?i)([?&]\w*(?:password|token|secret)\w*=)[^&\s]*", r"\1***", text)
 
 
 def store_folder(uri: str) -> Path | None:
@@ -96,8 +99,8 @@ def initialise(uri: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".mlflow.lock", timeout=60):
             MlflowClient(uri).search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a driver may be missing
+        reason = shown(str(error).splitlines()[0])
         raise StoreError(
             f"the store {shown(uri)} cannot be used: {reason}; set MLFLOW_TRACKING_URI"
         ) from error
@@ -229,7 +232,7 @@ class Tracker:
     def folder(self, row: RunRow, path: str) -> Path:
         """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""
         if row.artifact_uri.startswith("file://"):
-            return Path(row.artifact_uri.removeprefix("file://")) / path
+            return Path(url2pathname(urlsplit(row.artifact_uri).path)) / path
         return Path(self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp()))
 
 
@@ -295,7 +298,7 @@ def owner_lives(text: str) -> bool:
     """False only where the owner was on this host and is gone; another host's is taken to live."""
     parts = text.split()
     if len(parts) != 3 or parts[0] != socket.gethostname():
-        return len(parts) == 3
+        return True
     try:
         return abs(psutil.Process(int(parts[1])).create_time() - float(parts[2])) < 1
     except psutil.Error:
@@ -318,7 +321,5 @@ def _row(run: Run) -> RunRow:
 
 def compare_address(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     """The address of MLflow's compare view for these runs."""
-    from urllib.parse import quote
-
     runs, experiments = quote(json.dumps(list(run_ids))), quote(json.dumps([experiment_id]))
     return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"

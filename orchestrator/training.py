@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,35 @@ class EpochRecord:
 
 
 Report = Callable[[int, EpochRecord], None]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, images, labels) -> the sum over the batch
+
+
+class Regularizer(Protocol):
+    """What a regularizer does around every optimizer step; `progress` in [0, 1] is of the phase."""
+
+    def before_step(self, *, progress: float) -> None: ...
+
+    def after_step(self, lr: float, *, progress: float) -> None: ...
+
+
+def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """Sum of -log p(label), in nats."""
+    return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """What may be added to a plain training.
+
+    `after_epoch(epoch)` may change the network and gives new masks, or None for those of before.
+    """
+
+    loss: Loss = cross_entropy
+    regularizer: Regularizer | None = None
+    after_epoch: Callable[[int], Mapping[str, Tensor] | None] | None = None
+
+
+PLAIN = Extras()
 
 
 def learning_rate(train: Train, position: float) -> float:
@@ -104,6 +134,7 @@ def train(
     numerics: Numerics,
     generator: torch.Generator,
     masks: Mapping[str, Tensor] | None = None,
+    extras: Extras = PLAIN,
     report: Report | None = None,
 ) -> list[EpochRecord]:
     """Train `net` in place for one phase with a fresh optimizer; masked weights are zero after every step.
@@ -111,14 +142,16 @@ def train(
     Batches and augmentation are drawn from `generator`. DivergedError, with the epoch, once the
     loss is no longer finite.
     """
-    optimizer = make_optimizer(recipe, net)
+    loop = _Loop(
+        net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, extras
+    )
     mask = _Masker(net, masks or {})
     records = []
     for epoch in range(phase.epochs):
         started = perf_counter()
-        loss, hits, rate = _epoch(
-            net, split, optimizer, mask, recipe, phase, epoch, batch_size, numerics, generator
-        )
+        loss, hits, rate = loop.epoch(epoch, mask)
+        new = extras.after_epoch(epoch + 1) if extras.after_epoch else None
+        mask = mask if new is None else _Masker(net, new)
         seconds = perf_counter() - started
         held_out = evaluate(net, validation, numerics=numerics)
         if not math.isfinite(loss) or not math.isfinite(held_out.loss):
@@ -129,43 +162,62 @@ def train(
     return records
 
 
-def _epoch(
-    net: nn.Module,
-    split: Split,
-    optimizer: torch.optim.Optimizer,
-    mask: _Masker,
-    recipe: Train,
-    phase: Phase,
-    epoch: int,
-    batch_size: int,
-    numerics: Numerics,
-    generator: torch.Generator,
-) -> tuple[float, float, float]:
-    """One pass over the split: (mean loss, accuracy, last learning rate)."""
-    net.train()
-    device = split.images.device
-    total, hits, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
-    steps = math.ceil(len(split) / batch_size)
-    for step, index in enumerate(batches(len(split), batch_size, generator)):
-        position = phase.start + (0.0 if phase.hold else epoch + step / steps)
-        rate = phase.lr_factor * learning_rate(recipe, position)
-        for group in optimizer.param_groups:
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    net: nn.Module
+    split: Split
+    optimizer: torch.optim.Optimizer
+    recipe: Train
+    phase: Phase
+    batch_size: int
+    numerics: Numerics
+    generator: torch.Generator
+    extras: Extras
+
+    def epoch(self, number: int, mask: _Masker) -> tuple[float, float, float]:
+        """One pass over the split: (mean loss, accuracy, last learning rate)."""
+        self.net.train()
+        size, device = len(self.split), self.split.images.device
+        total, hits, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
+        steps = math.ceil(size / self.batch_size)
+        for step, index in enumerate(batches(size, self.batch_size, self.generator)):
+            rate = self._set_rate(number + step / steps)
+            self.optimizer.zero_grad(set_to_none=True)
+            # Parts of nearly one size: a part of one image would have no batch statistics.
+            for part in index.to(device).tensor_split(math.ceil(len(index) / self.numerics.micro_batch)):
+                loss, right = self._accumulate(part, len(index))
+                total += loss
+                hits += right
+            self._step(rate, progress=(number + step / steps) / self.phase.epochs)
+            mask()
+        return float(total) / size, float(hits) / size, rate
+
+    def _set_rate(self, epochs: float) -> float:
+        position = self.phase.start + (0.0 if self.phase.hold else epochs)
+        rate = self.phase.lr_factor * learning_rate(self.recipe, position)
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        for part in index.to(device).tensor_split(math.ceil(len(index) / numerics.micro_batch)):
-            images = augment(split.images[part], generator, kind=recipe.augment)
-            labels = split.labels[part]
-            with _precision(numerics, device):
-                logits = net(images)
-            loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
-            (loss / len(index)).backward()
-            total += loss.detach()
-            hits += (logits.detach().argmax(1) == labels).sum()
-        if recipe.clip_norm:
-            nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
-        optimizer.step()
-        mask()
-    return float(total) / len(split), float(hits) / len(split), rate
+        return rate
+
+    def _accumulate(self, part: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Add the gradient of one part of a batch; (its summed loss, how many it has right)."""
+        images = augment(self.split.images[part], self.generator, kind=self.recipe.augment)
+        labels = self.split.labels[part]
+        with _precision(self.numerics, images.device):
+            logits = self.net(images)
+        loss = self.extras.loss(logits.float(), images, labels)
+        (loss / batch).backward()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _step(self, rate: float, *, progress: float) -> None:
+        regularizer = self.extras.regularizer
+        if regularizer is not None:
+            regularizer.before_step(progress=progress)
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        if regularizer is not None:
+            regularizer.after_step(rate, progress=progress)
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,18 +13,24 @@ from torch import Tensor, nn
 from orchestrator import stages
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import Dataset
+from orchestrator.distillation import distillations
 from orchestrator.errors import DivergedError
+from orchestrator.gradual import train_gradually
 from orchestrator.measure import (
     LayerRow,
     Measurement,
     Profile,
+    collapse,
+    concentration,
     dense_bytes,
     effective_macs,
     layer_rows,
+    living_weights,
     nonzero_parameters,
     profile,
     sparse_bytes,
 )
+from orchestrator.preparation import preparations
 from orchestrator.recovery import recoveries
 from orchestrator.stages import Bench, Report, State
 from orchestrator.training import evaluate
@@ -76,20 +82,43 @@ def run_dense(config: DenseConfig, data: Dataset, *, report: Report | None = Non
 def run_trial(config: TrialConfig, data: Dataset, *, store: Store, report: Report | None = None) -> Result:
     """Prune, recover and measure, round after round, from the stored dense network or a new one."""
     bench = stages.make_bench(config.dense, data, report=report)
-    state = store.dense(config.dense) or stages.dense(bench)
-    ipa = measure(bench, state, None).measurement
+    dense = store.dense(config.dense) or stages.dense(bench)
+    ipa = measure(bench, dense, None).measurement
+    bench = replace(bench, reference=dense)
+    distillation = distillations.get(config.distill)
+    loss = distillation(bench.restore(dense))
+    bench = replace(bench, loss=loss, taught=bool(distillation.traits["teaches"]))
     groups = stages.groups_for(bench, config)
-    recover = recoveries.get(config.recover)
-    rounds = []
-    for round in range(1, rounds_of(schedules.get(config.prune.schedule)) + 1):
-        state = stages.prune_round(bench, config, state, groups, round=round)
-        state = recover(bench, state, round=round)
-        rounds.append(measure(bench, state, groups, config=config))
+    rounds = [
+        measure(bench, state, groups, config=config, round=round)
+        for round, state in enumerate(_walk(bench, config, groups), start=1)
+    ]
     return Result(ipa, tuple(rounds), bench.cost, data)
 
 
+def _walk(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> Iterator[State]:
+    """The state after every recovery."""
+    recover, rounds = recoveries.get(config.recover), rounds_of(schedules.get(config.prune.schedule))
+    if config.when == "during":
+        yield recover(bench, train_gradually(bench, config, groups), round=1)
+        return
+    state = stages.initial(bench) if config.when == "init" else bench.trained()
+    state = preparations.get(config.prepare)(bench, state)
+    for round in range(1, rounds + 1):
+        state = stages.prune_round(bench, config, state, groups, round=round)
+        # An untrained network is trained once, under the masks of the last round.
+        if config.when != "init" or round == rounds:
+            state = recover(bench, state, round=round)
+            yield state
+
+
 def measure(
-    bench: Bench, state: State, groups: Sequence[Group] | None, *, config: TrialConfig | None = None
+    bench: Bench,
+    state: State,
+    groups: Sequence[Group] | None,
+    *,
+    config: TrialConfig | None = None,
+    round: int = 0,
 ) -> Measured:
     """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
     net = bench.restore(state)
@@ -103,6 +132,8 @@ def measure(
     nonzero = nonzero_parameters(bench.cost, state.masks)
     if config is not None:
         notes += _differences(config, state.masks, groups)
+        notes += collapse(state.masks, held_out, classes=bench.data.num_classes, round=round)
+    index, gini = concentration(living_weights(net, state.masks))
     measurement = Measurement(
         accuracy=test.accuracy,
         top5=test.top5,
@@ -112,6 +143,8 @@ def measure(
         test_seconds=test.seconds,
         sparsity=sparsity(state.masks),
         amount=achieved_amount(state.masks, groups),
+        pq_index=index,
+        gini=gini,
         compression=bench.cost.parameters / max(nonzero, 1),
         parameters_dense=bench.cost.parameters,
         parameters_nonzero=nonzero,
@@ -159,8 +192,10 @@ def _cut(
 
 def _differences(config: TrialConfig, masks: Masks, groups: Sequence[Group] | None) -> tuple[str, ...]:
     """One note where more than one unit's worth lies between the amount asked for and what went."""
+    if schedules.get(config.prune.schedule).traits.get("adaptive"):
+        return ()  # the amount is a ceiling there, not a wish
     pools, asked = _pools(masks, groups), config.prune.amount
-    if config.prune.scope == "global":
+    if config.prune.scope in ("global", "erk"):  # erk spreads one amount unevenly over the layers
         pools = [("the network", sum(n for _, n, _ in pools), sum(alive for _, _, alive in pools))]
     slack = {
         name: len(masks[name]) if config.prune.scope == "unit" else 1 for name, _, _ in pools if name in masks

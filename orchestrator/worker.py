@@ -139,7 +139,7 @@ def _record(run: OpenRun, point: Point, dense: DenseConfig, result: Result) -> d
         place = Path(folder)
         (place / "model").mkdir()
         # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
-        untouched = isinstance(point.config, TrialConfig) and point.config.recover == "none"
+        untouched = isinstance(point.config, TrialConfig) and _keeps_weights(point.config)
         manifest = model_files.save(
             place / "model",
             result.last.state,
@@ -157,6 +157,10 @@ def _record(run: OpenRun, point: Point, dense: DenseConfig, result: Result) -> d
     tags = {"manifest_sha256": manifest, "key": point.key, "notes": "; ".join(result.last.notes)}
     run.log(tags=tags | ({"micro_batch_halved_to": str(used)} if used < planned else {}))
     return final
+
+
+def _keeps_weights(config: TrialConfig) -> bool:
+    return (config.recover, config.when, config.prepare) == ("none", "after", "none")
 
 
 def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:
@@ -203,6 +207,9 @@ def _rounds(result: Result) -> Iterator[MetricPoint]:
     for number, measured in enumerate(result.rounds, start=1):
         values = asdict(measured.measurement)
         yield from (MetricPoint(f"round/{name}", float(values[name]), number) for name in PER_ROUND)
+        yield from (
+            MetricPoint(name, float(values[name]), number) for name in ("sparsity", "pq_index", "gini")
+        )
 
 
 def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:

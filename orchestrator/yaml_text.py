@@ -63,7 +63,8 @@ def read(text: str, source: str) -> Document:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "no reason given"
+        said = [getattr(error, name, None) for name in ("context", "problem", "reason")]
+        problem = ", ".join(part for part in said if part)
         place = f"{source}:{mark.line + 1}" if mark else source
         raise SpaceError(f"{place}: this is no YAML: {problem}") from error
     lines: dict[Path, int] = {}

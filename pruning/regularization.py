@@ -1,6 +1,6 @@
 """Group lasso: a penalty on the 2-norm of whole groups of weights, so that training itself empties them.
 
-Wen et al., Learning Structured Sparsity in Deep Neural Networks, NeurIPS 2016, equations 3 and 4; the
+Wen et al., Learning Structured Sparsity in Deep Neural Networks (SSL), NeurIPS 2016, section 3; the
 factor sqrt(|g|) is Yuan & Lin's (2006) and not theirs. Only weights are penalised: biases and norms
 stay, and a unit whose weights are all zero may still give a constant until it is masked.
 
@@ -58,22 +58,28 @@ def lasso_groups(net: nn.Module, kind: str, *, groups: Sequence[Group] | None = 
     _check_one_of("kind", kind, KINDS)
     weights = _weights(net)
     sizes: list[Tensor] = []
-    parts: list[LassoPart] = []
+    places: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
     start = 0
     for size, members in _together(net, kind, groups):
         count = torch.zeros(size, dtype=torch.int64)
         for member in members:
             name, dim = entries(member)[0]
             weight = _known(weights, name)
-            count.index_add_(0, member.root, torch.full_like(member.root, weight.numel() // weight.shape[dim]))
-            parts.append(
-                LassoPart(name, dim, member.index.to(weight.device), (member.root + start).to(weight.device))
-            )
+            each = torch.full_like(member.root, weight.numel() // weight.shape[dim])
+            count.index_add_(0, member.root, each)
+            places.setdefault((name, dim), []).append((member.index, member.root + start))
         sizes.append(count)
         start += size
-    if not parts:
+    if not places:
         raise ValueError(f"kind {kind!r} finds no weights to penalise here; other kinds: {', '.join(KINDS)}")
-    return LassoGroups(kind, torch.cat(sizes).to(parts[0].index.device), tuple(parts))
+    parts = tuple(_part(weights[name], name, dim, found) for (name, dim), found in places.items())
+    return LassoGroups(kind, torch.cat(sizes).to(parts[0].index.device), parts)
+
+
+def _part(weight: Tensor, name: str, dim: int, places: Sequence[tuple[Tensor, Tensor]]) -> LassoPart:
+    # One part for all the groups along a dimension: in a DenseNet twenty of them share a layer's columns.
+    index, root = (torch.cat(tensors).to(weight.device) for tensors in zip(*places, strict=True))
+    return LassoPart(name, dim, index, root)
 
 
 def _together(
@@ -128,8 +134,8 @@ def proximal_step(net: nn.Module, lasso: LassoGroups, *, step: float, group_scal
     """W_g <- max(0, 1 - step s_g / ||W_g||) W_g, in place: zeros are exact.
 
     `step` is learning rate x strength. Of groups that do not overlap this is the proximal operator of
-    `penalty` (Parikh & Boyd, Proximal Algorithms, 2014, section 6.5.1), so that after a plain SGD step it
-    is proximal gradient descent; after Adam it is decoupled from Adam's metric, as AdamW's decay is.
+    `penalty` (block soft thresholding; Parikh & Boyd, Proximal Algorithms, 2014), so that after a plain SGD
+    step it is proximal gradient descent; after Adam it is decoupled from Adam's metric, as AdamW's decay is.
     Where groups overlap all factors come from the weights before the step, and an entry is multiplied by
     each of its own: to first order in `step` the same, but not the exact operator, which has no closed form.
     Frozen parameters count in the norms and are left alone.
@@ -148,11 +154,12 @@ def proximal_step(net: nn.Module, lasso: LassoGroups, *, step: float, group_scal
 def dead_units(
     net: nn.Module, groups: Sequence[Group], *, tolerance: float = 0.0, side: str = "out"
 ) -> dict[str, Tensor]:
-    """Group name -> bool [size]: True where nothing is left of a unit, ready for `expand(group, ~dead, masks)`.
+    """Group name -> bool [size]: True where nothing is left of a unit.
 
-    Nothing is left where, in every layer that makes the unit, its weights are all zero or their 2-norm is
-    below `tolerance` x the largest in that layer. `side="in"` looks at the layers that read it instead:
-    what the kind `channel` empties. A network's input features, which no layer makes, go by columns.
+    `expand(group, ~dead, masks)` then masks it. Nothing is left where, in every layer that makes the unit,
+    its weights are all zero or their 2-norm is below `tolerance` x the largest in that layer. `side="in"`
+    looks at the layers that read it instead, which the kind `channel` empties; input features, which no
+    layer makes, always go by columns.
     ValueError for a group without that side, or a tolerance outside [0, 1).
     """
     if not 0 <= tolerance < 1:
@@ -167,7 +174,7 @@ def _dead(group: Group, weights: Mapping[str, Tensor], tolerance: float, side: s
         side = "in"
     modules = dict.fromkeys(member.module for member in group.members if member.side == side)
     if not modules:
-        raise ValueError(f"{group.name}: it has no {side!r} side; take the groups of trace(net, example_input)")
+        raise ValueError(f"{group.name}: it has no {side!r} side; take the groups of trace")
     dead = torch.ones(group.size, dtype=torch.bool)
     for module in modules:
         squares = torch.zeros(group.size, dtype=torch.float64)
@@ -222,17 +229,14 @@ class GroupLasso:
 
 def check_lasso(*, kind: str, strength: float, mode: str, group_scale: str, warmup: float) -> None:
     """ValueError for an unknown kind, mode or group_scale."""
-    for label, given, allowed in (
-        ("kind", kind, KINDS),
-        ("mode", mode, MODES),
-        ("group_scale", group_scale, GROUP_SCALES),
-    ):
-        _check_one_of(f"group_lasso({label})", given, allowed)
+    _check_one_of("group_lasso(kind)", kind, KINDS)
+    _check_one_of("group_lasso(mode)", mode, MODES)
+    _check_one_of("group_lasso(group_scale)", group_scale, GROUP_SCALES)
 
 
 @regularizers.register(
     summary="empties whole groups of weights in training",
-    paper="Wen et al., SSL, NeurIPS 2016, equations 3 and 4",
+    paper="Wen et al., SSL, NeurIPS 2016, section 3",
     check=check_lasso,
 )
 def group_lasso(
@@ -273,12 +277,11 @@ def _norms_along(weight: Tensor, dim: int) -> Tensor:
 
 def _norms(weights: Mapping[str, Tensor], lasso: LassoGroups) -> Tensor:
     """[G]: 2-norm of each lasso group; differentiable, with gradient 0 at zero."""
-    squares: Tensor | None = None
-    for part in lasso.parts:
-        here = _norms_along(weights[part.name], part.dim).square()[part.index]
-        squares = here.new_zeros(len(lasso.sizes)) if squares is None else squares
-        squares = squares.index_add(0, part.root, here)
-    assert squares is not None, "lasso_groups makes no empty groups"
+    here = torch.cat(
+        [_norms_along(weights[part.name], part.dim).square()[part.index] for part in lasso.parts]
+    )
+    roots = torch.cat([part.root for part in lasso.parts])
+    squares = here.new_zeros(len(lasso.sizes)).index_add(0, roots, here)
     empty = squares == 0
     return squares.masked_fill(empty, 1.0).sqrt().masked_fill(empty, 0.0)
 
@@ -306,8 +309,5 @@ def _along(weight: Tensor, part: LassoPart, values: Tensor, *, elsewhere: float)
 
 def _check_one_of(label: str, given: str, allowed: Sequence[str]) -> None:
     if given not in allowed:
-        near = get_close_matches(given, allowed, n=1, cutoff=0.5)
-        raise ValueError(
-            f"{label} is {given!r}; "
-            + (f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(allowed)}")
-        )
+        near = get_close_matches(given, allowed, n=1) or allowed
+        raise ValueError(f"{label} is {given!r}; it must be {' or '.join(near)}")

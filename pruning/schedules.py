@@ -130,6 +130,24 @@ def column_mean(
     return _below(pools, fraction * total / pools.alive.sum(1).clamp(min=1), amount)
 
 
+@schedules.register(summary="units below their mean, once the layer has settled", adaptive=True, during=True)
+def mean_norm(
+    pools: Pools,
+    *,
+    amount: float,
+    round: int,
+    fraction: Annotated[float, Between(0, under=True)] = 0.5,
+    tolerance: Annotated[float, Between(0, above=True)] = 0.05,
+) -> Tensor:
+    """`column_mean` in those layers whose mean unit norm changed by less than `tolerance` in an epoch.
+
+    The change is relative. Who trains the network finds the layers that have settled; the others are
+    not asked. When, where and how much then follow from the training itself.
+    """
+    counts: Tensor = column_mean(pools, amount=amount, round=round, fraction=fraction)
+    return counts
+
+
 def _below(pools: Pools, limit: Tensor, amount: float) -> Tensor:
     counts = ((pools.values < limit[:, None]) & pools.alive).sum(1)
     return torch.minimum(counts, remaining(pools, amount))

@@ -50,7 +50,7 @@ def refused(tmp_path: Path, text: str | bytes, *sets: str) -> str:
 
 
 def test_the_named_spaces_are_there() -> None:
-    assert spaces.names() == ["full-grid", "quickstart", "weight-vs-unit"]
+    assert {"full-grid", "quickstart", "weight-vs-unit"} <= set(spaces.names())
     for name in spaces.names():
         found = load_space(name)
         assert found.name == name
@@ -68,6 +68,10 @@ def test_what_is_left_out_has_one_value(tmp_path: Path) -> None:
         "batch_size": (64,),
         "schedule": ("one_shot",),
         "amount": (0.5,),
+        "when": ("after",),
+        "prepare": ("none",),
+        "distill": ("none",),
+        "control": ("none",),
         "seed": (0,),
     }
     assert Train(**found.train.model_dump()) == Train()
@@ -237,7 +241,7 @@ def test_bad_amounts(tmp_path: Path, given: str, expected: str) -> None:
         ("dataset: 'digits(classes=[true, 0])'", "is no method"),
         ("dataset: {method: digits, classes: [true, 0]}", "give a list of integers"),
         ("dataset: digits(samples_per_class='x')", "give an integer"),
-        ("dataset: digits(class=[0, 1])", "unknown option of digits 'class'; did you mean classes?"),
+        ("dataset: digits(clases=[0, 1])", "unknown option of digits 'clases'; did you mean classes?"),
         ("technique: nueron", "unknown technique 'nueron'; did you mean neuron?"),
         ("technique: weight(a=1)", "unknown option of magnitude 'a'"),
         ("criterion: l3", "unknown criterion 'l3'; did you mean l"),
@@ -253,8 +257,8 @@ def test_bad_amounts(tmp_path: Path, given: str, expected: str) -> None:
         ("seed: 1.5", "axes.seed[0] is 1.5; input should be a valid integer"),
         ("seed: abc", "axes.seed[0] is 'abc'; input should be a valid integer"),
         ("seed: -1", "greater than or equal to 0"),
-        ("amuont: 0.5", "mine.yaml:2: unknown key 'amuont'; did you mean amount?"),
-        ("train.epoch: 1", "mine.yaml:2: unknown key 'train.epoch'; did you mean train.epochs?"),
+        ("amuont: 0.5", "mine.yaml:2: unknown key 'amuont'; did you mean amount"),
+        ("train.epoch: 1", "mine.yaml:2: unknown key 'train.epoch'; did you mean train.epochs"),
     ],
 )
 def test_bad_axes(tmp_path: Path, line: str, expected: str) -> None:
@@ -272,7 +276,7 @@ def test_bad_axes(tmp_path: Path, line: str, expected: str) -> None:
         ("version: 2", "mine.yaml:2: version is 2; input should be 1"),
         ("search: {method: tpe}", "search.method is 'tpe'; input should be 'grid'"),
         ("search: {trials: 9}", "unknown key 'trials'; known: method"),
-        ("train:\n  epochs: 3\n  epohcs: 4", "mine.yaml:4: unknown key 'epohcs'; did you mean epochs?"),
+        ("train:\n  epochs: 3\n  epohcs: 4", "mine.yaml:4: unknown key 'epohcs'; did you mean epochs or"),
         ("train: {epochs: 0}", "train.epochs is 0; input should be greater than or equal to 1"),
         ("train: {epochs: true}", "True is no number"),
         ("train: {lr: .nan}", "train.lr is nan; input should be a finite number"),
@@ -297,7 +301,7 @@ def test_bad_axes(tmp_path: Path, line: str, expected: str) -> None:
         ("about: *nowhere", "this is no YAML: found undefined alias"),
         ("about: [", "this is no YAML"),
         ("about: \x07", "this is no YAML: special characters are not allowed"),
-        ("---\nabout: second", "expected a single document"),
+        ("---\nabout: second", "expected a single document in the stream, but found another document"),
         (f"about: {'[' * 30}{']' * 30}", "mine.yaml:2: more than 20 levels deep"),
         (f"about: {'[' * 200_000}", "more than 20 levels deep"),
         ("about: &a [*a]", "more than 20 levels deep"),
@@ -349,14 +353,14 @@ def test_files_that_are_no_space(tmp_path: Path, content: str | bytes, expected:
         ("zzz", "unknown space 'zzz'; known: full-grid, quickstart, weight-vs-unit"),
         ("nowhere/mine.yaml", "there is no such file; named spaces are full-grid"),
         ("tests/", "there is no such file"),
-        ("a\0b", "cannot be read"),
+        ("a\0b", "unknown space 'a\\x00b'"),
         ("x" * 5000, "cannot be read"),
     ],
 )
 def test_unknown_spaces(name: str, expected: str) -> None:
     with pytest.raises(SpaceError) as caught:
         load_space(name)
-    assert expected in str(caught.value).replace("tests: ", "")
+    assert expected in str(caught.value)
 
 
 def test_recover_stands_in_one_place(tmp_path: Path) -> None:

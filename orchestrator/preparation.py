@@ -1,0 +1,58 @@
+"""What trains a network for being pruned, before the first round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from torch import nn
+
+from orchestrator.recovery import Length, check_length, epochs_of
+from orchestrator.stages import Bench, State, channel_groups, train_more
+from orchestrator.training import Extras, Phase
+from pruning import regularization
+from pruning.registry import Between, Registry
+
+preparations = Registry("preparation")
+
+
+@preparations.register(summary="nothing")
+def none(bench: Bench, state: State) -> State:
+    """The state as it is."""
+    return state
+
+
+def _check_group_lasso(*, epochs: Length, **lasso: object) -> None:
+    check_length(epochs=epochs)
+    regularization.regularizers.get({"method": "group_lasso", **lasso})
+
+
+@preparations.register(
+    summary="train on with a penalty that empties whole groups",
+    paper="Wen et al., SSL, NeurIPS 2016, section 3",
+    check=_check_group_lasso,
+)
+def group_lasso(
+    bench: Bench,
+    state: State,
+    *,
+    kind: str = "group",
+    strength: Annotated[float, Between(0, under=True)] = 1e-4,
+    mode: str = "proximal",
+    group_scale: str = "sqrt",
+    warmup: Annotated[float, Between(0, 1)] = 0.0,
+    epochs: Length = "100%",
+) -> State:
+    """The last `epochs` of the recipe once more, now with group lasso; see `pruning.regularization`.
+
+    Groups that the proximal mode has emptied are exactly zero: `threshold(unit='absolute')` finds them.
+    """
+    recipe = bench.config.train
+    length = epochs_of(epochs, recipe)
+    options = {"kind": kind, "strength": strength, "mode": mode, "group_scale": group_scale, "warmup": warmup}
+    bind = regularization.regularizers.get({"method": "group_lasso", **options})
+    hooks: Callable[[nn.Module], Extras] = lambda net: Extras(  # noqa: E731  one expression, typed
+        regularizer=bind(net, groups=channel_groups(bench))
+    )
+    phase = Phase(length, start=max(0, recipe.epochs - length))
+    return train_more(bench, state, phase, stage="group_lasso", round=0, hooks=hooks)

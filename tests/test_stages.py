@@ -1,0 +1,191 @@
+"""Stages: the same bits again, memory that runs out, and what a state has cost."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models
+from orchestrator import data, stages
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.errors import CollapsedError
+from orchestrator.stages import Bench, State
+from orchestrator.training import EpochRecord, Phase
+
+DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=16_384))
+
+
+def bench(config: DenseConfig = DENSE) -> Bench:
+    return stages.make_bench(config, data.load("digits"))
+
+
+def trial(criterion: str, *, granularity: str = "weight", amount: float = 0.5) -> TrialConfig:
+    return TrialConfig(DENSE, Prune(criterion, granularity, "global", "one_shot", amount), "none", "x")
+
+
+def same(a: State, b: State) -> bool:
+    pairs = [(a.weights, b.weights), (a.masks, b.masks)]
+    return all(x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs)
+
+
+def test_seeds_of_neighbours_are_unrelated() -> None:
+    found = {stages.seed_for(seed, stage, n) for seed in range(4) for stage in ("dense", "init") for n in range(4)}
+    assert len(found) == 32
+    assert all(0 <= seed < 2**63 for seed in found)
+    assert stages.seed_for(1, "dense", 11) != stages.seed_for(11, "dense", 1)
+
+
+def test_a_dense_training_is_the_same_again_and_leaves_the_global_generator() -> None:
+    torch.manual_seed(3)
+    stages.make_bench(DENSE, data.load("digits"))  # traces and counts are made once in a process
+    before = torch.get_rng_state()
+    first = stages.dense(bench())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(4)
+    assert same(first, stages.dense(bench()))
+    assert not same(first, stages.dense(bench(replace(DENSE, seed=1))))
+
+
+def test_what_a_dense_training_costs() -> None:
+    heard: list[tuple[str, int]] = []
+
+    def report(stage: str, epoch: int, record: EpochRecord) -> None:
+        heard.append((stage, epoch))
+
+    state = stages.dense(stages.make_bench(DENSE, data.load("digits"), report=report))
+    assert heard == [("dense", 1), ("dense", 2)]
+    assert (state.epochs, state.micro_batch, len(state.history)) == (2, 16_384, 2)
+    # 2 per MAC; forward and both backward passes, without the gradient of the images.
+    assert state.train_flops == 2 * 1257 * 2 * (3 * (2048 + 512 + 160) - 2048)
+    assert state.train_seconds == sum(record.seconds for record in state.history) > 0
+
+
+def test_pruning_leaves_its_input_and_zeroes_what_is_dead() -> None:
+    on = bench()
+    dense = stages.dense(on)
+    before = {name: tensor.clone() for name, tensor in dense.weights.items()}
+    state = stages.prune_round(on, trial("magnitude"), dense, None, round=1)
+    assert all(torch.equal(before[name], tensor) for name, tensor in dense.weights.items())
+    assert sum(int((~mask).sum()) for mask in state.masks.values()) == 1360
+    for name, mask in state.masks.items():
+        assert torch.equal(state.weights[name], torch.where(mask, before[name], 0.0))
+
+
+@pytest.mark.parametrize("criterion", ["random", "snip", "magnitude"])
+def test_pruning_is_the_same_again(criterion: str) -> None:
+    on = bench()
+    dense = stages.dense(on)
+    first, again = (stages.prune_round(on, trial(criterion), dense, None, round=1) for _ in range(2))
+    assert same(first, again)
+
+
+def test_random_pruning_is_seeded_by_seed_and_round() -> None:
+    on, other = bench(), bench(replace(DENSE, seed=1))
+    state = State(stages.snapshot(on.build()), micro_batch=64)
+    found = [
+        stages.prune_round(where, trial("random"), state, None, round=number).masks["hidden.0.weight"]
+        for where, number in ((on, 1), (on, 2), (other, 1))
+    ]
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_groups_are_what_the_granularity_says() -> None:
+    on = bench()
+    assert stages.groups_for(on, trial("magnitude")) is None
+    units = stages.groups_for(on, trial("l2", granularity="unit"))
+    channels = stages.groups_for(on, trial("l2", granularity="channel"))
+    assert units is not None
+    assert channels is not None
+    assert [group.size for group in units] == [group.size for group in channels] == [32, 16]
+    assert [len(group.members) for group in channels] == [2, 2]  # rows, and the columns that read them
+
+
+class Narrow:
+    """A machine whose memory holds `most` images; `alive` are the networks that have not been freed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], BaseException]) -> None:
+        self.most, self.error, self.seen = most, error, list[int]()
+        self.nets: list[weakref.ref[nn.Module]] = []
+        self.alive: list[int] = []
+        self.build = models.build
+        monkeypatch.setattr(models, "build", self)
+
+    def __call__(self, *args: object, **options: object) -> nn.Module:
+        net = self.build(*args, **options)  # type: ignore[arg-type]
+        gc.collect()
+        self.alive.append(sum(ref() is not None for ref in self.nets))
+        self.nets.append(weakref.ref(net))
+        net.register_forward_pre_hook(self.check)
+        return net
+
+    def check(self, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.seen.append(len(inputs[0]))
+        if len(inputs[0]) > self.most:
+            raise self.error()
+
+
+def on_cuda() -> BaseException:
+    return torch.OutOfMemoryError("CUDA out of memory")
+
+
+def on_the_cpu() -> BaseException:
+    """torch's own error: there is no machine with 400 TB."""
+    try:
+        torch.empty(10**14)
+    except RuntimeError as error:
+        return error.with_traceback(None)
+    raise AssertionError("400 TB were allocated")
+
+
+def of_another_kind() -> BaseException:
+    return RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize("error", [on_cuda, on_the_cpu, MemoryError])
+def test_half_the_micro_batch_where_memory_runs_out(
+    monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException]
+) -> None:
+    on = bench()
+    reference = stages.dense(on)
+    machine = Narrow(monkeypatch, most=20, error=error)
+    state = stages.dense(on)
+    assert state.micro_batch == 16  # 64 and 32 do not fit
+    assert [count for count in machine.seen if count > 20] == [64, 32]
+    assert (state.epochs, state.train_flops, len(state.history)) == (2, reference.train_flops, 2)
+    for name, weight in reference.weights.items():
+        torch.testing.assert_close(state.weights[name], weight, rtol=0, atol=1e-3)
+
+
+def test_what_did_not_fit_is_freed_before_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = bench()
+    machine = Narrow(monkeypatch, most=20, error=on_cuda)
+    on_device = State(stages.snapshot(on.build()), micro_batch=16_384)
+    stages.train_more(on, on_device, Phase(1), stage="dense", round=0)
+    assert machine.alive == [0] * len(machine.alive)
+
+
+def test_one_image_at_a_time_is_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = bench(replace(DENSE, batch_size=1, train=Train(epochs=1)))
+    Narrow(monkeypatch, most=1, error=on_cuda)  # the validation images come more at a time
+    assert stages.dense(on).micro_batch == 1
+
+
+def test_memory_that_does_not_hold_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = bench()
+    Narrow(monkeypatch, most=0, error=on_cuda)
+    with pytest.raises(CollapsedError, match="one image"):
+        stages.dense(on)
+
+
+def test_other_runtime_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = bench()
+    Narrow(monkeypatch, most=20, error=of_another_kind)
+    with pytest.raises(RuntimeError, match="mat1"):
+        stages.dense(on)

@@ -1,0 +1,307 @@
+"""Runs in a real MLflow store on SQLite."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from orchestrator import tracking
+from orchestrator.errors import DivergedError, StoreError
+from orchestrator.tracking import MetricPoint, Tracker, compare_address, default_uri, owner, owner_lives, shown
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One store for all tests, which use an experiment each; in a folder whose name needs quoting."""
+    found = default_uri(tmp_path_factory.mktemp("a store, 50% full é"))
+    tracking.initialise(found)
+    return found
+
+
+@pytest.fixture
+def tracker(uri: str, request: pytest.FixtureRequest) -> Tracker:
+    return Tracker(uri, request.node.name)
+
+
+def dead_process() -> str:
+    """The owner tag of a process that has ended."""
+    code = "from orchestrator.tracking import owner; print(owner())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+# ---- where
+
+
+def test_the_default_store_is_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_uri(tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    monkeypatch.chdir(tmp_path)
+    assert default_uri(Path()) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:///my.db", "sqlite:///{folder}/my.db"),
+        ("sqlite:////srv/my.db", "sqlite:////srv/my.db"),
+        ("http://localhost:5000", "http://localhost:5000"),
+    ],
+)
+def test_the_environment_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, expected: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert default_uri(tmp_path) == expected.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("http://user:secret@host:5000/x", "http://***@host:5000/x"),
+        ("postgresql://user:se@cret@host/db", "postgresql://***@host/db"),
+        ("postgresql://user:sec/ret@host/db", "postgresql://***@host/db"),
+        ("postgresql://host/db?user=u&password=secret&x=1", "postgresql://host/db?user=u&password=***&x=1"),
+        ("sqlite:////home/me@work/mlruns/mlflow.db", "sqlite:////home/me@work/mlruns/mlflow.db"),
+        ("http://localhost:5000", "http://localhost:5000"),
+    ],
+)
+def test_secrets_are_not_shown(uri: str, expected: str) -> None:
+    assert shown(uri) == expected
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://user:secret@127.0.0.1:1/",
+        "postgresql://user:secret@127.0.0.1:1/db",
+        "nonsense://user:secret@host",
+    ],
+)
+def test_a_store_that_cannot_be_used_is_one_line_without_secrets(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StoreError, match="cannot be used") as caught:
+        tracking.initialise(uri)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database " * 1000)
+    with pytest.raises(StoreError, match="not a database"):
+        tracking.initialise(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
+    uri = default_uri(tmp_path)
+    code = f"from orchestrator.tracking import initialise; initialise({uri!r})"
+    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert tracking.exists(uri)
+    assert Tracker(uri, "x").finished() == {}
+
+
+# ---- a run
+
+
+def test_a_run_from_start_to_end(tracker: Tracker) -> None:
+    with tracker.start("dense", "a name", tags={"colour": "blue"}) as run:
+        assert tracker.row(run.run_id).status == "RUNNING"
+        run.log(params={"train.lr": 1e-3, "none": None}, metrics=[MetricPoint("final/accuracy", 0.5)], tags={"key": "k"})
+        run.log(metrics=[MetricPoint("train/loss", 1.0 / step, step) for step in (1, 2)])
+        run.log_data("digits", "0123456789abcdef" * 4, {"train": 1257})
+        tracker.upload(run.run_id, {"a/b.txt": "text é", "c.bin": b"\x00\x01"})
+    row = tracker.row(run.run_id)
+    assert (row.name, row.status, row.params) == ("a name", "FINISHED", {"train.lr": "0.001", "none": "None"})
+    assert row.metrics == {"final/accuracy": 0.5, "train/loss": 0.5}
+    assert row.tags.items() >= {("kind", "dense"), ("colour", "blue"), ("key", "k"), ("owner", owner())}
+    assert row.start_ms <= (row.end_ms or 0)
+    assert tracker.text(row, "a/b.txt") == "text é"
+    assert tracker.folder(row, "c.bin").read_bytes() == b"\x00\x01"
+    history = tracker.client.get_metric_history(run.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+    (data,) = tracker.client.get_run(run.run_id).inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", ("0123456789abcdef" * 4)[:36])
+
+
+def test_more_than_one_call_holds(tracker: Tracker) -> None:
+    with tracker.start("dense", "x", tags={}) as run:
+        run.log(
+            params={f"p{n}": n for n in range(250)},
+            metrics=[MetricPoint("m", float(n), n) for n in range(2500)],
+            tags={f"t{n}": "" for n in range(150)},
+        )
+    row = tracker.row(run.run_id)
+    assert row.params == {f"p{n}": str(n) for n in range(250)}
+    assert row.tags.keys() >= {f"t{n}" for n in range(150)}
+    assert len(tracker.client.get_metric_history(run.run_id, "m")) == 2500
+
+
+def test_an_unforeseen_error_leaves_its_traceback(tracker: Tracker) -> None:
+    with pytest.raises(ZeroDivisionError), tracker.start("trial", "x", tags={}) as run:
+        1 / 0  # noqa: B018
+    row = tracker.row(run.run_id)
+    assert (row.status, row.tags["reason"]) == ("FAILED", "ZeroDivisionError: division by zero")
+    assert "1 / 0" in tracker.text(row, "traceback.txt")
+
+
+def test_an_error_of_ours_leaves_its_line(tracker: Tracker) -> None:
+    with pytest.raises(DivergedError), tracker.start("trial", "x", tags={}) as run:
+        raise DivergedError("the loss went " + "on and " * 200)
+    row = tracker.row(run.run_id)
+    assert row.status == "FAILED"
+    assert row.tags["reason"].startswith("DivergedError: the loss went on")
+    with pytest.raises(StoreError, match="no artifact"):
+        tracker.text(row, "traceback.txt")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_run_is_killed(tracker: Tracker, error: type[BaseException]) -> None:
+    with pytest.raises(error), tracker.start("trial", "x", tags={}) as run:
+        raise error
+    assert tracker.row(run.run_id).status == "KILLED"
+
+
+def test_nan_is_refused(tracker: Tracker) -> None:
+    with pytest.raises(ValueError, match="final/loss is NaN"), tracker.start("trial", "x", tags={}) as run:
+        run.log(metrics=[MetricPoint("a", 1.0), MetricPoint("final/loss", float("nan"))])
+    row = tracker.row(run.run_id)
+    assert (row.status, row.metrics) == ("FAILED", {})
+
+
+def test_a_reopened_run_is_running_again_and_ours(tracker: Tracker) -> None:
+    with tracker.start("sweep", "x", tags={"owner": "elsewhere 1 2.0"}) as run:
+        pass
+    with tracker.reopen(run.run_id) as again:
+        row = tracker.row(again.run_id)
+        assert (row.status, row.tags["owner"]) == ("RUNNING", owner())
+    assert tracker.row(run.run_id).status == "FINISHED"
+
+
+def test_a_run_that_is_not_there(tracker: Tracker) -> None:
+    with pytest.raises(StoreError, match="no run 'f{32}'"):
+        tracker.row("f" * 32)
+
+
+# ---- found again
+
+
+def finish(tracker: Tracker, key: str, **tags: str) -> str:
+    with tracker.start("dense", key, tags={"point": key, **tags}) as run:
+        run.log(tags={"key": key})
+    return run.run_id
+
+
+def fail(tracker: Tracker, key: str, message: str = "x") -> str:
+    with pytest.raises(DivergedError), tracker.start("dense", key, tags={"point": key}) as run:
+        raise DivergedError(message)
+    return run.run_id
+
+
+def test_finished_runs_by_key_over_the_whole_store(uri: str, tracker: Tracker) -> None:
+    first, other = finish(tracker, "fin-a"), finish(Tracker(uri, "another experiment"), "fin-b")
+    finish(tracker, "fin-a")  # twice: the older one counts
+    finish(tracker, "fin-c", invalid="its files differ")
+    with tracker.start("dense", "no key", tags={"point": "fin-d"}):
+        pass
+    fail(tracker, "fin-e")
+    with tracker.start("dense", "running", tags={"key": "fin-f"}) as run:
+        found = tracker.finished()
+        assert tracker.finished_one("fin-f") is None
+    assert {key: row.run_id for key, row in found.items() if key.startswith("fin-")} == {"fin-a": first, "fin-b": other}
+    assert tracker.finished({"fin-b", "fin-x"}).keys() == {"fin-b"}
+    rows = {key: tracker.finished_one(key) for key in ("fin-a", "fin-b", "fin-c", "fin-d", "fin-e", "fin-x")}
+    assert {key: row.run_id for key, row in rows.items() if row} == {"fin-a": first, "fin-b": other}
+    tracker.client.delete_run(other)
+    assert tracker.finished_one("fin-b") is None
+    assert run.run_id
+
+
+def test_failed_runs_by_point_the_latest(tracker: Tracker) -> None:
+    fail(tracker, "fail-a", "the first")
+    latest = fail(tracker, "fail-a", "the second")
+    finish(tracker, "fail-b")
+    fail(tracker, "fail-c")
+    found = tracker.failed({"fail-a", "fail-b", "fail-x"})
+    assert {key: row.run_id for key, row in found.items()} == {"fail-a": latest}
+    assert found["fail-a"].tags["reason"] == "DivergedError: the second"
+
+
+def test_search_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "PAGE", 3)
+    made = [finish(tracker, f"page-{n}") for n in range(8)]
+    assert {row.run_id for row in tracker.search("tags.kind = 'dense'")} == set(made)
+
+
+# ---- what a dead process left
+
+
+def test_owners() -> None:
+    assert owner_lives(owner())
+    assert not owner_lives(dead_process())
+    host, pid, started = owner().split()
+    assert not owner_lives(f"{host} {pid} {float(started) - 1000:.2f}")  # the pid was given to another
+    assert owner_lives(f"not-{host} 1 2.0")
+    assert owner_lives("")  # a run of somebody else, by other means
+
+
+def test_runs_of_dead_processes_are_closed(tracker: Tracker) -> None:
+    runs = {}
+    for name, tags in {
+        "dead": {"owner": dead_process()},
+        "living": {"owner": owner()},
+        "elsewhere": {"owner": "another-host 1 2.0"},
+    }.items():
+        runs[name] = tracker.start("trial", name, tags=tags).run_id
+    foreign = tracker.client.create_run(tracker.experiment_id).info.run_id
+    tracker.close_abandoned()
+    assert {name: tracker.row(run).status for name, run in runs.items()} == {
+        "dead": "KILLED",
+        "living": "RUNNING",
+        "elsewhere": "RUNNING",
+    }
+    assert tracker.row(foreign).status == "RUNNING"
+    assert "died" in tracker.row(runs["dead"]).tags["reason"]
+
+
+def test_children_of_a_sweep_are_closed(tracker: Tracker) -> None:
+    with tracker.start("sweep", "x", tags={}) as sweep:
+        child = tracker.start("trial", "child", parent=sweep.run_id, tags={}).run_id
+        other = tracker.start("trial", "other", tags={}).run_id
+        with tracker.start("trial", "done", parent=sweep.run_id, tags={}) as done:
+            pass
+        tracker.close_children(sweep.run_id, "interrupted")
+    found = [tracker.row(run).status for run in (child, other, done.run_id)]
+    assert found == ["KILLED", "RUNNING", "FINISHED"]
+
+
+# ---- experiments
+
+
+def test_a_deleted_experiment_is_used_again(uri: str, tracker: Tracker) -> None:
+    kept = finish(tracker, "deleted-a")
+    tracker.client.delete_experiment(tracker.experiment_id)
+    again = Tracker(uri, tracker.experiment)
+    assert finish(again, "deleted-b") != kept
+    assert again.experiment_id == tracker.experiment_id
+
+
+def test_a_long_note_does_not_fail_a_sweep(tracker: Tracker) -> None:
+    with tracker.start("sweep", "x", tags={}) as run:
+        tracker.client.set_tag(run.run_id, tracking.NOTE, "| a | table |\n" * 2000)
+    assert tracker.row(run.run_id).status == "FINISHED"
+
+
+def test_the_compare_view_has_an_address() -> None:
+    address = compare_address("http://127.0.0.1:5000", "1", ["a", "b"])
+    assert unquote(address) == (
+        'http://127.0.0.1:5000/#/compare-runs?runs=["a", "b"]&experiments=["1"]&workflowType=machine_learning'
+    )
+
+
+def test_pickles_are_refused_by_mlflow() -> None:
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"

@@ -1,0 +1,254 @@
+"""One point run and recorded in a real store: what is in its run, and what is not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import models
+from orchestrator import data, model_files, tracking, worker
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.described import params
+from orchestrator.errors import DivergedError, StoreError
+from orchestrator.measure import Measurement
+from orchestrator.stages import State
+from orchestrator.techniques import resolve
+from orchestrator.tracking import RunRow, Tracker
+from orchestrator.trial import run_dense, run_trial
+from orchestrator.worker import DenseStore, Point, Settings, run_point
+
+MODEL = "mlp(widths=[16, 8])"
+DENSE = DenseConfig(MODEL, "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
+FINAL = {f"final/{name}" for name in Measurement.__dataclass_fields__}
+TIMES = ("train_seconds", "test_seconds")
+
+
+def trial_config(name: str = "weight", recover: str = "none", dense: DenseConfig = DENSE) -> TrialConfig:
+    known = resolve(name, {})
+    prune = Prune(known.criterion, known.granularity, known.scope, "one_shot", 0.5)
+    return TrialConfig(dense, prune, recover, name)
+
+
+def point(config: DenseConfig | TrialConfig) -> Point:
+    parent = config.dense.key() if isinstance(config, TrialConfig) else None
+    return Point(config.key(), "a name", config, parent=parent, tags={"colour": "blue"})
+
+
+def timeless(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not name.endswith(TIMES)}
+
+
+class Place:
+    """A store with a sweep's run, and what a worker is told of it."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        tracking.initialise(uri)
+        self.tracker = Tracker(uri, experiment)
+        sweep = self.tracker.start("sweep", "x", tags={}).run_id
+        self.settings = Settings(uri, experiment, sweep, None, models.__file__)
+
+    def run(self, config: DenseConfig | TrialConfig) -> tuple[RunRow, dict[str, float]]:
+        final = run_point(point(config), self.settings)
+        return self.row(config), final
+
+    def row(self, config: DenseConfig | TrialConfig) -> RunRow:
+        return next(iter(self.tracker.search(f"tags.point = '{config.key()}'")))
+
+    def load(self, row: RunRow) -> model_files.Saved:
+        return model_files.load(self.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
+
+    def steps(self, row: RunRow, name: str) -> list[int]:
+        return [point.step for point in self.tracker.client.get_metric_history(row.run_id, name)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    found = Place(tracking.default_uri(tmp_path_factory.mktemp("store")), "digits")
+    run_point(point(DENSE), found.settings)
+    return found
+
+
+def test_a_dense_run_is_whole(place: Place) -> None:
+    row, images = place.row(DENSE), data.load("digits")
+    reference = run_dense(DENSE, images)
+    assert (row.status, row.name) == ("FINISHED", "a name")
+    assert row.params == {name: str(value) for name, value in params(DENSE).items()}
+    assert row.metrics.keys() >= FINAL | {f"ipa/{name}" for name in Measurement.__dataclass_fields__}
+    expected = timeless(reference.last.measurement.metrics("final"))
+    assert {name: row.metrics[name] for name in expected} == expected
+    assert place.steps(row, "final/accuracy") == place.steps(row, "ipa/accuracy") == [0]
+    assert place.steps(row, "layers/hidden.0") == [0]
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/lr", "train/seconds"):
+        assert place.steps(row, name) == [1, 2]
+    tags = {"kind": "dense", "key": DENSE.key(), "point": DENSE.key(), "colour": "blue"}
+    assert row.tags.items() >= {**tags, "mlflow.parentRunId": place.settings.sweep_run}.items()
+    (given,) = place.tracker.client.get_run(row.run_id).inputs.dataset_inputs
+    assert given.dataset.digest == images.digest[:36]
+
+
+def test_a_dense_run_keeps_its_files(place: Place) -> None:
+    row = place.row(DENSE)
+    confusion = torch.tensor(json.loads(place.tracker.text(row, "confusion.json")))
+    assert confusion.sum() == 360
+    assert confusion.trace() / 360 == pytest.approx(row.metrics["final/accuracy"])
+    layers = json.loads(place.tracker.text(row, "layers.json"))
+    assert [line[0] for line in layers["data"]] == ["hidden.0", "hidden.1", "output"]
+    config = json.loads(place.tracker.text(row, "config.json"))
+    assert Point.from_text(point(DENSE).to_text()).config == worker.dense_from_json(config)
+    assert json.loads(place.tracker.text(row, "operators.json")).keys() == {"unsupported", "not_counted"}
+
+
+def test_the_reloaded_dense_network_is_the_computed_one(place: Place) -> None:
+    computed = run_dense(DENSE, data.load("digits")).last.state
+    for loaded in (place.load(place.row(DENSE)).state(), DenseStore(place.tracker).dense(DENSE)):
+        assert loaded is not None
+        assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in computed.weights.items())
+        spent = (loaded.epochs, loaded.train_flops, loaded.micro_batch)
+        assert spent == (computed.epochs, computed.train_flops, computed.micro_batch)
+
+
+class Shelf:
+    def __init__(self, state: State | None) -> None:
+        self.state = state
+
+    def dense(self, config: DenseConfig) -> State | None:
+        return self.state
+
+
+@pytest.mark.parametrize("recover", ["none", "finetune(epochs=3, lr=1.0)"])
+@pytest.mark.parametrize("name", ["weight", "structured"])
+def test_a_trial_starts_from_the_stored_network(place: Place, name: str, recover: str) -> None:
+    config = trial_config(name, recover)
+    row, final = place.run(config)
+    computed = run_trial(config, data.load("digits"), store=Shelf(None)).last
+    assert row.tags.items() >= {("kind", "trial"), ("key", config.key()), ("notes", "")}
+    assert timeless(final) == timeless(computed.measurement.metrics("final"))
+    assert {name: row.metrics[name] for name in final} == final
+    dense = place.row(DENSE).metrics
+    assert [row.metrics[f"ipa/{x}"] for x in ("accuracy", "loss")] == [dense["final/accuracy"], dense["final/loss"]]
+    assert row.metrics["ipa/train_seconds"] == dense["final/train_seconds"]  # nothing was trained again
+    assert place.steps(row, "train/loss") == ([] if recover == "none" else [1, 2, 3])
+    assert place.steps(row, "round/sparsity") == [1]
+    saved = place.load(row)
+    assert all(torch.equal(saved.masks[key], mask) for key, mask in computed.state.masks.items())
+    if recover == "none":
+        assert (saved.weights, saved.arch["parent"]) == (None, DENSE.key())
+    else:
+        assert all(torch.equal(saved.state().weights[key], w) for key, w in computed.state.weights.items())
+    widths = saved.arch["cut_widths"]
+    assert widths == ({"hidden.0": [8, 64], "hidden.1": [4, 8], "output": [10, 4]} if name == "structured" else None)
+
+
+def test_rounds_are_counted_on(place: Place) -> None:
+    config = trial_config("unstructured", "finetune(epochs=2, lr=1.0)")
+    config = replace(config, prune=replace(config.prune, schedule="iterative(rounds=3)"))
+    row, _ = place.run(config)
+    assert place.steps(row, "train/loss") == [1, 2, 3, 4, 5, 6]
+    assert place.steps(row, "round/accuracy") == [1, 2, 3]
+    assert row.metrics["round/accuracy"] == row.metrics["final/accuracy"]
+
+
+def test_a_diverged_training_is_a_result_without_a_key(place: Place) -> None:
+    config = replace(DENSE, train=Train(epochs=2, optimizer="sgd", lr=1e30))
+    with pytest.raises(DivergedError):
+        run_point(point(config), place.settings)
+    row = place.row(config)
+    assert row.status == "FAILED"
+    assert (row.tags["diverged"], "epoch 1 of 2" in row.tags["reason"]) == ("true", True)
+    assert "key" not in row.tags
+    assert not {name for name in row.metrics if name.startswith("final/")}
+    assert config.key() in place.tracker.failed({config.key()})
+    assert place.tracker.finished({config.key()}) == {}
+
+
+def test_an_error_leaves_a_failed_run_without_a_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(DENSE, seed=77)
+
+    def full(*args: object, **options: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model_files, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        run_point(point(config), place.settings)
+    row = place.row(config)
+    assert (row.status, "key" in row.tags, "diverged" in row.tags) == ("FAILED", False, False)
+
+
+def test_a_dense_network_that_is_stored_later_is_found(place: Place) -> None:
+    config = replace(DENSE, seed=5)
+    assert DenseStore(place.tracker).dense(config) is None
+    run_point(point(config), place.settings)
+    assert DenseStore(place.tracker).dense(config) is not None
+
+
+def test_a_stored_network_that_was_changed_is_refused(place: Place) -> None:
+    config = replace(DENSE, seed=6)
+    row, _ = place.run(config)
+    path = place.tracker.folder(row, "model") / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(StoreError, match=r"weights\.safetensors"):
+        DenseStore(place.tracker).dense(config)
+
+
+def test_other_models_packages_are_refused(place: Place) -> None:
+    with pytest.raises(StoreError, match="another `models`"):
+        run_point(point(DENSE), replace(place.settings, models_file="/elsewhere/models/__init__.py"))
+
+
+def test_points_survive_being_text() -> None:
+    protected = replace(trial_config(), prune=replace(trial_config().prune, protect=("output",)))
+    for config in (DENSE, trial_config(), protected):
+        again = Point.from_text(point(config).to_text())
+        assert again == point(config)
+        assert again.config.key() == again.key
+
+
+def test_beats_are_heard(place: Place) -> None:
+    heard: list[dict[str, float]] = []
+    run_point(point(replace(DENSE, seed=8)), place.settings, beat=heard.append)
+    assert heard == [{"epoch": 1.0}, {"epoch": 2.0}]
+
+
+def test_a_run_takes_few_calls(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = worker._tracker(place.settings.uri, place.settings.experiment).client
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: object, **options: object) -> object:
+            calls[name] += 1
+            return method(*args, **options)
+
+        return call
+
+    for name in [name for name in dir(type(client)) if not name.startswith("_")]:
+        method = getattr(client, name)
+        if callable(method):
+            monkeypatch.setattr(client, name, counted(name, method))
+    for config in (replace(DENSE, seed=9), trial_config("random")):
+        calls.clear()
+        run_point(point(config), place.settings)
+        assert sum(calls.values()) <= 8, calls
+
+
+def test_a_full_run_of_memory_is_tagged(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = models.build
+
+    def refuse(net: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def narrow(*args: Any, **options: Any) -> torch.nn.Module:
+        net = build(*args, **options)
+        net.register_forward_pre_hook(refuse)
+        return net
+
+    monkeypatch.setattr(models, "build", narrow)
+    row, _ = place.run(replace(DENSE, seed=10))
+    assert row.tags["micro_batch_halved_to"] == "16"
+    assert "micro_batch_halved_to" not in place.row(DENSE).tags
