@@ -17,6 +17,7 @@ import typer
 from orchestrator.errors import OrchestrateError
 
 if TYPE_CHECKING:
+    from orchestrator.compare import Table
     from orchestrator.summary import Summary
 
 app = typer.Typer(
@@ -124,7 +125,7 @@ def compare(
     """Mean and 95% interval over seeds of every setting of a sweep."""
     import pandas
 
-    from orchestrator.compare import compared, pivoted
+    from orchestrator.compare import compared, tables
     from orchestrator.results import results
 
     table = pandas.concat([results(name, uri=_uri()) for name in sweeps], ignore_index=True)
@@ -133,8 +134,8 @@ def compare(
     elif as_csv:
         typer.echo(pandas.DataFrame(compared(table)).to_csv(index=False), nl=False)
     else:
-        for title, header, body in pivoted(table):
-            _print_table(title, header, body)
+        for part in tables(table):
+            _print_table(part)
 
 
 @app.command()
@@ -213,8 +214,8 @@ def _space(name: str, sets: list[str]) -> Any:  # a Space; its module is heavy
 
 
 def _print_summary(summary: Summary, space: str, sets: list[str]) -> None:
-    for title, header, body in summary.tables():
-        _print_table(title, header, body)
+    for table in summary.tables():
+        _print_table(table)
     for name, reason in summary.failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     typer.echo(summary.line())
@@ -233,17 +234,17 @@ def _print_summary(summary: Summary, space: str, sets: list[str]) -> None:
         typer.echo("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
 
 
-def _print_table(title: str, header: list[str], body: list[list[str]]) -> None:
+def _print_table(found: Table) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Drawn
 
-    from orchestrator.compare import CAPTION
-
-    table = Table(*header, title=f"{title}: {CAPTION}", title_justify="left")
-    for row in body:
-        table.add_row(*row)
+    # The title stands on its own: rich would wrap it at the width of the table.
+    typer.echo(f"\n{found.title}")
+    drawn = Drawn(*found.header)
+    for row in found.rows:
+        drawn.add_row(*row)
     console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    (console if console.is_terminal else Console(width=200)).print(drawn)
 
 
 if __name__ == "__main__":

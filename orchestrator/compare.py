@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ AXES = (
     "granularity",
     "scope",
 )
+NO_SETTING = ("key", "seed", "requested_batch_size", "status", "run_id", "reason", "notes")
+MOST_METHODS = 6  # columns of a pivoted table
 METRICS = (
     "accuracy",
     "loss",
@@ -70,15 +72,18 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def setting_columns(results: DataFrame) -> list[str]:
-    """The columns that tell settings apart: the axes that were swept, dotted fields too, without the seed."""
-    dotted = [
-        c for c in results.columns if c.startswith(("train.", "numerics.")) and c != "numerics.micro_batch"
-    ]
-    swept = [c for c in (*AXES, *dotted) if c in results.columns and results[c].nunique(dropna=False) > 1]
-    if "technique" in swept:
-        swept = [c for c in swept if c not in ("criterion", "granularity", "scope")]
-    always = [c for c in ("model", "dataset", "batch_size", "technique") if c in results.columns]
-    return [*always, *(c for c in swept if c not in always), "amount"]
+    """The columns that tell settings apart, the amount last: what was swept, without the seed.
+
+    A column that says nothing beyond those before it, as a technique's criterion does, is left out.
+    """
+    others = [c for c in results.columns if c not in NO_SETTING and "/" not in c]
+    first = [c for c in ("model", "dataset", "batch_size", "technique", "amount") if c in results.columns]
+    chosen, count = first, results.groupby(first, dropna=False).ngroups
+    for column in (*(c for c in AXES if c in others), *(c for c in others if c not in AXES)):
+        more = results.groupby([*chosen, column], dropna=False).ngroups if column not in chosen else count
+        if more > count:
+            chosen, count = [*chosen, column], more
+    return [*(c for c in chosen if c != "amount"), "amount"]
 
 
 def settings(results: DataFrame) -> Iterator[tuple[dict[str, object], DataFrame]]:
@@ -110,31 +115,90 @@ def _ratio(rows: DataFrame) -> float | None:
     return float(rows["final/macs_dense"].mean()) / effective if effective else None
 
 
-def pivoted(results: DataFrame) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """A table per (model, data set, batch size): title, header, and a row of mean accuracies per amount."""
-    columns = setting_columns(results)
-    here = [c for c in ("model", "dataset", "batch_size") if c in columns]
-    told = [c for c in columns if c not in here and c != "amount"]
-    tables: dict[str, dict[float, dict[str, str]]] = {}
-    methods: dict[str, None] = {}
+@dataclass(frozen=True)
+class Table:
+    """A table of texts for one (model, data set, batch size)."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def tables(results: DataFrame) -> list[Table]:
+    """Accuracies, amounts by methods, where a few methods share their amounts; else a row per setting."""
+    few = pivoted(results)
+    widest = max((len(table.header) for table in few), default=0)
+    full = all(all(row) for table in few for row in table.rows)
+    return (
+        few if widest <= 1 + MOST_METHODS and full and any(len(t.rows) > 1 for t in few) else listed(results)
+    )
+
+
+def pivoted(results: DataFrame) -> list[Table]:
+    """A row of mean test accuracies per amount, a column per method."""
+    cells: dict[str, dict[float, dict[str, str]]] = {}
+    methods: dict[str, dict[str, None]] = {}
     for setting, rows in settings(results):
-        title = f"{setting['model']} on {setting['dataset']}, batch {setting['batch_size']}"
-        method = ", ".join(str(setting[c]) for c in told)
-        methods[method] = None
+        title, method = panel_title(setting), method_label(setting)
+        methods.setdefault(title, {})[method] = None
         cell = str(interval(rows["final/accuracy"].tolist()))
-        tables.setdefault(title, {}).setdefault(float(str(setting["amount"])), {})[method] = cell
-    for title, by_amount in tables.items():
-        body = [
-            [f"{100 * amount:.4g}%", *(cells.get(m, "") for m in methods)]
-            for amount, cells in sorted(by_amount.items())
-        ]
-        yield title, ["amount", *methods], body
+        cells.setdefault(title, {}).setdefault(float(str(setting["amount"])), {})[method] = cell
+    return [
+        Table(
+            f"{title}: {CAPTION}",
+            ["amount", *methods[title]],
+            [[percent(a), *(row.get(m, "") for m in methods[title])] for a, row in sorted(by_amount.items())],
+        )
+        for title, by_amount in cells.items()
+    ]
+
+
+def listed(results: DataFrame) -> list[Table]:
+    """A row per setting: how well it does, what is left of it, and what it has cost since the first epoch."""
+    found: dict[str, list[list[str]]] = {}
+    for setting, rows in settings(results):
+        mean = {name: float(rows[f"final/{name}"].mean()) for name in METRICS}
+        found.setdefault(panel_title(setting), []).append(
+            [
+                method_label(setting),
+                percent(float(str(setting["amount"]))),
+                str(interval(rows["final/accuracy"].tolist())),
+                f"{mean['loss']:.3f}",
+                percent(mean["sparsity"]),
+                percent(mean["macs_effective"] / mean["macs_dense"]),
+                percent(mean["macs_physical"] / mean["macs_dense"]),
+                f"{mean['epochs']:g}",
+                f"{mean['train_flops'] / 1e9:.3g}",
+                str(len(rows)),
+            ]
+        )
+    return [Table(f"{title}: {CAPTION}", LISTED, rows) for title, rows in found.items()]
+
+
+LISTED = ["method", "amount", "accuracy", "loss", "sparsity", "MACs", "MACs cut", "epochs", "GFLOPs", "seeds"]
 
 
 def markdown(results: DataFrame) -> str:
-    """The pivoted tables as Markdown, for the description of the sweep's run."""
+    """The tables as Markdown."""
     parts = []
-    for title, header, body in pivoted(results):
-        lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *body)]
-        parts.append(f"**{title}**: {CAPTION}\n\n" + "\n".join(lines))
+    for table in tables(results):
+        rows = (table.header, ["---"] * len(table.header), *table.rows)
+        parts.append(f"**{table.title}**\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
     return "\n\n".join(parts)
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.4g}%"
+
+
+def panel_title(setting: Mapping[str, object]) -> str:
+    """What a setting's table and picture are called."""
+    return f"{setting['model']} on {setting['dataset']}, batch {setting['batch_size']}"
+
+
+def method_label(setting: Mapping[str, object]) -> str:
+    """What was done, without the values that mean that nothing was."""
+    told = [
+        value for name, value in setting.items() if name not in ("model", "dataset", "batch_size", "amount")
+    ]
+    return ", ".join(str(value) for value in told if value not in ("none", "after")) or "nothing"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.compare import interval, setting_columns, settings
+from orchestrator.compare import interval, method_label, panel_title, settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,13 +72,11 @@ def _spread_note(results: DataFrame) -> str:
 
 
 def _panels(results: DataFrame) -> list[Panel]:
-    here = [c for c in ("model", "dataset", "batch_size") if c in results.columns]
-    told = [c for c in setting_columns(results) if c not in here and c != "amount"]
     panels: dict[str, Panel] = {}
     for setting, rows in settings(results):
-        name = f"{setting['model']} on {setting['dataset']}, batch {setting['batch_size']}"
+        name = panel_title(setting)
         panel = panels.setdefault(name, Panel(name))
-        line = ", ".join(str(setting[c]) for c in told)
+        line = method_label(setting)
         mark = Mark(float(rows["final/sparsity"].mean()), *_spread(rows["final/accuracy"].tolist()))
         panel.lines.setdefault(line, []).append(mark)
         panel.dense.append(float(rows["ipa/accuracy"].mean()))

@@ -48,8 +48,11 @@ class _Pruner:
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
         """Prune in place for every round that is due at this epoch's end; the masks if any was."""
-        waiting = self._unsettled(net)
+        norms = _mean_norms(net, self.groups)
+        waiting = self._unsettled(norms)
         due = self._rounds_due(epoch)
+        if len(waiting) == len(norms):
+            return None
         for round in range(self.round + 1, due + 1):
             self.masks = choose_masks(
                 self.bench, self.config, net, self.masks, self.groups, round=round, protect=waiting
@@ -65,12 +68,12 @@ class _Pruner:
         rounds, epochs = rounds_of(self.schedule), self.bench.config.train.epochs
         return min(rounds, int(rounds * epoch / max(1.0, LAST_ROUND_AT * epochs) + 1e-9))
 
-    def _unsettled(self, net: nn.Module) -> tuple[str, ...]:
+    def _unsettled(self, norms: Mapping[str, float]) -> tuple[str, ...]:
         """Layers whose mean unit norm still changes by `tolerance` or more, relative, per epoch."""
         if "tolerance" not in self.schedule.options:
             return ()
         moving = []
-        for name, norm in _mean_norms(net, self.groups).items():
+        for name, norm in norms.items():
             before = self.norms.get(name)
             change = abs(norm - before) / max(before, SMALLEST) if before is not None else float("inf")
             if change >= self.schedule.options["tolerance"]:

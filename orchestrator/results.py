@@ -20,9 +20,7 @@ Record = Mapping[str, Any]  # JSON
 def plan_record(rows: Sequence[Record], **about: object) -> str:
     """The plan as JSON: values that all rows share once, the others in columns."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    shared = {
-        name: rows[0][name] for name in names if name != "key" and len({str(r.get(name)) for r in rows}) == 1
-    }
+    shared = {name: rows[0][name] for name in names if name != "key" and _same_in_all(rows, name)}
     columns = [name for name in names if name not in shared]
     content = {
         **about,
@@ -31,6 +29,10 @@ def plan_record(rows: Sequence[Record], **about: object) -> str:
         "rows": [[r.get(c) for c in columns] for r in rows],
     }
     return json.dumps(content, separators=(",", ":"))
+
+
+def _same_in_all(rows: Sequence[Record], name: str) -> bool:
+    return len({json.dumps(row[name]) if name in row else "" for row in rows}) == 1
 
 
 def planned_rows(text: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.compare import compared, pivoted
+from orchestrator.compare import Table, compared, tables
 from orchestrator.outcome import Ended
 from orchestrator.tracking import RunRow
 
@@ -75,8 +75,8 @@ class Summary:
         """Trials of the plan that have failed, now or before."""
         return int((self.results["status"] == "failed").sum()) or len(self.failures)
 
-    def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-        return pivoted(self.results)
+    def tables(self) -> list[Table]:
+        return tables(self.results)
 
     def line(self) -> str:
         """One line: what ran, what was reused, what failed."""

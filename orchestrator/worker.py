@@ -101,7 +101,10 @@ class DenseStore:
         self.tracker = tracker
 
     def dense(self, config: DenseConfig) -> State | None:
-        return _dense_state(self.tracker.uri, config.key())
+        state = _dense_state(self.tracker.uri, config.key())
+        if state is None:
+            _dense_state.cache_clear()  # it may be there the next time
+        return state
 
 
 @lru_cache(maxsize=KEPT_DENSE)

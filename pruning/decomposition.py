@@ -108,8 +108,9 @@ def refit(
     chose it. The weights are those of `dense`, the network before the cut, with T multiplied in; columns
     of the dead, and what else is masked, are zero. `sequential` goes from front to back and fits what the
     layer reads in `dense` by what the masked network, refitted so far, now gives it: errors of the layers
-    before are corrected as well. Else T is the paper's, of `dense` alone. Exact where the kept
-    activations span all. Give more rows (images x positions) than there are channels.
+    before are corrected as well. Else T is of `dense` alone, as in the paper. Exact where the kept
+    activations span all. A ridge chosen by cross-validation holds T to plain removal where rows (images x
+    positions) are few: plain least squares on as many rows as channels raised the error by orders.
 
     ValueError for a group with dead units that several layers read (concatenation, residual sum): one T
     per reader would be needed, of weights that share inputs. Protect it.
@@ -124,10 +125,9 @@ def refit(
     weights, targets = dict(twin.named_parameters()), dict(reference.named_parameters())
     for group in sorted(due, key=lambda group: first_read.index(group.name)):
         kept, name = units[group.name].nonzero().flatten(), f"{readers[group.name]}.weight"
-        r = _joint_factor(twin if sequential else reference, reference, group, images, kept)
-        _interpolate(
-            weights[name], targets[name], _columns(group, readers[group.name]), _solve(r, kept), kept
-        )
+        r, rows = _joint_factor(twin if sequential else reference, reference, group, images, kept)
+        t = _solve(r, kept, rows=rows)
+        _interpolate(weights[name], targets[name], _columns(group, readers[group.name]), t, kept)
         if name in masks:
             weights[name].data.mul_(masks[name].to(weights[name].device))
     parameters = dict(net.named_parameters())
@@ -182,13 +182,32 @@ def _change(kept_z: Tensor, z: Tensor, kept: Tensor) -> Tensor:
     return torch.cat([kept_z, z.index_add(1, kept.to(z.device), kept_z, alpha=-1)], 1)
 
 
-def _solve(r: Tensor, kept: Tensor) -> Tensor:
-    """T [k, n] from the factor of `_change`."""
+def _solve(r: Tensor, kept: Tensor, *, rows: int | None = None) -> Tensor:
+    """T [k, n] from the factor of `_change`; with `rows`, how many are behind it, by ridge regression."""
     r, k = r.cpu(), len(kept)
-    change = torch.linalg.lstsq(r[:, :k], r[:, k:], rcond=WEAKEST, driver="gelsd").solution
-    change[torch.arange(k), kept] += 1.0
-    solution: Tensor = change
-    return solution
+    u, sizes, v = torch.linalg.svd(r[:, :k], full_matrices=False)
+    strong = sizes > WEAKEST * sizes[0]
+    sizes, parts = sizes[strong], (u.T @ r[:, k:])[strong]
+    ridge = 0.0 if rows is None else _ridge(sizes, parts, float(r[:, k:].square().sum()), rows)
+    t: Tensor = v[strong].T @ ((sizes / (sizes.square() + ridge))[:, None] * parts)
+    t[torch.arange(k), kept] += 1.0
+    return t
+
+
+def _ridge(sizes: Tensor, parts: Tensor, energy: float, rows: int) -> float:
+    """The ridge of least generalized cross-validation (Golub, Heath & Wahba, Technometrics, 1979).
+
+    ||residual||^2 / (1 - degrees of freedom / rows)^2, over half decades from 1e-14 of the largest squared
+    singular value up.
+    """
+    if not len(sizes):
+        return 0.0
+    grid = float(sizes[0]) ** 2 * torch.logspace(-14, 2, 33, dtype=torch.float64)
+    lost = grid[:, None] / (sizes.square() + grid[:, None])
+    strengths = parts.square().sum(1)
+    residual = (lost.square() * strengths).sum(1) + max(0.0, energy - float(strengths.sum()))
+    freedom = (rows - len(sizes) + lost.sum(1)).clamp(min=torch.finfo(torch.float64).tiny)
+    return float(grid[(residual / freedom.square()).argmin()])
 
 
 def _makers(group: Group) -> list[Member]:
@@ -280,9 +299,10 @@ def _factors(net: nn.Module, groups: Sequence[Group], images: Tensor) -> dict[st
 
 def _joint_factor(
     source: nn.Module, reference: nn.Module, group: Group, images: Tensor, kept: Tensor
-) -> Tensor:
-    """Factor of `_change`: the kept activations of `source`, and what `reference` has beyond them."""
+) -> tuple[Tensor, int]:
+    """Factor of `_change` (what `source` gives, what `reference` has beyond), and how many rows it is of."""
     r: Tensor | None = None
+    rows = 0
     for part in _batches(reference, images):
         given: list[Tensor] = []
         wanted: list[Tensor] = []
@@ -290,9 +310,10 @@ def _joint_factor(
             for net in {id(net): net for net in (source, reference)}.values():
                 net(part)
         columns = kept.to(given[0].device)
-        r = _fold(r, _change(torch.cat(given)[:, columns], torch.cat(wanted), kept))
+        change = _change(torch.cat(given)[:, columns], torch.cat(wanted), kept)
+        r, rows = _fold(r, change), rows + len(change)
     assert r is not None, "there is a batch"
-    return r
+    return r, rows
 
 
 def _interpolate(weight: Tensor, target: Tensor, columns: Tensor, t: Tensor, kept: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def error(net: nn.Module, dense: nn.Module, images: Tensor) -> float:
 
 
 def mlp_of_twins(seed: int = 0) -> nn.Sequential:
-    """Neurons 3, 4, 5 of the first layer are 2, 1/2, 3 times its 0, 1, 2; the next one's 2 is 4 times its 0."""
+    """Neurons 3, 4, 5 of the first layer are 2, 1/2, 3 times its 0, 1, 2; the next one's 2 is 4 x its 0."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     for layer, unit, of, times in ((0, 3, 0, 2.0), (0, 4, 1, 0.5), (0, 5, 2, 3.0), (2, 2, 0, 4.0)):
@@ -309,6 +310,22 @@ def test_filters_leave_no_trace_through_norm_pool_and_flatten(sequential: bool) 
     assert torch.allclose(small(fresh), net(fresh), atol=1e-5)
 
 
+def test_the_order_in_which_a_member_lists_its_positions_is_free() -> None:
+    net, images = conv_of_twins(), draw(30, 1, 8, 8)
+    groups = trace(net, images[:1])
+    mixed = tuple(
+        Group(
+            group.name,
+            group.size,
+            tuple(replace(m, index=m.index.flip(0), root=m.root.flip(0)) for m in group.members),
+        )
+        for group in groups
+    )
+    masks = without(net, groups, {"0": [0], "4": [1, 2]})
+    one, two = (refit(net, masks, given, images, dense=net) for given in (groups, mixed))
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
 def test_what_the_criterion_keeps_can_be_refitted_exactly() -> None:
     net, images = conv_of_twins(seed=3), draw(80, 1, 8, 8)
     groups = trace(net, images[:1])
@@ -367,6 +384,37 @@ def test_refit_lowers_the_error_and_going_front_to_back_lowers_it_more(model: st
     assert bool((sequential < none).all())
     assert bool((apart < none).all())
     assert float(sequential.mean()) < float(apart.mean()) < 0.7 * float(none.mean())
+
+
+def test_the_ridge_is_that_of_generalized_cross_validation_written_out() -> None:
+    torch.manual_seed(0)
+    net, images = nn.Sequential(nn.Linear(5, 24), nn.Tanh(), nn.Linear(24, 3)), draw(30, 5)
+    groups = trace(net, images[:1])
+    new = refit(net, without(net, groups, {"0": list(range(8))}), groups, images, dense=net)
+    z = net[:2](images).detach().double().numpy()
+    x, y = z[:, 8:], z[:, :8]
+    fits = {}
+    for ridge in np.linalg.norm(x, 2) ** 2 * 10.0 ** np.arange(-14, 2.5, 0.5):
+        t = np.linalg.solve(x.T @ x + ridge * np.eye(16), x.T @ y)
+        freedom = np.trace(x @ np.linalg.solve(x.T @ x + ridge * np.eye(16), x.T))
+        fits[((y - x @ t) ** 2).sum() / (1 - freedom / 30) ** 2] = t
+    best = torch.from_numpy(fits[min(fits)]).float()
+    old = net[2].weight.detach()
+    assert torch.allclose(new["2.weight"][:, 8:], old[:, 8:] + old[:, :8] @ best.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [10, 100, 110, 300])
+def test_few_images_do_no_harm(images: int) -> None:
+    torch.manual_seed(0)
+    net, sample = (
+        models.build("mlp(widths=[200])", input_shape=(1, 8, 8), num_classes=10),
+        draw(images, 1, 8, 8),
+    )
+    groups = trace(net, sample[:1])
+    masks = without(net, groups, {"hidden.0": list(range(100))})
+    fresh = draw(200, 1, 8, 8, seed=1)
+    new = refit(net, masks, groups, sample, dense=net)
+    assert error(masked(net, masks, new), net, fresh) < 1.02 * error(masked(net, masks), net, fresh)
 
 
 def test_inputs_stay_as_they_were_and_masks_of_weights_are_kept() -> None:

@@ -258,8 +258,9 @@ def test_a_unit_is_dead_when_every_layer_that_makes_it_is() -> None:
     for part, rows in (("a", [[0.0, 0.0], [0.0, 0.0]]), ("b", [[0.0, 0.0], [1.0, 0.0]])):
         net[part].weight.data = torch.tensor(rows)
     both = torch.arange(2)
-    group = Group("a", 2, (Member("a", "out", both, both), Member("b", "out", both, both)))
-    assert dead_units(net, [group])["a"].tolist() == [True, False]
+    makers = (Member("a", "out", both, both), Member("b", "out", both, both))
+    for members in (makers, makers[::-1]):
+        assert dead_units(net, [Group("a", 2, members)])["a"].tolist() == [True, False]
 
 
 def test_input_features_go_by_columns_and_flattened_cells_together() -> None:

@@ -1,0 +1,109 @@
+"""The order in which points are handed out; no cluster is needed."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+from ray.tune.search import Searcher
+
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.outcome import Outcome
+from orchestrator.search import DagSearcher
+from orchestrator.worker import Point
+
+DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
+
+
+def dense(seed: int) -> Point:
+    config = replace(DENSE, seed=seed)
+    return Point(config.key(), f"dense {seed}", config)
+
+
+def trial(seed: int, amount: float) -> Point:
+    prune = Prune("magnitude", "weight", "layer", "one_shot", amount)
+    config = TrialConfig(replace(DENSE, seed=seed), prune, "none", "weight")
+    return Point(config.key(), f"trial {seed} {amount}", config, parent=config.dense.key())
+
+
+class Sweep:
+    """A searcher and what was heard of it."""
+
+    def __init__(self, *points: Point) -> None:
+        self.outcomes: list[Outcome] = []
+        self.searcher = DagSearcher(points, self.outcomes.append)
+        self.handed = 0
+
+    def next(self) -> str:
+        """The next point's name, `wait`, or `end`; it runs under the id of its turn."""
+        given = self.searcher.suggest(str(self.handed))
+        if given == Searcher.FINISHED:
+            return "end"
+        if given is None:
+            return "wait"
+        self.handed += 1
+        return Point.from_text(given["point"]).name
+
+    def ended(self) -> list[tuple[str, bool, str]]:
+        return [(outcome.point.name, outcome.metrics is not None, outcome.reason) for outcome in self.outcomes]
+
+
+def test_children_come_after_their_parent() -> None:
+    sweep = Sweep(trial(0, 0.5), dense(0), trial(1, 0.5), dense(1), trial(0, 0.9))
+    assert [sweep.next() for _ in range(3)] == ["dense 0", "dense 1", "wait"]
+    sweep.searcher.on_trial_complete("1", {"done": 1, "final/accuracy": 0.5})
+    assert [sweep.next() for _ in range(2)] == ["trial 1 0.5", "wait"]
+    sweep.searcher.on_trial_complete("0", {"done": 1})
+    assert [sweep.next() for _ in range(3)] == ["trial 0 0.5", "trial 0 0.9", "end"]
+    for running in ("2", "3", "4"):
+        sweep.searcher.on_trial_complete(running, {"done": 1})
+    assert [good for _, good, _ in sweep.ended()] == [True] * 5
+    assert sweep.outcomes[0].metrics == {"done": 1, "final/accuracy": 0.5}
+    assert sweep.next() == "end"
+
+
+def test_a_trial_whose_parent_is_in_the_store_waits_for_nothing() -> None:
+    assert [Sweep(trial(0, 0.5)).next(), Sweep().next()] == ["trial 0 0.5", "end"]
+
+
+def test_a_failed_parent_fails_its_children_with_its_reason() -> None:
+    sweep = Sweep(dense(0), dense(1), trial(0, 0.5), trial(0, 0.9), trial(1, 0.5))
+    assert [sweep.next() for _ in range(3)] == ["dense 0", "dense 1", "wait"]
+    sweep.searcher.on_trial_complete("0", {"done": 0, "reason": "DivergedError: no longer finite"})
+    why = "DivergedError: no longer finite"
+    assert sweep.ended() == [
+        ("dense 0", False, why),
+        ("trial 0 0.5", False, f"its dense network failed: {why}"),
+        ("trial 0 0.9", False, f"its dense network failed: {why}"),
+    ]
+    assert sweep.next() == "wait"
+    sweep.searcher.on_trial_complete("1", {"done": 1})
+    assert [sweep.next(), sweep.next()] == ["trial 1 0.5", "end"]
+
+
+def test_a_dead_worker_is_a_failure() -> None:
+    sweep = Sweep(dense(0), trial(0, 0.5))
+    sweep.next()
+    sweep.searcher.on_trial_complete("0", None, error=True)
+    assert sweep.ended()[0] == ("dense 0", False, "its worker died")
+    assert len(sweep.outcomes) == 2
+    assert sweep.next() == "end"
+
+
+def test_a_point_that_stopped_half_way_is_no_result() -> None:
+    sweep = Sweep(dense(0))
+    sweep.next()
+    sweep.searcher.on_trial_complete("0", {"done": 0, "epoch": 3.0})
+    assert not sweep.ended()[0][1]
+
+
+def test_ends_of_unknown_trials_are_nothing() -> None:
+    sweep = Sweep(dense(0))
+    sweep.searcher.on_trial_complete("never handed out", {"done": 1})
+    assert sweep.outcomes == []
+
+
+def test_it_is_pickled_without_its_plan() -> None:
+    searcher = Sweep(dense(0)).searcher
+    assert searcher.__getstate__() == {"_metric": "done", "_mode": "max"}
+    assert b"dense" not in pickle.dumps(searcher)

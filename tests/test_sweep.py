@@ -1,0 +1,129 @@
+"""A sweep through a real Ray: parents first, failures apart, loopback only, the bits of a serial run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+import models
+from orchestrator import tracking
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.outcome import Outcome
+from orchestrator.sweep import Resources, run_points
+from orchestrator.techniques import resolve
+from orchestrator.tracking import Tracker
+from orchestrator.worker import Point, Settings, run_point
+
+pytestmark = pytest.mark.slow
+
+DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
+DIVERGES = replace(DENSE, train=Train(epochs=2, optimizer="sgd", lr=1e30))
+TWO = Resources(cpus=2, gpus=0, gpus_per_trial=1.0, concurrent=2)
+
+
+def dense_point(config: DenseConfig) -> Point:
+    return Point(config.key(), f"dense {config.seed}", config)
+
+
+def trial_point(config: DenseConfig, technique: str, amount: float = 0.5, recover: str = "none") -> Point:
+    known = resolve(technique, {})
+    prune = Prune(known.criterion, known.granularity, known.scope, "one_shot", amount)
+    trial = TrialConfig(config, prune, recover, technique)
+    return Point(trial.key(), technique, trial, parent=config.key())
+
+
+def settings(folder: Path, name: str) -> tuple[Tracker, Settings]:
+    uri = tracking.default_uri(folder / name)
+    tracking.initialise(uri)
+    tracker = Tracker(uri, name)
+    sweep = tracker.start("sweep", name, tags={}).run_id
+    return tracker, Settings(uri, name, sweep, None, models.__file__)
+
+
+class Ears(threading.Thread):
+    """Every address on which a process below this one listens, while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.heard: set[str] = set()
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.2):
+            family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+            for connection in psutil.net_connections("tcp"):
+                if connection.pid in family and connection.status == psutil.CONN_LISTEN:
+                    self.heard.add(connection.laddr.ip)
+
+
+def numbers(outcome: Outcome) -> dict[str, float]:
+    """The final metrics that no clock decides."""
+    found = outcome.metrics or {}
+    return {name: v for name, v in found.items() if name.startswith("final/") and not name.endswith("seconds")}
+
+
+def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_children(tmp_path: Path) -> None:
+    good, bad = [DENSE, replace(DENSE, seed=1)], DIVERGES
+    points = [trial_point(bad, "weight"), trial_point(bad, "neuron"), dense_point(bad), *map(dense_point, good)]
+    for config in good:
+        points += [trial_point(config, "structured", 0.5, "finetune(epochs=1, lr=1.0)")]
+        points += [trial_point(config, name) for name in ("weight", "neuron", "random")]
+    tracker, place = settings(tmp_path, "swept")
+    ears = Ears()
+    ears.start()
+    ended = run_points(points, place, TWO, reused=0)
+    ears.done.set()
+    ears.join()
+    assert ears.heard
+    assert ears.heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+    assert ended.signal == 0
+    assert {outcome.point.key for outcome in ended.outcomes} == {point.key for point in points}
+    assert len(ended.outcomes) == len(points)
+    order = [outcome.point.key for outcome in ended.outcomes]
+    for point in points:
+        assert point.parent is None or order.index(point.parent) < order.index(point.key)
+
+    reasons = {outcome.point.key: outcome.reason for outcome in ended.failures}
+    assert reasons.keys() == {point.key for point in points[:3]}
+    assert "DivergedError" in reasons[bad.key()]
+    assert all(reasons[point.key].startswith("its dense network failed: ") for point in points[:2])
+
+    rows = tracker.search(f"tags.`mlflow.parentRunId` = '{place.sweep_run}'")
+    assert sorted(row.status for row in rows) == ["FAILED"] + ["FINISHED"] * 10
+    assert tracker.finished().keys() == {point.key for point in points} - reasons.keys()
+
+    _, serial = settings(tmp_path, "serial")
+    found = {outcome.point.key: numbers(outcome) for outcome in ended.outcomes}
+    for point in sorted(points[3:], key=lambda point: point.parent is not None):
+        final = run_point(point, serial)
+        assert found[point.key] == {name: v for name, v in final.items() if not name.endswith("seconds")}
+
+
+def test_an_interrupted_sweep_ends_by_itself_and_blames_no_worker(tmp_path: Path) -> None:
+    # Far more than can be done; each reports about every second.
+    slow = [replace(DENSE, seed=seed, train=Train(epochs=100_000)) for seed in range(4)]
+    points = [dense_point(DENSE), *map(dense_point, slow), *(trial_point(config, "weight") for config in slow)]
+    tracker, place = settings(tmp_path, "interrupted")
+
+    def interrupt() -> None:
+        while not tracker.finished():
+            time.sleep(0.2)
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    started = time.monotonic()
+    ended = run_points(points, place, TWO, reused=0)
+    assert time.monotonic() - started < 120
+    assert ended.signal == signal.SIGINT
+    assert [(outcome.point.key, outcome.metrics is not None) for outcome in ended.outcomes] == [(DENSE.key(), True)]
+    assert tracker.finished().keys() == {DENSE.key()}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
