@@ -126,7 +126,7 @@ def compare(
     import pandas
 
     from orchestrator.compare import compared, tables
-    from orchestrator.results import results
+    from orchestrator.records import results
 
     table = pandas.concat([results(name, uri=_uri()) for name in sweeps], ignore_index=True)
     if as_json:

@@ -16,19 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.datasets import (
-    DATASETS,
-    DatasetInfo,
-    Raw,
-    check_options,
-    default_data_dir,
-    fetch,
-    info,
-    path,
-    read,
-    split_sizes,
-    verify,
-)
+from orchestrator.dataset_files import Raw, default_data_dir, fetch, path, read, verify
+from orchestrator.datasets import DATASETS, DatasetInfo, check_options, info, split_sizes
 from orchestrator.errors import DataError, SpaceError, unknown
 
 if TYPE_CHECKING:

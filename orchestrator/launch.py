@@ -11,14 +11,14 @@ from orchestrator import tracking
 from orchestrator.compare import markdown
 from orchestrator.config import Device, Precision, method_name
 from orchestrator.data import path as data_path
-from orchestrator.data import verify
+from orchestrator.dataset_files import check
 from orchestrator.described import params
 from orchestrator.environment import environment
-from orchestrator.errors import DataError, DeviceError
+from orchestrator.errors import DeviceError
 from orchestrator.figures import accuracy_against_sparsity
 from orchestrator.outcome import Ended
 from orchestrator.plan import Plan, PlannedTrial, make_plan
-from orchestrator.results import PLAN, frame, plan_record
+from orchestrator.records import PLAN, frame, plan_record
 from orchestrator.space import Space
 from orchestrator.summary import PICTURE, Preview, Summary
 from orchestrator.tracking import Tracker
@@ -133,8 +133,7 @@ def _trial_point(trial: PlannedTrial) -> Point:
 
 def _check_data(points: list[Point]) -> None:
     for name in sorted({parse(point.dense.dataset)[0] for point in points}):
-        if problems := verify(name):
-            raise DataError(problems[0])
+        check(name)
 
 
 def _run(points: list[Point], tracker: Tracker, sweep_run: str, options: Options, reused: int) -> Ended:

@@ -130,9 +130,13 @@ def lr_rewind(bench: Bench, state: State, *, round: int, epochs: Length = "100%"
     summary="another initial draw under the same masks: the control",
     paper="Frankle & Carbin, ICLR 2019, section 2",
     length=_of_reinit,
+    trunk="rewind",
 )
 def reinit(bench: Bench, state: State, *, round: int) -> State:
-    """Fresh initial weights for the survivors, biases and norms, and the whole training."""
+    """Fresh initial weights for the survivors, biases and norms, and the whole training.
+
+    The masks are those of the lottery ticket: the next round prunes what `rewind` has trained.
+    """
     fresh = rewound(state, initial(bench, draw="reinit", round=round).weights)
     return train_more(bench, fresh, _rest(bench, 0), stage="reinit", round=round)
 

@@ -104,12 +104,17 @@ def _walk(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> 
         return
     state = stages.initial(bench) if config.when == "init" else bench.trained()
     state = preparations.get(config.prepare)(bench, state)
+    # A control is a branch: the walk goes on along the trunk that it is compared with.
+    trunk = recoveries.get(recover.traits.get("trunk", config.recover))
     for round in range(1, rounds + 1):
         state = stages.prune_round(bench, config, state, groups, round=round)
         # An untrained network is trained once, under the masks of the last round.
-        if config.when != "init" or round == rounds:
-            state = recover(bench, state, round=round)
-            yield state
+        if config.when == "init" and round < rounds:
+            continue
+        recovered = recover(bench, state, round=round)
+        yield recovered
+        if round < rounds:
+            state = recovered if trunk.name == recover.name else trunk(bench, state, round=round)
 
 
 def measure(
@@ -181,8 +186,10 @@ def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int,
 def _cut(
     bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network without its dead channels, where the granularity is channels; and what there is to say."""
-    if config is None or config.prune.granularity != "channel" or all(mask.all() for mask in masks.values()):
+    """The network without its dead channels, where whole units or channels go; and what there is to say."""
+    if config is None or config.prune.granularity not in ("unit", "channel"):
+        return net, ()
+    if all(mask.all() for mask in masks.values()):
         return net, ()
     if not any(mask.any() for mask in masks.values() if mask.dim() > 1):
         return net, ("nothing to cut out: every channel is masked",)

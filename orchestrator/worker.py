@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from orchestrator import data, model_files
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.measure import LayerRow
+from orchestrator.measure import LayerRow, Measurement
 from orchestrator.stages import State
 from orchestrator.tracking import MetricPoint, OpenRun, Tracker
 from orchestrator.training import EpochRecord
 from orchestrator.trial import Result, run_dense, run_trial
+from pruning.architecture import widths
 from pruning.registry import parse
-from pruning.structure import widths
 
 Beat = Callable[[dict[str, float]], None]
 KEPT_DENSE = 4  # dense states that one worker keeps in memory
@@ -151,6 +151,7 @@ def _record(run: OpenRun, point: Point, dense: DenseConfig, result: Result) -> d
         )
         (place / "config.json").write_text(json.dumps(asdict(point.config), indent=1, sort_keys=True))
         (place / "layers.json").write_text(json.dumps(_table(result.last.layers)))
+        (place / "rounds.json").write_text(json.dumps(_table([m.measurement for m in result.rounds])))
         (place / "confusion.json").write_text(json.dumps(result.last.confusion.tolist()))
         ops = {"unsupported": result.cost.unsupported, "not_counted": result.cost.other_ops}
         (place / "operators.json").write_text(json.dumps(ops, indent=1, sort_keys=True))
@@ -220,6 +221,9 @@ def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
     return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows)
 
 
-def _table(rows: tuple[LayerRow, ...]) -> dict[str, list[Any]]:  # names, and cells of any type
-    columns = list(LayerRow.__dataclass_fields__)
-    return {"columns": columns, "data": [list(asdict(row).values()) for row in rows]}
+def _table(rows: Sequence[LayerRow | Measurement]) -> dict[str, list[Any]]:  # names, and cells of any type
+    """In the form that MLflow shows as a table."""
+    return {
+        "columns": [field.name for field in fields(rows[0])],
+        "data": [list(vars(row).values()) for row in rows],
+    }

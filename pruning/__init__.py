@@ -8,10 +8,12 @@ small = pruning.shrink(net, masks, example_input)
 import pruning.gradient_criteria  # noqa: F401 - registers its criteria
 from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
+from pruning.decomposition import refit
 from pruning.engine import prune
 from pruning.granularity import GRANULARITIES, granularities
 from pruning.masking import Masks, apply_masks, sparsity
 from pruning.pq_index import gini, kept_bound, pq_index, sap_prune_count
+from pruning.regularization import regularizers
 from pruning.schedules import schedules
 from pruning.step import SCOPES
 from pruning.structure import shrink, trace
@@ -27,6 +29,8 @@ __all__ = [
     "kept_bound",
     "pq_index",
     "prune",
+    "refit",
+    "regularizers",
     "sap_prune_count",
     "schedules",
     "shrink",

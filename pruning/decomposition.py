@@ -21,9 +21,10 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
+from pruning.architecture import SelectedLinear
 from pruning.criteria import Scene, criteria
 from pruning.masking import Group, Masks, Member, Scores, apply_masks, entries
-from pruning.structure import SelectedLinear, trace
+from pruning.structure import trace
 
 CHUNK = 64  # images at a time
 # Directions weaker than this beside the strongest drown in the rounding of float32 weights.

@@ -2,7 +2,6 @@
 
 `trace` runs torch-pruning's dependency graph once and keeps plain index tensors (Fang et al., 2023,
 "DepGraph"); everything after it is index arithmetic on weight, bias and running statistics.
-`widths` and `resize` rebuild the architecture of a shrunk network without pickle.
 """
 
 from __future__ import annotations
@@ -10,16 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch_pruning import DependencyGraph
 from torch_pruning.ops import OPTYPE
 
+from pruning.architecture import SelectedLinear, replace_module, select, size_names
 from pruning.masking import (
     Group,
     Masks,
@@ -34,27 +32,6 @@ from pruning.masking import (
 
 PASSED_THROUGH = (OPTYPE.CONCAT, OPTYPE.ELEMENTWISE, OPTYPE.RESHAPE)
 Gone = dict[tuple[str, int], Tensor]
-
-
-class SelectedLinear(nn.Linear):
-    """A Linear that reads some of its input features: x [..., source_features] -> [..., out_features].
-
-    `inputs`, int64 [in_features], holds the positions that are read: the columns kept of `layer`.
-    """
-
-    inputs: Tensor
-
-    def __init__(self, layer: nn.Linear, inputs: Tensor) -> None:
-        # On "meta" no weights are drawn, so that the global generator stays where it is.
-        super().__init__(len(inputs), layer.out_features, bias=layer.bias is not None, device="meta")
-        self.source_features = layer.in_features
-        self.register_buffer("inputs", inputs.to(layer.weight.device))
-        columns = layer.weight.detach().index_select(1, self.inputs)
-        self.weight, self.bias = nn.Parameter(columns, layer.weight.requires_grad), layer.bias
-        self.train(layer.training)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.linear(input.index_select(-1, self.inputs), self.weight, self.bias)
 
 
 def trace(net: nn.Module, example_input: Tensor) -> tuple[Group, ...]:
@@ -167,11 +144,11 @@ def shrink(
         _check_silent(small, example_input, gone)
     for (name, dim), positions in gone.items():
         module = small.get_submodule(name)
-        keep = _others(positions, getattr(module, _size_names(module)[dim]))
+        keep = _others(positions, getattr(module, size_names(module)[dim]))
         if type(module) is nn.Linear and groups[0].members[0].side == "in":  # input features, not channels
-            small = _replace(small, name, SelectedLinear(module, keep))
+            small = replace_module(small, name, SelectedLinear(module, keep))
         else:
-            _select(module, dim, keep)
+            select(module, dim, keep)
     return small
 
 
@@ -225,79 +202,3 @@ def _refuse_noise(name: str, dead: Tensor, layer: nn.Module, inputs: tuple[Tenso
     read = dead[weight.index_select(1, dead).transpose(0, 1).flatten(1).any(1)]
     if inputs[0].index_select(-1 if isinstance(layer, nn.Linear) else -3, read).any():
         raise ValueError(f"{name}: it reads non-zero values from dead channels; mask its columns too")
-
-
-def widths(net: nn.Module) -> dict[str, list[int]]:
-    """Module name -> [out, in] of a Linear or Conv2d, [features] of a batch norm; for JSON.
-
-    A SelectedLinear has three: [out, source, selected].
-    """
-    return {name: _widths(module) for name, module in net.named_modules() if _size_names(module)}
-
-
-def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
-    """Edit a fresh network to the widths of a shrunk one, and return it: its state dict then fits.
-
-    The values are those of the first rows and columns: load the shrunk network's tensors over them.
-    ValueError for widths that are not this network's, or wider than it.
-    """
-    modules = {name: module for name, module in net.named_modules() if _size_names(module)}
-    for name in sorted(modules.keys() ^ widths.keys()):
-        near = get_close_matches(name, modules, n=3, cutoff=0.4) or list(modules)[:3]
-        raise ValueError(
-            f"widths and network differ: {name!r} is in one only; the network has {', '.join(near)}"
-        )
-    for name, module in modules.items():
-        given = list(widths[name])
-        _check_widths(name, given, module)
-        if len(given) == 3 and type(module) is nn.Linear:
-            net = _replace(net, name, SelectedLinear(module, torch.arange(given[2])))
-        for dim in range(len(_size_names(module))):
-            _select(net.get_submodule(name), dim, torch.arange(given[-dim]))  # 0: the first, 1: the last
-    return net
-
-
-def _check_widths(name: str, given: list[int], module: nn.Module) -> None:
-    most = _widths(module)
-    if len(given) == 3 and type(module) is nn.Linear:
-        most = [*most, most[1]]
-    fits = len(given) == len(most) and all(
-        type(a) is int and 1 <= a <= b for a, b in zip(given, most, strict=True)
-    )
-    if not fits or (len(most) == 3 and given[1] != most[1]):
-        raise ValueError(f"widths of {name!r}: {given}; expected whole numbers from 1 to {most}")
-
-
-def _widths(module: nn.Module) -> list[int]:
-    sizes = [getattr(module, attribute) for attribute in _size_names(module)]
-    return [sizes[0], module.source_features, sizes[1]] if isinstance(module, SelectedLinear) else sizes
-
-
-def _size_names(module: nn.Module) -> tuple[str, ...]:
-    """The attributes that hold a leaf's widths, by dimension of its weight."""
-    if isinstance(module, nn.Linear):
-        return ("out_features", "in_features")
-    if isinstance(module, nn.Conv2d):
-        return ("out_channels", "in_channels")
-    return ("num_features",) if isinstance(module, Norm) else ()
-
-
-@torch.no_grad()
-def _select(module: nn.Module, dim: int, keep: Tensor) -> None:
-    """Keep these positions of every tensor of a leaf that has the dimension, in place."""
-    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-        # `inputs` of a SelectedLinear goes with the columns; num_batches_tracked has no dimension.
-        along = dim - 1 if name == "inputs" else dim
-        if 0 <= along < tensor.dim() and len(keep) != tensor.shape[along]:
-            part = tensor.index_select(along, keep.to(tensor.device))
-            trained = isinstance(tensor, nn.Parameter)
-            setattr(module, name, nn.Parameter(part, tensor.requires_grad) if trained else part)
-    setattr(module, _size_names(module)[dim], len(keep))
-
-
-def _replace(net: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    if not name:
-        return module
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)
-    return net

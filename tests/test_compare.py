@@ -15,7 +15,7 @@ from scipy import stats
 
 from orchestrator.compare import Interval, compared, interval, markdown, pivoted, setting_columns, settings
 from orchestrator.figures import accuracy_against_sparsity
-from orchestrator.results import plan_record, planned_rows
+from orchestrator.records import plan_record, planned_rows
 
 Row = dict[str, Any]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
 import models
+from pruning.architecture import SelectedLinear, resize, widths
 from pruning.masking import (
     Group,
     Masks,
@@ -24,7 +25,7 @@ from pruning.masking import (
     prunable_layers,
     unit_groups,
 )
-from pruning.structure import SelectedLinear, kept_channels, resize, shrink, shrink_masks, trace, widths
+from pruning.structure import kept_channels, shrink, shrink_masks, trace
 
 SMALL = ("slp", "mlp(widths=[16, 8, 12], bias=True)", "cnn(widths=[8, 12, 6])")
 DENSENET = pytest.param("densenet121", marks=pytest.mark.slow)

@@ -92,3 +92,22 @@ def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
         notes = {"notes": run.tags.get("notes", "") if run else ""}
         table.append({**row, **facts, **notes, **(run.metrics if run and status == "finished" else {})})
     return pandas.DataFrame(table)
+
+
+def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
+    """One row per round of every finished trial: the trial's row of `results`, `round`, and its measurements.
+
+    The measurements bear plain names, `accuracy`, `sparsity`, `pq_index`, `epochs`, ...
+    """
+    import pandas
+
+    where = uri or default_uri(Path.cwd())
+    trials = results(sweep, uri=where)
+    tracker = Tracker(where, sweep)
+    table = []
+    for trial in trials[trials["status"] == "finished"].to_dict("records"):
+        measured = json.loads(tracker.text(tracker.row(trial["run_id"]), "rounds.json"))
+        axes = {name: value for name, value in trial.items() if "/" not in str(name)}
+        for number, row in enumerate(measured["data"], start=1):
+            table.append({**axes, "round": number, **dict(zip(measured["columns"], row, strict=True))})
+    return pandas.DataFrame(table)
