@@ -1,4 +1,4 @@
-"""DenseNet-121 (Huang et al., CVPR 2017, table 1) as torchvision has it, with a stem for small images."""
+"""DenseNet-121 (Huang et al., CVPR 2017) as torchvision has it, with a stem for small images."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def none(teacher: nn.Module) -> Loss:
 
 
 @distillations.register(
-    summary="softened outputs of the dense network", paper="Hinton et al., 2015, section 2", teaches=True
+    summary="softened outputs of the dense network", paper="Hinton et al., 2015", teaches=True
 )
 def soft_labels(teacher: nn.Module, *, temperature: Temperature = 4.0, weight: Weight = 0.5) -> Loss:
     """(1 - weight) CE + weight T^2 KL(teacher_T || student_T), T the temperature of both softmaxes.

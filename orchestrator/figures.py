@@ -50,14 +50,22 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
     panels = _panels(results)
     columns = min(3, len(panels))
     height = math.ceil(len(panels) / columns)
-    figure, axes = pyplot.subplots(height, columns, figsize=(5.2 * columns, 3.9 * height), squeeze=False)
+    legend = 0.22 * math.ceil(max(len(panel.lines) for panel in panels) / 3)
+    size = (5.2 * columns, 3.7 * height + legend)
+    figure, axes = pyplot.subplots(height, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, panel in zip(axes.flat, panels, strict=False):
         _draw(axis, panel)
-    axes.flat[0].legend(frameon=False, fontsize=8, loc="lower left")
+    most = max(panels, key=lambda panel: len(panel.lines))
+    figure.legend(
+        *axes.flat[panels.index(most)].get_legend_handles_labels(),
+        frameon=False,
+        fontsize=7,
+        loc="outside lower center",
+        ncols=3 if len(most.lines) > 4 else 5,
+    )
     figure.suptitle(f"{title} ({_spread_note(results)})", fontsize=10)
-    figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format=format, dpi=130)
     pyplot.close(figure)

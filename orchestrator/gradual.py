@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from orchestrator.config import TrialConfig
 from orchestrator.stages import Bench, State, choose_masks, initial, train_more
 from orchestrator.training import Extras, Phase
-from pruning.masking import Group, Masks, apply_masks, gather, prunable_layers
+from pruning.masking import Group, Masks, apply_masks, full_masks, gather, protected_layers, prunable_layers
 from pruning.schedules import rounds_of, schedules
 
 LAST_ROUND_AT = 0.75  # of the training; what is left repairs
@@ -24,7 +24,9 @@ def train_gradually(bench: Bench, config: TrialConfig, groups: Sequence[Group] |
     hooks = partial(_extras, pruner)
     phase = Phase(bench.config.train.epochs)
     state = train_more(bench, initial(bench), phase, stage="during", round=0, hooks=hooks)
-    return replace(state, masks=pruner.masks)
+    # Where no layer settled nothing was pruned: then all is alive, as the masks are to say.
+    whole = full_masks(bench.build().cpu(), groups, protect=config.prune.protect)
+    return replace(state, masks=pruner.masks or whole)
 
 
 def _extras(pruner: _Pruner, net: nn.Module) -> Extras:
@@ -48,18 +50,23 @@ class _Pruner:
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
         """Prune in place for every round that is due at this epoch's end; the masks if any was."""
-        norms = _mean_norms(net, self.groups)
+        norms = self._prunable(net, _mean_norms(net, self.groups))
         waiting = self._unsettled(norms)
         due = self._rounds_due(epoch)
+        done, self.round = self.round, due  # an epoch that was waited through is not made up for
         if len(waiting) == len(norms):
             return None
-        for round in range(self.round + 1, due + 1):
+        for round in range(done + 1, due + 1):
             self.masks = choose_masks(
                 self.bench, self.config, net, self.masks, self.groups, round=round, protect=waiting
             )
             apply_masks(net, self.masks)
-        self.round = due
         return self.masks if due else None
+
+    def _prunable(self, net: nn.Module, norms: Mapping[str, float]) -> dict[str, float]:
+        """Without protected layers; groups hold none."""
+        kept = protected_layers(net, self.config.prune.protect) if self.groups is None else ()
+        return {name: norm for name, norm in norms.items() if name not in kept}
 
     def _rounds_due(self, epoch: int) -> int:
         """A schedule that waits for layers looks at every epoch; others spread their rounds."""

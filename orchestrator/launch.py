@@ -20,7 +20,7 @@ from orchestrator.outcome import Ended
 from orchestrator.plan import Plan, PlannedTrial, make_plan
 from orchestrator.records import PLAN, frame, plan_record
 from orchestrator.space import Space
-from orchestrator.summary import PICTURE, Preview, Summary
+from orchestrator.summary import PICTURE, TABLES, Preview, Summary
 from orchestrator.tracking import Tracker
 from orchestrator.worker import Point, Settings
 from pruning.registry import parse
@@ -88,9 +88,22 @@ def launch(space: Space, options: Options, *, uri: str) -> Summary:
         if ended.signal:
             tracker.close_children(run.run_id, "interrupted")
         if (results["status"] == "finished").any():
-            tracker.upload(run.run_id, {PICTURE: accuracy_against_sparsity(results, title=space.name)})
-            tracker.client.set_tag(run.run_id, tracking.NOTE, f"{space.about}\n\n{markdown(results)}")
+            table = markdown(results)
+            picture = accuracy_against_sparsity(results, title=space.name)
+            tracker.upload(run.run_id, {PICTURE: picture, TABLES: table})
+            tracker.client.set_tag(run.run_id, tracking.NOTE, note(run.run_id, space.about, table))
     return Summary(plan, sweep, results, ended, reused)
+
+
+def note(run_id: str, about: str, table: str) -> str:
+    """The description of a sweep's page: what it is, its picture, and as much of the tables as fits."""
+    picture = f"![accuracy against sparsity](/get-artifact?path={PICTURE}&run_uuid={run_id})"
+    head = f"{about}\n\n{picture}\n\n"
+    if len(head) + len(table) <= tracking.NOTE_LENGTH:
+        return head + table
+    rest = f"\n\nThe rest is in the artifact {TABLES}."
+    whole_lines = table[: tracking.NOTE_LENGTH - len(head) - len(rest)].rpartition("\n")[0]
+    return head + whole_lines + rest
 
 
 def plan_text(plan: Plan) -> str:

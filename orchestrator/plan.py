@@ -32,6 +32,7 @@ from orchestrator.refusals import (
     order_refusal,
     protect_refusal,
     scope_refusal,
+    score_refusal,
     train_size,
 )
 from orchestrator.space import Space
@@ -172,6 +173,7 @@ def _branches(space: Space) -> Iterator[_Branch]:
         fields["technique"] = label
         refusal = (
             scope_refusal(granularity, scope)
+            or score_refusal(criterion, granularity)
             or amount_refusal(granularity, amount)
             or order_refusal(prune, cast(When, fields["when"]), fields["prepare"])
         )

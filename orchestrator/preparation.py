@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 from torch import nn
@@ -29,7 +30,7 @@ def _check_group_lasso(*, epochs: Length, **lasso: object) -> None:
 
 @preparations.register(
     summary="train on with a penalty that empties whole groups",
-    paper="Wen et al., SSL, NeurIPS 2016, section 3",
+    paper="Wen et al., SSL, NeurIPS 2016",
     check=_check_group_lasso,
 )
 def group_lasso(
@@ -55,4 +56,5 @@ def group_lasso(
         regularizer=bind(net, groups=channel_groups(bench))
     )
     phase = Phase(length, start=max(0, recipe.epochs - length))
-    return train_more(bench, state, phase, stage="group_lasso", round=0, hooks=hooks)
+    untaught = replace(bench, taught=False)  # it learns from the labels alone, whatever recoveries do
+    return train_more(untaught, state, phase, stage="group_lasso", round=0, hooks=hooks)

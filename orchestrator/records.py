@@ -82,15 +82,17 @@ def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
     failed = tracker.failed(keys - set(finished))
     table = []
     for row in rows:
-        run = finished.get(row["key"]) or failed.get(row["key"])
-        status = "finished" if row["key"] in finished else "failed" if run else "missing"
+        done = finished.get(row["key"])
+        run = done or failed.get(row["key"])
         facts = {
-            "status": status,
+            "status": "finished" if done else "failed" if run else "missing",
             "run_id": run.run_id if run else None,
             "reason": run.tags.get("reason") if run else None,
+            "notes": run.tags.get("notes", "") if run else "",
         }
-        notes = {"notes": run.tags.get("notes", "") if run else ""}
-        table.append({**row, **facts, **notes, **(run.metrics if run and status == "finished" else {})})
+        # Names without a group belong to rounds: their last values stand under final/, too.
+        metrics = {name: value for name, value in done.metrics.items() if "/" in name} if done else {}
+        table.append({**row, **facts, **metrics})
     return pandas.DataFrame(table)
 
 

@@ -27,6 +27,7 @@ Images = Annotated[int, Between(1, 1_000_000)]
 
 def epochs_of(length: Length, train: Train) -> int:
     """Whole epochs for a length: at least 1 for a part of the training. ValueError for anything else."""
+    given = length
     if isinstance(length, str) and length.endswith("%"):
         with suppress(ValueError):
             length = float(length[:-1]) / 100
@@ -35,7 +36,7 @@ def epochs_of(length: Length, train: Train) -> int:
     if isinstance(length, float) and 0 < length <= 1:
         return max(1, round(length * train.epochs))
     raise ValueError(
-        f"epochs is {length!r}; give whole epochs, a fraction in (0, 1] or a percentage like '10%'"
+        f"epochs is {given!r}; give whole epochs, a fraction in (0, 1] or a percentage like '10%'"
     )
 
 
@@ -45,7 +46,7 @@ def position_of(point: Length, train: Train) -> int:
         epochs_of(point, train)
         fraction = float(point.removesuffix("%")) / 100 if isinstance(point, str) else point
         return round(fraction * train.epochs)
-    return 0 if point == 0 else min(epochs_of(point, train), train.epochs)
+    return 0 if point == 0 and not isinstance(point, bool) else min(epochs_of(point, train), train.epochs)
 
 
 def check_length(*, epochs: Length, **others: object) -> None:
@@ -87,7 +88,7 @@ def none(bench: Bench, state: State, *, round: int) -> State:
 
 @recoveries.register(
     summary="train on at the last learning rate",
-    paper="Renda et al., ICLR 2020, section 2",
+    paper="Renda et al., ICLR 2020",
     check=check_length,
     length=_of_finetune,
 )
@@ -100,7 +101,7 @@ def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", 
 
 @recoveries.register(
     summary="weights back to those of an earlier epoch, then the rest of the training again",
-    paper="Frankle & Carbin, ICLR 2019, section 2; Renda et al., ICLR 2020, section 2",
+    paper="Frankle & Carbin, ICLR 2019; Renda et al., ICLR 2020",
     check=check_point,
     length=_of_rewind,
 )
@@ -116,7 +117,7 @@ def rewind(bench: Bench, state: State, *, round: int, to: Length = 0) -> State:
 
 @recoveries.register(
     summary="the weights stay, the learning rate goes back",
-    paper="Renda et al., ICLR 2020, section 2",
+    paper="Renda et al., ICLR 2020",
     check=check_length,
     length=_of_lr_rewind,
 )
@@ -128,7 +129,7 @@ def lr_rewind(bench: Bench, state: State, *, round: int, epochs: Length = "100%"
 
 @recoveries.register(
     summary="another initial draw under the same masks: the control",
-    paper="Frankle & Carbin, ICLR 2019, section 2",
+    paper="Frankle & Carbin, ICLR 2019",
     length=_of_reinit,
     trunk="rewind",
 )
@@ -143,7 +144,7 @@ def reinit(bench: Bench, state: State, *, round: int) -> State:
 
 @recoveries.register(
     summary="least squares on the next layer, from images without labels",
-    paper="Chee et al., NeurIPS 2022, section 3",
+    paper="Chee et al., NeurIPS 2022",
 )
 def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> State:
     """Correct what reads the dead units so that it is given what the dense network gave it, front to back.

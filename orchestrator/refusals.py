@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import models
 from orchestrator.config import Prune, When, method_name
@@ -13,7 +13,7 @@ from orchestrator.datasets import info, split_sizes
 from orchestrator.errors import SpaceError
 from orchestrator.stages import SAMPLES_PER_CLASS
 from pruning.criteria import criteria
-from pruning.engine import prune
+from pruning.engine import check_grouped, check_invert, groups_of, prune
 from pruning.granularity import amount_for, granularities
 from pruning.masking import protected_layers, prunable_layers
 from pruning.registry import parse
@@ -64,12 +64,29 @@ def protect_refusal(model: str, dataset: str, granularity: str, protect: tuple[s
 @lru_cache(maxsize=4096)
 def scope_refusal(granularity: str, scope: str) -> str | None:
     """Why the engine takes no such pair: tried on a network of three layers."""
-    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    net, batch = _three_layers()
     try:
-        prune(net, amount=0.0, granularity=granularity, scope=scope, example_input=torch.zeros(2, 2))
+        prune(net, amount=0.0, granularity=granularity, scope=scope, example_input=batch)
     except ValueError as error:
         return str(error)
     return None
+
+
+@lru_cache(maxsize=4096)
+def score_refusal(criterion: str, granularity: str) -> str | None:
+    """Why the criterion cannot rank what the granularity removes."""
+    net, batch = _three_layers()
+    method, pattern = criteria.get(criterion), granularities.get(granularity)
+    try:
+        check_grouped(method, pattern, groups_of(net, pattern, example_input=batch))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _three_layers() -> tuple[nn.Module, Tensor]:
+    layers = (nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    return nn.Sequential(*layers), torch.zeros(2, 2)
 
 
 @lru_cache(maxsize=4096)
@@ -122,6 +139,10 @@ def order_refusal(prune: Prune, when: When, prepare: str) -> str | None:
         )
     if prune.control == "shuffle" and method_name(prune.granularity) != "weight":
         return "control shuffle is for granularity weight: shuffled units would no longer be units"
+    try:
+        check_invert(schedule, invert=prune.control == "invert")
+    except ValueError as error:
+        return f"control invert: {error}"
     if "tolerance" in schedule.options and when != "during":
         return f"schedule {schedule.name} waits for layers to settle: it needs when: during"
     if prepare != "none" and when != "after":

@@ -11,6 +11,8 @@ from ray.tune.search import Searcher
 from orchestrator.outcome import Outcome
 from orchestrator.worker import Point
 
+SUCCEEDED = "succeeded"  # reported as 1 or 0; `done` is Tune's own, and true at every end
+
 
 class DagSearcher(Searcher):
     """Hands points to Tune: those without an unfinished parent first, children as parents finish.
@@ -19,7 +21,7 @@ class DagSearcher(Searcher):
     """
 
     def __init__(self, points: Sequence[Point], listen: Callable[[Outcome], None]) -> None:
-        super().__init__(metric="done", mode="max")
+        super().__init__(metric=SUCCEEDED, mode="max")
         keys = {point.key for point in points}
         self._listen = listen
         self._ready = deque(point for point in points if point.parent not in keys)
@@ -42,17 +44,17 @@ class DagSearcher(Searcher):
         if point is None:
             return
         result = result or {}
-        failed = error or not result.get("done")
+        failed = error or not result.get(SUCCEEDED)
         reason = str(result.get("reason") or "its worker died") if failed else ""
         self._end(Outcome(point, None if failed else result, reason))
 
     def _end(self, outcome: Outcome) -> None:
-        self._listen(outcome)
+        # Before `listen`: Tune swallows what it raises, and would wait for the children for ever.
         children = self._waiting.pop(outcome.point.key, [])
         if outcome.metrics is not None:
             self._ready.extend(children)
-            return
-        for child in children:
+        self._listen(outcome)
+        for child in children if outcome.metrics is None else ():
             self._end(Outcome(child, None, f"its dense network failed: {outcome.reason}"))
 
     def __getstate__(self) -> dict[str, Any]:  # Tune pickles its searcher

@@ -70,10 +70,12 @@ class Bench:
         """A network with the trial's initial weights, on the data's device."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.config.seed, draw, round))
-            net = models.build(
-                self.config.model, input_shape=self.data.input_shape, num_classes=self.data.num_classes
-            )
-        return net.to(self.data.train.images.device)
+            return self._network().to(self.data.train.images.device)
+
+    def _network(self) -> nn.Module:
+        return models.build(
+            self.config.model, input_shape=self.data.input_shape, num_classes=self.data.num_classes
+        )
 
     def trained(self) -> State:
         """The dense network; RuntimeError before there is one."""
@@ -82,7 +84,11 @@ class Bench:
         return self.reference
 
     def restore(self, state: State) -> nn.Module:
-        net = self.build()
+        """The state's network, on the data's device."""
+        # Built without storage: nothing is drawn only to be overwritten.
+        with torch.device("meta"):
+            net = self._network()
+        net.to_empty(device=self.data.train.images.device)
         net.load_state_dict(state.weights)
         return net
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan
 
 PICTURE = "accuracy-against-sparsity.png"
+TABLES = "comparison.md"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from orchestrator.outcome import Ended, Outcome
 from orchestrator.progress import SweepProgress
-from orchestrator.search import DagSearcher
+from orchestrator.search import SUCCEEDED, DagSearcher
 from orchestrator.worker import Point, Settings, run_point
 
 SECONDS_BETWEEN_BEATS = 1.0
@@ -57,15 +57,12 @@ def run_points(points: Sequence[Point], settings: Settings, resources: Resources
     with _ray(resources), _signals(), SweepProgress(total, reused=reused) as progress:
 
         def listen(outcome: Outcome) -> None:
-            if outcome.reason != INTERRUPTED:
+            if outcome.metrics is not None or not _interrupted:  # a trial that was stopped has not failed
                 outcomes.append(outcome)
                 progress.ended(failed=outcome.metrics is None, best=_best(outcomes))
 
         _fit(DagSearcher(points, listen), settings, resources)
     return Ended(tuple(outcomes), _interrupted[0] if _interrupted else 0)
-
-
-INTERRUPTED = "interrupted"
 
 
 def _best(outcomes: Sequence[Outcome]) -> str:
@@ -108,15 +105,15 @@ def _trainable(config: Mapping[str, str], settings: Settings) -> None:
         nonlocal last
         if monotonic() - last > SECONDS_BETWEEN_BEATS:
             last = monotonic()
-            tune.report({"done": 0, **values})
+            tune.report({SUCCEEDED: 0, **values})
 
     try:
         metrics = run_point(point, settings, beat=beat)
     # The boundary of a worker: whatever a trial raises is in its run already, and the sweep goes on.
     except Exception as error:  # noqa: BLE001
-        tune.report({"done": 0, "reason": f"{type(error).__name__}: {error}"})
+        tune.report({SUCCEEDED: 0, "reason": f"{type(error).__name__}: {error}"})
     else:
-        tune.report({"done": 1, **metrics})
+        tune.report({SUCCEEDED: 1, **metrics})
 
 
 class _StopWhenInterrupted(tune.Stopper):

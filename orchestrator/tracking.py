@@ -38,6 +38,7 @@ PAGE = 1000
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 TAG_LENGTH = 500
 NOTE = "mlflow.note.content"
+NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 Value = str | int | float | bool | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -83,7 +84,7 @@ def run_trial(config: TrialConfig, data: Dataset, *, store: Store, report: Repor
     """Prune, recover and measure, round after round, from the stored dense network or a new one."""
     bench = stages.make_bench(config.dense, data, report=report)
     dense = store.dense(config.dense) or stages.dense(bench)
-    ipa = measure(bench, dense, None).measurement
+    ipa = _assessed(config.dense, data, dense)
     bench = replace(bench, reference=dense)
     distillation = distillations.get(config.distill)
     loss = distillation(bench.restore(dense))
@@ -94,6 +95,12 @@ def run_trial(config: TrialConfig, data: Dataset, *, store: Store, report: Repor
         for round, state in enumerate(_walk(bench, config, groups), start=1)
     ]
     return Result(ipa, tuple(rounds), bench.cost, data)
+
+
+@lru_cache(maxsize=4)
+def _assessed(config: DenseConfig, data: Dataset, dense: State) -> Measurement:
+    """The initial performance assessment; done once in a process for all trials of a dense network."""
+    return measure(stages.make_bench(config, data), dense, None).measurement
 
 
 def _walk(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> Iterator[State]:
@@ -192,7 +199,7 @@ def _cut(
     if all(mask.all() for mask in masks.values()):
         return net, ()
     if not any(mask.any() for mask in masks.values() if mask.dim() > 1):
-        return net, ("nothing to cut out: every channel is masked",)
+        return net, ("nothing to cut out: every unit is masked",)
     image = torch.zeros((2, *bench.data.input_shape), device=bench.data.train.images.device)
     return shrink(net, masks, image, groups=stages.channel_groups(bench)), ()
 

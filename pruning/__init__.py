@@ -5,7 +5,8 @@ pruning.apply_masks(net, masks)
 small = pruning.shrink(net, masks, example_input)
 """
 
-import pruning.gradient_criteria  # noqa: F401 - registers its criteria
+import pruning.gradient_criteria
+import pruning.pivoted_qr  # noqa: F401 - registers its criterion
 from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
 from pruning.decomposition import refit

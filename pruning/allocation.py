@@ -17,7 +17,7 @@ def erk_kept(shapes: Mapping[str, Sequence[int]], limits: Mapping[str, int], kep
     A layer's density is proportional to (n_in + n_out + height + width) / (n_in n_out height width),
     so what it keeps is proportional to the sum of its shape; a layer that would keep more than its
     limit keeps that, and the others share the rest. Fractions go by largest remainder, ties by order.
-    Evci et al., Rigging the Lottery, ICML 2020, section 3. ValueError for more than the limits hold.
+    Evci et al., Rigging the Lottery, ICML 2020. ValueError for more than the limits hold.
     """
     if not 0 <= kept <= sum(limits.values()):
         raise ValueError(f"{kept} weights cannot be kept of {sum(limits.values())}")

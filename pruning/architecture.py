@@ -62,7 +62,8 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
         if len(given) == 3 and type(module) is nn.Linear:
             net = replace_module(net, name, SelectedLinear(module, torch.arange(given[2])))
         for dim in range(len(size_names(module))):
-            select(net.get_submodule(name), dim, torch.arange(given[-dim]))  # 0: the first, 1: the last
+            size = given[-dim]  # 0: the first, 1: the last
+            select_in_place(net.get_submodule(name), dim, torch.arange(size))
     return net
 
 
@@ -92,7 +93,7 @@ def size_names(module: nn.Module) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def select(module: nn.Module, dim: int, keep: Tensor) -> None:
+def select_in_place(module: nn.Module, dim: int, keep: Tensor) -> None:
     """Keep these positions of every tensor of a leaf that has the dimension, in place."""
     for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         # `inputs` of a SelectedLinear goes with the columns; num_batches_tracked has no dimension.
@@ -105,6 +106,7 @@ def select(module: nn.Module, dim: int, keep: Tensor) -> None:
 
 
 def replace_module(net: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """The network with `module` in the place of that name; the module itself where the name is empty."""
     if not name:
         return module
     parent, _, leaf = name.rpartition(".")

@@ -40,19 +40,19 @@ class Scene:
     sample: tuple[Tensor, Tensor] | None = None
 
 
-@criteria.register(summary="absolute weight", paper="Han et al., NeurIPS 2015, section 3")
+@criteria.register(summary="absolute weight", paper="Han et al., NeurIPS 2015")
 def magnitude(scene: Scene) -> Scores:
     """|w|."""
     return {name: weight.double().abs() for name, weight in scene.weights.items()}
 
 
-@criteria.register(summary="1-norm of the unit or channel", paper="Li et al., ICLR 2017, section 3.1")
+@criteria.register(summary="1-norm of the unit or channel", paper="Li et al., ICLR 2017")
 def l1(scene: Scene) -> Scores:
     """|w|, which sums to the 1-norm of a row or group."""
     return {name: weight.double().abs() for name, weight in scene.weights.items()}
 
 
-@criteria.register(summary="2-norm of the unit or channel", paper="He et al., IJCAI 2018, equation 3")
+@criteria.register(summary="2-norm of the unit or channel", paper="He et al., IJCAI 2018")
 def l2(scene: Scene) -> Scores:
     """w^2, which sums to the squared 2-norm of a row or group: the order is that of the norm."""
     return {name: weight.double().square() for name, weight in scene.weights.items()}

@@ -49,6 +49,8 @@ def prune(
     _check(amount, pattern, scope, round)
     amount = amount_for(pattern, amount)
     groups = groups_of(net, pattern, protect=protect, example_input=example_input, groups=groups)
+    check_grouped(score, pattern, groups)
+    check_invert(plan, invert=invert)
     prunable = full_masks(net, groups, protect=protect)
     masks = {name: mask.cpu() for name, mask in (prunable | (masks or {})).items()}
     if not prunable:
@@ -84,6 +86,24 @@ def groups_of(
     """What is removed together: None for weights; units; or channels (traced, unless `groups` has them)."""
     found = granularities.get(granularity)(net, protect=protect, example_input=example_input, groups=groups)
     return cast("tuple[Group, ...] | None", found)
+
+
+def check_grouped(criterion: Method, granularity: Method, groups: Sequence[Group] | None) -> None:
+    """ValueError for single weights and a criterion that scores whole units: within one all would tie."""
+    if groups is None and criterion.traits.get("groups"):
+        raise ValueError(
+            f"criterion {criterion.name!r} ranks whole units or channels, and granularity "
+            f"{granularity.name!r} removes single weights: choose unit or channel, or another criterion"
+        )
+
+
+def check_invert(schedule: Method, *, invert: bool) -> None:
+    """ValueError for inverted scores and a schedule that compares the scores with a value of its own."""
+    if invert and schedule.traits.get("scores"):
+        raise ValueError(
+            f"schedule {schedule.name!r} counts what scores below a value, and the scores are inverted: "
+            "choose another schedule"
+        )
 
 
 def _weights(net: nn.Module, masks: Masks) -> dict[str, Tensor]:

@@ -1,106 +1,36 @@
 """Group lasso: a penalty on the 2-norm of whole groups of weights, so that training itself empties them.
 
-Wen et al., Learning Structured Sparsity in Deep Neural Networks (SSL), NeurIPS 2016, section 3; the
-factor sqrt(|g|) is Yuan & Lin's (2006) and not theirs. Only weights are penalised: biases and norms
-stay, and a unit whose weights are all zero may still give a constant until it is masked.
-
-Groups are `filter` (each row of a hidden layer), `channel` (what one layer reads of one hidden channel:
-a column), or `group` (a unit of a dependency group: its rows in every layer that makes it and its
-columns in every layer that reads it, under one norm). Rows do not overlap, nor do columns. Units of
-`group` do where a layer has rows in one and columns in another.
+Wen et al., Learning Structured Sparsity in Deep Neural Networks (SSL), NeurIPS 2016; the factor
+sqrt(|g|) is Yuan & Lin's (2006) and not theirs. Only weights are penalised: biases and norms stay, and
+a unit whose weights are all zero may still give a constant until it is masked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from pruning.masking import Group, Member, entries, prunable_layers, unit_groups
+from pruning.lasso_groups import (
+    KINDS,
+    LassoGroups,
+    LassoPart,
+    check_one_of,
+    known_weight,
+    lasso_groups,
+    norms_along,
+    norms_of,
+    weights_of,
+)
+from pruning.masking import Group, entries
 from pruning.registry import Between, Registry
 
 regularizers = Registry("regularizer")
-KINDS = ("filter", "channel", "group")
 MODES = ("proximal", "subgradient")
 GROUP_SCALES = ("sqrt", "none")
-
-
-@dataclass(frozen=True)
-class LassoPart:
-    """Positions `index` along `dim` of the parameter `name`, and the lasso group `root` of each; int64."""
-
-    name: str
-    dim: int
-    index: Tensor
-    root: Tensor
-
-
-@dataclass(frozen=True)
-class LassoGroups:
-    """The lasso groups of a network, numbered through; `sizes`, int64 [G], counts the weights of each."""
-
-    kind: str
-    sizes: Tensor
-    parts: tuple[LassoPart, ...]
-
-
-def lasso_groups(net: nn.Module, kind: str, *, groups: Sequence[Group] | None = None) -> LassoGroups:
-    """What is penalised as one.
-
-    `groups` (of `trace`, or of `unit_groups`) limits all kinds to the layers in it, and `group` needs it.
-    With it, `channel` joins the columns that a flattened map repeats per cell; without, every column of
-    every layer but the first registered stands alone. ValueError for another kind, or where none is found.
-    """
-    _check_one_of("kind", kind, KINDS)
-    weights = _weights(net)
-    sizes: list[Tensor] = []
-    places: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
-    start = 0
-    for size, members in _together(net, kind, groups):
-        count = torch.zeros(size, dtype=torch.int64)
-        for member in members:
-            name, dim = entries(member)[0]
-            weight = _known(weights, name)
-            each = torch.full_like(member.root, weight.numel() // weight.shape[dim])
-            count.index_add_(0, member.root, each)
-            places.setdefault((name, dim), []).append((member.index, member.root + start))
-        sizes.append(count)
-        start += size
-    if not places:
-        raise ValueError(f"kind {kind!r} finds no weights to penalise here; other kinds: {', '.join(KINDS)}")
-    parts = tuple(_part(weights[name], name, dim, found) for (name, dim), found in places.items())
-    return LassoGroups(kind, torch.cat(sizes).to(parts[0].index.device), parts)
-
-
-def _part(weight: Tensor, name: str, dim: int, places: Sequence[tuple[Tensor, Tensor]]) -> LassoPart:
-    # One part for all the groups along a dimension: in a DenseNet twenty of them share a layer's columns.
-    index, root = (torch.cat(tensors).to(weight.device) for tensors in zip(*places, strict=True))
-    return LassoPart(name, dim, index, root)
-
-
-def _together(
-    net: nn.Module, kind: str, groups: Sequence[Group] | None
-) -> Iterator[tuple[int, tuple[Member, ...]]]:
-    """(number of lasso groups, the members that they share), one after the other."""
-    if kind == "group":
-        if groups is None:
-            raise ValueError("kind 'group' needs groups, those of trace(net, example_input)")
-        for group in groups:
-            yield group.size, tuple(member for member in group.members if member.side != "norm")
-    elif groups is None and kind == "channel":
-        layers = prunable_layers(net)
-        for name in list(layers)[1:] or layers:
-            columns = torch.arange(layers[name].weight.shape[1])
-            yield len(columns), (Member(name, "in", columns, columns),)
-    else:
-        side = "out" if kind == "filter" else "in"
-        for group in unit_groups(net) if groups is None else groups:
-            for module in dict.fromkeys(member.module for member in group.members if member.side == side):
-                yield group.size, tuple(m for m in group.members if (m.module, m.side) == (module, side))
 
 
 def penalty(net: nn.Module, lasso: LassoGroups, *, group_scale: str = "sqrt") -> Tensor:
@@ -108,7 +38,7 @@ def penalty(net: nn.Module, lasso: LassoGroups, *, group_scale: str = "sqrt") ->
 
     Its gradient at a group of zeros is 0.
     """
-    return (_scale(lasso, group_scale) * _norms(_weights(net), lasso)).sum()
+    return (_scale(lasso, group_scale) * norms_of(weights_of(net), lasso)).sum()
 
 
 @torch.no_grad()
@@ -120,8 +50,8 @@ def add_subgradient(
     Call it after `backward`. Frozen parameters are left alone. It shrinks groups but hardly ever gives
     an exact zero: cut by `dead_units` with a tolerance, or use `proximal_step`.
     """
-    weights = _weights(net)
-    norms = _norms(weights, lasso)
+    weights = weights_of(net)
+    norms = norms_of(weights, lasso)
     rates = strength * _scale(lasso, group_scale) / norms.masked_fill(norms == 0, torch.inf)
     for part, weight in _trainable(weights, lasso):
         if weight.grad is None:
@@ -142,8 +72,8 @@ def proximal_step(net: nn.Module, lasso: LassoGroups, *, step: float, group_scal
     """
     if not step >= 0:
         raise ValueError(f"step is {step!r}; it must be 0 or more: learning rate x strength")
-    weights = _weights(net)
-    norms = _norms(weights, lasso)
+    weights = weights_of(net)
+    norms = norms_of(weights, lasso)
     norms = norms.clamp(min=torch.finfo(norms.dtype).tiny)
     factors = (1.0 - step * _scale(lasso, group_scale) / norms).clamp(min=0.0)
     for part, weight in _trainable(weights, lasso):
@@ -164,8 +94,8 @@ def dead_units(
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance is {tolerance!r}; it must be in [0, 1)")
-    _check_one_of("side", side, ("out", "in"))
-    weights = _weights(net)
+    check_one_of("side", side, ("out", "in"))
+    weights = weights_of(net)
     return {group.name: _dead(group, weights, tolerance, side) for group in groups}
 
 
@@ -181,7 +111,7 @@ def _dead(group: Group, weights: Mapping[str, Tensor], tolerance: float, side: s
         for member in group.members:
             if (member.module, member.side) == (module, side):
                 name, dim = entries(member)[0]
-                norms = _norms_along(_known(weights, name).double(), dim).cpu()
+                norms = norms_along(known_weight(weights, name).double(), dim).cpu()
                 squares.index_add_(0, member.root, norms[member.index].square())
         norms = squares.sqrt()
         dead &= (norms == 0) | (norms < tolerance * norms.max())
@@ -229,14 +159,14 @@ class GroupLasso:
 
 def check_lasso(*, kind: str, strength: float, mode: str, group_scale: str, warmup: float) -> None:
     """ValueError for an unknown kind, mode or group_scale."""
-    _check_one_of("group_lasso(kind)", kind, KINDS)
-    _check_one_of("group_lasso(mode)", mode, MODES)
-    _check_one_of("group_lasso(group_scale)", group_scale, GROUP_SCALES)
+    check_one_of("group_lasso(kind)", kind, KINDS)
+    check_one_of("group_lasso(mode)", mode, MODES)
+    check_one_of("group_lasso(group_scale)", group_scale, GROUP_SCALES)
 
 
 @regularizers.register(
     summary="empties whole groups of weights in training",
-    paper="Wen et al., SSL, NeurIPS 2016, section 3",
+    paper="Wen et al., SSL, NeurIPS 2016",
     check=check_lasso,
 )
 def group_lasso(
@@ -257,38 +187,9 @@ def group_lasso(
     return GroupLasso(net, lasso, strength, mode, group_scale, warmup)
 
 
-def _weights(net: nn.Module) -> dict[str, nn.Parameter]:
-    return dict(net.named_parameters())
-
-
-def _known(weights: Mapping[str, Tensor], name: str) -> Tensor:
-    if name not in weights:
-        raise ValueError(f"{name} is no parameter of its own: it is computed, or tied to another layer's")
-    return weights[name]
-
-
-def _norms_along(weight: Tensor, dim: int) -> Tensor:
-    """2-norm of each slice along `dim`, in float32 at least."""
-    others = [other for other in range(weight.dim()) if other != dim]
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    norms: Tensor = torch.linalg.vector_norm(weight, dim=others, dtype=wide)
-    return norms
-
-
-def _norms(weights: Mapping[str, Tensor], lasso: LassoGroups) -> Tensor:
-    """[G]: 2-norm of each lasso group; differentiable, with gradient 0 at zero."""
-    here = torch.cat(
-        [_norms_along(weights[part.name], part.dim).square()[part.index] for part in lasso.parts]
-    )
-    roots = torch.cat([part.root for part in lasso.parts])
-    squares = here.new_zeros(len(lasso.sizes)).index_add(0, roots, here)
-    empty = squares == 0
-    return squares.masked_fill(empty, 1.0).sqrt().masked_fill(empty, 0.0)
-
-
 def _scale(lasso: LassoGroups, group_scale: str) -> Tensor:
     """[G]: s_g."""
-    _check_one_of("group_scale", group_scale, GROUP_SCALES)
+    check_one_of("group_scale", group_scale, GROUP_SCALES)
     return lasso.sizes.float().sqrt() if group_scale == "sqrt" else torch.ones_like(lasso.sizes).float()
 
 
@@ -305,9 +206,3 @@ def _along(weight: Tensor, part: LassoPart, values: Tensor, *, elsewhere: float)
     line = torch.full((weight.shape[part.dim],), elsewhere, dtype=weight.dtype, device=weight.device)
     line[part.index] = values.to(weight.dtype)[part.root]
     return line.reshape([-1 if dim == part.dim else 1 for dim in range(weight.dim())])
-
-
-def _check_one_of(label: str, given: str, allowed: Sequence[str]) -> None:
-    if given not in allowed:
-        near = get_close_matches(given, allowed, n=1) or allowed
-        raise ValueError(f"{label} is {given!r}; it must be {' or '.join(near)}")

@@ -4,8 +4,8 @@ A schedule is called once a round with the pools of competing units and answers,
 many more of its units are to leave: int64 [P]. `amount` is the fraction of all units, dead ones
 included, that is to be gone in the end. A schedule of several rounds has a hyper-parameter `rounds`.
 
-Traits: `adaptive` schedules look at the values, and the amount is only their ceiling; `during`
-schedules prune while the network trains.
+Traits: `adaptive` schedules look at the values, and the amount is only their ceiling; those with
+`scores` as well look at the scores instead; `during` schedules prune while the network trains.
 """
 
 from __future__ import annotations
@@ -41,28 +41,34 @@ def one_shot(pools: Pools, *, amount: float, round: int) -> Tensor:
     return remaining(pools, amount)
 
 
-@schedules.register(summary="the same fraction of the survivors at every round")
+@schedules.register(
+    summary="the same fraction of the survivors at every round",
+    paper="Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019",
+)
 def iterative(pools: Pools, *, amount: float, round: int, rounds: Rounds = 5) -> Tensor:
-    """Geometric: after round t of n the density is (1 - amount)^(t / n).
-
-    Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019, section 2; the last round lands on
-    the amount exactly.
-    """
+    """After round t of n the density is (1 - amount)^(t / n); the last lands on the amount exactly."""
     return remaining(pools, amount if round >= rounds else 1.0 - (1.0 - amount) ** (round / rounds))
 
 
-@schedules.register(summary="fast first, slower as little is left", during=True)
+@schedules.register(
+    summary="fast first, slower as little is left",
+    paper="Zhu & Gupta, To prune, or not to prune, 2017",
+    during=True,
+)
 def cubic(pools: Pools, *, amount: float, round: int, rounds: Rounds = 10) -> Tensor:
-    """After round t of n the sparsity is amount (1 - (1 - t / n)^3).
+    """After round t of n the sparsity is amount (1 - (1 - t / n)^3); the last lands on the amount exactly.
 
-    Zhu & Gupta, To prune, or not to prune, 2017, equation 1 with an initial sparsity of 0; the last
-    round lands on the amount exactly.
+    The paper's may start from another sparsity than 0.
     """
     return remaining(pools, amount if round >= rounds else amount * (1.0 - (1.0 - round / rounds) ** 3))
 
 
 @schedules.register(
-    "pq_index", summary="as much as the PQ index says is compressible", adaptive=True, check=check_pq
+    "pq_index",
+    summary="as much as the PQ index says is compressible",
+    paper="Diao et al., SAP, ICLR 2023",
+    adaptive=True,
+    check=check_pq,
 )
 def sap(
     pools: Pools,
@@ -79,7 +85,7 @@ def sap(
 ) -> Tensor:
     """Sparsity-informed adaptive pruning, on the values whatever the criterion; see `sap_prune_count`.
 
-    Diao et al., ICLR 2023, algorithm 1; 30 rounds are the authors' for linear models, MLP and CNN.
+    30 rounds are the authors' for linear models, MLP and CNN.
     """
     counts = sap_counts(
         pools.values, pools.alive, p=p, q=q, eta=eta, gamma=gamma, beta=beta, published=published
@@ -93,7 +99,12 @@ def check_threshold(*, value: float, unit: str) -> None:
         raise ValueError(f"threshold(unit) is {unit!r}; it must be 'std' or 'absolute'")
 
 
-@schedules.register(summary="as many as lie below a value", adaptive=True, check=check_threshold)
+@schedules.register(
+    summary="as many as lie below a value",
+    paper="Han et al., NeurIPS 2015",
+    adaptive=True,
+    check=check_threshold,
+)
 def threshold(
     pools: Pools,
     *,
@@ -105,8 +116,7 @@ def threshold(
     """The living below `value`, or below `value` standard deviations of the living in their pool.
 
     The deviation is about zero, sqrt(mean v^2): that of weights with mean zero, of which the pool has
-    the absolute values. Han et al., NeurIPS 2015, section 3: a quality parameter times the layer's
-    standard deviation.
+    the absolute values. The paper's is a quality parameter times the layer's standard deviation.
     """
     squares = pools.values.square().masked_fill(~pools.alive, 0.0).sum(1)
     scale = (squares / pools.alive.sum(1).clamp(min=1)).sqrt() if unit == "std" else torch.ones_like(squares)
@@ -148,9 +158,34 @@ def mean_norm(
     return counts
 
 
+@schedules.register(
+    summary="as many as score below a value",
+    paper="with pivoted_qr, the given error of Chee et al., NeurIPS 2022",
+    adaptive=True,
+    scores=True,
+)
+def score_below(
+    pools: Pools,
+    *,
+    amount: float,
+    round: int,
+    value: Annotated[float, Between(above=True, under=True)] = 0.01,
+) -> Tensor:
+    """The living whose score is below `value`, on the criterion's own scale.
+
+    With `pivoted_qr(relative=True)` that is interpolation to a given error: channel k + 1 and those after
+    it leave where |R_k+1,k+1| / |R_11| is below `value`, so that widths follow from the data.
+    """
+    return _as_many(pools.scores < value, pools, amount)
+
+
 def _below(pools: Pools, limit: Tensor, amount: float) -> Tensor:
-    counts = ((pools.values < limit[:, None]) & pools.alive).sum(1)
-    return torch.minimum(counts, remaining(pools, amount))
+    return _as_many(pools.values < limit[:, None], pools, amount)
+
+
+def _as_many(low: Tensor, pools: Pools, amount: float) -> Tensor:
+    """int64 [P]: how many of the living are `low`, the amount being the ceiling."""
+    return torch.minimum((low & pools.alive).sum(1), remaining(pools, amount))
 
 
 def in_passes(count: Count, passes: int) -> list[Count]:

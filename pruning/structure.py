@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch_pruning import DependencyGraph
 from torch_pruning.ops import OPTYPE
 
-from pruning.architecture import SelectedLinear, replace_module, select, size_names
+from pruning.architecture import SelectedLinear, replace_module, select_in_place, size_names
 from pruning.masking import (
     Group,
     Masks,
@@ -148,7 +148,7 @@ def shrink(
         if type(module) is nn.Linear and groups[0].members[0].side == "in":  # input features, not channels
             small = replace_module(small, name, SelectedLinear(module, keep))
         else:
-            select(module, dim, keep)
+            select_in_place(module, dim, keep)
     return small
 
 

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
+from pruning.activations import CHUNK
 from pruning.criteria import Scene, criteria
-from pruning.decomposition import CHUNK, interpolation, pivot_scores, pivot_scores_of, refit
+from pruning.decomposition import interpolation, refit
 from pruning.masking import Group, Masks, apply_masks, entries, expand, full_masks, unit_groups
+from pruning.pivoted_qr import pivot_scores, pivot_scores_of
 from pruning.structure import shrink, trace
 
 

@@ -125,6 +125,39 @@ def test_what_is_gone_counts_and_stays_gone(granularity: str) -> None:
     assert gone(less) == gone(second)
 
 
+@pytest.mark.parametrize("granularity", ["weight", "nm"])
+def test_a_criterion_of_whole_units_ranks_no_single_weights(granularity: str) -> None:
+    sample = (IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64))
+    with pytest.raises(ValueError, match=f"'pivoted_qr' ranks whole units or channels.*'{granularity}'"):
+        pruning.prune(
+            network(), amount=0.5, criterion="pivoted_qr", granularity=granularity, sample=sample
+        )
+    masks = pruning.prune(network(), amount=0.5, criterion="pivoted_qr", granularity="unit", sample=sample)
+    assert sum(int((~masks[name].flatten(1).any(1)).sum()) for name in ("0.weight", "5.weight")) == 5
+
+
+def test_a_value_that_scores_are_held_against_needs_them_as_they_are() -> None:
+    with pytest.raises(ValueError, match="'score_below' counts what scores below a value"):
+        pruning.prune(network(), amount=0.5, schedule="score_below", invert=True)
+
+
+def test_interpolation_to_a_given_error_finds_the_width() -> None:
+    """Units 3 and 4 are multiples of others, unit 2 is a hundredth of unit 0 and a little of its own."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5, bias=False), nn.Linear(5, 3))
+    rows = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0.01, 0, 0.001, 0], [2, 0, 0, 0], [0, 3, 0, 0]])
+    net[1].weight.data = rows
+    # Orthogonal images of equal length: |R_kk| are those of the columns of the rows, 3, 2, 0.001, 0, 0.
+    images = torch.eye(4).reshape(4, 1, 2, 2)
+    options: dict[str, Any] = {"criterion": "pivoted_qr", "granularity": "unit", "scope": "layer"}
+    options["sample"] = (images, torch.zeros(4, dtype=torch.int64))
+    for value, kept in ((1e-4, [2, 3, 4]), (1e-3, [3, 4]), (0.5, [3, 4]), (0.7, [4])):
+        masks = pruning.prune(net, amount=1, schedule=f"score_below(value={value})", **options)
+        assert masks["1.weight"].any(1).nonzero().flatten().tolist() == kept
+    masks = pruning.prune(net, amount=0.2, schedule="score_below(value=0.7)", **options)
+    assert int(masks["1.weight"].any(1).sum()) == 4  # the amount is the ceiling
+
+
 def test_masks_given_are_not_changed() -> None:
     net = network()
     for granularity in ("weight", "unit"):

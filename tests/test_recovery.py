@@ -1,44 +1,168 @@
-"""Recoveries: lengths, rates, and that masks stay."""
+"""Recoveries: laws that all of them keep, lengths and rates, and where each of them starts from."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache, partial
 
 import pytest
 import torch
 
-from orchestrator import data, stages
+from orchestrator import data, recovery, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.recovery import epochs_of, recoveries
+from orchestrator.recovery import epochs_a_round, epochs_of, position_of, recoveries
 from orchestrator.stages import Bench, State
+from orchestrator.training import EpochRecord, Extras, Phase, evaluate, learning_rate, train
 
-RECIPE = Train(epochs=4, optimizer="sgd", lr=0.1, schedule="linear")
+RECIPE = Train(epochs=3, optimizer="sgd", lr=0.1, schedule="linear")
+NUMERICS = Numerics(micro_batch=4096)
+MLP, CNN = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])"
+CHANNELS = Prune("l2", "channel", "layer", "one_shot", 0.5)
+WEIGHTS = Prune("magnitude", "weight", "layer", "one_shot", 0.7)
+digits = cache(partial(data.load, "digits"))
 
 
-def bench(recipe: Train = RECIPE) -> Bench:
-    config = DenseConfig("mlp(widths=[16])", "digits", 256, 0, recipe, Numerics(micro_batch=4096))
-    return stages.make_bench(config, data.load("digits"))
+@cache
+def bench(model: str = MLP, recipe: Train = RECIPE, seed: int = 0) -> Bench:
+    config = DenseConfig(model, "digits", 256, seed, recipe, NUMERICS)
+    on = stages.make_bench(config, digits())
+    return replace(on, reference=stages.dense(on))
 
 
-def pruned(on: Bench, round: int = 1) -> State:
-    config = TrialConfig(on.config, Prune("magnitude", "weight", "layer", "one_shot", 0.7), "none", "weight")
-    return stages.prune_round(on, config, stages.dense(on), None, round=round)
+@cache
+def pruned(on: Bench, prune: Prune = WEIGHTS, round: int = 1) -> State:
+    config = TrialConfig(on.config, prune, "none", "x")
+    return stages.prune_round(on, config, on.trained(), stages.groups_for(on, config), round=round)
+
+
+def same(a: State, b: State) -> bool:
+    return a.weights.keys() == b.weights.keys() and all(
+        torch.equal(a.weights[n], b.weights[n]) for n in a.weights
+    )
+
+
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[State, Phase]]:
+    """What each training of a recovery starts from, in the order of the calls."""
+    seen: list[tuple[State, Phase]] = []
+
+    def noted(on: Bench, state: State, phase: Phase, *, stage: str, round: int) -> State:
+        seen.append((state, phase))
+        return stages.train_more(on, state, phase, stage=stage, round=round)
+
+    monkeypatch.setattr(recovery, "train_more", noted)
+    return seen
+
+
+# ---- what every recovery keeps
+
+
+@pytest.mark.parametrize("model", [MLP, CNN])
+@pytest.mark.parametrize("prune", [WEIGHTS, CHANNELS], ids=["weights", "channels"])
+@pytest.mark.parametrize("name", list(recoveries))
+def test_masks_stay_bits_repeat_and_the_cost_is_what_the_plan_says(
+    name: str, prune: Prune, model: str
+) -> None:
+    on = bench(model)
+    before = pruned(on, prune)
+    copies = {name: tensor.clone() for name, tensor in before.weights.items()}
+    after = recoveries.get(name)(on, before, round=1)
+
+    assert before.masks.keys() == after.masks.keys()
+    assert all(torch.equal(after.masks[key], mask) for key, mask in before.masks.items())
+    assert any((~mask).any() for mask in after.masks.values())
+    for key, mask in after.masks.items():
+        assert not after.weights[key][~mask].any()
+    assert all(torch.equal(before.weights[key], tensor) for key, tensor in copies.items())
+
+    epochs = epochs_a_round(name, RECIPE)
+    assert after.epochs == before.epochs + epochs
+    # The dense network took three epochs, and they all cost the same.
+    assert 3 * after.train_flops == before.train_flops * (3 + epochs)
+    assert len(after.history) == epochs
+    assert same(after, recoveries.get(name)(on, before, round=1))
+
+
+@pytest.mark.parametrize("name", sorted(set(recoveries) - {"none", "refit"}))
+def test_what_trains_is_seeded_by_its_round_and_the_seed(name: str) -> None:
+    on, method = bench(), recoveries.get(name)
+    state = pruned(on)
+    assert not same(method(on, state, round=1), method(on, state, round=2))
+    other = replace(on, config=replace(on.config, seed=1))
+    assert not same(method(on, state, round=1), method(other, state, round=1))
+
+
+def test_none_is_the_state_itself() -> None:
+    on = bench()
+    assert recoveries.get("none")(on, on.trained(), round=1) is on.trained()
+
+
+# ---- lengths
 
 
 @pytest.mark.parametrize(
     ("length", "epochs"),
-    [(1, 1), (7, 7), ("10%", 2), ("100%", 20), ("1%", 1), (0.5, 10), (1.0, 20), (1e-9, 1), ("12.5%", 2)],
+    [
+        (1, 1),
+        (3, 3),
+        (7, 7),
+        (0.1, 2),
+        ("10%", 2),
+        ("100%", 20),
+        ("1%", 1),
+        (0.5, 10),
+        (1.0, 20),
+        (1e-9, 1),
+        ("12.5%", 2),
+    ],
 )
 def test_lengths(length: float | str, epochs: int) -> None:
     assert epochs_of(length, Train(epochs=20)) == epochs
 
 
-@pytest.mark.parametrize("length", [0, -1, True, 0.0, 1.5, "0%", "101%", "nan%", "5", "", "%", "x%"])
+@pytest.mark.parametrize(
+    "length",
+    [0, -1, True, 0.0, -0.1, 1.5, float("nan"), "0%", "101%", "-5%", "nan%", "5", "", "%", "x%", None],
+)
 def test_lengths_that_are_none(length: float | str) -> None:
-    with pytest.raises(ValueError, match="whole epochs"):
+    with pytest.raises(ValueError, match="whole epochs") as raised:
         epochs_of(length, Train())
+    assert repr(length) in str(raised.value)
+    for method in ("finetune", "lr_rewind"):
+        with pytest.raises(ValueError, match="whole epochs"):
+            recoveries.get({"method": method, "epochs": length})
+
+
+@pytest.mark.parametrize(
+    ("point", "epoch"), [(0, 0), (5, 5), (20, 20), (0.1, 2), ("10%", 2), ("1%", 0), ("100%", 20)]
+)
+def test_points_of_the_training(point: float | str, epoch: int) -> None:
+    assert position_of(point, Train(epochs=20)) == epoch
+
+
+@pytest.mark.parametrize("point", [-1, True, False, 1.5, "101%", "x%", "3"])
+def test_points_that_are_none(point: float | str) -> None:
     with pytest.raises(ValueError, match="whole epochs"):
-        recoveries.get({"method": "finetune", "epochs": length})
+        recoveries.get({"method": "rewind", "to": point})
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs"),
+    [
+        ("none", 0),
+        ("refit", 0),
+        ("finetune", 2),
+        ("finetune(epochs=3)", 3),
+        ("rewind", 20),
+        ("rewind(to=5)", 15),
+        ("rewind(to='10%')", 18),
+        ("lr_rewind", 20),
+        ("lr_rewind(epochs=30)", 20),
+        ("lr_rewind(epochs='25%')", 5),
+        ("reinit", 20),
+    ],
+)
+def test_epochs_a_round_by_hand(text: str, epochs: int) -> None:
+    assert epochs_a_round(text, Train(epochs=20)) == epochs
 
 
 def test_options_are_checked_where_they_are_read() -> None:
@@ -48,38 +172,149 @@ def test_options_are_checked_where_they_are_read() -> None:
         recoveries.get("finetune(lr=0.0)")
     with pytest.raises(ValueError, match="did you mean epochs"):
         recoveries.get("finetune(epoch=2)")
+    with pytest.raises(ValueError, match=r"must be in \[1, 1e\+06\]"):
+        recoveries.get("refit(images=0)")
 
 
-def test_none_is_the_state_itself() -> None:
-    on = bench()
-    state = stages.dense(on)
-    assert recoveries.get("none")(on, state, round=1) is state
+def test_a_percentage_is_of_the_training() -> None:
+    on = bench(recipe=replace(RECIPE, epochs=1))
+    assert recoveries.get("finetune(epochs='50%')")(on, on.trained(), round=1).epochs == 2
 
 
-def test_finetuning_holds_the_last_rate_and_the_masks() -> None:
-    on = bench()
+# ---- fine-tuning and learning rates
+
+
+def test_finetuning_holds_the_last_rate() -> None:
+    on = bench(recipe=replace(RECIPE, epochs=4))
     before = pruned(on)
     after = recoveries.get("finetune(epochs=3, lr=2.0)")(on, before, round=1)
     # Linear from 0.1 at epoch 0 to 0 at epoch 4: 0.025 where the last epoch starts.
     assert [record.lr for record in after.history] == pytest.approx([0.05] * 3)
-    assert after.epochs == 4 + 3
-    assert after.train_flops == before.train_flops * 7 // 4
-    assert all(torch.equal(after.masks[name], mask) for name, mask in before.masks.items())
-    for name, mask in after.masks.items():
-        assert not after.weights[name][~mask].any()
-        assert not torch.equal(after.weights[name], before.weights[name])
+    assert not any(torch.equal(after.weights[name], before.weights[name]) for name in before.masks)
 
 
-def test_a_recovery_is_seeded_by_its_round() -> None:
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "step", "constant"])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_rewinding_the_rate_starts_it_where_so_many_epochs_are_left(
+    schedule: str, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, schedule=schedule)
+    on = bench(recipe=recipe)
+    state = pruned(on)
+    seen = starts(monkeypatch)
+    after = recoveries.get(f"lr_rewind(epochs={epochs})")(on, state, round=1)
+    ((start, phase),) = seen
+    assert start is state
+    assert (phase.start, phase.epochs, phase.hold, phase.lr_factor) == (3 - epochs, epochs, False, 1.0)
+    # Five batches of 256 an epoch: the last one starts at four fifths of it.
+    assert after.history[0].lr == learning_rate(recipe, 3 - epochs + 0.8)
+    assert after.history[-1].lr == on.trained().history[-1].lr
+
+
+# ---- rewinding
+
+
+def survivors_equal(state: State, weights: dict[str, torch.Tensor]) -> bool:
+    """Weights, biases and norms, with the dead ones at zero."""
+    return all(
+        torch.equal(
+            state.weights[name], torch.where(state.masks[name], value, 0.0) if name in state.masks else value
+        )
+        for name, value in weights.items()
+    )
+
+
+@pytest.mark.parametrize("model", [MLP, CNN])
+def test_rewinding_to_0_starts_from_the_initial_weights(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on = bench(model)
+    state = pruned(on, CHANNELS)
+    seen = starts(monkeypatch)
+    recoveries.get("rewind")(on, state, round=1)
+    ((start, phase),) = seen
+    assert survivors_equal(start, on.build().state_dict())
+    assert (phase.start, phase.epochs) == (0, 3)
+
+
+@pytest.mark.parametrize("model", [MLP, CNN])
+@pytest.mark.parametrize("to", [1, 2])
+def test_rewinding_to_an_epoch_starts_from_the_dense_trainings_own_weights(
+    model: str, to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = bench(model)
+    # The whole training by hand; on its way the weights after `to` epochs are noted.
+    net, way = on.build(), dict[int, dict[str, torch.Tensor]]()
+
+    def note(epoch: int) -> None:
+        way[epoch] = stages.snapshot(net)
+
+    train(
+        net,
+        on.data.train,
+        on.data.validation,
+        recipe=RECIPE,
+        phase=Phase(3),
+        batch_size=256,
+        numerics=NUMERICS,
+        generator=torch.Generator().manual_seed(stages.seed_for(0, "dense", 0)),
+        extras=Extras(after_epoch=note),
+    )
+    assert all(torch.equal(way[3][name], value) for name, value in on.trained().weights.items())
+    state = pruned(on, CHANNELS)
+    seen = starts(monkeypatch)
+    after = recoveries.get(f"rewind(to={to})")(on, state, round=1)
+    ((start, phase),) = seen
+    assert survivors_equal(start, way[to])
+    assert not survivors_equal(start, way[to - 1] if to > 1 else on.build().state_dict())
+    assert (phase.start, phase.epochs) == (to, 3 - to)
+    assert after.history[-1].lr == on.trained().history[-1].lr
+
+
+def test_training_so_far_again_is_quiet_and_not_charged() -> None:
+    heard: list[str] = []
+
+    def report(stage: str, epoch: int, record: EpochRecord) -> None:
+        heard.append(stage)
+
+    on = replace(bench(), report=report)
+    after = recoveries.get("rewind(to=2)")(on, pruned(on), round=1)
+    assert heard == ["rewind"]
+    assert after.epochs == 3 + 1
+
+
+def test_another_draw_is_another_network_for_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     on = bench()
     state = pruned(on)
-    method = recoveries.get("finetune(epochs=1)")
-    first, again, second = (method(on, state, round=number) for number in (1, 1, 2))
-    name = "output.weight"
-    assert torch.equal(first.weights[name], again.weights[name])
-    assert not torch.equal(first.weights[name], second.weights[name])
+    seen = starts(monkeypatch)
+    for round in (1, 1, 2):
+        recoveries.get("reinit")(on, state, round=round)
+    first, again, second = (start for start, _ in seen)
+    assert same(first, again)
+    name = "hidden.0.weight"
+    living = state.masks[name]
+    for one, other in ((first.weights, second.weights), (first.weights, on.build().state_dict())):
+        assert not (one[name] == other[name])[living].any()
+    # From the same distribution: uniform within 1 / sqrt(64), as torch draws for a layer of 64 inputs.
+    assert 0.115 < float(first.weights[name].abs().max()) <= 0.125
 
 
-def test_a_percentage_is_of_the_training() -> None:
-    on = bench(replace(RECIPE, epochs=1))
-    assert recoveries.get("finetune(epochs='50%')")(on, stages.dense(on), round=1).epochs == 2
+# ---- least squares
+
+
+@pytest.mark.parametrize("model", [MLP, CNN])
+@pytest.mark.parametrize("granularity", ["unit", "channel"])
+def test_refit_is_better_than_nothing(model: str, granularity: str) -> None:
+    on = bench(model, Train(epochs=12, lr=3e-2))
+    state = pruned(on, Prune("l2", granularity, "layer", "one_shot", 0.7))
+    after = recoveries.get("refit")(on, state, round=1)
+    cut, refitted = (
+        evaluate(on.restore(s), on.data.validation, numerics=NUMERICS).loss for s in (state, after)
+    )
+    assert refitted < 0.8 * cut
+
+
+def test_refit_looks_at_no_label() -> None:
+    on = bench(CNN)
+    state = pruned(on, CHANNELS)
+    blind = replace(on.data, train=replace(on.data.train, labels=torch.zeros_like(on.data.train.labels)))
+    method = recoveries.get("refit(images=100)")
+    assert same(method(on, state, round=1), method(replace(on, data=blind), state, round=1))

@@ -13,14 +13,12 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 import models
+from pruning.lasso_groups import KINDS, LassoGroups, lasso_groups
 from pruning.masking import Group, Member, expand, full_masks, unit_groups
 from pruning.regularization import (
     GROUP_SCALES,
-    KINDS,
-    LassoGroups,
     add_subgradient,
     dead_units,
-    lasso_groups,
     penalty,
     proximal_step,
     regularizers,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 
+import pytest
 from ray.tune.search import Searcher
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.outcome import Outcome
-from orchestrator.search import DagSearcher
+from orchestrator.search import SUCCEEDED, DagSearcher
 from orchestrator.worker import Point
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
@@ -51,14 +52,14 @@ class Sweep:
 def test_children_come_after_their_parent() -> None:
     sweep = Sweep(trial(0, 0.5), dense(0), trial(1, 0.5), dense(1), trial(0, 0.9))
     assert [sweep.next() for _ in range(3)] == ["dense 0", "dense 1", "wait"]
-    sweep.searcher.on_trial_complete("1", {"done": 1, "final/accuracy": 0.5})
+    sweep.searcher.on_trial_complete("1", {"done": True, SUCCEEDED: 1, "final/accuracy": 0.5})
     assert [sweep.next() for _ in range(2)] == ["trial 1 0.5", "wait"]
-    sweep.searcher.on_trial_complete("0", {"done": 1})
+    sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 1})
     assert [sweep.next() for _ in range(3)] == ["trial 0 0.5", "trial 0 0.9", "end"]
     for running in ("2", "3", "4"):
-        sweep.searcher.on_trial_complete(running, {"done": 1})
+        sweep.searcher.on_trial_complete(running, {"done": True, SUCCEEDED: 1})
     assert [good for _, good, _ in sweep.ended()] == [True] * 5
-    assert sweep.outcomes[0].metrics == {"done": 1, "final/accuracy": 0.5}
+    assert sweep.outcomes[0].metrics == {"done": True, SUCCEEDED: 1, "final/accuracy": 0.5}
     assert sweep.next() == "end"
 
 
@@ -69,7 +70,7 @@ def test_a_trial_whose_parent_is_in_the_store_waits_for_nothing() -> None:
 def test_a_failed_parent_fails_its_children_with_its_reason() -> None:
     sweep = Sweep(dense(0), dense(1), trial(0, 0.5), trial(0, 0.9), trial(1, 0.5))
     assert [sweep.next() for _ in range(3)] == ["dense 0", "dense 1", "wait"]
-    sweep.searcher.on_trial_complete("0", {"done": 0, "reason": "DivergedError: no longer finite"})
+    sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 0, "reason": "DivergedError: no longer finite"})
     why = "DivergedError: no longer finite"
     assert sweep.ended() == [
         ("dense 0", False, why),
@@ -77,7 +78,7 @@ def test_a_failed_parent_fails_its_children_with_its_reason() -> None:
         ("trial 0 0.9", False, f"its dense network failed: {why}"),
     ]
     assert sweep.next() == "wait"
-    sweep.searcher.on_trial_complete("1", {"done": 1})
+    sweep.searcher.on_trial_complete("1", {"done": True, SUCCEEDED: 1})
     assert [sweep.next(), sweep.next()] == ["trial 1 0.5", "end"]
 
 
@@ -93,17 +94,28 @@ def test_a_dead_worker_is_a_failure() -> None:
 def test_a_point_that_stopped_half_way_is_no_result() -> None:
     sweep = Sweep(dense(0))
     sweep.next()
-    sweep.searcher.on_trial_complete("0", {"done": 0, "epoch": 3.0})
+    sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 0, "epoch": 3.0})
     assert not sweep.ended()[0][1]
+
+
+def test_children_are_released_even_if_nobody_can_listen() -> None:
+    def deaf(outcome: Outcome) -> None:
+        raise OSError("the terminal is gone")
+
+    searcher = DagSearcher([dense(0), trial(0, 0.5)], deaf)
+    searcher.suggest("0")
+    with pytest.raises(OSError, match="terminal"):
+        searcher.on_trial_complete("0", {SUCCEEDED: 1})
+    assert isinstance(searcher.suggest("1"), dict)
 
 
 def test_ends_of_unknown_trials_are_nothing() -> None:
     sweep = Sweep(dense(0))
-    sweep.searcher.on_trial_complete("never handed out", {"done": 1})
+    sweep.searcher.on_trial_complete("never handed out", {"done": True, SUCCEEDED: 1})
     assert sweep.outcomes == []
 
 
 def test_it_is_pickled_without_its_plan() -> None:
     searcher = Sweep(dense(0)).searcher
-    assert searcher.__getstate__() == {"_metric": "done", "_mode": "max"}
+    assert searcher.__getstate__() == {"_metric": SUCCEEDED, "_mode": "max"}
     assert b"dense" not in pickle.dumps(searcher)

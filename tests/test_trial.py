@@ -95,7 +95,8 @@ def test_half_of_the_units(model: str) -> None:
     assert found.amount == 0.5
     assert found.sparsity == pytest.approx(1 - living / competing)
     assert found.parameters_nonzero == WEIGHTS[model] + REST[model] - (competing - living) - gone
-    assert found.parameters_physical == found.parameters_dense
+    # A dead unit and what reads it are cut out, too: as small as with channels.
+    assert found.parameters_physical == CUT[model] + {SLP: 10, MLP: 0, CNN: 2 * (4 + 8) + 10}[model]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -151,7 +152,9 @@ def test_amount_1_leaves_chance(model: str, name: str) -> None:
     assert int((measured.confusion.sum(0) > 0).sum()) == 1
     assert (found.sparsity, found.amount) == (1.0, 1.0)
     assert measured.cut is False
-    assert met(measured) == (("nothing to cut out: every channel is masked",) if name == "structured" else ())
+    assert met(measured) == (
+        ("nothing to cut out: every unit is masked",) if name in ("neuron", "structured") else ()
+    )
     dead, chance = (note for note in measured.notes if note.startswith("round"))
     assert dead.startswith("round 1: no living weight in ")
     assert chance.startswith("round 1: at chance")

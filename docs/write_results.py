@@ -1,0 +1,53 @@
+"""Run a space and write its page, docs/results/SPACE.md: the command, the time, the picture and the tables.
+
+    python docs/write_results.py SPACE [--set KEY=VALUES ...]
+
+What a page says under "What it says" is written by hand, and is kept when the page is written anew.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+from orchestrator.compare import markdown
+from orchestrator.environment import environment
+from orchestrator.figures import accuracy_against_sparsity
+from orchestrator.records import results
+from orchestrator.space import load_space
+
+PAGES = Path(__file__).parent / "results"
+SAYS = "## What it says"
+
+
+def main() -> None:
+    space, *options = sys.argv[1:]
+    command = ["orchestrate", "sweep", "--space", space, *options]
+    started = perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *command[1:]], check=True, stdout=subprocess.DEVNULL
+    )
+    seconds = perf_counter() - started
+    frame = results(space)
+    page = PAGES / f"{space}.md"
+    kept = page.read_text().partition(SAYS)[2] if page.exists() else "\n"
+    (PAGES / f"{space}.png").write_bytes(accuracy_against_sparsity(frame, title=space))
+    facts = environment()
+    machine = f"{facts['cores']} cores ({facts['processor']}), torch {facts['package.torch']}"
+    parts = [
+        f"# {space}",
+        load_space(space).about,
+        f"```\n$ {shlex.join(command)}\n```",
+        f"{len(frame)} trials, {seconds:.0f} s on {machine}.",
+        f"![Accuracy against sparsity]({space}.png)",
+        markdown(frame),
+        f"{SAYS}{kept}",
+    ]
+    page.write_text("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
