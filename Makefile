@@ -22,11 +22,12 @@ test: $(STAMP)  ## all tests: the fast ones side by side, then the slow ones one
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 	$(BIN)/pytest -m slow
 
-check: $(STAMP)  ## ruff, mypy and the import rules
+check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
+	$(BIN)/pytest tests/test_docs.py
 
 bench: $(STAMP)  ## side-by-side measurements with peers
 	@shopt -s nullglob; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

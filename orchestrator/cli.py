@@ -148,13 +148,29 @@ def ui(
     serve(_uri(), port=port)
 
 
+KIND_HELP = (
+    "spaces, models, datasets, techniques, criteria, granularities, schedules, recoveries, "
+    "preparations or distillations."
+)
+
+
 @app.command("list")
-def list_names(kind: Annotated[str, typer.Argument(help="spaces, models, datasets, criteria, ...")]) -> None:
+def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP)]) -> None:
     """The names that a space file may use."""
     from orchestrator.catalogue import names
 
-    for name, about in names(kind):
-        typer.echo(f"{name:<16} {about}")
+    found = names(kind)
+    width = max(len(name) for name, _ in found)
+    for name, about in found:
+        typer.echo(f"{name:<{width}}  {about}")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="Any name that `list` gives.")]) -> None:
+    """All about a name: a space's file, or a method's options, their ranges and what it does."""
+    from orchestrator.catalogue import entry
+
+    typer.echo(entry(name).rstrip("\n"))
 
 
 @data_app.command("fetch")

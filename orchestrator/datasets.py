@@ -49,8 +49,12 @@ DATASETS = {
     "fashion-mnist": DatasetInfo(
         "fashion-mnist", "grey clothes", GREY, 10, 54_000, 6_000, 10_000, source="FashionMNIST"
     ),
-    "cifar10": DatasetInfo("cifar10", "photographs", COLOUR, 10, 45_000, 5_000, 10_000, source="CIFAR10"),
-    "cifar100": DatasetInfo("cifar100", "photographs", COLOUR, 100, 45_000, 5_000, 10_000, source="CIFAR100"),
+    "cifar10": DatasetInfo(
+        "cifar10", "photographs of 10 kinds", COLOUR, 10, 45_000, 5_000, 10_000, source="CIFAR10"
+    ),
+    "cifar100": DatasetInfo(
+        "cifar100", "photographs of 100 kinds", COLOUR, 100, 45_000, 5_000, 10_000, source="CIFAR100"
+    ),
 }
 
 

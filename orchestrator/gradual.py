@@ -24,9 +24,7 @@ def train_gradually(bench: Bench, config: TrialConfig, groups: Sequence[Group] |
     hooks = partial(_extras, pruner)
     phase = Phase(bench.config.train.epochs)
     state = train_more(bench, initial(bench), phase, stage="during", round=0, hooks=hooks)
-    # Where no layer settled nothing was pruned: then all is alive, as the masks are to say.
-    whole = full_masks(bench.build().cpu(), groups, protect=config.prune.protect)
-    return replace(state, masks=pruner.masks or whole)
+    return replace(state, masks=pruner.masks)
 
 
 def _extras(pruner: _Pruner, net: nn.Module) -> Extras:
@@ -40,11 +38,13 @@ class _Pruner:
     def __init__(self, bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> None:
         self.bench, self.config, self.groups = bench, config, groups
         self.schedule = schedules.get(config.prune.schedule)
+        # Of all layers from the start: one that never settles is whole, and counts in the sparsity.
+        self.whole = full_masks(bench.build().cpu(), groups, protect=config.prune.protect)
         self.start()
 
     def start(self) -> None:
         """Nothing is pruned and nothing known, as before the first epoch."""
-        self.masks: Masks = {}
+        self.masks: Masks = self.whole
         self.norms: dict[str, float] = {}
         self.round = 0
 

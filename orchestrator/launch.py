@@ -14,7 +14,7 @@ from orchestrator.data import path as data_path
 from orchestrator.dataset_files import check
 from orchestrator.described import params
 from orchestrator.environment import environment
-from orchestrator.errors import DeviceError
+from orchestrator.errors import DeviceError, SpaceError
 from orchestrator.figures import accuracy_against_sparsity
 from orchestrator.outcome import Ended
 from orchestrator.plan import Plan, PlannedTrial, make_plan
@@ -67,6 +67,8 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
 def launch(space: Space, options: Options, *, uri: str) -> Summary:
     """Run what the store does not hold yet. DataError and StoreError come before any training."""
     plan = make_plan(space, device=options.device, precision=options.precision)
+    if not plan.trials:
+        raise SpaceError(f"{space.name}: no trial is left: {plan.excluded[0].reason}; see `orchestrate plan`")
     tracking.initialise(uri)
     tracker = Tracker(uri, space.name)
     points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed)

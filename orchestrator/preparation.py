@@ -44,9 +44,10 @@ def group_lasso(
     warmup: Annotated[float, Between(0, 1)] = 0.0,
     epochs: Length = "100%",
 ) -> State:
-    """The last `epochs` of the recipe once more, now with group lasso; see `pruning.regularization`.
+    """The last `epochs` of the recipe once more, now with group lasso.
 
-    Groups that the proximal mode has emptied are exactly zero: `threshold(unit='absolute')` finds them.
+    `kind` is group, filter or channel; `mode` proximal or subgradient; `group_scale` sqrt or none. Groups
+    that the proximal mode has emptied are exactly zero: `threshold(unit='absolute')` finds them.
     """
     recipe = bench.config.train
     length = epochs_of(epochs, recipe)

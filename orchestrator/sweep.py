@@ -28,6 +28,7 @@ os.environ.update(
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from orchestrator.outcome import Ended, Outcome
@@ -35,6 +36,8 @@ from orchestrator.progress import SweepProgress
 from orchestrator.search import SUCCEEDED, DagSearcher
 from orchestrator.worker import Point, Settings, run_point
 
+# Where ray was imported before this module, it has read none of that, and would listen to the network.
+ray_constants.ENABLE_RAY_CLUSTER = False
 SECONDS_BETWEEN_BEATS = 1.0
 _interrupted: list[int] = []  # signals received; Tune pickles what it is given, so this stays here
 

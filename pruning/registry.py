@@ -60,9 +60,22 @@ class Method:
 
 @dataclass(frozen=True)
 class Hyperparameter:
+    """`kind` is the type if it is a plain one; `hint` is what the signature says, plain or not."""
+
     default: Value
     kind: type | None
     between: Between | None
+    hint: Any = None  # a type, or one of typing's forms
+
+    @property
+    def allowed(self) -> str:
+        """What may be given, in one phrase: `float in [0, 1]`, `list[int]`."""
+        form = (
+            self.hint.__name__ if isinstance(self.hint, type) and not get_args(self.hint) else str(self.hint)
+        )
+        form = form.replace("collections.abc.", "").replace("Sequence[", "list[")
+        bounded = self.between is not None and math.isfinite(min(self.between.high, -self.between.low))
+        return f"{form} in {self.between}" if bounded else form
 
 
 def hyperparameters(function: Function) -> dict[str, Hyperparameter]:
@@ -76,7 +89,7 @@ def hyperparameters(function: Function) -> dict[str, Hyperparameter]:
             plain = get_args(hint)[0] if extras else hint
             between = next((extra for extra in extras if isinstance(extra, Between)), None)
             kind = plain if plain in (int, float, bool, str) else None
-            found[name] = Hyperparameter(parameter.default, kind, between)
+            found[name] = Hyperparameter(parameter.default, kind, between, plain)
     return found
 
 

@@ -20,7 +20,9 @@ from orchestrator.records import plan_record, planned_rows
 Row = dict[str, Any]
 
 
-def row(technique: str = "weight", amount: float = 0.5, seed: int = 0, accuracy: float = 0.9, **others: Any) -> Row:
+def row(
+    technique: str = "weight", amount: float = 0.5, seed: int = 0, accuracy: float = 0.9, **others: Any
+) -> Row:
     base: Row = {
         "model": "slp",
         "dataset": "digits",
@@ -91,7 +93,9 @@ def test_what_was_not_swept_is_not_shown_save_what_names_a_setting() -> None:
     always = ["model", "dataset", "batch_size", "technique"]
     plain = frame(row(seed=0, **{"train.lr": 0.1}), row(seed=1, **{"train.lr": 0.1}))
     assert setting_columns(plain) == [*always, "amount"]
-    swept = frame(row(**{"train.lr": 0.1, "recover": "none"}), row(**{"train.lr": 0.2, "recover": "finetune"}))
+    swept = frame(
+        row(**{"train.lr": 0.1, "recover": "none"}), row(**{"train.lr": 0.2, "recover": "finetune"})
+    )
     assert setting_columns(swept) == [*always, "recover", "train.lr", "amount"]
 
 
@@ -161,7 +165,14 @@ def test_a_picture(format: str, start: bytes) -> None:
 def test_a_plans_record_is_read_back() -> None:
     rows = [
         {"key": "a", "model": "slp", "amount": 0.5, "protect": "", "recover": "none"},
-        {"key": "b", "model": "slp", "amount": 0.9, "protect": "", "recover": "finetune", "recover.epochs": "1"},
+        {
+            "key": "b",
+            "model": "slp",
+            "amount": 0.9,
+            "protect": "",
+            "recover": "finetune",
+            "recover.epochs": "1",
+        },
     ]
     text = plan_record(rows, space="x", excluded=[{"reason": "y", "count": 2}])
     assert planned_rows(text) == [{**rows[0], "recover.epochs": None}, rows[1]]

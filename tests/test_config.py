@@ -71,7 +71,9 @@ def test_keys_are_stable_from_process_to_process() -> None:
     seed=st.integers(0, 2**63 - 1),
     protect=st.lists(st.text(max_size=5), max_size=3).map(tuple),
 )
-def test_json_and_back_is_the_same_configuration(lr: float, amount: float, seed: int, protect: tuple[str, ...]) -> None:
+def test_json_and_back_is_the_same_configuration(
+    lr: float, amount: float, seed: int, protect: tuple[str, ...]
+) -> None:
     dense = replace(DENSE, seed=seed, train=Train(lr=lr))
     trial = TrialConfig(dense, replace(PRUNE, amount=amount, protect=protect), "none", "weight")
     again = TrialConfig.from_json(json.loads(json.dumps(asdict(trial))))
@@ -99,7 +101,11 @@ def test_params_show_a_method_in_short_and_option_by_option() -> None:
     full = method_text("iterative", {"rounds": 5})
     found = params(replace(TRIAL, prune=replace(PRUNE, schedule=full), recover="finetune(epochs=3, lr=1.0)"))
     assert (found["schedule"], found["schedule.rounds"]) == ("iterative", "5")
-    assert (found["recover"], found["recover.epochs"], found["recover.lr"]) == ("finetune(epochs=3)", "3", "1.0")
+    assert (found["recover"], found["recover.epochs"], found["recover.lr"]) == (
+        "finetune(epochs=3)",
+        "3",
+        "1.0",
+    )
 
 
 def test_method_texts_are_read_back() -> None:

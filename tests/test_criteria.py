@@ -16,7 +16,7 @@ from pruning.criteria import Scene, criteria
 from pruning.masking import Masks, full_masks, prunable_layers, unit_groups
 
 NAMES = list(criteria)
-OF_WEIGHTS = [name for name in NAMES if not criteria.get(name).traits.get("norms")]
+OF_WEIGHTS = [name for name in NAMES if not {"norms", "groups"} & criteria.get(name).traits.keys()]
 CASES = [(name, "weight") for name in OF_WEIGHTS] + [
     (name, granularity) for granularity in ("unit", "channel") for name in NAMES
 ]
@@ -185,7 +185,7 @@ def test_inverted_scores_remove_what_else_would_stay(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if criteria.get(name).traits.get("data")])
 def test_criteria_that_look_at_data_say_so(name: str) -> None:
     with pytest.raises(ValueError, match=f"criterion '{name}' needs sample"):
-        prune(network(), name, sample=None)
+        prune(network(), name, "unit", sample=None)
 
 
 def test_the_dead_have_no_say_in_a_units_score() -> None:

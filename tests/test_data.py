@@ -26,6 +26,7 @@ from sklearn.model_selection import train_test_split
 
 from models.torchvision_compat import datasets as vision
 from orchestrator import data
+from orchestrator.dataset_files import check
 from orchestrator.errors import DataError, SpaceError
 
 
@@ -379,6 +380,10 @@ def test_missing_data_names_the_file_its_md5_and_digits(name, tmp_path):
     with pytest.raises(DataError) as caught:
         data.load(name, data_dir=tmp_path)
     message = str(caught.value)
+    with pytest.raises(DataError) as beforehand:
+        check(name, tmp_path)
+    assert str(beforehand.value) == message
+    check("digits", tmp_path)
     assert "\n" not in message
     for part in (str(tmp_path), "is missing (expected md5", f"orchestrate data fetch {name}", "'digits'"):
         assert part in message

@@ -129,9 +129,7 @@ def test_what_is_gone_counts_and_stays_gone(granularity: str) -> None:
 def test_a_criterion_of_whole_units_ranks_no_single_weights(granularity: str) -> None:
     sample = (IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64))
     with pytest.raises(ValueError, match=f"'pivoted_qr' ranks whole units or channels.*'{granularity}'"):
-        pruning.prune(
-            network(), amount=0.5, criterion="pivoted_qr", granularity=granularity, sample=sample
-        )
+        pruning.prune(network(), amount=0.5, criterion="pivoted_qr", granularity=granularity, sample=sample)
     masks = pruning.prune(network(), amount=0.5, criterion="pivoted_qr", granularity="unit", sample=sample)
     assert sum(int((~masks[name].flatten(1).any(1)).sum()) for name in ("0.weight", "5.weight")) == 5
 
@@ -147,7 +145,7 @@ def test_interpolation_to_a_given_error_finds_the_width() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5, bias=False), nn.Linear(5, 3))
     rows = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0.01, 0, 0.001, 0], [2, 0, 0, 0], [0, 3, 0, 0]])
     net[1].weight.data = rows
-    # Orthogonal images of equal length: |R_kk| are those of the columns of the rows, 3, 2, 0.001, 0, 0.
+    # Orthogonal images: the activations are the transposed rows; |R_kk| / |R_11| = 1, 2/3, 1/3000, 0, 0.
     images = torch.eye(4).reshape(4, 1, 2, 2)
     options: dict[str, Any] = {"criterion": "pivoted_qr", "granularity": "unit", "scope": "layer"}
     options["sample"] = (images, torch.zeros(4, dtype=torch.int64))

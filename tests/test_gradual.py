@@ -195,7 +195,7 @@ def test_with_a_large_tolerance_every_layer_is_pruned_once_it_was_seen_twice(
 ) -> None:
     seen = watched(monkeypatch)
     on = bench(model)
-    state = run(on, settled(1e9, granularity))
+    state = run(on, settled(1e9, granularity, fraction=1.0))
     # After the first epoch there is nothing to compare with; then one look per epoch.
     assert len(seen) == 3
     assert all(waiting == () for _, waiting, _ in seen)
@@ -236,7 +236,8 @@ def test_only_layers_that_have_settled_are_pruned(granularity: str, monkeypatch:
         return {name: 1.0 if place == 0 else 2.0**count for place, name in enumerate(names)}
 
     monkeypatch.setattr(gradual, "_mean_norms", norms)
-    state = run(on, settled(0.05, granularity))
+    measured = walk(on, settled(0.05, granularity)).last
+    state = measured.state
     assert [round for round, _, _ in seen] == [2, 3, 4]
     assert all("hidden.1" in waiting and "hidden.0" not in waiting for _, waiting, _ in seen)
     assert (~state.masks["hidden.0.weight"]).any()
@@ -244,6 +245,10 @@ def test_only_layers_that_have_settled_are_pruned(granularity: str, monkeypatch:
     if granularity == "channel":  # its columns read the first layer; its rows are whole
         others = others[:, others.any(0)]
     assert others.all()
+    weights = [mask for mask in state.masks.values() if mask.dim() > 1]
+    competing = {"weight": 2048 + 512 + 160, "unit": 2048 + 512, "channel": 2048 + 512 + 160}[granularity]
+    assert sum(mask.numel() for mask in weights) == competing
+    assert measured.measurement.sparsity == 1 - sum(int(mask.sum()) for mask in weights) / competing
 
 
 def test_a_protected_layer_that_settles_alone_prunes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,13 @@ def test_training_flops_are_torchs(name: str, shape: Shape) -> None:
 
 @pytest.mark.parametrize("amount", [0.0, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize(("name", "shape"), NETWORKS)
-def test_effective_macs_of_channels_are_those_of_the_cut_network(name: str, shape: Shape, amount: float) -> None:
+def test_effective_macs_of_channels_are_those_of_the_cut_network(
+    name: str, shape: Shape, amount: float
+) -> None:
     net, images = network(name, shape), torch.rand(2, *shape)
-    masks = pruning.prune(net, amount=amount, criterion="l2", granularity="channel", scope="layer", example_input=images)
+    masks = pruning.prune(
+        net, amount=amount, criterion="l2", granularity="channel", scope="layer", example_input=images
+    )
     pruning.apply_masks(net, masks)
     small = profile(pruning.shrink(net, masks, images), shape)
     dense = profile(net, shape)

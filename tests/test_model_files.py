@@ -80,7 +80,9 @@ def test_masked_entries_and_bits_take_no_room(tmp_path: Path) -> None:
 
     masked = state(0.1)
     living = sum(int(mask.sum()) for mask in masked.masks.values())
-    unmasked = sum(t.numel() * t.element_size() for name, t in masked.weights.items() if name not in masked.masks)
+    unmasked = sum(
+        t.numel() * t.element_size() for name, t in masked.weights.items() if name not in masked.masks
+    )
     assert content(tmp_path / "sparse" / "weights.safetensors") == 4 * living + unmasked
     bits = sum((mask.numel() + 7) // 8 for mask in masked.masks.values())
     assert content(tmp_path / "sparse" / "masks.safetensors") == bits
@@ -151,7 +153,10 @@ def test_nothing_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("pickle was used")
 
-    for module, names in ((pickle, ("load", "loads", "dump", "dumps", "Unpickler")), (torch, ("load", "save"))):
+    for module, names in (
+        (pickle, ("load", "loads", "dump", "dumps", "Unpickler")),
+        (torch, ("load", "save")),
+    ):
         for name in names:
             monkeypatch.setattr(module, name, refuse)
     sha = written(tmp_path / "model", state(0.4))

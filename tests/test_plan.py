@@ -208,6 +208,13 @@ def test_combinations_that_the_engine_refuses(tmp_path: Path) -> None:
     found = planned(tmp_path, dataset="'digits(samples_per_class=5)'", criterion="snip")
     assert found.trials == found.dense == ()
     assert "snip looks at 10 images per class; digits(samples_per_class=5) has 5" in found.excluded[0].reason
+    found = planned(tmp_path, model="mlp", criterion="pivoted_qr", granularity="[weight, unit, channel, nm]")
+    assert [trial.config.prune.granularity for trial in found.trials] == ["unit", "channel"]
+    assert [item.count for item in found.excluded] == [1, 1]
+    assert all("'pivoted_qr' ranks whole units or channels" in item.reason for item in found.excluded)
+    found = planned(tmp_path, schedule="[score_below, threshold]", control="[none, invert]")
+    assert len(found.trials) == 3
+    assert "the scores are inverted" in found.excluded[0].reason
 
 
 def test_nesterov_needs_momentum(tmp_path: Path) -> None:

@@ -85,6 +85,9 @@ def test_rounds_worked_by_hand(spec: str, gone: list[int]) -> None:
         # mean square 25: 0.8 deviations are 4
         ("threshold(value=0.8)", [1.0, 3.0, 3.0, 9.0], 3),
         ("threshold(value=0.0)", [0.0, 1.0], 0),
+        ("score_below(value=2.0)", [1.0, 2.0, 3.0, 0.0], 2),
+        ("score_below", [0.01, 0.0099, 0.5, 0.0], 2),
+        ("score_below(value=0.0)", [0.0, 1.0], 0),
         # mean 4
         ("column_mean(fraction=1.0)", [1.0, 4.0, 7.0], 1),
         ("column_mean", [1.0, 2.0, 9.0], 1),
@@ -106,7 +109,13 @@ def test_adaptive_counts_worked_by_hand(spec: str, values: list[float], expected
 
 
 @pytest.mark.parametrize(
-    "spec", ["threshold(value=100.0)", "column_mean(fraction=100.0)", "pq_index(gamma=100.0)"]
+    "spec",
+    [
+        "threshold(value=100.0)",
+        "column_mean(fraction=100.0)",
+        "pq_index(gamma=100.0)",
+        "score_below(value=100.0)",
+    ],
 )
 def test_the_amount_is_the_ceiling_of_adaptive_schedules(spec: str) -> None:
     alive = torch.tensor([True] * 7 + [False] * 3)
@@ -114,12 +123,18 @@ def test_the_amount_is_the_ceiling_of_adaptive_schedules(spec: str) -> None:
     assert [int(schedules.get(spec)(values, amount=a, round=1)) for a in (0.2, 0.3, 0.5, 0.8)] == [0, 0, 2, 5]
 
 
-@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize("name", [name for name in ADAPTIVE if name != "score_below"])
 def test_adaptive_schedules_need_no_scale(name: str) -> None:
     values = torch.rand(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     schedule = schedules.get(name)
     counts = [schedule(pool(values * factor), amount=1.0, round=1).tolist() for factor in (1.0, 2.0**-20)]
     assert counts[0] == counts[1]
+
+
+def test_score_below_counts_scores_and_not_values() -> None:
+    scores = torch.tensor([[-3.0, -1.0, 2.0], [0.0, -1.0, -5.0]], dtype=torch.float64)
+    pools = Pools(scores, scores.abs() + 9, torch.ones(2, 3, dtype=torch.bool), ("a",))
+    assert schedules.get("score_below(value=-0.5)")(pools, amount=1.0, round=1).tolist() == [2, 2]
 
 
 def test_sap_over_rounds_sees_only_the_living() -> None:
@@ -170,6 +185,8 @@ def test_passes_keep_a_target_for_each_pool() -> None:
         ("threshold(value=-1)", r"threshold\(value\) is -1.0; it must be in \[0, inf\)"),
         ("threshold(unit='percent')", "'percent'; it must be 'std' or 'absolute'"),
         ("column_mean(fraction=-0.5)", r"column_mean\(fraction\) is -0.5; it must be in \[0, inf\)"),
+        ("score_below(value='a')", "type float"),
+        ("score_below(value=1e999)", r"score_below\(value\) is inf; it must be in \(-inf, inf\)"),
         ("cubik", "did you mean cubic"),
     ],
 )

@@ -46,7 +46,9 @@ class Sweep:
         return Point.from_text(given["point"]).name
 
     def ended(self) -> list[tuple[str, bool, str]]:
-        return [(outcome.point.name, outcome.metrics is not None, outcome.reason) for outcome in self.outcomes]
+        return [
+            (outcome.point.name, outcome.metrics is not None, outcome.reason) for outcome in self.outcomes
+        ]
 
 
 def test_children_come_after_their_parent() -> None:
@@ -70,7 +72,9 @@ def test_a_trial_whose_parent_is_in_the_store_waits_for_nothing() -> None:
 def test_a_failed_parent_fails_its_children_with_its_reason() -> None:
     sweep = Sweep(dense(0), dense(1), trial(0, 0.5), trial(0, 0.9), trial(1, 0.5))
     assert [sweep.next() for _ in range(3)] == ["dense 0", "dense 1", "wait"]
-    sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 0, "reason": "DivergedError: no longer finite"})
+    sweep.searcher.on_trial_complete(
+        "0", {"done": True, SUCCEEDED: 0, "reason": "DivergedError: no longer finite"}
+    )
     why = "DivergedError: no longer finite"
     assert sweep.ended() == [
         ("dense 0", False, why),

@@ -35,7 +35,9 @@ def same(a: State, b: State) -> bool:
 
 
 def test_seeds_of_neighbours_are_unrelated() -> None:
-    found = {stages.seed_for(seed, stage, n) for seed in range(4) for stage in ("dense", "init") for n in range(4)}
+    found = {
+        stages.seed_for(seed, stage, n) for seed in range(4) for stage in ("dense", "init") for n in range(4)
+    }
     assert len(found) == 32
     assert all(0 <= seed < 2**63 for seed in found)
     assert stages.seed_for(1, "dense", 11) != stages.seed_for(11, "dense", 1)
@@ -110,7 +112,9 @@ def test_groups_are_what_the_granularity_says() -> None:
 class Narrow:
     """A machine whose memory holds `most` images; `alive` are the networks that have not been freed."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], BaseException]) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], BaseException]
+    ) -> None:
         self.most, self.error, self.seen = most, error, list[int]()
         self.nets: list[weakref.ref[nn.Module]] = []
         self.alive: list[int] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray  # noqa: F401 - before orchestrator.sweep: it must be on loopback all the same
 
 import models
 from orchestrator import tracking
@@ -66,12 +67,19 @@ class Ears(threading.Thread):
 def numbers(outcome: Outcome) -> dict[str, float]:
     """The final metrics that no clock decides."""
     found = outcome.metrics or {}
-    return {name: v for name, v in found.items() if name.startswith("final/") and not name.endswith("seconds")}
+    return {
+        name: v for name, v in found.items() if name.startswith("final/") and not name.endswith("seconds")
+    }
 
 
 def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_children(tmp_path: Path) -> None:
     good, bad = [DENSE, replace(DENSE, seed=1)], DIVERGES
-    points = [trial_point(bad, "weight"), trial_point(bad, "neuron"), dense_point(bad), *map(dense_point, good)]
+    points = [
+        trial_point(bad, "weight"),
+        trial_point(bad, "neuron"),
+        dense_point(bad),
+        *map(dense_point, good),
+    ]
     for config in good:
         points += [trial_point(config, "structured", 0.5, "finetune(epochs=1, lr=1.0)")]
         points += [trial_point(config, name) for name in ("weight", "neuron", "random")]
@@ -92,12 +100,13 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
         assert point.parent is None or order.index(point.parent) < order.index(point.key)
 
     reasons = {outcome.point.key: outcome.reason for outcome in ended.failures}
-    assert reasons.keys() == {point.key for point in points[:3]}
-    assert "DivergedError" in reasons[bad.key()]
-    assert all(reasons[point.key].startswith("its dense network failed: ") for point in points[:2])
+    why = "DivergedError: the loss is no longer finite in epoch 1 of 2"
+    assert reasons == {bad.key(): why} | {
+        point.key: f"its dense network failed: {why}" for point in points[:2]
+    }
 
     rows = tracker.search(f"tags.`mlflow.parentRunId` = '{place.sweep_run}'")
-    assert sorted(row.status for row in rows) == ["FAILED"] + ["FINISHED"] * 10
+    assert sorted(row.status for row in rows) == ["FAILED"] + ["FINISHED"] * 10  # dropped ones have no run
     assert tracker.finished().keys() == {point.key for point in points} - reasons.keys()
 
     _, serial = settings(tmp_path, "serial")
@@ -110,7 +119,11 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
 def test_an_interrupted_sweep_ends_by_itself_and_blames_no_worker(tmp_path: Path) -> None:
     # Far more than can be done; each reports about every second.
     slow = [replace(DENSE, seed=seed, train=Train(epochs=100_000)) for seed in range(4)]
-    points = [dense_point(DENSE), *map(dense_point, slow), *(trial_point(config, "weight") for config in slow)]
+    points = [
+        dense_point(DENSE),
+        *map(dense_point, slow),
+        *(trial_point(config, "weight") for config in slow),
+    ]
     tracker, place = settings(tmp_path, "interrupted")
 
     def interrupt() -> None:
@@ -124,6 +137,8 @@ def test_an_interrupted_sweep_ends_by_itself_and_blames_no_worker(tmp_path: Path
     ended = run_points(points, place, TWO, reused=0)
     assert time.monotonic() - started < 120
     assert ended.signal == signal.SIGINT
-    assert [(outcome.point.key, outcome.metrics is not None) for outcome in ended.outcomes] == [(DENSE.key(), True)]
+    assert [(outcome.point.key, outcome.metrics is not None) for outcome in ended.outcomes] == [
+        (DENSE.key(), True)
+    ]
     assert tracker.finished().keys() == {DENSE.key()}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

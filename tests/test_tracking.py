@@ -12,7 +12,15 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.tracking import MetricPoint, Tracker, compare_address, default_uri, owner, owner_lives, shown
+from orchestrator.tracking import (
+    MetricPoint,
+    Tracker,
+    compare_address,
+    default_uri,
+    owner,
+    owner_lives,
+    shown,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,9 @@ def tracker(uri: str, request: pytest.FixtureRequest) -> Tracker:
 def dead_process() -> str:
     """The owner tag of a process that has ended."""
     code = "from orchestrator.tracking import owner; print(owner())"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 # ---- where
@@ -81,7 +91,9 @@ def test_secrets_are_not_shown(uri: str, expected: str) -> None:
         "nonsense://user:secret@host",
     ],
 )
-def test_a_store_that_cannot_be_used_is_one_line_without_secrets(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+def test_a_store_that_cannot_be_used_is_one_line_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StoreError, match="cannot be used") as caught:
         tracking.initialise(uri)
@@ -98,7 +110,9 @@ def test_a_file_that_is_no_store(tmp_path: Path) -> None:
 def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
     uri = default_uri(tmp_path)
     code = f"from orchestrator.tracking import initialise; initialise({uri!r})"
-    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     errors = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert tracking.exists(uri)
@@ -111,7 +125,11 @@ def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
 def test_a_run_from_start_to_end(tracker: Tracker) -> None:
     with tracker.start("dense", "a name", tags={"colour": "blue"}) as run:
         assert tracker.row(run.run_id).status == "RUNNING"
-        run.log(params={"train.lr": 1e-3, "none": None}, metrics=[MetricPoint("final/accuracy", 0.5)], tags={"key": "k"})
+        run.log(
+            params={"train.lr": 1e-3, "none": None},
+            metrics=[MetricPoint("final/accuracy", 0.5)],
+            tags={"key": "k"},
+        )
         run.log(metrics=[MetricPoint("train/loss", 1.0 / step, step) for step in (1, 2)])
         run.log_data("digits", "0123456789abcdef" * 4, {"train": 1257})
         tracker.upload(run.run_id, {"a/b.txt": "text é", "c.bin": b"\x00\x01"})
@@ -183,7 +201,7 @@ def test_a_reopened_run_is_running_again_and_ours(tracker: Tracker) -> None:
 
 
 def test_a_run_that_is_not_there(tracker: Tracker) -> None:
-    with pytest.raises(StoreError, match="no run 'f{32}'"):
+    with pytest.raises(StoreError, match=r"no run 'f{32}'"):
         tracker.row("f" * 32)
 
 
@@ -212,7 +230,10 @@ def test_finished_runs_by_key_over_the_whole_store(uri: str, tracker: Tracker) -
     with tracker.start("dense", "running", tags={"key": "fin-f"}) as run:
         found = tracker.finished()
         assert tracker.finished_one("fin-f") is None
-    assert {key: row.run_id for key, row in found.items() if key.startswith("fin-")} == {"fin-a": first, "fin-b": other}
+    assert {key: row.run_id for key, row in found.items() if key.startswith("fin-")} == {
+        "fin-a": first,
+        "fin-b": other,
+    }
     assert tracker.finished({"fin-b", "fin-x"}).keys() == {"fin-b"}
     rows = {key: tracker.finished_one(key) for key in ("fin-a", "fin-b", "fin-c", "fin-d", "fin-e", "fin-x")}
     assert {key: row.run_id for key, row in rows.items() if row} == {"fin-a": first, "fin-b": other}

@@ -113,7 +113,9 @@ def test_accumulated_micro_batches_are_the_whole_batch(micro_batch: int, batch_s
     assert apart[0].train_accuracy == together[0].train_accuracy
 
 
-@pytest.mark.parametrize("recipe", [Train(20, lr=0.01, weight_decay=0.1), Train(20, "sgd", 0.1, nesterov=True)])
+@pytest.mark.parametrize(
+    "recipe", [Train(20, lr=0.01, weight_decay=0.1), Train(20, "sgd", 0.1, nesterov=True)]
+)
 @pytest.mark.parametrize("model", ["mlp(widths=[16])", "cnn(widths=[4])"])
 def test_masked_weights_stay_exactly_zero(recipe: Train, model: str) -> None:
     split, net = images(64), network(model)
@@ -165,7 +167,9 @@ def test_divergence_names_the_epoch() -> None:
     ],
 )
 def test_learning_rates(schedule: str, position: float, factor: float) -> None:
-    assert learning_rate(Train(10, lr=0.2, schedule=schedule), position) == pytest.approx(0.2 * factor, abs=1e-12)
+    assert learning_rate(Train(10, lr=0.2, schedule=schedule), position) == pytest.approx(
+        0.2 * factor, abs=1e-12
+    )
 
 
 def test_warm_up_is_linear() -> None:
@@ -243,7 +247,9 @@ def test_evaluation_agrees_with_scikit_learn(micro_batch: int) -> None:
     truth, said = split.labels.numpy(), scores.argmax(1).numpy()
     assert found.accuracy == accuracy_score(truth, said)
     assert found.top5 == top_k_accuracy_score(truth, scores.numpy(), k=5, labels=range(10))
-    assert found.loss == pytest.approx(log_loss(truth, torch.softmax(scores, 1).numpy(), labels=range(10)), rel=1e-5)
+    assert found.loss == pytest.approx(
+        log_loss(truth, torch.softmax(scores, 1).numpy(), labels=range(10)), rel=1e-5
+    )
     assert found.confusion.tolist() == confusion_matrix(truth, said, labels=range(10)).tolist()
     assert not net.training
 

@@ -61,7 +61,9 @@ class Place:
         return next(iter(self.tracker.search(f"tags.point = '{config.key()}'")))
 
     def load(self, row: RunRow) -> model_files.Saved:
-        return model_files.load(self.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
+        return model_files.load(
+            self.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
+        )
 
     def steps(self, row: RunRow, name: str) -> list[int]:
         return [point.step for point in self.tracker.client.get_metric_history(row.run_id, name)]
@@ -127,11 +129,18 @@ def test_a_trial_starts_from_the_stored_network(place: Place, name: str, recover
     config = trial_config(name, recover)
     row, final = place.run(config)
     computed = run_trial(config, data.load("digits"), store=Shelf(None)).last
-    assert row.tags.items() >= {("kind", "trial"), ("key", config.key()), ("notes", "; ".join(computed.notes))}
+    assert row.tags.items() >= {
+        ("kind", "trial"),
+        ("key", config.key()),
+        ("notes", "; ".join(computed.notes)),
+    }
     assert timeless(final) == timeless(computed.measurement.metrics("final"))
     assert {name: row.metrics[name] for name in final} == final
     dense = place.row(DENSE).metrics
-    assert [row.metrics[f"ipa/{x}"] for x in ("accuracy", "loss")] == [dense["final/accuracy"], dense["final/loss"]]
+    assert [row.metrics[f"ipa/{x}"] for x in ("accuracy", "loss")] == [
+        dense["final/accuracy"],
+        dense["final/loss"],
+    ]
     assert row.metrics["ipa/train_seconds"] == dense["final/train_seconds"]  # nothing was trained again
     assert place.steps(row, "train/loss") == ([] if recover == "none" else [1, 2, 3])
     assert place.steps(row, "round/sparsity") == [1]
@@ -142,7 +151,9 @@ def test_a_trial_starts_from_the_stored_network(place: Place, name: str, recover
     else:
         assert all(torch.equal(saved.state().weights[key], w) for key, w in computed.state.weights.items())
     widths = saved.arch["cut_widths"]
-    assert widths == ({"hidden.0": [8, 64], "hidden.1": [4, 8], "output": [10, 4]} if name == "structured" else None)
+    assert widths == (
+        {"hidden.0": [8, 64], "hidden.1": [4, 8], "output": [10, 4]} if name == "structured" else None
+    )
 
 
 def test_rounds_are_counted_on(place: Place) -> None:

@@ -1,0 +1,91 @@
+"""Every name that a space file may use is listed, shown whole, and can be used as it is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.catalogue import KINDS, entry, items, names
+from orchestrator.cli import app
+from orchestrator.errors import UsageError
+from orchestrator.space import SPACES, load_space
+from pruning.registry import hyperparameters
+
+METHODS = [(kind, item.name) for kind in KINDS if kind != "spaces" for item in items(kind)]
+NEEDED = {"model": "slp", "dataset": "digits", "amount": "0.5"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_name_has_a_summary_of_its_own(kind: str) -> None:
+    found = names(kind)
+    assert found
+    assert len({name for name, _ in found}) == len(found)
+    assert len({about for _, about in found if about}) == len(found)
+    assert not any("\n" in about for _, about in found)
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_every_method_shows(kind: str, name: str) -> None:
+    item = next(item for item in items(kind) if item.name == name)
+    shown = entry(name)
+    assert f"{item.axis} {name}: {item.about}\n" in shown
+    assert item.text or kind == "models"  # theirs may be one line
+    assert all(line.strip() in shown for line in item.text.splitlines())
+    assert item.paper in shown
+    for option in item.options:
+        assert f"option {option}: " in shown
+    assert item.example() in shown
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_every_example_is_a_line_of_a_space_file(kind: str, name: str, tmp_path: Path) -> None:
+    item = next(item for item in items(kind) if item.name == name)
+    own = item.example().removeprefix("axes: {").removesuffix("}")
+    rest = [f"{axis}: {value}" for axis, value in NEEDED.items() if axis != item.axis]
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"axes: {{{', '.join([own, *rest])}}}\n")
+    (value,) = load_space(str(file)).axes.given()[item.axis]
+    assert str(value).partition("(")[0] == name
+
+
+@pytest.mark.parametrize("name", ["quickstart", "weight-vs-unit"])
+def test_a_space_is_shown_as_its_file(name: str) -> None:
+    assert entry(name) == (SPACES / f"{name}.yaml").read_text()
+
+
+def test_options_with_their_ranges() -> None:
+    def method(*, a: int = 1, b: list[int] | None = None) -> None: ...
+
+    assert [option.allowed for option in hyperparameters(method).values()] == ["int", "list[int] | None"]
+    assert "  option temperature: float in (0, inf); 200.0 if not given\n" in entry("grasp")
+    assert "  option widths: list[int]; (32, 64, 128) if not given\n" in entry("cnn")
+    assert "  option epochs: int | float | str; '10%' if not given\n" in entry("finetune")
+    assert "  option value: float; 0.01 if not given\n" in entry("score_below")  # no range
+
+
+def test_a_name_of_several_kinds_shows_them_all() -> None:
+    shown = entry("none")
+    assert all(f"{axis} none: " in shown for axis in ("recover", "prepare", "distill"))
+    assert all(f"{axis} weight: " in entry("weight") for axis in ("technique", "granularity"))
+
+
+@pytest.mark.parametrize(
+    ("given", "near"), [("rewnd", "rewind"), ("quickstrat", "quickstart"), ("mpl", "mlp")]
+)
+def test_unknown_names_are_answered_with_the_nearest_of_all_kinds(given: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown name '{given}'; did you mean .*{near}"):
+        entry(given)
+
+
+def test_list_and_show_print_them() -> None:
+    listed = CliRunner().invoke(app, ["list", "distillations"])
+    assert listed.stdout == "none         the labels alone\nsoft_labels  softened outputs of the dense network\n"
+    assert CliRunner().invoke(app, ["show", "quickstart"]).stdout == entry("quickstart")
+    assert isinstance(CliRunner().invoke(app, ["show", "quickstrat"]).exception, UsageError)
+
+
+def test_unknown_kinds_name_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="unknown kind of name 'critera'; did you mean criteria"):
+        names("critera")
