@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.records import results, rounds
+    from orchestrator.reload import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "results", "rounds"]
+__all__ = ["__version__", "load", "results", "rounds"]
 
 
 def __getattr__(name: str) -> Any:  # functions of several types
-    """`results` and `rounds` are imported when first asked for: they bring mlflow and pandas."""
+    """Functions are imported when first asked for: they bring mlflow, pandas and torch."""
     if name in ("results", "rounds"):
         from orchestrator import records as module
-
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    elif name == "load":
+        from orchestrator import reload as module  # type: ignore[no-redef]
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(module, name)

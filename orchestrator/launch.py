@@ -121,13 +121,14 @@ def plan_text(plan: Plan) -> str:
 def missing_points(plan: Plan, tracker: Tracker, *, retry_failed: bool) -> tuple[list[Point], int]:
     """The points to run, dense ones first, and how many trials of the plan need no run.
 
-    A trial that diverged is a result, and runs again only with `retry_failed`.
+    A training that diverged is a result; it and what waits for it run again only with `retry_failed`.
     """
     keys = {trial.key for trial in plan.trials} | {dense.key() for dense in plan.dense}
-    done = set(tracker.finished(keys))
+    done, diverged = set(tracker.finished(keys)), set[str]()
     if not retry_failed:
-        done |= {key for key, row in tracker.failed(keys - done).items() if row.tags.get("diverged")}
-    todo = [trial for trial in plan.trials if trial.key not in done]
+        diverged = {key for key, row in tracker.failed(keys - done).items() if row.tags.get("diverged")}
+    done |= diverged
+    todo = [t for t in plan.trials if t.key not in done and t.config.dense.key() not in diverged]
     parents = {trial.config.dense.key() for trial in todo} - done
     dense = [
         Point(config.key(), f"dense {method_name(config.model)} seed {config.seed}", config)

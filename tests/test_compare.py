@@ -13,7 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.compare import Interval, compared, interval, markdown, pivoted, setting_columns, settings
+from orchestrator.compare import (
+    CAPTION,
+    METRICS,
+    Interval,
+    compared,
+    interval,
+    listed,
+    markdown,
+    method_label,
+    pivoted,
+    setting_columns,
+    settings,
+    tables,
+)
 from orchestrator.figures import accuracy_against_sparsity
 from orchestrator.records import plan_record, planned_rows
 
@@ -38,9 +51,13 @@ def row(
         "final/sparsity": amount,
         "final/macs_dense": 640.0,
         "final/macs_effective": 640.0 * (1 - amount),
+        "final/macs_physical": 640.0,
+        "final/loss": 0.5,
+        "final/epochs": 10.0,
+        "final/train_flops": 3e9,
         "ipa/accuracy": 0.95,
     }
-    return {**base, **others}
+    return {f"final/{name}": 0.0 for name in METRICS} | base | others
 
 
 def frame(*rows: Row) -> pandas.DataFrame:
@@ -93,10 +110,8 @@ def test_what_was_not_swept_is_not_shown_save_what_names_a_setting() -> None:
     always = ["model", "dataset", "batch_size", "technique"]
     plain = frame(row(seed=0, **{"train.lr": 0.1}), row(seed=1, **{"train.lr": 0.1}))
     assert setting_columns(plain) == [*always, "amount"]
-    swept = frame(
-        row(**{"train.lr": 0.1, "recover": "none"}), row(**{"train.lr": 0.2, "recover": "finetune"})
-    )
-    assert setting_columns(swept) == [*always, "recover", "train.lr", "amount"]
+    crossed = [row(**{"train.lr": lr, "recover": how}) for lr in (0.1, 0.2) for how in ("none", "finetune")]
+    assert setting_columns(frame(*crossed)) == [*always, "recover", "train.lr", "amount"]
 
 
 def test_one_label_for_two_criteria_does_not_mix_them() -> None:
@@ -139,17 +154,47 @@ def test_a_table_for_each_model_with_amounts_ascending() -> None:
         row("neuron", 0.5, accuracy=0.8),
         row("weight", 0.5, accuracy=0.99, model="mlp"),
     )
-    tables = list(pivoted(results))
-    assert [title for title, _, _ in tables] == ["slp on digits, batch 64", "mlp on digits, batch 64"]
-    _, header, body = tables[0]
-    assert header == ["amount", "weight", "neuron"]
-    assert body == [["50%", "90.0", "80.0"], ["90%", "70.0", ""]]
-    assert tables[1][2] == [["50%", "99.0", ""]]
+    first, second = pivoted(results)
+    assert [first.title, second.title] == [
+        f"{model} on digits, batch 64: {CAPTION}" for model in ("slp", "mlp")
+    ]
+    assert first.header == ["amount", "weight", "neuron"]
+    assert first.rows == [["50%", "90.0", "80.0"], ["90%", "70.0", ""]]
+    assert (second.header, second.rows) == (["amount", "weight"], [["50%", "99.0"]])
+
+
+def test_a_row_per_setting_with_what_it_costs() -> None:
+    (table,) = listed(frame(row(amount=0.75, accuracy=0.9), row(amount=0.75, accuracy=0.8, seed=1)))
+    assert dict(zip(table.header, table.rows[0], strict=True)) == {
+        "method": "weight",
+        "amount": "75%",
+        "accuracy": "85.0 ± 63.5",
+        "loss": "0.500",
+        "sparsity": "75%",
+        "MACs": "25%",
+        "MACs cut": "100%",
+        "epochs": "10",
+        "GFLOPs": "3",
+        "seeds": "2",
+    }
+
+
+def test_few_methods_at_the_same_amounts_are_set_side_by_side() -> None:
+    side_by_side = frame(*(row(t, a) for t in ("weight", "neuron") for a in (0.5, 0.9)))
+    assert tables(side_by_side) == pivoted(side_by_side)
+    with_a_gap = frame(row("weight", 0.5), row("weight", 0.9), row("neuron", 0.9))
+    assert tables(with_a_gap) == listed(with_a_gap)
+
+
+def test_a_method_is_called_by_what_was_done() -> None:
+    setting = {"model": "slp", "technique": "weight", "recover": "none", "when": "after", "amount": 0.5}
+    assert method_label(setting) == "weight"
+    assert method_label({**setting, "recover": "finetune"}) == "weight, finetune"
 
 
 def test_markdown_has_a_line_per_amount() -> None:
     text = markdown(frame(row("weight", 0.5), row("weight", 0.925)))
-    assert "**slp on digits, batch 64**" in text
+    assert f"**slp on digits, batch 64: {CAPTION}**" in text
     assert "| amount | weight |\n| --- | --- |\n| 50% | 90.0 |\n| 92.5% | 90.0 |" in text
 
 

@@ -176,7 +176,8 @@ def test_what_did_not_fit_is_freed_before_the_next_try(monkeypatch: pytest.Monke
 
 
 def test_one_image_at_a_time_is_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench(replace(DENSE, batch_size=1, train=Train(epochs=1)))
+    few = data.load("digits", samples_per_class=2)
+    on = stages.make_bench(replace(DENSE, batch_size=1, train=Train(epochs=1)), few)
     Narrow(monkeypatch, most=1, error=on_cuda)  # the validation images come more at a time
     assert stages.dense(on).micro_batch == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -36,6 +37,7 @@ def tracker(uri: str, request: pytest.FixtureRequest) -> Tracker:
     return Tracker(uri, request.node.name)
 
 
+@cache
 def dead_process() -> str:
     """The owner tag of a process that has ended."""
     code = "from orchestrator.tracking import owner; print(owner())"
@@ -107,6 +109,7 @@ def test_a_file_that_is_no_store(tmp_path: Path) -> None:
         tracking.initialise(f"sqlite:///{tmp_path}/mlflow.db")
 
 
+@pytest.mark.slow
 def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
     uri = default_uri(tmp_path)
     code = f"from orchestrator.tracking import initialise; initialise({uri!r})"
