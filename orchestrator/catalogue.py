@@ -94,7 +94,9 @@ def _models() -> list[Item]:
 
 def _datasets() -> list[Item]:
     options = hyperparameters(split_sizes)
-    return [Item(name, info.about, _facts(info), "dataset", options=options) for name, info in DATASETS.items()]
+    return [
+        Item(name, info.about, _facts(info), "dataset", options=options) for name, info in DATASETS.items()
+    ]
 
 
 def _facts(info: DatasetInfo) -> str:

@@ -6,20 +6,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
-from typing import TYPE_CHECKING
 
 from orchestrator.calibration import Speed, speed
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.datasets import split_sizes
 from orchestrator.measure import train_flops
+from orchestrator.plan import Plan
 from orchestrator.preparation import preparations
 from orchestrator.recovery import epochs_a_round, epochs_of
 from orchestrator.refusals import shape_of
 from pruning.registry import parse
 from pruning.schedules import rounds_of, schedules
-
-if TYPE_CHECKING:
-    from orchestrator.plan import PlannedTrial
 
 FORWARD_SHARE = 1 / 3  # of a forward and backward pass
 
@@ -47,18 +44,15 @@ class _Cost:
     bytes: int
 
 
-def cost_of(
-    trials: Sequence[PlannedTrial],
-    dense: Sequence[DenseConfig],
-    *,
-    finished: Collection[str],
-    concurrency: int,
-) -> Estimate:
-    """The cost of the trials whose key is not `finished`, and of the trainings that these still need."""
+def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> Estimate:
+    """What is left to do of a plan, given the keys that the store has, and what it costs.
+
+    The seconds are calibrated by a few timed training steps; see `Estimate.basis`.
+    """
     done = frozenset(finished)
-    to_run = [trial.config for trial in trials if trial.key not in done]
+    to_run = [trial.config for trial in plan.trials if trial.key not in done]
     parents = {config.dense.key() for config in to_run} - done
-    trainings = [config for config in dense if config.key() in parents]
+    trainings = [config for config in plan.dense if config.key() in parents]
     speeds = _Speeds()
     costs = [speeds.of_training(config) for config in trainings]
     costs += [speeds.of_trial(config) for config in to_run]
@@ -69,7 +63,7 @@ def cost_of(
         disk_bytes=sum(cost.bytes for cost in costs),
         trials_to_run=len(to_run),
         dense_to_run=len(trainings),
-        reused=len(trials) - len(to_run),
+        reused=len(plan.trials) - len(to_run),
         basis=_basis(to_run, concurrency),
     )
 

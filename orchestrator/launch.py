@@ -55,7 +55,7 @@ def resolve_device(wanted: str) -> Device:
 
 def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
     """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
-    from orchestrator.plan import estimate
+    from orchestrator.estimate import estimate
 
     plan = make_plan(space, device=device, precision=precision)
     done: set[str] = set()

@@ -24,7 +24,6 @@ from orchestrator.config import (
     micro_batch_of,
 )
 from orchestrator.errors import SpaceError
-from orchestrator.estimate import Estimate, cost_of
 from orchestrator.refusals import (
     amount_refusal,
     criterion_refusal,
@@ -115,14 +114,6 @@ def make_plan(
             dense.setdefault(config, config)
     excluded = tuple(Exclusion(reason, count) for reason, count in left_out.items())
     return Plan(space, tuple(trials.values()), tuple(dense), excluded)
-
-
-def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> Estimate:
-    """What is left to do of a plan, given the keys that the store has, and what it costs.
-
-    The seconds are calibrated by a few timed training steps; see `Estimate.basis`.
-    """
-    return cost_of(plan.trials, plan.dense, finished=finished, concurrency=concurrency)
 
 
 def _check_models(space: Space) -> None:

@@ -81,7 +81,9 @@ def test_unknown_names_are_answered_with_the_nearest_of_all_kinds(given: str, ne
 
 def test_list_and_show_print_them() -> None:
     listed = CliRunner().invoke(app, ["list", "distillations"])
-    assert listed.stdout == "none         the labels alone\nsoft_labels  softened outputs of the dense network\n"
+    assert (
+        listed.stdout == "none         the labels alone\nsoft_labels  softened outputs of the dense network\n"
+    )
     assert CliRunner().invoke(app, ["show", "quickstart"]).stdout == entry("quickstart")
     assert isinstance(CliRunner().invoke(app, ["show", "quickstrat"]).exception, UsageError)
 

@@ -14,9 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import config, plan
+from orchestrator import config
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import SpaceError
+from orchestrator.estimate import estimate
 from orchestrator.plan import Exclusion, Plan, make_plan
 from orchestrator.space import load_space
 from pruning.step import SCOPES
@@ -231,7 +232,7 @@ def test_planning_leaves_the_global_seeds_alone() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     found = make_plan(load_space("quickstart", ["criterion=bn_scale", "granularity=unit", "scope=layer"]))
-    plan.estimate(found, finished=())
+    estimate(found, finished=())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -338,16 +339,16 @@ def test_keys_do_not_depend_on_the_order_in_a_file(
 
 def test_estimate_counts_what_is_left() -> None:
     found = make_plan(load_space("quickstart"))
-    whole = plan.estimate(found, finished=())
+    whole = estimate(found, finished=())
     assert (whole.trials_to_run, whole.dense_to_run, whole.reused) == (144, 4, 0)
     assert whole.seconds > 0
     # Trials of the first training alone: its key is finished, so are all but 1 of its 36 trials
     first = found.dense[0]
     rest = [trial for trial in found.trials if trial.config.dense != first]
     done = {first.key(), *(trial.key for trial in found.trials if trial not in rest)}
-    left = plan.estimate(found, finished=done - {found.trials[0].key})
+    left = estimate(found, finished=done - {found.trials[0].key})
     assert (left.trials_to_run, left.dense_to_run, left.reused) == (109, 3, 35)
-    nothing = plan.estimate(found, finished=[trial.key for trial in found.trials])
+    nothing = estimate(found, finished=[trial.key for trial in found.trials])
     assert (nothing.seconds, nothing.train_flops, nothing.disk_bytes, nothing.dense_to_run) == (0, 0, 0, 0)
 
 
@@ -359,17 +360,17 @@ def test_estimate_of_flops_and_bytes_by_hand(tmp_path: Path) -> None:
         "train.epochs=5",
         amount="[0.5, 0.9]",
     )
-    cost = plan.estimate(found, finished=(), concurrency=2)
+    cost = estimate(found, finished=(), concurrency=2)
     # slp on digits: 640 MACs, no gradient of its input: 2 passes x 2 FLOPs; 5 epochs, then 2 x 3 rounds x 2
     assert cost.train_flops == 640 * 2 * 2 * 1257 * (5 + 2 * 3 * 2)
     # 650 parameters of 4 bytes in 3 runs, and a bit for each of 640 weights in the two pruned ones
     assert cost.disk_bytes == 3 * 650 * 4 + 2 * 80
     alone = replace(found, trials=found.trials[:1])
-    assert plan.estimate(alone, finished=()).trials_to_run == 1
+    assert estimate(alone, finished=()).trials_to_run == 1
     assert "timed training steps" in cost.basis
 
 
 def test_a_trial_without_recovery_stores_masks_alone(tmp_path: Path) -> None:
-    cost = plan.estimate(planned(tmp_path), finished=())
+    cost = estimate(planned(tmp_path), finished=())
     assert cost.disk_bytes == 650 * 4 + 80
     assert cost.train_flops == 640 * 4 * 1257 * 10

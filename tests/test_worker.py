@@ -16,7 +16,9 @@ from orchestrator import data, model_files, tracking, worker
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
+from orchestrator.launch import missing_points
 from orchestrator.measure import Measurement
+from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.stages import State
 from orchestrator.techniques import resolve
 from orchestrator.tracking import RunRow, Tracker
@@ -176,6 +178,24 @@ def test_a_diverged_training_is_a_result_without_a_key(place: Place) -> None:
     assert not {name for name in row.metrics if name.startswith("final/")}
     assert config.key() in place.tracker.failed({config.key()})
     assert place.tracker.finished({config.key()}) == {}
+
+
+def test_what_waits_for_a_diverged_training_is_not_tried_again(place: Place) -> None:
+    config = replace(DENSE, seed=20, train=Train(epochs=1, optimizer="sgd", lr=1e30))
+    trials = [trial_config(name, dense=config) for name in ("weight", "neuron")]
+    space: Any = None  # the plan's own space is not read
+    plan = Plan(space, tuple(PlannedTrial(trial, trial.key(), 64) for trial in trials), (config,), ())
+
+    def missing(retry_failed: bool = False) -> list[str]:
+        points, _ = missing_points(plan, place.tracker, retry_failed=retry_failed)
+        return [point.key for point in points]
+
+    everything = [config.key(), *(trial.key() for trial in trials)]
+    assert missing() == everything
+    with pytest.raises(DivergedError):
+        run_point(point(config), place.settings)
+    assert missing() == []
+    assert missing(retry_failed=True) == everything
 
 
 def test_an_error_leaves_a_failed_run_without_a_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
