@@ -7,6 +7,7 @@ What a page says under "What it says" is written by hand, and is kept when the p
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -27,21 +28,27 @@ def main() -> None:
     space, *options = sys.argv[1:]
     command = ["orchestrate", "sweep", "--space", space, *options]
     started = perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *command[1:]], check=True, stdout=subprocess.DEVNULL
+    swept = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *command[1:], "--json"], stdout=subprocess.PIPE, text=True
     )
+    if swept.returncode not in (0, 3):
+        raise SystemExit(swept.returncode)
     seconds = perf_counter() - started
     frame = results(space)
     page = PAGES / f"{space}.md"
-    kept = page.read_text().partition(SAYS)[2] if page.exists() else "\n"
+    before = page.read_text() if page.exists() else f"{SAYS}\n"
+    kept = before.partition(SAYS)[2]
     (PAGES / f"{space}.png").write_bytes(accuracy_against_sparsity(frame, title=space))
     facts = environment()
     machine = f"{facts['cores']} cores ({facts['processor']}), torch {facts['package.torch']}"
+    took = f"{len(frame)} trials, {seconds:.0f} s on {machine}."
+    if not json.loads(swept.stdout)["ran"]:  # nothing was left to do: the time is that of before
+        took = next((line for line in before.splitlines() if " s on " in line), took)
     parts = [
         f"# {space}",
         load_space(space).about,
         f"```\n$ {shlex.join(command)}\n```",
-        f"{len(frame)} trials, {seconds:.0f} s on {machine}.",
+        took,
         f"![Accuracy against sparsity]({space}.png)",
         markdown(frame),
         f"{SAYS}{kept}",

@@ -17,11 +17,15 @@ AXES = (
     "dataset",
     "batch_size",
     "technique",
-    "recover",
-    "schedule",
     "criterion",
     "granularity",
     "scope",
+    "when",
+    "schedule",
+    "control",
+    "prepare",
+    "recover",
+    "distill",
 )
 NO_SETTING = ("key", "seed", "requested_batch_size", "status", "run_id", "reason", "notes")
 MOST_METHODS = 6  # columns of a pivoted table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import StoreError, unknown
-from orchestrator.tracking import RunRow, Tracker, default_uri, initialise
+from orchestrator.tracking import RunRow, Tracker, default_uri, exists, initialise, shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,6 +67,8 @@ def results(sweep: str, *, uri: str | None = None) -> DataFrame:
     missing; `reason` says why a trial failed. StoreError if there is no such sweep.
     """
     where = uri or default_uri(Path.cwd())
+    if not exists(where):
+        raise StoreError(f"there is no store at {shown(where)}; `orchestrate sweep` makes one")
     initialise(where)
     tracker = Tracker(where, sweep)
     return frame(tracker, find_sweep(tracker, sweep))

@@ -73,8 +73,9 @@ class Summary:
 
     @property
     def failed(self) -> int:
-        """Trials of the plan that have failed, now or before."""
-        return int((self.results["status"] == "failed").sum()) or len(self.failures)
+        """Trials of the plan that have failed, now or before; one without its dense network has, too."""
+        status = self.results["status"]
+        return int((status == "failed" if self.ended.signal else status != "finished").sum())
 
     def tables(self) -> list[Table]:
         return tables(self.results)
