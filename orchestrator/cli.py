@@ -220,7 +220,7 @@ def _fail(error: OrchestrateError) -> NoReturn:
 
 
 def _uri() -> str:
-    from orchestrator.tracking import default_uri
+    from orchestrator.address import default_uri
 
     return default_uri(Path.cwd())
 

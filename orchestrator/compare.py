@@ -27,7 +27,7 @@ AXES = (
     "recover",
     "distill",
 )
-NO_SETTING = ("key", "seed", "requested_batch_size", "status", "run_id", "reason", "notes")
+NO_SETTING = ("key", "dense_key", "seed", "requested_batch_size", "status", "run_id", "reason", "notes")
 MOST_METHODS = 6  # columns of a pivoted table
 METRICS = (
     "accuracy",

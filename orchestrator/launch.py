@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from orchestrator import tracking
+from orchestrator import model_files, tracking
+from orchestrator.address import exists
 from orchestrator.compare import markdown
 from orchestrator.config import Device, Precision, method_name
 from orchestrator.data import path as data_path
@@ -21,7 +23,7 @@ from orchestrator.plan import Plan, PlannedTrial, make_plan
 from orchestrator.records import PLAN, frame, plan_record
 from orchestrator.space import Space
 from orchestrator.summary import PICTURE, TABLES, Preview, Summary
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import RunRow, Tracker
 from orchestrator.worker import Point, Settings
 from pruning.registry import parse
 
@@ -59,7 +61,7 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
 
     plan = make_plan(space, device=device, precision=precision)
     done: set[str] = set()
-    if tracking.exists(uri):
+    if exists(uri):
         done = set(Tracker(uri, space.name).finished())
     return Preview(plan, estimate(plan, finished=done, concurrency=_concurrency(device)))
 
@@ -93,7 +95,7 @@ def launch(space: Space, options: Options, *, uri: str) -> Summary:
             table = markdown(results)
             picture = accuracy_against_sparsity(results, title=space.name)
             tracker.upload(run.run_id, {PICTURE: picture, TABLES: table})
-            tracker.client.set_tag(run.run_id, tracking.NOTE, note(run.run_id, space.about, table))
+            tracker.set_tag(run.run_id, tracking.NOTE, note(run.run_id, space.about, table))
     return Summary(plan, sweep, results, ended, reused)
 
 
@@ -111,7 +113,12 @@ def note(run_id: str, about: str, table: str) -> str:
 def plan_text(plan: Plan) -> str:
     """The plan's record: every trial's key and axes, and what was left out and why."""
     rows = [
-        {"key": trial.key, **params(trial.config), "requested_batch_size": trial.requested_batch_size}
+        {
+            "key": trial.key,
+            "dense_key": trial.config.dense.key(),
+            **params(trial.config),
+            "requested_batch_size": trial.requested_batch_size,
+        }
         for trial in plan.trials
     ]
     excluded = [{"reason": item.reason, "count": item.count} for item in plan.excluded]
@@ -124,7 +131,7 @@ def missing_points(plan: Plan, tracker: Tracker, *, retry_failed: bool) -> tuple
     A training that diverged is a result; it and what waits for it run again only with `retry_failed`.
     """
     keys = {trial.key for trial in plan.trials} | {dense.key() for dense in plan.dense}
-    done, diverged = set(tracker.finished(keys)), set[str]()
+    done, diverged = set(_whole(tracker, tracker.finished(keys))), set[str]()
     if not retry_failed:
         diverged = {key for key, row in tracker.failed(keys - done).items() if row.tags.get("diverged")}
     done |= diverged
@@ -136,6 +143,15 @@ def missing_points(plan: Plan, tracker: Tracker, *, retry_failed: bool) -> tuple
         if config.key() in parents
     ]
     return [*dense, *(_trial_point(trial) for trial in todo)], len(plan.trials) - len(todo)
+
+
+def _whole(tracker: Tracker, finished: Mapping[str, RunRow]) -> Iterator[str]:
+    """Keys of the runs whose files are there as they were written; others are tagged, to be done anew."""
+    for key, row in finished.items():
+        if model_files.looks_whole(tracker.local_folder(row, "model"), row.tags.get("manifest_sha256", "")):
+            yield key
+        else:
+            tracker.set_tag(row.run_id, "invalid", "its files are not as they were written")
 
 
 def _trial_point(trial: PlannedTrial) -> Point:

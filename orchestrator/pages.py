@@ -7,14 +7,15 @@ import subprocess
 import sys
 
 from orchestrator import tracking
+from orchestrator.address import shown, store_folder
 from orchestrator.errors import StoreError
 
 
 def serve(uri: str, *, port: int) -> None:
     """Run the MLflow server on 127.0.0.1 until it is interrupted. StoreError where it cannot start."""
-    folder = tracking.store_folder(uri)
+    folder = store_folder(uri)
     if folder is None:
-        print(f"the store is a server with pages of its own: {tracking.shown(uri)}", file=sys.stderr)
+        print(f"the store is a server with pages of its own: {shown(uri)}", file=sys.stderr)
         return
     tracking.initialise(uri)
     base = f"http://127.0.0.1:{port}"

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.address import default_uri, exists, shown
 from orchestrator.errors import StoreError, unknown
-from orchestrator.tracking import RunRow, Tracker, default_uri, exists, initialise, shown
+from orchestrator.tracking import RunRow, Tracker, initialise
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -79,23 +80,30 @@ def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
     import pandas
 
     rows = planned_rows(tracker.text(sweep, PLAN))
-    keys = {row["key"] for row in rows}
+    keys = {row["key"] for row in rows} | {row["dense_key"] for row in rows}
     finished = tracker.finished(keys)
     failed = tracker.failed(keys - set(finished))
     table = []
     for row in rows:
         done = finished.get(row["key"])
         run = done or failed.get(row["key"])
+        parent = failed.get(row["dense_key"])
         facts = {
-            "status": "finished" if done else "failed" if run else "missing",
+            "status": "finished" if done else "failed" if run or parent else "missing",
             "run_id": run.run_id if run else None,
-            "reason": run.tags.get("reason") if run else None,
+            "reason": _reason(run, parent),
             "notes": run.tags.get("notes", "") if run else "",
         }
         # Names without a group belong to rounds: their last values stand under final/, too.
         metrics = {name: value for name, value in done.metrics.items() if "/" in name} if done else {}
         table.append({**row, **facts, **metrics})
     return pandas.DataFrame(table)
+
+
+def _reason(run: RunRow | None, parent: RunRow | None) -> str | None:
+    if run is None and parent is not None:
+        return f"its dense network failed: {parent.tags.get('reason')}"
+    return run.tags.get("reason") if run else None
 
 
 def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:

@@ -95,7 +95,8 @@ def none(bench: Bench, state: State, *, round: int) -> State:
 def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", lr: Factor = 1.0) -> State:
     """Train the survivors on at a constant rate: `lr` times the recipe's at the start of its last epoch."""
     recipe = bench.config.train
-    phase = Phase(epochs_of(epochs, recipe), start=recipe.epochs - 1, hold=True, lr_factor=lr)
+    last = max(recipe.epochs - 1, recipe.warmup_epochs)
+    phase = Phase(epochs_of(epochs, recipe), start=last, hold=True, lr_factor=lr)
     return train_more(bench, state, phase, stage="finetune", round=round)
 
 

@@ -11,8 +11,9 @@ from torch import nn
 
 import models
 from orchestrator import model_files
+from orchestrator.address import default_uri
 from orchestrator.errors import StoreError
-from orchestrator.tracking import RunRow, Tracker, default_uri, initialise
+from orchestrator.tracking import RunRow, Tracker, initialise
 from pruning.masking import Masks, apply_masks
 from pruning.structure import shrink
 

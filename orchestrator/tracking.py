@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-import socket
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,16 +22,16 @@ from urllib.request import url2pathname
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")
 
-import psutil
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.address import shown, store_folder
 from orchestrator.errors import OrchestrateError, StoreError
+from orchestrator.ownership import owner, owner_lives
 
-SQLITE = "sqlite:///"
 PAGE = 1000
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 TAG_LENGTH = 500
@@ -64,30 +62,6 @@ class RunRow:
     artifact_uri: str
     start_ms: int
     end_ms: int | None
-
-
-def default_uri(folder: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the SQLite file below `folder`/mlruns; always absolute."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{folder.absolute() / 'mlruns' / 'mlflow.db'}"
-    if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
-        uri = f"{SQLITE}{(folder / uri.removeprefix(SQLITE)).absolute()}"
-    return uri
-
-
-def shown(text: str) -> str:
-    """A URI, or a message that quotes one, without user name, password and secrets among its options."""
-    text = re.sub(r"(?<!sqlite:)(?<!file:)(?<!/)//\S*@", "//***@", text)
-    return re.sub(r"(?i)([?&]\w*(?:password|token|secret)\w*=)[^&\s]*", r"\1***", text)
-
-
-def store_folder(uri: str) -> Path | None:
-    """The folder of a SQLite store's file; None for a server."""
-    return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
-
-
-def exists(uri: str) -> bool:
-    """Whether there is a store to read: a server is taken to be one."""
-    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
 
 
 def initialise(uri: str) -> None:
@@ -230,11 +204,20 @@ class Tracker:
         except (OSError, MlflowException) as error:
             raise StoreError(f"run {row.run_id} has no artifact {path}: {error}") from error
 
+    def local_folder(self, row: RunRow, path: str) -> Path | None:
+        """Where a run's artifacts below `path` lie on this disk; None for a store elsewhere."""
+        if not row.artifact_uri.startswith("file://"):
+            return None
+        return Path(url2pathname(urlsplit(row.artifact_uri).path)) / path
+
     def folder(self, row: RunRow, path: str) -> Path:
         """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""
-        if row.artifact_uri.startswith("file://"):
-            return Path(url2pathname(urlsplit(row.artifact_uri).path)) / path
-        return Path(self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp()))
+        return self.local_folder(row, path) or Path(
+            self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp())
+        )
+
+    def set_tag(self, run_id: str, name: str, value: str) -> None:
+        self.client.set_tag(run_id, name, value)
 
 
 class OpenRun:
@@ -287,23 +270,6 @@ class OpenRun:
 
     def log_folder(self, folder: Path) -> None:
         self.client.log_artifacts(self.run_id, str(folder))
-
-
-def owner() -> str:
-    """This process, so that another can tell whether it still lives: host, pid and start time."""
-    process = psutil.Process()
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
-
-
-def owner_lives(text: str) -> bool:
-    """False only where the owner was on this host and is gone; another host's is taken to live."""
-    parts = text.split()
-    if len(parts) != 3 or parts[0] != socket.gethostname():
-        return True
-    try:
-        return abs(psutil.Process(int(parts[1])).create_time() - float(parts[2])) < 1
-    except psutil.Error:
-        return False
 
 
 def _row(run: Run) -> RunRow:

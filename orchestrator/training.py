@@ -15,6 +15,7 @@ from torch.nn import functional
 from orchestrator.config import Numerics, Train
 from orchestrator.data import Split, augment, batches
 from orchestrator.errors import DivergedError, SpaceError, unknown
+from orchestrator.evaluation import evaluate, precision
 
 OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], Train], torch.optim.Optimizer]] = {
     "sgd": lambda parameters, train: torch.optim.SGD(
@@ -52,17 +53,6 @@ class Phase:
     start: float = 0.0
     hold: bool = False
     lr_factor: float = 1.0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """On one split: fractions for the accuracies, nats for the cross-entropy `loss`."""
-
-    accuracy: float
-    top5: float
-    loss: float
-    confusion: Tensor
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -109,11 +99,14 @@ class Extras:
 PLAIN = Extras()
 
 
-def learning_rate(train: Train, position: float) -> float:
-    """The recipe's rate at `position` epochs: a linear warm-up, then its schedule. SpaceError if unknown."""
+def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
+    """The recipe's rate at `position` epochs: a linear warm-up, then its schedule. SpaceError if unknown.
+
+    `step` is the length of a step in epochs: the warm-up counts it, so that the first is not for nothing.
+    """
     if train.schedule not in LR_SCHEDULES:
         raise SpaceError(unknown("learning-rate schedule", train.schedule, LR_SCHEDULES))
-    warm = min(1.0, (position + 1e-9) / train.warmup_epochs) if train.warmup_epochs else 1.0
+    warm = min(1.0, (position + step) / train.warmup_epochs) if train.warmup_epochs else 1.0
     return train.lr * warm * LR_SCHEDULES[train.schedule](min(position / train.epochs, 1.0))
 
 
@@ -181,7 +174,7 @@ class _Loop:
         total, hits, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
         steps = math.ceil(size / self.batch_size)
         for step, index in enumerate(batches(size, self.batch_size, self.generator)):
-            rate = self._set_rate(number + step / steps)
+            rate = self._set_rate(number + step / steps, step=1 / steps)
             self.optimizer.zero_grad(set_to_none=True)
             # Parts of nearly one size: a part of one image would have no batch statistics.
             for part in index.to(device).tensor_split(math.ceil(len(index) / self.numerics.micro_batch)):
@@ -192,9 +185,9 @@ class _Loop:
             mask()
         return float(total) / size, float(hits) / size, rate
 
-    def _set_rate(self, epochs: float) -> float:
+    def _set_rate(self, epochs: float, *, step: float) -> float:
         position = self.phase.start + (0.0 if self.phase.hold else epochs)
-        rate = self.phase.lr_factor * learning_rate(self.recipe, position)
+        rate = self.phase.lr_factor * learning_rate(self.recipe, position, step=step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
@@ -203,7 +196,7 @@ class _Loop:
         """Add the gradient of one part of a batch; (its summed loss, how many it has right)."""
         images = augment(self.split.images[part], self.generator, kind=self.recipe.augment)
         labels = self.split.labels[part]
-        with _precision(self.numerics, images.device):
+        with precision(self.numerics, images.device):
             logits = self.net(images)
         loss = self.extras.loss(logits.float(), images, labels)
         (loss / batch).backward()
@@ -218,32 +211,6 @@ class _Loop:
         self.optimizer.step()
         if regularizer is not None:
             regularizer.after_step(rate, progress=progress)
-
-
-@torch.inference_mode()
-def evaluate(net: nn.Module, split: Split, *, numerics: Numerics) -> Evaluation:
-    """Accuracy, top-5 accuracy, mean cross-entropy and confusion matrix [true, predicted], in eval mode."""
-    net.eval()
-    started = perf_counter()
-    parts = []
-    for part in torch.arange(len(split)).split(numerics.micro_batch):
-        with _precision(numerics, split.images.device):
-            parts.append(net(split.images[part.to(split.images.device)]).float())
-    logits = torch.cat(parts)
-    classes = logits.shape[1]
-    ranked = logits.topk(min(5, classes), dim=1).indices
-    confusion = torch.bincount(split.labels * classes + ranked[:, 0], minlength=classes * classes)
-    loss = functional.cross_entropy(logits, split.labels)
-    found = ranked == split.labels[:, None]
-    hits, hits5, nats = torch.stack([found[:, 0].sum(), found.any(1).sum(), loss.double()]).tolist()
-    size = len(split)
-    return Evaluation(
-        hits / size, hits5 / size, nats, confusion.reshape(classes, classes).cpu(), perf_counter() - started
-    )
-
-
-def _precision(numerics: Numerics, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16")
 
 
 class _Masker:

@@ -16,6 +16,7 @@ from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import Dataset
 from orchestrator.distillation import distillations
 from orchestrator.errors import DivergedError
+from orchestrator.evaluation import evaluate
 from orchestrator.gradual import train_gradually
 from orchestrator.measure import (
     LayerRow,
@@ -34,7 +35,6 @@ from orchestrator.measure import (
 from orchestrator.preparation import preparations
 from orchestrator.recovery import recoveries
 from orchestrator.stages import Bench, Report, State
-from orchestrator.training import evaluate
 from pruning.masking import Group, Masks, alive_units, sparsity
 from pruning.schedules import rounds_of, schedules
 from pruning.structure import shrink

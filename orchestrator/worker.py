@@ -83,27 +83,30 @@ def run_point(point: Point, settings: Settings, *, beat: Beat | None = None) -> 
     with tracker.start(kind, point.name, parent=settings.sweep_run, tags=tags) as run:
         run.log(params=params(point.config))
         run.log_data(images.name, images.digest, _sizes(images))
+        store = DenseStore(tracker)
         try:
             if isinstance(point.config, TrialConfig):
-                result = run_trial(point.config, images, store=DenseStore(tracker), report=report)
+                result = run_trial(point.config, images, store=store, report=report)
             else:
                 result = run_dense(point.config, images, report=report)
         except DivergedError:
             run.log(tags={"diverged": "true"})
             raise
-        return _record(run, point, dense, result)
+        return _record(run, point, result, parent_held=store.held)
 
 
 class DenseStore:
-    """Dense states by key, from MLflow; the last few stay in memory."""
+    """Dense states by key, from MLflow; the last few stay in memory. `held`: the last one was there."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
+        self.held = False
 
     def dense(self, config: DenseConfig) -> State | None:
         state = _dense_state(self.tracker.uri, config.key())
         if state is None:
             _dense_state.cache_clear()  # it may be there the next time
+        self.held = state is not None
         return state
 
 
@@ -113,7 +116,12 @@ def _dense_state(uri: str, key: str) -> State | None:
     row = tracker.finished_one(key)
     if row is None:
         return None
-    return model_files.load(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]).state()
+    try:
+        saved = model_files.load(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
+    except StoreError as error:
+        tracker.set_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
+        raise
+    return saved.state()
 
 
 @lru_cache(maxsize=4)
@@ -132,9 +140,9 @@ def _sizes(images: data.Dataset) -> dict[str, int]:
     return {"train": len(images.train), "validation": len(images.validation), "test": len(images.test)}
 
 
-def _record(run: OpenRun, point: Point, dense: DenseConfig, result: Result) -> dict[str, float]:
+def _record(run: OpenRun, point: Point, result: Result, *, parent_held: bool) -> dict[str, float]:
     """Metrics, artifacts and then the key, in that order: a run with a key is whole."""
-    final = result.last.measurement.metrics("final")
+    dense, final = point.dense, result.last.measurement.metrics("final")
     points = [MetricPoint(name, value) for name, value in final.items()]
     points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
     run.log(metrics=[*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)])
@@ -142,7 +150,7 @@ def _record(run: OpenRun, point: Point, dense: DenseConfig, result: Result) -> d
         place = Path(folder)
         (place / "model").mkdir()
         # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
-        untouched = isinstance(point.config, TrialConfig) and _keeps_weights(point.config)
+        untouched = parent_held and isinstance(point.config, TrialConfig) and _keeps_weights(point.config)
         manifest = model_files.save(
             place / "model",
             result.last.state,

@@ -10,9 +10,10 @@ import torch
 
 from orchestrator import data, preparation, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.evaluation import evaluate
 from orchestrator.preparation import preparations
 from orchestrator.stages import Bench, State
-from orchestrator.training import Phase, evaluate
+from orchestrator.training import Phase
 from orchestrator.trial import Result, run_trial
 from pruning.masking import gather
 

@@ -10,9 +10,10 @@ import torch
 
 from orchestrator import data, recovery, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.evaluation import evaluate
 from orchestrator.recovery import epochs_a_round, epochs_of, position_of, recoveries
 from orchestrator.stages import Bench, State
-from orchestrator.training import EpochRecord, Extras, Phase, evaluate, learning_rate, train
+from orchestrator.training import EpochRecord, Extras, Phase, learning_rate, train
 
 RECIPE = Train(epochs=3, optimizer="sgd", lr=0.1, schedule="linear")
 NUMERICS = Numerics(micro_batch=4096)

@@ -12,8 +12,8 @@ import orchestrator
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import load as load_data
 from orchestrator.errors import StoreError
+from orchestrator.evaluation import evaluate
 from orchestrator.tracking import Tracker, initialise
-from orchestrator.training import evaluate
 from orchestrator.worker import Point, Settings, run_point
 
 NUMERICS = Numerics(micro_batch=512)

@@ -15,6 +15,7 @@ import ray  # noqa: F401 - before orchestrator.sweep: it must be on loopback all
 
 import models
 from orchestrator import tracking
+from orchestrator.address import default_uri
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.outcome import Outcome
 from orchestrator.sweep import Resources, run_points
@@ -41,7 +42,7 @@ def trial_point(config: DenseConfig, technique: str, amount: float = 0.5, recove
 
 
 def settings(folder: Path, name: str) -> tuple[Tracker, Settings]:
-    uri = tracking.default_uri(folder / name)
+    uri = default_uri(folder / name)
     tracking.initialise(uri)
     tracker = Tracker(uri, name)
     sweep = tracker.start("sweep", name, tags={}).run_id

@@ -12,16 +12,10 @@ from urllib.parse import unquote
 import pytest
 
 from orchestrator import tracking
+from orchestrator.address import default_uri, exists, shown
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.tracking import (
-    MetricPoint,
-    Tracker,
-    compare_address,
-    default_uri,
-    owner,
-    owner_lives,
-    shown,
-)
+from orchestrator.ownership import owner, owner_lives
+from orchestrator.tracking import MetricPoint, Tracker, compare_address
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +34,7 @@ def tracker(uri: str, request: pytest.FixtureRequest) -> Tracker:
 @cache
 def dead_process() -> str:
     """The owner tag of a process that has ended."""
-    code = "from orchestrator.tracking import owner; print(owner())"
+    code = "from orchestrator.ownership import owner; print(owner())"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -118,7 +112,7 @@ def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
     ]
     errors = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
-    assert tracking.exists(uri)
+    assert exists(uri)
     assert Tracker(uri, "x").finished() == {}
 
 

@@ -17,7 +17,8 @@ from orchestrator import data
 from orchestrator.config import Numerics, Train
 from orchestrator.data import Split
 from orchestrator.errors import DivergedError, SpaceError
-from orchestrator.training import EpochRecord, Phase, evaluate, learning_rate, make_optimizer, train
+from orchestrator.evaluation import evaluate
+from orchestrator.training import EpochRecord, Phase, learning_rate, make_optimizer, train
 
 NUMERICS = Numerics(micro_batch=4096)
 SGD = Train(epochs=1, optimizer="sgd", lr=0.1, momentum=0.0)

@@ -12,10 +12,10 @@ import torch
 from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DivergedError
+from orchestrator.evaluation import evaluate
 from orchestrator.measure import profile
 from orchestrator.stages import State
 from orchestrator.techniques import TECHNIQUES, resolve
-from orchestrator.training import evaluate
 from orchestrator.trial import Measured, Result, measure, run_dense, run_trial
 
 MODELS = ("slp", "mlp(widths=[32, 16])", "cnn(widths=[8, 16])")

@@ -13,6 +13,7 @@ import torch
 
 import models
 from orchestrator import data, model_files, tracking, worker
+from orchestrator.address import default_uri
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
@@ -73,7 +74,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    found = Place(tracking.default_uri(tmp_path_factory.mktemp("store")), "digits")
+    found = Place(default_uri(tmp_path_factory.mktemp("store")), "digits")
     run_point(point(DENSE), found.settings)
     return found
 
