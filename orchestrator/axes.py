@@ -25,8 +25,8 @@ from pydantic_core import CoreSchema, core_schema
 
 import models
 from orchestrator import values
+from orchestrator.augmentation import AUGMENTATIONS
 from orchestrator.config import Control, Train, When, method_name
-from orchestrator.data import AUGMENTATIONS
 from orchestrator.datasets import DATASETS
 from orchestrator.distillation import distillations
 from orchestrator.errors import unknown

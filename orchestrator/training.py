@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orchestrator.augmentation import augment
 from orchestrator.config import Numerics, Train
-from orchestrator.data import Split, augment, batches
+from orchestrator.data import Split, batches
 from orchestrator.errors import DivergedError, SpaceError, unknown
 from orchestrator.evaluation import evaluate, precision
 

@@ -26,6 +26,7 @@ from sklearn.model_selection import train_test_split
 
 from models.torchvision_compat import datasets as vision
 from orchestrator import data
+from orchestrator.augmentation import AUGMENTATIONS, augment
 from orchestrator.dataset_files import check
 from orchestrator.errors import DataError, SpaceError
 
@@ -219,21 +220,21 @@ def test_balanced_sample_says_how_many_there_are(digits, per_class):
         data.balanced_sample(digits.train, per_class=per_class, seed=0)
 
 
-@pytest.mark.parametrize("kind", data.AUGMENTATIONS)
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
 def test_augmentation_with_the_same_seed_has_the_same_bits(kind):
     images = torch.rand(32, 3, 16, 16, generator=seeded(0))
     before = images.clone()
-    one, same = (data.augment(images, seeded(5), kind=kind) for _ in range(2))
+    one, same = (augment(images, seeded(5), kind=kind) for _ in range(2))
     assert torch.equal(one, same)
     assert one.shape == images.shape
     assert torch.equal(images, before)
     assert torch.equal(one, images) == (kind == "none")
-    assert torch.equal(one, data.augment(images, seeded(6), kind=kind)) == (kind == "none")
+    assert torch.equal(one, augment(images, seeded(6), kind=kind)) == (kind == "none")
 
 
 def test_flip_mirrors_about_half_and_leaves_the_rest():
     images = torch.rand(400, 2, 5, 7, generator=seeded(0))
-    flipped = data.augment(images, seeded(1), kind="flip")
+    flipped = augment(images, seeded(1), kind="flip")
     mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
     kept = (flipped == images).flatten(1).all(1)
     assert torch.equal(mirrored, ~kept)
@@ -251,14 +252,14 @@ def test_each_crop_is_one_of_the_crops_made_by_hand_and_all_of_them_occur(size, 
             window = frame[:, top : top + size, left : left + size]
             by_hand[window.numpy().tobytes()] = (top, left, False)
             by_hand[window.flip(-1).contiguous().numpy().tobytes()] = (top, left, True)
-    drawn = data.augment(image.expand(2_000, -1, -1, -1), seeded(2), kind="crop_flip")
+    drawn = augment(image.expand(2_000, -1, -1, -1), seeded(2), kind="crop_flip")
     seen = {by_hand[one.numpy().tobytes()] for one in drawn}
     assert seen == set(by_hand.values())
 
 
 def test_an_unknown_augmentation_lists_the_nearest():
     with pytest.raises(SpaceError, match="did you mean flip"):
-        data.augment(torch.zeros(1, 1, 2, 2), seeded(0), kind="flips")
+        augment(torch.zeros(1, 1, 2, 2), seeded(0), kind="flips")
 
 
 # ---- files in the true formats
@@ -551,6 +552,6 @@ def test_augmentation_and_data_are_the_same_on_a_gpu(digits):
     moved = data.load("digits", device="cuda")
     assert torch.equal(moved.train.images.cpu(), digits.train.images)
     images = digits.train.images[:64]
-    there = data.augment(images.cuda(), seeded(0), kind="crop_flip")
-    assert torch.equal(there.cpu(), data.augment(images, seeded(0), kind="crop_flip"))
+    there = augment(images.cuda(), seeded(0), kind="crop_flip")
+    assert torch.equal(there.cpu(), augment(images, seeded(0), kind="crop_flip"))
     assert data.balanced_sample(moved.train, per_class=2, seed=0)[0].is_cuda
