@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,20 +50,25 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
     panels = _panels(results)
     columns = min(3, len(panels))
     height = math.ceil(len(panels) / columns)
-    legend = 0.22 * math.ceil(max(len(panel.lines) for panel in panels) / 3)
+    # By its name, over all panels: a space may leave a method out for one of its networks.
+    looks = {name: n for n, name in enumerate(dict.fromkeys(name for p in panels for name in p.lines))}
+    legend = 0.22 * math.ceil(len(looks) / 3)
     size = (5.2 * columns, 3.7 * height + legend)
     figure, axes = pyplot.subplots(height, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, panel in zip(axes.flat, panels, strict=False):
-        _draw(axis, panel)
-    most = max(panels, key=lambda panel: len(panel.lines))
+        _draw(axis, panel, looks)
+    found = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes.flat]
+    handles = {name: handle for pairs in found for handle, name in pairs}
+    names = sorted(handles, key=lambda name: looks.get(name, len(looks)))  # the dense line last
     figure.legend(
-        *axes.flat[panels.index(most)].get_legend_handles_labels(),
+        [handles[name] for name in names],
+        names,
         frameon=False,
         fontsize=7,
         loc="outside lower center",
-        ncols=3 if len(most.lines) > 4 else 5,
+        ncols=3 if len(looks) > 4 else 5,
     )
     figure.suptitle(f"{title} ({_spread_note(results)})", fontsize=10)
     buffer = io.BytesIO()
@@ -99,8 +104,9 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
     return found.mean, max(0.0, found.mean - found.half_width), min(1.0, found.mean + found.half_width)
 
 
-def _draw(axis: Axes, panel: Panel) -> None:
-    for number, (label, marks) in enumerate(panel.lines.items()):
+def _draw(axis: Axes, panel: Panel, looks: Mapping[str, int]) -> None:
+    for label, marks in panel.lines.items():
+        number = looks[label]
         marks = sorted(marks, key=lambda mark: mark.sparsity)
         mean = [100 * mark.mean for mark in marks]
         below = [100 * (mark.mean - mark.low) for mark in marks]

@@ -8,8 +8,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from orchestrator.bench import Bench, State
 from orchestrator.config import TrialConfig
-from orchestrator.stages import Bench, State, choose_masks, initial, train_more
+from orchestrator.stages import choose_masks, initial, train_more
 from orchestrator.training import Extras, Phase
 from pruning.masking import Group, Masks, apply_masks, full_masks, gather, protected_layers, prunable_layers
 from pruning.schedules import rounds_of, schedules

@@ -20,8 +20,8 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save_file
 from torch import Tensor
 
+from orchestrator.bench import State
 from orchestrator.errors import StoreError
-from orchestrator.stages import State
 from pruning.masking import Masks
 
 ARCH, WEIGHTS, MASKS, MANIFEST = "arch.json", "weights.safetensors", "masks.safetensors", "manifest.json"

@@ -13,8 +13,9 @@ from typing import Annotated
 
 from torch import Tensor
 
+from orchestrator.bench import Bench, State, channel_groups
 from orchestrator.config import Train
-from orchestrator.stages import Bench, State, channel_groups, initial, train_more, weights_at
+from orchestrator.stages import initial, train_more, weights_at
 from orchestrator.training import Phase
 from pruning import decomposition
 from pruning.registry import Between, Registry

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator import stages
+from orchestrator.bench import Bench, Report, State, channel_groups, make_bench
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import Dataset
 from orchestrator.distillation import distillations
@@ -34,7 +35,6 @@ from orchestrator.measure import (
 )
 from orchestrator.preparation import preparations
 from orchestrator.recovery import recoveries
-from orchestrator.stages import Bench, Report, State
 from pruning.masking import Group, Masks, alive_units, sparsity
 from pruning.schedules import rounds_of, schedules
 from pruning.structure import shrink
@@ -75,14 +75,14 @@ class Result:
 
 def run_dense(config: DenseConfig, data: Dataset, *, report: Report | None = None) -> Result:
     """Train and measure the dense network of a configuration."""
-    bench = stages.make_bench(config, data, report=report)
+    bench = make_bench(config, data, report=report)
     measured = measure(bench, stages.dense(bench), None)
     return Result(measured.measurement, (measured,), bench.cost, data)
 
 
 def run_trial(config: TrialConfig, data: Dataset, *, store: Store, report: Report | None = None) -> Result:
     """Prune, recover and measure, round after round, from the stored dense network or a new one."""
-    bench = stages.make_bench(config.dense, data, report=report)
+    bench = make_bench(config.dense, data, report=report)
     dense = store.dense(config.dense) or stages.dense(bench)
     ipa = _assessed(config.dense, data, dense)
     bench = replace(bench, reference=dense)
@@ -100,7 +100,7 @@ def run_trial(config: TrialConfig, data: Dataset, *, store: Store, report: Repor
 @lru_cache(maxsize=4)
 def _assessed(config: DenseConfig, data: Dataset, dense: State) -> Measurement:
     """The initial performance assessment; done once in a process for all trials of a dense network."""
-    return measure(stages.make_bench(config, data), dense, None).measurement
+    return measure(make_bench(config, data), dense, None).measurement
 
 
 def _walk(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> Iterator[State]:
@@ -201,7 +201,7 @@ def _cut(
     if not any(mask.any() for mask in masks.values() if mask.dim() > 1):
         return net, ("nothing to cut out: every unit is masked",)
     image = torch.zeros((2, *bench.data.input_shape), device=bench.data.train.images.device)
-    return shrink(net, masks, image, groups=stages.channel_groups(bench)), ()
+    return shrink(net, masks, image, groups=channel_groups(bench)), ()
 
 
 def _differences(config: TrialConfig, masks: Masks, groups: Sequence[Group] | None) -> tuple[str, ...]:

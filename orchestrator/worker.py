@@ -14,11 +14,11 @@ import torch
 
 import models
 from orchestrator import data, model_files
+from orchestrator.bench import State
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
 from orchestrator.measure import LayerRow, Measurement
-from orchestrator.stages import State
 from orchestrator.tracking import MetricPoint, OpenRun, Tracker
 from orchestrator.training import EpochRecord
 from orchestrator.trial import Result, run_dense, run_trial

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator import data, stages
+from orchestrator.bench import State, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.distillation import distillations
-from orchestrator.stages import State
 from orchestrator.training import Extras, Phase, cross_entropy
 from orchestrator.trial import run_trial
 
@@ -106,7 +106,7 @@ def test_bad_options(options: str) -> None:
 
 @cache
 def dense() -> State:
-    return stages.dense(stages.make_bench(DENSE, digits()))
+    return stages.dense(make_bench(DENSE, digits()))
 
 
 class Shelf:
@@ -128,7 +128,7 @@ def test_the_teachers_forward_passes_are_charged() -> None:
 
 
 def test_the_charge_is_what_torch_counts() -> None:
-    bench = stages.make_bench(DENSE, digits())
+    bench = make_bench(DENSE, digits())
     loss = distillations.get("soft_labels")(bench.restore(dense()))
     net, images, labels = bench.build(), digits().train.images[:64], digits().train.labels[:64]
     with FlopCounterMode(display=False) as counter:
@@ -155,7 +155,7 @@ def test_a_preparation_learns_from_the_labels_and_is_charged_for_them_alone() ->
 
 
 def test_the_loss_is_given_the_very_images_that_the_network_saw() -> None:
-    bench = stages.make_bench(replace(DENSE, train=Train(epochs=1, augment="flip")), digits())
+    bench = make_bench(replace(DENSE, train=Train(epochs=1, augment="flip")), digits())
     shown: list[Tensor] = []
     count = 0
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import models
 from orchestrator import data, gradual, stages
+from orchestrator.bench import Bench, State, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.gradual import train_gradually
-from orchestrator.stages import Bench, State
 from orchestrator.trial import Result, run_trial
 from pruning.masking import Masks
 from pruning.step import target_count
@@ -28,7 +28,7 @@ digits = cache(partial(data.load, "digits"))
 
 def bench(model: str = MLP, recipe: Train = ADAM) -> Bench:
     config = DenseConfig(model, "digits", 64, 0, recipe, Numerics(micro_batch=4096))
-    return stages.make_bench(config, digits())
+    return make_bench(config, digits())
 
 
 def trial(on: Bench, prune: Prune, recover: str = "none") -> TrialConfig:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import models
 from orchestrator import model_files
+from orchestrator.bench import State, snapshot
 from orchestrator.errors import StoreError
-from orchestrator.stages import State, snapshot
 from pruning.masking import apply_masks
 
 ARCH = {"model": "cnn(widths=[4])", "input_shape": [1, 8, 8], "num_classes": 10}

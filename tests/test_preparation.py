@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from orchestrator import data, preparation, stages
+from orchestrator.bench import Bench, State, channel_groups, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.evaluation import evaluate
 from orchestrator.preparation import preparations
-from orchestrator.stages import Bench, State
 from orchestrator.training import Phase
 from orchestrator.trial import Result, run_trial
 from pruning.masking import gather
@@ -28,7 +28,7 @@ digits = cache(partial(data.load, "digits"))
 @cache
 def bench(model: str) -> Bench:
     config = DenseConfig(model, "digits", 64, 0, RECIPE, NUMERICS)
-    on = stages.make_bench(config, digits())
+    on = make_bench(config, digits())
     return replace(on, reference=stages.dense(on))
 
 
@@ -53,7 +53,7 @@ def walk(model: str, prepare: str, prune: Prune = CUT_EMPTY, recover: str = "non
 
 def norms(on: Bench, state: State) -> dict[str, torch.Tensor]:
     squares = {name: weight.double().square() for name, weight in state.weights.items() if weight.dim() > 1}
-    return {group.name: gather(group, squares).sqrt() for group in stages.channel_groups(on)}
+    return {group.name: gather(group, squares).sqrt() for group in channel_groups(on)}
 
 
 def test_none_is_the_state_itself() -> None:

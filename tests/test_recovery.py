@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from orchestrator import data, recovery, stages
+from orchestrator.bench import Bench, State, make_bench, seed_for, snapshot
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.evaluation import evaluate
 from orchestrator.recovery import epochs_a_round, epochs_of, position_of, recoveries
-from orchestrator.stages import Bench, State
 from orchestrator.training import EpochRecord, Extras, Phase, learning_rate, train
 
 RECIPE = Train(epochs=3, optimizer="sgd", lr=0.1, schedule="linear")
@@ -26,7 +26,7 @@ digits = cache(partial(data.load, "digits"))
 @cache
 def bench(model: str = MLP, recipe: Train = RECIPE, seed: int = 0) -> Bench:
     config = DenseConfig(model, "digits", 256, seed, recipe, NUMERICS)
-    on = stages.make_bench(config, digits())
+    on = make_bench(config, digits())
     return replace(on, reference=stages.dense(on))
 
 
@@ -246,7 +246,7 @@ def test_rewinding_to_an_epoch_starts_from_the_dense_trainings_own_weights(
     net, way = on.build(), dict[int, dict[str, torch.Tensor]]()
 
     def note(epoch: int) -> None:
-        way[epoch] = stages.snapshot(net)
+        way[epoch] = snapshot(net)
 
     train(
         net,
@@ -256,7 +256,7 @@ def test_rewinding_to_an_epoch_starts_from_the_dense_trainings_own_weights(
         phase=Phase(3),
         batch_size=256,
         numerics=NUMERICS,
-        generator=torch.Generator().manual_seed(stages.seed_for(0, "dense", 0)),
+        generator=torch.Generator().manual_seed(seed_for(0, "dense", 0)),
         extras=Extras(after_epoch=note),
     )
     assert all(torch.equal(way[3][name], value) for name, value in on.trained().weights.items())

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 import models
 from orchestrator import data, stages
+from orchestrator.bench import Bench, State, make_bench, seed_for, snapshot
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import CollapsedError
-from orchestrator.stages import Bench, State
 from orchestrator.training import EpochRecord, Phase
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=16_384))
 
 
 def bench(config: DenseConfig = DENSE) -> Bench:
-    return stages.make_bench(config, data.load("digits"))
+    return make_bench(config, data.load("digits"))
 
 
 def trial(criterion: str, *, granularity: str = "weight", amount: float = 0.5) -> TrialConfig:
@@ -35,17 +35,15 @@ def same(a: State, b: State) -> bool:
 
 
 def test_seeds_of_neighbours_are_unrelated() -> None:
-    found = {
-        stages.seed_for(seed, stage, n) for seed in range(4) for stage in ("dense", "init") for n in range(4)
-    }
+    found = {seed_for(seed, stage, n) for seed in range(4) for stage in ("dense", "init") for n in range(4)}
     assert len(found) == 32
     assert all(0 <= seed < 2**63 for seed in found)
-    assert stages.seed_for(1, "dense", 11) != stages.seed_for(11, "dense", 1)
+    assert seed_for(1, "dense", 11) != seed_for(11, "dense", 1)
 
 
 def test_a_dense_training_is_the_same_again_and_leaves_the_global_generator() -> None:
     torch.manual_seed(3)
-    stages.make_bench(DENSE, data.load("digits"))  # traces and counts are made once in a process
+    make_bench(DENSE, data.load("digits"))  # traces and counts are made once in a process
     before = torch.get_rng_state()
     first = stages.dense(bench())
     assert torch.equal(torch.get_rng_state(), before)
@@ -60,7 +58,7 @@ def test_what_a_dense_training_costs() -> None:
     def report(stage: str, epoch: int, record: EpochRecord) -> None:
         heard.append((stage, epoch))
 
-    state = stages.dense(stages.make_bench(DENSE, data.load("digits"), report=report))
+    state = stages.dense(make_bench(DENSE, data.load("digits"), report=report))
     assert heard == [("dense", 1), ("dense", 2)]
     assert (state.epochs, state.micro_batch, len(state.history)) == (2, 16_384, 2)
     # 2 per MAC; forward and both backward passes, without the gradient of the images.
@@ -89,7 +87,7 @@ def test_pruning_is_the_same_again(criterion: str) -> None:
 
 def test_random_pruning_is_seeded_by_seed_and_round() -> None:
     on, other = bench(), bench(replace(DENSE, seed=1))
-    state = State(stages.snapshot(on.build()), micro_batch=64)
+    state = State(snapshot(on.build()), micro_batch=64)
     found = [
         stages.prune_round(where, trial("random"), state, None, round=number).masks["hidden.0.weight"]
         for where, number in ((on, 1), (on, 2), (other, 1))
@@ -170,14 +168,14 @@ def test_half_the_micro_batch_where_memory_runs_out(
 def test_what_did_not_fit_is_freed_before_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
     on = bench()
     machine = Narrow(monkeypatch, most=20, error=on_cuda)
-    on_device = State(stages.snapshot(on.build()), micro_batch=16_384)
+    on_device = State(snapshot(on.build()), micro_batch=16_384)
     stages.train_more(on, on_device, Phase(1), stage="dense", round=0)
     assert machine.alive == [0] * len(machine.alive)
 
 
 def test_one_image_at_a_time_is_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
     few = data.load("digits", samples_per_class=2)
-    on = stages.make_bench(replace(DENSE, batch_size=1, train=Train(epochs=1)), few)
+    on = make_bench(replace(DENSE, batch_size=1, train=Train(epochs=1)), few)
     Narrow(monkeypatch, most=1, error=on_cuda)  # the validation images come more at a time
     assert stages.dense(on).micro_batch == 1
 

@@ -9,12 +9,12 @@ from functools import cache, partial
 import pytest
 import torch
 
-from orchestrator import data, stages
+from orchestrator import data
+from orchestrator.bench import State, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DivergedError
 from orchestrator.evaluation import evaluate
 from orchestrator.measure import profile
-from orchestrator.stages import State
 from orchestrator.techniques import TECHNIQUES, resolve
 from orchestrator.trial import Measured, Result, measure, run_dense, run_trial
 
@@ -240,7 +240,7 @@ def test_a_note_where_one_unit_of_each_layer_had_to_stay() -> None:
 
 
 def test_a_network_that_gives_no_number_has_diverged() -> None:
-    bench = stages.make_bench(dense_config(MLP), digits())
+    bench = make_bench(dense_config(MLP), digits())
     state = dense(MLP).last.state
     broken = {name: tensor * float("nan") for name, tensor in state.weights.items()}
     with pytest.raises(DivergedError, match="not finite"):

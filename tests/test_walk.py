@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from orchestrator import data, stages
+from orchestrator.bench import State, make_bench
 from orchestrator.config import Control, DenseConfig, Numerics, Prune, Train, TrialConfig, When
 from orchestrator.estimate import _epochs
 from orchestrator.recovery import recoveries
-from orchestrator.stages import State
 from orchestrator.trial import Result, run_dense, run_trial
 from pruning.masking import Masks
 from pruning.step import target_count
@@ -112,7 +112,7 @@ def test_what_is_pruned_at_init_is_trained_once(recover: str, schedule: str) -> 
 
 def test_masks_at_init_are_of_the_initial_weights() -> None:
     state = walk(weights(0.5), "rewind", when="init").last.state
-    start = stages.initial(stages.make_bench(dense_config(MLP), digits())).weights
+    start = stages.initial(make_bench(dense_config(MLP), digits())).weights
     for name, size in LAYERS.items():
         magnitude = start[name].abs()
         assert int((~state.masks[name]).sum()) == size // 2
@@ -122,7 +122,7 @@ def test_masks_at_init_are_of_the_initial_weights() -> None:
 def test_without_recovery_nothing_is_trained() -> None:
     result = walk(weights(0.5), "none", when="init")
     assert (result.last.measurement.epochs, result.last.measurement.train_flops) == (0, 0)
-    start = stages.initial(stages.make_bench(dense_config(MLP), digits())).weights
+    start = stages.initial(make_bench(dense_config(MLP), digits())).weights
     for name, mask in result.last.state.masks.items():
         assert torch.equal(result.last.state.weights[name], torch.where(mask, start[name], 0.0))
 

@@ -14,13 +14,13 @@ import torch
 import models
 from orchestrator import data, model_files, tracking, worker
 from orchestrator.address import default_uri
+from orchestrator.bench import State
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
 from orchestrator.launch import missing_points
 from orchestrator.measure import Measurement
 from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.stages import State
 from orchestrator.techniques import resolve
 from orchestrator.tracking import RunRow, Tracker
 from orchestrator.trial import run_dense, run_trial

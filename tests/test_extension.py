@@ -1,0 +1,108 @@
+"""A criterion of another package, found by its entry point: in Python, in a space and on the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "docs" / "examples" / "largest_first"
+SPACE = """\
+version: 1
+axes:
+  model: [slp]
+  dataset: [digits]
+  criterion: [largest_first, magnitude]
+  amount: [50%]
+train: {epochs: 1}
+"""
+PRUNE = """
+import torch, pruning
+net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+weight = net[0].weight.detach().abs()
+mask = pruning.prune(net, criterion="largest_first", amount=0.5, scope="layer")["0.weight"]
+assert int(mask.sum()) == 6, mask
+assert weight[~mask].min() >= weight[mask].max()
+rows = pruning.prune(net, criterion="largest_first", granularity="unit", scope="layer", amount=1 / 3)["0.weight"]
+assert int(weight.sum(1).argmax()) == rows.any(1).tolist().index(False)
+print(pruning.criteria.get("largest_first").traits["summary"])
+"""
+TWICE = """
+import pruning
+try:
+    pruning.prune(None, criterion="largest_frist", amount=0.5)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder for sys.path as pip leaves it: the module, and its metadata with the entry points of pyproject.toml."""
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    place = tmp_path / "site"
+    info = place / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    for file in EXAMPLE.glob("*.py"):
+        (place / file.name).write_text(file.read_text())
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    sections = [
+        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in entries.items())
+        for group, entries in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(sections))
+    return place
+
+
+def python(*words: str, cwd: Path, site: Path | None) -> subprocess.CompletedProcess[str]:
+    path = [str(ROOT), *([str(site)] if site else [])]
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_it_prunes(installed: Path, tmp_path: Path) -> None:
+    done = python("-c", PRUNE, cwd=tmp_path, site=installed)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the largest weights leave first: the worst that one can do\n"
+
+
+def test_the_command_line_lists_it(installed: Path, tmp_path: Path) -> None:
+    with_it, without = (
+        python("-m", "orchestrator.cli", "list", "criteria", cwd=tmp_path, site=site)
+        for site in (installed, None)
+    )
+    (line,) = set(with_it.stdout.splitlines()) - set(without.stdout.splitlines())
+    assert line.split(maxsplit=1) == [
+        "largest_first",
+        "the largest weights leave first: the worst that one can do",
+    ]
+
+
+def test_a_space_may_use_it(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    words = ("-m", "orchestrator.cli", "plan", "--space", "space.yaml", "--device", "cpu")
+    done = python(*words, cwd=tmp_path, site=installed)
+    assert done.returncode == 0, done.stderr
+    assert "trials           2: 2 to run" in done.stdout
+    without = python(*words, cwd=tmp_path, site=None)
+    assert (without.returncode, without.stderr.count("\n")) == (2, 1)
+    assert "unknown criterion 'largest_first'" in without.stderr
+
+
+def test_it_is_a_near_name_like_any_other(installed: Path, tmp_path: Path) -> None:
+    done = python("-c", TWICE, cwd=tmp_path, site=installed)
+    assert done.stdout == "unknown criterion 'largest_frist'; did you mean largest_first?\n"
