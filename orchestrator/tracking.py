@@ -266,7 +266,14 @@ class OpenRun:
     def log_data(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
         """The data set as an input of the run; `digest` is cut to what MLflow holds, `sizes` in images."""
         data = Dataset(name, digest[:36], "code", json.dumps({"name": name}), None, json.dumps(dict(sizes)))
-        self.client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "train")])])
+        inputs = [DatasetInput(data, [InputTag("mlflow.data.context", "train")])]
+        try:
+            self.client.log_inputs(self.run_id, inputs)
+        except MlflowException as error:
+            # Two runs that bring a data set to an experiment at once: it is there for the second try.
+            if "IntegrityError" not in str(error):
+                raise
+            self.client.log_inputs(self.run_id, inputs)
 
     def log_folder(self, folder: Path) -> None:
         self.client.log_artifacts(self.run_id, str(folder))

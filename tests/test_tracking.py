@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Barrier
 from urllib.parse import unquote
 
 import pytest
@@ -323,3 +325,20 @@ def test_the_compare_view_has_an_address() -> None:
 
 def test_pickles_are_refused_by_mlflow() -> None:
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+def test_runs_that_bring_one_data_set_at_once_all_have_it(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracking.initialise(uri)
+    tracker = Tracker(uri, "x")
+    runs = [tracker.start("trial", f"{number}", tags={}) for number in range(8)]
+    together = Barrier(len(runs))
+
+    def bring(run: tracking.OpenRun) -> None:
+        together.wait()
+        run.log_data("digits", "d" * 64, {"train": 1257})
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        list(pool.map(bring, runs))
+    for run in runs:
+        assert len(tracker.client.get_run(run.run_id).inputs.dataset_inputs) == 1
