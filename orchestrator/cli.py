@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import DiffersError, OrchestrateError
 
 if TYPE_CHECKING:
     from orchestrator.compare import Table
@@ -138,6 +138,54 @@ def compare(
     else:
         for part in tables(table):
             _print_table(part)
+
+
+@app.command()
+def status(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(help="A space's name (its latest sweep) or a sweep's run id; default: the latest."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How far a sweep is, here or in another terminal, from the store alone."""
+    from orchestrator.status import status as ask
+
+    found = ask(sweep, uri=_uri())
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    for line in found.lines():
+        typer.echo(line)
+
+
+@app.command()
+def rerun(
+    run: Annotated[str, typer.Argument(help="The id of a dense run or a trial.")],
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare with what was recorded, bit for bit; exit 5 if it differs."),
+    ] = False,
+) -> None:
+    """Do a recorded run again, exactly, from a dense network trained anew. Records nothing."""
+    from orchestrator import rerun as module
+
+    recorded = module.find(run, uri=_uri())
+    for reservation in recorded.reservations():
+        print(f"note: {reservation}", file=sys.stderr)
+    new = module.again(recorded)
+    print(f"{recorded.row.name}: {new.level}", file=sys.stderr)
+    if not check:
+        for name, value in new.result.last.measurement.metrics("final").items():
+            typer.echo(f"{name:<26} {value:.6g}")
+        return
+    same, facts = module.compare(recorded, new), module.environment_differences(recorded, new)
+    for line in same.lines():
+        typer.echo(line)
+    for fact in facts or ["the same"]:
+        typer.echo(f"environment: {fact}")
+    if same.differences:
+        raise DiffersError(f"the rerun differs from run {recorded.row.run_id}: {same.differences[0]}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,8 +24,12 @@ PACKAGES = (
 )
 
 
+@cache
 def environment() -> dict[str, str]:
-    """Flat facts: versions of packages and Python, platform, processor, cores, GPUs, the code's commit."""
+    """Flat facts: versions of packages and Python, platform, processor, cores, GPUs, the code's commit.
+
+    Asked once in a process, since the code that runs is the code that was imported.
+    """
     import torch
 
     facts = {f"package.{name}": _version(name) for name in PACKAGES}
@@ -32,6 +37,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": str(os.cpu_count()),
         "commit": _commit(),
     }

@@ -8,7 +8,9 @@ OrchestrateError               1
 │   ├── StoreError             4   a tracking store that cannot be read or written
 │   └── DeviceError            4   a device that is not there
 ├── DivergedError              3   a training whose loss is no longer finite
-└── CollapsedError             3   a network that can no longer be trained or measured
+├── CollapsedError             3   a network that can no longer be trained or measured
+├── DiffersError               5   a run that was done again with other results
+└── BusyError                  6   a sweep that another process is running
 
 A message is one line: what was given, what is allowed, what to do next.
 """
@@ -55,6 +57,14 @@ class DivergedError(OrchestrateError):
 
 class CollapsedError(OrchestrateError):
     exit_code = 3
+
+
+class DiffersError(OrchestrateError):
+    exit_code = 5
+
+
+class BusyError(OrchestrateError):
+    exit_code = 6
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:

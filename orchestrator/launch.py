@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator import model_files, tracking
 from orchestrator.address import exists
+from orchestrator.claim import beating, claim
 from orchestrator.compare import markdown
 from orchestrator.config import Device, Precision, method_name
 from orchestrator.data import path as data_path
@@ -80,9 +81,8 @@ def launch(space: Space, options: Options, *, uri: str) -> Summary:
     before = next(iter(tracker.search(f"tags.kind = 'sweep' and tags.plan_sha256 = '{digest}'")), None)
     if before is not None and not points and before.status == "FINISHED":
         return Summary(plan, before, frame(tracker, before), Ended(()), reused)
-    tracker.close_abandoned()
-    tags = {"plan_sha256": digest, "space": space.name}
-    with tracker.reopen(before.run_id) if before else tracker.start("sweep", space.name, tags=tags) as run:
+    with claim(tracker, digest, name=space.name) as run, beating(tracker, run):
+        points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed)
         facts = json.dumps(environment(), indent=1, sort_keys=True)
         tracker.upload(run.run_id, {PLAN: text, "space.yaml": space.text, "environment.json": facts})
         ended = _run(points, tracker, run.run_id, options, reused) if points else Ended(())

@@ -10,11 +10,12 @@ from orchestrator.worker import Point
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one point ended: its final metrics, or None and why it failed."""
+    """How one point ended: its final metrics, or None and why it failed or was stopped."""
 
     point: Point
     metrics: Mapping[str, float] | None
     reason: str = ""
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,4 +27,8 @@ class Ended:
 
     @property
     def failures(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.metrics is None]
+        return [o for o in self.outcomes if o.metrics is None and not o.stopped]
+
+    @property
+    def stopped(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.stopped]

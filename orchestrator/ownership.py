@@ -13,6 +13,11 @@ def owner() -> str:
     return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
 
 
+def on_this_host(text: str) -> bool:
+    """Whether an owner is, or was, a process of this host."""
+    return text.partition(" ")[0] == socket.gethostname()
+
+
 def owner_lives(text: str) -> bool:
     """False only where the owner was on this host and is gone; another host's is taken to live."""
     parts = text.split()

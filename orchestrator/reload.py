@@ -39,28 +39,31 @@ def load(source: str, *, cut: bool = True, uri: str | None = None) -> tuple[nn.M
     initialise(where)
     tracker = Tracker(where, "")
     row = tracker.row(source.removeprefix("runs:/").strip("/"))
-    saved = _saved(tracker, row)
+    saved = saved_model(tracker, row)
     net = models.build(
         saved.arch["model"],
         input_shape=tuple(saved.arch["input_shape"]),
         num_classes=saved.arch["num_classes"],
     )
-    weights = saved.weights if saved.weights is not None else _of_parent(tracker, saved)
-    net.load_state_dict(weights)
+    net.load_state_dict(weights_of(tracker, saved))
     apply_masks(net, saved.masks)
     if cut and saved.arch["cut_widths"] is not None:
         net = shrink(net, saved.masks, torch.zeros((2, *saved.arch["input_shape"])))
     return net.eval(), Record(row.run_id, row.name, row.params, row.metrics, saved.masks)
 
 
-def _saved(tracker: Tracker, row: RunRow) -> model_files.Saved:
+def saved_model(tracker: Tracker, row: RunRow) -> model_files.Saved:
+    """The checked files of a run; StoreError where it holds no whole model."""
     if "manifest_sha256" not in row.tags:
         raise StoreError(f"run {row.run_id} is {row.status} and holds no whole model")
     return model_files.load(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
 
 
-def _of_parent(tracker: Tracker, saved: model_files.Saved) -> dict[str, torch.Tensor]:
+def weights_of(tracker: Tracker, saved: model_files.Saved) -> dict[str, torch.Tensor]:
+    """Its weights, or those of the parent where it holds masks alone (not masked yet)."""
+    if saved.weights is not None:
+        return saved.weights
     parent = tracker.finished_one(saved.arch["parent"])
     if parent is None:
         raise StoreError(f"the dense network that this run starts from is gone: key {saved.arch['parent']}")
-    return _saved(tracker, parent).state().weights
+    return saved_model(tracker, parent).state().weights

@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 from orchestrator.outcome import Outcome
 from orchestrator.worker import Point
 
+STOPPED = "stopped_because"  # reported, with the reason, by a trial that ended early
 SUCCEEDED = "succeeded"  # reported as 1 or 0; `done` is Tune's own, and true at every end
 
 
@@ -44,6 +45,9 @@ class DagSearcher(Searcher):
         if point is None:
             return
         result = result or {}
+        if STOPPED in result and not error:
+            self._end(Outcome(point, None, str(result[STOPPED]), stopped=True))
+            return
         failed = error or not result.get(SUCCEEDED)
         reason = str(result.get("reason") or "its worker died") if failed else ""
         self._end(Outcome(point, None if failed else result, reason))

@@ -35,6 +35,7 @@ from orchestrator.ownership import owner, owner_lives
 PAGE = 1000
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 TAG_LENGTH = 500
+DIGEST_LENGTH = 36
 NOTE = "mlflow.note.content"
 NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000
 for _name in ("mlflow", "alembic"):
@@ -177,14 +178,15 @@ class Tracker:
         """Mark runs of this experiment that a dead process of this host left RUNNING as KILLED."""
         for row in self.search("attributes.status = 'RUNNING'"):
             if not owner_lives(row.tags.get("owner", "")):
-                self._close(row.run_id, "its process died before the run was finished")
+                self.close(row.run_id, "its process died before the run was finished")
 
     def close_children(self, parent: str, reason: str) -> None:
         """Mark what is still RUNNING below a run as KILLED."""
         for row in self.search(f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"):
-            self._close(row.run_id, reason)
+            self.close(row.run_id, reason)
 
-    def _close(self, run_id: str, reason: str) -> None:
+    def close(self, run_id: str, reason: str) -> None:
+        """Mark a run as KILLED, and say why."""
         self.client.set_tag(run_id, "reason", reason)
         self.client.set_terminated(run_id, "KILLED")
 
@@ -196,6 +198,15 @@ class Tracker:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content.encode() if isinstance(content, str) else content)
             self.client.log_artifacts(run_id, folder)
+
+    def history(self, run_id: str, name: str) -> dict[int, float]:
+        """Step -> value of one metric; of two values at one step the later."""
+        return {point.step: point.value for point in self.client.get_metric_history(run_id, name)}
+
+    def data_digests(self, run_id: str) -> dict[str, str]:
+        """Name -> digest of the data sets that are inputs of a run."""
+        given = self.client.get_run(run_id).inputs.dataset_inputs
+        return {item.dataset.name: item.dataset.digest for item in given}
 
     def text(self, row: RunRow, path: str) -> str:
         """A text artifact of a run; StoreError if it is not there."""
@@ -215,6 +226,14 @@ class Tracker:
         return self.local_folder(row, path) or Path(
             self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp())
         )
+
+    def try_tag(self, run_id: str, name: str, value: str) -> bool:
+        """Set a tag; False where the store cannot be written now."""
+        try:
+            self.client.set_tag(run_id, name, value)
+        except (MlflowException, SQLAlchemyError, OSError):
+            return False
+        return True
 
     def set_tag(self, run_id: str, name: str, value: str) -> None:
         self.client.set_tag(run_id, name, value)
@@ -265,7 +284,7 @@ class OpenRun:
 
     def log_data(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
         """The data set as an input of the run; `digest` is cut to what MLflow holds, `sizes` in images."""
-        data = Dataset(name, digest[:36], "code", json.dumps({"name": name}), None, json.dumps(dict(sizes)))
+        data = Dataset(name, digest[:DIGEST_LENGTH], "code", json.dumps({"name": name}), None, json.dumps(dict(sizes)))
         inputs = [DatasetInput(data, [InputTag("mlflow.data.context", "train")])]
         try:
             self.client.log_inputs(self.run_id, inputs)

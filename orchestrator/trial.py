@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -59,14 +59,31 @@ class Measured:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Round:
+    """One measured round of `rounds`, beside the dense network that it is compared with."""
+
+    number: int
+    rounds: int
+    measurement: Measurement
+    ipa: Measurement
+
+
+ReportRound = Callable[[Round], str]  # why the walk is to end there; empty to go on
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A finished walk: the dense network's own measurement (`ipa`), and one `Measured` per round."""
+    """A walk: the dense network's own measurement (`ipa`), and one `Measured` per round.
+
+    `stopped_because` says why it ended before its last round; it is empty for a whole one.
+    """
 
     ipa: Measurement
     rounds: tuple[Measured, ...]
     cost: Profile
     data: Dataset
+    stopped_because: str = ""
 
     @property
     def last(self) -> Measured:
@@ -80,8 +97,18 @@ def run_dense(config: DenseConfig, data: Dataset, *, report: Report | None = Non
     return Result(measured.measurement, (measured,), bench.cost, data)
 
 
-def run_trial(config: TrialConfig, data: Dataset, *, store: Store, report: Report | None = None) -> Result:
-    """Prune, recover and measure, round after round, from the stored dense network or a new one."""
+def run_trial(
+    config: TrialConfig,
+    data: Dataset,
+    *,
+    store: Store,
+    report: Report | None = None,
+    report_round: ReportRound | None = None,
+) -> Result:
+    """Prune, recover and measure, round after round, from the stored dense network or a new one.
+
+    `report_round` hears of every round once it is measured, and may end the walk before the next.
+    """
     bench = make_bench(config.dense, data, report=report)
     dense = store.dense(config.dense) or stages.dense(bench)
     ipa = _assessed(config.dense, data, dense)
@@ -90,11 +117,20 @@ def run_trial(config: TrialConfig, data: Dataset, *, store: Store, report: Repor
     loss = distillation(bench.restore(dense))
     bench = replace(bench, loss=loss, taught=bool(distillation.traits["teaches"]))
     groups = stages.groups_for(bench, config)
-    rounds = [
-        measure(bench, state, groups, config=config, round=round)
-        for round, state in enumerate(_walk(bench, config, groups), start=1)
-    ]
+    rounds: list[Measured] = []
+    reason, planned = "", measured_rounds(config)
+    for number, state in enumerate(_walk(bench, config, groups), start=1):
+        rounds.append(measure(bench, state, groups, config=config, round=number))
+        if report_round is not None:
+            reason = report_round(Round(number, planned, rounds[-1].measurement, ipa))
+        if reason and number < planned:
+            return Result(ipa, tuple(rounds), bench.cost, data, reason)
     return Result(ipa, tuple(rounds), bench.cost, data)
+
+
+def measured_rounds(config: TrialConfig) -> int:
+    """How many states a whole walk measures: an untrained network, or one in training, only the last."""
+    return rounds_of(schedules.get(config.prune.schedule)) if config.when == "after" else 1
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,7 @@ from orchestrator import data, model_files
 from orchestrator.bench import State
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.described import params
+from orchestrator.environment import environment
 from orchestrator.errors import DivergedError, StoreError
 from orchestrator.measure import LayerRow, Measurement
 from orchestrator.tracking import MetricPoint, OpenRun, Tracker
@@ -26,6 +27,7 @@ from pruning.architecture import widths
 from pruning.registry import parse
 
 Beat = Callable[[dict[str, float]], None]
+CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
 KEPT_DENSE = 4  # dense states that one worker keeps in memory
 
 
@@ -143,9 +145,7 @@ def _sizes(images: data.Dataset) -> dict[str, int]:
 def _record(run: OpenRun, point: Point, result: Result, *, parent_held: bool) -> dict[str, float]:
     """Metrics, artifacts and then the key, in that order: a run with a key is whole."""
     dense, final = point.dense, result.last.measurement.metrics("final")
-    points = [MetricPoint(name, value) for name, value in final.items()]
-    points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
-    run.log(metrics=[*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)])
+    run.log(metrics=metric_points(result))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "model").mkdir()
@@ -157,7 +157,8 @@ def _record(run: OpenRun, point: Point, result: Result, *, parent_held: bool) ->
             arch=_architecture(dense, result),
             parent=point.parent if untouched else None,
         )
-        (place / "config.json").write_text(json.dumps(asdict(point.config), indent=1, sort_keys=True))
+        (place / CONFIG).write_text(json.dumps(asdict(point.config), indent=1, sort_keys=True))
+        (place / ENVIRONMENT).write_text(json.dumps(environment(), indent=1, sort_keys=True))
         (place / "layers.json").write_text(json.dumps(_table(result.last.layers)))
         (place / "rounds.json").write_text(json.dumps(_table([m.measurement for m in result.rounds])))
         (place / "confusion.json").write_text(json.dumps(result.last.confusion.tolist()))
@@ -169,6 +170,13 @@ def _record(run: OpenRun, point: Point, result: Result, *, parent_held: bool) ->
     tags = {"manifest_sha256": manifest, "key": point.key, "notes": "; ".join(result.last.notes)}
     run.log(tags=tags | ({"micro_batch_halved_to": str(used)} if used < planned else {}))
     return final
+
+
+def metric_points(result: Result) -> list[MetricPoint]:
+    """Every metric that the run of a result bears."""
+    points = [MetricPoint(name, value) for name, value in result.last.measurement.metrics("final").items()]
+    points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
+    return [*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)]
 
 
 def _keeps_weights(config: TrialConfig) -> bool:

@@ -282,8 +282,8 @@ def test_the_amount_is_a_ceiling_for_the_pq_index(scope: str) -> None:
 @pytest.mark.parametrize("granularity", ["unit", "channel"])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_the_pq_index_of_units_leaves_one_of_each_layer(granularity: str, scope: str) -> None:
-    result = walk(Prune("l2", granularity, scope, "pq_index(rounds=30, eta=0.5)", 1.0))
-    assert len(result.rounds) == 30
+    result = walk(Prune("l2", granularity, scope, "pq_index(rounds=10, eta=0.5)", 1.0))
+    assert len(result.rounds) == 10
     amounts = [measured.measurement.amount for measured in result.rounds]
     assert amounts == sorted(amounts)
     for name, size in (("hidden.0", 32), ("hidden.1", 16)):

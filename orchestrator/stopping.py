@@ -1,0 +1,210 @@
+"""Optuna's pruners on the trials of a sweep: which trial is stopped early, and why.
+
+Trials are mirrored into one Optuna study per group, so that none is compared with what it cannot be
+compared with. Only rounds count: an epoch is no result. Optuna's word for a trial that was stopped
+is pruned; here networks are pruned and trials are stopped.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from orchestrator.config import TrialConfig
+from orchestrator.described import params
+from orchestrator.search import STOPPED, SUCCEEDED
+from orchestrator.stops import Stop, stops
+from orchestrator.worker import Point
+from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
+
+INDEX = "pq_index:"  # and the step
+DENSE = "dense_val_accuracy"
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class PQIndexPruner(BasePruner):  # type: ignore[misc]  # optuna carries no types
+    """Stops an iterative trial that is past its compressible phase and worse than its dense network.
+
+    The phase comes from the turning points of the trial's own PQ index (`pruning.phases`, with `delta`
+    and `patience`); worse is more than `tolerance` of validation accuracy. `record_round` gives a
+    trial what is read here. Where the index never turns, nothing is stopped.
+    """
+
+    def __init__(self, *, delta: float = DELTA, patience: int = PATIENCE, tolerance: float = 0.01) -> None:
+        check_phases(delta=delta, patience=patience)
+        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance <= 1:
+            raise ValueError(f"tolerance: expected a number in [0, 1] but got {tolerance!r}")
+        self.delta, self.patience, self.tolerance = delta, patience, tolerance
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return bool(self.reason(trial))
+
+    def phase(self, trial: FrozenTrial) -> str:
+        """The phase of the trial's last round, from all of its indices so far."""
+        return phases(_indices(trial), delta=self.delta, patience=self.patience)[-1]
+
+    def reason(self, trial: FrozenTrial) -> str:
+        """Why the trial is to be stopped; empty where it goes on. ValueError for what was not reported."""
+        if trial.last_step is None:
+            return ""
+        if DENSE not in trial.user_attrs:
+            raise ValueError(f"expected the user attribute {DENSE!r} but got none; see record_round")
+        phase, loss = self.phase(trial), self._loss(trial)
+        if phase not in PAST_COMPRESSIBLE or loss <= self.tolerance:
+            return ""
+        return f"{phase}, and {loss:.4f} below the dense network's validation accuracy"
+
+    def _loss(self, trial: FrozenTrial) -> float:
+        return float(trial.user_attrs[DENSE]) - float(trial.intermediate_values[trial.last_step])
+
+
+def _indices(trial: FrozenTrial) -> list[float]:
+    """The PQ indices in the order of their steps. ValueError where the last step has none."""
+    found = {
+        int(name.removeprefix(INDEX)): float(value)
+        for name, value in trial.user_attrs.items()
+        if name.startswith(INDEX)
+    }
+    if trial.last_step not in found:
+        raise ValueError(f"expected the user attribute '{INDEX}{trial.last_step}' but got none")
+    return [found[step] for step in sorted(found)]
+
+
+def record_round(
+    trial: optuna.Trial, step: int, *, val_accuracy: float, pq_index: float, dense_val_accuracy: float
+) -> None:
+    """Report one round to Optuna with what `PQIndexPruner` reads. Step 0 may hold the dense network's index.
+
+    `trial.set_user_attr("pq_index:0", index)` does that.
+    """
+    trial.set_user_attr(DENSE, dense_val_accuracy)
+    trial.set_user_attr(f"{INDEX}{step}", pq_index)
+    trial.report(val_accuracy, step)
+
+
+def make_pruner(text: str) -> BasePruner:
+    """The pruner of a text form, `median(n_startup_trials=2)`. ValueError for what `stops` does not know."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return stops.get(text)(_make)
+
+
+def _make(name: str, *args: object, **options: object) -> BasePruner:
+    return (PQIndexPruner if name == "PQIndexPruner" else getattr(optuna.pruners, name))(*args, **options)
+
+
+class Studies:
+    """One Optuna study for each group of trials; trials go by their keys."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+        self._groups: dict[tuple[str, ...], optuna.Study] = {}
+        self._open: dict[str, tuple[optuna.Study, optuna.Trial]] = {}
+
+    def round(self, key: str, config: TrialConfig, values: Mapping[str, float]) -> str:
+        """Report a trial's round; why the trial is to be stopped, or nothing.
+
+        At its last round a trial has nothing left to save: it is not stopped there.
+        """
+        study, trial = self._open.get(key) or self._ask(key, config)
+        number = int(values["round"])
+        trial.set_user_attr(f"{INDEX}0", values["dense_pq_index"])
+        record_round(
+            trial,
+            number,
+            val_accuracy=values["val_accuracy"],
+            pq_index=values["pq_index"],
+            dense_val_accuracy=values[DENSE],
+        )
+        if number >= values["rounds"] or not trial.should_prune():
+            return ""
+        return f"round {number}: {self._why(study, trial)}"
+
+    def end(self, key: str, *, value: float | None, stopped: bool = False) -> None:
+        """A trial has ended: with a validation accuracy, stopped, or failed. Others are not known here."""
+        if key not in self._open:
+            return
+        study, trial = self._open.pop(key)
+        if stopped:
+            study.tell(trial, state=TrialState.PRUNED)
+        elif value is None:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+
+    def _ask(self, key: str, config: TrialConfig) -> tuple[optuna.Study, optuna.Trial]:
+        group = group_of(config, self.stop.within)
+        if group not in self._groups:
+            # No parameter is drawn from the sampler; a seed keeps it from the system's randomness.
+            sampler = optuna.samplers.RandomSampler(seed=0)
+            pruner = make_pruner(self.stop.text)
+            self._groups[group] = optuna.create_study(sampler=sampler, pruner=pruner, direction="maximize")
+        study = self._groups[group]
+        self._open[key] = study, study.ask()
+        return self._open[key]
+
+    def _why(self, study: optuna.Study, trial: optuna.Trial) -> str:
+        frozen = next(found for found in study.get_trials(deepcopy=False) if found.number == trial.number)
+        if isinstance(study.pruner, PQIndexPruner):
+            return study.pruner.reason(frozen)
+        return f"validation accuracy {frozen.intermediate_values[frozen.last_step]:.4f}, by {self.stop}"
+
+
+def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
+    """The values that trials must share to be compared."""
+    found = params(config)
+    return tuple(str(found[axis]) for axis in within)
+
+
+class OptunaStopping(FIFOScheduler):  # type: ignore[misc]  # ray carries no types
+    """Tune's scheduler: every round goes to `Studies`, every verdict to `tell(key, reason)`.
+
+    It never answers STOP: a worker then gets the SystemExit that an interruption gives it, too, and Tune
+    ends the processes of the last trials without waiting until they have closed their runs. The worker
+    is held in its report until this returns; it reads the verdict then, and ends by itself.
+    """
+
+    _supports_buffered_results = False  # a verdict must be there before the worker goes on
+
+    def __init__(self, stop: Stop, tell: Callable[[str, str], None]) -> None:
+        super().__init__()
+        self._studies = Studies(stop)
+        self._tell = tell
+
+    def on_trial_result(
+        self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
+    ) -> str:
+        point = Point.from_text(trial.config["point"])
+        if isinstance(point.config, TrialConfig) and "round" in result:
+            reason = self._studies.round(point.key, point.config, result)
+            if reason:
+                self._tell(point.key, reason)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(
+        self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
+    ) -> None:
+        key = Point.from_text(trial.config["point"]).key
+        value = result.get("final/val_accuracy") if result.get(SUCCEEDED) else None
+        self._studies.end(key, value=value, stopped=STOPPED in result)
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        self._studies.end(Point.from_text(trial.config["point"]).key, value=None)
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
+        self.on_trial_error(tune_controller, trial)
+
+    def __getstate__(self) -> dict[str, object]:  # Tune pickles what it is given
+        """Nothing, as the searcher: a sweep is carried on from the store."""
+        return {}

@@ -1,0 +1,185 @@
+"""The ways of stopping a trial early, by name: what a space file and the command line may say.
+
+Each is one of Optuna's pruners, or ours, with its parameters under its own names. The library itself
+is loaded only where a sweep really stops trials: `make(class name, **parameters)` builds a pruner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pruning.phases import DELTA, PATIENCE
+from pruning.registry import Between, Registry
+
+stops = Registry("stop")
+Make = Callable[..., Any]  # of optuna's classes, which carry no types
+Count = Annotated[int, Between(0, 1_000_000)]
+Positive = Annotated[int, Between(1, 1_000_000)]
+Factor = Annotated[int, Between(2, 1_000)]
+Fraction = Annotated[float, Between(0, 1)]
+WITHIN = ("model", "dataset", "technique", "amount")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """How trials are stopped: the pruner's full text, and the axes within which trials are compared."""
+
+    text: str
+    within: tuple[str, ...] = WITHIN
+
+    def __str__(self) -> str:
+        """What a stopped trial is known by: under another rule it may not have been stopped."""
+        return self.text if self.within == WITHIN else f"{self.text} within {', '.join(self.within) or 'all'}"
+
+
+@stops.register(summary="worse than the median of the finished trials at the same round")
+def median(
+    make: Make,
+    *,
+    n_startup_trials: Count = 5,
+    n_warmup_steps: Count = 0,
+    interval_steps: Positive = 1,
+    n_min_trials: Positive = 1,
+) -> object:
+    """Not before `n_startup_trials` of the group are finished, nor in the first `n_warmup_steps` rounds."""
+    return make(
+        "MedianPruner",
+        n_startup_trials=n_startup_trials,
+        n_warmup_steps=n_warmup_steps,
+        interval_steps=interval_steps,
+        n_min_trials=n_min_trials,
+    )
+
+
+@stops.register(summary="outside the best `percentile` of the finished trials at the same round")
+def percentile(
+    make: Make,
+    *,
+    percentile: Annotated[float, Between(0, 100)] = 25.0,
+    n_startup_trials: Count = 5,
+    n_warmup_steps: Count = 0,
+    interval_steps: Positive = 1,
+    n_min_trials: Positive = 1,
+) -> object:
+    """As `median`, with another share than the better half."""
+    return make(
+        "PercentilePruner",
+        percentile=percentile,
+        n_startup_trials=n_startup_trials,
+        n_warmup_steps=n_warmup_steps,
+        interval_steps=interval_steps,
+        n_min_trials=n_min_trials,
+    )
+
+
+@stops.register(summary="not among the best at a rung", paper="Li et al., MLSys 2020")
+def halving(
+    make: Make,
+    *,
+    min_resource: Positive = 1,
+    reduction_factor: Factor = 4,
+    min_early_stopping_rate: Count = 0,
+    bootstrap_count: Count = 0,
+) -> object:
+    """Asynchronous successive halving: of the trials at a rung of rounds one in `reduction_factor` goes on."""
+    return make(
+        "SuccessiveHalvingPruner",
+        min_resource=min_resource,
+        reduction_factor=reduction_factor,
+        min_early_stopping_rate=min_early_stopping_rate,
+        bootstrap_count=bootstrap_count,
+    )
+
+
+def _check_hyperband(*, min_resource: int, max_resource: int, **others: object) -> None:
+    if 0 < max_resource < min_resource:
+        raise ValueError(f"max_resource is {max_resource}; it must be 0 or at least {min_resource} rounds")
+
+
+@stops.register(
+    summary="halving, in brackets of several lengths", paper="Li et al., JMLR 2018", check=_check_hyperband
+)
+def hyperband(
+    make: Make,
+    *,
+    min_resource: Positive = 1,
+    max_resource: Count = 0,
+    reduction_factor: Factor = 3,
+    bootstrap_count: Count = 0,
+) -> object:
+    """`max_resource` in rounds; 0 takes it from the first trial of the group that is finished."""
+    return make(
+        "HyperbandPruner",
+        min_resource=min_resource,
+        max_resource=max_resource or "auto",
+        reduction_factor=reduction_factor,
+        bootstrap_count=bootstrap_count,
+    )
+
+
+def _check_threshold(*, lower: float, upper: float, **others: object) -> None:
+    if lower > upper:
+        raise ValueError(f"lower is {lower} and upper is {upper}; lower must not be above upper")
+
+
+@stops.register(summary="a validation accuracy outside fixed bounds", check=_check_threshold)
+def threshold(
+    make: Make,
+    *,
+    lower: Fraction = 0.0,
+    upper: Fraction = 1.0,
+    n_warmup_steps: Count = 0,
+    interval_steps: Positive = 1,
+) -> object:
+    """Compares a trial with nothing but the bounds, which let everything through unless one is given."""
+    return make(
+        "ThresholdPruner",
+        lower=lower,
+        upper=upper,
+        n_warmup_steps=n_warmup_steps,
+        interval_steps=interval_steps,
+    )
+
+
+def _check_patient(*, wrapped: str, **others: object) -> None:
+    if stops.get(wrapped).name == "patient":
+        raise ValueError(f"wrapped is {wrapped!r}; patient cannot wrap itself")
+
+
+@stops.register(summary="another one, once a trial has got no better for a while", check=_check_patient)
+def patient(
+    make: Make,
+    *,
+    wrapped: str = "median",
+    patience: Count = 2,
+    min_delta: Annotated[float, Between(0, under=True)] = 0.0,
+) -> object:
+    """Asks `wrapped` only after `patience` rounds without a gain of `min_delta` in validation accuracy."""
+    return make("PatientPruner", stops.get(wrapped)(make), patience=patience, min_delta=min_delta)
+
+
+@stops.register(summary="worse than the best finished trial by a signed-rank test over its rounds")
+def wilcoxon(
+    make: Make,
+    *,
+    p_threshold: Fraction = 0.1,
+    n_startup_steps: Count = 2,
+) -> object:
+    """Wilcoxon's test of the rounds that both have; the trials must have measured the same rounds."""
+    return make("WilcoxonPruner", p_threshold=p_threshold, n_startup_steps=n_startup_steps)
+
+
+@stops.register(
+    summary="past the compressible phase and worse than the dense network", paper="Diao et al., ICLR 2023"
+)
+def pq_index(
+    make: Make,
+    *,
+    delta: Annotated[float, Between(0, under=True)] = DELTA,
+    patience: Positive = PATIENCE,
+    tolerance: Fraction = 0.01,
+) -> object:
+    """Compares a trial with its own dense network alone; without a turning point it stops nothing."""
+    return make("PQIndexPruner", delta=delta, patience=patience, tolerance=tolerance)
