@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -49,6 +50,14 @@ SetOption = Annotated[
     typer.Option("--set", help="KEY=V1,V2: replace an axis or a field; repeatable.", metavar="KEY=V1,V2"),
 ]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes a GPU where there is one.")]
+StopOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Stop hopeless trials: median, percentile, halving, hyperband, threshold, patient, wilcoxon or "
+        "pq_index, with options as in a space file; none overrides the space's.",
+        metavar="PRUNER",
+    ),
+]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="bf16 trains under autocast.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
@@ -96,19 +105,26 @@ def sweep(
         str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to join instead of an own one.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Run diverged trials again as well.")] = False,
+    stop: StopOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
     from orchestrator.launch import Options, launch, resolve_device
 
     options = Options(
-        resolve_device(device.value), precision.value, gpus_per_trial, max_concurrent, address, retry_failed
+        resolve_device(device.value),
+        precision.value,
+        gpus_per_trial,
+        max_concurrent,
+        address,
+        retry_failed,
+        stop,
     )
     summary = launch(_space(space, sets), options, uri=_uri())
     if as_json:
         typer.echo(json.dumps(summary.to_json(), indent=1))
     else:
-        _print_summary(summary, space, sets)
+        _print_summary(summary, space, sets, stop)
     if summary.ended.signal:
         raise typer.Exit(128 + summary.ended.signal)
     raise typer.Exit(3 if summary.failed else 0)
@@ -130,7 +146,10 @@ def compare(
 
     found = [results(name, uri=_uri()) for name in sweeps]
     # A trial of two sweeps is one: counted twice, it would narrow the intervals.
-    table = pandas.concat(found, ignore_index=True).drop_duplicates("key", ignore_index=True)
+    # One that a sweep stopped early may be whole in another.
+    table = pandas.concat(found, ignore_index=True)
+    table = table.sort_values("status", key=lambda status: status != "finished", kind="stable")
+    table = table.drop_duplicates("key", ignore_index=True)
     if as_json:
         typer.echo(json.dumps(compared(table), indent=1, default=float))
     elif as_csv:
@@ -164,7 +183,7 @@ def rerun(
     run: Annotated[str, typer.Argument(help="The id of a dense run or a trial.")],
     check: Annotated[
         bool,
-        typer.Option("--check", help="Compare with what was recorded, bit for bit; exit 5 if it differs."),
+        typer.Option("--check", help="Compare bit for bit with what was recorded; exit 5 if it differs."),
     ] = False,
 ) -> None:
     """Do a recorded run again, exactly, from a dense network trained anew. Records nothing."""
@@ -255,16 +274,25 @@ def data_path() -> None:
 def main() -> None:
     """The entry point: errors of the user end in one line and their exit code."""
     try:
-        app()
+        raise SystemExit(typer.main.get_command(app).main(standalone_mode=False))
     except OrchestrateError as error:
         if os.environ.get("ORCHESTRATE_DEBUG"):
             raise
-        _fail(error)
+        _fail(str(error), error.exit_code)
+    except typer.exceptions.TyperException as error:
+        if not error.format_message():  # no command was given, and the help is printed
+            raise SystemExit(error.exit_code) from None
+        _fail(f"{error.format_message()} See `orchestrate --help`.", error.exit_code)
+    except typer.Abort:
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
 
 
-def _fail(error: OrchestrateError) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(error.exit_code)
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(exit_code)
 
 
 def _uri() -> str:
@@ -279,7 +307,7 @@ def _space(name: str, sets: list[str]) -> Any:  # a Space; its module is heavy
     return load_space(name, sets)
 
 
-def _print_summary(summary: Summary, space: str, sets: list[str]) -> None:
+def _print_summary(summary: Summary, space: str, sets: list[str], stop: str | None) -> None:
     for table in summary.tables():
         _print_table(table)
     for name, reason in summary.failures.items():
@@ -294,8 +322,9 @@ def _print_summary(summary: Summary, space: str, sets: list[str]) -> None:
             "--space",
             space,
             *(part for item in sets for part in ("--set", item)),
+            *([] if stop is None else ["--stop", stop]),
         ]
-        print(f"interrupted; to carry on: {' '.join(words)}", file=sys.stderr)
+        print(f"interrupted; to carry on: {shlex.join(words)}", file=sys.stderr)
     else:
         typer.echo("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
 

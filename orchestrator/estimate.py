@@ -10,6 +10,7 @@ from math import ceil
 from orchestrator.calibration import Speed, speed
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.datasets import split_sizes
+from orchestrator.distillation import distillations
 from orchestrator.measure import train_flops
 from orchestrator.plan import Plan
 from orchestrator.preparation import preparations
@@ -103,21 +104,24 @@ class _Speeds:
         """Rounds of recovery, each measured; masks are stored, and weights where they were trained."""
         dense, prune = config.dense, config.prune
         epochs, rounds = _epochs(config), _rounds(prune.schedule)
-        key = (dense.model, dense.dataset, dense.batch_size, epochs, rounds)
+        taught = bool(distillations.get(config.distill).traits["teaches"])
+        key = (dense.model, dense.dataset, dense.batch_size, epochs, rounds, taught)
         if key not in self.costs:
             known = self.of(dense)
             stored = known.mask_bytes + (known.weight_bytes if epochs else 0)
-            self.costs[key] = self._training(dense, epochs, rounds + 1, stored)
+            self.costs[key] = self._training(dense, epochs, rounds + 1, stored, taught=taught)
         return self.costs[key]
 
-    def _training(self, config: DenseConfig, epochs: int, measured: int, stored: int) -> _Cost:
+    def _training(
+        self, config: DenseConfig, epochs: int, measured: int, stored: int, *, taught: bool = False
+    ) -> _Cost:
         known = self.of(config)
         train, validation, test = _split_sizes(config.dataset)
         looked_at = epochs * validation + measured * (validation + test)
         steps = epochs * ceil(train / config.batch_size)
-        image_passes = epochs * train + FORWARD_SHARE * looked_at
+        image_passes = epochs * train * (1 + FORWARD_SHARE * taught) + FORWARD_SHARE * looked_at
         seconds = image_passes * known.image_seconds + steps * known.step_seconds
-        return _Cost(seconds, train_flops(known.cost, epochs * train), stored)
+        return _Cost(seconds, train_flops(known.cost, epochs * train, taught=taught), stored)
 
 
 @cache

@@ -5,26 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator import model_files, tracking
 from orchestrator.address import exists
 from orchestrator.claim import beating, claim
 from orchestrator.compare import markdown
-from orchestrator.config import Device, Precision, method_name
+from orchestrator.config import DenseConfig, Device, Precision, method_name
 from orchestrator.data import path as data_path
 from orchestrator.dataset_files import check
 from orchestrator.described import params
 from orchestrator.environment import environment
-from orchestrator.errors import DeviceError, SpaceError
+from orchestrator.errors import DeviceError, SpaceError, UsageError
 from orchestrator.figures import accuracy_against_sparsity
 from orchestrator.outcome import Ended
 from orchestrator.plan import Plan, PlannedTrial, make_plan
 from orchestrator.records import PLAN, frame, plan_record
 from orchestrator.space import Space
+from orchestrator.stops import Stop, stops
 from orchestrator.summary import PICTURE, TABLES, Preview, Summary
 from orchestrator.tracking import RunRow, Tracker
+from orchestrator.values import method
 from orchestrator.worker import Point, Settings
 from pruning.registry import parse
 
@@ -39,6 +41,7 @@ class Options:
     max_concurrent: int | None = None
     address: str | None = None
     retry_failed: bool = False
+    stop: str | None = None  # as --stop says it; None leaves it to the space
 
 
 def resolve_device(wanted: str) -> Device:
@@ -56,6 +59,19 @@ def resolve_device(wanted: str) -> Device:
     return "cpu"
 
 
+def stop_rule(space: Space, wanted: str | None = None) -> Stop | None:
+    """How a sweep stops trials: as `wanted` says, else as its space does; `none` is not at all.
+
+    UsageError, with the nearest names, for what is no way of stopping.
+    """
+    if wanted is None:
+        return None if space.stop is None else Stop(space.stop, space.stop_within)
+    try:
+        return None if wanted.strip() == "none" else Stop(method(wanted, stops), space.stop_within)
+    except ValueError as error:
+        raise UsageError(f"--stop {wanted[:80]}: {error}") from error
+
+
 def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
     """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
     from orchestrator.estimate import estimate
@@ -63,7 +79,9 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
     plan = make_plan(space, device=device, precision=precision)
     done: set[str] = set()
     if exists(uri):
-        done = set(Tracker(uri, space.name).finished())
+        tracker = Tracker(uri, space.name)
+        keys = {trial.key for trial in plan.trials}
+        done = set(tracker.finished()) | _stopped(tracker, keys, stop_rule(space))
     return Preview(plan, estimate(plan, finished=done, concurrency=_concurrency(device)))
 
 
@@ -72,20 +90,23 @@ def launch(space: Space, options: Options, *, uri: str) -> Summary:
     plan = make_plan(space, device=options.device, precision=options.precision)
     if not plan.trials:
         raise SpaceError(f"{space.name}: no trial is left: {plan.excluded[0].reason}; see `orchestrate plan`")
+    stop = stop_rule(space, options.stop)
+    if not exists(uri):  # nothing is written where the data are missing
+        _check_data(plan.dense)
     tracking.initialise(uri)
     tracker = Tracker(uri, space.name)
-    points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed)
-    _check_data(points)
-    text = plan_text(plan)
+    points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed, stop=stop)
+    _check_data([point.dense for point in points])
+    text = plan_text(plan, stop=stop)
     digest = hashlib.sha256(text.encode()).hexdigest()
     before = next(iter(tracker.search(f"tags.kind = 'sweep' and tags.plan_sha256 = '{digest}'")), None)
     if before is not None and not points and before.status == "FINISHED":
         return Summary(plan, before, frame(tracker, before), Ended(()), reused)
     with claim(tracker, digest, name=space.name) as run, beating(tracker, run):
-        points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed)
+        points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed, stop=stop)
         facts = json.dumps(environment(), indent=1, sort_keys=True)
         tracker.upload(run.run_id, {PLAN: text, "space.yaml": space.text, "environment.json": facts})
-        ended = _run(points, tracker, run.run_id, options, reused) if points else Ended(())
+        ended = _run(points, tracker, run.run_id, options, reused, stop) if points else Ended(())
         sweep = tracker.row(run.run_id)
         results = frame(tracker, sweep)
         run.status = "KILLED" if ended.signal else "FINISHED"
@@ -110,8 +131,8 @@ def note(run_id: str, about: str, table: str) -> str:
     return head + whole_lines + rest
 
 
-def plan_text(plan: Plan) -> str:
-    """The plan's record: every trial's key and axes, and what was left out and why."""
+def plan_text(plan: Plan, *, stop: Stop | None = None) -> str:
+    """The plan's record: every trial's key and axes, what was left out and why, how trials are stopped."""
     rows = [
         {
             "key": trial.key,
@@ -122,19 +143,23 @@ def plan_text(plan: Plan) -> str:
         for trial in plan.trials
     ]
     excluded = [{"reason": item.reason, "count": item.count} for item in plan.excluded]
-    return plan_record(rows, space=plan.space.name, excluded=excluded)
+    early = {} if stop is None else {"stop": str(stop)}
+    return plan_record(rows, space=plan.space.name, excluded=excluded, **early)
 
 
-def missing_points(plan: Plan, tracker: Tracker, *, retry_failed: bool) -> tuple[list[Point], int]:
+def missing_points(
+    plan: Plan, tracker: Tracker, *, retry_failed: bool, stop: Stop | None = None
+) -> tuple[list[Point], int]:
     """The points to run, dense ones first, and how many trials of the plan need no run.
 
     A training that diverged is a result; it and what waits for it run again only with `retry_failed`.
+    A trial that was stopped needs no run where the same rule stops.
     """
     keys = {trial.key for trial in plan.trials} | {dense.key() for dense in plan.dense}
     done, diverged = set(_whole(tracker, tracker.finished(keys))), set[str]()
     if not retry_failed:
         diverged = {key for key, row in tracker.failed(keys - done).items() if row.tags.get("diverged")}
-    done |= diverged
+    done |= diverged | _stopped(tracker, keys - done, stop)
     todo = [t for t in plan.trials if t.key not in done and t.config.dense.key() not in diverged]
     parents = {trial.config.dense.key() for trial in todo} - done
     dense = [
@@ -143,6 +168,10 @@ def missing_points(plan: Plan, tracker: Tracker, *, retry_failed: bool) -> tuple
         if config.key() in parents
     ]
     return [*dense, *(_trial_point(trial) for trial in todo)], len(plan.trials) - len(todo)
+
+
+def _stopped(tracker: Tracker, keys: Collection[str], stop: Stop | None) -> set[str]:
+    return set() if stop is None else set(tracker.stopped(keys, str(stop)))
 
 
 def _whole(tracker: Tracker, finished: Mapping[str, RunRow]) -> Iterator[str]:
@@ -163,12 +192,14 @@ def _trial_point(trial: PlannedTrial) -> Point:
     return Point(trial.key, name, config, parent=parent, tags=tags)
 
 
-def _check_data(points: list[Point]) -> None:
-    for name in sorted({parse(point.dense.dataset)[0] for point in points}):
+def _check_data(trainings: Iterable[DenseConfig]) -> None:
+    for name in sorted({parse(training.dataset)[0] for training in trainings}):
         check(name)
 
 
-def _run(points: list[Point], tracker: Tracker, sweep_run: str, options: Options, reused: int) -> Ended:
+def _run(
+    points: list[Point], tracker: Tracker, sweep_run: str, options: Options, reused: int, stop: Stop | None
+) -> Ended:
     import models
     from orchestrator.sweep import Resources, run_points
 
@@ -182,7 +213,8 @@ def _run(points: list[Point], tracker: Tracker, sweep_run: str, options: Options
         concurrent=min(options.max_concurrent or fit, len(points)),
         address=options.address,
     )
-    settings = Settings(tracker.uri, tracker.experiment, sweep_run, str(data_path()), models.__file__)
+    place = str(data_path())
+    settings = Settings(tracker.uri, tracker.experiment, sweep_run, place, models.__file__, stop)
     return run_points(points, settings, resources, reused=reused)
 
 

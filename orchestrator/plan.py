@@ -166,7 +166,7 @@ def _branches(space: Space) -> Iterator[_Branch]:
             scope_refusal(granularity, scope)
             or score_refusal(criterion, granularity)
             or amount_refusal(granularity, amount)
-            or order_refusal(prune, cast(When, fields["when"]), fields["prepare"])
+            or order_refusal(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
         )
         yield _Branch(prune, fields, refusal, _ruled(space.exclude, {**vars(prune), **fields}))
 

@@ -42,12 +42,18 @@ def epochs_of(length: Length, train: Train) -> int:
 
 
 def position_of(point: Length, train: Train) -> int:
-    """Whole epochs for a point of the dense training: 0, or as `epochs_of`, but a part may round to 0."""
+    """Whole epochs for a point of the dense training: 0, or as `epochs_of`, but a part may round to 0.
+
+    At least one epoch is left to train.
+    """
+    if point == 0 and not isinstance(point, bool):
+        return 0
+    epochs = epochs_of(point, train)
     if isinstance(point, (str, float)):
-        epochs_of(point, train)
-        fraction = float(point.removesuffix("%")) / 100 if isinstance(point, str) else point
-        return round(fraction * train.epochs)
-    return 0 if point == 0 and not isinstance(point, bool) else min(epochs_of(point, train), train.epochs)
+        epochs = round(
+            (float(point.removesuffix("%")) / 100 if isinstance(point, str) else point) * train.epochs
+        )
+    return min(epochs, train.epochs - 1)
 
 
 def check_length(*, epochs: Length, **others: object) -> None:
@@ -70,7 +76,7 @@ def _of_finetune(train: Train, *, epochs: Length, lr: float) -> int:
 
 
 def _of_rewind(train: Train, *, to: Length) -> int:
-    return max(1, train.epochs - position_of(to, train))
+    return train.epochs - position_of(to, train)
 
 
 def _of_lr_rewind(train: Train, *, epochs: Length) -> int:
@@ -168,4 +174,4 @@ def rewound(state: State, weights: Mapping[str, Tensor]) -> State:
 
 
 def _rest(bench: Bench, start: int) -> Phase:
-    return Phase(max(1, bench.config.train.epochs - start), start=start)
+    return Phase(bench.config.train.epochs - start, start=start)

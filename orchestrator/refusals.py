@@ -11,6 +11,7 @@ import models
 from orchestrator.config import Prune, When, method_name
 from orchestrator.datasets import info, split_sizes
 from orchestrator.errors import SpaceError
+from orchestrator.recovery import recoveries
 from orchestrator.stages import SAMPLES_PER_CLASS
 from pruning.criteria import criteria
 from pruning.engine import check_grouped, check_invert, groups_of, prune
@@ -130,7 +131,7 @@ def _skeleton(model: str, shape: Shape, num_classes: int) -> nn.Module:
         return models.build(model, input_shape=shape, num_classes=num_classes)
 
 
-def order_refusal(prune: Prune, when: When, prepare: str) -> str | None:
+def order_refusal(prune: Prune, when: When, prepare: str, recover: str) -> str | None:
     """Why pruning cannot be done at that moment, or in that order."""
     schedule = schedules.get(prune.schedule)
     if prune.control == "shuffle" and (rounds_of(schedule) > 1 or when == "during"):
@@ -147,4 +148,7 @@ def order_refusal(prune: Prune, when: When, prepare: str) -> str | None:
         return f"schedule {schedule.name} waits for layers to settle: it needs when: during"
     if prepare != "none" and when != "after":
         return "prepare trains on from the dense network: it needs when: after"
+    method = recoveries.get(recover)
+    if when == "init" and method.options.get("to"):
+        return f"recover {method} goes back to a trained network: at init there is none"
     return None
