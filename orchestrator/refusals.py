@@ -86,7 +86,8 @@ def score_refusal(criterion: str, granularity: str) -> str | None:
 
 
 def _three_layers() -> tuple[nn.Module, Tensor]:
-    layers = (nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    with torch.random.fork_rng(devices=[]):
+        layers = (nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     return nn.Sequential(*layers), torch.zeros(2, 2)
 
 

@@ -134,7 +134,7 @@ def test_lengths_that_are_none(length: float | str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("point", "epoch"), [(0, 0), (5, 5), (20, 20), (0.1, 2), ("10%", 2), ("1%", 0), ("100%", 20)]
+    ("point", "epoch"), [(0, 0), (5, 5), (20, 19), (0.1, 2), ("10%", 2), ("1%", 0), ("100%", 19)]
 )
 def test_points_of_the_training(point: float | str, epoch: int) -> None:
     assert position_of(point, Train(epochs=20)) == epoch
