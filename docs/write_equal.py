@@ -18,7 +18,7 @@ from orchestrator.compare import interval
 
 PAGE = Path(__file__).parent / "results" / "equal.md"
 SAYS = "## What it says"
-DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+DENSITIES = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
 
 
 def at_density(curve: pd.DataFrame, density: float) -> float | None:

@@ -18,6 +18,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 MARKERS = "osD^vPX"
 STYLES = ("-", "--", "-.", ":")
 MOST_PANELS = 36
+INCHES_A_LETTER = 0.055  # at 7 points
 FEWEST_FOR_INTERVAL = 3  # with two seeds a t interval is 13 times as wide as their distance
 
 
@@ -52,8 +53,10 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
     height = math.ceil(len(panels) / columns)
     # By its name, over all panels: a space may leave a method out for one of its networks.
     looks = {name: n for n, name in enumerate(dict.fromkeys(name for p in panels for name in p.lines))}
-    legend = 0.22 * math.ceil(len(looks) / 3)
-    size = (5.2 * columns, 3.7 * height + legend)
+    width = 5.2 * columns
+    # Entries of the legend in a row
+    beside = max(1, int(width / (0.6 + INCHES_A_LETTER * max(map(len, looks)))))
+    size = (width, 3.7 * height + 0.16 * math.ceil((len(looks) + 1) / beside))
     figure, axes = pyplot.subplots(height, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -68,7 +71,7 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
         frameon=False,
         fontsize=7,
         loc="outside lower center",
-        ncols=3 if len(looks) > 4 else 5,
+        ncols=beside,
     )
     figure.suptitle(f"{title} ({_spread_note(results)})", fontsize=10)
     buffer = io.BytesIO()
@@ -118,7 +121,7 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, int]) -> None:
             label=label,
             color=OKABE_ITO[number % 7],
             linestyle=STYLES[number % 4],
-            marker=MARKERS[number % 7],
+            marker=MARKERS[(number + number // 7) % 7],
             markersize=4,
             linewidth=1.4,
             elinewidth=0.8,
