@@ -32,6 +32,7 @@ from orchestrator.distillation import distillations
 from orchestrator.errors import unknown
 from orchestrator.preparation import preparations
 from orchestrator.recovery import recoveries
+from orchestrator.stops import stops
 from orchestrator.techniques import TECHNIQUES
 from orchestrator.training import LR_SCHEDULES, OPTIMIZERS
 from orchestrator.values import Value
@@ -121,6 +122,7 @@ Scope = Annotated[str, _Choice("scope", SCOPES)]
 Schedule = Annotated[str, PlainValidator(_method(schedules)), _Named(schedules)]
 Amount = Annotated[float, PlainValidator(values.amount), WithJsonSchema(_FRACTION)]
 Recovery = Annotated[str, PlainValidator(_method(recoveries)), _Named(recoveries)]
+StopRule = Annotated[str, PlainValidator(_method(stops)), _Named(stops)]
 Moment = Annotated[str, _Choice("when", get_args(When))]
 Preparation = Annotated[str, PlainValidator(_method(preparations)), _Named(preparations)]
 Distillation = Annotated[str, PlainValidator(_method(distillations)), _Named(distillations)]
@@ -253,3 +255,4 @@ def _holds(chosen: tuple[Value, ...], value: Value) -> bool:
 
 
 AXIS_NAMES = tuple(field.alias or name for name, field in Choices.model_fields.items())
+AxisName = Annotated[str, _Choice("axis", AXIS_NAMES)]

@@ -274,7 +274,7 @@ def data_path() -> None:
 def main() -> None:
     """The entry point: errors of the user end in one line and their exit code."""
     try:
-        raise SystemExit(typer.main.get_command(app).main(standalone_mode=False))
+        raise SystemExit(typer.main.get_command(app).main(standalone_mode=False) or 0)
     except OrchestrateError as error:
         if os.environ.get("ORCHESTRATE_DEBUG"):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator import model_files, tracking
@@ -19,13 +19,14 @@ from orchestrator.described import params
 from orchestrator.environment import environment
 from orchestrator.errors import DeviceError, SpaceError, UsageError
 from orchestrator.figures import accuracy_against_sparsity
-from orchestrator.outcome import Ended
+from orchestrator.outcome import Ended, Past
 from orchestrator.plan import Plan, PlannedTrial, make_plan
 from orchestrator.records import PLAN, frame, plan_record
 from orchestrator.space import Space
 from orchestrator.stops import Stop, stops
 from orchestrator.summary import PICTURE, TABLES, Preview, Summary
 from orchestrator.tracking import RunRow, Tracker
+from orchestrator.trial import measured_rounds
 from orchestrator.values import method
 from orchestrator.worker import Point, Settings
 from pruning.registry import parse
@@ -106,7 +107,10 @@ def launch(space: Space, options: Options, *, uri: str) -> Summary:
         points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed, stop=stop)
         facts = json.dumps(environment(), indent=1, sort_keys=True)
         tracker.upload(run.run_id, {PLAN: text, "space.yaml": space.text, "environment.json": facts})
-        ended = _run(points, tracker, run.run_id, options, reused, stop) if points else Ended(())
+        ended = Ended(())
+        if points:
+            past = () if stop is None else tuple(past_trials(plan, tracker, stop))
+            ended = _run(points, tracker, run.run_id, options, reused=reused, stop=stop, past=past)
         sweep = tracker.row(run.run_id)
         results = frame(tracker, sweep)
         run.status = "KILLED" if ended.signal else "FINISHED"
@@ -174,6 +178,20 @@ def _stopped(tracker: Tracker, keys: Collection[str], stop: Stop | None) -> set[
     return set() if stop is None else set(tracker.stopped(keys, str(stop)))
 
 
+def past_trials(plan: Plan, tracker: Tracker, stop: Stop) -> Iterator[Past]:
+    """The trials of the plan that are in the store, whole or stopped by the same rule, round by round."""
+    keys = {trial.key for trial in plan.trials}
+    rows = {**tracker.stopped(keys, str(stop)), **tracker.finished(keys)}
+    for trial in plan.trials:
+        if row := rows.get(trial.key):
+            table = json.loads(tracker.text(row, "rounds.json"))
+            dense = {f"dense_{name}": row.metrics[f"ipa/{name}"] for name in ("val_accuracy", "pq_index")}
+            dense["rounds"] = measured_rounds(trial.config)
+            measured = (dict(zip(table["columns"], line, strict=True)) for line in table["data"])
+            rounds = tuple({**m, **dense, "round": n} for n, m in enumerate(measured, start=1))
+            yield Past(trial.config, rounds, row.metrics.get("final/val_accuracy"))
+
+
 def _whole(tracker: Tracker, finished: Mapping[str, RunRow]) -> Iterator[str]:
     """Keys of the runs whose files are there as they were written; others are tagged, to be done anew."""
     for key, row in finished.items():
@@ -198,7 +216,14 @@ def _check_data(trainings: Iterable[DenseConfig]) -> None:
 
 
 def _run(
-    points: list[Point], tracker: Tracker, sweep_run: str, options: Options, reused: int, stop: Stop | None
+    points: list[Point],
+    tracker: Tracker,
+    sweep_run: str,
+    options: Options,
+    *,
+    reused: int,
+    stop: Stop | None,
+    past: Sequence[Past],
 ) -> Ended:
     import models
     from orchestrator.sweep import Resources, run_points
@@ -215,7 +240,7 @@ def _run(
     )
     place = str(data_path())
     settings = Settings(tracker.uri, tracker.experiment, sweep_run, place, models.__file__, stop)
-    return run_points(points, settings, resources, reused=reused)
+    return run_points(points, settings, resources, reused=reused, past=past)
 
 
 def _concurrency(device: Device) -> int:

@@ -156,7 +156,7 @@ def collapse(
         notes.append(f"round {round}: no living weight in {', '.join(empty[:3])}{more}")
     chance, images = 1 / classes, int(held_out.confusion.sum())
     if held_out.accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / images):
-        notes.append(f"round {round}: at chance, {held_out.accuracy:.3f} on validation images")
+        notes.append(f"round {round}: at chance on validation images")
     return tuple(notes)
 
 

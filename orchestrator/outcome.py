@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.config import TrialConfig
 from orchestrator.worker import Point
 
 
@@ -16,6 +17,15 @@ class Outcome:
     metrics: Mapping[str, float] | None
     reason: str = ""
     stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Past:
+    """A trial that ended before this sweep began: what its rounds reported, and None if it was stopped."""
+
+    config: TrialConfig
+    rounds: tuple[Mapping[str, float], ...]
+    val_accuracy: float | None
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def best_runs(uri: str, base: str, *, most: int = 5) -> list[str]:
     lines = []
     for experiment in tracking.Tracker(uri, "").client.search_experiments():
         tracker = tracking.Tracker(uri, experiment.name)
-        rows = tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial'")
+        rows = tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial' and tags.key LIKE '_%'")
         rows.sort(key=lambda row: -row.metrics.get("final/val_accuracy", 0.0))
         if rows:
             address = tracking.compare_address(

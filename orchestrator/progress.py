@@ -55,9 +55,10 @@ class SweepProgress:
         self.done += not failed and not stopped
         self.stopped += stopped
         self.failed += failed
+        ended = self.reused + self.done + self.stopped + self.failed
         early = f"{self.stopped} stopped, " if self.stopped else ""
         text = f"{self.done} done, {self.reused} reused, {early}{self.failed} failed{best}"
-        self._bar.update(self._task, completed=self.reused + self.done + self.failed, description=text)
+        self._bar.update(self._task, completed=ended, description=text)
         if self._bar.disable and monotonic() - self._spoken > SECONDS_BETWEEN_LINES:
             self._spoken = monotonic()
             self._console.print(f"{text}, of {self.total}")

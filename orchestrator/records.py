@@ -64,8 +64,8 @@ def find_sweep(tracker: Tracker, sweep: str) -> RunRow:
 def results(sweep: str, *, uri: str | None = None) -> DataFrame:
     """One row per planned trial of a sweep: its axes, `status`, `run_id`, and every metric by its name.
 
-    `sweep` is a space's name (its latest sweep) or a sweep's run id. `status` is finished, failed or
-    missing; `reason` says why a trial failed. StoreError if there is no such sweep.
+    `sweep` is a space's name (its latest sweep) or a sweep's run id. `status` is finished, stopped,
+    failed or missing; `reason` says why a trial was stopped or failed. StoreError if there is no such sweep.
     """
     where = uri or default_uri(Path.cwd())
     if not exists(where):
@@ -79,17 +79,27 @@ def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
     """`results` for a sweep that was found already."""
     import pandas
 
-    rows = planned_rows(tracker.text(sweep, PLAN))
+    plan = tracker.text(sweep, PLAN)
+    rows = planned_rows(plan)
     keys = {row["key"] for row in rows} | {row["dense_key"] for row in rows}
     finished = tracker.finished(keys)
-    failed = tracker.failed(keys - set(finished))
+    stop = json.loads(plan).get("stop")
+    stopped = {} if stop is None else tracker.stopped(keys - set(finished), stop)
+    failed = tracker.failed(keys - set(finished) - set(stopped))
     table = []
     for row in rows:
         done = finished.get(row["key"])
-        run = done or failed.get(row["key"])
+        early = stopped.get(row["key"])
+        run = done or early or failed.get(row["key"])
         parent = failed.get(row["dense_key"])
         facts = {
-            "status": "finished" if done else "failed" if run or parent else "missing",
+            "status": "finished"
+            if done
+            else "stopped"
+            if early
+            else "failed"
+            if run or parent
+            else "missing",
             "run_id": run.run_id if run else None,
             "reason": _reason(run, parent),
             "notes": run.tags.get("notes", "") if run else "",
@@ -103,13 +113,13 @@ def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
 def _reason(run: RunRow | None, parent: RunRow | None) -> str | None:
     if run is None and parent is not None:
         return f"its dense network failed: {parent.tags.get('reason')}"
-    return run.tags.get("reason") if run else None
+    return run.tags.get("stopped_because", run.tags.get("reason")) if run else None
 
 
 def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
-    """One row per round of every finished trial: the trial's row of `results`, `round`, and its measurements.
+    """One row per round of every finished or stopped trial: its row of `results`, and what was measured.
 
-    The measurements bear plain names, `accuracy`, `sparsity`, `pq_index`, `epochs`, ...
+    Its number is `round`; the measurements bear plain names, `accuracy`, `sparsity`, `pq_index`, ...
     """
     import pandas
 
@@ -117,7 +127,7 @@ def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
     trials = results(sweep, uri=where)
     tracker = Tracker(where, sweep)
     table = []
-    for trial in trials[trials["status"] == "finished"].to_dict("records"):
+    for trial in trials[trials["status"].isin(("finished", "stopped"))].to_dict("records"):
         measured = json.loads(tracker.text(tracker.row(trial["run_id"]), "rounds.json"))
         axes = {name: value for name, value in trial.items() if "/" not in str(name)}
         for number, row in enumerate(measured["data"], start=1):

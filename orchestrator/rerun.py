@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from orchestrator.address import exists, shown
+from orchestrator.bench import State
 from orchestrator.bits import EPOCH_METRICS, Sameness, masked, without_times
 from orchestrator.config import DenseConfig, Numerics, TrialConfig, dense_from_json
 from orchestrator.data import Dataset
@@ -20,7 +21,6 @@ from orchestrator.data import path as data_path
 from orchestrator.environment import environment
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.reload import saved_model, weights_of
-from orchestrator.stages import State
 from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, initialise
 from orchestrator.trial import Result, run_dense, run_trial
 from orchestrator.worker import CONFIG, ENVIRONMENT, load_data, metric_points

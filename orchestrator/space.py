@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from orchestrator import yaml_text
-from orchestrator.axes import AXIS_NAMES, Axes, Closed, Exclude, Recipe, Recovery
+from orchestrator.axes import AXIS_NAMES, Axes, AxisName, Closed, Exclude, Recipe, Recovery, StopRule
 from orchestrator.config import TRAIN_FIELDS
 from orchestrator.errors import SpaceError, unknown
+from orchestrator.stops import WITHIN
 from orchestrator.values import MAX_POINTS, RANGE, as_list
 from orchestrator.yaml_text import MAX_BYTES, Document, Path, Plain
 
@@ -45,6 +46,8 @@ class Space(Closed):
     train: Recipe = Recipe()
     protect: Annotated[tuple[LayerName, ...], BeforeValidator(_sorted_names)] = ()
     recover: Recovery | None = None
+    stop: StopRule | None = None
+    stop_within: Annotated[tuple[AxisName, ...], BeforeValidator(_sorted_names)] = WITHIN
     exclude: Annotated[tuple[Exclude, ...], BeforeValidator(as_list)] = ()
     name: str
     text: str

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +20,7 @@ FAILURES_SHOWN = 5
 
 @dataclass(frozen=True)
 class Status:
-    """A sweep at one moment. Trials are counted by the plan; each is in one of the first six counts.
+    """A sweep at one moment. Trials are counted by the plan; each is in one of `done` to `missing`.
 
     `reused` are those of `done` that another sweep ran. Seconds of `elapsed` count from the start of
     the process that runs, or last ran, the sweep; `left` is None where nothing tells it.
@@ -62,8 +62,8 @@ class Status:
         yield f"time     {duration(self.elapsed_seconds)}{left}"
         for name, reason in self.failures[:FAILURES_SHOWN]:
             yield f"failed   {name}: {reason}"
-        if more := len(self.failures) - FAILURES_SHOWN:
-            yield from [f"failed   and {more} more"] if more > 0 else []
+        if len(self.failures) > FAILURES_SHOWN:
+            yield f"failed   and {len(self.failures) - FAILURES_SHOWN} more"
         yield f"sweep    {self.sweep}"
 
     def _counts(self) -> str:
@@ -99,19 +99,13 @@ def _status(
     sweep: RunRow, trials: Mapping[str, Mapping[str, Any]], runs: Sequence[RunRow], *, now: float
 ) -> Status:
     keys = trials.keys() | {row["dense_key"] for row in trials.values()}
-    states = _states(sweep, [run for run in runs if run.tags["point"] in keys])
-    count = {name: [key for key in trials if key in states[name]] for name in states}
-    alive = _lives(sweep)
-    broken = [key for key, row in trials.items() if row["dense_key"] in states["failed"]]
-    failed = {*count["failed"], *(key for key in broken if not _known(key, states))}
-    rest = len(trials) - sum(len(count[name]) for name in ("done", "running", "stopped")) - len(failed)
-    waiting = {row["dense_key"] for key, row in trials.items() if not _known(key, states)} - failed
-    todo = rest + len(count["running"]) + len(waiting - states["done"].keys() - states["failed"].keys())
-    best = max(
-        (states["done"][key] for key in count["done"]),
-        key=lambda run: run.metrics.get("final/val_accuracy", 0.0),
-        default=None,
-    )
+    states, alive = _states(sweep, [run for run in runs if run.tags["point"] in keys]), _lives(sweep)
+    places = {key: _place(states, key, row["dense_key"]) for key, row in trials.items()}
+    count = Counter(places.values())
+    done = [states["done"][key] for key in trials if places[key] == "done"]
+    open_trials = [key for key, place in places.items() if place in ("running", "missing")]
+    open_dense = {trials[key]["dense_key"] for key in open_trials} - states["done"].keys()
+    best = max(done, key=_val_accuracy, default=None)
     holder = sweep.tags.get("owner", "").split()
     end = now if alive else (sweep.end_ms or _last_sign(sweep, runs)) / 1000
     return Status(
@@ -121,19 +115,29 @@ def _status(
         host=holder[0] if len(holder) == 3 else "unknown",
         pid=int(holder[1]) if len(holder) == 3 else None,
         planned=len(trials),
-        done=len(count["done"]),
-        running=len(count["running"]),
-        stopped=len(count["stopped"]),
-        failed=len(failed),
-        missing=rest,
-        reused=sum(not _below(sweep, states["done"][key]) for key in count["done"]),
+        done=len(done),
+        running=count["running"],
+        stopped=count["stopped"],
+        failed=count["failed"],
+        missing=count["missing"],
+        reused=sum(not _below(sweep, run) for run in done),
         dense_running=len(states["running"].keys() - trials.keys()),
         best_name=best.name if best else None,
-        best_val_accuracy=best.metrics.get("final/val_accuracy") if best else None,
+        best_val_accuracy=_val_accuracy(best) if best else None,
         elapsed_seconds=max(0.0, end - _since(sweep)),
-        left_seconds=_left(sweep, runs, todo, now=now) if alive else None,
+        left_seconds=_left(sweep, runs, len(open_trials) + len(open_dense), now=now) if alive else None,
         failures=tuple((run.name, run.tags.get("reason", "unknown")) for run in states["failed"].values()),
     )
+
+
+def _place(states: Mapping[str, Mapping[str, RunRow]], key: str, dense_key: str) -> str:
+    """The one count that a trial belongs to."""
+    found = next((name for name, runs in states.items() if key in runs), None)
+    return found or ("failed" if dense_key in states["failed"] else "missing")
+
+
+def _val_accuracy(run: RunRow) -> float:
+    return run.metrics["final/val_accuracy"]
 
 
 def _states(sweep: RunRow, runs: Sequence[RunRow]) -> dict[str, dict[str, RunRow]]:
@@ -155,10 +159,6 @@ def _states(sweep: RunRow, runs: Sequence[RunRow]) -> dict[str, dict[str, RunRow
         states[name] = {key: run for key, run in states[name].items() if key not in taken}
         taken |= states[name].keys()
     return states
-
-
-def _known(key: str, states: Mapping[str, Mapping[str, RunRow]]) -> bool:
-    return any(key in found for found in states.values())
 
 
 def _left(sweep: RunRow, runs: Sequence[RunRow], todo: int, *, now: float) -> float | None:

@@ -8,7 +8,7 @@ is pruned; here networks are pruned and trials are stopped.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -19,6 +19,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.config import TrialConfig
 from orchestrator.described import params
+from orchestrator.outcome import Past
 from orchestrator.search import STOPPED, SUCCEEDED
 from orchestrator.stops import Stop, stops
 from orchestrator.worker import Point
@@ -33,7 +34,7 @@ DENSE = "dense_val_accuracy"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class PQIndexPruner(BasePruner):  # type: ignore[misc]  # optuna carries no types
+class PQIndexPruner(BasePruner):
     """Stops an iterative trial that is past its compressible phase and worse than its dense network.
 
     The phase comes from the turning points of the trial's own PQ index (`pruning.phases`, with `delta`
@@ -56,7 +57,7 @@ class PQIndexPruner(BasePruner):  # type: ignore[misc]  # optuna carries no type
 
     def reason(self, trial: FrozenTrial) -> str:
         """Why the trial is to be stopped; empty where it goes on. ValueError for what was not reported."""
-        if trial.last_step is None:
+        if not trial.intermediate_values:
             return ""
         if DENSE not in trial.user_attrs:
             raise ValueError(f"expected the user attribute {DENSE!r} but got none; see record_round")
@@ -66,7 +67,11 @@ class PQIndexPruner(BasePruner):  # type: ignore[misc]  # optuna carries no type
         return f"{phase}, and {loss:.4f} below the dense network's validation accuracy"
 
     def _loss(self, trial: FrozenTrial) -> float:
-        return float(trial.user_attrs[DENSE]) - float(trial.intermediate_values[trial.last_step])
+        return float(trial.user_attrs[DENSE]) - _last(trial)
+
+
+def _last(trial: FrozenTrial) -> float:
+    return trial.intermediate_values[max(trial.intermediate_values)]
 
 
 def _indices(trial: FrozenTrial) -> list[float]:
@@ -97,11 +102,14 @@ def make_pruner(text: str) -> BasePruner:
     """The pruner of a text form, `median(n_startup_trials=2)`. ValueError for what `stops` does not know."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return stops.get(text)(_make)
+        pruner: BasePruner = stops.get(text)(_make)
+    return pruner
 
 
-def _make(name: str, *args: object, **options: object) -> BasePruner:
-    return (PQIndexPruner if name == "PQIndexPruner" else getattr(optuna.pruners, name))(*args, **options)
+def _make(name: str, *args: Any, **options: Any) -> BasePruner:  # whatever the class takes
+    own = {"PQIndexPruner": PQIndexPruner}
+    pruner: BasePruner = (own.get(name) or getattr(optuna.pruners, name))(*args, **options)
+    return pruner
 
 
 class Studies:
@@ -143,6 +151,13 @@ class Studies:
         else:
             study.tell(trial, value)
 
+    def recall(self, past: Past) -> None:
+        """Take up a trial that ended before, so that a sweep that is carried on compares with it, too."""
+        key = past.config.key()
+        for values in past.rounds:
+            self.round(key, past.config, values)
+        self.end(key, value=past.val_accuracy, stopped=past.val_accuracy is None)
+
     def _ask(self, key: str, config: TrialConfig) -> tuple[optuna.Study, optuna.Trial]:
         group = group_of(config, self.stop.within)
         if group not in self._groups:
@@ -158,7 +173,7 @@ class Studies:
         frozen = next(found for found in study.get_trials(deepcopy=False) if found.number == trial.number)
         if isinstance(study.pruner, PQIndexPruner):
             return study.pruner.reason(frozen)
-        return f"validation accuracy {frozen.intermediate_values[frozen.last_step]:.4f}, by {self.stop}"
+        return f"validation accuracy {_last(frozen):.4f}, by {self.stop}"
 
 
 def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
@@ -167,7 +182,7 @@ def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(str(found[axis]) for axis in within)
 
 
-class OptunaStopping(FIFOScheduler):  # type: ignore[misc]  # ray carries no types
+class OptunaStopping(FIFOScheduler):
     """Tune's scheduler: every round goes to `Studies`, every verdict to `tell(key, reason)`.
 
     It never answers STOP: a worker then gets the SystemExit that an interruption gives it, too, and Tune
@@ -177,10 +192,12 @@ class OptunaStopping(FIFOScheduler):  # type: ignore[misc]  # ray carries no typ
 
     _supports_buffered_results = False  # a verdict must be there before the worker goes on
 
-    def __init__(self, stop: Stop, tell: Callable[[str, str], None]) -> None:
-        super().__init__()
+    def __init__(self, stop: Stop, tell: Callable[[str, str], None], past: Sequence[Past] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # ray's
         self._studies = Studies(stop)
         self._tell = tell
+        for trial in past:
+            self._studies.recall(trial)
 
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]

@@ -19,7 +19,7 @@ Count = Annotated[int, Between(0, 1_000_000)]
 Positive = Annotated[int, Between(1, 1_000_000)]
 Factor = Annotated[int, Between(2, 1_000)]
 Fraction = Annotated[float, Between(0, 1)]
-WITHIN = ("model", "dataset", "technique", "amount")
+WITHIN = ("amount", "dataset", "model", "technique")  # sorted
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def halving(
     min_early_stopping_rate: Count = 0,
     bootstrap_count: Count = 0,
 ) -> object:
-    """Asynchronous successive halving: of the trials at a rung of rounds one in `reduction_factor` goes on."""
+    """Successive halving as trials come: of those at a rung of rounds one in `reduction_factor` goes on."""
     return make(
         "SuccessiveHalvingPruner",
         min_resource=min_resource,

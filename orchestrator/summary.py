@@ -75,19 +75,27 @@ class Summary:
     def failed(self) -> int:
         """Trials of the plan that have failed, now or before; one without its dense network has, too."""
         status = self.results["status"]
-        return int((status == "failed" if self.ended.signal else status != "finished").sum())
+        lost = status == "failed" if self.ended.signal else ~status.isin(("finished", "stopped"))
+        return int(lost.sum())
+
+    @property
+    def stopped(self) -> int:
+        """Trials of the plan that were stopped early, now or before."""
+        return int((self.results["status"] == "stopped").sum())
 
     def tables(self) -> list[Table]:
         return tables(self.results)
 
     def line(self) -> str:
-        """One line: what ran, what was reused, what failed."""
+        """One line: what ran, what was reused, what was stopped or failed."""
         ran = len(self.ended.outcomes) - len(self.ended.failures)
         total = len(self.plan.trials)
         if not self.ended.outcomes and not self.ended.signal:
             failed = f", {self.failed} of them failed before" if self.failed else ""
+            failed = f", {self.stopped} of them stopped early{failed}" if self.stopped else failed
             return f"{self.plan.space.name}: nothing to do: all {total} trials are in the store{failed}"
         failed = f", {self.failed} failed" if self.failed else ""
+        failed = f", {self.stopped} stopped early{failed}" if self.stopped else failed
         return f"{self.plan.space.name}: {total} trials, {ran} runs made, {self.reused} trials reused{failed}"
 
     def picture(self) -> Path | None:
@@ -104,6 +112,7 @@ class Summary:
             "trials": len(self.plan.trials),
             "ran": len(self.ended.outcomes) - len(self.ended.failures),
             "reused": self.reused,
+            "stopped": self.stopped,
             "failed": self.failed,
             "failures": self.failures,
             "results": compared(self.results),

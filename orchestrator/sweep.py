@@ -10,8 +10,10 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from types import FrameType
+from typing import Any
 
 # Read by ray as it is imported: loopback only, no telemetry, no second SIGINT handler, no log files.
 os.environ.update(
@@ -31,9 +33,12 @@ from ray import tune
 from ray._private import ray_constants
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
-from orchestrator.outcome import Ended, Outcome
+from orchestrator.outcome import Ended, Outcome, Past
 from orchestrator.progress import SweepProgress
-from orchestrator.search import SUCCEEDED, DagSearcher
+from orchestrator.search import STOPPED, SUCCEEDED, DagSearcher
+from orchestrator.stopping import OptunaStopping
+from orchestrator.stops import Stop
+from orchestrator.verdicts import Verdicts
 from orchestrator.worker import Point, Settings, run_point
 
 # Where ray was imported before this module, it has read none of that, and would listen to the network.
@@ -53,18 +58,29 @@ class Resources:
     address: str | None = None
 
 
-def run_points(points: Sequence[Point], settings: Settings, resources: Resources, *, reused: int) -> Ended:
-    """Run all points, parents before children, as many at a time as `resources` allow."""
+def run_points(
+    points: Sequence[Point],
+    settings: Settings,
+    resources: Resources,
+    *,
+    reused: int,
+    past: Sequence[Past] = (),
+) -> Ended:
+    """Run all points, parents before children, as many at a time as `resources` allow.
+
+    Trials are stopped as `settings` say, and compared with those of the `past`, too.
+    """
     outcomes: list[Outcome] = []
     total = reused + len(points)
     with _ray(resources), _signals(), SweepProgress(total, reused=reused) as progress:
 
         def listen(outcome: Outcome) -> None:
-            if outcome.metrics is not None or not _interrupted:  # a trial that was stopped has not failed
+            if outcome.metrics is not None or outcome.stopped or not _interrupted:  # cut off is not failed
                 outcomes.append(outcome)
-                progress.ended(failed=outcome.metrics is None, best=_best(outcomes))
+                failed = outcome.metrics is None and not outcome.stopped
+                progress.ended(failed=failed, stopped=outcome.stopped, best=_best(outcomes))
 
-        _fit(DagSearcher(points, listen), settings, resources)
+        _fit(DagSearcher(points, listen), settings, resources, past)
     return Ended(tuple(outcomes), _interrupted[0] if _interrupted else 0)
 
 
@@ -76,14 +92,16 @@ def _best(outcomes: Sequence[Outcome]) -> str:
     return f", best {best.metrics['final/val_accuracy']:.3f} ({best.point.name})" if best.metrics else ""
 
 
-def _fit(searcher: DagSearcher, settings: Settings, resources: Resources) -> None:
-    trainable = tune.with_parameters(_trainable, settings=settings)
+def _fit(searcher: DagSearcher, settings: Settings, resources: Resources, past: Sequence[Past]) -> None:
+    scheduler, verdicts = _stopping(settings.stop, past)
+    trainable = tune.with_parameters(_trainable, settings=settings, verdicts=verdicts)
     share = {"CPU": 1.0} | ({"GPU": resources.gpus_per_trial} if resources.gpus else {})
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(trainable, PlacementGroupFactory([share])),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=resources.concurrent,
@@ -100,9 +118,23 @@ def _fit(searcher: DagSearcher, settings: Settings, resources: Resources) -> Non
         tuner.fit()
 
 
-def _trainable(config: Mapping[str, str], settings: Settings) -> None:
+def _stopping(
+    stop: Stop | None, past: Sequence[Past]
+) -> tuple[OptunaStopping | None, Any]:  # an actor has ray's own type
+    """The scheduler, None being Tune's own, and the actor through which its verdicts reach the workers."""
+    if stop is None:
+        return None, None
+    verdicts = ray.remote(num_cpus=0)(Verdicts).remote()
+    return OptunaStopping(stop, partial(_tell, verdicts), past), verdicts
+
+
+def _tell(verdicts: Any, key: str, reason: str) -> None:
+    ray.get(verdicts.tell.remote(key, reason))  # waited for: the worker asks next
+
+
+def _trainable(config: Mapping[str, str], settings: Settings, verdicts: Any) -> None:
     """Run one point in a worker and tell Tune how it ended."""
-    point, last = Point.from_text(config["point"]), monotonic()
+    point, last, verdict = Point.from_text(config["point"]), monotonic(), ""
 
     def beat(values: dict[str, float]) -> None:
         nonlocal last
@@ -110,13 +142,20 @@ def _trainable(config: Mapping[str, str], settings: Settings) -> None:
             last = monotonic()
             tune.report({SUCCEEDED: 0, **values})
 
+    def judge(values: dict[str, float]) -> str:
+        nonlocal last, verdict
+        last = monotonic()
+        tune.report({SUCCEEDED: 0, **values})  # returns once the scheduler has judged
+        verdict = "" if verdicts is None else str(ray.get(verdicts.of.remote(point.key)))
+        return verdict
+
     try:
-        metrics = run_point(point, settings, beat=beat)
+        metrics = run_point(point, settings, beat=beat, judge=judge)
     # The boundary of a worker: whatever a trial raises is in its run already, and the sweep goes on.
     except Exception as error:  # noqa: BLE001
         tune.report({SUCCEEDED: 0, "reason": f"{type(error).__name__}: {error}"})
     else:
-        tune.report({SUCCEEDED: 1, **metrics})
+        tune.report({SUCCEEDED: 1, **metrics} if metrics else {SUCCEEDED: 0, STOPPED: verdict})
 
 
 class _StopWhenInterrupted(tune.Stopper):

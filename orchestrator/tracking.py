@@ -139,6 +139,12 @@ class Tracker:
                 found[key] = row
         return found
 
+    def stopped(self, keys: Collection[str], stop: str) -> dict[str, RunRow]:
+        """Key -> the latest run that was stopped by the rule `stop`, over the whole store."""
+        rows = self.search("attributes.status = 'FINISHED' and tags.stopped_key LIKE '_%'", everywhere=True)
+        found = {row.tags["stopped_key"]: row for row in reversed(rows) if row.tags.get("stop") == stop}
+        return {key: row for key, row in found.items() if key in keys}
+
     def failed(self, keys: Collection[str]) -> dict[str, RunRow]:
         """Key -> the latest FAILED run of the point, over the whole store."""
         rows = self.search("attributes.status = 'FAILED' and tags.point LIKE '_%'", everywhere=True)
@@ -205,8 +211,8 @@ class Tracker:
 
     def data_digests(self, run_id: str) -> dict[str, str]:
         """Name -> digest of the data sets that are inputs of a run."""
-        given = self.client.get_run(run_id).inputs.dataset_inputs
-        return {item.dataset.name: item.dataset.digest for item in given}
+        inputs = self.client.get_run(run_id).inputs
+        return {item.dataset.name: item.dataset.digest for item in (inputs.dataset_inputs if inputs else ())}
 
     def text(self, row: RunRow, path: str) -> str:
         """A text artifact of a run; StoreError if it is not there."""
@@ -284,7 +290,8 @@ class OpenRun:
 
     def log_data(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
         """The data set as an input of the run; `digest` is cut to what MLflow holds, `sizes` in images."""
-        data = Dataset(name, digest[:DIGEST_LENGTH], "code", json.dumps({"name": name}), None, json.dumps(dict(sizes)))
+        known, sizes_text = json.dumps({"name": name}), json.dumps(dict(sizes))
+        data = Dataset(name, digest[:DIGEST_LENGTH], "code", known, None, sizes_text)
         inputs = [DatasetInput(data, [InputTag("mlflow.data.context", "train")])]
         try:
             self.client.log_inputs(self.run_id, inputs)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -176,12 +176,9 @@ def measure(
     if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
     small, notes = _cut(bench, net, state.masks, config)
-    physical = bench.cost if small is net else profile(small, bench.data.input_shape)
-    nonzero = nonzero_parameters(bench.cost, state.masks)
     if config is not None:
         notes += _differences(config, state.masks, groups)
         notes += collapse(state.masks, held_out, classes=bench.data.num_classes, round=round)
-    index, gini = concentration(living_weights(net, state.masks))
     measurement = Measurement(
         accuracy=test.accuracy,
         top5=test.top5,
@@ -189,26 +186,36 @@ def measure(
         val_accuracy=held_out.accuracy,
         val_loss=held_out.loss,
         test_seconds=test.seconds,
-        sparsity=sparsity(state.masks),
         amount=achieved_amount(state.masks, groups),
-        pq_index=index,
-        gini=gini,
-        compression=bench.cost.parameters / max(nonzero, 1),
-        parameters_dense=bench.cost.parameters,
-        parameters_nonzero=nonzero,
-        parameters_physical=physical.parameters,
-        macs_dense=bench.cost.total_macs,
-        macs_effective=effective_macs(bench.cost, state.masks),
-        macs_physical=physical.total_macs,
-        bytes_dense=dense_bytes(net),
-        bytes_sparse=sparse_bytes(net, state.masks),
-        bytes_physical=dense_bytes(small),
         epochs=state.epochs,
         train_seconds=state.train_seconds,
         train_flops=state.train_flops,
+        **_costs(bench, net, small, state.masks),
     )
     rows = tuple(layer_rows(net, bench.cost, state.masks))
     return Measured(state, measurement, small, small is not net, rows, test.confusion, notes)
+
+
+def _costs(bench: Bench, net: nn.Module, small: nn.Module, masks: Masks) -> dict[str, Any]:  # int or float
+    """What is left of the network: dense, with its masks, and cut out."""
+    physical = bench.cost if small is net else profile(small, bench.data.input_shape)
+    nonzero = nonzero_parameters(bench.cost, masks)
+    index, gini = concentration(living_weights(net, masks))
+    return {
+        "sparsity": sparsity(masks),
+        "pq_index": index,
+        "gini": gini,
+        "compression": bench.cost.parameters / max(nonzero, 1),
+        "parameters_dense": bench.cost.parameters,
+        "parameters_nonzero": nonzero,
+        "parameters_physical": physical.parameters,
+        "macs_dense": bench.cost.total_macs,
+        "macs_effective": effective_macs(bench.cost, masks),
+        "macs_physical": physical.total_macs,
+        "bytes_dense": dense_bytes(net),
+        "bytes_sparse": sparse_bytes(net, masks),
+        "bytes_physical": dense_bytes(small),
+    }
 
 
 def achieved_amount(masks: Masks, groups: Sequence[Group] | None) -> float:

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,31 @@ from orchestrator.described import params
 from orchestrator.environment import environment
 from orchestrator.errors import DivergedError, StoreError
 from orchestrator.measure import LayerRow, Measurement
-from orchestrator.tracking import MetricPoint, OpenRun, Tracker
+from orchestrator.stops import Stop, stops
+from orchestrator.tracking import TAG_LENGTH, MetricPoint, OpenRun, Tracker
 from orchestrator.training import EpochRecord
-from orchestrator.trial import Result, run_dense, run_trial
+from orchestrator.trial import Result, Round, run_dense, run_trial
 from pruning.architecture import widths
+from pruning.phases import phases
 from pruning.registry import parse
 
 Beat = Callable[[dict[str, float]], None]
+Judge = Callable[[dict[str, float]], str]  # of a round: why the trial is to stop, or nothing
 CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
+NOTES_LENGTH = 2000  # characters
 KEPT_DENSE = 4  # dense states that one worker keeps in memory
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where a worker records what it does; all paths absolute."""
+    """Where a worker records what it does, all paths absolute; and how its sweep stops trials, if it does."""
 
     uri: str
     experiment: str
     sweep_run: str
     data_dir: str | None
     models_file: str
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,10 @@ class Point:
         return cls(**{**content, "config": build(content["config"])})
 
 
-def run_point(point: Point, settings: Settings, *, beat: Beat | None = None) -> dict[str, float]:
-    """Run a point and record it as one MLflow run; the final metrics come back.
+def run_point(
+    point: Point, settings: Settings, *, beat: Beat | None = None, judge: Judge | None = None
+) -> dict[str, float]:
+    """Run a point and record it as one MLflow run; the final metrics come back, or {} if `judge` stopped it.
 
     DivergedError (recorded, and not run again), DataError and StoreError pass through; the run is
     FAILED then, with the reason.
@@ -88,13 +95,30 @@ def run_point(point: Point, settings: Settings, *, beat: Beat | None = None) -> 
         store = DenseStore(tracker)
         try:
             if isinstance(point.config, TrialConfig):
-                result = run_trial(point.config, images, store=store, report=report)
+                heard = None if judge is None else partial(_judged, judge)
+                result = run_trial(point.config, images, store=store, report=report, report_round=heard)
             else:
                 result = run_dense(point.config, images, report=report)
         except DivergedError:
             run.log(tags={"diverged": "true"})
             raise
-        return _record(run, point, result, parent_held=store.held)
+        return _record(run, point, result, parent_held=store.held, stop=settings.stop)
+
+
+def _judged(judge: Judge, round: Round) -> str:
+    here, dense = round.measurement, round.ipa
+    return judge(
+        {
+            "round": float(round.number),
+            "rounds": float(round.rounds),
+            "val_accuracy": here.val_accuracy,
+            "val_loss": here.val_loss,
+            "sparsity": here.sparsity,
+            "pq_index": here.pq_index,
+            "dense_val_accuracy": dense.val_accuracy,
+            "dense_pq_index": dense.pq_index,
+        }
+    )
 
 
 class DenseStore:
@@ -142,9 +166,12 @@ def _sizes(images: data.Dataset) -> dict[str, int]:
     return {"train": len(images.train), "validation": len(images.validation), "test": len(images.test)}
 
 
-def _record(run: OpenRun, point: Point, result: Result, *, parent_held: bool) -> dict[str, float]:
+def _record(
+    run: OpenRun, point: Point, result: Result, *, parent_held: bool, stop: Stop | None
+) -> dict[str, float]:
     """Metrics, artifacts and then the key, in that order: a run with a key is whole."""
-    dense, final = point.dense, result.last.measurement.metrics("final")
+    dense = point.dense
+    found = _phases(result, stop) if isinstance(point.config, TrialConfig) else []
     run.log(metrics=metric_points(result))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -160,27 +187,64 @@ def _record(run: OpenRun, point: Point, result: Result, *, parent_held: bool) ->
         (place / CONFIG).write_text(json.dumps(asdict(point.config), indent=1, sort_keys=True))
         (place / ENVIRONMENT).write_text(json.dumps(environment(), indent=1, sort_keys=True))
         (place / "layers.json").write_text(json.dumps(_table(result.last.layers)))
-        (place / "rounds.json").write_text(json.dumps(_table([m.measurement for m in result.rounds])))
+        (place / "rounds.json").write_text(json.dumps(_rounds_table(result, found)))
         (place / "confusion.json").write_text(json.dumps(result.last.confusion.tolist()))
         ops = {"unsupported": result.cost.unsupported, "not_counted": result.cost.other_ops}
         (place / "operators.json").write_text(json.dumps(ops, indent=1, sort_keys=True))
         run.log_folder(place)
     planned = min(dense.numerics.micro_batch, dense.batch_size)
     used = min(result.last.state.micro_batch, dense.batch_size)
-    tags = {"manifest_sha256": manifest, "key": point.key, "notes": "; ".join(result.last.notes)}
-    run.log(tags=tags | ({"micro_batch_halved_to": str(used)} if used < planned else {}))
-    return final
+    tags = {"manifest_sha256": manifest, "notes": _notes(result)}
+    tags |= {"phase": found[-1]} if found else {}
+    tags |= {"micro_batch_halved_to": str(used)} if used < planned else {}
+    if result.stopped_because:
+        why = result.stopped_because[:TAG_LENGTH]
+        run.log(tags=tags | {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why})
+        return {}
+    run.log(tags=tags | {"key": point.key})
+    return result.last.measurement.metrics("final")
+
+
+def _phases(result: Result, stop: Stop | None) -> list[str]:
+    """The phase of every round, the dense network's index before them.
+
+    A whole trial's own phases depend on nothing but itself; a stopped one's are those that stopped it.
+    """
+    indices = [result.ipa.pq_index, *(measured.measurement.pq_index for measured in result.rounds)]
+    method = stops.get(stop.text) if stop is not None and result.stopped_because else None
+    if method is None or method.name != "pq_index":
+        return phases(indices)[1:]
+    return phases(indices, delta=method.options["delta"], patience=method.options["patience"])[1:]
+
+
+def _rounds_table(result: Result, found: Sequence[str]) -> dict[str, list[Any]]:
+    """The measurements of every round; with their phases, if there are any."""
+    table = _table([measured.measurement for measured in result.rounds])
+    if not found:
+        return table
+    rows = [[*row, phase] for row, phase in zip(table["data"], found, strict=True)]
+    return {"columns": [*table["columns"], "phase"], "data": rows}
 
 
 def metric_points(result: Result) -> list[MetricPoint]:
-    """Every metric that the run of a result bears."""
-    points = [MetricPoint(name, value) for name, value in result.last.measurement.metrics("final").items()]
+    """Every metric that the run of a result bears; one that was stopped has no final ones."""
+    final = {} if result.stopped_because else result.last.measurement.metrics("final")
+    points = [MetricPoint(name, value) for name, value in final.items()]
     points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
     return [*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)]
 
 
 def _keeps_weights(config: TrialConfig) -> bool:
     return (config.recover, config.when, config.prepare) == ("none", "after", "none")
+
+
+def _notes(result: Result) -> str:
+    """What there was to say of the rounds, each thing at the first round that had it."""
+    first: dict[str, str] = {}
+    for measured in result.rounds:
+        for note in measured.notes:
+            first.setdefault(note.removeprefix(note.partition(": ")[0]), note)
+    return "; ".join(first.values())[:NOTES_LENGTH]
 
 
 def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:

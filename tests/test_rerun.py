@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
-from orchestrator import cli
+from orchestrator import cli, stages
 from orchestrator.bits import Sameness, masked
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import load as load_data
@@ -28,7 +28,7 @@ from orchestrator.worker import Point, Settings, run_point
 NUMERICS = Numerics(micro_batch=4096)
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), NUMERICS)
 EPOCHS, TENSORS = 4, 3  # metrics of one epoch; weights of three layers without bias
-REWIND = "rewind(epochs=2, lr=1.0, to=1)"
+REWIND = "rewind(to=1)"
 
 
 def trial(schedule: str, recover: str, dense: DenseConfig = DENSE) -> TrialConfig:
@@ -80,8 +80,7 @@ def command(
         monkeypatch.setattr(sys, "argv", ["orchestrate", *words])
         with pytest.raises(SystemExit) as raised:
             cli.main()
-        assert isinstance(raised.value.code, int)
-        return raised.value.code, *capsys.readouterr()
+        return int(raised.value.code or 0), *capsys.readouterr()
 
     return call
 
@@ -93,6 +92,7 @@ Command = Callable[..., tuple[int, str, str]]
 def test_a_run_comes_out_with_the_same_bits(place: Place, command: Command, name: str) -> None:
     config: DenseConfig | TrialConfig = DENSE if name == "dense" else TRIALS[name]
     row = place.run(config)
+    stages._weights_at.cache_clear()  # another process would have to train it, too
     code, out, _ = command("rerun", row.run_id, "--check")
     assert code == 0
     lines = out.splitlines()
@@ -100,7 +100,7 @@ def test_a_run_comes_out_with_the_same_bits(place: Place, command: Command, name
     assert lines[0].startswith(f"equal: {TENSORS + masks} tensors, ")
     metrics = int(lines[0].split()[-2])
     epochs = len(place.tracker.history(row.run_id, "train/loss"))
-    assert epochs == {"dense": 2, "masks alone": 0, "one-shot": 2, "lottery ticket": 6, "SAP": 3}[name]
+    assert epochs == {"dense": 2, "masks alone": 0, "one-shot": 2, "lottery ticket": 3, "SAP": 3}[name]
     assert metrics > EPOCHS * epochs
     assert lines[1:] == ["environment: the same"]
 

@@ -1,0 +1,431 @@
+"""Which trials are stopped, in plain Optuna and through a real Ray, and what their runs say."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+import models
+from orchestrator import tracking
+from orchestrator.address import default_uri
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.data import load
+from orchestrator.errors import SpaceError, UsageError
+from orchestrator.launch import Options, launch, make_plan, past_trials, stop_rule
+from orchestrator.outcome import Past
+from orchestrator.records import rounds
+from orchestrator.search import STOPPED, SUCCEEDED
+from orchestrator.space import load_space
+from orchestrator.stopping import OptunaStopping, PQIndexPruner, Studies, group_of, make_pruner, record_round
+from orchestrator.stops import WITHIN, Stop, stops
+from orchestrator.tracking import Tracker
+from orchestrator.trial import Round, run_dense, run_trial
+from orchestrator.worker import Point, Settings, run_point
+from pruning.phases import NOT_SEEN, REGULARISING, UNDERFITTING
+
+EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "pq_pruner.py"
+DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
+FALLS_AND_RISES = [0.5, 0.4, 0.3, 0.4, 0.5]
+
+
+def trial_config(amount: float, *, seed: int = 0, count: int = 3) -> TrialConfig:
+    prune = Prune("magnitude", "weight", "global", f"iterative(rounds={count})", amount)
+    return TrialConfig(replace(DENSE, seed=seed), prune, "none", "unstructured")
+
+
+def point_of(config: TrialConfig) -> Point:
+    return Point(config.key(), "a trial", config, parent=config.dense.key())
+
+
+def values(number: int, accuracy: float, *, count: int = 5, index: float = 0.1) -> dict[str, float]:
+    """What a worker reports of a round; the dense network has 0.9."""
+    dense = {"dense_val_accuracy": 0.9, "dense_pq_index": 0.5}
+    return {"round": number, "rounds": count, "val_accuracy": accuracy, "pq_index": index, **dense}
+
+
+def reported(
+    accuracies: list[float], indices: list[float], **options: Any
+) -> tuple[optuna.Trial, list[bool]]:
+    """A trial of a study with our pruner, and what `should_prune` says after every step."""
+    study = optuna.create_study(direction="maximize", pruner=PQIndexPruner(**options))
+    trial, said = study.ask(), []
+    for step, (accuracy, index) in enumerate(zip(accuracies, indices, strict=True), start=1):
+        record_round(trial, step, val_accuracy=accuracy, pq_index=index, dense_val_accuracy=0.9)
+        said.append(trial.should_prune())
+    return trial, said
+
+
+def test_stopped_once_underfitting_and_worse_than_dense() -> None:
+    _, said = reported([0.9, 0.9, 0.8, 0.8, 0.8], FALLS_AND_RISES, patience=2)
+    assert said == [False, False, False, False, True]  # the rise is confirmed by its second round
+    _, said = reported([0.9, 0.9, 0.8, 0.8, 0.8], FALLS_AND_RISES, patience=1)
+    assert said == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "indices", "options"),
+    [
+        ([0.9, 0.9, 0.9, 0.9, 0.89], FALLS_AND_RISES, {"tolerance": 0.02}),  # past it, and still good
+        ([0.9, 0.7, 0.5, 0.3, 0.1], [0.5, 0.4, 0.3, 0.2, 0.1], {}),  # hopeless, but it never turns
+        ([0.1] * 5, [0.1, 0.2, 0.3, 0.4, 0.5], {}),  # it rises, but never fell
+        ([0.1] * 5, FALLS_AND_RISES, {"delta": 0.3}),  # all of it is noise
+    ],
+)
+def test_not_stopped(accuracies: list[float], indices: list[float], options: dict[str, float]) -> None:
+    assert not any(reported(accuracies, indices, **options)[1])
+
+
+def test_the_pruner_says_phase_and_reason() -> None:
+    trial, _ = reported([0.9, 0.9, 0.9, 0.8, 0.65], FALLS_AND_RISES)
+    (frozen,) = trial.study.trials
+    assert PQIndexPruner().phase(frozen) == UNDERFITTING
+    assert PQIndexPruner(patience=3).phase(frozen) == NOT_SEEN
+    why = "underfitting, and 0.2500 below the dense network's validation accuracy"
+    assert PQIndexPruner().reason(frozen) == why
+
+
+def test_the_index_of_the_dense_network_counts_as_round_0() -> None:
+    trial = optuna.create_study(direction="maximize", pruner=PQIndexPruner(patience=1)).ask()
+    trial.set_user_attr("pq_index:0", 0.5)
+    for step, index in enumerate([0.3, 0.4], start=1):
+        record_round(trial, step, val_accuracy=0.1, pq_index=index, dense_val_accuracy=0.9)
+    assert trial.should_prune()  # without it nothing fell before it rose
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"delta": -1.0}, r"delta: expected a number in \[0, inf\) but got -1.0"),
+        ({"patience": 0}, "patience: expected a whole number of rounds, 1 or more, but got 0"),
+        ({"tolerance": 2.0}, r"tolerance: expected a number in \[0, 1\] but got 2.0"),
+    ],
+)
+def test_bad_parameters(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        PQIndexPruner(**given)
+
+
+def test_a_trial_that_reports_too_little_is_told_so() -> None:
+    trial = optuna.create_study(direction="maximize", pruner=PQIndexPruner()).ask()
+    assert not trial.should_prune()  # nothing reported yet
+    trial.report(0.5, 1)
+    with pytest.raises(ValueError, match="expected the user attribute 'dense_val_accuracy' but got none"):
+        trial.should_prune()
+    trial.set_user_attr("dense_val_accuracy", 0.9)
+    with pytest.raises(ValueError, match="expected the user attribute 'pq_index:1' but got none"):
+        trial.should_prune()
+
+
+@pytest.mark.slow
+def test_the_example_runs_in_plain_optuna() -> None:
+    study = runpy.run_path(str(EXAMPLE))["search"](2)
+    for trial in study.trials:
+        assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        stopped = bool(study.pruner.reason(trial)) and len(trial.intermediate_values) < 8
+        assert stopped == (trial.state is TrialState.PRUNED)
+
+
+CLASSES = {
+    "median": "MedianPruner",
+    "percentile": "PercentilePruner",
+    "halving": "SuccessiveHalvingPruner",
+    "hyperband": "HyperbandPruner",
+    "threshold": "ThresholdPruner",
+    "patient": "PatientPruner",
+    "wilcoxon": "WilcoxonPruner",
+    "pq_index": "PQIndexPruner",
+}
+
+
+def test_all_names_are_there() -> None:
+    assert set(stops) == CLASSES.keys()
+    assert all(stops.get(name).traits["summary"] for name in stops)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_each_name_is_a_pruner_that_judges(name: str) -> None:
+    assert type(make_pruner(name)).__name__ == CLASSES[name]
+    studies = Studies(Stop(name))
+    for seed in range(3):
+        config = trial_config(0.5, seed=seed)
+        said = [studies.round(config.key(), config, values(n, 0.8)) for n in range(1, 6)]
+        studies.end(config.key(), value=0.8)
+        assert said[-1] == ""  # at its last round
+    (study,) = studies._groups.values()
+    assert all(trial.state is TrialState.COMPLETE for trial in study.trials)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("medien", "unknown stop 'medien'; did you mean median"),
+        ("median(n_startup=2)", "unknown option of median 'n_startup'; did you mean n_startup_trials"),
+        ("percentile(percentile=101.0)", r"it must be in \[0, 100\]"),
+        ("threshold(lower=0.9, upper=0.1)", "lower must not be above upper"),
+        ("patient(wrapped='patient')", "cannot wrap itself"),
+        ("patient(wrapped='medien')", "did you mean median"),
+        ("hyperband(min_resource=3, max_resource=2)", "it must be 0 or at least 3"),
+    ],
+)
+def test_bad_texts(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_pruner(text)
+
+
+def test_the_median_of_the_group_decides() -> None:
+    studies = Studies(Stop("median(n_startup_trials=2)"))
+    for seed in range(2):
+        config = trial_config(0.5, seed=seed)
+        assert [studies.round(config.key(), config, values(n, 0.9)) for n in range(1, 6)] == [""] * 5
+        studies.end(config.key(), value=0.9)
+    worse = trial_config(0.5, seed=2)
+    assert studies.round(worse.key(), worse, values(1, 0.9)) == ""
+    low = [studies.round(worse.key(), worse, values(n, 0.1)) for n in (2, 3)]
+    assert low[0] == ""  # its best so far is what is compared
+    (study,) = studies._groups.values()
+    studies.end(worse.key(), value=None, stopped=True)
+    other = trial_config(0.5, seed=3)
+    why = "round 1: validation accuracy 0.1000, by median(n_startup_trials=2)"
+    assert studies.round(other.key(), other, values(1, 0.1)) == why
+    studies.end(other.key(), value=None)
+    states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    assert [trial.state for trial in study.trials] == states
+
+
+def test_99_percent_is_not_killed_by_10() -> None:
+    studies = Studies(Stop("median(n_startup_trials=2)"))
+    for seed in range(3):
+        config = trial_config(0.1, seed=seed)
+        studies.round(config.key(), config, values(1, 0.9))
+        studies.end(config.key(), value=0.9)
+    sparse = trial_config(0.99)
+    assert studies.round(sparse.key(), sparse, values(1, 0.2)) == ""
+    everyone = Studies(Stop("median(n_startup_trials=2)", within=("dataset",)))
+    for seed in range(3):
+        config = trial_config(0.1, seed=seed)
+        everyone.round(config.key(), config, values(1, 0.9))
+        everyone.end(config.key(), value=0.9)
+    assert "by median(n_startup_trials=2) within dataset" in everyone.round(
+        sparse.key(), sparse, values(1, 0.2)
+    )
+
+
+def test_what_ended_before_this_sweep_is_compared_with() -> None:
+    told = Told(
+        "median(n_startup_trials=2)",
+        *(
+            Past(trial_config(0.5, seed=seed), tuple(values(n, 0.9) for n in range(1, 6)), accuracy)
+            for seed, accuracy in enumerate([0.9, 0.9, None])
+        ),
+    )
+    assert told.reasons == {}
+    worse = point_of(trial_config(0.5, seed=5))
+    told.result(worse, {SUCCEEDED: 0, **values(1, 0.1)})
+    assert told.reasons.keys() == {worse.key}
+    (study,) = told.scheduler._studies._groups.values()
+    states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING]
+    assert [trial.state for trial in study.trials] == states
+
+
+def test_groups_are_of_model_data_technique_and_amount() -> None:
+    config = trial_config(0.5)
+    assert group_of(config, WITHIN) == ("0.5", "digits", "mlp(widths=[16, 8])", "unstructured")
+    assert group_of(config, WITHIN) == group_of(trial_config(0.5, seed=3, count=7), WITHIN)
+    assert group_of(config, WITHIN) != group_of(replace(config, technique="weight"), WITHIN)
+    assert group_of(config, ()) == ()
+
+
+class Told:
+    """A scheduler, and the reasons that it tells; trials by their points."""
+
+    def __init__(self, text: str, *past: Past) -> None:
+        self.reasons: dict[str, str] = {}
+        self.scheduler = OptunaStopping(Stop(text), self.reasons.__setitem__, past)
+
+    def result(self, point: Point, result: dict[str, Any]) -> str:
+        return self.scheduler.on_trial_result(None, self.trial(point), result)  # type: ignore[arg-type]
+
+    def complete(self, point: Point, result: dict[str, Any]) -> None:
+        self.scheduler.on_trial_complete(None, self.trial(point), result)  # type: ignore[arg-type]
+
+    @staticmethod
+    def trial(point: Point) -> Any:
+        return type("Trial", (), {"config": {"point": point.to_text()}})
+
+
+def test_only_rounds_of_trials_count() -> None:
+    told = Told("threshold(lower=0.5)")
+    dense, trial = Point(DENSE.key(), "dense", DENSE), point_of(trial_config(0.5))
+    assert told.result(dense, {SUCCEEDED: 0, **values(1, 0.1)}) == "CONTINUE"
+    assert told.result(trial, {SUCCEEDED: 0, "epoch": 1.0, "val_accuracy": 0.1}) == "CONTINUE"
+    assert told.reasons == {}
+    assert told.result(trial, {SUCCEEDED: 0, **values(1, 0.1)}) == "CONTINUE"
+    why = "round 1: validation accuracy 0.1000, by threshold(lower=0.5)"
+    assert told.reasons == {trial.key: why}
+    told.complete(trial, {SUCCEEDED: 0, STOPPED: why})
+    told.complete(dense, {SUCCEEDED: 1, "final/val_accuracy": 0.9})
+    (study,) = told.scheduler._studies._groups.values()
+    assert [found.state for found in study.trials] == [TrialState.PRUNED]
+
+
+class Shelf:
+    def dense(self, config: DenseConfig) -> Any:
+        return run_dense(config, load("digits")).last.state
+
+
+def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
+    heard: list[Round] = []
+
+    def at_two(round: Round) -> str:
+        heard.append(round)
+        return "enough" if round.number == 2 else ""
+
+    config = trial_config(0.9, count=4)
+    stopped = run_trial(config, load("digits"), store=Shelf(), report_round=at_two)
+    assert (len(stopped.rounds), stopped.stopped_because) == (2, "enough")
+    assert [(round.number, round.rounds) for round in heard] == [(1, 4), (2, 4)]
+    assert heard[1].measurement == stopped.last.measurement
+    assert heard[1].ipa == stopped.ipa
+    whole = run_trial(
+        trial_config(0.9, count=2),
+        load("digits"),
+        store=Shelf(),
+        report_round=lambda _: "" if _.number < 2 else "x",
+    )
+    assert (len(whole.rounds), whole.stopped_because) == (2, "")
+
+
+RULE = Stop("threshold(lower=0.5, upper=1.0, n_warmup_steps=0, interval_steps=1)")
+
+
+def place(folder: Path, stop: Stop | None) -> tuple[Tracker, Settings]:
+    uri = default_uri(folder)
+    tracking.initialise(uri)
+    tracker = Tracker(uri, "x")
+    sweep = tracker.start("sweep", "x", tags={}).run_id
+    return tracker, Settings(uri, "x", sweep, None, models.__file__, stop)
+
+
+def test_a_stopped_run_is_finished_and_marked_and_never_whole(tmp_path: Path) -> None:
+    tracker, where = place(tmp_path, RULE)
+    run_point(Point(DENSE.key(), "dense", DENSE), where)
+    point = point_of(trial_config(0.9))
+    heard: list[dict[str, float]] = []
+
+    def judge(values: dict[str, float]) -> str:
+        heard.append(values)
+        return "hopeless" if values["round"] == 2 else ""
+
+    assert run_point(point, where, judge=judge) == {}
+    (row,) = tracker.search(f"tags.point = '{point.key}'")
+    assert row.status == "FINISHED"
+    marks = {"stopped_key": point.key, "stop": str(RULE), "stopped_because": "hopeless", "phase": NOT_SEEN}
+    assert row.tags.items() >= marks.items()
+    assert "key" not in row.tags
+    assert not [name for name in row.metrics if name.startswith("final/")]
+    assert row.metrics["round/val_accuracy"] == heard[-1]["val_accuracy"]
+    table = json.loads(tracker.text(row, "rounds.json"))
+    assert [line[table["columns"].index("phase")] for line in table["data"]] == [NOT_SEEN] * 2
+    assert set(tracker.stopped({point.key}, str(RULE))) == {point.key}
+    assert tracker.stopped({point.key}, "median") == tracker.finished({point.key}) == {}
+    assert tracker.failed({point.key}) == {}
+
+    final = run_point(point, where, judge=lambda values: "")
+    assert final["final/sparsity"] > 0.8
+    assert tracker.finished({point.key})[point.key].tags["phase"] == NOT_SEEN
+
+
+SPACE = """\
+version: 1
+axes:
+  model: ["mlp(widths=[16, 8])"]
+  dataset: [digits]
+  technique: [unstructured]
+  schedule: [iterative(rounds=4)]
+  amount: [20%, 40%, 60%, 100%]
+train: {epochs: 4, lr: 1e-2}
+recover: finetune(epochs=1)
+"""
+
+
+def space(folder: Path, more: str = "") -> Any:
+    file = folder / "stopping.yaml"
+    file.write_text(SPACE + more)
+    return load_space(str(file))
+
+
+def test_a_space_says_how_trials_are_stopped(tmp_path: Path) -> None:
+    assert stop_rule(space(tmp_path)) is None
+    found = space(tmp_path, "stop: {method: threshold, lower: 0.5}\n")
+    assert stop_rule(found) == RULE
+    assert stop_rule(found, "none") is None
+    assert stop_rule(found, "threshold(lower=0.5)") == RULE
+    found = space(tmp_path, "stop: threshold(lower=0.5)\nstop_within: [model, seed]\n")
+    assert str(stop_rule(found)) == f"{RULE.text} within model, seed"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("stop: medain\n", "10: stop: unknown stop 'medain'; did you mean median"),
+        ("stop: {method: median, startup: 2}\n", "unknown option of median 'startup'; did you mean"),
+        ("stop: median\nstop_within: [amuont]\n", "unknown axis 'amuont'; did you mean amount"),
+    ],
+)
+def test_a_space_that_says_it_wrong_is_refused(more: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=said):
+        space(tmp_path, more)
+
+
+def test_the_command_line_that_says_it_wrong_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--stop medain: unknown stop 'medain'; did you mean median"):
+        stop_rule(space(tmp_path), "medain")
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Path) -> None:
+    """At 100% a network is at chance from its last rounds on; the others stay well above the bound."""
+    found, uri = space(tmp_path), default_uri(tmp_path)
+    stopping = Options(stop="threshold(lower=0.5)")
+    summary = launch(found, stopping, uri=uri)
+    tracker = Tracker(uri, found.name)
+    table = summary.results.set_index("amount")
+    assert dict(table["status"]) == {0.2: "finished", 0.4: "finished", 0.6: "finished", 1.0: "stopped"}
+    assert (summary.failed, summary.stopped, summary.failures) == (0, 1, {})
+    row = tracker.row(str(table.loc[1.0, "run_id"]))
+    key = row.tags["stopped_key"]
+    assert row.status == "FINISHED"
+    assert "key" not in row.tags
+    assert "by threshold(lower=0.5" in row.tags["stopped_because"]
+    measured = rounds(found.name, uri=uri)
+    counts = measured.groupby("key")["round"].count()
+    assert 0 < counts[key] < 4
+    assert sorted(counts.drop(key)) == [4, 4, 4]
+    assert set(measured["phase"]) <= {NOT_SEEN, REGULARISING, UNDERFITTING, "collapsing"}
+
+    rule = stop_rule(found, stopping.stop)
+    assert rule is not None
+    past = list(past_trials(make_plan(found), tracker, rule))
+    assert [trial.config.prune.amount for trial in past] == [0.2, 0.4, 0.6, 1.0]
+    assert [trial.val_accuracy is None for trial in past] == [False, False, False, True]
+    assert [len(trial.rounds) for trial in past][:3] == [4] * 3
+    assert all(measured["rounds"] == 4 for trial in past for measured in trial.rounds)
+    told = Told("threshold(lower=0.5)", *past)
+    assert told.reasons == {}
+
+    again = launch(found, stopping, uri=uri)
+    assert (again.ended.outcomes, again.reused, again.stopped) == ((), 4, 1)
+
+    whole = launch(found, Options(), uri=uri)
+    assert [outcome.point.key for outcome in whole.ended.outcomes] == [key]
+    assert set(whole.results["status"]) == {"finished"}
+    assert tracker.finished({key})[key].run_id != row.run_id
+    open_runs = tracker.search("attributes.status = 'RUNNING'")
+    assert open_runs == []
