@@ -171,6 +171,7 @@ def listed(results: DataFrame) -> list[Table]:
                 percent(mean["sparsity"]),
                 percent(mean["macs_effective"] / mean["macs_dense"]),
                 percent(mean["macs_physical"] / mean["macs_dense"]),
+                f"{mean['parameters_physical']:.0f}",
                 f"{mean['epochs']:g}",
                 f"{mean['train_flops'] / 1e9:.3g}",
                 str(len(rows)),
@@ -179,7 +180,19 @@ def listed(results: DataFrame) -> list[Table]:
     return [Table(f"{title}: {CAPTION}", LISTED, rows) for title, rows in found.items()]
 
 
-LISTED = ["method", "amount", "accuracy", "loss", "sparsity", "MACs", "MACs cut", "epochs", "GFLOPs", "seeds"]
+LISTED = [
+    "method",
+    "amount",
+    "accuracy",
+    "loss",
+    "sparsity",
+    "MACs",
+    "MACs cut",
+    "parameters cut",
+    "epochs",
+    "GFLOPs",
+    "seeds",
+]
 
 
 def markdown(results: DataFrame) -> str:
