@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from orchestrator.compare import markdown
+from pandas import DataFrame
+
+from orchestrator.compare import listed, markdown, tables
 from orchestrator.environment import environment
 from orchestrator.figures import accuracy_against_sparsity
 from orchestrator.records import results
@@ -22,6 +24,12 @@ from orchestrator.space import load_space
 
 PAGES = Path(__file__).parent / "results"
 SAYS = "## What it says"
+
+
+def shown(frame: DataFrame) -> list[str]:
+    """The tables, and where they show accuracies alone, what is left of the networks and what they cost."""
+    found = tables(frame)
+    return [markdown(found)] if found == listed(frame) else [markdown(found), markdown(listed(frame))]
 
 
 def main() -> None:
@@ -50,7 +58,7 @@ def main() -> None:
         f"```\n$ {shlex.join(command)}\n```",
         took,
         f"![Accuracy against sparsity]({space}.png)",
-        markdown(frame),
+        *shown(frame),
         f"{SAYS}{kept}",
     ]
     page.write_text("\n\n".join(parts))

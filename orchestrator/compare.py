@@ -195,10 +195,10 @@ LISTED = [
 ]
 
 
-def markdown(results: DataFrame) -> str:
-    """The tables as Markdown."""
+def markdown(found: Sequence[Table]) -> str:
+    """Tables as Markdown."""
     parts = []
-    for table in tables(results):
+    for table in found:
         rows = (table.header, ["---"] * len(table.header), *table.rows)
         parts.append(f"**{table.title}**\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
     return "\n\n".join(parts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator import model_files, tracking
 from orchestrator.address import exists
 from orchestrator.claim import beating, claim
-from orchestrator.compare import markdown
+from orchestrator.compare import markdown, tables
 from orchestrator.config import DenseConfig, Device, Precision, method_name
 from orchestrator.data import path as data_path
 from orchestrator.dataset_files import check
@@ -117,7 +117,7 @@ def launch(space: Space, options: Options, *, uri: str) -> Summary:
         if ended.signal:
             tracker.close_children(run.run_id, "interrupted")
         if (results["status"] == "finished").any():
-            table = markdown(results)
+            table = markdown(tables(results))
             picture = accuracy_against_sparsity(results, title=space.name)
             tracker.upload(run.run_id, {PICTURE: picture, TABLES: table})
             tracker.set_tag(run.run_id, tracking.NOTE, note(run.run_id, space.about, table))

@@ -131,7 +131,7 @@ def test_trials_that_did_not_finish_are_left_out() -> None:
     nothing = frame(row(status="missing"))
     assert compared(nothing) == []
     assert list(pivoted(nothing)) == []
-    assert markdown(nothing) == ""
+    assert markdown(tables(nothing)) == ""
 
 
 def test_records_hold_means_intervals_and_the_speedup() -> None:
@@ -195,7 +195,7 @@ def test_a_method_is_called_by_what_was_done() -> None:
 
 
 def test_markdown_has_a_line_per_amount() -> None:
-    text = markdown(frame(row("weight", 0.5), row("weight", 0.925)))
+    text = markdown(tables(frame(row("weight", 0.5), row("weight", 0.925))))
     assert f"**slp on digits, batch 64: {CAPTION}**" in text
     assert "| amount | weight |\n| --- | --- |\n| 50% | 90.0 |\n| 92.5% | 90.0 |" in text
 
