@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from orchestrator.console import print_summary, print_table
 from orchestrator.errors import DiffersError, OrchestrateError
 
 if TYPE_CHECKING:
-    from orchestrator.compare import Table
-    from orchestrator.summary import Summary
+    pass
 
 app = typer.Typer(
     help="Sweeps of neural-network pruning: plan, run, record, compare.",
@@ -124,7 +123,7 @@ def sweep(
     if as_json:
         typer.echo(json.dumps(summary.to_json(), indent=1))
     else:
-        _print_summary(summary, space, sets, stop)
+        print_summary(summary, space, sets, stop)
     if summary.ended.signal:
         raise typer.Exit(128 + summary.ended.signal)
     raise typer.Exit(3 if summary.failed else 0)
@@ -156,7 +155,7 @@ def compare(
         typer.echo(pandas.DataFrame(compared(table)).to_csv(index=False), nl=False)
     else:
         for part in tables(table):
-            _print_table(part)
+            print_table(part)
 
 
 @app.command()
@@ -305,41 +304,6 @@ def _space(name: str, sets: list[str]) -> Any:  # a Space; its module is heavy
     from orchestrator.space import load_space
 
     return load_space(name, sets)
-
-
-def _print_summary(summary: Summary, space: str, sets: list[str], stop: str | None) -> None:
-    for table in summary.tables():
-        _print_table(table)
-    for name, reason in summary.failures.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    typer.echo(summary.line())
-    if picture := summary.picture():
-        typer.echo(f"picture: {picture}")
-    if summary.ended.signal:
-        words = [
-            "orchestrate",
-            "sweep",
-            "--space",
-            space,
-            *(part for item in sets for part in ("--set", item)),
-            *([] if stop is None else ["--stop", stop]),
-        ]
-        print(f"interrupted; to carry on: {shlex.join(words)}", file=sys.stderr)
-    else:
-        typer.echo("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
-
-
-def _print_table(found: Table) -> None:
-    from rich.console import Console
-    from rich.table import Table as Drawn
-
-    # The title stands on its own: rich would wrap it at the width of the table.
-    typer.echo(f"\n{found.title}")
-    drawn = Drawn(*found.header)
-    for row in found.rows:
-        drawn.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(drawn)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.config import TrialConfig
-from orchestrator.worker import Point
+from orchestrator.point import Point
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from orchestrator.data import Dataset
 from orchestrator.data import path as data_path
 from orchestrator.environment import environment
 from orchestrator.errors import DeviceError, StoreError
+from orchestrator.recording import CONFIG, ENVIRONMENT, metric_points
 from orchestrator.reload import saved_model, weights_of
 from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, initialise
 from orchestrator.trial import Result, run_dense, run_trial
-from orchestrator.worker import CONFIG, ENVIRONMENT, load_data, metric_points
+from orchestrator.worker import load_data
 
 NO_DETERMINISTIC_FORM = "does not have a deterministic implementation"
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from ray.tune.search import Searcher
 
 from orchestrator.outcome import Outcome
-from orchestrator.worker import Point
+from orchestrator.point import Point
 
 STOPPED = "stopped_because"  # reported, with the reason, by a trial that ended early
 SUCCEEDED = "succeeded"  # reported as 1 or 0; `done` is Tune's own, and true at every end

@@ -20,9 +20,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from orchestrator.config import TrialConfig
 from orchestrator.described import params
 from orchestrator.outcome import Past
+from orchestrator.point import Point
 from orchestrator.search import STOPPED, SUCCEEDED
 from orchestrator.stops import Stop, stops
-from orchestrator.worker import Point
 from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
 
 if TYPE_CHECKING:

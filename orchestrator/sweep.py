@@ -34,12 +34,13 @@ from ray._private import ray_constants
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from orchestrator.outcome import Ended, Outcome, Past
+from orchestrator.point import Point, Settings
 from orchestrator.progress import SweepProgress
 from orchestrator.search import STOPPED, SUCCEEDED, DagSearcher
 from orchestrator.stopping import OptunaStopping
 from orchestrator.stops import Stop
 from orchestrator.verdicts import Verdicts
-from orchestrator.worker import Point, Settings, run_point
+from orchestrator.worker import run_point
 
 # Where ray was imported before this module, it has read none of that, and would listen to the network.
 ray_constants.ENABLE_RAY_CLUSTER = False

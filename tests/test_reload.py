@@ -13,8 +13,9 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import load as load_data
 from orchestrator.errors import StoreError
 from orchestrator.evaluation import evaluate
+from orchestrator.point import Point, Settings
 from orchestrator.tracking import Tracker, initialise
-from orchestrator.worker import Point, Settings, run_point
+from orchestrator.worker import run_point
 
 NUMERICS = Numerics(micro_batch=512)
 

@@ -20,10 +20,11 @@ from orchestrator.bits import Sameness, masked
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import load as load_data
 from orchestrator.errors import DeviceError, StoreError
+from orchestrator.point import Point, Settings
 from orchestrator.rerun import _deterministically, again, compare, environment_differences, find
 from orchestrator.tracking import RunRow, Tracker, initialise
 from orchestrator.trial import run_dense
-from orchestrator.worker import Point, Settings, run_point
+from orchestrator.worker import run_point
 
 NUMERICS = Numerics(micro_batch=4096)
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), NUMERICS)

@@ -10,8 +10,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.outcome import Outcome
+from orchestrator.point import Point
 from orchestrator.search import SUCCEEDED, DagSearcher
-from orchestrator.worker import Point
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 

@@ -18,10 +18,11 @@ from orchestrator import tracking
 from orchestrator.address import default_uri
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.outcome import Outcome
+from orchestrator.point import Point, Settings
 from orchestrator.sweep import Resources, run_points
 from orchestrator.techniques import resolve
 from orchestrator.tracking import Tracker
-from orchestrator.worker import Point, Settings, run_point
+from orchestrator.worker import run_point
 
 pytestmark = pytest.mark.slow
 

@@ -15,16 +15,17 @@ import models
 from orchestrator import data, model_files, tracking, worker
 from orchestrator.address import default_uri
 from orchestrator.bench import State
-from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.launch import missing_points
 from orchestrator.measure import Measurement
 from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.point import Point, Settings
+from orchestrator.remainder import missing_points
 from orchestrator.techniques import resolve
 from orchestrator.tracking import RunRow, Tracker
 from orchestrator.trial import run_dense, run_trial
-from orchestrator.worker import DenseStore, Point, Settings, run_point
+from orchestrator.worker import DenseStore, run_point
 
 MODEL = "mlp(widths=[16, 8])"
 DENSE = DenseConfig(MODEL, "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
@@ -105,7 +106,7 @@ def test_a_dense_run_keeps_its_files(place: Place) -> None:
     layers = json.loads(place.tracker.text(row, "layers.json"))
     assert [line[0] for line in layers["data"]] == ["hidden.0", "hidden.1", "output"]
     config = json.loads(place.tracker.text(row, "config.json"))
-    assert Point.from_text(point(DENSE).to_text()).config == worker.dense_from_json(config)
+    assert Point.from_text(point(DENSE).to_text()).config == dense_from_json(config)
     assert json.loads(place.tracker.text(row, "operators.json")).keys() == {"unsupported", "not_counted"}
 
 

@@ -1,0 +1,166 @@
+"""A result as metrics, files and tags of its run; its key comes last."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from orchestrator import model_files
+from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.environment import environment
+from orchestrator.measure import LayerRow, Measurement
+from orchestrator.point import Point
+from orchestrator.stops import Stop, stops
+from orchestrator.tracking import TAG_LENGTH, MetricPoint, OpenRun
+from orchestrator.training import EpochRecord
+from orchestrator.trial import Result
+from pruning.architecture import widths
+from pruning.phases import phases
+
+CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
+NOTES_LENGTH = 2000  # characters
+PER_ROUND = (
+    "accuracy",
+    "loss",
+    "val_accuracy",
+    "val_loss",
+    "sparsity",
+    "macs_effective",
+    "epochs",
+    "train_flops",
+)
+
+
+def record(
+    run: OpenRun, point: Point, result: Result, *, parent_held: bool, stop: Stop | None
+) -> dict[str, float]:
+    """Metrics, artifacts and then the key, in that order: a run with a key is whole."""
+    dense = point.dense
+    found = _phases(result, stop) if isinstance(point.config, TrialConfig) else []
+    run.log(metrics=metric_points(result))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "model").mkdir()
+        # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
+        untouched = parent_held and isinstance(point.config, TrialConfig) and _keeps_weights(point.config)
+        manifest = model_files.save(
+            place / "model",
+            result.last.state,
+            arch=_architecture(dense, result),
+            parent=point.parent if untouched else None,
+        )
+        (place / CONFIG).write_text(json.dumps(asdict(point.config), indent=1, sort_keys=True))
+        (place / ENVIRONMENT).write_text(json.dumps(environment(), indent=1, sort_keys=True))
+        (place / "layers.json").write_text(json.dumps(_table(result.last.layers)))
+        (place / "rounds.json").write_text(json.dumps(_rounds_table(result, found)))
+        (place / "confusion.json").write_text(json.dumps(result.last.confusion.tolist()))
+        ops = {"unsupported": result.cost.unsupported, "not_counted": result.cost.other_ops}
+        (place / "operators.json").write_text(json.dumps(ops, indent=1, sort_keys=True))
+        run.log_folder(place)
+    planned = min(dense.numerics.micro_batch, dense.batch_size)
+    used = min(result.last.state.micro_batch, dense.batch_size)
+    tags = {"manifest_sha256": manifest, "notes": _notes(result)}
+    tags |= {"phase": found[-1]} if found else {}
+    tags |= {"micro_batch_halved_to": str(used)} if used < planned else {}
+    if result.stopped_because:
+        why = result.stopped_because[:TAG_LENGTH]
+        run.log(tags=tags | {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why})
+        return {}
+    run.log(tags=tags | {"key": point.key})
+    return result.last.measurement.metrics("final")
+
+
+def _phases(result: Result, stop: Stop | None) -> list[str]:
+    """The phase of every round, the dense network's index before them.
+
+    A whole trial's own phases depend on nothing but itself; a stopped one's are those that stopped it.
+    """
+    indices = [result.ipa.pq_index, *(measured.measurement.pq_index for measured in result.rounds)]
+    method = stops.get(stop.text) if stop is not None and result.stopped_because else None
+    if method is None or method.name != "pq_index":
+        return phases(indices)[1:]
+    return phases(indices, delta=method.options["delta"], patience=method.options["patience"])[1:]
+
+
+def _rounds_table(result: Result, found: Sequence[str]) -> dict[str, list[Any]]:
+    """The measurements of every round; with their phases, if there are any."""
+    table = _table([measured.measurement for measured in result.rounds])
+    if not found:
+        return table
+    rows = [[*row, phase] for row, phase in zip(table["data"], found, strict=True)]
+    return {"columns": [*table["columns"], "phase"], "data": rows}
+
+
+def metric_points(result: Result) -> list[MetricPoint]:
+    """Every metric that the run of a result bears; one that was stopped has no final ones."""
+    final = {} if result.stopped_because else result.last.measurement.metrics("final")
+    points = [MetricPoint(name, value) for name, value in final.items()]
+    points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
+    return [*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)]
+
+
+def _keeps_weights(config: TrialConfig) -> bool:
+    return (config.recover, config.when, config.prepare) == ("none", "after", "none")
+
+
+def _notes(result: Result) -> str:
+    """What there was to say of the rounds, each thing at the first round that had it."""
+    first: dict[str, str] = {}
+    for measured in result.rounds:
+        for note in measured.notes:
+            first.setdefault(note.removeprefix(note.partition(": ")[0]), note)
+    return "; ".join(first.values())[:NOTES_LENGTH]
+
+
+def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:
+    """How to build the network again; `cut_widths` are the layers' sizes once dead channels are out."""
+    return {
+        "model": dense.model,
+        "input_shape": list(result.data.input_shape),
+        "num_classes": result.data.num_classes,
+        "cut_widths": widths(result.last.net) if result.last.cut else None,
+    }
+
+
+def _curves(result: Result) -> Iterator[MetricPoint]:
+    """Loss and accuracy per epoch; the steps go on from round to round."""
+    step = 0
+    for measured in result.rounds:
+        for record in measured.state.history:
+            step += 1
+            yield from _epoch(record, step)
+
+
+def _epoch(record: EpochRecord, step: int) -> Iterator[MetricPoint]:
+    yield MetricPoint("train/loss", record.train_loss, step)
+    yield MetricPoint("train/accuracy", record.train_accuracy, step)
+    yield MetricPoint("val/loss", record.val_loss, step)
+    yield MetricPoint("val/accuracy", record.val_accuracy, step)
+    yield MetricPoint("train/lr", record.lr, step)
+    yield MetricPoint("train/seconds", record.seconds, step)
+
+
+def _rounds(result: Result) -> Iterator[MetricPoint]:
+    for number, measured in enumerate(result.rounds, start=1):
+        values = asdict(measured.measurement)
+        yield from (MetricPoint(f"round/{name}", float(values[name]), number) for name in PER_ROUND)
+        yield from (
+            MetricPoint(name, float(values[name]), number) for name in ("sparsity", "pq_index", "gini")
+        )
+
+
+def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
+    """Sparsity of each layer at step 0, where the pages draw it as a bar."""
+    return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows)
+
+
+def _table(rows: Sequence[LayerRow | Measurement]) -> dict[str, list[Any]]:  # names, and cells of any type
+    """In the form that MLflow shows as a table."""
+    return {
+        "columns": [field.name for field in fields(rows[0])],
+        "data": [list(vars(row).values()) for row in rows],
+    }

@@ -1,0 +1,92 @@
+"""What of a plan is left to run, given what the store holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+
+from orchestrator import model_files
+from orchestrator.config import method_name
+from orchestrator.described import params
+from orchestrator.outcome import Past
+from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.point import Point
+from orchestrator.records import plan_record
+from orchestrator.stops import Stop
+from orchestrator.tracking import RunRow, Tracker
+from orchestrator.trial import measured_rounds
+
+
+def plan_text(plan: Plan, *, stop: Stop | None = None) -> str:
+    """The plan's record: every trial's key and axes, what was left out and why, how trials are stopped."""
+    rows = [
+        {
+            "key": trial.key,
+            "dense_key": trial.config.dense.key(),
+            **params(trial.config),
+            "requested_batch_size": trial.requested_batch_size,
+        }
+        for trial in plan.trials
+    ]
+    excluded = [{"reason": item.reason, "count": item.count} for item in plan.excluded]
+    early = {} if stop is None else {"stop": str(stop)}
+    return plan_record(rows, space=plan.space.name, excluded=excluded, **early)
+
+
+def missing_points(
+    plan: Plan, tracker: Tracker, *, retry_failed: bool, stop: Stop | None = None
+) -> tuple[list[Point], int]:
+    """The points to run, dense ones first, and how many trials of the plan need no run.
+
+    A training that diverged is a result; it and what waits for it run again only with `retry_failed`.
+    A trial that was stopped needs no run where the same rule stops.
+    """
+    keys = {trial.key for trial in plan.trials} | {dense.key() for dense in plan.dense}
+    done, diverged = set(_whole(tracker, tracker.finished(keys))), set[str]()
+    if not retry_failed:
+        diverged = {key for key, row in tracker.failed(keys - done).items() if row.tags.get("diverged")}
+    done |= diverged | _stopped(tracker, keys - done, stop)
+    todo = [t for t in plan.trials if t.key not in done and t.config.dense.key() not in diverged]
+    parents = {trial.config.dense.key() for trial in todo} - done
+    dense = [
+        Point(config.key(), f"dense {method_name(config.model)} seed {config.seed}", config)
+        for config in plan.dense
+        if config.key() in parents
+    ]
+    return [*dense, *(_trial_point(trial) for trial in todo)], len(plan.trials) - len(todo)
+
+
+def _stopped(tracker: Tracker, keys: Collection[str], stop: Stop | None) -> set[str]:
+    return set() if stop is None else set(tracker.stopped(keys, str(stop)))
+
+
+def past_trials(plan: Plan, tracker: Tracker, stop: Stop) -> Iterator[Past]:
+    """The trials of the plan that are in the store, whole or stopped by the same rule, round by round."""
+    keys = {trial.key for trial in plan.trials}
+    rows = {**tracker.stopped(keys, str(stop)), **tracker.finished(keys)}
+    for trial in plan.trials:
+        if row := rows.get(trial.key):
+            table = json.loads(tracker.text(row, "rounds.json"))
+            dense = {f"dense_{name}": row.metrics[f"ipa/{name}"] for name in ("val_accuracy", "pq_index")}
+            dense["rounds"] = measured_rounds(trial.config)
+            measured = (dict(zip(table["columns"], line, strict=True)) for line in table["data"])
+            rounds = tuple({**m, **dense, "round": n} for n, m in enumerate(measured, start=1))
+            yield Past(trial.config, rounds, row.metrics.get("final/val_accuracy"))
+
+
+def _whole(tracker: Tracker, finished: Mapping[str, RunRow]) -> Iterator[str]:
+    """Keys of the runs whose files are there as they were written; others are tagged, to be done anew."""
+    for key, row in finished.items():
+        if model_files.looks_whole(tracker.local_folder(row, "model"), row.tags.get("manifest_sha256", "")):
+            yield key
+        else:
+            tracker.set_tag(row.run_id, "invalid", "its files are not as they were written")
+
+
+def _trial_point(trial: PlannedTrial) -> Point:
+    config = trial.config
+    about = f"{config.technique} {config.prune.amount:.4g}"
+    name = f"{about} {method_name(config.dense.model)} seed {config.dense.seed}"
+    parent = config.dense.key()
+    tags = {"dense_key": parent, "requested_batch_size": str(trial.requested_batch_size)}
+    return Point(trial.key, name, config, parent=parent, tags=tags)
