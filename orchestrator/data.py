@@ -147,7 +147,7 @@ def balanced_sample(split: Split, *, per_class: int, seed: int) -> tuple[Tensor,
 
 
 def _split(name: str, raw: Raw) -> tuple[Index, Index, Index]:
-    """(train, validation, test) indices, as DESIGN has them: scikit-learn's stratified split, seed 0."""
+    """(train, validation, test) indices: scikit-learn's stratified split, seed 0."""
     import numpy as np
     from sklearn.model_selection import train_test_split
 
