@@ -96,7 +96,9 @@ def sweep(
     sets: SetOption = [],  # noqa: B006  typer copies it
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
-    gpus_per_trial: Annotated[float, typer.Option(min=0.01, help="0.25 puts four trials on one GPU.")] = 1.0,
+    gpus_per_trial: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="0.25 puts four trials on one GPU.")
+    ] = 1.0,
     max_concurrent: Annotated[
         int | None, typer.Option(min=1, help="Trials at once; default: what fits.")
     ] = None,

@@ -63,7 +63,8 @@ def record(
         run.log_folder(place)
     planned = min(dense.numerics.micro_batch, dense.batch_size)
     used = min(result.last.state.micro_batch, dense.batch_size)
-    tags = {"manifest_sha256": manifest, "notes": _notes(result)}
+    tags = {"manifest_sha256": manifest}
+    tags |= {"notes": notes} if (notes := _notes(result)) else {}
     tags |= {"phase": found[-1]} if found else {}
     tags |= {"micro_batch_halved_to": str(used)} if used < planned else {}
     if result.stopped_because:

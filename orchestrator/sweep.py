@@ -15,11 +15,13 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-# Read by ray as it is imported: loopback only, no telemetry, no second SIGINT handler, no log files.
+# Read by ray as it is imported: loopback only, no telemetry, no second SIGINT handler, no log files; and no
+# memory monitor, whose killing of a worker would end the whole experiment instead of one trial.
 os.environ.update(
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_AUTH_MODE="disabled",
+    RAY_memory_monitor_refresh_ms="0",
     RAY_AIR_NEW_OUTPUT="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     TUNE_DISABLE_SIGINT_HANDLER="1",
