@@ -1,0 +1,56 @@
+"""The command line: text in, text out. Results on stdout, everything else on stderr.
+
+Heavy imports stand inside the commands, so that help and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from orchestrator.cli import carrying, knowing, reading, sweeping
+from orchestrator.errors import OrchestrateError
+
+app = typer.Typer(
+    help="Sweeps of neural-network pruning: plan, run, record, compare.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+for part in (sweeping, reading, carrying, knowing):
+    app.add_typer(part.app)
+
+
+@app.callback()
+def top(
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks for errors, too.")] = False,
+) -> None:
+    if debug:
+        os.environ["ORCHESTRATE_DEBUG"] = "1"
+
+
+def main() -> None:
+    """The entry point: errors of the user end in one line and their exit code."""
+    try:
+        raise SystemExit(typer.main.get_command(app).main(standalone_mode=False) or 0)
+    except OrchestrateError as error:
+        if os.environ.get("ORCHESTRATE_DEBUG"):
+            raise
+        _fail(str(error), error.exit_code)
+    except typer.exceptions.TyperException as error:
+        if not error.format_message():  # no command was given, and the help is printed
+            raise SystemExit(error.exit_code) from None
+        _fail(f"{error.format_message()} See `orchestrate --help`.", error.exit_code)
+    except typer.Abort:
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(exit_code)

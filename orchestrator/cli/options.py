@@ -1,0 +1,55 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.space import Space
+
+
+class DeviceChoice(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class PrecisionChoice(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+SpaceOption = Annotated[str, typer.Option("--space", help="A named space (see `list spaces`) or a file.")]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", help="KEY=V1,V2: replace an axis or a field; repeatable.", metavar="KEY=V1,V2"),
+]
+DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes a GPU where there is one.")]
+StopOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Stop hopeless trials: median, percentile, halving, hyperband, threshold, patient, wilcoxon or "
+        "pq_index, with options as in a space file; none overrides the space's.",
+        metavar="PRUNER",
+    ),
+]
+PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="bf16 trains under autocast.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+def uri() -> str:
+    """The store: MLFLOW_TRACKING_URI, or the default one."""
+    from orchestrator.address import default_uri
+
+    return default_uri(Path.cwd())
+
+
+def load(name: str, sets: list[str]) -> Space:
+    """A named space or a file, as --set changes it."""
+    from orchestrator.space import load_space
+
+    return load_space(name, sets)

@@ -1,0 +1,136 @@
+"""plan, sweep, status, rerun: what runs, or would."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import (
+    DeviceChoice,
+    DeviceOption,
+    JsonOption,
+    PrecisionChoice,
+    PrecisionOption,
+    SetOption,
+    SpaceOption,
+    StopOption,
+    load,
+    uri,
+)
+from orchestrator.console import print_summary
+from orchestrator.errors import DiffersError
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    space: SpaceOption,
+    sets: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = DeviceChoice.auto,
+    precision: PrecisionOption = PrecisionChoice.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """What a sweep would run: trials, shared trainings, what the store has, and an estimate."""
+    from orchestrator.launch import preview, resolve_device
+
+    found = preview(
+        load(space, sets), device=resolve_device(device.value), precision=precision.value, uri=uri()
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    for line in found.lines():
+        typer.echo(line)
+
+
+@app.command()
+def sweep(
+    space: SpaceOption,
+    sets: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = DeviceChoice.auto,
+    precision: PrecisionOption = PrecisionChoice.fp32,
+    gpus_per_trial: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="0.25 puts four trials on one GPU.")
+    ] = 1.0,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once; default: what fits.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to join instead of an own one.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Run diverged trials again as well.")] = False,
+    stop: StopOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a space. Run again, it carries on: what is in the store is not run twice."""
+    from orchestrator.launch import Options, launch, resolve_device
+
+    options = Options(
+        resolve_device(device.value),
+        precision.value,
+        gpus_per_trial,
+        max_concurrent,
+        address,
+        retry_failed,
+        stop,
+    )
+    summary = launch(load(space, sets), options, uri=uri())
+    if as_json:
+        typer.echo(json.dumps(summary.to_json(), indent=1))
+    else:
+        print_summary(summary, space, sets, stop)
+    if summary.ended.signal:
+        raise typer.Exit(128 + summary.ended.signal)
+    raise typer.Exit(3 if summary.failed else 0)
+
+
+@app.command()
+def status(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(help="A space's name (its latest sweep) or a sweep's run id; default: the latest."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How far a sweep is, here or in another terminal, from the store alone."""
+    from orchestrator.status import status as ask
+
+    found = ask(sweep, uri=uri())
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    for line in found.lines():
+        typer.echo(line)
+
+
+@app.command()
+def rerun(
+    run: Annotated[str, typer.Argument(help="The id of a dense run or a trial.")],
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare bit for bit with what was recorded; exit 5 if it differs."),
+    ] = False,
+) -> None:
+    """Do a recorded run again, exactly, from a dense network trained anew. Records nothing."""
+    from orchestrator import rerun as module
+
+    recorded = module.find(run, uri=uri())
+    for reservation in recorded.reservations():
+        print(f"note: {reservation}", file=sys.stderr)
+    new = module.again(recorded)
+    print(f"{recorded.row.name}: {new.level}", file=sys.stderr)
+    if not check:
+        for name, value in new.result.last.measurement.metrics("final").items():
+            typer.echo(f"{name:<26} {value:.6g}")
+        return
+    same, facts = module.compare(recorded, new), module.environment_differences(recorded, new)
+    for line in same.lines():
+        typer.echo(line)
+    for fact in facts or ["the same"]:
+        typer.echo(f"environment: {fact}")
+    if same.differences:
+        raise DiffersError(f"the rerun differs from run {recorded.row.run_id}: {same.differences[0]}")
