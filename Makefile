@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test check bench ui clean clean-store
+.PHONY: help install sweep test check bench docs ui clean clean-store
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,9 +18,9 @@ sweep: $(STAMP)  ## the quickstart sweep: real results and a picture in a minute
 	$(BIN)/orchestrate sweep --space quickstart
 
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP)  ## all tests: the fast ones side by side, then the slow ones one by one
+test: $(STAMP)  ## all tests: the fast ones, then those that start sweeps, servers and browsers
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow
 
 check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
 	$(BIN)/ruff check .
@@ -32,11 +32,15 @@ check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
 bench: $(STAMP)  ## side-by-side measurements with peers
 	@shopt -s nullglob; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
+docs: $(STAMP)  ## the documentation as pages, in site/
+	$(BIN)/python docs/write_methods.py
+	$(BIN)/zensical build --clean --strict
+
 ui: $(STAMP)  ## the MLflow pages of this store
 	$(BIN)/orchestrate ui
 
 clean:  ## remove caches and builds; results stay
-	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf build dist site .cache *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -path ./mlruns -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-store:  ## remove every result in mlruns/

@@ -16,11 +16,11 @@ from time import perf_counter
 
 from pandas import DataFrame
 
-from orchestrator.compare import listed, markdown, tables
 from orchestrator.environment import environment
 from orchestrator.figures import accuracy_against_sparsity
 from orchestrator.records import results
 from orchestrator.space import load_space
+from orchestrator.tables import listed, markdown, tables
 
 PAGES = Path(__file__).parent / "results"
 SAYS = "## What it says"

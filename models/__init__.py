@@ -1,7 +1,8 @@
 """Networks by name: float images [N, C, H, W] in, logits [N, num_classes] out.
 
 A name may carry options in the text form `mlp(widths=[256, 256], bias=True)`; the builders' keyword-only
-defaults are the options. Weights are drawn from torch's global generator: the caller seeds.
+defaults are the options. Weights are drawn from torch's global generator: the caller seeds. Other packages
+add builders by entry points of the group `models.builder`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ast
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
@@ -100,3 +102,11 @@ def _known(kind: str, given: str, allowed: Mapping[str, object]) -> str:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+for _entry in entry_points(group="models.builder"):
+    if _entry.name in BUILDERS:
+        raise ValueError(
+            f"model {_entry.name!r} of {_entry.value} bears a name that is taken; choose another"
+        )
+    BUILDERS[_entry.name] = _entry.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -26,6 +27,27 @@ def shown(text: str) -> str:
 def store_folder(uri: str) -> Path | None:
     """The folder of a SQLite store's file; None for a server."""
     return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
+
+
+def state_folder() -> Path:
+    """What is kept for a user on this machine: ORCHESTRATE_STATE_DIR, or the folder usual for that."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(os.environ.get("ORCHESTRATE_STATE_DIR") or Path(home) / "orchestrate").absolute()
+
+
+def chosen_state_dir() -> str | None:
+    """The state folder, absolute, if somebody has chosen it: then workers have it there, too."""
+    return str(state_folder()) if os.environ.get("ORCHESTRATE_STATE_DIR") else None
+
+
+def outbox_folder(uri: str, state_dir: str | None = None) -> Path:
+    """Where results wait for a store: beside a SQLite file, below the state folder for a server."""
+    folder = store_folder(uri)
+    if folder is not None:
+        return folder / ".outbox" / Path(uri.removeprefix(SQLITE)).name
+    # Without its secrets: who changes a password finds the same folder.
+    name = hashlib.sha256(shown(uri).encode()).hexdigest()[:16]
+    return (state_folder() if state_dir is None else Path(state_dir)) / "outbox" / name
 
 
 def exists(uri: str) -> bool:

@@ -27,6 +27,7 @@ from orchestrator.measure import (
     profile,
     sparse_bytes,
 )
+from orchestrator.training import EpochRecord
 from pruning.masking import Group, Masks, alive_units, sparsity
 from pruning.schedules import schedules
 from pruning.structure import shrink
@@ -42,6 +43,19 @@ class Measured:
     cut: bool
     layers: tuple[LayerRow, ...]
     confusion: Tensor
+    notes: tuple[str, ...]
+
+    @property
+    def history(self) -> tuple[EpochRecord, ...]:
+        return self.state.history
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A round that an earlier process measured: all that is recorded of a round that is not the last."""
+
+    measurement: Measurement
+    history: tuple[EpochRecord, ...]
     notes: tuple[str, ...]
 
 

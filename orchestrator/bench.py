@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import models
 from orchestrator.config import DenseConfig
 from orchestrator.data import Dataset
+from orchestrator.extras import Loss, cross_entropy
 from orchestrator.measure import Profile, profile
-from orchestrator.training import EpochRecord, Loss, cross_entropy
+from orchestrator.training import Book, EpochRecord
 from pruning.masking import Group, Masks
 from pruning.structure import trace
 
@@ -42,7 +43,7 @@ class Bench:
     """What all stages of one trial share: the configuration, the images, the cost of one of them.
 
     `reference` is the trained dense network, once there is one; `loss` is what recoveries minimise,
-    and `taught` says that it runs the dense network as well.
+    and `taught` says that it runs the dense network as well. In `book` every training is written down.
     """
 
     config: DenseConfig
@@ -52,6 +53,7 @@ class Bench:
     reference: State | None = None
     loss: Loss = cross_entropy
     taught: bool = False
+    book: Book | None = None
 
     def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:
         """A network with the trial's initial weights, on the data's device."""
@@ -73,11 +75,14 @@ class Bench:
     def restore(self, state: State) -> nn.Module:
         """The state's network, on the data's device."""
         # Built without storage: nothing is drawn only to be overwritten.
-        with torch.device("meta"):
-            net = self._network()
-        net.to_empty(device=self.data.train.images.device)
+        net = self.outline().to_empty(device=self.data.train.images.device)
         net.load_state_dict(state.weights)
         return net
+
+    def outline(self) -> nn.Module:
+        """The network without storage: names, shapes and types."""
+        with torch.device("meta"):
+            return self._network()
 
 
 def seed_for(seed: int, stage: str, round: int) -> int:
@@ -105,8 +110,3 @@ def _traced(model: str, input_shape: tuple[int, int, int], num_classes: int) -> 
 @lru_cache(maxsize=16)
 def _cost(model: str, input_shape: tuple[int, int, int], num_classes: int) -> Profile:
     return profile(models.build(model, input_shape=input_shape, num_classes=num_classes), input_shape)
-
-
-def snapshot(net: nn.Module) -> dict[str, Tensor]:
-    """The state dict, copied to the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}

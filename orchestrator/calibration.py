@@ -14,7 +14,7 @@ from torch import nn
 import models
 from orchestrator.config import Numerics, Train
 from orchestrator.measure import Profile, dense_bytes, profile
-from orchestrator.training import make_optimizer
+from orchestrator.recipe import make_optimizer
 from pruning.masking import prunable_layers
 
 MAX_IMAGES = 64

@@ -17,6 +17,7 @@ from orchestrator.distillation import distillations
 from orchestrator.errors import UsageError, unknown
 from orchestrator.preparation import preparations
 from orchestrator.recovery import recoveries
+from orchestrator.stops import stops
 from orchestrator.techniques import TECHNIQUES
 from pruning.criteria import criteria
 from pruning.granularity import granularities
@@ -26,7 +27,7 @@ from pruning.schedules import schedules
 
 @dataclass(frozen=True)
 class Item:
-    """One name. `axis` is where a space file takes it; a space has none, and its `text` is its file."""
+    """One name. `axis` is where a file takes it (`stop` is a key); a space has none, and is its `text`."""
 
     name: str
     about: str
@@ -39,7 +40,8 @@ class Item:
         """A line for a space file, with every option that has a default."""
         given = {key: option.default for key, option in self.options.items() if option.default is not None}
         text = method_text(self.name, {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()})
-        return f"axes: {{{self.axis}: [{json.dumps(text) if given else text}]}}"
+        value = json.dumps(text) if given else text
+        return f"stop: {value}" if self.axis == "stop" else f"axes: {{{self.axis}: [{value}]}}"
 
 
 def names(kind: str) -> list[tuple[str, str]]:
@@ -103,6 +105,7 @@ def _facts(info: DatasetInfo) -> str:
     train, validation, test = info.split_sizes
     size = "x".join(map(str, info.input_shape))
     files = "inside scikit-learn" if info.source is None else f"`orchestrate data fetch {info.name}`"
+    files = files if info.read is None else f"read by {info.read.__module__}"
     return (
         f"Images {size}, {info.num_classes} classes; {train} for training, {validation} for validation, "
         f"{test} for the test. Files: {files}."
@@ -147,4 +150,5 @@ KINDS: dict[str, Callable[[], list[Item]]] = {
     "recoveries": _registered(recoveries, "recover"),
     "preparations": _registered(preparations, "prepare"),
     "distillations": _registered(distillations, "distill"),
+    "stops": _registered(stops, "stop"),
 }

@@ -27,7 +27,7 @@ TAKEN_OVER = "its process is gone, and another took the sweep over"
 
 def claim(tracker: Tracker, plan_sha256: str, *, name: str) -> OpenRun:
     """The sweep's run under this process: a new one, or that of before. BusyError if another has it."""
-    with _alone(tracker):
+    with _alone(tracker), tracker.reaching():
         rows = _rows(tracker, plan_sha256)
         _refuse_if_busy(tracker, rows)
         tracker.close_abandoned()
@@ -129,4 +129,4 @@ def _busy(row: RunRow) -> BusyError:
 
 def _named(holder: str) -> str:
     parts = holder.split()
-    return f"host {parts[0]}, pid {parts[1]}" if len(parts) == 3 else "a process without a name"
+    return f"host {parts[0]}, pid {parts[1]}" if len(parts) >= 3 else "a process without a name"

@@ -7,11 +7,16 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.compare import Table
     from orchestrator.summary import Summary
+    from orchestrator.tables import Table
 
 
-def print_summary(summary: Summary, space: str, sets: list[str], stop: str | None) -> None:
+def carry_on() -> str:
+    """The command that was given, to be given again."""
+    return f"interrupted; to carry on: {shlex.join(['orchestrate', *sys.argv[1:]])}"
+
+
+def print_summary(summary: Summary) -> None:
     for table in summary.tables():
         print_table(table)
     for name, reason in summary.failures.items():
@@ -19,17 +24,9 @@ def print_summary(summary: Summary, space: str, sets: list[str], stop: str | Non
     print(summary.line())
     if picture := summary.picture():
         print(f"picture: {picture}")
-    if summary.ended.signal:
-        words = [
-            "orchestrate",
-            "sweep",
-            "--space",
-            space,
-            *(part for item in sets for part in ("--set", item)),
-            *([] if stop is None else ["--stop", stop]),
-        ]
-        print(f"interrupted; to carry on: {shlex.join(words)}", file=sys.stderr)
-    else:
+    if report := summary.report():
+        print(f"report:  {report}")
+    if not summary.ended.signal:
         print("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
 
 
@@ -44,3 +41,5 @@ def print_table(found: Table) -> None:
         drawn.add_row(*row)
     console = Console()
     (console if console.is_terminal else Console(width=200)).print(drawn)
+    if found.note:
+        print(found.note)

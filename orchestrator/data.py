@@ -16,8 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.dataset_files import Raw, default_data_dir, fetch, path, read, verify
-from orchestrator.datasets import DATASETS, DatasetInfo, check_options, info, split_sizes
+from orchestrator.dataset_files import default_data_dir, fetch, path, read, verify
+from orchestrator.datasets import DATASETS, DatasetInfo, Raw, check_options, info, split_sizes
 from orchestrator.errors import DataError, SpaceError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "DATASETS",
     "Dataset",
     "DatasetInfo",
+    "Scaling",
     "Split",
     "balanced_sample",
     "batches",
@@ -40,6 +41,7 @@ __all__ = [
     "info",
     "load",
     "path",
+    "scaling",
     "split_sizes",
     "verify",
 ]
@@ -73,6 +75,26 @@ class Dataset:
     input_shape: tuple[int, int, int]
     digest: str
     class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How pixels, whole numbers from 0 to `levels`, become input: (pixel / levels - mean) / deviation.
+
+    `mean` and `deviation` have one entry per channel.
+    """
+
+    levels: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def scaling(name: str, *, data_dir: Path | None = None) -> Scaling:
+    """That of a data set; SpaceError for an unknown name, DataError for missing or corrupt files."""
+    levels = info(name).levels
+    raw = read(name, data_dir)
+    mean, deviation = _scale(raw, _split(name, raw)[0], levels=levels)
+    return Scaling(levels, tuple(mean.tolist()), tuple(deviation.tolist()))
 
 
 def load(

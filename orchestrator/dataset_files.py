@@ -13,36 +13,30 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.datasets import info
+from orchestrator.datasets import Raw, info
 from orchestrator.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 FETCH_TIMEOUT_SECONDS = 30.0
 DOWNLOAD_ERRORS = (OSError, HTTPException, RuntimeError)  # the last: torchvision's word for a wrong MD5
 
 
-@dataclass(frozen=True, eq=False)
-class Raw:
-    """What the authors gave: uint8 [N, C, H, W] and int64 [N]; the last `own_test` are the test set."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    own_test: int
-    class_names: tuple[str, ...]
+def chosen_data_dir() -> Path | None:
+    """ORCHESTRATE_DATA_DIR, absolute, if it is set: the only place that reads it."""
+    chosen = os.environ.get("ORCHESTRATE_DATA_DIR")
+    return Path(chosen).expanduser().absolute() if chosen else None
 
 
 def default_data_dir() -> Path:
-    """ORCHESTRATE_DATA_DIR, or else ~/.cache/orchestrate/data: the only place that reads either."""
-    return Path(os.environ.get("ORCHESTRATE_DATA_DIR") or Path.home() / ".cache" / "orchestrate" / "data")
+    """`chosen_data_dir`, or else ~/.cache/orchestrate/data."""
+    return chosen_data_dir() or Path.home() / ".cache" / "orchestrate" / "data"
 
 
 def path(data_dir: Path | None = None) -> Path:
@@ -98,6 +92,8 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
 def read(name: str, data_dir: Path | None = None) -> Raw:
     """A data set's arrays. DataError, one line, where a file is missing or corrupt."""
     source, root = _source(name), path(data_dir)
+    if (own := info(name).read) is not None:
+        return own(root)
     if source is None:
         return _read_digits()
     check(name, root)

@@ -1,17 +1,38 @@
-"""The data sets by name: what is known of them without loading, and the options that choose from them."""
+"""The data sets by name: what is known of them without loading, and the options that choose from them.
+
+Other packages add theirs, a DatasetInfo with `read`, by entry points of the group `orchestrator.dataset`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import SpaceError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """What the authors gave: uint8 [N, C, H, W] and int64 [N]; the last `own_test` are the test set."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    own_test: int
+    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
     """What is known of a data set without its files. `source`: torchvision's class; None: embedded.
 
+    `read`, of another package's, takes the data folder and raises DataError where its files are not there.
     Images hold whole numbers from 0 to `levels`. `per_class`: images per class in (train, validation, test),
     None where the classes are (almost) equally frequent.
     """
@@ -26,6 +47,7 @@ class DatasetInfo:
     levels: int = 255
     source: str | None = None
     per_class: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
+    read: Callable[[Path], Raw] | None = None
 
     @property
     def split_sizes(self) -> tuple[int, int, int]:
@@ -89,3 +111,11 @@ def split_sizes(
     train, validation, test = ([counts[label] for label in chosen] for counts in known.per_class or even)
     limit = max(train) if samples_per_class is None else samples_per_class
     return sum(min(count, limit) for count in train), sum(validation), sum(test)
+
+
+for _entry in entry_points(group="orchestrator.dataset"):
+    if _entry.name in DATASETS:
+        raise ValueError(
+            f"data set {_entry.name!r} of {_entry.value} bears a name that is taken; choose another"
+        )
+    DATASETS[_entry.name] = _entry.load()

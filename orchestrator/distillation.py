@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orchestrator.training import Loss, cross_entropy
+from orchestrator.extras import Loss, cross_entropy
 from pruning.registry import Between, Registry
 
 distillations = Registry("distillation")

@@ -32,6 +32,8 @@ def environment() -> dict[str, str]:
     """
     import torch
 
+    from orchestrator import determinism
+
     facts = {f"package.{name}": _version(name) for name in PACKAGES}
     facts |= {
         "python": platform.python_version(),
@@ -42,6 +44,7 @@ def environment() -> dict[str, str]:
         "commit": _commit(),
     }
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    facts |= determinism.facts() if count else {}
     return facts | {f"gpu.{number}": torch.cuda.get_device_name(number) for number in range(count)}
 
 

@@ -6,7 +6,11 @@ OrchestrateError               1
 ├── UnusableError              4   something outside is not usable
 │   ├── DataError              4   a data set that is missing or corrupt
 │   ├── StoreError             4   a tracking store that cannot be read or written
-│   └── DeviceError            4   a device that is not there
+│   │   ├── AwayError          4   one that cannot be reached now; another try may reach it
+│   │   └── DiskFullError      4   a disk without room for what is to be written
+│   ├── DeviceError            4   a device that is not there
+│   ├── ExportError            4   a file that cannot be written, or does not compute what its network does
+│   └── ClusterError           4   a Ray that does not start, or a cluster that cannot take a sweep
 ├── DivergedError              3   a training whose loss is no longer finite
 ├── CollapsedError             3   a network that can no longer be trained or measured
 ├── DiffersError               5   a run that was done again with other results
@@ -47,7 +51,23 @@ class StoreError(UnusableError):
     pass
 
 
+class AwayError(StoreError):
+    pass
+
+
+class DiskFullError(StoreError):
+    pass
+
+
 class DeviceError(UnusableError):
+    pass
+
+
+class ExportError(UnusableError):
+    pass
+
+
+class ClusterError(UnusableError):
     pass
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.compare import interval, method_label, panel_title, settings
+from orchestrator.interval import interval
+from orchestrator.setting import method_label, method_names, panel_title, settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,11 +35,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines by method, and the accuracies of the dense networks that they start from."""
+    """Lines of points by method, and the accuracies of the dense networks that they start from."""
 
     name: str
     lines: dict[str, list[Mark]] = field(default_factory=dict)
     dense: list[float] = field(default_factory=list)
+    joined: bool = True  # by lines; the points of a search differ in more than their amounts
 
 
 def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "png") -> bytes:
@@ -73,14 +75,14 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
         loc="outside lower center",
         ncols=beside,
     )
-    figure.suptitle(f"{title} ({_spread_note(results)})", fontsize=10)
+    figure.suptitle(f"{title} ({spread_note(results)})", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=format, dpi=130)
     pyplot.close(figure)
     return buffer.getvalue()
 
 
-def _spread_note(results: DataFrame) -> str:
+def spread_note(results: DataFrame) -> str:
     seeds = results["seed"].nunique()
     if seeds < FEWEST_FOR_INTERVAL:
         return "one seed" if seeds == 1 else f"{seeds} seeds, bars from lowest to highest"
@@ -89,22 +91,23 @@ def _spread_note(results: DataFrame) -> str:
 
 def _panels(results: DataFrame) -> list[Panel]:
     panels: dict[str, Panel] = {}
+    searched = bool(results.attrs.get("objectives"))
     for setting, rows in settings(results):
-        name = panel_title(setting)
-        panel = panels.setdefault(name, Panel(name))
-        line = method_label(setting)
-        mark = Mark(float(rows["final/sparsity"].mean()), *_spread(rows["final/accuracy"].tolist()))
+        name = f"{setting['model']} on {setting['dataset']}" if searched else panel_title(setting)
+        panel = panels.setdefault(name, Panel(name, joined=not searched))
+        line = method_names(setting) if searched else method_label(setting)
+        mark = Mark(float(rows["final/sparsity"].mean()), *spread(rows["final/accuracy"].tolist()))
         panel.lines.setdefault(line, []).append(mark)
         panel.dense.append(float(rows["ipa/accuracy"].mean()))
     return list(panels.values())[:MOST_PANELS]
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
     """(mean, low, high): the 95% interval, or the range where there are too few seeds for one."""
     found = interval(values)
-    if found.half_width is None or found.count < FEWEST_FOR_INTERVAL:
+    if found.low is None or found.high is None or found.count < FEWEST_FOR_INTERVAL:
         return found.mean, min(values), max(values)
-    return found.mean, max(0.0, found.mean - found.half_width), min(1.0, found.mean + found.half_width)
+    return found.mean, max(0.0, found.low), min(1.0, found.high)
 
 
 def _draw(axis: Axes, panel: Panel, looks: Mapping[str, int]) -> None:
@@ -120,7 +123,7 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, int]) -> None:
             yerr=[below, above],
             label=label,
             color=OKABE_ITO[number % 7],
-            linestyle=STYLES[number % 4],
+            linestyle=STYLES[number % 4] if panel.joined else "none",
             marker=MARKERS[(number + number // 7) % 7],
             markersize=4,
             linewidth=1.4,

@@ -9,9 +9,11 @@ from functools import partial
 from torch import Tensor, nn
 
 from orchestrator.bench import Bench, State
+from orchestrator.checkpoint import Saved
 from orchestrator.config import TrialConfig
+from orchestrator.extras import Extras
+from orchestrator.recipe import Phase
 from orchestrator.stages import choose_masks, initial, train_more
-from orchestrator.training import Extras, Phase
 from pruning.masking import Group, Masks, apply_masks, full_masks, gather, protected_layers, prunable_layers
 from pruning.schedules import rounds_of, schedules
 
@@ -30,7 +32,8 @@ def train_gradually(bench: Bench, config: TrialConfig, groups: Sequence[Group] |
 
 def _extras(pruner: _Pruner, net: nn.Module) -> Extras:
     pruner.start()  # again, where memory ran out and the training starts anew
-    return Extras(loss=pruner.bench.loss, after_epoch=partial(pruner.after_epoch, net))
+    after_epoch = partial(pruner.after_epoch, net)
+    return Extras(loss=pruner.bench.loss, after_epoch=after_epoch, memory=pruner)
 
 
 class _Pruner:
@@ -48,6 +51,16 @@ class _Pruner:
         self.masks: Masks = self.whole
         self.norms: dict[str, float] = {}
         self.round = 0
+
+    def saved(self) -> Saved:
+        """What the next epochs depend on."""
+        return Saved(dict(self.masks), {"round": self.round, "norms": dict(self.norms)})
+
+    def restore(self, saved: Saved) -> Masks:
+        """Stand where `saved` was read; the masks so far."""
+        self.masks, self.norms = dict(saved.tensors), dict(saved.about["norms"])
+        self.round = saved.about["round"]
+        return self.masks
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
         """Prune in place for every round that is due at this epoch's end; the masks if any was."""

@@ -4,59 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
 
-from orchestrator import tracking
-from orchestrator.address import exists
+from orchestrator import running, tracking
+from orchestrator.address import exists, store_folder
 from orchestrator.claim import beating, claim
-from orchestrator.compare import markdown, tables
 from orchestrator.config import DenseConfig, Device, Precision
-from orchestrator.data import path as data_path
 from orchestrator.dataset_files import check
 from orchestrator.environment import environment
-from orchestrator.errors import DeviceError, SpaceError, UsageError
+from orchestrator.errors import SpaceError, UsageError
 from orchestrator.figures import accuracy_against_sparsity
-from orchestrator.outcome import Ended, Past
-from orchestrator.plan import make_plan
-from orchestrator.point import Point, Settings
-from orchestrator.records import PLAN, frame
-from orchestrator.remainder import _stopped, missing_points, past_trials, plan_text
+from orchestrator.outcome import Ended
+from orchestrator.plan import Plan, expected, make_plan
+from orchestrator.point import Point
+from orchestrator.records import PLAN, frame, joined
+from orchestrator.remainder import (
+    _stopped,
+    identity,
+    missing_points,
+    past_trials,
+    plan_text,
+    so_far,
+)
+from orchestrator.repeating import COMMAND, command
+from orchestrator.report import html_report
+from orchestrator.resources import of_machine
+from orchestrator.room import check_room, give_up_if_full
+from orchestrator.running import Options
+from orchestrator.settling import check_none_elsewhere, deliver_left, settle
 from orchestrator.space import Space
 from orchestrator.stops import Stop, stops
-from orchestrator.summary import PICTURE, TABLES, Preview, Summary
-from orchestrator.tracking import Tracker
+from orchestrator.summary import PICTURE, REPORT, TABLES, Preview, Summary
+from orchestrator.sweep_page import links, tell
+from orchestrator.tables import markdown, tables
+from orchestrator.tracking import RunRow, Tracker
 from orchestrator.values import method
 from pruning.registry import parse
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-@dataclass(frozen=True)
-class Options:
-    """How to run a sweep; none of it changes a result on one kind of device."""
-
-    device: Device = "cpu"
-    precision: Precision = "fp32"
-    gpus_per_trial: float = 1.0
-    max_concurrent: int | None = None
-    address: str | None = None
-    retry_failed: bool = False
-    stop: str | None = None  # as --stop says it; None leaves it to the space
-
-
-def resolve_device(wanted: str) -> Device:
-    """`auto` is cuda where there is one. DeviceError for cuda where there is none."""
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise DeviceError(
-            "--device cuda: torch sees no CUDA device; use --device cpu, or install a CUDA build"
-        )
-    return "cpu"
+    from orchestrator.asking import Asking
 
 
 def stop_rule(space: Space, wanted: str | None = None) -> Stop | None:
@@ -76,57 +66,121 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
     """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
     from orchestrator.estimate import estimate
 
-    plan = make_plan(space, device=device, precision=precision)
-    done: set[str] = set()
-    if exists(uri):
-        tracker = Tracker(uri, space.name)
+    plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
+    tracker = Tracker(uri, space.name) if exists(uri) else None
+    if tracker is not None:
+        plan = so_far(plan, tracker, _sweep_before(tracker, plan, stop))
+    asked, plan, done = len(plan.asked), expected(plan), set[str]()
+    if tracker is not None:
         keys = {trial.key for trial in plan.trials}
-        done = set(tracker.finished()) | _stopped(tracker, keys, stop_rule(space))
-    return Preview(plan, estimate(plan, finished=done, concurrency=_concurrency(device)))
+        done = set(tracker.finished()) | _stopped(tracker, keys, stop)
+    cost = estimate(plan, finished=done, concurrency=of_machine(device).concurrent)
+    return Preview(plan, cost, asked)
 
 
 def launch(space: Space, options: Options, *, uri: str) -> Summary:
     """Run what the store does not hold yet. DataError and StoreError come before any training."""
     plan = make_plan(space, device=options.device, precision=options.precision)
-    if not plan.trials:
-        raise SpaceError(f"{space.name}: no trial is left: {plan.excluded[0].reason}; see `orchestrate plan`")
+    _check_something_to_run(plan)
+    searched = space.search.method == "tpe"
     stop = stop_rule(space, options.stop)
-    if not exists(uri):  # nothing is written where the data are missing
-        _check_data(plan.dense)
+    if not exists(uri) and options.address is None:  # nothing is written where the data are missing
+        _check_data(_datasets(plan, plan.dense))
     tracking.initialise(uri)
     tracker = Tracker(uri, space.name)
-    points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed, stop=stop)
-    _check_data([point.dense for point in points])
-    text = plan_text(plan, stop=stop)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    before = next(iter(tracker.search(f"tags.kind = 'sweep' and tags.plan_sha256 = '{digest}'")), None)
-    if before is not None and not points and before.status == "FINISHED":
-        return Summary(plan, before, frame(tracker, before), Ended(()), reused)
-    with claim(tracker, digest, name=space.name) as run, beating(tracker, run):
+    deliver_left(uri)
+    with tracker.reaching():
+        digest, before = _digest(plan, stop), _sweep_before(tracker, plan, stop)
+        plan = so_far(plan, tracker, before)
         points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed, stop=stop)
-        facts = json.dumps(environment(), indent=1, sort_keys=True)
-        tracker.upload(run.run_id, {PLAN: text, "space.yaml": space.text, "environment.json": facts})
+        to_come = points
+        if searched:  # of which more will be asked for
+            to_come, _ = missing_points(expected(plan), tracker, retry_failed=False, stop=stop)
+    check_room(to_come, store_folder(uri))
+    datasets = _datasets(plan, [point.dense for point in points])
+    if options.address is None:  # the nodes of a cluster are asked for theirs
+        _check_data(datasets)
+    if before is not None and not points and plan.complete and before.status == "FINISHED":
+        return Summary(plan, before, frame(tracker, before), Ended(()), reused)
+    with (
+        running.cluster(options, tracker, datasets),
+        claim(tracker, digest, name=space.name) as run,
+        beating(tracker, run),
+    ):
+        with tracker.reaching():
+            tracker.set_tag(run.run_id, COMMAND, command(space, options))
+            sweep = tracker.row(run.run_id)
+            plan = so_far(plan, tracker, sweep)
+            points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed, stop=stop)
+            facts = json.dumps(environment(), indent=1, sort_keys=True)
+            tracker.upload(run.run_id, {"space.yaml": space.text, "environment.json": facts})
+            tracker.rewrite(sweep, PLAN, plan_text(plan, stop=stop))
+            source = _source(plan, points, tracker, sweep, retry_failed=options.retry_failed, stop=stop)
         ended = Ended(())
-        if points:
+        if points or (source is not None and not source.over):
             past = () if stop is None else tuple(past_trials(plan, tracker, stop))
-            ended = _run(points, tracker, run.run_id, options, reused=reused, stop=stop, past=past)
-        sweep = tracker.row(run.run_id)
-        results = frame(tracker, sweep)
+            ended = running.run(
+                points,
+                tracker,
+                run.run_id,
+                options,
+                reused=reused,
+                reused_dense=len(plan.dense) - sum(point.parent is None for point in points),
+                stop=stop,
+                past=past,
+                source=source,
+                planned=space.points if searched else 0,
+            )
+        if source is not None:
+            plan, reused = source.plan, reused + source.found
         run.status = "KILLED" if ended.signal else "FINISHED"
-        if ended.signal:
-            tracker.close_children(run.run_id, "interrupted")
-        if (results["status"] == "finished").any():
-            table = markdown(tables(results))
-            picture = accuracy_against_sparsity(results, title=space.name)
-            tracker.upload(run.run_id, {PICTURE: picture, TABLES: table})
-            tracker.set_tag(run.run_id, tracking.NOTE, note(run.run_id, space.about, table))
+        give_up_if_full(tracker, run.run_id, ended, to_come)
+        results = settle(uri, run.run_id, ended, partial(_conclude, tracker, sweep, space, ended))
+        if options.address is not None:
+            check_none_elsewhere(results, ended)
     return Summary(plan, sweep, results, ended, reused)
+
+
+def _source(
+    plan: Plan,
+    points: Collection[Point],
+    tracker: Tracker,
+    sweep: RunRow,
+    *,
+    retry_failed: bool,
+    stop: Stop | None,
+) -> Asking | None:
+    """What asks for the points of a search as results come in; `points` of it are yet to run."""
+    if plan.space.search.method != "tpe":
+        return None
+    from orchestrator.asking import Asking  # optuna is for searches alone
+
+    source = Asking(plan, tracker, sweep, retry_failed=retry_failed, stop=stop)
+    source.recall(points)
+    return source
+
+
+def _conclude(tracker: Tracker, sweep: RunRow, space: Space, ended: Ended) -> DataFrame:
+    """What the sweep's run shows in the end; done twice, it shows the same."""
+    if ended.signal:
+        tracker.close_children(sweep.run_id, "interrupted")
+    known = joined(tracker, sweep)
+    results = known.results
+    tell(tracker, sweep, space=space, results=results)
+    if (results["status"] == "finished").any() and not ended.signal:  # who stops a sweep does not wait
+        table = markdown(tables(results))
+        picture = accuracy_against_sparsity(results, title=space.name)
+        report = html_report(tracker, sweep, known=known)
+        tracker.upload(sweep.run_id, {PICTURE: picture, TABLES: table, REPORT: report})
+        about = f"{links(tracker, sweep)}\n\n{space.about}"
+        tracker.set_tag(sweep.run_id, tracking.NOTE, note(sweep.run_id, about, table))
+    return results
 
 
 def note(run_id: str, about: str, table: str) -> str:
     """The description of a sweep's page: what it is, its picture, and as much of the tables as fits."""
     picture = f"![accuracy against sparsity](/get-artifact?path={PICTURE}&run_uuid={run_id})"
-    head = f"{about}\n\n{picture}\n\n"
+    head = f"{about}\n\n{picture}\n\nThe whole report is the artifact {REPORT}.\n\n"
     if len(head) + len(table) <= tracking.NOTE_LENGTH:
         return head + table
     rest = f"\n\nThe rest is in the artifact {TABLES}."
@@ -134,44 +188,31 @@ def note(run_id: str, about: str, table: str) -> str:
     return head + whole_lines + rest
 
 
-def _check_data(trainings: Iterable[DenseConfig]) -> None:
-    for name in sorted({parse(training.dataset)[0] for training in trainings}):
+def _digest(plan: Plan, stop: Stop | None) -> str:
+    return hashlib.sha256(identity(plan, stop=stop).encode()).hexdigest()
+
+
+def _sweep_before(tracker: Tracker, plan: Plan, stop: Stop | None) -> RunRow | None:
+    """The run of the same sweep, if there was one."""
+    query = f"tags.kind = 'sweep' and tags.plan_sha256 = '{_digest(plan, stop)}'"
+    return next(iter(tracker.search(query, everywhere=True)), None)
+
+
+def _check_something_to_run(plan: Plan) -> None:
+    """SpaceError for a space without a trial; for a search that asks as it goes, without a first point."""
+    plan = expected(plan, points=1)
+    if not plan.trials:
+        reason = plan.excluded[0].reason
+        raise SpaceError(f"{plan.space.name}: no trial is left: {reason}; see `orchestrate plan`")
+
+
+def _datasets(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
+    """The names of the data sets that are needed; of a search that asks as it goes, all that it may."""
+    searched = plan.space.search.method == "tpe"
+    texts = plan.space.axes.dataset if searched else [training.dataset for training in trainings]
+    return sorted({parse(text)[0] for text in texts})
+
+
+def _check_data(datasets: Iterable[str]) -> None:
+    for name in datasets:
         check(name)
-
-
-def _run(
-    points: list[Point],
-    tracker: Tracker,
-    sweep_run: str,
-    options: Options,
-    *,
-    reused: int,
-    stop: Stop | None,
-    past: Sequence[Past],
-) -> Ended:
-    import models
-    from orchestrator.sweep import Resources, run_points
-
-    cores = os.cpu_count() or 1
-    gpus = _gpus() if options.device == "cuda" else 0
-    fit = int(gpus / options.gpus_per_trial) if gpus else cores
-    resources = Resources(
-        cpus=max(cores, fit),
-        gpus=gpus,
-        gpus_per_trial=options.gpus_per_trial,
-        concurrent=min(options.max_concurrent or fit, len(points)),
-        address=options.address,
-    )
-    place = str(data_path())
-    settings = Settings(tracker.uri, tracker.experiment, sweep_run, place, models.__file__, stop)
-    return run_points(points, settings, resources, reused=reused, past=past)
-
-
-def _concurrency(device: Device) -> int:
-    return (_gpus() if device == "cuda" else os.cpu_count()) or 1
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()

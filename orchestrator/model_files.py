@@ -14,33 +14,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load as tensors_of
-from safetensors.torch import save_file
+from safetensors.torch import save as safe
 from torch import Tensor
 
 from orchestrator.bench import State
+from orchestrator.blueprint import LARGEST_ARCH, Blueprint
+from orchestrator.checked_files import (
+    ARCH,
+    MANIFEST,
+    MASKS,
+    WEIGHTS,
+    Files,
+    Folder,
+    Manifest,
+    entry_of,
+    read_manifest,
+)
 from orchestrator.errors import StoreError
+from orchestrator.tensor_files import header_and, pack, packed_bytes, tensors, unpack
+from orchestrator.writing import write
 from pruning.masking import Masks
-
-ARCH, WEIGHTS, MASKS, MANIFEST = "arch.json", "weights.safetensors", "masks.safetensors", "manifest.json"
-LARGEST_HEADER = 10_000_000  # bytes; a longer one is an attack on the parser, no network
 
 
 @dataclass(frozen=True, eq=False)
 class Saved:
     """What a folder holds. `weights` is None where they are the parent's, under `masks`."""
 
-    arch: Mapping[str, Any]  # JSON
+    blueprint: Blueprint
     weights: dict[str, Tensor] | None
     masks: Masks
+    manifest_sha256: str
+
+    @property
+    def arch(self) -> Mapping[str, Any]:  # JSON
+        return self.blueprint.model_dump(mode="json")
 
     def state(self) -> State:
         """The state that was saved; StoreError where its weights are with its parent."""
         if self.weights is None:
-            raise StoreError(f"this model holds masks only; its weights are those of {self.arch['parent']}")
-        return State(self.weights, self.masks, **self.arch["spent"])
+            raise StoreError(f"this model holds masks only; its weights are those of {self.blueprint.parent}")
+        return State(self.weights, self.masks, **dict(self.blueprint.spent))
 
 
 def save(folder: Path, state: State, *, arch: Mapping[str, Any], parent: str | None = None) -> str:
@@ -57,37 +71,53 @@ def save(folder: Path, state: State, *, arch: Mapping[str, Any], parent: str | N
     }
     shapes = {name: list(mask.shape) for name, mask in state.masks.items()}
     content = {**arch, "spent": spent, "mask_shapes": shapes, "parent": parent}
-    (folder / ARCH).write_text(json.dumps(content, indent=1, sort_keys=True))
+    write(folder / ARCH, json.dumps(content, indent=1, sort_keys=True))
     if parent is None:
         living = {
             name: tensor[state.masks[name]] if name in state.masks else tensor
             for name, tensor in state.weights.items()
         }
-        save_file({name: tensor.contiguous() for name, tensor in living.items()}, folder / WEIGHTS)
+        write(folder / WEIGHTS, safe({name: tensor.contiguous() for name, tensor in living.items()}))
     if state.masks:
-        save_file({name: _pack(mask) for name, mask in state.masks.items()}, folder / MASKS)
-    files = {path.name: _entry(path.read_bytes()) for path in sorted(folder.iterdir())}
+        write(folder / MASKS, safe({name: pack(mask) for name, mask in state.masks.items()}))
+    files = {path.name: vars(entry_of(path.read_bytes())) for path in sorted(folder.iterdir())}
     text = json.dumps(files, indent=1, sort_keys=True).encode()
-    (folder / MANIFEST).write_bytes(text)
+    write(folder / MANIFEST, text)
     return hashlib.sha256(text).hexdigest()
 
 
 def load(folder: Path, *, manifest_sha256: str) -> Saved:
     """Read a folder after checking every byte of it; StoreError names the file that is not as written."""
-    content = read_checked(folder, manifest_sha256=manifest_sha256)
-    arch = json.loads(content[ARCH])
-    masks = {
-        name: _unpack(packed, arch["mask_shapes"][name])
-        for name, packed in _tensors(content.get(MASKS)).items()
-    }
-    if arch["parent"] is not None:
-        return Saved(arch, None, masks)
-    weights = _tensors(content[WEIGHTS])
-    for name, mask in masks.items():
-        weights[name] = torch.zeros(mask.shape, dtype=weights[name].dtype).masked_scatter_(
-            mask, weights[name]
-        )
-    return Saved(arch, weights, masks)
+    return read(Folder(folder), manifest_sha256=manifest_sha256)
+
+
+def read(files: Files, *, manifest_sha256: str | None) -> Saved:
+    """The same for files anywhere. Without the manifest's hash they are compared with each other only.
+
+    arch.json comes first: it says how large the rest may be, and which tensors there have to be.
+    """
+    manifest = read_manifest(files, manifest_sha256=manifest_sha256)
+    path = f"{files.where}/{ARCH}"
+    blueprint = Blueprint.read(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
+    outline, parameters = blueprint.outline(), blueprint.parameters()
+    for name, shape in blueprint.mask_shapes.items():
+        if name not in parameters or list(parameters[name].shape) != shape:
+            raise StoreError(
+                f"{path}: mask_shapes: {name[:80]!r} with {shape} is no parameter of the network"
+            )
+    if (WEIGHTS in manifest.entries) is (blueprint.parent is not None):
+        raise StoreError(f"{path}: a network has either weights or a parent that has them")
+    if (MASKS in manifest.entries) is not bool(blueprint.mask_shapes):
+        raise StoreError(f"{path}: mask_shapes and {MASKS} do not go together")
+    masks = _masks(manifest, blueprint)
+    weights = None if blueprint.parent else _weights(manifest, outline, masks)
+    return Saved(blueprint, weights, masks, manifest.sha256)
+
+
+def read_checked(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
+    """The bytes of every file that the manifest names, each compared with its size and hash."""
+    manifest = read_manifest(Folder(folder), manifest_sha256=manifest_sha256)
+    return {name: manifest.read(name, at_most=entry.bytes) for name, entry in manifest.entries.items()}
 
 
 def looks_whole(folder: Path | None, manifest_sha256: str) -> bool:
@@ -106,38 +136,27 @@ def looks_whole(folder: Path | None, manifest_sha256: str) -> bool:
     return whole and hashlib.sha256(text).hexdigest() == manifest_sha256
 
 
-def read_checked(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
-    """The bytes of every file that the manifest names, each compared with its size and hash."""
-    try:
-        text = (folder / MANIFEST).read_bytes()
-        if hashlib.sha256(text).hexdigest() != manifest_sha256:
-            raise StoreError(f"{folder / MANIFEST} is not the manifest that was written with this run")
-        content = {}
-        for name, entry in json.loads(text).items():
-            content[name] = (folder / name).read_bytes()
-            if _entry(content[name]) != entry:
-                raise StoreError(f"{folder / name} is not as it was written: its size or SHA-256 differs")
-    except OSError as error:
-        raise StoreError(f"{error.filename}: {error.strerror}; the saved model is not whole") from error
-    return content
-
-
-def _tensors(data: bytes | None) -> dict[str, Tensor]:
-    if data is None:
+def _masks(manifest: Manifest, blueprint: Blueprint) -> Masks:
+    shapes = {name: tuple(shape) for name, shape in blueprint.mask_shapes.items()}
+    if not shapes:
         return {}
-    if int.from_bytes(data[:8], "little") > LARGEST_HEADER:
-        raise StoreError(f"a safetensors header of more than {LARGEST_HEADER} bytes is refused")
-    return dict(tensors_of(data))
+    sizes = {name: packed_bytes(shape) for name, shape in shapes.items()}
+    data = manifest.read(MASKS, at_most=header_and(sum(sizes.values())))
+    forms = {name: ((size,), torch.uint8) for name, size in sizes.items()}
+    packed = tensors(data, forms, f"{manifest.files.where}/{MASKS}")
+    return {name: unpack(packed[name], shape) for name, shape in shapes.items()}
 
 
-def _entry(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _pack(mask: Tensor) -> Tensor:
-    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
-
-
-def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
-    count = int(np.prod(shape))
-    return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).astype(bool)).reshape(shape)
+def _weights(manifest: Manifest, outline: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+    """Masked tensors hold their living values alone; the dead ones come back as zeros."""
+    whole = sum(tensor.numel() * tensor.element_size() for tensor in outline.values())
+    forms = {
+        name: ((int(masks[name].sum()),) if name in masks else tuple(tensor.shape), tensor.dtype)
+        for name, tensor in outline.items()
+    }
+    data = manifest.read(WEIGHTS, at_most=header_and(whole))
+    weights = tensors(data, forms, f"{manifest.files.where}/{WEIGHTS}")
+    for name, mask in masks.items():
+        zeros = torch.zeros(mask.shape, dtype=weights[name].dtype)
+        weights[name] = zeros.masked_scatter_(mask, weights[name])
+    return weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.config import TrialConfig
 from orchestrator.point import Point
@@ -20,6 +21,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """How a trial ended, now or before this sweep began; `metrics` are those of a complete one."""
+
+    state: Literal["complete", "stopped", "failed"]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Past:
     """A trial that ended before this sweep began: what its rounds reported, and None if it was stopped."""
 
@@ -30,10 +39,14 @@ class Past:
 
 @dataclass(frozen=True)
 class Ended:
-    """How all points ended. `signal` is the one that interrupted the sweep, or 0."""
+    """How all points ended.
+
+    `signal` is the one that interrupted the sweep, or 0; `no_room` what a worker said whose disk was full.
+    """
 
     outcomes: tuple[Outcome, ...]
     signal: int = 0
+    no_room: str = ""
 
     @property
     def failures(self) -> list[Outcome]:

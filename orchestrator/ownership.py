@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from functools import lru_cache
+from pathlib import Path
 
 import psutil
 
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
 
 def owner() -> str:
-    """This process, so that another can tell whether it still lives: host, pid and start time."""
-    process = psutil.Process()
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
+    """This process, so that another can tell whether it still lives.
+
+    Host, pid, when it began by the clock, and on Linux also what no clock moves: the boot and the tick in it.
+    """
+    return _owner(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _owner(pid: int) -> str:
+    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.2f} {_tick(pid)}".rstrip()
 
 
 def on_this_host(text: str) -> bool:
@@ -21,9 +33,21 @@ def on_this_host(text: str) -> bool:
 def owner_lives(text: str) -> bool:
     """False only where the owner was on this host and is gone; another host's is taken to live."""
     parts = text.split()
-    if len(parts) != 3 or parts[0] != socket.gethostname():
+    if len(parts) not in (3, 4) or parts[0] != socket.gethostname():
         return True
+    pid = int(parts[1])
+    if len(parts) == 4:
+        return _tick(pid) == parts[3]
     try:
-        return abs(psutil.Process(int(parts[1])).create_time() - float(parts[2])) < 1
+        return abs(psutil.Process(pid).create_time() - float(parts[2])) < 1
     except psutil.Error:
         return False
+
+
+def _tick(pid: int) -> str:
+    """When a process began, in ticks since the boot of its machine; empty if it is gone, or not on Linux."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{BOOT.read_text()[:8]}-{fields[19]}"
+    except OSError:
+        return ""

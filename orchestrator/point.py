@@ -12,14 +12,20 @@ from orchestrator.stops import Stop
 
 @dataclass(frozen=True)
 class Settings:
-    """Where a worker records what it does, all paths absolute; and how its sweep stops trials, if it does."""
+    """Where a worker records what it does, all paths absolute; and how its sweep stops trials, if it does.
+
+    `state_dir` is for results that wait for a server, if it is not the user's own; `checkpoint_seconds`
+    lie between two checkpoints, if it is not a minute.
+    """
 
     uri: str
     experiment: str
     sweep_run: str
     data_dir: str | None
-    models_file: str
+    code: str  # as `sources.check_code` takes it
     stop: Stop | None = None
+    state_dir: str | None = None
+    checkpoint_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Annotated
 from torch import nn
 
 from orchestrator.bench import Bench, State, channel_groups
+from orchestrator.extras import Extras
+from orchestrator.recipe import Phase
 from orchestrator.recovery import Length, check_length, epochs_of
 from orchestrator.stages import train_more
-from orchestrator.training import Extras, Phase
 from pruning import regularization
 from pruning.registry import Between, Registry
 

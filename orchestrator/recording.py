@@ -1,23 +1,26 @@
-"""A result as metrics, files and tags of its run; its key comes last."""
+"""A result as metrics, files and tags of its run."""
 
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from orchestrator import model_files
+from orchestrator.classes import ClassRow, class_metrics, class_rows, worst
+from orchestrator.compressed import compressed_bytes
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.environment import environment
 from orchestrator.measure import LayerRow, Measurement
+from orchestrator.parcel import Closing
 from orchestrator.point import Point
 from orchestrator.stops import Stop, stops
-from orchestrator.tracking import TAG_LENGTH, MetricPoint, OpenRun
+from orchestrator.tracking import TAG_LENGTH, MetricPoint
 from orchestrator.training import EpochRecord
 from orchestrator.trial import Result
+from orchestrator.writing import write
 from pruning.architecture import widths
 from pruning.phases import phases
 
@@ -36,43 +39,63 @@ PER_ROUND = (
 
 
 def record(
-    run: OpenRun, point: Point, result: Result, *, parent_held: bool, stop: Stop | None
-) -> dict[str, float]:
-    """Metrics, artifacts and then the key, in that order: a run with a key is whole."""
-    dense = point.dense
+    folder: Path,
+    end_ms: int,
+    *,
+    point: Point,
+    result: Result,
+    parent_held: bool,
+    stop: Stop | None,
+    peak_bytes: int | None = None,
+    marks: Mapping[str, str] | None = None,
+) -> Closing:
+    """Write the files of a result into an empty folder; how its run ends comes back.
+
+    `peak_bytes` is the most memory that its process took for it, if that is known; `marks` are more tags.
+    """
     found = _phases(result, stop) if isinstance(point.config, TrialConfig) else []
-    run.log(metrics=metric_points(result))
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / "model").mkdir()
-        # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
-        untouched = parent_held and isinstance(point.config, TrialConfig) and _keeps_weights(point.config)
-        manifest = model_files.save(
-            place / "model",
-            result.last.state,
-            arch=_architecture(dense, result),
-            parent=point.parent if untouched else None,
-        )
-        (place / CONFIG).write_text(json.dumps(asdict(point.config), indent=1, sort_keys=True))
-        (place / ENVIRONMENT).write_text(json.dumps(environment(), indent=1, sort_keys=True))
-        (place / "layers.json").write_text(json.dumps(_table(result.last.layers)))
-        (place / "rounds.json").write_text(json.dumps(_rounds_table(result, found)))
-        (place / "confusion.json").write_text(json.dumps(result.last.confusion.tolist()))
-        ops = {"unsupported": result.cost.unsupported, "not_counted": result.cost.other_ops}
-        (place / "operators.json").write_text(json.dumps(ops, indent=1, sort_keys=True))
-        run.log_folder(place)
-    planned = min(dense.numerics.micro_batch, dense.batch_size)
-    used = min(result.last.state.micro_batch, dense.batch_size)
-    tags = {"manifest_sha256": manifest}
-    tags |= {"notes": notes} if (notes := _notes(result)) else {}
-    tags |= {"phase": found[-1]} if found else {}
-    tags |= {"micro_batch_halved_to": str(used)} if used < planned else {}
+    # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
+    untouched = parent_held and isinstance(point.config, TrialConfig) and keeps_weights(point.config)
+    (folder / "model").mkdir()
+    manifest = model_files.save(
+        folder / "model",
+        result.last.state,
+        arch=_architecture(point.dense, result),
+        parent=point.parent if untouched else None,
+    )
+    for name, content in _tables(point, result, found).items():
+        write(folder / name, content)
+    tags = {"manifest_sha256": manifest, **_said(point.dense, result, found), **(marks or {})}
     if result.stopped_because:
         why = result.stopped_because[:TAG_LENGTH]
-        run.log(tags=tags | {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why})
-        return {}
-    run.log(tags=tags | {"key": point.key})
-    return result.last.measurement.metrics("final")
+        tags |= {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why}
+    key = None if result.stopped_because else point.key
+    return Closing("FINISHED", end_ms, tags, (*metric_points(result), *_bytes(result, peak_bytes)), key)
+
+
+def _tables(point: Point, result: Result, found: Sequence[str]) -> dict[str, str]:
+    """File name -> JSON, of every file beside the model."""
+    ops = {"unsupported": result.cost.unsupported, "not_counted": result.cost.other_ops}
+    return {
+        CONFIG: json.dumps(asdict(point.config), indent=1, sort_keys=True),
+        ENVIRONMENT: json.dumps(environment(), indent=1, sort_keys=True),
+        "layers.json": json.dumps(_table(result.last.layers)),
+        "rounds.json": json.dumps(_rounds_table(result, found)),
+        "confusion.json": json.dumps(result.last.confusion.tolist()),
+        "classes.json": json.dumps(_table(_classes(result))),
+        "operators.json": json.dumps(ops, indent=1, sort_keys=True),
+    }
+
+
+def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str, str]:
+    """Tags on how it went: notes, the last phase, the class that lost most, memory that ran out."""
+    planned = min(dense.numerics.micro_batch, dense.batch_size)
+    used = min(result.last.state.micro_batch, dense.batch_size)
+    tags = {"notes": notes} if (notes := _notes(result)) else {}
+    tags |= {"phase": found[-1]} if found else {}
+    lost = worst(_classes(result))
+    tags |= {"worst_class_drop": lost.label} if lost.drop > 0 else {}
+    return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})
 
 
 def _phases(result: Result, stop: Stop | None) -> list[str]:
@@ -100,11 +123,27 @@ def metric_points(result: Result) -> list[MetricPoint]:
     """Every metric that the run of a result bears; one that was stopped has no final ones."""
     final = {} if result.stopped_because else result.last.measurement.metrics("final")
     points = [MetricPoint(name, value) for name, value in final.items()]
+    if not result.stopped_because:
+        points += [MetricPoint(f"final/{name}", v) for name, v in class_metrics(_classes(result)).items()]
     points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
     return [*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)]
 
 
-def _keeps_weights(config: TrialConfig) -> bool:
+def _classes(result: Result) -> tuple[ClassRow, ...]:
+    return class_rows(result.data.class_names, dense=result.dense_confusion, pruned=result.last.confusion)
+
+
+def _bytes(result: Result, peak: int | None) -> Iterator[MetricPoint]:
+    """Apart from `metric_points`: another version of zstd, or another process, gives other numbers."""
+    if not result.stopped_because:
+        state = result.last.state
+        yield MetricPoint("final/bytes_compressed", float(compressed_bytes(state.weights, state.masks)))
+        if peak is not None:
+            yield MetricPoint("final/peak_memory_bytes", float(peak))
+
+
+def keeps_weights(config: TrialConfig) -> bool:
+    """Whether a trial's weights are its parent's, but for the dead ones."""
     return (config.recover, config.when, config.prepare) == ("none", "after", "none")
 
 
@@ -131,7 +170,7 @@ def _curves(result: Result) -> Iterator[MetricPoint]:
     """Loss and accuracy per epoch; the steps go on from round to round."""
     step = 0
     for measured in result.rounds:
-        for record in measured.state.history:
+        for record in measured.history:
             step += 1
             yield from _epoch(record, step)
 
@@ -159,7 +198,9 @@ def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
     return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows)
 
 
-def _table(rows: Sequence[LayerRow | Measurement]) -> dict[str, list[Any]]:  # names, and cells of any type
+def _table(
+    rows: Sequence[LayerRow | Measurement | ClassRow],
+) -> dict[str, list[Any]]:  # names, and cells of any type
     """In the form that MLflow shows as a table."""
     return {
         "columns": [field.name for field in fields(rows[0])],

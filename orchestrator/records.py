@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PLAN = "plan.json"
+EMPTY = ("key", "dense_key", "seed", "status", "run_id", "reason", "notes")
 Record = Mapping[str, Any]  # JSON
 
 
@@ -75,14 +77,31 @@ def results(sweep: str, *, uri: str | None = None) -> DataFrame:
     return frame(tracker, find_sweep(tracker, sweep))
 
 
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """A sweep's plan, `results` of it, and its finished runs by key, dense ones included."""
+
+    plan: Record
+    results: DataFrame
+    runs: Mapping[str, RunRow]
+
+
 def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
     """`results` for a sweep that was found already."""
+    return joined(tracker, sweep).results
+
+
+def joined(tracker: Tracker, sweep: RunRow, *, known: Mapping[str, RunRow] | None = None) -> Joined:
+    """The plan of a sweep with the runs that hold its keys; the store is asked once for each way to end.
+
+    `known` are all its finished runs, where they have been asked for already.
+    """
     import pandas
 
     plan = tracker.text(sweep, PLAN)
     rows = planned_rows(plan)
     keys = {row["key"] for row in rows} | {row["dense_key"] for row in rows}
-    finished = tracker.finished(keys)
+    finished = tracker.finished(keys) if known is None else {k: known[k] for k in keys if k in known}
     stop = json.loads(plan).get("stop")
     stopped = {} if stop is None else tracker.stopped(keys - set(finished), stop)
     failed = tracker.failed(keys - set(finished) - set(stopped))
@@ -107,7 +126,11 @@ def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
         # Names without a group belong to rounds: their last values stand under final/, too.
         metrics = {name: value for name, value in done.metrics.items() if "/" in name} if done else {}
         table.append({**row, **facts, **metrics})
-    return pandas.DataFrame(table)
+    # A search that was interrupted before its first point has no rows, and all the same columns.
+    results = pandas.DataFrame(table, columns=None if table else EMPTY)
+    about = json.loads(plan)
+    results.attrs["objectives"] = about.get("search", {}).get("objectives", {})
+    return Joined(about, results, finished)
 
 
 def _reason(run: RunRow | None, parent: RunRow | None) -> str | None:

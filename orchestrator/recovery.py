@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from time import perf_counter
 from typing import Annotated
 
 from torch import Tensor
 
 from orchestrator.bench import Bench, State, channel_groups
 from orchestrator.config import Train
+from orchestrator.recipe import Phase
 from orchestrator.stages import initial, train_more, weights_at
-from orchestrator.training import Phase
 from pruning import decomposition
 from pruning.registry import Between, Registry
 
@@ -160,9 +161,11 @@ def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> St
     For units and channels, however they were chosen; ValueError where several layers read one group.
     """
     net, dense = bench.restore(state).cpu(), bench.restore(bench.trained()).cpu()
-    seen = bench.data.train.images[:images].cpu()
-    changed = decomposition.refit(net, state.masks, channel_groups(bench), seen, dense=dense)
-    return replace(state, weights={**state.weights, **changed}, history=())
+    seen, groups = bench.data.train.images[:images].cpu(), channel_groups(bench)
+    started = perf_counter()
+    changed = decomposition.refit(net, state.masks, groups, seen, dense=dense)
+    seconds = state.train_seconds + perf_counter() - started
+    return replace(state, weights={**state.weights, **changed}, train_seconds=seconds, history=())
 
 
 def rewound(state: State, weights: Mapping[str, Tensor]) -> State:

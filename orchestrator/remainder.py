@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 from orchestrator import model_files
-from orchestrator.config import method_name
+from orchestrator.choosing import at
+from orchestrator.config import STAGE_VERSION, method_name
 from orchestrator.described import params
-from orchestrator.outcome import Past
-from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.errors import StoreError
+from orchestrator.expansion import Draw, Params, expand
+from orchestrator.outcome import Ending, Past
+from orchestrator.plan import Exclusion, Plan, PlannedTrial, grown
 from orchestrator.point import Point
-from orchestrator.records import plan_record
+from orchestrator.ranges import Choice, Range
+from orchestrator.records import PLAN, plan_record
 from orchestrator.stops import Stop
 from orchestrator.tracking import RunRow, Tracker
 from orchestrator.trial import measured_rounds
@@ -30,7 +36,76 @@ def plan_text(plan: Plan, *, stop: Stop | None = None) -> str:
     ]
     excluded = [{"reason": item.reason, "count": item.count} for item in plan.excluded]
     early = {} if stop is None else {"stop": str(stop)}
-    return plan_record(rows, space=plan.space.name, excluded=excluded, **early)
+    return plan_record(rows, space=plan.space.name, excluded=excluded, **early, **_search(plan))
+
+
+def _search(plan: Plan) -> dict[str, object]:
+    """What a record says of a search; nothing for a grid."""
+    search = plan.space.search
+    if search.method == "grid":
+        return {}
+    return {
+        "search": {
+            "method": search.method,
+            "objectives": dict(search.objectives),
+            "planned": len(plan.trials) if plan.exhausted else plan.space.points,
+            "exhausted": plan.exhausted,
+        },
+        "asked": [{"params": dict(point.params), "keys": list(point.keys)} for point in plan.asked],
+    }
+
+
+def identity(plan: Plan, *, stop: Stop | None = None) -> str:
+    """What a sweep is known by: its plan, or, where that grows while it runs, what it is drawn from.
+
+    How many points are asked for is no part of that: a search that is to find more goes on with those it has.
+    """
+    space = plan.space
+    if space.search.method != "tpe":
+        return plan_text(plan, stop=stop)
+    choices = {**space.choices(), **space.axes.options}
+    said = {
+        "version": STAGE_VERSION,
+        "space": space.name,
+        "search": {**space.search.model_dump(), "trials": None},
+        "choices": _plain(choices),
+        "train": space.train.model_dump(),
+        "protect": space.protect,
+        "exclude": [_plain(rule.given()) for rule in space.exclude],
+        "numerics": asdict(plan.numerics),
+        "stop": str(stop),
+    }
+    return json.dumps(said, sort_keys=True)
+
+
+def _plain(choices: Mapping[str, Choice]) -> dict[str, object]:
+    return {name: asdict(one) if isinstance(one, Range) else one for name, one in choices.items()}
+
+
+def so_far(plan: Plan, tracker: Tracker, sweep: RunRow | None) -> Plan:
+    """The plan of a search with the points that its sweep has asked for already; any other plan as it is.
+
+    StoreError where the sweep's record is of other code.
+    """
+    empty = replace(plan, trials=(), dense=(), excluded=(), asked=(), exhausted=False)
+    if plan.space.search.method != "tpe" or sweep is None or not tracker.has(sweep, PLAN):
+        return plan
+    return _regrown(empty, json.loads(tracker.text(sweep, PLAN)))
+
+
+def _regrown(plan: Plan, content: Mapping[str, Any]) -> Plan:  # JSON
+    draws = [_draw(plan, asked["params"]) for asked in content["asked"]]
+    keys = [[trial.key for trial in draw.expansion.trials] for draw in draws if draw.expansion]
+    if keys != [asked["keys"] for asked in content["asked"]]:
+        raise StoreError(f"the points of the sweep {content['space']} have other keys by today's code")
+    excluded = tuple(Exclusion(item["reason"], item["count"]) for item in content["excluded"])
+    whole = grown(replace(plan, excluded=excluded), draws)
+    return replace(whole, exhausted=bool(content["search"]["exhausted"]))
+
+
+def _draw(plan: Plan, params: Params) -> Draw:
+    lists = at(plan.space, lambda name, choice: params[name])
+    return Draw(params, expand(plan.space, lists, plan.numerics))
 
 
 def missing_points(
@@ -54,6 +129,16 @@ def missing_points(
         if config.key() in parents
     ]
     return [*dense, *(_trial_point(trial) for trial in todo)], len(plan.trials) - len(todo)
+
+
+def endings(
+    plan: Plan, tracker: Tracker, *, stop: Stop | None, open_keys: Collection[str]
+) -> dict[str, Ending]:
+    """How the trials of the plan ended that need no run, by their keys; `open_keys` are those to run."""
+    keys = {trial.key for trial in plan.trials} - set(open_keys)
+    finished, stopped = tracker.finished(keys), _stopped(tracker, keys, stop)
+    found = {key: Ending("stopped" if key in stopped else "failed", {}) for key in keys}
+    return found | {key: Ending("complete", row.metrics) for key, row in finished.items()}
 
 
 def _stopped(tracker: Tracker, keys: Collection[str], stop: Stop | None) -> set[str]:

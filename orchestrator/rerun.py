@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from orchestrator.bits import EPOCH_METRICS, Sameness, masked, without_times
 from orchestrator.config import DenseConfig, Numerics, TrialConfig, dense_from_json
 from orchestrator.data import Dataset
 from orchestrator.data import path as data_path
+from orchestrator.determinism import LOOSE, deterministic, level
 from orchestrator.environment import environment
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.recording import CONFIG, ENVIRONMENT, metric_points
@@ -25,8 +24,6 @@ from orchestrator.reload import saved_model, weights_of
 from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, initialise
 from orchestrator.trial import Result, run_dense, run_trial
 from orchestrator.worker import load_data
-
-NO_DETERMINISTIC_FORM = "does not have a deterministic implementation"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +42,22 @@ class Recorded:
         """Why equal bits cannot be promised; nothing for a run on a CPU by this code."""
         if halved := self.row.tags.get("micro_batch_halved_to"):
             yield f"its micro-batch was halved to {halved} as memory ran out: equal bits are not promised"
-        if self.dense.numerics.device != "cpu":
+        if self.dense.numerics.device != "cpu" and "cuda.deterministic" not in self.environment():
             yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
+        if loose := self.row.tags.get(LOOSE):
+            yield f"{loose} have no deterministic form on a GPU: equal bits are not promised"
         if self.config.key() != self.row.tags["key"]:
             yield "its key is another one by today's code: equal bits are not promised"
+
+    def environment(self) -> dict[str, str]:
+        """The run's own facts; those of its sweep for a run from before runs had them."""
+        tracker, row = self.tracker, self.row
+        try:
+            return dict(json.loads(tracker.text(row, ENVIRONMENT)))
+        except StoreError:
+            if (parent := row.tags.get("mlflow.parentRunId")) is None:
+                raise
+        return dict(json.loads(tracker.text(tracker.row(parent), ENVIRONMENT)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +108,9 @@ def again(recorded: Recorded) -> Again:
         walk = partial(run_trial, config, images, store=_Nothing())
     else:
         walk = partial(run_dense, config, images)
-    with _threads(numerics):
-        if numerics.device == "cuda":
-            return Again(*_deterministically(walk, images))
-        return Again(walk(), images, f"cpu, threads: {numerics.threads}")
+    with _threads(numerics), deterministic(numerics.device) as loose:
+        result = walk()
+    return Again(result, images, level(numerics, loose))
 
 
 @contextmanager
@@ -113,25 +121,6 @@ def _threads(numerics: Numerics) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _deterministically(walk: Callable[[], Result], images: Dataset) -> tuple[Result, Dataset, str]:
-    """The walk in torch's deterministic mode, and which operations have no deterministic form."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-    benchmark, mode = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            result = walk()
-    finally:
-        torch.use_deterministic_algorithms(mode)
-        torch.backends.cudnn.benchmark = benchmark
-    texts = [str(item.message) for item in caught]
-    loose = sorted({text.split()[0] for text in texts if NO_DETERMINISTIC_FORM in text})
-    level = f"all but {', '.join(loose)}" if loose else "every operation"
-    return result, images, f"cuda, deterministic: {level}"
 
 
 def compare(recorded: Recorded, new: Again) -> Sameness:
@@ -158,7 +147,7 @@ def compare(recorded: Recorded, new: Again) -> Sameness:
 
 def environment_differences(recorded: Recorded, new: Again) -> list[str]:
     """Fact by fact, what the run recorded of its environment and what is the case now."""
-    then, now = _recorded_environment(recorded), dict(environment())
+    then, now = recorded.environment(), dict(environment())
     digests = recorded.tracker.data_digests(recorded.row.run_id)
     then |= {f"data.{name}": digest for name, digest in digests.items()}
     now |= {f"data.{new.data.name}": new.data.digest[:DIGEST_LENGTH]}
@@ -167,14 +156,3 @@ def environment_differences(recorded: Recorded, new: Again) -> list[str]:
         for name in dict.fromkeys((*then, *now))
         if then.get(name) != now.get(name)
     ]
-
-
-def _recorded_environment(recorded: Recorded) -> dict[str, str]:
-    """The run's own facts; those of its sweep for a run from before runs had them."""
-    tracker, row = recorded.tracker, recorded.row
-    try:
-        return dict(json.loads(tracker.text(row, ENVIRONMENT)))
-    except StoreError:
-        if (parent := row.tags.get("mlflow.parentRunId")) is None:
-            raise
-    return dict(json.loads(tracker.text(tracker.row(parent), ENVIRONMENT)))

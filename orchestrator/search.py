@@ -1,10 +1,13 @@
-"""The order of a sweep: a pruned trial is handed out only once its dense network is finished."""
+"""The order of a sweep: a pruned trial is handed out only once its dense network is finished.
+
+What there is to hand out is known at the start, or comes from a `Source` as results come in.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from ray.tune.search import Searcher
 
@@ -12,31 +15,81 @@ from orchestrator.outcome import Outcome
 from orchestrator.point import Point
 
 STOPPED = "stopped_because"  # reported, with the reason, by a trial that ended early
+DIED = "its worker died"
 SUCCEEDED = "succeeded"  # reported as 1 or 0; `done` is Tune's own, and true at every end
+
+
+class Source(Protocol):
+    """Where points come from that nobody knows at the start."""
+
+    found: int  # trials that needed no run once they were asked for: the store had them
+
+    @property
+    def over(self) -> bool:
+        """Whether `more` will never give another one."""
+        ...
+
+    def more(self, room: int) -> Sequence[Point]:
+        """Points to run next, with the dense ones that the store lacks; none where it waits for results.
+
+        `room` is how many may be under way at once.
+        """
+        ...
+
+    def ended(self, outcome: Outcome) -> None:
+        """Hears of every end, before the next `more`."""
+        ...
 
 
 class DagSearcher(Searcher):
     """Hands points to Tune: those without an unfinished parent first, children as parents finish.
 
-    `listen` hears of every end. A failed parent fails its children, with its reason.
+    `listen` hears of every end. A failed parent fails its children, with its reason. With a `source`,
+    more are asked for where one of the `room` workers would be idle. `died` words the end of one
+    without a result.
     """
 
-    def __init__(self, points: Sequence[Point], listen: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self,
+        points: Sequence[Point],
+        listen: Callable[[Outcome], None],
+        source: Source | None = None,
+        *,
+        room: int = 1,
+        died: Callable[[Point], str] = lambda point: DIED,
+    ) -> None:
         super().__init__(metric=SUCCEEDED, mode="max")
-        keys = {point.key for point in points}
+        self._died = died
+        self._room = room
         self._listen = listen
-        self._ready = deque(point for point in points if point.parent not in keys)
+        self._source = source
+        self._open: set[str] = set()  # keys of points that were added and have not ended
+        self._lost: dict[str, str] = {}  # keys of points that failed, and why
+        self._ready: deque[Point] = deque()
         self._waiting: dict[str, list[Point]] = {}
-        for point in points:
-            if point.parent in keys and point.parent is not None:
-                self._waiting.setdefault(point.parent, []).append(point)
         self._running: dict[str, Point] = {}
+        self._add(points)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:  # what Tune calls a config
+        if not self._ready and self._source is not None:
+            self._add(self._source.more(self._room))
         if self._ready:
             point = self._running[trial_id] = self._ready.popleft()
             return {"point": point.to_text()}
-        return None if self._waiting else cast(dict[str, Any], Searcher.FINISHED)
+        more = self._waiting or (self._source is not None and not self._source.over)
+        return None if more else cast(dict[str, Any], Searcher.FINISHED)
+
+    def _add(self, points: Sequence[Point]) -> None:
+        """What is under way already, or has failed, is no new point: two may need one dense network."""
+        fresh = [point for point in points if point.key not in self._open and point.key not in self._lost]
+        self._open |= {point.key for point in fresh}
+        for point in fresh:
+            if point.parent in self._lost:
+                self._end(Outcome(point, None, _for_want_of(self._lost[point.parent])))
+            elif point.parent in self._open and point.parent is not None:
+                self._waiting.setdefault(point.parent, []).append(point)
+            else:
+                self._ready.append(point)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -49,17 +102,23 @@ class DagSearcher(Searcher):
             self._end(Outcome(point, None, str(result[STOPPED]), stopped=True))
             return
         failed = error or not result.get(SUCCEEDED)
-        reason = str(result.get("reason") or "its worker died") if failed else ""
+        reason = str(result.get("reason") or self._died(point)) if failed else ""
         self._end(Outcome(point, None if failed else result, reason))
 
     def _end(self, outcome: Outcome) -> None:
         # Before `listen`: Tune swallows what it raises, and would wait for the children for ever.
-        children = self._waiting.pop(outcome.point.key, [])
+        key = outcome.point.key
+        children = self._waiting.pop(key, [])
+        self._open.discard(key)
         if outcome.metrics is not None:
             self._ready.extend(children)
+        elif not outcome.stopped:
+            self._lost[key] = outcome.reason
+        if self._source is not None:
+            self._source.ended(outcome)
         self._listen(outcome)
         for child in children if outcome.metrics is None else ():
-            self._end(Outcome(child, None, f"its dense network failed: {outcome.reason}"))
+            self._end(Outcome(child, None, _for_want_of(outcome.reason)))
 
     def __getstate__(self) -> dict[str, Any]:  # Tune pickles its searcher
         """Nothing of the plan: a sweep is carried on from the store, never from Tune's own files."""
@@ -70,3 +129,7 @@ class DagSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as for a pickle."""
+
+
+def _for_want_of(reason: str) -> str:
+    return f"its dense network failed: {reason}"

@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from orchestrator import yaml_text
-from orchestrator.axes import AXIS_NAMES, Axes, AxisName, Closed, Exclude, Recipe, Recovery, StopRule
+from orchestrator import option_axes, yaml_text
+from orchestrator.axes import AXIS_NAMES, Axes, AxisName, Exclude, Recipe
 from orchestrator.config import TRAIN_FIELDS
 from orchestrator.errors import SpaceError, unknown
+from orchestrator.objectives import Search
+from orchestrator.overrides import SETTABLE as SETTABLE
+from orchestrator.overrides import TECHNIQUE_AXES, with_sets
+from orchestrator.ranges import Choice, Range
 from orchestrator.stops import WITHIN
-from orchestrator.values import MAX_POINTS, RANGE, as_list
+from orchestrator.value_types import Closed, Recovery, StopRule
+from orchestrator.values import MAX_POINTS, as_list
 from orchestrator.yaml_text import MAX_BYTES, Document, Path, Plain
 
 SPACES = File(__file__).parent / "spaces"
 MAX_MESSAGE = 500  # characters; a value of any length may be in it
-TECHNIQUE_AXES = ("criterion", "granularity", "scope")
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class Search(Closed):
-    method: Literal["grid"] = "grid"
 
 
 def _sorted_names(value: Plain) -> Plain:
@@ -55,25 +55,60 @@ class Space(Closed):
 
     @property
     def points(self) -> int:
-        """How many there are, exclusions included."""
-        return math.prod(len(chosen) for chosen in self.axes.given().values())
+        """How many a grid has, exclusions included; how many a search is to find, over its seeds."""
+        if self.search.method != "grid":
+            return self.search.points * len(self.axes.seed)
+        return math.prod(self._sizes())
 
     @property
     def recoveries(self) -> tuple[str, ...]:
         return self.axes.recover or (self.recover or "none",)
 
+    def choices(self) -> dict[str, Choice]:
+        """The choice of every axis, with `recover`, and either `technique` or the three it stands for."""
+        found = {**self.axes.given(), "recover": self.recoveries}
+        if any(axis in found for axis in TECHNIQUE_AXES):
+            return {"criterion": ("magnitude",), "granularity": ("weight",), "scope": ("global",), **found}
+        return {"technique": ("weight",), **found}
+
+    def _sizes(self) -> Iterator[int]:
+        for axis, chosen in self.choices().items():
+            if isinstance(chosen, tuple):
+                tuned = axis in option_axes.TUNED
+                yield option_axes.count(axis, chosen, self.axes.options) if tuned else len(chosen)
+
     @model_validator(mode="after")
     def _within_limits(self) -> Space:
         if self.recover is not None and self.axes.recover:
             raise ValueError("recover is given twice, at the top and as an axis; give it once")
+        for key in self.axes.options:
+            if reason := option_axes.not_chosen(key, self.choices()):
+                raise _PlacedError(("axes", key), reason)
+        if self.search.method == "grid":
+            self._refuse_ranges()
         if self.points > MAX_POINTS:
-            sizes = " x ".join(str(len(c)) for c in self.axes.given().values() if len(c) > 1)
-            raise ValueError(f"{sizes} = {self.points:,} points; at most {MAX_POINTS:,} are allowed")
+            grid = self.search.method == "grid"
+            sizes = self._sizes() if grid else (self.search.points, len(self.axes.seed))
+            told = " x ".join(str(size) for size in sizes if size > 1)
+            raise ValueError(f"{told} = {self.points:,} points; at most {MAX_POINTS:,} are allowed")
         return self
+
+    def _refuse_ranges(self) -> None:
+        for name, chosen in {**self.choices(), **self.axes.options}.items():
+            if isinstance(chosen, Range):
+                reason = f"a grid takes a list, and {chosen} is a range; give a list, or search: "
+                raise _PlacedError(("axes", name), f"{reason}{{method: random, trials: 60}}")
+
+
+class _PlacedError(ValueError):
+    """A mistake that is found late; `path` is its place in the file."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 FILE_KEYS = tuple(key for key in Space.model_fields if key not in ("name", "text", "sets"))
-SETTABLE = (*AXIS_NAMES, "protect")
 
 
 def names() -> list[str]:
@@ -93,7 +128,7 @@ def load_space(name_or_path: str, sets: Sequence[str] = ()) -> Space:
         raise SpaceError(f"{document.where(())}: a space is a mapping with the key axes")
     for key in document.data.keys() - set(FILE_KEYS):
         raise SpaceError(f"{document.where((key,))}: {unknown('key', key, FILE_KEYS)}")
-    data, origins = _with_sets(document.data, sets)
+    data, origins = with_sets(document.data, sets)
     try:
         return Space.model_validate({**data, "name": file.stem, "text": text, "sets": tuple(sets)})
     except ValidationError as error:
@@ -105,6 +140,10 @@ def json_schema() -> dict[str, Any]:
     schema = Space.model_json_schema()
     schema["properties"] = {key: schema["properties"][key] for key in FILE_KEYS}
     schema["required"] = [key for key in schema["required"] if key in FILE_KEYS]
+    axes = schema["$defs"]["Axes"]
+    options = axes["properties"].pop(option_axes.FIELD)
+    known = "|".join(name.replace(".", r"\.") for name in option_axes.names())
+    axes["patternProperties"] = {f"^({known})$": options["additionalProperties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -123,66 +162,12 @@ def _text_of(file: File, given: str) -> str:
         raise SpaceError(f"{given[:200]!r} cannot be read: {error}") from error
 
 
-def _with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Plain], dict[Path, str]]:
-    """The data with what is set in its place, and for each path that was set the --set behind it."""
-    origins: dict[Path, str] = {}
-    for item in sets:
-        key, equals, text = item.partition("=")
-        key = key.strip()
-        if not equals or key not in SETTABLE:
-            hint = unknown("key", key, SETTABLE) if equals else "write key=value or key=v1,v2"
-            raise SpaceError(f"--set {item[:80]}: {hint}")
-        chosen = [yaml_text.read(part, f"--set {item[:80]}").data for part in _split(text)]
-        if not chosen and key != "protect":
-            raise SpaceError(f"--set {item[:80]}: no value is given; write {key}=v1,v2")
-        path, data = _replaced(data, key, chosen, set(origins))
-        origins[path] = f"--set {item[:80]}"
-    return data, origins
-
-
-def _replaced(
-    data: dict[str, Plain], key: str, chosen: list[Plain], kept: set[Path]
-) -> tuple[Path, dict[str, Plain]]:
-    """(where the values stand now, the new data); what they take the place of is gone, save for `kept`."""
-    group, _, field = key.rpartition(".")
-    if key == "protect":
-        return (key,), {**data, key: chosen}
-    rivals = {"technique": TECHNIQUE_AXES, **dict.fromkeys(TECHNIQUE_AXES, ("technique",))}.get(key, ())
-    gone = {key, *(rival for rival in rivals if ("axes", rival) not in kept)}
-    given = data.get("axes", {})
-    if not isinstance(given, dict):  # a mistake of the file, which is told with its line
-        return ("axes", key), data
-    axes = {name: values for name, values in given.items() if name not in gone}
-    data = {**data, "axes": axes}
-    if key == "recover":
-        data.pop("recover", None)
-    train = data.get("train", {})
-    alone = len(chosen) == 1 and not RANGE.fullmatch(str(chosen[0]))
-    if group == "train" and alone and isinstance(train, dict):
-        return ("train", field), {**data, "train": {**train, field: chosen[0]}}
-    axes[key] = chosen
-    return ("axes", key), data
-
-
-def _split(text: str) -> list[str]:
-    """At commas outside brackets and quotes; parts that are blank are left out."""
-    parts, depth, quote = [""], 0, ""
-    for sign in text:
-        if quote or sign in "'\"":
-            quote = "" if sign == quote else quote or sign
-        else:
-            depth += (sign in "([{") - (sign in ")]}")
-        if sign == "," and depth <= 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return [part.strip() for part in parts if part.strip()]
-
-
 def _space_error(error: ValidationError, document: Document, origins: dict[Path, str]) -> SpaceError:
     """The first mistake, unknown keys before all others: they explain what is missing."""
     first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-    path: Path = first["loc"]
+    cause = first.get("ctx", {}).get("error")
+    path: Path = cause.path if isinstance(cause, _PlacedError) else first["loc"]
+    path = path[:1] + path[2:] if path[:2] == ("axes", option_axes.FIELD) else path
     place = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
     dotted = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in path))
     if first["type"] == "extra_forbidden":
@@ -199,6 +184,6 @@ def _space_error(error: ValidationError, document: Document, origins: dict[Path,
 def _keys_at(path: Path) -> Sequence[str]:
     if not path:
         return FILE_KEYS
-    if path[0] == "train":
-        return TRAIN_FIELDS
-    return ("method",) if path[0] == "search" else AXIS_NAMES
+    if path[0] in ("train", "search"):
+        return TRAIN_FIELDS if path[0] == "train" else tuple(Search.model_fields)
+    return (*AXIS_NAMES, *option_axes.names()) if path[0] == "axes" else AXIS_NAMES

@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 
-from orchestrator.bench import Bench, State, channel_groups, make_bench, seed_for, snapshot
+from orchestrator.bench import Bench, State, channel_groups, make_bench, seed_for
+from orchestrator.checkpoint import snapshot
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import Dataset, balanced_sample
 from orchestrator.errors import CollapsedError
+from orchestrator.extras import Extras
 from orchestrator.measure import train_flops
-from orchestrator.training import Extras, Phase, train
+from orchestrator.recipe import Phase
+from orchestrator.training import Underway, train
 from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
 from pruning.engine import groups_of, prune
@@ -47,46 +50,70 @@ def train_more(
 ) -> State:
     """`state` trained on for one phase under its masks; half the micro-batch each time memory runs out.
 
-    `hooks(net)` gives what is added to the training of this very network.
+    `hooks(net)` gives what is added to the training of this very network. What the bench's book knows of
+    this training is not done again.
     """
-    numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
-    net = bench.restore(state)
-    extras = Extras(loss=bench.loss) if hooks is None else hooks(net)
-    report = bench.report
+    underway = None if bench.book is None else bench.book.take(stage, round)
+    if underway is not None:
+        state = replace(state, micro_batch=underway.micro_batch)
     try:
-        records = train(
-            net,
-            bench.data.train,
-            bench.data.validation,
-            recipe=bench.config.train,
-            phase=phase,
-            batch_size=bench.config.batch_size,
-            numerics=numerics,
-            generator=torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round)),
-            masks=state.masks,
-            extras=extras,
-            report=None if report is None else lambda epoch, record: report(stage, epoch, record),
-        )
+        return _train(bench, state, phase, underway, stage=stage, round=round, hooks=hooks)
     except (RuntimeError, MemoryError) as error:
         if not _memory_ran_out(error):
             raise
         if state.micro_batch <= 1:
             raise CollapsedError("memory runs out even with one image at a time") from error
-    else:
-        samples = len(bench.data.train) * phase.epochs
-        return replace(
-            state,
-            weights=snapshot(net),
-            epochs=state.epochs + phase.epochs,
-            train_seconds=state.train_seconds + sum(record.seconds for record in records),
-            train_flops=state.train_flops + train_flops(bench.cost, samples, taught=bench.taught),
-            history=tuple(records),
-        )
     # Only here, after the except block: until its end the error holds the tensors of what did not fit.
-    del net, extras
     smaller = max(1, min(state.micro_batch, bench.config.batch_size) // 2)
     state = replace(state, micro_batch=smaller)
     return train_more(bench, state, phase, stage=stage, round=round, hooks=hooks)
+
+
+def _train(
+    bench: Bench,
+    state: State,
+    phase: Phase,
+    underway: Underway | None,
+    *,
+    stage: str,
+    round: int,
+    hooks: Hooks | None,
+) -> State:
+    """One try, with the state's micro-batch."""
+    net = bench.restore(state)
+    extras = Extras(loss=bench.loss) if hooks is None else hooks(net)
+    generator = torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round))
+    report, book = bench.report, None if extras.forgetful else bench.book
+    records = train(
+        net,
+        bench.data.train,
+        bench.data.validation,
+        recipe=bench.config.train,
+        phase=phase,
+        batch_size=bench.config.batch_size,
+        numerics=replace(bench.config.numerics, micro_batch=state.micro_batch),
+        generator=generator,
+        masks=state.masks,
+        extras=extras,
+        report=None if report is None else lambda epoch, record: report(stage, epoch, record),
+        underway=underway,
+        keep=None if book is None else partial(book.keep, stage, round),
+    )
+    weights = snapshot(net)
+    if book is not None:
+        end = Underway(
+            tuple(records), state.micro_batch, weights, {}, generator.get_state(), extras.remembered()
+        )
+        book.finish(stage, round, end)
+    return replace(
+        state,
+        weights=weights,
+        epochs=state.epochs + phase.epochs,
+        train_seconds=state.train_seconds + sum(record.seconds for record in records),
+        train_flops=state.train_flops
+        + train_flops(bench.cost, len(bench.data.train) * phase.epochs, taught=bench.taught),
+        history=tuple(records),
+    )
 
 
 def _memory_ran_out(error: RuntimeError | MemoryError) -> bool:

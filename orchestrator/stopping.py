@@ -217,7 +217,10 @@ class OptunaStopping(FIFOScheduler):
         self._studies.end(key, value=value, stopped=STOPPED in result)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        self._studies.end(Point.from_text(trial.config["point"]).key, value=None)
+        """Its worker died; it may be tried again, and then has its rounds before it, not its verdict."""
+        key = Point.from_text(trial.config["point"]).key
+        self._studies.end(key, value=None)
+        self._tell(key, "")
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         self.on_trial_error(tune_controller, trial)

@@ -156,7 +156,7 @@ def patient(
     patience: Count = 2,
     min_delta: Annotated[float, Between(0, under=True)] = 0.0,
 ) -> object:
-    """Asks `wrapped` only after `patience` rounds without a gain of `min_delta` in validation accuracy."""
+    """Asks `wrapped` only once `patience` + 1 rounds lie more than `min_delta` below the best before."""
     return make("PatientPruner", stops.get(wrapped)(make), patience=patience, min_delta=min_delta)
 
 

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.compare import Table, compared, tables
+from orchestrator.best import Found, best_points, best_table
+from orchestrator.compare import compared
 from orchestrator.outcome import Ended
+from orchestrator.tables import Table, tables
 from orchestrator.tracking import RunRow
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 PICTURE = "accuracy-against-sparsity.png"
 TABLES = "comparison.md"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,19 @@ class Preview:
 
     plan: Plan
     estimate: Estimate
+    asked: int = 0  # points that a search has asked for so far
 
     def to_json(self) -> dict[str, Any]:  # JSON
+        search = self.plan.space.search
+        told = {
+            "method": search.method,
+            "points": search.points,
+            "seeds": len(self.plan.space.axes.seed),
+            "asked": self.asked,
+            "objectives": dict(search.objectives),
+        }
         return {
+            **({"search": told} if search.method != "grid" else {}),
             "space": self.plan.space.name,
             "trials": len(self.plan.trials),
             "dense_trainings": len(self.plan.dense),
@@ -47,6 +60,7 @@ class Preview:
         """The same for a reader."""
         plan, cost = self.plan, self.estimate
         yield f"{plan.space.name}: {plan.space.about}"
+        yield from self._search_lines()
         yield f"trials           {len(plan.trials)}: {cost.trials_to_run} to run, {cost.reused} in the store"
         yield f"dense trainings  {len(plan.dense)}: {cost.dense_to_run} to run; all trials of one share it"
         for item in plan.excluded:
@@ -54,6 +68,18 @@ class Preview:
         yield f"time             about {duration(cost.seconds)} ({cost.basis})"
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {size(cost.disk_bytes)}"
+
+    def _search_lines(self) -> Iterator[str]:
+        space = self.plan.space
+        search, seeds = space.search, len(space.axes.seed)
+        if search.method != "grid":
+            each = "one seed each" if seeds == 1 else f"{seeds} seeds each"
+            yield f"search           {search.points} points by {search.method}, {each}"
+            yield f"objectives       {', '.join(f'{name}: {way}' for name, way in search.objectives.items())}"
+        if search.method == "tpe" and not self.plan.exhausted:
+            rest = max(0, len(self.plan.asked) - self.asked)
+            drawn = f"; the numbers below take {rest} drawn at random for the rest" if rest else ""
+            yield f"asked so far     {self.asked}{drawn}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +110,15 @@ class Summary:
         return int((self.results["status"] == "stopped").sum())
 
     def tables(self) -> list[Table]:
-        return tables(self.results)
+        """Everything; of a search the best points alone, for every point has a setting of its own."""
+        if not self.plan.asked:
+            return tables(self.results)
+        best = best_table(self.plan, self.results)
+        return [] if best is None else [best]
+
+    def best(self) -> list[Found]:
+        """The best points of a search; none of a grid."""
+        return best_points(self.plan, self.results)
 
     def line(self) -> str:
         """One line: what ran, what was reused, what was stopped or failed."""
@@ -100,9 +134,16 @@ class Summary:
 
     def picture(self) -> Path | None:
         """Where the picture lies, if the store is on this disk."""
+        return self._file(PICTURE)
+
+    def report(self) -> Path | None:
+        """Where the report lies, if the store is on this disk."""
+        return self._file(REPORT)
+
+    def _file(self, name: str) -> Path | None:
         if not self.sweep.artifact_uri.startswith("file://"):
             return None
-        path = Path(self.sweep.artifact_uri.removeprefix("file://")) / PICTURE
+        path = Path(self.sweep.artifact_uri.removeprefix("file://")) / name
         return path if path.exists() else None
 
     def to_json(self) -> dict[str, Any]:  # JSON
@@ -115,6 +156,7 @@ class Summary:
             "stopped": self.stopped,
             "failed": self.failed,
             "failures": self.failures,
+            **({"best": [point.to_json() for point in self.best()]} if self.plan.asked else {}),
             "results": compared(self.results),
         }
 

@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from orchestrator.augmentation import augment
+from orchestrator.checkpoint import Saved, load_optimizer, optimizer_tensors, snapshot
 from orchestrator.config import Numerics, Train
 from orchestrator.data import Split, batches
-from orchestrator.errors import DivergedError, SpaceError, unknown
+from orchestrator.errors import DivergedError
 from orchestrator.evaluation import evaluate, precision
-
-OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], Train], torch.optim.Optimizer]] = {
-    "sgd": lambda parameters, train: torch.optim.SGD(
-        parameters,
-        lr=train.lr,
-        momentum=train.momentum,
-        nesterov=train.nesterov,
-        weight_decay=train.weight_decay,
-    ),
-    "adam": lambda parameters, train: torch.optim.Adam(
-        parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True
-    ),
-    "adamw": lambda parameters, train: torch.optim.AdamW(
-        parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True
-    ),
-}
-
-# Factor of the peak rate at `progress` in [0, 1] of the whole training.
-LR_SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
-    "step": lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 0.75)),
-    "linear": lambda progress: 1.0 - progress,
-}
-
-
-@dataclass(frozen=True)
-class Phase:
-    """`epochs` to train, starting at position `start` (in epochs) of the recipe's learning-rate schedule.
-
-    With `hold` the position stays where it is: the rate is constant. `lr_factor` scales it.
-    """
-
-    epochs: int
-    start: float = 0.0
-    hold: bool = False
-    lr_factor: float = 1.0
+from orchestrator.extras import PLAIN, Extras
+from orchestrator.recipe import Phase, learning_rate, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -69,52 +35,37 @@ class EpochRecord:
 
 
 Report = Callable[[int, EpochRecord], None]
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, images, labels) -> the sum over the batch
-
-
-class Regularizer(Protocol):
-    """What a regularizer does around every optimizer step; `progress` in [0, 1] is of the phase."""
-
-    def before_step(self, *, progress: float) -> None: ...
-
-    def after_step(self, lr: float, *, progress: float) -> None: ...
-
-
-def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """Sum of -log p(label), in nats."""
-    return functional.cross_entropy(logits, labels, reduction="sum")
 
 
 @dataclass(frozen=True, eq=False)
-class Extras:
-    """What may be added to a plain training.
+class Underway:
+    """A training between two epochs, on the CPU: what it goes on from with the same bits.
 
-    `after_epoch(epoch)` may change the network and gives new masks, or None for those of before.
+    Its position in the schedule is the number of its records. `optimizer` may be empty after the last.
     """
 
-    loss: Loss = cross_entropy
-    regularizer: Regularizer | None = None
-    after_epoch: Callable[[int], Mapping[str, Tensor] | None] | None = None
+    records: tuple[EpochRecord, ...]
+    micro_batch: int
+    weights: dict[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    generator: Tensor
+    memory: Saved
 
 
-PLAIN = Extras()
+Keep = Callable[[Callable[[], Underway]], None]  # called at every epoch's end; calls for what it wants
 
 
-def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
-    """The recipe's rate at `position` epochs: a linear warm-up, then its schedule. SpaceError if unknown.
+class Book(Protocol):
+    """Where the trainings of a walk are written down, so that another process carries on with them."""
 
-    `step` is the length of a step in epochs: the warm-up counts it, so that the first is not for nothing.
-    """
-    if train.schedule not in LR_SCHEDULES:
-        raise SpaceError(unknown("learning-rate schedule", train.schedule, LR_SCHEDULES))
-    warm = min(1.0, (position + step) / train.warmup_epochs) if train.warmup_epochs else 1.0
-    return train.lr * warm * LR_SCHEDULES[train.schedule](min(position / train.epochs, 1.0))
+    def take(self, stage: str, round: int) -> Underway | None:
+        """How far the next training came before; None if it is new."""
 
+    def keep(self, stage: str, round: int, capture: Callable[[], Underway]) -> None:
+        """An epoch has ended."""
 
-def make_optimizer(train: Train, net: nn.Module) -> torch.optim.Optimizer:
-    if train.optimizer not in OPTIMIZERS:
-        raise SpaceError(unknown("optimizer", train.optimizer, OPTIMIZERS))
-    return OPTIMIZERS[train.optimizer](list(net.parameters()), train)
+    def finish(self, stage: str, round: int, underway: Underway) -> None:
+        """The training has ended."""
 
 
 def train(
@@ -130,18 +81,23 @@ def train(
     masks: Mapping[str, Tensor] | None = None,
     extras: Extras = PLAIN,
     report: Report | None = None,
+    underway: Underway | None = None,
+    keep: Keep | None = None,
 ) -> list[EpochRecord]:
     """Train `net` in place for one phase with a fresh optimizer; masked weights are zero after every step.
 
-    Batches and augmentation are drawn from `generator`. DivergedError, with the epoch, once the
-    loss is no longer finite.
+    Batches and augmentation are drawn from `generator`. With `underway` the training goes on from
+    there, and its records come first. DivergedError, with the epoch, once the loss is no longer finite.
     """
     loop = _Loop(
         net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, extras
     )
+    records: list[EpochRecord] = []
+    if underway is not None:
+        masks = loop.go_on_from(underway) or masks
+        records += underway.records
     mask = _Masker(net, masks or {})
-    records = []
-    for epoch in range(phase.epochs):
+    for epoch in range(len(records), phase.epochs):
         started = perf_counter()
         loss, hits, rate = loop.epoch(epoch, mask)
         new = extras.after_epoch(epoch + 1) if extras.after_epoch else None
@@ -151,6 +107,8 @@ def train(
         if not math.isfinite(loss) or not math.isfinite(held_out.loss):
             raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1} of {phase.epochs}")
         records.append(EpochRecord(loss, hits, held_out.loss, held_out.accuracy, rate, seconds))
+        if keep is not None:
+            keep(partial(loop.underway, tuple(records)))
         if report is not None:
             report(epoch + 1, records[-1])
     return records
@@ -186,6 +144,25 @@ class _Loop:
             mask()
         return float(total) / size, float(hits) / size, rate
 
+    def underway(self, records: tuple[EpochRecord, ...]) -> Underway:
+        """Where the training stands after these epochs, copied."""
+        return Underway(
+            records,
+            self.numerics.micro_batch,
+            snapshot(self.net),
+            optimizer_tensors(self.optimizer),
+            self.generator.get_state(),
+            self.extras.remembered(),
+        )
+
+    def go_on_from(self, underway: Underway) -> Mapping[str, Tensor] | None:
+        """Stand where a training stood; the masks in force, if its hooks know of any."""
+        self.net.load_state_dict(underway.weights)
+        load_optimizer(self.optimizer, underway.optimizer)
+        self.generator.set_state(underway.generator)
+        memory = self.extras.memory
+        return None if memory is None else memory.restore(underway.memory)
+
     def _set_rate(self, epochs: float, *, step: float) -> float:
         position = self.phase.start + (0.0 if self.phase.hold else epochs)
         rate = self.phase.lr_factor * learning_rate(self.recipe, position, step=step)
@@ -219,9 +196,9 @@ class _Masker:
 
     def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         parameters = dict(net.named_parameters())
-        partial = {name: mask for name, mask in masks.items() if not mask.all()}
-        self.parameters: list[Tensor] = [parameters[name] for name in partial]
-        self.factors = [mask.to(parameters[name]) for name, mask in partial.items()]
+        pruned = {name: mask for name, mask in masks.items() if not mask.all()}
+        self.parameters: list[Tensor] = [parameters[name] for name in pruned]
+        self.factors = [mask.to(parameters[name]) for name, mask in pruned.items()]
 
     @torch.no_grad()
     def __call__(self) -> None:

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
+from torch import Tensor
+
 from orchestrator import stages
-from orchestrator.assessment import Measured, measure
+from orchestrator.assessment import Measured, Recalled, measure
 from orchestrator.bench import Bench, Report, State, make_bench
+from orchestrator.checkpoint import Keeper
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import Dataset
 from orchestrator.distillation import distillations
 from orchestrator.gradual import train_gradually
-from orchestrator.measure import (
-    Measurement,
-    Profile,
-)
+from orchestrator.journal import Journal, open_journal
+from orchestrator.measure import Measurement, Profile
 from orchestrator.preparation import preparations
 from orchestrator.recovery import recoveries
 from pruning.masking import Group
@@ -45,27 +46,39 @@ ReportRound = Callable[[Round], str]  # why the walk is to end there; empty to g
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A walk: the dense network's own measurement (`ipa`), and one `Measured` per round.
+    """A walk: the dense network's own measurement (`ipa`), one entry per round, and the `last` of them.
 
+    `dense_confusion` is the dense network's, [true, predicted] on test images.
     `stopped_because` says why it ended before its last round; it is empty for a whole one.
     """
 
     ipa: Measurement
-    rounds: tuple[Measured, ...]
+    rounds: tuple[Measured | Recalled, ...]
+    last: Measured
     cost: Profile
     data: Dataset
+    dense_confusion: Tensor
     stopped_because: str = ""
 
-    @property
-    def last(self) -> Measured:
-        return self.rounds[-1]
 
+def run_dense(
+    config: DenseConfig,
+    data: Dataset,
+    *,
+    report: Report | None = None,
+    keeper: Keeper | None = None,
+    every_seconds: float | None = None,
+) -> Result:
+    """Train and measure the dense network of a configuration.
 
-def run_dense(config: DenseConfig, data: Dataset, *, report: Report | None = None) -> Result:
-    """Train and measure the dense network of a configuration."""
+    Every minute, or `every_seconds`, the keeper is given where the training stands; what an earlier
+    process gave it is carried on.
+    """
     bench = make_bench(config, data, report=report)
-    measured = measure(bench, stages.dense(bench), None)
-    return Result(measured.measurement, (measured,), bench.cost, data)
+    journal = open_journal(keeper, bench, key=config.key(), dense=None, every_seconds=every_seconds)
+    bench = replace(bench, book=journal)
+    measured = journal.measured(measure(bench, stages.dense(bench), None))
+    return Result(measured.measurement, (measured,), measured, bench.cost, data, measured.confusion)
 
 
 def run_trial(
@@ -75,28 +88,61 @@ def run_trial(
     store: Store,
     report: Report | None = None,
     report_round: ReportRound | None = None,
+    keeper: Keeper | None = None,
+    every_seconds: float | None = None,
 ) -> Result:
     """Prune, recover and measure, round after round, from the stored dense network or a new one.
 
-    `report_round` hears of every round once it is measured, and may end the walk before the next.
+    `report_round` hears of every round once it is measured, and may end the walk before the next. Rounds
+    that an earlier process measured are reported again first; it may end the walk where that one stood.
+    The keeper is as for `run_dense`.
     """
     bench = make_bench(config.dense, data, report=report)
-    dense = store.dense(config.dense) or stages.dense(bench)
-    ipa = _assessed(config.dense, data, dense)
-    bench = replace(bench, reference=dense)
-    distillation = distillations.get(config.distill)
-    loss = distillation(bench.restore(dense))
-    bench = replace(bench, loss=loss, taught=bool(distillation.traits["teaches"]))
+    held = store.dense(config.dense)
+    journal = open_journal(keeper, bench, key=config.key(), dense=held, every_seconds=every_seconds)
+    bench = replace(bench, book=journal)
+    dense = held or stages.dense(bench)
+    ipa, confusion = _assessed(config.dense, data, dense)
+    bench = _with_teacher(replace(bench, reference=dense), config)
     groups = stages.groups_for(bench, config)
-    rounds: list[Measured] = []
-    reason, planned = "", measured_rounds(config)
-    for number, state in enumerate(_walk(bench, config, groups), start=1):
-        rounds.append(measure(bench, state, groups, config=config, round=number))
-        if report_round is not None:
-            reason = report_round(Round(number, planned, rounds[-1].measurement, ipa))
-        if reason and number < planned:
-            return Result(ipa, tuple(rounds), bench.cost, data, reason)
-    return Result(ipa, tuple(rounds), bench.cost, data)
+    stopped_because = ""
+    for round in _rounds(bench, config, groups, journal, ipa):
+        reason = report_round(round) if report_round is not None else ""
+        if reason and round.number < round.rounds:
+            stopped_because = reason
+            break
+    last = _last(bench, config, groups, journal)
+    rounds = (*journal.standing.rounds[:-1], last)
+    return Result(ipa, rounds, last, bench.cost, data, confusion, stopped_because)
+
+
+def _with_teacher(bench: Bench, config: TrialConfig) -> Bench:
+    distillation = distillations.get(config.distill)
+    loss = distillation(bench.restore(bench.trained()))
+    return replace(bench, loss=loss, taught=bool(distillation.traits["teaches"]))
+
+
+def _rounds(
+    bench: Bench, config: TrialConfig, groups: Sequence[Group] | None, journal: Journal, ipa: Measurement
+) -> Iterator[Round]:
+    """Every round once it is measured, those that an earlier process measured at once."""
+    planned, earlier = measured_rounds(config), journal.standing.rounds
+    for number, recalled in enumerate(earlier, start=1):
+        yield Round(number, planned, recalled.measurement, ipa)
+    for number, state in _walk(bench, config, groups, journal):
+        if number > len(earlier):
+            measured = journal.measured(measure(bench, state, groups, config=config, round=number))
+            yield Round(number, planned, measured.measurement, ipa)
+
+
+def _last(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None, journal: Journal) -> Measured:
+    """The round measured last; its network and layers again, if an earlier process measured it."""
+    rounds = journal.standing.rounds
+    if isinstance(rounds[-1], Measured):
+        return rounds[-1]
+    again = measure(bench, journal.last, groups, config=config, round=len(rounds))
+    state = replace(again.state, history=rounds[-1].history)
+    return replace(again, state=state, measurement=rounds[-1].measurement, notes=rounds[-1].notes)
 
 
 def measured_rounds(config: TrialConfig) -> int:
@@ -105,27 +151,33 @@ def measured_rounds(config: TrialConfig) -> int:
 
 
 @lru_cache(maxsize=4)
-def _assessed(config: DenseConfig, data: Dataset, dense: State) -> Measurement:
-    """The initial performance assessment; done once in a process for all trials of a dense network."""
-    return measure(make_bench(config, data), dense, None).measurement
+def _assessed(config: DenseConfig, data: Dataset, dense: State) -> tuple[Measurement, Tensor]:
+    """The initial performance assessment and its confusion; once in a process for a dense network."""
+    measured = measure(make_bench(config, data), dense, None)
+    return measured.measurement, measured.confusion
 
 
-def _walk(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> Iterator[State]:
-    """The state after every recovery."""
+def _walk(
+    bench: Bench, config: TrialConfig, groups: Sequence[Group] | None, journal: Journal
+) -> Iterator[tuple[int, State]]:
+    """The state after every recovery, and which of those to be measured it is."""
     recover, rounds = recoveries.get(config.recover), rounds_of(schedules.get(config.prune.schedule))
     if config.when == "during":
-        yield recover(bench, train_gradually(bench, config, groups), round=1)
+        yield 1, recover(bench, train_gradually(bench, config, groups), round=1)
         return
-    state = stages.initial(bench) if config.when == "init" else bench.trained()
-    state = preparations.get(config.prepare)(bench, state)
+    first, state = journal.standing.round, journal.standing.top
+    if state is None:
+        state = stages.initial(bench) if config.when == "init" else bench.trained()
+        first, state = 1, preparations.get(config.prepare)(bench, state)
     # A control is a branch: the walk goes on along the trunk that it is compared with.
     trunk = recoveries.get(recover.traits.get("trunk", config.recover))
-    for round in range(1, rounds + 1):
+    for round in range(first, rounds + 1):
+        journal.begin(round, state)
         state = stages.prune_round(bench, config, state, groups, round=round)
         # An untrained network is trained once, under the masks of the last round.
         if config.when == "init" and round < rounds:
             continue
         recovered = recover(bench, state, round=round)
-        yield recovered
+        yield (1 if config.when == "init" else round), recovered
         if round < rounds:
             state = recovered if trunk.name == recover.name else trunk(bench, state, round=round)

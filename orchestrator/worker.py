@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 
-import models
 from orchestrator import data, model_files
+from orchestrator.address import outbox_folder
 from orchestrator.bench import State
 from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.delivery import deliver_all, tracker_of
 from orchestrator.described import params
-from orchestrator.errors import DivergedError, StoreError
+from orchestrator.determinism import LOOSE, deterministic
+from orchestrator.entry import Entry, opening_of
+from orchestrator.errors import AwayError, StoreError
+from orchestrator.keeping import RunKeeper
+from orchestrator.memory import peak_memory
+from orchestrator.outbox import Outbox
+from orchestrator.parcel import DataInput
 from orchestrator.point import Point, Settings
 from orchestrator.recording import record
+from orchestrator.sources import check_code
 from orchestrator.tracking import Tracker
-from orchestrator.trial import Round, run_dense, run_trial
+from orchestrator.trial import Result, Round, run_dense, run_trial
 from pruning.registry import parse
 
 Beat = Callable[[dict[str, float]], None]
@@ -33,29 +42,55 @@ def run_point(
     DivergedError (recorded, and not run again), DataError and StoreError pass through; the run is
     FAILED then, with the reason.
     """
-    if models.__file__ != settings.models_file:
-        raise StoreError(f"this worker imported another `models` package: {models.__file__}")
+    check_code(settings.code)
     dense = point.dense
     torch.set_num_threads(dense.numerics.threads)
     images = load_data(dense.dataset, settings.data_dir, dense.numerics.device)
-    tracker = _tracker(settings.uri, settings.experiment)
-    kind = "trial" if point.parent else "dense"
+    tracker = tracker_of(settings.uri, settings.experiment)
+    outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
+    if (waiting := outbox.of_point(point.key)) is not None:  # a worker died between its work and the store
+        with suppress(AwayError):
+            deliver_all(settings.uri, outbox)
+        return waiting.final
+    facts = DataInput(images.name, images.digest, _sizes(images))
+    opening = opening_of(point, settings, params=params(point.config), data=facts)
+    store = DenseStore(tracker, outbox)
+    with Entry(tracker, outbox, opening) as entry:
+        if entry.done is not None:
+            return {name: v for name, v in entry.done.metrics.items() if name.startswith("final/")}
+        walk = partial(_walk, point.config, images, store=store, beat=beat, judge=judge)
+        peak = peak_memory(dense.numerics.device)
+        with deterministic(dense.numerics.device) as loose:
+            result = walk(keeper=entry.keeper, every_seconds=settings.checkpoint_seconds)
+        found = partial(record, point=point, result=result, parent_held=store.held, stop=settings.stop)
+        marks = {LOOSE: ", ".join(sorted(loose))} if loose else {}
+        entry.send(partial(found, peak_bytes=peak(), marks=marks))
+    return {} if result.stopped_because else result.last.measurement.metrics("final")
+
+
+def _walk(
+    config: DenseConfig | TrialConfig,
+    images: data.Dataset,
+    *,
+    store: DenseStore,
+    beat: Beat | None,
+    judge: Judge | None,
+    keeper: RunKeeper,
+    every_seconds: float | None,
+) -> Result:
     report = None if beat is None else lambda stage, epoch, record: beat({"epoch": float(epoch)})
-    tags = {**(point.tags or {}), "point": point.key}
-    with tracker.start(kind, point.name, parent=settings.sweep_run, tags=tags) as run:
-        run.log(params=params(point.config))
-        run.log_data(images.name, images.digest, _sizes(images))
-        store = DenseStore(tracker)
-        try:
-            if isinstance(point.config, TrialConfig):
-                heard = None if judge is None else partial(_judged, judge)
-                result = run_trial(point.config, images, store=store, report=report, report_round=heard)
-            else:
-                result = run_dense(point.config, images, report=report)
-        except DivergedError:
-            run.log(tags={"diverged": "true"})
-            raise
-        return record(run, point, result, parent_held=store.held, stop=settings.stop)
+    if not isinstance(config, TrialConfig):
+        return run_dense(config, images, report=report, keeper=keeper, every_seconds=every_seconds)
+    heard = None if judge is None else partial(_judged, judge)
+    return run_trial(
+        config,
+        images,
+        store=store,
+        report=report,
+        report_round=heard,
+        keeper=keeper,
+        every_seconds=every_seconds,
+    )
 
 
 def _judged(judge: Judge, round: Round) -> str:
@@ -75,30 +110,58 @@ def _judged(judge: Judge, round: Round) -> str:
 
 
 class DenseStore:
-    """Dense states by key, from MLflow; the last few stay in memory. `held`: the last one was there."""
+    """Dense states by key, from MLflow, else from what waits for it; the last few stay in memory.
 
-    def __init__(self, tracker: Tracker) -> None:
+    `held`: the last one was in MLflow.
+    """
+
+    def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
         self.tracker = tracker
+        self.outbox = outbox
         self.held = False
 
     def dense(self, config: DenseConfig) -> State | None:
-        state = _dense_state(self.tracker.uri, config.key())
+        # In this order: what is in neither place was in neither at any moment between.
+        waiting = self._waiting(config.key())
+        stored = self._stored(config.key()) if waiting is None else None
+        self.held = stored is not None
+        return waiting or stored
+
+    def _waiting(self, key: str) -> State | None:
+        parcel = self.outbox.of_point(key)
+        if parcel is None:
+            return None
+        try:
+            return _waiting_state(parcel.files / "model", parcel.closing.tags["manifest_sha256"])
+        except StoreError:  # delivered at this very moment
+            return None
+
+    def _stored(self, key: str) -> State | None:
+        try:
+            state = _dense_state(self.tracker, key)
+        except AwayError:
+            state = None
         if state is None:
             _dense_state.cache_clear()  # it may be there the next time
-        self.held = state is not None
         return state
 
 
 @lru_cache(maxsize=KEPT_DENSE)
-def _dense_state(uri: str, key: str) -> State | None:
-    tracker = _tracker(uri, "")
-    row = tracker.finished_one(key)
-    if row is None:
-        return None
+def _waiting_state(folder: Path, manifest_sha256: str) -> State:
+    return model_files.load(folder, manifest_sha256=manifest_sha256).state()
+
+
+@lru_cache(maxsize=KEPT_DENSE)
+def _dense_state(tracker: Tracker, key: str) -> State | None:
+    with tracker.reaching():
+        row = tracker.finished_one(key)
+        if row is None:
+            return None
+        folder = tracker.folder(row, "model")
     try:
-        saved = model_files.load(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
+        saved = model_files.load(folder, manifest_sha256=row.tags["manifest_sha256"])
     except StoreError as error:
-        tracker.set_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
+        tracker.try_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
         raise
     return saved.state()
 
@@ -108,11 +171,6 @@ def load_data(text: str, data_dir: str | None, device: str) -> data.Dataset:
     """A data set by its text form, kept in memory."""
     name, options = parse(text)
     return data.load(name, data_dir=None if data_dir is None else Path(data_dir), device=device, **options)
-
-
-@lru_cache(maxsize=8)
-def _tracker(uri: str, experiment: str) -> Tracker:
-    return Tracker(uri, experiment)
 
 
 def _sizes(images: data.Dataset) -> dict[str, int]:

@@ -149,7 +149,7 @@ class Registry:
         for key in options:
             if key not in known:
                 raise ValueError(self._unknown(f"option of {name}", key, known))
-        bound = {key: _typed(f"{name}({key})", options.get(key, hp.default), hp) for key, hp in known.items()}
+        bound = {key: typed(f"{name}({key})", options.get(key, hp.default), hp) for key, hp in known.items()}
         check = self._functions[name][1].get("check")
         if check is not None:
             check(**bound)
@@ -170,7 +170,8 @@ class Registry:
         return f"unknown {what} {given!r}; {hint}"
 
 
-def _typed(label: str, value: Value, hyper: Hyperparameter) -> Value:
+def typed(label: str, value: Value, hyper: Hyperparameter) -> Value:
+    """The value of one option in its own type; ValueError for another type, or outside the range."""
     if value is None and hyper.default is None:
         return None
     if hyper.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -26,9 +26,13 @@ FORBIDDEN = {
 # Library -> the only modules (or packages) that may import it.
 OWNERS = {
     "mlflow": ("orchestrator.tracking",),
+    "sqlalchemy": ("orchestrator.tracking",),
+    "requests": ("orchestrator.tracking",),
     "typer": ("orchestrator.cli",),
     "ray": ("orchestrator.sweep", "orchestrator.search", "orchestrator.stopping"),
-    "optuna": ("orchestrator.search", "orchestrator.stopping"),
+    "optuna": ("orchestrator.sampling", "orchestrator.stopping"),
+    "onnx": ("orchestrator.export.graph", "orchestrator.quantization"),
+    "onnxruntime": ("orchestrator.export.graph", "orchestrator.quantization"),
     "torchvision": ("models.torchvision_compat",),
     "torch_pruning": ("pruning",),
 }

@@ -202,7 +202,7 @@ MANY = "amount: [0.5]\n  seed: [0..999]\n  batch_size: [1..1000]\n  train.epochs
 BAD_FILES = {
     "a billion points": (
         TINY.replace("amount: [50%, 90%]", MANY),
-        "1000 x 2 x 1000 x 1000 = 2,000,000,000 points; at most 1,000,000",
+        "2 x 1000 x 1000 x 1000 = 2,000,000,000 points; at most 1,000,000",
     ),
     "unknown key": (TINY + "axis: {}\n", "bad.yaml:9: unknown key 'axis'; did you mean axes?"),
     "unknown axis": (

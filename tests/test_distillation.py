@@ -14,7 +14,8 @@ from orchestrator import data, stages
 from orchestrator.bench import State, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.distillation import distillations
-from orchestrator.training import Extras, Phase, cross_entropy
+from orchestrator.extras import Extras, cross_entropy
+from orchestrator.recipe import Phase
 from orchestrator.trial import run_trial
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))

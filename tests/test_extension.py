@@ -1,4 +1,4 @@
-"""A criterion of another package, found by its entry point: in Python, in a space and on the command line."""
+"""Parts of other packages, found by their entry points: in Python, in a space and on the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from orchestrator.errors import SpaceError
 from orchestrator.space import load_space
 
 ROOT = Path(__file__).parent.parent
-EXAMPLE = ROOT / "docs" / "examples" / "largest_first"
+EXAMPLES = ROOT / "docs" / "examples"
+EXAMPLE, LAB = EXAMPLES / "largest_first", EXAMPLES / "lab"
 SPACE = """\
 version: 1
 axes:
@@ -47,15 +48,37 @@ except SpaceError as error:
 """
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """A folder for sys.path as pip leaves it: the module, and the entry points of pyproject.toml."""
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+TRIAL = """
+import sys
+from orchestrator import data
+from orchestrator.plan import make_plan
+from orchestrator.space import load_space
+from orchestrator.trial import run_dense, run_trial
+(trial,) = make_plan(load_space(sys.argv[1]), device="cpu", precision="fp32").trials
+bars = data.load("bars")
+assert [len(split) for split in (bars.train, bars.validation, bars.test)] == [360, 40, 100]
+dense = run_dense(trial.config.dense, bars)
+class Shelf:
+    def dense(self, config):
+        return dense.last.state
+result = run_trial(trial.config, bars, store=Shelf())
+total = 3 * 64 * 32 + 2 * 32
+for name, mask in result.last.state.masks.items():
+    print(name, mask.numel() - int(mask.sum()), mask.numel())
+print([round(m.measurement.sparsity * total) for m in result.rounds])
+print(dense.last.measurement.accuracy)
+"""
+
+
+def packed(example: Path, tmp_path: Path) -> Path:
+    """A folder for sys.path as pip leaves it: the modules, and the entry points of pyproject.toml."""
+    project = tomllib.loads((example / "pyproject.toml").read_text())["project"]
     place = tmp_path / "site"
     info = place / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir(parents=True)
-    for file in EXAMPLE.glob("*.py"):
-        (place / file.name).write_text(file.read_text())
+    for file in example.rglob("*.py"):
+        (place / file.relative_to(example)).parent.mkdir(exist_ok=True)
+        (place / file.relative_to(example)).write_text(file.read_text())
     (info / "METADATA").write_text(
         f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n"
     )
@@ -65,6 +88,16 @@ def installed(tmp_path: Path) -> Path:
     ]
     (info / "entry_points.txt").write_text("\n".join(sections))
     return place
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    return packed(EXAMPLE, tmp_path)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    return packed(LAB, tmp_path)
 
 
 def python(*words: str, cwd: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -102,3 +135,50 @@ def test_a_space_may_use_it_and_it_is_a_near_name_like_any_other(installed: Path
     assert "unknown criterion 'largest_frist'; did you mean largest_first?" in second
     with pytest.raises(SpaceError, match="unknown criterion 'largest_first'"):  # not installed here
         load_space(str(tmp_path / "space.yaml"))
+
+
+# ---- a schedule, a model and a data set
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "about"),
+    [
+        ("schedules", "halve", "half of what is still to go, at every round"),
+        ("models", "maxout", "A maxout network with one hidden layer; Goodfellow et al., ICML 2013."),
+        ("datasets", "bars", "bars on noise"),
+    ],
+)
+def test_the_lab_is_listed_and_shown(lab: Path, tmp_path: Path, kind: str, name: str, about: str) -> None:
+    done = python("-m", "orchestrator.cli", "list", kind, cwd=tmp_path, site=lab)
+    found = [tuple(line.split(maxsplit=1)) for line in done.stdout.splitlines()]
+    assert set(found) - set(names(kind)) == {(name, about)}
+    shown = python("-m", "orchestrator.cli", "show", name, cwd=tmp_path, site=lab)
+    assert f" {name}: {about}\n" in shown.stdout
+
+
+@pytest.mark.slow
+def test_a_space_of_the_lab_is_run(lab: Path, tmp_path: Path) -> None:
+    done = python("-c", TRIAL, str(LAB / "lab.yaml"), cwd=tmp_path, site=lab)
+    assert done.returncode == 0, done.stderr
+    *masks, rounds, accuracy = done.stdout.splitlines()
+    # Three quarters of each layer; half of what is to go, a quarter, and the rest.
+    pieces = [f"hidden.{piece}.weight {3 * 512} {64 * 32}" for piece in range(3)]
+    assert masks == [*pieces, "output.weight 48 64"]
+    steps = [(768, 24), (768 + 384, 24 + 12), (1536, 48)]
+    assert rounds == str([3 * hidden + output for hidden, output in steps])
+    assert float(accuracy) > 0.8
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+    place = packed(LAB, tmp_path)
+    (file,) = place.glob("*.dist-info/entry_points.txt")
+    for given, taken, code in (
+        ("maxout", "cnn", "import models"),
+        ("bars", "digits", "import orchestrator.datasets"),
+    ):
+        text = file.read_text()
+        file.write_text(text.replace(f"{given} =", f"{taken} ="))
+        done = python("-c", code, cwd=tmp_path, site=place)
+        assert f"'{taken}'" in done.stderr.splitlines()[-1]
+        assert "is taken" in done.stderr.splitlines()[-1]
+        file.write_text(text)

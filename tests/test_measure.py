@@ -13,6 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import pruning
+from orchestrator import data, stages, training
+from orchestrator.bench import State, make_bench
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.measure import (
     Measurement,
     dense_bytes,
@@ -23,6 +27,8 @@ from orchestrator.measure import (
     sparse_bytes,
     train_flops,
 )
+from orchestrator.recovery import epochs_a_round
+from orchestrator.trial import run_trial
 
 SMALL = (1, 8, 8)
 NETWORKS = [
@@ -131,6 +137,71 @@ def test_layer_rows_by_hand() -> None:
     assert (first.layer, first.weights, first.living, first.sparsity) == ("blocks.0.conv", 72, 54, 0.25)
     assert (first.macs_dense, first.macs_effective) == (4608, 3456)
     assert (last.layer, last.living, last.sparsity, last.macs_effective) == ("output", 80, 0.0, 80)
+
+
+PRUNED = Prune("magnitude", "weight", "layer", "iterative(rounds=2)", 0.8)
+
+
+@pytest.mark.parametrize(
+    ("distill", "prepare"), [("none", "none"), ("soft_labels", "group_lasso(kind='filter', epochs=1)")]
+)
+@pytest.mark.parametrize("recover", ["finetune(epochs=1)", "rewind", "reinit", "lr_rewind(epochs=1)"])
+def test_training_flops_are_all_that_torch_counts_but_for_evaluation(
+    recover: str, distill: str, prepare: str
+) -> None:
+    """Preparations, a teacher, and every round: of a control those of its trunk, and its own last one."""
+    dense = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
+    images, bench = data.load("digits"), make_bench(dense, data.load("digits"))
+    state = stages.dense(bench)
+    config = TrialConfig(dense, PRUNED, recover, "x", prepare=prepare, distill=distill)
+    run_trial(config, images, store=Shelf(state))  # what is done once in a process is done now
+    with FlopCounterMode(display=False) as counter:
+        result = run_trial(config, images, store=Shelf(state))
+    last, prepared, trained = result.last.state, prepare != "none", epochs_a_round(recover, dense.train)
+    rounds = 2
+    assert last.epochs == dense.train.epochs + prepared + rounds * trained
+    unrecorded = trained if recover == "reinit" else 0  # its own first round leads nowhere
+    phases = prepared + rounds * trained + unrecorded
+    evaluated = len(images.validation) * (phases + rounds) + len(images.test) * rounds
+    forward = 2 * bench.cost.total_macs
+    lost = train_flops(bench.cost, len(images.train) * unrecorded, taught=distill != "none")
+    assert counter.get_total_flops() == last.train_flops - state.train_flops + lost + forward * evaluated
+
+
+def test_training_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def slow(net: nn.Module, split: data.Split, *, numerics: Numerics) -> Evaluation:
+        clock[0] += 1000.0
+        return evaluate(net, split, numerics=numerics)
+
+    def tick() -> float:
+        clock[0] += 0.5
+        return clock[0]
+
+    monkeypatch.setattr(training, "evaluate", slow)
+    monkeypatch.setattr(training, "perf_counter", tick)
+    dense = DenseConfig("slp", "digits", 64, 0, Train(epochs=3), Numerics(micro_batch=4096))
+    assert stages.dense(make_bench(dense, data.load("digits"))).train_seconds == 3 * 0.5
+
+
+def test_refitting_takes_training_seconds_and_no_flops() -> None:
+    dense = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
+    state = stages.dense(make_bench(dense, data.load("digits")))
+    prune = Prune("l2", "unit", "layer", "one_shot", 0.5)
+    refitted = run_trial(TrialConfig(dense, prune, "refit", "x"), data.load("digits"), store=Shelf(state))
+    assert refitted.last.state.train_seconds > state.train_seconds
+    assert refitted.last.state.train_flops == state.train_flops
+
+
+class Shelf:
+    """A store with one dense network."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def dense(self, config: DenseConfig) -> State:
+        return self.state
 
 
 def test_metrics_are_finite_floats_under_a_prefix() -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import models
 from orchestrator import model_files
-from orchestrator.bench import State, snapshot
+from orchestrator.bench import State
+from orchestrator.checkpoint import snapshot
 from orchestrator.errors import StoreError
 from pruning.masking import apply_masks
 

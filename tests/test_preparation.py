@@ -13,7 +13,7 @@ from orchestrator.bench import Bench, State, channel_groups, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.evaluation import evaluate
 from orchestrator.preparation import preparations
-from orchestrator.training import Phase
+from orchestrator.recipe import Phase
 from orchestrator.trial import Result, run_trial
 from pruning.masking import gather
 

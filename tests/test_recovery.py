@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from orchestrator import data, recovery, stages
-from orchestrator.bench import Bench, State, make_bench, seed_for, snapshot
+from orchestrator.bench import Bench, State, make_bench, seed_for
+from orchestrator.checkpoint import snapshot
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.evaluation import evaluate
+from orchestrator.extras import Extras
+from orchestrator.recipe import Phase, learning_rate
 from orchestrator.recovery import epochs_a_round, epochs_of, position_of, recoveries
-from orchestrator.training import EpochRecord, Extras, Phase, learning_rate, train
+from orchestrator.training import EpochRecord, train
 
 RECIPE = Train(epochs=3, optimizer="sgd", lr=0.1, schedule="linear")
 NUMERICS = Numerics(micro_batch=4096)

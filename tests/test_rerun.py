@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,10 @@ import models
 from orchestrator import cli, stages
 from orchestrator.bits import Sameness, masked
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.data import load as load_data
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.point import Point, Settings
-from orchestrator.rerun import _deterministically, again, compare, environment_differences, find
+from orchestrator.rerun import again, compare, environment_differences, find
 from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.trial import run_dense
 from orchestrator.worker import run_point
 
 NUMERICS = Numerics(micro_batch=4096)
@@ -213,22 +210,6 @@ def test_threads_are_the_recorded_ones_and_given_back(place: Place) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_operations_without_a_deterministic_form_are_named() -> None:
-    images = load_data("digits")
-    result = run_dense(replace(DENSE, train=Train(epochs=1)), images)
-
-    def walk() -> object:
-        assert torch.are_deterministic_algorithms_enabled()
-        warnings.warn(
-            "cumsum_cuda_kernel does not have a deterministic implementation, but you set", stacklevel=1
-        )
-        return result
-
-    assert _deterministically(walk, images)[2] == "cuda, deterministic: all but cumsum_cuda_kernel"  # type: ignore[arg-type]
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert _deterministically(lambda: result, images)[2] == "cuda, deterministic: every operation"
 
 
 def test_bits_are_compared_and_not_values() -> None:

@@ -123,3 +123,80 @@ def test_it_is_pickled_without_its_plan() -> None:
     searcher = Sweep(dense(0)).searcher
     assert searcher.__getstate__() == {"_metric": SUCCEEDED, "_mode": "max"}
     assert b"dense" not in pickle.dumps(searcher)
+
+
+# Points that come as results do
+
+
+class Tap:
+    """A source of ready-made points, a few at each call, that notes what it hears."""
+
+    found = 0
+
+    def __init__(self, *calls: list[Point]) -> None:
+        self.calls = list(calls)
+        self.rooms: list[int] = []
+        self.heard: list[str] = []
+
+    @property
+    def over(self) -> bool:
+        return not self.calls
+
+    def more(self, room: int) -> list[Point]:
+        self.rooms.append(room)
+        return self.calls.pop(0) if self.calls else []
+
+    def ended(self, outcome: Outcome) -> None:
+        self.heard.append(outcome.point.name)
+
+
+def tapped(tap: Tap, *points: Point) -> Sweep:
+    sweep = Sweep()
+    sweep.searcher = DagSearcher(points, sweep.outcomes.append, tap, room=3)
+    return sweep
+
+
+def test_more_is_asked_for_only_where_nothing_is_ready() -> None:
+    tap = Tap([dense(0), trial(0, 0.5)], [], [trial(0, 0.9)])
+    sweep = tapped(tap, dense(1))
+    assert sweep.next() == "dense 1"
+    assert tap.rooms == []
+    assert [sweep.next() for _ in range(3)] == ["dense 0", "wait", "wait"]
+    assert tap.rooms == [3, 3, 3]
+    assert tap.over
+    sweep.searcher.on_trial_complete("1", {SUCCEEDED: 1})
+    assert [sweep.next() for _ in range(3)] == ["trial 0 0.5", "trial 0 0.9", "end"]
+    for running in ("0", "2", "3"):
+        sweep.searcher.on_trial_complete(running, {SUCCEEDED: 1})
+    assert tap.heard == ["dense 0", "dense 1", "trial 0 0.5", "trial 0 0.9"]
+
+
+def test_a_dense_network_that_two_points_need_is_handed_out_once() -> None:
+    tap = Tap([dense(0), trial(0, 0.5)], [dense(0), trial(0, 0.9)], [trial(0, 0.7)])
+    sweep = tapped(tap)
+    assert [sweep.next() for _ in range(4)] == ["dense 0", "wait", "wait", "wait"]
+    sweep.searcher.on_trial_complete("0", {SUCCEEDED: 1})
+    assert [sweep.next() for _ in range(4)] == ["trial 0 0.5", "trial 0 0.9", "trial 0 0.7", "end"]
+
+
+def test_a_dense_network_that_failed_is_not_tried_for_the_next_point() -> None:
+    tap = Tap([dense(0), trial(0, 0.5)], [dense(0), trial(0, 0.9)], [dense(1), trial(1, 0.5)])
+    sweep = tapped(tap)
+    assert sweep.next() == "dense 0"
+    sweep.searcher.on_trial_complete("0", {SUCCEEDED: 0, "reason": "no memory"})
+    assert sweep.next() == "wait"  # its second child has failed at once
+    assert sweep.next() == "dense 1"
+    assert tap.heard == ["dense 0", "trial 0 0.5", "trial 0 0.9"]
+    assert [reason for _, _, reason in sweep.ended()][1:] == ["its dense network failed: no memory"] * 2
+
+
+def test_a_source_hears_before_anybody_listens() -> None:
+    def deaf(outcome: Outcome) -> None:
+        raise OSError("the terminal is gone")
+
+    tap = Tap()
+    searcher = DagSearcher([dense(0)], deaf, tap)
+    searcher.suggest("0")
+    with pytest.raises(OSError, match="terminal"):
+        searcher.on_trial_complete("0", {SUCCEEDED: 1})
+    assert tap.heard == ["dense 0"]

@@ -74,7 +74,9 @@ def test_each_trial_is_in_one_count() -> None:
     found = module._status(sweep_row("RUNNING"), trials, runs, now=NOW)
     counts = (found.done, found.running, found.stopped, found.failed, found.missing)
     assert counts == (1, 1, 1, 3, 3)  # failed: a4, and b1 and b2 with their network; missing: a5, a6, c1
-    assert (sum(counts), found.planned, found.dense_running) == (9, 9, 1)
+    assert (sum(counts), found.planned) == (9, 9)
+    dense = (found.dense_done, found.dense_running, found.dense_failed, found.dense_missing)
+    assert (dense, found.dense_planned) == ((1, 1, 1, 0), 3)
     assert found.failures == (("run b", "b broke"), ("run a4", "a4 broke"))
     assert (found.state, found.host, found.pid) == ("running", "h", 1)
 
@@ -87,7 +89,8 @@ def test_the_best_is_by_validation_accuracy_and_reused_ones_are_told_apart() -> 
     )
     assert (found.best_name, found.best_val_accuracy) == ("run a2", 0.75)
     assert (found.done, found.reused, found.left_seconds) == (2, 1, None)
-    assert "2 done (1 by other sweeps)" in "\n".join(found.lines())
+    assert "trials   2/2: 2 done (1 by other sweeps)" in "\n".join(found.lines())
+    assert (found.dense_planned, found.dense_missing) == (0, 0)  # gone from the store, and of no use any more
 
 
 def test_time_left_goes_by_the_runs_of_this_process() -> None:
@@ -99,8 +102,11 @@ def test_time_left_goes_by_the_runs_of_this_process() -> None:
         run_row("a1", "done", start=5000, end=4000),  # by the process before
     ]
     found = module._status(sweep_row("RUNNING"), trials, runs, now=NOW)
-    # Two runs in 80 s; to do: a3, a4, a5, b, b1 and b2.
-    assert found.left_seconds == pytest.approx(6 * 40)
+    # One at a time: 40 s for b, 20 more for a3, 30 each for a4, a5, b1 and b2.
+    assert found.left_seconds == pytest.approx(40 + 20 + 4 * 30)
+    beside = [*runs, run_row("b", "running", start=35)]  # beside a2 and a3
+    found = module._status(sweep_row("RUNNING"), trials, beside, now=NOW)
+    assert found.left_seconds == pytest.approx((5 + 20 + 4 * 30) / 2)
     assert found.elapsed_seconds == pytest.approx(100)
     nothing = module._status(sweep_row("RUNNING"), trials, runs[-1:], now=NOW)
     assert nothing.left_seconds is None
@@ -114,6 +120,13 @@ def test_a_sweep_whose_process_is_gone_is_interrupted() -> None:
     stopped = module._status(sweep_row("KILLED", end=25), planned("a1"), [], now=NOW)
     assert (stopped.state, stopped.elapsed_seconds) == ("interrupted", pytest.approx(75))
     assert module._status(sweep_row("FINISHED"), planned("a1"), [], now=NOW).state == "finished"
+
+
+def test_what_a_search_has_yet_to_ask_for_is_missing() -> None:
+    runs = [run_row("a2", "running", start=10), run_row("a1", "done", start=40, end=10)]
+    found = module._status(sweep_row("RUNNING"), planned("a1", "a2"), runs, now=NOW, unasked=5)
+    assert (found.planned, found.done, found.running, found.missing) == (7, 1, 1, 5)
+    assert found.left_seconds == pytest.approx(20 + 5 * 30)  # a2, and five more
 
 
 def test_five_failures_are_shown() -> None:
@@ -170,7 +183,7 @@ def test_it_takes_a_handful_of_calls(uri: str, sweep: str | None, monkeypatch: p
 
         return call
 
-    from orchestrator.tracking import MlflowClient
+    from mlflow import MlflowClient
 
     for name in [name for name in dir(MlflowClient) if not name.startswith("_")]:
         method = getattr(MlflowClient, name)
@@ -193,9 +206,10 @@ def test_the_command_prints_lines_or_json(
         return capsys.readouterr().out
 
     lines = call("old").splitlines()
-    assert lines[:3] == [
+    assert lines[:4] == [
         "old: finished",
-        "trials   2: 1 done, 0 running, 0 stopped, 0 failed, 1 missing",
+        "dense    0/1: 0 done, 1 missing",
+        "trials   1/2: 1 done, 1 missing",
         "best     0.875 validation accuracy, good",
     ]
     found = json.loads(call("--json"))

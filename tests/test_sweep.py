@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray  # noqa: F401 - before orchestrator.sweep: it must be on loopback all the same
+import ray  # before orchestrator.sweep: it must be on loopback all the same
 
 import models
 from orchestrator import tracking
@@ -19,7 +19,9 @@ from orchestrator.address import default_uri
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.outcome import Outcome
 from orchestrator.point import Point, Settings
-from orchestrator.sweep import Resources, run_points
+from orchestrator.resources import Resources
+from orchestrator.sweep import run_points
+from orchestrator.sweep.places import own
 from orchestrator.techniques import resolve
 from orchestrator.tracking import Tracker
 from orchestrator.worker import run_point
@@ -144,3 +146,37 @@ def test_an_interrupted_sweep_ends_by_itself_and_blames_no_worker(tmp_path: Path
     ]
     assert tracker.finished().keys() == {DENSE.key()}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_epoch_that_takes_minutes_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """A worker hears of a stop when it reports, which is at the end of an epoch."""
+    endless = replace(DENSE, model="mlp(widths=[4096, 4096])", batch_size=1, train=Train(epochs=1000))
+    tracker, place = settings(tmp_path, "endless")
+    pressed: list[float] = []
+
+    def interrupt() -> None:
+        while not tracker.search("tags.kind = 'dense' and attributes.status = 'RUNNING'"):
+            time.sleep(0.2)
+        time.sleep(2)
+        pressed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    ended = run_points([dense_point(endless), trial_point(endless, "weight")], place, TWO, reused=0)
+    assert time.monotonic() - pressed[0] < 60  # about 7 on an idle machine
+    assert (ended.signal, ended.outcomes) == (signal.SIGTERM, ())
+    assert not [child for child in psutil.Process().children() if "ray" in child.name()]
+
+
+def test_a_trial_sees_the_one_gpu_that_it_holds() -> None:
+    """Ray believes in two GPUs; no CUDA is needed to be shown one."""
+
+    def seen() -> str:
+        time.sleep(5)  # all four are at it at once
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    halves = Resources(cpus=4, gpus=2, gpus_per_trial=0.5, concurrent=4)
+    with own(halves):
+        task = ray.remote(num_cpus=halves.share["CPU"], num_gpus=halves.share["GPU"])(seen)
+        assert sorted(ray.get([task.remote() for _ in range(4)])) == ["0", "0", "1", "1"]
+    assert not ray.is_initialized()

@@ -252,7 +252,7 @@ def test_failed_runs_by_point_the_latest(tracker: Tracker) -> None:
 
 
 def test_search_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PAGE", 3)
+    monkeypatch.setattr("orchestrator.tracking.tracker.PAGE", 3)
     made = [finish(tracker, f"page-{n}") for n in range(8)]
     assert {row.run_id for row in tracker.search("tags.kind = 'dense'")} == set(made)
 
@@ -263,8 +263,12 @@ def test_search_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None
 def test_owners() -> None:
     assert owner_lives(owner())
     assert not owner_lives(dead_process())
-    host, pid, started = owner().split()
-    assert not owner_lives(f"{host} {pid} {float(started) - 1000:.2f}")  # the pid was given to another
+    host, pid, started, tick = owner().split()
+    assert not owner_lives(f"{host} {pid} {started} {tick[:-1]}")  # the pid was given to another
+    assert not owner_lives(f"{host} {pid} {started} 00000000{tick[8:]}")  # before a reboot
+    assert owner_lives(f"{host} {pid} {float(started) - 86_400:.2f} {tick}")  # the clock was set since
+    assert owner_lives(f"{host} {pid} {started}")  # as runs of before say it
+    assert not owner_lives(f"{host} {pid} {float(started) - 1000:.2f}")
     assert owner_lives(f"not-{host} 1 2.0")
     assert owner_lives("")  # a run of somebody else, by other means
 

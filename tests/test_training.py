@@ -18,7 +18,8 @@ from orchestrator.config import Numerics, Train
 from orchestrator.data import Split
 from orchestrator.errors import DivergedError, SpaceError
 from orchestrator.evaluation import evaluate
-from orchestrator.training import EpochRecord, Phase, learning_rate, make_optimizer, train
+from orchestrator.recipe import Phase, learning_rate, make_optimizer
+from orchestrator.training import EpochRecord, train
 
 NUMERICS = Numerics(micro_batch=4096)
 SGD = Train(epochs=1, optimizer="sgd", lr=0.1, momentum=0.0)

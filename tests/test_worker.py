@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import models
-from orchestrator import data, model_files, tracking, worker
-from orchestrator.address import default_uri
+from orchestrator import data, model_files, tracking
+from orchestrator.address import default_uri, outbox_folder
 from orchestrator.bench import State
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
+from orchestrator.delivery import tracker_of
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
 from orchestrator.measure import Measurement
+from orchestrator.outbox import Outbox
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.point import Point, Settings
 from orchestrator.remainder import missing_points
@@ -55,6 +57,7 @@ class Place:
         tracking.initialise(uri)
         self.tracker = Tracker(uri, experiment)
         sweep = self.tracker.start("sweep", "x", tags={}).run_id
+        self.outbox = Outbox(outbox_folder(uri))
         self.settings = Settings(uri, experiment, sweep, None, models.__file__)
 
     def run(self, config: DenseConfig | TrialConfig) -> tuple[RunRow, dict[str, float]]:
@@ -112,7 +115,10 @@ def test_a_dense_run_keeps_its_files(place: Place) -> None:
 
 def test_the_reloaded_dense_network_is_the_computed_one(place: Place) -> None:
     computed = run_dense(DENSE, data.load("digits")).last.state
-    for loaded in (place.load(place.row(DENSE)).state(), DenseStore(place.tracker).dense(DENSE)):
+    for loaded in (
+        place.load(place.row(DENSE)).state(),
+        DenseStore(place.tracker, place.outbox).dense(DENSE),
+    ):
         assert loaded is not None
         assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in computed.weights.items())
         spent = (loaded.epochs, loaded.train_flops, loaded.micro_batch)
@@ -200,21 +206,24 @@ def test_what_waits_for_a_diverged_training_is_not_tried_again(place: Place) -> 
 def test_an_error_leaves_a_failed_run_without_a_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(DENSE, seed=77)
 
-    def full(*args: object, **options: object) -> str:
-        raise OSError(28, "No space left on device")
+    def broken(*args: object, **options: object) -> str:
+        raise RuntimeError("out of order")
 
-    monkeypatch.setattr(model_files, "save", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(model_files, "save", broken)
+    with pytest.raises(RuntimeError, match="out of order"):
         run_point(point(config), place.settings)
     row = place.row(config)
     assert (row.status, "key" in row.tags, "diverged" in row.tags) == ("FAILED", False, False)
+    assert row.tags["reason"] == "RuntimeError: out of order"
+    assert "in broken" in place.tracker.text(row, "traceback.txt")
+    assert place.outbox.parcels() == []
 
 
 def test_a_dense_network_that_is_stored_later_is_found(place: Place) -> None:
     config = replace(DENSE, seed=5)
-    assert DenseStore(place.tracker).dense(config) is None
+    assert DenseStore(place.tracker, place.outbox).dense(config) is None
     run_point(point(config), place.settings)
-    assert DenseStore(place.tracker).dense(config) is not None
+    assert DenseStore(place.tracker, place.outbox).dense(config) is not None
 
 
 def test_a_stored_network_that_was_changed_is_refused(place: Place) -> None:
@@ -223,12 +232,12 @@ def test_a_stored_network_that_was_changed_is_refused(place: Place) -> None:
     path = place.tracker.folder(row, "model") / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
     with pytest.raises(StoreError, match=r"weights\.safetensors"):
-        DenseStore(place.tracker).dense(config)
+        DenseStore(place.tracker, place.outbox).dense(config)
 
 
 def test_other_models_packages_are_refused(place: Place) -> None:
-    with pytest.raises(StoreError, match="another `models`"):
-        run_point(point(DENSE), replace(place.settings, models_file="/elsewhere/models/__init__.py"))
+    with pytest.raises(StoreError, match="another version of the code"):
+        run_point(point(DENSE), replace(place.settings, code="/elsewhere/models/__init__.py"))
 
 
 def test_points_survive_being_text() -> None:
@@ -246,7 +255,7 @@ def test_beats_are_heard(place: Place) -> None:
 
 
 def test_a_run_takes_few_calls(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = worker._tracker(place.settings.uri, place.settings.experiment).client
+    client = tracker_of(place.settings.uri, place.settings.experiment).client
     calls: Counter[str] = Counter()
 
     def counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:

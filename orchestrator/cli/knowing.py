@@ -1,10 +1,14 @@
-"""list, show, data: what there is to choose from."""
+"""list, show, data, doctor: what there is to choose from, and whether it works here."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
+
+from orchestrator import completion
+from orchestrator.cli.options import JsonOption, uri
 
 app = typer.Typer()
 data_app = typer.Typer(
@@ -15,32 +19,47 @@ app.add_typer(data_app, name="data")
 
 KIND_HELP = (
     "spaces, models, datasets, techniques, criteria, granularities, schedules, recoveries, "
-    "preparations or distillations."
+    "preparations, distillations or stops."
 )
 
 
 @app.command("list")
-def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP)]) -> None:
+def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP, autocompletion=completion.kinds)]) -> None:
     """The names that a space file may use."""
-    from orchestrator.catalogue import names
+    from orchestrator.names import KINDS, names, others
 
-    found = names(kind)
+    if kind in KINDS and not others(kind):
+        found = list(names(kind).items())
+    else:  # what another package brings is told by its code, which wants torch
+        from orchestrator import catalogue
+
+        found = catalogue.names(kind)
     width = max(len(name) for name, _ in found)
     for name, about in found:
         typer.echo(f"{name:<{width}}  {about}")
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Any name that `list` gives.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Any name that `list` gives.", autocompletion=completion.known)],
+) -> None:
     """All about a name: a space's file, or a method's options, their ranges and what it does."""
-    from orchestrator.catalogue import entry
+    from orchestrator.names import space_text
 
-    typer.echo(entry(name).rstrip("\n"))
+    text = space_text(name)
+    if text is None:
+        from orchestrator.catalogue import entry
+
+        text = entry(name)
+    typer.echo(text.rstrip("\n"))
 
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="mnist, fashion-mnist, cifar10 or cifar100.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="mnist, fashion-mnist, cifar10 or cifar100.", autocompletion=completion.datasets),
+    ],
 ) -> None:
     """Download a data set and check it."""
     from orchestrator.data import fetch
@@ -49,7 +68,9 @@ def data_fetch(
 
 
 @data_app.command("verify")
-def data_verify(name: Annotated[str, typer.Argument(help="A data set.")]) -> None:
+def data_verify(
+    name: Annotated[str, typer.Argument(help="A data set.", autocompletion=completion.datasets)],
+) -> None:
     """Check that a data set's files are there and whole."""
     from orchestrator.data import verify
     from orchestrator.errors import DataError
@@ -65,3 +86,20 @@ def data_path() -> None:
     from orchestrator.data import path
 
     typer.echo(path())
+
+
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Start Ray as well, and stop it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What works here and what does not, each with what to do; exit 4 if a sweep on digits would not run."""
+    from orchestrator.doctor import examine
+
+    report = examine(uri(), deep=deep)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        for line in report.lines():
+            typer.echo(line)
+    raise typer.Exit(0 if report.works else 4)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator import completion
+
 if TYPE_CHECKING:
     from orchestrator.space import Space
 
@@ -23,10 +25,32 @@ class PrecisionChoice(StrEnum):
     bf16 = "bf16"
 
 
-SpaceOption = Annotated[str, typer.Option("--space", help="A named space (see `list spaces`) or a file.")]
+class IntervalChoice(StrEnum):
+    t = "t"
+    bootstrap = "bootstrap"
+
+
+class CostChoice(StrEnum):
+    macs = "macs"
+    bytes = "bytes"
+    latency = "latency"
+    parameters = "parameters"
+
+
+SpaceOption = Annotated[
+    str,
+    typer.Option(
+        "--space", help="A named space (see `list spaces`) or a file.", autocompletion=completion.spaces
+    ),
+]
 SetOption = Annotated[
     list[str],
-    typer.Option("--set", help="KEY=V1,V2: replace an axis or a field; repeatable.", metavar="KEY=V1,V2"),
+    typer.Option(
+        "--set",
+        help="KEY=V1,V2: replace an axis or a field; repeatable.",
+        metavar="KEY=V1,V2",
+        autocompletion=completion.sets,
+    ),
 ]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes a GPU where there is one.")]
 StopOption = Annotated[
@@ -35,9 +59,24 @@ StopOption = Annotated[
         help="Stop hopeless trials: median, percentile, halving, hyperband, threshold, patient, wilcoxon or "
         "pq_index, with options as in a space file; none overrides the space's.",
         metavar="PRUNER",
+        autocompletion=completion.stops,
     ),
 ]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="bf16 trains under autocast.")]
+IntervalOption = Annotated[IntervalChoice, typer.Option(help="How 95% intervals are made.")]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Paired differences to it, by seed: a technique, AXIS=VALUE[, AXIS=VALUE], or dense.",
+        metavar="TEXT",
+    ),
+]
+ToleranceOption = Annotated[
+    float,
+    typer.Option(
+        min=0, max=100, help="The highest sparsity within so many points of dense accuracy is told."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 

@@ -1,14 +1,26 @@
-"""compare, ui: what came of it."""
+"""compare, report, latency, ui: what came of it."""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption, uri
-from orchestrator.console import print_table
+from orchestrator import completion
+from orchestrator.cli.options import (
+    BaselineOption,
+    CostChoice,
+    IntervalChoice,
+    IntervalOption,
+    JsonOption,
+    ToleranceOption,
+    uri,
+)
+from orchestrator.console import carry_on, print_table
+from orchestrator.interruption import listening, received
 
 app = typer.Typer()
 
@@ -16,30 +28,106 @@ app = typer.Typer()
 @app.command()
 def compare(
     sweeps: Annotated[
-        list[str], typer.Argument(help="A space's name (its latest sweep) or a sweep's run id.")
+        list[str],
+        typer.Argument(
+            help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
+            metavar="SWEEP|RUN ...",
+            autocompletion=completion.sweeps,
+        ),
     ],
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    baseline: BaselineOption = None,
+    tolerance: ToleranceOption = 1.0,
+    interval: IntervalOption = IntervalChoice.t,
+    pareto: Annotated[
+        CostChoice | None, typer.Option(help="The Pareto front of accuracy against this cost.")
+    ] = None,
 ) -> None:
-    """Mean and 95% interval over seeds of every setting of a sweep."""
-    import pandas
+    """Means and 95% intervals over seeds of every setting; differences, limits and fronts if asked."""
+    from orchestrator.compare import Asked, compared
+    from orchestrator.paired import read_baseline
+    from orchestrator.pooled import pooled
 
-    from orchestrator.compare import compared, tables
-    from orchestrator.records import results
-
-    found = [results(name, uri=uri()) for name in sweeps]
-    # A trial of two sweeps is one: counted twice, it would narrow the intervals.
-    # One that a sweep stopped early may be whole in another.
-    table = pandas.concat(found, ignore_index=True)
-    table = table.sort_values("status", key=lambda status: status != "finished", kind="stable")
-    table = table.drop_duplicates("key", ignore_index=True)
+    table = pooled(sweeps, uri=uri())
+    asked = Asked(
+        interval.value,
+        None if baseline is None else read_baseline(baseline, table),
+        tolerance / 100,
+        None if pareto is None else pareto.value,
+    )
     if as_json:
-        typer.echo(json.dumps(compared(table), indent=1, default=float))
+        typer.echo(json.dumps(compared(table, asked), indent=1, default=float))
     elif as_csv:
-        typer.echo(pandas.DataFrame(compared(table)).to_csv(index=False), nl=False)
+        import pandas
+
+        typer.echo(pandas.DataFrame(compared(table, asked)).to_csv(index=False), nl=False)
     else:
-        for part in tables(table):
+        from orchestrator.tables import asked_tables
+
+        for part in asked_tables(table, asked):
             print_table(part)
+
+
+@app.command()
+def report(
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            help="A space's name (its latest sweep) or a sweep's run id.",
+            metavar="SWEEP",
+            autocompletion=completion.sweeps,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where it is written; default: SPACE.html here.", metavar="FILE.html")
+    ] = None,
+    baseline: BaselineOption = None,
+    tolerance: ToleranceOption = 1.0,
+    interval: IntervalOption = IntervalChoice.t,
+) -> None:
+    """A sweep as one HTML file that needs no network: charts, tables, and what it was run with."""
+    from orchestrator.report.written import write_report
+
+    place = write_report(
+        sweep, uri=uri(), out=out, baseline=baseline, tolerance=tolerance / 100, how=interval.value
+    )
+    typer.echo(place)
+
+
+@app.command()
+def latency(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
+            metavar="SWEEP|RUN ...",
+            autocompletion=completion.sweeps,
+        ),
+    ],
+    batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,256",
+    seconds_each: Annotated[
+        float, typer.Option(min=0.01, help="For each form of a network at each batch size.")
+    ] = 0.5,
+    again: Annotated[bool, typer.Option("--again", help="Also what was measured before.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
+    from orchestrator.latency_runs import measure_named
+    from orchestrator.latency_table import records, table
+    from orchestrator.latency_tasks import Options, batch_sizes
+
+    options = Options(batch_sizes(batch), seconds_each, again)
+    with listening(carry_on()):
+        try:
+            found = records(measure_named(names, options, uri=uri()), options.batches)
+        except KeyboardInterrupt:  # what was measured is recorded
+            print(carry_on(), file=sys.stderr)
+            raise typer.Exit(128 + received()) from None
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        print_table(table(found))
 
 
 @app.command()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
+from orchestrator import completion
 from orchestrator.cli.options import (
     DeviceChoice,
     DeviceOption,
@@ -20,8 +22,9 @@ from orchestrator.cli.options import (
     load,
     uri,
 )
-from orchestrator.console import print_summary
+from orchestrator.console import carry_on, print_summary
 from orchestrator.errors import DiffersError
+from orchestrator.interruption import listening, received
 
 app = typer.Typer()
 
@@ -35,7 +38,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """What a sweep would run: trials, shared trainings, what the store has, and an estimate."""
-    from orchestrator.launch import preview, resolve_device
+    from orchestrator.launch import preview
+    from orchestrator.machine import resolve_device
 
     found = preview(
         load(space, sets), device=resolve_device(device.value), precision=precision.value, uri=uri()
@@ -62,37 +66,61 @@ def sweep(
     address: Annotated[
         str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to join instead of an own one.")
     ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a trial is tried again whose worker dies.")
+    ] = 2,
     retry_failed: Annotated[bool, typer.Option(help="Run diverged trials again as well.")] = False,
     stop: StopOption = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time the networks afterwards, as `orchestrate latency` does.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
-    from orchestrator.launch import Options, launch, resolve_device
+    with listening(carry_on()):
+        try:
+            from orchestrator.launch import launch
+            from orchestrator.machine import resolve_device
+            from orchestrator.running import Options
 
-    options = Options(
-        resolve_device(device.value),
-        precision.value,
-        gpus_per_trial,
-        max_concurrent,
-        address,
-        retry_failed,
-        stop,
-    )
-    summary = launch(load(space, sets), options, uri=uri())
-    if as_json:
-        typer.echo(json.dumps(summary.to_json(), indent=1))
-    else:
-        print_summary(summary, space, sets, stop)
-    if summary.ended.signal:
-        raise typer.Exit(128 + summary.ended.signal)
-    raise typer.Exit(3 if summary.failed else 0)
+            found, joined = load(space, sets), None if address in ("", "local") else address
+            options = Options(
+                resolve_device(device.value, address=joined),
+                precision.value,
+                gpus_per_trial,
+                max_concurrent,
+                joined,
+                retry_failed,
+                stop,
+                retries,
+            )
+            summary = launch(found, options, uri=uri())
+        except KeyboardInterrupt:
+            summary = None
+        if summary is not None and as_json:
+            typer.echo(json.dumps(summary.to_json(), indent=1))
+        elif summary is not None:
+            print_summary(summary)
+        if latency and summary is not None and not received():
+            from orchestrator.latency_runs import measure_sweep
+            from orchestrator.tracking import Tracker
+
+            with suppress(KeyboardInterrupt):
+                measure_sweep(Tracker(uri(), found.name), summary.sweep)
+        if received():
+            print(carry_on(), file=sys.stderr)
+            raise typer.Exit(128 + received())
+    raise typer.Exit(3 if summary is not None and summary.failed else 0)
 
 
 @app.command()
 def status(
     sweep: Annotated[
         str | None,
-        typer.Argument(help="A space's name (its latest sweep) or a sweep's run id; default: the latest."),
+        typer.Argument(
+            help="A space's name (its latest sweep) or a sweep's run id; default: the latest.",
+            autocompletion=completion.sweeps,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,0 +1,1 @@
+"""Parts of a third party: each is found by its entry point in pyproject.toml."""

@@ -1,0 +1,67 @@
+"""Write results/search.md: what a search found, from the JSON that `orchestrate sweep --json` printed.
+
+python docs/write_search.py tpe=FILE,... random=FILE,...
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PAGE = Path(__file__).parent / "results" / "search.md"
+MARK = "## What it says\n"
+Point = tuple[float, float]  # validation accuracy, log10 of the effective MACs
+
+
+def front(file: str) -> list[dict[str, float]]:
+    """The best points of a search: their means by metric."""
+    best = json.loads(Path(file).read_text())["best"]
+    return sorted((point["means"] for point in best), key=lambda means: means["final/macs_effective"])
+
+
+def hypervolume(points: Sequence[Point], corner: Point) -> float:
+    """The area between a front and a corner that is worse than all of it."""
+    area, accuracy = 0.0, corner[0]
+    for height, cost in sorted(points, key=lambda point: point[1]):
+        if height > accuracy:
+            area += (height - accuracy) * (corner[1] - cost)
+            accuracy = height
+    return area
+
+
+def plane(means: dict[str, float]) -> Point:
+    return means["final/val_accuracy"], math.log10(max(1.0, means["final/macs_effective"]))
+
+
+def main() -> None:
+    fronts = {
+        (method, number): front(file)
+        for method, _, files in (word.partition("=") for word in sys.argv[1:])
+        for number, file in enumerate(files.split(","))
+    }
+    corner = (0.0, max(plane(means)[1] for found in fronts.values() for means in found))
+    lines = ["| search | seed | points on the front | hypervolume |", "|---|---|---|---|"]
+    for (method, number), found in fronts.items():
+        area = hypervolume([plane(means) for means in found], corner)
+        lines.append(f"| {method} | {number} | {len(found)} | {area:.3f} |")
+    lines += [
+        "",
+        "The fronts of seed 0:",
+        "",
+        "| search | effective MACs | validation % | test % |",
+        "|---|---|---|---|",
+    ]
+    for (method, number), found in fronts.items():
+        for means in found if number == 0 else ():
+            shown = f"{100 * means['final/val_accuracy']:.1f} | {100 * means['final/accuracy']:.1f}"
+            lines.append(f"| {method} | {means['final/macs_effective']:,.0f} | {shown} |")
+    head, _, rest = PAGE.read_text().partition("<!-- table -->\n")
+    said = rest[rest.index(MARK) :]
+    PAGE.write_text(f"{head}<!-- table -->\n" + "\n".join(lines) + f"\n\n{said}")
+
+
+if __name__ == "__main__":
+    main()

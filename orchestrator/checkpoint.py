@@ -1,0 +1,73 @@
+"""What is kept of an unfinished walk, so that another process carries on from there with the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.config import Json
+
+SECONDS_BETWEEN = 60.0  # of one process; from its start, then from the end of the last checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A checkpoint: tensors on the CPU, contiguous, none sharing memory; and JSON without NaN.
+
+    Nothing of it changes later: it may be written while the training goes on.
+    """
+
+    tensors: Mapping[str, Tensor]
+    about: Mapping[str, Json]
+
+
+class Keeper(Protocol):
+    """Where the last checkpoint of one walk lies."""
+
+    def latest(self) -> Saved | None:
+        """What an earlier process left; None for a fresh start."""
+
+    def keep(self, saved: Saved) -> None:
+        """Take the place of the one before."""
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    """The state dict, copied to the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`index of the parameter/name` -> what the optimizer keeps of it, copied to the CPU.
+
+    Its options are left out: they are the recipe's, and the learning rate is set at every step.
+    """
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}/{name}": value.detach().cpu().clone()
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give a fresh optimizer what `optimizer_tensors` read from another."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for place, tensor in tensors.items():
+        index, _, name = place.partition("/")
+        # Copied: the optimizer writes into what it is given, and its bits depend on the alignment.
+        state.setdefault(int(index), {})[name] = tensor.clone()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and bytes, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

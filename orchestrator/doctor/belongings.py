@@ -1,0 +1,64 @@
+"""The store and the data sets."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from orchestrator.address import exists, shown, store_folder
+from orchestrator.doctor.finding import Finding, State, gigabytes
+
+LITTLE_ROOM, NO_ROOM = 2_000_000_000, 100_000_000  # bytes
+DIGITS = Path("datasets", "data", "digits.csv.gz")  # inside scikit-learn
+
+
+def store(uri: str) -> Iterator[Finding]:
+    """Where runs are kept, and whether it can be used; secrets of its address are not told."""
+    folder = store_folder(uri)
+    if folder is not None:
+        yield _disk(folder)
+    if not exists(uri):
+        yield Finding("store", "ok", f"{shown(uri)}: there is none yet, the first sweep makes it")
+        return
+    from orchestrator.tracking.health import health
+
+    found = health(uri)
+    if found.problem:
+        yield Finding("store", "broken", f"{shown(uri)}: {found.problem}", found.do)
+    else:
+        runs = "it answers" if found.runs is None else f"{found.runs} runs, schema up to date"
+        yield Finding("store", "ok", f"{shown(uri)}: {runs}")
+
+
+def _disk(folder: Path) -> Finding:
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            free = shutil.disk_usage(place).free
+    except OSError as error:
+        told = f"{place} cannot be written: {error.strerror}"
+        return Finding("disk", "broken", told, "set MLFLOW_TRACKING_URI, or run from another folder")
+    state: State = "broken" if free < NO_ROOM else "lacking" if free < LITTLE_ROOM else "ok"
+    return Finding("disk", state, f"{gigabytes(free)} free at {place}", "" if state == "ok" else "make room")
+
+
+def data() -> Iterator[Finding]:
+    """Every data set: there and whole, or what is missing."""
+    from orchestrator.data import path, verify
+    from orchestrator.datasets import DATASETS
+
+    sklearn = find_spec("sklearn")
+    if sklearn and sklearn.origin and (Path(sklearn.origin).parent / DIGITS).exists():
+        yield Finding("digits", "ok", "inside scikit-learn")
+    else:
+        yield Finding("digits", "broken", f"scikit-learn has no file {DIGITS}", "install scikit-learn anew")
+    place = path()
+    for name in (name for name, info in DATASETS.items() if info.source is not None):
+        problems = verify(name, place) if place.is_dir() else [f"there is no folder {place}"]
+        if problems:
+            yield Finding(name, "lacking", problems[0], f"`orchestrate data fetch {name}`, if you want it")
+        else:
+            yield Finding(name, "ok", f"whole, in {place}")

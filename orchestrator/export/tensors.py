@@ -1,0 +1,67 @@
+"""safetensors: the tensors of the network as it stands, and in the header how it is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+import models
+from orchestrator.blueprint import Blueprint
+from orchestrator.errors import StoreError
+from orchestrator.export.form import Run
+from orchestrator.tensor_files import METADATA, header, header_and, tensors
+from pruning.architecture import resize, widths
+
+ARCH = "arch"  # in the file's metadata
+
+
+def write(net: nn.Module, plan: Blueprint, path: Path) -> None:
+    """The state dict; its widths stand in `cut_widths`, and nothing of it is masked any more."""
+    about = plan.model_copy(update={"cut_widths": widths(net), "mask_shapes": {}, "parent": None})
+    content = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    path.write_bytes(save(content, {ARCH: about.model_dump_json()}))  # save_file's are for the owner alone
+
+
+def rebuilt(path: Path) -> nn.Module:
+    """The network of such a file, on the CPU in eval mode. StoreError for a file that is none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(header_and(0))
+            size = path.stat().st_size
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    text = (header(start, str(path)).get(METADATA) or {}).get(ARCH)
+    if not isinstance(text, str):
+        raise StoreError(f"{path} has no {ARCH!r} among its metadata: it is no export of a network")
+    plan = Blueprint.read(text.encode(), f"{ARCH} of {path}")
+    net = _empty(plan, path)
+    forms = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in net.state_dict().items()}
+    if size > header_and(sum(tensor.nbytes for tensor in net.state_dict().values())):
+        raise StoreError(f"{path} is larger than its network")
+    net.load_state_dict(tensors(path.read_bytes(), forms, str(path)))
+    return net
+
+
+def _empty(plan: Blueprint, path: Path) -> nn.Module:
+    plan.outline()  # refuses what is too large
+    with torch.device("meta"):
+        whole = models.build(plan.model, input_shape=plan.input_shape, num_classes=plan.num_classes)
+    try:
+        net = resize(whole, plan.cut_widths or {})
+    except ValueError as error:
+        raise StoreError(f"{ARCH} of {path}: {error}") from error
+    return net.to_empty(device="cpu").eval()
+
+
+def runner(path: Path) -> Run:
+    net = rebuilt(path)
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = net(images)
+        return logits
+
+    return run

@@ -1,0 +1,136 @@
+"""Ctrl-C and SIGTERM: the first lets a command end by itself, the second ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from types import FrameType
+
+import psutil
+
+STOPPING = "stopping; once more to stop at once"
+# One stop can come as two signals: `timeout` sends one to its child and one to its whole group.
+SECONDS_OF_ONE = 0.3
+RAISED = "interrupted"
+SHOW_CURSOR = "\x1b[?25h"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class _State:
+    """A handler has nowhere else to look; Tune pickles what it is given, so it stays in this module."""
+
+    received: int = 0
+    when: float = 0.0
+    depth: int = 0  # blocks within blocks
+    holding: int = 0
+    last_words: list[str] = field(default_factory=list)
+    no_room: str = ""
+
+
+_state = _State()
+
+
+def received() -> int:
+    """The first signal since `listening` or `held` began, or 0."""
+    return _state.received
+
+
+def no_room() -> str:
+    """What was said of a full disk since `listening` or `held` began; nothing if there was room."""
+    return _state.no_room
+
+
+def tell_no_room(reason: str) -> None:
+    """The command is to end by itself: nothing more can be written."""
+    _state.no_room = _state.no_room or reason
+
+
+@contextmanager
+def listening(last_words: str) -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt, unless it is `held`; a second one prints and exits."""
+    with _handling():
+        _state.last_words.append(last_words)
+        try:
+            yield
+        finally:
+            _state.last_words.pop()
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """The block asks `received`, and ends by itself: what is raised within Ray becomes another error."""
+    with _handling():
+        _state.holding += 1
+        try:
+            yield
+        finally:
+            _state.holding -= 1
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Within `held`: KeyboardInterrupt at once, all the same, if a signal comes or has come already."""
+    before, _state.holding = _state.holding, 0
+    try:
+        if _state.received:
+            raise KeyboardInterrupt(RAISED)
+        yield
+    finally:
+        _state.holding = before
+
+
+def take_back() -> None:
+    """Install the handlers again, where others may have put theirs."""
+    if _state.depth:
+        for number in SIGNALS:
+            signal.signal(number, _hear)
+
+
+@contextmanager
+def _handling() -> Iterator[None]:
+    before = {number: signal.signal(number, _hear) for number in SIGNALS}
+    if not _state.depth:
+        _state.received, _state.no_room = 0, ""
+    _state.depth += 1
+    try:
+        yield
+    finally:
+        _state.depth -= 1
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    if _state.received:
+        if monotonic() - _state.when > SECONDS_OF_ONE:
+            _end_at_once(number)
+        return
+    _state.received, _state.when = number, monotonic()
+    if not _state.holding:
+        raise KeyboardInterrupt(RAISED)
+    if not sys.stderr.isatty():  # there, the bar says so
+        _say(STOPPING)
+
+
+def _end_at_once(number: int) -> None:
+    if not _state.last_words:  # not a command of ours: whoever called has processes that we do not know
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    for words in (SHOW_CURSOR if sys.stderr.isatty() else "", *_state.last_words):
+        _say(words)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    os._exit(128 + number)
+
+
+def _say(words: str) -> None:
+    """Past sys.stderr: the signal may have come while that was writing."""
+    if words:
+        os.write(2, f"{words}\n".encode())

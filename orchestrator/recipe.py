@@ -1,0 +1,67 @@
+"""The recipe of a training: its optimizer, and its learning rate at every position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from orchestrator.config import Train
+from orchestrator.errors import SpaceError, unknown
+
+OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], Train], torch.optim.Optimizer]] = {
+    "sgd": lambda parameters, train: torch.optim.SGD(
+        parameters,
+        lr=train.lr,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+        weight_decay=train.weight_decay,
+    ),
+    "adam": lambda parameters, train: torch.optim.Adam(
+        parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True
+    ),
+    "adamw": lambda parameters, train: torch.optim.AdamW(
+        parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True
+    ),
+}
+
+# Factor of the peak rate at `progress` in [0, 1] of the whole training.
+LR_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "step": lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 0.75)),
+    "linear": lambda progress: 1.0 - progress,
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`epochs` to train, starting at position `start` (in epochs) of the recipe's learning-rate schedule.
+
+    With `hold` the position stays where it is: the rate is constant. `lr_factor` scales it.
+    """
+
+    epochs: int
+    start: float = 0.0
+    hold: bool = False
+    lr_factor: float = 1.0
+
+
+def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
+    """The recipe's rate at `position` epochs: a linear warm-up, then its schedule. SpaceError if unknown.
+
+    `step` is the length of a step in epochs: the warm-up counts it, so that the first is not for nothing.
+    """
+    if train.schedule not in LR_SCHEDULES:
+        raise SpaceError(unknown("learning-rate schedule", train.schedule, LR_SCHEDULES))
+    warm = min(1.0, (position + step) / train.warmup_epochs) if train.warmup_epochs else 1.0
+    return train.lr * warm * LR_SCHEDULES[train.schedule](min(position / train.epochs, 1.0))
+
+
+def make_optimizer(train: Train, net: nn.Module) -> torch.optim.Optimizer:
+    if train.optimizer not in OPTIMIZERS:
+        raise SpaceError(unknown("optimizer", train.optimizer, OPTIMIZERS))
+    return OPTIMIZERS[train.optimizer](list(net.parameters()), train)

@@ -1,0 +1,18 @@
+"""A sweep as one HTML file: it needs no network, prints well, and is the same for the same results."""
+
+from __future__ import annotations
+
+from orchestrator.records import Joined, joined
+from orchestrator.report.page import page
+from orchestrator.report.section import Wanted
+from orchestrator.report.swept import Swept
+from orchestrator.tracking import RunRow, Tracker
+
+__all__ = ["Wanted", "html_report"]
+
+
+def html_report(
+    tracker: Tracker, sweep: RunRow, *, known: Joined | None = None, wanted: Wanted | None = None
+) -> str:
+    """The report of a sweep's run; `known` is what the store was asked for already."""
+    return page(Swept(tracker, sweep, known or joined(tracker, sweep)), wanted or Wanted())

@@ -1,0 +1,54 @@
+// Draws the charts of the report, in the page's colours: by day, by night and on paper.
+(() => {
+  "use strict";
+  const specs = JSON.parse(document.getElementById("charts").textContent);
+  const night = matchMedia("(prefers-color-scheme: dark)");
+  const root = document.documentElement;
+
+  const palette = () => {
+    const style = getComputedStyle(root);
+    const colour = (name) => style.getPropertyValue("--" + name).trim();
+    const names = ["ink", "muted", "grid", "paper", "blue", "vermillion", "green", "pink", "orange", "sky"];
+    return Object.fromEntries(names.map((name) => ["theme:" + name, colour(name)]));
+  };
+
+  // Colours stand in places of their own, and inside the styled glyphs of labels.
+  const themed = (value, colours) => {
+    if (typeof value === "string") {
+      if (value in colours) return colours[value];
+      const styled = /^<span style="color:(theme:[a-z]+)">/.exec(value);
+      return styled ? value.replace(styled[1], colours[styled[1]]) : value;
+    }
+    if (Array.isArray(value)) return value.map((item) => themed(item, colours));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, themed(item, colours)]));
+    }
+    return value;
+  };
+
+  const draw = () => {
+    const colours = palette();
+    for (const [id, spec] of Object.entries(specs)) {
+      const place = document.getElementById(id);
+      const waiting = place.querySelector(".waiting");
+      if (waiting) waiting.remove();
+      const drawn = themed(spec, colours);
+      const size = { width: place.clientWidth, height: place.clientHeight };
+      Plotly.react(place, drawn.data, { ...drawn.layout, ...size }, { displayModeBar: false });
+    }
+  };
+
+  let later = 0;
+  let width = root.clientWidth;
+  addEventListener("resize", () => {
+    if (root.clientWidth === width || root.classList.contains("paper")) return;
+    width = root.clientWidth;
+    clearTimeout(later);
+    later = setTimeout(draw, 150);
+  });
+  const onPaper = (on) => { root.classList.toggle("paper", on); draw(); };
+  addEventListener("beforeprint", () => onPaper(true));
+  addEventListener("afterprint", () => onPaper(false));
+  night.addEventListener("change", draw);
+  draw();
+})();

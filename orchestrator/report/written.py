@@ -1,0 +1,44 @@
+"""A report as a file of its own, from the store alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.address import exists, shown
+from orchestrator.errors import StoreError, UsageError
+from orchestrator.interval import How
+from orchestrator.paired import read_baseline
+from orchestrator.records import find_sweep, joined
+from orchestrator.report import Wanted, html_report
+from orchestrator.tracking import Tracker, initialise
+from orchestrator.writing import rewrite
+
+
+def write_report(
+    sweep: str,
+    *,
+    uri: str,
+    out: Path | None = None,
+    baseline: str | None = None,
+    tolerance: float = 0.01,
+    how: How = "t",
+) -> Path:
+    """Write the report of a sweep, by default to SPACE.html in the working directory; where it lies.
+
+    StoreError if there is no such sweep; UsageError where the file cannot be written.
+    """
+    if not exists(uri):
+        raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
+    initialise(uri)
+    tracker = Tracker(uri, sweep)
+    run = find_sweep(tracker, sweep)
+    known = joined(tracker, run)
+    compared_with = None if baseline is None else read_baseline(baseline, known.results)
+    wanted = Wanted(tolerance, how, compared_with)
+    text = html_report(tracker, run, known=known, wanted=wanted)
+    place = (out or Path(Path(f"{known.plan.get('space', run.name)}.html").name)).absolute()
+    try:
+        rewrite(place, text)
+    except OSError as error:
+        raise UsageError(f"--out {place}: {error.strerror}; name a file that can be written") from error
+    return place

@@ -1,0 +1,123 @@
+"""What tells the trials of a table apart: the axes that were swept, and what a setting is called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.config import method_name
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+AXES = (
+    "model",
+    "dataset",
+    "batch_size",
+    "technique",
+    "criterion",
+    "granularity",
+    "scope",
+    "when",
+    "schedule",
+    "control",
+    "prepare",
+    "recover",
+    "distill",
+)
+NETWORK = ("model", "dataset", "batch_size")  # a panel of a picture, a table of accuracies
+NO_SETTING = ("key", "dense_key", "seed", "requested_batch_size", "status", "run_id", "reason", "notes")
+LONG_NUMBER = re.compile(r"\d+\.\d{4,}(e-?\d+)?")
+UNSAID = ("none", "after", "None")  # that nothing was done goes without saying
+
+
+def axis_columns(results: DataFrame) -> list[str]:
+    """Every column that is an axis or a field of the configuration, those of AXES first."""
+    others = [c for c in results.columns if c not in NO_SETTING and "/" not in c]
+    return [*(c for c in AXES if c in others), *(c for c in others if c not in AXES)]
+
+
+def telling(results: DataFrame, first: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """`first`, and of `columns`, in their order, those that tell apart what those before them do not."""
+    chosen, count = list(first), results.groupby(list(first), dropna=False).ngroups
+    for column in columns:
+        if column in chosen or results[column].nunique(dropna=False) <= 1:
+            continue
+        more = results.groupby([*chosen, column], dropna=False).ngroups
+        if more > count:
+            chosen, count = [*chosen, column], more
+    return chosen
+
+
+def setting_columns(results: DataFrame) -> list[str]:
+    """The columns that tell settings apart, the amount last: what was swept, without the seed.
+
+    A column that says nothing beyond those before it, as a technique's criterion does, is left out. Of a
+    search, where an amount alone may tell all points apart, every axis that was searched is told.
+    """
+    if results.attrs.get("objectives"):
+        return _searched_columns(results)
+    first = [c for c in (*NETWORK, "technique", "amount") if c in results.columns]
+    chosen = telling(results, first, axis_columns(results))
+    return [*(c for c in chosen if c != "amount"), "amount"]
+
+
+def _searched_columns(results: DataFrame) -> list[str]:
+    """The axes and the fields of the recipe that vary; a technique tells granularity and scope."""
+    known = [c for c in axis_columns(results) if c in AXES or c.startswith("train.")]
+    told = {*NETWORK, "technique", "granularity", "scope"}
+    if results.groupby("technique")["criterion"].nunique().max() == 1:
+        told.add("criterion")
+    varied = [c for c in known if c not in told and results[c].nunique(dropna=False) > 1]
+    return [*NETWORK, "technique", *varied, "amount"]
+
+
+def settings(results: DataFrame) -> Iterator[tuple[dict[str, object], DataFrame]]:
+    """Each setting of the finished trials, with its rows (one per seed), in the order of the plan."""
+    finished = results[results["status"] == "finished"]
+    if len(finished):
+        columns = setting_columns(results)
+        for values, rows in finished.groupby(columns, sort=False, dropna=False):
+            yield dict(zip(columns, values, strict=True)), rows
+
+
+def methods(results: DataFrame) -> Iterator[tuple[dict[str, object], DataFrame]]:
+    """Each method, a setting without its amount, with the rows of all its finished trials."""
+    finished = results[results["status"] == "finished"]
+    if len(finished):
+        columns = [c for c in setting_columns(results) if c != "amount"]
+        for values, rows in finished.groupby(columns, sort=False, dropna=False):
+            yield dict(zip(columns, values, strict=True)), rows
+
+
+def panel_title(setting: Mapping[str, object]) -> str:
+    """What a setting's table and picture are called."""
+    return f"{setting['model']} on {setting['dataset']}, batch {setting['batch_size']}"
+
+
+def method_label(setting: Mapping[str, object]) -> str:
+    """What was done, without the values that mean that nothing was."""
+    told = [value for name, value in setting.items() if name not in (*NETWORK, "amount")]
+    # A table of several sweeps has no value where only another sweep has the axis.
+    return ", ".join(str(v) for v in told if v is not None and v == v and v not in UNSAID) or "nothing"
+
+
+def point_label(setting: Mapping[str, object]) -> str:
+    """What was done at a point of a search: options with four digits, a field of the recipe by its name."""
+    told = [
+        str(value) if name in AXES else f"{name}={value}"
+        for name, value in setting.items()
+        if name not in (*NETWORK, "amount") and value not in UNSAID
+    ]
+    return LONG_NUMBER.sub(lambda found: f"{float(found[0]):.4g}", ", ".join(told)) or "nothing"
+
+
+def method_names(setting: Mapping[str, object]) -> str:
+    """What was done, without options and numbers: what points of a search may have in common."""
+    axes = [name for name in AXES if name in setting and name not in NETWORK]
+    return ", ".join(method_name(str(setting[a])) for a in axes if setting[a] not in UNSAID) or "nothing"
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.4g}%"

@@ -1,0 +1,173 @@
+"""Where the trials of a sweep run: a Ray of our own on loopback, or a cluster that is there already."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._private import ray_constants, utils
+from ray.job_config import JobConfig
+
+from orchestrator.errors import ClusterError
+from orchestrator.interruption import RAISED, heeded, received, take_back
+from orchestrator.resources import Resources
+from orchestrator.sweep.patience import impatient, kill_rays
+
+# A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
+IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
+OWN = IN_WORKERS | {
+    # On loopback alone, so without authentication.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "disabled",
+    # Where Ray's memory monitor kills a worker, Tune gives up; the kernel's killer costs one trial a retry.
+    "RAY_memory_monitor_refresh_ms": "0",
+    # CUDA_VISIBLE_DEVICES stays as it is for what asks for no GPU, which is what Ray is going over to.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # The one node is this machine: it is busy when it does not answer for a while, not gone.
+    "RAY_health_check_failure_threshold": "1000",
+    "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),  # it logs to the terminal
+}
+CONNECT_SECONDS = 5.0
+for _name in ("ray", "ray.tune", "ray.tune.execution.tune_controller"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+Node = Mapping[str, Any]  # as ray.nodes() gives it
+
+
+class _NoFolder(JobConfig):
+    """Workers would put the folder we stand in first on their path, and import a `models` that lies there.
+
+    An empty working_dir has the same effect, and costs 2 s at the start of the first workers.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+@contextmanager
+def own(resources: Resources) -> Iterator[None]:
+    """A Ray of our own that listens on loopback alone. ClusterError where it does not start."""
+    with _environment(OWN), _loopback(only=True):
+        try:
+            _start(
+                "Ray did not start",
+                address="local",
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus,
+                include_dashboard=False,
+                job_config=_NoFolder(),
+            )
+            with impatient():
+                yield
+        finally:
+            _shut_down()
+            kill_rays()  # what a start that was cut off has left
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """A Ray cluster that somebody else has started. ClusterError where there is none."""
+    _knock(address)
+    with _loopback(only=False), tempfile.TemporaryDirectory(prefix="orchestrate-cwd-") as empty:
+        _start(
+            f"no Ray cluster could be joined at {address}",
+            address=address,
+            runtime_env={"working_dir": empty, "env_vars": IN_WORKERS},
+        )
+        try:
+            yield
+        finally:
+            _shut_down()
+
+
+def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
+    try:
+        with heeded(), _no_handler():
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    except (KeyboardInterrupt, SystemError):  # the second, where it is raised in the midst of Ray's C++
+        if not received():
+            raise
+        ray.shutdown()
+        raise KeyboardInterrupt(RAISED) from None
+    except Exception as error:  # Ray raises bare ones, such as "timed out during startup"
+        ray.shutdown()  # what has started of it
+        reason = " ".join(str(error).split())[:300]
+        raise ClusterError(f"{failure}: {reason}") from error
+
+
+def _knock(address: str) -> None:
+    """ClusterError, at once, for what is no address or does not answer; Ray would try for a minute."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise ClusterError(
+            f"--address {address!r}: expected HOST:PORT of a Ray cluster's head, as 10.0.0.1:6379, or auto; "
+            "the sweep is to be started on a node of the cluster"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {error}; `ray status` on its head shows whether it runs, "
+            "and without --address and RAY_ADDRESS a sweep starts a Ray of its own"
+        ) from error
+
+
+def _shut_down() -> None:
+    """No other thread may meanwhile collect what refers to Ray: that would end the process."""
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def _no_handler() -> Iterator[None]:
+    """Ray puts a handler for SIGTERM in the place of ours, and its C++ another, which aborts in the end."""
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+        take_back()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that Ray's processes inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _loopback(*, only: bool) -> Iterator[None]:
+    """What ray has read of its environment as it was imported, which may be before us."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = not only
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def living_nodes() -> list[Node]:
+    """The living nodes of the cluster that this process has joined."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # ray's

@@ -1,0 +1,88 @@
+"""The files of runs: on this disk for a SQLite store, through the server for another."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from orchestrator.errors import StoreError
+from orchestrator.tracking.rows import RunRow
+from orchestrator.writing import rewrite, write
+
+
+class Artifacts:
+    """Files of the runs of one store."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._client: MlflowClient | None = None
+
+    @property
+    def client(self) -> MlflowClient:
+        self._client = self._client or MlflowClient(self.uri)
+        return self._client
+
+    def upload(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
+        """Artifacts of a run from text or bytes, by path."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path, content in files.items():
+                place = Path(folder) / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write(place, content)
+            self.client.log_artifacts(run_id, folder)
+
+    def rewrite(self, row: RunRow, path: str, content: str) -> None:
+        """A text artifact anew; on this disk, never half of one."""
+        if (place := self.local_folder(row, path)) is None:
+            self.upload(row.run_id, {path: content})
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        rewrite(place, content)
+
+    def has(self, row: RunRow, path: str) -> bool:
+        """Whether a run has an artifact."""
+        if (place := self.local_folder(row, path)) is not None:
+            return place.exists()
+        return any(item.path == path for item in self.client.list_artifacts(row.run_id))
+
+    def text(self, row: RunRow, path: str) -> str:
+        """A text artifact of a run; StoreError if it is not there."""
+        try:
+            return self.read(row, path).decode()
+        except (OSError, MlflowException) as error:
+            raise StoreError(f"run {row.run_id} has no artifact {path}: {error}") from error
+
+    def local_folder(self, row: RunRow, path: str) -> Path | None:
+        """Where a run's artifacts below `path` lie on this disk; None for a store elsewhere."""
+        if not row.artifact_uri.startswith("file://"):
+            return None
+        return Path(url2pathname(urlsplit(row.artifact_uri).path)) / path
+
+    def folder(self, row: RunRow, path: str) -> Path:
+        """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""
+        return self.local_folder(row, path) or Path(
+            self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp())
+        )
+
+    def read(self, row: RunRow, path: str) -> bytes:
+        """One file of a run."""
+        if (place := self.local_folder(row, path)) is not None:
+            return place.read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(row.run_id, path, folder)).read_bytes()
+
+    def delete_files(self, row: RunRow, path: str) -> None:
+        """Remove a run's artifacts below `path`, if there are any."""
+        place = self.local_folder(row, path)
+        if place is None:
+            get_artifact_repository(row.artifact_uri, tracking_uri=self.uri).delete_artifacts(path)
+        elif place.exists():
+            shutil.rmtree(place)

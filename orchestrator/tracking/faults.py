@@ -1,0 +1,91 @@
+"""What a store's failure means: it is away, a disk is full, or what was asked is wrong.
+
+Read by mlflow as it is used: a server that is gone is noticed in seconds, not in a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # a server waits 20 s for its own SQLite file
+
+from mlflow.exceptions import MlflowException
+from requests import HTTPError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from orchestrator.address import shown
+from orchestrator.errors import AwayError, DiskFullError, StoreError
+from orchestrator.writing import FULL
+
+# Its own tracebacks of a locked file would stand among the lines of a sweep.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+STORE_FAULTS = (MlflowException, SQLAlchemyError, OSError)
+NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+FULL_TEXTS = ("database or disk is full", *(os.strerror(number) for number in FULL))
+HEART = re.compile(r"\[Errno \d+\] [\w ]+|timed out|too many \d+ error responses|\(sqlite3\.\w+\) [^\n]+")
+TRANSIENT = (408, 429)  # of the codes below 500, those that ask for another try
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Calls of a store: AwayError where it cannot be reached now, DiskFullError where its disk is full.
+
+    StoreError for what the store refuses for good. A file that is not there passes through.
+    """
+    try:
+        yield
+    except NOT_THERE:
+        raise
+    except STORE_FAULTS as error:
+        raise _meaning(error, uri) from error
+
+
+def _meaning(error: Exception, uri: str) -> StoreError:
+    reason = _reason(error)
+    if _full(error):
+        return DiskFullError(f"no room is left for the store {shown(uri)}: {reason}")
+    if _away(error):
+        return AwayError(f"the store {shown(uri)} cannot be reached: {reason}")
+    return StoreError(f"the store {shown(uri)} refuses: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """The heart of a message that may quote a whole request, in one line without secrets."""
+    text = shown(str(error))
+    if found := HEART.search(text):
+        return found.group()
+    lines = text.splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    # A copied folder's errors are texts, a database's are MLflow's; a server's own disk is not ours.
+    local = isinstance(error, (shutil.Error, DBAPIError)) or isinstance(error.__cause__, DBAPIError)
+    return local and any(text in str(error) for text in FULL_TEXTS)
+
+
+def _away(error: Exception) -> bool:
+    if isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())
+    elif isinstance(error, HTTPError) and error.response is not None:
+        status = error.response.status_code
+    else:
+        return not isinstance(error, PermissionError)  # a connection, a database's driver, a file system
+    return status >= 500 or status in TRANSIENT

@@ -1,0 +1,59 @@
+"""What a store holds of a run, as plain data, and the lengths that it can hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from mlflow.entities import Run
+
+TAG_LENGTH = 500
+DIGEST_LENGTH = 36
+NOTE = "mlflow.note.content"
+NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    name: str
+    value: float
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run as the store lists it."""
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    artifact_uri: str
+    start_ms: int
+    end_ms: int | None
+
+
+def row_of(run: Run) -> RunRow:
+    """A run of MLflow's as a row."""
+    return RunRow(
+        run.info.run_id,
+        run.info.run_name or "",
+        run.info.status,
+        run.data.params,
+        run.data.metrics,
+        run.data.tags,
+        run.info.artifact_uri or "",
+        run.info.start_time,
+        run.info.end_time,
+    )
+
+
+def compare_address(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
+    """The address of MLflow's compare view for these runs."""
+    runs, experiments = quote(json.dumps(list(run_ids))), quote(json.dumps([experiment_id]))
+    return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"

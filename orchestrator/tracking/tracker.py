@@ -1,0 +1,224 @@
+"""One experiment of a store: runs begun, found again and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from time import monotonic
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.address import shown, store_folder
+from orchestrator.errors import StoreError
+from orchestrator.ownership import owner, owner_lives
+from orchestrator.tracking.artifacts import Artifacts
+from orchestrator.tracking.faults import STORE_FAULTS
+from orchestrator.tracking.garbage import rarely_collected
+from orchestrator.tracking.line import line_to
+from orchestrator.tracking.open_run import OpenRun
+from orchestrator.tracking.rows import RunRow, row_of
+
+PAGE = 1000
+FEW_KEYS = 4  # looked for one by one: what else is in the store costs nothing then
+NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for what is no run id
+KNOWN_SECONDS = 3.0  # shorter than what lies between a new sweep's experiment and its first result
+
+
+def initialise(uri: str) -> None:
+    """Create or migrate the store, one process at a time. StoreError where it cannot be used."""
+    folder = store_folder(uri)
+    try:
+        if folder is None:
+            MlflowClient(uri).search_experiments(max_results=1)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".mlflow.lock", timeout=60):
+            MlflowClient(uri).search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a driver may be missing
+        reason = shown(str(error).splitlines()[0])
+        raise StoreError(
+            f"the store {shown(uri)} cannot be used: {reason}; set MLFLOW_TRACKING_URI"
+        ) from error
+
+
+class Tracker(Artifacts):
+    """One experiment of one store."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        super().__init__(uri)
+        self.experiment = experiment
+        self._experiment_id = ""
+        self._experiments: list[str] = []
+        self._experiments_until = 0.0
+
+    def reaching(self) -> AbstractContextManager[None]:
+        """Calls of this store; what they raise where it is away, full or refuses is in `faults.reaching`."""
+        return line_to(self.uri).reaching()
+
+    @property
+    def experiment_id(self) -> str:
+        if not self._experiment_id:
+            self._experiment_id = self._find_or_create()
+        return self._experiment_id
+
+    @property
+    def artifact_root(self) -> str:
+        """Where the files of new runs go: a folder of a disk, or what a server answers for."""
+        return str(self.client.get_experiment(self.experiment_id).artifact_location)
+
+    def _find_or_create(self) -> str:
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        if found is not None:
+            return str(found.experiment_id)
+        folder = store_folder(self.uri)
+        place = None if folder is None else (folder / "artifacts" / self.experiment).as_uri()
+        self._experiments_until = 0.0
+        try:
+            return str(self.client.create_experiment(self.experiment, artifact_location=place))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._find_or_create()  # another process was faster
+
+    def start(
+        self,
+        kind: str,
+        name: str,
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str],
+        start_ms: int | None = None,
+    ) -> OpenRun:
+        """A RUNNING run: FINISHED at the end of its block, FAILED with the reason if the block raises."""
+        described = {"kind": kind, "owner": owner(), **tags}
+        if parent is not None:
+            described["mlflow.parentRunId"] = parent
+        created = self.client.create_run(self.experiment_id, start_ms, described, run_name=name)
+        return OpenRun(self.client, created.info.run_id, created.info.artifact_uri)
+
+    def opened(self, row: RunRow) -> OpenRun:
+        """A run that was begun before, to be written on."""
+        return OpenRun(self.client, row.run_id, row.artifact_uri)
+
+    def reopen(self, run_id: str) -> OpenRun:
+        """A run of before, RUNNING again under this process."""
+        self.client.update_run(run_id, "RUNNING")
+        self.client.set_tag(run_id, "owner", owner())
+        return self.opened(self.row(run_id))
+
+    def finished(self, keys: Collection[str] | None = None) -> dict[str, RunRow]:
+        """Key -> finished run, over the whole store; of two with one key the older."""
+        if keys is not None and len(keys) <= FEW_KEYS:
+            rows = {key: self.finished_one(key) for key in keys}
+            return {key: row for key, row in rows.items() if row is not None}
+        found: dict[str, RunRow] = {}
+        for row in self.search("attributes.status = 'FINISHED' and tags.key LIKE '_%'", everywhere=True):
+            key = row.tags["key"]
+            wanted = (keys is None or key in keys) and "invalid" not in row.tags
+            if wanted and (key not in found or row.start_ms < found[key].start_ms):
+                found[key] = row
+        return found
+
+    def stopped(self, keys: Collection[str], stop: str) -> dict[str, RunRow]:
+        """Key -> the latest run that was stopped by the rule `stop`, over the whole store."""
+        rows = self.search("attributes.status = 'FINISHED' and tags.stopped_key LIKE '_%'", everywhere=True)
+        found = {row.tags["stopped_key"]: row for row in reversed(rows) if row.tags.get("stop") == stop}
+        return {key: row for key, row in found.items() if key in keys}
+
+    def failed(self, keys: Collection[str]) -> dict[str, RunRow]:
+        """Key -> the latest FAILED run of the point, over the whole store."""
+        rows = self.search("attributes.status = 'FAILED' and tags.point LIKE '_%'", everywhere=True)
+        return {row.tags["point"]: row for row in reversed(rows) if row.tags["point"] in keys}
+
+    def finished_one(self, key: str) -> RunRow | None:
+        """The finished run of one key, or None."""
+        rows = self._search(f"attributes.status = 'FINISHED' and tags.key = '{key}'", self._experiment_ids())
+        return next((row for row in reversed(rows) if "invalid" not in row.tags), None)
+
+    def of_point(self, key: str) -> list[RunRow]:
+        """The runs of one point in this experiment, however they ended or did not."""
+        return self.search(f"tags.point = '{key}'")
+
+    def of_parcel(self, id: str) -> RunRow | None:
+        """The run that was begun for a parcel."""
+        return next(iter(self.search(f"tags.parcel = '{id}'")), None)
+
+    def search(self, query: str, *, everywhere: bool = False) -> list[RunRow]:
+        """Active runs of this experiment, or of the whole store, newest first."""
+        return self._search(query, self._all_experiments() if everywhere else [self.experiment_id])
+
+    def _all_experiments(self) -> list[str]:
+        self._experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
+        self._experiments_until = monotonic() + KNOWN_SECONDS
+        return self._experiments
+
+    def _experiment_ids(self) -> list[str]:
+        """All experiments, as they were a moment ago: none that is younger holds a finished run."""
+        return self._experiments if monotonic() < self._experiments_until else self._all_experiments()
+
+    def _search(self, query: str, ids: list[str]) -> list[RunRow]:
+        rows: list[RunRow] = []
+        token: str | None = None
+        while True:
+            with rarely_collected():
+                page = self.client.search_runs(ids, query, ViewType.ACTIVE_ONLY, PAGE, page_token=token)
+                rows += [row_of(run) for run in page]
+            token = page.token
+            if not token:
+                return rows
+
+    def row(self, run_id: str) -> RunRow:
+        """One run by its id; StoreError if there is none."""
+        try:
+            return row_of(self.client.get_run(run_id))
+        except MlflowException as error:
+            if error.error_code not in NO_SUCH_RUN:
+                raise
+            raise StoreError(
+                f"no run {run_id!r} in {shown(self.uri)}; `orchestrate ui` shows what there is"
+            ) from error
+
+    def close_abandoned(self) -> None:
+        """Mark runs of this experiment that a dead process of this host left RUNNING as KILLED."""
+        for row in self.search("attributes.status = 'RUNNING'"):
+            if not owner_lives(row.tags.get("owner", "")):
+                self.close(row.run_id, "its process died before the run was finished")
+
+    def close_children(self, parent: str, reason: str) -> None:
+        """Mark what is still RUNNING below a run as KILLED."""
+        for row in self.search(f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"):
+            self.close(row.run_id, reason)
+
+    def close(self, run_id: str, reason: str, *, status: str = "KILLED") -> None:
+        """Mark a run as KILLED, or as what `status` says, and say why."""
+        self.client.set_tag(run_id, "reason", reason)
+        self.client.set_terminated(run_id, status)
+
+    def history(self, run_id: str, name: str) -> dict[int, float]:
+        """Step -> value of one metric; of two values at one step the later."""
+        return {point.step: point.value for point in self.client.get_metric_history(run_id, name)}
+
+    def data_digests(self, run_id: str) -> dict[str, str]:
+        """Name -> digest of the data sets that are inputs of a run."""
+        inputs = self.client.get_run(run_id).inputs
+        return {item.dataset.name: item.dataset.digest for item in (inputs.dataset_inputs if inputs else ())}
+
+    def try_tag(self, run_id: str, name: str, value: str) -> bool:
+        """Set a tag; False where the store cannot be written now."""
+        try:
+            self.client.set_tag(run_id, name, value)
+        except STORE_FAULTS:
+            return False
+        return True
+
+    def delete_tag(self, run_id: str, name: str) -> None:
+        self.client.delete_tag(run_id, name)
+
+    def set_tag(self, run_id: str, name: str, value: str) -> None:
+        self.client.set_tag(run_id, name, value)

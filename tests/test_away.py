@@ -1,0 +1,237 @@
+"""Points that are run while the store does not answer: the work is done, and comes to the store later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator import data, model_files, sources, tracking
+from orchestrator.address import default_uri, outbox_folder
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.delivery import deliver_all
+from orchestrator.errors import DiskFullError, DivergedError
+from orchestrator.outbox import Outbox
+from orchestrator.point import Point, Settings
+from orchestrator.techniques import resolve
+from orchestrator.tracking import RunRow, Tracker, line_to
+from orchestrator.trial import run_dense
+from orchestrator.worker import run_point
+
+DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
+DEAD = "http://127.0.0.1:9"  # nobody listens there
+DAY = 86_400.0
+
+
+def trial(dense: DenseConfig = DENSE, amount: float = 0.5) -> TrialConfig:
+    known = resolve("weight", {})
+    prune = Prune(known.criterion, known.granularity, known.scope, "one_shot", amount)
+    return TrialConfig(dense, prune, "none", "weight")
+
+
+def point(config: DenseConfig | TrialConfig) -> Point:
+    parent = config.dense.key() if isinstance(config, TrialConfig) else None
+    return Point(config.key(), "a name", config, parent=parent)
+
+
+class Place:
+    """A store, and a server that is not there whose results wait in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = default_uri(folder)
+        tracking.initialise(self.uri)
+        self.tracker = Tracker(self.uri, "digits")
+        self.sweep = self.tracker.start("sweep", "x", tags={}).run_id
+        code = sources.place()
+        self.there = Settings(self.uri, "digits", self.sweep, None, code)
+        self.gone = replace(self.there, uri=DEAD, state_dir=str(folder / "state"))
+        self.waiting = Outbox(outbox_folder(DEAD, str(folder / "state")))
+        self.own = Outbox(outbox_folder(self.uri))
+
+    def row(self, key: str) -> RunRow:
+        (row,) = self.tracker.of_point(key)
+        return row
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    yield Place(tmp_path)
+    line_to(DEAD).ask_anew()
+
+
+def numbers(row: RunRow) -> dict[str, float]:
+    return {n: v for n, v in row.metrics.items() if "seconds" not in n and "bytes" not in n}
+
+
+def test_a_trial_finds_its_dense_network_among_what_waits(place: Place) -> None:
+    run_point(point(DENSE), place.gone)
+    final = run_point(point(trial()), place.gone)
+    dense, pruned = place.waiting.parcels()
+    assert (dense.opening.kind, pruned.opening.kind) == ("dense", "trial")
+    assert pruned.final.items() >= final.items()
+    # The same network: its own training has no epochs in the trial's curves, and no seconds in its cost.
+    assert "train/loss" not in {metric.name for metric in pruned.closing.metrics}
+    spent = {m.name: m.value for m in pruned.closing.metrics}
+    assert spent["ipa/train_seconds"] == dense.final["final/train_seconds"]
+
+    assert deliver_all(place.uri, place.waiting) == {}
+    assert place.waiting.parcels() == []
+    run_point(point(trial(amount=0.25)), place.there)  # finds the delivered one
+    again = replace(DENSE, seed=1)
+    run_point(point(again), place.there)
+    for key in (DENSE.key(), trial().key(), trial(amount=0.25).key(), again.key()):
+        row = place.row(key)
+        assert (row.status, row.tags["key"]) == ("FINISHED", key)
+    late, early = place.row(DENSE.key()), place.row(again.key())
+    assert late.params.keys() == early.params.keys()
+    assert late.metrics.keys() == early.metrics.keys()
+    assert late.tags.keys() - {"worst_class_drop"} == early.tags.keys() - {"worst_class_drop"}
+    # What waited for its parent, too, holds all its weights: the parent might never have arrived.
+    saved = model_files.load(
+        place.tracker.folder(place.row(trial().key()), "model"),
+        manifest_sha256=place.row(trial().key()).tags["manifest_sha256"],
+    )
+    assert saved.weights is not None
+    assert final.items() <= place.row(trial().key()).metrics.items()
+
+
+def test_waiting_or_not_the_results_are_equal(place: Place) -> None:
+    run_point(point(DENSE), place.gone)
+    run_point(point(trial()), place.gone)
+    deliver_all(place.uri, place.waiting)
+    late = numbers(place.row(trial().key()))
+    other = Place(place.waiting.folder.parents[2] / "other")
+    run_point(point(DENSE), other.there)
+    run_point(point(trial()), other.there)
+    assert late == numbers(other.row(trial().key()))
+    weights = [
+        run_dense(DENSE, data.load("digits")).last.state.weights,
+        model_files.load(
+            place.tracker.folder(place.row(DENSE.key()), "model"),
+            manifest_sha256=place.row(DENSE.key()).tags["manifest_sha256"],
+        )
+        .state()
+        .weights,
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_what_waits_is_not_run_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_point(point(DENSE), place.gone)
+
+    def never(*args: object, **options: object) -> None:
+        pytest.fail("it was run again")
+
+    monkeypatch.setattr("orchestrator.worker.run_dense", never)
+    second = run_point(point(DENSE), place.gone)
+    assert {name: second[name] for name in first} == first
+    assert len(place.waiting.parcels()) == 1
+
+
+def test_what_is_stored_is_not_run_again_either(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker died after all was done, and before anybody heard of it."""
+    first = run_point(point(DENSE), place.there)
+
+    def never(*args: object, **options: object) -> None:
+        pytest.fail("it was run again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.worker.run_dense", never)
+        second = run_point(point(DENSE), place.there)
+    assert first.items() <= second.items()
+    row = place.row(DENSE.key())  # which is the only one
+    place.tracker.set_tag(row.run_id, "invalid", "its files are not as they were written")
+    run_point(point(DENSE), place.there)
+    again = place.tracker.finished({DENSE.key()})[DENSE.key()]
+    assert again.run_id != row.run_id
+
+
+def test_a_failure_waits_as_well(place: Place) -> None:
+    config = replace(DENSE, train=Train(epochs=1, optimizer="sgd", lr=1e30))
+    with pytest.raises(DivergedError):
+        run_point(point(config), place.gone)
+    deliver_all(place.uri, place.waiting)
+    row = place.row(config.key())
+    assert (row.status, row.tags["diverged"], "key" in row.tags) == ("FAILED", "true", False)
+    assert "DivergedError" in row.tags["reason"]
+    assert config.key() in place.tracker.failed({config.key()})
+
+
+def test_a_disk_that_is_full_when_the_result_is_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one writing function fails, at each of its calls: nothing is left that could be taken for whole."""
+    from orchestrator import writing
+
+    run_point(point(DENSE), place.there)
+    real, fault = writing.write, {"at": 0, "calls": 0}
+
+    def write(path: Path, content: bytes | str) -> None:
+        fault["calls"] += 1
+        if fault["calls"] == fault["at"]:
+            path.write_bytes(b"half")  # as much as there was room for
+            raise OSError(28, "No space left on device")
+        real(path, content)
+
+    for module in ("model_files", "recording", "parcel", "entry"):
+        monkeypatch.setattr(f"orchestrator.{module}.write", write)
+    config, tried = trial(amount=0.75), 0
+    while True:
+        tried += 1
+        fault.update(at=tried, calls=0)
+        try:
+            run_point(point(config), place.there)
+            break
+        except DiskFullError as error:
+            said = str(error)
+        assert "no room is left in" in said
+        assert place.own.parcels() == []
+        assert config.key() not in place.tracker.finished()
+        assert {row.status for row in place.tracker.of_point(config.key())} == {"KILLED"}
+        assert not [path for path in place.own.folder.iterdir() if not path.name.startswith(".lock")]
+    assert tried > 8  # model, tables, run.json: each of them once
+    assert place.tracker.finished({config.key()})[config.key()].status == "FINISHED"
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+def test_a_clock_that_jumps_changes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """Each reading of the clock is a day further, or a day back."""
+    real, readings = time.time, [0]
+
+    def jumping() -> float:
+        readings[0] += 1
+        return real() + jump * (readings[0] % 3)
+
+    monkeypatch.setattr(time, "time", jumping)
+    for config in (DENSE, trial(), trial(amount=0.75)):
+        run_point(point(config), place.there)
+        row = place.row(config.key())
+        assert (row.status, row.tags["key"]) == ("FINISHED", config.key())
+        assert row.end_ms is not None
+        assert 0 <= row.end_ms - row.start_ms < 600_000
+        assert len(row.metrics) == len({*row.metrics})
+    monkeypatch.undo()
+    plain = Place(place.own.folder.parents[2] / "plain")
+    for config in (DENSE, trial(), trial(amount=0.75)):
+        run_point(point(config), plain.there)
+        assert numbers(plain.row(config.key())) == numbers(place.row(config.key()))
+
+
+def test_a_clock_that_was_set_back_while_results_waited(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    run_point(point(DENSE), place.gone)
+    monkeypatch.setattr(time, "time", lambda: real() - DAY)
+    line_to(DEAD).ask_anew()
+    run_point(point(trial()), place.gone)
+    assert deliver_all(place.uri, place.waiting) == {}
+    found = place.tracker.finished({DENSE.key(), trial().key()})
+    assert found.keys() == {DENSE.key(), trial().key()}

@@ -1,0 +1,261 @@
+"""A sweep in a Ray cluster that somebody else runs, beside a tracking server: nothing shared but the network.
+
+The second node has a mount namespace of its own, in which the folders of the driver, of the store and of
+Ray are empty: what a worker there needs, it must get through Ray and the server.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import orchestrator
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.errors import ClusterError, StoreError
+from orchestrator.point import Point, Settings
+from orchestrator.resources import of_cluster
+from orchestrator.sources import digest, place
+from orchestrator.sweep import run_points
+from orchestrator.sweep.joining import cluster_gpus, joined_for
+from orchestrator.sweep.nodes import Needs
+from orchestrator.sweep.places import joined
+from orchestrator.tracking import RunRow, Tracker, initialise
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).parent.parent
+TRIALS = 8
+HEAD = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+SPACE = """\
+version: 1
+axes:
+  model: ["mlp(widths=[64, 64])"]
+  dataset: [digits]
+  batch_size: [16]
+  technique: [weight]
+  amount: [50%, 90%]
+  seed: [0, 1, 2, 3]
+train: {epochs: 40}
+recover: finetune(epochs=10)
+"""
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
+# The second node's own disk: tmpfs over what the driver, the store and Ray have on this one.
+ELSEWHERE = 'for place in "$@"; do mount -t tmpfs none "$place" || exit 9; done; cd /; exec $START'
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def process(words: list[str], **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is ended with all below it, by their ids."""
+    found = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+    try:
+        yield found
+    finally:
+        family = psutil.Process(found.pid).children(recursive=True)
+        found.terminate()
+        for one in family:
+            with suppress(psutil.Error):
+                one.kill()
+        found.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server that gives out files, too."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--workers", "1", "--serve-artifacts", "--artifacts-destination", str(folder / "files")]
+    words += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    uri = f"http://127.0.0.1:{port}"
+    with process(words, cwd=folder, env=CLEAN) as found:
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
+                assert answer.status == 200
+                break
+            assert found.poll() is None
+            time.sleep(0.5)
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """The address of a cluster of one node with one CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+        yield cluster.address
+        cluster.shutdown()
+
+
+@contextmanager
+def second_node(address: str, *hidden: Path, hostname: str = "") -> Iterator[None]:
+    """Another node on this machine, with one CPU; `hidden` folders are empty for it."""
+    start = f"{Path(sys.executable).parent / 'ray'} start --address={address} --num-cpus=1 --block"
+    start += " --node-ip-address=127.0.0.1"
+    environment = {**CLEAN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "PYTHONPATH": str(ROOT), "START": start}
+    words = start.split()
+    if os.geteuid() == 0:
+        named = f"hostname {hostname}; " if hostname else ""
+        words = ["unshare", "-m", "-u", "bash", "-c", named + ELSEWHERE, "_", *map(str, hidden)]
+    with process(words, env=environment) as found, joined(address):
+        for _ in range(240):
+            if sum(node["Alive"] for node in ray.nodes()) == 2:
+                break
+            assert found.poll() is None, "the node ended; are namespaces allowed here?"
+            time.sleep(0.5)
+        ray.shutdown()
+        yield
+
+
+def orchestrate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *words],
+        cwd=cwd,
+        env={**CLEAN, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def trials(uri: str) -> list[RunRow]:
+    return Tracker(uri, "space").search("tags.kind = 'trial' and attributes.status = 'FINISHED'")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
+def test_two_nodes_that_share_nothing_but_the_network(
+    server: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "driver"
+    temporary = driver / "tmp"
+    temporary.mkdir(parents=True)
+    (driver / "space.yaml").write_text(SPACE)
+    settings = {"MLFLOW_TRACKING_URI": server, "RAY_ADDRESS": head, "TMPDIR": str(temporary)}
+    with second_node(head, tmp_path.parent, Path("/tmp/ray")):  # the server's folder is below the first
+        done = orchestrate("sweep", "--space", "space.yaml", "--device", "cpu", cwd=driver, **settings)
+    assert done.returncode == 0, done.stderr
+    assert f"{TRIALS} trials, {TRIALS + 4} runs made" in done.stdout
+    assert not (driver / "mlruns").exists()
+
+    found = trials(server)
+    assert len(found) == TRIALS
+    assert len({row.tags["node"] for row in found}) == 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    table = orchestrator.results("space")
+    assert list(table["status"]) == ["finished"] * TRIALS
+    net, _ = orchestrator.load(f"runs:/{found[0].run_id}")
+    assert sum(parameter.numel() for parameter in net.parameters())
+    again = orchestrate("sweep", "--space", "space.yaml", "--device", "cpu", cwd=driver, **settings)
+    assert again.returncode == 0, again.stderr
+    assert f"nothing to do: all {TRIALS} trials are in the store" in again.stdout
+
+
+def needs(uri: str, root: str, *datasets: str, code: str = "", data_dir: str | None = None) -> Needs:
+    return Needs(code or digest(), uri, root, datasets, data_dir)
+
+
+def test_a_node_that_cannot_do_its_part_is_named(server: str, head: str, tmp_path: Path) -> None:
+    wanted = of_cluster("cpu", head)
+    good = needs(server, "mlflow-artifacts:/1", "digits")
+    with joined_for(wanted, good):
+        assert ray.is_initialized()
+    assert not ray.is_initialized()
+    with (
+        pytest.raises(ClusterError, match=r"node \S+ \(\S+\) .* another version of the code"),
+        joined_for(wanted, needs(server, "mlflow-artifacts:/1", code="0" * 64)),
+    ):
+        pass
+    with (
+        pytest.raises(ClusterError, match=r"node \S+ \(\S+\) .*: mnist: .*absent"),
+        joined_for(wanted, needs(server, "mlflow-artifacts:/1", "mnist", data_dir=str(tmp_path / "absent"))),
+    ):
+        pass
+    with (
+        pytest.raises(ClusterError, match="a trial holds 1 CPU and 1 GPU of one node"),
+        joined_for(of_cluster("cuda", head), good),
+    ):
+        pass
+    assert cluster_gpus(head) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a host name of its own needs root")
+def test_a_store_on_this_disk_is_refused_for_a_node_on_another_host(head: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    with second_node(head, hostname="another-host"):
+        done = orchestrate(
+            "sweep", "--space", "space.yaml", "--device", "cpu", "--address", head, cwd=tmp_path
+        )
+    assert (done.returncode, done.stdout) == (4, "")
+    (line,) = done.stderr.splitlines()
+    assert "has nodes on other hosts (another-host), and the store sqlite://" in line
+    assert "mlflow server --serve-artifacts" in line
+
+
+def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, tmp_path: Path) -> None:
+    (tmp_path / "lost.yaml").write_text(SPACE)
+    tracker = Tracker(server, "lost")
+
+    def on_the_second() -> bool:
+        with suppress(StoreError):
+            rows = tracker.search("attributes.status = 'RUNNING' and tags.kind != 'sweep'")
+            return len({row.tags["node"] for row in rows}) == 2
+        return False
+
+    words = ["sweep", "--space", "lost.yaml", "--device", "cpu", "--address", head]
+    done: list[subprocess.CompletedProcess[str]] = []
+    sweep = Thread(target=lambda: done.append(orchestrate(*words, cwd=tmp_path, MLFLOW_TRACKING_URI=server)))
+    with second_node(head):
+        sweep.start()
+        while not on_the_second():
+            assert sweep.is_alive(), done
+            time.sleep(0.2)
+        time.sleep(1)
+    sweep.join()
+    assert done[0].returncode == 0, done[0].stderr
+    assert "its worker died; it is tried again (1 of 2)" in done[0].stderr
+    rows = tracker.search("tags.kind != 'sweep'")
+    assert sorted(row.status for row in rows) == [*["FINISHED"] * (TRIALS + 4), "KILLED"]
+
+
+def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(server: str) -> None:
+    """Tune ends the whole experiment there. Here the monitor finds every worker too large."""
+    initialise(server)
+    sweep = Tracker(server, "memory").start("sweep", "memory", tags={}).run_id
+    dense = DenseConfig("slp", "digits", 64, 0, Train(epochs=100_000), Numerics())
+    trial = TrialConfig(dense, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
+    points = [
+        Point(dense.key(), "dense", dense),
+        Point(trial.key(), "weight", trial, parent=dense.key()),
+    ]
+    config = {"memory_usage_threshold": 0.01, "memory_monitor_refresh_ms": 200}
+    cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "_system_config": config})
+    try:
+        with joined(cluster.address):
+            here = Settings(server, "memory", sweep, None, place())
+            ended = run_points(points, here, replace(of_cluster("cpu", cluster.address), retries=1), reused=0)
+    finally:
+        cluster.shutdown()
+    died = "its worker died 2 times"
+    assert [outcome.reason for outcome in ended.outcomes] == [died, f"its dense network failed: {died}"]

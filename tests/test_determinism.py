@@ -1,0 +1,63 @@
+"""The deterministic mode is for GPUs alone, is taken back, and says what has no deterministic form."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import pytest
+import torch
+
+from orchestrator.config import Numerics
+from orchestrator.determinism import deterministic, facts, level
+
+
+def modes() -> tuple[object, ...]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _cublas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+def put() -> None:
+    """An operation that has no deterministic form on any device."""
+    torch.zeros(4).put_(torch.tensor([1]), torch.tensor([1.0]))
+
+
+def test_on_a_cpu_nothing_is_changed() -> None:
+    before = modes()
+    with deterministic("cpu") as loose:
+        assert modes() == before
+        put()
+    assert not loose
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def test_on_a_gpu_all_is_set_and_taken_back() -> None:
+    before = modes()
+    with pytest.raises(ZeroDivisionError), deterministic("cuda"):  # noqa: PT012
+        assert modes() == (True, True, False, False)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        _ = 1 / 0
+    assert modes() == before
+    assert facts()["cuda.cublas_workspace"] == ":4096:8"
+
+
+def test_operations_without_a_deterministic_form_are_named_and_other_warnings_pass() -> None:
+    numerics = Numerics(device="cuda")
+    with pytest.warns(UserWarning, match="something else"), deterministic("cuda") as loose:  # noqa: PT031
+        assert level(numerics, loose) == "cuda, deterministic: every operation"
+        put()
+        put()
+        warnings.warn("something else", UserWarning, stacklevel=1)
+    assert loose == {"put_"}
+    assert level(numerics, loose) == "cuda, deterministic: all but put_"
+    assert level(Numerics(threads=2), set()) == "cpu, threads: 2"

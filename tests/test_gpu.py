@@ -1,0 +1,52 @@
+"""A sweep on real GPUs: parts of one are shared, and its runs come out the same again, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.address import default_uri
+from orchestrator.launch import launch
+from orchestrator.rerun import again, compare, find
+from orchestrator.running import Options
+from orchestrator.space import load_space
+from orchestrator.tracking import Tracker
+
+SPACE = """\
+version: 1
+axes:
+  model: [cnn]
+  dataset: [digits]
+  batch_size: [64]
+  technique: [weight, structured]
+  amount: [50%]
+  seed: [0, 1]
+train: {epochs: 2}
+recover: finetune(epochs=1)
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_a_sweep_on_gpus_is_deterministic_and_shares_them(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    space, uri = load_space(str(tmp_path / "space.yaml"), []), default_uri(tmp_path)
+    summary = launch(space, Options(device="cuda", gpus_per_trial=0.5), uri=uri)
+    assert (summary.failed, summary.ended.failures) == (0, [])
+    rows = Tracker(uri, space.name).search("tags.key LIKE '_%'")
+    assert len(rows) == 2 + 4
+    for row in rows:
+        facts = json.loads(Tracker(uri, space.name).text(row, "environment.json"))
+        assert facts["cuda.cublas_workspace"] == ":4096:8"
+        # Ray shows a worker the one GPU that it holds.
+        assert [name for name in facts if name.startswith("gpu.")] == ["gpu.0"]
+        assert row.params["numerics.device"] == "cuda"
+        recorded = find(row.run_id, uri=uri)
+        new = again(recorded)
+        assert new.level.startswith("cuda, deterministic: ")
+        if not list(recorded.reservations()):
+            assert compare(recorded, new).differences == []
+    assert not torch.are_deterministic_algorithms_enabled()

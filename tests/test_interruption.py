@@ -1,0 +1,101 @@
+"""Ctrl-C and SIGTERM, pressed at a process that holds or heeds them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator import interruption
+from orchestrator.interruption import heeded, held, listening, received, take_back
+
+ROOT = Path(__file__).parent.parent
+
+
+def press(number: int = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_a_signal_is_raised_where_one_listens() -> None:
+    with pytest.raises(KeyboardInterrupt, match="interrupted"), listening("bye"):
+        press(signal.SIGTERM)
+    assert received() == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_held_signal_is_noted_and_the_next_command_knows_nothing_of_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with listening("bye"), held():
+        assert received() == 0
+        press()
+        press()  # one stop that came as two signals
+        assert received() == signal.SIGINT
+    assert capfd.readouterr().err == "stopping; once more to stop at once\n"
+    with held():
+        assert received() == 0
+
+
+def test_what_may_be_cut_off_is_cut_off_within_what_is_held() -> None:
+    with listening("bye"), held():
+        with pytest.raises(KeyboardInterrupt), heeded():
+            press()
+        assert received() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt), heeded():
+            pytest.fail("it has come already")
+
+
+def test_handlers_that_others_put_in_place_are_replaced() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    take_back()  # outside nothing is ours
+    assert signal.getsignal(signal.SIGTERM) is before
+    with held():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        take_back()
+        press(signal.SIGTERM)
+        assert received() == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+STUCK = """
+import subprocess, sys, time
+from orchestrator.interruption import held, listening
+with listening("the last words"), held():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(child.pid, flush=True)
+    while True:
+        time.sleep(0.1)
+"""
+
+
+@contextmanager
+def stuck() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that heeds no first signal, and its child."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_second_signal_ends_the_process_and_all_below_it(number: int, code: int) -> None:
+    with stuck() as (process, child):
+        below = psutil.Process(child)
+        process.send_signal(number)
+        time.sleep(2 * interruption.SECONDS_OF_ONE)
+        assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert said == "stopping; once more to stop at once\nthe last words\n"
+    below.wait(timeout=60)

@@ -1,0 +1,284 @@
+"""Checkpoints among the artifacts of a run: the last whole one is found, and none outlives its run."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from orchestrator import data, keeping, model_files, sources, tracking
+from orchestrator.address import default_uri, outbox_folder
+from orchestrator.checkpoint import Saved
+from orchestrator.config import DenseConfig, Numerics, Train
+from orchestrator.entry import Entry
+from orchestrator.errors import DivergedError
+from orchestrator.keeping import RunKeeper
+from orchestrator.outbox import Outbox
+from orchestrator.parcel import Closing, DataInput, Opening
+from orchestrator.point import Point, Settings
+from orchestrator.tracking import RunRow, Tracker, line_to
+from orchestrator.trial import run_dense
+from orchestrator.worker import run_point
+
+
+class Place:
+    def __init__(self, uri: str) -> None:
+        tracking.initialise(uri)
+        self.uri = uri
+        self.tracker = Tracker(uri, "x")
+        self.outbox = Outbox(outbox_folder(uri))
+
+    def entry(self, key: str, sweep: str = "a sweep") -> Entry:
+        data = DataInput("digits", "d" * 64, {"train": 1257})
+        opening = Opening("x", "trial", "a name", sweep, key, {"point": key}, {}, data, 1_000_000)
+        return Entry(self.tracker, self.outbox, opening).__enter__()
+
+    def keeper(self, key: str, sweep: str = "a sweep") -> RunKeeper:
+        """That of a worker that has just begun."""
+        return self.entry(key, sweep).keeper
+
+    def row(self, keeper: RunKeeper) -> RunRow:
+        return self.tracker.row(str(keeper.run_id))
+
+    def files(self, keeper: RunKeeper) -> list[str]:
+        folder = self.tracker.local_folder(self.row(keeper), "")
+        assert folder is not None
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(default_uri(tmp_path_factory.mktemp("store")))
+
+
+def saved(number: int) -> Saved:
+    tensors = {
+        "weight": torch.full((2, 3), float(number), dtype=torch.float64),
+        "generator": torch.arange(number, dtype=torch.uint8),
+        "mask": torch.tensor([True, False]),
+    }
+    return Saved(tensors, {"epoch": number, "loss": [0.1 + 0.2, None], "name": "é"})
+
+
+def number_of(found: Saved | None) -> int | None:
+    if found is None:
+        return None
+    number = found.about["epoch"]
+    assert isinstance(number, int)
+    expected = saved(number)
+    assert found.about == expected.about
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert torch.equal(found.tensors[name], tensor)
+    return number
+
+
+def test_nothing_kept_is_nothing_found(place: Place) -> None:
+    keeper = place.keeper("nothing")
+    assert keeper.latest() is None
+    assert (dict(keeper.tags()), list(keeper.runs())) == ({}, [])
+    assert place.keeper("nothing").latest() is None
+
+
+def test_the_last_one_is_found_bit_for_bit(place: Place) -> None:
+    first = place.keeper("last")
+    for number in range(1, 4):
+        first.keep(saved(number))
+        again = place.keeper("last", "another sweep")  # which closes nothing of the first
+        assert number_of(again.latest()) == number
+        assert again.carried_on_from == first.run_id
+    assert place.files(first) == ["checkpoint/a.safetensors", "checkpoint/b.safetensors"]
+
+
+def test_what_is_carried_on_is_said_and_closed(place: Place) -> None:
+    first = place.keeper("carried")
+    first.keep(saved(1))
+    second = place.keeper("carried")
+    assert place.row(first).status == "KILLED"
+    assert second.latest() is not None
+    assert dict(second.tags()) == {"carried_on_from": first.run_id}
+
+
+def test_a_crash_while_one_is_written_leaves_the_one_before(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = place.keeper("crash")
+    first.keep(saved(1))
+    first.keep(saved(2))
+    tagged = place.row(first).tags[keeping.TAG]
+
+    def cut(tracker: Tracker, run_id: str, files: dict[str, bytes]) -> None:
+        folder = tracker.local_folder(tracker.row(run_id), "")
+        assert folder is not None
+        for path, content in files.items():
+            (folder / path).write_bytes(content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tracker, "upload", cut)
+    with pytest.raises(KeyboardInterrupt):
+        first.keep(saved(3))
+    assert place.row(first).tags[keeping.TAG] == tagged
+    monkeypatch.undo()
+    assert number_of(place.keeper("crash").latest()) == 2
+
+
+@pytest.mark.parametrize("harm", ["change", "remove"])
+def test_one_that_is_not_as_it_was_written_is_passed_over(place: Place, harm: str) -> None:
+    first = place.keeper(f"harm {harm}")
+    first.keep(saved(1))
+    second = place.keeper(f"harm {harm}")
+    assert second.latest() is not None
+    second.keep(saved(2))
+    path = place.tracker.local_folder(place.row(second), "checkpoint/a.safetensors")
+    assert path is not None
+    if harm == "change":
+        path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    else:
+        path.unlink()
+    third = place.keeper(f"harm {harm}")
+    assert number_of(third.latest()) == 1
+    assert third.carried_on_from == first.run_id
+
+
+@pytest.mark.parametrize("tag", ["", "a", "a 1", "a one two", "c 1 0", "../../x 1 0", "a 1 0 0"])
+def test_a_tag_that_nobody_here_has_written_is_passed_over(place: Place, tag: str) -> None:
+    key = f"tag {tag!r}".replace("'", "")
+    first = place.keeper(key)
+    place.tracker.set_tag(str(first.run_id), keeping.TAG, tag)
+    assert place.keeper(key).latest() is None
+
+
+def test_the_newest_is_told_by_its_number_and_not_by_a_clock(place: Place) -> None:
+    """Three runs, each begun a day before the former: as if the clock had been set back twice."""
+    keepers = []
+    for day in (3, 2, 1):
+        keeper = place.keeper("clock")
+        keeper.latest()
+        keeper.keep(saved(4 - day))
+        keepers.append(keeper)
+        set_start(place, keeper, day * 86_400_000)
+    found = place.keeper("clock")
+    assert number_of(found.latest()) == 3
+    assert found.carried_on_from == keepers[-1].run_id
+
+
+def set_start(place: Place, keeper: RunKeeper, start_ms: int) -> None:
+    with sqlite3.connect(place.uri.removeprefix("sqlite:///")) as connection:
+        connection.execute("UPDATE runs SET start_time = ? WHERE run_uuid = ?", (start_ms, keeper.run_id))
+    connection.close()
+
+
+def test_a_finished_run_and_those_it_came_from_keep_none(place: Place) -> None:
+    chain: list[RunKeeper] = []
+    for number in range(1, 4):
+        keeper = place.keeper("finished")
+        assert number_of(keeper.latest()) == (number - 1 or None)
+        keeper.keep(saved(number))
+        chain.append(keeper)
+    entry = place.entry("finished")
+    last = entry.keeper
+    assert number_of(last.latest()) == 3
+    last.keep(saved(4))
+    chain.append(last)
+    unrelated = place.keeper("not finished")
+    unrelated.keep(saved(1))
+
+    def fill(folder: Path, end_ms: int) -> Closing:
+        (folder / "model.safetensors").write_bytes(b"the result")
+        return Closing("FINISHED", end_ms, {}, (), "finished")
+
+    entry.send(fill)
+    assert [place.files(keeper) for keeper in chain] == [[], [], [], ["model.safetensors"]]
+    assert all(keeping.TAG not in place.row(keeper).tags for keeper in chain)
+    assert place.row(last).tags["carried_on_from"] == chain[2].run_id
+    assert place.files(unrelated) == ["checkpoint/a.safetensors"]
+
+
+def away(*args: Any, **options: Any) -> Any:
+    raise MlflowException("API request failed with exception Connection refused")
+
+
+def test_one_that_cannot_be_written_is_skipped_and_said(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = place.keeper("skipped")
+    keeper.keep(saved(1))
+    monkeypatch.setattr(MlflowClient, "set_tag", away)
+    keeper.keep(saved(2))  # the line is down from here on
+    keeper.keep(saved(3))
+    assert dict(keeper.tags()) == {"checkpoints_skipped": "2"}
+    monkeypatch.undo()
+    line_to(place.uri).ask_anew()
+    assert number_of(place.keeper("skipped").latest()) == 1
+
+
+def test_a_run_that_could_not_be_opened_keeps_nothing(place: Place) -> None:
+    keeper = RunKeeper(place.tracker, None, [])
+    keeper.keep(saved(1))
+    assert (dict(keeper.tags()), list(keeper.runs())) == ({"checkpoints_skipped": "1"}, [])
+
+
+def test_a_run_that_is_gone_has_nothing_to_remove(place: Place) -> None:
+    keeping.forget(place.tracker, ["f" * 32])
+
+
+def test_a_diverged_training_has_no_use_for_its_own_and_another_failure_has(place: Place) -> None:
+    for error, left in ((DivergedError("x"), []), (RuntimeError("x"), ["checkpoint/a.safetensors"])):
+        entry = place.entry(type(error).__name__)
+        entry.keeper.keep(saved(1))
+        entry.__exit__(type(error), error, None)
+        assert place.row(entry.keeper).status == "FAILED"
+        assert place.files(entry.keeper) == left
+
+
+# ---- through a worker
+
+
+CONFIG = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=6), Numerics(micro_batch=4096))
+
+
+def test_a_point_whose_worker_died_is_carried_on_with_the_same_bits(place: Place) -> None:
+    sweep = place.tracker.start("sweep", "x", tags={}).run_id
+    settings = Settings(place.uri, "x", sweep, None, sources.place(), checkpoint_seconds=0.0)
+    point = Point(CONFIG.key(), "dense", CONFIG)
+
+    def die(at: float) -> Callable[[dict[str, float]], None]:
+        def beat(values: dict[str, float]) -> None:
+            if values["epoch"] == at:
+                raise SystemExit
+
+        return beat
+
+    for epoch in (2.0, 5.0):
+        with pytest.raises(SystemExit):
+            run_point(point, settings, beat=die(epoch))
+    heard: list[float] = []
+    run_point(point, settings, beat=lambda values: heard.append(values["epoch"]))
+    assert heard  # something was left to do
+    assert heard[0] > 2.0  # and nothing of the first worker's was done again
+    found = place.tracker.of_point(point.key)
+    (row,) = (row for row in found if row.status == "FINISHED")
+    dead = {row.run_id for row in found if row.status == "KILLED"}
+    assert len(dead) == 2
+    assert row.tags["carried_on_from"] in dead
+    for each in found:
+        folder = place.tracker.local_folder(each, "checkpoint")
+        assert folder is not None
+        assert not folder.exists()
+    saved_model = model_files.load(
+        place.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
+    )
+    whole = run_dense(CONFIG, data.load("digits")).last.state
+    again = saved_model.state()
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in whole.weights.items())
+    history = place.tracker.client.get_metric_history(row.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [
+        (step, record.train_loss) for step, record in enumerate(whole.history, start=1)
+    ]

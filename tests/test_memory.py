@@ -1,0 +1,59 @@
+"""The peak of a block is what it took, whatever was there before."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator import memory
+from orchestrator.memory import peak_memory
+
+MB = 1_000_000
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
+
+
+def taken(count: int, megabytes: float) -> int:
+    """The peak of a block that fills `count` tensors and frees them."""
+    peak = peak_memory("cpu")
+    tensors = [torch.ones(int(megabytes * MB / 4)) for _ in range(count)]
+    del tensors
+    found = peak()
+    assert found is not None
+    return found
+
+
+@on_linux
+def test_an_allocation_is_seen_after_it_is_freed() -> None:
+    assert 190 * MB < taken(1, 200) < 300 * MB
+    assert taken(1, 1) < 100 * MB  # and not in the next block
+
+
+@on_linux
+def test_small_blocks_are_seen_in_a_process_that_has_freed_as_many_before() -> None:
+    first, second = (
+        taken(2000, 0.04),
+        taken(2000, 0.04),
+    )  # 80 MB in parts that are not given back by themselves
+    assert min(first, second) > 60 * MB
+
+
+def test_where_no_peak_is_kept_none_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "PROCESS", tmp_path / "nowhere")
+    assert peak_memory("cpu")() is None
+    (tmp_path / "clear_refs").write_text("")
+    (tmp_path / "status").write_text("Name:\tpython\n")
+    monkeypatch.setattr(memory, "PROCESS", tmp_path)
+    assert peak_memory("cpu")() is None
+
+
+@pytest.mark.gpu
+def test_the_gpu_tells_what_was_allocated() -> None:
+    peak = peak_memory("cuda")
+    block = torch.ones(50 * MB, device="cuda")
+    del block
+    found = peak()
+    assert found is not None
+    assert found >= 200 * MB

@@ -1,0 +1,61 @@
+"""The names read from the source text are those of the registries, and reading them loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import catalogue, names, option_axes, space
+from orchestrator.axes import Choices
+from pruning.step import SCOPES
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_kinds_are_those_of_the_catalogue() -> None:
+    assert tuple(catalogue.KINDS) == names.KINDS
+
+
+@pytest.mark.parametrize("kind", names.KINDS)
+def test_every_kind_has_the_names_and_lines_of_the_catalogue(kind: str) -> None:
+    assert list(names.names(kind).items()) == catalogue.names(kind)
+
+
+def test_every_axis_that_takes_a_method_offers_its_names() -> None:
+    for kind, (_, axis) in names.REGISTRIES.items():
+        if kind != "stops":
+            assert names.values(axis) == names.names(kind)
+    assert list(names.values("model")) == ["slp", "mlp", "cnn", "densenet121"]
+    assert list(names.values("scope")) == list(SCOPES)
+    assert list(names.values("when")) == ["after", "init", "during"]
+    assert names.values("amount") == names.values("nonsense") == {}
+
+
+def test_every_axis_is_known() -> None:
+    fields = [field.alias or name for name, field in Choices.model_fields.items()]
+    assert set(fields) <= set(names.settable())
+    assert names.settable() == list(space.SETTABLE)
+
+
+def test_a_space_is_its_file_unless_something_else_bears_its_name() -> None:
+    assert names.space_text("quickstart") == catalogue.entry("quickstart")
+    assert names.space_text("threshold") is None  # a schedule and a stop, too
+    assert names.space_text("snip") is None
+    assert names.space_text("../secret") is None
+
+
+def test_every_option_that_may_be_an_axis_is_known() -> None:
+    assert names.tunable() == option_axes.names()
+
+
+def test_nothing_heavy_is_loaded() -> None:
+    code = (
+        "import sys\nfrom orchestrator import names\nfor kind in names.KINDS: names.names(kind)\n"
+        "names.settable(); names.tunable(); names.values('scope')\n"
+        "print(sorted({'torch', 'numpy', 'yaml', 'pydantic', 'mlflow', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

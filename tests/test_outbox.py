@@ -1,0 +1,205 @@
+"""Parcels: whole or not there, held by one process at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator import parcel as parcels
+from orchestrator import writing
+from orchestrator.address import outbox_folder
+from orchestrator.errors import DiskFullError
+from orchestrator.outbox import HALF, Outbox, new_id
+from orchestrator.ownership import owner
+from orchestrator.parcel import RUN, Closing, DataInput, Opening, Parcel
+from orchestrator.tracking import MetricPoint
+
+KEY = "0123456789abcdef" * 4
+OPENING = Opening(
+    "an experiment",
+    "trial",
+    "weight 0.5",
+    "a sweep",
+    KEY,
+    {"point": KEY},
+    {"amount": 0.5, "recover": "none", "n": None, "big": 2**60, "on": True},
+    DataInput("digits", "d" * 64, {"train": 1257}),
+    1_700_000_000_000,
+)
+CLOSING = Closing(
+    "FINISHED",
+    1_700_000_001_000,
+    {"manifest_sha256": "m"},
+    (MetricPoint("final/accuracy", 0.1 + 0.2), MetricPoint("train/loss", 1e-300, 3)),
+    KEY,
+    ("a run",),
+)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "out")
+
+
+def fill(folder: Path) -> Closing:
+    (folder / "model").mkdir()
+    (folder / "model" / "weights").write_bytes(b"\x00\x01")
+    (folder / "layers.json").write_text("{}")
+    return CLOSING
+
+
+def pack(outbox: Outbox, opening: Opening = OPENING, *, begun: bool = False) -> Parcel:
+    with outbox.packed(new_id(opening.point), opening, fill, begun=begun) as parcel:
+        return parcel
+
+
+def dead_owner() -> str:
+    code = "from orchestrator.ownership import owner; print(owner())"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_a_parcel_comes_back_as_it_was(outbox: Outbox) -> None:
+    parcel = pack(outbox, begun=True)
+    assert outbox.parcels() == [parcel]
+    assert (parcel.opening, parcel.closing, parcel.begun) == (OPENING, CLOSING, True)
+    assert parcel.final == {"final/accuracy": 0.1 + 0.2}
+    assert (parcel.files / "model" / "weights").read_bytes() == b"\x00\x01"
+    outbox.remove(parcel)
+    assert outbox.parcels() == []
+    assert list(outbox.folder.iterdir()) == []
+
+
+def test_dense_networks_come_first(outbox: Outbox) -> None:
+    kinds = ["trial", "dense", "trial", "dense"]
+    for number, kind in enumerate(kinds):
+        pack(outbox, replace(OPENING, kind=kind, point=f"{number}" * 64))
+    assert [parcel.opening.kind for parcel in outbox.parcels()] == sorted(kinds)
+
+
+def test_a_point_is_found_by_its_key_and_not_by_the_start_of_it(outbox: Outbox) -> None:
+    other = KEY[:16] + "f" * 48  # the same first letters
+    pack(outbox, replace(OPENING, point=other))
+    found = outbox.of_point(KEY)
+    assert found is not None
+    assert found.closing.key == KEY
+    assert outbox.of_point(other) is None
+
+
+@pytest.mark.parametrize("harm", ["change", "remove", "cut", "empty"])
+def test_a_parcel_that_is_not_as_it_was_written_is_none(outbox: Outbox, harm: str) -> None:
+    """What a machine that was switched off can leave."""
+    whole, harmed = pack(outbox), pack(outbox, replace(OPENING, point="e" * 64))
+    weights, run = harmed.files / "model" / "weights", harmed.folder / RUN
+    if harm == "change":
+        weights.write_bytes(b"\x00\x02")
+    elif harm == "remove":
+        weights.unlink()
+    elif harm == "cut":
+        run.write_text(run.read_text()[:-20])
+    else:
+        run.write_text("")
+    assert outbox.parcels() == [whole]
+    assert not harmed.folder.exists()
+
+
+def test_what_a_dead_process_left_half_done_goes_and_a_living_one_s_stays(outbox: Outbox) -> None:
+    for name in (f"{HALF}{dead_owner()} 1", f"{HALF}{owner()} 2", f"{HALF}another-host 1 2.0 3"):
+        (outbox.folder / name / "artifacts").mkdir(parents=True)
+    assert outbox.parcels() == []
+    left = sorted(path.name for path in outbox.folder.iterdir())
+    assert left == sorted([f"{HALF}{owner()} 2", f"{HALF}another-host 1 2.0 3"])
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from orchestrator.outbox import Outbox
+outbox = Outbox(Path(sys.argv[1]))
+(parcel,) = outbox.parcels()
+with outbox.held(parcel) as mine:
+    print(mine, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_one_process_holds_a_parcel(outbox: Outbox) -> None:
+    parcel = pack(outbox)
+    command = [sys.executable, "-c", HOLD, str(outbox.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        with outbox.held(parcel) as mine:
+            assert not mine
+        other.kill()
+    with outbox.held(parcel) as mine:  # a dead process holds nothing
+        assert mine
+    outbox.remove(parcel)
+    with outbox.held(parcel) as mine:
+        assert not mine
+
+
+def test_who_packs_holds_from_the_start(outbox: Outbox) -> None:
+    with outbox.packed(new_id(KEY), OPENING, fill, begun=False) as parcel:
+        code = HOLD.replace("sys.stdin.readline()", "pass")
+        told = subprocess.run(
+            [sys.executable, "-c", code, str(outbox.folder)], capture_output=True, text=True, check=True
+        )
+        assert told.stdout == "False\n"
+    with outbox.held(parcel) as mine:
+        assert mine
+
+
+def test_a_full_disk_leaves_nothing(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskFullError, match="no room is left in"):
+        pack(outbox)
+    assert list(outbox.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [28, 122])  # ENOSPC, EDQUOT
+def test_a_full_disk_or_quota_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(number, "no more")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskFullError, match=f"no room is left in {tmp_path}: no more"):
+        writing.write(tmp_path / "a", "text")
+
+
+def test_another_error_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        writing.write(tmp_path / "nowhere" / "a", "text")
+
+
+def test_where_results_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outbox_folder("sqlite:////srv/a.db") == Path("/srv/.outbox/a.db")
+    assert outbox_folder("sqlite:////srv/b.db") == Path("/srv/.outbox/b.db")
+    monkeypatch.setenv("ORCHESTRATE_STATE_DIR", str(tmp_path))
+    place = outbox_folder("http://me:secret@host:5000")
+    assert place.parent == tmp_path / "outbox"
+    assert "secret" not in str(place)
+    assert place == outbox_folder("http://me:another@host:5000")  # who changes a password finds it again
+    assert place != outbox_folder("http://me:secret@host:5001")
+    assert outbox_folder("http://host", "/chosen").parent == Path("/chosen/outbox")
+    monkeypatch.delenv("ORCHESTRATE_STATE_DIR")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert outbox_folder("http://host").parent == tmp_path / "state" / "orchestrate" / "outbox"
+
+
+def test_a_run_file_holds_no_secret(outbox: Outbox) -> None:
+    content = json.loads((pack(outbox).folder / RUN).read_text())
+    assert content.keys() == {"opening", "closing", "begun", "files"}
+
+
+def test_loading_another_folder_is_none(tmp_path: Path) -> None:
+    assert parcels.load(tmp_path) is None

@@ -1,0 +1,128 @@
+"""Paired differences: who pairs with whom, and intervals against scipy's paired t test."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from result_rows import frame, row
+from scipy import stats
+
+from orchestrator.errors import UsageError
+from orchestrator.paired import Baseline, default_baseline, differences, read_baseline
+from orchestrator.setting import method_label
+
+WEIGHT = (0.95, 0.91, 0.93, 0.97)
+NEURON = (0.90, 0.89, 0.85, 0.96)
+RESULTS = frame(
+    *(row(t, 0.5, s, v) for t, vs in (("weight", WEIGHT), ("neuron", NEURON)) for s, v in enumerate(vs))
+)
+
+
+def test_the_interval_is_that_of_the_paired_t_test() -> None:
+    (found,) = differences(RESULTS, Baseline("x", {"technique": "weight"}))
+    assert found.setting["technique"] == "neuron"
+    test = stats.ttest_rel(NEURON, WEIGHT).confidence_interval(0.95)
+    assert found.difference.mean == pytest.approx(sum(NEURON) / 4 - sum(WEIGHT) / 4)
+    assert (found.difference.low, found.difference.high) == pytest.approx((test.low, test.high))
+    # Far narrower than that of unpaired means: most of the spread is the seeds'.
+    apart = stats.ttest_ind(NEURON, WEIGHT).confidence_interval(0.95)
+    assert test.high - test.low < apart.high - apart.low
+
+
+def test_seeds_and_amounts_without_a_partner_are_left_out() -> None:
+    rows = [row("weight", 0.5, 0, 0.9), row("weight", 0.5, 1, 0.8), row("neuron", 0.5, 1, 0.7)]
+    rows += [row("neuron", 0.5, 2, 0.1), row("neuron", 0.9, 0, 0.2)]
+    rows.append(row("weight", 0.9, 0, 0.5, status="failed"))
+    (found,) = differences(frame(*rows), Baseline("x", {"technique": "weight"}))
+    assert (found.setting["amount"], found.difference.count) == (0.5, 1)
+    assert found.difference.mean == pytest.approx(-0.1)
+
+
+def test_all_else_must_be_equal() -> None:
+    rows = [
+        row(t, 0.5, 0, v, recover=r)
+        for t, r, v in (
+            ("weight", "none", 0.5),
+            ("weight", "finetune", 0.9),
+            ("neuron", "none", 0.4),
+            ("neuron", "finetune", 0.7),
+        )
+    ]
+    found = differences(frame(*rows), Baseline("x", {"recover": "none"}))
+    told = {method_label(one.setting): one.difference.mean for one in found}
+    assert told == pytest.approx({"weight, finetune": 0.4, "neuron, finetune": 0.3})
+    both = differences(frame(*rows), Baseline("x", {"recover": "none", "technique": "weight"}))
+    assert {method_label(one.setting): one.difference.mean for one in both} == pytest.approx(
+        {"weight, finetune": 0.4, "neuron": -0.1, "neuron, finetune": 0.2}
+    )
+
+
+def test_a_technique_is_no_hindrance_where_one_of_its_parts_is_the_baseline() -> None:
+    # A label of three axes differs wherever one of them does.
+    rows = [
+        row(f"{criterion}/weight/{scope}", 0.5, 0, value, criterion=criterion, scope=scope)
+        for criterion, scope, value in (
+            ("magnitude", "layer", 0.9),
+            ("snip", "layer", 0.8),
+            ("magnitude", "global", 0.7),
+            ("snip", "global", 0.4),
+        )
+    ]
+    found = differences(frame(*rows), Baseline("x", {"criterion": "magnitude"}))
+    assert [one.difference.mean for one in found] == pytest.approx([-0.1, -0.3])
+
+
+def test_dense_networks_are_a_baseline() -> None:
+    rows = [row("weight", 0.5, s, v, **{"ipa/accuracy": 0.95}) for s, v in enumerate((0.94, 0.90))]
+    baseline = read_baseline("dense", frame(*rows))
+    (found,) = differences(frame(*rows), baseline)
+    assert baseline.is_dense
+    assert (found.difference.mean, found.difference.count) == (pytest.approx(-0.03), 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("weight", {"technique": "weight"}),
+        ("technique=neuron", {"technique": "neuron"}),
+        ("recover=none", {"recover": "none"}),
+        ("recover=finetune", {"recover": "finetune(epochs=1, lr=0.1)"}),
+        ("recover=finetune(epochs=1, lr=0.1), weight", None),
+        ("batch_size=32", {"batch_size": 32}),
+    ],
+)
+def test_a_baseline_is_read(text: str, values: dict[str, object] | None) -> None:
+    recoveries = ("none", "finetune(epochs=1, lr=0.1)")
+    points = product(("weight", "neuron"), recoveries, (32, 64))
+    found = read_baseline(text, frame(*(row(t, recover=r, batch_size=b) for t, r, b in points)))
+    expected = values or {"recover": "finetune(epochs=1, lr=0.1)", "technique": "weight"}
+    assert dict(found.values) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nueron", "neuron"),
+        ("technic=weight", "technique"),
+        ("technique=wieght", "weight"),
+        ("seed=0", "dense"),
+    ],
+)
+def test_a_baseline_that_is_not_there_is_refused_with_the_nearest(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_baseline(text, RESULTS)
+
+
+def test_a_baseline_that_nothing_pairs_with_is_refused() -> None:
+    apart = frame(row("weight", 0.5), row("neuron", 0.9))
+    with pytest.raises(UsageError, match="--baseline dense"):
+        read_baseline("weight", apart)
+
+
+def test_the_default_is_the_first_value_of_the_first_axis_that_pairs() -> None:
+    assert default_baseline(RESULTS).text == "technique=weight"
+    recoveries = frame(*(row(recover=r) for r in ("rewind", "reinit")))
+    assert default_baseline(recoveries).text == "recover=rewind"
+    apart = frame(row("weight", 0.5), row("neuron", 0.9))
+    assert default_baseline(apart).is_dense

@@ -1,0 +1,139 @@
+"""The lines that a person sees while a sweep runs, on terminals of several widths and on none."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator import progress as module
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.outcome import Outcome
+from orchestrator.point import Point
+from orchestrator.progress import Phase, SweepProgress
+
+DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
+TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
+NAME = "structured 0.975 densenet121 seed 12"
+
+
+def dense(key: str) -> Point:
+    return Point(key, f"dense {key}", DENSE)
+
+
+def trial(key: str) -> Point:
+    return Point(key, NAME, TRIAL, parent="d")
+
+
+def halfway() -> SweepProgress:
+    """Of 4 dense networks one reused and one done; of 144 trials every kind, two of them running."""
+    found = SweepProgress(Phase(4, reused=1), Phase(144, reused=12))
+    for point in (dense("d"), trial("a"), trial("b"), trial("c"), trial("e"), trial("f")):
+        found.started(point)
+    found.ended(Outcome(dense("d"), {"final/val_accuracy": 0.99}))
+    found.ended(Outcome(trial("a"), {"final/val_accuracy": 0.875}))
+    found.ended(Outcome(trial("b"), None, "broke"))
+    found.ended(Outcome(trial("c"), None, "hopeless", stopped=True))
+    return found
+
+
+def test_two_counts_and_every_state_in_one() -> None:
+    line = halfway().line()
+    assert line.startswith("dense 2/4, trials 15/144, 2 running, 1 failed, 1 stopped, 1 done, 12 reused, ")
+    assert line.endswith(f"left, best 0.875 ({NAME})")  # of trials, not of a dense network
+
+
+def test_a_worker_that_starts_again_is_one_trial() -> None:
+    found = halfway()
+    found.started(trial("e"))
+    assert len(found.trials.started) == 2
+    found.ended(Outcome(trial("e"), None, "its worker died 3 times"))
+    assert (found.trials.failed, found.trials.over, len(found.trials.started)) == (2, 16, 1)
+
+
+def test_points_that_nobody_knew_of_make_a_total_grow() -> None:
+    found = SweepProgress(Phase(0), Phase(2))
+    for number in range(3):
+        found.started(dense(f"d{number}"))
+    assert (found.dense.total, found.dense.over) == (3, 0)
+    for number in range(3):
+        found.ended(Outcome(trial(str(number)), None, "its dense network failed"))  # never started
+    assert (found.trials.total, found.trials.over) == (3, 3)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_three_lines_that_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "received", lambda: 0)  # whatever this process was sent before
+    found = halfway()
+    found.news = "starting Ray"
+    text = io.StringIO()
+    found._console = Console(file=text, width=width, force_terminal=True, color_system=None)
+    found._console.print(found._drawing())
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert len(lines) == 3
+    assert all(len(line) <= width for line in lines)
+    assert re.match(r"dense  +\S+ +2/4 1 done, 1 reused$", lines[0])
+    assert re.match(r"trials +\S+ +15/144 2 running, 1 failed", lines[1])
+    assert lines[2].startswith("starting Ray, 0 s so far")
+
+
+def test_without_a_terminal_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with halfway() as found:
+        found.tick()
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
+        found.tick()
+        assert capsys.readouterr().err == f"{found.line()}\n"
+        found.say("weight 0.9: " + "its worker died " * 10)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1  # never broken, however long
+    assert "\x1b" not in said
+
+
+DRAWS = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_progress import halfway
+with halfway() as found:
+    time.sleep(0.6)
+    found.say("weight 0.9 mlp seed 0: its worker died; it is tried again (1 of 2)")
+    time.sleep(0.6)
+"""
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_on_a_terminal_it_is_drawn_in_place(colour: bool) -> None:
+    """Each drawing goes up over the one before: what scrolls away is only what was said."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    environment |= {} if colour else {"NO_COLOR": "1"}
+    code = DRAWS.format(tests=str(Path(__file__).parent))
+    with subprocess.Popen([sys.executable, "-c", code], stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        written = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            written += part
+        assert process.wait(timeout=60) == 0
+    os.close(ours)
+    text = written.decode()
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor comes back
+    drawings = text.count("trials ")
+    assert drawings >= 3
+    assert text.count("\x1b[1A") == 2 * (drawings - 1)  # three lines, drawn over each time
+    assert text.count("its worker died") == 1
+    assert bool(re.search(r"\x1b\[[0-9;]*m", text)) == colour

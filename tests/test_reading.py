@@ -1,0 +1,148 @@
+"""compare and report on the command line, over a real sweep; the report attached to its run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import OUTSIDE
+from mlflow import MlflowClient
+
+from benchmarks.report_at_scale import NAME, write
+from orchestrator.pooled import pooled
+from orchestrator.records import find_sweep
+from orchestrator.report import html_report
+from orchestrator.tracking import RunRow, Tracker
+
+SPACE = """
+version: 1
+about: Small <b>enough</b>.
+axes:
+  model: ["mlp(widths=[8])"]
+  dataset: [digits]
+  batch_size: [256]
+  technique: [weight, unstructured]
+  amount: [50%, 90%]
+  seed: [0, 1]
+train: {epochs: 1, optimizer: adam, lr: 1e-2}
+"""
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *words],
+        cwd=cwd,
+        env={**kept, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=560,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a small space was swept."""
+    place = tmp_path_factory.mktemp("swept")
+    (place / "small.yaml").write_text(SPACE)
+    done = run("sweep", "--space", "small.yaml", "--set", "train.lr=0.02", "--device", "cpu", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "report: " in done.stdout
+    return place
+
+
+def rows(folder: Path, query: str) -> list[RunRow]:
+    return Tracker(f"sqlite:///{folder}/mlruns/mlflow.db", "small").search(query)
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_with_its_report_and_the_command_that_repeats_it(folder: Path) -> None:
+    (sweep,) = rows(folder, "tags.kind = 'sweep'")
+    text = (folder / f"mlruns/artifacts/small/{sweep.run_id}/artifacts/report.html").read_text()
+    command = "orchestrate sweep --space small.yaml --set train.lr=0.02 --device cpu"
+    assert sweep.tags["command"] == command
+    assert f"<pre>{command}</pre>" in text
+    assert "Small &lt;b&gt;enough&lt;/b&gt;." in text
+    assert "report.html" in sweep.tags["mlflow.note.content"]
+    assert "accuracy-against-sparsity.png" in sweep.tags["mlflow.note.content"]
+
+
+@pytest.mark.slow
+def test_report_writes_a_file(folder: Path) -> None:
+    done = run("report", "small", "--out", "x.html", "--tolerance", "5", cwd=folder)
+    assert (done.returncode, done.stdout.strip()) == (0, str(folder / "x.html"))
+    assert "Highest sparsity within 5 points of dense" in (folder / "x.html").read_text()
+    assert run("report", "small", cwd=folder).stdout.strip() == str(folder / "small.html")
+    nowhere = run("report", "small", "--out", "no/such/x.html", cwd=folder)
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
+    unknown = run("report", "smal", cwd=folder)
+    assert (unknown.returncode, "did you mean small?" in unknown.stderr) == (4, True)
+
+
+@pytest.mark.slow
+def test_compare_tells_what_is_asked(folder: Path) -> None:
+    asked = ("--baseline", "weight", "--pareto", "macs", "--interval", "bootstrap", "--tolerance", "100")
+    text = run("compare", "small", *asked, cwd=folder)
+    assert text.returncode == 0, text.stderr
+    for title in (
+        "highest sparsity within 100 points of dense",
+        "difference to technique=weight, paired by seed",
+        "Pareto front of accuracy against macs",
+    ):
+        assert title in text.stdout
+    found: list[dict[str, Any]] = json.loads(run("compare", "small", *asked, "--json", cwd=folder).stdout)
+    assert len(found) == 4
+    assert all(record["sparsity_within"] == pytest.approx(0.9, abs=0.01) for record in found)
+    assert [r["pairs"] for r in found if r["technique"] == "unstructured"] == [2] * 2
+    lines = list(csv.DictReader(io.StringIO(run("compare", "small", *asked, "--csv", cwd=folder).stdout)))
+    assert [set(line) for line in lines] == [set(found[0])] * 4
+    wrong = run("compare", "small", "--baseline", "wieght", cwd=folder)
+    assert (wrong.returncode, "did you mean weight?" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_single_runs_stand_beside_sweeps(folder: Path) -> None:
+    uri = f"sqlite:///{folder}/mlruns/mlflow.db"
+    trial = rows(folder, "tags.kind = 'trial' and params.technique = 'weight' and params.seed = '0'")[0]
+    (dense, *_) = rows(folder, "tags.kind = 'dense'")
+    whole = pooled(["small"], uri=uri)
+    found = pooled([trial.run_id, dense.run_id], uri=uri)
+    assert list(found["technique"]) == ["weight", "dense"]
+    planned = whole[whole["key"] == trial.tags["key"]].iloc[0]
+    alone = found.iloc[0]
+    assert {name: planned[name] for name in whole.columns if planned[name] == planned[name]} == {
+        name: alone[name] for name in whole.columns if planned[name] == planned[name]
+    }
+    assert len(pooled(["small", trial.run_id, dense.run_id], uri=uri)) == len(whole) + 1
+    text = run("compare", dense.run_id, trial.run_id, cwd=folder)
+    assert text.returncode == 0, text.stderr
+    assert "dense" in text.stdout
+
+
+@pytest.mark.slow
+def test_a_store_is_asked_once_however_many_runs_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    search, single = MlflowClient.search_runs, MlflowClient.get_run
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: asked.append(a[2]) or search(*a, **k))
+    monkeypatch.setattr(MlflowClient, "get_run", lambda *a, **k: asked.append("one") or single(*a, **k))
+    counts = []
+    for number, trials in enumerate((4, 44)):
+        uri = f"sqlite:///{tmp_path}/{number}/mlruns/mlflow.db"
+        write(uri, trials)
+        asked.clear()
+        tracker = Tracker(uri, NAME)
+        text = html_report(tracker, find_sweep(tracker, NAME))
+        assert f"All {trials} trials of the plan have finished" in text
+        counts.append(len(asked))
+    # The sweep, what is finished, what has failed.
+    assert counts == [3, 3]

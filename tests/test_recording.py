@@ -1,0 +1,97 @@
+"""What a run holds of its costs and classes beside the measurement."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from orchestrator import data, sources
+from orchestrator.address import default_uri
+from orchestrator.compressed import compressed_bytes
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.point import Point, Settings
+from orchestrator.recording import metric_points
+from orchestrator.reload import saved_model
+from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.trial import run_trial
+from orchestrator.worker import run_point
+
+DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=3), Numerics(micro_batch=4096))
+PRUNED = TrialConfig(
+    DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.9), "finetune(epochs=1)", "weight"
+)
+
+
+class Nothing:
+    def dense(self, config: DenseConfig) -> None:
+        return None
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    uri = default_uri(tmp_path_factory.mktemp("store"))
+    initialise(uri)
+    settings = Settings(uri, "digits", "0" * 32, None, sources.place())
+    run_point(Point(DENSE.key(), "dense", DENSE), settings)
+    run_point(Point(PRUNED.key(), "pruned", PRUNED, parent=DENSE.key()), settings)
+    return Tracker(uri, "digits")
+
+
+def row(tracker: Tracker, config: DenseConfig | TrialConfig) -> RunRow:
+    found = tracker.finished_one(config.key())
+    assert found is not None
+    return found
+
+
+def classes(tracker: Tracker, config: DenseConfig | TrialConfig) -> list[dict[str, float]]:
+    content = json.loads(tracker.text(row(tracker, config), "classes.json"))
+    return [dict(zip(content["columns"], line, strict=True)) for line in content["data"]]
+
+
+def test_classes_add_up_to_the_accuracies(tracker: Tracker) -> None:
+    found, metrics = classes(tracker, PRUNED), row(tracker, PRUNED).metrics
+    assert [line["label"] for line in found] == list(data.load("digits").class_names)
+    assert [line["images"] for line in found] == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
+    for column, metric in (("accuracy", "final/accuracy"), ("accuracy_dense", "ipa/accuracy")):
+        right = sum(line["images"] * line[column] for line in found)
+        assert right / 360 == pytest.approx(metrics[metric])
+
+
+def test_the_worst_class_is_one_of_the_table(tracker: Tracker) -> None:
+    found, run = classes(tracker, PRUNED), row(tracker, PRUNED)
+    drops = {str(line["label"]): line["accuracy_dense"] - line["accuracy"] for line in found}
+    assert run.metrics["final/worst_class_accuracy"] == min(line["accuracy"] for line in found)
+    assert run.metrics["final/worst_class_drop"] == max(drops.values()) > 0
+    assert drops[run.tags["worst_class_drop"]] == max(drops.values())
+
+
+def test_a_dense_network_has_lost_nothing(tracker: Tracker) -> None:
+    run = row(tracker, DENSE)
+    assert run.metrics["final/worst_class_drop"] == 0
+    assert "worst_class_drop" not in run.tags
+
+
+def test_the_recorded_network_is_what_is_compressed(tracker: Tracker) -> None:
+    for config in (DENSE, PRUNED):
+        run = row(tracker, config)
+        state = saved_model(tracker, run).state()
+        assert run.metrics["final/bytes_compressed"] == compressed_bytes(state.weights, state.masks)
+        assert run.metrics["final/bytes_compressed"] < run.metrics["final/bytes_sparse"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
+def test_the_peak_of_memory_is_told(tracker: Tracker) -> None:
+    for config in (DENSE, PRUNED):
+        assert 0 < row(tracker, config).metrics["final/peak_memory_bytes"] < 4e9
+
+
+def test_what_another_process_may_find_otherwise_is_not_compared(tracker: Tracker) -> None:
+    result = run_trial(PRUNED, data.load("digits"), store=Nothing())
+    names = {point.name for point in metric_points(result)}
+    assert not {"final/peak_memory_bytes", "final/bytes_compressed"} & names
+    assert {"final/worst_class_accuracy", "final/worst_class_drop"} <= names
+    stopped = {point.name for point in metric_points(replace(result, stopped_because="hopeless"))}
+    assert not {name for name in stopped if name.startswith("final/")}

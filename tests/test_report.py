@@ -1,0 +1,421 @@
+"""The report: whole, escaped, self-contained, the same twice; read by a parser, by plotly and by chromium."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from base64 import b64encode
+from html.parser import HTMLParser
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_rows import Row, frame, row
+
+from orchestrator.paired import read_baseline
+from orchestrator.records import Joined
+from orchestrator.report.charts import Spec
+from orchestrator.report.featured import spread
+from orchestrator.report.page import page, plotly_source
+from orchestrator.report.section import Wanted
+from orchestrator.report.swept import Swept
+from orchestrator.tracking import RunRow, Tracker
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+PLOTLY = "/* plotly */"
+
+
+class Reading(Tracker):
+    """A tracker that counts the files it reads."""
+
+    texts = 0
+
+    def text(self, row: RunRow, path: str) -> str:
+        self.texts += 1
+        return super().text(row, path)
+
+
+class Store:
+    """Runs as folders of files below one folder; no server, no database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tracker = Reading(f"sqlite:///{folder}/none.db", "made-up")
+
+    def run(self, run_id: str, files: dict[str, Any], **tags: str) -> RunRow:
+        place = self.folder / run_id
+        place.mkdir()
+        for name, content in files.items():
+            (place / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return RunRow(run_id, run_id, "FINISHED", {}, {}, tags, place.as_uri(), 0, 90_000)
+
+    def swept(
+        self, rows: list[Row], *, space: str = "about: What it is.\n", name: str = "made-up", **plan: object
+    ) -> Swept:
+        """A sweep of these rows; every finished one has its files, and so has its dense network."""
+        runs = {}
+        for number, one in enumerate(rows):
+            one |= {"key": f"k{number}", "dense_key": f"d{one['model']}{one['seed']}", "run_id": f"r{number}"}
+            one |= {"reason": one.get("reason"), "notes": one.get("notes", "")}
+            if one["status"] == "finished":
+                runs[one["key"]] = self.run(one["run_id"], files(one))
+            if one["dense_key"] not in runs:
+                runs[one["dense_key"]] = self.run(one["dense_key"], files(one | {"final/accuracy": 0.95}))
+        sweep = {"space.yaml": space, "environment.json": {"package.torch": "2.13.0", "cores": "2"}}
+        command = "orchestrate sweep --space made-up.yaml --set 'amount=0.5,<b>'"
+        run = self.run("sweep", sweep, command=command)
+        record = {"space": name, "excluded": [], **plan}
+        return Swept(self.tracker, run, Joined(record, frame(*rows), runs))
+
+
+def files(one: Row) -> dict[str, Any]:
+    right = round(100 * one["final/accuracy"])
+    rounds = [
+        [one["final/sparsity"] * n / 4, one["final/accuracy"], 0.9, 2.0, 0.1 * n, "regularising"]
+        for n in (1, 2, 3, 4)
+    ]
+    columns = ["sparsity", "accuracy", "val_accuracy", "compression", "pq_index", "phase"]
+    return {
+        "layers.json": {"columns": ["layer", "weights"], "data": [["hidden", 640], ["output", 100]]},
+        "confusion.json": [[right, 100 - right], [0, 100]],
+        "rounds.json": {"columns": columns, "data": rounds},
+    }
+
+
+def trial(technique: str = "weight", amount: float = 0.5, seed: int = 0, **given: Any) -> Row:
+    layers = {"layers/hidden": amount, "layers/output": 0.0}
+    accuracy = given.pop("accuracy", 0.95 - amount / 4 - 0.01 * seed)
+    costs = {"final/macs_effective": 640 * (1 - amount), "ipa/macs_effective": 640.0}
+    costs |= {"final/bytes_sparse": 999 * (1.1 - amount), "ipa/bytes_sparse": 999.0}
+    costs |= {"final/compression": 1 / (1.01 - amount), "ipa/val_accuracy": 0.95, "ipa/sparsity": 0.0}
+    costs |= {"ipa/pq_index": 0.2, "ipa/compression": 1.0, "final/val_accuracy": accuracy}
+    fields = {"schedule": "one_shot", "numerics.threads": 1, "train.lr": 0.1}
+    return row(technique, amount, seed, accuracy, **fields, **layers, **costs) | given
+
+
+def grid(**given: Any) -> list[Row]:
+    points = product(("weight", "neuron"), (0.0, 0.5, 0.9), (0, 1, 2))
+    return [trial(t, a, s, **given) for t, a, s in points]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes and its text; what is opened must be closed.
+
+    In place of plotly's source, which takes seconds to read, stands its name.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(text.replace(plotly_source(), PLOTLY))
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        texts: list[str] = []
+        self.found.append((tag, dict(attrs), texts))
+        if tag != "meta":
+            self._open.append((tag, texts))
+
+    def handle_endtag(self, tag: str) -> None:
+        opened, _ = self._open.pop()
+        assert opened == tag
+
+    def handle_data(self, data: str) -> None:
+        for _, texts in self._open:
+            texts.append(data)
+
+    def of(self, tag: str, **wanted: str) -> list[str]:
+        """The texts of all elements of one kind."""
+        return [
+            "".join(texts)
+            for name, given, texts in self.found
+            if name == tag and wanted.items() <= given.items()
+        ]
+
+
+def charts(text: str) -> dict[str, Spec]:
+    (found,) = Elements(text).of("script", id="charts")
+    specs: dict[str, Spec] = json.loads(found)
+    return specs
+
+
+def test_every_section_is_there_and_in_the_contents(store: Store) -> None:
+    text = page(store.swept(grid()), Wanted())
+    elements = Elements(text)
+    titles = elements.of("h2")
+    assert titles == [
+        "In short",
+        "Accuracy against what is left",
+        "What is worth its cost",
+        "Seed by seed against weight",
+        "Layer by layer",
+        "Class by class",
+        "Every setting",
+        "What did not make it",
+        "What was swept, and with what",
+    ]
+    assert elements.of("a") == titles
+    assert elements.of("h1") == ["made-up"]
+    assert "What it is." in elements.of("p")
+    assert "2.13.0" in elements.of("dd")
+    assert any("amount=0.5,<b>" in command for command in elements.of("pre"))
+    anchors = {given["href"] for name, given, _ in elements.found if name == "a"}
+    assert anchors == {f"#{given['id']}" for name, given, _ in elements.found if name == "section"}
+
+
+def test_every_chart_has_its_place_and_is_one_that_plotly_takes(store: Store) -> None:
+    import plotly.graph_objects as go
+
+    text = page(store.swept([*grid(), *(trial("neuron", 0.9, s, model="cnn") for s in (0, 1))]), Wanted())
+    specs = charts(text)
+    places = [given["id"] for name, given, _ in Elements(text).found if given.get("class") == "chart"]
+    assert sorted(places) == sorted(specs)
+    assert {
+        "sparsity-0",
+        "sparsity-1",
+        "compression-0",
+        "macs-1",
+        "front-macs-0",
+        "difference-0",
+    } <= specs.keys()
+    for spec in specs.values():
+        plain = json.loads(re.sub(r"theme:\w+", "black", json.dumps(spec)))
+        go.Figure(plain)  # ValueError for a property or a value that is not in the schema
+
+
+def test_points_are_means_over_seeds_with_their_intervals(store: Store) -> None:
+    rows = [trial("weight", 0.5, s, accuracy=v) for s, v in enumerate((0.8, 0.85, 0.9))]
+    spec = charts(page(store.swept([*rows, trial("weight", 0.9)]), Wanted()))["sparsity-0"]
+    (line,) = spec["data"]
+    assert line["x"] == [50, 90]
+    assert line["y"][0] == pytest.approx(85)
+    # Deviation 5 points, t(0.975, 2) = 4.302653: half a width of 12.42.
+    assert line["error_y"]["arrayminus"][0] == pytest.approx(12.42, abs=0.01)
+    assert line["error_y"]["array"][0] == pytest.approx(12.42, abs=0.01)
+
+
+def test_nothing_that_a_person_wrote_is_html_or_ends_a_script(store: Store) -> None:
+    rows = [trial(EVIL, a, s, dataset=EVIL, notes=EVIL) for a in (0.5, 0.9) for s in (0, 1)]
+    rows.append(trial("weight", 0.5, status="failed", reason=EVIL))
+    excluded = [{"reason": EVIL, "count": 3}]
+    swept = store.swept(rows, space=f"about: '{EVIL}'\n# {EVIL}\n", name=EVIL, excluded=excluded)
+    text = page(swept, Wanted())
+    elements = Elements(text)
+    kinds = [(name, given.get("id")) for name, given, _ in elements.found if name in ("script", "img")]
+    assert kinds == [("script", "charts"), ("script", None), ("script", None)]
+    assert elements.of("h1") == [EVIL]
+    assert EVIL in elements.of("p")
+    assert sum(EVIL in told for told in elements.of("td")) >= 3
+    # Plotly reads tags of its own: in its texts a name is escaped once more.
+    names = {line["name"] for spec in charts(text).values() for line in spec["data"] if "name" in line}
+    assert names
+    assert not any("<" in name for name in names)
+    assert not re.search(r"<(?!/?(?:br|span|extra)\b)", "".join(texts_of(charts(text))))
+
+
+def texts_of(value: object) -> list[str]:
+    """All texts in a chart."""
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in texts_of(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in texts_of(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_nothing_is_fetched(store: Store) -> None:
+    text = page(store.swept(grid()), Wanted())
+    elements = Elements(text)
+    for name, given, _ in elements.found:
+        assert name not in ("link", "iframe", "object", "embed", "base", "form")
+        for attribute in ("src", "href", "srcset", "data", "action", "poster"):
+            assert (given.get(attribute) or "#").startswith("#")
+    (style,) = elements.of("style")
+    assert not re.search(r"url\(|@import|https?:", style)
+    styles = "".join(given.get("style") or "" for _, given, _ in elements.found)
+    assert "url" not in styles
+    (own,) = (source for source in elements.of("script")[1:] if source != PLOTLY)
+    assert not re.search(r"https?:|fetch\(|XMLHttpRequest|import\(", own)
+
+
+def test_only_its_own_scripts_may_run(store: Store) -> None:
+    elements = Elements(page(store.swept(grid()), Wanted()))
+    (policy,) = (
+        given["content"]
+        for name, given, _ in elements.found
+        if given.get("http-equiv") == "Content-Security-Policy"
+    )
+    rules = dict(rule.strip().split(" ", 1) for rule in (policy or "").split(";"))
+    assert rules["default-src"] == "'none'"
+    scripts = [source.replace(PLOTLY, plotly_source()) for source in elements.of("script")[1:]]
+    hashes = [f"'sha256-{b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts]
+    assert rules["script-src"].split() == hashes
+
+
+def test_the_same_results_make_the_same_file(store: Store, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    assert page(store.swept(grid()), Wanted()) == page(Store(other).swept(grid()), Wanted())
+
+
+def test_a_bounded_number_of_files_is_read(store: Store) -> None:
+    rows = [trial(t, n / 20, model=m) for m, t, n in product("pqrst", "abcdefg", (1, 2, 3))]
+    text = page(store.swept(rows), Wanted())
+    # 4 networks of 6 methods and 3 amounts: the confusion matrix of each, and of its dense network;
+    # the layers of each network once; the sweep's space file and environment.
+    assert store.tracker.texts == 2 * 4 * 6 * 3 + 4 + 2
+    assert "Shown are the first 4 of 5 networks, the first 6 of 7 methods." in text
+
+
+def test_many_amounts_are_shown_evenly_spread_with_both_ends(store: Store) -> None:
+    cells = store.swept([trial("weight", n / 40) for n in range(40)]).cells
+    shown = spread(cells, 14)
+    assert len(shown) == 14
+    assert (shown[0].amount, shown[-1].amount) == (0, 39 / 40)
+    steps = [round(40 * (b.amount - a.amount)) for a, b in pairwise(shown)]
+    assert set(steps) == {3}
+    assert spread(cells[:3], 14) == tuple(cells[:3])
+
+
+def test_what_did_not_make_it_is_told_with_its_reason(store: Store) -> None:
+    rows = [
+        *grid(),
+        trial("weight", 0.7, status="failed", reason="the loss is no longer finite"),
+        trial("weight", 0.7, 1, status="stopped", reason="worse than the median"),
+        trial("weight", 0.7, 2, status="missing"),
+    ]
+    text = page(store.swept(rows, excluded=[{"reason": "no hidden layer", "count": 12}]), Wanted())
+    cells = Elements(text).of("td")
+    for reason, count in (
+        ("the loss is no longer finite", "1"),
+        ("worse than the median", "1"),
+        ("no hidden layer", "12"),
+    ):
+        assert cells[cells.index(reason) + 1] == count
+    assert "21 trials were planned: 1 failed, 18 finished, 1 missing, 1 stopped." in Elements(text).of("p")
+
+
+def test_a_sweep_without_a_result_has_a_report(store: Store) -> None:
+    text = page(store.swept([trial(status="failed", reason="out of luck")]), Wanted())
+    assert Elements(text).of("h2") == ["What did not make it", "What was swept, and with what"]
+    assert charts(text) == {}
+    assert "script-src 'none'" in text.replace("&#x27;", "'")
+
+
+def test_latency_is_drawn_where_it_was_measured(store: Store, tmp_path: Path) -> None:
+    without = page(store.swept(grid()), Wanted())
+    assert "orchestrate latency made-up" in without
+    assert "latency-0" not in charts(without)
+    other = tmp_path / "other"
+    other.mkdir()
+    times = {"final/latency_ms_p50": 0.4, "latency/dense_ms_p50": 0.9}
+    with_times = page(Store(other).swept(grid(**times)), Wanted())
+    assert "orchestrate latency" not in with_times
+    assert {"latency-0", "front-latency-0"} <= charts(with_times).keys()
+
+
+def test_methods_of_one_sparsity_stand_in_rows(store: Store) -> None:
+    rows = [trial("weight", 0.9, s, recover=r) for r in ("rewind", "reinit") for s in (0, 1)]
+    specs = charts(page(store.swept(rows), Wanted()))
+    assert specs["accuracy-0"]["layout"]["yaxis"]["ticktext"] == ["weight, rewind", "weight, reinit"]
+    assert "sparsity-0" not in specs
+    assert specs["difference-0"]["layout"]["yaxis"]["ticktext"] == ["weight, reinit"]
+
+
+def test_rounds_are_drawn_with_their_phases(store: Store) -> None:
+    rows = [trial("weight", 0.9, s, schedule="iterative(rounds=4)") for s in (0, 1)]
+    text = page(store.swept(rows), Wanted())
+    specs = charts(text)
+    (accuracy,) = specs["rounds-accuracy-0"]["data"]
+    assert accuracy["x"] == pytest.approx([100, 77.5, 55, 32.5, 10])
+    for line in specs["rounds-pq-0-0"]["data"]:
+        assert line["y"] == pytest.approx([0.2, 0.1, 0.2, 0.3, 0.4])
+        assert line["marker"]["symbol"] == ["circle-open"] + ["circle"] * 4
+    assert any("at the end of any round" in title for title in Elements(text).of("h3"))
+
+
+def test_the_phases_are_those_of_pruning() -> None:
+    from orchestrator.report.rounds import PHASES
+    from pruning import phases
+
+    assert list(PHASES) == [phases.NOT_SEEN, phases.REGULARISING, phases.UNDERFITTING, phases.COLLAPSING]
+
+
+def test_a_baseline_and_a_tolerance_that_were_asked_for(store: Store) -> None:
+    swept = store.swept(grid())
+    wanted = Wanted(0.05, "bootstrap", read_baseline("neuron", swept.results))
+    text = page(swept, wanted)
+    titles = Elements(text).of("h2") + Elements(text).of("h3")
+    assert "Seed by seed against neuron" in titles
+    assert "Highest sparsity within 5 points of dense" in titles
+    assert "bootstrap" in text
+
+
+def test_a_run_whose_files_are_gone_is_passed_over(store: Store, tmp_path: Path) -> None:
+    swept = store.swept(grid())
+    for file in [
+        *tmp_path.glob("*/confusion.json"),
+        *tmp_path.glob("*/layers.json"),
+        *tmp_path.glob("sweep/*"),
+    ]:
+        file.unlink()
+    titles = Elements(page(swept, Wanted())).of("h2")
+    assert "Class by class" not in titles
+    assert "Layer by layer" not in titles
+    assert "Every setting" in titles
+
+
+# ---- in a browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--virtual-time-budget=20000",
+    "--enable-logging=stderr",
+]
+
+
+def dumped(file: Path, profile: Path) -> tuple[str, str]:
+    """(the page after its scripts have run, what the browser's console said)."""
+    assert CHROMIUM
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the report with")
+def test_it_opens_offline_with_its_charts_drawn_and_runs_no_other_script(
+    store: Store, tmp_path: Path
+) -> None:
+    rows = [trial(t, a, s) for t, a, s in product(("weight", EVIL), (0.5, 0.9), (0, 1))]
+    text = page(store.swept(rows, name=EVIL), Wanted())
+    # What would happen if something had slipped through:
+    text = text.replace("<main>", "<script>document.title = 'taken over'</script><main>")
+    file = tmp_path / "report.html"
+    file.write_text(text)
+    dom, console = dumped(file, tmp_path / "profile")
+    assert dom.count('class="main-svg"') >= len(charts(text)) > 3
+    assert 'class="waiting"' not in dom
+    assert "theme:" not in dom.partition('id="charts"')[0].partition("<main>")[2]
+    assert "<title>taken over</title>" not in dom
+    refused = [line for line in console.splitlines() if "Content Security Policy" in line]
+    assert len(refused) == len(console.splitlines()) == 1  # the script above, and nothing else went wrong

@@ -1,0 +1,99 @@
+"""Charts as data: labels that do not touch, ticks that can be read, looks that differ without colour."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.report.charts import COLOURS, DASHES, GLYPHS, MARKERS, Axis, layout, looks
+from orchestrator.report.classes import class_accuracies
+from orchestrator.report.heat import heat_table
+from orchestrator.report.markup import chart_text, escaped, script_json, table, tag
+from orchestrator.report.plots import Mark, dot_chart, line_chart, spread_out
+
+
+@given(st.lists(st.floats(0, 100), max_size=6))
+def test_labels_are_apart_in_their_order_and_inside(values: list[float]) -> None:
+    places = spread_out(values, gap=5, low=0, high=102)
+    order = sorted(range(len(values)), key=lambda n: values[n])
+    assert all(places[b] - places[a] >= 5 - 1e-9 for a, b in pairwise(order))
+    assert all(-1e-9 <= place <= 102 + 1e-9 for place in places)
+
+
+def test_labels_that_do_not_touch_stay_where_they_are() -> None:
+    assert spread_out([50, 10, 90], gap=5, low=0, high=100) == [50, 10, 90]
+    assert spread_out([10, 10], gap=5, low=0, high=100) == [10, 15]
+    assert spread_out([100, 100], gap=5, low=0, high=100) == [95, 100]
+
+
+def test_seven_methods_differ_in_colour_and_marker_and_the_next_in_the_pair() -> None:
+    found = looks(f"method {n}" for n in range(28)).values()
+    assert len({(look.colour, look.marker, look.dash) for look in found}) == 28
+    first = list(found)[:7]
+    assert len({look.colour for look in first}) == len({look.marker for look in first}) == 7
+    assert len(COLOURS) == len(MARKERS) == len(GLYPHS) == 7
+    assert [look.dash for look in first[:4]] == list(DASHES)
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ((1, 90), ["1", "2", "5", "10", "20", "50", "100"]),
+        ((18_640, 1_666_000), ["20k", "50k", "100k", "200k", "500k", "1M", "2M"]),
+        ((1, 1e6), ["1", "10", "100", "1k", "10k", "100k", "1M"]),
+        ((0.3, 0.6), ["0.5"]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_whole_numbers(values: tuple[float, ...], ticks: list[str]) -> None:
+    frame = layout(Axis("x", log=True), Axis("y"), xs=values)
+    assert frame["xaxis"]["ticktext"] == ticks
+
+
+def test_lines_are_named_at_their_ends() -> None:
+    lines = {"a": [Mark(0, 90), Mark(50, 80)], "b<c": [Mark(0, 90), Mark(50, 80.1)]}
+    y = Axis("accuracy", range=(0, 100))
+    spec = line_chart(lines, looks(lines), x=Axis("x"), y=y, height=256, labelled=True)
+    first, second = spec["layout"]["annotations"]
+    assert first["text"].endswith("● </span> a") or first["text"].endswith("●</span> a")
+    assert second["text"].endswith("b&lt;c")
+    # 17 pixels of the 200 between the axes are 8.5 points.
+    assert second["y"] - first["y"] == pytest.approx(8.5)
+
+
+def test_rows_of_dots_go_from_the_top_down() -> None:
+    marks = {"a": Mark(0, 90, 85, 93), "b": Mark(0, 80)}
+    spec = dot_chart(marks, looks(marks), x=Axis("accuracy"), level=("dense", 95))
+    assert [line["y"] for line in spec["data"]] == [[0], [1]]
+    assert spec["layout"]["yaxis"]["range"] == [1.5, -0.5]
+    assert spec["layout"]["yaxis"]["ticktext"] == ["a", "b"]
+    bar = spec["data"][0]["error_x"]
+    assert (bar["arrayminus"], bar["array"]) == ([5], [3])
+
+
+def test_what_is_no_html_is_escaped_and_attributes_with_it() -> None:
+    assert tag("p", "<b>", tag("b", "x"), class_='"><i') == '<p class="&quot;&gt;&lt;i">&lt;b&gt;<b>x</b></p>'
+    assert '<td class="n">&lt;i&gt;</td>' in table(["a", "b"], [["x", "<i>"]])
+    assert escaped("'") == "&#x27;"
+    assert chart_text("<b>&") == "&lt;b&gt;&amp;"
+
+
+@given(st.text())
+def test_json_in_a_script_is_read_back_and_ends_nothing(text: str) -> None:
+    found = script_json({text: [text, "</script><!--"]})
+    assert not {"<", ">", "&"} & set(found)
+    assert json.loads(found) == {text: [text, "</script><!--"]}
+
+
+def test_class_accuracies_by_hand() -> None:
+    assert class_accuracies([[8, 2, 0], [0, 0, 0], [1, 2, 1]]) == (0.8, None, 0.25)
+
+
+def test_a_heat_map_has_a_number_in_every_cell() -> None:
+    found = heat_table("layer", ["0", "50"], [("hidden", [0.0, 0.502]), ("output", [None, 0.95])], over="%")
+    assert 'style="--heat:50.2%">50</td>' in found
+    assert '<td class="hot" style="--heat:95.0%">95</td>' in found
+    assert '<td class="none"></td>' in found

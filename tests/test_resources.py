@@ -1,0 +1,71 @@
+"""How many trials fit at once, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator import machine, resources
+from orchestrator.errors import ClusterError, DeviceError
+from orchestrator.machine import cores, resolve_device
+from orchestrator.resources import Resources, fitted, of_cluster, of_machine, parts, room
+
+GPU_NODE = {"CPU": 16.0, "GPU": 2.0, "memory": 1e9}
+CPU_NODE = {"CPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(1.0, 1), (0.5, 2), (0.4, 2), (0.34, 2), (0.3, 3), (0.25, 4), (0.1, 10), (0.01, 100)],
+)
+def test_whole_parts_of_one_gpu(share: float, expected: int) -> None:
+    assert parts(share) == expected
+
+
+def test_a_trial_is_on_one_gpu_of_one_node() -> None:
+    assert room(GPU_NODE, {"CPU": 1.0, "GPU": 0.4}) == 4  # two on each; 2 GPUs / 0.4 would be 5
+    assert room(GPU_NODE, {"CPU": 1.0, "GPU": 0.1}) == 16  # a core each
+    assert room(GPU_NODE, {"CPU": 1.0}) == 16
+    assert room(CPU_NODE, {"CPU": 1.0, "GPU": 1.0}) == 0
+    assert room({}, {"CPU": 1.0}) == 0
+
+
+def test_a_cluster_is_the_sum_of_its_nodes() -> None:
+    on_gpu = of_cluster("cuda", "10.0.0.1:6379", gpus_per_trial=0.5)
+    assert fitted(on_gpu, [GPU_NODE, CPU_NODE, GPU_NODE]).concurrent == 8
+    assert fitted(of_cluster("cpu", "10.0.0.1:6379"), [GPU_NODE, CPU_NODE]).concurrent == 20
+    assert fitted(Resources(0, 0, 1.0, 3, "auto"), [GPU_NODE, CPU_NODE]).concurrent == 3
+    with pytest.raises(ClusterError, match=r"holds 1 CPU and 0.5 GPU of one node, .* have 4 CPU and 0 GPU"):
+        fitted(on_gpu, [CPU_NODE])
+
+
+def test_a_machine_gives_each_trial_a_core_or_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: 4)
+    monkeypatch.setattr(resources, "gpus", lambda: 2)
+    found = of_machine("cpu")
+    assert (found.cpus, found.gpus, found.concurrent, found.share) == (4, 0, 4, {"CPU": 1.0})
+    found = of_machine("cuda", gpus_per_trial=0.25)
+    assert (found.cpus, found.gpus, found.concurrent) == (8, 2, 8)  # cores do not hold GPUs back
+    assert found.share == {"CPU": 1.0, "GPU": 0.25}
+
+
+def test_auto_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: 0)
+    assert (resolve_device("auto"), resolve_device("cpu")) == ("cpu", "cpu")
+    with pytest.raises(DeviceError, match="torch sees no CUDA device; use --device cpu"):
+        resolve_device("cuda")
+    monkeypatch.setattr(machine, "gpus", lambda: 1)
+    assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cpu")) == ("cuda", "cuda", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("150000 100000", 1), ("max 100000", None), ("", None), ("50 100", 1)]
+)
+def test_cores_that_may_be_used(
+    text: str, expected: int | None, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota = tmp_path / "cpu.max"  # type: ignore[operator]
+    monkeypatch.setattr(machine, "QUOTA", quota)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
+    assert cores() == 3  # no such file
+    quota.write_text(text)
+    assert cores() == (expected or 3)

@@ -1,0 +1,168 @@
+"""What the driver of a sweep does about results that wait, at the start and at the end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from orchestrator import settling, tracking
+from orchestrator.address import default_uri, outbox_folder
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.errors import AwayError, DiskFullError, StoreError
+from orchestrator.outbox import Outbox, new_id
+from orchestrator.outcome import Ended, Outcome
+from orchestrator.parcel import Closing, DataInput, Opening
+from orchestrator.point import Point
+from orchestrator.room import give_up_if_full
+from orchestrator.settling import check_none_elsewhere, deliver_left, settle
+from orchestrator.tracking import MetricPoint, Tracker, line_to
+
+DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
+TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
+POINTS = [Point(DENSE.key(), "dense", DENSE), Point(TRIAL.key(), "weight", TRIAL, parent=DENSE.key())]
+
+
+class Place:
+    def __init__(self, folder: Path) -> None:
+        self.uri = default_uri(folder)
+        tracking.initialise(self.uri)
+        self.tracker = Tracker(self.uri, "x")
+        self.sweep = self.tracker.start("sweep", "x", tags={}).run_id
+        self.outbox = Outbox(outbox_folder(self.uri))
+        self.concluded = 0
+
+    def pack(self, key: str, *, sweep: str = "", metric: str = "final/accuracy") -> None:
+        data = DataInput("digits", "d" * 64, {"train": 1257})
+        parent = sweep or self.sweep
+        opening = Opening("x", "trial", f"run {key}", parent, key, {"point": key}, {}, data, 1_000_000)
+        closing = Closing("FINISHED", 2_000_000, {}, (MetricPoint(metric, 0.5),), key)
+        with self.outbox.packed(new_id(key), opening, lambda folder: closing, begun=False):
+            pass
+
+    def conclude(self) -> int:
+        self.concluded += 1
+        return len(self.tracker.finished())
+
+    def settle(self, ended: Ended | None = None) -> int:
+        return settle(self.uri, self.sweep, ended or Ended(()), self.conclude)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setattr(settling, "WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(settling, "TRY_SECONDS", 0.1)
+    found = Place(tmp_path)
+    yield found
+    line_to(found.uri).ask_anew()
+
+
+def refuse_to_answer(monkeypatch: pytest.MonkeyPatch, *, times: int = 1_000_000) -> Callable[[], int]:
+    """The store's every way to begin a run fails so many times, as for a dead server."""
+    real, calls = MlflowClient.create_run, [0]
+
+    def create(*args: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] <= times:
+            raise MlflowException("API request failed with exception [Errno 111] Connection refused")
+        return real(*args, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create)
+    return lambda: calls[0]
+
+
+def test_all_is_delivered_before_the_sweep_is_concluded(place: Place) -> None:
+    place.pack("a")
+    place.pack("b")
+    assert place.settle() == 2
+    assert place.outbox.parcels() == []
+
+
+def test_a_store_that_comes_back_in_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.pack("a")
+    calls = refuse_to_answer(monkeypatch, times=2)
+    assert place.settle() == 1
+    assert calls() == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1  # once, not at every try
+    assert "[Errno 111] Connection refused; trying for 1 s" in said
+
+
+def test_one_that_does_not_leaves_the_results_and_says_where(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.pack("a")
+    place.pack("b")
+    place.pack("c", sweep="another sweep")
+    refuse_to_answer(monkeypatch)
+    with pytest.raises(AwayError) as caught:
+        place.settle()
+    assert f"2 results wait in {place.outbox.folder}, and the same command delivers them" in str(caught.value)
+    assert caught.value.exit_code == 4
+    assert (place.concluded, len(place.outbox.parcels())) == (0, 3)
+    monkeypatch.undo()
+    line_to(place.uri).ask_anew()
+    deliver_left(place.uri)  # as the same command begins
+    assert place.tracker.finished().keys() == {"a", "b", "c"}
+
+
+def test_a_store_that_goes_away_while_the_end_is_written(place: Place) -> None:
+    """The picture and the note are written again."""
+
+    def conclude() -> str:
+        place.concluded += 1
+        if place.concluded < 3:
+            raise MlflowException("API request failed with exception Connection refused")
+        return "done"
+
+    assert settle(place.uri, place.sweep, Ended(()), conclude) == "done"
+    place.concluded = -1_000_000
+    with pytest.raises(AwayError, match="every result is stored, and the same command writes the comparison"):
+        settle(place.uri, place.sweep, Ended(()), conclude)
+
+
+def test_what_the_store_refuses_is_an_error_with_its_place(place: Place) -> None:
+    place.pack("a", metric="no % here")
+    with pytest.raises(StoreError, match=r"run a: the store .* refuses: .*; 1 result waits in "):
+        place.settle()
+
+
+def test_an_interrupted_sweep_waits_for_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = Ended((), signal.SIGINT)
+    place.pack("a")
+    calls = refuse_to_answer(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        place.settle(stopped)
+    assert calls() == 1
+    monkeypatch.undo()
+    line_to(place.uri).ask_anew()
+    assert place.settle(stopped) == 1
+
+
+def test_results_on_other_nodes_are_not_passed_over() -> None:
+    ended = Ended((Outcome(POINTS[0], {"x": 1.0}), Outcome(POINTS[1], {"x": 1.0})))
+    frame = pandas.DataFrame({"key": [TRIAL.key(), "never run"], "status": ["missing", "missing"]})
+    with pytest.raises(StoreError, match="1 result waits on other nodes of the cluster"):
+        check_none_elsewhere(frame, ended)
+    check_none_elsewhere(frame.assign(status="finished"), ended)
+    check_none_elsewhere(frame, Ended(ended.outcomes, signal.SIGINT))
+
+
+def test_a_full_disk_ends_a_sweep_with_what_is_needed(place: Place) -> None:
+    open_run = place.tracker.start("trial", "x", parent=place.sweep, tags={"point": "p"})
+    ended = Ended((Outcome(POINTS[0], {"x": 1.0}),), no_room="DiskFullError: no room is left in /disk: full")
+    with pytest.raises(DiskFullError) as caught:
+        give_up_if_full(place.tracker, place.sweep, ended, POINTS)
+    said = str(caught.value)
+    assert said.startswith(f"no room is left in /disk: full; {place.outbox.folder.parents[1]} has ")
+    assert "and the run that is left needs about 80.2 kB; make room" in said
+    assert place.tracker.row(open_run.run_id).status == "KILLED"
+    give_up_if_full(place.tracker, place.sweep, Ended(()), POINTS)

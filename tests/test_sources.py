@@ -1,0 +1,50 @@
+"""The same code is known by its place here, and by its content elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import StoreError
+from orchestrator.sources import PACKAGES, check_code, digest, place
+
+ROOT = Path(__file__).parent.parent
+
+
+def digest_of(copy: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "import orchestrator.sources as s; print(s.place(), s.digest())"],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    where, found = done.stdout.split()
+    assert Path(where).is_relative_to(copy)
+    return found
+
+
+def test_a_copy_elsewhere_is_the_same_until_a_byte_differs(tmp_path: Path) -> None:
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    # Of the copy, since somebody may be at work in the checkout.
+    before = digest_of(tmp_path)
+    (tmp_path / "orchestrator" / "notes.txt").write_text("no code")
+    assert digest_of(tmp_path) == before
+    with (tmp_path / "pruning" / "engine.py").open("a") as file:
+        file.write("# another byte\n")
+    assert digest_of(tmp_path) != before
+
+
+def test_another_code_is_refused() -> None:
+    check_code(place())
+    check_code(digest())
+    with pytest.raises(StoreError, match=r"another version of the code .* install the same one"):
+        check_code("/elsewhere/models/__init__.py")

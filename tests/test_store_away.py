@@ -1,0 +1,123 @@
+"""A store that goes away in mid-sweep: results wait, the sweep goes on, and all of them arrive."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from server import Server
+from small_sweep import DENSE, LONGEST, TRIALS, check_all_there, finished, sweeping, until
+
+from orchestrator import sources
+from orchestrator.address import default_uri, outbox_folder
+from orchestrator.config import DenseConfig, Numerics, Train
+from orchestrator.outbox import Outbox
+from orchestrator.point import Point, Settings
+from orchestrator.tracking import Tracker, initialise
+from orchestrator.worker import run_point
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def test_a_server_that_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATE_STATE_DIR", str(tmp_path / "client" / "state"))
+    server = Server(tmp_path / "server")
+    server.start()
+    try:
+        with sweeping(tmp_path / "client", server.uri) as process:
+            until(lambda: len(finished(server.uri)) >= 4, process)
+            server.kill()
+            outbox = Outbox(outbox_folder(server.uri))
+            until(lambda: len(outbox.parcels()) >= 4, process)  # it goes on computing
+            server.start()
+            assert process.wait(LONGEST) == 0, (tmp_path / "client" / "log.txt").read_text()
+        check_all_there(server.uri)
+        assert outbox.parcels() == []
+    finally:
+        server.kill()
+
+
+def test_a_server_that_does_not_come_back_until_the_next_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATE_STATE_DIR", str(tmp_path / "client" / "state"))
+    server = Server(tmp_path / "server")
+    server.start()
+    log = tmp_path / "client" / "log.txt"
+    try:
+        with sweeping(tmp_path / "client", server.uri) as process:
+            until(lambda: len(finished(server.uri)) >= 4, process)
+            server.kill()
+            assert process.wait(LONGEST) == 4, log.read_text()
+        outbox = Outbox(outbox_folder(server.uri))
+        waiting = {parcel.opening.point: parcel for parcel in outbox.parcels()}
+        assert f"{len(waiting)} results wait in {outbox.folder}, and the same command delivers them" in (
+            log.read_text()
+        )
+        server.start()
+        assert len(finished(server.uri)) + len(waiting) == TRIALS + DENSE  # it ran to its end
+        with sweeping(tmp_path / "client", server.uri) as process:
+            assert process.wait(LONGEST) == 0, log.read_text()
+        check_all_there(server.uri)
+        # Delivered as they were, and not run again.
+        ended = {row.tags["key"]: row.end_ms for row in finished(server.uri)}
+        assert all(ended[key] == parcel.closing.end_ms for key, parcel in waiting.items())
+    finally:
+        server.kill()
+
+
+def test_a_sqlite_file_that_is_locked_for_a_while(tmp_path: Path) -> None:
+    uri = default_uri(tmp_path)
+    initialise(uri)  # before two processes look at it
+    with sweeping(tmp_path) as process:
+        until(lambda: len(finished(uri)) >= 4, process)
+        outbox = Outbox(outbox_folder(uri))
+        connection = sqlite3.connect(tmp_path / "mlruns" / "mlflow.db", timeout=60, isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        locked = time.monotonic()
+        try:
+            until(lambda: len(outbox.parcels()) >= 3, process)  # it goes on computing
+            time.sleep(max(0.0, locked + 45 - time.monotonic()))
+        finally:
+            connection.rollback()
+            connection.close()
+        assert process.wait(LONGEST) == 0, (tmp_path / "log.txt").read_text()
+    check_all_there(uri)
+    assert outbox.parcels() == []
+
+
+def test_checkpoints_through_a_server_are_found_and_removed(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server")
+    server.start()
+    try:
+        initialise(server.uri)
+        tracker = Tracker(server.uri, "x")
+        sweep = tracker.start("sweep", "x", tags={}).run_id
+        settings = Settings(
+            server.uri, "x", sweep, None, sources.place(), state_dir=str(tmp_path), checkpoint_seconds=0.0
+        )
+        config = DenseConfig(
+            "mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=6), Numerics(micro_batch=4096)
+        )
+        point = Point(config.key(), "dense", config)
+
+        def die(values: dict[str, float]) -> None:
+            if values["epoch"] == 4.0:
+                raise SystemExit
+
+        with pytest.raises(SystemExit):
+            run_point(point, settings, beat=die)
+        kept = list((tmp_path / "server" / "artifacts").rglob("checkpoint/*.safetensors"))
+        assert len(kept) == 2
+        heard: list[float] = []
+        run_point(point, settings, beat=lambda values: heard.append(values["epoch"]))
+        assert heard[0] > 2.0
+        row = tracker.finished({config.key()})[config.key()]
+        assert "carried_on_from" in row.tags
+        assert "checkpoints_left_in" not in row.tags
+        assert not list((tmp_path / "server" / "artifacts").rglob("checkpoint/*.safetensors"))
+        assert list((tmp_path / "server" / "artifacts").rglob("model/weights.safetensors"))
+    finally:
+        server.kill()
