@@ -32,7 +32,6 @@ COLUMNS = (
     "metrics.`final/sparsity`",
     "metrics.`final/macs_effective`",
 )
-COLUMN_WIDTH = 160  # pixels: the longest name is whole
 SCATTERS = ("final/sparsity", "final/macs_effective")  # each under the accuracy
 
 
@@ -76,13 +75,25 @@ def addresses(base: str, tracker: Tracker, *, shared: bool) -> dict[str, str]:
 
 
 def best_runs(tracker: Tracker) -> list[RunRow]:
-    """Of each method the sparsest trial within a point of its dense network, by validation accuracy."""
+    """Of each method the sparsest trial within a point of its dense network, or else the most accurate one.
+
+    All by accuracy on validation images.
+    """
     rows = tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial' and tags.key LIKE '_%'")
-    best: dict[tuple[str, ...], RunRow] = {}
-    for row in sorted(rows, key=_sparsity):
-        if row.metrics["final/val_accuracy"] >= row.metrics["ipa/val_accuracy"] - NEAR:
-            best[tuple(row.params.get(name, "") for name in METHOD)] = row
-    return sorted(best.values(), key=_sparsity, reverse=True)[:MOST_COMPARED]
+    methods: dict[tuple[str, ...], list[RunRow]] = {}
+    for row in rows:
+        methods.setdefault(tuple(row.params.get(name, "") for name in METHOD), []).append(row)
+    best = [max(filter(_near, found), key=_sparsity, default=None) for found in methods.values()]
+    chosen = [row or max(found, key=_val_accuracy) for row, found in zip(best, methods.values(), strict=True)]
+    return sorted(chosen, key=_sparsity, reverse=True)[:MOST_COMPARED]
+
+
+def _near(row: RunRow) -> bool:
+    return _val_accuracy(row) >= row.metrics["ipa/val_accuracy"] - NEAR
+
+
+def _val_accuracy(row: RunRow) -> float:
+    return row.metrics["final/val_accuracy"]
 
 
 def _sparsity(row: RunRow) -> float:
@@ -127,7 +138,6 @@ def view() -> str:
         "orderByKey": "metrics.`final/val_accuracy`",
         "orderByAsc": False,
         "selectedColumns": list(COLUMNS),
-        "columnWidths": dict.fromkeys(COLUMNS, COLUMN_WIDTH),
         "runsHiddenMode": "SHOW_ALL",  # its own first choice is ten runs
         "compareRunCharts": charts,
         "compareRunSections": [{**section, "isGenerated": False}],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -41,13 +41,13 @@ def _watch(done: Event) -> None:
             return
 
 
-def kill_rays() -> None:
-    """Kill Ray's processes below this one, and no other's."""
-    _kill(*RAYS)
+def kill_rays(*, but: Collection[psutil.Process]) -> None:
+    """Kill Ray's processes below this one, `but` those, and no other's."""
+    _kill(*RAYS, but=but)
 
 
-def _kill(*names: str) -> None:
-    for child in psutil.Process().children(recursive=True):
+def _kill(*names: str, but: Collection[psutil.Process] = ()) -> None:
+    for child in set(psutil.Process().children(recursive=True)) - set(but):
         with suppress(psutil.Error):
             words = " ".join(child.cmdline())
             if any(name in words for name in names):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants, utils
 from ray.job_config import JobConfig
@@ -26,7 +27,7 @@ OWN = IN_WORKERS | {
     # On loopback alone, so without authentication.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "disabled",
-    # Where Ray's memory monitor kills a worker, Tune gives up; the kernel's killer costs one trial a retry.
+    # It would kill workers for what others use; where the kernel kills one, that costs its trial a try.
     "RAY_memory_monitor_refresh_ms": "0",
     # CUDA_VISIBLE_DEVICES stays as it is for what asks for no GPU, which is what Ray is going over to.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -53,6 +54,7 @@ class _NoFolder(JobConfig):
 @contextmanager
 def own(resources: Resources) -> Iterator[None]:
     """A Ray of our own that listens on loopback alone. ClusterError where it does not start."""
+    others = psutil.Process().children(recursive=True)
     with _environment(OWN), _loopback(only=True):
         try:
             _start(
@@ -67,7 +69,7 @@ def own(resources: Resources) -> Iterator[None]:
                 yield
         finally:
             _shut_down()
-            kill_rays()  # what a start that was cut off has left
+            kill_rays(but=others)  # what a start that was cut off has left
 
 
 @contextmanager
@@ -90,13 +92,10 @@ def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
     try:
         with heeded(), _no_handler():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
-    except (KeyboardInterrupt, SystemError):  # the second, where it is raised in the midst of Ray's C++
-        if not received():
-            raise
-        ray.shutdown()
-        raise KeyboardInterrupt(RAISED) from None
-    except Exception as error:  # Ray raises bare ones, such as "timed out during startup"
+    except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
         ray.shutdown()  # what has started of it
+        if received():  # in the midst of Ray's C++ it comes out as a SystemError
+            raise KeyboardInterrupt(RAISED) from None
         reason = " ".join(str(error).split())[:300]
         raise ClusterError(f"{failure}: {reason}") from error
 
