@@ -26,12 +26,19 @@ from torch.nn import functional
 
 import models
 import pruning
-from orchestrator.environment import environment
-from orchestrator.latency import BATCHES, Forms, Latency, check_equal, measure, one_thread
-from orchestrator.machine_load import watch_load
 from orchestrator.measure import effective_macs, profile
-from orchestrator.sparse_inference import CsrLinear, CsrPointwise, candidates, csr, dead_parts, sparse
-from orchestrator.timing import HIGHEST_AA, LOWEST_AA, side_by_side
+from orchestrator.measuring.latency import BATCHES, Forms, Latency, check_equal, measure, one_thread
+from orchestrator.measuring.machine_load import watch_load
+from orchestrator.measuring.sparse_inference import (
+    CsrLinear,
+    CsrPointwise,
+    candidates,
+    csr,
+    dead_parts,
+    sparse,
+)
+from orchestrator.measuring.timing import HIGHEST_AA, LOWEST_AA, side_by_side
+from orchestrator.store.environment import environment
 
 SECONDS, TRIES = 0.5, 3
 DIGITS, COLOUR = (1, 8, 8), (3, 32, 32)

@@ -22,8 +22,8 @@ from typing import Any
 
 from mlflow import MlflowClient
 
+from orchestrator.comparing.records import PLAN, find_sweep, plan_record
 from orchestrator.measure import Measurement
-from orchestrator.records import PLAN, find_sweep, plan_record
 from orchestrator.report import html_report
 from orchestrator.tracking import MetricPoint, Tracker, initialise
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 import orchestrator
-from orchestrator.interval import interval
+from orchestrator.comparing.interval import interval
 
 PAGE = Path(__file__).parent / "results" / "equal.md"
 SAYS = "## What it says"

@@ -16,11 +16,11 @@ from time import perf_counter
 
 from pandas import DataFrame
 
-from orchestrator.environment import environment
-from orchestrator.figures import accuracy_against_sparsity
-from orchestrator.records import results
+from orchestrator.comparing.figures import accuracy_against_sparsity
+from orchestrator.comparing.records import results
+from orchestrator.comparing.tables import listed, markdown, tables
 from orchestrator.space import load_space
-from orchestrator.tables import listed, markdown, tables
+from orchestrator.store.environment import environment
 
 PAGES = Path(__file__).parent / "results"
 SAYS = "## What it says"

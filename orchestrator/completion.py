@@ -15,14 +15,14 @@ ABOUT_LENGTH = 48  # typer wraps at the terminal's width, and fish takes the res
 
 def kinds(incomplete: str) -> Offers:
     """What `list` lists."""
-    from orchestrator.names import KINDS
+    from orchestrator.language.names import KINDS
 
     return _fitting(((kind, "") for kind in KINDS), incomplete)
 
 
 def known(incomplete: str) -> Offers:
     """Whatever `show` tells of."""
-    from orchestrator.names import KINDS, names
+    from orchestrator.language.names import KINDS, names
 
     found = [(name, about) for kind in KINDS for name, about in names(kind).items()]
     return _fitting(dict(reversed(found)).items(), incomplete)
@@ -30,19 +30,19 @@ def known(incomplete: str) -> Offers:
 
 def spaces(incomplete: str) -> Offers:
     """Named spaces, then space files and the folders on the way to one."""
-    from orchestrator.names import names
+    from orchestrator.language.names import names
 
     return [*_fitting(names("spaces").items(), incomplete), *_files(incomplete)]
 
 
 def datasets(incomplete: str) -> Offers:
-    from orchestrator.names import names
+    from orchestrator.language.names import names
 
     return _fitting(names("datasets").items(), incomplete)
 
 
 def stops(incomplete: str) -> Offers:
-    from orchestrator.names import names
+    from orchestrator.language.names import names
 
     none = {"none": "nothing is stopped, whatever the space says"}
     return _fitting({**names("stops"), **none}.items(), incomplete)
@@ -53,7 +53,7 @@ def sets(incomplete: str) -> Offers:
 
     Of the options of methods, `METHOD.OPTION=`, nothing before the point: they are many.
     """
-    from orchestrator.names import settable, tunable, values
+    from orchestrator.language.names import settable, tunable, values
 
     key, equals, given = incomplete.partition("=")
     if not equals:
@@ -65,7 +65,7 @@ def sets(incomplete: str) -> Offers:
 
 def sweeps(incomplete: str) -> Offers:
     """The spaces that have been run: each has a folder among the artifacts of a store on this disk."""
-    from orchestrator.address import default_uri, store_folder
+    from orchestrator.store.address import default_uri, store_folder
 
     folder = store_folder(default_uri(Path.cwd()))
     inside = [] if folder is None else _inside(folder / "artifacts")

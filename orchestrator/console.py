@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.summary import Summary
-    from orchestrator.tables import Table
+    from orchestrator.comparing.summary import Summary
+    from orchestrator.comparing.tables import Table
 
 
 def carry_on() -> str:

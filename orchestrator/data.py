@@ -16,9 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.dataset_files import default_data_dir, fetch, path, read, verify
-from orchestrator.datasets import DATASETS, DatasetInfo, Raw, check_options, info, split_sizes
 from orchestrator.errors import DataError, SpaceError
+from orchestrator.images.dataset_files import default_data_dir, fetch, path, read, verify
+from orchestrator.images.datasets import DATASETS, DatasetInfo, Raw, check_options, info, split_sizes
 
 if TYPE_CHECKING:
     import numpy as np

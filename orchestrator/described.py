@@ -11,9 +11,9 @@ from functools import cache
 
 import models
 from orchestrator.config import DenseConfig, Json, TrialConfig, flat, method_text
-from orchestrator.distillation import distillations
-from orchestrator.preparation import preparations
-from orchestrator.recovery import recoveries
+from orchestrator.walk.distillation import distillations
+from orchestrator.walk.preparation import preparations
+from orchestrator.walk.recovery import recoveries
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.registry import Registry, parse

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from orchestrator.evaluation import Evaluation
+from orchestrator.walk.evaluation import Evaluation
 from pruning.masking import prunable_layers
 from pruning.pq_index import gini, pq_index
 

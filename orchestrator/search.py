@@ -11,8 +11,8 @@ from typing import Any, Protocol, cast
 
 from ray.tune.search import Searcher
 
-from orchestrator.outcome import Outcome
-from orchestrator.point import Point
+from orchestrator.launching.outcome import Outcome
+from orchestrator.launching.point import Point
 
 STOPPED = "stopped_because"  # reported, with the reason, by a trial that ended early
 DIED = "its worker died"

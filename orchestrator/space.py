@@ -13,18 +13,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from orchestrator import option_axes, yaml_text
-from orchestrator.axes import AXIS_NAMES, Axes, AxisName, Exclude, Recipe
 from orchestrator.config import TRAIN_FIELDS
 from orchestrator.errors import SpaceError, unknown
-from orchestrator.objectives import Search
-from orchestrator.overrides import SETTABLE as SETTABLE
-from orchestrator.overrides import TECHNIQUE_AXES, with_sets
-from orchestrator.ranges import Choice, Range
-from orchestrator.stops import WITHIN
-from orchestrator.value_types import Closed, Recovery, StopRule
-from orchestrator.values import MAX_POINTS, as_list
-from orchestrator.yaml_text import MAX_BYTES, Document, Path, Plain
+from orchestrator.language import option_axes, yaml_text
+from orchestrator.language.axes import AXIS_NAMES, Axes, AxisName, Exclude, Recipe
+from orchestrator.language.objectives import Search
+from orchestrator.language.overrides import SETTABLE as SETTABLE
+from orchestrator.language.overrides import TECHNIQUE_AXES, with_sets
+from orchestrator.language.ranges import Choice, Range
+from orchestrator.language.stops import WITHIN
+from orchestrator.language.value_types import Closed, Recovery, StopRule
+from orchestrator.language.values import MAX_POINTS, as_list
+from orchestrator.language.yaml_text import MAX_BYTES, Document, Path, Plain
 
 SPACES = File(__file__).parent / "spaces"
 MAX_MESSAGE = 500  # characters; a value of any length may be in it

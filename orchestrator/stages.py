@@ -14,15 +14,15 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor, nn
 
-from orchestrator.bench import Bench, State, channel_groups, make_bench, seed_for
-from orchestrator.checkpoint import snapshot
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import Dataset, balanced_sample
 from orchestrator.errors import CollapsedError
-from orchestrator.extras import Extras
 from orchestrator.measure import train_flops
-from orchestrator.recipe import Phase
 from orchestrator.training import Underway, train
+from orchestrator.walk.bench import Bench, State, channel_groups, make_bench, seed_for
+from orchestrator.walk.checkpoint import snapshot
+from orchestrator.walk.extras import Extras
+from orchestrator.walk.recipe import Phase
 from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
 from pruning.engine import groups_of, prune

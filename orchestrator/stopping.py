@@ -19,10 +19,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.config import TrialConfig
 from orchestrator.described import params
-from orchestrator.outcome import Past
-from orchestrator.point import Point
+from orchestrator.language.stops import Stop, stops
+from orchestrator.launching.outcome import Past
+from orchestrator.launching.point import Point
 from orchestrator.search import STOPPED, SUCCEEDED
-from orchestrator.stops import Stop, stops
 from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from orchestrator.augmentation import augment
-from orchestrator.checkpoint import Saved, load_optimizer, optimizer_tensors, snapshot
 from orchestrator.config import Numerics, Train
 from orchestrator.data import Split, batches
 from orchestrator.errors import DivergedError
-from orchestrator.evaluation import evaluate, precision
-from orchestrator.extras import PLAIN, Extras
-from orchestrator.recipe import Phase, learning_rate, make_optimizer
+from orchestrator.images.augmentation import augment
+from orchestrator.walk.checkpoint import Saved, load_optimizer, optimizer_tensors, snapshot
+from orchestrator.walk.evaluation import evaluate, precision
+from orchestrator.walk.extras import PLAIN, Extras
+from orchestrator.walk.recipe import Phase, learning_rate, make_optimizer
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ from typing import Protocol
 from torch import Tensor
 
 from orchestrator import stages
-from orchestrator.assessment import Measured, Recalled, measure
-from orchestrator.bench import Bench, Report, State, make_bench
-from orchestrator.checkpoint import Keeper
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import Dataset
-from orchestrator.distillation import distillations
-from orchestrator.gradual import train_gradually
-from orchestrator.journal import Journal, open_journal
 from orchestrator.measure import Measurement, Profile
-from orchestrator.preparation import preparations
-from orchestrator.recovery import recoveries
+from orchestrator.measuring.assessment import Measured, Recalled, measure
+from orchestrator.walk.bench import Bench, Report, State, make_bench
+from orchestrator.walk.checkpoint import Keeper
+from orchestrator.walk.distillation import distillations
+from orchestrator.walk.gradual import train_gradually
+from orchestrator.walk.journal import Journal, open_journal
+from orchestrator.walk.preparation import preparations
+from orchestrator.walk.recovery import recoveries
 from pruning.masking import Group
 from pruning.schedules import rounds_of, schedules
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator import sources
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.point import Point, Settings
+from orchestrator.launching import sources
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
 from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.worker import run_point
 
 MODELS = {
     "slp": "slp",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas
 
-from orchestrator.compare import METRICS
+from orchestrator.comparing.compare import METRICS
 
 Row = dict[str, Any]
 

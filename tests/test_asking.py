@@ -12,17 +12,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator import interruption, tracking
-from orchestrator.address import default_uri
-from orchestrator.asking import Asking
-from orchestrator.outcome import Outcome
-from orchestrator.plan import Plan, make_plan
-from orchestrator.point import Point
-from orchestrator.records import PLAN, planned_rows
-from orchestrator.remainder import identity, missing_points, plan_text, so_far
-from orchestrator.sampling import study
+from orchestrator import tracking
+from orchestrator.comparing.records import PLAN, planned_rows
+from orchestrator.language.stops import Stop
+from orchestrator.launching import interruption
+from orchestrator.launching.outcome import Outcome
+from orchestrator.launching.point import Point
+from orchestrator.planning.asking import Asking
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.remainder import identity, missing_points, plan_text, so_far
+from orchestrator.planning.sampling import study
 from orchestrator.space import load_space
-from orchestrator.stops import Stop
+from orchestrator.store.address import default_uri
 from orchestrator.tracking import MetricPoint, RunRow, Tracker
 
 TEXT = """\
@@ -319,4 +320,4 @@ def test_a_finite_space_ends_the_search_and_says_so(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.sampling.MOST_DRAWS", 60)
+    monkeypatch.setattr("orchestrator.planning.sampling.MOST_DRAWS", 60)

@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import data, model_files, sources, tracking
-from orchestrator.address import default_uri, outbox_folder
+from orchestrator import data, tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.delivery import deliver_all
 from orchestrator.errors import DiskFullError, DivergedError
-from orchestrator.outbox import Outbox
-from orchestrator.point import Point, Settings
-from orchestrator.techniques import resolve
+from orchestrator.language.techniques import resolve
+from orchestrator.launching import sources
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
+from orchestrator.store import model_files
+from orchestrator.store.address import default_uri, outbox_folder
+from orchestrator.store.delivery import deliver_all
+from orchestrator.store.outbox import Outbox
 from orchestrator.tracking import RunRow, Tracker, line_to
 from orchestrator.trial import run_dense
-from orchestrator.worker import run_point
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 DEAD = "http://127.0.0.1:9"  # nobody listens there
@@ -127,7 +129,7 @@ def test_what_waits_is_not_run_again(place: Place, monkeypatch: pytest.MonkeyPat
     def never(*args: object, **options: object) -> None:
         pytest.fail("it was run again")
 
-    monkeypatch.setattr("orchestrator.worker.run_dense", never)
+    monkeypatch.setattr("orchestrator.launching.worker.run_dense", never)
     second = run_point(point(DENSE), place.gone)
     assert {name: second[name] for name in first} == first
     assert len(place.waiting.parcels()) == 1
@@ -141,7 +143,7 @@ def test_what_is_stored_is_not_run_again_either(place: Place, monkeypatch: pytes
         pytest.fail("it was run again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("orchestrator.worker.run_dense", never)
+        patched.setattr("orchestrator.launching.worker.run_dense", never)
         second = run_point(point(DENSE), place.there)
     assert first.items() <= second.items()
     row = place.row(DENSE.key())  # which is the only one
@@ -166,7 +168,7 @@ def test_a_disk_that_is_full_when_the_result_is_written(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one writing function fails, at each of its calls: nothing is left that could be taken for whole."""
-    from orchestrator import writing
+    from orchestrator.store import writing
 
     run_point(point(DENSE), place.there)
     real, fault = writing.write, {"at": 0, "calls": 0}

@@ -9,14 +9,14 @@ import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.best import best_points, best_table, found_points, front
-from orchestrator.figures import accuracy_against_sparsity
-from orchestrator.plan import Plan, make_plan
-from orchestrator.records import planned_rows
-from orchestrator.remainder import plan_text
-from orchestrator.setting import settings
+from orchestrator.comparing.best import best_points, best_table, found_points, front
+from orchestrator.comparing.figures import accuracy_against_sparsity
+from orchestrator.comparing.records import planned_rows
+from orchestrator.comparing.setting import settings
+from orchestrator.comparing.tables import tables
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.remainder import plan_text
 from orchestrator.space import load_space
-from orchestrator.tables import tables
 
 TEXT = """\
 search: {method: random, trials: 4, objectives: {final/val_accuracy: max, final/macs_effective: min}}

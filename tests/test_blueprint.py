@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import models
-from orchestrator.blueprint import MOST_ACTIVATIONS, MOST_PARAMETERS, Blueprint, _activations, _outline
 from orchestrator.errors import StoreError
+from orchestrator.store.blueprint import MOST_ACTIVATIONS, MOST_PARAMETERS, Blueprint, _activations, _outline
 
 GOOD: dict[str, Any] = {  # JSON
     "model": "cnn(widths=[4, 8])",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.catalogue import KINDS, entry, items, names
 from orchestrator.cli import app
 from orchestrator.errors import UsageError
+from orchestrator.language.catalogue import KINDS, entry, items, names
 from orchestrator.space import SPACES, load_space
 from pruning.registry import hyperparameters
 

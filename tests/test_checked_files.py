@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checked_files import LARGEST_MANIFEST, Folder, json_object, read_manifest
 from orchestrator.errors import StoreError
+from orchestrator.store.checked_files import LARGEST_MANIFEST, Folder, json_object, read_manifest
 
 CONTENT = {"arch.json": b"{}", "weights.safetensors": b"weights"}
 

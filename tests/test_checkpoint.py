@@ -19,17 +19,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from orchestrator import checkpoint, data, gradual, journal, stages
-from orchestrator.assessment import Measured, Recalled
-from orchestrator.bench import State, make_bench
-from orchestrator.checkpoint import Saved
+from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DivergedError
-from orchestrator.journal import Journal
-from orchestrator.recipe import OPTIMIZERS
-from orchestrator.standing import Standing, from_saved
+from orchestrator.measuring.assessment import Measured, Recalled
 from orchestrator.training import EpochRecord
 from orchestrator.trial import Result, Round, run_dense, run_trial
+from orchestrator.walk import checkpoint, gradual, journal
+from orchestrator.walk.bench import State, make_bench
+from orchestrator.walk.checkpoint import Saved
+from orchestrator.walk.journal import Journal
+from orchestrator.walk.recipe import OPTIMIZERS
+from orchestrator.walk.standing import Standing, from_saved
 
 MLP, CNN = "mlp(widths=[16, 8])", "cnn(widths=[4, 8])"
 ADAM = Train(epochs=3, lr=3e-3, schedule="cosine", warmup_epochs=1, augment="crop_flip")

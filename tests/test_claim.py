@@ -12,13 +12,13 @@ from threading import Thread
 
 import pytest
 
-from orchestrator import claim as module
-from orchestrator.address import default_uri
-from orchestrator.claim import beating, claim
+from orchestrator.carrying.rerun import again, compare, find
 from orchestrator.errors import BusyError
-from orchestrator.ownership import owner
-from orchestrator.rerun import again, compare, find
-from orchestrator.status import status
+from orchestrator.launching.status import status
+from orchestrator.store import claim as module
+from orchestrator.store.address import default_uri
+from orchestrator.store.claim import beating, claim
+from orchestrator.store.ownership import owner
 from orchestrator.tracking import Tracker, initialise
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ def held(tracker: Tracker, holder: str) -> str:
 
 def other_process(code: str = "input()") -> tuple[subprocess.Popen[str], str]:
     """A living process, and its name as an owner."""
-    text = f"from orchestrator.ownership import owner; print(owner(), flush=True); {code}"
+    text = f"from orchestrator.store.ownership import owner; print(owner(), flush=True); {code}"
     process = subprocess.Popen(
         [sys.executable, "-c", text], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

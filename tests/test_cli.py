@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from orchestrator import cli
-from orchestrator.address import default_uri
+from orchestrator.store.address import default_uri
 from orchestrator.tracking import RunRow, Tracker
 
 ROOT = Path(__file__).parent.parent

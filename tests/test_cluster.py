@@ -26,9 +26,9 @@ from ray.cluster_utils import Cluster
 import orchestrator
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import ClusterError, StoreError
-from orchestrator.point import Point, Settings
-from orchestrator.resources import of_cluster
-from orchestrator.sources import digest, place
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.resources import of_cluster
+from orchestrator.launching.sources import digest, place
 from orchestrator.sweep import run_points
 from orchestrator.sweep.joining import cluster_gpus, joined_for
 from orchestrator.sweep.nodes import Needs

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import names
+from orchestrator.language import names
 
 ROOT = Path(__file__).parent.parent
 SHELLS = ("bash", "zsh", "fish")

@@ -8,8 +8,8 @@ import torch
 
 import models
 import pruning
-from orchestrator.compressed import compressed_bytes, sparse_form
 from orchestrator.measure import sparse_bytes
+from orchestrator.measuring.compressed import compressed_bytes, sparse_form
 
 
 def test_the_sparse_form_by_hand() -> None:

@@ -26,9 +26,9 @@ from sklearn.model_selection import train_test_split
 
 from models.torchvision_compat import datasets as vision
 from orchestrator import data
-from orchestrator.augmentation import AUGMENTATIONS, augment
-from orchestrator.dataset_files import check
 from orchestrator.errors import DataError, SpaceError
+from orchestrator.images.augmentation import AUGMENTATIONS, augment
+from orchestrator.images.dataset_files import check
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -15,12 +15,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from orchestrator import tracking
-from orchestrator.address import default_uri, outbox_folder
-from orchestrator.delivery import deliver, deliver_all
-from orchestrator.entry import Entry
 from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.outbox import Outbox, new_id
-from orchestrator.parcel import Closing, DataInput, Opening, Parcel
+from orchestrator.store.address import default_uri, outbox_folder
+from orchestrator.store.delivery import deliver, deliver_all
+from orchestrator.store.entry import Entry
+from orchestrator.store.outbox import Outbox, new_id
+from orchestrator.store.parcel import Closing, DataInput, Opening, Parcel
 from orchestrator.tracking import REST_SECONDS, MetricPoint, RunRow, Tracker, line_to
 
 METRICS = (

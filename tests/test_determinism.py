@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.config import Numerics
-from orchestrator.determinism import deterministic, facts, level
+from orchestrator.walk.determinism import deterministic, facts, level
 
 
 def modes() -> tuple[object, ...]:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator import data, stages
-from orchestrator.bench import State, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.distillation import distillations
-from orchestrator.extras import Extras, cross_entropy
-from orchestrator.recipe import Phase
 from orchestrator.trial import run_trial
+from orchestrator.walk.bench import State, make_bench
+from orchestrator.walk.distillation import distillations
+from orchestrator.walk.extras import Extras, cross_entropy
+from orchestrator.walk.recipe import Phase
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 PRUNE = Prune("magnitude", "weight", "layer", "one_shot", 0.5)

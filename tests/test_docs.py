@@ -66,7 +66,7 @@ def test_the_page_of_methods_is_up_to_date() -> None:
 
 
 def test_every_formula_is_of_a_method_and_every_score_and_schedule_has_one() -> None:
-    from orchestrator import catalogue
+    from orchestrator.language import catalogue
 
     formulas = yaml.safe_load((DOCS / "formulas.yaml").read_text(encoding="utf-8"))
     for kind, found in formulas.items():

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 import models
 import orchestrator
-from orchestrator.blueprint import Blueprint
 from orchestrator.data import Scaling, load, scaling
 from orchestrator.errors import DataError, ExportError, StoreError, UsageError
 from orchestrator.export import forms as forms_module
@@ -27,6 +26,7 @@ from orchestrator.export.exporting import export
 from orchestrator.export.forms import FORMS
 from orchestrator.export.metadata import feeding, normalisation
 from orchestrator.export.tensors import rebuilt
+from orchestrator.store.blueprint import Blueprint
 from pruning.architecture import resize
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.catalogue import names
 from orchestrator.errors import SpaceError
+from orchestrator.language.catalogue import names
 from orchestrator.space import load_space
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ except SpaceError as error:
 TRIAL = """
 import sys
 from orchestrator import data
-from orchestrator.plan import make_plan
+from orchestrator.planning.plan import make_plan
 from orchestrator.space import load_space
 from orchestrator.trial import run_dense, run_trial
 (trial,) = make_plan(load_space(sys.argv[1]), device="cpu", precision="fp32").trials
@@ -174,7 +174,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     (file,) = place.glob("*.dist-info/entry_points.txt")
     for given, taken, code in (
         ("maxout", "cnn", "import models"),
-        ("bars", "digits", "import orchestrator.datasets"),
+        ("bars", "digits", "import orchestrator.images.datasets"),
     ):
         text = file.read_text()
         file.write_text(text.replace(f"{given} =", f"{taken} ="))

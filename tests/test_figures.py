@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from orchestrator.figures import MARKERS, OKABE_ITO, STYLES, accuracy_against_sparsity
+from orchestrator.comparing.figures import MARKERS, OKABE_ITO, STYLES, accuracy_against_sparsity
 
 Row = dict[str, Any]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from small_sweep import DENSE, LONGEST, TRIALS, check_all_there, finished, results, sweeping, until
 
-from orchestrator.address import default_uri, outbox_folder
-from orchestrator.outbox import Outbox
+from orchestrator.store.address import default_uri, outbox_folder
+from orchestrator.store.outbox import Outbox
 from orchestrator.tracking import Tracker, initialise
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

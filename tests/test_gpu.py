@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.address import default_uri
-from orchestrator.launch import launch
-from orchestrator.rerun import again, compare, find
-from orchestrator.running import Options
+from orchestrator.carrying.rerun import again, compare, find
+from orchestrator.launching.launch import launch
+from orchestrator.launching.running import Options
 from orchestrator.space import load_space
+from orchestrator.store.address import default_uri
 from orchestrator.tracking import Tracker
 
 SPACE = """\

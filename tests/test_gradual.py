@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator import data, gradual, stages
-from orchestrator.bench import Bench, State, make_bench
+from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.gradual import train_gradually
 from orchestrator.trial import Result, run_trial
+from orchestrator.walk import gradual
+from orchestrator.walk.bench import Bench, State, make_bench
+from orchestrator.walk.gradual import train_gradually
 from pruning.masking import Masks
 from pruning.step import target_count
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator import interruption
-from orchestrator.interruption import heeded, held, listening, received, take_back
+from orchestrator.launching import interruption
+from orchestrator.launching.interruption import heeded, held, listening, received, take_back
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +68,7 @@ def test_handlers_that_others_put_in_place_are_replaced() -> None:
 
 STUCK = """
 import subprocess, sys, time
-from orchestrator.interruption import held, listening
+from orchestrator.launching.interruption import held, listening
 with listening("the last words"), held():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print(child.pid, flush=True)

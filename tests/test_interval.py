@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.interval import Interval, interval
+from orchestrator.comparing.interval import Interval, interval
 
 
 def test_an_interval_by_hand() -> None:

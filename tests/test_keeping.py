@@ -12,19 +12,21 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from orchestrator import data, keeping, model_files, sources, tracking
-from orchestrator.address import default_uri, outbox_folder
-from orchestrator.checkpoint import Saved
+from orchestrator import data, tracking
 from orchestrator.config import DenseConfig, Numerics, Train
-from orchestrator.entry import Entry
 from orchestrator.errors import DivergedError
-from orchestrator.keeping import RunKeeper
-from orchestrator.outbox import Outbox
-from orchestrator.parcel import Closing, DataInput, Opening
-from orchestrator.point import Point, Settings
+from orchestrator.launching import sources
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
+from orchestrator.store import keeping, model_files
+from orchestrator.store.address import default_uri, outbox_folder
+from orchestrator.store.entry import Entry
+from orchestrator.store.keeping import RunKeeper
+from orchestrator.store.outbox import Outbox
+from orchestrator.store.parcel import Closing, DataInput, Opening
 from orchestrator.tracking import RunRow, Tracker, line_to
 from orchestrator.trial import run_dense
-from orchestrator.worker import run_point
+from orchestrator.walk.checkpoint import Saved
 
 
 class Place:

@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.address import default_uri
-from orchestrator.model_files import read_checked
+from orchestrator.store.address import default_uri
+from orchestrator.store.model_files import read_checked
 from orchestrator.tracking import RunRow, Tracker, initialise
 
 ROOT = Path(__file__).parent.parent

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 import models
 import pruning
-from orchestrator import latency
 from orchestrator.errors import CollapsedError
-from orchestrator.latency import Forms, Latency, check_equal, measure, shipped, suffix
-from orchestrator.machine_load import MachineLoad
-from orchestrator.sparse_inference import sparse, supported
-from orchestrator.timing import Spread, Timing
+from orchestrator.measuring import latency
+from orchestrator.measuring.latency import Forms, Latency, check_equal, measure, shipped, suffix
+from orchestrator.measuring.machine_load import MachineLoad
+from orchestrator.measuring.sparse_inference import sparse, supported
+from orchestrator.measuring.timing import Spread, Timing
 
 SHAPE = (1, 8, 8)
 QUICK = 0.02

@@ -12,22 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import latency_runs, sources
-from orchestrator.address import default_uri
+from orchestrator.comparing.records import PLAN, find_sweep, plan_record
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import StoreError, UsageError
-from orchestrator.latency import Forms, Latency
-from orchestrator.latency_runs import conditions, find_runs, measure_named, measure_runs, measure_sweep
-from orchestrator.latency_table import records, table
-from orchestrator.latency_tasks import Options, batch_sizes, plan_tasks
-from orchestrator.machine_load import MachineLoad
-from orchestrator.point import Point, Settings
-from orchestrator.records import PLAN, find_sweep, plan_record
-from orchestrator.sparse_inference import supported
-from orchestrator.techniques import resolve
-from orchestrator.timing import Spread, Timing
+from orchestrator.language.techniques import resolve
+from orchestrator.launching import sources
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
+from orchestrator.measuring import latency_runs
+from orchestrator.measuring.latency import Forms, Latency
+from orchestrator.measuring.latency_runs import (
+    conditions,
+    find_runs,
+    measure_named,
+    measure_runs,
+    measure_sweep,
+)
+from orchestrator.measuring.latency_table import records, table
+from orchestrator.measuring.latency_tasks import Options, batch_sizes, plan_tasks
+from orchestrator.measuring.machine_load import MachineLoad
+from orchestrator.measuring.sparse_inference import supported
+from orchestrator.measuring.timing import Spread, Timing
+from orchestrator.store.address import default_uri
 from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.worker import run_point
 
 DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
 POINTS = [("weight", 0.0), ("weight", 0.25), ("weight", 0.4), ("weight", 0.9), ("neuron", 0.5)]

@@ -8,8 +8,8 @@ from time import sleep
 
 import pytest
 
-from orchestrator import machine_load
-from orchestrator.machine_load import MachineLoad, watch_load
+from orchestrator.measuring import machine_load
+from orchestrator.measuring.machine_load import MachineLoad, watch_load
 
 
 def test_a_quiet_machine_is_not_busy() -> None:

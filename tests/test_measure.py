@@ -14,9 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 import pruning
 from orchestrator import data, stages, training
-from orchestrator.bench import State, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.measure import (
     Measurement,
     dense_bytes,
@@ -27,8 +25,10 @@ from orchestrator.measure import (
     sparse_bytes,
     train_flops,
 )
-from orchestrator.recovery import epochs_a_round
 from orchestrator.trial import run_trial
+from orchestrator.walk.bench import State, make_bench
+from orchestrator.walk.evaluation import Evaluation, evaluate
+from orchestrator.walk.recovery import epochs_a_round
 
 SMALL = (1, 8, 8)
 NETWORKS = [

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import memory
-from orchestrator.memory import peak_memory
+from orchestrator.measuring import memory
+from orchestrator.measuring.memory import peak_memory
 
 MB = 1_000_000
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from orchestrator import model_files
-from orchestrator.bench import State
-from orchestrator.checkpoint import snapshot
 from orchestrator.errors import StoreError
+from orchestrator.store import model_files
+from orchestrator.walk.bench import State
+from orchestrator.walk.checkpoint import snapshot
 from pruning.masking import apply_masks
 
 ARCH = {"model": "cnn(widths=[4])", "input_shape": [1, 8, 8], "num_classes": 10}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import catalogue, names, option_axes, space
-from orchestrator.axes import Choices
+from orchestrator import space
+from orchestrator.language import catalogue, names, option_axes
+from orchestrator.language.axes import Choices
 from pruning.step import SCOPES
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +54,7 @@ def test_every_option_that_may_be_an_axis_is_known() -> None:
 
 def test_nothing_heavy_is_loaded() -> None:
     code = (
-        "import sys\nfrom orchestrator import names\nfor kind in names.KINDS: names.names(kind)\n"
+        "import sys\nfrom orchestrator.language import names\nfor kind in names.KINDS: names.names(kind)\n"
         "names.settable(); names.tunable(); names.values('scope')\n"
         "print(sorted({'torch', 'numpy', 'yaml', 'pydantic', 'mlflow', 'ray'} & set(sys.modules)))"
     )

@@ -8,11 +8,11 @@ from re import fullmatch
 
 import pytest
 
-from orchestrator import option_axes
 from orchestrator import space as spaces
 from orchestrator.errors import SpaceError
-from orchestrator.plan import Plan, make_plan
-from orchestrator.ranges import Range
+from orchestrator.language import option_axes
+from orchestrator.language.ranges import Range
+from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space import Space, load_space
 
 AXES = "axes:\n  model: mlp\n  dataset: digits\n  amount: 0.5\n"

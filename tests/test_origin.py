@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from recorded import Store
 
-from orchestrator.checked_files import Folder
+from orchestrator.carrying.origin import find, of_run
 from orchestrator.errors import StoreError
-from orchestrator.origin import find, of_run
+from orchestrator.store.checked_files import Folder
 from orchestrator.tracking.stored_files import StoredFiles, files_at
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import parcel as parcels
-from orchestrator import writing
-from orchestrator.address import outbox_folder
 from orchestrator.errors import DiskFullError
-from orchestrator.outbox import HALF, Outbox, new_id
-from orchestrator.ownership import owner
-from orchestrator.parcel import RUN, Closing, DataInput, Opening, Parcel
+from orchestrator.store import parcel as parcels
+from orchestrator.store import writing
+from orchestrator.store.address import outbox_folder
+from orchestrator.store.outbox import HALF, Outbox, new_id
+from orchestrator.store.ownership import owner
+from orchestrator.store.parcel import RUN, Closing, DataInput, Opening, Parcel
 from orchestrator.tracking import MetricPoint
 
 KEY = "0123456789abcdef" * 4
@@ -59,7 +59,7 @@ def pack(outbox: Outbox, opening: Opening = OPENING, *, begun: bool = False) -> 
 
 
 def dead_owner() -> str:
-    code = "from orchestrator.ownership import owner; print(owner())"
+    code = "from orchestrator.store.ownership import owner; print(owner())"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -120,7 +120,7 @@ def test_what_a_dead_process_left_half_done_goes_and_a_living_one_s_stays(outbox
 HOLD = """
 import sys
 from pathlib import Path
-from orchestrator.outbox import Outbox
+from orchestrator.store.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
 (parcel,) = outbox.parcels()
 with outbox.held(parcel) as mine:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.address import default_uri
 from orchestrator.errors import StoreError
-from orchestrator.pages import serve
+from orchestrator.pages.pages import serve
+from orchestrator.store.address import default_uri
 from orchestrator.tracking import Tracker
 
 pytest.importorskip("playwright", reason="the package playwright is not installed")

@@ -8,9 +8,9 @@ import pytest
 from result_rows import frame, row
 from scipy import stats
 
+from orchestrator.comparing.paired import Baseline, default_baseline, differences, read_baseline
+from orchestrator.comparing.setting import method_label
 from orchestrator.errors import UsageError
-from orchestrator.paired import Baseline, default_baseline, differences, read_baseline
-from orchestrator.setting import method_label
 
 WEIGHT = (0.95, 0.91, 0.93, 0.97)
 NEURON = (0.90, 0.89, 0.85, 0.96)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from orchestrator import config
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import SpaceError
-from orchestrator.estimate import estimate
-from orchestrator.plan import Exclusion, Plan, make_plan
+from orchestrator.planning.estimate import estimate
+from orchestrator.planning.plan import Exclusion, Plan, make_plan
 from orchestrator.space import load_space
 from pruning.step import SCOPES
 

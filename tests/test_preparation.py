@@ -8,13 +8,14 @@ from functools import cache, partial
 import pytest
 import torch
 
-from orchestrator import data, preparation, stages
-from orchestrator.bench import Bench, State, channel_groups, make_bench
+from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.evaluation import evaluate
-from orchestrator.preparation import preparations
-from orchestrator.recipe import Phase
 from orchestrator.trial import Result, run_trial
+from orchestrator.walk import preparation
+from orchestrator.walk.bench import Bench, State, channel_groups, make_bench
+from orchestrator.walk.evaluation import evaluate
+from orchestrator.walk.preparation import preparations
+from orchestrator.walk.recipe import Phase
 from pruning.masking import gather
 
 RECIPE = Train(epochs=4, optimizer="sgd", lr=0.05, momentum=0.9, schedule="linear")

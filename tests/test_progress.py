@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import progress as module
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.outcome import Outcome
-from orchestrator.point import Point
-from orchestrator.progress import Phase, SweepProgress
+from orchestrator.launching import progress as module
+from orchestrator.launching.outcome import Outcome
+from orchestrator.launching.point import Point
+from orchestrator.launching.progress import Phase, SweepProgress
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")

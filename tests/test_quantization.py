@@ -12,11 +12,11 @@ import torch
 from recorded import Store
 from test_export import by_onnxruntime
 
-from orchestrator import quantization
+from orchestrator.carrying import quantization
+from orchestrator.carrying.quantization import quantize
 from orchestrator.data import Dataset, Split, load
 from orchestrator.errors import ExportError, UsageError
 from orchestrator.export.exporting import export
-from orchestrator.quantization import quantize
 
 pytestmark = pytest.mark.slow  # times four files, and exports each first
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator import space as spaces
 from orchestrator.errors import SpaceError
-from orchestrator.ranges import Range
+from orchestrator.language.ranges import Range
 from orchestrator.space import Space, load_space
 
 HEAD = "search: {method: random, trials: 3}\n"

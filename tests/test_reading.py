@@ -16,8 +16,8 @@ from conftest import OUTSIDE
 from mlflow import MlflowClient
 
 from benchmarks.report_at_scale import NAME, write
-from orchestrator.pooled import pooled
-from orchestrator.records import find_sweep
+from orchestrator.comparing.pooled import pooled
+from orchestrator.comparing.records import find_sweep
 from orchestrator.report import html_report
 from orchestrator.tracking import RunRow, Tracker
 

@@ -8,16 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator import data, sources
-from orchestrator.address import default_uri
-from orchestrator.compressed import compressed_bytes
+from orchestrator import data
+from orchestrator.carrying.reload import saved_model
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.point import Point, Settings
-from orchestrator.recording import metric_points
-from orchestrator.reload import saved_model
+from orchestrator.launching import sources
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
+from orchestrator.measuring.compressed import compressed_bytes
+from orchestrator.store.address import default_uri
+from orchestrator.store.recording import metric_points
 from orchestrator.tracking import RunRow, Tracker, initialise
 from orchestrator.trial import run_trial
-from orchestrator.worker import run_point
 
 DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=3), Numerics(micro_batch=4096))
 PRUNED = TrialConfig(

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.records import plan_record, planned_rows
+from orchestrator.comparing.records import plan_record, planned_rows
 
 Row = dict[str, Any]
 

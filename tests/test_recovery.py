@@ -8,15 +8,16 @@ from functools import cache, partial
 import pytest
 import torch
 
-from orchestrator import data, recovery, stages
-from orchestrator.bench import Bench, State, make_bench, seed_for
-from orchestrator.checkpoint import snapshot
+from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.evaluation import evaluate
-from orchestrator.extras import Extras
-from orchestrator.recipe import Phase, learning_rate
-from orchestrator.recovery import epochs_a_round, epochs_of, position_of, recoveries
 from orchestrator.training import EpochRecord, train
+from orchestrator.walk import recovery
+from orchestrator.walk.bench import Bench, State, make_bench, seed_for
+from orchestrator.walk.checkpoint import snapshot
+from orchestrator.walk.evaluation import evaluate
+from orchestrator.walk.extras import Extras
+from orchestrator.walk.recipe import Phase, learning_rate
+from orchestrator.walk.recovery import epochs_a_round, epochs_of, position_of, recoveries
 
 RECIPE = Train(epochs=3, optimizer="sgd", lr=0.1, schedule="linear")
 NUMERICS = Numerics(micro_batch=4096)

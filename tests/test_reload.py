@@ -12,10 +12,10 @@ import torch
 from recorded import Store
 
 import orchestrator
+from orchestrator.carrying.origin import find
+from orchestrator.carrying.proof import recorded_data
 from orchestrator.errors import DeviceError, OrchestrateError, StoreError, UsageError
-from orchestrator.evaluation import evaluate
-from orchestrator.origin import find
-from orchestrator.proof import recorded_data
+from orchestrator.walk.evaluation import evaluate
 
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
 

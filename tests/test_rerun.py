@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 
 import models
 from orchestrator import cli, stages
-from orchestrator.bits import Sameness, masked
+from orchestrator.carrying.bits import Sameness, masked
+from orchestrator.carrying.rerun import again, compare, environment_differences, find
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DeviceError, StoreError
-from orchestrator.point import Point, Settings
-from orchestrator.rerun import again, compare, environment_differences, find
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
 from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.worker import run_point
 
 NUMERICS = Numerics(micro_batch=4096)
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), NUMERICS)

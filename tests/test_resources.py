@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator import machine, resources
 from orchestrator.errors import ClusterError, DeviceError
-from orchestrator.machine import cores, resolve_device
-from orchestrator.resources import Resources, fitted, of_cluster, of_machine, parts, room
+from orchestrator.launching import machine, resources
+from orchestrator.launching.machine import cores, resolve_device
+from orchestrator.launching.resources import Resources, fitted, of_cluster, of_machine, parts, room
 
 GPU_NODE = {"CPU": 16.0, "GPU": 2.0, "memory": 1e9}
 CPU_NODE = {"CPU": 4.0}

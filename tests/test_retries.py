@@ -17,15 +17,15 @@ import pytest
 
 import models
 from orchestrator import tracking
-from orchestrator.address import default_uri
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.point import Point, Settings
-from orchestrator.resources import Resources
-from orchestrator.status import status
+from orchestrator.language.techniques import resolve
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.resources import Resources
+from orchestrator.launching.status import status
+from orchestrator.launching.worker import run_point
+from orchestrator.store.address import default_uri
 from orchestrator.sweep import run_points
-from orchestrator.techniques import resolve
 from orchestrator.tracking import RunRow, Tracker
-from orchestrator.worker import run_point
 
 pytestmark = pytest.mark.slow
 

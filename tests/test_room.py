@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DiskFullError
-from orchestrator.point import Point
-from orchestrator.room import RUN_BYTES, check_room, needed_bytes, short_of_room
+from orchestrator.launching.point import Point
+from orchestrator.store.room import RUN_BYTES, check_room, needed_bytes, short_of_room
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 WEIGHTS = 64 * 16 + 16 * 8 + 8 * 10  # digits are 8x8; no biases

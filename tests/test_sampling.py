@@ -14,13 +14,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from orchestrator import sampling
-from orchestrator.choosing import at
 from orchestrator.config import Numerics
-from orchestrator.expansion import Params, expand
-from orchestrator.plan import Plan, expected, make_plan
-from orchestrator.ranges import Range
-from orchestrator.sampling import Seen, next_point, study
+from orchestrator.language.ranges import Range
+from orchestrator.planning import sampling
+from orchestrator.planning.choosing import at
+from orchestrator.planning.expansion import Params, expand
+from orchestrator.planning.plan import Plan, expected, make_plan
+from orchestrator.planning.sampling import Seen, next_point, study
 from orchestrator.space import Space, load_space
 
 AXES = """\

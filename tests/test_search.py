@@ -9,8 +9,8 @@ import pytest
 from ray.tune.search import Searcher
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.outcome import Outcome
-from orchestrator.point import Point
+from orchestrator.launching.outcome import Outcome
+from orchestrator.launching.point import Point
 from orchestrator.search import SUCCEEDED, DagSearcher
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())

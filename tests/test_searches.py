@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.address import default_uri
-from orchestrator.records import PLAN, results
+from orchestrator.comparing.records import PLAN, results
+from orchestrator.store.address import default_uri
 from orchestrator.tracking import RunRow, Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

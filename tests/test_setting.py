@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from result_rows import frame, row
 
-from orchestrator.setting import method_label, setting_columns, settings
+from orchestrator.comparing.setting import method_label, setting_columns, settings
 
 
 def test_settings_are_in_the_order_of_the_plan_and_seeds_together() -> None:

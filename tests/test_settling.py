@@ -12,16 +12,17 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from orchestrator import settling, tracking
-from orchestrator.address import default_uri, outbox_folder
+from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.outbox import Outbox, new_id
-from orchestrator.outcome import Ended, Outcome
-from orchestrator.parcel import Closing, DataInput, Opening
-from orchestrator.point import Point
-from orchestrator.room import give_up_if_full
-from orchestrator.settling import check_none_elsewhere, deliver_left, settle
+from orchestrator.launching.outcome import Ended, Outcome
+from orchestrator.launching.point import Point
+from orchestrator.store import settling
+from orchestrator.store.address import default_uri, outbox_folder
+from orchestrator.store.outbox import Outbox, new_id
+from orchestrator.store.parcel import Closing, DataInput, Opening
+from orchestrator.store.room import give_up_if_full
+from orchestrator.store.settling import check_none_elsewhere, deliver_left, settle
 from orchestrator.tracking import MetricPoint, Tracker, line_to
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))

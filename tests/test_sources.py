@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.sources import PACKAGES, check_code, digest, place
+from orchestrator.launching.sources import PACKAGES, check_code, digest, place
 
 ROOT = Path(__file__).parent.parent
 
 
 def digest_of(copy: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "import orchestrator.sources as s; print(s.place(), s.digest())"],
+        [sys.executable, "-c", "import orchestrator.launching.sources as s; print(s.place(), s.digest())"],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import space as spaces
-from orchestrator import values, yaml_text
 from orchestrator.config import Train
 from orchestrator.errors import SpaceError
+from orchestrator.language import values, yaml_text
+from orchestrator.language.techniques import TECHNIQUES, label, resolve
 from orchestrator.space import Space, load_space
-from orchestrator.techniques import TECHNIQUES, label, resolve
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.step import SCOPES

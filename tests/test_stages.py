@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import models
 from orchestrator import data, stages
-from orchestrator.bench import Bench, State, make_bench, seed_for
-from orchestrator.checkpoint import snapshot
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import CollapsedError
-from orchestrator.recipe import Phase
 from orchestrator.training import EpochRecord
+from orchestrator.walk.bench import Bench, State, make_bench, seed_for
+from orchestrator.walk.checkpoint import snapshot
+from orchestrator.walk.recipe import Phase
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=16_384))
 

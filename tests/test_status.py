@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from orchestrator import cli
-from orchestrator import status as module
-from orchestrator.address import default_uri
+from orchestrator.comparing.records import PLAN, plan_record
 from orchestrator.errors import StoreError
-from orchestrator.ownership import owner
-from orchestrator.records import PLAN, plan_record
-from orchestrator.status import status
+from orchestrator.launching import status as module
+from orchestrator.launching.status import status
+from orchestrator.store.address import default_uri
+from orchestrator.store.ownership import owner
 from orchestrator.tracking import MetricPoint, RunRow, Tracker, initialise
 
 DEAD = owner().split()[0] + " 999999999 1.0"

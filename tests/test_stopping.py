@@ -14,22 +14,22 @@ from optuna.trial import TrialState
 
 import models
 from orchestrator import tracking
-from orchestrator.address import default_uri
+from orchestrator.comparing.records import rounds
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import load
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.launch import Options, launch, make_plan, stop_rule
-from orchestrator.outcome import Past
-from orchestrator.point import Point, Settings
-from orchestrator.records import rounds
-from orchestrator.remainder import past_trials
+from orchestrator.language.stops import WITHIN, Stop, stops
+from orchestrator.launching.launch import Options, launch, make_plan, stop_rule
+from orchestrator.launching.outcome import Past
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
+from orchestrator.planning.remainder import past_trials
 from orchestrator.search import STOPPED, SUCCEEDED
 from orchestrator.space import load_space
 from orchestrator.stopping import OptunaStopping, PQIndexPruner, Studies, group_of, make_pruner, record_round
-from orchestrator.stops import WITHIN, Stop, stops
+from orchestrator.store.address import default_uri
 from orchestrator.tracking import Tracker
 from orchestrator.trial import Round, run_dense, run_trial
-from orchestrator.worker import run_point
 from pruning.phases import NOT_SEEN, REGULARISING, UNDERFITTING
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "pq_pruner.py"

@@ -10,13 +10,13 @@ import pytest
 from server import Server
 from small_sweep import DENSE, LONGEST, TRIALS, check_all_there, finished, sweeping, until
 
-from orchestrator import sources
-from orchestrator.address import default_uri, outbox_folder
 from orchestrator.config import DenseConfig, Numerics, Train
-from orchestrator.outbox import Outbox
-from orchestrator.point import Point, Settings
+from orchestrator.launching import sources
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
+from orchestrator.store.address import default_uri, outbox_folder
+from orchestrator.store.outbox import Outbox
 from orchestrator.tracking import Tracker, initialise
-from orchestrator.worker import run_point
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

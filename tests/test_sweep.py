@@ -15,16 +15,16 @@ import ray  # before orchestrator.sweep: it must be on loopback all the same
 
 import models
 from orchestrator import tracking
-from orchestrator.address import default_uri
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.outcome import Outcome
-from orchestrator.point import Point, Settings
-from orchestrator.resources import Resources
+from orchestrator.language.techniques import resolve
+from orchestrator.launching.outcome import Outcome
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.resources import Resources
+from orchestrator.launching.worker import run_point
+from orchestrator.store.address import default_uri
 from orchestrator.sweep import run_points
 from orchestrator.sweep.places import own
-from orchestrator.techniques import resolve
 from orchestrator.tracking import Tracker
-from orchestrator.worker import run_point
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from orchestrator import sweep_page, tracking
-from orchestrator.address import default_uri
+from orchestrator import tracking
+from orchestrator.pages import sweep_page
 from orchestrator.space import Space, load_space
+from orchestrator.store.address import default_uri
 from orchestrator.tracking import MetricPoint, RunRow, Tracker
 
 SPACE = """\

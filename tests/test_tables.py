@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from result_rows import frame, row
 
-from orchestrator.tables import CAPTION, listed, markdown, pivoted, tables
+from orchestrator.comparing.tables import CAPTION, listed, markdown, pivoted, tables
 
 
 def test_a_table_for_each_model_with_amounts_ascending() -> None:

@@ -14,9 +14,9 @@ from urllib.parse import unquote
 import pytest
 
 from orchestrator import tracking
-from orchestrator.address import default_uri, exists, shown
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.ownership import owner, owner_lives
+from orchestrator.store.address import default_uri, exists, shown
+from orchestrator.store.ownership import owner, owner_lives
 from orchestrator.tracking import MetricPoint, Tracker, compare_address
 
 
@@ -36,7 +36,7 @@ def tracker(uri: str, request: pytest.FixtureRequest) -> Tracker:
 @cache
 def dead_process() -> str:
     """The owner tag of a process that has ended."""
-    code = "from orchestrator.ownership import owner; print(owner())"
+    code = "from orchestrator.store.ownership import owner; print(owner())"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()

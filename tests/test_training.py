@@ -17,9 +17,9 @@ from orchestrator import data
 from orchestrator.config import Numerics, Train
 from orchestrator.data import Split
 from orchestrator.errors import DivergedError, SpaceError
-from orchestrator.evaluation import evaluate
-from orchestrator.recipe import Phase, learning_rate, make_optimizer
 from orchestrator.training import EpochRecord, train
+from orchestrator.walk.evaluation import evaluate
+from orchestrator.walk.recipe import Phase, learning_rate, make_optimizer
 
 NUMERICS = Numerics(micro_batch=4096)
 SGD = Train(epochs=1, optimizer="sgd", lr=0.1, momentum=0.0)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from orchestrator import data
-from orchestrator.assessment import Measured, measure
-from orchestrator.bench import State, make_bench
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DivergedError
-from orchestrator.evaluation import evaluate
+from orchestrator.language.techniques import TECHNIQUES, resolve
 from orchestrator.measure import profile
-from orchestrator.techniques import TECHNIQUES, resolve
+from orchestrator.measuring.assessment import Measured, measure
 from orchestrator.trial import Result, run_dense, run_trial
+from orchestrator.walk.bench import State, make_bench
+from orchestrator.walk.evaluation import evaluate
 
 MODELS = ("slp", "mlp(widths=[32, 16])", "cnn(widths=[8, 16])")
 SLP, MLP, CNN = MODELS

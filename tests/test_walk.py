@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from orchestrator import data, stages
-from orchestrator.bench import State, make_bench
 from orchestrator.config import Control, DenseConfig, Numerics, Prune, Train, TrialConfig, When
-from orchestrator.estimate import _epochs
-from orchestrator.recovery import recoveries
+from orchestrator.planning.estimate import _epochs
 from orchestrator.trial import Result, run_dense, run_trial
+from orchestrator.walk.bench import State, make_bench
+from orchestrator.walk.recovery import recoveries
 from pruning.masking import Masks
 from pruning.step import target_count
 

@@ -12,22 +12,23 @@ import pytest
 import torch
 
 import models
-from orchestrator import data, model_files, tracking
-from orchestrator.address import default_uri, outbox_folder
-from orchestrator.bench import State
+from orchestrator import data, tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
-from orchestrator.delivery import tracker_of
 from orchestrator.described import params
 from orchestrator.errors import DivergedError, StoreError
+from orchestrator.language.techniques import resolve
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import DenseStore, run_point
 from orchestrator.measure import Measurement
-from orchestrator.outbox import Outbox
-from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.point import Point, Settings
-from orchestrator.remainder import missing_points
-from orchestrator.techniques import resolve
+from orchestrator.planning.plan import Plan, PlannedTrial
+from orchestrator.planning.remainder import missing_points
+from orchestrator.store import model_files
+from orchestrator.store.address import default_uri, outbox_folder
+from orchestrator.store.delivery import tracker_of
+from orchestrator.store.outbox import Outbox
 from orchestrator.tracking import RunRow, Tracker
 from orchestrator.trial import run_dense, run_trial
-from orchestrator.worker import DenseStore, run_point
+from orchestrator.walk.bench import State
 
 MODEL = "mlp(widths=[16, 8])"
 DENSE = DenseConfig(MODEL, "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))

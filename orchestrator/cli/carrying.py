@@ -52,7 +52,7 @@ def register(
     alias: Annotated[str | None, typer.Option(help="A name for this version, as champion.")] = None,
 ) -> None:
     """A recorded network as a version of a model in MLflow's registry, whole and in itself."""
-    from orchestrator.register import register as enter
+    from orchestrator.carrying.register import register as enter
 
     for line in enter(run, name=name, alias=alias, uri=uri()).lines():
         typer.echo(line)

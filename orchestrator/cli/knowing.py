@@ -26,12 +26,12 @@ KIND_HELP = (
 @app.command("list")
 def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP, autocompletion=completion.kinds)]) -> None:
     """The names that a space file may use."""
-    from orchestrator.names import KINDS, names, others
+    from orchestrator.language.names import KINDS, names, others
 
     if kind in KINDS and not others(kind):
         found = list(names(kind).items())
     else:  # what another package brings is told by its code, which wants torch
-        from orchestrator import catalogue
+        from orchestrator.language import catalogue
 
         found = catalogue.names(kind)
     width = max(len(name) for name, _ in found)
@@ -44,11 +44,11 @@ def show(
     name: Annotated[str, typer.Argument(help="Any name that `list` gives.", autocompletion=completion.known)],
 ) -> None:
     """All about a name: a space's file, or a method's options, their ranges and what it does."""
-    from orchestrator.names import space_text
+    from orchestrator.language.names import space_text
 
     text = space_text(name)
     if text is None:
-        from orchestrator.catalogue import entry
+        from orchestrator.language.catalogue import entry
 
         text = entry(name)
     typer.echo(text.rstrip("\n"))

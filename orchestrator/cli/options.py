@@ -82,7 +82,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 def uri() -> str:
     """The store: MLFLOW_TRACKING_URI, or the default one."""
-    from orchestrator.address import default_uri
+    from orchestrator.store.address import default_uri
 
     return default_uri(Path.cwd())
 

@@ -20,7 +20,7 @@ from orchestrator.cli.options import (
     uri,
 )
 from orchestrator.console import carry_on, print_table
-from orchestrator.interruption import listening, received
+from orchestrator.launching.interruption import listening, received
 
 app = typer.Typer()
 
@@ -45,9 +45,9 @@ def compare(
     ] = None,
 ) -> None:
     """Means and 95% intervals over seeds of every setting; differences, limits and fronts if asked."""
-    from orchestrator.compare import Asked, compared
-    from orchestrator.paired import read_baseline
-    from orchestrator.pooled import pooled
+    from orchestrator.comparing.compare import Asked, compared
+    from orchestrator.comparing.paired import read_baseline
+    from orchestrator.comparing.pooled import pooled
 
     table = pooled(sweeps, uri=uri())
     asked = Asked(
@@ -63,7 +63,7 @@ def compare(
 
         typer.echo(pandas.DataFrame(compared(table, asked)).to_csv(index=False), nl=False)
     else:
-        from orchestrator.tables import asked_tables
+        from orchestrator.comparing.tables import asked_tables
 
         for part in asked_tables(table, asked):
             print_table(part)
@@ -113,9 +113,9 @@ def latency(
     as_json: JsonOption = False,
 ) -> None:
     """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
-    from orchestrator.latency_runs import measure_named
-    from orchestrator.latency_table import records, table
-    from orchestrator.latency_tasks import Options, batch_sizes
+    from orchestrator.measuring.latency_runs import measure_named
+    from orchestrator.measuring.latency_table import records, table
+    from orchestrator.measuring.latency_tasks import Options, batch_sizes
 
     options = Options(batch_sizes(batch), seconds_each, again)
     with listening(carry_on()):
@@ -135,6 +135,6 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the pages are served.")] = 5000,
 ) -> None:
     """The MLflow pages of this store, on 127.0.0.1."""
-    from orchestrator.pages import serve
+    from orchestrator.pages.pages import serve
 
     serve(uri(), port=port)

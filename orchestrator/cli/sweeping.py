@@ -24,7 +24,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.console import carry_on, print_summary
 from orchestrator.errors import DiffersError
-from orchestrator.interruption import listening, received
+from orchestrator.launching.interruption import listening, received
 
 app = typer.Typer()
 
@@ -38,8 +38,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """What a sweep would run: trials, shared trainings, what the store has, and an estimate."""
-    from orchestrator.launch import preview
-    from orchestrator.machine import resolve_device
+    from orchestrator.launching.launch import preview
+    from orchestrator.launching.machine import resolve_device
 
     found = preview(
         load(space, sets), device=resolve_device(device.value), precision=precision.value, uri=uri()
@@ -79,9 +79,9 @@ def sweep(
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
     with listening(carry_on()):
         try:
-            from orchestrator.launch import launch
-            from orchestrator.machine import resolve_device
-            from orchestrator.running import Options
+            from orchestrator.launching.launch import launch
+            from orchestrator.launching.machine import resolve_device
+            from orchestrator.launching.running import Options
 
             found, joined = load(space, sets), None if address in ("", "local") else address
             options = Options(
@@ -102,7 +102,7 @@ def sweep(
         elif summary is not None:
             print_summary(summary)
         if latency and summary is not None and not received():
-            from orchestrator.latency_runs import measure_sweep
+            from orchestrator.measuring.latency_runs import measure_sweep
             from orchestrator.tracking import Tracker
 
             with suppress(KeyboardInterrupt):
@@ -125,7 +125,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """How far a sweep is, here or in another terminal, from the store alone."""
-    from orchestrator.status import status as ask
+    from orchestrator.launching.status import status as ask
 
     found = ask(sweep, uri=uri())
     if as_json:
@@ -144,7 +144,7 @@ def rerun(
     ] = False,
 ) -> None:
     """Do a recorded run again, exactly, from a dense network trained anew. Records nothing."""
-    from orchestrator import rerun as module
+    from orchestrator.carrying import rerun as module
 
     recorded = module.find(run, uri=uri())
     for reservation in recorded.reservations():

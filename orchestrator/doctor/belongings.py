@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator.address import exists, shown, store_folder
 from orchestrator.doctor.finding import Finding, State, gigabytes
+from orchestrator.store.address import exists, shown, store_folder
 
 LITTLE_ROOM, NO_ROOM = 2_000_000_000, 100_000_000  # bytes
 DIGITS = Path("datasets", "data", "digits.csv.gz")  # inside scikit-learn
@@ -48,7 +48,7 @@ def _disk(folder: Path) -> Finding:
 def data() -> Iterator[Finding]:
     """Every data set: there and whole, or what is missing."""
     from orchestrator.data import path, verify
-    from orchestrator.datasets import DATASETS
+    from orchestrator.images.datasets import DATASETS
 
     sklearn = find_spec("sklearn")
     if sklearn and sklearn.origin and (Path(sklearn.origin).parent / DIGITS).exists():

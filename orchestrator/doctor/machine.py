@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator.address import shown
 from orchestrator.doctor.finding import Finding, gigabytes
+from orchestrator.store.address import shown
 
 LITTLE_MEMORY = 2_000_000_000  # bytes
 PAGES_PORT = 5000

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.checked_files import entry_of
+from orchestrator.carrying.origin import Origin, find
+from orchestrator.carrying.proof import recorded_data
+from orchestrator.carrying.quantization import Int8, quantize
+from orchestrator.carrying.reload import opened
 from orchestrator.errors import ExportError, UsageError, unknown
 from orchestrator.export.comparison import compare
 from orchestrator.export.forms import form
 from orchestrator.export.metadata import feeding, metadata
-from orchestrator.origin import Origin, find
-from orchestrator.proof import recorded_data
-from orchestrator.quantization import Int8, quantize
-from orchestrator.reload import opened
+from orchestrator.store.checked_files import entry_of
+from orchestrator.store.writing import FULL
 from orchestrator.tracking import MetricPoint
-from orchestrator.writing import FULL
 
 QUANTIZED = ("int8",)
 

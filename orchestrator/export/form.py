@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from orchestrator.blueprint import Blueprint
+from orchestrator.store.blueprint import Blueprint
 
 Run = Callable[[Tensor], Tensor]  # images float32 [N, C, H, W] -> logits [N, classes]
 

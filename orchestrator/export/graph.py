@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.blueprint import Blueprint
 from orchestrator.errors import ExportError, UsageError
 from orchestrator.export.form import Run
 from orchestrator.export.program import program, quietly
+from orchestrator.store.blueprint import Blueprint
 
 IMAGES, LOGITS = "images", "logits"
 LARGEST = 2_000_000_000  # bytes that one file of protobuf can hold

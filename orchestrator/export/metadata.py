@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from orchestrator.checked_files import Entry
+from orchestrator.carrying.origin import Origin
 from orchestrator.data import scaling
-from orchestrator.datasets import info
 from orchestrator.errors import DataError
 from orchestrator.export.comparison import Comparison
 from orchestrator.export.form import Form
+from orchestrator.images.datasets import info
 from orchestrator.measure import profile
-from orchestrator.model_files import Saved
-from orchestrator.origin import Origin
+from orchestrator.store.checked_files import Entry
+from orchestrator.store.model_files import Saved
 from pruning.registry import parse
 
 Json = Any  # what json can write

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from orchestrator.blueprint import Blueprint
 from orchestrator.export.form import Run
+from orchestrator.store.blueprint import Blueprint
 
 EXAMPLE = 3  # images; from 1 alone torch would take the batch's size for fixed
 BATCH = "batch"

@@ -9,10 +9,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import models
-from orchestrator.blueprint import Blueprint
 from orchestrator.errors import StoreError
 from orchestrator.export.form import Run
-from orchestrator.tensor_files import METADATA, header, header_and, tensors
+from orchestrator.store.blueprint import Blueprint
+from orchestrator.store.tensor_files import METADATA, header, header_and, tensors
 from pruning.architecture import resize, widths
 
 ARCH = "arch"  # in the file's metadata

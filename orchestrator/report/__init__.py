@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.records import Joined, joined
+from orchestrator.comparing.records import Joined, joined
 from orchestrator.report.page import page
 from orchestrator.report.section import Wanted
 from orchestrator.report.swept import Swept

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.comparing.setting import percent
+from orchestrator.comparing.sparsest import within
 from orchestrator.report.featured import Group, groups, left_out
 from orchestrator.report.heat import heat_table
 from orchestrator.report.markup import Html, joined, paragraph, table, tag
 from orchestrator.report.section import Section, Wanted
 from orchestrator.report.swept import Cell, Json, Swept
-from orchestrator.setting import percent
-from orchestrator.sparsest import within
 
 MOST_CLASSES = 20
 FORGOTTEN = 0.5  # of what the dense network gets right

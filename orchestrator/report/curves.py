@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.figures import spread, spread_note
+from orchestrator.comparing.figures import spread, spread_note
+from orchestrator.comparing.setting import percent
 from orchestrator.report.charts import Axis, Spec, key, looks
 from orchestrator.report.markup import Html, joined, paragraph, tag
 from orchestrator.report.plots import Mark, can_label, dot_chart, dots_height, line_chart
 from orchestrator.report.section import Section, place, side_by_side
 from orchestrator.report.swept import Cell, Swept
-from orchestrator.setting import percent
 
 MOST_PANELS, MOST_LINES = 36, 14
 TALL, SMALL = 420, 290

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.paired import Baseline, Difference, default_baseline, differences
+from orchestrator.comparing.paired import Baseline, Difference, default_baseline, differences
+from orchestrator.comparing.setting import method_label, panel_title, percent
+from orchestrator.comparing.tables import differences_table
 from orchestrator.report.charts import Axis, Looks, Spec, key, looks
 from orchestrator.report.markup import Html, joined, paragraph, tag, texts_table
 from orchestrator.report.plots import Mark, dot_chart, dots_height, line_chart
 from orchestrator.report.section import Section, Wanted, place, side_by_side
 from orchestrator.report.swept import Swept
-from orchestrator.setting import method_label, panel_title, percent
-from orchestrator.tables import differences_table
 
 MOST_PANELS, MOST_ROWS, MOST_LINES = 12, 40, 14
 TALL, SMALL = 360, 270

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.pareto import COSTS, Candidate, candidates, members
+from orchestrator.comparing.pareto import COSTS, Candidate, candidates, members
+from orchestrator.comparing.setting import percent
+from orchestrator.comparing.tables import cost_text
 from orchestrator.report.charts import INK, MUTED, PAPER, Axis, Spec, key, layout, looks
 from orchestrator.report.curves import ACCURACY
 from orchestrator.report.markup import Html, chart_text, joined, paragraph, table, tag
 from orchestrator.report.section import Section, Wanted, place, side_by_side
 from orchestrator.report.swept import Swept
-from orchestrator.setting import percent
-from orchestrator.tables import cost_text
 
 HEIGHT = 330
 DRAWN = ("macs", "bytes", "latency")

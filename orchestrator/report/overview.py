@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.interval import interval
+from orchestrator.comparing.interval import interval
+from orchestrator.comparing.setting import percent
+from orchestrator.comparing.tables import caption, searched, sparsest_table
 from orchestrator.report.markup import Html, joined, paragraph, table, tag, texts_table
 from orchestrator.report.section import Section, Wanted
 from orchestrator.report.swept import Cell, Swept
-from orchestrator.setting import percent
-from orchestrator.tables import caption, searched, sparsest_table
 
 MOST_METHODS, MOST_ROWS, BEST_POINTS = 60, 300, 12
 

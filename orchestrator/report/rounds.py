@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.figures import spread
+from orchestrator.comparing.figures import spread
+from orchestrator.comparing.tables import sparsest_table
 from orchestrator.report.charts import Axis, Look, Spec, key, layout, looks
 from orchestrator.report.curves import ACCURACY
 from orchestrator.report.featured import MOST_METHODS, MOST_PANELS
@@ -14,7 +15,6 @@ from orchestrator.report.markup import Html, chart_text, joined, paragraph, tag,
 from orchestrator.report.plots import Mark, can_label, line_chart
 from orchestrator.report.section import Section, Wanted, place, side_by_side
 from orchestrator.report.swept import Swept
-from orchestrator.tables import sparsest_table
 
 MOST_TRIALS = 60
 FEWEST_ROUNDS = 3

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from orchestrator.comparing.setting import NO_SETTING, axis_columns
 from orchestrator.report.markup import Html, facts, joined, paragraph, table, tag
 from orchestrator.report.section import Section
 from orchestrator.report.swept import Swept
-from orchestrator.setting import NO_SETTING, axis_columns
 
 MOST_VALUES = 24
 UNSAID = (*NO_SETTING, "status")

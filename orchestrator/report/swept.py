@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import yaml_text
+from orchestrator.comparing.figures import spread
+from orchestrator.comparing.records import Joined
+from orchestrator.comparing.setting import method_label, method_names, panel_title, point_label, settings
+from orchestrator.comparing.tables import Table
 from orchestrator.errors import OrchestrateError, StoreError
-from orchestrator.figures import spread
-from orchestrator.records import Joined
-from orchestrator.repeating import COMMAND
-from orchestrator.setting import method_label, method_names, panel_title, point_label, settings
-from orchestrator.tables import Table
+from orchestrator.language import yaml_text
+from orchestrator.launching.repeating import COMMAND
 from orchestrator.tracking import RunRow, Tracker
 
 if TYPE_CHECKING:

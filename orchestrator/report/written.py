@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.address import exists, shown
+from orchestrator.comparing.interval import How
+from orchestrator.comparing.paired import read_baseline
+from orchestrator.comparing.records import find_sweep, joined
 from orchestrator.errors import StoreError, UsageError
-from orchestrator.interval import How
-from orchestrator.paired import read_baseline
-from orchestrator.records import find_sweep, joined
 from orchestrator.report import Wanted, html_report
+from orchestrator.store.address import exists, shown
+from orchestrator.store.writing import rewrite
 from orchestrator.tracking import Tracker, initialise
-from orchestrator.writing import rewrite
 
 
 def write_report(

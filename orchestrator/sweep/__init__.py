@@ -25,19 +25,19 @@ from ray.exceptions import RayError
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from orchestrator.errors import ClusterError, DiskFullError
-from orchestrator.interruption import held, no_room, received, tell_no_room
-from orchestrator.outcome import Ended, Outcome, Past
-from orchestrator.point import Point, Settings
-from orchestrator.progress import Phase, SweepProgress
-from orchestrator.resources import Resources, fitted
+from orchestrator.language.stops import Stop
+from orchestrator.launching.interruption import held, no_room, received, tell_no_room
+from orchestrator.launching.outcome import Ended, Outcome, Past
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.progress import Phase, SweepProgress
+from orchestrator.launching.resources import Resources, fitted
+from orchestrator.launching.verdicts import Verdicts
 from orchestrator.search import DIED, DagSearcher, Source
 from orchestrator.stopping import OptunaStopping
-from orchestrator.stops import Stop
 from orchestrator.sweep.deaths import one_trial_each
 from orchestrator.sweep.places import living_nodes, own
 from orchestrator.sweep.task import trainable
 from orchestrator.sweep.watch import Watch
-from orchestrator.verdicts import Verdicts
 
 __all__ = ["Resources", "run_points"]
 Lost = Callable[[Point, str], None]  # hears of a point whose workers have all died, and why

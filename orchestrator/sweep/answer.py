@@ -6,7 +6,7 @@ from time import perf_counter
 
 import ray
 
-from orchestrator.resources import Resources
+from orchestrator.launching.resources import Resources
 from orchestrator.sweep.places import own
 
 ANSWER_SECONDS = 60

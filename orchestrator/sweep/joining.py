@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator.reach import check_reach
-from orchestrator.resources import Resources, fitted
+from orchestrator.launching.resources import Resources, fitted
+from orchestrator.store.reach import check_reach
 from orchestrator.sweep.nodes import Needs, check_nodes
 from orchestrator.sweep.places import joined, living_nodes
 

@@ -12,11 +12,11 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator import tracking
-from orchestrator.address import exists, shown
-from orchestrator.dataset_files import check
 from orchestrator.errors import ClusterError, OrchestrateError
-from orchestrator.reach import SERVER
-from orchestrator.sources import check_code
+from orchestrator.images.dataset_files import check
+from orchestrator.launching.sources import check_code
+from orchestrator.store.address import exists, shown
+from orchestrator.store.reach import SERVER
 from orchestrator.sweep.places import Node
 
 ANSWER_SECONDS = 90.0  # a node imports MLflow first, and may have to install Ray's environment

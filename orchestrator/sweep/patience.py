@@ -10,7 +10,7 @@ from threading import Event, Thread
 import psutil
 import ray
 
-from orchestrator.interruption import received
+from orchestrator.launching.interruption import received
 
 GRACE_SECONDS = 4.0  # for workers to close their runs; Tune would give them 10
 LOOK_SECONDS = 0.25

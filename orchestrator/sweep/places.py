@@ -17,8 +17,8 @@ from ray._private import ray_constants, utils
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
-from orchestrator.interruption import RAISED, heeded, received, take_back
-from orchestrator.resources import Resources
+from orchestrator.launching.interruption import RAISED, heeded, received, take_back
+from orchestrator.launching.resources import Resources
 from orchestrator.sweep.patience import impatient, kill_rays
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.

@@ -10,9 +10,9 @@ from typing import Any
 import ray
 from ray import tune
 
-from orchestrator.point import Point, Settings
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.worker import run_point
 from orchestrator.search import STOPPED, SUCCEEDED
-from orchestrator.worker import run_point
 
 SECONDS_BETWEEN_BEATS = 1.0
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from orchestrator.point import Point
-from orchestrator.progress import SweepProgress
+from orchestrator.launching.point import Point
+from orchestrator.launching.progress import SweepProgress
 from orchestrator.search import DIED
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from orchestrator.errors import StoreError
+from orchestrator.store.writing import rewrite, write
 from orchestrator.tracking.rows import RunRow
-from orchestrator.writing import rewrite, write
 
 
 class Artifacts:

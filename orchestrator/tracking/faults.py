@@ -25,9 +25,9 @@ from mlflow.exceptions import MlflowException
 from requests import HTTPError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from orchestrator.address import shown
 from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.writing import FULL
+from orchestrator.store.address import shown
+from orchestrator.store.writing import FULL
 
 # Its own tracebacks of a locked file would stand among the lines of a sweep.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

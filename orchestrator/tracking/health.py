@@ -13,7 +13,7 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.address import SQLITE, shown
+from orchestrator.store.address import SQLITE, shown
 
 ONE_SHORT_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 SECONDS = 3

@@ -13,9 +13,9 @@ from urllib.request import url2pathname
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from orchestrator.address import shown
-from orchestrator.checked_files import Files, Folder
 from orchestrator.errors import StoreError
+from orchestrator.store.address import shown
+from orchestrator.store.checked_files import Files, Folder
 from orchestrator.tracking.faults import reaching
 
 

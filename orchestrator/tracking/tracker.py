@@ -12,9 +12,9 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.address import shown, store_folder
 from orchestrator.errors import StoreError
-from orchestrator.ownership import owner, owner_lives
+from orchestrator.store.address import shown, store_folder
+from orchestrator.store.ownership import owner, owner_lives
 from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.faults import STORE_FAULTS
 from orchestrator.tracking.garbage import rarely_collected

@@ -1,0 +1,1 @@
+"""A recorded network, carried on: loaded, done again, registered."""

@@ -1,0 +1,131 @@
+"""A recorded network, back in memory: checked file by file, without pickle, whoever wrote the files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.carrying.origin import Origin, find, of_run
+from orchestrator.carrying.proof import check_accuracy
+from orchestrator.errors import DeviceError, StoreError
+from orchestrator.store import model_files
+from orchestrator.store.address import default_uri
+from orchestrator.store.blueprint import Blueprint
+from orchestrator.tracking import RunRow, Tracker
+from pruning.architecture import widths
+from pruning.masking import Masks, apply_masks
+from pruning.structure import shrink
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is known of a loaded network: its run, params, final metrics, and masks of the uncut network.
+
+    `verified`: its files were compared with a hash that was kept apart from them, not only with each other.
+    """
+
+    run_id: str
+    name: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    masks: Masks
+    blueprint: Blueprint
+    accuracy: float | None
+    verified: bool
+
+
+def load(
+    source: str | Path,
+    *,
+    cut: bool = True,
+    device: str = "cpu",
+    uri: str | None = None,
+    strict: bool = False,
+    manifest_sha256: str | None = None,
+) -> tuple[nn.Module, Record]:
+    """A recorded network in eval mode, and its record.
+
+    `source`: `runs:/<id>` or the id alone; `models:/name@alias` or `models:/name/3`; or a folder with
+    arch.json and manifest.json. A folder is compared with `manifest_sha256`; without it, and with a warning,
+    its files are compared with each other only. With `cut`, dead units and channels are taken out where the
+    trial did so; else the whole network comes with its dead weights at zero. `strict` evaluates it on the
+    recorded data set. StoreError where there is no such network, a file is not as it was written, or `strict`
+    finds another accuracy; DeviceError for a device that is not there.
+    """
+    place = _device(device)
+    found = find(source, uri=uri or default_uri(Path.cwd()), manifest_sha256=manifest_sha256)
+    if found.manifest_sha256 is None:
+        text = f"{found.files.where}: without manifest_sha256 its files are compared with each other only"
+        warnings.warn(text, stacklevel=2)
+    net, saved = opened(found, cut=cut)
+    net.to(place)
+    if strict:
+        check_accuracy(net, found, saved.blueprint)
+    verified = found.manifest_sha256 is not None
+    about = (found.run_id, found.name, found.params, found.metrics, found.tags)
+    return net, Record(*about, saved.masks, saved.blueprint, found.accuracy, verified)
+
+
+def opened(origin: Origin, *, cut: bool) -> tuple[nn.Module, model_files.Saved]:
+    """The network of an origin, masked or cut out, and the files as they were read."""
+    saved = model_files.read(origin.files, manifest_sha256=origin.manifest_sha256)
+    return network(saved, origin.tracker, cut=cut), saved
+
+
+def network(saved: model_files.Saved, tracker: Tracker | None, *, cut: bool) -> nn.Module:
+    """The network of checked files, masked or cut out, on the CPU in eval mode."""
+    plan = saved.blueprint
+    net = plan.network(weights_of(tracker, saved))
+    apply_masks(net, saved.masks)
+    if not cut or plan.cut_widths is None:
+        return net
+    try:
+        small = shrink(net, saved.masks, torch.zeros((2, *plan.input_shape)))
+    except ValueError as error:
+        raise StoreError(f"this network cannot be cut out by its masks: {error}") from error
+    if widths(small) != plan.cut_widths:
+        raise StoreError("what the masks leave of this network is not what was recorded: other widths")
+    return small.eval()
+
+
+def saved_model(tracker: Tracker, row: RunRow) -> model_files.Saved:
+    """The checked files of a run; StoreError where it holds no whole model."""
+    found = of_run(tracker, row)
+    return model_files.read(found.files, manifest_sha256=found.manifest_sha256)
+
+
+def weights_of(tracker: Tracker | None, saved: model_files.Saved) -> dict[str, Tensor]:
+    """Its weights, or those of the parent where it holds masks alone (not masked yet)."""
+    if saved.weights is not None:
+        return saved.weights
+    key = str(saved.blueprint.parent)
+    if tracker is None:
+        raise StoreError(f"this folder holds masks only; its weights are in the store, under the key {key}")
+    parent = tracker.finished_one(key)
+    if parent is None:
+        raise StoreError(f"the dense network that this run starts from is gone: key {key}")
+    dense = saved_model(tracker, parent)
+    if dense.blueprint.built_as != saved.blueprint.built_as:
+        raise StoreError(
+            f"run {parent.run_id} is not the dense network of these masks, but {dense.blueprint.model}"
+        )
+    return dense.state().weights
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device {text!r}; cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"networks are loaded on cpu or cuda, not on {text!r}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise DeviceError(f"device {text!r} is not there: torch sees {count} CUDA devices; cpu is")
+    return device

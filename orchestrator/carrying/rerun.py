@@ -1,0 +1,158 @@
+"""A recorded run done again: its configuration, threads and numerics, from a dense network computed anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from orchestrator.carrying.bits import EPOCH_METRICS, Sameness, masked, without_times
+from orchestrator.carrying.reload import saved_model, weights_of
+from orchestrator.config import DenseConfig, Numerics, TrialConfig, dense_from_json
+from orchestrator.data import Dataset
+from orchestrator.data import path as data_path
+from orchestrator.errors import DeviceError, StoreError
+from orchestrator.launching.worker import load_data
+from orchestrator.store.address import exists, shown
+from orchestrator.store.environment import environment
+from orchestrator.store.recording import CONFIG, ENVIRONMENT, metric_points
+from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, initialise
+from orchestrator.trial import Result, run_dense, run_trial
+from orchestrator.walk.bench import State
+from orchestrator.walk.determinism import LOOSE, deterministic, level
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A run of the store, and the configuration that it recorded."""
+
+    tracker: Tracker
+    row: RunRow
+    config: DenseConfig | TrialConfig
+
+    @property
+    def dense(self) -> DenseConfig:
+        return self.config.dense if isinstance(self.config, TrialConfig) else self.config
+
+    def reservations(self) -> Iterator[str]:
+        """Why equal bits cannot be promised; nothing for a run on a CPU by this code."""
+        if halved := self.row.tags.get("micro_batch_halved_to"):
+            yield f"its micro-batch was halved to {halved} as memory ran out: equal bits are not promised"
+        if self.dense.numerics.device != "cpu" and "cuda.deterministic" not in self.environment():
+            yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
+        if loose := self.row.tags.get(LOOSE):
+            yield f"{loose} have no deterministic form on a GPU: equal bits are not promised"
+        if self.config.key() != self.row.tags["key"]:
+            yield "its key is another one by today's code: equal bits are not promised"
+
+    def environment(self) -> dict[str, str]:
+        """The run's own facts; those of its sweep for a run from before runs had them."""
+        tracker, row = self.tracker, self.row
+        try:
+            return dict(json.loads(tracker.text(row, ENVIRONMENT)))
+        except StoreError:
+            if (parent := row.tags.get("mlflow.parentRunId")) is None:
+                raise
+        return dict(json.loads(tracker.text(tracker.row(parent), ENVIRONMENT)))
+
+
+@dataclass(frozen=True, eq=False)
+class Again:
+    """What came out this time; `level` says how much of it was deterministic."""
+
+    result: Result
+    data: Dataset
+    level: str
+
+
+def find(run: str, *, uri: str) -> Recorded:
+    """The finished dense or trial run of an id, or `runs:/<id>`. StoreError where there is none."""
+    if not exists(uri):
+        raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
+    initialise(uri)
+    tracker = Tracker(uri, "")
+    row = tracker.row(run.removeprefix("runs:/").strip("/"))
+    kind = row.tags.get("kind", "foreign run")
+    if kind not in ("dense", "trial"):
+        raise StoreError(f"run {row.run_id} is a {kind}; only a dense run or a trial can be run again")
+    if "key" not in row.tags:
+        state = "was stopped early" if "stopped_key" in row.tags else f"is {row.status}"
+        raise StoreError(f"run {row.run_id} {state} and holds no whole result to run again")
+    content = json.loads(tracker.text(row, CONFIG))
+    try:
+        config = (TrialConfig.from_json if kind == "trial" else dense_from_json)(content)
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"the {CONFIG} of run {row.run_id} is of another version: {error}") from error
+    return Recorded(tracker, row, config)
+
+
+class _Nothing:
+    """A store without a dense network, so that it is trained anew."""
+
+    def dense(self, config: DenseConfig) -> State | None:
+        return None
+
+
+def again(recorded: Recorded) -> Again:
+    """Run the recorded configuration in this process; nothing is written to the store."""
+    config, numerics = recorded.config, recorded.dense.numerics
+    if numerics.device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
+    images = load_data(recorded.dense.dataset, str(data_path()), numerics.device)
+    walk: Callable[[], Result]
+    if isinstance(config, TrialConfig):
+        walk = partial(run_trial, config, images, store=_Nothing())
+    else:
+        walk = partial(run_dense, config, images)
+    with _threads(numerics), deterministic(numerics.device) as loose:
+        result = walk()
+    return Again(result, images, level(numerics, loose))
+
+
+@contextmanager
+def _threads(numerics: Numerics) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(numerics.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def compare(recorded: Recorded, new: Again) -> Sameness:
+    """Epochs, masks, weights and the other metrics, in this order."""
+    same, tracker, run_id = Sameness(), recorded.tracker, recorded.row.run_id
+    now: dict[str, dict[int, float]] = {}
+    for point in metric_points(new.result):
+        now.setdefault(point.name, {})[point.step] = float(point.value)
+    same.add_epochs({name: tracker.history(run_id, name) for name in EPOCH_METRICS}, now)
+    saved, state = saved_model(tracker, recorded.row), new.result.last.state
+    same.add_tensors("mask", saved.masks, state.masks)
+    old = masked(weights_of(tracker, saved), saved.masks)
+    same.add_tensors("weights", old, masked(state.weights, state.masks))
+    for name in without_times(name for name in now if name not in EPOCH_METRICS):
+        if name not in recorded.row.metrics:
+            continue  # a metric that this run is too old for
+        values = now[name]
+        then = {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.history(run_id, name)
+        for step in sorted(values.keys() | then.keys()):
+            label = name if step == 0 else f"round or epoch {step}, {name}"
+            same.add_metric(label, then.get(step), values.get(step))
+    return same
+
+
+def environment_differences(recorded: Recorded, new: Again) -> list[str]:
+    """Fact by fact, what the run recorded of its environment and what is the case now."""
+    then, now = recorded.environment(), dict(environment())
+    digests = recorded.tracker.data_digests(recorded.row.run_id)
+    then |= {f"data.{name}": digest for name, digest in digests.items()}
+    now |= {f"data.{new.data.name}": new.data.digest[:DIGEST_LENGTH]}
+    return [
+        f"{name}: {then.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"
+        for name in dict.fromkeys((*then, *now))
+        if then.get(name) != now.get(name)
+    ]

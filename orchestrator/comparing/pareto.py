@@ -1,0 +1,146 @@
+"""The Pareto front of accuracy against a cost: which settings are worth their price.
+
+A setting is on the front if no other is at least as cheap and at least as accurate, and better in one
+of the two. Membership is decided by validation accuracy, so that test accuracy may be reported of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from orchestrator.comparing.interval import How, Interval, interval
+from orchestrator.comparing.setting import NETWORK, method_label, settings, telling
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The columns that tell what a network costs, pruned and dense, and what that is."""
+
+    pruned: str
+    dense: str
+    about: str
+
+
+COSTS = {  # by what --pareto says
+    "macs": Cost(
+        "final/macs_effective", "ipa/macs_effective", "MACs that a machine which skips dead weights would do"
+    ),
+    "bytes": Cost(
+        "final/bytes_sparse",
+        "ipa/bytes_sparse",
+        "bytes of the living weights and one bit per entry of a masked tensor",
+    ),
+    "latency": Cost(
+        "final/latency_ms_p50", "latency/dense_ms_p50", "measured milliseconds of one image, the median"
+    ),
+    "parameters": Cost("final/parameters_nonzero", "ipa/parameters_nonzero", "living parameters"),
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting, or a dense network: means over seeds, and whether it is on the front of its data set."""
+
+    setting: Mapping[str, object]
+    network: str
+    method: str
+    amount: float | None  # None for a dense network
+    cost: float
+    val_accuracy: float
+    accuracy: Interval
+    on_front: bool = False
+
+
+def members(found: Sequence[Candidate]) -> list[Candidate]:
+    """The front of each data set, cheapest first; what is equal to a dense network on it is left out."""
+    order = list(dict.fromkeys(one.setting["dataset"] for one in found))
+    chosen = [one for one in found if one.on_front]
+    dense = {_result(one) for one in chosen if one.amount is None}
+    own = [one for one in chosen if one.amount is None or _result(one) not in dense]
+    return sorted(own, key=lambda one: (order.index(one.setting["dataset"]), one.cost))
+
+
+def _result(one: Candidate) -> tuple[object, ...]:
+    return one.setting["dataset"], one.cost, one.val_accuracy, one.accuracy.mean
+
+
+def front(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
+    """Whether each point is on the front: low cost, high gain. Equal points are on it together."""
+    order = sorted(range(len(costs)), key=lambda n: (costs[n], -gains[n]))
+    member, best = [False] * len(costs), float("-inf")
+    for _, tied in groupby(order, key=lambda n: costs[n]):
+        same_cost = list(tied)
+        top = gains[same_cost[0]]
+        if top > best:
+            best = top
+            for number in same_cost:
+                member[number] = gains[number] == top
+    return member
+
+
+def candidates(results: DataFrame, cost: str, *, how: How = "t") -> list[Candidate]:
+    """Every setting and dense network whose cost was measured, data set by data set, in the plan's order.
+
+    `cost` is a key of COSTS. Costs of a dense network are those of the unpruned model.
+    """
+    columns = COSTS[cost]
+    if columns.pruned not in results:
+        return []
+    found = [*_dense(results, columns.dense, how), *_pruned(results, columns.pruned, how)]
+    ranked = []
+    for dataset in dict.fromkeys(one.setting["dataset"] for one in found):
+        mine = [one for one in found if one.setting["dataset"] == dataset]
+        chosen = front([one.cost for one in mine], [one.val_accuracy for one in mine])
+        ranked += [replace(one, on_front=is_on) for one, is_on in zip(mine, chosen, strict=True)]
+    return ranked
+
+
+def _pruned(results: DataFrame, column: str, how: How) -> list[Candidate]:
+    return [
+        Candidate(
+            setting,
+            _network(setting),
+            method_label(setting),
+            float(str(setting["amount"])),
+            float(rows[column].mean()),
+            float(rows["final/val_accuracy"].mean()),
+            interval(rows["final/accuracy"].tolist(), how=how),
+        )
+        for setting, rows in settings(results)
+        if rows[column].notna().all()
+    ]
+
+
+def _dense(results: DataFrame, column: str, how: How) -> list[Candidate]:
+    """The dense networks behind the trials, each training once, over seeds."""
+    finished = results[results["status"] == "finished"]
+    if column not in finished or finished.empty:
+        return []
+    recipe = [c for c in finished.columns if c.startswith(("model.", "train.", "numerics."))]
+    columns = telling(finished, NETWORK, recipe)
+    known = finished[finished[column].notna()].drop_duplicates("dense_key")
+    found = []
+    for values, rows in known.groupby(columns, sort=False, dropna=False):
+        setting = dict(zip(columns, values, strict=True))
+        found.append(
+            Candidate(
+                setting,
+                _network(setting),
+                "dense" if len(columns) == len(NETWORK) else f"dense, {method_label(setting)}",
+                None,
+                float(rows[column].mean()),
+                float(rows["ipa/val_accuracy"].mean()),
+                interval(rows["ipa/accuracy"].tolist(), how=how),
+            )
+        )
+    return found
+
+
+def _network(setting: Mapping[str, object]) -> str:
+    return f"{setting['model']}, batch {setting['batch_size']}"

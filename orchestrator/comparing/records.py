@@ -1,0 +1,158 @@
+"""A sweep's plan joined with the runs that hold its keys: one row per planned trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import StoreError, unknown
+from orchestrator.store.address import default_uri, exists, shown
+from orchestrator.tracking import RunRow, Tracker, initialise
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+PLAN = "plan.json"
+EMPTY = ("key", "dense_key", "seed", "status", "run_id", "reason", "notes")
+Record = Mapping[str, Any]  # JSON
+
+
+def plan_record(rows: Sequence[Record], **about: object) -> str:
+    """The plan as JSON: values that all rows share once, the others in columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    shared = {name: rows[0][name] for name in names if name != "key" and _same_in_all(rows, name)}
+    columns = [name for name in names if name not in shared]
+    content = {
+        **about,
+        "shared": shared,
+        "columns": columns,
+        "rows": [[r.get(c) for c in columns] for r in rows],
+    }
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _same_in_all(rows: Sequence[Record], name: str) -> bool:
+    return len({json.dumps(row[name]) if name in row else "" for row in rows}) == 1
+
+
+def planned_rows(text: str) -> list[dict[str, Any]]:
+    """The rows of a plan's record, whole again."""
+    content = json.loads(text)
+    return [
+        {**content["shared"], **dict(zip(content["columns"], row, strict=True))} for row in content["rows"]
+    ]
+
+
+def find_sweep(tracker: Tracker, sweep: str) -> RunRow:
+    """The sweep of a run id, or the latest one of a space. StoreError, with near names, if there is none."""
+    experiments = {e.name: e.experiment_id for e in tracker.client.search_experiments()}
+    if sweep in experiments:
+        rows = Tracker(tracker.uri, sweep).search("tags.kind = 'sweep'")
+        if rows:
+            return rows[0]
+    elif len(sweep) == 32 and all(c in "0123456789abcdef" for c in sweep):
+        row = tracker.row(sweep)
+        if row.tags.get("kind") == "sweep":
+            return row
+        raise StoreError(f"run {sweep} is a {row.tags.get('kind', 'foreign run')}, not a sweep")
+    raise StoreError(
+        f"{unknown('sweep', sweep, set(experiments) - {'Default'})}; `orchestrate sweep` runs one"
+    )
+
+
+def results(sweep: str, *, uri: str | None = None) -> DataFrame:
+    """One row per planned trial of a sweep: its axes, `status`, `run_id`, and every metric by its name.
+
+    `sweep` is a space's name (its latest sweep) or a sweep's run id. `status` is finished, stopped,
+    failed or missing; `reason` says why a trial was stopped or failed. StoreError if there is no such sweep.
+    """
+    where = uri or default_uri(Path.cwd())
+    if not exists(where):
+        raise StoreError(f"there is no store at {shown(where)}; `orchestrate sweep` makes one")
+    initialise(where)
+    tracker = Tracker(where, sweep)
+    return frame(tracker, find_sweep(tracker, sweep))
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """A sweep's plan, `results` of it, and its finished runs by key, dense ones included."""
+
+    plan: Record
+    results: DataFrame
+    runs: Mapping[str, RunRow]
+
+
+def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
+    """`results` for a sweep that was found already."""
+    return joined(tracker, sweep).results
+
+
+def joined(tracker: Tracker, sweep: RunRow, *, known: Mapping[str, RunRow] | None = None) -> Joined:
+    """The plan of a sweep with the runs that hold its keys; the store is asked once for each way to end.
+
+    `known` are all its finished runs, where they have been asked for already.
+    """
+    import pandas
+
+    plan = tracker.text(sweep, PLAN)
+    rows = planned_rows(plan)
+    keys = {row["key"] for row in rows} | {row["dense_key"] for row in rows}
+    finished = tracker.finished(keys) if known is None else {k: known[k] for k in keys if k in known}
+    stop = json.loads(plan).get("stop")
+    stopped = {} if stop is None else tracker.stopped(keys - set(finished), stop)
+    failed = tracker.failed(keys - set(finished) - set(stopped))
+    table = []
+    for row in rows:
+        done = finished.get(row["key"])
+        early = stopped.get(row["key"])
+        run = done or early or failed.get(row["key"])
+        parent = failed.get(row["dense_key"])
+        facts = {
+            "status": "finished"
+            if done
+            else "stopped"
+            if early
+            else "failed"
+            if run or parent
+            else "missing",
+            "run_id": run.run_id if run else None,
+            "reason": _reason(run, parent),
+            "notes": run.tags.get("notes", "") if run else "",
+        }
+        # Names without a group belong to rounds: their last values stand under final/, too.
+        metrics = {name: value for name, value in done.metrics.items() if "/" in name} if done else {}
+        table.append({**row, **facts, **metrics})
+    # A search that was interrupted before its first point has no rows, and all the same columns.
+    results = pandas.DataFrame(table, columns=None if table else EMPTY)
+    about = json.loads(plan)
+    results.attrs["objectives"] = about.get("search", {}).get("objectives", {})
+    return Joined(about, results, finished)
+
+
+def _reason(run: RunRow | None, parent: RunRow | None) -> str | None:
+    if run is None and parent is not None:
+        return f"its dense network failed: {parent.tags.get('reason')}"
+    return run.tags.get("stopped_because", run.tags.get("reason")) if run else None
+
+
+def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
+    """One row per round of every finished or stopped trial: its row of `results`, and what was measured.
+
+    Its number is `round`; the measurements bear plain names, `accuracy`, `sparsity`, `pq_index`, ...
+    """
+    import pandas
+
+    where = uri or default_uri(Path.cwd())
+    trials = results(sweep, uri=where)
+    tracker = Tracker(where, sweep)
+    table = []
+    for trial in trials[trials["status"].isin(("finished", "stopped"))].to_dict("records"):
+        measured = json.loads(tracker.text(tracker.row(trial["run_id"]), "rounds.json"))
+        axes = {name: value for name, value in trial.items() if "/" not in str(name)}
+        for number, row in enumerate(measured["data"], start=1):
+            table.append({**axes, "round": number, **dict(zip(measured["columns"], row, strict=True))})
+    return pandas.DataFrame(table)

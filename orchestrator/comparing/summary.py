@@ -1,0 +1,178 @@
+"""What a person is told: before a sweep (`Preview`) and after it (`Summary`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.comparing.best import Found, best_points, best_table
+from orchestrator.comparing.compare import compared
+from orchestrator.comparing.tables import Table, tables
+from orchestrator.launching.outcome import Ended
+from orchestrator.tracking import RunRow
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from orchestrator.planning.estimate import Estimate
+    from orchestrator.planning.plan import Plan
+
+PICTURE = "accuracy-against-sparsity.png"
+TABLES = "comparison.md"
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A plan, what the store already has of it, and what the rest would take."""
+
+    plan: Plan
+    estimate: Estimate
+    asked: int = 0  # points that a search has asked for so far
+
+    def to_json(self) -> dict[str, Any]:  # JSON
+        search = self.plan.space.search
+        told = {
+            "method": search.method,
+            "points": search.points,
+            "seeds": len(self.plan.space.axes.seed),
+            "asked": self.asked,
+            "objectives": dict(search.objectives),
+        }
+        return {
+            **({"search": told} if search.method != "grid" else {}),
+            "space": self.plan.space.name,
+            "trials": len(self.plan.trials),
+            "dense_trainings": len(self.plan.dense),
+            "reused": self.estimate.reused,
+            "trials_to_run": self.estimate.trials_to_run,
+            "dense_to_run": self.estimate.dense_to_run,
+            "excluded": [asdict(item) for item in self.plan.excluded],
+            "estimated_seconds": self.estimate.seconds,
+            "train_flops": self.estimate.train_flops,
+            "disk_bytes": self.estimate.disk_bytes,
+            "estimate_basis": self.estimate.basis,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same for a reader."""
+        plan, cost = self.plan, self.estimate
+        yield f"{plan.space.name}: {plan.space.about}"
+        yield from self._search_lines()
+        yield f"trials           {len(plan.trials)}: {cost.trials_to_run} to run, {cost.reused} in the store"
+        yield f"dense trainings  {len(plan.dense)}: {cost.dense_to_run} to run; all trials of one share it"
+        for item in plan.excluded:
+            yield f"excluded         {item.count}: {item.reason}"
+        yield f"time             about {duration(cost.seconds)} ({cost.basis})"
+        yield f"training         {cost.train_flops:.3g} FLOPs"
+        yield f"disk             {size(cost.disk_bytes)}"
+
+    def _search_lines(self) -> Iterator[str]:
+        space = self.plan.space
+        search, seeds = space.search, len(space.axes.seed)
+        if search.method != "grid":
+            each = "one seed each" if seeds == 1 else f"{seeds} seeds each"
+            yield f"search           {search.points} points by {search.method}, {each}"
+            yield f"objectives       {', '.join(f'{name}: {way}' for name, way in search.objectives.items())}"
+        if search.method == "tpe" and not self.plan.exhausted:
+            rest = max(0, len(self.plan.asked) - self.asked)
+            drawn = f"; the numbers below take {rest} drawn at random for the rest" if rest else ""
+            yield f"asked so far     {self.asked}{drawn}"
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a sweep did: its plan, its run, the table of its trials, and how the points that ran ended."""
+
+    plan: Plan
+    sweep: RunRow
+    results: DataFrame
+    ended: Ended
+    reused: int
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Name of a point that failed just now -> reason."""
+        return {outcome.point.name: outcome.reason for outcome in self.ended.failures}
+
+    @property
+    def failed(self) -> int:
+        """Trials of the plan that have failed, now or before; one without its dense network has, too."""
+        status = self.results["status"]
+        lost = status == "failed" if self.ended.signal else ~status.isin(("finished", "stopped"))
+        return int(lost.sum())
+
+    @property
+    def stopped(self) -> int:
+        """Trials of the plan that were stopped early, now or before."""
+        return int((self.results["status"] == "stopped").sum())
+
+    def tables(self) -> list[Table]:
+        """Everything; of a search the best points alone, for every point has a setting of its own."""
+        if not self.plan.asked:
+            return tables(self.results)
+        best = best_table(self.plan, self.results)
+        return [] if best is None else [best]
+
+    def best(self) -> list[Found]:
+        """The best points of a search; none of a grid."""
+        return best_points(self.plan, self.results)
+
+    def line(self) -> str:
+        """One line: what ran, what was reused, what was stopped or failed."""
+        ran = len(self.ended.outcomes) - len(self.ended.failures)
+        total = len(self.plan.trials)
+        if not self.ended.outcomes and not self.ended.signal:
+            failed = f", {self.failed} of them failed before" if self.failed else ""
+            failed = f", {self.stopped} of them stopped early{failed}" if self.stopped else failed
+            return f"{self.plan.space.name}: nothing to do: all {total} trials are in the store{failed}"
+        failed = f", {self.failed} failed" if self.failed else ""
+        failed = f", {self.stopped} stopped early{failed}" if self.stopped else failed
+        return f"{self.plan.space.name}: {total} trials, {ran} runs made, {self.reused} trials reused{failed}"
+
+    def picture(self) -> Path | None:
+        """Where the picture lies, if the store is on this disk."""
+        return self._file(PICTURE)
+
+    def report(self) -> Path | None:
+        """Where the report lies, if the store is on this disk."""
+        return self._file(REPORT)
+
+    def _file(self, name: str) -> Path | None:
+        if not self.sweep.artifact_uri.startswith("file://"):
+            return None
+        path = Path(self.sweep.artifact_uri.removeprefix("file://")) / name
+        return path if path.exists() else None
+
+    def to_json(self) -> dict[str, Any]:  # JSON
+        return {
+            "space": self.plan.space.name,
+            "sweep": self.sweep.run_id,
+            "trials": len(self.plan.trials),
+            "ran": len(self.ended.outcomes) - len(self.ended.failures),
+            "reused": self.reused,
+            "stopped": self.stopped,
+            "failed": self.failed,
+            "failures": self.failures,
+            **({"best": [point.to_json() for point in self.best()]} if self.plan.asked else {}),
+            "results": compared(self.results),
+        }
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: int) -> str:
+    """Bytes for a reader: `12 MB`."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

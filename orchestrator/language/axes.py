@@ -1,0 +1,163 @@
+"""The axes of a space and the recipe of its trainings: what a space file may say, closed and typed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
+
+from orchestrator.config import Train, method_name
+from orchestrator.language import option_axes, values
+from orchestrator.language.option_axes import Options
+from orchestrator.language.ranges import Choice, Range, Ranged
+from orchestrator.language.value_types import (
+    Amount,
+    Augmentation,
+    Axis,
+    BatchSize,
+    Check,
+    Closed,
+    Criterion,
+    DatasetName,
+    Distillation,
+    Epochs,
+    Granularity,
+    LrSchedule,
+    Model,
+    Moment,
+    Momentum,
+    NotNegative,
+    OneOf,
+    Optimizer,
+    Positive,
+    Preparation,
+    Recovery,
+    Schedule,
+    Scope,
+    Seed,
+    TechniqueName,
+    WarmupEpochs,
+)
+from orchestrator.language.values import Value
+
+METHOD_AXES = (
+    "model",
+    "dataset",
+    "technique",
+    "criterion",
+    "granularity",
+    "schedule",
+    "recover",
+    "prepare",
+    "distill",
+)
+
+
+class Recipe(Closed):
+    """`train:`, with the defaults of config.Train."""
+
+    epochs: Epochs = Train.epochs
+    optimizer: Optimizer = Train.optimizer
+    lr: Positive = Train.lr
+    momentum: Momentum = Train.momentum
+    nesterov: bool = Train.nesterov
+    weight_decay: NotNegative = Train.weight_decay
+    schedule: LrSchedule = Train.schedule
+    warmup_epochs: WarmupEpochs = Train.warmup_epochs
+    clip_norm: NotNegative = Train.clip_norm
+    augment: Augmentation = Train.augment
+
+
+class Choices(Closed):
+    """Values for each axis, or a range of numbers; empty where nothing is said of it."""
+
+    model: Axis[Model] = ()
+    dataset: Axis[DatasetName] = ()
+    batch_size: Ranged[BatchSize] = ()
+    technique: Axis[TechniqueName] = ()
+    criterion: Axis[Criterion] = ()
+    granularity: Axis[Granularity] = ()
+    scope: Axis[Scope] = ()
+    schedule: Axis[Schedule] = ()
+    amount: Ranged[Amount] = ()
+    recover: Axis[Recovery] = ()
+    when: Axis[Moment] = ()
+    prepare: Axis[Preparation] = ()
+    distill: Axis[Distillation] = ()
+    control: Axis[Check] = ()
+    seed: Axis[Seed] = ()
+    train_epochs: Ranged[Epochs] = Field((), alias="train.epochs")
+    train_optimizer: Axis[Optimizer] = Field((), alias="train.optimizer")
+    train_lr: Ranged[Positive] = Field((), alias="train.lr")
+    train_momentum: Ranged[Momentum] = Field((), alias="train.momentum")
+    train_nesterov: Axis[bool] = Field((), alias="train.nesterov")
+    train_weight_decay: Ranged[NotNegative] = Field((), alias="train.weight_decay")
+    train_schedule: Axis[LrSchedule] = Field((), alias="train.schedule")
+    train_warmup_epochs: Ranged[WarmupEpochs] = Field((), alias="train.warmup_epochs")
+    train_clip_norm: Ranged[NotNegative] = Field((), alias="train.clip_norm")
+    train_augment: Axis[Augmentation] = Field((), alias="train.augment")
+
+    def given(self) -> dict[str, Choice]:
+        """The values of every axis that has some, by its name in a file."""
+        named = {field.alias or name: name for name, field in Choices.model_fields.items()}
+        found: dict[str, Choice] = {axis: getattr(self, name) for axis, name in named.items()}
+        return {axis: chosen for axis, chosen in found.items() if chosen}
+
+
+class Axes(Choices):
+    """`axes:`; what is left out has one value. `options`: those of methods, as `pq_index.gamma`."""
+
+    model: Axis[Model]
+    dataset: Axis[DatasetName]
+    batch_size: Ranged[BatchSize] = (64,)
+    schedule: Axis[Schedule] = ("one_shot",)
+    when: Axis[Moment] = ("after",)
+    prepare: Axis[Preparation] = ("none",)
+    distill: Axis[Distillation] = ("none",)
+    control: Axis[Check] = ("none",)
+    amount: Ranged[Amount]
+    seed: Axis[Seed] = (0,)
+    options: Options = Field(default_factory=dict, alias="METHOD.OPTION")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_apart(cls, data: Any) -> Any:  # plain YAML, of any type
+        return option_axes.apart(data)
+
+    @model_validator(mode="after")
+    def _one_way_to_name_a_technique(self) -> Axes:
+        if self.technique and (self.criterion or self.granularity or self.scope):
+            raise ValueError("give technique, or criterion, granularity and scope; not both")
+        return self
+
+
+class Exclude(Choices):
+    """One entry of `exclude:`. A method without options stands for it with any options."""
+
+    @field_validator(*METHOD_AXES, mode="wrap")
+    @classmethod
+    def _by_name(cls, given: Value, check: ValidatorFunctionWrapHandler) -> tuple[str, ...]:
+        full: tuple[str, ...] = check(given)
+        specs = [values.spec(value, "method") for value in values.as_list(given)]
+        return tuple(text if options else name for text, (name, options) in zip(full, specs, strict=True))
+
+    @model_validator(mode="after")
+    def _something(self) -> Exclude:
+        if not self.given():
+            raise ValueError("an empty entry excludes everything; name an axis, or leave it out")
+        return self
+
+    def matches(self, point: dict[str, Value]) -> bool:
+        """Whether every axis that `point` names and the entry speaks of has one of the entry's values."""
+        said = {name: chosen for name, chosen in self.given().items() if name in point}
+        return all(_holds(chosen, point[name]) for name, chosen in said.items())
+
+
+def _holds(chosen: Choice, value: Value) -> bool:
+    if isinstance(chosen, Range):
+        return chosen.holds(value)
+    return value in chosen or (isinstance(value, str) and method_name(value) in chosen)
+
+
+AXIS_NAMES = tuple(field.alias or name for name, field in Choices.model_fields.items())
+AxisName = Annotated[str, OneOf("axis", AXIS_NAMES)]

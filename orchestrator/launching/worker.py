@@ -1,0 +1,178 @@
+"""One point of a plan, run and recorded: what a worker does, with no knowledge of who schedules it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+
+from orchestrator import data
+from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.described import params
+from orchestrator.errors import AwayError, StoreError
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.sources import check_code
+from orchestrator.measuring.memory import peak_memory
+from orchestrator.store import model_files
+from orchestrator.store.address import outbox_folder
+from orchestrator.store.delivery import deliver_all, tracker_of
+from orchestrator.store.entry import Entry, opening_of
+from orchestrator.store.keeping import RunKeeper
+from orchestrator.store.outbox import Outbox
+from orchestrator.store.parcel import DataInput
+from orchestrator.store.recording import record
+from orchestrator.tracking import Tracker
+from orchestrator.trial import Result, Round, run_dense, run_trial
+from orchestrator.walk.bench import State
+from orchestrator.walk.determinism import LOOSE, deterministic
+from pruning.registry import parse
+
+Beat = Callable[[dict[str, float]], None]
+Judge = Callable[[dict[str, float]], str]  # of a round: why the trial is to stop, or nothing
+KEPT_DENSE = 4  # dense states that one worker keeps in memory
+
+
+def run_point(
+    point: Point, settings: Settings, *, beat: Beat | None = None, judge: Judge | None = None
+) -> dict[str, float]:
+    """Run a point and record it as one MLflow run; the final metrics come back, or {} if `judge` stopped it.
+
+    DivergedError (recorded, and not run again), DataError and StoreError pass through; the run is
+    FAILED then, with the reason.
+    """
+    check_code(settings.code)
+    dense = point.dense
+    torch.set_num_threads(dense.numerics.threads)
+    images = load_data(dense.dataset, settings.data_dir, dense.numerics.device)
+    tracker = tracker_of(settings.uri, settings.experiment)
+    outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
+    if (waiting := outbox.of_point(point.key)) is not None:  # a worker died between its work and the store
+        with suppress(AwayError):
+            deliver_all(settings.uri, outbox)
+        return waiting.final
+    facts = DataInput(images.name, images.digest, _sizes(images))
+    opening = opening_of(point, settings, params=params(point.config), data=facts)
+    store = DenseStore(tracker, outbox)
+    with Entry(tracker, outbox, opening) as entry:
+        if entry.done is not None:
+            return {name: v for name, v in entry.done.metrics.items() if name.startswith("final/")}
+        walk = partial(_walk, point.config, images, store=store, beat=beat, judge=judge)
+        peak = peak_memory(dense.numerics.device)
+        with deterministic(dense.numerics.device) as loose:
+            result = walk(keeper=entry.keeper, every_seconds=settings.checkpoint_seconds)
+        found = partial(record, point=point, result=result, parent_held=store.held, stop=settings.stop)
+        marks = {LOOSE: ", ".join(sorted(loose))} if loose else {}
+        entry.send(partial(found, peak_bytes=peak(), marks=marks))
+    return {} if result.stopped_because else result.last.measurement.metrics("final")
+
+
+def _walk(
+    config: DenseConfig | TrialConfig,
+    images: data.Dataset,
+    *,
+    store: DenseStore,
+    beat: Beat | None,
+    judge: Judge | None,
+    keeper: RunKeeper,
+    every_seconds: float | None,
+) -> Result:
+    report = None if beat is None else lambda stage, epoch, record: beat({"epoch": float(epoch)})
+    if not isinstance(config, TrialConfig):
+        return run_dense(config, images, report=report, keeper=keeper, every_seconds=every_seconds)
+    heard = None if judge is None else partial(_judged, judge)
+    return run_trial(
+        config,
+        images,
+        store=store,
+        report=report,
+        report_round=heard,
+        keeper=keeper,
+        every_seconds=every_seconds,
+    )
+
+
+def _judged(judge: Judge, round: Round) -> str:
+    here, dense = round.measurement, round.ipa
+    return judge(
+        {
+            "round": float(round.number),
+            "rounds": float(round.rounds),
+            "val_accuracy": here.val_accuracy,
+            "val_loss": here.val_loss,
+            "sparsity": here.sparsity,
+            "pq_index": here.pq_index,
+            "dense_val_accuracy": dense.val_accuracy,
+            "dense_pq_index": dense.pq_index,
+        }
+    )
+
+
+class DenseStore:
+    """Dense states by key, from MLflow, else from what waits for it; the last few stay in memory.
+
+    `held`: the last one was in MLflow.
+    """
+
+    def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
+        self.tracker = tracker
+        self.outbox = outbox
+        self.held = False
+
+    def dense(self, config: DenseConfig) -> State | None:
+        # In this order: what is in neither place was in neither at any moment between.
+        waiting = self._waiting(config.key())
+        stored = self._stored(config.key()) if waiting is None else None
+        self.held = stored is not None
+        return waiting or stored
+
+    def _waiting(self, key: str) -> State | None:
+        parcel = self.outbox.of_point(key)
+        if parcel is None:
+            return None
+        try:
+            return _waiting_state(parcel.files / "model", parcel.closing.tags["manifest_sha256"])
+        except StoreError:  # delivered at this very moment
+            return None
+
+    def _stored(self, key: str) -> State | None:
+        try:
+            state = _dense_state(self.tracker, key)
+        except AwayError:
+            state = None
+        if state is None:
+            _dense_state.cache_clear()  # it may be there the next time
+        return state
+
+
+@lru_cache(maxsize=KEPT_DENSE)
+def _waiting_state(folder: Path, manifest_sha256: str) -> State:
+    return model_files.load(folder, manifest_sha256=manifest_sha256).state()
+
+
+@lru_cache(maxsize=KEPT_DENSE)
+def _dense_state(tracker: Tracker, key: str) -> State | None:
+    with tracker.reaching():
+        row = tracker.finished_one(key)
+        if row is None:
+            return None
+        folder = tracker.folder(row, "model")
+    try:
+        saved = model_files.load(folder, manifest_sha256=row.tags["manifest_sha256"])
+    except StoreError as error:
+        tracker.try_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
+        raise
+    return saved.state()
+
+
+@lru_cache(maxsize=4)
+def load_data(text: str, data_dir: str | None, device: str) -> data.Dataset:
+    """A data set by its text form, kept in memory."""
+    name, options = parse(text)
+    return data.load(name, data_dir=None if data_dir is None else Path(data_dir), device=device, **options)
+
+
+def _sizes(images: data.Dataset) -> dict[str, int]:
+    return {"train": len(images.train), "validation": len(images.validation), "test": len(images.test)}

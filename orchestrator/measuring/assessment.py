@@ -1,0 +1,164 @@
+"""What a state of a trial is worth: how well it does, and what is left of it, dense, masked and cut out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.config import TrialConfig
+from orchestrator.errors import DivergedError
+from orchestrator.measure import (
+    LayerRow,
+    Measurement,
+    collapse,
+    concentration,
+    dense_bytes,
+    effective_macs,
+    layer_rows,
+    living_weights,
+    nonzero_parameters,
+    profile,
+    sparse_bytes,
+)
+from orchestrator.training import EpochRecord
+from orchestrator.walk.bench import Bench, State, channel_groups
+from orchestrator.walk.evaluation import evaluate
+from pruning.masking import Group, Masks, alive_units, sparsity
+from pruning.schedules import schedules
+from pruning.structure import shrink
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A state, what it measures, and the network as it would be shipped: cut where channels could go."""
+
+    state: State
+    measurement: Measurement
+    net: nn.Module
+    cut: bool
+    layers: tuple[LayerRow, ...]
+    confusion: Tensor
+    notes: tuple[str, ...]
+
+    @property
+    def history(self) -> tuple[EpochRecord, ...]:
+        return self.state.history
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A round that an earlier process measured: all that is recorded of a round that is not the last."""
+
+    measurement: Measurement
+    history: tuple[EpochRecord, ...]
+    notes: tuple[str, ...]
+
+
+def measure(
+    bench: Bench,
+    state: State,
+    groups: Sequence[Group] | None,
+    *,
+    config: TrialConfig | None = None,
+    round: int = 0,
+) -> Measured:
+    """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
+    net = bench.restore(state)
+    numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
+    test = evaluate(net, bench.data.test, numerics=numerics)
+    held_out = evaluate(net, bench.data.validation, numerics=numerics)
+    if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
+        raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
+    small, notes = _cut(bench, net, state.masks, config)
+    if config is not None:
+        notes += _differences(config, state.masks, groups)
+        notes += collapse(state.masks, held_out, classes=bench.data.num_classes, round=round)
+    measurement = Measurement(
+        accuracy=test.accuracy,
+        top5=test.top5,
+        loss=test.loss,
+        val_accuracy=held_out.accuracy,
+        val_loss=held_out.loss,
+        test_seconds=test.seconds,
+        amount=achieved_amount(state.masks, groups),
+        epochs=state.epochs,
+        train_seconds=state.train_seconds,
+        train_flops=state.train_flops,
+        **_costs(bench, net, small, state.masks),
+    )
+    rows = tuple(layer_rows(net, bench.cost, state.masks))
+    return Measured(state, measurement, small, small is not net, rows, test.confusion, notes)
+
+
+def _costs(bench: Bench, net: nn.Module, small: nn.Module, masks: Masks) -> dict[str, Any]:  # int or float
+    """What is left of the network: dense, with its masks, and cut out."""
+    physical = bench.cost if small is net else profile(small, bench.data.input_shape)
+    nonzero = nonzero_parameters(bench.cost, masks)
+    index, gini = concentration(living_weights(net, masks))
+    return {
+        "sparsity": sparsity(masks),
+        "pq_index": index,
+        "gini": gini,
+        "compression": bench.cost.parameters / max(nonzero, 1),
+        "parameters_dense": bench.cost.parameters,
+        "parameters_nonzero": nonzero,
+        "parameters_physical": physical.parameters,
+        "macs_dense": bench.cost.total_macs,
+        "macs_effective": effective_macs(bench.cost, masks),
+        "macs_physical": physical.total_macs,
+        "bytes_dense": dense_bytes(net),
+        "bytes_sparse": sparse_bytes(net, masks),
+        "bytes_physical": dense_bytes(small),
+    }
+
+
+def achieved_amount(masks: Masks, groups: Sequence[Group] | None) -> float:
+    """Fraction of the units (weights, units or channels) that are gone."""
+    total, living = 0, 0
+    for _, here, alive in _pools(masks, groups):
+        total, living = total + here, living + alive
+    return 1.0 - living / total if total else 0.0
+
+
+def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int, int]]:
+    """(layer or group, its units, those that live)."""
+    if groups is None:
+        return [(name, mask.numel(), int(mask.sum())) for name, mask in masks.items()]
+    return [(group.name, group.size, int(alive_units(group, masks).sum())) for group in groups]
+
+
+def _cut(
+    bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network without its dead channels, where whole units or channels go; and what there is to say."""
+    if config is None or config.prune.granularity not in ("unit", "channel"):
+        return net, ()
+    if all(mask.all() for mask in masks.values()):
+        return net, ()
+    if not any(mask.any() for mask in masks.values() if mask.dim() > 1):
+        return net, ("nothing to cut out: every unit is masked",)
+    image = torch.zeros((2, *bench.data.input_shape), device=bench.data.train.images.device)
+    return shrink(net, masks, image, groups=channel_groups(bench)), ()
+
+
+def _differences(config: TrialConfig, masks: Masks, groups: Sequence[Group] | None) -> tuple[str, ...]:
+    """One note where more than one unit's worth lies between the amount asked for and what went."""
+    if schedules.get(config.prune.schedule).traits.get("adaptive"):
+        return ()  # the amount is a ceiling there, not a wish
+    pools, asked = _pools(masks, groups), config.prune.amount
+    if config.prune.scope in ("global", "erk"):  # erk spreads one amount unevenly over the layers
+        pools = [("the network", sum(n for _, n, _ in pools), sum(alive for _, _, alive in pools))]
+    slack = {
+        name: len(masks[name]) if config.prune.scope == "unit" else 1 for name, _, _ in pools if name in masks
+    }
+    off = [
+        f"{name} {1 - alive / total:.4f}"
+        for name, total, alive in pools
+        if abs((total - alive) - asked * total) > slack.get(name, 1)
+    ]
+    return (f"asked for {asked:g}, achieved: {', '.join(off[:5])}",) if off else ()

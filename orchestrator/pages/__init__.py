@@ -1,0 +1,1 @@
+"""The MLflow pages of a store."""

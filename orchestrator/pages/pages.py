@@ -1,0 +1,148 @@
+"""The MLflow pages of a store, served on loopback, and the addresses within them that are worth a look."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import IO, Any, NoReturn
+from urllib.error import URLError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import urlopen
+
+from orchestrator import tracking
+from orchestrator.errors import StoreError
+from orchestrator.pages import sweep_page
+from orchestrator.pages.sweep_page import TRAINING, VIEW_TAG
+from orchestrator.store.address import shown, store_folder
+from orchestrator.tracking import Tracker
+
+HOST = "127.0.0.1"
+QUIET = "--no-access-log --log-level warning"
+START_SECONDS, END_SECONDS = 180.0, 10.0
+# Seven processes for jobs of other sides of MLflow, and word to its makers: neither is wanted here.
+SETTINGS = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def serve(uri: str, *, port: int) -> None:
+    """The pages on 127.0.0.1 until this process is ended. StoreError where they cannot be served.
+
+    A server has pages of its own: the addresses in those are printed.
+    """
+    if uri.startswith(("http://", "https://")):
+        tracking.initialise(uri)
+        print(*addresses(uri, _public(uri)), sep="\n")
+        return
+    _check_port(port)
+    tracking.initialise(uri)
+    base = f"http://{HOST}:{port}"
+    print("starting the pages; Ctrl-C ends them", file=sys.stderr)
+    with tempfile.TemporaryFile() as log, _ended_by_signals(), _server(uri, port, log) as process:
+        _await(process, base, log)
+        print(f"{base}/#/experiments?{TRAINING}", *addresses(uri, base), sep="\n", flush=True)
+        process.wait()
+        raise StoreError(f"the MLflow server ended: {_last_line(log)}")
+
+
+def _public(uri: str) -> str:
+    """A server's address without user and password."""
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def addresses(uri: str, base: str) -> Iterator[str]:
+    """A few lines for each space that was swept: its latest sweep, its trials, the best of them compared."""
+    for experiment in Tracker(uri, "").client.search_experiments():
+        tracker = Tracker(uri, experiment.name)
+        latest = next(iter(tracker.search("tags.kind = 'sweep'")), None)
+        if latest is not None:
+            sweep = f"{base}/#/experiments/{experiment.experiment_id}/runs/{latest.run_id}?{TRAINING}"
+            places = sweep_page.addresses(base, tracker, shared=VIEW_TAG in experiment.tags)
+            for word, place in {"sweep": sweep, **places}.items():
+                yield f"{experiment.name}: {word:<6}  {place}"
+
+
+def _check_port(port: int) -> None:
+    """StoreError, at once, where another program listens there."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise StoreError(
+            f"port {port} cannot be listened on: {error.strerror}; try --port {port + 1}"
+        ) from error
+
+
+@contextmanager
+def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's server and what it starts, in a group of processes that goes as one."""
+    # The store's address is not among the words, which others on this machine can read.
+    settings, folder = {**SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri}, store_folder(uri)
+    if folder is not None:
+        settings["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = (folder / "artifacts").as_uri()
+    words = ["--host", HOST, "--port", str(port), "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *words, "--uvicorn-opts", QUIET],
+        env={**os.environ, **settings},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(END_SECONDS)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def _await(process: subprocess.Popen[bytes], base: str, log: IO[bytes]) -> None:
+    """Until the pages answer. StoreError where they do not."""
+    end = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            with urlopen(f"{base}/health", timeout=5):
+                return
+        except (URLError, TimeoutError, ConnectionError):
+            time.sleep(0.2)
+    raise StoreError(f"the MLflow server did not start: {_last_line(log)}")
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return shown(lines[-1]) if lines else "it said nothing"
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM leaves as an exception does, so that the server is ended as well; Ctrl-C is how one stops."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before: Any = signal.signal(signal.SIGTERM, leave)  # a function, or one of signal's own
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)

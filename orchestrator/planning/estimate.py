@@ -1,0 +1,146 @@
+"""What a plan will cost: seconds, FLOPs of training, bytes of disk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import ceil
+
+from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.images.datasets import split_sizes
+from orchestrator.measure import train_flops
+from orchestrator.planning.calibration import Speed, speed
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.refusals import shape_of
+from orchestrator.walk.distillation import distillations
+from orchestrator.walk.preparation import preparations
+from orchestrator.walk.recovery import epochs_a_round, epochs_of
+from pruning.registry import parse
+from pruning.schedules import rounds_of, schedules
+
+FORWARD_SHARE = 1 / 3  # of a forward and backward pass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`seconds` for the whole sweep at the given concurrency; `reused` trials are in the store.
+
+    `basis` says how the seconds came about.
+    """
+
+    seconds: float
+    train_flops: int
+    disk_bytes: int
+    trials_to_run: int
+    dense_to_run: int
+    reused: int
+    basis: str
+
+
+@dataclass(frozen=True)
+class _Cost:
+    seconds: float
+    flops: int
+    bytes: int
+
+
+def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> Estimate:
+    """What is left to do of a plan, given the keys that the store has, and what it costs.
+
+    The seconds are calibrated by a few timed training steps; see `Estimate.basis`.
+    """
+    done = frozenset(finished)
+    to_run = [trial.config for trial in plan.trials if trial.key not in done]
+    parents = {config.dense.key() for config in to_run} - done
+    trainings = [config for config in plan.dense if config.key() in parents]
+    speeds = _Speeds()
+    costs = [speeds.of_training(config) for config in trainings]
+    costs += [speeds.of_trial(config) for config in to_run]
+    total = sum(cost.seconds for cost in costs)
+    return Estimate(
+        seconds=max(total / max(1, concurrency), max((cost.seconds for cost in costs), default=0.0)),
+        train_flops=sum(cost.flops for cost in costs),
+        disk_bytes=sum(cost.bytes for cost in costs),
+        trials_to_run=len(to_run),
+        dense_to_run=len(trainings),
+        reused=len(plan.trials) - len(to_run),
+        basis=_basis(to_run, concurrency),
+    )
+
+
+def _basis(to_run: Sequence[TrialConfig], concurrency: int) -> str:
+    if not to_run:
+        return "nothing is left to run"
+    device = to_run[0].dense.numerics.device
+    return (
+        f"a few timed training steps of each model on this machine's {device}, {concurrency} at a time; "
+        "start-up and recording not counted"
+    )
+
+
+class _Speeds:
+    """What was measured once for each model and shape, and the costs that follow from it."""
+
+    def __init__(self) -> None:
+        self.measured: dict[tuple[object, ...], Speed] = {}
+        self.costs: dict[tuple[object, ...], _Cost] = {}
+
+    def of(self, config: DenseConfig) -> Speed:
+        shape, classes = shape_of(config.dataset)
+        key = (config.model, shape, classes)
+        if key not in self.measured:
+            self.measured[key] = speed(config.model, shape, classes, numerics=config.numerics)
+        return self.measured[key]
+
+    def of_training(self, config: DenseConfig) -> _Cost:
+        key = (config.model, config.dataset, config.batch_size, config.train.epochs)
+        if key not in self.costs:
+            known = self.of(config)
+            self.costs[key] = self._training(config, config.train.epochs, 1, known.weight_bytes)
+        return self.costs[key]
+
+    def of_trial(self, config: TrialConfig) -> _Cost:
+        """Rounds of recovery, each measured; masks are stored, and weights where they were trained."""
+        dense, prune = config.dense, config.prune
+        epochs, rounds = _epochs(config), _rounds(prune.schedule)
+        taught = bool(distillations.get(config.distill).traits["teaches"])
+        key = (dense.model, dense.dataset, dense.batch_size, epochs, rounds, taught)
+        if key not in self.costs:
+            known = self.of(dense)
+            stored = known.mask_bytes + (known.weight_bytes if epochs else 0)
+            self.costs[key] = self._training(dense, epochs, rounds + 1, stored, taught=taught)
+        return self.costs[key]
+
+    def _training(
+        self, config: DenseConfig, epochs: int, measured: int, stored: int, *, taught: bool = False
+    ) -> _Cost:
+        known = self.of(config)
+        train, validation, test = _split_sizes(config.dataset)
+        looked_at = epochs * validation + measured * (validation + test)
+        steps = epochs * ceil(train / config.batch_size)
+        image_passes = epochs * train * (1 + FORWARD_SHARE * taught) + FORWARD_SHARE * looked_at
+        seconds = image_passes * known.image_seconds + steps * known.step_seconds
+        return _Cost(seconds, train_flops(known.cost, epochs * train, taught=taught), stored)
+
+
+@cache
+def _split_sizes(dataset: str) -> tuple[int, int, int]:
+    name, options = parse(dataset)
+    return split_sizes(name, **options)
+
+
+def _epochs(config: TrialConfig) -> int:
+    """Epochs of the whole trial, the dense training aside."""
+    train = config.dense.train
+    recovery = epochs_a_round(config.recover, train)
+    if config.when == "during":
+        return train.epochs + recovery
+    length = preparations.get(config.prepare).options.get("epochs")
+    before = 0 if length is None else epochs_of(length, train)
+    return before + recovery * (1 if config.when == "init" else _rounds(config.prune.schedule))
+
+
+@cache
+def _rounds(schedule: str) -> int:
+    return rounds_of(schedules.get(schedule))

@@ -1,0 +1,222 @@
+"""Lists of values -> trials: every combination once, the trainings they share, what is left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from typing import Any, cast
+
+from orchestrator.config import (
+    TRAIN_FIELDS,
+    Control,
+    DenseConfig,
+    Numerics,
+    Prune,
+    Train,
+    TrialConfig,
+    When,
+    micro_batch_of,
+)
+from orchestrator.language import option_axes, techniques
+from orchestrator.language.axes import Exclude
+from orchestrator.language.overrides import TECHNIQUE_AXES
+from orchestrator.language.ranges import Choice
+from orchestrator.language.values import Value
+from orchestrator.planning.choosing import Lists
+from orchestrator.planning.refusals import (
+    amount_refusal,
+    criterion_refusal,
+    model_refusal,
+    order_refusal,
+    protect_refusal,
+    scope_refusal,
+    score_refusal,
+    train_size,
+)
+from orchestrator.space import Space
+from pruning.registry import parse
+
+Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
+Params = Mapping[str, Value]  # what was chosen, by the names of axes and of METHOD.OPTION
+TRAINED = ("recover", "when", "prepare", "distill")
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """`config` has the effective batch size, never above the training set; here is the one asked for."""
+
+    config: TrialConfig
+    key: str
+    requested_batch_size: int
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """`count` points that are not run, and why."""
+
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """`dense`: the trainings that the trials share, each once, in the order in which they are needed."""
+
+    trials: tuple[PlannedTrial, ...]
+    dense: tuple[DenseConfig, ...]
+    excluded: tuple[Exclusion, ...]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A point, or no expansion where no new one was found; why the draws before it could not be run."""
+
+    params: Params
+    expansion: Expansion | None
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What a dense training is of; `ruled` are the numbers of the exclude entries that may hold for it."""
+
+    dense: DenseConfig
+    requested: int
+    refusal: str | None
+    ruled: frozenset[int]
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """What is done with a dense network; the same for every one of them."""
+
+    prune: Prune
+    fields: Point
+    refusal: str | None
+    ruled: frozenset[int]
+
+
+def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
+    """The trials of all combinations of the lists; the micro-batch is planned model by model."""
+    trials: dict[str, PlannedTrial] = {}
+    dense: dict[DenseConfig, DenseConfig] = {}
+    left_out: dict[str, int] = {}
+    branches = list(_branches(space, lists))
+    for base in _bases(space, lists, numerics):
+        config = dense.get(base.dense, base.dense)
+        needed = False
+        for branch in branches:
+            trial = TrialConfig(config, branch.prune, **branch.fields)
+            reason = _refusal(space, base, branch)
+            if reason is None:
+                key = trial.key()
+                reason = _twice(trials[key], base) if key in trials else None
+            if reason is None:
+                trials[key] = PlannedTrial(trial, key, base.requested)
+                needed = True
+            else:
+                left_out[reason] = left_out.get(reason, 0) + 1
+        if needed:
+            dense.setdefault(config, config)
+    excluded = tuple(Exclusion(reason, count) for reason, count in left_out.items())
+    return Expansion(tuple(trials.values()), tuple(dense), excluded)
+
+
+def _bases(space: Space, lists: Lists, numerics: Numerics) -> Iterator[_Base]:
+    for model, dataset in product(lists["model"], lists["dataset"]):
+        planned = replace(numerics, micro_batch=micro_batch_of(model))
+        trained = product(lists["batch_size"], _recipes(space, lists), lists["seed"])
+        for requested, (train, asked), seed in trained:
+            size = min(requested, train_size(dataset))
+            point = {"model": model, "dataset": dataset, "batch_size": requested, "seed": seed, **asked}
+            yield _Base(
+                DenseConfig(model, dataset, size, seed, train, planned),
+                requested,
+                model_refusal(model, dataset) or _recipe_refusal(train),
+                _ruled(space.exclude, point),
+            )
+
+
+def _recipes(space: Space, lists: Lists) -> list[tuple[Train, Point]]:
+    """Every recipe, and its values by the names of their axes."""
+    base = space.train.model_dump()
+    varied = [lists.get(f"train.{name}", (base[name],)) for name in TRAIN_FIELDS]
+    names = [f"train.{name}" for name in TRAIN_FIELDS]
+    return [(Train(*values), dict(zip(names, values, strict=True))) for values in product(*varied)]
+
+
+def _recipe_refusal(train: Train) -> str | None:
+    if train.nesterov and train.optimizer == "sgd" and not train.momentum:
+        return "nesterov needs a momentum above 0"
+    return None
+
+
+def _branches(space: Space, lists: Lists) -> Iterator[_Branch]:
+    pruned = product(_techniques(lists), lists["schedule"], lists["amount"], lists["control"])
+    trained = list(product(*(lists[axis] for axis in TRAINED)))
+    for (technique, schedule, amount, control), values in product(pruned, trained):
+        label, criterion, granularity, scope = technique
+        prune = Prune(criterion, granularity, scope, schedule, amount, space.protect, cast(Control, control))
+        fields = {**dict(zip(TRAINED, values, strict=True)), "technique": label}
+        point = {**vars(prune), **fields}
+        yield _Branch(prune, fields, _branch_refusal(prune, fields, point), _ruled(space.exclude, point))
+
+
+def _branch_refusal(prune: Prune, fields: Point, point: Point) -> str | None:
+    tuned = (option_axes.refusal(axis, point[axis]) for axis in option_axes.TUNED)
+    return (
+        next(filter(None, tuned), None)
+        or scope_refusal(prune.granularity, prune.scope)
+        or score_refusal(prune.criterion, prune.granularity)
+        or amount_refusal(prune.granularity, prune.amount)
+        or order_refusal(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
+    )
+
+
+def _techniques(lists: Lists) -> list[tuple[str, str, str, str]]:
+    """(label, criterion, granularity, scope), by the technique axis or by the three others."""
+    if "technique" not in lists:
+        triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
+        return [(techniques.label(*triple), *triple) for triple in triples]
+    found = []
+    for text in lists["technique"]:
+        known = techniques.resolve(*parse(text))
+        found.append((text, known.criterion, known.granularity, known.scope))
+    return found
+
+
+def _ruled(rules: Collection[Exclude], point: Point) -> frozenset[int]:
+    return frozenset(number for number, rule in enumerate(rules) if rule.matches(point))
+
+
+def _refusal(space: Space, base: _Base, branch: _Branch) -> str | None:
+    """Why a point is not run: the space says so, or it cannot be."""
+    if rules := base.ruled & branch.ruled:
+        return _rule_text(space.exclude[min(rules)])
+    if base.refusal or branch.refusal:
+        return base.refusal or branch.refusal
+    model, dataset, prune = base.dense.model, base.dense.dataset, branch.prune
+    return protect_refusal(model, dataset, prune.granularity, prune.protect) or criterion_refusal(
+        model, dataset, prune.criterion, prune.granularity, prune.protect
+    )
+
+
+@lru_cache(maxsize=256)
+def _rule_text(rule: Exclude) -> str:
+    said = ", ".join(f"{name}: {_either(chosen)}" for name, chosen in rule.given().items())
+    return f"exclude {{{said}}}"
+
+
+def _either(chosen: Choice) -> str:
+    return " or ".join(map(str, chosen)) if isinstance(chosen, tuple) else str(chosen)
+
+
+def _twice(first: PlannedTrial, base: _Base) -> str:
+    if first.requested_batch_size == base.requested:
+        return "the same point is in the space more than once: planned once"
+    return (
+        f"batch size {base.requested} and {first.requested_batch_size} are both the full batch of "
+        f"{base.dense.batch_size} images: planned once"
+    )

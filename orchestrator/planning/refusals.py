@@ -1,0 +1,155 @@
+"""Which combinations of values cannot be run, and why: asked of the networks and of the engine itself."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+import models
+from orchestrator.config import Prune, When, method_name
+from orchestrator.errors import SpaceError
+from orchestrator.images.datasets import info, split_sizes
+from orchestrator.stages import SAMPLES_PER_CLASS
+from orchestrator.walk.recovery import recoveries
+from pruning.criteria import criteria
+from pruning.engine import check_grouped, check_invert, groups_of, prune
+from pruning.granularity import amount_for, granularities
+from pruning.masking import protected_layers, prunable_layers
+from pruning.registry import parse
+from pruning.schedules import rounds_of, schedules
+
+Shape = tuple[int, int, int]
+
+
+def shape_of(dataset: str) -> tuple[Shape, int]:
+    """(input shape, number of classes) of a data set in full text."""
+    name, options = parse(dataset)
+    return info(name).input_shape, len(options.get("classes", range(info(name).num_classes)))
+
+
+@lru_cache(maxsize=1024)
+def train_size(dataset: str) -> int:
+    """Training images; with options a close guess, save for `digits`."""
+    name, options = parse(dataset)
+    return split_sizes(name, **options)[0]
+
+
+def model_refusal(model: str, dataset: str) -> str | None:
+    """Why the model takes no images of the data set."""
+    try:
+        _skeleton(model, *shape_of(dataset))
+    except (ValueError, TypeError, RuntimeError) as error:  # options are any literal: torch refuses some
+        return f"{model} on {dataset}: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def protect_refusal(model: str, dataset: str, granularity: str, protect: tuple[str, ...]) -> str | None:
+    """Why nothing is left to prune. SpaceError for a layer that the model does not have."""
+    net = _skeleton(model, *shape_of(dataset))
+    try:
+        kept = protected_layers(net, protect)
+    except ValueError as error:
+        raise SpaceError(f"{method_name(model)}: {error}") from error
+    layers = list(prunable_layers(net))
+    grouped = method_name(granularity) in ("unit", "channel")
+    # Rows of the output layer are classes, and leave only where they are all there is: as input features.
+    removable = set(layers[:-1] if grouped and len(layers) > 1 else layers)
+    if removable - kept:
+        return None
+    return f"protect [{', '.join(protect)}] leaves no {granularity} of {method_name(model)} to prune"
+
+
+@lru_cache(maxsize=4096)
+def scope_refusal(granularity: str, scope: str) -> str | None:
+    """Why the engine takes no such pair: tried on a network of three layers."""
+    net, batch = _three_layers()
+    try:
+        prune(net, amount=0.0, granularity=granularity, scope=scope, example_input=batch)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def score_refusal(criterion: str, granularity: str) -> str | None:
+    """Why the criterion cannot rank what the granularity removes."""
+    net, batch = _three_layers()
+    method, pattern = criteria.get(criterion), granularities.get(granularity)
+    try:
+        check_grouped(method, pattern, groups_of(net, pattern, example_input=batch))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _three_layers() -> tuple[nn.Module, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        layers = (nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    return nn.Sequential(*layers), torch.zeros(2, 2)
+
+
+@lru_cache(maxsize=4096)
+def amount_refusal(granularity: str, amount: float) -> str | None:
+    """Why a granularity takes no such amount."""
+    try:
+        amount_for(granularities.get(granularity), amount)
+    except ValueError as error:
+        return f"{granularity}: {error}"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def criterion_refusal(
+    model: str, dataset: str, criterion: str, granularity: str, protect: tuple[str, ...]
+) -> str | None:
+    """Why a criterion cannot rank this model's units, or has too few images of this data set to do so."""
+    method = criteria.get(criterion)
+    fewest = parse(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
+    if method.traits.get("data") and fewest < SAMPLES_PER_CLASS:
+        return f"{method.name} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {fewest}"
+    if not method.traits.get("norms"):
+        return None
+    shape, classes = shape_of(dataset)
+    with torch.random.fork_rng(devices=[]):
+        net = models.build(model, input_shape=shape, num_classes=classes)
+    batch = torch.zeros((2, *shape))
+    try:
+        prune(
+            net, amount=0.0, criterion=method, granularity=granularity, protect=protect, example_input=batch
+        )
+    except ValueError as error:
+        return f"{method_name(model)}: {error}"
+    return None
+
+
+@lru_cache(maxsize=64)
+def _skeleton(model: str, shape: Shape, num_classes: int) -> nn.Module:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return models.build(model, input_shape=shape, num_classes=num_classes)
+
+
+def order_refusal(prune: Prune, when: When, prepare: str, recover: str) -> str | None:
+    """Why pruning cannot be done at that moment, or in that order."""
+    schedule = schedules.get(prune.schedule)
+    if prune.control == "shuffle" and (rounds_of(schedule) > 1 or when == "during"):
+        return (
+            "control shuffle deals the masks out anew: it needs a schedule of one round, not during training"
+        )
+    if prune.control == "shuffle" and method_name(prune.granularity) != "weight":
+        return "control shuffle is for granularity weight: shuffled units would no longer be units"
+    try:
+        check_invert(schedule, invert=prune.control == "invert")
+    except ValueError as error:
+        return f"control invert: {error}"
+    if "tolerance" in schedule.options and when != "during":
+        return f"schedule {schedule.name} waits for layers to settle: it needs when: during"
+    if prepare != "none" and when != "after":
+        return "prepare trains on from the dense network: it needs when: after"
+    method = recoveries.get(recover)
+    if when == "init" and method.options.get("to"):
+        return f"recover {method} goes back to a trained network: at init there is none"
+    return None

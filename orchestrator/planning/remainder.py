@@ -1,0 +1,177 @@
+"""What of a plan is left to run, given what the store holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from orchestrator.comparing.records import PLAN, plan_record
+from orchestrator.config import STAGE_VERSION, method_name
+from orchestrator.described import params
+from orchestrator.errors import StoreError
+from orchestrator.language.ranges import Choice, Range
+from orchestrator.language.stops import Stop
+from orchestrator.launching.outcome import Ending, Past
+from orchestrator.launching.point import Point
+from orchestrator.planning.choosing import at
+from orchestrator.planning.expansion import Draw, Params, expand
+from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, grown
+from orchestrator.store import model_files
+from orchestrator.tracking import RunRow, Tracker
+from orchestrator.trial import measured_rounds
+
+
+def plan_text(plan: Plan, *, stop: Stop | None = None) -> str:
+    """The plan's record: every trial's key and axes, what was left out and why, how trials are stopped."""
+    rows = [
+        {
+            "key": trial.key,
+            "dense_key": trial.config.dense.key(),
+            **params(trial.config),
+            "requested_batch_size": trial.requested_batch_size,
+        }
+        for trial in plan.trials
+    ]
+    excluded = [{"reason": item.reason, "count": item.count} for item in plan.excluded]
+    early = {} if stop is None else {"stop": str(stop)}
+    return plan_record(rows, space=plan.space.name, excluded=excluded, **early, **_search(plan))
+
+
+def _search(plan: Plan) -> dict[str, object]:
+    """What a record says of a search; nothing for a grid."""
+    search = plan.space.search
+    if search.method == "grid":
+        return {}
+    return {
+        "search": {
+            "method": search.method,
+            "objectives": dict(search.objectives),
+            "planned": len(plan.trials) if plan.exhausted else plan.space.points,
+            "exhausted": plan.exhausted,
+        },
+        "asked": [{"params": dict(point.params), "keys": list(point.keys)} for point in plan.asked],
+    }
+
+
+def identity(plan: Plan, *, stop: Stop | None = None) -> str:
+    """What a sweep is known by: its plan, or, where that grows while it runs, what it is drawn from.
+
+    How many points are asked for is no part of that: a search that is to find more goes on with those it has.
+    """
+    space = plan.space
+    if space.search.method != "tpe":
+        return plan_text(plan, stop=stop)
+    choices = {**space.choices(), **space.axes.options}
+    said = {
+        "version": STAGE_VERSION,
+        "space": space.name,
+        "search": {**space.search.model_dump(), "trials": None},
+        "choices": _plain(choices),
+        "train": space.train.model_dump(),
+        "protect": space.protect,
+        "exclude": [_plain(rule.given()) for rule in space.exclude],
+        "numerics": asdict(plan.numerics),
+        "stop": str(stop),
+    }
+    return json.dumps(said, sort_keys=True)
+
+
+def _plain(choices: Mapping[str, Choice]) -> dict[str, object]:
+    return {name: asdict(one) if isinstance(one, Range) else one for name, one in choices.items()}
+
+
+def so_far(plan: Plan, tracker: Tracker, sweep: RunRow | None) -> Plan:
+    """The plan of a search with the points that its sweep has asked for already; any other plan as it is.
+
+    StoreError where the sweep's record is of other code.
+    """
+    empty = replace(plan, trials=(), dense=(), excluded=(), asked=(), exhausted=False)
+    if plan.space.search.method != "tpe" or sweep is None or not tracker.has(sweep, PLAN):
+        return plan
+    return _regrown(empty, json.loads(tracker.text(sweep, PLAN)))
+
+
+def _regrown(plan: Plan, content: Mapping[str, Any]) -> Plan:  # JSON
+    draws = [_draw(plan, asked["params"]) for asked in content["asked"]]
+    keys = [[trial.key for trial in draw.expansion.trials] for draw in draws if draw.expansion]
+    if keys != [asked["keys"] for asked in content["asked"]]:
+        raise StoreError(f"the points of the sweep {content['space']} have other keys by today's code")
+    excluded = tuple(Exclusion(item["reason"], item["count"]) for item in content["excluded"])
+    whole = grown(replace(plan, excluded=excluded), draws)
+    return replace(whole, exhausted=bool(content["search"]["exhausted"]))
+
+
+def _draw(plan: Plan, params: Params) -> Draw:
+    lists = at(plan.space, lambda name, choice: params[name])
+    return Draw(params, expand(plan.space, lists, plan.numerics))
+
+
+def missing_points(
+    plan: Plan, tracker: Tracker, *, retry_failed: bool, stop: Stop | None = None
+) -> tuple[list[Point], int]:
+    """The points to run, dense ones first, and how many trials of the plan need no run.
+
+    A training that diverged is a result; it and what waits for it run again only with `retry_failed`.
+    A trial that was stopped needs no run where the same rule stops.
+    """
+    keys = {trial.key for trial in plan.trials} | {dense.key() for dense in plan.dense}
+    done, diverged = set(_whole(tracker, tracker.finished(keys))), set[str]()
+    if not retry_failed:
+        diverged = {key for key, row in tracker.failed(keys - done).items() if row.tags.get("diverged")}
+    done |= diverged | _stopped(tracker, keys - done, stop)
+    todo = [t for t in plan.trials if t.key not in done and t.config.dense.key() not in diverged]
+    parents = {trial.config.dense.key() for trial in todo} - done
+    dense = [
+        Point(config.key(), f"dense {method_name(config.model)} seed {config.seed}", config)
+        for config in plan.dense
+        if config.key() in parents
+    ]
+    return [*dense, *(_trial_point(trial) for trial in todo)], len(plan.trials) - len(todo)
+
+
+def endings(
+    plan: Plan, tracker: Tracker, *, stop: Stop | None, open_keys: Collection[str]
+) -> dict[str, Ending]:
+    """How the trials of the plan ended that need no run, by their keys; `open_keys` are those to run."""
+    keys = {trial.key for trial in plan.trials} - set(open_keys)
+    finished, stopped = tracker.finished(keys), _stopped(tracker, keys, stop)
+    found = {key: Ending("stopped" if key in stopped else "failed", {}) for key in keys}
+    return found | {key: Ending("complete", row.metrics) for key, row in finished.items()}
+
+
+def _stopped(tracker: Tracker, keys: Collection[str], stop: Stop | None) -> set[str]:
+    return set() if stop is None else set(tracker.stopped(keys, str(stop)))
+
+
+def past_trials(plan: Plan, tracker: Tracker, stop: Stop) -> Iterator[Past]:
+    """The trials of the plan that are in the store, whole or stopped by the same rule, round by round."""
+    keys = {trial.key for trial in plan.trials}
+    rows = {**tracker.stopped(keys, str(stop)), **tracker.finished(keys)}
+    for trial in plan.trials:
+        if row := rows.get(trial.key):
+            table = json.loads(tracker.text(row, "rounds.json"))
+            dense = {f"dense_{name}": row.metrics[f"ipa/{name}"] for name in ("val_accuracy", "pq_index")}
+            dense["rounds"] = measured_rounds(trial.config)
+            measured = (dict(zip(table["columns"], line, strict=True)) for line in table["data"])
+            rounds = tuple({**m, **dense, "round": n} for n, m in enumerate(measured, start=1))
+            yield Past(trial.config, rounds, row.metrics.get("final/val_accuracy"))
+
+
+def _whole(tracker: Tracker, finished: Mapping[str, RunRow]) -> Iterator[str]:
+    """Keys of the runs whose files are there as they were written; others are tagged, to be done anew."""
+    for key, row in finished.items():
+        if model_files.looks_whole(tracker.local_folder(row, "model"), row.tags.get("manifest_sha256", "")):
+            yield key
+        else:
+            tracker.set_tag(row.run_id, "invalid", "its files are not as they were written")
+
+
+def _trial_point(trial: PlannedTrial) -> Point:
+    config = trial.config
+    about = f"{config.technique} {config.prune.amount:.4g}"
+    name = f"{about} {method_name(config.dense.model)} seed {config.dense.seed}"
+    parent = config.dense.key()
+    tags = {"dense_key": parent, "requested_batch_size": str(trial.requested_batch_size)}
+    return Point(trial.key, name, config, parent=parent, tags=tags)

@@ -1,0 +1,119 @@
+"""arch.json: how a saved network is built, typed and closed, within limits that are checked before it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+import models
+from orchestrator.errors import StoreError
+from orchestrator.store.checked_files import json_object
+
+LARGEST_ARCH = 10_000_000  # bytes; densenet121 takes 40,000
+MOST_PARAMETERS = 1_000_000_000  # 4 GB in float32
+MOST_ACTIVATIONS = 1_000_000_000  # numbers that all layers give out for two images
+NAMED = (TypeError, ValueError, RuntimeError, OverflowError)  # what builders and torch raise for bad sizes
+
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+Shape = tuple[Size, Size, Size]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Spent(_Closed):
+    """What a network had cost when it was saved; `micro_batch` images went through it at once."""
+
+    epochs: Count
+    train_seconds: Annotated[float, Field(ge=0)]
+    train_flops: Count
+    micro_batch: Count
+
+
+class Blueprint(_Closed):
+    """A network and the masks beside it. `parent`: the key of the dense network that has its weights."""
+
+    model: Annotated[str, Field(max_length=models.MAX_TEXT)]
+    input_shape: Shape
+    num_classes: Annotated[int, Field(ge=2, le=1_000_000)]
+    cut_widths: dict[str, list[Size]] | None = None
+    spent: Spent
+    mask_shapes: dict[str, list[Size]]
+    parent: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+    @classmethod
+    def read(cls, text: bytes, path: str) -> Blueprint:
+        """From arch.json; StoreError, in one line, that names the first field that is not as it has to be."""
+        json_object(text, path)  # refuses names that stand twice
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part)[:80] for part in first["loc"]) or "it"
+            raise StoreError(f"{path}: {field}: {first['msg'][:200]}; the network is not built") from error
+
+    @property
+    def built_as(self) -> tuple[str, Shape, int]:
+        """All that decides which network it is, before anything is cut out."""
+        return self.model, self.input_shape, self.num_classes
+
+    def outline(self) -> Mapping[str, Tensor]:
+        """The state dict as it has to be: shapes and types without storage. StoreError beyond the limits."""
+        return _outline(*self.built_as).state_dict()
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The same of the parameters alone."""
+        return dict(_outline(*self.built_as).named_parameters())
+
+    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The whole network with these weights, on the CPU, in eval mode."""
+        self.outline()
+        with torch.device("meta"):  # built without storage: nothing is drawn only to be overwritten
+            net = models.build(self.model, input_shape=self.input_shape, num_classes=self.num_classes)
+        net.to_empty(device="cpu")
+        net.load_state_dict(dict(weights))
+        return net.eval()
+
+
+@lru_cache(maxsize=8)
+def _outline(model: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            net = models.build(model, input_shape=input_shape, num_classes=num_classes).eval()
+            count = sum(parameter.numel() for parameter in net.parameters())
+            if count > MOST_PARAMETERS:
+                raise StoreError(f"{model[:80]} has {count:,} parameters; {MOST_PARAMETERS:,} is the most")
+            given = _activations(net, torch.empty((2, *input_shape)))
+    except NAMED as error:
+        reason = str(error).splitlines()[0][:200]
+        raise StoreError(
+            f"a network that cannot be built: {model[:80]} for {input_shape}: {reason}"
+        ) from error
+    if given > MOST_ACTIVATIONS:
+        raise StoreError(
+            f"{model[:80]} gives out {given:,} numbers for two images of {input_shape}; "
+            f"{MOST_ACTIVATIONS:,} is the most"
+        )
+    return net
+
+
+@torch.no_grad()
+def _activations(net: nn.Module, images: Tensor) -> int:
+    """Numbers that the layers give out for these images, which have no storage: nothing is computed."""
+    given: list[int] = [images.numel()]
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: given.append(output.numel()))
+        for module in net.modules()
+        if not list(module.children())
+    ]
+    net(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(given)

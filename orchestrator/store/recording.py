@@ -1,0 +1,208 @@
+"""A result as metrics, files and tags of its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.language.stops import Stop, stops
+from orchestrator.launching.point import Point
+from orchestrator.measure import LayerRow, Measurement
+from orchestrator.measuring.classes import ClassRow, class_metrics, class_rows, worst
+from orchestrator.measuring.compressed import compressed_bytes
+from orchestrator.store import model_files
+from orchestrator.store.environment import environment
+from orchestrator.store.parcel import Closing
+from orchestrator.store.writing import write
+from orchestrator.tracking import TAG_LENGTH, MetricPoint
+from orchestrator.training import EpochRecord
+from orchestrator.trial import Result
+from pruning.architecture import widths
+from pruning.phases import phases
+
+CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
+NOTES_LENGTH = 2000  # characters
+PER_ROUND = (
+    "accuracy",
+    "loss",
+    "val_accuracy",
+    "val_loss",
+    "sparsity",
+    "macs_effective",
+    "epochs",
+    "train_flops",
+)
+
+
+def record(
+    folder: Path,
+    end_ms: int,
+    *,
+    point: Point,
+    result: Result,
+    parent_held: bool,
+    stop: Stop | None,
+    peak_bytes: int | None = None,
+    marks: Mapping[str, str] | None = None,
+) -> Closing:
+    """Write the files of a result into an empty folder; how its run ends comes back.
+
+    `peak_bytes` is the most memory that its process took for it, if that is known; `marks` are more tags.
+    """
+    found = _phases(result, stop) if isinstance(point.config, TrialConfig) else []
+    # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
+    untouched = parent_held and isinstance(point.config, TrialConfig) and keeps_weights(point.config)
+    (folder / "model").mkdir()
+    manifest = model_files.save(
+        folder / "model",
+        result.last.state,
+        arch=_architecture(point.dense, result),
+        parent=point.parent if untouched else None,
+    )
+    for name, content in _tables(point, result, found).items():
+        write(folder / name, content)
+    tags = {"manifest_sha256": manifest, **_said(point.dense, result, found), **(marks or {})}
+    if result.stopped_because:
+        why = result.stopped_because[:TAG_LENGTH]
+        tags |= {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why}
+    key = None if result.stopped_because else point.key
+    return Closing("FINISHED", end_ms, tags, (*metric_points(result), *_bytes(result, peak_bytes)), key)
+
+
+def _tables(point: Point, result: Result, found: Sequence[str]) -> dict[str, str]:
+    """File name -> JSON, of every file beside the model."""
+    ops = {"unsupported": result.cost.unsupported, "not_counted": result.cost.other_ops}
+    return {
+        CONFIG: json.dumps(asdict(point.config), indent=1, sort_keys=True),
+        ENVIRONMENT: json.dumps(environment(), indent=1, sort_keys=True),
+        "layers.json": json.dumps(_table(result.last.layers)),
+        "rounds.json": json.dumps(_rounds_table(result, found)),
+        "confusion.json": json.dumps(result.last.confusion.tolist()),
+        "classes.json": json.dumps(_table(_classes(result))),
+        "operators.json": json.dumps(ops, indent=1, sort_keys=True),
+    }
+
+
+def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str, str]:
+    """Tags on how it went: notes, the last phase, the class that lost most, memory that ran out."""
+    planned = min(dense.numerics.micro_batch, dense.batch_size)
+    used = min(result.last.state.micro_batch, dense.batch_size)
+    tags = {"notes": notes} if (notes := _notes(result)) else {}
+    tags |= {"phase": found[-1]} if found else {}
+    lost = worst(_classes(result))
+    tags |= {"worst_class_drop": lost.label} if lost.drop > 0 else {}
+    return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})
+
+
+def _phases(result: Result, stop: Stop | None) -> list[str]:
+    """The phase of every round, the dense network's index before them.
+
+    A whole trial's own phases depend on nothing but itself; a stopped one's are those that stopped it.
+    """
+    indices = [result.ipa.pq_index, *(measured.measurement.pq_index for measured in result.rounds)]
+    method = stops.get(stop.text) if stop is not None and result.stopped_because else None
+    if method is None or method.name != "pq_index":
+        return phases(indices)[1:]
+    return phases(indices, delta=method.options["delta"], patience=method.options["patience"])[1:]
+
+
+def _rounds_table(result: Result, found: Sequence[str]) -> dict[str, list[Any]]:
+    """The measurements of every round; with their phases, if there are any."""
+    table = _table([measured.measurement for measured in result.rounds])
+    if not found:
+        return table
+    rows = [[*row, phase] for row, phase in zip(table["data"], found, strict=True)]
+    return {"columns": [*table["columns"], "phase"], "data": rows}
+
+
+def metric_points(result: Result) -> list[MetricPoint]:
+    """Every metric that the run of a result bears; one that was stopped has no final ones."""
+    final = {} if result.stopped_because else result.last.measurement.metrics("final")
+    points = [MetricPoint(name, value) for name, value in final.items()]
+    if not result.stopped_because:
+        points += [MetricPoint(f"final/{name}", v) for name, v in class_metrics(_classes(result)).items()]
+    points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
+    return [*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)]
+
+
+def _classes(result: Result) -> tuple[ClassRow, ...]:
+    return class_rows(result.data.class_names, dense=result.dense_confusion, pruned=result.last.confusion)
+
+
+def _bytes(result: Result, peak: int | None) -> Iterator[MetricPoint]:
+    """Apart from `metric_points`: another version of zstd, or another process, gives other numbers."""
+    if not result.stopped_because:
+        state = result.last.state
+        yield MetricPoint("final/bytes_compressed", float(compressed_bytes(state.weights, state.masks)))
+        if peak is not None:
+            yield MetricPoint("final/peak_memory_bytes", float(peak))
+
+
+def keeps_weights(config: TrialConfig) -> bool:
+    """Whether a trial's weights are its parent's, but for the dead ones."""
+    return (config.recover, config.when, config.prepare) == ("none", "after", "none")
+
+
+def _notes(result: Result) -> str:
+    """What there was to say of the rounds, each thing at the first round that had it."""
+    first: dict[str, str] = {}
+    for measured in result.rounds:
+        for note in measured.notes:
+            first.setdefault(note.removeprefix(note.partition(": ")[0]), note)
+    return "; ".join(first.values())[:NOTES_LENGTH]
+
+
+def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:
+    """How to build the network again; `cut_widths` are the layers' sizes once dead channels are out."""
+    return {
+        "model": dense.model,
+        "input_shape": list(result.data.input_shape),
+        "num_classes": result.data.num_classes,
+        "cut_widths": widths(result.last.net) if result.last.cut else None,
+    }
+
+
+def _curves(result: Result) -> Iterator[MetricPoint]:
+    """Loss and accuracy per epoch; the steps go on from round to round."""
+    step = 0
+    for measured in result.rounds:
+        for record in measured.history:
+            step += 1
+            yield from _epoch(record, step)
+
+
+def _epoch(record: EpochRecord, step: int) -> Iterator[MetricPoint]:
+    yield MetricPoint("train/loss", record.train_loss, step)
+    yield MetricPoint("train/accuracy", record.train_accuracy, step)
+    yield MetricPoint("val/loss", record.val_loss, step)
+    yield MetricPoint("val/accuracy", record.val_accuracy, step)
+    yield MetricPoint("train/lr", record.lr, step)
+    yield MetricPoint("train/seconds", record.seconds, step)
+
+
+def _rounds(result: Result) -> Iterator[MetricPoint]:
+    for number, measured in enumerate(result.rounds, start=1):
+        values = asdict(measured.measurement)
+        yield from (MetricPoint(f"round/{name}", float(values[name]), number) for name in PER_ROUND)
+        yield from (
+            MetricPoint(name, float(values[name]), number) for name in ("sparsity", "pq_index", "gini")
+        )
+
+
+def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
+    """Sparsity of each layer at step 0, where the pages draw it as a bar."""
+    return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows)
+
+
+def _table(
+    rows: Sequence[LayerRow | Measurement | ClassRow],
+) -> dict[str, list[Any]]:  # names, and cells of any type
+    """In the form that MLflow shows as a table."""
+    return {
+        "columns": [field.name for field in fields(rows[0])],
+        "data": [list(vars(row).values()) for row in rows],
+    }

@@ -1,0 +1,1 @@
+"""A trial is a walk over stages: dense -> (prune -> recover -> measure) x rounds."""

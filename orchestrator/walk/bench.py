@@ -1,0 +1,112 @@
+"""What the stages of a trial share: the state between two of them, and the bench on which they work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+import models
+from orchestrator.config import DenseConfig
+from orchestrator.data import Dataset
+from orchestrator.measure import Profile, profile
+from orchestrator.training import Book, EpochRecord
+from orchestrator.walk.extras import Loss, cross_entropy
+from pruning.masking import Group, Masks
+from pruning.structure import trace
+
+Report = Callable[[str, int, EpochRecord], None]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A network between two stages: its tensors, its masks, and what they have cost since init.
+
+    `micro_batch` is below the planned one where memory ran out: such a state promises no equal bits.
+    """
+
+    weights: dict[str, Tensor]
+    masks: Masks = field(default_factory=dict)
+    epochs: int = 0
+    train_seconds: float = 0.0
+    train_flops: int = 0
+    history: tuple[EpochRecord, ...] = ()
+    micro_batch: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all stages of one trial share: the configuration, the images, the cost of one of them.
+
+    `reference` is the trained dense network, once there is one; `loss` is what recoveries minimise,
+    and `taught` says that it runs the dense network as well. In `book` every training is written down.
+    """
+
+    config: DenseConfig
+    data: Dataset
+    cost: Profile
+    report: Report | None = None
+    reference: State | None = None
+    loss: Loss = cross_entropy
+    taught: bool = False
+    book: Book | None = None
+
+    def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:
+        """A network with the trial's initial weights, on the data's device."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.config.seed, draw, round))
+            return self._network().to(self.data.train.images.device)
+
+    def _network(self) -> nn.Module:
+        return models.build(
+            self.config.model, input_shape=self.data.input_shape, num_classes=self.data.num_classes
+        )
+
+    def trained(self) -> State:
+        """The dense network; RuntimeError before there is one."""
+        if self.reference is None:
+            raise RuntimeError("the dense network is asked for before it was trained")
+        return self.reference
+
+    def restore(self, state: State) -> nn.Module:
+        """The state's network, on the data's device."""
+        # Built without storage: nothing is drawn only to be overwritten.
+        net = self.outline().to_empty(device=self.data.train.images.device)
+        net.load_state_dict(state.weights)
+        return net
+
+    def outline(self) -> nn.Module:
+        """The network without storage: names, shapes and types."""
+        with torch.device("meta"):
+            return self._network()
+
+
+def seed_for(seed: int, stage: str, round: int) -> int:
+    """A seed for one stage, unrelated to those of its neighbours."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{round}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def make_bench(config: DenseConfig, data: Dataset, *, report: Report | None = None) -> Bench:
+    """The bench of a configuration; one image's cost is counted once in a process for each model."""
+    return Bench(config, data, _cost(config.model, data.input_shape, data.num_classes), report)
+
+
+def channel_groups(bench: Bench) -> tuple[Group, ...]:
+    """The channel groups of the bench's model; traced once in a process for each model and input."""
+    return _traced(bench.config.model, bench.data.input_shape, bench.data.num_classes)
+
+
+@lru_cache(maxsize=16)
+def _traced(model: str, input_shape: tuple[int, int, int], num_classes: int) -> tuple[Group, ...]:
+    net = models.build(model, input_shape=input_shape, num_classes=num_classes)
+    return trace(net, torch.zeros((2, *input_shape)))
+
+
+@lru_cache(maxsize=16)
+def _cost(model: str, input_shape: tuple[int, int, int], num_classes: int) -> Profile:
+    return profile(models.build(model, input_shape=input_shape, num_classes=num_classes), input_shape)
