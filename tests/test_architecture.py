@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -37,6 +38,7 @@ OWNERS = {
 HEAVY = {"torch", "ray", "mlflow", "optuna", "sklearn", "pandas", "matplotlib", "scipy"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Dotted module name -> file, for every module of the three packages."""
     paths = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
@@ -73,6 +75,7 @@ def _at_import(tree: ast.AST) -> Iterator[ast.AST]:
             yield from _at_import(node)
 
 
+@cache
 def imported_by(name: str, *, nested: bool = True) -> set[str]:
     path = modules()[name]
     package = name if path.stem == "__init__" else name.rpartition(".")[0]

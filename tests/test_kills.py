@@ -1,4 +1,4 @@
-"""Sweeps killed at random moments: driver or worker, `kill -9`, ten seeds. What is left is carried on.
+"""Sweeps killed again and again, driver or worker, at ten random moments, and carried on each time.
 
 Run as a script it prints the table of what happened: `python tests/test_kills.py`.
 """
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from functools import cache
@@ -40,7 +40,7 @@ train: {epochs: 10}
 recover: finetune(epochs=2)
 """
 TRIALS, DENSE = 16, 2
-SEEDS = range(10)
+STORMS = (range(5), range(5, 10))  # of kills, one after the other
 LONGEST = 240.0  # seconds that one sweep may take on a loaded machine
 TIMED = ("seconds", "peak_memory_bytes")  # what differs between two runs of equal bits
 
@@ -133,7 +133,7 @@ def finished(folder: Path) -> Counter[str]:
 def wait_for(process: subprocess.Popen[bytes], folder: Path, points: int, then_seconds: float) -> None:
     """Until so many points are finished, and a little longer; or until the sweep is over."""
     while process.poll() is None and len(finished(folder)) < points:
-        time.sleep(0.1)
+        time.sleep(0.3)
     with suppress(subprocess.TimeoutExpired):
         process.wait(then_seconds)
 
@@ -157,52 +157,73 @@ def victim(process: subprocess.Popen[bytes], kind: str, dice: random.Random) -> 
     return None
 
 
-def killed(seed: int, folder: Path) -> Row:
-    """One sweep, killed at a random moment, and carried on if need be."""
-    dice = random.Random(seed)
-    kind = ("driver", "worker")[seed % 2]
-    with sweeping(folder) as process:
-        wait_for(process, folder, dice.randrange(TRIALS + DENSE), dice.uniform(0.0, 1.0))
-        target = victim(process, kind, dice)
-        before = finished(folder)
-        if target is not None:
-            with suppress(psutil.NoSuchProcess):
-                target.kill()
-        code = process.wait(LONGEST)
-    if kind == "driver":
+def storm(seeds: Sequence[int], folder: Path) -> list[Row]:
+    """One sweep, killed once for each of the seeds at a random moment, and carried on as often as need be."""
+    hits: list[tuple[int, str, Counter[str], Counter[str]]] = []
+    left = list(seeds)
+    while left:
+        with sweeping(folder) as process:
+            while left and process.poll() is None:
+                hits.append(hit(process, folder, left.pop(0), to_come=len(left)))
+                if hits[-1][1] == "driver":
+                    break
+            code = process.wait(LONGEST)
+    if code:  # the last to be killed was the driver
         code = sweep(folder)
-    rows = runs(folder)
+    rows, ends, equal = runs(folder), finished(folder), bits(folder) == reference()
     starts = Counter(row.tags["point"] for row in rows)
-    return Row(
-        seed=seed,
-        killed=kind if target is not None else "nobody",
-        finished_then=len(before),
-        unfinished_then=TRIALS + DENSE - len(before),
-        again=sum(starts[key] > 1 for key in before),
-        duplicates=sum(count > 1 for count in finished(folder).values()),
-        left_running=sum(row.status == "RUNNING" for row in rows),
-        exit_code=code,
-        bits_equal=bits(folder) == reference(),
-    )
+    return [
+        Row(
+            seed=seed,
+            killed=kind,
+            finished_then=len(before),
+            unfinished_then=TRIALS + DENSE - len(before),
+            again=sum(starts[key] > started[key] for key in before),
+            duplicates=sum(count > 1 for count in ends.values()),
+            left_running=sum(row.status == "RUNNING" for row in rows),
+            exit_code=code,
+            bits_equal=equal,
+        )
+        for seed, kind, before, started in hits
+    ]
+
+
+def hit(
+    process: subprocess.Popen[bytes], folder: Path, seed: int, *, to_come: int
+) -> tuple[int, str, Counter[str], Counter[str]]:
+    """Kill the driver (even seeds) or a worker; what was finished, how often each point was begun."""
+    dice, kind = random.Random(seed), ("driver", "worker")[seed % 2]
+    now = len(finished(folder))
+    most = max(1, (TRIALS + DENSE - now) // (to_come + 1))  # the kills to come find something to kill
+    wait_for(process, folder, now + dice.randrange(most + 1), dice.uniform(0.0, 1.0))
+    target = victim(process, kind, dice)
+    before, started = finished(folder), Counter(row.tags["point"] for row in runs(folder))
+    if target is not None:
+        with suppress(psutil.NoSuchProcess):
+            target.kill()
+    return seed, kind if target is not None else "nobody", before, started
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_killed_sweep_loses_and_repeats_nothing(seed: int, tmp_path: Path) -> None:
-    row = killed(seed, tmp_path)
-    assert (row.again, row.duplicates, row.left_running, row.exit_code) == (0, 0, 0, 0), row
-    assert row.bits_equal, row
+@pytest.mark.parametrize("seeds", STORMS, ids=str)
+def test_a_sweep_that_is_killed_again_and_again_loses_and_repeats_nothing(
+    seeds: Sequence[int], tmp_path: Path
+) -> None:
+    rows = storm(seeds, tmp_path)
+    assert len(rows) == len(seeds)
+    assert sum(row.killed == "nobody" for row in rows) <= 1, rows
+    for row in rows:
+        assert (row.again, row.duplicates, row.left_running, row.exit_code) == (0, 0, 0, 0), row
+        assert row.bits_equal, row
 
 
 def main() -> None:
     names = [field.name.replace("_", " ") for field in fields(Row)]
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
-    for seed in SEEDS:
+    for seeds in STORMS:
         with tempfile.TemporaryDirectory() as name:
-            print(
-                "| " + " | ".join(str(value) for value in astuple(killed(seed, Path(name)))) + " |",
-                flush=True,
-            )
+            for row in storm(seeds, Path(name)):
+                print("| " + " | ".join(str(value) for value in astuple(row)) + " |", flush=True)
 
 
 if __name__ == "__main__":

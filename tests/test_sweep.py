@@ -168,15 +168,17 @@ def test_an_epoch_that_takes_minutes_does_not_hold_up_the_end(tmp_path: Path) ->
     assert not [child for child in psutil.Process().children() if "ray" in child.name()]
 
 
-def test_a_trial_sees_the_one_gpu_that_it_holds() -> None:
+def test_a_trial_sees_the_one_gpu_that_it_holds(tmp_path: Path) -> None:
     """Ray believes in two GPUs; no CUDA is needed to be shown one."""
 
-    def seen() -> str:
-        time.sleep(5)  # all four are at it at once
+    def seen(number: int) -> str:
+        (tmp_path / str(number)).touch()
+        while len(list(tmp_path.iterdir())) < 4:  # all four are at it at once
+            time.sleep(0.1)
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
     halves = Resources(cpus=4, gpus=2, gpus_per_trial=0.5, concurrent=4)
     with own(halves):
         task = ray.remote(num_cpus=halves.share["CPU"], num_gpus=halves.share["GPU"])(seen)
-        assert sorted(ray.get([task.remote() for _ in range(4)])) == ["0", "0", "1", "1"]
+        assert sorted(ray.get([task.remote(number) for number in range(4)])) == ["0", "0", "1", "1"]
     assert not ray.is_initialized()

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator import tracking
-from orchestrator.comparing.figures import accuracy_against_sparsity
-from orchestrator.comparing.records import PLAN, frame, joined
-from orchestrator.comparing.summary import PICTURE, REPORT, TABLES, Preview, Summary
-from orchestrator.comparing.tables import markdown, tables
+from orchestrator.comparing.records import PLAN, frame
+from orchestrator.comparing.summary import Preview, Summary
 from orchestrator.config import DenseConfig, Device, Precision
 from orchestrator.errors import SpaceError, UsageError
 from orchestrator.images.dataset_files import check
 from orchestrator.language.stops import Stop, stops
 from orchestrator.language.values import method
 from orchestrator.launching import running
+from orchestrator.launching.concluding import conclude
 from orchestrator.launching.outcome import Ended
 from orchestrator.launching.point import Point
 from orchestrator.launching.repeating import COMMAND, command
+from orchestrator.launching.request import ASKED, request_of
 from orchestrator.launching.resources import of_machine
 from orchestrator.launching.running import Options
-from orchestrator.pages.sweep_page import links, tell
 from orchestrator.planning.plan import Plan, expected, make_plan
 from orchestrator.planning.remainder import (
     _stopped,
@@ -34,19 +34,17 @@ from orchestrator.planning.remainder import (
     plan_text,
     so_far,
 )
-from orchestrator.report import html_report
 from orchestrator.space import Space
 from orchestrator.store.address import exists, store_folder
 from orchestrator.store.claim import beating, claim
 from orchestrator.store.environment import environment
 from orchestrator.store.room import check_room, give_up_if_full
 from orchestrator.store.settling import check_none_elsewhere, deliver_left, settle
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import OpenRun, RunRow, Tracker
+from orchestrator.transfer.kept import keep
 from pruning.registry import parse
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from orchestrator.planning.asking import Asking
 
 
@@ -83,110 +81,122 @@ def launch(space: Space, options: Options, *, uri: str) -> Summary:
     """Run what the store does not hold yet. DataError and StoreError come before any training."""
     plan = make_plan(space, device=options.device, precision=options.precision)
     _check_something_to_run(plan)
-    searched = space.search.method == "tpe"
     stop = stop_rule(space, options.stop)
     if not exists(uri) and options.address is None:  # nothing is written where the data are missing
         _check_data(_datasets(plan, plan.dense))
     tracking.initialise(uri)
-    tracker = Tracker(uri, space.name)
     deliver_left(uri)
+    tracker = Tracker(uri, space.name)
+    wanted = _Wanted(tracker, options, stop)
     with tracker.reaching():
-        digest, before = _digest(plan, stop), _sweep_before(tracker, plan, stop)
-        plan = so_far(plan, tracker, before)
-        points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed, stop=stop)
-        to_come = points
-        if searched:  # of which more will be asked for
-            to_come, _ = missing_points(expected(plan), tracker, retry_failed=False, stop=stop)
-    check_room(to_come, store_folder(uri))
-    datasets = _datasets(plan, [point.dense for point in points])
+        before = _sweep_before(tracker, plan, stop)
+        left = wanted.left(plan, before)
+    check_room(left.to_come, store_folder(uri))
+    datasets = _datasets(left.plan, [point.dense for point in left.points])
     if options.address is None:  # the nodes of a cluster are asked for theirs
         _check_data(datasets)
-    if before is not None and not points and plan.complete and before.status == "FINISHED":
-        return Summary(plan, before, frame(tracker, before), Ended(()), reused)
+    if before is not None and not left.points and left.plan.complete and before.status == "FINISHED":
+        wanted.remember(space, before)
+        return Summary.of_plan(left.plan, before, frame(tracker, before), Ended(()), left.reused)
     with (
         running.cluster(options, tracker, datasets),
-        claim(tracker, digest, name=space.name) as run,
+        claim(tracker, _digest(plan, stop), name=space.name) as run,
         beating(tracker, run),
     ):
-        with tracker.reaching():
-            tracker.set_tag(run.run_id, COMMAND, command(space, options))
-            sweep = tracker.row(run.run_id)
-            plan = so_far(plan, tracker, sweep)
-            points, reused = missing_points(plan, tracker, retry_failed=options.retry_failed, stop=stop)
-            facts = json.dumps(environment(), indent=1, sort_keys=True)
-            tracker.upload(run.run_id, {"space.yaml": space.text, "environment.json": facts})
-            tracker.rewrite(sweep, PLAN, plan_text(plan, stop=stop))
-            source = _source(plan, points, tracker, sweep, retry_failed=options.retry_failed, stop=stop)
-        ended = Ended(())
-        if points or (source is not None and not source.over):
-            past = () if stop is None else tuple(past_trials(plan, tracker, stop))
-            ended = running.run(
-                points,
-                tracker,
-                run.run_id,
-                options,
-                reused=reused,
-                reused_dense=len(plan.dense) - sum(point.parent is None for point in points),
-                stop=stop,
-                past=past,
-                source=source,
-                planned=space.points if searched else 0,
-            )
-        if source is not None:
-            plan, reused = source.plan, reused + source.found
-        run.status = "KILLED" if ended.signal else "FINISHED"
-        give_up_if_full(tracker, run.run_id, ended, to_come)
-        results = settle(uri, run.run_id, ended, partial(_conclude, tracker, sweep, space, ended))
-        if options.address is not None:
-            check_none_elsewhere(results, ended)
-    return Summary(plan, sweep, results, ended, reused)
+        return _owned(plan, wanted, run)
 
 
-def _source(
-    plan: Plan,
-    points: Collection[Point],
-    tracker: Tracker,
-    sweep: RunRow,
-    *,
-    retry_failed: bool,
-    stop: Stop | None,
-) -> Asking | None:
-    """What asks for the points of a search as results come in; `points` of it are yet to run."""
-    if plan.space.search.method != "tpe":
-        return None
-    from orchestrator.planning.asking import Asking  # optuna is for searches alone
+@dataclass(frozen=True)
+class _Left:
+    """A plan as far as it is known, its points that are to be run, and all that may still come."""
 
-    source = Asking(plan, tracker, sweep, retry_failed=retry_failed, stop=stop)
-    source.recall(points)
-    return source
+    plan: Plan
+    points: Sequence[Point]
+    reused: int
+    to_come: Sequence[Point]
 
 
-def _conclude(tracker: Tracker, sweep: RunRow, space: Space, ended: Ended) -> DataFrame:
-    """What the sweep's run shows in the end; done twice, it shows the same."""
-    if ended.signal:
-        tracker.close_children(sweep.run_id, "interrupted")
-    known = joined(tracker, sweep)
-    results = known.results
-    tell(tracker, sweep, space=space, results=results)
-    if (results["status"] == "finished").any() and not ended.signal:  # who stops a sweep does not wait
-        table = markdown(tables(results))
-        picture = accuracy_against_sparsity(results, title=space.name)
-        report = html_report(tracker, sweep, known=known)
-        tracker.upload(sweep.run_id, {PICTURE: picture, TABLES: table, REPORT: report})
-        about = f"{links(tracker, sweep)}\n\n{space.about}"
-        tracker.set_tag(sweep.run_id, tracking.NOTE, note(sweep.run_id, about, table))
-    return results
+@dataclass(frozen=True)
+class _Wanted:
+    """How a plan's points are to be run, and where they are recorded."""
+
+    tracker: Tracker
+    options: Options
+    stop: Stop | None
+
+    def left(self, plan: Plan, sweep: RunRow | None) -> _Left:
+        """What is left of a plan of which `sweep` may have recorded more."""
+        plan, retry = so_far(plan, self.tracker, sweep), self.options.retry_failed
+        points, reused = missing_points(plan, self.tracker, retry_failed=retry, stop=self.stop)
+        to_come = points
+        if plan.space.search.method == "tpe":  # of which more will be asked for
+            to_come, _ = missing_points(expected(plan), self.tracker, retry_failed=False, stop=self.stop)
+        return _Left(plan, points, reused, to_come)
+
+    def source(self, left: _Left, sweep: RunRow) -> Asking | None:
+        """What asks for the points of a search as results come in."""
+        if left.plan.space.search.method != "tpe":
+            return None
+        from orchestrator.planning.asking import Asking  # optuna is for searches alone
+
+        retry = self.options.retry_failed
+        source = Asking(left.plan, self.tracker, sweep, retry_failed=retry, stop=self.stop)
+        source.recall(left.points)
+        return source
+
+    def remember(self, space: Space, sweep: RunRow) -> None:
+        """Whose plan it is, so that the same request is answered at once when all of it is done."""
+        request = request_of(space, self.options)
+        asked = None if request is None else request.sha256()
+        if asked is not None and sweep.tags.get(ASKED) != asked:
+            self.tracker.try_tag(sweep.run_id, ASKED, asked)
+
+    def write_down(self, plan: Plan, sweep: RunRow) -> None:
+        """What is going to be run, where and by which command."""
+        self.tracker.set_tag(sweep.run_id, COMMAND, command(plan.space, self.options))
+        facts = json.dumps(environment(), indent=1, sort_keys=True)
+        self.tracker.upload(sweep.run_id, {"space.yaml": plan.space.text, "environment.json": facts})
+        self.tracker.rewrite(sweep, PLAN, plan_text(plan, stop=self.stop))
+        self.remember(plan.space, sweep)
+        if plan.space.ancestor is not None:
+            keep(self.tracker, sweep, plan.space.ancestor)
+
+    def run(self, left: _Left, sweep: RunRow, source: Asking | None) -> Ended:
+        """Run what is left, if anything is, and what the source asks for."""
+        if not left.points and (source is None or source.over):
+            return Ended(())
+        return running.run(
+            left.points,
+            self.tracker,
+            sweep.run_id,
+            self.options,
+            reused=left.reused,
+            reused_dense=len(left.plan.dense) - sum(point.parent is None for point in left.points),
+            stop=self.stop,
+            past=() if self.stop is None else tuple(past_trials(left.plan, self.tracker, self.stop)),
+            source=source,
+            planned=0 if source is None else left.plan.space.points,
+        )
 
 
-def note(run_id: str, about: str, table: str) -> str:
-    """The description of a sweep's page: what it is, its picture, and as much of the tables as fits."""
-    picture = f"![accuracy against sparsity](/get-artifact?path={PICTURE}&run_uuid={run_id})"
-    head = f"{about}\n\n{picture}\n\nThe whole report is the artifact {REPORT}.\n\n"
-    if len(head) + len(table) <= tracking.NOTE_LENGTH:
-        return head + table
-    rest = f"\n\nThe rest is in the artifact {TABLES}."
-    whole_lines = table[: tracking.NOTE_LENGTH - len(head) - len(rest)].rpartition("\n")[0]
-    return head + whole_lines + rest
+def _owned(plan: Plan, wanted: _Wanted, run: OpenRun) -> Summary:
+    """Run what is left, as the one owner of the sweep's run, and record what came of it."""
+    tracker = wanted.tracker
+    with tracker.reaching():
+        sweep = tracker.row(run.run_id)
+        left = wanted.left(plan, sweep)
+        wanted.write_down(left.plan, sweep)
+        source = wanted.source(left, sweep)
+    ended = wanted.run(left, sweep, source)
+    run.status = "KILLED" if ended.signal else "FINISHED"
+    give_up_if_full(tracker, run.run_id, ended, left.to_come)
+    shown = partial(conclude, tracker, sweep, plan.space, ended)
+    results = settle(tracker.uri, run.run_id, ended, shown)
+    if wanted.options.address is not None:
+        check_none_elsewhere(results, ended)
+    if source is None:
+        return Summary.of_plan(left.plan, sweep, results, ended, left.reused)
+    return Summary.of_plan(source.plan, sweep, results, ended, left.reused + source.found)
 
 
 def _digest(plan: Plan, stop: Stop | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import ray
-from ray._private import ray_constants, utils
+from ray._private import ray_constants, services, utils
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
@@ -36,6 +36,7 @@ OWN = IN_WORKERS | {
     "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),  # it logs to the terminal
 }
 CONNECT_SECONDS = 5.0
+LOCAL = ("127.0.0.1", "localhost", "::1")
 for _name in ("ray", "ray.tune", "ray.tune.execution.tune_controller"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 Node = Mapping[str, Any]  # as ray.nodes() gives it
@@ -76,7 +77,10 @@ def own(resources: Resources) -> Iterator[None]:
 def joined(address: str) -> Iterator[None]:
     """A Ray cluster that somebody else has started. ClusterError where there is none."""
     _knock(address)
-    with _loopback(only=False), tempfile.TemporaryDirectory(prefix="orchestrate-cwd-") as empty:
+    with (
+        _loopback(only=_on_loopback(address)),
+        tempfile.TemporaryDirectory(prefix="orchestrate-cwd-") as empty,
+    ):
         _start(
             f"no Ray cluster could be joined at {address}",
             address=address,
@@ -117,6 +121,14 @@ def _knock(address: str) -> None:
             f"no Ray cluster answers at {address}: {error}; `ray status` on its head shows whether it runs, "
             "and without --address and RAY_ADDRESS a sweep starts a Ray of its own"
         ) from error
+
+
+def _on_loopback(address: str) -> bool:
+    """Whether a head here listens as 127.0.0.1, for which Ray would put another address of this machine."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None) or ""
+    host, _, port = address.rpartition(":")
+    return host in LOCAL and f"127.0.0.1:{port}" in services.find_gcs_addresses()  # type: ignore[no-untyped-call]  # ray's
 
 
 def _shut_down() -> None:
