@@ -234,6 +234,10 @@ def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, t
         return False
 
     words = ["sweep", "--space", "lost.yaml", "--device", "cpu", "--address", head]
+    words += [
+        "--set",
+        "train.epochs=120",
+    ]  # so that the first node has not done all of it before the second begins
     done: list[subprocess.CompletedProcess[str]] = []
     sweep = Thread(target=lambda: done.append(orchestrate(*words, cwd=tmp_path, MLFLOW_TRACKING_URI=server)))
     with second_node(head):

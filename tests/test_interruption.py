@@ -54,6 +54,14 @@ def test_what_may_be_cut_off_is_cut_off_within_what_is_held() -> None:
             pytest.fail("it has come already")
 
 
+def test_what_came_in_a_block_that_is_over_cuts_off_nothing() -> None:
+    with held():
+        press()
+    assert received() == signal.SIGINT
+    with heeded():
+        pass
+
+
 def test_handlers_that_others_put_in_place_are_replaced() -> None:
     before = signal.getsignal(signal.SIGTERM)
     take_back()  # outside nothing is ours

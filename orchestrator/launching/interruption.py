@@ -51,6 +51,11 @@ def tell_no_room(reason: str) -> None:
     _state.no_room = _state.no_room or reason
 
 
+def pending() -> bool:
+    """Whether a signal has come within the block that handles them now, and not in one that is over."""
+    return bool(_state.depth and _state.received)
+
+
 @contextmanager
 def listening(last_words: str) -> Iterator[None]:
     """The first signal raises KeyboardInterrupt, unless it is `held`; a second one prints and exits."""
@@ -78,7 +83,7 @@ def heeded() -> Iterator[None]:
     """Within `held`: KeyboardInterrupt at once, all the same, if a signal comes or has come already."""
     before, _state.holding = _state.holding, 0
     try:
-        if _state.received:
+        if pending():
             raise KeyboardInterrupt(RAISED)
         yield
     finally:

@@ -17,7 +17,7 @@ from ray._private import ray_constants, services, utils
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
-from orchestrator.launching.interruption import RAISED, heeded, received, take_back
+from orchestrator.launching.interruption import RAISED, heeded, pending, take_back
 from orchestrator.launching.resources import Resources
 from orchestrator.sweep.patience import impatient, kill_rays
 
@@ -98,7 +98,7 @@ def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
         ray.shutdown()  # what has started of it
-        if received():  # in the midst of Ray's C++ it comes out as a SystemError
+        if pending():  # in the midst of Ray's C++ it comes out as a SystemError
             raise KeyboardInterrupt(RAISED) from None
         reason = " ".join(str(error).split())[:300]
         raise ClusterError(f"{failure}: {reason}") from error
