@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test check bench docs ui clean clean-store
+.PHONY: help install sweep test check bench bench-full docs ui clean clean-store
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,17 @@ check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
 	$(BIN)/pytest tests/test_architecture.py
 	$(BIN)/pytest tests/test_docs.py
 
-bench: $(STAMP)  ## side-by-side measurements with peers
-	@shopt -s nullglob; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: export OMP_NUM_THREADS := 1
+bench: $(STAMP)  ## side-by-side measurements with peers, and their page
+	$(BIN)/python -m benchmarks
+	$(BIN)/python docs/write_benchmarks.py
+
+bench-full: export OMP_NUM_THREADS := 1
+bench-full: $(STAMP)  ## the same at full size, and what cutting out saves: hours
+	$(BIN)/python -m benchmarks --full
+	$(BIN)/python benchmarks/cut_networks.py
+	$(BIN)/python benchmarks/measured_speedup.py
+	$(BIN)/python docs/write_benchmarks.py
 
 docs: $(STAMP)  ## the documentation as pages, in site/
 	$(BIN)/python docs/write_methods.py

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 SMALLEST = 8  # pixels, each side: three transitions halve the map
 SMALL_STEM_BELOW = 64  # pixels: torchvision's own stem halves twice more
+NAME_OF_BEFORE = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
 
 
 def densenet121(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -30,6 +33,11 @@ def densenet121(input_shape: tuple[int, int, int], num_classes: int) -> nn.Modul
     if small or channels != 3:
         features.conv0 = _stem(channels, small=small)
     return net
+
+
+def present_name(name: str) -> str:
+    """The name that a tensor has today; in torchvision's pre-trained files `norm1` is `norm.1`."""
+    return NAME_OF_BEFORE.sub(r"\1\2", name)
 
 
 def _stem(channels: int, *, small: bool) -> nn.Conv2d:

@@ -23,6 +23,7 @@ Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 When = Literal["after", "init", "during"]
 Control = Literal["none", "shuffle", "invert"]
+Start = Literal["scratch", "weights", "masked"]
 Json = Any  # what json can write
 
 # Images that one forward and backward pass may hold; larger batches accumulate gradients.
@@ -32,7 +33,10 @@ MICRO_BATCH_OTHERS = 256
 
 @dataclass(frozen=True)
 class Train:
-    """The recipe of a dense training; recoveries start from it. `lr` is the peak, `epochs` whole."""
+    """The recipe of a dense training; recoveries start from it. `lr` is the peak, `epochs` whole.
+
+    `channels_last` is the order of images and filters in memory: faster convolutions, with other bits.
+    """
 
     epochs: int = 10
     optimizer: str = "adam"
@@ -44,6 +48,7 @@ class Train:
     warmup_epochs: int = 0
     clip_norm: float = 0.0
     augment: str = "none"
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,11 @@ class Numerics:
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """One dense training. `batch_size` is the effective one, never above the training set."""
+    """One dense training. `batch_size` is the effective one, never above the training set.
+
+    `start`: from a fresh draw, from an ancestor's weights, or from these under its masks, which stay.
+    `ancestor_sha256` is that of the ancestor's manifest: its content, wherever it lies.
+    """
 
     model: str
     dataset: str
@@ -83,13 +92,15 @@ class DenseConfig:
     seed: int
     train: Train
     numerics: Numerics
+    start: Start = "scratch"
+    ancestor_sha256: str = ""
 
     def key(self) -> str:
         return self._own_key
 
     @cached_property
     def _own_key(self) -> str:
-        return _key("dense", asdict(self))
+        return _key("dense", _told(self))
 
 
 @dataclass(frozen=True)
@@ -137,12 +148,23 @@ def method_name(text: str) -> str:
 
 
 def flat(config: DenseConfig) -> Iterator[tuple[str, Json]]:
-    """(dotted name, value) for every field."""
-    for name, value in asdict(config).items():
+    """(dotted name, value) for every field; of transfer only where a training starts from an ancestor."""
+    for name, value in _told(config).items():
         if isinstance(value, Mapping):
             yield from ((f"{name}.{inner}", item) for inner, item in value.items())
         else:
             yield name, value
+
+
+def _told(config: DenseConfig) -> dict[str, Json]:
+    """All fields but those that came later and have their default: keys of before stay."""
+    told = {name: value for name, value in asdict(config).items() if LATER.get(name, ...) != value}
+    return {**told, "train": recipe_told(told["train"])}
+
+
+def recipe_told(recipe: Mapping[str, Json]) -> dict[str, Json]:
+    """The same of a recipe's fields."""
+    return {name: value for name, value in recipe.items() if LATER.get(f"train.{name}", ...) != value}
 
 
 def _key(stage: str, content: Mapping[str, Json]) -> str:
@@ -151,4 +173,5 @@ def _key(stage: str, content: Mapping[str, Json]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+LATER: Mapping[str, Json] = {"start": "scratch", "ancestor_sha256": "", "train.channels_last": False}
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))

@@ -137,18 +137,20 @@ def load(
     )
 
 
-def batches(size: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
+def batches(
+    size: int, batch_size: int, generator: Generator, *, device: torch.device | None = None
+) -> Iterator[Tensor]:
     """Indices that cover 0 .. size-1 once, shuffled, batch_size at a time; the last one may be short.
 
     A last image on its own joins the batch before it: batch norm has no statistics of one image. All
-    of the order is drawn by the call itself, on the generator's device.
+    of the order is drawn by the call itself, on the generator's device, and moved to `device` as a whole.
     """
     import torch
 
     if size < 1 or batch_size < 1:
         raise ValueError(f"size={size}, batch_size={batch_size}: both are 1 or more")
     order = torch.randperm(size, generator=generator, device=generator.device)
-    parts = list(torch.split(order, batch_size))
+    parts = list(torch.split(order.to(device or generator.device), batch_size))
     if batch_size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return iter(parts)

@@ -44,7 +44,8 @@ class Source(Protocol):
 class DagSearcher(Searcher):
     """Hands points to Tune: those without an unfinished parent first, children as parents finish.
 
-    `listen` hears of every end. A failed parent fails its children, with its reason. With a `source`,
+    `listen` hears of every end. A failed dense network fails its trials, with its reason; a control goes
+    alone where the trial that it was to walk along has no rounds for it. With a `source`,
     more are asked for where one of the `room` workers would be idle. `died` words the end of one
     without a result.
     """
@@ -84,8 +85,8 @@ class DagSearcher(Searcher):
         fresh = [point for point in points if point.key not in self._open and point.key not in self._lost]
         self._open |= {point.key for point in fresh}
         for point in fresh:
-            if point.parent in self._lost:
-                self._end(Outcome(point, None, _for_want_of(self._lost[point.parent])))
+            if (reason := self._lost.get(point.dense.key())) is not None:
+                self._end(Outcome(point, None, _for_want_of(reason)))
             elif point.parent in self._open and point.parent is not None:
                 self._waiting.setdefault(point.parent, []).append(point)
             else:
@@ -118,7 +119,10 @@ class DagSearcher(Searcher):
             self._source.ended(outcome)
         self._listen(outcome)
         for child in children if outcome.metrics is None else ():
-            self._end(Outcome(child, None, _for_want_of(outcome.reason)))
+            if outcome.point.dense.key() in self._lost:
+                self._end(Outcome(child, None, _for_want_of(self._lost[child.dense.key()])))
+            else:
+                self._ready.append(child)
 
     def __getstate__(self) -> dict[str, Any]:  # Tune pickles its searcher
         """Nothing of the plan: a sweep is carried on from the store, never from Tune's own files."""

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from orchestrator.config import TRAIN_FIELDS
 from orchestrator.errors import SpaceError, unknown
@@ -25,6 +26,7 @@ from orchestrator.language.stops import WITHIN
 from orchestrator.language.value_types import Closed, Recovery, StopRule
 from orchestrator.language.values import MAX_POINTS, as_list
 from orchestrator.language.yaml_text import MAX_BYTES, Document, Path, Plain
+from orchestrator.transfer.heritage import Heritage
 
 SPACES = File(__file__).parent / "spaces"
 MAX_MESSAGE = 500  # characters; a value of any length may be in it
@@ -37,7 +39,10 @@ def _sorted_names(value: Plain) -> Plain:
 
 
 class Space(Closed):
-    """A search space. `name`, `text` (the source) and `sets` (what --set changed) are no keys of a file."""
+    """A search space. No keys of a file: `name`, `text` (the source), `sets` (what --set changed).
+
+    `ancestor`, of --from, is none either.
+    """
 
     version: Literal[1] = 1
     about: str = ""
@@ -52,6 +57,7 @@ class Space(Closed):
     name: str
     text: str
     sets: tuple[str, ...] = ()
+    ancestor: SkipJsonSchema[InstanceOf[Heritage] | None] = None
 
     @property
     def points(self) -> int:
@@ -108,7 +114,8 @@ class _PlacedError(ValueError):
         self.path = path
 
 
-FILE_KEYS = tuple(key for key in Space.model_fields if key not in ("name", "text", "sets"))
+NO_KEYS = ("name", "text", "sets", "ancestor")
+FILE_KEYS = tuple(key for key in Space.model_fields if key not in NO_KEYS)
 
 
 def names() -> list[str]:

@@ -22,19 +22,27 @@ from orchestrator.training import Underway, train
 from orchestrator.walk.bench import Bench, State, channel_groups, make_bench, seed_for
 from orchestrator.walk.checkpoint import snapshot
 from orchestrator.walk.extras import Extras
+from orchestrator.walk.inheritance import Ancestor
 from orchestrator.walk.recipe import Phase
 from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
 from pruning.engine import groups_of, prune
-from pruning.masking import Group, Masks, apply_masks
+from pruning.masking import Group, Masks, masked
 
 Hooks = Callable[[nn.Module], Extras]
 SAMPLES_PER_CLASS = 10  # images per class for criteria that look at data (SNIP, GraSP: >= 10)
 
 
 def initial(bench: Bench, *, draw: str = "init", round: int = 0) -> State:
-    """The untrained network; another `draw` or round gives other initial weights."""
-    return State(snapshot(bench.build(draw=draw, round=round)), micro_batch=bench.config.numerics.micro_batch)
+    """The untrained network, or what it inherits; another `draw` or round gives other initial weights.
+
+    Whatever is inherited, another draw is a fresh one: its masks are those of who asks for it.
+    """
+    weights, masks = snapshot(bench.build(draw=draw, round=round)), Masks()
+    if bench.config.start != "scratch" and draw == "init":
+        weights, kept = bench.inherited(weights)
+        masks = kept if bench.config.start == "masked" else masks
+    return State(weights, masks, micro_batch=bench.config.numerics.micro_batch)
 
 
 def dense(bench: Bench, *, epochs: int | None = None) -> State:
@@ -125,10 +133,8 @@ def prune_round(
     bench: Bench, config: TrialConfig, state: State, groups: Sequence[Group] | None, *, round: int
 ) -> State:
     """One round of pruning: new masks, and the weights with their dead entries at zero."""
-    net = bench.restore(state)
-    masks = choose_masks(bench, config, net, state.masks, groups, round=round)
-    apply_masks(net, masks)
-    return replace(state, weights=snapshot(net), masks=masks, history=())
+    masks = choose_masks(bench, config, bench.borrow(state), state.masks, groups, round=round)
+    return replace(state, weights=masked(state.weights, masks), masks=masks, history=())
 
 
 def choose_masks(
@@ -145,8 +151,7 @@ def choose_masks(
     wanted, seed = config.prune, seed_for(bench.config.seed, "prune", round)
     needs_data = criteria.get(wanted.criterion).traits.get("data", False)
     chosen = prune(
-        # On the CPU whatever the device: scores are float64, and the choice must not depend on it.
-        deepcopy(net).cpu(),
+        _to_look_at(net, run=bool(needs_data)),
         amount=wanted.amount,
         criterion=wanted.criterion,
         granularity=wanted.granularity,
@@ -167,16 +172,27 @@ def choose_masks(
     return chosen
 
 
+def _to_look_at(net: nn.Module, *, run: bool) -> nn.Module:
+    """The network for a criterion, on the CPU: itself, or a copy for one that runs it."""
+    # Whatever the device: scores are float64, and the choice must not depend on it.
+    on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
+    return net if on_cpu and not run else deepcopy(net).cpu()
+
+
 def weights_at(bench: Bench, epoch: int) -> Mapping[str, Tensor]:
     """The dense network's weights after `epoch` epochs; trained so far again, bit for bit, if need be."""
     if epoch == bench.config.train.epochs and bench.reference is not None:
         return bench.reference.weights
-    return initial(bench).weights if epoch == 0 else _weights_at(bench.config, bench.data, epoch)
+    if epoch == 0:
+        return initial(bench).weights
+    return _weights_at(bench.config, bench.data, bench.ancestor, epoch)
 
 
 @lru_cache(maxsize=2)
-def _weights_at(config: DenseConfig, data: Dataset, epoch: int) -> Mapping[str, Tensor]:
-    return dense(make_bench(config, data), epochs=epoch).weights
+def _weights_at(
+    config: DenseConfig, data: Dataset, ancestor: Ancestor | None, epoch: int
+) -> Mapping[str, Tensor]:
+    return dense(make_bench(config, data, ancestor=ancestor), epochs=epoch).weights
 
 
 def _sample(bench: Bench, seed: int) -> tuple[Tensor, Tensor]:

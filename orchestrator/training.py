@@ -132,17 +132,18 @@ class _Loop:
         size, device = len(self.split), self.split.images.device
         total, hits, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
         steps = math.ceil(size / self.batch_size)
-        for step, index in enumerate(batches(size, self.batch_size, self.generator)):
+        for step, index in enumerate(batches(size, self.batch_size, self.generator, device=device)):
             rate = self._set_rate(number + step / steps, step=1 / steps)
             self.optimizer.zero_grad(set_to_none=True)
             # Parts of nearly one size: a part of one image would have no batch statistics.
-            for part in index.to(device).tensor_split(math.ceil(len(index) / self.numerics.micro_batch)):
+            for part in index.tensor_split(math.ceil(len(index) / self.numerics.micro_batch)):
                 loss, right = self._accumulate(part, len(index))
                 total += loss
                 hits += right
             self._step(rate, progress=(number + step / steps) / self.phase.epochs)
             mask()
-        return float(total) / size, float(hits) / size, rate
+        summed, right = torch.stack([total, hits]).tolist()  # the epoch's only wait for the device
+        return summed / size, right / size, rate
 
     def underway(self, records: tuple[EpochRecord, ...]) -> Underway:
         """Where the training stands after these epochs, copied."""
@@ -172,6 +173,7 @@ class _Loop:
 
     def _accumulate(self, part: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Add the gradient of one part of a batch; (its summed loss, how many it has right)."""
+        # Not index_select: it orders grey images otherwise in memory, and convolutions then have other bits.
         images = augment(self.split.images[part], self.generator, kind=self.recipe.augment)
         labels = self.split.labels[part]
         with precision(self.numerics, images.device):
@@ -198,7 +200,11 @@ class _Masker:
         parameters = dict(net.named_parameters())
         pruned = {name: mask for name, mask in masks.items() if not mask.all()}
         self.parameters: list[Tensor] = [parameters[name] for name in pruned]
-        self.factors = [mask.to(parameters[name]) for name, mask in pruned.items()]
+        # Each in its parameter's order in memory, so that the two are multiplied as they lie.
+        self.factors = [
+            torch.empty_like(parameters[name], requires_grad=False).copy_(mask)
+            for name, mask in pruned.items()
+        ]
 
     @torch.no_grad()
     def __call__(self) -> None:

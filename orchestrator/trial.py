@@ -18,9 +18,11 @@ from orchestrator.walk.bench import Bench, Report, State, make_bench
 from orchestrator.walk.checkpoint import Keeper
 from orchestrator.walk.distillation import distillations
 from orchestrator.walk.gradual import train_gradually
+from orchestrator.walk.inheritance import Ancestor
 from orchestrator.walk.journal import Journal, open_journal
 from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recovery import recoveries
+from orchestrator.walk.trunk import Trunk, bare
 from pruning.masking import Group
 from pruning.schedules import rounds_of, schedules
 
@@ -49,7 +51,8 @@ class Result:
     """A walk: the dense network's own measurement (`ipa`), one entry per round, and the `last` of them.
 
     `dense_confusion` is the dense network's, [true, predicted] on test images.
-    `stopped_because` says why it ended before its last round; it is empty for a whole one.
+    `stopped_because` says why it ended before its last round; it is empty for a whole one. `trunk` is what
+    a control that goes the same way would be given.
     """
 
     ipa: Measurement
@@ -59,22 +62,24 @@ class Result:
     data: Dataset
     dense_confusion: Tensor
     stopped_because: str = ""
+    trunk: Trunk | None = None
 
 
 def run_dense(
     config: DenseConfig,
     data: Dataset,
     *,
+    ancestor: Ancestor | None = None,
     report: Report | None = None,
     keeper: Keeper | None = None,
     every_seconds: float | None = None,
 ) -> Result:
-    """Train and measure the dense network of a configuration.
+    """Train and measure the dense network of a configuration, from its ancestor if it has one.
 
     Every minute, or `every_seconds`, the keeper is given where the training stands; what an earlier
     process gave it is carried on.
     """
-    bench = make_bench(config, data, report=report)
+    bench = make_bench(config, data, report=report, ancestor=ancestor)
     journal = open_journal(keeper, bench, key=config.key(), dense=None, every_seconds=every_seconds)
     bench = replace(bench, book=journal)
     measured = journal.measured(measure(bench, stages.dense(bench), None))
@@ -86,6 +91,8 @@ def run_trial(
     data: Dataset,
     *,
     store: Store,
+    ancestor: Ancestor | None = None,
+    shared: Trunk | None = None,
     report: Report | None = None,
     report_round: ReportRound | None = None,
     keeper: Keeper | None = None,
@@ -95,25 +102,28 @@ def run_trial(
 
     `report_round` hears of every round once it is measured, and may end the walk before the next. Rounds
     that an earlier process measured are reported again first; it may end the walk where that one stood.
-    The keeper is as for `run_dense`.
+    A control walks along the `shared` rounds, if there are any. The keeper is as for `run_dense`.
     """
-    bench = make_bench(config.dense, data, report=report)
+    bench = make_bench(config.dense, data, report=report, ancestor=ancestor)
     held = store.dense(config.dense)
-    journal = open_journal(keeper, bench, key=config.key(), dense=held, every_seconds=every_seconds)
+    journal = open_journal(
+        keeper, bench, key=config.key(), dense=held, shared=shared, every_seconds=every_seconds
+    )
     bench = replace(bench, book=journal)
     dense = held or stages.dense(bench)
     ipa, confusion = _assessed(config.dense, data, dense)
     bench = _with_teacher(replace(bench, reference=dense), config)
     groups = stages.groups_for(bench, config)
     stopped_because = ""
-    for round in _rounds(bench, config, groups, journal, ipa):
+    for round in _rounds(bench, config, groups, journal, ipa, shared):
         reason = report_round(round) if report_round is not None else ""
         if reason and round.number < round.rounds:
             stopped_because = reason
             break
     last = _last(bench, config, groups, journal)
     rounds = (*journal.standing.rounds[:-1], last)
-    return Result(ipa, rounds, last, bench.cost, data, confusion, stopped_because)
+    trunk = journal.trunk(config.key(), rounds_of(schedules.get(config.prune.schedule)))
+    return Result(ipa, rounds, last, bench.cost, data, confusion, stopped_because, trunk)
 
 
 def _with_teacher(bench: Bench, config: TrialConfig) -> Bench:
@@ -123,13 +133,18 @@ def _with_teacher(bench: Bench, config: TrialConfig) -> Bench:
 
 
 def _rounds(
-    bench: Bench, config: TrialConfig, groups: Sequence[Group] | None, journal: Journal, ipa: Measurement
+    bench: Bench,
+    config: TrialConfig,
+    groups: Sequence[Group] | None,
+    journal: Journal,
+    ipa: Measurement,
+    shared: Trunk | None,
 ) -> Iterator[Round]:
     """Every round once it is measured, those that an earlier process measured at once."""
     planned, earlier = measured_rounds(config), journal.standing.rounds
     for number, recalled in enumerate(earlier, start=1):
         yield Round(number, planned, recalled.measurement, ipa)
-    for number, state in _walk(bench, config, groups, journal):
+    for number, state in _walk(bench, config, groups, journal, shared):
         if number > len(earlier):
             measured = journal.measured(measure(bench, state, groups, config=config, round=number))
             yield Round(number, planned, measured.measurement, ipa)
@@ -158,7 +173,11 @@ def _assessed(config: DenseConfig, data: Dataset, dense: State) -> tuple[Measure
 
 
 def _walk(
-    bench: Bench, config: TrialConfig, groups: Sequence[Group] | None, journal: Journal
+    bench: Bench,
+    config: TrialConfig,
+    groups: Sequence[Group] | None,
+    journal: Journal,
+    shared: Trunk | None,
 ) -> Iterator[tuple[int, State]]:
     """The state after every recovery, and which of those to be measured it is."""
     recover, rounds = recoveries.get(config.recover), rounds_of(schedules.get(config.prune.schedule))
@@ -171,13 +190,19 @@ def _walk(
         first, state = 1, preparations.get(config.prepare)(bench, state)
     # A control is a branch: the walk goes on along the trunk that it is compared with.
     trunk = recoveries.get(recover.traits.get("trunk", config.recover))
+    control = trunk.name != recover.name
     for round in range(first, rounds + 1):
         journal.begin(round, state)
-        state = stages.prune_round(bench, config, state, groups, round=round)
+        if shared is None:
+            pruned = stages.prune_round(bench, config, state, groups, round=round)
+        else:
+            pruned = shared.rounds[round - 1]
+        journal.pruned(round, pruned)
         # An untrained network is trained once, under the masks of the last round.
         if config.when == "init" and round < rounds:
+            state = pruned
             continue
-        recovered = recover(bench, state, round=round)
+        recovered = recover(bench, bare(pruned) if control else pruned, round=round)
         yield (1 if config.when == "init" else round), recovered
-        if round < rounds:
-            state = recovered if trunk.name == recover.name else trunk(bench, state, round=round)
+        if round < rounds and shared is None:
+            state = trunk(bench, pruned, round=round) if control else recovered

@@ -6,7 +6,7 @@ by their 2-norm. Criteria that need a gradient are in `gradient_criteria`.
 
 Traits: `data` (it looks at `Scene.sample`), `passes` (the hyper-parameter that says how often it
 scores anew within one round), `one_draw` (a unit has the score of its first weight), `norms` (it
-reads batch norms).
+reads batch norms), `absolute` (its scores are the absolute weights).
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from pruning.masking import Masks, Norm, Scores
 from pruning.registry import Registry
 
 criteria = Registry("criterion")
+
+
+def magnitudes(weights: Mapping[str, Tensor]) -> Scores:
+    """The absolute weights, float64."""
+    return {name: weight.abs().double() for name, weight in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,16 @@ class Scene:
     sample: tuple[Tensor, Tensor] | None = None
 
 
-@criteria.register(summary="absolute weight", paper="Han et al., NeurIPS 2015")
+@criteria.register(summary="absolute weight", paper="Han et al., NeurIPS 2015", absolute=True)
 def magnitude(scene: Scene) -> Scores:
     """|w|."""
-    return {name: weight.double().abs() for name, weight in scene.weights.items()}
+    return magnitudes(scene.weights)
 
 
-@criteria.register(summary="1-norm of the unit or channel", paper="Li et al., ICLR 2017")
+@criteria.register(summary="1-norm of the unit or channel", paper="Li et al., ICLR 2017", absolute=True)
 def l1(scene: Scene) -> Scores:
     """|w|, which sums to the 1-norm of a row or group."""
-    return {name: weight.double().abs() for name, weight in scene.weights.items()}
+    return magnitudes(scene.weights)
 
 
 @criteria.register(summary="2-norm of the unit or channel", paper="He et al., IJCAI 2018")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.allocation import erk
-from pruning.criteria import Scene, criteria
+from pruning.criteria import Scene, criteria, magnitudes
 from pruning.granularity import amount_for, blocks, granularities, join
 from pruning.masking import Group, Masks, Scores, alive_units, entries, expand, full_masks, gather
 from pruning.registry import Method
@@ -65,6 +65,7 @@ def prune(
         block=pattern.options.get(pattern.traits.get("block", "")),
         scope=cast(Scope, scope),
         keep_one=groups is not None and (amount < 1 or bool(plan.traits.get("adaptive"))),
+        inverted=invert,
     )
     generator = torch.Generator().manual_seed(seed)
     passes = int(score.options.get(score.traits.get("passes", ""), 1))
@@ -107,9 +108,15 @@ def check_invert(schedule: Method, *, invert: bool) -> None:
 
 
 def _weights(net: nn.Module, masks: Masks) -> dict[str, Tensor]:
-    """The masked weights, on the CPU: what is dead counts as zero, applied to the network or not."""
+    """The masked weights, on the CPU: what is dead counts as zero, applied to the network or not.
+
+    Those of a layer in which everything lives are the network's own.
+    """
     parameters = dict(net.named_parameters())
-    return {name: parameters[name].detach().cpu() * mask for name, mask in masks.items() if mask.dim() > 1}
+    whole = {name: parameters[name].detach().cpu() for name, mask in masks.items() if mask.dim() > 1}
+    return {
+        name: weight if masks[name].numpy().all() else weight * masks[name] for name, weight in whole.items()
+    }
 
 
 def _step(
@@ -123,16 +130,18 @@ def _step(
     block: int | None,
     scope: Scope,
     keep_one: bool,
+    inverted: bool,
 ) -> Masks:
-    magnitudes = {name: weight.double().abs() for name, weight in scene.weights.items()}
+    same = criterion.traits.get("absolute") and not inverted
+    values = scores if same else magnitudes(scene.weights)
     alive = {name: scene.masks[name] for name in scene.weights if name in prunable}
     if block is not None:
-        return scene.masks | _step_in_blocks(scores, magnitudes, alive, count, block)
+        return scene.masks | _step_in_blocks(scores, values, alive, count, block)
     if groups is None:
         if scope == "erk":
-            count = erk(count, scores, magnitudes, alive)
-        return scene.masks | prune_step(scores, magnitudes, alive, scope=scope, count=count, keep_one=False)
-    squares = {name: value.square() for name, value in magnitudes.items()}
+            count = erk(count, scores, values, alive)
+        return scene.masks | prune_step(scores, values, alive, scope=scope, count=count, keep_one=False)
+    squares = {name: values[name].square() for name in scene.weights}
     survivors = prune_step(
         {group.name: _unit_scores(group, scores, criterion) for group in groups},
         {group.name: gather(group, squares).sqrt() for group in groups},

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -163,6 +164,12 @@ def expand(group: Group, alive: Tensor, masks: Masks) -> Masks:
     return result
 
 
+def count_alive(alive: Tensor) -> Tensor:
+    """int64 [P]: how many of each row of bool [P, n] live."""
+    # torch widens every bool to eight bytes before it adds them up: 10 times as long.
+    return torch.from_numpy(np.count_nonzero(alive.numpy(), axis=1))
+
+
 @torch.no_grad()
 def apply_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set the dead entries of the network's parameters to exactly zero, in place."""
@@ -171,6 +178,14 @@ def apply_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         if name not in parameters or parameters[name].shape != mask.shape:
             raise ValueError(f"mask {name!r} of shape {tuple(mask.shape)} fits no parameter of the network")
         parameters[name].mul_(mask.to(parameters[name].device))
+
+
+def masked(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights, on the CPU, their dead entries at zero; a tensor in which everything lives is the same one."""
+    return {
+        name: tensor * masks[name] if name in masks and not masks[name].numpy().all() else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning.masking import count_alive
 from pruning.registry import Between
 
 Values = Tensor | Sequence[float]
@@ -82,7 +83,7 @@ def sap_prune_count(
 def gini(values: Values) -> float:
     """Gini index of |w|, in [0, 1); 0 for a vector of zeros. Hurley & Rickard, 2009."""
     # numpy's sort: it returns no indices, and is eight times as fast as torch's.
-    ordered = torch.from_numpy(np.sort(_living(*_one_row(values))[0].numpy()))
+    ordered = torch.from_numpy(np.sort(_living(*_one_row(values))[0][0].numpy()))
     if not ordered.any():
         return 0.0
     d = len(ordered)
@@ -103,7 +104,7 @@ def kept_bound_rows(
     """float64 [P]: r, see `kept_bound`, of each row."""
     check_pq(p=p, q=q, eta=eta)
     exponent = p * q * _log_ratio(values, alive, p, q) - q * math.log1p(eta)
-    return alive.sum(1) * torch.exp(exponent / (q - p))
+    return count_alive(alive) * torch.exp(exponent / (q - p))
 
 
 def sap_counts(
@@ -121,7 +122,7 @@ def sap_counts(
     check_pq(p=p, q=q, eta=eta, gamma=gamma, beta=beta)
     if published:
         return _published_counts(values, alive, p, q, eta, gamma, beta)
-    d = alive.sum(1).double()
+    d = count_alive(alive).double()
     kept = kept_bound_rows(values, alive, p=p, q=q, eta=eta)
     share = (gamma * (1.0 - kept / d.clamp(min=1))).clamp(0.0, beta)
     return torch.minimum((d * share + TOLERANCE * d).floor(), d).long()
@@ -131,8 +132,8 @@ def _published_counts(
     values: Tensor, alive: Tensor, p: float, q: float, eta: float, gamma: float, beta: float
 ) -> Tensor:
     """The order of operations is the authors': in float32 it decides where the ceiling falls."""
-    living = _living(values, alive).float()
-    d = alive.sum(1).float()
+    living = _living(values, alive)[0].float()
+    d = count_alive(alive).float()
     mean_p, mean_q = (
         (torch.linalg.vector_norm(living, power, dim=1).pow(power) / d).pow(1 / power) for power in (p, q)
     )
@@ -144,19 +145,27 @@ def _published_counts(
 
 def _log_ratio(values: Tensor, alive: Tensor, p: float, q: float) -> Tensor:
     """[P]: log of (mean |w|^p)^(1/p) / (mean |w|^q)^(1/q), at most 0; 0 where nothing lives or all is 0."""
-    size = _living(values, alive)
-    top = size.amax(1, keepdim=True) if size.shape[1] else size.new_zeros(len(size), 1)
-    scaled = size / top.masked_fill(top == 0, 1.0)
-    log_d = alive.sum(1).double().log()
-    log_p, log_q = (((scaled**power).sum(1).log() - log_d) / power for power in (p, q))
-    return torch.where(top[:, 0] > 0, (log_p - log_q).clamp(max=0.0), 0.0)
+    size, top = _living(values, alive)
+    scaled = size.div_(top.masked_fill(top == 0, 1.0)[:, None])
+    log_d = count_alive(alive).double().log()
+    sum_q = (scaled if q == 1 else scaled**q).sum(1)
+    sum_p = scaled.pow_(p).sum(1)  # in place, so last: what is read once more costs less than new memory
+    log_p, log_q = ((total.log() - log_d) / power for total, power in ((sum_p, p), (sum_q, q)))
+    return torch.where(top > 0, (log_p - log_q).clamp(max=0.0), 0.0)
 
 
-def _living(values: Tensor, alive: Tensor) -> Tensor:
-    size = values.double().abs().masked_fill(~alive, 0.0)
-    if not torch.isfinite(size).all():
+def _living(values: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
+    """Absolute values, float64, a copy, 0 for the dead; and the largest of each row, 0 of an empty one.
+
+    ValueError unless all of the living are finite.
+    """
+    size = values.abs().double()  # always another tensor
+    if not alive.numpy().all():
+        size.masked_fill_(~alive, 0.0)
+    top = size.amax(1) if size.shape[1] else size.new_zeros(len(size))
+    if not top.isfinite().all():
         raise ValueError("the values contain NaN or infinity; finite numbers are needed")
-    return size
+    return size, top
 
 
 def _one_row(values: Values) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ def rounds_of(schedule: Method) -> int:
 def remaining(pools: Pools, amount: float) -> Tensor:
     """int64 [P]: how many must leave each pool until `amount` of all its units are gone."""
     target = target_count(amount, pools.alive.shape[1])
-    return (target - (~pools.alive).sum(1)).clamp(min=0)
+    return (target - pools.alive.shape[1] + pools.living).clamp(min=0)
 
 
 @schedules.register(summary="everything at once")
@@ -119,7 +119,7 @@ def threshold(
     the absolute values. The paper's is a quality parameter times the layer's standard deviation.
     """
     squares = pools.values.square().masked_fill(~pools.alive, 0.0).sum(1)
-    scale = (squares / pools.alive.sum(1).clamp(min=1)).sqrt() if unit == "std" else torch.ones_like(squares)
+    scale = (squares / pools.living.clamp(min=1)).sqrt() if unit == "std" else torch.ones_like(squares)
     return _below(pools, value * scale, amount)
 
 
@@ -137,7 +137,7 @@ def column_mean(
     unit's weights in one, rows here.
     """
     total = pools.values.masked_fill(~pools.alive, 0.0).sum(1)
-    return _below(pools, fraction * total / pools.alive.sum(1).clamp(min=1), amount)
+    return _below(pools, fraction * total / pools.living.clamp(min=1), amount)
 
 
 @schedules.register(summary="units below their mean, once the layer has settled", adaptive=True, during=True)
@@ -200,10 +200,9 @@ def in_passes(count: Count, passes: int) -> list[Count]:
 
     def due(pools: Pools, *, part: float) -> Tensor:
         if pools.names not in plan:
-            living = pools.alive.sum(1)
-            plan[pools.names] = living, (living - count(pools)).clamp(min=0)
+            plan[pools.names] = pools.living, (pools.living - count(pools)).clamp(min=0)
         start, end = plan[pools.names]
         kept = start * (end.double() / start.clamp(min=1)) ** part
-        return (pools.alive.sum(1) - (kept + 0.5).floor().long()).clamp(min=0)
+        return (pools.living - (kept + 0.5).floor().long()).clamp(min=0)
 
     return [partial(due, part=k / passes) for k in range(1, passes + 1)]

@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_when_the_result_is_written(
         real(path, content)
 
     for module in ("model_files", "recording", "parcel", "entry"):
-        monkeypatch.setattr(f"orchestrator.{module}.write", write)
+        monkeypatch.setattr(f"orchestrator.store.{module}.write", write)
     config, tried = trial(amount=0.75), 0
     while True:
         tried += 1

@@ -39,7 +39,8 @@ def refused(match: str, **changes: object) -> None:
 
 
 def test_what_is_written_is_read() -> None:
-    assert read().model_dump(mode="json") == GOOD
+    assert read().model_dump(mode="json") == {**GOOD, "classes": None}
+    assert read(classes=["digits/5", "digits/7"]).classes == ["digits/5", "digits/7"]
 
 
 def test_the_outline_is_that_of_the_network() -> None:

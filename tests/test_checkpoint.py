@@ -61,6 +61,12 @@ WALKS = {
     "plain sgd": dense_config(MLP, replace(SGD, momentum=0.0, nesterov=False)),
     "augmented": dense_config(),
     "batch norm": dense_config(CNN, SGD),
+    "channels last": TrialConfig(
+        dense_config(CNN, replace(ADAM, channels_last=True)),
+        units("one_shot", "channel"),
+        "finetune(epochs=1)",
+        "x",
+    ),
     "nothing": TrialConfig(dense_config(), weights("iterative(rounds=3)"), "none", "x"),
     "refit": TrialConfig(dense_config(), units("iterative(rounds=2)"), "refit(images=50)", "x"),
     "finetune": TrialConfig(dense_config(CNN), units("one_shot", "channel"), "finetune(epochs=3)", "x"),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import (
+    LATER,
     DenseConfig,
     Numerics,
     Prune,
@@ -40,7 +41,7 @@ def test_every_field_of_a_dense_training_moves_its_key() -> None:
     variants = [config for _, config in moved(DENSE)]
     variants += [replace(DENSE, train=train) for _, train in moved(DENSE.train)]
     variants += [replace(DENSE, numerics=numerics) for _, numerics in moved(DENSE.numerics)]
-    assert len(variants) == 4 + len(fields(Train)) + len(fields(Numerics))
+    assert len(variants) == 6 + len(fields(Train)) + len(fields(Numerics))
     assert len({DENSE.key(), *(config.key() for config in variants)}) == 1 + len(variants)
 
 
@@ -56,6 +57,16 @@ def test_every_field_of_a_trial_but_its_label_moves_its_key() -> None:
 def test_trials_share_the_key_of_their_dense_training() -> None:
     others = [replace(TRIAL, prune=prune) for _, prune in moved(PRUNE)]
     assert {config.dense.key() for config in others} == {DENSE.key()}
+
+
+def test_fields_that_came_later_leave_the_keys_of_before() -> None:
+    # As the code of before these fields had them.
+    assert DENSE.key() == "249648395d7a2399bbd5248d586a1bf5850ff784e07133814a4ecea0f5c86afd"
+    assert TRIAL.key() == "bad790d8fcee993be59f76b780cb4fbaaa26595bfaa885d737d8eb3d95810f2f"
+    assert not LATER.keys() & params(DENSE).keys()
+    moved_on = replace(DENSE, start="masked", ancestor_sha256="a" * 64)
+    assert params(moved_on)["start"] == "masked"
+    assert len({DENSE.key(), moved_on.key(), replace(moved_on, start="weights").key()}) == 3
 
 
 def test_keys_are_stable_from_process_to_process() -> None:
@@ -94,6 +105,7 @@ def test_params_are_flat_and_say_everything() -> None:
     assert not any(isinstance(value, (dict, list, tuple)) for value in found.values())
     names = {f"train.{f.name}" for f in fields(Train)} | {f"numerics.{f.name}" for f in fields(Numerics)}
     names |= {field.name for record in (DenseConfig, TrialConfig, Prune) for field in fields(record)}
+    names -= LATER.keys()  # said only where they have not their default
     assert found.keys() == names - {"train", "numerics", "dense", "prune"}
 
 

@@ -315,6 +315,17 @@ def test_the_key_is_the_hash_of_the_canonical_json() -> None:
     assert DENSE.key() == sha256(text.encode()).hexdigest()
 
 
+def test_a_field_that_came_later_is_in_no_key_until_it_is_used() -> None:
+    last = replace(DENSE, train=replace(DENSE.train, channels_last=True))
+    assert "train.channels_last" not in dict(config.flat(DENSE))
+    assert dict(config.flat(last))["train.channels_last"] is True
+    assert last.key() != DENSE.key()
+    old = asdict(DENSE)
+    del old["train"]["channels_last"]
+    assert config.dense_from_json(old) == DENSE
+    assert config.dense_from_json(asdict(last)) == last
+
+
 def test_the_cached_key_is_no_field() -> None:
     DENSE.key()
     assert asdict(TRIAL)["dense"].keys() == {field.name for field in fields(DENSE)}

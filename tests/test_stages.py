@@ -194,3 +194,31 @@ def test_other_runtime_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     Narrow(monkeypatch, most=20, error=of_another_kind)
     with pytest.raises(RuntimeError, match="mat1"):
         stages.dense(on)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "l2", "random"])
+def test_thirteen_amounts_share_one_dense_network(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, copies = bench(), []
+    dense = stages.dense(here, epochs=1)
+    kept = {name: tensor.clone() for name, tensor in dense.weights.items()}
+    monkeypatch.setattr(stages, "deepcopy", copies.append)
+    monkeypatch.setattr(stages, "snapshot", copies.append)
+    monkeypatch.setattr(Bench, "restore", copies.append)
+    protected = Prune(criterion, "weight", "global", "one_shot", 0.5, protect=("output",))
+    for number in range(13):
+        wanted = replace(protected, amount=0.07 * (number + 1))
+        pruned = stages.prune_round(here, replace(trial(criterion), prune=wanted), dense, None, round=1)
+        shared = {name for name in kept if pruned.weights[name].data_ptr() == dense.weights[name].data_ptr()}
+        assert shared == {"output.weight"}
+        for name, mask in pruned.masks.items():
+            assert torch.equal(pruned.weights[name], kept[name] * mask)
+    assert not copies
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in dense.weights.items())
+
+
+def test_a_criterion_that_runs_the_network_runs_a_copy() -> None:
+    here = bench()
+    state = stages.initial(here)
+    kept = {name: tensor.clone() for name, tensor in state.weights.items()}
+    stages.prune_round(here, trial("snip"), state, None, round=1)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in state.weights.items())

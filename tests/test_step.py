@@ -144,3 +144,18 @@ def test_what_cannot_be_done_is_refused() -> None:
     for scope in ("layer", "global"):
         with pytest.raises(ValueError, match="0 or more"):
             step({"a": torch.ones(2)}, scope=scope, count=removing(-1))
+
+
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 40), infinite=st.booleans())
+def test_one_pool_loses_what_a_stable_sort_puts_first(seed: int, size: int, infinite: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-3, 4, (size,), generator=generator).double()
+    if infinite:
+        scores[scores == 3], scores[scores == -3] = math.inf, -math.inf
+    alive = torch.rand(size, generator=generator) < 0.6
+    count = int(torch.randint(size + 1, (1,), generator=generator))
+    order = sorted((float(score), n) for n, score in enumerate(scores) if alive[n])
+    expected = {n for _, n in order[count:]}
+    for scope in ("global", "layer"):
+        kept = step({"a": scores}, {"a": alive}, scope=scope, count=removing(count))["a"]
+        assert set(kept.nonzero().flatten().tolist()) == expected

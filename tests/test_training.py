@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from orchestrator import data
@@ -281,3 +282,49 @@ def test_unknown_names_are_refused_with_the_near_ones() -> None:
         make_optimizer(Train(optimizer="adan"), network("slp"))
     with pytest.raises(SpaceError, match="did you mean cosine"):
         learning_rate(Train(schedule="cosin"), 0.0)
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what makes a program wait for its device: a number read out of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # torch's
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [Train(2, augment="crop_flip", clip_norm=1.0), replace(SGD, epochs=2, momentum=0.9, augment="flip")],
+)
+def test_nothing_is_read_from_the_device_per_batch(recipe: Train) -> None:
+    split, net = images(96), network("cnn(widths=[4])")
+    masks = {"blocks.0.conv.weight": torch.rand(4, 1, 3, 3) < 0.5}
+    counts = []
+    for batch_size in (96, 8):
+        with _Waits() as waits:
+            fit(net, split, recipe, batch_size=batch_size, masks=masks)
+        counts.append(waits.count)
+    assert counts[0] == counts[1] <= 4 * recipe.epochs
+
+
+def test_numbers_read_from_the_device_are_counted() -> None:
+    with _Waits() as waits:
+        torch.ones(3).sum().item()
+    assert waits.count == 1
+
+
+def test_channels_last_trains_to_nearly_the_same_network() -> None:
+    split, plain, other = images(64), network("cnn(widths=[8, 8])"), network("cnn(widths=[8, 8])")
+    other.to(memory_format=torch.channels_last)
+    masks = {"blocks.1.conv.weight": torch.rand(8, 8, 3, 3) < 0.5}
+    fit(plain, split, SGD, batch_size=16, masks=masks)
+    fit(other, split, SGD, batch_size=16, masks=masks)
+    weight = other.get_parameter("blocks.1.conv.weight")
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight[~masks["blocks.1.conv.weight"]].any()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(parameter, other.get_parameter(name), rtol=0, atol=1e-4)

@@ -187,8 +187,11 @@ def test_an_exploit_as_a_registered_model_is_refused(
 
 
 def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
-    """Only what this process has just written is opened as a program (export/program.py)."""
-    allowed = {("orchestrator/export/program.py", "torch.export.load")}
+    """Only what this process has just written is opened as a program; a .pth is read as tensors alone."""
+    allowed = {
+        ("orchestrator/export/program.py", "torch.export.load"),
+        ("orchestrator/transfer/foreign.py", "torch.load"),
+    }
     loaders = {"torch.load", "torch.export.load", "torch.jit.load", "pickle.load", "pickle.loads"}
     found = set()
     for package in ("orchestrator", "models", "pruning"):
@@ -198,3 +201,7 @@ def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
                 if name in loaders or name.endswith((".load_model", ".load_state")):
                     found.add((path.relative_to(ROOT).as_posix(), name))
     assert found == allowed
+    tree = ast.parse((ROOT / "orchestrator/transfer/foreign.py").read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (load,) = (call for call in calls if ast.unparse(call.func) == "torch.load")
+    assert {word.arg: ast.unparse(word.value) for word in load.keywords}["weights_only"] == "True"

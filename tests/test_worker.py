@@ -22,6 +22,7 @@ from orchestrator.launching.worker import DenseStore, run_point
 from orchestrator.measure import Measurement
 from orchestrator.planning.plan import Plan, PlannedTrial
 from orchestrator.planning.remainder import missing_points
+from orchestrator.space import load_space
 from orchestrator.store import model_files
 from orchestrator.store.address import default_uri, outbox_folder
 from orchestrator.store.delivery import tracker_of
@@ -189,8 +190,12 @@ def test_a_diverged_training_is_a_result_without_a_key(place: Place) -> None:
 def test_what_waits_for_a_diverged_training_is_not_tried_again(place: Place) -> None:
     config = replace(DENSE, seed=20, train=Train(epochs=1, optimizer="sgd", lr=1e30))
     trials = [trial_config(name, dense=config) for name in ("weight", "neuron")]
-    space: Any = None  # the plan's own space is not read
-    plan = Plan(space, tuple(PlannedTrial(trial, trial.key(), 64) for trial in trials), (config,), ())
+    plan = Plan(
+        load_space("quickstart"),
+        tuple(PlannedTrial(trial, trial.key(), 64) for trial in trials),
+        (config,),
+        (),
+    )
 
     def missing(retry_failed: bool = False) -> list[str]:
         points, _ = missing_points(plan, place.tracker, retry_failed=retry_failed)

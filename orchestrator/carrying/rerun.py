@@ -21,6 +21,7 @@ from orchestrator.store.address import exists, shown
 from orchestrator.store.environment import environment
 from orchestrator.store.recording import CONFIG, ENVIRONMENT, metric_points
 from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, initialise
+from orchestrator.transfer.kept import ancestor_of
 from orchestrator.trial import Result, run_dense, run_trial
 from orchestrator.walk.bench import State
 from orchestrator.walk.determinism import LOOSE, deterministic, level
@@ -103,11 +104,12 @@ def again(recorded: Recorded) -> Again:
     if numerics.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
     images = load_data(recorded.dense.dataset, str(data_path()), numerics.device)
+    ancestor = ancestor_of(recorded.tracker, recorded.dense)
     walk: Callable[[], Result]
     if isinstance(config, TrialConfig):
-        walk = partial(run_trial, config, images, store=_Nothing())
+        walk = partial(run_trial, config, images, store=_Nothing(), ancestor=ancestor)
     else:
-        walk = partial(run_dense, config, images)
+        walk = partial(run_dense, config, images, ancestor=ancestor)
     with _threads(numerics), deterministic(numerics.device) as loose:
         result = walk()
     return Again(result, images, level(numerics, loose))

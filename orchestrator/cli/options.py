@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,6 +53,15 @@ SetOption = Annotated[
         autocompletion=completion.sets,
     ),
 ]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="Start from a network: a run's id, models:/name@alias, a folder, a .safetensors or .pth file.",
+        metavar="MODEL",
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes a GPU where there is one.")]
 StopOption = Annotated[
     str | None,
@@ -87,8 +97,16 @@ def uri() -> str:
     return default_uri(Path.cwd())
 
 
-def load(name: str, sets: list[str]) -> Space:
-    """A named space or a file, as --set changes it."""
+def load(name: str, sets: list[str], source: str | None = None) -> Space:
+    """A named space or a file, as --set changes it, with what --from names; what that gives is told."""
     from orchestrator.space import load_space
 
-    return load_space(name, sets)
+    given = load_space(name, sets)
+    if source is None:
+        return given
+    from orchestrator.transfer.descent import descended, told
+
+    found = descended(given, source, uri=uri())
+    for line in told(given, found):
+        print(line, file=sys.stderr)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from orchestrator import completion
 from orchestrator.cli.options import (
     DeviceChoice,
     DeviceOption,
+    FromOption,
     JsonOption,
     PrecisionChoice,
     PrecisionOption,
@@ -26,6 +27,9 @@ from orchestrator.console import carry_on, print_summary
 from orchestrator.errors import DiffersError
 from orchestrator.launching.interruption import listening, received
 
+if TYPE_CHECKING:
+    from orchestrator.comparing.summary import Summary
+
 app = typer.Typer()
 
 
@@ -33,6 +37,7 @@ app = typer.Typer()
 def plan(
     space: SpaceOption,
     sets: SetOption = [],  # noqa: B006  typer copies it
+    source: FromOption = None,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     as_json: JsonOption = False,
@@ -42,7 +47,7 @@ def plan(
     from orchestrator.launching.machine import resolve_device
 
     found = preview(
-        load(space, sets), device=resolve_device(device.value), precision=precision.value, uri=uri()
+        load(space, sets, source), device=resolve_device(device.value), precision=precision.value, uri=uri()
     )
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
@@ -55,6 +60,7 @@ def plan(
 def sweep(
     space: SpaceOption,
     sets: SetOption = [],  # noqa: B006  typer copies it
+    source: FromOption = None,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: Annotated[
@@ -79,22 +85,28 @@ def sweep(
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
     with listening(carry_on()):
         try:
-            from orchestrator.launching.launch import launch
             from orchestrator.launching.machine import resolve_device
-            from orchestrator.launching.running import Options
 
-            found, joined = load(space, sets), None if address in ("", "local") else address
-            options = Options(
-                resolve_device(device.value, address=joined),
-                precision.value,
-                gpus_per_trial,
-                max_concurrent,
-                joined,
-                retry_failed,
-                stop,
-                retries,
-            )
-            summary = launch(found, options, uri=uri())
+            joined = None if address in ("", "local") else address
+            found = resolve_device(device.value, address=joined)
+            summary = None
+            if source is None:
+                summary = _done(space, sets, device=found, precision=precision.value, stop=stop)
+            if summary is None:
+                from orchestrator.launching.launch import launch
+                from orchestrator.launching.running import Options
+
+                options = Options(
+                    found,
+                    precision.value,
+                    gpus_per_trial,
+                    max_concurrent,
+                    joined,
+                    retry_failed,
+                    stop,
+                    retries,
+                )
+                summary = launch(load(space, sets, source), options, uri=uri())
         except KeyboardInterrupt:
             summary = None
         if summary is not None and as_json:
@@ -106,11 +118,19 @@ def sweep(
             from orchestrator.tracking import Tracker
 
             with suppress(KeyboardInterrupt):
-                measure_sweep(Tracker(uri(), found.name), summary.sweep)
+                measure_sweep(Tracker(uri(), summary.space), summary.sweep)
         if received():
             print(carry_on(), file=sys.stderr)
             raise typer.Exit(128 + received())
     raise typer.Exit(3 if summary is not None and summary.failed else 0)
+
+
+def _done(space: str, sets: list[str], *, device: str, precision: str, stop: str | None) -> Summary | None:
+    """The summary of a sweep whose trials are all in the store, without a plan."""
+    from orchestrator.launching.request import answered, read_request
+
+    request = read_request(space, sets, device=device, precision=precision, stop=stop)
+    return None if request is None else answered(request, uri=uri())
 
 
 @app.command()

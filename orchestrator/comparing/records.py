@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import StoreError, unknown
 from orchestrator.store.address import default_uri, exists, shown
-from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.store.runs import RunRow, Runs
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from orchestrator.tracking import Tracker
 
 PLAN = "plan.json"
 EMPTY = ("key", "dense_key", "seed", "status", "run_id", "reason", "notes")
@@ -48,6 +50,8 @@ def planned_rows(text: str) -> list[dict[str, Any]]:
 
 def find_sweep(tracker: Tracker, sweep: str) -> RunRow:
     """The sweep of a run id, or the latest one of a space. StoreError, with near names, if there is none."""
+    from orchestrator.tracking import Tracker
+
     experiments = {e.name: e.experiment_id for e in tracker.client.search_experiments()}
     if sweep in experiments:
         rows = Tracker(tracker.uri, sweep).search("tags.kind = 'sweep'")
@@ -69,6 +73,8 @@ def results(sweep: str, *, uri: str | None = None) -> DataFrame:
     `sweep` is a space's name (its latest sweep) or a sweep's run id. `status` is finished, stopped,
     failed or missing; `reason` says why a trial was stopped or failed. StoreError if there is no such sweep.
     """
+    from orchestrator.tracking import Tracker, initialise
+
     where = uri or default_uri(Path.cwd())
     if not exists(where):
         raise StoreError(f"there is no store at {shown(where)}; `orchestrate sweep` makes one")
@@ -86,12 +92,12 @@ class Joined:
     runs: Mapping[str, RunRow]
 
 
-def frame(tracker: Tracker, sweep: RunRow) -> DataFrame:
+def frame(tracker: Runs, sweep: RunRow) -> DataFrame:
     """`results` for a sweep that was found already."""
     return joined(tracker, sweep).results
 
 
-def joined(tracker: Tracker, sweep: RunRow, *, known: Mapping[str, RunRow] | None = None) -> Joined:
+def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None = None) -> Joined:
     """The plan of a sweep with the runs that hold its keys; the store is asked once for each way to end.
 
     `known` are all its finished runs, where they have been asked for already.
@@ -145,6 +151,8 @@ def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
     Its number is `round`; the measurements bear plain names, `accuracy`, `sparsity`, `pq_index`, ...
     """
     import pandas
+
+    from orchestrator.tracking import Tracker
 
     where = uri or default_uri(Path.cwd())
     trials = results(sweep, uri=where)

@@ -15,6 +15,7 @@ AXES = (
     "model",
     "dataset",
     "batch_size",
+    "start",
     "technique",
     "criterion",
     "granularity",
@@ -28,6 +29,7 @@ AXES = (
 )
 NETWORK = ("model", "dataset", "batch_size")  # a panel of a picture, a table of accuracies
 NO_SETTING = ("key", "dense_key", "seed", "requested_batch_size", "status", "run_id", "reason", "notes")
+HASH = re.compile("([0-9a-f]{8})[0-9a-f]{56}")  # of an ancestor
 LONG_NUMBER = re.compile(r"\d+\.\d{4,}(e-?\d+)?")
 UNSAID = ("none", "after", "None")  # that nothing was done goes without saying
 
@@ -100,7 +102,8 @@ def method_label(setting: Mapping[str, object]) -> str:
     """What was done, without the values that mean that nothing was."""
     told = [value for name, value in setting.items() if name not in (*NETWORK, "amount")]
     # A table of several sweeps has no value where only another sweep has the axis.
-    return ", ".join(str(v) for v in told if v is not None and v == v and v not in UNSAID) or "nothing"
+    said = (str(v) for v in told if v is not None and v == v and v not in UNSAID)
+    return ", ".join(HASH.sub(r"\1", text) for text in said) or "nothing"
 
 
 def point_label(setting: Mapping[str, object]) -> str:

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.comparing.best import Found, best_points, best_table
 from orchestrator.comparing.compare import compared
 from orchestrator.comparing.tables import Table, tables
 from orchestrator.launching.outcome import Ended
-from orchestrator.tracking import RunRow
+from orchestrator.store.runs import RunRow
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from orchestrator.comparing.best import Found
     from orchestrator.planning.estimate import Estimate
     from orchestrator.planning.plan import Plan
 
@@ -84,13 +84,24 @@ class Preview:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """What a sweep did: its plan, its run, the table of its trials, and how the points that ran ended."""
+    """What a sweep did: its space's name, how many trials it has, its run, the table of its trials.
 
-    plan: Plan
+    And how the points that ran ended. `search` is the plan of a search, and None of a grid.
+    """
+
+    space: str
+    trials: int
     sweep: RunRow
     results: DataFrame
     ended: Ended
     reused: int
+    search: Plan | None = None
+
+    @classmethod
+    def of_plan(cls, plan: Plan, sweep: RunRow, results: DataFrame, ended: Ended, reused: int) -> Summary:
+        """Of a plan, as far as it is known."""
+        search = plan if plan.asked else None
+        return cls(plan.space.name, len(plan.trials), sweep, results, ended, reused, search)
 
     @property
     def failures(self) -> dict[str, str]:
@@ -111,26 +122,31 @@ class Summary:
 
     def tables(self) -> list[Table]:
         """Everything; of a search the best points alone, for every point has a setting of its own."""
-        if not self.plan.asked:
+        if self.search is None:
             return tables(self.results)
-        best = best_table(self.plan, self.results)
+        from orchestrator.comparing.best import best_table  # torch, with the methods that it tells of
+
+        best = best_table(self.search, self.results)
         return [] if best is None else [best]
 
     def best(self) -> list[Found]:
         """The best points of a search; none of a grid."""
-        return best_points(self.plan, self.results)
+        if self.search is None:
+            return []
+        from orchestrator.comparing.best import best_points
+
+        return best_points(self.search, self.results)
 
     def line(self) -> str:
         """One line: what ran, what was reused, what was stopped or failed."""
         ran = len(self.ended.outcomes) - len(self.ended.failures)
-        total = len(self.plan.trials)
         if not self.ended.outcomes and not self.ended.signal:
             failed = f", {self.failed} of them failed before" if self.failed else ""
             failed = f", {self.stopped} of them stopped early{failed}" if self.stopped else failed
-            return f"{self.plan.space.name}: nothing to do: all {total} trials are in the store{failed}"
+            return f"{self.space}: nothing to do: all {self.trials} trials are in the store{failed}"
         failed = f", {self.failed} failed" if self.failed else ""
         failed = f", {self.stopped} stopped early{failed}" if self.stopped else failed
-        return f"{self.plan.space.name}: {total} trials, {ran} runs made, {self.reused} trials reused{failed}"
+        return f"{self.space}: {self.trials} trials, {ran} runs made, {self.reused} trials reused{failed}"
 
     def picture(self) -> Path | None:
         """Where the picture lies, if the store is on this disk."""
@@ -148,15 +164,15 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:  # JSON
         return {
-            "space": self.plan.space.name,
+            "space": self.space,
             "sweep": self.sweep.run_id,
-            "trials": len(self.plan.trials),
+            "trials": self.trials,
             "ran": len(self.ended.outcomes) - len(self.ended.failures),
             "reused": self.reused,
             "stopped": self.stopped,
             "failed": self.failed,
             "failures": self.failures,
-            **({"best": [point.to_json() for point in self.best()]} if self.plan.asked else {}),
+            **({"best": [point.to_json() for point in self.best()]} if self.search else {}),
             "results": compared(self.results),
         }
 

@@ -35,6 +35,7 @@ from orchestrator.language.value_types import (
     Schedule,
     Scope,
     Seed,
+    Starting,
     TechniqueName,
     WarmupEpochs,
 )
@@ -66,6 +67,7 @@ class Recipe(Closed):
     warmup_epochs: WarmupEpochs = Train.warmup_epochs
     clip_norm: NotNegative = Train.clip_norm
     augment: Augmentation = Train.augment
+    channels_last: bool = Train.channels_last
 
 
 class Choices(Closed):
@@ -85,6 +87,7 @@ class Choices(Closed):
     prepare: Axis[Preparation] = ()
     distill: Axis[Distillation] = ()
     control: Axis[Check] = ()
+    start: Axis[Starting] = ()
     seed: Axis[Seed] = ()
     train_epochs: Ranged[Epochs] = Field((), alias="train.epochs")
     train_optimizer: Axis[Optimizer] = Field((), alias="train.optimizer")
@@ -96,6 +99,7 @@ class Choices(Closed):
     train_warmup_epochs: Ranged[WarmupEpochs] = Field((), alias="train.warmup_epochs")
     train_clip_norm: Ranged[NotNegative] = Field((), alias="train.clip_norm")
     train_augment: Axis[Augmentation] = Field((), alias="train.augment")
+    train_channels_last: Axis[bool] = Field((), alias="train.channels_last")
 
     def given(self) -> dict[str, Choice]:
         """The values of every axis that has some, by its name in a file."""

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from orchestrator.config import Control, When
+from orchestrator.config import Control, Start, When
 from orchestrator.images.datasets import DATASETS
 
 SPACES = Path(__file__).parent.parent / "spaces"
@@ -77,7 +77,8 @@ def values(axis: str) -> dict[str, str]:
     plural |= {taker: kind for kind, (_, taker) in REGISTRIES.items() if kind != "stops"}
     if axis in plural:
         return names(plural[axis])
-    words = {"when": get_args(When), "control": get_args(Control), "scope": _scopes()}
+    words = {"when": get_args(When), "control": get_args(Control), "start": get_args(Start)}
+    words["scope"] = _scopes()
     return dict.fromkeys(words.get(axis, ()), "")
 
 

@@ -21,7 +21,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 import models
-from orchestrator.config import Control, When
+from orchestrator.config import Control, Start, When
 from orchestrator.errors import unknown
 from orchestrator.images.augmentation import AUGMENTATIONS
 from orchestrator.images.datasets import DATASETS
@@ -137,6 +137,7 @@ Moment = Annotated[str, OneOf("when", get_args(When))]
 Preparation = Annotated[str, PlainValidator(_method(preparations)), Named(preparations)]
 Distillation = Annotated[str, PlainValidator(_method(distillations)), Named(distillations)]
 Check = Annotated[str, OneOf("control", get_args(Control))]
+Starting = Annotated[str, OneOf("start", get_args(Start))]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED), BeforeValidator(_no_range)]
 
 Epochs = Annotated[Whole, Field(ge=1, le=MAX_EPOCHS)]

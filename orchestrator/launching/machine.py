@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from orchestrator.config import Device
 from orchestrator.errors import DeviceError
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU a period, or max, and the period (cgroup v2)
+# Of NVIDIA's driver, on a Jetson, under WSL; and of AMD's, which torch calls CUDA, too.
+DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 
 
 def cores() -> int:
@@ -22,7 +25,9 @@ def cores() -> int:
 
 
 def gpus() -> int:
-    """The CUDA devices that torch sees."""
+    """The CUDA devices that torch sees; it is not asked where there is no driver for any."""
+    if sys.platform == "linux" and not any(Path(file).exists() for file in DRIVERS):
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

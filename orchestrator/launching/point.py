@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
-from orchestrator.language.stops import Stop
+
+if TYPE_CHECKING:
+    from orchestrator.language.stops import Stop
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Point:
-    """A dense training or a pruned trial, ready to run; `parent` is the key that it waits for."""
+    """A dense training or a pruned trial, ready to run; `parent` is the key that it waits for.
+
+    Where it `leads`, a control is to walk along its rounds.
+    """
 
     key: str
     name: str
     config: DenseConfig | TrialConfig
     parent: str | None = None
     tags: Mapping[str, str] | None = None
+    leads: bool = False
 
     @property
     def dense(self) -> DenseConfig:

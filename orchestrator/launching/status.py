@@ -19,6 +19,7 @@ from orchestrator.store.ownership import owner_lives
 from orchestrator.tracking import RunRow, Tracker, initialise
 
 FAILURES_SHOWN = 5
+BEST = "final/val_accuracy"
 ENDED = ("FINISHED", "FAILED")  # by themselves; a killed run tells nothing of how long one takes
 
 
@@ -102,7 +103,7 @@ def status(sweep: str | None = None, *, uri: str) -> Status:
     plan = tracker.text(found, PLAN)
     trials = {row["key"]: row for row in planned_rows(plan)}
     planned = json.loads(plan).get("search", {}).get("planned", 0)  # a search asks for them as it goes
-    runs = tracker.search("tags.point LIKE '_%'", everywhere=True)
+    runs = tracker.search("tags.point LIKE '_%'", everywhere=True, metric=BEST)
     return _status(found, trials, runs, now=time.time(), unasked=max(0, planned - len(trials)))
 
 
@@ -170,7 +171,7 @@ def _place(states: Mapping[str, Mapping[str, RunRow]], key: str, dense_key: str)
 
 
 def _val_accuracy(run: RunRow) -> float:
-    return run.metrics["final/val_accuracy"]
+    return run.metrics[BEST]
 
 
 def _states(sweep: RunRow, runs: Sequence[RunRow]) -> dict[str, dict[str, RunRow]]:

@@ -24,10 +24,15 @@ from orchestrator.store.keeping import RunKeeper
 from orchestrator.store.outbox import Outbox
 from orchestrator.store.parcel import DataInput
 from orchestrator.store.recording import record
+from orchestrator.store.trunk_files import trunk_of
 from orchestrator.tracking import Tracker
+from orchestrator.transfer.kept import ancestor_of, inheritance
 from orchestrator.trial import Result, Round, run_dense, run_trial
 from orchestrator.walk.bench import State
 from orchestrator.walk.determinism import LOOSE, deterministic
+from orchestrator.walk.freed_memory import keep_freed_memory
+from orchestrator.walk.inheritance import Ancestor
+from orchestrator.walk.trunk import Trunk
 from pruning.registry import parse
 
 Beat = Callable[[dict[str, float]], None]
@@ -46,6 +51,7 @@ def run_point(
     check_code(settings.code)
     dense = point.dense
     torch.set_num_threads(dense.numerics.threads)
+    keep_freed_memory()
     images = load_data(dense.dataset, settings.data_dir, dense.numerics.device)
     tracker = tracker_of(settings.uri, settings.experiment)
     outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
@@ -59,12 +65,16 @@ def run_point(
     with Entry(tracker, outbox, opening) as entry:
         if entry.done is not None:
             return {name: v for name, v in entry.done.metrics.items() if name.startswith("final/")}
-        walk = partial(_walk, point.config, images, store=store, beat=beat, judge=judge)
+        ancestor = ancestor_of(tracker, dense)
+        shared = trunk_of(tracker, point.config) if isinstance(point.config, TrialConfig) else None
+        walk = partial(_walk, point.config, images, store=store, ancestor=ancestor, beat=beat, judge=judge)
         peak = peak_memory(dense.numerics.device)
         with deterministic(dense.numerics.device) as loose:
-            result = walk(keeper=entry.keeper, every_seconds=settings.checkpoint_seconds)
+            result = walk(keeper=entry.keeper, every_seconds=settings.checkpoint_seconds, shared=shared)
         found = partial(record, point=point, result=result, parent_held=store.held, stop=settings.stop)
         marks = {LOOSE: ", ".join(sorted(loose))} if loose else {}
+        marks |= inheritance(dense, images, ancestor)
+        marks |= {} if shared is None else {"trunk_key": shared.key}
         entry.send(partial(found, peak_bytes=peak(), marks=marks))
     return {} if result.stopped_because else result.last.measurement.metrics("final")
 
@@ -74,6 +84,8 @@ def _walk(
     images: data.Dataset,
     *,
     store: DenseStore,
+    ancestor: Ancestor | None,
+    shared: Trunk | None,
     beat: Beat | None,
     judge: Judge | None,
     keeper: RunKeeper,
@@ -81,12 +93,16 @@ def _walk(
 ) -> Result:
     report = None if beat is None else lambda stage, epoch, record: beat({"epoch": float(epoch)})
     if not isinstance(config, TrialConfig):
-        return run_dense(config, images, report=report, keeper=keeper, every_seconds=every_seconds)
+        return run_dense(
+            config, images, ancestor=ancestor, report=report, keeper=keeper, every_seconds=every_seconds
+        )
     heard = None if judge is None else partial(_judged, judge)
     return run_trial(
         config,
         images,
         store=store,
+        ancestor=ancestor,
+        shared=shared,
         report=report,
         report_round=heard,
         keeper=keeper,

@@ -128,7 +128,9 @@ def achieved_amount(masks: Masks, groups: Sequence[Group] | None) -> float:
 def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int, int]]:
     """(layer or group, its units, those that live)."""
     if groups is None:
-        return [(name, mask.numel(), int(mask.sum())) for name, mask in masks.items()]
+        # An ancestor's masks of units cover biases and norms as well; an amount is of weights.
+        weights = {name: mask for name, mask in masks.items() if mask.dim() > 1}
+        return [(name, mask.numel(), int(mask.sum())) for name, mask in weights.items()]
     return [(group.name, group.size, int(alive_units(group, masks).sum())) for group in groups]
 
 

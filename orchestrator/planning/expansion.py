@@ -14,6 +14,7 @@ from orchestrator.config import (
     DenseConfig,
     Numerics,
     Prune,
+    Start,
     Train,
     TrialConfig,
     When,
@@ -33,6 +34,7 @@ from orchestrator.planning.refusals import (
     protect_refusal,
     scope_refusal,
     score_refusal,
+    start_refusal,
     train_size,
 )
 from orchestrator.space import Space
@@ -127,16 +129,23 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
 def _bases(space: Space, lists: Lists, numerics: Numerics) -> Iterator[_Base]:
     for model, dataset in product(lists["model"], lists["dataset"]):
         planned = replace(numerics, micro_batch=micro_batch_of(model))
-        trained = product(lists["batch_size"], _recipes(space, lists), lists["seed"])
-        for requested, (train, asked), seed in trained:
+        starts = lists.get("start", ("scratch",))
+        trained = product(lists["batch_size"], _recipes(space, lists), starts, lists["seed"])
+        for requested, (train, asked), start, seed in trained:
             size = min(requested, train_size(dataset))
             point = {"model": model, "dataset": dataset, "batch_size": requested, "seed": seed, **asked}
             yield _Base(
-                DenseConfig(model, dataset, size, seed, train, planned),
+                DenseConfig(model, dataset, size, seed, train, planned, start, _ancestor(space, start)),
                 requested,
-                model_refusal(model, dataset) or _recipe_refusal(train),
-                _ruled(space.exclude, point),
+                model_refusal(model, dataset)
+                or _recipe_refusal(train)
+                or start_refusal(start, model, dataset, space.ancestor),
+                _ruled(space.exclude, {**point, "start": start}),
             )
+
+
+def _ancestor(space: Space, start: Start) -> str:
+    return "" if start == "scratch" or space.ancestor is None else space.ancestor.sha256
 
 
 def _recipes(space: Space, lists: Lists) -> list[tuple[Train, Point]]:
@@ -198,6 +207,8 @@ def _refusal(space: Space, base: _Base, branch: _Branch) -> str | None:
     if base.refusal or branch.refusal:
         return base.refusal or branch.refusal
     model, dataset, prune = base.dense.model, base.dense.dataset, branch.prune
+    if base.dense.start == "masked" and prune.control == "shuffle":
+        return "control shuffle deals the masks out anew: start masked, whose masks stay, cannot have it"
     return protect_refusal(model, dataset, prune.granularity, prune.protect) or criterion_refusal(
         model, dataset, prune.criterion, prune.granularity, prune.protect
     )

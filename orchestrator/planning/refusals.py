@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator.config import Prune, When, method_name
+from orchestrator.config import Prune, Start, When, method_name
 from orchestrator.errors import SpaceError
 from orchestrator.images.datasets import info, split_sizes
 from orchestrator.stages import SAMPLES_PER_CLASS
+from orchestrator.transfer.heritage import Heritage
+from orchestrator.walk.inheritance import Fit, classes_of, fit
 from orchestrator.walk.recovery import recoveries
 from pruning.criteria import criteria
 from pruning.engine import check_grouped, check_invert, groups_of, prune
@@ -43,6 +45,31 @@ def model_refusal(model: str, dataset: str) -> str | None:
     except (ValueError, TypeError, RuntimeError) as error:  # options are any literal: torch refuses some
         return f"{model} on {dataset}: {' '.join(str(error).split())[:200]}"
     return None
+
+
+@lru_cache(maxsize=1024)
+def start_refusal(start: Start, model: str, dataset: str, ancestor: Heritage | None) -> str | None:
+    """Why a training cannot start from the ancestor. SpaceError where there is none to start from."""
+    if start == "scratch":
+        return None
+    if ancestor is None:
+        raise SpaceError(f"start {start} needs a network to start from: give --from MODEL, or start scratch")
+    if start == "masked" and not ancestor.pruned:
+        return "start masked: nothing of the ancestor is pruned; start weights is the same"
+    try:
+        found = fitted(model, dataset, ancestor)
+    except ValueError as error:
+        return f"start {start}, {dataset}: {error}"
+    if len(found.replaced) == len(found.names):
+        return f"start {start}, {dataset}: nothing of the ancestor would be left, all is drawn anew"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def fitted(model: str, dataset: str, ancestor: Heritage) -> Fit:
+    """How the model takes the ancestor's tensors on the data set; ValueError where it cannot."""
+    net = _skeleton(model, *shape_of(dataset))
+    return fit(net, ancestor.shapes, theirs=ancestor.classes, ours=classes_of(dataset))
 
 
 @lru_cache(maxsize=4096)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from orchestrator.comparing.records import PLAN, plan_record
-from orchestrator.config import STAGE_VERSION, method_name
+from orchestrator.config import STAGE_VERSION, DenseConfig, TrialConfig, method_name, recipe_told
 from orchestrator.described import params
 from orchestrator.errors import StoreError
 from orchestrator.language.ranges import Choice, Range
@@ -18,18 +18,21 @@ from orchestrator.launching.point import Point
 from orchestrator.planning.choosing import at
 from orchestrator.planning.expansion import Draw, Params, expand
 from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, grown
-from orchestrator.store import model_files
+from orchestrator.store.checked_files import looks_whole
 from orchestrator.tracking import RunRow, Tracker
 from orchestrator.trial import measured_rounds
+from orchestrator.walk.trunk import walked_along
 
 
 def plan_text(plan: Plan, *, stop: Stop | None = None) -> str:
     """The plan's record: every trial's key and axes, what was left out and why, how trials are stopped."""
+    transferred = plan.space.ancestor is not None
     rows = [
         {
             "key": trial.key,
             "dense_key": trial.config.dense.key(),
             **params(trial.config),
+            **({"start": trial.config.dense.start} if transferred else {}),
             "requested_batch_size": trial.requested_batch_size,
         }
         for trial in plan.trials
@@ -69,11 +72,12 @@ def identity(plan: Plan, *, stop: Stop | None = None) -> str:
         "space": space.name,
         "search": {**space.search.model_dump(), "trials": None},
         "choices": _plain(choices),
-        "train": space.train.model_dump(),
+        "train": recipe_told(space.train.model_dump()),
         "protect": space.protect,
         "exclude": [_plain(rule.given()) for rule in space.exclude],
         "numerics": asdict(plan.numerics),
         "stop": str(stop),
+        **({} if space.ancestor is None else {"ancestor_sha256": space.ancestor.sha256}),
     }
     return json.dumps(said, sort_keys=True)
 
@@ -124,11 +128,12 @@ def missing_points(
     todo = [t for t in plan.trials if t.key not in done and t.config.dense.key() not in diverged]
     parents = {trial.config.dense.key() for trial in todo} - done
     dense = [
-        Point(config.key(), f"dense {method_name(config.model)} seed {config.seed}", config)
+        Point(config.key(), f"{_trained(config)} seed {config.seed}", config, tags=_descent(plan, config))
         for config in plan.dense
         if config.key() in parents
     ]
-    return [*dense, *(_trial_point(trial) for trial in todo)], len(plan.trials) - len(todo)
+    trials = (_trial_point(trial, _descent(plan, trial.config.dense) or {}) for trial in todo)
+    return [*dense, *_led(list(trials))], len(plan.trials) - len(todo)
 
 
 def endings(
@@ -162,16 +167,41 @@ def past_trials(plan: Plan, tracker: Tracker, stop: Stop) -> Iterator[Past]:
 def _whole(tracker: Tracker, finished: Mapping[str, RunRow]) -> Iterator[str]:
     """Keys of the runs whose files are there as they were written; others are tagged, to be done anew."""
     for key, row in finished.items():
-        if model_files.looks_whole(tracker.local_folder(row, "model"), row.tags.get("manifest_sha256", "")):
+        if looks_whole(tracker.local_folder(row, "model"), row.tags.get("manifest_sha256", "")):
             yield key
         else:
             tracker.set_tag(row.run_id, "invalid", "its files are not as they were written")
 
 
-def _trial_point(trial: PlannedTrial) -> Point:
+def _led(points: Sequence[Point]) -> Iterator[Point]:
+    """The same points, the controls among them after those along whose rounds they go."""
+    leader = {point.key: led.key() for point in points if (led := _leader_of(point)) is not None}
+    leads = set(leader.values()) & {point.key for point in points}
+    for point in points:
+        first = leader.get(point.key)
+        parent = first if first in leads else point.parent
+        yield replace(point, parent=parent, leads=point.key in leads)
+
+
+def _leader_of(point: Point) -> TrialConfig | None:
+    return walked_along(point.config) if isinstance(point.config, TrialConfig) else None
+
+
+def _trained(config: DenseConfig) -> str:
+    how = "" if config.start == "scratch" else f" from {config.start}"
+    return f"dense {method_name(config.model)}{how}"
+
+
+def _descent(plan: Plan, config: DenseConfig) -> dict[str, str] | None:
+    """The tag of a run that starts from an ancestor: which one, by its name."""
+    ancestor = plan.space.ancestor
+    return None if ancestor is None or config.start == "scratch" else {"ancestor": ancestor.name}
+
+
+def _trial_point(trial: PlannedTrial, descent: Mapping[str, str]) -> Point:
     config = trial.config
     about = f"{config.technique} {config.prune.amount:.4g}"
-    name = f"{about} {method_name(config.dense.model)} seed {config.dense.seed}"
+    name = f"{about} {_trained(config.dense).removeprefix('dense ')} seed {config.dense.seed}"
     parent = config.dense.key()
-    tags = {"dense_key": parent, "requested_batch_size": str(trial.requested_batch_size)}
+    tags = {"dense_key": parent, "requested_batch_size": str(trial.requested_batch_size), **descent}
     return Point(trial.key, name, config, parent=parent, tags=tags)

@@ -38,7 +38,10 @@ class Spent(_Closed):
 
 
 class Blueprint(_Closed):
-    """A network and the masks beside it. `parent`: the key of the dense network that has its weights."""
+    """A network and the masks beside it. `parent`: the key of the dense network that has its weights.
+
+    `classes`: what an ancestor's outputs are of, as `digits/5`, where that is known.
+    """
 
     model: Annotated[str, Field(max_length=models.MAX_TEXT)]
     input_shape: Shape
@@ -47,6 +50,7 @@ class Blueprint(_Closed):
     spent: Spent
     mask_shapes: dict[str, list[Size]]
     parent: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    classes: list[Annotated[str, Field(max_length=200)]] | None = None
 
     @classmethod
     def read(cls, text: bytes, path: str) -> Blueprint:

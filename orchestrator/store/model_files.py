@@ -120,22 +120,6 @@ def read_checked(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
     return {name: manifest.read(name, at_most=entry.bytes) for name, entry in manifest.entries.items()}
 
 
-def looks_whole(folder: Path | None, manifest_sha256: str) -> bool:
-    """Whether the manifest is the one written and every file has its size; True for a folder elsewhere.
-
-    A quick look, for thousands of folders; `load` compares every byte.
-    """
-    if folder is None:
-        return True
-    try:
-        text = (folder / MANIFEST).read_bytes()
-        sizes = {name: entry["bytes"] for name, entry in json.loads(text).items()}
-        whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
-    return whole and hashlib.sha256(text).hexdigest() == manifest_sha256
-
-
 def _masks(manifest: Manifest, blueprint: Blueprint) -> Masks:
     shapes = {name: tuple(shape) for name, shape in blueprint.mask_shapes.items()}
     if not shapes:

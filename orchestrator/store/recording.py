@@ -14,7 +14,7 @@ from orchestrator.launching.point import Point
 from orchestrator.measure import LayerRow, Measurement
 from orchestrator.measuring.classes import ClassRow, class_metrics, class_rows, worst
 from orchestrator.measuring.compressed import compressed_bytes
-from orchestrator.store import model_files
+from orchestrator.store import model_files, trunk_files
 from orchestrator.store.environment import environment
 from orchestrator.store.parcel import Closing
 from orchestrator.store.writing import write
@@ -61,11 +61,13 @@ def record(
         folder / "model",
         result.last.state,
         arch=_architecture(point.dense, result),
-        parent=point.parent if untouched else None,
+        parent=point.dense.key() if untouched else None,
     )
     for name, content in _tables(point, result, found).items():
         write(folder / name, content)
     tags = {"manifest_sha256": manifest, **_said(point.dense, result, found), **(marks or {})}
+    if point.leads and result.trunk is not None:
+        tags |= {trunk_files.SHA256: trunk_files.leave(folder, result.trunk)}
     if result.stopped_because:
         why = result.stopped_because[:TAG_LENGTH]
         tags |= {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why}

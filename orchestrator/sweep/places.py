@@ -9,11 +9,12 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psutil
 import ray
-from ray._private import ray_constants, services, utils
+from ray._private import parameter, ray_constants, services, utils
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
@@ -56,7 +57,7 @@ class _NoFolder(JobConfig):
 def own(resources: Resources) -> Iterator[None]:
     """A Ray of our own that listens on loopback alone. ClusterError where it does not start."""
     others = psutil.Process().children(recursive=True)
-    with _environment(OWN), _loopback(only=True):
+    with _environment(OWN), _loopback(only=True), _few_daemons():
         try:
             _start(
                 "Ray did not start",
@@ -151,6 +152,18 @@ def _no_handler() -> Iterator[None]:
     finally:
         utils.set_sigterm_handler = before
         take_back()
+
+
+@contextmanager
+def _few_daemons() -> Iterator[None]:
+    """Without those that scale a cluster and that follow its logs: each is a Python of its own."""
+    before = parameter.RayParams
+    fewer = partial(before, no_monitor=True, include_log_monitor=False)  # type: ignore[arg-type]  # ray's
+    parameter.RayParams = fewer  # type: ignore[misc, assignment]  # a class, which is only called
+    try:
+        yield
+    finally:
+        parameter.RayParams = before  # type: ignore[misc]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A run is found again by the tag `key`, which it gets after its tensors are store
 FINISHED. A run of a few calls: create, one batch or two, inputs, artifacts, the key, the end.
 """
 
+from orchestrator.store.runs import RunRow
 from orchestrator.tracking.line import REST_SECONDS, line_to
 from orchestrator.tracking.open_run import OpenRun
 from orchestrator.tracking.rows import (
@@ -12,7 +13,6 @@ from orchestrator.tracking.rows import (
     NOTE_LENGTH,
     TAG_LENGTH,
     MetricPoint,
-    RunRow,
     Value,
     compare_address,
 )

@@ -6,16 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from orchestrator.errors import StoreError
+from orchestrator.store.runs import RunRow
 from orchestrator.store.writing import rewrite, write
-from orchestrator.tracking.rows import RunRow
 
 
 class Artifacts:
@@ -62,9 +60,7 @@ class Artifacts:
 
     def local_folder(self, row: RunRow, path: str) -> Path | None:
         """Where a run's artifacts below `path` lie on this disk; None for a store elsewhere."""
-        if not row.artifact_uri.startswith("file://"):
-            return None
-        return Path(url2pathname(urlsplit(row.artifact_uri).path)) / path
+        return row.place(path)
 
     def folder(self, row: RunRow, path: str) -> Path:
         """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""

@@ -15,7 +15,7 @@ from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import StoreError, unknown
-from orchestrator.tracking.rows import RunRow
+from orchestrator.store.runs import RunRow
 from orchestrator.tracking.tracker import Tracker
 
 if TYPE_CHECKING:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from mlflow.entities import Run
+
+from orchestrator.store.runs import RunRow
 
 TAG_LENGTH = 500
 DIGEST_LENGTH = 36
@@ -21,21 +23,6 @@ class MetricPoint:
     name: str
     value: float
     step: int = 0
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """One run as the store lists it."""
-
-    run_id: str
-    name: str
-    status: str
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-    artifact_uri: str
-    start_ms: int
-    end_ms: int | None
 
 
 def row_of(run: Run) -> RunRow:

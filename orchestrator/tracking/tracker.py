@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from time import monotonic
 
@@ -13,17 +13,18 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import StoreError
+from orchestrator.store import sqlite_runs
 from orchestrator.store.address import shown, store_folder
 from orchestrator.store.ownership import owner, owner_lives
+from orchestrator.store.runs import RunRow, Runs
 from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.faults import STORE_FAULTS
 from orchestrator.tracking.garbage import rarely_collected
 from orchestrator.tracking.line import line_to
 from orchestrator.tracking.open_run import OpenRun
-from orchestrator.tracking.rows import RunRow, row_of
+from orchestrator.tracking.rows import row_of
 
 PAGE = 1000
-FEW_KEYS = 4  # looked for one by one: what else is in the store costs nothing then
 NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for what is no run id
 KNOWN_SECONDS = 3.0  # shorter than what lies between a new sweep's experiment and its first result
 
@@ -45,7 +46,7 @@ def initialise(uri: str) -> None:
         ) from error
 
 
-class Tracker(Artifacts):
+class Tracker(Artifacts, Runs):
     """One experiment of one store."""
 
     def __init__(self, uri: str, experiment: str) -> None:
@@ -112,35 +113,6 @@ class Tracker(Artifacts):
         self.client.set_tag(run_id, "owner", owner())
         return self.opened(self.row(run_id))
 
-    def finished(self, keys: Collection[str] | None = None) -> dict[str, RunRow]:
-        """Key -> finished run, over the whole store; of two with one key the older."""
-        if keys is not None and len(keys) <= FEW_KEYS:
-            rows = {key: self.finished_one(key) for key in keys}
-            return {key: row for key, row in rows.items() if row is not None}
-        found: dict[str, RunRow] = {}
-        for row in self.search("attributes.status = 'FINISHED' and tags.key LIKE '_%'", everywhere=True):
-            key = row.tags["key"]
-            wanted = (keys is None or key in keys) and "invalid" not in row.tags
-            if wanted and (key not in found or row.start_ms < found[key].start_ms):
-                found[key] = row
-        return found
-
-    def stopped(self, keys: Collection[str], stop: str) -> dict[str, RunRow]:
-        """Key -> the latest run that was stopped by the rule `stop`, over the whole store."""
-        rows = self.search("attributes.status = 'FINISHED' and tags.stopped_key LIKE '_%'", everywhere=True)
-        found = {row.tags["stopped_key"]: row for row in reversed(rows) if row.tags.get("stop") == stop}
-        return {key: row for key, row in found.items() if key in keys}
-
-    def failed(self, keys: Collection[str]) -> dict[str, RunRow]:
-        """Key -> the latest FAILED run of the point, over the whole store."""
-        rows = self.search("attributes.status = 'FAILED' and tags.point LIKE '_%'", everywhere=True)
-        return {row.tags["point"]: row for row in reversed(rows) if row.tags["point"] in keys}
-
-    def finished_one(self, key: str) -> RunRow | None:
-        """The finished run of one key, or None."""
-        rows = self._search(f"attributes.status = 'FINISHED' and tags.key = '{key}'", self._experiment_ids())
-        return next((row for row in reversed(rows) if "invalid" not in row.tags), None)
-
     def of_point(self, key: str) -> list[RunRow]:
         """The runs of one point in this experiment, however they ended or did not."""
         return self.search(f"tags.point = '{key}'")
@@ -149,9 +121,25 @@ class Tracker(Artifacts):
         """The run that was begun for a parcel."""
         return next(iter(self.search(f"tags.parcel = '{id}'")), None)
 
-    def search(self, query: str, *, everywhere: bool = False) -> list[RunRow]:
-        """Active runs of this experiment, or of the whole store, newest first."""
+    def search(self, query: str, *, everywhere: bool = False, metric: str | None = None) -> list[RunRow]:
+        """Active runs of this experiment, or of the whole store, newest first.
+
+        Who wants one `metric` alone, and no params, may get no others, in less time.
+        """
+        found = sqlite_runs.search(
+            self.uri, query, None if everywhere else [self.experiment_id], metric=metric
+        )
+        if found is not None:
+            return found
         return self._search(query, self._all_experiments() if everywhere else [self.experiment_id])
+
+    def finished_one(self, key: str) -> RunRow | None:
+        """The finished run of one key, or None."""
+        query = f"attributes.status = 'FINISHED' and tags.key = '{key}'"
+        rows = sqlite_runs.search(self.uri, query)
+        if rows is None:
+            rows = self._search(query, self._experiment_ids())
+        return next((row for row in reversed(rows) if "invalid" not in row.tags), None)
 
     def _all_experiments(self) -> list[str]:
         self._experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
@@ -163,6 +151,7 @@ class Tracker(Artifacts):
         return self._experiments if monotonic() < self._experiments_until else self._all_experiments()
 
     def _search(self, query: str, ids: list[str]) -> list[RunRow]:
+        """As MLflow finds them, page by page."""
         rows: list[RunRow] = []
         token: str | None = None
         while True:

@@ -16,6 +16,7 @@ from orchestrator.data import Dataset
 from orchestrator.measure import Profile, profile
 from orchestrator.training import Book, EpochRecord
 from orchestrator.walk.extras import Loss, cross_entropy
+from orchestrator.walk.inheritance import Ancestor, Fit, classes_of, fit, inherit
 from pruning.masking import Group, Masks
 from pruning.structure import trace
 
@@ -44,6 +45,7 @@ class Bench:
 
     `reference` is the trained dense network, once there is one; `loss` is what recoveries minimise,
     and `taught` says that it runs the dense network as well. In `book` every training is written down.
+    `ancestor` is what the dense training starts from, unless that is a draw.
     """
 
     config: DenseConfig
@@ -54,6 +56,7 @@ class Bench:
     loss: Loss = cross_entropy
     taught: bool = False
     book: Book | None = None
+    ancestor: Ancestor | None = None
 
     def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:
         """A network with the trial's initial weights, on the data's device."""
@@ -66,6 +69,15 @@ class Bench:
             self.config.model, input_shape=self.data.input_shape, num_classes=self.data.num_classes
         )
 
+    def inherited(self, drawn: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks]:
+        """The ancestor's weights and masks in place of those drawn; RuntimeError where there is none."""
+        if self.ancestor is None:
+            raise RuntimeError(f"a training starts from {self.config.start}, and no ancestor was given")
+        outline = self.outline()
+        parameters = {name: tuple(one.shape) for name, one in outline.named_parameters()}
+        found = fit_of(self.config, outline, self.ancestor)
+        return inherit(drawn, self.ancestor, found, parameters=parameters)
+
     def trained(self) -> State:
         """The dense network; RuntimeError before there is one."""
         if self.reference is None:
@@ -77,6 +89,14 @@ class Bench:
         # Built without storage: nothing is drawn only to be overwritten.
         net = self.outline().to_empty(device=self.data.train.images.device)
         net.load_state_dict(state.weights)
+        if self.config.train.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        return net
+
+    def borrow(self, state: State) -> nn.Module:
+        """A network, on the CPU, of the state's own tensors, to be looked at and left as it is."""
+        net = self.outline()
+        net.load_state_dict(state.weights, assign=True)
         return net
 
     def outline(self) -> nn.Module:
@@ -85,15 +105,24 @@ class Bench:
             return self._network()
 
 
+def fit_of(config: DenseConfig, outline: nn.Module, ancestor: Ancestor) -> Fit:
+    """How the network of a configuration takes its ancestor's tensors. ValueError for another model."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in ancestor.weights.items()}
+    return fit(outline, shapes, theirs=ancestor.classes, ours=classes_of(config.dataset))
+
+
 def seed_for(seed: int, stage: str, round: int) -> int:
     """A seed for one stage, unrelated to those of its neighbours."""
     digest = hashlib.sha256(f"{seed}/{stage}/{round}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def make_bench(config: DenseConfig, data: Dataset, *, report: Report | None = None) -> Bench:
+def make_bench(
+    config: DenseConfig, data: Dataset, *, report: Report | None = None, ancestor: Ancestor | None = None
+) -> Bench:
     """The bench of a configuration; one image's cost is counted once in a process for each model."""
-    return Bench(config, data, _cost(config.model, data.input_shape, data.num_classes), report)
+    cost = _cost(config.model, data.input_shape, data.num_classes)
+    return Bench(config, data, cost, report, ancestor=ancestor)
 
 
 def channel_groups(bench: Bench) -> tuple[Group, ...]:

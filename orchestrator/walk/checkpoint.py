@@ -37,8 +37,8 @@ class Keeper(Protocol):
 
 
 def snapshot(net: nn.Module) -> dict[str, Tensor]:
-    """The state dict, copied to the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+    """The state dict, copied to the CPU, contiguous."""
+    return {name: _copy(tensor) for name, tensor in net.state_dict().items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -48,19 +48,24 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """
     state = optimizer.state_dict()["state"]
     return {
-        f"{index}/{name}": value.detach().cpu().clone()
-        for index, values in state.items()
-        for name, value in values.items()
+        f"{index}/{name}": _copy(value) for index, values in state.items() for name, value in values.items()
     }
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give a fresh optimizer what `optimizer_tensors` read from another."""
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for place, tensor in tensors.items():
         index, _, name = place.partition("/")
-        # Copied: the optimizer writes into what it is given, and its bits depend on the alignment.
-        state.setdefault(int(index), {})[name] = tensor.clone()
+        like = parameters[int(index)] if tensor.shape == parameters[int(index)].shape else tensor
+        # Copied: the optimizer writes into what it is given, and its bits depend on the alignment. In the
+        # order of the parameter: fused optimizers go through both as they lie in memory.
+        state.setdefault(int(index), {})[name] = torch.empty_like(like, requires_grad=False).copy_(tensor)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

@@ -30,9 +30,9 @@ def evaluate(net: nn.Module, split: Split, *, numerics: Numerics) -> Evaluation:
     net.eval()
     started = perf_counter()
     parts = []
-    for part in torch.arange(len(split)).split(numerics.micro_batch):
-        with precision(numerics, split.images.device):
-            parts.append(net(split.images[part.to(split.images.device)]).float())
+    for images in split.images.split(numerics.micro_batch):  # views, in the order of the whole in memory
+        with precision(numerics, images.device):
+            parts.append(net(images).float())
     logits = torch.cat(parts)
     classes = logits.shape[1]
     ranked = logits.topk(min(5, classes), dim=1).indices

@@ -23,10 +23,11 @@ SMALLEST = 1e-12
 
 def train_gradually(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> State:
     """Train from the initial weights and prune on the way, by the schedule of the configuration."""
-    pruner = _Pruner(bench, config, groups)
+    start = initial(bench)
+    pruner = _Pruner(bench, config, groups, start.masks)
     hooks = partial(_extras, pruner)
     phase = Phase(bench.config.train.epochs)
-    state = train_more(bench, initial(bench), phase, stage="during", round=0, hooks=hooks)
+    state = train_more(bench, start, phase, stage="during", round=0, hooks=hooks)
     return replace(state, masks=pruner.masks)
 
 
@@ -39,15 +40,17 @@ def _extras(pruner: _Pruner, net: nn.Module) -> Extras:
 class _Pruner:
     """The masks so far, and the mean norms that tell whether a layer has settled."""
 
-    def __init__(self, bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> None:
+    def __init__(
+        self, bench: Bench, config: TrialConfig, groups: Sequence[Group] | None, inherited: Masks
+    ) -> None:
         self.bench, self.config, self.groups = bench, config, groups
         self.schedule = schedules.get(config.prune.schedule)
         # Of all layers from the start: one that never settles is whole, and counts in the sparsity.
-        self.whole = full_masks(bench.build().cpu(), groups, protect=config.prune.protect)
+        self.whole = full_masks(bench.build().cpu(), groups, protect=config.prune.protect) | inherited
         self.start()
 
     def start(self) -> None:
-        """Nothing is pruned and nothing known, as before the first epoch."""
+        """Nothing is pruned but what was inherited so, and nothing known, as before the first epoch."""
         self.masks: Masks = self.whole
         self.norms: dict[str, float] = {}
         self.round = 0

@@ -15,6 +15,7 @@ from orchestrator.walk import checkpoint
 from orchestrator.walk.bench import Bench, State
 from orchestrator.walk.checkpoint import Keeper, digest
 from orchestrator.walk.standing import Standing, Training, from_saved, to_saved
+from orchestrator.walk.trunk import Trunk, bare
 
 
 class Journal:
@@ -37,6 +38,7 @@ class Journal:
         self._before = list(standing.trainings)  # those that this process has not come to yet
         self._keeper, self._walk, self._note = keeper, walk, note
         self._seconds_between, self._since = seconds_between, time.monotonic()
+        self._pruned: dict[int, State] = {}
 
     def begin(self, round: int, state: State) -> None:
         """A round begins from `state`."""
@@ -46,6 +48,16 @@ class Journal:
         self.standing = replace(self.standing, round=round, top=state, trainings=dense)
         if self._due():
             self._keep(self.standing)
+
+    def pruned(self, round: int, state: State) -> None:
+        """A round has pruned, and trains next."""
+        self._pruned[round] = bare(state)
+
+    def trunk(self, key: str, rounds: int) -> Trunk | None:
+        """What a control needs of the walk; None where an earlier process has pruned some of its rounds."""
+        numbers = range(1, rounds + 1)
+        whole = self._pruned.keys() == set(numbers)
+        return Trunk(tuple(self._pruned[number] for number in numbers), key) if whole else None
 
     @property
     def last(self) -> State:
@@ -91,11 +103,18 @@ class Journal:
 
 
 def open_journal(
-    keeper: Keeper | None, bench: Bench, *, key: str, dense: State | None, every_seconds: float | None = None
+    keeper: Keeper | None,
+    bench: Bench,
+    *,
+    key: str,
+    dense: State | None,
+    shared: Trunk | None = None,
+    every_seconds: float | None = None,
 ) -> Journal:
     """The journal of the walk of a key, with what an earlier process left of it, if that fits.
 
-    `dense` is the stored dense network that the walk starts from, or None where it is trained on the way.
+    `dense` is the stored dense network that the walk starts from, or None where it is trained on the way;
+    `shared` is what it need not walk itself.
     """
     between = checkpoint.SECONDS_BETWEEN if every_seconds is None else every_seconds
     if keeper is None:
@@ -106,6 +125,7 @@ def open_journal(
         "torch": str(torch.__version__),
         "data": bench.data.digest,
         "dense": None if dense is None else digest(dense.weights),
+        "rounds_shared": shared is not None,
     }
     standing, note, saved = Standing(), "", keeper.latest()
     if saved is not None:

@@ -1,0 +1,109 @@
+"""What a sweep's command asks for, by its text; and the answer where the store holds all of it already.
+
+To plan a space takes torch, and to ask MLflow takes MLflow: seconds of imports, which a sweep with nothing
+left to do need not spend. Its run bears the hash of what was asked for; the same text under the same code
+has the same plan, which lies beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.comparing.records import PLAN, joined, planned_rows
+from orchestrator.comparing.summary import Summary
+from orchestrator.errors import StoreError
+from orchestrator.language.names import SPACES
+from orchestrator.launching import sources
+from orchestrator.launching.outcome import Ended
+from orchestrator.store.address import outbox_folder
+from orchestrator.store.checked_files import looks_whole
+from orchestrator.store.runs import RunRow
+from orchestrator.store.sqlite_runs import SqliteRuns
+
+if TYPE_CHECKING:
+    from orchestrator.launching.running import Options
+    from orchestrator.space import Space
+
+ASKED = "asked_sha256"
+OTHERS = ("models.", "pruning.", "orchestrator.")  # groups of entry points by which others add methods
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that decides the plan of a sweep besides the code; `stop` is what --stop says."""
+
+    name: str
+    text: str
+    sets: tuple[str, ...]
+    device: str
+    precision: str
+    stop: str | None
+
+    def sha256(self) -> str | None:
+        """A hash of it and of the code; None where other packages' code has a say."""
+        if any(group.startswith(OTHERS) for group in entry_points().groups):
+            return None
+        return hashlib.sha256(json.dumps([asdict(self), sources.digest()]).encode()).hexdigest()
+
+
+def request_of(space: Space, options: Options) -> Request | None:
+    """What a space asks for; None for what its text alone does not tell: a search, another network."""
+    if space.search.method != "grid" or space.ancestor is not None:
+        return None
+    return Request(space.name, space.text, space.sets, options.device, options.precision, options.stop)
+
+
+def read_request(
+    space: str, sets: Sequence[str], *, device: str, precision: str, stop: str | None
+) -> Request | None:
+    """The same from the words of a command; None where there is no such text."""
+    named = space in {file.stem for file in SPACES.glob("*.yaml")}
+    file = SPACES / f"{space}.yaml" if named else Path(space)
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except (OSError, ValueError):  # what is wrong is told by who reads it in earnest
+        return None
+    return Request(file.stem, text, tuple(sets), device, precision, stop)
+
+
+def answered(request: Request, *, uri: str) -> Summary | None:
+    """The summary of a sweep whose trials are all in the store; None where that has to be looked into.
+
+    So it has for a server, and where a trial failed.
+    """
+    waiting = outbox_folder(uri)
+    asked = request.sha256()
+    if asked is None or (waiting.exists() and any(waiting.iterdir())):
+        return None
+    runs = SqliteRuns(uri)
+    try:
+        sweep = next(iter(runs.search(f"tags.kind = 'sweep' and tags.{ASKED} = '{asked}'")), None)
+        if sweep is None or sweep.status != "FINISHED":
+            return None
+        return _summary(request, runs, sweep)
+    except StoreError:
+        return None
+
+
+def _summary(request: Request, runs: SqliteRuns, sweep: RunRow) -> Summary | None:
+    text = runs.text(sweep, PLAN)
+    keys = {row[name] for row in planned_rows(text) for name in ("key", "dense_key")}
+    known = runs.finished(keys)
+    if not all(
+        looks_whole(row.place("model"), row.tags.get("manifest_sha256", "")) for row in known.values()
+    ):
+        return None
+    results = joined(runs, sweep, known=known).results
+    if not results["status"].isin(("finished", "stopped")).all():
+        return None
+    return Summary(request.name, len(results), sweep, results, Ended(()), len(results))
+
+
+def _looks_whole(row: RunRow) -> bool:
+    return looks_whole(row.place("model"), row.tags.get("manifest_sha256", ""))

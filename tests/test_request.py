@@ -1,0 +1,178 @@
+"""A sweep of which nothing is left to do is answered from the store alone, and only where that is sure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from recorded import Store
+
+from orchestrator.comparing.records import PLAN, plan_record
+from orchestrator.launching import request as module
+from orchestrator.launching.request import ASKED, Request, answered, read_request, request_of
+from orchestrator.launching.running import Options
+from orchestrator.space import load_space
+from orchestrator.store.address import outbox_folder
+from orchestrator.tracking import Tracker
+
+ROOT = Path(__file__).parent.parent
+REQUEST = Request("tiny", "version: 1", (), "cpu", "fp32", None)
+SWEEP = """\
+version: 1
+axes: {model: [slp], dataset: [digits], technique: [weight], amount: [0.3, 0.6]}
+train: {epochs: 1}
+"""
+HEAVY = ("torch", "ray", "mlflow", "fvcore", "optuna", "matplotlib", "sklearn", "scipy.stats")
+AS_TYPED = f"""\
+import sys
+from orchestrator.cli import main
+sys.argv = ["orchestrate", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_what_is_read_is_what_a_sweep_asks_for(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_bytes(b"\xef\xbb\xbf" + SWEEP.encode())
+    for space, sets in (("quickstart", ()), (str(tmp_path / "tiny.yaml"), ("seed=1,2",))):
+        read = read_request(space, sets, device="cpu", precision="bf16", stop="median")
+        found = load_space(space, sets)
+        assert read == request_of(found, Options("cpu", "bf16", stop="median", retries=7))
+    assert read_request(str(tmp_path / "none.yaml"), (), device="cpu", precision="fp32", stop=None) is None
+    assert read_request(str(tmp_path), (), device="cpu", precision="fp32", stop=None) is None
+
+
+def test_a_search_is_planned_anew(tmp_path: Path) -> None:
+    (tmp_path / "drawn.yaml").write_text(SWEEP + "search: {method: random, trials: 2}\n")
+    assert request_of(load_space(str(tmp_path / "drawn.yaml")), Options()) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "x"},
+        {"text": "version: 1\n"},
+        {"sets": ("seed=1",)},
+        {"device": "cuda"},
+        {"precision": "bf16"},
+        {"stop": "none"},
+    ],
+)
+def test_every_word_and_the_code_have_a_say(
+    change: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = REQUEST.sha256()
+    assert before is not None
+    assert replace(REQUEST, **change).sha256() not in (before, None)
+    monkeypatch.setattr(module.sources, "digest", lambda: "other code")
+    assert REQUEST.sha256() not in (before, None)
+
+
+def test_where_other_packages_add_methods_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Found:
+        groups = ("console_scripts", "pruning.criterion")
+
+    monkeypatch.setattr(module, "entry_points", Found)
+    assert REQUEST.sha256() is None
+    assert answered(REQUEST, uri="sqlite:////nowhere.db") is None
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Store:
+    """A finished sweep of one recorded trial."""
+    store = Store(tmp_path)
+    run = store.row(store.trial("slp", "weight", "none"))
+    parent = store.row(store.dense("slp"))
+    rows = [{"key": run.tags["key"], "dense_key": parent.tags["key"], **AXES}]
+    asked = REQUEST.sha256()
+    assert asked is not None
+    with store.tracker.start("sweep", "tiny", tags={ASKED: asked}) as sweep:
+        store.tracker.upload(sweep.run_id, {PLAN: plan_record(rows, space="tiny", excluded=[])})
+    return store
+
+
+AXES = {
+    "model": "slp",
+    "dataset": "digits",
+    "batch_size": 64,
+    "technique": "weight",
+    "amount": 0.5,
+    "seed": 0,
+}
+
+
+def sweep_of(store: Store) -> str:
+    return store.tracker.search("tags.kind = 'sweep'")[0].run_id
+
+
+def trial_of(store: Store) -> str:
+    return store.trial("slp", "weight", "none")
+
+
+def test_a_sweep_that_is_whole_is_told(swept: Store) -> None:
+    found = answered(REQUEST, uri=swept.uri)
+    assert found is not None
+    assert (found.space, found.trials, found.reused, found.failed, found.failures) == ("tiny", 1, 1, 0, {})
+    assert found.line() == "tiny: nothing to do: all 1 trials are in the store"
+    assert found.sweep.run_id == sweep_of(swept)
+    assert [table.rows[0][:2] for table in found.tables()] == [["weight", "50%"]]
+    assert answered(replace(REQUEST, stop="median"), uri=swept.uri) is None
+
+
+@pytest.mark.parametrize("harm", ["running", "invalid", "cut", "deleted", "waiting", "plan"])
+def test_whatever_is_not_as_it_was_is_looked_into(swept: Store, harm: str) -> None:
+    tracker, trial = swept.tracker, trial_of(swept)
+    if harm == "running":
+        tracker.reopen(sweep_of(swept))
+    elif harm == "invalid":
+        tracker.set_tag(trial, "invalid", "a test")
+    elif harm == "cut":
+        (swept.model(trial) / "arch.json").write_text("{}")
+    elif harm == "deleted":
+        tracker.client.delete_run(trial)
+    elif harm == "waiting":
+        (outbox_folder(swept.uri) / "parcel").mkdir(parents=True)
+    else:
+        place = tracker.local_folder(tracker.row(sweep_of(swept)), PLAN)
+        assert place is not None
+        place.unlink()
+    assert answered(REQUEST, uri=swept.uri) is None
+
+
+@pytest.mark.slow
+def test_a_second_sweep_starts_nothing_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
+    clean |= {"PYTHONPATH": str(ROOT)}
+
+    def sweep(*words: str) -> tuple[dict[str, object], str]:
+        done = subprocess.run(
+            [sys.executable, "-c", AS_TYPED, "sweep", "--space", "tiny.yaml", "--json", *words],
+            cwd=tmp_path,
+            env=clean,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr.splitlines()[-1]
+
+    (first, loaded), (second, light) = sweep(), sweep()
+    assert "'ray'" in loaded
+    assert first["ran"] == 3
+    assert (second["ran"], second["reused"], second["results"]) == (0, 2, first["results"])
+    assert light == "[]"
+    planned, also = sweep("--set", "seed=0")  # the same plan in other words: no Ray, and the answer is kept
+    assert (planned["ran"], "'ray'" in also) == (0, False)
+    assert sweep("--set", "seed=0")[1] == "[]"
+    assert (
+        Tracker(f"sqlite:///{tmp_path}/mlruns/mlflow.db", "tiny").search("attributes.status = 'RUNNING'")
+        == []
+    )
