@@ -15,10 +15,11 @@ import pytest
 from conftest import OUTSIDE
 from mlflow import MlflowClient
 
-from benchmarks.report_at_scale import NAME, write
+from benchmarks.made_up import NAME, write
 from orchestrator.comparing.pooled import pooled
 from orchestrator.comparing.records import find_sweep
 from orchestrator.report import html_report
+from orchestrator.store import sqlite_runs
 from orchestrator.tracking import RunRow, Tracker
 
 SPACE = """
@@ -128,15 +129,18 @@ def test_single_runs_stand_beside_sweeps(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("schemas", [sqlite_runs.SCHEMAS, ()], ids=["its tables", "MLflow"])
 def test_a_store_is_asked_once_however_many_runs_it_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    schemas: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    search, single = MlflowClient.search_runs, MlflowClient.get_run
+    search, single, read = MlflowClient.search_runs, MlflowClient.get_run, sqlite_runs._rows
     monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: asked.append(a[2]) or search(*a, **k))
     monkeypatch.setattr(MlflowClient, "get_run", lambda *a, **k: asked.append("one") or single(*a, **k))
+    monkeypatch.setattr(sqlite_runs, "_rows", lambda *a: asked.append("tables") or read(*a))
+    monkeypatch.setattr(sqlite_runs, "SCHEMAS", schemas)
     counts = []
-    for number, trials in enumerate((4, 44)):
+    for number, trials in enumerate((4, 144)):  # the last 44 of which are copies
         uri = f"sqlite:///{tmp_path}/{number}/mlruns/mlflow.db"
         write(uri, trials)
         asked.clear()
@@ -144,5 +148,6 @@ def test_a_store_is_asked_once_however_many_runs_it_holds(
         text = html_report(tracker, find_sweep(tracker, NAME))
         assert f"All {trials} trials of the plan have finished" in text
         counts.append(len(asked))
-    # The sweep, what is finished, what has failed.
-    assert counts == [3, 3]
+        assert set(asked) == {"tables"} if schemas else "tables" not in asked
+    # The sweep, and what is finished; nothing is left that may have failed.
+    assert counts == [2, 2]
