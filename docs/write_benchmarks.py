@@ -30,7 +30,9 @@ def table(name: str) -> str:
     rows = json.loads(place.read_text(encoding="utf-8"))["rows"]
     lines = [HEADER, ["---"] * len(HEADER), *(cells(row) for row in rows)]
     notes = dict.fromkeys(f"{row['what']}: {row['note']}" for row in rows if row["note"])
-    parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines), *notes, machine(rows)]
+    picture = f"pictures/{name}.png"
+    drawn = [f"![{name} in curves]({picture})"] if (PAGE.parent / picture).exists() else []
+    parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines), *notes, machine(rows), *drawn]
     return "\n\n".join(parts)
 
 
