@@ -15,7 +15,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
@@ -78,7 +80,8 @@ class Hyperparameter:
         return f"{form} in {self.between}" if bounded else form
 
 
-def hyperparameters(function: Function) -> dict[str, Hyperparameter]:
+@cache  # a plan of many thousand trials asks for it as often
+def hyperparameters(function: Function) -> Mapping[str, Hyperparameter]:
     """The keyword-only parameters with a default: their default, type and range."""
     hints = get_type_hints(function, include_extras=True)
     found = {}
@@ -90,7 +93,7 @@ def hyperparameters(function: Function) -> dict[str, Hyperparameter]:
             between = next((extra for extra in extras if isinstance(extra, Between)), None)
             kind = plain if plain in (int, float, bool, str) else None
             found[name] = Hyperparameter(parameter.default, kind, between, plain)
-    return found
+    return MappingProxyType(found)
 
 
 def parse(text: str) -> tuple[str, dict[str, Value]]:

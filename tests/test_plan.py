@@ -20,6 +20,7 @@ from orchestrator.errors import SpaceError
 from orchestrator.planning.estimate import estimate
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
 from orchestrator.space import load_space
+from orchestrator.store.room import RUN_BYTES
 from pruning.step import SCOPES
 
 AXES = {"model": "slp", "dataset": "digits", "amount": "0.5"}
@@ -375,7 +376,7 @@ def test_estimate_of_flops_and_bytes_by_hand(tmp_path: Path) -> None:
     # slp on digits: 640 MACs, no gradient of its input: 2 passes x 2 FLOPs; 5 epochs, then 2 x 3 rounds x 2
     assert cost.train_flops == 640 * 2 * 2 * 1257 * (5 + 2 * 3 * 2)
     # 650 parameters of 4 bytes in 3 runs, and a bit for each of 640 weights in the two pruned ones
-    assert cost.disk_bytes == 3 * 650 * 4 + 2 * 80
+    assert cost.disk_bytes == 3 * 650 * 4 + 2 * 80 + 3 * RUN_BYTES
     alone = replace(found, trials=found.trials[:1])
     assert estimate(alone, finished=()).trials_to_run == 1
     assert "timed training steps" in cost.basis
@@ -383,5 +384,5 @@ def test_estimate_of_flops_and_bytes_by_hand(tmp_path: Path) -> None:
 
 def test_a_trial_without_recovery_stores_masks_alone(tmp_path: Path) -> None:
     cost = estimate(planned(tmp_path), finished=())
-    assert cost.disk_bytes == 650 * 4 + 80
+    assert cost.disk_bytes == 650 * 4 + 80 + 2 * RUN_BYTES
     assert cost.train_flops == 640 * 4 * 1257 * 10

@@ -47,7 +47,7 @@ def names() -> list[str]:
 
 
 @lru_cache(maxsize=1024)
-def _known(kind: str, method: str) -> dict[str, Hyperparameter]:
+def _known(kind: str, method: str) -> Mapping[str, Hyperparameter]:
     registry = next(registry for registry in TUNED.values() if registry.kind == kind)
     return hyperparameters(registry.get(method).function)
 

@@ -13,6 +13,7 @@ from orchestrator.measure import train_flops
 from orchestrator.planning.calibration import Speed, speed
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.refusals import shape_of
+from orchestrator.store.room import RUN_BYTES
 from orchestrator.walk.distillation import distillations
 from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recovery import epochs_a_round, epochs_of
@@ -102,14 +103,14 @@ class _Speeds:
 
     def of_trial(self, config: TrialConfig) -> _Cost:
         """Rounds of recovery, each measured; masks are stored, and weights where they were trained."""
-        dense, prune = config.dense, config.prune
-        epochs, rounds = _epochs(config), _rounds(prune.schedule)
-        taught = bool(distillations.get(config.distill).traits["teaches"])
-        key = (dense.model, dense.dataset, dense.batch_size, epochs, rounds, taught)
+        dense, schedule = config.dense, config.prune.schedule
+        stages = (config.recover, config.when, config.prepare, config.distill, schedule)
+        key = (dense.model, dense.dataset, dense.batch_size, dense.train, *stages)
         if key not in self.costs:
-            known = self.of(dense)
+            known, epochs = self.of(dense), _epochs(config)
+            taught = bool(distillations.get(config.distill).traits["teaches"])
             stored = known.mask_bytes + (known.weight_bytes if epochs else 0)
-            self.costs[key] = self._training(dense, epochs, rounds + 1, stored, taught=taught)
+            self.costs[key] = self._training(dense, epochs, _rounds(schedule) + 1, stored, taught=taught)
         return self.costs[key]
 
     def _training(
@@ -121,7 +122,7 @@ class _Speeds:
         steps = epochs * ceil(train / config.batch_size)
         image_passes = epochs * train * (1 + FORWARD_SHARE * taught) + FORWARD_SHARE * looked_at
         seconds = image_passes * known.image_seconds + steps * known.step_seconds
-        return _Cost(seconds, train_flops(known.cost, epochs * train, taught=taught), stored)
+        return _Cost(seconds, train_flops(known.cost, epochs * train, taught=taught), RUN_BYTES + stored)
 
 
 @cache
@@ -141,6 +142,5 @@ def _epochs(config: TrialConfig) -> int:
     return before + recovery * (1 if config.when == "init" else _rounds(config.prune.schedule))
 
 
-@cache
 def _rounds(schedule: str) -> int:
     return rounds_of(schedules.get(schedule))
