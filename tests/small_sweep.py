@@ -55,7 +55,7 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
     while not condition():
         assert process.poll() is None, "the sweep ended too early"
         assert time.monotonic() < end
-        time.sleep(0.2)
+        time.sleep(0.7)  # whoever asks a server takes time from it
 
 
 def finished(uri: str) -> list[RunRow]:

@@ -236,7 +236,7 @@ def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, t
     words = ["sweep", "--space", "lost.yaml", "--device", "cpu", "--address", head]
     words += [
         "--set",
-        "train.epochs=120",
+        "train.epochs=60",
     ]  # so that the first node has not done all of it before the second begins
     done: list[subprocess.CompletedProcess[str]] = []
     sweep = Thread(target=lambda: done.append(orchestrate(*words, cwd=tmp_path, MLFLOW_TRACKING_URI=server)))
@@ -244,7 +244,7 @@ def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, t
         sweep.start()
         while not on_the_second():
             assert sweep.is_alive(), done
-            time.sleep(0.2)
+            time.sleep(0.7)
         time.sleep(1)
     sweep.join()
     assert done[0].returncode == 0, done[0].stderr

@@ -48,7 +48,7 @@ axes:
   dataset: [digits]
   criterion: [crasher, magnitude]
   granularity: [weight]
-  amount: [50%, 90%]
+  amount: [50%]
 train: {epochs: 1}
 """
 
@@ -172,18 +172,18 @@ def test_a_criterion_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     )
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.count("its worker died; it is tried again (1 of 1)") == 2
-    assert done.stderr.count("its worker died 2 times") == 2
-    assert "4 trials, 3 runs made, 0 trials reused, 2 failed" in done.stdout
+    assert done.stderr.count("its worker died; it is tried again (1 of 1)") == 1
+    assert done.stderr.count("its worker died 2 times") == 1
+    assert "2 trials, 2 runs made, 0 trials reused, 1 failed" in done.stdout
 
     uri = default_uri(tmp_path)
     tracker = Tracker(uri, "space")
     failed = tracker.search("attributes.status = 'FAILED'")
-    assert [row.tags["reason"] for row in failed] == ["its worker died 2 times"] * 2
+    assert [row.tags["reason"] for row in failed] == ["its worker died 2 times"]
     assert sorted(row.status for row in tracker.search("tags.kind = 'trial'")) == [
-        *["FAILED"] * 2,
-        *["FINISHED"] * 2,
-        *["KILLED"] * 2,
+        "FAILED",
+        "FINISHED",
+        "KILLED",
     ]
     found = status("space", uri=uri)
-    assert (found.state, found.done, found.failed, found.running) == ("finished", 2, 2, 0)
+    assert (found.state, found.done, found.failed, found.running) == ("finished", 1, 1, 0)

@@ -131,7 +131,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, 
     end = time.monotonic() + LONGEST
     with sweeping(tmp_path, *ONE_BY_ONE) as process:
         while process.poll() is None and len(trials(tmp_path)) < finished and time.monotonic() < end:
-            time.sleep(0.1)
+            time.sleep(0.4)
         assert process.poll() is None, process.communicate()
         kill(process)
     before = [row.tags["key"] for row in trials(tmp_path)]
