@@ -186,6 +186,7 @@ def _owned(plan: Plan, wanted: _Wanted, run: OpenRun) -> Summary:
         sweep = tracker.row(run.run_id)
         left = wanted.left(plan, sweep)
         wanted.write_down(left.plan, sweep)
+        sweep = tracker.row(run.run_id)  # with what it says now
         source = wanted.source(left, sweep)
     ended = wanted.run(left, sweep, source)
     run.status = "KILLED" if ended.signal else "FINISHED"
