@@ -30,6 +30,11 @@ def _no_outside_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyte
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
 
 
+def _allowed_seconds(item: pytest.Item) -> float:
+    timeout = item.get_closest_marker("timeout")
+    return float(timeout.args[0]) if timeout else 0.0
+
+
 def pytest_runtest_setup() -> None:
     """MLflow makes the tables of a new SQLite store by dozens of migrations, in seconds: once is enough.
 
@@ -70,6 +75,7 @@ def _copied_tables(engine: Any) -> None:  # sqlalchemy's, which tests may not ne
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_allowed_seconds, reverse=True)  # the longest first, or one worker is left with them
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return

@@ -50,7 +50,7 @@ axes:
   technique: [weight]
   amount: [50%, 90%]
   seed: [0, 1, 2, 3]
-train: {epochs: 40}
+train: {epochs: 25}
 recover: finetune(epochs=10)
 """
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
