@@ -72,7 +72,7 @@ def pq_indices() -> Iterator[Job]:
         "PQ index of all layers and all rows of densenet121",
         ours=every,
         peer=one_pass,
-        peer_name="one pass in float64, the sum of |w|",
+        peer_name="one pass in float64, the sum of absolute weights",
         claims=(AtMost(10.0),),
         rounds=9,
         note="A pass widens each layer to float64 and adds up what lies there.",
