@@ -20,7 +20,7 @@ sweep: $(STAMP)  ## the quickstart sweep: real results and a picture in a minute
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## all tests: the fast ones, then those that start sweeps, servers and browsers
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
-	$(BIN)/pytest -n $$(($(WORKERS) + 1)) --dist loadfile --no-loadscope-reorder -m slow  # one of them waits
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from models.densenet import present_name
 from models.torchvision_compat import models as torchvision_models
 from orchestrator.carrying import rerun
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.errors import OrchestrateError, SpaceError, StoreError, UsageError
+from orchestrator.errors import AwayError, OrchestrateError, SpaceError, StoreError, UsageError
 from orchestrator.launching import sources
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.repeating import command
@@ -455,6 +455,20 @@ def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved
         kept.ancestor_of(moved.tracker, config_of("b" * 64))
     with pytest.raises(StoreError, match="is no SHA-256 of an ancestor"):
         kept.ancestor_of(moved.tracker, config_of("' or tags.kind LIKE '%"))
+
+
+def test_a_store_that_was_away_a_moment_ago_is_asked_for_an_ancestor_again(
+    moved: Moved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ancestor = moved.plan.space.ancestor
+    assert ancestor is not None
+    kept._by_hash.cache_clear()
+    with pytest.raises(AwayError), moved.tracker.reaching():
+        raise AwayError("database is locked")
+    with pytest.raises(AwayError, match="database is locked"), moved.tracker.reaching():
+        pytest.fail("nobody waits for a store again that is away")
+    monkeypatch.setattr(kept, "TRY_SECONDS", 0.0)
+    assert kept.ancestor_of(moved.tracker, config_of(ancestor.sha256)) is not None
 
 
 def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(

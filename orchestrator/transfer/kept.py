@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from time import monotonic, sleep
 
 from orchestrator.config import DenseConfig
 from orchestrator.data import Dataset
 from orchestrator.errors import AwayError, StoreError
 from orchestrator.store import model_files
 from orchestrator.store.checked_files import looks_whole
-from orchestrator.tracking import TAG_LENGTH, RunRow, Tracker
+from orchestrator.tracking import TAG_LENGTH, RunRow, Tracker, line_to
 from orchestrator.tracking.stored_files import files_at
 from orchestrator.transfer.heritage import Heritage
 from orchestrator.walk.bench import fit_of, make_bench
@@ -19,6 +20,7 @@ from orchestrator.walk.inheritance import Ancestor
 
 FOLDER = NAME = "ancestor"  # of a sweep's run: the artifacts' folder, and the tag with the ancestor's name
 SHA256 = "ancestor_sha256"  # the tag with the SHA-256 of the folder's manifest
+WAIT_SECONDS, TRY_SECONDS = 60.0, 1.0
 HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -36,8 +38,20 @@ def ancestor_of(tracker: Tracker, config: DenseConfig) -> Ancestor | None:
     """What a training starts from, every file of it checked; None for one that starts from a draw.
 
     StoreError where no sweep of the store has it whole. It stays in memory, for the next trial of a process.
+    Nothing can be done without it: a store that is away is waited for, a minute long, before AwayError.
     """
-    return None if config.start == "scratch" else _by_hash(tracker, config.ancestor_sha256)
+    if config.start == "scratch":
+        return None
+    last = monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            with tracker.reaching():
+                return _by_hash(tracker, config.ancestor_sha256)
+        except AwayError:
+            if monotonic() > last:
+                raise
+            sleep(TRY_SECONDS)
+            line_to(tracker.uri).ask_anew()
 
 
 def inheritance(config: DenseConfig, data: Dataset, ancestor: Ancestor | None) -> dict[str, str]:
