@@ -31,7 +31,6 @@ in the first turn and in every later one. The first turn is a warm-up unless `wa
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -41,13 +40,11 @@ from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
+from benchmarks.kept import Row, keep
 from orchestrator.measuring.machine_load import MachineLoad, watch_load
-from orchestrator.store.environment import environment
-from orchestrator.store.writing import rewrite
 
 RESULTS = Path(__file__).parent / "results"
 WALL = "seconds"
-FACTS = ("processor", "cores", "python", "package.torch", "package.ray", "package.mlflow", "commit")
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,6 @@ class Job:
 
 
 Benchmark = Callable[[], Iterator[Job]]
-Row = dict[str, Any]  # JSON
 _found: dict[str, dict[str, tuple[Benchmark, bool]]] = {}
 
 
@@ -227,7 +223,7 @@ def main(file: str) -> None:
     for name in wanted:
         rows = [_told({"benchmark": name, **row}) for job in mine[name][0]() for row in run(job)]
         if "--dry" not in words:
-            _keep(place, name, rows, known=list(mine))
+            keep(place, name, rows, known=list(mine))
 
 
 def _told(row: Row) -> Row:
@@ -245,16 +241,3 @@ def benchmark_files(folder: Path) -> list[str]:
     """The files of a folder that end with `main`, by their names as modules."""
     end = '\nif __name__ == "__main__":\n    main(__file__)\n'
     return sorted(file.stem for file in folder.glob("*.py") if file.read_text().endswith(end))
-
-
-def _keep(place: Path, name: str, rows: list[Row], *, known: list[str]) -> None:
-    """Put a benchmark's rows in the place of those that it had; those that are gone are dropped."""
-    before = json.loads(place.read_text())["rows"] if place.exists() else []
-    order = {benchmark: number for number, benchmark in enumerate(known)}
-    kept = [row for row in before if row["benchmark"] in order and row["benchmark"] != name]
-    facts = environment()
-    for row in rows:
-        row["environment"] = {name: facts[name] for name in FACTS}
-    every = sorted(kept + rows, key=lambda row: order[row["benchmark"]])
-    place.parent.mkdir(parents=True, exist_ok=True)
-    rewrite(place, json.dumps({"rows": every}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Training: an epoch against the matmul peak, the masked step, and batches of images against PIL's."""
+"""Training: an epoch against the matmul peak, the masked step, and options that change bits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,9 @@ from torch.nn.utils import prune as torch_prune
 
 import models
 import pruning
-from benchmarks.harness import AtLeast, AtMost, Done, Job, Told, benchmark, main
+from benchmarks.harness import AtMost, Done, Job, Told, benchmark, main
 from orchestrator.config import Numerics, Train
-from orchestrator.data import Split, batches
-from orchestrator.images.augmentation import augment
+from orchestrator.data import Split
 from orchestrator.training import train
 from orchestrator.walk.freed_memory import keep_freed_memory
 from orchestrator.walk.recipe import Phase, make_optimizer
@@ -170,73 +168,6 @@ def masked_step() -> Iterator[Job]:
         rounds=41,
         number=4,
     )
-
-
-def pictures(shape: tuple[int, int, int], count: int) -> list[Any]:
-    """PIL images, grey or in colour."""
-    from PIL import Image
-
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (count, *shape), generator=generator, dtype=torch.uint8)
-    return [Image.fromarray((one[0] if shape[0] == 1 else one.permute(1, 2, 0)).numpy()) for one in pixels]
-
-
-class Listed(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """As torchvision's data sets: an image is transformed when it is asked for."""
-
-    def __init__(self, images: list[Any], transform: Callable[[Any], Tensor]) -> None:
-        self.images, self.transform = images, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[index]), index % 10
-
-
-def _through(loader: Any) -> int:
-    return sum(len(labels) for _, labels in loader)
-
-
-def _by_index(split: Split, kind: str, generator: torch.Generator) -> int:
-    images = 0
-    for index in batches(len(split), BATCH, generator):
-        augment(split.images[index], generator, kind=kind)
-        images += len(split.labels[index])
-    return images
-
-
-@benchmark
-def images() -> Iterator[Job]:
-    """An epoch of shuffled batches of 256, scaled and, in colour, augmented; no network."""
-    from models.torchvision_compat import transforms
-
-    scaled = [transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
-    moved = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
-    for what, shape, before, kind, claim, note in (
-        ("MNIST-shaped batches", GREY, [], "none", AtLeast(50.0), ""),
-        (
-            "CIFAR-shaped batches, crop and flip",
-            COLOUR,
-            moved,
-            "crop_flip",
-            AtLeast(8.0, aim=20.0),
-            "Both draw a crop and a flip for every image; other draws, so no equal bits.",
-        ),
-    ):
-        count = 4 * BATCH
-        listed = Listed(pictures(shape, count), transforms.Compose([*before, *scaled]))
-        loader = torch.utils.data.DataLoader(listed, BATCH, shuffle=True)
-        yield Job(
-            what,
-            ours=partial(_by_index, split_of(shape, count), kind, torch.Generator().manual_seed(0)),
-            peer=partial(_through, loader),
-            peer_name="DataLoader over PIL images",
-            claims=(claim,),
-            rounds=15,
-            equal="as many images",
-            note=note,
-        )
 
 
 @benchmark

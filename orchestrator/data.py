@@ -16,9 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import DataError, SpaceError
+from orchestrator.errors import SpaceError
 from orchestrator.images.dataset_files import default_data_dir, fetch, path, read, verify
 from orchestrator.images.datasets import DATASETS, DatasetInfo, Raw, check_options, info, split_sizes
+from orchestrator.images.splits import SPLIT_SEED, first_per_class, split_indices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +46,6 @@ __all__ = [
     "split_sizes",
     "verify",
 ]
-
-SPLIT_SEED = 0
-DIGITS_TEST_SHARE = 0.2
-DIGITS_VALIDATION_IMAGES = 180
-VALIDATION_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +89,7 @@ def scaling(name: str, *, data_dir: Path | None = None) -> Scaling:
     """That of a data set; SpaceError for an unknown name, DataError for missing or corrupt files."""
     levels = info(name).levels
     raw = read(name, data_dir)
-    mean, deviation = _scale(raw, _split(name, raw)[0], levels=levels)
+    mean, deviation = _scale(raw, split_indices(name, raw)[0], levels=levels)
     return Scaling(levels, tuple(mean.tolist()), tuple(deviation.tolist()))
 
 
@@ -115,12 +111,12 @@ def load(
 
     check_options(name, classes=classes, samples_per_class=samples_per_class)
     raw = read(name, data_dir)
-    whole = _split(name, raw)
+    whole = split_indices(name, raw)
     mean, deviation = _scale(raw, whole[0], levels=info(name).levels)
     chosen = np.arange(info(name).num_classes) if classes is None else np.array(classes, dtype=np.int64)
     train, validation, test = (part[np.isin(raw.labels[part], chosen)] for part in whole)
     if samples_per_class is not None:
-        train = train[_first_per_class(raw.labels[train], samples_per_class, seed=SPLIT_SEED)]
+        train = train[first_per_class(raw.labels[train], samples_per_class, seed=SPLIT_SEED)]
 
     def split(index: Index) -> Split:
         return _tensors(raw, index, mean, deviation, levels=info(name).levels, classes=chosen, device=device)
@@ -165,30 +161,9 @@ def balanced_sample(split: Split, *, per_class: int, seed: int) -> tuple[Tensor,
     fewest = int(counts[counts > 0].min())
     if not 1 <= per_class <= fewest:
         raise SpaceError(f"{per_class} samples per class; give 1 to {fewest}, the size of the smallest class")
-    index = torch.from_numpy(_first_per_class(labels, per_class, seed=seed))
+    index = torch.from_numpy(first_per_class(labels, per_class, seed=seed))
     index = index[torch.argsort(split.labels.cpu()[index], stable=True)].to(split.labels.device)
     return split.images[index], split.labels[index]
-
-
-def _split(name: str, raw: Raw) -> tuple[Index, Index, Index]:
-    """(train, validation, test) indices: scikit-learn's stratified split, seed 0."""
-    import numpy as np
-    from sklearn.model_selection import train_test_split
-
-    def divide(index: Index, share: float) -> tuple[Index, Index]:
-        labels = raw.labels[index]
-        rest, taken = train_test_split(index, test_size=share, stratify=labels, random_state=SPLIT_SEED)
-        return rest, taken
-
-    everything = np.arange(len(raw.labels))
-    try:
-        if raw.own_test:
-            rest, test = everything[: -raw.own_test], everything[-raw.own_test :]
-            return *divide(rest, VALIDATION_SHARE), test
-        rest, test = divide(everything, DIGITS_TEST_SHARE)
-        return *divide(rest, DIGITS_VALIDATION_IMAGES), test
-    except ValueError as error:
-        raise DataError(f"{name}: {len(raw.labels)} images cannot be split: {error}") from error
 
 
 def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -235,16 +210,6 @@ def _tensors(
     new_label = np.zeros(len(raw.class_names), dtype=np.int64)
     new_label[classes] = np.arange(len(classes))
     return Split(images.to(device), torch.from_numpy(new_label[raw.labels[index]]).to(device))
-
-
-def _first_per_class(labels: Index, count: int, *, seed: int) -> Index:
-    """Positions, ascending, of the first `count` (or all) of each class in a seeded order."""
-    import numpy as np
-    import torch
-
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).numpy()
-    chosen = [order[labels[order] == label][:count] for label in np.unique(labels)]
-    return np.sort(np.concatenate(chosen))
 
 
 def _digest(name: str, *arrays: NDArray[Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,7 @@ from orchestrator.launching.interruption import listening, received
 
 if TYPE_CHECKING:
     from orchestrator.comparing.summary import Summary
+    from orchestrator.config import Precision
 
 app = typer.Typer()
 
@@ -84,45 +85,69 @@ def sweep(
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
     with listening(carry_on()):
-        try:
-            from orchestrator.launching.machine import resolve_device
-
-            joined = None if address in ("", "local") else address
-            found = resolve_device(device.value, address=joined)
-            summary = None
-            if source is None:
-                summary = _done(space, sets, device=found, precision=precision.value, stop=stop)
-            if summary is None:
-                from orchestrator.launching.launch import launch
-                from orchestrator.launching.running import Options
-
-                options = Options(
-                    found,
-                    precision.value,
-                    gpus_per_trial,
-                    max_concurrent,
-                    joined,
-                    retry_failed,
-                    stop,
-                    retries,
-                )
-                summary = launch(load(space, sets, source), options, uri=uri())
-        except KeyboardInterrupt:
-            summary = None
-        if summary is not None and as_json:
-            typer.echo(json.dumps(summary.to_json(), indent=1))
-        elif summary is not None:
-            print_summary(summary)
-        if latency and summary is not None and not received():
-            from orchestrator.measuring.latency_runs import measure_sweep
-            from orchestrator.tracking import Tracker
-
-            with suppress(KeyboardInterrupt):
-                measure_sweep(Tracker(uri(), summary.space), summary.sweep)
+        summary = None
+        with suppress(KeyboardInterrupt):
+            summary = _swept(
+                space,
+                sets,
+                source,
+                device=device.value,
+                precision=precision.value,
+                gpus_per_trial=gpus_per_trial,
+                max_concurrent=max_concurrent,
+                address=None if address in ("", "local") else address,
+                retry_failed=retry_failed,
+                stop=stop,
+                retries=retries,
+            )
+        if summary is not None:
+            _tell(summary, as_json=as_json)
+            if latency and not received():
+                _time(summary)
         if received():
             print(carry_on(), file=sys.stderr)
             raise typer.Exit(128 + received())
     raise typer.Exit(3 if summary is not None and summary.failed else 0)
+
+
+def _swept(
+    space: str,
+    sets: list[str],
+    source: str | None,
+    *,
+    device: str,
+    precision: Precision,
+    address: str | None,
+    stop: str | None,
+    **more: Any,  # the other fields of Options, each as its option is declared above
+) -> Summary:
+    """What the store answers at once, or else what running it comes to."""
+    from orchestrator.launching.machine import resolve_device
+
+    found = resolve_device(device, address=address)
+    if source is None and (done := _done(space, sets, device=found, precision=precision, stop=stop)):
+        return done
+    from orchestrator.launching.launch import launch
+    from orchestrator.launching.running import Options
+
+    options = Options(found, precision, address=address, stop=stop, **more)
+    return launch(load(space, sets, source), options, uri=uri())
+
+
+def _tell(summary: Summary, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(summary.to_json(), indent=1))
+    else:
+        print_summary(summary)
+
+
+def _time(summary: Summary) -> None:
+    """Measure the latency of a sweep's networks."""
+    from orchestrator.measuring.latency_runs import measure_sweep
+    from orchestrator.tracking import Tracker
+
+    with suppress(KeyboardInterrupt):
+        measure_sweep(Tracker(uri(), summary.space), summary.sweep)
 
 
 def _done(space: str, sets: list[str], *, device: str, precision: str, stop: str | None) -> Summary | None:

@@ -95,9 +95,7 @@ def _summary(request: Request, runs: SqliteRuns, sweep: RunRow) -> Summary | Non
     text = runs.text(sweep, PLAN)
     keys = {row[name] for row in planned_rows(text) for name in ("key", "dense_key")}
     known = runs.finished(keys)
-    if not all(
-        looks_whole(row.place("model"), row.tags.get("manifest_sha256", "")) for row in known.values()
-    ):
+    if not all(map(_looks_whole, known.values())):
         return None
     results = joined(runs, sweep, known=known).results
     if not results["status"].isin(("finished", "stopped")).all():

@@ -133,16 +133,16 @@ def _status(
     needed = {trials[key]["dense_key"] for key, place in places.items() if place == "missing"}
     dense_missing = sum(all(key not in found for found in states.values()) for key in needed)
     dense_todo = len(dense["running"]) + dense_missing
+    host, pid = _holder(sweep)
     best = max(done, key=_val_accuracy, default=None)
     mine = [run for run in runs if _below(sweep, run) and run.start_ms / 1000 >= _since(sweep) - 1]
-    holder = sweep.tags.get("owner", "").split()
     end = now if alive else (sweep.end_ms or _last_sign(sweep, runs)) / 1000
     return Status(
         space=sweep.tags.get("space", sweep.name),
         sweep=sweep.run_id,
         state="running" if alive else "finished" if sweep.status == "FINISHED" else "interrupted",
-        host=holder[0] if len(holder) >= 3 else "unknown",
-        pid=int(holder[1]) if len(holder) >= 3 else None,
+        host=host,
+        pid=pid,
         planned=len(trials) + unasked,
         done=len(done),
         running=count["running"],
@@ -219,6 +219,12 @@ def _most_at_once(runs: Sequence[RunRow], now: float) -> int:
 def _last_sign(sweep: RunRow, runs: Sequence[RunRow]) -> int:
     """When a sweep whose process died was last heard of: the last time a run of it began or ended."""
     return max((run.end_ms or run.start_ms for run in runs if _below(sweep, run)), default=sweep.start_ms)
+
+
+def _holder(sweep: RunRow) -> tuple[str, int | None]:
+    """Host and process id of who holds, or last held, the sweep."""
+    parts = sweep.tags.get("owner", "").split()
+    return (parts[0], int(parts[1])) if len(parts) >= 3 else ("unknown", None)
 
 
 def _since(sweep: RunRow) -> float:

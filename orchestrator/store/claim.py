@@ -12,22 +12,20 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from time import monotonic, sleep
 
-from filelock import FileLock, Timeout
-
 from orchestrator.errors import BusyError, StoreError
-from orchestrator.store.address import store_folder
+from orchestrator.store.alone import alone
 from orchestrator.store.ownership import on_this_host, owner, owner_lives
 from orchestrator.tracking import OpenRun, RunRow, Tracker
 
 BEAT_SECONDS = 10.0
 SILENCE_SECONDS = 35.0  # after which another host's process is taken to be gone
-LOCK_SECONDS = 120.0
+LOCK, LOCK_SECONDS = ".claim.lock", 120.0
 TAKEN_OVER = "its process is gone, and another took the sweep over"
 
 
 def claim(tracker: Tracker, plan_sha256: str, *, name: str) -> OpenRun:
     """The sweep's run under this process: a new one, or that of before. BusyError if another has it."""
-    with _alone(tracker), tracker.reaching():
+    with alone(tracker.uri, LOCK, seconds=LOCK_SECONDS, otherwise=StoreError), tracker.reaching():
         rows = _rows(tracker, plan_sha256)
         _refuse_if_busy(tracker, rows)
         tracker.close_abandoned()
@@ -63,24 +61,6 @@ def beating(tracker: Tracker, run: OpenRun) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=BEAT_SECONDS)
-
-
-@contextmanager
-def _alone(tracker: Tracker) -> Iterator[None]:
-    """Only one process at a time looks and claims, where the store's folder is on this disk."""
-    folder = store_folder(tracker.uri)
-    if folder is None:
-        yield
-        return
-    lock = FileLock(folder / ".claim.lock", timeout=LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(f"{lock.lock_file} has been held for {LOCK_SECONDS:.0f} s; try again") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _rows(tracker: Tracker, plan_sha256: str) -> list[RunRow]:

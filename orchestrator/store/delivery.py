@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 
-from filelock import FileLock, Timeout
-
 from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.store.address import store_folder
+from orchestrator.store.alone import alone
 from orchestrator.store.keeping import forget
 from orchestrator.store.outbox import Outbox
 from orchestrator.store.parcel import Closing, Parcel
 from orchestrator.tracking import TAG_LENGTH, OpenRun, Tracker
 
-LOCK_SECONDS = 60.0
+LOCK, LOCK_SECONDS = ".key.lock", 60.0
 
 
 @lru_cache(maxsize=8)
@@ -70,7 +67,7 @@ def _write(tracker: Tracker, parcel: Parcel, run: OpenRun | None) -> None:
     run.log_folder(parcel.files)
     kept = forget(tracker, closing.emptied)
     tags = {**closing.tags, **({"checkpoints_left_in": ", ".join(kept)[:TAG_LENGTH]} if kept else {})}
-    with _alone(tracker):
+    with alone(tracker.uri, LOCK, seconds=LOCK_SECONDS, otherwise=AwayError):
         tags |= _key(tracker, run, closing)
         run.log(metrics=closing.metrics, tags=tags, at_ms=closing.end_ms)
         run.end(closing.status, end_ms=closing.end_ms)
@@ -94,21 +91,3 @@ def _key(tracker: Tracker, run: OpenRun, closing: Closing) -> dict[str, str]:
     other = tracker.finished_one(closing.key)
     taken = other is not None and other.run_id != run.run_id
     return {"duplicate_of": other.run_id} if other and taken else {"key": closing.key}
-
-
-@contextmanager
-def _alone(tracker: Tracker) -> Iterator[None]:
-    """Only one process at a time gives a key away, where the store's folder is on this disk."""
-    folder = store_folder(tracker.uri)
-    if folder is None:
-        yield
-        return
-    lock = FileLock(folder / ".key.lock", timeout=LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise AwayError(f"{lock.lock_file} has been held for {LOCK_SECONDS:.0f} s") from error
-    try:
-        yield
-    finally:
-        lock.release()

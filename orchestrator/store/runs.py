@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +33,16 @@ class RunRow:
         return Path(url2pathname(urlsplit(self.artifact_uri).path)) / path
 
 
-class Runs:
+class Runs(ABC):
     """Runs by their keys, over a whole store; how it is searched is a subclass's."""
 
+    @abstractmethod
     def search(self, query: str, *, everywhere: bool = False) -> list[RunRow]:
         """Active runs, newest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text(self, row: RunRow, path: str) -> str:
         """A text artifact of a run."""
-        raise NotImplementedError
 
     def finished(self, keys: Collection[str] | None = None) -> dict[str, RunRow]:
         """Key -> finished run; of two with one key the older."""
