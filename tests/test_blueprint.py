@@ -34,7 +34,7 @@ def read(**changes: object) -> Blueprint:
 
 def refused(match: str, **changes: object) -> None:
     with pytest.raises(StoreError, match=match) as caught:
-        read(**changes).outline()
+        read(**changes).check_run()
     assert "\n" not in str(caught.value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import pickle
 import struct
 import subprocess
@@ -29,6 +30,7 @@ from orchestrator import data
 from orchestrator.errors import DataError, SpaceError
 from orchestrator.images.augmentation import AUGMENTATIONS, augment
 from orchestrator.images.dataset_files import check
+from orchestrator.images.splits import stratified
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -99,6 +101,20 @@ def test_data_dir_argument_then_environment_then_cache(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def digits() -> data.Dataset:
     return data.load("digits")
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=60), st.floats(0.05, 0.9), st.integers(0, 2**32 - 1))
+def test_a_stratified_split_is_scikit_learns_position_by_position(labels, share, seed):
+    labels, count = np.array(labels, dtype=np.int64), math.ceil(share * len(labels))
+    positions = np.arange(len(labels))
+    try:
+        expected = train_test_split(positions, test_size=count, stratify=labels, random_state=seed)
+    except ValueError:
+        with pytest.raises(ValueError, match="either side"):
+            stratified(labels, count, seed=seed)
+        return
+    for found, theirs in zip(stratified(labels, count, seed=seed), expected, strict=True):
+        assert np.array_equal(found, theirs)
 
 
 def test_digits_are_scikit_learns_own_stratified_splits(digits):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from orchestrator.doctor.finding import Finding, State, gigabytes
 from orchestrator.store.address import exists, shown, store_folder
 
 LITTLE_ROOM, NO_ROOM = 2_000_000_000, 100_000_000  # bytes
-DIGITS = Path("datasets", "data", "digits.csv.gz")  # inside scikit-learn
 
 
 def store(uri: str) -> Iterator[Finding]:
@@ -48,13 +46,15 @@ def _disk(folder: Path) -> Finding:
 def data() -> Iterator[Finding]:
     """Every data set: there and whole, or what is missing."""
     from orchestrator.data import path, verify
+    from orchestrator.errors import DataError
+    from orchestrator.images.dataset_files import digits_file
     from orchestrator.images.datasets import DATASETS
 
-    sklearn = find_spec("sklearn")
-    if sklearn and sklearn.origin and (Path(sklearn.origin).parent / DIGITS).exists():
+    try:
+        digits_file()
         yield Finding("digits", "ok", "inside scikit-learn")
-    else:
-        yield Finding("digits", "broken", f"scikit-learn has no file {DIGITS}", "install scikit-learn anew")
+    except DataError as error:
+        yield Finding("digits", "broken", *str(error).removeprefix("digits: ").split("; "))
     place = path()
     for name in (name for name, info in DATASETS.items() if info.source is not None):
         problems = verify(name, place) if place.is_dir() else [f"there is no folder {place}"]

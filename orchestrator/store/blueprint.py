@@ -69,7 +69,7 @@ class Blueprint(_Closed):
         return self.model, self.input_shape, self.num_classes
 
     def outline(self) -> Mapping[str, Tensor]:
-        """The state dict as it has to be: shapes and types without storage. StoreError beyond the limits."""
+        """The state dict as it has to be: shapes and types without storage. StoreError for too many."""
         return _outline(*self.built_as).state_dict()
 
     def parameters(self) -> Mapping[str, Tensor]:
@@ -77,13 +77,16 @@ class Blueprint(_Closed):
         return dict(_outline(*self.built_as).named_parameters())
 
     def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """The whole network with these weights, on the CPU, in eval mode."""
-        self.outline()
+        """The whole network with these weights, on the CPU, in eval mode. StoreError beyond the limits."""
+        self.check_run()
         with torch.device("meta"):  # built without storage: nothing is drawn only to be overwritten
             net = models.build(self.model, input_shape=self.input_shape, num_classes=self.num_classes)
-        net.to_empty(device="cpu")
-        net.load_state_dict(dict(weights))
+        net.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
         return net.eval()
+
+    def check_run(self) -> None:
+        """StoreError where two images would give rise to too many numbers. Costs an import of 1 s."""
+        _check_run(*self.built_as)
 
 
 @lru_cache(maxsize=8)
@@ -92,20 +95,30 @@ def _outline(model: str, input_shape: tuple[int, int, int], num_classes: int) ->
         with torch.device("meta"):
             net = models.build(model, input_shape=input_shape, num_classes=num_classes).eval()
             count = sum(parameter.numel() for parameter in net.parameters())
-            if count > MOST_PARAMETERS:
-                raise StoreError(f"{model[:80]} has {count:,} parameters; {MOST_PARAMETERS:,} is the most")
-            given = _activations(net, torch.empty((2, *input_shape)))
     except NAMED as error:
-        reason = str(error).splitlines()[0][:200]
-        raise StoreError(
-            f"a network that cannot be built: {model[:80]} for {input_shape}: {reason}"
-        ) from error
+        raise _not_built(model, input_shape, error) from error
+    if count > MOST_PARAMETERS:
+        raise StoreError(f"{model[:80]} has {count:,} parameters; {MOST_PARAMETERS:,} is the most")
+    return net
+
+
+@lru_cache(maxsize=8)
+def _check_run(model: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    net = _outline(model, input_shape, num_classes)
+    try:
+        given = _activations(net, torch.empty((2, *input_shape), device="meta"))
+    except NAMED as error:
+        raise _not_built(model, input_shape, error) from error
     if given > MOST_ACTIVATIONS:
         raise StoreError(
             f"{model[:80]} gives out {given:,} numbers for two images of {input_shape}; "
             f"{MOST_ACTIVATIONS:,} is the most"
         )
-    return net
+
+
+def _not_built(model: str, input_shape: tuple[int, int, int], error: Exception) -> StoreError:
+    reason = str(error).splitlines()[0][:200]
+    return StoreError(f"a network that cannot be built: {model[:80]} for {input_shape}: {reason}")
 
 
 @torch.no_grad()

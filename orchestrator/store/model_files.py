@@ -100,6 +100,8 @@ def read(files: Files, *, manifest_sha256: str | None) -> Saved:
     path = f"{files.where}/{ARCH}"
     blueprint = Blueprint.read(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
     outline, parameters = blueprint.outline(), blueprint.parameters()
+    if manifest_sha256 is None:  # files of anybody
+        blueprint.check_run()
     for name, shape in blueprint.mask_shapes.items():
         if name not in parameters or list(parameters[name].shape) != shape:
             raise StoreError(

@@ -86,9 +86,10 @@ class Bench:
 
     def restore(self, state: State) -> nn.Module:
         """The state's network, on the data's device."""
-        # Built without storage: nothing is drawn only to be overwritten.
-        net = self.outline().to_empty(device=self.data.train.images.device)
-        net.load_state_dict(state.weights)
+        # Built without storage: nothing is drawn only to be overwritten; `to_empty` imports half of torch.
+        net, device = self.outline(), self.data.train.images.device
+        copies = {name: one.to(device, copy=True).contiguous() for name, one in state.weights.items()}
+        net.load_state_dict(copies, assign=True)
         if self.config.train.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         return net

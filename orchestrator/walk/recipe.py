@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from orchestrator.config import Train
 from orchestrator.errors import SpaceError, unknown
 
-OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], Train], torch.optim.Optimizer]] = {
-    "sgd": lambda parameters, train: torch.optim.SGD(
+
+def _uncompiled(kind: type[Optimizer]) -> type[Optimizer]:
+    """The optimizer without what `torch.compile` needs of it: to import that costs every worker a second."""
+    aside = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in aside}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+SGD, Adam, AdamW = map(_uncompiled, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
+OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], Train], Optimizer]] = {
+    "sgd": lambda parameters, train: SGD(
         parameters,
         lr=train.lr,
         momentum=train.momentum,
         nesterov=train.nesterov,
         weight_decay=train.weight_decay,
     ),
-    "adam": lambda parameters, train: torch.optim.Adam(
+    "adam": lambda parameters, train: Adam(
         parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True
     ),
-    "adamw": lambda parameters, train: torch.optim.AdamW(
+    "adamw": lambda parameters, train: AdamW(
         parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True
     ),
 }
@@ -61,7 +72,7 @@ def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
     return train.lr * warm * LR_SCHEDULES[train.schedule](min(position / train.epochs, 1.0))
 
 
-def make_optimizer(train: Train, net: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(train: Train, net: nn.Module) -> Optimizer:
     if train.optimizer not in OPTIMIZERS:
         raise SpaceError(unknown("optimizer", train.optimizer, OPTIMIZERS))
     return OPTIMIZERS[train.optimizer](list(net.parameters()), train)
