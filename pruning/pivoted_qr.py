@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import scipy.linalg
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +70,9 @@ def pivoted_qr(scene: Scene, *, relative: bool = True) -> Scores:
 
 def _pivots(r: Tensor) -> tuple[Tensor, Tensor]:
     """|R_kk| [n], never growing, and the columns in the order of their choice, int64 [n]."""
-    factor, order = scipy.linalg.qr(r.cpu().numpy(), mode="r", pivoting=True)
+    from scipy.linalg import qr  # here: a worker imports every criterion, and seldom needs this
+
+    factor, order = qr(r.cpu().numpy(), mode="r", pivoting=True)
     diagonal = torch.zeros(len(order), dtype=torch.float64)
     found = torch.from_numpy(factor).diagonal().abs()
     diagonal[: len(found)] = found.cummin(0).values

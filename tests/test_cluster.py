@@ -29,7 +29,7 @@ from orchestrator.errors import ClusterError, StoreError
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.resources import of_cluster
 from orchestrator.launching.sources import digest, place
-from orchestrator.sweep import run_points
+from orchestrator.sweep.experiment import run_points
 from orchestrator.sweep.joining import cluster_gpus, joined_for
 from orchestrator.sweep.nodes import Needs
 from orchestrator.sweep.places import joined

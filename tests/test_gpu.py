@@ -10,7 +10,7 @@ import torch
 
 from orchestrator.carrying.rerun import again, compare, find
 from orchestrator.launching.launch import launch
-from orchestrator.launching.running import Options
+from orchestrator.launching.options import Options
 from orchestrator.space import load_space
 from orchestrator.store.address import default_uri
 from orchestrator.tracking import Tracker

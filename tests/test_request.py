@@ -14,8 +14,8 @@ from recorded import Store
 
 from orchestrator.comparing.records import PLAN, plan_record
 from orchestrator.launching import request as module
+from orchestrator.launching.options import Options
 from orchestrator.launching.request import ASKED, Request, answered, read_request, request_of
-from orchestrator.launching.running import Options
 from orchestrator.space import load_space
 from orchestrator.store.address import outbox_folder
 from orchestrator.tracking import Tracker

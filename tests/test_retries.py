@@ -24,7 +24,7 @@ from orchestrator.launching.resources import Resources
 from orchestrator.launching.status import status
 from orchestrator.launching.worker import run_point
 from orchestrator.store.address import default_uri
-from orchestrator.sweep import run_points
+from orchestrator.sweep.experiment import run_points
 from orchestrator.tracking import RunRow, Tracker
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,8 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import load
 from orchestrator.errors import SpaceError, UsageError
 from orchestrator.language.stops import WITHIN, Stop, stops
-from orchestrator.launching.launch import Options, launch, make_plan, stop_rule
+from orchestrator.launching.launch import launch, make_plan, stop_rule
+from orchestrator.launching.options import Options
 from orchestrator.launching.outcome import Past
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.worker import run_point

@@ -22,7 +22,7 @@ from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.resources import Resources
 from orchestrator.launching.worker import run_point
 from orchestrator.store.address import default_uri
-from orchestrator.sweep import run_points
+from orchestrator.sweep.experiment import run_points
 from orchestrator.sweep.places import own
 from orchestrator.tracking import Tracker
 

@@ -25,9 +25,9 @@ from orchestrator.carrying import rerun
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import AwayError, OrchestrateError, SpaceError, StoreError, UsageError
 from orchestrator.launching import sources
+from orchestrator.launching.options import Options
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.repeating import command
-from orchestrator.launching.running import Options
 from orchestrator.launching.worker import run_point
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.remainder import identity, missing_points

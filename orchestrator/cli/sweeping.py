@@ -44,8 +44,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """What a sweep would run: trials, shared trainings, what the store has, and an estimate."""
-    from orchestrator.launching.launch import preview
     from orchestrator.launching.machine import resolve_device
+    from orchestrator.launching.preview import preview
 
     found = preview(
         load(space, sets, source), device=resolve_device(device.value), precision=precision.value, uri=uri()
@@ -128,7 +128,7 @@ def _swept(
     if source is None and (done := _done(space, sets, device=found, precision=precision, stop=stop)):
         return done
     from orchestrator.launching.launch import launch
-    from orchestrator.launching.running import Options
+    from orchestrator.launching.options import Options
 
     options = Options(found, precision, address=address, stop=stop, **more)
     return launch(load(space, sets, source), options, uri=uri())

@@ -79,7 +79,8 @@ def _shares(sizes: Index, count: int, draw: np.random.RandomState) -> Index:
         more = draw.choice(equal, size=min(len(equal), missing), replace=False)
         whole[more] += 1
         missing -= len(more)
-    return whole.astype(np.int64)
+    shares: Index = whole.astype(np.int64)
+    return shares
 
 
 def first_per_class(labels: Index, count: int, *, seed: int) -> Index:

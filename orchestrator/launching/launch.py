@@ -1,51 +1,38 @@
-"""From a space to its results: plan, reuse what is in the store, run the rest, record the comparison."""
+"""From a space to its results: what is to be run is known before MLflow and Ray are loaded."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator import tracking
-from orchestrator.comparing.records import PLAN, frame
-from orchestrator.comparing.summary import Preview, Summary
-from orchestrator.config import DenseConfig, Device, Precision
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.images.dataset_files import check
 from orchestrator.language.stops import Stop, stops
 from orchestrator.language.values import method
-from orchestrator.launching import running
-from orchestrator.launching.concluding import conclude
-from orchestrator.launching.outcome import Ended
-from orchestrator.launching.point import Point
-from orchestrator.launching.repeating import COMMAND, command
-from orchestrator.launching.request import ASKED, request_of
-from orchestrator.launching.resources import of_machine
-from orchestrator.launching.running import Options
+from orchestrator.launching.ahead import ahead
 from orchestrator.planning.plan import Plan, expected, make_plan
-from orchestrator.planning.remainder import (
-    _stopped,
-    identity,
-    missing_points,
-    past_trials,
-    plan_text,
-    so_far,
-)
 from orchestrator.space import Space
-from orchestrator.store.address import exists, store_folder
-from orchestrator.store.claim import beating, claim
-from orchestrator.store.environment import environment
-from orchestrator.store.room import check_room, give_up_if_full
-from orchestrator.store.settling import check_none_elsewhere, deliver_left, settle
-from orchestrator.tracking import OpenRun, RunRow, Tracker
-from orchestrator.transfer.kept import keep
-from pruning.registry import parse
 
 if TYPE_CHECKING:
-    from orchestrator.planning.asking import Asking
+    from orchestrator.comparing.summary import Summary
+    from orchestrator.launching.options import Options
+
+
+def launch(space: Space, options: Options, *, uri: str) -> Summary:
+    """Run what the store does not hold yet. DataError and StoreError come before any training."""
+    plan = make_plan(space, device=options.device, precision=options.precision)
+    _check_something_to_run(plan)
+    stop = stop_rule(space, options.stop)
+    with ahead(plan, options, uri=uri):
+        from orchestrator.launching.carrying_out import carry_out  # and MLflow with it
+
+        return carry_out(plan, options, stop, uri=uri)
+
+
+def _check_something_to_run(plan: Plan) -> None:
+    """SpaceError for a space without a trial; for a search that asks as it goes, without a first point."""
+    plan = expected(plan, points=1)
+    if not plan.trials:
+        reason = plan.excluded[0].reason
+        raise SpaceError(f"{plan.space.name}: no trial is left: {reason}; see `orchestrate plan`")
 
 
 def stop_rule(space: Space, wanted: str | None = None) -> Stop | None:
@@ -59,172 +46,3 @@ def stop_rule(space: Space, wanted: str | None = None) -> Stop | None:
         return None if wanted.strip() == "none" else Stop(method(wanted, stops), space.stop_within)
     except ValueError as error:
         raise UsageError(f"--stop {wanted[:80]}: {error}") from error
-
-
-def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
-    """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
-    from orchestrator.planning.estimate import estimate
-
-    plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
-    tracker = Tracker(uri, space.name) if exists(uri) else None
-    if tracker is not None:
-        plan = so_far(plan, tracker, _sweep_before(tracker, plan, stop))
-    asked, plan, done = len(plan.asked), expected(plan), set[str]()
-    if tracker is not None:
-        keys = {trial.key for trial in plan.trials}
-        done = set(tracker.finished()) | _stopped(tracker, keys, stop)
-    cost = estimate(plan, finished=done, concurrency=of_machine(device).concurrent)
-    return Preview(plan, cost, asked)
-
-
-def launch(space: Space, options: Options, *, uri: str) -> Summary:
-    """Run what the store does not hold yet. DataError and StoreError come before any training."""
-    plan = make_plan(space, device=options.device, precision=options.precision)
-    _check_something_to_run(plan)
-    stop = stop_rule(space, options.stop)
-    if not exists(uri) and options.address is None:  # nothing is written where the data are missing
-        _check_data(_datasets(plan, plan.dense))
-    tracking.initialise(uri)
-    deliver_left(uri)
-    tracker = Tracker(uri, space.name)
-    wanted = _Wanted(tracker, options, stop)
-    with tracker.reaching():
-        before = _sweep_before(tracker, plan, stop)
-        left = wanted.left(plan, before)
-    check_room(left.to_come, store_folder(uri))
-    datasets = _datasets(left.plan, [point.dense for point in left.points])
-    if options.address is None:  # the nodes of a cluster are asked for theirs
-        _check_data(datasets)
-    if before is not None and not left.points and left.plan.complete and before.status == "FINISHED":
-        wanted.remember(space, before)
-        return Summary.of_plan(left.plan, before, frame(tracker, before), Ended(()), left.reused)
-    with (
-        running.cluster(options, tracker, datasets),
-        claim(tracker, _digest(plan, stop), name=space.name) as run,
-        beating(tracker, run),
-    ):
-        return _owned(plan, wanted, run)
-
-
-@dataclass(frozen=True)
-class _Left:
-    """A plan as far as it is known, its points that are to be run, and all that may still come."""
-
-    plan: Plan
-    points: Sequence[Point]
-    reused: int
-    to_come: Sequence[Point]
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """How a plan's points are to be run, and where they are recorded."""
-
-    tracker: Tracker
-    options: Options
-    stop: Stop | None
-
-    def left(self, plan: Plan, sweep: RunRow | None) -> _Left:
-        """What is left of a plan of which `sweep` may have recorded more."""
-        plan, retry = so_far(plan, self.tracker, sweep), self.options.retry_failed
-        points, reused = missing_points(plan, self.tracker, retry_failed=retry, stop=self.stop)
-        to_come = points
-        if plan.space.search.method == "tpe":  # of which more will be asked for
-            to_come, _ = missing_points(expected(plan), self.tracker, retry_failed=False, stop=self.stop)
-        return _Left(plan, points, reused, to_come)
-
-    def source(self, left: _Left, sweep: RunRow) -> Asking | None:
-        """What asks for the points of a search as results come in."""
-        if left.plan.space.search.method != "tpe":
-            return None
-        from orchestrator.planning.asking import Asking  # optuna is for searches alone
-
-        retry = self.options.retry_failed
-        source = Asking(left.plan, self.tracker, sweep, retry_failed=retry, stop=self.stop)
-        source.recall(left.points)
-        return source
-
-    def remember(self, space: Space, sweep: RunRow) -> None:
-        """Whose plan it is, so that the same request is answered at once when all of it is done."""
-        request = request_of(space, self.options)
-        asked = None if request is None else request.sha256()
-        if asked is not None and sweep.tags.get(ASKED) != asked:
-            self.tracker.try_tag(sweep.run_id, ASKED, asked)
-
-    def write_down(self, plan: Plan, sweep: RunRow) -> None:
-        """What is going to be run, where and by which command."""
-        self.tracker.set_tag(sweep.run_id, COMMAND, command(plan.space, self.options))
-        facts = json.dumps(environment(), indent=1, sort_keys=True)
-        self.tracker.upload(sweep.run_id, {"space.yaml": plan.space.text, "environment.json": facts})
-        self.tracker.rewrite(sweep, PLAN, plan_text(plan, stop=self.stop))
-        self.remember(plan.space, sweep)
-        if plan.space.ancestor is not None:
-            keep(self.tracker, sweep, plan.space.ancestor)
-
-    def run(self, left: _Left, sweep: RunRow, source: Asking | None) -> Ended:
-        """Run what is left, if anything is, and what the source asks for."""
-        if not left.points and (source is None or source.over):
-            return Ended(())
-        return running.run(
-            left.points,
-            self.tracker,
-            sweep.run_id,
-            self.options,
-            reused=left.reused,
-            reused_dense=len(left.plan.dense) - sum(point.parent is None for point in left.points),
-            stop=self.stop,
-            past=() if self.stop is None else tuple(past_trials(left.plan, self.tracker, self.stop)),
-            source=source,
-            planned=0 if source is None else left.plan.space.points,
-        )
-
-
-def _owned(plan: Plan, wanted: _Wanted, run: OpenRun) -> Summary:
-    """Run what is left, as the one owner of the sweep's run, and record what came of it."""
-    tracker = wanted.tracker
-    with tracker.reaching():
-        sweep = tracker.row(run.run_id)
-        left = wanted.left(plan, sweep)
-        wanted.write_down(left.plan, sweep)
-        sweep = tracker.row(run.run_id)  # with what it says now
-        source = wanted.source(left, sweep)
-    ended = wanted.run(left, sweep, source)
-    run.status = "KILLED" if ended.signal else "FINISHED"
-    give_up_if_full(tracker, run.run_id, ended, left.to_come)
-    shown = partial(conclude, tracker, sweep, plan.space, ended)
-    results = settle(tracker.uri, run.run_id, ended, shown)
-    if wanted.options.address is not None:
-        check_none_elsewhere(results, ended)
-    if source is None:
-        return Summary.of_plan(left.plan, sweep, results, ended, left.reused)
-    return Summary.of_plan(source.plan, sweep, results, ended, left.reused + source.found)
-
-
-def _digest(plan: Plan, stop: Stop | None) -> str:
-    return hashlib.sha256(identity(plan, stop=stop).encode()).hexdigest()
-
-
-def _sweep_before(tracker: Tracker, plan: Plan, stop: Stop | None) -> RunRow | None:
-    """The run of the same sweep, if there was one."""
-    query = f"tags.kind = 'sweep' and tags.plan_sha256 = '{_digest(plan, stop)}'"
-    return next(iter(tracker.search(query, everywhere=True)), None)
-
-
-def _check_something_to_run(plan: Plan) -> None:
-    """SpaceError for a space without a trial; for a search that asks as it goes, without a first point."""
-    plan = expected(plan, points=1)
-    if not plan.trials:
-        reason = plan.excluded[0].reason
-        raise SpaceError(f"{plan.space.name}: no trial is left: {reason}; see `orchestrate plan`")
-
-
-def _datasets(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
-    """The names of the data sets that are needed; of a search that asks as it goes, all that it may."""
-    searched = plan.space.search.method == "tpe"
-    texts = plan.space.axes.dataset if searched else [training.dataset for training in trainings]
-    return sorted({parse(text)[0] for text in texts})
-
-
-def _check_data(datasets: Iterable[str]) -> None:
-    for name in datasets:
-        check(name)

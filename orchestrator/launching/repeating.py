@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.space import SPACES, Space
 
 if TYPE_CHECKING:
-    from orchestrator.launching.running import Options
+    from orchestrator.launching.options import Options
 
 COMMAND = "command"  # a tag of a sweep's run
 LONGEST = 4000  # characters; the store cuts tags at 8000

@@ -27,7 +27,7 @@ from orchestrator.store.runs import RunRow
 from orchestrator.store.sqlite_runs import SqliteRuns
 
 if TYPE_CHECKING:
-    from orchestrator.launching.running import Options
+    from orchestrator.launching.options import Options
     from orchestrator.space import Space
 
 ASKED = "asked_sha256"

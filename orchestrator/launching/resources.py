@@ -32,6 +32,10 @@ class Resources:
         """What one trial holds, in Ray's words."""
         return {"CPU": 1.0} | ({"GPU": self.gpus_per_trial} if self.gpus else {})
 
+    def enough_for(self, trials: int) -> Resources:
+        """No more CPUs than so many trials hold at once: Ray starts a worker for each."""
+        return replace(self, cpus=max(1, min(self.concurrent, trials)))
+
 
 def of_machine(device: Device, *, gpus_per_trial: float = 1.0) -> Resources:
     """All that this machine has; a trial on a GPU waits for no core."""

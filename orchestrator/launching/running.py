@@ -1,59 +1,23 @@
-"""How the points of a sweep are run: where, by which code, and what becomes of one that is given up."""
+"""How the points of a sweep are run: in which Ray, and what becomes of one that is given up."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.config import Device, Precision
 from orchestrator.errors import AwayError, ClusterError
-from orchestrator.images.dataset_files import chosen_data_dir, path
 from orchestrator.language.stops import Stop
-from orchestrator.launching import resources, sources
+from orchestrator.launching.options import Options
 from orchestrator.launching.outcome import Ended, Past
 from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.resources import Resources
 from orchestrator.store.address import chosen_state_dir
 from orchestrator.store.settling import delivering
 from orchestrator.tracking import RunRow, Tracker
 
 if TYPE_CHECKING:
     from orchestrator.search import Source
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run a sweep; none of it changes a result on one kind of device."""
-
-    device: Device = "cpu"
-    precision: Precision = "fp32"
-    gpus_per_trial: float = 1.0
-    max_concurrent: int | None = None
-    address: str | None = None
-    retry_failed: bool = False
-    stop: str | None = None  # as --stop says it; None leaves it to the space
-    retries: int = 2  # of a point whose worker died
-
-    def resources(self) -> Resources:
-        """What a trial holds, of the cluster of `address` or of this machine."""
-        if self.address is None:
-            found = resources.of_machine(self.device, gpus_per_trial=self.gpus_per_trial)
-        else:
-            found = resources.of_cluster(self.device, self.address, gpus_per_trial=self.gpus_per_trial)
-        most = self.max_concurrent or found.concurrent
-        return replace(found, concurrent=min(most, found.concurrent), retries=self.retries)
-
-    def code(self) -> str:
-        """What a worker must run: here what lies in the same place, on other nodes the same sources."""
-        return sources.place() if self.address is None else sources.digest()
-
-    def data_dir(self) -> str | None:
-        """Where workers find data sets; every node of a cluster has its own place, unless one is set."""
-        chosen = path() if self.address is None else chosen_data_dir()
-        return None if chosen is None else str(chosen)
 
 
 @contextmanager
@@ -87,7 +51,7 @@ def run(
     planned: int = 0,
 ) -> Ended:
     """Run the points, each in a run below `sweep_run`, and those that the `source` gives later on."""
-    from orchestrator.sweep import run_points
+    from orchestrator.sweep.experiment import run_points
 
     settings = Settings(
         uri=tracker.uri,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -82,6 +83,17 @@ def identity(plan: Plan, *, stop: Stop | None = None) -> str:
     return json.dumps(said, sort_keys=True)
 
 
+def digest(plan: Plan, stop: Stop | None) -> str:
+    """SHA-256, in hex, of what a sweep is known by."""
+    return hashlib.sha256(identity(plan, stop=stop).encode()).hexdigest()
+
+
+def sweep_before(tracker: Tracker, plan: Plan, stop: Stop | None) -> RunRow | None:
+    """The run of the same sweep, if there was one."""
+    query = f"tags.kind = 'sweep' and tags.plan_sha256 = '{digest(plan, stop)}'"
+    return next(iter(tracker.search(query, everywhere=True)), None)
+
+
 def _plain(choices: Mapping[str, Choice]) -> dict[str, object]:
     return {name: asdict(one) if isinstance(one, Range) else one for name, one in choices.items()}
 
@@ -124,7 +136,7 @@ def missing_points(
     done, diverged = set(_whole(tracker, tracker.finished(keys))), set[str]()
     if not retry_failed:
         diverged = {key for key, row in tracker.failed(keys - done).items() if row.tags.get("diverged")}
-    done |= diverged | _stopped(tracker, keys - done, stop)
+    done |= diverged | stopped_keys(tracker, keys - done, stop)
     todo = [t for t in plan.trials if t.key not in done and t.config.dense.key() not in diverged]
     parents = {trial.config.dense.key() for trial in todo} - done
     dense = [
@@ -141,12 +153,12 @@ def endings(
 ) -> dict[str, Ending]:
     """How the trials of the plan ended that need no run, by their keys; `open_keys` are those to run."""
     keys = {trial.key for trial in plan.trials} - set(open_keys)
-    finished, stopped = tracker.finished(keys), _stopped(tracker, keys, stop)
+    finished, stopped = tracker.finished(keys), stopped_keys(tracker, keys, stop)
     found = {key: Ending("stopped" if key in stopped else "failed", {}) for key in keys}
     return found | {key: Ending("complete", row.metrics) for key, row in finished.items()}
 
 
-def _stopped(tracker: Tracker, keys: Collection[str], stop: Stop | None) -> set[str]:
+def stopped_keys(tracker: Tracker, keys: Collection[str], stop: Stop | None) -> set[str]:
     return set() if stop is None else set(tracker.stopped(keys, str(stop)))
 
 

@@ -65,7 +65,7 @@ def _seen(swept: Swept, group: Group, tolerance: float) -> list[Seen]:
     found = []
     best = _chosen(group, tolerance)
     for cell in group.cells:
-        row = cell.trials()[0]
+        row = cell.trials[0]
         matrix = swept.file(swept.run_of(row), "confusion.json")
         dense: Json | None = swept.file(swept.dense_of(row), "confusion.json")
         if matrix is not None and dense is not None:

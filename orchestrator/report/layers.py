@@ -28,7 +28,7 @@ def layers(swept: Swept) -> Section | None:
 
 def _sizes(swept: Swept, cell: Cell) -> dict[str, int]:
     """Layer -> its weights, in the order of the network."""
-    table: Json | None = swept.file(swept.run_of(cell.trials()[0]), "layers.json")
+    table: Json | None = swept.file(swept.run_of(cell.trials[0]), "layers.json")
     if table is None:
         return {}
     rows = [dict(zip(table["columns"], values, strict=True)) for values in table["data"]]

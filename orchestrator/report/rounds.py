@@ -128,7 +128,7 @@ def _candidates(swept: Swept) -> tuple[list[tuple[str, str, Mapping[str, Any]]],
         for method in list(dict.fromkeys(cell.method for cell in swept.of(panel))):
             cell = swept.of(panel, method)[-1]  # the sparsest has the longest way
             if not str(cell.rows["schedule"].iloc[0]).startswith("one_shot"):
-                found += [(panel, method, row) for row in cell.trials()]
+                found += [(panel, method, row) for row in cell.trials]
     kept = set(list(dict.fromkeys(method for _, method, _ in found))[:MOST_METHODS])
     shown = [one for one in found if one[1] in kept]
     order = {seed: n for n, seed in enumerate(sorted({one[2]["seed"] for one in shown}))}

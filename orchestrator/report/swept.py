@@ -38,10 +38,13 @@ class Cell:
     amount: float
     rows: DataFrame
 
+    @cached_property
     def trials(self) -> list[dict[str, Json]]:
         """Its rows of `results`, the lowest seed first."""
-        rows = self.rows.sort_values("seed").to_dict("records")
-        return [{str(name): value for name, value in row.items()} for row in rows]
+        rows = self.rows.sort_values("seed")
+        names = [str(name) for name in rows]  # by columns: `to_dict` takes 20 ms a row
+        columns = (rows[name].tolist() for name in rows)
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def mean(self, name: str) -> float:
         """Of one metric, by its full name."""

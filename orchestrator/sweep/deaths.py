@@ -9,6 +9,8 @@ from ray.air.execution._internal import actor_manager
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfDiskError, OutOfMemoryError, RayActorError
 from ray.tune.execution import tune_controller
 
+from orchestrator.sweep.replaced import replaced
+
 DEATHS = (RayActorError, NodeDiedError, ObjectLostError, OutOfDiskError, OutOfMemoryError)
 
 
@@ -18,12 +20,5 @@ def one_trial_each() -> Iterator[None]:
 
     Tune 2.60 knows no death but RayActorError, and at any other ends the whole experiment.
     """
-    places = [vars(actor_manager), vars(tune_controller)]
-    before = [place["RayActorError"] for place in places]
-    for place in places:
-        place["RayActorError"] = DEATHS
-    try:
+    with replaced(actor_manager, RayActorError=DEATHS), replaced(tune_controller, RayActorError=DEATHS):
         yield
-    finally:
-        for place, known in zip(places, before, strict=True):
-            place["RayActorError"] = known

@@ -8,23 +8,28 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
 import psutil
 import ray
-from ray._private import parameter, ray_constants, services, utils
+from ray._private import node, parameter, ray_constants, services, utils
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
-from orchestrator.launching.interruption import RAISED, heeded, pending, take_back
+from orchestrator.launching.interruption import RAISED, heeded, held, pending, take_back
 from orchestrator.launching.resources import Resources
 from orchestrator.sweep.patience import impatient, kill_rays
+from orchestrator.sweep.replaced import replaced
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 OWN = IN_WORKERS | {
+    # Workers import it while Ray still starts; see also `ready_workers`.
+    "RAY_preload_python_modules": "orchestrator.sweep.task",
+    # ... and wait for the first trial for as long as it takes.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
     # On loopback alone, so without authentication.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "disabled",
@@ -95,7 +100,7 @@ def joined(address: str) -> Iterator[None]:
 
 def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
     try:
-        with heeded(), _no_handler():
+        with held(), heeded(), _no_handler():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
         ray.shutdown()  # what has started of it
@@ -145,25 +150,23 @@ def _shut_down() -> None:
 @contextmanager
 def _no_handler() -> Iterator[None]:
     """Ray puts a handler for SIGTERM in the place of ours, and its C++ another, which aborts in the end."""
-    before = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
     try:
-        yield
+        with replaced(utils, set_sigterm_handler=lambda handler: None):
+            yield
     finally:
-        utils.set_sigterm_handler = before
         take_back()
 
 
 @contextmanager
 def _few_daemons() -> Iterator[None]:
-    """Without those that scale a cluster and that follow its logs: each is a Python of its own."""
-    before = parameter.RayParams
-    fewer = partial(before, no_monitor=True, include_log_monitor=False)  # type: ignore[arg-type]  # ray's
-    parameter.RayParams = fewer  # type: ignore[misc, assignment]  # a class, which is only called
-    try:
+    """Without those that scale a cluster, follow its logs and answer for a dashboard: each is a Python."""
+    fewer = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False)  # type: ignore[arg-type]  # ray's
+    with replaced(parameter, RayParams=fewer), replaced(node.Node, start_api_server=_without_page):
         yield
-    finally:
-        parameter.RayParams = before  # type: ignore[misc]
+
+
+def _without_page(node: Any, **options: Any) -> None:  # Ray's own
+    node._webui_url = ""
 
 
 @contextmanager
@@ -181,15 +184,9 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextmanager
-def _loopback(*, only: bool) -> Iterator[None]:
+def _loopback(*, only: bool) -> AbstractContextManager[None]:
     """What ray has read of its environment as it was imported, which may be before us."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = not only
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+    return replaced(ray_constants, ENABLE_RAY_CLUSTER=not only)
 
 
 def living_nodes() -> list[Node]:

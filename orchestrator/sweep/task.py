@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
-from typing import Any
 
 import ray
 from ray import tune
@@ -13,12 +12,15 @@ from ray import tune
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.worker import run_point
 from orchestrator.search import STOPPED, SUCCEEDED
+from orchestrator.sweep.verdicts import Verdicts
 
 SECONDS_BETWEEN_BEATS = 1.0
 
 
-def trainable(config: Mapping[str, str], settings: Settings, verdicts: Any, *, shared: bool) -> None:
-    """Run one point in a worker; `verdicts` is an actor, or None where no trial is stopped.
+def trainable(
+    config: Mapping[str, str], settings: Settings, verdicts: Verdicts | None, *, shared: bool
+) -> None:
+    """Run one point in a worker; `verdicts` is None where no trial is stopped.
 
     In a `shared` cluster a point's run is tagged with the node that it ran on.
     """
@@ -37,7 +39,7 @@ def trainable(config: Mapping[str, str], settings: Settings, verdicts: Any, *, s
         nonlocal last, verdict
         last = monotonic()
         tune.report({SUCCEEDED: 0, **values})  # returns once the scheduler has judged
-        verdict = "" if verdicts is None else str(ray.get(verdicts.of.remote(point.key)))
+        verdict = "" if verdicts is None else verdicts.of(point.key)
         return verdict
 
     try:

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -14,15 +15,22 @@ from torch.optim import Optimizer
 from orchestrator.config import Train
 from orchestrator.errors import SpaceError, unknown
 
+Kind = TypeVar("Kind", bound=Optimizer)
 
-def _uncompiled(kind: type[Optimizer]) -> type[Optimizer]:
+
+def _uncompiled(kind: type[Kind]) -> type[Kind]:
     """The optimizer without what `torch.compile` needs of it: to import that costs every worker a second."""
     aside = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in aside}
-    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in aside}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return cast(type[Kind], type(kind.__name__, (kind,), methods))
 
 
-SGD, Adam, AdamW = map(_uncompiled, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
+SGD, Adam, AdamW = (
+    _uncompiled(torch.optim.SGD),
+    _uncompiled(torch.optim.Adam),
+    _uncompiled(torch.optim.AdamW),
+)
 OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], Train], Optimizer]] = {
     "sgd": lambda parameters, train: SGD(
         parameters,
