@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,19 +54,28 @@ def settings(folder: Path, name: str) -> tuple[Tracker, Settings]:
 
 
 class Ears(threading.Thread):
-    """Every address on which a process below this one listens, while it runs."""
+    """Every address on which a process below this one listens, and Ray's workers, while it runs."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.heard: set[str] = set()
+        self.workers: set[int] = set()
         self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.wait(0.2):
-            family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+            children = psutil.Process().children(recursive=True)
+            family = {os.getpid(), *(child.pid for child in children)}
+            self.workers |= {child.pid for child in children if _is_worker(child)}
             for connection in psutil.net_connections("tcp"):
                 if connection.pid in family and connection.status == psutil.CONN_LISTEN:
                     self.heard.add(connection.laddr.ip)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline()).startswith(("ray::IDLE", "ray::ImplicitFunc"))
+    return False
 
 
 def numbers(outcome: Outcome) -> dict[str, float]:
@@ -93,6 +103,7 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     ended = run_points(points, place, TWO, reused=0)
     ears.done.set()
     ears.join()
+    assert len(ears.workers) == TWO.concurrent  # those that Ray starts with, and no others for Tune
     assert ears.heard
     assert ears.heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 

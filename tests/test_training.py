@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -275,6 +278,30 @@ def test_bfloat16_trains() -> None:
     )[0]
     assert math.isfinite(record.val_loss)
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("sgd", partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)),
+        ("adam", partial(torch.optim.Adam, lr=0.1, weight_decay=1e-4, fused=True)),
+        ("adamw", partial(torch.optim.AdamW, lr=0.1, weight_decay=1e-4, fused=True)),
+    ],
+)
+def test_the_optimizers_are_torchs_bit_for_bit(name: str, theirs: Callable[..., Any]) -> None:
+    recipe = Train(optimizer=name, lr=0.1, momentum=0.9, nesterov=name == "sgd", weight_decay=1e-4)
+    nets = [network("mlp(widths=[16])") for _ in range(2)]
+    optimizers = [make_optimizer(recipe, nets[0]), theirs(nets[1].parameters())]
+    assert isinstance(optimizers[0], type(optimizers[1]))
+    split = images(40)
+    for _ in range(5):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(split.images), split.labels).backward()
+            optimizer.step()
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert optimizers[0].state_dict().keys() == optimizers[1].state_dict().keys()
 
 
 def test_unknown_names_are_refused_with_the_near_ones() -> None:

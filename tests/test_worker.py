@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +36,7 @@ from orchestrator.walk.bench import State
 
 MODEL = "mlp(widths=[16, 8])"
 DENSE = DenseConfig(MODEL, "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
+ROOT = Path(__file__).parent.parent
 FINAL = {f"final/{name}" for name in Measurement.__dataclass_fields__}
 TIMES = ("train_seconds", "test_seconds")
 
@@ -279,6 +283,29 @@ def test_a_run_takes_few_calls(place: Place, monkeypatch: pytest.MonkeyPatch) ->
         calls.clear()
         run_point(point(config), place.settings)
         assert sum(calls.values()) <= 8, calls
+
+
+FIRST_POINTS = """\
+import sys
+from pathlib import Path
+from tests.test_worker import DENSE, Place, trial_config
+from orchestrator.store.address import default_uri
+already = set(sys.modules)
+place = Place(default_uri(Path(sys.argv[1])), "x")
+for config in (DENSE, trial_config("weight", "finetune(epochs=1)")):
+    place.run(config)
+print(*(set(sys.modules) - already))
+"""
+
+
+def test_a_point_loads_neither_scikit_learn_nor_the_compiler(tmp_path: Path) -> None:
+    """Each would cost every worker a second or two."""
+    words = [sys.executable, "-c", FIRST_POINTS, str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "fvcore" in loaded
+    assert not loaded & {"sklearn", "scipy", "sympy", "torch._dynamo", "torch._inductor"}
 
 
 def test_a_full_run_of_memory_is_tagged(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
