@@ -169,9 +169,9 @@ def recipe_told(recipe: Mapping[str, Json]) -> dict[str, Json]:
 
 def _key(stage: str, content: Mapping[str, Json]) -> str:
     record = {"stage": stage, "version": STAGE_VERSION, **content}
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(record).encode()).hexdigest()
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 LATER: Mapping[str, Json] = {"start": "scratch", "ancestor_sha256": "", "train.channels_last": False}
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))

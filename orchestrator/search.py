@@ -5,8 +5,9 @@ What there is to hand out is known at the start, or comes from a `Source` as res
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from ray.tune.search import Searcher
@@ -17,6 +18,7 @@ from orchestrator.launching.point import Point
 STOPPED = "stopped_because"  # reported, with the reason, by a trial that ended early
 DIED = "its worker died"
 SUCCEEDED = "succeeded"  # reported as 1 or 0; `done` is Tune's own, and true at every end
+METRICS = "metrics"  # reported as one text: Tune keeps a dozen statistics of every number that it is told
 
 
 class Source(Protocol):
@@ -104,7 +106,7 @@ class DagSearcher(Searcher):
             return
         failed = error or not result.get(SUCCEEDED)
         reason = str(result.get("reason") or self._died(point)) if failed else ""
-        self._end(Outcome(point, None if failed else result, reason))
+        self._end(Outcome(point, None if failed else metrics_of(result), reason))
 
     def _end(self, outcome: Outcome) -> None:
         # Before `listen`: Tune swallows what it raises, and would wait for the children for ever.
@@ -133,6 +135,11 @@ class DagSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as for a pickle."""
+
+
+def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The final metrics that a trial has reported."""
+    return cast(dict[str, float], json.loads(result.get(METRICS, "{}")))
 
 
 def _for_want_of(reason: str) -> str:

@@ -22,7 +22,7 @@ from orchestrator.described import params
 from orchestrator.language.stops import Stop, stops
 from orchestrator.launching.outcome import Past
 from orchestrator.launching.point import Point
-from orchestrator.search import STOPPED, SUCCEEDED
+from orchestrator.search import STOPPED, SUCCEEDED, metrics_of
 from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class OptunaStopping(FIFOScheduler):
         self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
     ) -> None:
         key = Point.from_text(trial.config["point"]).key
-        value = result.get("final/val_accuracy") if result.get(SUCCEEDED) else None
+        value = metrics_of(result).get("final/val_accuracy") if result.get(SUCCEEDED) else None
         self._studies.end(key, value=value, stopped=STOPPED in result)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:

@@ -130,7 +130,7 @@ def test_imports_never_go_in_a_circle() -> None:
         ("orchestrator.cli", HEAVY),
         ("orchestrator.launching.launch", HEAVY - {"torch"}),  # Ray starts before MLflow is loaded
         ("orchestrator.sweep.places", {"mlflow", "optuna", "sklearn", "pandas"}),  # and before Tune is
-        ("orchestrator.sweep.task", {"optuna", "sklearn", "scipy", "matplotlib"}),  # in every worker
+        ("orchestrator.sweep.task", {"optuna", "sklearn", "matplotlib"}),  # in every worker
     ],
 )
 def test_a_start_loads_nothing_heavy(module: str, heavy: set[str]) -> None:

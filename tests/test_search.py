@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.launching.outcome import Outcome
 from orchestrator.launching.point import Point
-from orchestrator.search import SUCCEEDED, DagSearcher
+from orchestrator.search import METRICS, SUCCEEDED, DagSearcher
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 
@@ -54,14 +54,14 @@ class Sweep:
 def test_children_come_after_their_parent() -> None:
     sweep = Sweep(trial(0, 0.5), dense(0), trial(1, 0.5), dense(1), trial(0, 0.9))
     assert [sweep.next() for _ in range(3)] == ["dense 0", "dense 1", "wait"]
-    sweep.searcher.on_trial_complete("1", {"done": True, SUCCEEDED: 1, "final/accuracy": 0.5})
+    sweep.searcher.on_trial_complete("1", {"done": True, SUCCEEDED: 1, METRICS: '{"final/accuracy": 0.5}'})
     assert [sweep.next() for _ in range(2)] == ["trial 1 0.5", "wait"]
     sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 1})
     assert [sweep.next() for _ in range(3)] == ["trial 0 0.5", "trial 0 0.9", "end"]
     for running in ("2", "3", "4"):
         sweep.searcher.on_trial_complete(running, {"done": True, SUCCEEDED: 1})
     assert [good for _, good, _ in sweep.ended()] == [True] * 5
-    assert sweep.outcomes[0].metrics == {"done": True, SUCCEEDED: 1, "final/accuracy": 0.5}
+    assert sweep.outcomes[0].metrics == {"final/accuracy": 0.5}
     assert sweep.next() == "end"
 
 

@@ -25,7 +25,7 @@ from orchestrator.launching.outcome import Past
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.worker import run_point
 from orchestrator.planning.remainder import past_trials
-from orchestrator.search import STOPPED, SUCCEEDED
+from orchestrator.search import METRICS, STOPPED, SUCCEEDED
 from orchestrator.space import load_space
 from orchestrator.stopping import OptunaStopping, PQIndexPruner, Studies, group_of, make_pruner, record_round
 from orchestrator.store.address import default_uri
@@ -273,7 +273,7 @@ def test_only_rounds_of_trials_count() -> None:
     why = "round 1: validation accuracy 0.1000, by threshold(lower=0.5)"
     assert told.reasons == {trial.key: why}
     told.complete(trial, {SUCCEEDED: 0, STOPPED: why})
-    told.complete(dense, {SUCCEEDED: 1, "final/val_accuracy": 0.9})
+    told.complete(dense, {SUCCEEDED: 1, METRICS: '{"final/val_accuracy": 0.9}'})
     (study,) = told.scheduler._studies._groups.values()
     assert [found.state for found in study.trials] == [TrialState.PRUNED]
 

@@ -11,14 +11,16 @@ from orchestrator.planning.plan import expected, make_plan
 from orchestrator.planning.remainder import so_far, stopped_keys, sweep_before
 from orchestrator.space import Space
 from orchestrator.store.address import exists
-from orchestrator.tracking import Tracker
 
 
 def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
     """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
     plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
-    tracker = Tracker(uri, space.name) if exists(uri) else None
-    if tracker is not None:
+    tracker = None
+    if exists(uri):
+        from orchestrator.tracking import Tracker  # MLflow takes a second
+
+        tracker = Tracker(uri, space.name)
         plan = so_far(plan, tracker, sweep_before(tracker, plan, stop))
     asked, plan, done = len(plan.asked), expected(plan), set[str]()
     if tracker is not None:

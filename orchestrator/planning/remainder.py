@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparing.records import PLAN, plan_record
 from orchestrator.config import STAGE_VERSION, DenseConfig, TrialConfig, method_name, recipe_told
@@ -20,9 +20,11 @@ from orchestrator.planning.choosing import at
 from orchestrator.planning.expansion import Draw, Params, expand
 from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, grown
 from orchestrator.store.checked_files import looks_whole
-from orchestrator.tracking import RunRow, Tracker
 from orchestrator.trial import measured_rounds
 from orchestrator.walk.trunk import walked_along
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import RunRow, Tracker
 
 
 def plan_text(plan: Plan, *, stop: Stop | None = None) -> str:

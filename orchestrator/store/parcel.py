@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.store.runs import MetricPoint, Value
 from orchestrator.store.writing import write
-from orchestrator.tracking import MetricPoint, Value
 
 RUN, FILES = "run.json", "artifacts"
 

@@ -17,8 +17,8 @@ from orchestrator.measuring.compressed import compressed_bytes
 from orchestrator.store import model_files, trunk_files
 from orchestrator.store.environment import environment
 from orchestrator.store.parcel import Closing
+from orchestrator.store.runs import TAG_LENGTH, MetricPoint
 from orchestrator.store.writing import write
-from orchestrator.tracking import TAG_LENGTH, MetricPoint
 from orchestrator.training import EpochRecord
 from orchestrator.trial import Result
 from pruning.architecture import widths

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,8 +21,10 @@ from orchestrator.measure import dense_bytes
 from orchestrator.planning.refusals import shape_of
 from orchestrator.store.address import outbox_folder, store_folder
 from orchestrator.store.recording import keeps_weights
-from orchestrator.tracking import Tracker
 from pruning.masking import prunable_layers
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import Tracker
 
 RUN_BYTES = 80_000  # of one without its tensors: ten files of a block each, and its rows in the database
 

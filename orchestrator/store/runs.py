@@ -1,4 +1,4 @@
-"""What a store holds of runs, as plain data, and the ways of finding them by their keys."""
+"""What a store holds of runs, as plain data, in what lengths, and the ways of finding them by their keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+TAG_LENGTH = 500
+DIGEST_LENGTH = 36
+Value = str | int | float | bool | None
 FEW_KEYS = 4  # looked for one by one: what else is in the store costs nothing then
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    name: str
+    value: float
+    step: int = 0
 
 
 @dataclass(frozen=True)

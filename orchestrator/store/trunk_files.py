@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save as safe
@@ -14,11 +15,13 @@ from orchestrator.errors import AwayError, StoreError
 from orchestrator.store import model_files
 from orchestrator.store.tensor_files import pack, packed_bytes, tensors, unpack
 from orchestrator.store.writing import write
-from orchestrator.tracking import RunRow, Tracker
 from orchestrator.walk.bench import State
 from orchestrator.walk.trunk import Trunk, walked_along
 from pruning.masking import Masks
 from pruning.schedules import rounds_of, schedules
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import RunRow, Tracker
 
 TRUNK = "trunk.safetensors"
 SHA256 = "trunk_sha256"  # the tag of a run that has left one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
@@ -11,7 +12,7 @@ from ray import tune
 
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.worker import run_point
-from orchestrator.search import STOPPED, SUCCEEDED
+from orchestrator.search import METRICS, STOPPED, SUCCEEDED
 from orchestrator.sweep.verdicts import Verdicts
 
 SECONDS_BETWEEN_BEATS = 1.0
@@ -48,4 +49,5 @@ def trainable(
     except Exception as error:  # noqa: BLE001
         tune.report({SUCCEEDED: 0, "reason": f"{type(error).__name__}: {error}"})
     else:
-        tune.report({SUCCEEDED: 1, **metrics} if metrics else {SUCCEEDED: 0, STOPPED: verdict})
+        whole = {SUCCEEDED: 1, METRICS: json.dumps(metrics)}
+        tune.report(whole if metrics else {SUCCEEDED: 0, STOPPED: verdict})

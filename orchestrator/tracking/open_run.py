@@ -15,8 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from orchestrator.errors import OrchestrateError
+from orchestrator.store.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, Value
 from orchestrator.tracking.faults import STORE_FAULTS, reaching
-from orchestrator.tracking.rows import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, Value
 
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 

@@ -1,28 +1,17 @@
-"""What a store holds of a run, as plain data, and the lengths that it can hold."""
+"""MLflow's runs as plain data, and the addresses of its pages."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from mlflow.entities import Run
 
 from orchestrator.store.runs import RunRow
 
-TAG_LENGTH = 500
-DIGEST_LENGTH = 36
 NOTE = "mlflow.note.content"
 NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000
-Value = str | int | float | bool | None
-
-
-@dataclass(frozen=True)
-class MetricPoint:
-    name: str
-    value: float
-    step: int = 0
 
 
 def row_of(run: Run) -> RunRow:
