@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from orchestrator.config import DenseConfig
 from orchestrator.images.dataset_files import check
 from orchestrator.launching.options import Options
+from orchestrator.launching.progress import waiting
 from orchestrator.planning.plan import Plan
 from orchestrator.store.address import exists
 from pruning.registry import parse
@@ -27,11 +28,12 @@ def ahead(plan: Plan, options: Options, *, uri: str) -> Iterator[None]:
     from orchestrator.sweep.places import own
 
     most = len(plan.trials) or plan.space.points
-    with ThreadPoolExecutor(1) as beside:
-        store = beside.submit(_make_store, uri)
-        with own(options.resources().enough_for(most)):
+    with ThreadPoolExecutor(1) as beside, ExitStack() as ray:
+        with waiting("starting Ray, making the store"):
+            store = beside.submit(_make_store, uri)
+            ray.enter_context(own(options.resources().enough_for(most)))
             store.result()
-            yield
+        yield
 
 
 def _make_store(uri: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
 from types import TracebackType
@@ -77,7 +78,6 @@ class SweepProgress:
         self._best: tuple[float, str] | None = None
         self._began = self._spoken = monotonic()
         self._console = Console(stderr=True)
-        shown = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self._live = (
             Live(
                 get_renderable=self._drawing,
@@ -85,7 +85,7 @@ class SweepProgress:
                 refresh_per_second=REFRESHES_A_SECOND,
                 vertical_overflow="crop",
             )
-            if shown
+            if _on_terminal()
             else None
         )
 
@@ -157,3 +157,14 @@ class SweepProgress:
         news = STOPPING if received() else self.news
         whole.add_row(Text(", ".join([*([news] if news else []), *self._remarks()])))
         return whole
+
+
+def waiting(what: str) -> AbstractContextManager[object]:
+    """Says on a terminal what is waited for within the block, and takes it away again."""
+    if not _on_terminal():
+        return nullcontext()
+    return Console(stderr=True).status(what, refresh_per_second=REFRESHES_A_SECOND)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
