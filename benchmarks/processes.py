@@ -1,4 +1,9 @@
-"""A command with everything that it starts: how long it takes, and the CPU time of all its processes."""
+"""A command with everything that it starts: how long it takes, and the CPU time of all its processes.
+
+    python -m benchmarks.processes orchestrate sweep --space quickstart
+
+tells of each process when it was there, and what it took.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter, sleep, time
+from typing import Any
 
 import psutil
 
@@ -18,7 +25,18 @@ from benchmarks.harness import Done
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: what loses its parent becomes a child of this process
 LOOK_SECONDS = 0.1
+LEAST_TOLD = 0.1  # CPU seconds
 Stamp = tuple[int, float]  # a process's id, and when it started
+
+
+@dataclass
+class Seen:
+    """A process as it was last looked at; times in seconds of the clock."""
+
+    name: str
+    began: float
+    last: float
+    cpu: float
 
 
 def command(
@@ -35,7 +53,7 @@ def command(
         own = subprocess.Popen(
             words, cwd=folder, env={**os.environ, **(environment or {})}, stdout=out, stderr=errors
         )
-        lost = _watch(own)
+        lost = sum(process.cpu for process in watch(own).values())
         seconds = perf_counter() - started
         _collect()
         out.seek(0)
@@ -46,17 +64,19 @@ def command(
         return out.read(), Done(measures={"seconds": seconds, "cpu": cpu}, elsewhere=cpu)
 
 
-def _watch(own: subprocess.Popen[bytes]) -> float:
-    """Wait for the command; the CPU seconds of all that were seen below this process meanwhile."""
-    seen: dict[Stamp, float] = {}
+def watch(own: subprocess.Popen[Any]) -> dict[Stamp, Seen]:
+    """Wait for the command; all processes that were seen below this one meanwhile."""
+    seen: dict[Stamp, Seen] = {}
     here = psutil.Process()
     while own.poll() is None:
         for child in here.children(recursive=True):
             with suppress(psutil.Error):
-                times = child.cpu_times()
-                seen[child.pid, child.create_time()] = times.user + times.system
+                times, stamp = child.cpu_times(), (child.pid, child.create_time())
+                name, now = " ".join(child.cmdline()) or child.name(), time()
+                first = seen[stamp].began if stamp in seen else now
+                seen[stamp] = Seen(name, first, now, times.user + times.system)
         sleep(LOOK_SECONDS)
-    return sum(seen.values())
+    return seen
 
 
 def _collect() -> None:
@@ -74,3 +94,17 @@ def _waited() -> float:
 
 def python(*words: str) -> list[str]:
     return [sys.executable, *words]
+
+
+def main() -> None:
+    started = time()
+    seen = watch(subprocess.Popen(sys.argv[1:])).values()
+    print(f"{time() - started:.1f} s, CPU {sum(process.cpu for process in seen):.1f} s", file=sys.stderr)
+    for process in sorted(seen, key=lambda process: -process.cpu):
+        if process.cpu >= LEAST_TOLD:
+            there = f"from {process.began - started:5.1f} to {process.last - started:5.1f}"
+            print(f"{process.cpu:7.1f} s CPU, {there}: {process.name[-80:]}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
