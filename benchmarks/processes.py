@@ -72,7 +72,7 @@ def watch(own: subprocess.Popen[Any]) -> dict[Stamp, Seen]:
         for child in here.children(recursive=True):
             with suppress(psutil.Error):
                 times, stamp = child.cpu_times(), (child.pid, child.create_time())
-                name, now = " ".join(child.cmdline()) or child.name(), time()
+                name, now = " ".join(child.cmdline()).strip() or child.name(), time()
                 first = seen[stamp].began if stamp in seen else now
                 seen[stamp] = Seen(name, first, now, times.user + times.system)
         sleep(LOOK_SECONDS)
@@ -103,7 +103,7 @@ def main() -> None:
     for process in sorted(seen, key=lambda process: -process.cpu):
         if process.cpu >= LEAST_TOLD:
             there = f"from {process.began - started:5.1f} to {process.last - started:5.1f}"
-            print(f"{process.cpu:7.1f} s CPU, {there}: {process.name[-80:]}", file=sys.stderr)
+            print(f"{process.cpu:7.1f} s CPU, {there}: {process.name[:80]}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,18 @@ What there is to hand out is known at the start, or comes from a `Source` as res
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol, cast
 
 from ray.tune.search import Searcher
 
 from orchestrator.launching.outcome import Outcome
 from orchestrator.launching.point import Point
+from orchestrator.launching.resources import WORKER_SECONDS
 
 STOPPED = "stopped_because"  # reported, with the reason, by a trial that ended early
 DIED = "its worker died"
@@ -43,13 +47,38 @@ class Source(Protocol):
         ...
 
 
+@dataclass
+class AtOnce:
+    """How many points may run at once: as many as there are workers, `first`; the `most` once that pays.
+
+    Another worker takes WORKER_SECONDS to start. It is not asked for before the others have run for as
+    long, nor where the rest, at their pace, takes less than twice that.
+    """
+
+    first: int
+    most: int
+    since: float | None = None
+
+    def begin(self) -> None:
+        """A point runs."""
+        self.since = self.since or monotonic()
+
+    def now(self, *, done: int, left: int) -> int:
+        """After so many points are `done` of this sweep, with so many `left`."""
+        if self.since is not None and self.first < self.most:
+            seconds = monotonic() - self.since
+            rest = left * seconds / done if done else math.inf
+            if seconds > WORKER_SECONDS and rest > 2 * WORKER_SECONDS:
+                self.first = self.most
+        return self.first
+
+
 class DagSearcher(Searcher):
     """Hands points to Tune: those without an unfinished parent first, children as parents finish.
 
     `listen` hears of every end. A failed dense network fails its trials, with its reason; a control goes
     alone where the trial that it was to walk along has no rounds for it. With a `source`,
-    more are asked for where one of the `room` workers would be idle. `died` words the end of one
-    without a result.
+    more are asked for where a worker would be idle. `died` words the end of one without a result.
     """
 
     def __init__(
@@ -58,12 +87,13 @@ class DagSearcher(Searcher):
         listen: Callable[[Outcome], None],
         source: Source | None = None,
         *,
-        room: int = 1,
+        at_once: AtOnce,
         died: Callable[[Point], str] = lambda point: DIED,
     ) -> None:
         super().__init__(metric=SUCCEEDED, mode="max")
         self._died = died
-        self._room = room
+        self._at_once = at_once
+        self._done = 0
         self._listen = listen
         self._source = source
         self._open: set[str] = set()  # keys of points that were added and have not ended
@@ -75,11 +105,12 @@ class DagSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:  # what Tune calls a config
         if not self._ready and self._source is not None:
-            self._add(self._source.more(self._room))
-        if self._ready:
+            self._add(self._source.more(self._at_once.most))
+        room = self._at_once.now(done=self._done, left=len(self._open))
+        if self._ready and len(self._running) < room:
             point = self._running[trial_id] = self._ready.popleft()
             return {"point": point.to_text()}
-        more = self._waiting or (self._source is not None and not self._source.over)
+        more = self._ready or self._waiting or (self._source is not None and not self._source.over)
         return None if more else cast(dict[str, Any], Searcher.FINISHED)
 
     def _add(self, points: Sequence[Point]) -> None:
@@ -113,6 +144,7 @@ class DagSearcher(Searcher):
         key = outcome.point.key
         children = self._waiting.pop(key, [])
         self._open.discard(key)
+        self._done += 1
         if outcome.metrics is not None:
             self._ready.extend(children)
         elif not outcome.stopped:

@@ -71,7 +71,6 @@ def test_cores_that_may_be_used(
     assert cores() == (expected or 3)
 
 
-def test_ray_has_no_more_workers_than_there_are_trials() -> None:
+def test_as_many_workers_are_started_as_the_points_are_worth() -> None:
     machine = Resources(cpus=64, gpus=0, gpus_per_trial=1.0, concurrent=32)
-    assert [machine.enough_for(trials).cpus for trials in (0, 1, 5, 1000)] == [1, 1, 5, 32]
-    assert machine.enough_for(5).concurrent == 32
+    assert [machine.worth_starting(points) for points in (0, 1, 27, 148, 100_000)] == [1, 1, 1, 4, 32]

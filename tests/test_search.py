@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.launching.outcome import Outcome
 from orchestrator.launching.point import Point
-from orchestrator.search import METRICS, SUCCEEDED, DagSearcher
+from orchestrator.search import METRICS, SUCCEEDED, AtOnce, DagSearcher
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 
@@ -32,7 +32,7 @@ class Sweep:
 
     def __init__(self, *points: Point) -> None:
         self.outcomes: list[Outcome] = []
-        self.searcher = DagSearcher(points, self.outcomes.append)
+        self.searcher = DagSearcher(points, self.outcomes.append, at_once=AtOnce(9, 9))
         self.handed = 0
 
     def next(self) -> str:
@@ -106,7 +106,7 @@ def test_children_are_released_even_if_nobody_can_listen() -> None:
     def deaf(outcome: Outcome) -> None:
         raise OSError("the terminal is gone")
 
-    searcher = DagSearcher([dense(0), trial(0, 0.5)], deaf)
+    searcher = DagSearcher([dense(0), trial(0, 0.5)], deaf, at_once=AtOnce(1, 1))
     searcher.suggest("0")
     with pytest.raises(OSError, match="terminal"):
         searcher.on_trial_complete("0", {SUCCEEDED: 1})
@@ -152,8 +152,44 @@ class Tap:
 
 def tapped(tap: Tap, *points: Point) -> Sweep:
     sweep = Sweep()
-    sweep.searcher = DagSearcher(points, sweep.outcomes.append, tap, room=3)
+    sweep.searcher = DagSearcher(points, sweep.outcomes.append, tap, at_once=AtOnce(3, 3))
     return sweep
+
+
+def test_no_more_run_at_once_than_may() -> None:
+    sweep, at_once = Sweep(), AtOnce(1, 3)
+    sweep.searcher = DagSearcher([dense(n) for n in range(4)], sweep.outcomes.append, at_once=at_once)
+    assert [sweep.next() for _ in range(2)] == ["dense 0", "wait"]
+    at_once.first = 3
+    assert [sweep.next() for _ in range(3)] == ["dense 1", "dense 2", "wait"]
+    sweep.searcher.on_trial_complete("0", {SUCCEEDED: 1})
+    assert [sweep.next() for _ in range(2)] == ["dense 3", "end"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "left", "expected"),
+    [
+        (4.9, 0, 50, 1),  # a worker would not have started yet
+        (5.1, 0, 1, 3),  # nobody knows how long the rest will take
+        (5.1, 24, 3, 1),  # 0.6 s more
+        (6.0, 10, 20, 3),  # 12 s more
+        (60.0, 10, 1, 1),  # 6 s more
+    ],
+)
+def test_another_worker_comes_once_it_pays(
+    seconds: float, done: int, left: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("orchestrator.search.monotonic", lambda: clock[0])
+    at_once = AtOnce(1, 3)
+    assert at_once.now(done=0, left=9) == 1  # no worker is there yet
+    clock[0] += 50
+    at_once.begin()
+    clock[0] += seconds
+    at_once.begin()
+    assert at_once.now(done=done, left=left) == expected
+    if expected == 3:
+        assert at_once.now(done=100, left=1) == 3  # it stays
 
 
 def test_more_is_asked_for_only_where_nothing_is_ready() -> None:
@@ -195,7 +231,7 @@ def test_a_source_hears_before_anybody_listens() -> None:
         raise OSError("the terminal is gone")
 
     tap = Tap()
-    searcher = DagSearcher([dense(0)], deaf, tap)
+    searcher = DagSearcher([dense(0)], deaf, tap, at_once=AtOnce(1, 1))
     searcher.suggest("0")
     with pytest.raises(OSError, match="terminal"):
         searcher.on_trial_complete("0", {SUCCEEDED: 1})

@@ -103,7 +103,7 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     ended = run_points(points, place, TWO, reused=0)
     ears.done.set()
     ears.join()
-    assert len(ears.workers) == TWO.concurrent  # those that Ray starts with, and no others for Tune
+    assert len(ears.workers) == 1  # what so few points are worth: the one that was ready, and none for Tune
     assert ears.heard
     assert ears.heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 

@@ -5,6 +5,7 @@ Heavy imports stand inside the commands, so that help and completion answer at o
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -49,6 +50,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+    finally:
+        gc.freeze()  # as it ends, Python would look through every module for garbage: a second
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

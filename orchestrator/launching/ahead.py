@@ -31,7 +31,8 @@ def ahead(plan: Plan, options: Options, *, uri: str) -> Iterator[None]:
     with ThreadPoolExecutor(1) as beside, ExitStack() as ray:
         with waiting("starting Ray, making the store"):
             store = beside.submit(_make_store, uri)
-            ray.enter_context(own(options.resources().enough_for(most)))
+            resources = options.resources()
+            ray.enter_context(own(resources, ready=resources.worth_starting(most)))
             store.result()
         yield
 

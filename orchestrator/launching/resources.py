@@ -10,6 +10,8 @@ from orchestrator.errors import ClusterError
 from orchestrator.launching.machine import cores, gpus
 
 ANY_NUMBER = 1_000_000
+WORKER_SECONDS = 5.0  # what a worker takes to start: it imports torch, MLflow and Tune
+POINT_SECONDS = 0.15  # what a point takes that trains next to nothing
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Resources:
         """What one trial holds, in Ray's words."""
         return {"CPU": 1.0} | ({"GPU": self.gpus_per_trial} if self.gpus else {})
 
-    def enough_for(self, trials: int) -> Resources:
-        """No more CPUs than so many trials hold at once: Ray starts a worker for each."""
-        return replace(self, cpus=max(1, min(self.concurrent, trials)))
+    def worth_starting(self, points: int) -> int:
+        """How many workers so many points are worth, even if they train nothing."""
+        return max(1, min(self.concurrent, int(points * POINT_SECONDS / WORKER_SECONDS)))
 
 
 def of_machine(device: Device, *, gpus_per_trial: float = 1.0) -> Resources:

@@ -17,7 +17,7 @@ from orchestrator.launching.outcome import Ended, Outcome, Past
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.progress import Phase, SweepProgress
 from orchestrator.launching.resources import Resources, fitted
-from orchestrator.search import DIED, DagSearcher, Source
+from orchestrator.search import DIED, AtOnce, DagSearcher, Source
 from orchestrator.stopping import OptunaStopping
 from orchestrator.sweep.deaths import one_trial_each
 from orchestrator.sweep.places import living_nodes, own
@@ -52,7 +52,7 @@ def run_points(
     trials = sum(point.parent is not None for point in points)
     dense = Phase(reused_dense + len(points) - trials, reused=reused_dense)
     progress = SweepProgress(dense, Phase(max(planned, reused + trials), reused=reused))
-    watch = Watch(progress, retries=resources.retries)
+    first = resources.worth_starting(max(len(points), planned))
 
     def listen(outcome: Outcome) -> None:
         if outcome.reason.startswith(DiskFullError.__name__):
@@ -68,12 +68,14 @@ def run_points(
 
     with held(), progress:
         progress.news = "starting Ray"
-        most = len(points) if source is None else planned
-        with nullcontext() if ray.is_initialized() else own(resources.enough_for(most)):
+        with nullcontext() if ray.is_initialized() else own(resources, ready=first):
             resources = fitted(resources, [node["Resources"] for node in living_nodes()])
             progress.concurrent, progress.news = resources.concurrent, "starting the first worker"
             if not received():
-                searcher = DagSearcher(points, listen, source, room=resources.concurrent, died=watch.reason)
+                most = resources.concurrent
+                at_once = AtOnce(first if resources.address is None else most, most)
+                watch = Watch(progress, at_once, retries=resources.retries)
+                searcher = DagSearcher(points, listen, source, at_once=at_once, died=watch.reason)
                 _fit(searcher, settings, resources, past, watch)
     return Ended(tuple(outcomes), received(), no_room())
 

@@ -26,9 +26,8 @@ from orchestrator.sweep.replaced import replaced
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 OWN = IN_WORKERS | {
-    # Workers import it while Ray still starts; see also `ready_workers`.
+    # Workers import it as they start, and are then kept until they are needed.
     "RAY_preload_python_modules": "orchestrator.sweep.task",
-    # ... and wait for the first trial for as long as it takes.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
     # On loopback alone, so without authentication.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -59,10 +58,13 @@ class _NoFolder(JobConfig):
 
 
 @contextmanager
-def own(resources: Resources) -> Iterator[None]:
-    """A Ray of our own that listens on loopback alone. ClusterError where it does not start."""
+def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
+    """A Ray of our own that listens on loopback alone. ClusterError where it does not start.
+
+    So many workers are started at once: they get `ready` while the block goes on.
+    """
     others = psutil.Process().children(recursive=True)
-    with _environment(OWN), _loopback(only=True), _few_daemons():
+    with _environment(OWN), _loopback(only=True), _few_daemons(), _ready_workers(ready):
         try:
             _start(
                 "Ray did not start",
@@ -163,6 +165,17 @@ def _few_daemons() -> Iterator[None]:
     fewer = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False)  # type: ignore[arg-type]  # ray's
     with replaced(parameter, RayParams=fewer), replaced(node.Node, start_api_server=_without_page):
         yield
+
+
+def _ready_workers(count: int) -> AbstractContextManager[None]:
+    """Ray starts so many workers ahead, and not one for every core."""
+    option, start = "--num_prestart_python_workers=", services.start_ray_process
+
+    def started(command: list[str], *place: Any, **options: Any) -> Any:  # Ray's own
+        words = [f"{option}{count}" if word.startswith(option) else word for word in command]
+        return start(words, *place, **options)
+
+    return replaced(services, start_ray_process=started)
 
 
 def _without_page(node: Any, **options: Any) -> None:  # Ray's own

@@ -10,7 +10,7 @@ from ray import tune
 
 from orchestrator.launching.point import Point
 from orchestrator.launching.progress import SweepProgress
-from orchestrator.search import DIED
+from orchestrator.search import DIED, AtOnce
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 class Watch(tune.Callback):
     """`deaths` counts, by a point's key, the workers that died with it and were replaced."""
 
-    def __init__(self, progress: SweepProgress, *, retries: int) -> None:
-        self.progress, self.retries = progress, retries
+    def __init__(self, progress: SweepProgress, at_once: AtOnce, *, retries: int) -> None:
+        self.progress, self.at_once, self.retries = progress, at_once, retries
         self.deaths: Counter[str] = Counter()
 
     def on_step_end(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:  # ray's own
         self.progress.tick()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
+        self.at_once.begin()
         self.progress.started(_point(trial))
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
