@@ -116,7 +116,9 @@ def one_by_one(
 
 def jobs(count: int, *, chosen: Sequence[int], some_levels: Sequence[int]) -> Iterator[Job]:
     torch.set_num_threads(1)
-    data = images(count)
+    data, few = images(count), images(BATCH)
+    for config in (points("finetune(epochs=1)")[0], levels()[0]):  # neither side is to pay for imports
+        accuracies(config, few, trained(config, few))
     cases = (
         ("2 techniques x 13 amounts, no recovery", points("none"), AtLeast(20, limit=22.96)),
         (

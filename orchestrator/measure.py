@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.walk.evaluation import Evaluation
-from pruning.masking import prunable_layers
+from pruning.masking import alive_in, prunable_layers
 from pruning.pq_index import gini, pq_index
 
 COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
@@ -65,13 +65,13 @@ def effective_macs(dense: Profile, masks: Mapping[str, Tensor]) -> int:
     total = 0.0
     for name, macs in dense.macs.items():
         mask = masks.get(f"{name}.weight")
-        total += macs if mask is None else macs * (int(mask.sum()) / mask.numel())
+        total += macs if mask is None else macs * (alive_in(mask) / mask.numel())
     return round(total)
 
 
 def nonzero_parameters(dense: Profile, masks: Mapping[str, Tensor]) -> int:
     """Living parameters, biases and norms included; told by the masks, not by values that happen to be 0."""
-    return dense.parameters - sum(int((~mask).sum()) for mask in masks.values())
+    return dense.parameters - sum(mask.numel() - alive_in(mask) for mask in masks.values())
 
 
 def train_flops(dense: Profile, samples: int, *, taught: bool = False) -> int:
@@ -94,7 +94,7 @@ def sparse_bytes(net: nn.Module, masks: Mapping[str, Tensor]) -> int:
     total = dense_bytes(net)
     parameters = dict(net.named_parameters())
     for name, mask in masks.items():
-        dead = int((~mask).sum())
+        dead = mask.numel() - alive_in(mask)
         if dead:
             total += (mask.numel() + 7) // 8 - dead * parameters[name].element_size()
     return total
@@ -114,14 +114,14 @@ class LayerRow:
     macs_effective: int
 
 
-def layer_rows(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) -> list[LayerRow]:
-    """Every prunable layer with its size, what lives of it, and what it costs."""
+def layer_rows(net: nn.Module, dense: Profile, living: Mapping[str, Tensor]) -> list[LayerRow]:
+    """Every prunable layer with its size, what lives of it (see `living_weights`), and what it costs."""
     rows = []
-    for name, weights in living_weights(net, masks).items():
-        total, living, macs = net.get_parameter(f"{name}.weight").numel(), weights.numel(), dense.macs[name]
-        share = living / total
+    for name, weights in living.items():
+        total, alive, macs = net.get_parameter(f"{name}.weight").numel(), weights.numel(), dense.macs[name]
+        share = alive / total
         indices = concentration({name: weights})
-        rows.append(LayerRow(name, total, living, 1 - share, *indices, macs, round(macs * share)))
+        rows.append(LayerRow(name, total, alive, 1 - share, *indices, macs, round(macs * share)))
     return rows
 
 

@@ -204,4 +204,4 @@ def groups_for(bench: Bench, config: TrialConfig) -> tuple[Group, ...] | None:
     """What the trial's granularity removes together; None for single weights."""
     wanted = config.prune
     channels = channel_groups(bench) if wanted.granularity == "channel" else None
-    return groups_of(bench.build(), wanted.granularity, protect=wanted.protect, groups=channels)
+    return groups_of(bench.outline(), wanted.granularity, protect=wanted.protect, groups=channels)

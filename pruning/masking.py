@@ -170,6 +170,11 @@ def count_alive(alive: Tensor) -> Tensor:
     return torch.from_numpy(np.count_nonzero(alive.numpy(), axis=1))
 
 
+def alive_in(mask: Tensor) -> int:
+    """How many entries of a mask, bool of any shape, live."""
+    return int(np.count_nonzero(mask.cpu().numpy()))
+
+
 @torch.no_grad()
 def apply_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set the dead entries of the network's parameters to exactly zero, in place."""
@@ -192,4 +197,4 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
     """Fraction of the prunable weights that are gone: over masked tensors of two dimensions or more."""
     weights = [mask for mask in masks.values() if mask.dim() > 1]
     total = sum(mask.numel() for mask in weights)
-    return 1.0 - sum(int(mask.sum()) for mask in weights) / total if total else 0.0
+    return 1.0 - sum(map(alive_in, weights)) / total if total else 0.0

@@ -84,7 +84,7 @@ def gini(values: Values) -> float:
     """Gini index of |w|, in [0, 1); 0 for a vector of zeros. Hurley & Rickard, 2009."""
     # numpy's sort: it returns no indices, and is eight times as fast as torch's.
     ordered = torch.from_numpy(np.sort(_living(*_one_row(values))[0][0].numpy()))
-    if not ordered.any():
+    if not len(ordered) or not ordered[-1]:
         return 0.0
     d = len(ordered)
     shares = ordered / ordered[-1]

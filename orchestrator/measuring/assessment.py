@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from orchestrator.measure import (
 from orchestrator.training import EpochRecord
 from orchestrator.walk.bench import Bench, State, channel_groups
 from orchestrator.walk.evaluation import evaluate
-from pruning.masking import Group, Masks, alive_units, sparsity
+from pruning.masking import Group, Masks, alive_in, alive_units, sparsity
 from pruning.schedules import schedules
 from pruning.structure import shrink
 
@@ -75,6 +75,7 @@ def measure(
     if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
     small, notes = _cut(bench, net, state.masks, config)
+    living = living_weights(net, state.masks)
     if config is not None:
         notes += _differences(config, state.masks, groups)
         notes += collapse(state.masks, held_out, classes=bench.data.num_classes, round=round)
@@ -89,17 +90,19 @@ def measure(
         epochs=state.epochs,
         train_seconds=state.train_seconds,
         train_flops=state.train_flops,
-        **_costs(bench, net, small, state.masks),
+        **_costs(bench, net, small, state.masks, living),
     )
-    rows = tuple(layer_rows(net, bench.cost, state.masks))
+    rows = tuple(layer_rows(net, bench.cost, living))
     return Measured(state, measurement, small, small is not net, rows, test.confusion, notes)
 
 
-def _costs(bench: Bench, net: nn.Module, small: nn.Module, masks: Masks) -> dict[str, Any]:  # int or float
+def _costs(
+    bench: Bench, net: nn.Module, small: nn.Module, masks: Masks, living: Mapping[str, Tensor]
+) -> dict[str, Any]:  # int or float
     """What is left of the network: dense, with its masks, and cut out."""
     physical = bench.cost if small is net else profile(small, bench.data.input_shape)
     nonzero = nonzero_parameters(bench.cost, masks)
-    index, gini = concentration(living_weights(net, masks))
+    index, gini = concentration(living)
     return {
         "sparsity": sparsity(masks),
         "pq_index": index,
@@ -130,7 +133,7 @@ def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int,
     if groups is None:
         # An ancestor's masks of units cover biases and norms as well; an amount is of weights.
         weights = {name: mask for name, mask in masks.items() if mask.dim() > 1}
-        return [(name, mask.numel(), int(mask.sum())) for name, mask in weights.items()]
+        return [(name, mask.numel(), alive_in(mask)) for name, mask in weights.items()]
     return [(group.name, group.size, int(alive_units(group, masks).sum())) for group in groups]
 
 
