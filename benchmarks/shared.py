@@ -124,7 +124,7 @@ def jobs(count: int, *, chosen: Sequence[int], some_levels: Sequence[int]) -> It
         (
             "2 techniques x 13 amounts, one epoch after pruning",
             points("finetune(epochs=1, lr=1.0)"),
-            AtLeast(8.5, limit=9.9),
+            AtLeast(8.5, limit=7.94),  # 26 x 11 epochs against 10 + 26
         ),
     )
     for what, configs, claim in cases:
@@ -142,23 +142,24 @@ def _job(
     cost: Callable[[int], int],
     claim: AtLeast,
 ) -> Job:
-    part = f"The script was run for {len(chosen)} of its {len(configs)} points, and its time scaled to all."
+    whole = len(chosen) == len(configs)
+    part = f"Of the script's {len(configs)} points {len(chosen)} was run, and its time scaled to all."
     return Job(
         what,
         ours=partial(ours, configs, data, chosen),
         peer=partial(one_by_one, configs, data, chosen, cost),
         peer_name="a training for each",
         claims=(claim,),
-        rounds=1,
+        rounds=1 if whole else 3,
         warm=False,
         equal="bit for bit",
-        note="" if len(chosen) == len(configs) else part,
+        note="" if whole else part,
     )
 
 
 @benchmark
 def shared_training() -> Iterator[Job]:
-    yield from jobs(6000, chosen=(4, 12, 20), some_levels=(1, 4, 7))
+    yield from jobs(6000, chosen=(20,), some_levels=(4,))
 
 
 @benchmark(full=True)

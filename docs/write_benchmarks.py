@@ -28,6 +28,8 @@ def table(name: str) -> str:
     if not place.exists():
         return "Not measured yet."
     rows = json.loads(place.read_text(encoding="utf-8"))["rows"]
+    if not rows:  # it was skipped
+        return "Not measured yet."
     lines = [HEADER, ["---"] * len(HEADER), *(cells(row) for row in rows)]
     notes = dict.fromkeys(f"{row['what']}: {row['note']}" for row in rows if row["note"])
     picture = f"pictures/{name}.png"
