@@ -47,8 +47,8 @@ def data() -> Iterator[Finding]:
     """Every data set: there and whole, or what is missing."""
     from orchestrator.data import path, verify
     from orchestrator.errors import DataError
-    from orchestrator.images.dataset_files import digits_file
     from orchestrator.images.datasets import DATASETS
+    from orchestrator.images.digits import digits_file
 
     try:
         digits_file()

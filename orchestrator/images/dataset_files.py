@@ -14,18 +14,17 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from http.client import HTTPException
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DataError
 from orchestrator.images.datasets import Raw, info
+from orchestrator.images.digits import read_digits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DIGITS = "datasets/data/digits.csv.gz"
 FETCH_TIMEOUT_SECONDS = 30.0
 DOWNLOAD_ERRORS = (OSError, HTTPException, RuntimeError)  # the last: torchvision's word for a wrong MD5
 
@@ -34,18 +33,6 @@ def chosen_data_dir() -> Path | None:
     """ORCHESTRATE_DATA_DIR, absolute, if it is set: the only place that reads it."""
     chosen = os.environ.get("ORCHESTRATE_DATA_DIR")
     return Path(chosen).expanduser().absolute() if chosen else None
-
-
-def digits_file() -> Path:
-    """What scikit-learn's `load_digits` reads; to import scikit-learn for it costs every worker a second.
-
-    DataError where there is none.
-    """
-    found = find_spec("sklearn")
-    place = Path(found.origin).parent / DIGITS if found and found.origin else None
-    if place is None or not place.exists():
-        raise DataError(f"digits: scikit-learn has no file {DIGITS}; install scikit-learn anew")
-    return place
 
 
 def default_data_dir() -> Path:
@@ -109,7 +96,7 @@ def read(name: str, data_dir: Path | None = None) -> Raw:
     if (own := info(name).read) is not None:
         return own(root)
     if source is None:
-        return _read_digits()
+        return read_digits()
     check(name, root)
     _unpack(name, source, root)
     return _read_cifar(source, root) if hasattr(source, "train_list") else _read_mnist(source, root)
@@ -212,14 +199,6 @@ def _unpack_one(tar: tarfile.TarFile, member: str, target: Path, md5: str) -> No
         shutil.copyfileobj(stream, out)
     if problem := _problem(target, md5):
         raise DataError(problem)
-
-
-def _read_digits() -> Raw:
-    import numpy as np
-
-    rows = np.loadtxt(digits_file(), delimiter=",", dtype="uint8")
-    images, labels = rows[:, :-1].reshape(-1, 1, 8, 8), rows[:, -1].astype("int64")
-    return Raw(images, labels, 0, tuple(str(digit) for digit in range(10)))
 
 
 def _read_mnist(source: Any, root: Path) -> Raw:

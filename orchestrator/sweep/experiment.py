@@ -49,9 +49,7 @@ def run_points(
     come in, until there are `planned` trials. ClusterError where there is no room.
     """
     outcomes: list[Outcome] = []
-    trials = sum(point.parent is not None for point in points)
-    dense = Phase(reused_dense + len(points) - trials, reused=reused_dense)
-    progress = SweepProgress(dense, Phase(max(planned, reused + trials), reused=reused))
+    progress = _progress(points, reused=reused, reused_dense=reused_dense, planned=planned)
     first = resources.worth_starting(max(len(points), planned))
 
     def listen(outcome: Outcome) -> None:
@@ -78,6 +76,12 @@ def run_points(
                 searcher = DagSearcher(points, listen, source, at_once=at_once, died=watch.reason)
                 _fit(searcher, settings, resources, past, watch)
     return Ended(tuple(outcomes), received(), no_room())
+
+
+def _progress(points: Sequence[Point], *, reused: int, reused_dense: int, planned: int) -> SweepProgress:
+    trials = sum(point.parent is not None for point in points)
+    dense = Phase(reused_dense + len(points) - trials, reused=reused_dense)
+    return SweepProgress(dense, Phase(max(planned, reused + trials), reused=reused))
 
 
 def _fit(
