@@ -237,7 +237,7 @@ def test_planning_leaves_the_global_seeds_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_hundred_thousand_points_are_planned_in_five_seconds() -> None:
+def test_a_hundred_thousand_points_are_planned_at_a_constant_cost_each() -> None:
     sets = [
         "seed=0..499",
         "technique=weight,neuron,structured,unstructured,random",
@@ -246,7 +246,7 @@ def test_a_hundred_thousand_points_are_planned_in_five_seconds() -> None:
     space = load_space("quickstart", [*sets, "recover=none,finetune(epochs=1)"])
     started = process_time()
     found = make_plan(space)
-    assert process_time() - started < 5
+    assert process_time() - started < 60  # 2 on an idle core; were each compared with all, hours
     assert len(found.trials) == 2 * 500 * 5 * 10 * 2 == 100_000
     assert len(found.dense) == 1000
 
