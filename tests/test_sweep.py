@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 DIVERGES = replace(DENSE, train=Train(epochs=2, optimizer="sgd", lr=1e30))
+WORKERS = ("ray::IDLE", "ray::ImplicitFunc")
 TWO = Resources(cpus=2, gpus=0, gpus_per_trial=1.0, concurrent=2)
 
 
@@ -54,28 +55,32 @@ def settings(folder: Path, name: str) -> tuple[Tracker, Settings]:
 
 
 class Ears(threading.Thread):
-    """Every address on which a process below this one listens, and Ray's workers, while it runs."""
+    """Every address on which a process below this one listens, and Ray's Pythons, while it runs."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.heard: set[str] = set()
         self.workers: set[int] = set()
+        self.agents: set[str] = set()
         self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.wait(0.2):
             children = psutil.Process().children(recursive=True)
             family = {os.getpid(), *(child.pid for child in children)}
-            self.workers |= {child.pid for child in children if _is_worker(child)}
+            titles = {child.pid: title for child in children if (title := _title(child)).startswith("ray::")}
+            self.workers |= {pid for pid, title in titles.items() if title.startswith(WORKERS)}
+            self.agents |= {title for title in titles.values() if not title.startswith(WORKERS)}
             for connection in psutil.net_connections("tcp"):
                 if connection.pid in family and connection.status == psutil.CONN_LISTEN:
                     self.heard.add(connection.laddr.ip)
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def _title(process: psutil.Process) -> str:
+    """What it calls itself."""
     with suppress(psutil.Error):
-        return " ".join(process.cmdline()).startswith(("ray::IDLE", "ray::ImplicitFunc"))
-    return False
+        return " ".join(process.cmdline()).strip()
+    return ""
 
 
 def numbers(outcome: Outcome) -> dict[str, float]:
@@ -104,6 +109,7 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     ears.done.set()
     ears.join()
     assert len(ears.workers) == 1  # what so few points are worth: the one that was ready, and none for Tune
+    assert ears.agents == {"ray::RuntimeEnvAgent"}  # without which no raylet starts
     assert ears.heard
     assert ears.heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 

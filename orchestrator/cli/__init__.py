@@ -14,6 +14,7 @@ import typer
 
 from orchestrator.cli import carrying, knowing, reading, sweeping
 from orchestrator.errors import OrchestrateError
+from orchestrator.garbage import rarely_collected
 
 app = typer.Typer(
     help="Sweeps of neural-network pruning: plan, run, record, compare.",
@@ -36,7 +37,8 @@ def top(
 def main() -> None:
     """The entry point: errors of the user end in one line and their exit code."""
     try:
-        raise SystemExit(typer.main.get_command(app).main(standalone_mode=False) or 0)
+        with rarely_collected():
+            raise SystemExit(typer.main.get_command(app).main(standalone_mode=False) or 0)
     except OrchestrateError as error:
         if os.environ.get("ORCHESTRATE_DEBUG"):
             raise

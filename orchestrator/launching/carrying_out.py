@@ -14,7 +14,7 @@ from orchestrator.comparing.summary import Summary
 from orchestrator.language.stops import Stop
 from orchestrator.launching import running
 from orchestrator.launching.ahead import check_data, needed_data
-from orchestrator.launching.concluding import conclude
+from orchestrator.launching.concluding import conclude, prepare
 from orchestrator.launching.options import Options
 from orchestrator.launching.outcome import Ended
 from orchestrator.launching.point import Point
@@ -125,6 +125,7 @@ class _Wanted:
         """Run what is left, if anything is, and what the source asks for."""
         if not left.points and (source is None or source.over):
             return Ended(())
+        prepare()
         return running.run(
             left.points,
             self.tracker,

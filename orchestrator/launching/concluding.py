@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from orchestrator import tracking
@@ -17,6 +18,16 @@ from orchestrator.tracking import RunRow, Tracker
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def prepare() -> None:
+    """Load what pictures are drawn with, half a second's work, while this process waits for its workers."""
+    Thread(target=_load, daemon=True).start()
+
+
+def _load() -> None:
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
 
 
 def conclude(tracker: Tracker, sweep: RunRow, space: Space, ended: Ended) -> DataFrame:

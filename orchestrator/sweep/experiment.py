@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from orchestrator.errors import ClusterError, DiskFullError
+from orchestrator.garbage import collected_again
 from orchestrator.launching.interruption import held, no_room, received, tell_no_room
 from orchestrator.launching.outcome import Ended, Outcome, Past
 from orchestrator.launching.point import Point, Settings
@@ -111,7 +112,7 @@ def _fit(
             ),
         )
         try:
-            with one_trial_each(), nullcontext() if shared else taken():
+            with collected_again(), one_trial_each(), nullcontext() if shared else taken():
                 tuner.fit()
             if verdicts is not None:
                 verdicts.forget()

@@ -9,25 +9,25 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any
 
 import psutil
 import ray
-from ray._private import node, parameter, ray_constants, services, utils
+from ray._private import ray_constants, services, utils
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
 from orchestrator.launching.interruption import RAISED, heeded, held, pending, take_back
 from orchestrator.launching.resources import Resources
 from orchestrator.sweep.patience import impatient, kill_rays
+from orchestrator.sweep.processes import only_needed
 from orchestrator.sweep.replaced import replaced
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
 OWN = IN_WORKERS | {
     # Workers import it as they start, and are then kept until they are needed.
-    "RAY_preload_python_modules": "orchestrator.sweep.task",
+    "RAY_preload_python_modules": "orchestrator.sweep.preloaded",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
     # On loopback alone, so without authentication.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -64,7 +64,7 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
     So many workers are started at once: they get `ready` while the block goes on.
     """
     others = psutil.Process().children(recursive=True)
-    with _environment(OWN), _loopback(only=True), _few_daemons(), _ready_workers(ready):
+    with _environment(OWN), _loopback(only=True), only_needed(ready=ready):
         try:
             _start(
                 "Ray did not start",
@@ -157,29 +157,6 @@ def _no_handler() -> Iterator[None]:
             yield
     finally:
         take_back()
-
-
-@contextmanager
-def _few_daemons() -> Iterator[None]:
-    """Without those that scale a cluster, follow its logs and answer for a dashboard: each is a Python."""
-    fewer = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False)  # type: ignore[arg-type]  # ray's
-    with replaced(parameter, RayParams=fewer), replaced(node.Node, start_api_server=_without_page):
-        yield
-
-
-def _ready_workers(count: int) -> AbstractContextManager[None]:
-    """Ray starts so many workers ahead, and not one for every core."""
-    option, start = "--num_prestart_python_workers=", services.start_ray_process
-
-    def started(command: list[str], *place: Any, **options: Any) -> Any:  # Ray's own
-        words = [f"{option}{count}" if word.startswith(option) else word for word in command]
-        return start(words, *place, **options)
-
-    return replaced(services, start_ray_process=started)
-
-
-def _without_page(node: Any, **options: Any) -> None:  # Ray's own
-    node._webui_url = ""
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import StoreError
+from orchestrator.garbage import rarely_collected
 from orchestrator.store import sqlite_runs
 from orchestrator.store.address import shown, store_folder
 from orchestrator.store.ownership import owner, owner_lives
 from orchestrator.store.runs import RunRow, Runs
 from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.faults import STORE_FAULTS
-from orchestrator.tracking.garbage import rarely_collected
 from orchestrator.tracking.line import line_to
 from orchestrator.tracking.open_run import OpenRun
 from orchestrator.tracking.rows import row_of
