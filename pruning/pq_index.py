@@ -83,13 +83,13 @@ def sap_prune_count(
 def gini(values: Values) -> float:
     """Gini index of |w|, in [0, 1); 0 for a vector of zeros. Hurley & Rickard, 2009."""
     # numpy's sort: it returns no indices, and is eight times as fast as torch's.
-    ordered = torch.from_numpy(np.sort(_living(*_one_row(values))[0][0].numpy()))
+    ordered = torch.from_numpy(np.sort(_sizes(*_one_row(values))[0][0].numpy())).double()
     if not len(ordered) or not ordered[-1]:
         return 0.0
     d = len(ordered)
-    shares = ordered / ordered[-1]
-    ranks = (d - torch.arange(1, d + 1, dtype=torch.float64) + 0.5) / d
-    return max(0.0, 1.0 - 2.0 * float((shares / shares.sum()) @ ranks))
+    shares = ordered.div_(ordered[-1].clone())
+    ranks = torch.arange(d - 0.5, 0, -1, dtype=torch.float64).div_(d)  # of the smallest first: near 1
+    return max(0.0, 1.0 - 2.0 * float(shares.div_(shares.sum()) @ ranks))
 
 
 def pq_index_rows(values: Tensor, alive: Tensor, *, p: float = 0.5, q: float = 1.0) -> Tensor:
@@ -159,15 +159,23 @@ def _living(values: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
 
     ValueError unless all of the living are finite.
     """
-    size = values.abs().double()  # always another tensor
+    size, top = _sizes(values, alive)
+    return size.double(), top
+
+
+def _sizes(values: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, but float32 if the values are: half the bytes are half the time, and no bit is lost."""
+    size = (values if values.dtype == torch.float32 else values.double()).abs()  # always another tensor
     if not alive.numpy().all():
         size.masked_fill_(~alive, 0.0)
-    top = size.amax(1) if size.shape[1] else size.new_zeros(len(size))
+    top = (size.amax(1) if size.shape[1] else size.new_zeros(len(size))).double()
     if not top.isfinite().all():
         raise ValueError("the values contain NaN or infinity; finite numbers are needed")
     return size, top
 
 
 def _one_row(values: Values) -> tuple[Tensor, Tensor]:
-    row = torch.as_tensor(values, dtype=torch.float64).detach().cpu().reshape(1, -1)
+    known = isinstance(values, (Tensor, np.ndarray)) and torch.as_tensor(values).dtype == torch.float32
+    dtype = torch.float32 if known else torch.float64
+    row = torch.as_tensor(values, dtype=dtype).detach().cpu().reshape(1, -1)
     return row, torch.ones_like(row, dtype=torch.bool)

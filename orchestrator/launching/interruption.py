@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from time import monotonic
 from types import FrameType
 
-import psutil
-
 STOPPING = "stopping; once more to stop at once"
 # One stop can come as two signals: `timeout` sends one to its child and one to its whole group.
 SECONDS_OF_ONE = 0.3
@@ -124,6 +122,8 @@ def _hear(number: int, frame: FrameType | None) -> None:
 
 
 def _end_at_once(number: int) -> None:
+    import psutil  # help, too, listens to signals, and does not need it
+
     if not _state.last_words:  # not a command of ours: whoever called has processes that we do not know
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
