@@ -21,6 +21,7 @@ from pruning.masking import count_alive
 from pruning.registry import Between
 
 Values = Tensor | Sequence[float]
+UNSCALED_Q = 4.0  # up to which float64 holds the powers of any float32, and sums of them
 RANGES = {
     "p": Between(0, 1, above=True),
     "q": Between(1, under=True),
@@ -146,10 +147,11 @@ def _published_counts(
 def _log_ratio(values: Tensor, alive: Tensor, p: float, q: float) -> Tensor:
     """[P]: log of (mean |w|^p)^(1/p) / (mean |w|^q)^(1/q), at most 0; 0 where nothing lives or all is 0."""
     size, top = _living(values, alive)
-    scaled = size.div_(top.masked_fill(top == 0, 1.0)[:, None])
+    if values.dtype != torch.float32 or q > UNSCALED_Q:
+        size.div_(top.masked_fill(top == 0, 1.0)[:, None])
     log_d = count_alive(alive).double().log()
-    sum_q = (scaled if q == 1 else scaled**q).sum(1)
-    sum_p = scaled.pow_(p).sum(1)  # in place, so last: what is read once more costs less than new memory
+    sum_q = (size if q == 1 else size**q).sum(1)
+    sum_p = size.pow_(p).sum(1)  # in place, so last: what is read once more costs less than new memory
     log_p, log_q = ((total.log() - log_d) / power for total, power in ((sum_p, p), (sum_q, q)))
     return torch.where(top > 0, (log_p - log_q).clamp(max=0.0), 0.0)
 

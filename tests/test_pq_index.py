@@ -52,6 +52,18 @@ def test_takes_tensors_of_any_shape_and_type_and_gives_python_numbers() -> None:
     assert math.copysign(1, pq_index([1.0, 1.0])) == 1  # no minus zero
 
 
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=12),
+    st.sampled_from([*PAIRS, (0.5, 4.0), (0.5, 5.0)]),
+)
+def test_float32_of_any_size_is_what_it_is_in_float64(values: list[float], pair: tuple[float, float]) -> None:
+    p, q = pair
+    narrow = torch.tensor(values, dtype=torch.float32)
+    expected = pq_index(narrow.double(), p=p, q=q)
+    assert pq_index(narrow, p=p, q=q) == pytest.approx(expected, abs=1e-12)
+    assert gini(narrow) == gini(narrow.double())
+
+
 @given(vectors, pairs, st.data())
 def test_robin_hood_lowers_it(values: list[float], pair: tuple[float, float], data: st.DataObject) -> None:
     rich = max(range(len(values)), key=values.__getitem__)
