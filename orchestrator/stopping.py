@@ -15,14 +15,14 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config import TrialConfig
 from orchestrator.described import params
 from orchestrator.language.stops import Stop, stops
 from orchestrator.launching.outcome import Past
 from orchestrator.launching.point import Point
-from orchestrator.search import STOPPED, SUCCEEDED, metrics_of
+from orchestrator.search import STOPPED, SUCCEEDED, InOrder, metrics_of
 from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(str(found[axis]) for axis in within)
 
 
-class OptunaStopping(FIFOScheduler):
+class OptunaStopping(InOrder):
     """Tune's scheduler: every round goes to `Studies`, every verdict to `tell(key, reason)`.
 
     It never answers STOP: a worker then gets the SystemExit that an interruption gives it, too, and Tune
@@ -193,7 +193,7 @@ class OptunaStopping(FIFOScheduler):
     _supports_buffered_results = False  # a verdict must be there before the worker goes on
 
     def __init__(self, stop: Stop, tell: Callable[[str, str], None], past: Sequence[Past] = ()) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # ray's
+        super().__init__()
         self._studies = Studies(stop)
         self._tell = tell
         for trial in past:

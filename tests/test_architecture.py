@@ -130,6 +130,7 @@ def test_imports_never_go_in_a_circle() -> None:
         ("orchestrator.cli", HEAVY),
         ("orchestrator.launching.launch", HEAVY - {"torch"}),  # Ray starts before MLflow is loaded
         ("orchestrator.sweep.places", {"mlflow", "optuna", "sklearn", "pandas"}),  # and before Tune is
+        ("orchestrator.sweep.experiment", {"optuna", "sklearn", "matplotlib"}),  # in every driver
         ("orchestrator.sweep.task", {"optuna", "sklearn", "matplotlib"}),  # in every worker
     ],
 )

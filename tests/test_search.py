@@ -6,12 +6,14 @@ import pickle
 from dataclasses import replace
 
 import pytest
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.launching.outcome import Outcome
 from orchestrator.launching.point import Point
-from orchestrator.search import METRICS, SUCCEEDED, AtOnce, DagSearcher
+from orchestrator.search import METRICS, SUCCEEDED, AtOnce, DagSearcher, InOrder
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 
@@ -236,3 +238,22 @@ def test_a_source_hears_before_anybody_listens() -> None:
     with pytest.raises(OSError, match="terminal"):
         searcher.on_trial_complete("0", {SUCCEEDED: 1})
     assert tap.heard == ["dense 0"]
+
+
+class Living(TuneController):
+    """Tune's own, that has two trials which have not ended, and lets nobody look at those that have."""
+
+    def __init__(self, *statuses: str) -> None:
+        self._live_trials = {Trial("work", stub=True) for _ in statuses}  # type: ignore[no-untyped-call]
+        for trial, status in zip(self._live_trials, statuses, strict=True):
+            trial.status = status
+
+    def get_trials(self) -> list[Trial]:
+        raise AssertionError
+
+
+def test_what_was_handed_out_is_run_without_a_look_at_what_has_ended() -> None:
+    chosen = InOrder().choose_trial_to_run(Living(Trial.RUNNING, Trial.PENDING))
+    assert chosen is not None
+    assert chosen.status == Trial.PENDING
+    assert InOrder().choose_trial_to_run(Living(Trial.RUNNING)) is None

@@ -13,13 +13,13 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from orchestrator.errors import ClusterError, DiskFullError
 from orchestrator.garbage import collected_again
+from orchestrator.language.stops import Stop
 from orchestrator.launching.interruption import held, no_room, received, tell_no_room
 from orchestrator.launching.outcome import Ended, Outcome, Past
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.progress import Phase, SweepProgress
 from orchestrator.launching.resources import Resources, fitted
-from orchestrator.search import DIED, AtOnce, DagSearcher, Source
-from orchestrator.stopping import OptunaStopping
+from orchestrator.search import DIED, AtOnce, DagSearcher, InOrder, Source
 from orchestrator.sweep.deaths import one_trial_each
 from orchestrator.sweep.places import living_nodes, own
 from orchestrator.sweep.ready_workers import taken
@@ -89,14 +89,13 @@ def _fit(
     searcher: DagSearcher, settings: Settings, resources: Resources, past: Sequence[Past], watch: Watch
 ) -> None:
     shared, verdicts = resources.address is not None, None if settings.stop is None else Verdicts()
-    scheduler = OptunaStopping(settings.stop, verdicts.tell, past) if settings.stop and verdicts else None
     work = tune.with_parameters(trainable, settings=settings, verdicts=verdicts, shared=shared)
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(work, PlacementGroupFactory([resources.share])),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=scheduler,
+                scheduler=_scheduler(settings.stop, verdicts, past),
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=resources.concurrent,
@@ -121,6 +120,14 @@ def _fit(
                 raise
             reason = " ".join(str(error.__cause__).split())[:300]
             raise ClusterError(f"Ray ended the sweep: {reason}; the same command carries on") from error
+
+
+def _scheduler(stop: Stop | None, verdicts: Verdicts | None, past: Sequence[Past]) -> InOrder:
+    if stop is None or verdicts is None:
+        return InOrder()
+    from orchestrator.stopping import OptunaStopping  # and Optuna with it
+
+    return OptunaStopping(stop, verdicts.tell, past)
 
 
 class _StopWhenInterrupted(tune.Stopper):
