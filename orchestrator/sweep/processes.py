@@ -22,7 +22,7 @@ AGENT, AHEAD = "--dashboard_agent_command=", "--num_prestart_python_workers="
 @contextmanager
 def only_needed(*, ready: int) -> Iterator[None]:
     """Ray starts `ready` workers ahead, and not one for every core, nor what scales a cluster, follows its
-    logs or answers for a dashboard: each is a Python, which imports as long as a worker does.
+    logs or answers for a dashboard: each is a Python that imports for a second.
     """
     fewer = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False)  # type: ignore[arg-type]  # ray's
     start = services.start_ray_process
