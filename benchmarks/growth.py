@@ -152,7 +152,7 @@ def draw() -> None:
         sizes = [int(row["measure"].rpartition(" ")[2]) for row in own]
         values = [row["ours"]["median"] for row in own]
         axes.plot(sizes, values, color=OKABE_ITO[number], marker=MARKERS[number])
-        axes.set(xscale="log", ylim=(0, 1.1 * max(values)), xlabel="trials", title=label)
+        axes.set(xlim=(0, None), ylim=(0, 1.1 * max(values)), xlabel="trials", title=label)
         axes.grid(alpha=0.3)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=110)
