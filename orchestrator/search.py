@@ -82,8 +82,7 @@ class AtOnce:
 class InOrder(FIFOScheduler):
     """Tune's scheduler: a point runs once it is handed out.
 
-    Tune's own looks through all trials for it, those that have ended, too, whatever happens: among ten
-    thousand that took a fifth of the time of each.
+    Tune's own looks through all trials for it, those that have ended, too, whatever happens.
     """
 
     def __init__(self) -> None:

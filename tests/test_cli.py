@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import psutil
 import pytest
+from import_times import imported
 
 from orchestrator import cli
 from orchestrator.store.address import default_uri
@@ -73,12 +74,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return raised.value.code, out, err
 
     return call
-
-
-def imported(stderr: str) -> list[str]:
-    """The modules of a process that ran with PYTHONPROFILEIMPORTTIME."""
-    lines = [line for line in stderr.splitlines() if line.startswith("import time:")]
-    return [line.rpartition("|")[2].strip() for line in lines[1:]]
 
 
 def files(folder: Path) -> list[str]:

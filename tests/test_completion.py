@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from import_times import imported
 
 from orchestrator.language import names
 
@@ -116,8 +117,7 @@ def test_where_there_is_no_store_no_sweep_is_offered(tmp_path: Path) -> None:
 
 def test_it_loads_little(folder: Path) -> None:
     """Its time is a benchmark's to tell: it is the importing, of 290 modules when this was written."""
-    told = typed("bash", "show ", folder, PYTHONPROFILEIMPORTTIME="1").stderr.splitlines()
-    loaded = [line.rpartition("|")[2].strip() for line in told if line.startswith("import time:")]
+    loaded = imported(typed("bash", "show ", folder, PYTHONPROFILEIMPORTTIME="1").stderr)
     assert "orchestrator.cli" in loaded
     assert len(loaded) < 370
     assert not {name.partition(".")[0] for name in loaded} & {"torch", "numpy", "ray", "mlflow", "rich"}

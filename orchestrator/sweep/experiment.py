@@ -71,12 +71,16 @@ def run_points(
             resources = fitted(resources, [node["Resources"] for node in living_nodes()])
             progress.concurrent, progress.news = resources.concurrent, "starting the first worker"
             if not received():
-                most = resources.concurrent
-                at_once = AtOnce(first if resources.address is None else most, most)
+                at_once = _at_once(first, resources)
                 watch = Watch(progress, at_once, retries=resources.retries)
                 searcher = DagSearcher(points, listen, source, at_once=at_once, died=watch.reason)
                 _fit(searcher, settings, resources, past, watch)
     return Ended(tuple(outcomes), received(), no_room())
+
+
+def _at_once(first: int, resources: Resources) -> AtOnce:
+    """In a cluster that was joined no worker of ours is started ahead, and all may run from the start."""
+    return AtOnce(first if resources.address is None else resources.concurrent, resources.concurrent)
 
 
 def _progress(points: Sequence[Point], *, reused: int, reused_dense: int, planned: int) -> SweepProgress:
