@@ -132,7 +132,7 @@ def shrink(
     example_input = check_example(example_input)
     check_masks(net, masks)
     if groups is None:
-        groups = trace(net, example_input, protect=_whole_layers(net, masks))
+        groups = trace(net, example_input, protect=whole_layers(net, masks))
     masked = deepcopy(net)
     apply_masks(masked, masks)
     gone = _gone_positions(groups, _all_masks(masked, masks))
@@ -144,15 +144,13 @@ def shrink(
     return small
 
 
-def _whole_layers(net: nn.Module, masks: Mapping[str, Tensor]) -> frozenset[str]:
+def whole_layers(net: nn.Module, masks: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The layers of which every row has living entries: nothing of them can be cut."""
     layers = prunable_layers(net)
     if len(layers) == 1:
-        return frozenset()
-    weights = {name: masks.get(f"{name}.weight") for name in layers}
-    return frozenset(
-        name for name, mask in weights.items() if mask is None or bool(mask.flatten(1).any(1).all())
-    )
+        return ()
+    rows = {name: masks.get(f"{name}.weight") for name in layers}
+    return tuple(name for name, mask in rows.items() if mask is None or bool(mask.flatten(1).any(1).all()))
 
 
 def propagate(
