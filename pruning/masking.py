@@ -61,13 +61,9 @@ def full_masks(net: nn.Module, groups: Sequence[Group] | None, *, protect: Colle
     """
     parameters = dict(net.named_parameters())
     if groups is None:
-        tied = {f"{name}.weight" for name in protect} - parameters.keys()
-        shared = {id(net.get_parameter(name)) for name in tied}
-        names = [
-            f"{layer}.weight"
-            for layer, module in prunable_layers(net).items()
-            if layer not in protect and id(module.weight) not in shared
-        ]
+        layers = prunable_layers(net)
+        protected = {id(layers[name].weight) for name in protect if name in layers}
+        names = [f"{name}.weight" for name, layer in layers.items() if id(layer.weight) not in protected]
     else:
         names = [name for group in groups for member in group.members for name, _ in entries(member)]
     return {
