@@ -202,3 +202,18 @@ def _refuse_noise(name: str, dead: Tensor, layer: nn.Module, inputs: tuple[Tenso
     read = dead[weight.index_select(1, dead).transpose(0, 1).flatten(1).any(1)]
     if inputs[0].index_select(-1 if isinstance(layer, nn.Linear) else -3, read).any():
         raise ValueError(f"{name}: it reads non-zero values from dead channels; mask its columns too")
+
+
+def propagate(net: nn.Module, masks: Mapping[str, Tensor], groups: Sequence[Group]) -> Masks:
+    """The masks with the columns that read dead channels masked as well, until no further channel dies."""
+    result = _all_masks(net, masks)
+    while True:
+        before = dict(result)
+        for group in groups:
+            dead = ~alive_units(group, result)
+            for member in group.members if dead.any() else ():
+                name = f"{member.module}.weight"
+                if member.side == "in" and result[name].dim() > 1:
+                    result[name] = result[name].index_fill(1, member.index[dead[member.root]], False)
+        if all(torch.equal(before[name], mask) for name, mask in result.items()):
+            return {name: mask for name, mask in result.items() if name in masks or not mask.all()}
