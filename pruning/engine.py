@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruning.allocation import erk
 from pruning.criteria import Scene, criteria, magnitudes
 from pruning.granularity import amount_for, blocks, granularities, join
-from pruning.masking import Group, Masks, Scores, alive_units, entries, expand, full_masks, gather
+from pruning.masking import Group, Masks, Scores, alive_units, entries, expand, full_masks, gather, zeroed
 from pruning.registry import Method
 from pruning.schedules import in_passes, schedules
 from pruning.step import SCOPES, Count, Scope, prune_step
@@ -115,7 +115,8 @@ def _weights(net: nn.Module, masks: Masks) -> dict[str, Tensor]:
     parameters = dict(net.named_parameters())
     whole = {name: parameters[name].detach().cpu() for name, mask in masks.items() if mask.dim() > 1}
     return {
-        name: weight if masks[name].numpy().all() else weight * masks[name] for name, weight in whole.items()
+        name: weight if masks[name].numpy().all() else zeroed(weight, masks[name])
+        for name, weight in whole.items()
     }
 
 

@@ -200,7 +200,8 @@ def _differences(
         if total - alive != _target(asked, total, rows.get(name, 1))
     ]
     more = f" and {len(off) - 5} more" if len(off) > 5 else ""
-    return (f"round {round}: asked for {asked:.4g}, achieved: {', '.join(off[:5])}{more}",) if off else ()
+    where = f"round {number}: " if rounds_of(schedule) > 1 else ""
+    return (f"{where}asked for {asked:.4g}, achieved: {', '.join(off[:5])}{more}",) if off else ()
 
 
 def _target(amount: float, total: int, rows: int) -> int:
