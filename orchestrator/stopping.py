@@ -24,6 +24,7 @@ from orchestrator.launching.outcome import Past
 from orchestrator.launching.point import Point
 from orchestrator.search import STOPPED, SUCCEEDED, InOrder, metrics_of
 from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
+from pruning.scalars import real_number
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -44,9 +45,10 @@ class PQIndexPruner(BasePruner):
 
     def __init__(self, *, delta: float = DELTA, patience: int = PATIENCE, tolerance: float = 0.01) -> None:
         check_phases(delta=delta, patience=patience)
-        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance <= 1:
+        share = real_number(tolerance)
+        if share is None or not 0 <= share <= 1:
             raise ValueError(f"tolerance: expected a number in [0, 1] but got {tolerance!r}")
-        self.delta, self.patience, self.tolerance = delta, patience, tolerance
+        self.delta, self.patience, self.tolerance = delta, patience, share
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         return bool(self.reason(trial))

@@ -197,7 +197,7 @@ class _Loop:
 class _Masker:
     """Sets dead weights to zero, whatever the step has made of them; its copies are made once.
 
-    What is multiplied are the bits (see `bits_of`): a product of floats would turn an infinite weight into NaN.
+    What is multiplied are the bits (see `bits_of`): in floats, 0 times an infinite weight is NaN.
     """
 
     def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:

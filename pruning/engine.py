@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -14,6 +15,7 @@ from pruning.criteria import Scene, criteria, magnitudes
 from pruning.granularity import amount_for, blocks, granularities, join
 from pruning.masking import Group, Masks, Scores, alive_units, entries, expand, full_masks, gather, zeroed
 from pruning.registry import Method
+from pruning.scalars import real_number, whole_number
 from pruning.schedules import in_passes, schedules
 from pruning.step import SCOPES, Count, Scope, prune_step
 
@@ -39,14 +41,14 @@ def prune(
 ) -> Masks:
     """Masks after one round of pruning: {parameter name: bool, True = alive}. The network is untouched.
 
-    `amount` in [0, 1] is the fraction of all weights, units or channels that is to be gone; what
-    `masks` has removed already counts and stays removed. An adaptive schedule removes what it finds,
+    `amount` in [0, 1] is the fraction of all weights, units or channels that is to be gone, any real
+    number (`np.float32(0.1)` is the float that it holds, a little above 0.1); what `masks` has removed already counts and stays removed. An adaptive schedule removes what it finds,
     and the amount is its ceiling. `channel` needs `example_input` [N, C, H, W], or the `groups` of an
     earlier trace. `sample` (images, labels) is for criteria that look at data. `invert` removes the
     best first, a control. Masks are on the CPU. ValueError for bad values and unknown names.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
-    _check(amount, pattern, scope, round)
+    amount, round = _checked(amount, pattern, scope, round)
     amount = amount_for(pattern, amount)
     groups = groups_of(net, pattern, protect=protect, example_input=example_input, groups=groups)
     check_grouped(score, pattern, groups)
@@ -67,7 +69,7 @@ def prune(
         keep_one=groups is not None and (amount < 1 or bool(plan.traits.get("adaptive"))),
         inverted=invert,
     )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(operator.index(seed))
     passes = int(score.options.get(score.traits.get("passes", ""), 1))
     for count in in_passes(partial(plan, amount=amount, round=round), passes):
         scene = Scene(net, _weights(net, masks), masks, generator, sample)
@@ -190,8 +192,10 @@ def _check_norms(net: nn.Module, criterion: Method, groups: Sequence[Group] | No
             )
 
 
-def _check(amount: float, granularity: Method, scope: str, round: int) -> None:
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount <= 1:
+def _checked(amount: float, granularity: Method, scope: str, round: int) -> tuple[float, int]:
+    """The amount and the round as Python's numbers."""
+    fraction, number = real_number(amount), whole_number(round)
+    if fraction is None or not 0 <= fraction <= 1:
         raise ValueError(f"amount is {amount!r}; it must be a fraction in [0, 1]")
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}; it must be one of {', '.join(SCOPES)}")
@@ -200,5 +204,6 @@ def _check(amount: float, granularity: Method, scope: str, round: int) -> None:
         raise ValueError(
             f"scope {scope!r} is for granularity {' or '.join(allowed)}, not {granularity.name!r}"
         )
-    if round < 1:
+    if number is None or number < 1:
         raise ValueError(f"round is {round!r}; rounds count from 1")
+    return fraction, number
