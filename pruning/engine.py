@@ -41,11 +41,12 @@ def prune(
 ) -> Masks:
     """Masks after one round of pruning: {parameter name: bool, True = alive}. The network is untouched.
 
-    `amount` in [0, 1] is the fraction of all weights, units or channels that is to be gone, any real
-    number (`np.float32(0.1)` is the float that it holds, a little above 0.1); what `masks` has removed already counts and stays removed. An adaptive schedule removes what it finds,
-    and the amount is its ceiling. `channel` needs `example_input` [N, C, H, W], or the `groups` of an
-    earlier trace. `sample` (images, labels) is for criteria that look at data. `invert` removes the
-    best first, a control. Masks are on the CPU. ValueError for bad values and unknown names.
+    `amount` in [0, 1] is the fraction of all weights, units or channels that is to be gone; what
+    `masks` has removed already counts and stays removed. It may be any real number: `np.float32(0.1)` is
+    the float that it holds, a little above 0.1. An adaptive schedule removes what it finds, and the
+    amount is its ceiling. `channel` needs `example_input` [N, C, H, W], or the `groups` of an earlier
+    trace. `sample` (images, labels) is for criteria that look at data. `invert` removes the best first,
+    a control. Masks are on the CPU. ValueError for bad values and unknown names.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _checked(amount, pattern, scope, round)

@@ -80,10 +80,10 @@ def sap_prune_count(
 
     `published` repeats the authors' program: float32, and r rounded up before use.
     """
-    given = {"p": p, "q": q, "eta": eta, "gamma": gamma, "beta": beta}
-    check_pq(**given)
-    options = {name: float(value) for name, value in given.items()}
-    return int(sap_counts(*_one_row(values), published=published, **options))
+    check_pq(p=p, q=q, eta=eta, gamma=gamma, beta=beta)
+    p, q, eta, gamma, beta = float(p), float(q), float(eta), float(gamma), float(beta)
+    row = _one_row(values)
+    return int(sap_counts(*row, p=p, q=q, eta=eta, gamma=gamma, beta=beta, published=published))
 
 
 def gini(values: Values) -> float:

@@ -19,7 +19,7 @@ def plain(value: object) -> object:
 def real_number(value: object) -> float | None:
     """`float(value)`; None for what is no real number, and for bools."""
     value = plain(value)
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    return None if isinstance(value, bool) or not isinstance(value, Real) else float(value)
 
 
 def whole_number(value: object) -> int | None:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orchestrator.walk.extras import Loss, cross_entropy
-from pruning.modes import eval_mode
 from pruning.registry import Between, Registry
 
 distillations = Registry("distillation")
@@ -31,9 +30,10 @@ def soft_labels(teacher: nn.Module, *, temperature: Temperature = 4.0, weight: W
 
     T^2 keeps the gradients of the soft part of one size whatever the temperature.
     """
+    teacher.eval()
 
     def loss(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad(), eval_mode(teacher):
+        with torch.no_grad():
             target = functional.log_softmax(teacher(images).float() / temperature, dim=1)
         student = functional.log_softmax(logits / temperature, dim=1)
         soft = functional.kl_div(student, target, reduction="sum", log_target=True)
