@@ -182,7 +182,7 @@ MODELS = [
     ("mlp(widths=[16, 8], bias=True)", (3, 8, 8)),
     ("cnn", (1, 8, 8)),
     ("cnn(widths=[8, 16, 4])", (3, 12, 10)),
-    ("densenet121", (1, 8, 8)),
+    pytest.param("densenet121", (1, 8, 8), marks=pytest.mark.slow),
     pytest.param("densenet121", (3, 32, 32), marks=pytest.mark.slow),
     pytest.param("densenet121", (3, 64, 96), marks=pytest.mark.slow),
 ]
