@@ -7,7 +7,6 @@ what the two do not agree on is in `Profile.notes`.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +22,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
+from orchestrator.fvcore_counts import count_by_fvcore
 from pruning.masking import prunable_layers
 from pruning.modes import eval_mode
 
-BY_FVCORE = ("conv", "linear", "addmm", "matmul", "bmm", "baddbmm", "einsum", "mv")
 # What FlopCounterMode does not know and this module has no formula for, by the operator's name.
 HEAVY = re.compile(
     r"(?!upsample)\w*(conv|mm$|mv$|matmul|linear|attention|attn|rnn|lstm$|gru$|cdist|dot|fft|sparse|linalg"
@@ -72,19 +71,19 @@ def profile(net: nn.Module, input_shape: tuple[int, int, int]) -> Profile:
     image = torch.rand((1, *input_shape), generator=torch.Generator().manual_seed(0)).to(like)
     with eval_mode(net), torch.random.fork_rng(devices=[]):
         tally = _count(net, image)
-        others, unsupported, by_module, failure = _fvcore(net, image)
+        theirs = count_by_fvcore(net, image)
     layers = prunable_layers(net)
     named = {id(parameter): name for name, parameter in net.named_parameters()}
     held = {name: layer._parameters.get("weight") for name, layer in layers.items()}
     return Profile(
         {name: tally.layers[name] for name in layers},
-        others,
-        unsupported,
+        theirs.others,
+        theirs.unsupported,
         sum(parameter.numel() for parameter in net.parameters()),
         dict(tally.others),
         {name: named.get(id(weight), f"{name}.weight") for name, weight in held.items()},
         tally.train,
-        (*_unknown(tally), *([failure] if failure else _differences(tally.modules, by_module))),
+        (*_unknown(tally), *theirs.differences(tally.modules)),
     )
 
 
@@ -264,44 +263,8 @@ def _whole_operators() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _fvcore(
-    net: nn.Module, image: Tensor
-) -> tuple[dict[str, int], dict[str, int], Mapping[str, Mapping[str, int]], str]:
-    """fvcore's other counts by operator, what it does not know, its counts by module, and why it failed."""
-    from fvcore.nn import FlopCountAnalysis
-
-    logging.getLogger("fvcore").setLevel(logging.ERROR)
-    analysis = FlopCountAnalysis(net, image)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    try:
-        totals, by_module = analysis.by_operator(), analysis.by_module_and_operator()
-        unsupported = dict(analysis.unsupported_ops())
-    except Exception as error:  # noqa: BLE001 - its formulas meet networks that its authors never saw
-        return {}, {}, {}, f"MACs: fvcore cannot count this network ({type(error).__name__}: {error})"
-    others = {op: int(count) for op, count in totals.items() if op not in BY_FVCORE}
-    return others, unsupported, by_module, ""
-
-
 def _unknown(tally: _Tally) -> Iterator[str]:
     for operator, macs in tally.added.items():
         yield f"MACs: {operator} {macs:,}, which FlopCounterMode does not count"
     for operator, calls in tally.unknown.items():
         yield f"MACs: {operator} is not counted ({calls} calls)"
-
-
-def _differences(ours: Mapping[str, int], theirs: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A note for each innermost module of which the two counters say different things."""
-    counts = {
-        name: sum(int(count) for op, count in operators.items() if op in BY_FVCORE)
-        for name, operators in theirs.items()
-    }
-    differing = [name for name in counts if counts[name] != ours.get(name, 0)]
-    innermost = [
-        name
-        for name in differing
-        if not any(other != name and other.startswith(f"{name}." if name else "") for other in differing)
-    ]
-    return [
-        f"MACs of {name or 'the whole network'}: {ours.get(name, 0):,}, by fvcore {counts[name]:,}"
-        for name in innermost
-    ]

@@ -24,9 +24,10 @@ from orchestrator.walk.checkpoint import snapshot
 from orchestrator.walk.extras import Extras
 from orchestrator.walk.inheritance import Ancestor
 from orchestrator.walk.recipe import Phase
+from orchestrator.walk.structure import layers_protected, units_of
 from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
-from pruning.engine import groups_of, prune
+from pruning.engine import prune
 from pruning.masking import Group, Masks, masked
 
 Hooks = Callable[[nn.Module], Extras]
@@ -159,7 +160,7 @@ def choose_masks(
         schedule=wanted.schedule,
         round=round,
         masks=masks or None,
-        protect=(*wanted.protect, *protect),
+        protect=(*layers_protected(bench.built, wanted.protect), *protect),
         groups=groups,
         sample=_sample(bench, seed) if needs_data else None,
         seed=seed,
@@ -203,5 +204,6 @@ def _sample(bench: Bench, seed: int) -> tuple[Tensor, Tensor]:
 def groups_for(bench: Bench, config: TrialConfig) -> tuple[Group, ...] | None:
     """What the trial's granularity removes together; None for single weights."""
     wanted = config.prune
-    channels = channel_groups(bench) if wanted.granularity == "channel" else None
-    return groups_of(bench.outline(), wanted.granularity, protect=wanted.protect, groups=channels)
+    if wanted.granularity == "channel":
+        return channel_groups(bench, wanted.protect)
+    return units_of(bench.built, wanted.protect) if wanted.granularity == "unit" else None

@@ -56,6 +56,7 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
         raise ValueError(
             f"widths and network differ: {name!r} is in one only; the network has {', '.join(near)}"
         )
+    shared = tied(net)
     for name, module in modules.items():
         given = list(widths[name])
         _check_widths(name, given, module)
@@ -64,6 +65,7 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
         for dim in range(len(size_names(module))):
             size = given[-dim]  # 0: the first, 1: the last
             select_in_place(net.get_submodule(name), dim, torch.arange(size))
+    tie_again(net, shared)
     return net
 
 
@@ -112,3 +114,28 @@ def replace_module(net: nn.Module, name: str, module: nn.Module) -> nn.Module:
     parent, _, leaf = name.rpartition(".")
     setattr(net.get_submodule(parent), leaf, module)
     return net
+
+
+Ties = list[tuple[tuple[str, str], ...]]  # (module name, parameter name) of every place of one parameter
+
+
+def tied(net: nn.Module) -> Ties:
+    """The parameters that stand in more than one place of the network."""
+    places: dict[int, list[tuple[str, str]]] = {}
+    for name, module in net.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            places.setdefault(id(parameter), []).append((name, leaf))
+    return [tuple(names) for names in places.values() if len(names) > 1]
+
+
+def tie_again(net: nn.Module, ties: Ties) -> None:
+    """Make the places of each tie one parameter again. ValueError where they have become different."""
+    for (first, leaf), *others in ties:
+        parameter = net.get_submodule(first).get_parameter(leaf)
+        for name, other in others:
+            mate = net.get_submodule(name).get_parameter(other)
+            if mate.shape != parameter.shape or not torch.equal(mate, parameter):
+                raise ValueError(
+                    f"{first} and {name} share one parameter and would be cut differently; protect them"
+                )
+            setattr(net.get_submodule(name), other, parameter)

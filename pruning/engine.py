@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -12,8 +13,22 @@ from torch import Tensor, nn
 
 from pruning.allocation import erk
 from pruning.criteria import Scene, criteria, magnitudes
+from pruning.dataflow import check_example, check_network, one_line, protected_layers, unpruned
 from pruning.granularity import amount_for, blocks, granularities, join
-from pruning.masking import Group, Masks, Scores, alive_units, entries, expand, full_masks, gather, zeroed
+from pruning.masking import (
+    Group,
+    Masks,
+    Scores,
+    alive_units,
+    check_masks,
+    entries,
+    expand,
+    full_masks,
+    gather,
+    prunable_layers,
+    zeroed,
+)
+from pruning.own_weights import check_own_weights
 from pruning.registry import Method
 from pruning.scalars import real_number, whole_number
 from pruning.schedules import in_passes, schedules
@@ -43,18 +58,22 @@ def prune(
 
     `amount` in [0, 1] is the fraction of all weights, units or channels that is to be gone; what
     `masks` has removed already counts and stays removed. It may be any real number: `np.float32(0.1)` is
-    the float that it holds, a little above 0.1. An adaptive schedule removes what it finds, and the
-    amount is its ceiling. `channel` needs `example_input` [N, C, H, W], or the `groups` of an earlier
-    trace. `sample` (images, labels) is for criteria that look at data. `invert` removes the best first,
-    a control. Masks are on the CPU. ValueError for bad values and unknown names.
+    the float that it holds, a little above 0.1. An adaptive schedule removes what it finds, and the amount
+    is its ceiling. `channel` needs `example_input`, images [N, C, H, W] of which only the
+    shape counts, or the `groups` of an earlier trace. For `unit`, and for `protect` with `output` or `input`,
+    the network is run once to see which layers make the logits: without `example_input`, on an input that
+    its layers suggest. `sample` (images, labels) is for criteria that look at data. `invert` removes the
+    best first, a control. Masks are on the CPU. What has weights and is not pruned is named in a warning.
+    ValueError for bad values, unknown names, and a network of which nothing right can be made.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _checked(amount, pattern, scope, round)
     amount = amount_for(pattern, amount)
-    groups = groups_of(net, pattern, protect=protect, example_input=example_input, groups=groups)
+    protected = _check_network(net, protect, example_input, sample, masks or {})
+    groups = groups_of(net, pattern, protect=protected, example_input=example_input, groups=groups)
     check_grouped(score, pattern, groups)
     check_invert(plan, invert=invert)
-    prunable = full_masks(net, groups, protect=protect)
+    prunable = full_masks(net, groups, protect=protected)
     masks = {name: mask.cpu() for name, mask in (prunable | (masks or {})).items()}
     if not prunable:
         if amount > 0:
@@ -74,9 +93,68 @@ def prune(
     passes = int(score.options.get(score.traits.get("passes", ""), 1))
     for count in in_passes(partial(plan, amount=amount, round=round), passes):
         scene = Scene(net, _weights(net, masks), masks, generator, sample)
-        scores = {name: -value if invert else value for name, value in score(scene).items()}
+        scores = {name: -value if invert else value for name, value in _scores(score, scene).items()}
         masks = step(scene, scores, score, count)
     return masks
+
+
+def _scores(criterion: Method, scene: Scene) -> Scores:
+    try:
+        return cast(Scores, criterion(scene))
+    except (RuntimeError, IndexError) as error:  # torch's own, of a network that does not take the sample
+        if scene.sample is None:
+            raise
+        raise ValueError(
+            f"criterion {criterion.name!r} cannot score {type(scene.net).__name__} with this sample: "
+            f"{one_line(error)}"
+        ) from error
+
+
+def _check_network(
+    net: nn.Module,
+    protect: Collection[str],
+    example_input: Tensor | None,
+    sample: tuple[Tensor, Tensor] | None,
+    masks: Masks,
+) -> frozenset[str]:
+    """Names of the protected layers. ValueError for a network, input or mask that nothing can be made of.
+
+    What has weights and is not pruned is named in a warning.
+    """
+    check_network(net)
+    if not prunable_layers(net):
+        raise ValueError(f"{type(net).__name__} has no Linear or Conv2d layer: there is nothing to prune")
+    if example_input is not None:
+        check_example(example_input)
+    check_sample(sample)
+    check_masks(net, masks)
+    protected = protected_layers(net, protect, example_input=example_input)
+    check_own_weights(net, prunable_layers(net).keys() - protected)
+    if names := unpruned(net):
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        warnings.warn(f"not pruned: {', '.join(names[:8])}{more}", stacklevel=3)
+    return protected
+
+
+def check_sample(sample: tuple[Tensor, Tensor] | None) -> None:
+    """ValueError unless a sample is (floating-point images [n, ...], whole-number labels [n] from 0 up)."""
+    if sample is None:
+        return
+    if not isinstance(sample, (tuple, list)) or len(sample) != 2:
+        raise ValueError("sample is no pair; give (images [n, C, H, W], labels [n])")
+    images, labels = sample
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2:
+        raise ValueError("sample: its images are no floating-point tensor [n, C, H, W]")
+    whole = isinstance(labels, Tensor) and labels.dtype in (
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.uint8,
+    )
+    if not whole or labels.shape != images.shape[:1] or (labels.numel() and labels.min() < 0):
+        raise ValueError(
+            f"sample: labels are needed as whole numbers from 0 up, one for each of the {len(images)} images"
+        )
 
 
 def groups_of(

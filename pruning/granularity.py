@@ -10,9 +10,11 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from pruning.masking import Group, protected_layers, prunable_layers, unit_groups
+from pruning.dataflow import protected_layers
+from pruning.masking import Group, prunable_layers
 from pruning.registry import Between, Method, Registry
 from pruning.structure import trace
+from pruning.units import unit_groups
 
 granularities = Registry("granularity")
 GRANULARITIES = ("weight", "unit", "channel", "nm")
@@ -32,8 +34,10 @@ def weight(
 def unit(
     net: nn.Module, *, protect: Collection[str], example_input: Tensor | None, groups: Sequence[Group] | None
 ) -> Groups:
-    """One group per hidden layer; see `unit_groups`."""
-    return unit_groups(net, protect=protect)
+    """The groups of an earlier `unit_groups`, or new ones: one per hidden layer."""
+    if groups is None:
+        return unit_groups(net, protect=protect, example_input=example_input)
+    return _without(groups, net, protect)
 
 
 @granularities.register(summary="a channel with all that depends on it, so that it can be cut out")
@@ -43,12 +47,21 @@ def channel(
     """The groups of an earlier trace, or those of a new one; ValueError without groups or example."""
     if groups is None and example_input is None:
         raise ValueError("granularity 'channel' needs example_input, a batch of images to trace the network")
-    found = trace(net, example_input) if groups is None and example_input is not None else groups or ()
-    kept, single = protected_layers(net, protect), len(prunable_layers(net)) == 1
+    if groups is None and example_input is not None:
+        return trace(net, example_input, protect=protect)
+    return _without(groups or (), net, protect, example_input)
+
+
+def _without(
+    groups: Sequence[Group], net: nn.Module, protect: Collection[str], example_input: Tensor | None = None
+) -> tuple[Group, ...]:
+    """The groups that have no protected layer among those that make their units."""
+    protected = protected_layers(net, protect, example_input=example_input)
+    single = len(prunable_layers(net)) == 1
     return tuple(
         group
-        for group in found
-        if not any(member.module in kept and (member.side == "out" or single) for member in group.members)
+        for group in groups
+        if not any(m.module in protected and (m.side == "out" or single) for m in group.members)
     )
 
 

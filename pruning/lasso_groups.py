@@ -15,7 +15,9 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from pruning.masking import Group, Member, entries, prunable_layers, unit_groups
+from pruning.dataflow import data_flow
+from pruning.masking import Group, Member, entries, prunable_layers
+from pruning.units import unit_groups
 
 KINDS = ("filter", "channel", "group")
 
@@ -44,7 +46,7 @@ def lasso_groups(net: nn.Module, kind: str, *, groups: Sequence[Group] | None = 
 
     `groups` (of `trace`, or of `unit_groups`) limits all kinds to the layers in it, and `group` needs it.
     With it, `channel` joins the columns that a flattened map repeats per cell; without, every column of
-    every layer but the first registered stands alone. ValueError for another kind, or where none is found.
+    every layer but the first that runs stands alone. ValueError for another kind, or where none is found.
     """
     check_one_of("kind", kind, KINDS)
     weights = weights_of(net)
@@ -84,7 +86,8 @@ def _together(
             yield group.size, tuple(member for member in group.members if member.side != "norm")
     elif groups is None and kind == "channel":
         layers = prunable_layers(net)
-        for name in list(layers)[1:] or layers:
+        hidden = [name for name in layers if name != data_flow(net).layers[0]] if len(layers) > 1 else layers
+        for name in hidden:
             columns = torch.arange(layers[name].weight.shape[1])
             yield len(columns), (Member(name, "in", columns, columns),)
     else:

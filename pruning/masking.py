@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ Masks = dict[str, Tensor]
 Scores = dict[str, Tensor]
 Side = Literal["out", "in", "norm"]
 Norm = nn.modules.batchnorm._BatchNorm
+Layer = nn.Linear | nn.Conv2d
 
 
 @dataclass(frozen=True)
@@ -49,70 +49,26 @@ class Group:
     members: tuple[Member, ...]
 
 
-def prunable_layers(net: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+def prunable_layers(net: nn.Module) -> dict[str, Layer]:
     """The layers whose weights can be pruned, by module name, in order of registration."""
     return {name: layer for name, layer in net.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
 
 
-def output_layer(net: nn.Module) -> str:
-    """Name of the layer whose rows are the classes: the last one registered."""
-    names = list(prunable_layers(net))
-    if not names:
-        raise ValueError(f"{type(net).__name__} has no Linear or Conv2d layer: there is nothing to prune")
-    return names[-1]
-
-
-def protected_layers(net: nn.Module, protect: Collection[str]) -> frozenset[str]:
-    """Module names for `protect`: `input`, `output`, or names of layers. ValueError for others."""
-    layers = list(prunable_layers(net))
-    aliases = {"input": layers[0], "output": output_layer(net)}
-    names = frozenset(aliases.get(name, name) for name in protect)
-    for name in names - set(layers):
-        near = get_close_matches(name, [*aliases, *layers], n=3, cutoff=0.4) or [*aliases, *layers[:5]]
-        raise ValueError(f"protect: no layer {name!r}; there are {', '.join(near)}")
-    return names
-
-
-def unit_groups(net: nn.Module, *, protect: Collection[str] = ()) -> tuple[Group, ...]:
-    """One group per hidden layer: its rows, biases, and the entries of the norm that follows.
-
-    The norm is the next registered leaf, where its width fits. Rows of the output layer are
-    classes and are no units; in a network without a hidden layer the units are input features.
-    """
-    layers = prunable_layers(net)
-    kept, last = protected_layers(net, protect), output_layer(net)
-    if len(layers) == 1:
-        columns = torch.arange(layers[last].weight.shape[1])
-        return () if last in kept else (Group(last, len(columns), (Member(last, "in", columns, columns),)),)
-    norms = _following_norms(net)
-    groups = []
-    for name, layer in layers.items():
-        if name == last or name in kept:
-            continue
-        rows = torch.arange(layer.weight.shape[0])
-        members = [Member(name, "out", rows, rows)]
-        members += [Member(norms[name], "norm", rows, rows)] if name in norms else []
-        groups.append(Group(name, len(rows), tuple(members)))
-    return tuple(groups)
-
-
-def _following_norms(net: nn.Module) -> dict[str, str]:
-    leaves = [(name, module) for name, module in net.named_modules() if not list(module.children())]
-    return {
-        name: following
-        for (name, layer), (following, norm) in pairwise(leaves)
-        if isinstance(layer, (nn.Linear, nn.Conv2d))
-        and isinstance(norm, Norm)
-        and norm.num_features == layer.weight.shape[0]
-    }
-
-
 def full_masks(net: nn.Module, groups: Sequence[Group] | None, *, protect: Collection[str] = ()) -> Masks:
-    """Masks with everything alive: of the weights (`groups` is None), or of all that the groups touch."""
+    """Masks with everything alive: of the weights (`groups` is None), or of all that the groups touch.
+
+    `protect`: names of layers whose weights are left alone; it counts for single weights, groups come without
+    them. A weight that several layers share has one mask, under its first name.
+    """
     parameters = dict(net.named_parameters())
     if groups is None:
-        kept = protected_layers(net, protect)
-        names = [f"{layer}.weight" for layer in prunable_layers(net) if layer not in kept]
+        tied = {f"{name}.weight" for name in protect} - parameters.keys()
+        shared = {id(net.get_parameter(name)) for name in tied}
+        names = [
+            f"{layer}.weight"
+            for layer, module in prunable_layers(net).items()
+            if layer not in protect and id(module.weight) not in shared
+        ]
     else:
         names = [name for group in groups for member in group.members for name, _ in entries(member)]
     return {
@@ -175,33 +131,35 @@ def alive_in(mask: Tensor) -> int:
     return int(np.count_nonzero(mask.cpu().numpy()))
 
 
+def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """ValueError unless every mask is a bool tensor in the shape of the parameter that it names."""
+    parameters = dict(net.named_parameters())
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"mask {name!r} is of type {kind}; a bool tensor is needed, True = alive")
+        if name not in parameters:
+            near = get_close_matches(name, parameters, n=3, cutoff=0.4) or list(parameters)[:3]
+            raise ValueError(
+                f"mask {name!r} fits no parameter of the network; there are {', '.join(near) or 'none'}"
+            )
+        if parameters[name].shape != mask.shape:
+            raise ValueError(
+                f"mask {name!r} of shape {tuple(mask.shape)} fits no parameter of the network; "
+                f"it must be {tuple(parameters[name].shape)}"
+            )
+
+
 @torch.no_grad()
 def apply_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set the dead entries of the network's parameters to exactly zero, in place, NaN and infinite ones too.
 
     ValueError, and nothing is changed, for a mask that is not a bool tensor of its parameter's shape.
     """
+    check_masks(net, masks)
     parameters = dict(net.named_parameters())
     for name, mask in masks.items():
-        _check_mask(name, mask, parameters)
-    for name, mask in masks.items():
         bits_of(parameters[name]).mul_(mask.to(parameters[name].device))
-
-
-def _check_mask(name: str, mask: object, parameters: Mapping[str, Tensor]) -> None:
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        form = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"mask {name!r} is of type {form}; give a torch.bool tensor, True where it is alive")
-    if name not in parameters:
-        near = get_close_matches(name, parameters, n=3, cutoff=0.4) or list(parameters)[:3]
-        raise ValueError(
-            f"mask {name!r} fits no parameter of the network; there are {', '.join(near) or 'none'}"
-        )
-    if parameters[name].shape != mask.shape:
-        raise ValueError(
-            f"mask {name!r} of shape {tuple(mask.shape)} fits no parameter of the network; "
-            f"it must be {tuple(parameters[name].shape)}"
-        )
 
 
 def masked(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

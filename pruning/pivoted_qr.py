@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pruning.activations import factors_of, float64_copy, fold_in, makers, matrix
 from pruning.criteria import Scene, criteria
-from pruning.masking import Group, Scores, apply_masks, entries
+from pruning.masking import Group, Scores, apply_masks, entries, prunable_layers
 from pruning.structure import trace
 
 
@@ -53,7 +53,9 @@ def pivoted_qr(scene: Scene, *, relative: bool = True) -> Scores:
         raise ValueError("criterion 'pivoted_qr' needs sample, a pair (images [n, C, H, W], labels [n])")
     twin = float64_copy(scene.net)
     apply_masks(twin, scene.masks)
-    groups = trace(scene.net, scene.sample[0][:1].to(next(twin.parameters()).device))
+    image = scene.sample[0][:1].to(next(twin.parameters()).device)
+    others = [name for name in prunable_layers(scene.net) if f"{name}.weight" not in scene.masks]
+    groups = trace(scene.net, image, protect=others if len(prunable_layers(scene.net)) > 1 else ())
     factors = factors_of(twin, groups, scene.sample[0])
     scores = {name: torch.zeros(weight.shape, dtype=torch.float64) for name, weight in scene.weights.items()}
     for group in groups:

@@ -1,114 +1,106 @@
 """Channels: which of them belong together, and the smaller network without the dead ones.
 
-`trace` runs torch-pruning's dependency graph once and keeps plain index tensors (Fang et al., 2023,
-"DepGraph"); everything after it is index arithmetic on weight, bias and running statistics.
+What `tracing` gives is never believed: whatever is cut out is compared with what is masked, when a network
+is traced and again when it is cut (see `equivalence`). After the trace all is index arithmetic on weight,
+bias and running statistics.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_pruning import DependencyGraph
-from torch_pruning.ops import OPTYPE
 
-from pruning.architecture import SelectedLinear, replace_module, select_in_place, size_names
+from pruning.architecture import SelectedLinear, replace_module, select_in_place, size_names, tie_again, tied
+from pruning.dataflow import (
+    check_example,
+    check_network,
+    data_flow,
+    float64_twin,
+    protected_layers,
+    random_images,
+)
+from pruning.equivalence import check_equal
 from pruning.masking import (
     Group,
     Masks,
-    Member,
-    Norm,
-    Side,
     alive_units,
     apply_masks,
-    output_layer,
+    check_masks,
+    expand,
+    full_masks,
     prunable_layers,
 )
+from pruning.own_weights import check_own_weights
+from pruning.tracing import check_groups, dependency_groups, input_features
 
-PASSED_THROUGH = (OPTYPE.CONCAT, OPTYPE.ELEMENTWISE, OPTYPE.RESHAPE)
 Gone = dict[tuple[str, int], Tensor]
 
 
-def trace(net: nn.Module, example_input: Tensor) -> tuple[Group, ...]:
+def trace(net: nn.Module, example_input: Tensor, *, protect: Collection[str] = ()) -> tuple[Group, ...]:
     """The channel groups of `net`, in order of registration of their root layers.
 
-    A group bears its root layer's name. Rows of the output layer are classes and in no group; in a
-    network without a hidden layer the group is the input features. ValueError where a channel meets
-    something that cannot be cut. `net` is not touched.
+    A group bears its root layer's name. Rows of the layers that make the logits are classes and in no group;
+    in a network without a hidden layer the group is the input features. Groups with a layer of `protect` are
+    left out. ValueError, with the layer, where a channel meets something that cannot be cut, or where half
+    of the channels, cut out, leave another network than half of them masked. `net` is not touched.
     """
-    layers, last = prunable_layers(net), output_layer(net)
-    for name, layer in layers.items():
-        if "weight" not in layer._parameters:
-            raise ValueError(
-                f"{name}: its weight is computed; make torch.nn.utils.prune's masks permanent first"
-            )
+    check_network(net)
+    example_input = check_example(example_input)
+    flow = data_flow(net, example_input)
+    layers, protected = prunable_layers(net), protected_layers(net, protect, flow=flow)
+    check_own_weights(net, layers.keys() - protected)
     if len(layers) == 1:
-        return (_input_features(last, layers[last]),)
-    # Frozen parameters would make groups vanish, training mode would change batch-norm statistics.
-    twin = deepcopy(net).requires_grad_(True).eval()
-    with torch.enable_grad():
-        # Without forward_fn, torch-pruning first tries twin(*x), and hides the error of either try.
-        graph = DependencyGraph().build_dependency(
-            twin, example_input, forward_fn=lambda module, x: module(x), verbose=False
-        )
-    traced = graph.get_all_groups(ignored_layers=[twin.get_submodule(last)])
-    groups = {group.name: group for group in (_group(twin, graph, items.items) for items in traced)}
-    _check_groups(groups.values(), hidden=[name for name in layers if name != last])
-    return tuple(groups[name] for name in layers if name in groups)
+        (name, layer) = next(iter(layers.items()))
+        groups = {} if protected else {name: input_features(name, layer)}
+    else:
+        groups = dependency_groups(net, example_input, outputs=flow.outputs, protected=protected)
+        hidden = [name for name in layers if name not in flow.outputs and name not in protected]
+        check_groups(groups.values(), hidden=hidden, outputs=flow.outputs)
+    in_order = tuple(groups[name] for name in layers if name in groups)
+    _check_law(net, in_order, example_input)
+    return in_order
 
 
-def _input_features(name: str, layer: nn.Module) -> Group:
-    if type(layer) not in (nn.Linear, SelectedLinear):
-        raise ValueError(f"{name!r}: a single {type(layer).__name__} has no channels to remove")
-    columns = torch.arange(layer.get_parameter("weight").shape[1])
-    return Group(name, len(columns), (Member(name, "in", columns, columns),))
-
-
-def _group(twin: nn.Module, graph: Any, items: Sequence[Any]) -> Group:  # torch-pruning has no types
-    names = {id(part): name for name, part in [*twin.named_parameters(), *twin.named_modules()]}
-    root = names[id(items[0].dep.target.module)]
-    members = []
-    for item in items:
-        target, kind = item.dep.target.module, item.dep.target.type
-        if kind in PASSED_THROUGH:
-            continue
-        if id(target) not in names:
-            raise ValueError(f"{root}: its channels meet {kind.name.lower()}, and cannot be removed")
-        side = _side(names[id(target)], target, outgoing=graph.is_out_channel_pruning_fn(item.dep.handler))
-        members.append(Member(names[id(target)], side, torch.tensor(item.idxs), torch.tensor(item.root_idxs)))
-    return Group(root, len(items[0].idxs), tuple(members))
-
-
-def _side(name: str, target: object, *, outgoing: bool) -> Side:
-    if isinstance(target, Norm):
-        return "norm"
-    if isinstance(target, nn.Linear) or (isinstance(target, nn.Conv2d) and target.groups == 1):
-        return "out" if outgoing else "in"
-    grouped = "grouped " if isinstance(target, nn.Conv2d) else ""
-    raise ValueError(
-        f"{name}: channels of a {grouped}{type(target).__name__} cannot be removed; "
-        "Linear, ungrouped Conv2d and BatchNorm can"
-    )
-
-
-def _check_groups(groups: Iterable[Group], *, hidden: Iterable[str]) -> None:
-    outputs: Counter[str] = Counter()
-    for group in groups:
-        sides = {member.side for member in group.members}
-        if "in" not in sides:
-            raise ValueError(f"{group.name}: no layer reads its channels; register the output layer last")
-        outputs.update(member.module for member in group.members if member.side == "out")
-    for name in hidden:
-        if outputs[name] != 1:
-            raise ValueError(
-                f"{name}: its channels are in {outputs[name]} groups instead of 1; "
-                "it is unused, tied to the output layer or joined to parts of others"
+def _check_law(net: nn.Module, groups: Sequence[Group], example_input: Tensor) -> None:
+    """ValueError unless a network with half of every group cut out computes what the masked one does."""
+    generator = torch.Generator().manual_seed(0)
+    for seed in (0, 1):
+        alive = {}
+        for group in groups:
+            order = torch.randperm(group.size, generator=generator)
+            alive[group.name] = torch.ones(group.size, dtype=torch.bool).index_fill(
+                0, order[: group.size // 2], False
             )
+        masks = full_masks(net, groups)
+        for group in groups:
+            masks = expand(group, alive[group.name], masks)
+        masked = _stirred(net, seed=seed)
+        apply_masks(masked, masks)
+        gone = _gone_positions(groups, _all_masks(masked, masks))
+        if gone:
+            images = random_images(example_input, seed=seed, device=next(net.parameters()).device)
+            check_equal(masked, _cut_out(deepcopy(masked), gone), images, gone=gone)
+
+
+@torch.no_grad()
+def _stirred(net: nn.Module, *, seed: int) -> nn.Module:
+    """A float64 copy whose parameters and statistics are moved from where they start.
+
+    A fresh network has shifts of 0, scales of 1, and often a scale of 0 behind a residual branch: these hide
+    what training will show.
+    """
+    twin = float64_twin(net)
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+        if tensor.is_floating_point():
+            factor, shift = (torch.rand(tensor.shape, generator=generator, dtype=torch.float64) for _ in "ab")
+            tensor.mul_((0.5 + factor).to(tensor.device))
+            if isinstance(tensor, nn.Parameter) or name.endswith("running_mean"):
+                tensor.add_((0.2 * (shift - 0.5)).to(tensor.device))
+    return twin
 
 
 def kept_channels(groups: Iterable[Group], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,23 +125,90 @@ def shrink(
     """A new network without the dead channels; it computes what the masked `net` computes.
 
     A channel is dead when its rows, biases and norm entries are. A group that is dead as a whole stays,
-    masked. `groups` is an earlier `trace` of `net`. ValueError where a living column still reads
-    something else than zero from a dead channel (a sigmoid, say).
+    masked. `groups` is an earlier `trace` of `net`. ValueError, with the layer, where the two would not be
+    equal on random images in float64: where a living column still reads something else than zero from a
+    dead channel (a sigmoid, say), or channels do not lie where the trace has them.
     """
-    groups = trace(net, example_input) if groups is None else groups
-    small = deepcopy(net)
-    apply_masks(small, masks)
-    gone = _gone_positions(groups, _all_masks(small, masks))
-    if gone:
-        _check_silent(small, example_input, gone)
+    example_input = check_example(example_input)
+    check_masks(net, masks)
+    if groups is None:
+        groups = trace(net, example_input, protect=whole_layers(net, masks))
+    masked = deepcopy(net)
+    apply_masks(masked, masks)
+    gone = _gone_positions(groups, _all_masks(masked, masks))
+    if not gone:
+        return masked
+    small = _cut_out(deepcopy(masked), gone)
+    images = random_images(example_input, device=next(net.parameters()).device)
+    check_equal(float64_twin(masked), float64_twin(small), images, gone=gone)
+    return small
+
+
+def whole_layers(net: nn.Module, masks: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The layers of which every row has living entries: nothing of them can be cut."""
+    layers = prunable_layers(net)
+    if len(layers) == 1:
+        return ()
+    rows = {name: masks.get(f"{name}.weight") for name in layers}
+    return tuple(name for name, mask in rows.items() if mask is None or bool(mask.flatten(1).any(1).all()))
+
+
+def propagate(
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    groups: Sequence[Group],
+    *,
+    example_input: Tensor,
+) -> Masks:
+    """The masks with what is dead by consequence masked, too: the columns that read nothing but dead units.
+
+    A unit is dead when its rows, biases and norm entries are; a bias without a mask lives. Columns that are
+    masked may leave further units without a living weight, and so on. Unchanged where the columns of a dead
+    unit read something else than zero, so that masking them gives other outputs.
+    """
+    spread, whole = dict(masks), _all_masks(net, masks)
+    changed = True
+    while changed:
+        changed = False
+        for group in groups:
+            dead = ~alive_units(group, whole)
+            for member in group.members if dead.any() else ():
+                name, columns = f"{member.module}.weight", member.index[dead[member.root]]
+                reads = member.side == "in" and len(group.members) > 1 and name in whole
+                if reads and whole[name].index_select(1, columns).any():
+                    whole[name] = spread[name] = whole[name].index_fill(1, columns, False)
+                    changed = True
+    if spread.keys() == masks.keys() and all(spread[name] is masks[name] for name in masks):
+        return spread
+    return spread if _is_silent(net, masks, spread, example_input) else dict(masks)
+
+
+def _is_silent(
+    net: nn.Module, masks: Mapping[str, Tensor], spread: Mapping[str, Tensor], example_input: Tensor
+) -> bool:
+    one, two = float64_twin(net), float64_twin(net)
+    apply_masks(one, masks)
+    apply_masks(two, spread)
+    try:
+        check_equal(one, two, random_images(example_input, device=next(net.parameters()).device), gone={})
+    except ValueError:
+        return False
+    return True
+
+
+@torch.no_grad()
+def _cut_out(net: nn.Module, gone: Gone) -> nn.Module:
+    """The network without these positions; what shared a parameter shares it still. It edits `net`."""
+    shared, single = tied(net), len(prunable_layers(net)) == 1
     for (name, dim), positions in gone.items():
-        module = small.get_submodule(name)
+        module = net.get_submodule(name)
         keep = _others(positions, getattr(module, size_names(module)[dim]))
-        if type(module) is nn.Linear and groups[0].members[0].side == "in":  # input features, not channels
-            small = replace_module(small, name, SelectedLinear(module, keep))
+        if type(module) is nn.Linear and single:  # input features, not channels
+            net = replace_module(net, name, SelectedLinear(module, keep))
         else:
             select_in_place(module, dim, keep)
-    return small
+    tie_again(net, shared)
+    return net
 
 
 def shrink_masks(masks: Mapping[str, Tensor], groups: Sequence[Group], *, net: nn.Module) -> Masks:
@@ -185,35 +244,3 @@ def _gone_positions(groups: Sequence[Group], masks: Masks) -> Gone:
 
 def _others(positions: Tensor, size: int) -> Tensor:
     return torch.ones(size, dtype=torch.bool).index_fill(0, positions, False).nonzero().flatten()
-
-
-@torch.no_grad()
-def _check_silent(masked: nn.Module, example_input: Tensor, gone: Gone) -> None:
-    twin = deepcopy(masked).eval()
-    for (name, dim), positions in gone.items():
-        if dim == 1:
-            twin.get_submodule(name).register_forward_pre_hook(partial(_refuse_noise, name, positions))
-    twin(example_input)
-
-
-def _refuse_noise(name: str, dead: Tensor, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    weight = layer.get_parameter("weight")
-    dead = dead.to(weight.device)
-    read = dead[weight.index_select(1, dead).transpose(0, 1).flatten(1).any(1)]
-    if inputs[0].index_select(-1 if isinstance(layer, nn.Linear) else -3, read).any():
-        raise ValueError(f"{name}: it reads non-zero values from dead channels; mask its columns too")
-
-
-def propagate(net: nn.Module, masks: Mapping[str, Tensor], groups: Sequence[Group]) -> Masks:
-    """The masks with the columns that read dead channels masked as well, until no further channel dies."""
-    result = _all_masks(net, masks)
-    while True:
-        before = dict(result)
-        for group in groups:
-            dead = ~alive_units(group, result)
-            for member in group.members if dead.any() else ():
-                name = f"{member.module}.weight"
-                if member.side == "in" and result[name].dim() > 1:
-                    result[name] = result[name].index_fill(1, member.index[dead[member.root]], False)
-        if all(torch.equal(before[name], mask) for name, mask in result.items()):
-            return {name: mask for name, mask in result.items() if name in masks or not mask.all()}

@@ -13,7 +13,8 @@ from torch.nn.utils import prune as torch_prune
 
 import pruning
 from pruning.criteria import Scene, criteria
-from pruning.masking import Masks, full_masks, prunable_layers, unit_groups
+from pruning.masking import Masks, full_masks, prunable_layers
+from pruning.units import unit_groups
 
 NAMES = list(criteria)
 OF_WEIGHTS = [name for name in NAMES if not {"norms", "groups"} & criteria.get(name).traits.keys()]

@@ -18,9 +18,10 @@ import models
 from pruning.activations import CHUNK
 from pruning.criteria import Scene, criteria
 from pruning.decomposition import interpolation, refit
-from pruning.masking import Group, Masks, apply_masks, entries, expand, full_masks, unit_groups
+from pruning.masking import Group, Masks, apply_masks, entries, expand, full_masks
 from pruning.pivoted_qr import pivot_scores, pivot_scores_of
 from pruning.structure import shrink, trace
+from pruning.units import unit_groups
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -14,6 +14,7 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.trial import run_trial
 from orchestrator.walk.bench import State, make_bench
 from orchestrator.walk.inheritance import Ancestor, Fit, classes_of, fit, inherit
+from pruning.dataflow import data_flow
 
 LOW, HIGH = (
     "digits(classes=[0, 1, 2], samples_per_class=12)",
@@ -38,7 +39,7 @@ def given_to(
     net: nn.Module, ancestor: nn.Module, masks: dict[str, Tensor] | None = None
 ) -> tuple[Fit, State]:
     """What `net` is after inheriting, and how."""
-    found = fit(net, shapes(ancestor), theirs=None, ours=None)
+    found = fit(net, shapes(ancestor), flow=data_flow(net), theirs=None, ours=None)
     giver = Ancestor(ancestor.state_dict(), masks or {}, None)
     weights, kept = inherit(dict(net.state_dict()), giver, found, parameters=parameters(net))
     return found, State(weights, kept)
@@ -79,7 +80,7 @@ def test_as_many_but_other_classes_draw_it_anew_where_both_are_known(
     theirs: tuple[str, ...] | None, ours: tuple[str, ...], replaced: bool
 ) -> None:
     net = net_of("mlp(widths=[4])", classes=2)
-    found = fit(net, shapes(net), theirs=theirs, ours=ours)
+    found = fit(net, shapes(net), flow=data_flow(net), theirs=theirs, ours=ours)
     assert found.replaced == ({"output.weight": "head: other classes"} if replaced else {})
 
 
@@ -152,8 +153,9 @@ def test_a_first_linear_layer_for_another_size_is_drawn_anew_and_its_bias_stays(
     ],
 )
 def test_other_models_are_refused_in_one_line(before: str, after: str, said: str) -> None:
+    net = net_of(after)
     with pytest.raises(ValueError, match=said) as caught:
-        fit(net_of(after), shapes(net_of(before)), theirs=None, ours=None)
+        fit(net, shapes(net_of(before)), flow=data_flow(net), theirs=None, ours=None)
     assert str(caught.value).startswith("the models differ: ")
     assert "\n" not in str(caught.value)
 

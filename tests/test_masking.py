@@ -100,7 +100,7 @@ def test_what_is_dead_already_counts_as_zero_when_more_is_pruned() -> None:
 @pytest.mark.parametrize(
     ("mask", "what"),
     [
-        (torch.ones(5, 16), r"mask '3.weight' is of type torch.float32; give a torch.bool tensor"),
+        (torch.ones(5, 16), r"mask '3.weight' is of type torch.float32; a bool tensor is needed"),
         (torch.ones(5, 16, dtype=torch.uint8), r"mask '3.weight' is of type torch.uint8"),
         (np.ones((5, 16), dtype=bool), r"mask '3.weight' is of type ndarray"),
         ([[True] * 16] * 5, r"mask '3.weight' is of type list"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import models
 from pruning.lasso_groups import KINDS, LassoGroups, lasso_groups
-from pruning.masking import Group, Member, expand, full_masks, unit_groups
+from pruning.masking import Group, Member, expand, full_masks
 from pruning.regularization import (
     GROUP_SCALES,
     add_subgradient,
@@ -24,6 +24,7 @@ from pruning.regularization import (
     regularizers,
 )
 from pruning.structure import shrink, trace
+from pruning.units import unit_groups
 
 IMAGE = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 

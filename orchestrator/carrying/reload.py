@@ -86,6 +86,7 @@ def network(saved: model_files.Saved, tracker: Tracker | None, *, cut: bool) -> 
     if not cut or plan.cut_widths is None:
         return net
     try:
+        # Of the image the shape counts alone: what is cut is compared on random ones.
         small = shrink(net, saved.masks, torch.zeros((2, *plan.input_shape)))
     except ValueError as error:
         raise StoreError(f"this network cannot be cut out by its masks: {error}") from error

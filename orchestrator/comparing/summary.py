@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ class Preview:
     plan: Plan
     estimate: Estimate
     asked: int = 0  # points that a search has asked for so far
+    unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -50,6 +51,7 @@ class Preview:
             "trials_to_run": self.estimate.trials_to_run,
             "dense_to_run": self.estimate.dense_to_run,
             "excluded": [asdict(item) for item in self.plan.excluded],
+            "not_pruned": {model: list(names) for model, names in self.unpruned.items()},
             "estimated_seconds": self.estimate.seconds,
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,
@@ -65,6 +67,8 @@ class Preview:
         yield f"dense trainings  {len(plan.dense)}: {cost.dense_to_run} to run; all trials of one share it"
         for item in plan.excluded:
             yield f"excluded         {item.count}: {item.reason}"
+        for model, names in self.unpruned.items():
+            yield f"not pruned       {model}: {', '.join(names)}"
         yield f"time             about {duration(cost.seconds)} ({cost.basis})"
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {size(cost.disk_bytes)}"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from orchestrator.comparing.summary import Preview
 from orchestrator.config import Device, Precision
 from orchestrator.launching.launch import stop_rule
 from orchestrator.launching.resources import of_machine
 from orchestrator.planning.estimate import estimate
-from orchestrator.planning.plan import expected, make_plan
+from orchestrator.planning.plan import Plan, expected, make_plan
+from orchestrator.planning.refusals import shape_of
 from orchestrator.planning.remainder import so_far, stopped_keys, sweep_before
 from orchestrator.space import Space
 from orchestrator.store.address import exists
+from orchestrator.walk.structure import unpruned_of
 
 
 def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
@@ -27,4 +31,13 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.finished()) | stopped_keys(tracker, keys, stop)
     cost = estimate(plan, finished=done, concurrency=of_machine(device).concurrent)
-    return Preview(plan, cost, asked)
+    return Preview(plan, cost, asked, _unpruned(plan))
+
+
+def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Model -> what of it has weights and is never pruned, for the models that have such layers."""
+    names = {}
+    for config in plan.dense:
+        with suppress(ValueError):  # a network that does not run has been excluded, with the reason
+            names[config.model] = unpruned_of((config.model, *shape_of(config.dataset)))
+    return {model: layers for model, layers in names.items() if layers}

@@ -76,7 +76,7 @@ def measure(
     held_out = evaluate(net, bench.data.validation, numerics=numerics)
     if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
-    small, notes = _cut(bench, net, state.masks, config)
+    small, notes = _cut(bench, net, state.masks, config, round=round)
     masks = _propagated(bench, net, state.masks, config)
     living = living_weights(net, bench.cost, masks)
     if config is not None:
@@ -110,10 +110,11 @@ def _propagated(bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig 
     if config is None or config.prune.granularity not in ("unit", "channel"):
         return masks
     try:
-        groups = channel_groups(bench)
+        groups = channel_groups(bench, config.prune.protect)
     except ValueError:
         return masks
-    result = propagate(net, masks, groups)
+    image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
+    result = propagate(net, masks, groups, example_input=image)
     parameters = dict(net.named_parameters())
     readers = (f"{member.module}.weight" for group in groups for member in group.members)
     return result | {
@@ -165,7 +166,7 @@ def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int,
 
 
 def _cut(
-    bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None
+    bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None, *, round: int
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The network without its dead channels, where whole units or channels go; and what there is to say."""
     if config is None or config.prune.granularity not in ("unit", "channel"):
@@ -174,8 +175,13 @@ def _cut(
         return net, ()
     if not any(mask.any() for mask in masks.values() if mask.dim() > 1):
         return net, ("nothing to cut out: every unit is masked",)
-    image = torch.zeros((2, *bench.data.input_shape), device=bench.data.train.images.device)
-    return shrink(net, masks, image, groups=channel_groups(bench)), ()
+    image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
+    try:
+        return shrink(net, masks, image, groups=channel_groups(bench, config.prune.protect)), ()
+    except ValueError as error:
+        if config.prune.granularity == "channel":
+            raise
+        return net, (f"round {round}: not cut out, so that physical numbers are dense ones: {error}",)
 
 
 def _differences(

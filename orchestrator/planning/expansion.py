@@ -35,6 +35,7 @@ from orchestrator.planning.refusals import (
     scope_refusal,
     score_refusal,
     start_refusal,
+    structure_refusal,
     train_size,
 )
 from orchestrator.space import Space
@@ -209,8 +210,11 @@ def _refusal(space: Space, base: _Base, branch: _Branch) -> str | None:
     model, dataset, prune = base.dense.model, base.dense.dataset, branch.prune
     if base.dense.start == "masked" and prune.control == "shuffle":
         return "control shuffle deals the masks out anew: start masked, whose masks stay, cannot have it"
-    return protect_refusal(model, dataset, prune.granularity, prune.protect) or criterion_refusal(
-        model, dataset, prune.criterion, prune.granularity, prune.protect
+    methods = (branch.fields["recover"], branch.fields["prepare"])
+    return (
+        protect_refusal(model, dataset, prune.granularity, prune.protect)
+        or structure_refusal(model, dataset, prune.granularity, prune.protect, *methods)
+        or criterion_refusal(model, dataset, prune.criterion, prune.granularity, prune.protect)
     )
 
 

@@ -14,11 +14,13 @@ from orchestrator.images.datasets import info, split_sizes
 from orchestrator.stages import SAMPLES_PER_CLASS
 from orchestrator.transfer.heritage import Heritage
 from orchestrator.walk.inheritance import Fit, classes_of, fit
+from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recovery import recoveries
+from orchestrator.walk.structure import channels_of, check_weights, flow_of, layers_protected, units_of
 from pruning.criteria import criteria
 from pruning.engine import check_grouped, check_invert, groups_of, prune
 from pruning.granularity import amount_for, granularities
-from pruning.masking import protected_layers, prunable_layers
+from pruning.masking import prunable_layers
 from pruning.registry import parse
 from pruning.schedules import rounds_of, schedules
 
@@ -68,25 +70,51 @@ def start_refusal(start: Start, model: str, dataset: str, ancestor: Heritage | N
 @lru_cache(maxsize=1024)
 def fitted(model: str, dataset: str, ancestor: Heritage) -> Fit:
     """How the model takes the ancestor's tensors on the data set; ValueError where it cannot."""
-    net = _skeleton(model, *shape_of(dataset))
-    return fit(net, ancestor.shapes, theirs=ancestor.classes, ours=classes_of(dataset))
+    built = (model, *shape_of(dataset))
+    net, ours = _skeleton(*built), classes_of(dataset)
+    return fit(net, ancestor.shapes, flow=flow_of(built), theirs=ancestor.classes, ours=ours)
 
 
 @lru_cache(maxsize=4096)
 def protect_refusal(model: str, dataset: str, granularity: str, protect: tuple[str, ...]) -> str | None:
     """Why nothing is left to prune. SpaceError for a layer that the model does not have."""
-    net = _skeleton(model, *shape_of(dataset))
+    built = (model, *shape_of(dataset))
+    layers = list(prunable_layers(_skeleton(*built)))
+    if not layers:
+        return f"{method_name(model)} has no Linear or Conv2d layer: there is nothing to prune"
     try:
-        kept = protected_layers(net, protect)
+        protected = layers_protected(built, protect)
     except ValueError as error:
         raise SpaceError(f"{method_name(model)}: {error}") from error
-    layers = list(prunable_layers(net))
-    grouped = method_name(granularity) in ("unit", "channel")
-    # Rows of the output layer are classes, and leave only where they are all there is: as input features.
-    removable = set(layers[:-1] if grouped and len(layers) > 1 else layers)
-    if removable - kept:
+    removable = set(layers)
+    if method_name(granularity) in ("unit", "channel") and len(layers) > 1:
+        # Rows of the output layer are classes, and leave only where they are all there is: as input features.
+        removable -= set(flow_of(built).outputs)
+    if removable - set(protected):
         return None
     return f"protect [{', '.join(protect)}] leaves no {granularity} of {method_name(model)} to prune"
+
+
+@lru_cache(maxsize=4096)
+def structure_refusal(
+    model: str, dataset: str, granularity: str, protect: tuple[str, ...], recover: str, prepare: str
+) -> str | None:
+    """Why the model's weights, units or channels cannot be removed exactly; a fresh network is tried.
+
+    Some recoveries and preparations work on channels, whatever is pruned.
+    """
+    built = (model, *shape_of(dataset))
+    try:
+        check_weights(built, protect)
+        if method_name(granularity) == "unit":
+            units_of(built, protect)
+        if method_name(granularity) == "channel" or recoveries.get(recover).traits.get("channels"):
+            channels_of(built, protect)
+        if preparations.get(prepare).traits.get("channels"):
+            channels_of(built)
+    except ValueError as error:
+        return f"{granularity} of {method_name(model)}: {error}"
+    return None
 
 
 @lru_cache(maxsize=4096)

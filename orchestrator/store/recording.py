@@ -21,6 +21,7 @@ from orchestrator.store.runs import TAG_LENGTH, MetricPoint
 from orchestrator.store.writing import write
 from orchestrator.training import EpochRecord
 from orchestrator.trial import Result
+from orchestrator.walk.structure import unpruned_of
 from pruning.architecture import widths
 from pruning.phases import phases
 
@@ -103,6 +104,8 @@ def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str,
     used = min(result.last.state.micro_batch, dense.batch_size)
     tags = {"notes": notes} if (notes := _notes(result)) else {}
     tags |= {"phase": found[-1]} if found else {}
+    if names := unpruned_of((dense.model, result.data.input_shape, result.data.num_classes)):
+        tags["not_pruned"] = ", ".join(names)[:TAG_LENGTH]
     lost = worst(_classes(result))
     tags |= {"worst_class_drop": lost.label} if lost.drop > 0 else {}
     return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})

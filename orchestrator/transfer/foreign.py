@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor, nn
+from torch import Tensor
 
 import models
 from models.densenet import present_name
 from orchestrator.errors import StoreError
 from orchestrator.store.tensor_files import header
-from pruning.masking import output_layer, prunable_layers
+from orchestrator.walk.structure import flow_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 LARGEST = 8_000_000_000  # bytes
@@ -112,9 +112,8 @@ def as_network(
 
 def _candidates(tensors: Mapping[str, Tensor], model: str, image: Shape) -> Iterator[tuple[Shape, int]]:
     """Sizes of images, and the number of classes, that the first and the last layer speak of."""
-    with torch.device("meta"):
-        net: nn.Module = models.build(model, input_shape=image, num_classes=2)
-    first, last = (f"{name}.weight" for name in (next(iter(prunable_layers(net))), output_layer(net)))
+    flow = flow_of((model, image, 2))
+    first, last = f"{flow.layers[0]}.weight", f"{flow.outputs[-1]}.weight"
     if first not in tensors or last not in tensors or not 2 <= tensors[first].dim() <= 4:
         yield image, 2  # of another model: the difference is told
         return

@@ -58,7 +58,8 @@ def inheritance(config: DenseConfig, data: Dataset, ancestor: Ancestor | None) -
     """What a run's tags say of it: how many tensors came from the ancestor, and which did not, and why."""
     if ancestor is None:
         return {}
-    found = fit_of(config, make_bench(config, data).outline(), ancestor)
+    bench = make_bench(config, data)
+    found = fit_of(bench, bench.outline(), ancestor)
     told = {
         "inherited": found.inherited,
         "adapted": _listed(found.adapted),

@@ -17,8 +17,8 @@ from orchestrator.measure import Profile, profile
 from orchestrator.training import Book, EpochRecord
 from orchestrator.walk.extras import Loss, cross_entropy
 from orchestrator.walk.inheritance import Ancestor, Fit, classes_of, fit, inherit
+from orchestrator.walk.structure import Built, channels_of, flow_of
 from pruning.masking import Group, Masks
-from pruning.structure import trace
 
 Report = Callable[[str, int, EpochRecord], None]
 
@@ -58,6 +58,11 @@ class Bench:
     book: Book | None = None
     ancestor: Ancestor | None = None
 
+    @property
+    def built(self) -> Built:
+        """What the network is built from."""
+        return self.config.model, self.data.input_shape, self.data.num_classes
+
     def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:
         """A network with the trial's initial weights, on the data's device."""
         with torch.random.fork_rng(devices=[]):
@@ -75,7 +80,7 @@ class Bench:
             raise RuntimeError(f"a training starts from {self.config.start}, and no ancestor was given")
         outline = self.outline()
         parameters = {name: tuple(one.shape) for name, one in outline.named_parameters()}
-        found = fit_of(self.config, outline, self.ancestor)
+        found = fit_of(self, outline, self.ancestor)
         return inherit(drawn, self.ancestor, found, parameters=parameters)
 
     def trained(self) -> State:
@@ -106,10 +111,11 @@ class Bench:
             return self._network()
 
 
-def fit_of(config: DenseConfig, outline: nn.Module, ancestor: Ancestor) -> Fit:
-    """How the network of a configuration takes its ancestor's tensors. ValueError for another model."""
+def fit_of(bench: Bench, outline: nn.Module, ancestor: Ancestor) -> Fit:
+    """How the bench's network takes an ancestor's tensors. ValueError for another model."""
     shapes = {name: tuple(tensor.shape) for name, tensor in ancestor.weights.items()}
-    return fit(outline, shapes, theirs=ancestor.classes, ours=classes_of(config.dataset))
+    ours = classes_of(bench.config.dataset)
+    return fit(outline, shapes, flow=flow_of(bench.built), theirs=ancestor.classes, ours=ours)
 
 
 def seed_for(seed: int, stage: str, round: int) -> int:
@@ -126,15 +132,9 @@ def make_bench(
     return Bench(config, data, cost, report, ancestor=ancestor)
 
 
-def channel_groups(bench: Bench) -> tuple[Group, ...]:
-    """The channel groups of the bench's model; traced once in a process for each model and input."""
-    return _traced(bench.config.model, bench.data.input_shape, bench.data.num_classes)
-
-
-@lru_cache(maxsize=16)
-def _traced(model: str, input_shape: tuple[int, int, int], num_classes: int) -> tuple[Group, ...]:
-    net = models.build(model, input_shape=input_shape, num_classes=num_classes)
-    return trace(net, torch.zeros((2, *input_shape)))
+def channel_groups(bench: Bench, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
+    """The channel groups of the bench's model; ValueError where a channel cannot be cut out exactly."""
+    return channels_of(bench.built, protect)
 
 
 @lru_cache(maxsize=16)

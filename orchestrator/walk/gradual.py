@@ -14,7 +14,8 @@ from orchestrator.walk.bench import Bench, State
 from orchestrator.walk.checkpoint import Saved
 from orchestrator.walk.extras import Extras
 from orchestrator.walk.recipe import Phase
-from pruning.masking import Group, Masks, apply_masks, full_masks, gather, protected_layers, prunable_layers
+from orchestrator.walk.structure import layers_protected
+from pruning.masking import Group, Masks, apply_masks, full_masks, gather, prunable_layers
 from pruning.schedules import rounds_of, schedules
 
 LAST_ROUND_AT = 0.75  # of the training; what is left repairs
@@ -46,7 +47,8 @@ class _Pruner:
         self.bench, self.config, self.groups = bench, config, groups
         self.schedule = schedules.get(config.prune.schedule)
         # Of all layers from the start: one that never settles is whole, and counts in the sparsity.
-        self.whole = full_masks(bench.build().cpu(), groups, protect=config.prune.protect) | inherited
+        protect = layers_protected(bench.built, config.prune.protect)
+        self.whole = full_masks(bench.build().cpu(), groups, protect=protect) | inherited
         self.start()
 
     def start(self) -> None:
@@ -67,7 +69,7 @@ class _Pruner:
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
         """Prune in place for every round that is due at this epoch's end; the masks if any was."""
-        norms = self._prunable(net, _mean_norms(net, self.groups))
+        norms = self._prunable(_mean_norms(net, self.groups))
         waiting = self._unsettled(norms)
         due = self._rounds_due(epoch)
         done, self.round = self.round, due  # an epoch that was waited through is not made up for
@@ -80,9 +82,10 @@ class _Pruner:
             apply_masks(net, self.masks)
         return self.masks if due else None
 
-    def _prunable(self, net: nn.Module, norms: Mapping[str, float]) -> dict[str, float]:
+    def _prunable(self, norms: Mapping[str, float]) -> dict[str, float]:
         """Without protected layers; groups hold none."""
-        kept = protected_layers(net, self.config.prune.protect) if self.groups is None else ()
+        protect = self.config.prune.protect if self.groups is None else ()
+        kept = layers_protected(self.bench.built, protect)
         return {name: norm for name, norm in norms.items() if name not in kept}
 
     def _rounds_due(self, epoch: int) -> int:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.images.datasets import info
-from pruning.masking import Masks, output_layer, prunable_layers
+from pruning.dataflow import DataFlow
+from pruning.masking import Masks
 from pruning.registry import parse
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -58,10 +59,16 @@ def classes_of(dataset: str) -> tuple[str, ...]:
 
 
 def fit(
-    outline: nn.Module, shapes: Shapes, *, theirs: tuple[str, ...] | None, ours: tuple[str, ...] | None
+    outline: nn.Module,
+    shapes: Shapes,
+    *,
+    flow: DataFlow,
+    theirs: tuple[str, ...] | None,
+    ours: tuple[str, ...] | None,
 ) -> Fit:
     """How a network of this outline takes the tensors of an ancestor. ValueError if it is of another model.
 
+    `flow` is that of such a network: the head is what makes the logits, the stem what runs first.
     `theirs` and `ours` are the classes; a head of equal size is copied unless they are known to differ.
     """
     here = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
@@ -69,8 +76,9 @@ def fit(
         raise ValueError(f"the models differ: the ancestor has no {missing[0]}")
     if others := sorted(shapes.keys() - here.keys()):
         raise ValueError(f"the models differ: {others[0]:.80} of the ancestor has no place here")
-    head, stem = output_layer(outline), next(iter(prunable_layers(outline)))
-    replaced = _head(head, here, shapes, theirs, ours)
+    stem, replaced = flow.layers[0], dict[str, str]()
+    for head in flow.outputs:
+        replaced |= _head(head, here, shapes, theirs, ours)
     adapted: dict[str, str] = {}
     for name, shape in here.items():
         if name in replaced or shape == shapes[name]:

@@ -34,6 +34,7 @@ def _check_group_lasso(*, epochs: Length, **lasso: object) -> None:
     summary="train on with a penalty that empties whole groups",
     paper="Wen et al., SSL, NeurIPS 2016",
     check=_check_group_lasso,
+    channels=True,
 )
 def group_lasso(
     bench: Bench,

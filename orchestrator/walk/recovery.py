@@ -21,6 +21,7 @@ from orchestrator.walk.recipe import Phase
 from pruning import decomposition
 from pruning.masking import masked
 from pruning.registry import Between, Registry
+from pruning.structure import whole_layers
 
 recoveries = Registry("recovery")
 Length = int | float | str
@@ -155,6 +156,7 @@ def reinit(bench: Bench, state: State, *, round: int) -> State:
 @recoveries.register(
     summary="least squares on the next layer, from images without labels",
     paper="Chee et al., NeurIPS 2022",
+    channels=True,
 )
 def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> State:
     """Correct what reads the dead units so that it is given what the dense network gave it, front to back.
@@ -162,7 +164,8 @@ def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> St
     For units and channels, however they were chosen; ValueError where several layers read one group.
     """
     net, dense = bench.restore(state).cpu(), bench.restore(bench.trained()).cpu()
-    seen, groups = bench.data.train.images[:images].cpu(), channel_groups(bench)
+    seen = bench.data.train.images[:images].cpu()
+    groups = channel_groups(bench, whole_layers(bench.outline(), state.masks))
     started = perf_counter()
     changed = decomposition.refit(net, state.masks, groups, seen, dense=dense)
     seconds = state.train_seconds + perf_counter() - started
