@@ -1,8 +1,8 @@
 """How many multiply-adds one image costs, by layer: all of them, wherever in the network they run.
 
-The count is that of torch's FlopCounterMode (2 FLOPs per MAC) on a forward pass; operators that do
-multiply-adds and are missing there are added (`FORMULAS`). fvcore counts the same pass on its own, and
-what the two do not agree on is in `Profile.notes`.
+The count is that of torch's FlopCounterMode (2 FLOPs per MAC) on a forward pass, by its formulas;
+operators that do multiply-adds and are missing there are added (`FORMULAS`). fvcore counts the same pass
+on its own, and what the two do not agree on is in `Profile.notes`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from orchestrator.fvcore_counts import count_by_fvcore
 from pruning.masking import prunable_layers
@@ -102,12 +103,14 @@ class _Tally:
     owners: dict[int, list[str]] = field(default_factory=dict)  # storage of a weight -> its layers
     parameters: set[int] = field(default_factory=set)  # storages of all parameters
 
-    def add(self, operator: str, parts: Sequence[Part]) -> int:
-        """Take down one call; its FLOPs."""
+    def add(self, operator: Operator, parts: Sequence[Part]) -> None:
+        """Take down one call."""
         macs = sum(part for part, _ in parts)
+        if operator in FORMULAS:
+            self.added[str(operator)] += macs
         if macs:
             storages = {_storage(operand) for _, operands in parts for operand in operands}
-            self._book(macs, operator, storages)
+            self._book(macs, str(operator), storages)
         # Backward, each operand that has a gradient takes as many again.
         self.train += sum(part * (1 + sum(map(_has_gradient, operands))) for part, operands in parts)
         name = self.open[-1]
@@ -115,7 +118,12 @@ class _Tally:
             self.modules[name] += macs
             name = name.rpartition(".")[0]
         self.modules[""] += macs
-        return 2 * macs
+
+    def look_at(self, operator: str) -> None:
+        """Take down an operator that looks as if it did multiply-adds, and that nothing counts."""
+        space, _, name = operator.rpartition(".")
+        if space not in ("aten", "prim", "prims") or HEAVY.match(name):
+            self.unknown[operator] += 1
 
     def _book(self, macs: int, operator: str, storages: set[int]) -> None:
         here = self.open[-1]
@@ -139,33 +147,19 @@ def _has_gradient(operand: object) -> bool:
 
 
 def _count(net: nn.Module, image: Tensor) -> _Tally:
-    """One pass under FlopCounterMode, every call taken down where it belongs."""
+    """One pass, every call taken down where it belongs."""
     tally = _Tally({module: name for name, module in net.named_modules()})
     tally.parameters = {_storage(parameter) for parameter in net.parameters()} - {0}
     for name, layer in prunable_layers(net).items():
         storage = _storage(layer._parameters.get("weight"))
         tally.owners.setdefault(storage or -id(layer), []).append(name)
-    formulas = {operator: partial(_by_torch, operator) for operator in flop_registry} | FORMULAS
-    mapping = {operator: _counted(tally, operator, formula) for operator, formula in formulas.items()}
     with ExitStack() as stack:
         stack.enter_context(_opened(tally))
         stack.enter_context(_whole_operators())
         stack.enter_context(torch.enable_grad())  # tells what a backward pass would compute
-        stack.enter_context(_Unknown(tally, mapping))
-        stack.enter_context(FlopCounterMode(display=False, custom_mapping=mapping))
+        stack.enter_context(_Counter(tally))
         net(image)
     return tally
-
-
-def _counted(tally: _Tally, operator: Operator, formula: Callable[..., list[Part]]) -> Callable[..., int]:
-    def count(*args: Any, out_val: Any, **keywords: Any) -> int:  # whatever the operator takes
-        parts = formula(*args, out_val=out_val, **keywords)
-        if operator in FORMULAS:
-            tally.added[str(operator)] += sum(part for part, _ in parts)
-        return tally.add(str(operator), parts)
-
-    count._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode: tensors, not shapes
-    return count
 
 
 def _by_torch(operator: Operator, *args: Any, **keywords: Any) -> list[Part]:
@@ -213,21 +207,37 @@ FORMULAS: dict[Operator, Callable[..., list[Part]]] = {
 }
 
 
-class _Unknown(TorchDispatchMode):
-    """Takes down the operators that look as if they did multiply-adds, and that nothing counts."""
+class _Counter(TorchDispatchMode):
+    """What FlopCounterMode does, call by call, with the operands at hand.
 
-    def __init__(self, tally: _Tally, known: Mapping[Operator, object]) -> None:
+    FlopCounterMode itself imports torch's compiler, which takes every worker two seconds.
+    """
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, so there is nothing to be skipped
+
+    def __init__(self, tally: _Tally) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
-        self._tally, self._known = tally, known
+        self._tally = tally
+        self._formulas = {op: partial(_by_torch, op) for op in flop_registry} | FORMULAS
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = getattr(func, "overloadpacket", func)
-        name = str(packet)
-        space, _, operator = name.rpartition(".")
-        foreign = space not in ("aten", "prim", "prims")
-        if packet not in self._known and (foreign or HEAVY.match(operator)):
-            self._tally.unknown[name] += 1
-        return func(*args, **(kwargs or {}))
+        kwargs, operator = kwargs or {}, getattr(func, "overloadpacket", func)
+        formula = self._formulas.get(operator)
+        if formula is None and isinstance(func, OpOverload):
+            with self:  # an operator that is made of others is seen as those
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self._tally.add(operator, formula(*args, out_val=out, **kwargs))
+        else:
+            self._tally.look_at(str(operator))
+        return out
 
 
 @contextmanager
