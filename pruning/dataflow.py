@@ -118,7 +118,7 @@ def check_example(example_input: object) -> Tensor:
 def unpruned(net: nn.Module, flow: DataFlow | None = None) -> tuple[str, ...]:
     """What has weights and is never pruned, as `name (type)`: Conv1d, LSTM, attention, other parameters.
 
-    A weight is a parameter with two dimensions above 1. With `flow`, also layers that are never called.
+    A weight is a parameter of two dimensions; outside torch's own modules, of two above 1. With `flow`, also layers that are never called.
     """
     layers = prunable_layers(net)
     names = []
@@ -127,8 +127,9 @@ def unpruned(net: nn.Module, flow: DataFlow | None = None) -> tuple[str, ...]:
             if flow is not None and name not in flow.layers and len(layers) > 1:
                 names.append(f"{name} (never called as a layer)")
             continue
-        own = [p for p in module.parameters(recurse=False) if sum(size > 1 for size in p.shape) > 1]
-        if own:
+        torchs = type(module).__module__.startswith("torch.nn.")
+        dims = [p.dim() if torchs else sum(s > 1 for s in p.shape) for p in module.parameters(recurse=False)]
+        if max(dims, default=0) > 1:
             names.append(f"{name or 'the network itself'} ({type(module).__name__})")
     return tuple(names)
 

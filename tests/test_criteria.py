@@ -195,7 +195,7 @@ def test_the_dead_have_no_say_in_a_units_score() -> None:
     net[0].weight.data = torch.tensor([[9.0, 1.0], [2.0, 2.0]])
     masks = full_masks(net, unit_groups(net))
     masks["0.weight"][0, 0] = False
-    after = prune(net, "l1", "unit", masks=masks)
+    after = prune(net, "l1", "unit", masks=masks, example_input=None)
     assert after["0.weight"].tolist() == [[False, False], [True, True]]
 
 
@@ -204,7 +204,7 @@ def test_norms_of_rows_by_hand() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     net[0].weight.data = torch.tensor([[3.0, 0.0], [1.5, -2.0], [2.0, 2.0]])
     for name, expected in (("l1", [False, True, True]), ("l2", [True, False, True])):
-        masks = prune(net, name, "unit", amount=1 / 3)
+        masks = prune(net, name, "unit", amount=1 / 3, example_input=None)
         assert masks["0.weight"].any(1).tolist() == masks["0.bias"].tolist() == expected
 
 
@@ -253,11 +253,12 @@ def test_bn_scale_refuses_what_has_no_norm() -> None:
         prune(network(), "bn_scale")
     net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     with pytest.raises(ValueError, match="follows '2': protect it"):
-        prune(net, "bn_scale", "unit")
-    assert prune(net, "bn_scale", "unit", protect=["2"])["0.weight"].shape == (3, 4)
+        prune(net, "bn_scale", "unit", example_input=None)
+    masks = prune(net, "bn_scale", "unit", protect=["2"], example_input=None)
+    assert masks["0.weight"].shape == (3, 4)
     bare = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False), nn.Linear(3, 2))
     with pytest.raises(ValueError, match="none with a scale follows '0'"):
-        prune(bare, "bn_scale", "unit")
+        prune(bare, "bn_scale", "unit", example_input=None)
 
 
 def test_numbers_that_are_none_are_refused() -> None:

@@ -124,7 +124,7 @@ def test_synflow_by_hand() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     net[0].weight.data = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
     net[2].weight.data = torch.tensor([[-2.0, 1.0]])
-    got = scores(net, "synflow", (torch.zeros(1, 2), torch.zeros(1)))
+    got = scores(net, "synflow", (torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)))
     assert got["0.weight"].tolist() == [[2.0, 4.0], [0.0, 3.0]]
     assert got["2.weight"].tolist() == [[6.0, 3.0]]
 
@@ -150,7 +150,9 @@ def test_synflow_is_conserved_by_every_layer(dead: float) -> None:
     }
     sums = [
         float(score.sum())
-        for score in scores(net, "synflow", (torch.zeros(1, 2, 8, 8), torch.zeros(1)), masks).values()
+        for score in scores(
+            net, "synflow", (torch.zeros(1, 2, 8, 8), torch.zeros(1, dtype=torch.int64)), masks
+        ).values()
     ]
     assert len(sums) == 3
     assert sums[0] > 0
@@ -162,7 +164,7 @@ def test_synflow_keeps_every_layer_alive_where_one_pass_does_not() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 4))
     net[2].weight.data *= 1e-3
-    sample = (torch.zeros(1, 40), torch.zeros(1))
+    sample = (torch.zeros(1, 40), torch.zeros(1, dtype=torch.int64))
     amount = 1 - 40 / 6240
     for criterion, collapsed in (("magnitude", True), ("synflow(rounds=1)", True), ("synflow", False)):
         masks = pruning.prune(net, amount=amount, criterion=criterion, sample=sample)
@@ -174,7 +176,7 @@ def test_synflow_keeps_every_layer_alive_where_one_pass_does_not() -> None:
 def test_synflow_passes_are_those_of_a_loop_by_hand() -> None:
     """Score, keep the best density^(k / n), mask, again: with a plain sort over all layers."""
     net = conv()
-    sample = (torch.zeros(1, 2, 8, 8), torch.zeros(1))
+    sample = (torch.zeros(1, 2, 8, 8), torch.zeros(1, dtype=torch.int64))
     masks = pruning.prune(net, amount=0.8, criterion="synflow(rounds=5)", sample=sample)
     alive, total = full_masks(net, None), sum(mask.numel() for mask in full_masks(net, None).values())
     left = total - int(0.8 * total + 0.5)
@@ -194,7 +196,7 @@ def test_synflow_survives_what_overflows_float32() -> None:
     net = nn.Sequential(*[nn.Linear(30, 30) for _ in range(40)])
     for layer in net:
         layer.weight.data.fill_(1.0)
-    got = scores(net, "synflow", (torch.zeros(1, 30), torch.zeros(1)))
+    got = scores(net, "synflow", (torch.zeros(1, 30), torch.zeros(1, dtype=torch.int64)))
     # R = 30^41; every one of the 900 weights of a layer carries an equal share.
     torch.testing.assert_close(got["7.weight"], torch.full((30, 30), 30.0**41 / 900, dtype=torch.float64))
 
@@ -204,7 +206,12 @@ def test_an_overflow_is_an_error_and_no_mask() -> None:
     for layer in net:
         layer.weight.data.fill_(1.0)
     with pytest.raises(ValueError, match=r"'synflow' gives scores of '0.weight' that are not finite"):
-        pruning.prune(net, amount=0.5, criterion="synflow", sample=(torch.zeros(1, 30), torch.zeros(1)))
+        pruning.prune(
+            net,
+            amount=0.5,
+            criterion="synflow",
+            sample=(torch.zeros(1, 30), torch.zeros(1, dtype=torch.int64)),
+        )
 
 
 @pytest.mark.parametrize(
