@@ -20,6 +20,8 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from pruning.scalars import plain, real_number, whole_number
+
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
 Function = Callable[..., Any]  # what a method returns differs by kind
 
@@ -174,11 +176,17 @@ class Registry:
 
 
 def typed(label: str, value: Value, hyper: Hyperparameter) -> Value:
-    """The value of one option in its own type; ValueError for another type, or outside the range."""
+    """The value of one option in its own type; ValueError for another type, or outside the range.
+
+    Numbers may be numpy's or torch's (see `pruning.scalars`).
+    """
     if value is None and hyper.default is None:
         return None
-    if hyper.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = float(value)
+    value = plain(value)
+    if hyper.kind is float and (real := real_number(value)) is not None:
+        value = real
+    if hyper.kind is int and (whole := whole_number(value)) is not None:
+        value = whole
     if hyper.kind is not None and type(value) is not hyper.kind:
         raise ValueError(f"{label} is {value!r}; a value of type {hyper.kind.__name__} is needed")
     if hyper.between is not None and not hyper.between.holds(value):

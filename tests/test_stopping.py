@@ -432,3 +432,92 @@ def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Pa
     assert tracker.finished({key})[key].run_id != row.run_id
     open_runs = tracker.search("attributes.status = 'RUNNING'")
     assert open_runs == []
+
+
+# ---- Optuna counts steps from 0, and rounds count from 1
+
+
+def rounds_judged(text: str, *, count: int = 8) -> list[int]:
+    """The rounds after which the rule would stop a hopeless trial, ten good ones being finished."""
+    studies = Studies(Stop(text))
+    for seed in range(10):
+        config = trial_config(0.5, seed=seed)
+        for number in range(1, count + 1):
+            studies.round(str(seed), config, values(number, 0.8, count=count))
+        studies.end(str(seed), value=0.8)
+    hopeless = trial_config(0.5, seed=10)
+    return [
+        number
+        for number in range(1, count + 1)
+        if studies.round("hopeless", hopeless, values(number, 0.1, count=count + 1))
+    ]
+
+
+@pytest.mark.parametrize("rule", ["median", "percentile(percentile=50.0)", "threshold(lower=0.5)"])
+def test_warm_up_and_interval_are_counted_in_rounds(rule: str) -> None:
+    """n_warmup_steps=1 spares the first round, and no other; the first check comes right after."""
+
+    def judged(options: str) -> list[int]:
+        name, _, more = rule.rstrip(")").partition("(")
+        return rounds_judged(f"{name}({', '.join(filter(None, (more, options)))})")
+
+    assert judged("") == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert judged("n_warmup_steps=1") == [2, 3, 4, 5, 6, 7, 8]
+    assert judged("n_warmup_steps=7") == [8]
+    assert judged("interval_steps=2") == [1, 3, 5, 7]
+    assert judged("n_warmup_steps=1, interval_steps=3") == [2, 5, 8]
+
+
+@pytest.mark.parametrize(("warm_up", "interval"), [(0, 1), (0, 2), (1, 1), (1, 3), (3, 2)])
+def test_rounds_are_judged_where_optuna_judges_steps_from_0(warm_up: int, interval: int) -> None:
+    """The judge is Optuna's own pruner in a study whose steps begin at 0, as its documentation asks."""
+    options = {"n_warmup_steps": warm_up, "interval_steps": interval}
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, **options)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for _ in range(10):
+        trial = study.ask()
+        for step in range(8):
+            trial.report(0.8, step)
+        study.tell(trial, 0.8)
+    hopeless, expected = study.ask(), []
+    for step in range(8):
+        hopeless.report(0.1, step)
+        expected += [step + 1] if hopeless.should_prune() else []
+    assert rounds_judged(f"median(n_warmup_steps={warm_up}, interval_steps={interval})") == expected
+
+
+def test_the_first_rung_of_halving_is_after_min_resource_rounds() -> None:
+    assert rounds_judged("halving(min_resource=1)")[0] == 1
+    assert rounds_judged("halving(min_resource=3, reduction_factor=2)")[0] == 3
+    assert rounds_judged("halving(min_resource=2, reduction_factor=2, min_early_stopping_rate=1)")[0] == 4
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_hyperband_takes_the_number_of_rounds_for_its_largest_resource(count: int) -> None:
+    """Brackets: floor(log_3 rounds) + 1; 8 rounds have two, and 9 three."""
+    pruner = make_pruner("hyperband")
+    study = optuna.create_study(direction="maximize", pruner=pruner, study_name="brackets")
+    expected = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=count, reduction_factor=3)
+    judged = optuna.create_study(direction="maximize", pruner=expected, study_name="brackets")
+    for place in (study, judged):
+        trial = place.ask()
+        for number in range(1, count + 1):
+            trial.report(0.8, number)
+            assert not (place is study and trial.should_prune())
+        place.tell(trial, 0.8)
+    for _ in range(30):
+        ours, theirs = study.ask(), judged.ask()
+        for number in range(1, count + 1):
+            ours.report(0.5 - 0.01 * ours.number, number)
+            theirs.report(0.5 - 0.01 * theirs.number, number)
+            assert ours.should_prune() == theirs.should_prune()
+    (inner,) = [part for part in vars(pruner).values() if isinstance(part, optuna.pruners.HyperbandPruner)]
+    assert len(inner._pruners) == {8: 2, 9: 3}[count]
+
+
+def test_patience_counts_rounds() -> None:
+    """The best of all but the last three rounds must be above all of those: not before round 4."""
+    rule = "patient(wrapped='threshold(lower=0.5)', patience=2)"
+    studies, config = Studies(Stop(rule)), trial_config(0.5)
+    found = [bool(studies.round("a", config, values(n, 0.4 - 0.01 * n, count=9))) for n in range(1, 7)]
+    assert found == [False, False, False, True, True, True]

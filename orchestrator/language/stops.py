@@ -19,6 +19,7 @@ Count = Annotated[int, Between(0, 1_000_000)]
 Positive = Annotated[int, Between(1, 1_000_000)]
 Factor = Annotated[int, Between(2, 1_000)]
 Fraction = Annotated[float, Between(0, 1)]
+FIRST = 1  # the first round; Optuna's warm-up and intervals take steps for counted from 0
 WITHIN = ("amount", "dataset", "model", "technique")  # sorted
 
 
@@ -43,11 +44,14 @@ def median(
     interval_steps: Positive = 1,
     n_min_trials: Positive = 1,
 ) -> object:
-    """Not before `n_startup_trials` of the group are finished, nor in the first `n_warmup_steps` rounds."""
+    """Not before `n_startup_trials` of the group are finished, nor in the first `n_warmup_steps` rounds.
+
+    The round after those is the first at which a trial may be stopped, then every `interval_steps`-th.
+    """
     return make(
         "MedianPruner",
         n_startup_trials=n_startup_trials,
-        n_warmup_steps=n_warmup_steps,
+        n_warmup_steps=FIRST + n_warmup_steps,
         interval_steps=interval_steps,
         n_min_trials=n_min_trials,
     )
@@ -68,7 +72,7 @@ def percentile(
         "PercentilePruner",
         percentile=percentile,
         n_startup_trials=n_startup_trials,
-        n_warmup_steps=n_warmup_steps,
+        n_warmup_steps=FIRST + n_warmup_steps,
         interval_steps=interval_steps,
         n_min_trials=n_min_trials,
     )
@@ -138,7 +142,7 @@ def threshold(
         "ThresholdPruner",
         lower=lower,
         upper=upper,
-        n_warmup_steps=n_warmup_steps,
+        n_warmup_steps=FIRST + n_warmup_steps,
         interval_steps=interval_steps,
     )
 

@@ -19,6 +19,7 @@ from orchestrator.stages import initial, train_more, weights_at
 from orchestrator.walk.bench import Bench, State, channel_groups
 from orchestrator.walk.recipe import Phase
 from pruning import decomposition
+from pruning.masking import masked
 from pruning.registry import Between, Registry
 from pruning.structure import whole_layers
 
@@ -173,10 +174,7 @@ def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> St
 
 def rewound(state: State, weights: Mapping[str, Tensor]) -> State:
     """The state with other weights under its own masks; what it has cost stays."""
-    masked = {
-        name: value * state.masks[name] if name in state.masks else value for name, value in weights.items()
-    }
-    return replace(state, weights=masked)
+    return replace(state, weights=masked(weights, state.masks))
 
 
 def _rest(bench: Bench, start: int) -> Phase:
