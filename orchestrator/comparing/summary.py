@@ -49,7 +49,10 @@ class Preview:
             "reused": self.estimate.reused,
             "trials_to_run": self.estimate.trials_to_run,
             "dense_to_run": self.estimate.dense_to_run,
-            "excluded": [asdict(item) for item in self.plan.excluded],
+            "excluded": [
+                {name: value for name, value in asdict(item).items() if value != ""}
+                for item in self.plan.excluded
+            ],
             "estimated_seconds": self.estimate.seconds,
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,

@@ -40,7 +40,9 @@ def plan_text(plan: Plan, *, stop: Stop | None = None) -> str:
         }
         for trial in plan.trials
     ]
-    excluded = [{"reason": item.reason, "count": item.count} for item in plan.excluded]
+    excluded = [
+        {name: value for name, value in asdict(item).items() if value != ""} for item in plan.excluded
+    ]
     early = {} if stop is None else {"stop": str(stop)}
     return plan_record(rows, space=plan.space.name, excluded=excluded, **early, **_search(plan))
 
@@ -116,7 +118,7 @@ def _regrown(plan: Plan, content: Mapping[str, Any]) -> Plan:  # JSON
     keys = [[trial.key for trial in draw.expansion.trials] for draw in draws if draw.expansion]
     if keys != [asked["keys"] for asked in content["asked"]]:
         raise StoreError(f"the points of the sweep {content['space']} have other keys by today's code")
-    excluded = tuple(Exclusion(item["reason"], item["count"]) for item in content["excluded"])
+    excluded = tuple(Exclusion(**item) for item in content["excluded"])
     whole = grown(replace(plan, excluded=excluded), draws)
     return replace(whole, exhausted=bool(content["search"]["exhausted"]))
 
