@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.comparing.summary import Preview
 from orchestrator.config import Device, Precision
-from orchestrator.launching.launch import stop_rule
+from orchestrator.launching.launch import check_can_stop, stop_rule
 from orchestrator.launching.resources import of_machine
 from orchestrator.planning.estimate import estimate
 from orchestrator.planning.plan import expected, make_plan
@@ -16,6 +16,7 @@ from orchestrator.store.address import exists
 def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
     """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
     plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
+    check_can_stop(plan, stop)
     tracker = None
     if exists(uri):
         from orchestrator.tracking import Tracker  # MLflow takes a second

@@ -121,6 +121,7 @@ def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", 
     summary="weights back to those of an earlier epoch, then the rest of the training again",
     paper="Frankle & Carbin, ICLR 2019; Renda et al., ICLR 2020",
     length=_of_rewind,
+    again=True,
 )
 def rewind(bench: Bench, state: State, *, round: int, to: Position = 0) -> State:
     """The lottery ticket: survivors, biases and norms go back to epoch `to`, 0 being the initial draw.
@@ -147,6 +148,7 @@ def lr_rewind(bench: Bench, state: State, *, round: int, epochs: Length = "100%"
     summary="another initial draw under the same masks: the control",
     paper="Frankle & Carbin, ICLR 2019",
     length=_of_reinit,
+    again=True,
     trunk="rewind",
 )
 def reinit(bench: Bench, state: State, *, round: int) -> State:
