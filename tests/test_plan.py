@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import config
+from orchestrator.comparing.summary import Preview
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import SpaceError
 from orchestrator.planning.estimate import estimate
@@ -389,3 +391,43 @@ def test_a_trial_without_recovery_stores_masks_alone(tmp_path: Path) -> None:
     cost = estimate(planned(tmp_path), finished=())
     assert cost.disk_bytes == 650 * 4 + 80 + 2 * RUN_BYTES
     assert cost.train_flops == 640 * 4 * 1257 * 10
+
+
+def test_the_time_is_that_of_start_up_training_and_recording() -> None:
+    """By hand: 174 runs at a quarter of a second, two at a time, and 12 seconds until the first begins."""
+    cost = estimate(make_plan(load_space("quickstart")), finished=(), concurrency=2)
+    assert (cost.start_seconds, cost.recording_seconds) == (12.0, 0.25 * 174 / 2)
+    assert cost.seconds == pytest.approx(cost.start_seconds + cost.training_seconds + cost.recording_seconds)
+    assert cost.training_seconds > 0
+    assert cost.unknown == ""
+    lines = list(Preview(make_plan(load_space("quickstart")), cost).lines())
+    (time,) = (line for line in lines if line.startswith("time"))
+    assert re.fullmatch(
+        r"time +about \S+ \w+: start-up 12 s, training .+, measuring and recording 22 s", time
+    )
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("model=slp", "recover=refit", "technique=neuron"), "what refit takes is not counted"),
+        (("criterion=snip",), "the passes of snip through the network are not counted"),
+        (("model=densenet121",), "none was held against a sweep of densenet121"),
+        (("criterion=random", "recover=finetune(epochs=1)"), ""),
+    ],
+)
+def test_an_estimate_whose_error_nobody_knows_says_so(
+    sets: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    cost = estimate(planned(tmp_path, *sets), finished=())
+    assert cost.unknown == said
+    shown = [
+        line for line in Preview(planned(tmp_path, *sets), cost).lines() if "its error is unknown" in line
+    ]
+    assert [line.strip() for line in shown] == ([f"its error is unknown: {said}"] if said else [])
+
+
+def test_an_estimate_for_a_gpu_is_of_unknown_error(tmp_path: Path) -> None:
+    planned(tmp_path)
+    plan = make_plan(load_space(str(tmp_path / "mine.yaml")), device="cuda")
+    assert estimate(plan, finished=()).unknown.startswith("no estimate was held against a sweep on a GPU")

@@ -54,6 +54,10 @@ class Preview:
                 for item in self.plan.excluded
             ],
             "estimated_seconds": self.estimate.seconds,
+            "estimated_start_seconds": self.estimate.start_seconds,
+            "estimated_training_seconds": self.estimate.training_seconds,
+            "estimated_recording_seconds": self.estimate.recording_seconds,
+            "estimate_unknown": self.estimate.unknown,
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,
             "estimate_basis": self.estimate.basis,
@@ -68,9 +72,25 @@ class Preview:
         yield f"dense trainings  {len(plan.dense)}: {cost.dense_to_run} to run; all trials of one share it"
         for item in plan.excluded:
             yield f"excluded         {item.count}: {item.reason}"
-        yield f"time             about {duration(cost.seconds)} ({cost.basis})"
+        yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {size(cost.disk_bytes)}"
+
+    def _time_lines(self) -> Iterator[str]:
+        cost = self.estimate
+        if not cost.trials_to_run:
+            yield f"time             {duration(cost.seconds)}: {cost.basis}"
+            return
+        parts = {
+            "start-up": cost.start_seconds,
+            "training": cost.training_seconds,
+            "measuring and recording": cost.recording_seconds,
+        }
+        told = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+        yield f"time             about {duration(cost.seconds)}: {told}"
+        yield f"                 by {cost.basis}"
+        if cost.unknown:
+            yield f"                 its error is unknown: {cost.unknown}"
 
     def _search_lines(self) -> Iterator[str]:
         space = self.plan.space
