@@ -1,7 +1,7 @@
 """Methods by name: what a space file, the command line and the docs read.
 
 A method is one function under one decorator. Its keyword-only parameters with a default are its
-hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, and `Annotated[int | str, Form(read)]`
+hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, and `Annotated[int | str, Form(read, allowed)]`
 how a value is brought into its one form. The text form is
 `name` or `name(p=0.5, rounds=10)`. Other packages add methods by an entry point of the
 group `pruning.<kind>`, whose module is imported when a name is first looked for.
@@ -44,9 +44,10 @@ class Between:
 
 @dataclass(frozen=True)
 class Form:
-    """How a value is read: `read` gives its one form, or raises ValueError with what is allowed."""
+    """How a value is read: `read` gives its one form, or raises ValueError with what is `allowed`."""
 
     read: Callable[[Any], Any]  # a value as a space file has it
+    allowed: str
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Hyperparameter:
     @property
     def allowed(self) -> str:
         """What may be given, in one phrase: `float in [0, 1]`, `list[int]`."""
+        if self.form is not None:
+            return self.form.allowed
         form = (
             self.hint.__name__ if isinstance(self.hint, type) and not get_args(self.hint) else str(self.hint)
         )

@@ -81,7 +81,7 @@ def _plain_prune(prune: Prune, model: str, dataset: str) -> Prune:
     if method_name(granularity) == "nm" or (scope != "unit" and _competitors(prune, model, dataset) == 1):
         scope = "layer"
     by_order = not schedule.traits.get("scores")
-    once = not schedule.traits.get("adaptive") and schedule.options == {"rounds": 1}
+    once = bool(schedule.traits.get("lands")) and schedule.options == {"rounds": 1}
     return replace(
         prune,
         criterion=representative(prune.criterion, method_name(granularity), by_order=by_order),

@@ -55,8 +55,8 @@ def _percent(text: str) -> float | None:
     return None
 
 
-Length = Annotated[int | str, Form(read_length)]
-Position = Annotated[int | str, Form(read_point)]
+Length = Annotated[int | str, Form(read_length, "whole epochs, or a part of the training such as '10%'")]
+Position = Annotated[int | str, Form(read_point, "0, whole epochs, or a part of the training such as '10%'")]
 
 
 def epochs_of(length: int | str, train: Train) -> int:
