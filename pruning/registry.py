@@ -1,8 +1,8 @@
 """Methods by name: what a space file, the command line and the docs read.
 
 A method is one function under one decorator. Its keyword-only parameters with a default are its
-hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, and `Annotated[int | str, Form(read, allowed)]`
-how a value is brought into its one form. The text form is
+hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, `Form(read, allowed)` in its
+place how a value is brought into its one form. The text form is
 `name` or `name(p=0.5, rounds=10)`. Other packages add methods by an entry point of the
 group `pruning.<kind>`, whose module is imported when a name is first looked for.
 """
