@@ -31,6 +31,7 @@ class Preview:
     plan: Plan
     estimate: Estimate
     asked: int = 0  # points that a search has asked for so far
+    missing_data: tuple[str, ...] = ()  # data sets of trials that are to run, whose files are not whole
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -60,6 +61,7 @@ class Preview:
             "estimate_unknown": self.estimate.unknown,
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,
+            "missing_data": list(self.missing_data),
             "estimate_basis": self.estimate.basis,
         }
 
@@ -75,6 +77,8 @@ class Preview:
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {size(cost.disk_bytes)}"
+        for name in self.missing_data:
+            yield f"data             {name} is missing: `orchestrate data fetch {name}` before the sweep"
 
     def _time_lines(self) -> Iterator[str]:
         cost = self.estimate
