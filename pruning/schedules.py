@@ -4,9 +4,10 @@ A schedule is called once a round with the pools of competing units and answers,
 many more of its units are to leave: int64 [P]. `amount` is the fraction of all units, dead ones
 included, that is to be gone in the end. A schedule of several rounds has a hyper-parameter `rounds`.
 
-Traits: `target` gives the fraction that is to be gone after a part of the rounds; `adaptive` schedules
-look at the values, and the amount is only their ceiling; those with `scores` as well look at the scores
-instead; `during` schedules prune while the network trains.
+Traits: `target` gives the fraction that is to be gone after a part of the rounds; schedules that `lands`
+reach the amount exactly in their last round, whatever was before; `adaptive` ones look at the values, and
+the amount is only their ceiling; those with `scores` as well look at the scores instead; `during` schedules
+prune while the network trains.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def cubical(amount: float, part: float) -> float:
     summary="the same fraction of the survivors at every round",
     paper="Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019",
     target=geometric,
+    lands=True,
 )
 def iterative(pools: Pools, *, amount: float, round: int, rounds: Rounds = 5) -> Tensor:
     """After round t of n the density is (1 - amount)^(t / n); the last lands on the amount exactly."""
@@ -82,6 +84,7 @@ def iterative(pools: Pools, *, amount: float, round: int, rounds: Rounds = 5) ->
     paper="Zhu & Gupta, To prune, or not to prune, 2017",
     during=True,
     target=cubical,
+    lands=True,
 )
 def cubic(pools: Pools, *, amount: float, round: int, rounds: Rounds = 10) -> Tensor:
     """After round t of n the sparsity is amount (1 - (1 - t / n)^3); the last lands on the amount exactly.
