@@ -161,7 +161,7 @@ def apply_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def masked(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights with their dead entries at zero; a tensor in which everything lives is the same one."""
     return {
-        name: tensor if name not in masks or masks[name].all() else zeroed(tensor, masks[name])
+        name: tensor if name not in masks or masks[name].cpu().numpy().all() else zeroed(tensor, masks[name])
         for name, tensor in weights.items()
     }
 
