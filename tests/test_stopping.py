@@ -509,13 +509,13 @@ def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Pa
 
 def rounds_judged(text: str, *, count: int = 8) -> list[int]:
     """The rounds after which the rule would stop a hopeless trial, ten good ones being finished."""
-    studies = Studies(Stop(text))
-    for seed in range(10):
-        config = trial_config(0.5, seed=seed)
+    studies = Studies(Stop(text, ()))
+    for setting in range(10):
+        config = trial_config(0.5 + setting / 100)
         for number in range(1, count + 1):
-            studies.round(str(seed), config, values(number, 0.8, count=count))
-        studies.end(str(seed), value=0.8)
-    hopeless = trial_config(0.5, seed=10)
+            studies.round(str(setting), config, values(number, 0.8, count=count))
+        studies.end(str(setting), value=0.8)
+    hopeless = trial_config(0.7)
     return [
         number
         for number in range(1, count + 1)
