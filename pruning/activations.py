@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning.architecture import SelectedLinear
+from pruning.checks import FORWARD_ERRORS, check_example, one_line, shape_text
+from pruning.dataflow import received
 from pruning.masking import Group, Member
 
 CHUNK = 64  # images at a time
@@ -68,7 +71,9 @@ def columns_of(group: Group, reader: str) -> Tensor:
 def watching(net: nn.Module, group: Group, see: Watch) -> Iterator[None]:
     """Let `see` have the group's units, float64 [rows, size], wherever a layer of `net` reads them."""
     handles = [
-        net.get_submodule(reader).register_forward_pre_hook(partial(_show, columns_of(group, reader), see))
+        net.get_submodule(reader).register_forward_pre_hook(
+            partial(_show, columns_of(group, reader), see), with_kwargs=True
+        )
         for reader in readers_of(group)
     ]
     try:
@@ -78,8 +83,13 @@ def watching(net: nn.Module, group: Group, see: Watch) -> Iterator[None]:
             handle.remove()
 
 
-def _show(columns: Tensor, see: Watch, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    features = inputs[0].movedim(-3, -1) if isinstance(layer, nn.Conv2d) else inputs[0]
+def _show(
+    columns: Tensor, see: Watch, layer: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
+) -> None:
+    features = received(args, keywords)
+    if features is None:
+        raise ValueError(f"a {type(layer).__name__} is called without a tensor to read")
+    features = features.movedim(-3, -1) if isinstance(layer, nn.Conv2d) else features
     if isinstance(layer, SelectedLinear):
         features = features.index_select(-1, layer.inputs)
     see(features[..., columns.to(features.device)].reshape(-1, columns.shape[1]))
@@ -87,8 +97,9 @@ def _show(columns: Tensor, see: Watch, layer: nn.Module, inputs: tuple[Tensor, .
 
 def batches(net: nn.Module, images: Tensor) -> Iterator[Tensor]:
     """The images in float64, on the network's device, a chunk at a time; ValueError without any."""
-    if not len(images):
+    if isinstance(images, Tensor) and not len(images):
         raise ValueError("no images: give a few hundred, [n, C, H, W]; labels are not needed")
+    check_example(images, "images")
     device = next(net.parameters()).device
     for part in images.split(CHUNK):
         yield part.detach().to(device, torch.float64)
@@ -105,5 +116,15 @@ def factors_of(net: nn.Module, groups: Sequence[Group], images: Tensor) -> dict[
         for group in groups:
             stack.enter_context(watching(net, group, partial(fold, group.name)))
         for part in batches(net, images):
-            net(part)
+            run(net, part)
     return factors
+
+
+def run(net: nn.Module, images: Tensor) -> None:
+    """One forward pass, for the hooks that look on; ValueError where the network does not take the images."""
+    try:
+        net(images)
+    except FORWARD_ERRORS as error:
+        raise ValueError(
+            f"{type(net).__name__} does not run on {shape_text(images)}: {one_line(error)}"
+        ) from error

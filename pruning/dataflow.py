@@ -17,26 +17,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from pruning.architecture import SelectedLinear
+from pruning.checks import (
+    FORWARD_ERRORS,
+    check_example,
+    check_network,
+    names_to_protect,
+    one_line,
+    shape_text,
+)
 from pruning.masking import Norm, prunable_layers
 
-# What a network's own forward may raise on an input that does not suit it.
-FORWARD_ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-)
 SIDES = (8, 28, 32, 64, *range(1, 33), 224)  # pixels: tried in turn where no example input is given
 COMPUTED = (
     "its weight is computed from other parameters, so that a mask would not hold; make it permanent first "
     "(torch.nn.utils.prune.remove, parametrize.remove_parametrizations, remove_weight_norm), or protect it"
 )
+SCALES = (10.0, 255.0, 0.1, 1.0)  # images may be scaled to 1, or be pixels up to 255
 COPIES = 2  # images in a batch that we draw ourselves
 
 
@@ -56,10 +54,19 @@ class DataFlow:
 
 @dataclass
 class _Pass:
-    """What one forward pass shows: (layer, its answer as a leaf), and (norm, what it read)."""
+    """What one forward pass shows.
+
+    `leaves`: (layer, its answer as a leaf); `answers`: the copies of these that the network goes on with;
+    `norm_inputs`: (norm, what it read, the layer whose untouched answer that is, if it is one).
+    """
 
     leaves: list[tuple[str, Tensor]] = field(default_factory=list)
-    norm_inputs: list[tuple[str, Tensor]] = field(default_factory=list)
+    answers: list[tuple[str, Tensor]] = field(default_factory=list)
+    norm_inputs: list[tuple[str, Tensor, str | None]] = field(default_factory=list)
+
+
+class NotLogitsError(ValueError):
+    """A network that runs, and does not return logits that its layers make."""
 
 
 def data_flow(net: nn.Module, example_input: Tensor | None = None) -> DataFlow:
@@ -67,52 +74,24 @@ def data_flow(net: nn.Module, example_input: Tensor | None = None) -> DataFlow:
 
     ValueError for a network that cannot be run, or that returns anything but one tensor. `net` is untouched.
     """
-    check_network(net)
-    if not prunable_layers(net):
-        raise ValueError(f"{type(net).__name__} has no Linear or Conv2d layer: there is nothing to prune")
-    twin = float64_twin(net)
+    twin = copy_in_eval_mode(check_network(net))
     for images in _candidates(twin, example_input):
         watched = _Pass()
         with _walls(twin, watched), torch.enable_grad():
             try:
-                logits = twin(images)
+                return _read(twin, twin(images), watched)
+            except NotLogitsError:
+                raise
             except FORWARD_ERRORS as error:
                 if example_input is None:
                     continue
                 raise ValueError(
-                    f"{type(net).__name__} does not run on {_shape(example_input)}: {one_line(error)}"
+                    f"{type(net).__name__} does not run on {shape_text(images)}: {one_line(error)}"
                 ) from error
-            return _read(net, logits, watched)
     raise ValueError(
         f"example_input is needed, a batch of images [N, C, H, W]: {type(net).__name__} is run once to see "
         "which layer makes the logits"
     )
-
-
-def check_network(net: nn.Module) -> None:
-    """ValueError unless every parameter of `net` has values of its own: none on "meta", none lazy."""
-    for name, parameter in net.named_parameters():
-        if is_lazy(parameter):
-            raise ValueError(
-                f"{name} has no shape yet (a lazy layer): run the network once before it is pruned"
-            )
-        if parameter.is_meta:
-            raise ValueError(
-                f"{name} is on the meta device and has no values: load the network's weights first"
-            )
-
-
-def check_example(example_input: object) -> Tensor:
-    """The example input; ValueError unless it is a batch of floating-point images, [N, ...] with N >= 1."""
-    if not isinstance(example_input, Tensor):
-        raise ValueError(
-            f"example_input is a {type(example_input).__name__}; a tensor of images [N, C, H, W] is needed"
-        )
-    if not example_input.is_floating_point() or example_input.dim() < 2 or not example_input.numel():
-        raise ValueError(
-            f"example_input is {_shape(example_input)}; floating-point images [N, C, H, W] are needed"
-        )
-    return example_input
 
 
 def unpruned(net: nn.Module, flow: DataFlow | None = None) -> tuple[str, ...]:
@@ -146,7 +125,7 @@ def protected_layers(
 
     `input` is the first layer that runs; `output` are those that make the logits.
     """
-    layers = list(prunable_layers(net))
+    layers, protect = list(prunable_layers(net)), names_to_protect(protect)
     names = frozenset(protect) - {"input", "output"}
     if len(names) < len(set(protect)):
         if len(layers) == 1:
@@ -170,7 +149,10 @@ def copy_in_eval_mode(net: nn.Module) -> nn.Module:
     except FORWARD_ERRORS as error:
         computed = [name for name, layer in prunable_layers(net).items() if "weight" not in layer._parameters]
         why = f"{computed[0]}: {COMPUTED}" if computed else one_line(error)
-        raise ValueError(f"{type(net).__name__} cannot be copied: {why}") from error
+        raise ValueError(
+            f"{type(net).__name__} cannot be copied: {why}; tensors of an earlier forward pass that it keeps "
+            "are to be detached or deleted first"
+        ) from error
     for parameter in twin.parameters():
         if parameter.is_floating_point():  # an integer has no gradient
             parameter.requires_grad_(True)
@@ -182,22 +164,24 @@ def float64_twin(net: nn.Module) -> nn.Module:
     return copy_in_eval_mode(net).double()
 
 
-def random_images(like: Tensor, *, seed: int = 0, device: torch.device | None = None) -> Tensor:
-    """Float64 images in the shape of `like`, at least two, from a generator of their own."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (max(COPIES, min(len(like), 4)), *like.shape[1:])
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(device or like.device)
+def random_images(like: Tensor, parameter: Tensor, *, draw: int = 0) -> Tensor:
+    """Normal images in the shape of `like`, on the parameter's device and of its type.
 
-
-def one_line(error: BaseException) -> str:
-    """An error's message, on one line of a bearable length."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    From a generator of their own. Draw 0 has deviation 1, draw 1 one of `SCALES` for each image, draw 2 is
+    small: a threshold in the network may matter at some sizes alone.
+    """
+    generator = torch.Generator().manual_seed(draw)
+    images = torch.randn(tuple(like.shape), generator=generator, dtype=torch.float64)
+    scales = {0: (1.0,), 1: SCALES, 2: (0.1,)}[draw]
+    factors = torch.tensor([scales[i % len(scales)] for i in range(len(like))], dtype=torch.float64)
+    images *= factors.reshape(-1, *[1] * (images.dim() - 1))
+    return images.to(parameter.device, parameter.dtype)
 
 
 def _candidates(net: nn.Module, example_input: Tensor | None) -> Iterator[Tensor]:
-    parameter = next(net.parameters())
+    parameter = next(p for p in net.parameters() if p.is_floating_point())
     if example_input is not None:
-        yield random_images(check_example(example_input), device=parameter.device)
+        yield random_images(check_example(example_input), parameter)
         return
     shapes: dict[tuple[int, ...], None] = {}
     for layer in prunable_layers(net).values():
@@ -207,7 +191,7 @@ def _candidates(net: nn.Module, example_input: Tensor | None) -> Iterator[Tensor
             features = layer.source_features if isinstance(layer, SelectedLinear) else layer.in_features
             shapes |= {(COPIES, features): None, (COPIES, 1, 1, features): None}
     for shape in shapes:
-        yield random_images(torch.empty(shape, device="meta"), device=parameter.device)
+        yield random_images(torch.empty(shape, device="meta"), parameter)
 
 
 @contextmanager
@@ -217,7 +201,8 @@ def _walls(net: nn.Module, watched: _Pass) -> Iterator[None]:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             handles.append(module.register_forward_hook(partial(_wall, name, watched)))
         elif isinstance(module, Norm):
-            handles.append(module.register_forward_pre_hook(partial(_see_norm, name, watched)))
+            see = partial(_see_norm, name, watched)
+            handles.append(module.register_forward_pre_hook(see, with_kwargs=True))
     try:
         yield
     finally:
@@ -225,30 +210,60 @@ def _walls(net: nn.Module, watched: _Pass) -> Iterator[None]:
             handle.remove()
 
 
+def received(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | None:
+    """The images or features that a layer is called with, by position or by name."""
+    given = args[0] if args else keywords.get("input")
+    return given if isinstance(given, Tensor) else None
+
+
 def _wall(name: str, watched: _Pass, module: nn.Module, inputs: object, answer: Tensor) -> Tensor:
     leaf = answer.detach().requires_grad_(True)
+    copy = leaf.clone()  # what follows may work in place, and a leaf may not be changed
     watched.leaves.append((name, leaf))
-    return leaf.clone()  # what follows may work in place, and a leaf may not be changed
+    watched.answers.append((name, copy))
+    return copy
 
 
-def _see_norm(name: str, watched: _Pass, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    if inputs:
-        watched.norm_inputs.append((name, inputs[0].clone()))
+def _see_norm(
+    name: str, watched: _Pass, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
+) -> None:
+    seen = received(args, keywords)
+    if seen is not None:
+        # The very tensor, changed by nothing: two layers may well answer with equal numbers.
+        untouched = [layer for layer, copy in watched.answers if copy is seen and copy._version == 0]
+        watched.norm_inputs.append((name, seen.clone(), untouched[0] if untouched else None))
 
 
 def _read(net: nn.Module, logits: object, watched: _Pass) -> DataFlow:
+    name = type(net).__name__
     if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"{type(net).__name__} returns a {type(logits).__name__}; give a network that returns the logits "
-            "alone, one tensor [N, classes]"
+        raise NotLogitsError(
+            f"{name} returns a {type(logits).__name__}; give a network that returns the logits alone, one "
+            "tensor [N, classes]"
         )
-    layers = tuple(dict.fromkeys(name for name, _ in watched.leaves))
+    if not logits.is_floating_point() or logits.layout != torch.strided:
+        raise NotLogitsError(f"{name} returns {shape_text(logits)}; dense floating-point logits are needed")
+    layers = tuple(dict.fromkeys(layer for layer, _ in watched.leaves))
     if not layers:
-        raise ValueError(f"{type(net).__name__} calls none of its Linear and Conv2d layers")
-    outputs = tuple(name for name in layers if name in _reached(logits, watched.leaves))
+        raise NotLogitsError(f"{name} calls none of its Linear and Conv2d layers")
+    outputs = _outputs(net, logits, watched)
     if not outputs:
-        raise ValueError(f"{type(net).__name__}: its logits depend on no Linear or Conv2d layer")
+        raise NotLogitsError(
+            f"{name}: its logits depend on no Linear or Conv2d layer; does its forward switch gradients off?"
+        )
     return DataFlow(layers, outputs, _norms(net, watched))
+
+
+def _outputs(net: nn.Module, logits: Tensor, watched: _Pass) -> tuple[str, ...]:
+    """The layers that make the logits, the weights used by a function of torch's among them."""
+    direct = _reached(logits, watched.leaves)
+    called = {name for name, _ in watched.leaves}
+    used = {
+        name: layer.weight for name, layer in prunable_layers(net).items() if name not in called
+    }  # as in F.linear(h, self.head.weight)
+    heads = _reached(logits, list(used.items())) if used else {}
+    rows = [name for name, leaf in direct.items() if not heads or leaf.shape[1] == logits.shape[-1]]
+    return (*rows, *heads)
 
 
 def _reached(tensor: Tensor, leaves: Sequence[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -267,10 +282,11 @@ def _norms(net: nn.Module, watched: _Pass) -> dict[str, tuple[str, ...]]:
     """Layer -> the norms that read this layer alone, unit i in entry i, at every one of their calls."""
     rows = {name: layer.weight.shape[0] for name, layer in prunable_layers(net).items()}
     producers: dict[str, set[str | None]] = {}
-    for norm, seen in watched.norm_inputs:
+    for norm, seen, untouched in watched.norm_inputs:
         width = getattr(net.get_submodule(norm), "num_features", 0)
-        near = [(name, leaf) for name, leaf in watched.leaves if rows[name] == width]
-        producers.setdefault(norm, set()).add(_only_producer(seen, near, watched.leaves) if near else None)
+        fits = any(rows[name] == width for name, _ in watched.leaves)
+        producer = untouched or (_only_producer(seen, watched.leaves) if fits else None)
+        producers.setdefault(norm, set()).add(producer)
     pairs: dict[str, tuple[str, ...]] = {}
     for norm, layers in producers.items():
         if len(layers) == 1 and (layer := next(iter(layers))) is not None:
@@ -278,17 +294,12 @@ def _norms(net: nn.Module, watched: _Pass) -> dict[str, tuple[str, ...]]:
     return pairs
 
 
-def _only_producer(
-    seen: Tensor, near: Sequence[tuple[str, Tensor]], leaves: Sequence[tuple[str, Tensor]]
-) -> str | None:
-    for name, leaf in near:
-        if leaf.shape == seen.shape and torch.equal(leaf, seen):
-            return name  # as it comes from the layer
+def _only_producer(seen: Tensor, leaves: Sequence[tuple[str, Tensor]]) -> str | None:
     reached = _reached(seen, leaves)
     if len(reached) != 1:
         return None
     name, leaf = next(iter(reached.items()))
-    return name if any(name == other for other, _ in near) and _is_one_to_one(seen, leaf) else None
+    return name if _is_one_to_one(seen, leaf) else None
 
 
 def _is_one_to_one(seen: Tensor, leaf: Tensor) -> bool:
@@ -304,7 +315,3 @@ def _is_one_to_one(seen: Tensor, leaf: Tensor) -> bool:
         if gradient[:, ~inside].any():
             return False
     return True
-
-
-def _shape(tensor: Tensor) -> str:
-    return f"a {tensor.dtype} tensor of shape {tuple(tensor.shape)}".replace("torch.", "")

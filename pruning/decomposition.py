@@ -25,8 +25,10 @@ from pruning.activations import (
     makers,
     matrix,
     readers_of,
+    run,
     watching,
 )
+from pruning.checks import check_groups_fit, check_network
 from pruning.masking import Group, Masks, apply_masks, entries
 
 # Directions weaker than this beside the strongest drown in the rounding of float32 weights.
@@ -66,6 +68,8 @@ def refit(
     ValueError for a group with dead units that several layers read (concatenation, residual sum): one T
     per reader would be needed, of weights that share inputs. Protect it.
     """
+    check_network(net)
+    check_groups_fit(net, groups)
     twin, reference = float64_copy(net), float64_copy(dense)
     _check_alike(twin, reference)
     apply_masks(twin, masks)
@@ -161,7 +165,7 @@ def _joint_factor(
         wanted: list[Tensor] = []
         with watching(source, group, given.append), watching(reference, group, wanted.append):
             for net in {id(net): net for net in (source, reference)}.values():
-                net(part)
+                run(net, part)
         columns = kept.to(given[0].device)
         change = _change(torch.cat(given)[:, columns], torch.cat(wanted), kept)
         r, rows = fold_in(r, change), rows + len(change)

@@ -12,8 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from pruning.allocation import erk
+from pruning.checks import (
+    check_example,
+    check_groups_fit,
+    check_network,
+    check_sample,
+    check_seed,
+    names_to_protect,
+    one_line,
+)
 from pruning.criteria import Scene, criteria, magnitudes
-from pruning.dataflow import check_example, check_network, one_line, protected_layers, unpruned
+from pruning.dataflow import protected_layers, unpruned
 from pruning.granularity import amount_for, blocks, granularities, join
 from pruning.masking import (
     Group,
@@ -69,7 +78,9 @@ def prune(
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _checked(amount, pattern, scope, round)
     amount = amount_for(pattern, amount)
-    protected = _check_network(net, protect, example_input, sample, masks or {})
+    check_seed(seed)
+    protect = names_to_protect(protect)
+    protected = _check_network(net, protect, example_input, sample, masks)
     groups = groups_of(net, pattern, protect=protected, example_input=example_input, groups=groups)
     check_grouped(score, pattern, groups)
     check_invert(plan, invert=invert)
@@ -77,7 +88,12 @@ def prune(
     masks = {name: mask.cpu() for name, mask in (prunable | (masks or {})).items()}
     if not prunable:
         if amount > 0:
-            raise ValueError(f"protect is {list(protect)}: that leaves nothing to prune")
+            why = (
+                f"protect is {list(protect)}: that"
+                if protect
+                else "what makes the logits is never removed: it"
+            )
+            raise ValueError(f"{why} leaves nothing to prune")
         return masks
     _check_norms(net, score, groups)
     step = partial(
@@ -115,46 +131,23 @@ def _check_network(
     protect: Collection[str],
     example_input: Tensor | None,
     sample: tuple[Tensor, Tensor] | None,
-    masks: Masks,
+    masks: Masks | None,
 ) -> frozenset[str]:
     """Names of the protected layers. ValueError for a network, input or mask that nothing can be made of.
 
     What has weights and is not pruned is named in a warning.
     """
     check_network(net)
-    if not prunable_layers(net):
-        raise ValueError(f"{type(net).__name__} has no Linear or Conv2d layer: there is nothing to prune")
     if example_input is not None:
         check_example(example_input)
     check_sample(sample)
-    check_masks(net, masks)
+    check_masks(net, masks or {})
     protected = protected_layers(net, protect, example_input=example_input)
     check_own_weights(net, prunable_layers(net).keys() - protected)
     if names := unpruned(net):
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         warnings.warn(f"not pruned: {', '.join(names[:8])}{more}", stacklevel=3)
     return protected
-
-
-def check_sample(sample: tuple[Tensor, Tensor] | None) -> None:
-    """ValueError unless a sample is (floating-point images [n, ...], whole-number labels [n] from 0 up)."""
-    if sample is None:
-        return
-    if not isinstance(sample, (tuple, list)) or len(sample) != 2:
-        raise ValueError("sample is no pair; give (images [n, C, H, W], labels [n])")
-    images, labels = sample
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2:
-        raise ValueError("sample: its images are no floating-point tensor [n, C, H, W]")
-    whole = isinstance(labels, Tensor) and labels.dtype in (
-        torch.int64,
-        torch.int32,
-        torch.int16,
-        torch.uint8,
-    )
-    if not whole or labels.shape != images.shape[:1] or (labels.numel() and labels.min() < 0):
-        raise ValueError(
-            f"sample: labels are needed as whole numbers from 0 up, one for each of the {len(images)} images"
-        )
 
 
 def groups_of(
@@ -166,6 +159,8 @@ def groups_of(
     groups: Sequence[Group] | None = None,
 ) -> tuple[Group, ...] | None:
     """What is removed together: None for weights; units; or channels (traced, unless `groups` has them)."""
+    if groups is not None:
+        check_groups_fit(net, groups)
     found = granularities.get(granularity)(net, protect=protect, example_input=example_input, groups=groups)
     return cast("tuple[Group, ...] | None", found)
 

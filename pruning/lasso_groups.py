@@ -15,6 +15,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
+from pruning.checks import check_groups_fit, check_network
 from pruning.dataflow import data_flow
 from pruning.masking import Group, Member, entries, prunable_layers
 from pruning.units import unit_groups
@@ -49,6 +50,9 @@ def lasso_groups(net: nn.Module, kind: str, *, groups: Sequence[Group] | None = 
     every layer but the first that runs stands alone. ValueError for another kind, or where none is found.
     """
     check_one_of("kind", kind, KINDS)
+    check_network(net)
+    if groups is not None:
+        check_groups_fit(net, groups)
     weights = weights_of(net)
     sizes: list[Tensor] = []
     places: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
@@ -64,7 +68,10 @@ def lasso_groups(net: nn.Module, kind: str, *, groups: Sequence[Group] | None = 
         sizes.append(count)
         start += size
     if not places:
-        raise ValueError(f"kind {kind!r} finds no weights to penalise here; other kinds: {', '.join(KINDS)}")
+        raise ValueError(
+            f"kind {kind!r} finds no weights to penalise here; other kinds: "
+            f"{', '.join(other for other in KINDS if other != kind)}"
+        )
     parts = tuple(_part(weights[name], name, dim, found) for (name, dim), found in places.items())
     return LassoGroups(kind, torch.cat(sizes).to(parts[0].index.device), parts)
 

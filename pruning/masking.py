@@ -129,13 +129,20 @@ def alive_in(mask: Tensor) -> int:
 
 def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """ValueError unless every mask is a bool tensor in the shape of the parameter that it names."""
+    if not isinstance(net, nn.Module) or not isinstance(masks, Mapping):
+        raise ValueError(
+            f"net is of type {type(net).__name__} and masks of type {type(masks).__name__}; a network and a "
+            "dictionary of masks by parameter name are needed"
+        )
     parameters = dict(net.named_parameters())
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise ValueError(f"mask {name!r} is of type {kind}; a bool tensor is needed, True = alive")
+        if mask.is_meta:
+            raise ValueError(f"mask {name!r} is on the meta device and has no values")
         if name not in parameters:
-            near = get_close_matches(name, parameters, n=3, cutoff=0.4) or list(parameters)[:3]
+            near = get_close_matches(str(name), parameters, n=3, cutoff=0.4) or list(parameters)[:3]
             raise ValueError(
                 f"mask {name!r} fits no parameter of the network; there are {', '.join(near) or 'none'}"
             )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.architecture import SelectedLinear
-from pruning.dataflow import COMPUTED, COPIES, FORWARD_ERRORS
+from pruning.checks import FORWARD_ERRORS
+from pruning.dataflow import COMPUTED, COPIES
 from pruning.masking import Layer, prunable_layers
 
 

@@ -16,7 +16,8 @@ from torch_pruning import DependencyGraph
 from torch_pruning.ops import OPTYPE
 
 from pruning.architecture import SelectedLinear, size_names
-from pruning.dataflow import FORWARD_ERRORS, copy_in_eval_mode, one_line
+from pruning.checks import FORWARD_ERRORS, one_line
+from pruning.dataflow import copy_in_eval_mode, random_images
 from pruning.masking import Group, Member, Norm, Side
 
 PASSED_THROUGH = (OPTYPE.CONCAT, OPTYPE.ELEMENTWISE, OPTYPE.RESHAPE)
@@ -32,30 +33,34 @@ def input_features(name: str, layer: nn.Module) -> Group:
 
 def dependency_groups(
     net: nn.Module, example_input: Tensor, *, outputs: Collection[str], protected: Collection[str]
-) -> dict[str, Group]:
-    """Root layer -> its group; without those of the output layers, or with a protected layer among them.
+) -> tuple[dict[str, Group], frozenset[str]]:
+    """Root layer -> its group; and the layers of the groups that are left out, for a layer that is protected.
 
-    ValueError where a channel meets something that cannot be cut.
+    Rows of the output layers are in no group. ValueError where a channel meets something that cannot be cut.
     """
     twin = copy_in_eval_mode(net)
     names = {id(part): name for name, part in [*twin.named_parameters(), *twin.named_modules()]}
-    groups = {}
+    groups: dict[str, Group] = {}
+    left_out: set[str] = set()
     for graph, items in _traced(twin, example_input, outputs):
         rows = [names.get(id(item.dep.target.module), "") for item in items if _makes_units(graph, item)]
         if protected and not set(rows).isdisjoint(protected):
+            left_out.update(rows)
             continue
         root = names.get(id(items[0].dep.target.module), rows[0] if rows else "the network")
         groups[root] = Group(root, len(items[0].idxs), tuple(_members(root, names, graph, items)))
-    return groups
+    return groups, frozenset(left_out)
 
 
 def _traced(twin: nn.Module, example_input: Tensor, outputs: Collection[str]) -> list[tuple[Any, Any]]:
     """(graph, items) of every group; torch-pruning has no types."""
+    parameter = next(p for p in twin.parameters() if p.is_floating_point())
+    images = random_images(example_input, parameter)  # of the example the shape counts alone
     try:
         with torch.enable_grad():
             # Without forward_fn, torch-pruning first tries twin(*x), and hides the error of either try.
             graph = DependencyGraph().build_dependency(
-                twin, example_input, forward_fn=lambda module, x: module(x), verbose=False
+                twin, images, forward_fn=lambda module, x: module(x), verbose=False
             )
         ignored = [twin.get_submodule(name) for name in outputs]
         return [(graph, group.items) for group in graph.get_all_groups(ignored_layers=ignored)]
@@ -77,10 +82,12 @@ def _members(root: str, names: dict[int, str], graph: Any, items: Sequence[Any])
     members = []
     for item in items:
         target, kind = item.dep.target.module, item.dep.target.type
-        if kind in PASSED_THROUGH:
+        if kind in PASSED_THROUGH or _is_alike_for_all(target):
             continue
         if id(target) not in names:
-            raise ValueError(f"{root}: its channels meet {kind.name.lower()}, and cannot be removed")
+            raise ValueError(
+                f"{root}: its channels meet {kind.name.lower()}, and cannot be removed; protect it"
+            )
         side = _side(names[id(target)], target, outgoing=graph.is_out_channel_pruning_fn(item.dep.handler))
         member = Member(names[id(target)], side, torch.tensor(item.idxs), torch.tensor(item.root_idxs))
         _check_range(root, member, target, units=len(items[0].idxs))
@@ -97,6 +104,13 @@ def _check_range(root: str, member: Member, target: nn.Module, *, units: int) ->
                 f"{root}: where {member.module} reads its channels cannot be traced (they are moved or mixed "
                 "on the way); protect it"
             )
+
+
+def _is_alike_for_all(target: object) -> bool:
+    """Whether nothing of a module belongs to one channel: a PReLU of one slope, a norm without scales."""
+    if not isinstance(target, (nn.PReLU, nn.modules.instancenorm._InstanceNorm)):
+        return False
+    return not any(tensor.numel() > 1 for tensor in [*target.parameters(), *target.buffers()])
 
 
 def _side(name: str, target: object, *, outgoing: bool) -> Side:

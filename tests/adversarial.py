@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -669,3 +670,79 @@ def wrong_images() -> nn.Module:
 @case("either", "either")
 def half_precision() -> nn.Module:
     return three(lambda s, x, h: h).to(torch.bfloat16)
+
+
+# more of what people bring
+
+
+@case("cut")
+def convolutions_that_start_alike() -> nn.Module:
+    """Branches that answer with the same numbers: their norms are told apart all the same."""
+    branch = nn.Sequential(conv(1, 4), nn.BatchNorm2d(4))
+    return Graph(
+        lambda s, x: s.out(pooled(torch.cat([s.left(x), s.right(x)], 1).relu())),
+        left=branch, right=deepcopy(branch), out=nn.Linear(8, 5),
+    )  # fmt: skip
+
+
+@case("cut")
+def called_by_keyword() -> nn.Module:
+    return three(lambda s, x, h: s.norm(input=s.c(input=h)), c=conv(8, 8), norm=nn.BatchNorm2d(8))
+
+
+@case("cut")
+def prelu_of_one_slope() -> nn.Module:
+    return three(lambda s, x, h: s.act(s.c(h)), c=conv(8, 8), act=nn.PReLU())
+
+
+@case("cut")
+def instance_norm_without_scales() -> nn.Module:
+    return three(lambda s, x, h: s.norm(h), norm=nn.InstanceNorm2d(8))
+
+
+@case("refused", "refused")
+def head_that_runs_in_training_alone() -> nn.Module:
+    def forward(s: Any, x: Tensor) -> Any:
+        h = s.a(x).relu()
+        logits = s.out(pooled(s.b(h).relu()))
+        return (logits, s.aux(pooled(h))) if s.training else logits
+
+    return Graph(forward, a=conv(1, 8), b=conv(8, 6), aux=nn.Linear(8, 5), out=nn.Linear(6, 5))
+
+
+@case("cut")
+def changes_its_images_in_place() -> nn.Module:
+    return three(lambda s, x, h: h * x.sub_(0.5).sigmoid())
+
+
+@case("either", "refused")
+def image_behind_a_threshold() -> nn.Module:
+    """The image matters where it is bright, as pixels up to 255 are."""
+    return three(lambda s, x, h: h + (x - 6).relu())
+
+
+@case("refused", "refused")
+def casts_to_float32() -> nn.Module:
+    return three(lambda s, x, h: h.float())
+
+
+@case("cut")
+def root_of_a_small_scale() -> nn.Module:
+    return three(lambda s, x, h: h * s.scale.sqrt(), scale=nn.Parameter(torch.tensor([0.02])))
+
+
+@case("either")
+def one_batch_size_alone() -> nn.Module:
+    return three(lambda s, x, h: h.reshape(2, 8, 6, 6))
+
+
+@case("cut")
+def without_gradients_in_a_part() -> nn.Module:
+    return three(lambda s, x, h: h + s.c(h).relu(), c=conv(8, 8)).requires_grad_(False)
+
+
+@case("refused", "refused")
+def complex_logits() -> nn.Module:
+    return Graph(
+        lambda s, x: torch.fft.fft(s.out(s.a(x.flatten(1)))), a=nn.Linear(36, 8), out=nn.Linear(8, 5)
+    )

@@ -155,11 +155,11 @@ def test_a_weight_that_a_hook_writes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"example_input": np.zeros((2, 1, 6, 6))}, "example_input is a ndarray"),
+        ({"example_input": np.zeros((2, 1, 6, 6))}, "example_input is of type ndarray"),
         ({"example_input": torch.zeros(2, 1, 6, 6, dtype=torch.int64)}, "floating-point images"),
         ({"example_input": torch.zeros(2, 3, 9, 9)}, r"does not run on .*\(2, 3, 9, 9\)"),
         ({"example_input": torch.zeros(0, 1, 6, 6)}, "example_input is a float32 tensor"),
-        ({"example_input": IMAGES, "sample": (IMAGES, torch.zeros(2))}, "labels are needed as whole numbers"),
+        ({"example_input": IMAGES, "sample": (IMAGES, torch.zeros(2))}, "labels are needed as int64"),
         (
             {"example_input": IMAGES, "sample": (IMAGES, torch.zeros(3).long())},
             "one for each of the 2 images",
@@ -200,3 +200,120 @@ def test_masks_of_a_name_that_is_not_there_are_refused_by_the_cut() -> None:
     net = head_first()
     with pytest.raises(ValueError, match=r"'c\.weight'"):
         pruning.shrink(net, {"c.weight": torch.ones(3, 3).bool()}, IMAGES)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.c1, self.c2 = conv(1, 8), conv(8, 8), conv(8, 8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x).relu()
+        logits: Tensor = self.fc(pooled((h + self.c2(self.c1(h).relu())).relu()))
+        return logits
+
+
+@pytest.mark.parametrize("name", ["input", "stem", "c1", "c2"])
+def test_one_layer_of_a_residual_group_is_protected_and_the_rest_is_cut(name: str) -> None:
+    groups = pruning.trace(Residual(), IMAGES, protect=[name])
+    makers = {member.module for group in groups for member in group.members if member.side == "out"}
+    assert makers == ({"stem", "c2"} if name == "c1" else {"c1"})
+
+
+@pytest.mark.parametrize("amount", [0.02, 0.05, 0.1, 0.2])
+def test_few_units_of_a_residual_network_can_be_cut_out(amount: float) -> None:
+    net = Residual()
+    masks = pruning.prune(net, amount=amount, granularity="unit", criterion="l2", example_input=IMAGES)
+    pruning.shrink(net, masks, IMAGES)
+
+
+def test_layers_that_answer_alike_keep_their_own_norms() -> None:
+    net = MAKERS["convolutions_that_start_alike"]()
+    assert members(net, example_input=IMAGES) == {
+        "left.0": ["left.0", "left.1"],
+        "right.0": ["right.0", "right.1"],
+    }
+    assert members(MAKERS["called_by_keyword"](), example_input=IMAGES)["c"] == ["c", "norm"]
+
+
+def test_a_head_whose_weight_is_used_by_a_function_is_the_output() -> None:
+    net = Graph(
+        lambda s, x: 10 * nn.functional.linear(s.b(s.a(x.flatten(1)).relu()), s.out.weight),
+        a=nn.Linear(36, 8), b=nn.Linear(8, 6), out=nn.Linear(6, 5),
+    )  # fmt: skip
+    assert data_flow(net, IMAGES).outputs == ("out",)
+    assert sorted(pruning.prune(net, amount=0.5, protect=["output"], example_input=IMAGES)) == [
+        "a.weight",
+        "b.weight",
+    ]
+
+
+def test_the_example_is_left_as_it_is_and_its_shape_counts_alone() -> None:
+    net, example = MAKERS["changes_its_images_in_place"](), torch.ones(2, 1, 6, 6, dtype=torch.float64)
+    groups = pruning.trace(net, example)
+    assert (example == 1).all()
+    assert [group.name for group in pruning.trace(net, example.to("meta"))] == [g.name for g in groups]
+
+
+def test_a_protected_layer_with_a_computed_weight_is_refused_where_it_reads_channels() -> None:
+    layers = (
+        conv(1, 8),
+        nn.ReLU(),
+        parametrizations.weight_norm(conv(8, 6)),
+        nn.Flatten(),
+        nn.Linear(216, 5),
+    )
+    with pytest.raises(ValueError, match=r"^2: its weight is computed"):
+        pruning.trace(nn.Sequential(*layers), IMAGES, protect=["2"])
+    assert pruning.trace(nn.Sequential(*layers), IMAGES, protect=["0", "2"]) == ()
+
+
+def test_groups_of_another_network_are_refused() -> None:
+    narrow, wide = (nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2)) for width in (6, 9))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    images, masks = torch.zeros(2, 4), {"0.weight": torch.zeros(6, 4).bool()}
+    for net in (wide, other):
+        groups = pruning.trace(net, images)
+        for call in (
+            lambda groups=groups: pruning.prune(narrow, amount=0.5, granularity="channel", groups=groups),
+            lambda groups=groups: pruning.prune(narrow, amount=0.5, granularity="unit", groups=groups),
+            lambda groups=groups: pruning.shrink(narrow, masks, images, groups=groups),
+            lambda groups=groups: pruning.refit(narrow, masks, groups, images, dense=narrow),
+        ):
+            with pytest.raises(ValueError, match="does not fit this network"):
+                call()
+
+
+@pytest.mark.parametrize("net", [None, "resnet18", [nn.Linear(2, 2)], nn.Linear, nn.Linear(4, 3)])
+def test_what_is_no_network_is_refused(net: Any) -> None:
+    for call in (
+        lambda: pruning.prune(net, amount=0.5),
+        lambda: pruning.trace(net, IMAGES),
+        lambda: pruning.shrink(net, {}, IMAGES),
+    ):
+        with pytest.raises(ValueError, match="net is"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protect": 3}, "protect is 3"),
+        ({"protect": [None]}, "protect is "),
+        ({"masks": ["a.weight"]}, "masks of type list"),
+        ({"masks": {1: torch.ones(2).bool()}}, "mask 1 fits"),
+        ({"groups": "abc"}, "groups is of type str"),
+        ({"groups": 5}, "groups is of type int"),
+        ({"seed": None}, "seed is None"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": 2**70}, "seed is "),
+    ],
+)
+def test_arguments_of_other_kinds_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pruning.prune(head_first(), amount=0.5, granularity="unit", **options)
+
+
+def test_one_name_may_be_protected_as_it_is() -> None:
+    assert "out.weight" not in pruning.prune(head_first(), amount=0.5, protect="output")

@@ -34,7 +34,7 @@ def largest_difference(net: nn.Module, masks: Masks, small: nn.Module) -> float:
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].mul_(mask)
-        ours, theirs = small.double()(images), masked.double()(images)
+        ours, theirs = small.double()(images.clone()), masked.double()(images.clone())
     assert ours.shape == theirs.shape
     return float((ours - theirs).abs().max() / theirs.abs().max())
 

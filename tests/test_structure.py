@@ -486,8 +486,8 @@ def test_architecture_and_tensors_rebuild_the_same_bits(model: str) -> None:
 
 
 def test_a_bare_linear_is_resized_too() -> None:
-    net, x = nn.Linear(4, 2), images(3, 4)
-    small = shrink(net, pruned(net, trace(net, x)), x)
+    net, x = nn.Sequential(nn.Linear(4, 2)), images(3, 4)
+    small = shrink(net, pruned(net, trace(net, x)), x)[0]
     again = resize(nn.Linear(4, 2), widths(small))
     again.load_state_dict(small.state_dict())
     assert torch.equal(again(x), small(x))
