@@ -94,6 +94,7 @@ def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str,
     planned = min(dense.numerics.micro_batch, dense.batch_size)
     used = min(result.last.state.micro_batch, dense.batch_size)
     tags = {"notes": notes} if (notes := _notes(result)) else {}
+    tags |= {"notes_at_end": "; ".join(result.rounds[-1].notes)[:NOTES_LENGTH]} if result.rounds else {}
     tags |= {"phase": found[-1]} if found else {}
     lost = worst(_classes(result))
     tags |= {"worst_class_drop": lost.label} if lost.drop > 0 else {}

@@ -1,0 +1,131 @@
+"""Which of two methods is more accurate, along each cost: an order may turn from one axis to another.
+
+Over sparsity whoever removes whole rows is at a disadvantage: what the next layer has for a dead unit is
+dead as well, and is not counted. So methods are compared along the MACs that are left, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from orchestrator.comparing.interval import DIFFERENCE, Interval, interval
+from orchestrator.comparing.setting import STOPPED, method_label, methods, panel_title
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+AXES = {"sparsity": "sparsity", "effective": "effective MACs", "physical": "physical MACs"}
+POINTS = 101  # along the range that two lines share
+MOST_TURNS = 8
+
+
+@dataclass(frozen=True)
+class Order:
+    """How much more accurate `first` is than `second` along an axis: a mean over their common range.
+
+    Lines are drawn seed by seed, in log MACs and in sparsity, and compared where both are; None where
+    they share no range.
+    """
+
+    panel: str
+    first: str
+    second: str
+    gains: Mapping[str, Interval | None]
+
+    @property
+    def turns(self) -> bool:
+        """Whether one is ahead along one axis, and behind along another."""
+        signs = {gain.mean > 0 for gain in self.gains.values() if gain is not None and gain.mean != 0}
+        return len(signs) > 1
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether intervals on both sides leave 0 out."""
+        signs = {gain.mean > 0 for gain in self.gains.values() if gain is not None and gain.leaves_zero_out}
+        return len(signs) > 1
+
+    def text(self) -> str:
+        parts = [
+            f"over {AXES[axis]} {gain.text(sign='+')}"
+            for axis, gain in self.gains.items()
+            if gain is not None
+        ]
+        return f"{self.first} minus {self.second}: {', '.join(parts)}"
+
+
+def orders(results: DataFrame) -> list[Order]:
+    """Every two methods of the same network that have several amounts; nothing of a search."""
+    if results.attrs.get("objectives"):
+        return []
+    panels: dict[str, dict[str, DataFrame]] = {}
+    for method, rows in methods(results):
+        if rows["amount"].nunique() > 1 and not rows.attrs.get(STOPPED):
+            panels.setdefault(panel_title(method), {})[method_label(method)] = rows
+    return [
+        Order(panel, one, other, {axis: _gain(lines[one], lines[other], axis) for axis in AXES})
+        for panel, lines in panels.items()
+        for one, other in combinations(lines, 2)
+    ]
+
+
+def _gain(one: DataFrame, other: DataFrame, axis: str) -> Interval | None:
+    pairs = (
+        _difference(_line(one, seed, axis), _line(other, seed, axis))
+        for seed in sorted(set(one["seed"]) & set(other["seed"]))
+    )
+    gains = [gain for gain in pairs if gain is not None]
+    return interval(gains, bounds=DIFFERENCE) if gains else None
+
+
+def _line(rows: DataFrame, seed: object, axis: str) -> tuple[list[float], list[float]]:
+    """Places along the axis, rising, and accuracies there; of equal places the mean."""
+    own = rows[rows["seed"] == seed]
+    if axis == "sparsity":
+        means = own["final/accuracy"].groupby(own["final/sparsity"]).mean().sort_index()
+    else:
+        left = own[f"final/macs_{axis}"] / own["final/macs_dense"]
+        living = left > 0
+        means = own["final/accuracy"][living].groupby(left[living].map(math.log)).mean().sort_index()
+    return [float(place) for place in means.index], [float(mean) for mean in means]
+
+
+def _difference(
+    one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]]
+) -> float | None:
+    """The mean distance of two lines over the range that they share; None where there is none."""
+    import numpy as np
+
+    if not one[0] or not other[0]:
+        return None
+    low, high = max(one[0][0], other[0][0]), min(one[0][-1], other[0][-1])
+    if high <= low:
+        return None
+    places = np.linspace(low, high, POINTS)
+    distances = np.interp(places, *one) - np.interp(places, *other)
+    return float(np.trapezoid(distances, places) / (high - low))
+
+
+def turning(results: DataFrame) -> Iterator[str]:
+    """Sentences on which axis turns the order of which methods, from the numbers alone."""
+    every = orders(results)
+    if not every:
+        return
+    turned = [order for order in every if order.turns]
+    pairs = f"{len(every)} {'pair' if len(every) == 1 else 'pairs'} of methods"
+    if not turned:
+        yield f"Of {pairs}, none changes its order from one axis to another."
+        return
+    clear = sum(order.is_clear for order in turned)
+    yield (
+        f"Of {pairs}, {len(turned)} {'changes its' if len(turned) == 1 else 'change their'} order from one "
+        f"axis to another, {clear} of them with intervals on both sides that leave 0 out. In points of test "
+        "accuracy, the mean over the range that both lines share, paired by seed:"
+    )
+    for order in turned[:MOST_TURNS]:
+        yield f"{order.panel}: {order.text()}."
+    if len(turned) > MOST_TURNS:
+        yield f"{len(turned) - MOST_TURNS} more are not listed."
