@@ -153,8 +153,9 @@ def test_what_survives_holm_is_said() -> None:
     # p: 0.0027, 0.162, 0.0943; times 3, 1 and 2, and not below the one before.
     assert [one.p_holm for one in found] == pytest.approx([3 * p[0], 2 * p[2], 2 * p[2]])
     assert [one.survives for one in found] == [True, False, False]
-    assert verdict(found) == (
-        "3 comparisons: 1 differ from 0 by their own 95% interval, 1 after Holm's correction for all of them."
+    assert verdict([one.difference for one in found]) == (
+        "3 comparisons: by their own 95% intervals 1 of them are not 0, after Holm's correction for all of "
+        "them 1."
     )
 
 
@@ -162,7 +163,7 @@ def test_two_pairs_are_no_test() -> None:
     rows = [row(t, 0.5, s, v + s / 10) for t, v in (("a", 0.5), ("b", 0.6)) for s in (0, 1)]
     (found,) = differences(frame(*rows), Baseline("x", {"technique": "a"}))
     assert (found.difference.p, found.p_holm, found.p_text, found.survives) == (None, None, "", False)
-    assert "none tested" in verdict([found])
+    assert "none tested" in verdict([found.difference])
 
 
 @pytest.mark.parametrize(

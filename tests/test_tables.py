@@ -107,4 +107,4 @@ def test_paired_differences_say_how_many_they_are_and_what_survives() -> None:
     (table,) = differences_asked(frame(*rows))
     assert table.header[-2:] == ["pairs", "p, Holm"]
     assert [line[-1] for line in table.rows] == ["<0.001 *", "<0.001 *"]
-    assert "2 comparisons: 2 differ from 0 by their own 95% interval, 2 after Holm" in table.note
+    assert "2 comparisons: by their own 95% intervals 2 of them are not 0, after Holm's" in table.note

@@ -51,6 +51,7 @@ METRICS = (
     "worst_class_drop",
 )
 FRACTIONS = ("accuracy", "top5", "sparsity", "sparsity_chosen", "val_accuracy", "worst_class_accuracy")
+METHOD = ("criterion", "granularity", "scope", "schedule", "recover")  # a column each, whatever was swept
 Record = dict[str, object]
 Key = tuple[tuple[str, str], ...]  # of a setting, or of a method
 
@@ -78,7 +79,8 @@ def compared(results: DataFrame, asked: Asked = ASKED_NOTHING) -> list[Record]:
     more = [_of_methods(results, asked), _of_baseline(results, asked), _of_front(results, asked)]
     records = []
     for setting, rows in settings(results):
-        record: Record = {**setting, "amount_text": amount_label(rows), "seeds": len(rows)}
+        parts = {name: rows[name].iloc[0] for name in METHOD if name in rows and name not in setting}
+        record: Record = {**setting, **parts, "amount_text": amount_label(rows), "seeds": len(rows)}
         record |= {"seeds_stopped": rows.attrs.get(STOPPED, 0)}
         record |= {f"seeds_{name}": count(rows, name) for name in ("at_chance", "empty_layers")}
         for name in METRICS:

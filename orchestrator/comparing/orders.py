@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 AXES = {"sparsity": "sparsity", "effective": "effective MACs", "physical": "physical MACs"}
 POINTS = 101  # along the range that two lines share
-MOST_TURNS = 8
+MOST_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,8 @@ class Order:
 
     def text(self) -> str:
         parts = [
-            f"over {AXES[axis]} {gain.text(sign='+')}"
+            f"over {AXES[axis]} {'they share no range' if gain is None else gain.text(sign='+')}"
             for axis, gain in self.gains.items()
-            if gain is not None
         ]
         return f"{self.first} minus {self.second}: {', '.join(parts)}"
 
@@ -116,16 +115,19 @@ def turning(results: DataFrame) -> Iterator[str]:
         return
     turned = [order for order in every if order.turns]
     pairs = f"{len(every)} {'pair' if len(every) == 1 else 'pairs'} of methods"
-    if not turned:
-        yield f"Of {pairs}, none changes its order from one axis to another."
-        return
     clear = sum(order.is_clear for order in turned)
-    yield (
-        f"Of {pairs}, {len(turned)} {'changes its' if len(turned) == 1 else 'change their'} order from one "
-        f"axis to another, {clear} of them with intervals on both sides that leave 0 out. In points of test "
-        "accuracy, the mean over the range that both lines share, paired by seed:"
+    said = "none changes its order"
+    if turned:
+        word = "changes its order" if len(turned) == 1 else "change their order"
+        said = f"{len(turned)} {word} ({clear} with intervals on both sides that leave 0 out)"
+    shown = every[:MOST_LINES] if len(every) <= MOST_LINES else turned[:MOST_LINES]
+    how = (
+        " In points of test accuracy, the mean over the range that both lines share, paired by seed:"
+        if shown
+        else ""
     )
-    for order in turned[:MOST_TURNS]:
-        yield f"{order.panel}: {order.text()}."
-    if len(turned) > MOST_TURNS:
-        yield f"{len(turned) - MOST_TURNS} more are not listed."
+    yield f"Of {pairs}, {said} from one axis to another.{how}"
+    for order in shown:
+        yield f"{order.panel}: {order.text()}" + (" (turns)." if order.turns else ".")
+    if len(turned) > len(shown):
+        yield f"{len(turned) - len(shown)} more that change are not listed."

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.comparing.interval import CONFIDENCE, DIFFERENCE, How, Interval, interval
+from orchestrator.comparing.interval import DIFFERENCE, How, Interval, interval
 from orchestrator.comparing.marks import marks
 from orchestrator.comparing.setting import AXES, NETWORK, amount_label, axis_columns, settings, telling
 from orchestrator.errors import UsageError, unknown
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 DENSE = "dense"
+LEVEL = 0.05 + 1e-12  # that rounding does not decide
 TRIPLE = ("criterion", "granularity", "scope")  # a technique is these three
 
 
@@ -50,7 +51,7 @@ class Difference:
     @property
     def survives(self) -> bool:
         """Whether it differs from 0 at 5%, for all comparisons together."""
-        return self.p_holm is not None and self.p_holm <= 1 - CONFIDENCE + 1e-12
+        return self.p_holm is not None and self.p_holm <= LEVEL
 
     @property
     def p_text(self) -> str:
@@ -134,17 +135,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(found: Sequence[Difference]) -> str:
-    """How many comparisons these are, and how many of them are more than chance."""
-    tested = [one for one in found if one.p_holm is not None]
+def verdict(found: Sequence[Interval]) -> str:
+    """How many comparisons these differences are, and how many of them are more than chance."""
+    tested = [one for one in found if one.p is not None]
     if not tested:
         return f"{len(found)} comparisons, none tested: a test needs three pairs or more, and a t interval."
-    alone = sum(one.difference.leaves_zero_out for one in tested)
-    survive = sum(one.survives for one in tested)
+    alone = sum(one.leaves_zero_out for one in tested)
+    survive = sum(p <= LEVEL for p in holm([one.p for one in tested if one.p is not None]))
     untested = f" ({len(found) - len(tested)} more are not tested)" if len(found) > len(tested) else ""
     return (
-        f"{len(tested)} comparisons{untested}: {alone} differ from 0 by their own 95% interval, {survive} "
-        "after Holm's correction for all of them."
+        f"{len(tested)} comparisons{untested}: by their own 95% intervals {alone} of them are not 0, after "
+        f"Holm's correction for all of them {survive}."
     )
 
 

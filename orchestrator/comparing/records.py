@@ -65,7 +65,7 @@ def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> 
         own = Tracker(tracker.uri, sweep)
         rows = own.search("tags.kind = 'sweep'")
         if rows:
-            return _latest(own, rows, is_planned if latest_of_any else _has_results)
+            return latest(own, rows, is_planned if latest_of_any else _has_results)
     elif len(sweep) == 32 and all(c in "0123456789abcdef" for c in sweep):
         row = tracker.row(sweep)
         if row.tags.get("kind") == "sweep":
@@ -76,13 +76,13 @@ def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> 
     )
 
 
-def _latest(tracker: Tracker, rows: Sequence[RunRow], is_fit: Callable[[Tracker, RunRow], bool]) -> RunRow:
+def latest(tracker: Tracker, rows: Sequence[RunRow], is_fit: Callable[[Tracker, RunRow], bool]) -> RunRow:
     """The first of these, the newest first, that is fit; the newest where none is."""
     row = next((row for row in rows if is_fit(tracker, row)), rows[0])
     if row is not rows[0]:
         newer = rows.index(row)
         print(
-            f"{tracker.experiment}: the latest sweep, {rows[0].run_id}, failed to start and has no results; "
+            f"{rows[0].name}: the latest sweep, {rows[0].run_id}, failed to start and has no results; "
             f"this is {row.run_id}, {newer} before it",
             file=sys.stderr,
         )

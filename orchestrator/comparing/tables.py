@@ -245,7 +245,7 @@ def differences_table(results: DataFrame, baseline: Baseline, *, how: How = "t")
     note = (
         f"Test accuracy minus that of {other} at the same amount and seed, all else equal, in points; "
         f"{means.replace('over seeds', 'over pairs').replace('seed', 'pair')}. Each interval stands alone; p "
-        f"is corrected for all of them (Holm). {verdict(every)}"
+        f"is corrected for all of them (Holm). {verdict([found.difference for found in every])}"
     )
     header = ["network", "method", "amount", "difference", "pairs", "p, Holm"]
     return with_legend(Table(f"difference to {baseline.text}, paired by seed", header, rows, note))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from orchestrator.comparing.records import PLAN, find_sweep, is_planned, planned_rows
+from orchestrator.comparing.records import PLAN, find_sweep, is_planned, latest, planned_rows
 from orchestrator.comparing.summary import duration
 from orchestrator.errors import StoreError
 from orchestrator.launching.pace import Pace, seconds_left
@@ -113,7 +113,7 @@ def _latest(tracker: Tracker) -> RunRow:
     if not rows:
         raise StoreError(f"no sweep in {shown(tracker.uri)}; `orchestrate sweep` runs one")
     ordered = sorted(rows, key=lambda row: (_lives(row), _since(row)), reverse=True)
-    return next((row for row in ordered if is_planned(tracker, row)), ordered[0])
+    return latest(tracker, ordered, is_planned)
 
 
 def _status(
