@@ -141,3 +141,10 @@ def test_the_p_value_is_that_of_the_t_test() -> None:
 def test_the_test_set_alone_leaves_a_width() -> None:
     # 1.96 * sqrt(0.969 * 0.031 / 360) = 0.0179.
     assert width_of_the_test_set(0.969, 360) == pytest.approx(1.79, abs=0.005)
+
+
+@pytest.mark.slow
+def test_a_bootstrap_of_few_seeds_covers_less_than_it_says() -> None:
+    draws = np.random.default_rng(2).normal(0.5, 0.05, size=(300, 6)).tolist()
+    covered = sum(_covers(interval(row, how="bootstrap"), 0.5) for row in draws) / len(draws)
+    assert 0.78 <= covered <= 0.91  # 85% in 1,500 draws: docs/numbers.md

@@ -52,7 +52,8 @@ def classes(swept: Swept, wanted: Wanted) -> Section | None:
         "gets right."
     )
     worst = table(header, lines, texts=2)
-    signs = legend(cell for line in lines for cell in line)
+    shown = [name for group in groups(swept) for name in group.names]
+    signs = legend([*shown, *(cell for line in lines for cell in line)])
     parts = (paragraph(text), worst, paragraph(f"{said} {signs}".strip(), class_="note"), *maps)
     return Section("classes", "Class by class", joined(parts))
 

@@ -46,7 +46,7 @@ def all_settings(swept: Swept, wanted: Wanted) -> Section:
     for panel in dict.fromkeys(cell.panel for cell in shown):
         mine = [cell for cell in shown if cell.panel == panel]
         rows = [*_dense_rows(mine, wanted), *(_row(cell, wanted) for cell in mine)]
-        parts += [tag("h4", panel), table(HEADER, rows)]
+        parts += [tag("h4", panel), table(*_without_blanks(rows))]
     if len(swept.cells) > MOST_ROWS:
         command = tag("code", f"orchestrate compare {swept.name} --csv")
         text = f"The first {MOST_ROWS} of {len(swept.cells):,} settings. All of them: "
@@ -63,6 +63,12 @@ def _dense_rows(cells: Sequence[Cell], wanted: Wanted) -> Iterator[list[str]]:
         if dense is not None and key not in seen:
             seen.add(key)
             yield ["dense", "", str(dense), *[""] * (len(HEADER) - 4), str(dense.count)]
+
+
+def _without_blanks(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows without the columns that no run has a value for."""
+    used = [n for n in range(len(HEADER)) if n < 2 or any(row[n] for row in rows)]
+    return [HEADER[n] for n in used], [[row[n] for n in used] for row in rows]
 
 
 def _or_blank(cell: Cell, name: str, whole: float) -> str:
@@ -111,7 +117,7 @@ HEADER = (
     "sparsity, %",
     "chosen, %",
     "MACs, %",
-    "chosen, %",
+    "MACs chosen, %",
     "MACs cut, %",
     "parameters cut",
     "epochs",
