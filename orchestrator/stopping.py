@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config import TrialConfig
-from orchestrator.described import params
 from orchestrator.language.stops import Stop, stops
 from orchestrator.launching.outcome import Past
 from orchestrator.launching.point import Point
+from orchestrator.planning.competition import group_of
 from orchestrator.search import STOPPED, SUCCEEDED, InOrder, metrics_of
 from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
 
@@ -174,12 +174,6 @@ class Studies:
         if isinstance(study.pruner, PQIndexPruner):
             return study.pruner.reason(frozen)
         return f"validation accuracy {_last(frozen):.4f}, by {self.stop}"
-
-
-def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
-    """The values that trials must share to be compared."""
-    found = params(config)
-    return tuple(str(found[axis]) for axis in within)
 
 
 class OptunaStopping(InOrder):

@@ -4,8 +4,9 @@ A schedule is called once a round with the pools of competing units and answers,
 many more of its units are to leave: int64 [P]. `amount` is the fraction of all units, dead ones
 included, that is to be gone in the end. A schedule of several rounds has a hyper-parameter `rounds`.
 
-Traits: `adaptive` schedules look at the values, and the amount is only their ceiling; those with
-`scores` as well look at the scores instead; `during` schedules prune while the network trains.
+Traits: schedules that `lands` reach the amount exactly in their last round, whatever was before; `adaptive`
+ones look at the values, and the amount is only their ceiling; those with `scores` as well look at the
+scores instead; `during` schedules prune while the network trains.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def one_shot(pools: Pools, *, amount: float, round: int) -> Tensor:
 @schedules.register(
     summary="the same fraction of the survivors at every round",
     paper="Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019",
+    lands=True,
 )
 def iterative(pools: Pools, *, amount: float, round: int, rounds: Rounds = 5) -> Tensor:
     """After round t of n the density is (1 - amount)^(t / n); the last lands on the amount exactly."""
@@ -54,6 +56,7 @@ def iterative(pools: Pools, *, amount: float, round: int, rounds: Rounds = 5) ->
     summary="fast first, slower as little is left",
     paper="Zhu & Gupta, To prune, or not to prune, 2017",
     during=True,
+    lands=True,
 )
 def cubic(pools: Pools, *, amount: float, round: int, rounds: Rounds = 10) -> Tensor:
     """After round t of n the sparsity is amount (1 - (1 - t / n)^3); the last lands on the amount exactly.
