@@ -22,6 +22,7 @@ MOST_PANELS = 36
 INCHES_A_LETTER = 0.055  # at 7 points
 
 
+MOST_DECADES = 2.5  # with ticks between them
 MOST_ON_ALL_AXES = 6  # networks that are drawn over MACs as well
 
 
@@ -164,11 +165,22 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, int], cost: str) -> None
     axis.set_ylabel("test accuracy (%)", fontsize=8)
     axis.set_ylim(0, 102)
     if cost != "sparsity":
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter("{x:g}")
+        _mark_decades(axis, [100 * mark.xs[cost] for marks in panel.lines.values() for mark in marks])
         axis.invert_xaxis()  # to the right less is left, as over sparsity
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
+
+
+def _mark_decades(axis: Axes, xs: Sequence[float]) -> None:
+    """A logarithmic axis with ticks at 1, 2 and 5 of every decade, or of many at whole decades."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    above = [x for x in xs if x > 0]
+    narrow = not above or max(above) / min(above) < 10**MOST_DECADES
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _line(axis: Axes, marks: Sequence[Mark], label: str, number: int, cost: str, is_joined: bool) -> None:

@@ -149,20 +149,20 @@ def _p_value(mean: float, error: float, freedom: int) -> float | None:
     return float(2 * stdtr(freedom, -abs(mean / error)))
 
 
-def meaning(found: Iterable[Interval], *, how: How = "t") -> str:
+def meaning(intervals: Iterable[Interval], *, how: How = "t") -> str:
     """What stands behind the means of these intervals, all kinds that are among them, for a header."""
-    intervals = list(found)
-    spread = [one for one in intervals if one.low is not None]
-    if intervals and not spread:
+    every = list(intervals)
+    spread = [shown for shown in every if shown.low is not None]
+    if every and not spread:
         return "one seed, without an interval"
     if how == "bootstrap":
-        few = any(one.count < ENOUGH_FOR_BOOTSTRAP for one in spread)
+        few = any(shown.count < ENOUGH_FOR_BOOTSTRAP for shown in spread)
         return f"{BOOTSTRAP}; {TOO_FEW}" if few else BOOTSTRAP
-    if spread and all(one.is_range for one in spread):
+    if spread and all(shown.is_range for shown in spread):
         return "mean [lowest to highest] of two seeds"
     parts = [T]
-    parts += [CUT] if any(one.is_cut for one in spread) else []
-    parts += [RANGE] if any(one.is_range for one in spread) else []
+    parts += [CUT] if any(shown.is_cut for shown in spread) else []
+    parts += [RANGE] if any(shown.is_range for shown in spread) else []
     return "; ".join(parts)
 
 

@@ -7,7 +7,7 @@ dead as well, and is not counted. So methods are compared along the MACs that ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 AXES = {"sparsity": "sparsity", "effective": "effective MACs", "physical": "physical MACs"}
 POINTS = 101  # along the range that two lines share
+MOST_METHODS = 30  # of a network, the first of the plan
 MOST_LINES = 8
+Line = tuple[list[float], list[float]]  # places and accuracies
+Lines = Mapping[str, Mapping[object, Line]]  # axis -> seed
 
 
 @dataclass(frozen=True)
@@ -60,29 +63,30 @@ def orders(results: DataFrame) -> list[Order]:
     """Every two methods of the same network that have several amounts; nothing of a search."""
     if results.attrs.get("objectives"):
         return []
-    panels: dict[str, dict[str, DataFrame]] = {}
+    panels: dict[str, dict[str, Lines]] = {}
     for method, rows in methods(results):
-        if rows["amount"].nunique() > 1 and not rows.attrs.get(STOPPED):
-            panels.setdefault(panel_title(method), {})[method_label(method)] = rows
+        lines = panels.setdefault(panel_title(method), {})
+        if rows["amount"].nunique() > 1 and not rows.attrs.get(STOPPED) and len(lines) < MOST_METHODS:
+            lines[method_label(method)] = _lines(rows)
     return [
-        Order(panel, one, other, {axis: _gain(lines[one], lines[other], axis) for axis in AXES})
+        Order(panel, first, second, {axis: _gain(lines[first][axis], lines[second][axis]) for axis in AXES})
         for panel, lines in panels.items()
-        for one, other in combinations(lines, 2)
+        for first, second in combinations(lines, 2)
     ]
 
 
-def _gain(one: DataFrame, other: DataFrame, axis: str) -> Interval | None:
-    pairs = (
-        _difference(_line(one, seed, axis), _line(other, seed, axis))
-        for seed in sorted(set(one["seed"]) & set(other["seed"]))
-    )
+def _lines(rows: DataFrame) -> Lines:
+    return {axis: {seed: _line(own, axis) for seed, own in rows.groupby("seed")} for axis in AXES}
+
+
+def _gain(first: Mapping[object, Line], second: Mapping[object, Line]) -> Interval | None:
+    pairs = [_difference(line, second[seed]) for seed, line in first.items() if seed in second]
     gains = [gain for gain in pairs if gain is not None]
     return interval(gains, bounds=DIFFERENCE) if gains else None
 
 
-def _line(rows: DataFrame, seed: object, axis: str) -> tuple[list[float], list[float]]:
-    """Places along the axis, rising, and accuracies there; of equal places the mean."""
-    own = rows[rows["seed"] == seed]
+def _line(own: DataFrame, axis: str) -> Line:
+    """Of one seed: places along the axis, rising, and accuracies there; of equal places the mean."""
     if axis == "sparsity":
         means = own["final/accuracy"].groupby(own["final/sparsity"]).mean().sort_index()
     else:
@@ -92,19 +96,17 @@ def _line(rows: DataFrame, seed: object, axis: str) -> tuple[list[float], list[f
     return [float(place) for place in means.index], [float(mean) for mean in means]
 
 
-def _difference(
-    one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]]
-) -> float | None:
+def _difference(first: Line, second: Line) -> float | None:
     """The mean distance of two lines over the range that they share; None where there is none."""
     import numpy as np
 
-    if not one[0] or not other[0]:
+    if not first[0] or not second[0]:
         return None
-    low, high = max(one[0][0], other[0][0]), min(one[0][-1], other[0][-1])
+    low, high = max(first[0][0], second[0][0]), min(first[0][-1], second[0][-1])
     if high <= low:
         return None
     places = np.linspace(low, high, POINTS)
-    distances = np.interp(places, *one) - np.interp(places, *other)
+    distances = np.interp(places, *first) - np.interp(places, *second)
     return float(np.trapezoid(distances, places) / (high - low))
 
 
@@ -116,17 +118,17 @@ def turning(results: DataFrame) -> Iterator[str]:
     turned = [order for order in every if order.turns]
     pairs = f"{len(every)} {'pair' if len(every) == 1 else 'pairs'} of methods"
     clear = sum(order.is_clear for order in turned)
-    said = "none changes its order"
+    count = "none changes its order"
     if turned:
         word = "changes its order" if len(turned) == 1 else "change their order"
-        said = f"{len(turned)} {word} ({clear} with intervals on both sides that leave 0 out)"
+        count = f"{len(turned)} {word} ({clear} with intervals on both sides that leave 0 out)"
     shown = every[:MOST_LINES] if len(every) <= MOST_LINES else turned[:MOST_LINES]
     how = (
         " In points of test accuracy, the mean over the range that both lines share, paired by seed:"
         if shown
         else ""
     )
-    yield f"Of {pairs}, {said} from one axis to another.{how}"
+    yield f"Of {pairs}, {count} from one axis to another.{how}"
     for order in shown:
         yield f"{order.panel}: {order.text()}" + (" (turns)." if order.turns else ".")
     if len(turned) > len(shown):

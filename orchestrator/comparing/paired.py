@@ -115,11 +115,10 @@ def differences(results: DataFrame, baseline: Baseline, *, how: How = "t") -> li
     return corrected(found)
 
 
-def corrected(found: Sequence[Difference]) -> list[Difference]:
+def corrected(untested: Sequence[Difference]) -> list[Difference]:
     """The same with Holm's correction for all of them that have a test."""
-    tested = [one.difference.p for one in found if one.difference.p is not None]
-    adjusted = iter(holm(tested))
-    return [one if one.difference.p is None else replace(one, p_holm=next(adjusted)) for one in found]
+    adjusted = iter(holm([item.difference.p for item in untested if item.difference.p is not None]))
+    return [item if item.difference.p is None else replace(item, p_holm=next(adjusted)) for item in untested]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -135,14 +134,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(found: Sequence[Interval]) -> str:
+def verdict(gains: Sequence[Interval]) -> str:
     """How many comparisons these differences are, and how many of them are more than chance."""
-    tested = [one for one in found if one.p is not None]
+    tested = [gain for gain in gains if gain.p is not None]
     if not tested:
-        return f"{len(found)} comparisons, none tested: a test needs three pairs or more, and a t interval."
-    alone = sum(one.leaves_zero_out for one in tested)
-    survive = sum(p <= LEVEL for p in holm([one.p for one in tested if one.p is not None]))
-    untested = f" ({len(found) - len(tested)} more are not tested)" if len(found) > len(tested) else ""
+        return f"{len(gains)} comparisons, none tested: a test needs three pairs or more, and a t interval."
+    alone = sum(gain.leaves_zero_out for gain in tested)
+    survive = sum(p <= LEVEL for p in holm([gain.p for gain in tested if gain.p is not None]))
+    untested = f" ({rest} more are not tested)" if (rest := len(gains) - len(tested)) else ""
     return (
         f"{len(tested)} comparisons{untested}: by their own 95% intervals {alone} of them are not 0, after "
         f"Holm's correction for all of them {survive}."
