@@ -45,6 +45,11 @@ def test_a_row_per_setting_with_what_it_costs() -> None:
     }
 
 
+def test_one_amount_is_listed_with_its_costs() -> None:
+    single = frame(row("weight", 0.5), row("neuron", 0.5))
+    assert tables(single) == listed(single)
+
+
 def test_few_methods_at_the_same_amounts_are_set_side_by_side() -> None:
     side_by_side = frame(*(row(t, a) for t in ("weight", "neuron") for a in (0.5, 0.9)))
     assert tables(side_by_side) == pivoted(side_by_side)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.comparing.compare import Asked
 from orchestrator.comparing.interval import How, Interval, dense_interval, interval, meaning
 from orchestrator.comparing.marks import SURVIVORS, legend, marks
-from orchestrator.comparing.paired import Baseline, default_baseline, differences, verdict
+from orchestrator.comparing.paired import DENSE, Baseline, default_baseline, differences, verdict
 from orchestrator.comparing.pareto import COSTS, candidates, members
 from orchestrator.comparing.setting import (
     amount_label,
@@ -68,7 +68,9 @@ def tables(results: DataFrame, *, how: How = "t") -> list[Table]:
     few = pivoted(results, how=how)
     widest = max((len(table.header) for table in few), default=0)
     full = all(all(row) for table in few for row in table.rows)
-    side_by_side = widest <= 1 + MOST_METHODS and full and any(len(t.rows) > 1 for t in few)
+    side_by_side = (
+        widest <= 1 + MOST_METHODS and full and any(sum(row[0] != DENSE for row in t.rows) > 1 for t in few)
+    )
     return few if side_by_side else listed(results, how=how)
 
 
@@ -119,7 +121,7 @@ def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], h
         for amount, row in sorted(by_amount.items())
     ]
     if len(dense) == len(columns) and list(labels.get(0.0, ())) != ["0%"]:
-        lines.insert(0, ["dense", *(dense[method] for method in columns)])
+        lines.insert(0, [DENSE, *(dense[method] for method in columns)])
     return with_legend(Table(f"{title}: {caption(found, how)}", ["amount", *columns], lines))
 
 
@@ -138,7 +140,7 @@ def listed(results: DataFrame, *, how: How = "t") -> list[Table]:
         keys = (title, *sorted(map(str, rows["dense_key"] if "dense_key" in rows else rows["seed"])))
         if dense is not None and keys not in seen:
             seen.add(keys)
-            lines.append(["dense", "", str(dense), *[""] * (len(LISTED) - 4), str(dense.count)])
+            lines.append([DENSE, "", str(dense), *[""] * (len(LISTED) - 4), str(dense.count)])
             own.append(dense)
         accuracy = interval(rows["final/accuracy"].tolist(), how=how)
         own.append(accuracy)
