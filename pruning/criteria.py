@@ -8,7 +8,8 @@ Traits: `data` (it looks at `Scene.sample`), `passes` (the hyper-parameter that 
 scores anew within one round), `one_draw` (a unit has the score of its first weight), `norms` (it
 reads batch norms), `absolute` (its scores are the absolute weights), `same_scores` (the name of the
 criterion whose scores it gives), `orders_like` (granularity -> the name of the criterion that orders
-alike there, whatever the network: the same are removed, and a plan runs one of the two).
+alike there, whatever the network: the same are removed, and a plan runs one of the two), `of_linear`
+(the name of the criterion whose scores it gives in a network that is one Linear layer).
 """
 
 from __future__ import annotations

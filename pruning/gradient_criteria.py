@@ -73,6 +73,7 @@ def grasp(scene: Scene, *, temperature: Temperature = 200.0) -> Scores:
     paper="Tanaka et al., SynFlow, NeurIPS 2020",
     data=True,
     passes="rounds",
+    of_linear="magnitude",  # dR/d|w| of one layer is 1
 )
 def synflow(scene: Scene, *, rounds: Passes = 100) -> Scores:
     """|w| dR/d|w|, R = 1^T (prod |W_l|) 1: the flow of an image of ones through absolute weights.

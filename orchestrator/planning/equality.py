@@ -16,10 +16,12 @@ from orchestrator.described import short
 from orchestrator.planning.refusals import _skeleton, shape_of
 from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recovery import epochs_of, recoveries
-from pruning.criteria import representative
+from pruning.criteria import criteria, representative
 from pruning.masking import protected_layers, prunable_layers
 from pruning.registry import hyperparameters
 from pruning.schedules import schedules
+
+ONE_LINEAR_LAYER = "slp"
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,13 @@ def _plain_prune(prune: Prune, model: str, dataset: str) -> Prune:
     if method_name(granularity) == "nm" or (scope != "unit" and _competitors(prune, model, dataset) == 1):
         scope = "layer"
     by_order = not schedule.traits.get("scores")
+    criterion = prune.criterion
+    if method_name(model) == ONE_LINEAR_LAYER:
+        criterion = criteria.get(criterion).traits.get("of_linear", criterion)
     once = bool(schedule.traits.get("lands")) and schedule.options == {"rounds": 1}
     return replace(
         prune,
-        criterion=representative(prune.criterion, method_name(granularity), by_order=by_order),
+        criterion=representative(criterion, method_name(granularity), by_order=by_order),
         granularity=granularity,
         scope=scope,
         schedule="one_shot" if once else prune.schedule,
@@ -140,8 +145,12 @@ def _differences(config: TrialConfig, first: TrialConfig) -> Iterator[tuple[str,
     """(axis, its value here, its value there, why both are the same) wherever the two differ."""
     prune, other = config.prune, first.prune
     layer = f"{method_name(config.dense.model)} has one layer to prune"
+    where = short("granularity", prune.granularity)
+    linear = {"of_linear"} & {name for p in (prune, other) for name in criteria.get(p.criterion).traits}
     because = {
-        "criterion": f"choose the same at granularity {short('granularity', prune.granularity)}",
+        "criterion": "choose the same of one Linear layer"
+        if linear
+        else f"choose the same at granularity {where}",
         "granularity": "are both the inputs of the only layer",
         "scope": "are one within blocks"
         if method_name(prune.granularity) == "nm"
