@@ -61,7 +61,7 @@ def _rows(tracker: Tracker, name: str, known: dict[str, RunRow]) -> DataFrame:
 
 def _one(tracker: Tracker, run: RunRow) -> dict[str, Any]:  # JSON, and what pandas makes of it
     """A single run as a row of `results`; a dense one is of the technique `dense`, amount 0."""
-    from orchestrator.described import params
+    from orchestrator.described import amount_text, params
 
     if run.status != "FINISHED" or "key" not in run.tags:
         why = run.tags.get("stopped_because", run.tags.get("reason", "it has no key"))
@@ -70,10 +70,10 @@ def _one(tracker: Tracker, run: RunRow) -> dict[str, Any]:  # JSON, and what pan
     config: DenseConfig | TrialConfig
     if run.tags["kind"] == "trial":
         config = TrialConfig.from_json(content)
-        dense, own = config.dense, {}
+        dense, own = config.dense, {"amount_text": amount_text(config)}
     else:
         config = dense = dense_from_json(content)
-        own = {"technique": "dense", "amount": 0.0}
+        own = {"technique": "dense", "amount": 0.0, "amount_text": "0%"}
     asked = int(run.tags.get("requested_batch_size", dense.batch_size))
     facts: dict[str, Any] = {"status": "finished", "run_id": run.run_id, "reason": None}
     facts |= {"notes": run.tags.get("notes", ""), **at_end(run.tags)}
