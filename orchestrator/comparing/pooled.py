@@ -68,6 +68,7 @@ def _one(tracker: Tracker, run: RunRow) -> dict[str, Any]:  # JSON, and what pan
         raise StoreError(f"run {run.run_id} is {run.status} and has no result to compare: {why}")
     content = json.loads(tracker.text(run, CONFIG))
     config: DenseConfig | TrialConfig
+    own: dict[str, Any]
     if run.tags["kind"] == "trial":
         config = TrialConfig.from_json(content)
         dense, own = config.dense, {"amount_text": amount_text(config)}
