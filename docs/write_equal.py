@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 import orchestrator
-from orchestrator.comparing.interval import interval
+from orchestrator.comparing.interval import DIFFERENCE, Interval, interval
+from orchestrator.comparing.paired import verdict
+from orchestrator.store.environment import environment
 
 PAGE = Path(__file__).parent / "results" / "equal.md"
 SAYS = "## What it says"
@@ -42,9 +44,12 @@ def table(
     methods: dict[str, pd.Series],
     points: Sequence[float],
     read: Callable[..., float | None],
-) -> list[list[str]]:
-    """A row per point: each method's mean over seeds, and its paired difference to the last method."""
-    rows = []
+) -> tuple[list[list[str]], list[Interval]]:
+    """A row per point: each method's mean over seeds, and its paired difference to the last method.
+
+    All differences come back beside the rows.
+    """
+    rows, gains = [], []
     for point in points:
         found = {
             name: {seed: read(curve, point) for seed, curve in frame[chosen].groupby("seed")}
@@ -58,9 +63,10 @@ def table(
         for name in list(methods)[:-1]:
             pairs = [(found[name][s], baseline[s]) for s in baseline if found[name].get(s) is not None]
             differences = [a - b for a, b in pairs if a is not None and b is not None]
-            row.append(str(interval(differences)) if differences else "")
+            gains += [interval(differences, bounds=DIFFERENCE)] if differences else []
+            row.append(gains[-1].text(sign="+") if differences else "")
         rows.append(row)
-    return rows
+    return rows, gains
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -68,16 +74,17 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def pqi() -> str:
+def pqi() -> tuple[str, list[Interval]]:
     frame = orchestrator.rounds("adaptive-pqi")
     sap, ticket = frame["schedule"].str.startswith("pq_index"), frame["schedule"].str.startswith("iterative")
     methods = {f"SAP, {scope}": sap & (frame["scope"] == scope) for scope in ("unit", "layer", "global")}
     methods["lottery ticket, layer"] = ticket & (frame["scope"] == "layer")
     header = ["density", *methods, *(f"{name}: difference" for name in list(methods)[:-1])]
-    return markdown(header, table(frame, methods, DENSITIES, at_density))
+    rows, gains = table(frame, methods, DENSITIES, at_density)
+    return markdown(header, rows), gains
 
 
-def cost(space: str, axis: str, baseline: str, names: dict[str, str]) -> str:
+def cost(space: str, axis: str, baseline: str, names: dict[str, str]) -> tuple[str, list[Interval]]:
     frame = orchestrator.rounds(space)
     methods = {
         label: frame[axis].str.startswith(start) for start, label in names.items() if start != baseline
@@ -86,23 +93,30 @@ def cost(space: str, axis: str, baseline: str, names: dict[str, str]) -> str:
     longest = int(frame["epochs"].max())
     points = [longest * share for share in (0.25, 0.5, 0.75, 1.0)]
     header = ["epochs since init", *methods, *(f"{name}: difference" for name in list(methods)[:-1])]
-    return markdown(header, table(frame, methods, points, at_epochs))
+    rows, gains = table(frame, methods, points, at_epochs)
+    return markdown(header, rows), gains
 
 
 def main() -> None:
     names = {"rewind": "rewind", "reinit": "reinit", "finetune": "finetune"}
+    density, density_gains = pqi()
+    same_cost, cost_gains = cost("lottery-ticket", "recover", "reinit", names)
+    facts = environment()
     kept = PAGE.read_text().partition(SAYS)[2] if PAGE.exists() else "\n"
     parts = [
         "# Equal density, equal cost",
         "Test accuracy in %, mean and half of the 95% t interval over seeds; differences are paired by seed, "
-        "to the last method of the table.",
+        "to the last method of the table. [lowest to highest] where there are two seeds, -a/+b where an "
+        "interval is cut at a bound. "
+        f"{verdict([*density_gains, *cost_gains])}",
+        f"Sweeps of `adaptive-pqi` and `lottery-ticket`; {facts['processor']}, revision {facts['commit']}.",
         "```\n$ python docs/write_equal.py\n```",
         "## SAP against the lottery ticket at equal density\n\nRounds of `adaptive-pqi` on digits, "
         "interpolated in log density.",
-        pqi(),
+        density,
         "## Lottery tickets and their controls at equal cost\n\nThe round of `lottery-ticket` on digits that "
         "each method has reached by then; the dense training counts.",
-        cost("lottery-ticket", "recover", "reinit", names),
+        same_cost,
         f"{SAYS}{kept}",
     ]
     PAGE.write_text("\n\n".join(parts))

@@ -8,8 +8,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from orchestrator.comparing.interval import ANY, interval
+from orchestrator.comparing.paired import verdict
+from orchestrator.store.environment import environment
 
 PAGE = Path(__file__).parent / "results" / "search.md"
 MARK = "## What it says\n"
@@ -36,6 +40,27 @@ def plane(means: dict[str, float]) -> Point:
     return means["final/val_accuracy"], math.log10(max(1.0, means["final/macs_effective"]))
 
 
+def paired(areas: Mapping[tuple[str, int], float]) -> Iterator[str]:
+    """The first search's hypervolume minus each other's, seed by seed."""
+    first, *others = dict.fromkeys(method for method, _ in areas)
+    gains = [
+        interval(
+            [areas[first, n] - areas[other, n] for m, n in areas if m == first and (other, n) in areas],
+            bounds=ANY,
+        )
+        for other in others
+    ]
+    for other, gain in zip(others, gains, strict=True):
+        ends = "" if gain.low is None else f" [{gain.low:.3f} to {gain.high:.3f}], {gain.kind}"
+        yield f"Hypervolume of {first} minus {other}, {gain.count} pairs: {gain.mean:.3f}{ends}."
+    yield verdict(gains)
+
+
+def machine() -> str:
+    facts = environment()
+    return f"Written with revision {facts['commit']} on {facts['processor']}."
+
+
 def main() -> None:
     fronts = {
         (method, number): front(file)
@@ -47,6 +72,8 @@ def main() -> None:
     for (method, number), found in fronts.items():
         area = hypervolume([plane(means) for means in found], corner)
         lines.append(f"| {method} | {number} | {len(found)} | {area:.3f} |")
+    areas = {key: hypervolume([plane(means) for means in found], corner) for key, found in fronts.items()}
+    lines += ["", *paired(areas), "", machine()]
     lines += [
         "",
         "The fronts of seed 0:",

@@ -19,7 +19,8 @@ import pandas as pd
 
 import orchestrator
 from orchestrator.comparing.figures import MARKERS, OKABE_ITO
-from orchestrator.comparing.interval import Interval, interval
+from orchestrator.comparing.interval import DIFFERENCE, Interval, interval
+from orchestrator.comparing.paired import verdict
 from orchestrator.comparing.setting import percent
 from orchestrator.comparing.tables import Table, markdown
 from orchestrator.images.datasets import split_sizes
@@ -106,21 +107,32 @@ def lines(found: pd.DataFrame, technique: str, amount: float) -> list[Line]:
     return [scratch, *others]
 
 
-def gain(line: Line, base: Line, images: int) -> str:
+def gain(line: Line, base: Line, images: int) -> Interval:
     """The mean difference over the seeds of both, with its interval."""
     own, other = line.at(images), base.at(images)
-    return interval([own[seed] - other[seed] for seed in own if seed in other]).text(sign="+")
+    return interval([own[seed] - other[seed] for seed in own if seed in other], bounds=DIFFERENCE)
+
+
+def gains(all_lines: Sequence[Line]) -> list[list[Interval]]:
+    """For each number of images, what every line but the first gains on it."""
+    base = all_lines[0]
+    return [
+        [gain(line, base, count) for line in all_lines[1:]] for count in sorted(base.rows["images"].unique())
+    ]
 
 
 def section(title: str, all_lines: Sequence[Line]) -> list[str]:
     """Two tables: accuracies by number of images, and what is gained on scratch, seed by seed."""
-    base, counts = all_lines[0], sorted(all_lines[0].rows["images"].unique())
+    counts = sorted(all_lines[0].rows["images"].unique())
     header = ["images", *(line.label for line in all_lines)]
     rows = [[str(count), *(str(line.mean(count)) for line in all_lines)] for count in counts]
-    gains = [[str(count), *(gain(line, base, count) for line in all_lines[1:])] for count in counts]
+    differences = [
+        [str(count), *(one.text(sign="+") for one in row)]
+        for count, row in zip(counts, gains(all_lines), strict=True)
+    ]
     return [
         markdown([Table(f"{title}: test accuracy", header, rows)]),
-        markdown([Table(f"{title}: minus scratch, paired by seed", [header[0], *header[2:]], gains)]),
+        markdown([Table(f"{title}: minus scratch, paired by seed", [header[0], *header[2:]], differences)]),
     ]
 
 
@@ -132,9 +144,12 @@ def picture(panels: Mapping[str, Sequence[Line]], path: Path) -> None:
         for line, colour, marker in zip(all_lines, OKABE_ITO, MARKERS, strict=False):
             counts = sorted(line.rows["images"].unique())
             means = [line.mean(count) for count in counts]
-            halves = [100 * (mean.half_width or 0.0) for mean in means]
+            ends = [
+                [0.0 if mean.low is None else 100 * (mean.mean - mean.low) for mean in means],
+                [0.0 if mean.high is None else 100 * (mean.high - mean.mean) for mean in means],
+            ]
             values, look = [100 * mean.mean for mean in means], {"color": colour, "marker": marker}
-            axis.errorbar(counts, values, halves, label=line.label, capsize=3, **look)
+            axis.errorbar(counts, values, ends, label=line.label, capsize=3, **look)
         axis.set_xscale("log")
         axis.set_xticks(counts, [str(count) for count in counts])
         axis.minorticks_off()
@@ -161,6 +176,8 @@ def main() -> None:
     first = tracker.row(tracker.row(rows[0].tags["ancestor"]).tags["mlflow.parentRunId"])
     commands = shell([row.tags["command"] for row in (first, *rows)])
     others = " and ".join(f"`{model}`" for model in list(found["model"].unique())[1:])
+    every = [one for all_lines in panels.values() for row in gains(all_lines) for one in row]
+    facts = environment()
     before = PAGE.read_text() if PAGE.exists() else f"{SAYS}\n"
     parts = [
         "# transfer",
@@ -168,7 +185,8 @@ def main() -> None:
         f"The ancestors are runs of `{first.name}.yaml`, and of the same with {others}:",
         f"```yaml\n{tracker.text(first, 'space.yaml')}```",
         f"```\n{commands}\n```",
-        f"{len(found)} trials on {environment()['cores']} cores.",
+        f"{len(found)} trials on {facts['cores']} cores ({facts['processor']}), revision {facts['commit']}.",
+        f"Differences to scratch, over all tables of this page: {verdict(every)}",
         f"![Accuracy against the number of images]({PAGE.stem}.png)",
         *(part for title, all_lines in panels.items() for part in section(title, all_lines)),
         f"{SAYS}{before.partition(SAYS)[2]}",

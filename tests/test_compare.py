@@ -35,9 +35,10 @@ def test_trials_that_did_not_finish_are_left_out() -> None:
 
 def test_records_hold_means_intervals_and_the_speedup() -> None:
     (record,) = compared(frame(row(amount=0.75, accuracy=0.9), row(amount=0.75, accuracy=0.8, seed=1)))
-    # Two values 0.1 apart: t(0.975, 1) = 12.7062, times 0.05.
+    # Two values have no interval: they are told themselves.
     assert record["accuracy"] == pytest.approx(0.85)
-    assert record["accuracy_ci95"] == pytest.approx(0.635310, abs=1e-6)
+    assert (record["accuracy_ci95"], record["interval"]) == (None, "lowest to highest")
+    assert (record["accuracy_low"], record["accuracy_high"]) == (0.8, 0.9)
     assert record["speedup_theoretical"] == 4.0
     assert json.dumps(record)
     (dead,) = compared(frame(row(amount=1.0)))
@@ -67,10 +68,21 @@ def test_nothing_is_told_that_was_not_asked() -> None:
 
 
 def test_a_bootstrap_interval_is_told_by_its_ends() -> None:
-    (record, *_) = compared(two_methods(), Asked(how="bootstrap"))
+    (record,) = compared(frame(*(row(seed=s, accuracy=0.94) for s in range(6))), Asked(how="bootstrap"))
     assert "accuracy_ci95" not in record
-    assert record["accuracy_low"] == pytest.approx(0.94)
-    assert record["accuracy_high"] == pytest.approx(0.95)
+    assert (record["accuracy_low"], record["accuracy_high"], record["interval"]) == (
+        0.94,
+        0.94,
+        "95% bootstrap",
+    )
+
+
+def test_a_record_counts_what_its_tables_mark() -> None:
+    rows = [row(seed=s, at_chance=s == 0, empty_layers=False) for s in range(3)]
+    (record,) = compared(frame(*rows, row(seed=3, status="stopped")))
+    names = ("seeds", "seeds_stopped", "seeds_at_chance", "seeds_empty_layers")
+    assert [record[name] for name in names] == [3, 1, 1, 0]
+    assert (record["amount_text"], record["dense_accuracy"]) == ("50%", pytest.approx(0.95))
 
 
 def test_differences_limits_and_fronts_stand_in_the_record_of_their_setting() -> None:

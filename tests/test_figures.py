@@ -29,6 +29,9 @@ def row(**given: Any) -> Row:
         "status": "finished",
         "final/accuracy": 0.9,
         "ipa/accuracy": 0.95,
+        "final/macs_dense": 640.0,
+        "final/macs_effective": 640.0,
+        "final/macs_physical": 640.0,
     }
     whole = base | given
     return {"final/sparsity": whole["amount"]} | whole
@@ -135,6 +138,47 @@ def test_the_title_says_what_bars_are(drawn: Drawn, seeds: tuple[int, ...], said
 def test_one_seed_has_no_bar(drawn: Drawn) -> None:
     (axis,) = panels(drawn([row()])).values()
     assert ends(lines(axis)["weight"]) == [(90.0, 90.0)]
+
+
+def test_networks_that_differ_in_macs_are_drawn_over_them_as_well(drawn: Drawn) -> None:
+    weight = [row(amount=a, **{"final/macs_effective": 640 * (1 - a)}) for a in (0.5, 0.75)]
+    neuron = [
+        row(
+            technique="neuron",
+            amount=a,
+            **{"final/macs_effective": 640 * (1 - a) ** 2, "final/macs_physical": 160.0},
+        )
+        for a in (0.5,)
+    ]
+    figure = drawn(weight + neuron)
+    axes = {axis.get_xlabel(): axis for axis in figure.axes}
+    assert list(axes) == [
+        "sparsity: weights removed (%)",
+        "effective MACs left (% of dense, log)",
+        "physical MACs left, cut out (% of dense, log)",
+    ]
+    effective, physical = list(axes.values())[1:]
+    # Of dense, less to the right.
+    assert sorted(x for x, _ in points(lines(effective)["weight"])) == [25.0, 50.0]
+    assert points(lines(effective)["neuron"]) == [(25.0, 90.0)]
+    assert points(lines(physical)["neuron"]) == [(25.0, 90.0)]
+    assert effective.xaxis_inverted()
+    assert effective.get_xscale() == "log"
+
+
+def test_a_mean_of_survivors_is_hollow_and_the_title_says_so(drawn: Drawn) -> None:
+    rows = [
+        row(seed=0),
+        row(seed=1),
+        row(seed=2, status="stopped"),
+        *(row(amount=0.9, seed=s) for s in range(3)),
+    ]
+    figure = drawn(rows)
+    assert "hollow: mean of survivors" in figure.get_suptitle()
+    (axis,) = panels(figure).values()
+    hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_xdata()) for line in hollow] == [[50.0]]
+    assert "hollow" not in drawn([row(seed=0), row(seed=1)]).get_suptitle()
 
 
 def test_the_dense_networks_are_a_line_at_their_mean(drawn: Drawn) -> None:

@@ -8,7 +8,14 @@ import pytest
 from result_rows import frame, row
 from scipy import stats
 
-from orchestrator.comparing.paired import Baseline, default_baseline, differences, read_baseline
+from orchestrator.comparing.paired import (
+    Baseline,
+    default_baseline,
+    differences,
+    holm,
+    read_baseline,
+    verdict,
+)
 from orchestrator.comparing.setting import method_label
 from orchestrator.errors import UsageError
 
@@ -126,3 +133,52 @@ def test_the_default_is_the_first_value_of_the_first_axis_that_pairs() -> None:
     assert default_baseline(recoveries).text == "recover=rewind"
     apart = frame(row("weight", 0.5), row("neuron", 0.9))
     assert default_baseline(apart).is_dense
+
+
+def test_holm_by_hand() -> None:
+    # Of four: 0.01 x 4, 0.02 x 3, then 0.03 x 2 and 0.04 x 1, which may not fall below what is before them.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([0.001]) == [0.001]
+    assert holm([]) == []
+
+
+def test_what_survives_holm_is_said() -> None:
+    gains = {"a": (0.10, 0.11, 0.12), "b": (0.01, 0.05, 0.09), "c": (0.01, 0.03, 0.04)}
+    rows = [row("base", 0.5, s, 0.5) for s in range(3)]
+    rows += [row(name, 0.5, s, 0.5 + v) for name, values in gains.items() for s, v in enumerate(values)]
+    found = differences(frame(*rows), Baseline("x", {"technique": "base"}))
+    p = [stats.ttest_1samp(values, 0).pvalue for values in gains.values()]
+    assert [one.difference.p for one in found] == pytest.approx(p)
+    # p: 0.0027, 0.162, 0.0943; times 3, 1 and 2, and not below the one before.
+    assert [one.p_holm for one in found] == pytest.approx([3 * p[0], 2 * p[2], 2 * p[2]])
+    assert [one.survives for one in found] == [True, False, False]
+    assert verdict([one.difference for one in found]) == (
+        "3 comparisons: by their own 95% intervals 1 of them are not 0, after Holm's correction for all of "
+        "them 1."
+    )
+
+
+def test_two_pairs_are_no_test() -> None:
+    rows = [row(t, 0.5, s, v + s / 10) for t, v in (("a", 0.5), ("b", 0.6)) for s in (0, 1)]
+    (found,) = differences(frame(*rows), Baseline("x", {"technique": "a"}))
+    assert (found.difference.p, found.p_holm, found.p_text, found.survives) == (None, None, "", False)
+    assert "none tested" in verdict([found.difference])
+
+
+@pytest.mark.parametrize(
+    ("text", "column"), [("snip", "criterion"), ("global", "scope"), ("rewind", "recover")]
+)
+def test_a_baseline_is_named_as_the_space_names_it(text: str, column: str) -> None:
+    rows = [
+        row(f"{c}/weight/{s}", 0.5, 0, 0.9, criterion=c, scope=s, recover=r)
+        for c, s, r in product(("magnitude", "snip"), ("layer", "global"), ("finetune(epochs=2)", "rewind"))
+    ]
+    assert dict(read_baseline(text, frame(*rows)).values) == {column: text}
+
+
+def test_a_baseline_that_was_planned_once_with_its_equal_says_which() -> None:
+    results = frame(row("magnitude", criterion="magnitude"), row("snip", criterion="snip"))
+    results.attrs["excluded"] = [{"reason": "equal", "count": 1, "left_out": "l1", "planned": "magnitude"}]
+    with pytest.raises(UsageError, match="give --baseline magnitude"):
+        read_baseline("l1", results)

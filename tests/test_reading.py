@@ -90,7 +90,7 @@ def test_report_writes_a_file(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_compare_tells_what_is_asked(folder: Path) -> None:
-    asked = ("--baseline", "weight", "--pareto", "macs", "--interval", "bootstrap", "--tolerance", "100")
+    asked = ("--baseline", "weight", "--pareto", "macs", "--tolerance", "100")
     text = run("compare", "small", *asked, cwd=folder)
     assert text.returncode == 0, text.stderr
     for title in (
@@ -105,6 +105,8 @@ def test_compare_tells_what_is_asked(folder: Path) -> None:
     assert [r["pairs"] for r in found if r["technique"] == "unstructured"] == [2] * 2
     lines = list(csv.DictReader(io.StringIO(run("compare", "small", *asked, "--csv", cwd=folder).stdout)))
     assert [set(line) for line in lines] == [set(found[0])] * 4
+    few = run("compare", "small", "--interval", "bootstrap", cwd=folder)
+    assert (few.returncode, "needs at least 6 seeds" in few.stderr) == (2, True)
     wrong = run("compare", "small", "--baseline", "wieght", cwd=folder)
     assert (wrong.returncode, "did you mean weight?" in wrong.stderr) == (2, True)
 

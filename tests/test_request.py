@@ -122,7 +122,7 @@ def test_a_sweep_that_is_whole_is_told(swept: Store) -> None:
     assert (found.space, found.trials, found.reused, found.failed, found.failures) == ("tiny", 1, 1, 0, {})
     assert found.line() == "tiny: nothing to do: all 1 trials are in the store"
     assert found.sweep.run_id == sweep_of(swept)
-    assert [table.rows[0][:2] for table in found.tables()] == [["weight", "50%"]]
+    assert [table.rows[-1][:2] for table in found.tables()] == [["weight", "50%"]]
     assert answered(replace(REQUEST, stop="median"), uri=swept.uri) is None
 
 

@@ -32,11 +32,35 @@ def test_each_seed_is_held_against_its_own_dense_network() -> None:
     assert found.sparsity is not None
     assert found.accuracy is not None
     assert found.loss is not None
-    assert found.sparsity.mean == pytest.approx((0.8 + 0.5) / 2)
-    assert found.compression == pytest.approx((5 + 2) / 2)
+    # Seed 2 has none, and counts as the dense network: sparsity 0, compression 1, test accuracy 0.96.
+    assert found.compression is not None
+    assert found.sparsity.mean == pytest.approx((0.8 + 0.5 + 0) / 3)
+    assert found.compression.mean == pytest.approx((5 + 2 + 1) / 3)
     # Chosen by validation, told by test accuracy, the loss against the same seed's dense network.
-    assert found.accuracy.mean == pytest.approx((0.92 + 0.94) / 2)
-    assert found.loss.mean == pytest.approx((0.04 + 0.02) / 2)
+    assert found.accuracy.mean == pytest.approx((0.92 + 0.94 + 0.96) / 3)
+    assert found.loss.mean == pytest.approx((0.04 + 0.02 + 0) / 3)
+
+
+def test_rounds_count_and_not_only_the_ends_of_trials() -> None:
+    # A lottery ticket: 83% at 93.9 on the way, 90% at 80.0 in the end; its dense network has 90.0.
+    ticket = trial(0.9, 0, val=0.80, dense=0.90)
+    (end,) = sparsest(frame(ticket), tolerance=0.01)
+    assert (end.found, end.sparsity) == (0, None)
+    way = [
+        ticket | {"final/val_accuracy": val, "final/sparsity": sparsity, "final/accuracy": test}
+        for sparsity, val, test in ((0.5, 0.95, 0.96), (0.83, 0.939, 0.93))
+    ]
+    (found,) = sparsest(frame(ticket), tolerance=0.01, earlier=frame(*way))
+    assert found.sparsity is not None
+    assert found.accuracy is not None
+    assert (found.found, found.sparsity.mean, found.accuracy.mean) == (1, 0.83, 0.93)
+
+
+def test_rounds_of_another_method_do_not_count() -> None:
+    rows = [trial(0.9, 0, val=0.5, dense=0.9), trial(0.9, 0, val=0.5, dense=0.9) | {"technique": "neuron"}]
+    other = rows[1] | {"final/val_accuracy": 0.9, "final/sparsity": 0.4}
+    weight, neuron = sparsest(frame(*rows), tolerance=0.01, earlier=frame(other))
+    assert (weight.found, neuron.found) == (0, 1)
 
 
 def test_a_wider_and_a_narrower_tolerance() -> None:

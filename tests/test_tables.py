@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from result_rows import frame, row
 
-from orchestrator.comparing.tables import CAPTION, listed, markdown, pivoted, tables
+from orchestrator.comparing.tables import differences_asked, listed, markdown, pivoted, tables
+
+ONE_SEED = "test accuracy in %, one seed, without an interval"
 
 
 def test_a_table_for_each_model_with_amounts_ascending() -> None:
@@ -16,19 +18,22 @@ def test_a_table_for_each_model_with_amounts_ascending() -> None:
     )
     first, second = pivoted(results)
     assert [first.title, second.title] == [
-        f"{model} on digits, batch 64: {CAPTION}" for model in ("slp", "mlp")
+        f"{model} on digits, batch 64: {ONE_SEED}" for model in ("slp", "mlp")
     ]
     assert first.header == ["amount", "weight", "neuron"]
-    assert first.rows == [["50%", "90.0", "80.0"], ["90%", "70.0", ""]]
-    assert (second.header, second.rows) == (["amount", "weight"], [["50%", "99.0"]])
+    assert first.rows == [["dense", "95.0", "95.0"], ["50%", "90.0", "80.0"], ["90%", "70.0", ""]]
+    assert (second.header, second.rows[1:]) == (["amount", "weight"], [["50%", "99.0"]])
 
 
 def test_a_row_per_setting_with_what_it_costs() -> None:
     (table,) = listed(frame(row(amount=0.75, accuracy=0.9), row(amount=0.75, accuracy=0.8, seed=1)))
-    assert dict(zip(table.header, table.rows[0], strict=True)) == {
+    dense, pruned = table.rows
+    assert dense == ["dense", "", "95.0 [95.0 to 95.0]", *[""] * 7, "2"]
+    assert table.title.endswith("mean [lowest to highest] of two seeds")
+    assert dict(zip(table.header, pruned, strict=True)) == {
         "method": "weight",
         "amount": "75%",
-        "accuracy": "85.0 ± 63.5",
+        "accuracy": "85.0 [80.0 to 90.0]",
         "loss": "0.500",
         "sparsity": "75%",
         "MACs": "25%",
@@ -40,6 +45,11 @@ def test_a_row_per_setting_with_what_it_costs() -> None:
     }
 
 
+def test_one_amount_is_listed_with_its_costs() -> None:
+    single = frame(row("weight", 0.5), row("neuron", 0.5))
+    assert tables(single) == listed(single)
+
+
 def test_few_methods_at_the_same_amounts_are_set_side_by_side() -> None:
     side_by_side = frame(*(row(t, a) for t in ("weight", "neuron") for a in (0.5, 0.9)))
     assert tables(side_by_side) == pivoted(side_by_side)
@@ -49,5 +59,57 @@ def test_few_methods_at_the_same_amounts_are_set_side_by_side() -> None:
 
 def test_markdown_has_a_line_per_amount() -> None:
     text = markdown(tables(frame(row("weight", 0.5), row("weight", 0.925))))
-    assert f"**slp on digits, batch 64: {CAPTION}**" in text
-    assert "| amount | weight |\n| --- | --- |\n| 50% | 90.0 |\n| 92.5% | 90.0 |" in text
+    assert f"**slp on digits, batch 64: {ONE_SEED}**" in text
+    assert "| amount | weight |\n| --- | --- |\n| dense | 95.0 |\n| 50% | 90.0 |\n| 92.5% | 90.0 |" in text
+
+
+def test_trials_at_chance_and_empty_layers_are_marked_in_every_table() -> None:
+    rows = [
+        row(t, a, s, at_chance=False, empty_layers=False) for t in "ab" for a in (0.5, 0.9) for s in (0, 1)
+    ]
+    rows[0] |= {"at_chance": True}
+    rows[-1] |= {"empty_layers": True}
+    few, many = pivoted(frame(*rows))[0], listed(frame(*rows))[0]
+    assert [cell[-1] for cell in (few.rows[1][1], few.rows[2][2])] == ["†", "‡"]
+    assert [line[2][-1] for line in many.rows] == ["]", "†", "]", "]", "‡"]
+    for table in (few, many):
+        assert "† at chance on validation images" in table.note
+        assert "‡ a layer without a living weight" in table.note
+    assert pivoted(frame(row()))[0].note == ""
+
+
+def test_a_mean_of_survivors_is_marked() -> None:
+    rows = [row(amount=a, seed=s) for a in (0.5, 0.9) for s in (0, 1, 2)]
+    rows[1] |= {"status": "stopped"}
+    (table,) = pivoted(frame(*rows))
+    assert [line[1] for line in table.rows[1:]] == ["90.0 [90.0 to 90.0]§", "90.0 ± 0.0"]
+    assert "survivors" in table.note
+
+
+def test_amount_0_with_a_recovery_says_that_it_was_trained_on_and_dense_stands_beside_it() -> None:
+    rows = [row(amount=a, accuracy=v, recover="finetune") for a, v in ((0.0, 0.97), (0.5, 0.9))]
+    (table,) = pivoted(frame(*rows))
+    assert table.rows == [["dense", "95.0"], ["0% (trained on)", "97.0"], ["50%", "90.0"]]
+    (plain,) = pivoted(frame(*(row(amount=a, recover="none") for a in (0.0, 0.5))))
+    assert [line[0] for line in plain.rows] == ["0%", "50%"]
+
+
+def test_the_ceiling_of_an_adaptive_schedule_is_no_amount() -> None:
+    rows = [row(amount=a, schedule="pq_index(rounds=5)") for a in (0.9, 1.0)]
+    (table,) = listed(frame(*rows))
+    assert [line[1] for line in table.rows[1:]] == ["by pq_index, at most 90%", "by pq_index"]
+    (planned,) = listed(frame(row(amount=0.9, amount_text="by threshold")))
+    assert planned.rows[1][1] == "by threshold"
+
+
+def test_paired_differences_say_how_many_they_are_and_what_survives() -> None:
+    rows = [
+        row(t, a, s, 0.9 - shift - 0.001 * s * s * shift * 10)
+        for t, shift in (("weight", 0.0), ("neuron", 0.1))
+        for a in (0.5, 0.9)
+        for s in range(4)
+    ]
+    (table,) = differences_asked(frame(*rows))
+    assert table.header[-2:] == ["pairs", "p, Holm"]
+    assert [line[-1] for line in table.rows] == ["<0.001 *", "<0.001 *"]
+    assert "2 comparisons: by their own 95% intervals 2 of them are not 0, after Holm's" in table.note

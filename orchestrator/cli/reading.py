@@ -47,7 +47,7 @@ def compare(
     """Means and 95% intervals over seeds of every setting; differences, limits and fronts if asked."""
     from orchestrator.comparing.compare import Asked, compared
     from orchestrator.comparing.paired import read_baseline
-    from orchestrator.comparing.pooled import pooled
+    from orchestrator.comparing.pooled import pooled, pooled_earlier
 
     table = pooled(sweeps, uri=uri())
     asked = Asked(
@@ -55,6 +55,7 @@ def compare(
         None if baseline is None else read_baseline(baseline, table),
         tolerance / 100,
         None if pareto is None else pareto.value,
+        pooled_earlier(table, uri=uri()),
     )
     if as_json:
         typer.echo(json.dumps(compared(table, asked), indent=1, default=float))

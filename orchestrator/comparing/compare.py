@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.comparing.interval import How, Interval, interval
+from orchestrator.comparing.interval import (
+    AMOUNT,
+    DIFFERENCE,
+    FRACTION,
+    Bounds,
+    How,
+    Interval,
+    dense_interval,
+    interval,
+)
+from orchestrator.comparing.marks import count
 from orchestrator.comparing.paired import Baseline, differences
 from orchestrator.comparing.pareto import candidates
-from orchestrator.comparing.setting import settings
+from orchestrator.comparing.setting import STOPPED, amount_label, settings
 from orchestrator.comparing.sparsest import sparsest
 
 if TYPE_CHECKING:
@@ -20,9 +30,11 @@ METRICS = (
     "loss",
     "top5",
     "sparsity",
+    "sparsity_chosen",
     "compression",
     "macs_dense",
     "macs_effective",
+    "macs_effective_chosen",
     "macs_physical",
     "parameters_physical",
     "bytes_sparse",
@@ -38,6 +50,8 @@ METRICS = (
     "worst_class_accuracy",
     "worst_class_drop",
 )
+FRACTIONS = ("accuracy", "top5", "sparsity", "sparsity_chosen", "val_accuracy", "worst_class_accuracy")
+METHOD = ("criterion", "granularity", "scope", "schedule", "recover")  # a column each, whatever was swept
 Record = dict[str, object]
 Key = tuple[tuple[str, str], ...]  # of a setting, or of a method
 
@@ -50,6 +64,7 @@ class Asked:
     baseline: Baseline | None = None
     tolerance: float | None = None
     cost: str | None = None
+    earlier: DataFrame | None = None  # networks of earlier rounds, as rows of `results`
 
 
 ASKED_NOTHING = Asked()
@@ -58,17 +73,23 @@ ASKED_NOTHING = Asked()
 def compared(results: DataFrame, asked: Asked = ASKED_NOTHING) -> list[Record]:
     """One record per setting: its axes, the seeds, the mean and interval of each metric, and what was asked.
 
-    A t interval is told by half its width, `_ci95`; a bootstrap interval by its ends, `_low` and `_high`.
+    Every interval is told by its ends, `_low` and `_high`, and a t interval that is not cut at a bound by
+    half its width, `_ci95`, as well; `interval` says what the ends of the accuracy's are.
     """
     more = [_of_methods(results, asked), _of_baseline(results, asked), _of_front(results, asked)]
     records = []
     for setting, rows in settings(results):
-        record: Record = {**setting, "seeds": len(rows)}
+        parts = {name: rows[name].iloc[0] for name in METHOD if name in rows and name not in setting}
+        record: Record = {**setting, **parts, "amount_text": amount_label(rows), "seeds": len(rows)}
+        record |= {"seeds_stopped": rows.attrs.get(STOPPED, 0)}
+        record |= {f"seeds_{name}": count(rows, name) for name in ("at_chance", "empty_layers")}
         for name in METRICS:
             if f"final/{name}" in rows:
-                values = rows[f"final/{name}"]
-                whole = interval(values.tolist(), how=asked.how) if values.notna().all() else None
+                whole = _interval(rows, name, asked.how)
                 record |= _told(name, whole, asked)
+                record |= {"interval": whole.kind} if whole and name == "accuracy" else {}
+        if (dense := dense_interval(rows, how=asked.how)) is not None:
+            record |= _told("dense_accuracy", dense, asked)
         record["speedup_theoretical"] = _ratio(rows)
         for found in more:
             record |= found.get(_key(setting), found.get(_key(setting, method=True), {}))
@@ -76,12 +97,28 @@ def compared(results: DataFrame, asked: Asked = ASKED_NOTHING) -> list[Record]:
     return records
 
 
+def _interval(rows: DataFrame, name: str, how: How) -> Interval | None:
+    """None where the metric was not measured for all seeds."""
+    values = rows[f"final/{name}"]
+    return interval(values.tolist(), how=how, bounds=_bounds(name)) if values.notna().all() else None
+
+
+def _bounds(name: str) -> Bounds:
+    if name in FRACTIONS:
+        return FRACTION
+    return DIFFERENCE if name == "worst_class_drop" else AMOUNT
+
+
 def _told(name: str, found: Interval | None, asked: Asked) -> Record:
-    mean = None if found is None else found.mean
-    if asked.how == "t":
-        return {name: mean, f"{name}_ci95": None if found is None else found.half_width}
-    low, high = (None, None) if found is None else (found.low, found.high)
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+    if found is None:
+        return _unknown(name, asked)
+    half = {f"{name}_ci95": found.half_width} if asked.how == "t" else {}
+    return {name: found.mean, **half, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _unknown(name: str, asked: Asked) -> Record:
+    columns = ("", "_ci95", "_low", "_high") if asked.how == "t" else ("", "_low", "_high")
+    return {f"{name}{column}": None for column in columns}
 
 
 def _ratio(rows: DataFrame) -> float | None:
@@ -98,7 +135,7 @@ def _of_methods(results: DataFrame, asked: Asked) -> dict[Key, Record]:
     if asked.tolerance is None:
         return {}
     told: dict[Key, Record] = {}
-    for found in sparsest(results, tolerance=asked.tolerance, how=asked.how):
+    for found in sparsest(results, tolerance=asked.tolerance, how=asked.how, earlier=asked.earlier):
         told[_key(found.method)] = {
             "tolerance": asked.tolerance,
             **_told("sparsity_within", found.sparsity, asked),
@@ -112,13 +149,19 @@ def _of_methods(results: DataFrame, asked: Asked) -> dict[Key, Record]:
 def _of_baseline(results: DataFrame, asked: Asked) -> dict[Key, Record]:
     if asked.baseline is None:
         return {}
+    untested: Record = {"difference_p": None, "difference_p_holm": None, "comparisons": None}
     none: Record = {"baseline": asked.baseline.text, **_told("difference", None, asked), "pairs": 0}
+    none |= untested
     told = {_key(setting): none for setting, _ in settings(results)}
-    for found in differences(results, asked.baseline, how=asked.how):
+    every = differences(results, asked.baseline, how=asked.how)
+    for found in every:
         told[_key(found.setting)] = {
             "baseline": asked.baseline.text,
             **_told("difference", found.difference, asked),
             "pairs": found.difference.count,
+            "difference_p": found.difference.p,
+            "difference_p_holm": found.p_holm,
+            "comparisons": len(every),
         }
     return told
 

@@ -5,18 +5,20 @@ Networks of one seed start from the same dense bits, so most of the spread betwe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.comparing.interval import How, Interval, interval
-from orchestrator.comparing.setting import AXES, NETWORK, axis_columns, settings, telling
+from orchestrator.comparing.interval import DIFFERENCE, How, Interval, interval
+from orchestrator.comparing.marks import marks
+from orchestrator.comparing.setting import AXES, NETWORK, amount_label, axis_columns, settings, telling
 from orchestrator.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 DENSE = "dense"
+LEVEL = 0.05 + 1e-12  # that rounding does not decide
 TRIPLE = ("criterion", "granularity", "scope")  # a technique is these three
 
 
@@ -34,14 +36,34 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting's test accuracy minus its baseline's, over the seeds that both have."""
+    """A setting's test accuracy minus its baseline's, over the seeds that both have.
+
+    `p_holm` is the p-value of its paired t test, corrected for all the comparisons made with it; None
+    where there is no test: with fewer than three pairs, without a spread, or with a bootstrap.
+    """
 
     setting: Mapping[str, object]
     difference: Interval
+    amount: str
+    marks: str = ""
+    p_holm: float | None = None
+
+    @property
+    def survives(self) -> bool:
+        """Whether it differs from 0 at 5%, for all comparisons together."""
+        return self.p_holm is not None and self.p_holm <= LEVEL
+
+    @property
+    def p_text(self) -> str:
+        """The corrected p-value, with a star where it survives; "" without a test."""
+        if self.p_holm is None:
+            return ""
+        text = "<0.001" if self.p_holm < 0.001 else f"{self.p_holm:.3f}"
+        return f"{text} *" if self.survives else text
 
 
 def read_baseline(text: str, results: DataFrame) -> Baseline:
-    """`dense`, a technique, or `column=value, column=value`.
+    """`dense`, the name of a technique, criterion, schedule or recovery, or `column=value, column=value`.
 
     UsageError, with near names, for what is none of them, and for a baseline that nothing pairs with.
     """
@@ -51,7 +73,8 @@ def read_baseline(text: str, results: DataFrame) -> Baseline:
     for part in _parts(text):
         column, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or "(" in column:
-            column, value = "technique", part.strip()
+            value = part.strip()
+            column = _column_of(value, results)
         values[column] = _value(column, value, results)
     found = Baseline(", ".join(f"{column}={value}" for column, value in values.items()), values)
     if not differences(results, found):
@@ -87,8 +110,42 @@ def differences(results: DataFrame, baseline: Baseline, *, how: How = "t") -> li
     for setting, rows in settings(results):
         own = gains.reindex(rows.index).dropna()
         if len(own):
-            found.append(Difference(setting, interval(own.tolist(), how=how)))
-    return found
+            whole = interval(own.tolist(), how=how, bounds=DIFFERENCE)
+            found.append(Difference(setting, whole, amount_label(rows), marks(rows)))
+    return corrected(found)
+
+
+def corrected(untested: Sequence[Difference]) -> list[Difference]:
+    """The same with Holm's correction for all of them that have a test."""
+    adjusted = iter(holm([item.difference.p for item in untested if item.difference.p is not None]))
+    return [item if item.difference.p is None else replace(item, p_holm=next(adjusted)) for item in untested]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for there being many of them (Holm, Scandinavian Journal of Statistics, 1979).
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below one before it.
+    """
+    adjusted = [0.0] * len(p_values)
+    floor = 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=lambda n: p_values[n])):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = floor
+    return adjusted
+
+
+def verdict(gains: Sequence[Interval]) -> str:
+    """How many comparisons these differences are, and how many of them are more than chance."""
+    tested = [gain for gain in gains if gain.p is not None]
+    if not tested:
+        return f"{len(gains)} comparisons, none tested: a test needs three pairs or more, and a t interval."
+    alone = sum(gain.leaves_zero_out for gain in tested)
+    survive = sum(p <= LEVEL for p in holm([gain.p for gain in tested if gain.p is not None]))
+    untested = f" ({rest} more are not tested)" if (rest := len(gains) - len(tested)) else ""
+    return (
+        f"{len(tested)} comparisons{untested}: by their own 95% intervals {alone} of them are not 0, after "
+        f"Holm's correction for all of them {survive}."
+    )
 
 
 def _gains(finished: DataFrame, baseline: Baseline) -> Series[float]:
@@ -116,14 +173,36 @@ def _matched(finished: DataFrame, baseline: Baseline) -> list[str]:
     return [c for c in telling(finished, first, ordered) if c not in given]
 
 
+def _column_of(name: str, results: DataFrame) -> str:
+    """The axis that has a value of this name: the technique before the parts that it is made of."""
+    for column in ("technique", *TRIPLE, "schedule", "recover", "when", "prepare", "distill"):
+        if column in results and name in {v for text in _known(column, results) for v in (text, _bare(text))}:
+            return column
+    return "technique"
+
+
+def _bare(text: str) -> str:
+    return text.partition("(")[0]
+
+
+def _known(column: str, results: DataFrame) -> dict[str, object]:
+    return {str(value): value for value in results[column].dropna().unique()}
+
+
 def _value(column: str, text: str, results: DataFrame) -> object:
     columns = axis_columns(results)
     if column not in columns:
         raise UsageError(f"--baseline: {unknown('column', column, [*columns, DENSE])}")
-    known = {str(value): value for value in results[column].dropna().unique()}
+    known = _known(column, results)
     if text in known:
         return known[text]
-    short = [name for name in known if name.partition("(")[0] == text]
+    for item in results.attrs.get("excluded", ()):
+        if item.get("left_out") == text:
+            raise UsageError(
+                f"--baseline {text}: planned once, as {item['planned']}, which is the same by definition; "
+                f"give --baseline {item['planned']}"
+            )
+    short = [name for name in known if _bare(name) == text]
     if len(short) == 1:
         return known[short[0]]
     kind = column if column != "technique" else "technique of these trials (or column=value)"

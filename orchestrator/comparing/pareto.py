@@ -12,7 +12,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from orchestrator.comparing.interval import How, Interval, interval
-from orchestrator.comparing.setting import NETWORK, method_label, settings, telling
+from orchestrator.comparing.marks import marks
+from orchestrator.comparing.setting import NETWORK, amount_label, method_label, settings, telling
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -55,6 +56,8 @@ class Candidate:
     val_accuracy: float
     accuracy: Interval
     on_front: bool = False
+    amount_text: str = ""
+    marks: str = ""
 
 
 def members(found: Sequence[Candidate]) -> list[Candidate]:
@@ -111,6 +114,8 @@ def _pruned(results: DataFrame, column: str, how: How) -> list[Candidate]:
             float(rows[column].mean()),
             float(rows["final/val_accuracy"].mean()),
             interval(rows["final/accuracy"].tolist(), how=how),
+            amount_text=amount_label(rows),
+            marks=marks(rows),
         )
         for setting, rows in settings(results)
         if rows[column].notna().all()

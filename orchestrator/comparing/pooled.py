@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.comparing.records import find_sweep, joined
+from orchestrator.comparing.networks import earlier_networks
+from orchestrator.comparing.records import at_end, find_sweep, joined
+from orchestrator.comparing.typed import typed
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.errors import StoreError
 from orchestrator.store.address import exists, shown
@@ -33,7 +35,15 @@ def pooled(names: Sequence[str], *, uri: str) -> DataFrame:
     # A trial of two sweeps is one: counted twice, it would narrow the intervals.
     # One that a sweep stopped early may be whole in another.
     found = found.sort_values("status", key=lambda status: status != "finished", kind="stable")
-    return found.drop_duplicates("key", ignore_index=True)
+    return typed(found.drop_duplicates("key", ignore_index=True))
+
+
+def pooled_earlier(results: DataFrame, *, uri: str) -> DataFrame:
+    """The networks of earlier rounds of these trials, as rows of `results`."""
+    tracker = Tracker(uri, "")
+    ids = set(results.loc[results["status"] == "finished", "run_id"])
+    runs = [run for run in tracker.finished().values() if run.run_id in ids]
+    return earlier_networks(results, runs, tracker)
 
 
 def _rows(tracker: Tracker, name: str, known: dict[str, RunRow]) -> DataFrame:
@@ -51,21 +61,23 @@ def _rows(tracker: Tracker, name: str, known: dict[str, RunRow]) -> DataFrame:
 
 def _one(tracker: Tracker, run: RunRow) -> dict[str, Any]:  # JSON, and what pandas makes of it
     """A single run as a row of `results`; a dense one is of the technique `dense`, amount 0."""
-    from orchestrator.described import params
+    from orchestrator.described import amount_text, params
 
     if run.status != "FINISHED" or "key" not in run.tags:
         why = run.tags.get("stopped_because", run.tags.get("reason", "it has no key"))
         raise StoreError(f"run {run.run_id} is {run.status} and has no result to compare: {why}")
     content = json.loads(tracker.text(run, CONFIG))
     config: DenseConfig | TrialConfig
+    own: dict[str, Any]
     if run.tags["kind"] == "trial":
         config = TrialConfig.from_json(content)
-        dense, own = config.dense, {}
+        dense, own = config.dense, {"amount_text": amount_text(config)}
     else:
         config = dense = dense_from_json(content)
-        own = {"technique": "dense", "amount": 0.0}
+        own = {"technique": "dense", "amount": 0.0, "amount_text": "0%"}
     asked = int(run.tags.get("requested_batch_size", dense.batch_size))
-    facts = {"status": "finished", "run_id": run.run_id, "reason": None, "notes": run.tags.get("notes", "")}
+    facts: dict[str, Any] = {"status": "finished", "run_id": run.run_id, "reason": None}
+    facts |= {"notes": run.tags.get("notes", ""), **at_end(run.tags)}
     keys = {"key": run.tags["key"], "dense_key": dense.key()}
     metrics = {name: value for name, value in run.metrics.items() if "/" in name}
     return {**keys, **params(config), "requested_batch_size": asked, **own, **facts, **metrics}

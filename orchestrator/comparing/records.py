@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import StoreError, unknown
+from orchestrator.comparing.typed import typed
+from orchestrator.errors import AwayError, StoreError, unknown
 from orchestrator.store.address import default_uri, exists, shown
+from orchestrator.store.ownership import owner_lives
 from orchestrator.store.runs import RunRow, Runs
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 PLAN = "plan.json"
 EMPTY = ("key", "dense_key", "seed", "status", "run_id", "reason", "notes")
+AT_CHANCE, NO_LIVING_WEIGHT = "at chance on validation", "no living weight"  # in the notes of a run
 Record = Mapping[str, Any]  # JSON
 
 
@@ -48,15 +52,20 @@ def planned_rows(text: str) -> list[dict[str, Any]]:
     ]
 
 
-def find_sweep(tracker: Tracker, sweep: str) -> RunRow:
-    """The sweep of a run id, or the latest one of a space. StoreError, with near names, if there is none."""
+def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> RunRow:
+    """The sweep of a run id, or the latest one of a space. StoreError, with near names, if there is none.
+
+    A sweep that failed to start does not hide the one before it, and stderr says so; `latest_of_any`
+    takes the latest that has a plan, whatever came of it.
+    """
     from orchestrator.tracking import Tracker
 
     experiments = {e.name: e.experiment_id for e in tracker.client.search_experiments()}
     if sweep in experiments:
-        rows = Tracker(tracker.uri, sweep).search("tags.kind = 'sweep'")
+        own = Tracker(tracker.uri, sweep)
+        rows = own.search("tags.kind = 'sweep'")
         if rows:
-            return rows[0]
+            return latest(own, rows, is_planned if latest_of_any else _has_results)
     elif len(sweep) == 32 and all(c in "0123456789abcdef" for c in sweep):
         row = tracker.row(sweep)
         if row.tags.get("kind") == "sweep":
@@ -65,6 +74,43 @@ def find_sweep(tracker: Tracker, sweep: str) -> RunRow:
     raise StoreError(
         f"{unknown('sweep', sweep, set(experiments) - {'Default'})}; `orchestrate sweep` runs one"
     )
+
+
+def latest(tracker: Tracker, rows: Sequence[RunRow], is_fit: Callable[[Tracker, RunRow], bool]) -> RunRow:
+    """The first of these, the newest first, that is fit; the newest where none is."""
+    row = next((row for row in rows if is_fit(tracker, row)), rows[0])
+    if row is not rows[0]:
+        newer = rows.index(row)
+        print(
+            f"{rows[0].name}: the latest sweep, {rows[0].run_id}, failed to start and has no results; "
+            f"this is {row.run_id}, {newer} before it",
+            file=sys.stderr,
+        )
+    return row
+
+
+def is_planned(tracker: Runs, sweep: RunRow) -> bool:
+    """Whether a sweep got as far as its plan."""
+    if sweep.status == "FINISHED":
+        return True
+    try:
+        tracker.text(sweep, PLAN)
+    except AwayError:
+        raise
+    except StoreError:
+        return False
+    return True
+
+
+def _has_results(tracker: Tracker, sweep: RunRow) -> bool:
+    """Whether any trial of its plan has ended, by whichever sweep; or may still, where it is at work."""
+    if not is_planned(tracker, sweep):
+        return False
+    if sweep.status == "FINISHED":
+        return True
+    if sweep.status == "RUNNING" and owner_lives(sweep.tags.get("owner", "")):
+        return True
+    return bool((joined(tracker, sweep).results["status"] != "missing").any())
 
 
 def results(sweep: str, *, uri: str | None = None) -> DataFrame:
@@ -128,15 +174,23 @@ def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None =
             "run_id": run.run_id if run else None,
             "reason": _reason(run, parent),
             "notes": run.tags.get("notes", "") if run else "",
+            **at_end(run.tags if run else {}),
         }
         # Names without a group belong to rounds: their last values stand under final/, too.
         metrics = {name: value for name, value in done.metrics.items() if "/" in name} if done else {}
         table.append({**row, **facts, **metrics})
     # A search that was interrupted before its first point has no rows, and all the same columns.
-    results = pandas.DataFrame(table, columns=None if table else EMPTY)
+    results = typed(pandas.DataFrame(table, columns=None if table else EMPTY))
     about = json.loads(plan)
     results.attrs["objectives"] = about.get("search", {}).get("objectives", {})
+    results.attrs["excluded"] = about.get("excluded", [])
     return Joined(about, results, finished)
+
+
+def at_end(tags: Mapping[str, str]) -> dict[str, bool]:
+    """What is wrong with the network that a run ended with; of older runs, with that of any round."""
+    notes = tags.get("notes_at_end", tags.get("notes", ""))
+    return {"at_chance": AT_CHANCE in notes, "empty_layers": NO_LIVING_WEIGHT in notes}
 
 
 def _reason(run: RunRow | None, parent: RunRow | None) -> str | None:

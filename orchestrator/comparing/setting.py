@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.config import method_name
@@ -37,8 +37,12 @@ NO_SETTING = (
     "run_id",
     "reason",
     "notes",
+    "at_chance",
+    "empty_layers",
     "amount_text",
 )
+STOPPED = "stopped"  # in the attrs of a setting's rows: how many of its seeds were stopped early
+ADAPTIVE = ("pq_index", "threshold", "column_mean", "mean_norm", "score_below")  # `amount` is their ceiling
 HASH = re.compile("([0-9a-f]{8})[0-9a-f]{56}")  # of an ancestor
 LONG_NUMBER = re.compile(r"\d+\.\d{4,}(e-?\d+)?")
 UNSAID = ("none", "after", "None")  # that nothing was done goes without saying
@@ -87,19 +91,26 @@ def _searched_columns(results: DataFrame) -> list[str]:
 
 def settings(results: DataFrame) -> Iterator[tuple[dict[str, object], DataFrame]]:
     """Each setting of the finished trials, with its rows (one per seed), in the order of the plan."""
-    finished = results[results["status"] == "finished"]
-    if len(finished):
-        columns = setting_columns(results)
-        for values, rows in finished.groupby(columns, sort=False, dropna=False):
-            yield dict(zip(columns, values, strict=True)), rows
+    yield from _grouped(results, setting_columns)
 
 
 def methods(results: DataFrame) -> Iterator[tuple[dict[str, object], DataFrame]]:
     """Each method, a setting without its amount, with the rows of all its finished trials."""
-    finished = results[results["status"] == "finished"]
-    if len(finished):
-        columns = [c for c in setting_columns(results) if c != "amount"]
-        for values, rows in finished.groupby(columns, sort=False, dropna=False):
+    yield from _grouped(results, lambda rows: [c for c in setting_columns(rows) if c != "amount"])
+
+
+def _grouped(
+    results: DataFrame, columns_of: Callable[[DataFrame], list[str]]
+) -> Iterator[tuple[dict[str, object], DataFrame]]:
+    if not (results["status"] == "finished").any():
+        return
+    columns = columns_of(results)
+    ended = results[results["status"].isin(("finished", "stopped"))]
+    for values, group in ended.groupby(columns, sort=False, dropna=False):
+        is_whole = group["status"] == "finished"
+        if is_whole.any():
+            rows = group[is_whole]
+            rows.attrs = {**results.attrs, STOPPED: int((~is_whole).sum())}
             yield dict(zip(columns, values, strict=True)), rows
 
 
@@ -112,24 +123,48 @@ def method_label(setting: Mapping[str, object]) -> str:
     """What was done, without the values that mean that nothing was."""
     told = [value for name, value in setting.items() if name not in (*NETWORK, "amount")]
     # A table of several sweeps has no value where only another sweep has the axis.
-    said = (str(v) for v in told if v is not None and v == v and v not in UNSAID)
+    said = (_text(v) for v in told if v is not None and v == v and v not in UNSAID)
     return ", ".join(HASH.sub(r"\1", text) for text in said) or "nothing"
 
 
 def point_label(setting: Mapping[str, object]) -> str:
     """What was done at a point of a search: options with four digits, a field of the recipe by its name."""
     told = [
-        str(value) if name in AXES else f"{name}={value}"
+        _text(value) if name in AXES else f"{name}={_text(value)}"
         for name, value in setting.items()
         if name not in (*NETWORK, "amount") and value not in UNSAID
     ]
     return LONG_NUMBER.sub(lambda found: f"{float(found[0]):.4g}", ", ".join(told)) or "nothing"
 
 
+def _text(value: object) -> str:
+    """Whole numbers of a column in which others are missing are floats, and are read as whole ones."""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def method_names(setting: Mapping[str, object]) -> str:
     """What was done, without options and numbers: what points of a search may have in common."""
     axes = [name for name in AXES if name in setting and name not in NETWORK]
     return ", ".join(method_name(str(setting[a])) for a in axes if setting[a] not in UNSAID) or "nothing"
+
+
+def amount_label(rows: DataFrame) -> str:
+    """How much went, as the plan says it: `50%`, `0% (trained on)`, `by pq_index, at most 90%`."""
+    first = rows.iloc[0]
+    text = first.get("amount_text")
+    if isinstance(text, str) and text:
+        return text
+    return _amount_text(float(first["amount"]), str(first.get("schedule")), str(first.get("recover")))
+
+
+def _amount_text(amount: float, schedule: str, recover: str) -> str:
+    """The same for a plan that was written before it said so."""
+    if amount == 0:
+        return "0%" if recover in ("none", "None", "nan") else "0% (trained on)"
+    name = method_name(schedule)
+    if name in ADAPTIVE:
+        return f"by {name}" + ("" if amount >= 1 else f", at most {percent(amount)}")
+    return percent(amount)
 
 
 def percent(fraction: float) -> str:

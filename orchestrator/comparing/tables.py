@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.comparing.compare import Asked
-from orchestrator.comparing.interval import NAMES, How, Interval, interval
-from orchestrator.comparing.paired import Baseline, differences
+from orchestrator.comparing.interval import How, Interval, dense_interval, interval, meaning
+from orchestrator.comparing.marks import SURVIVORS, legend, marks
+from orchestrator.comparing.paired import DENSE, Baseline, default_baseline, differences, verdict
 from orchestrator.comparing.pareto import COSTS, candidates, members
-from orchestrator.comparing.setting import method_label, panel_title, percent, point_label, settings
+from orchestrator.comparing.setting import (
+    amount_label,
+    method_label,
+    panel_title,
+    percent,
+    point_label,
+    settings,
+)
 from orchestrator.comparing.sparsest import sparsest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-CAPTION = f"test accuracy in %, {NAMES['t']}"
 MOST_METHODS = 6  # columns of a pivoted table
 LISTED = [
     "method",
@@ -43,8 +50,15 @@ class Table:
     note: str = ""
 
 
-def caption(how: How = "t") -> str:
-    return f"test accuracy in %, {NAMES[how]}"
+def caption(found: Iterable[Interval], how: How = "t") -> str:
+    """What stands in a column of accuracies, these intervals."""
+    return f"test accuracy in %, {meaning(found, how=how)}"
+
+
+def with_legend(table: Table) -> Table:
+    """The table with the meaning of the signs that stand in it, at the end of its note."""
+    signs = legend(cell for row in table.rows for cell in row)
+    return replace(table, note=f"{table.note} {signs}.".strip()) if signs else table
 
 
 def tables(results: DataFrame, *, how: How = "t") -> list[Table]:
@@ -54,7 +68,9 @@ def tables(results: DataFrame, *, how: How = "t") -> list[Table]:
     few = pivoted(results, how=how)
     widest = max((len(table.header) for table in few), default=0)
     full = all(all(row) for table in few for row in table.rows)
-    side_by_side = widest <= 1 + MOST_METHODS and full and any(len(t.rows) > 1 for t in few)
+    side_by_side = (
+        widest <= 1 + MOST_METHODS and full and any(sum(row[0] != DENSE for row in t.rows) > 1 for t in few)
+    )
     return few if side_by_side else listed(results, how=how)
 
 
@@ -62,7 +78,7 @@ def asked_tables(results: DataFrame, asked: Asked) -> list[Table]:
     """`tables`, and one table for each thing that is asked."""
     found = tables(results, how=asked.how)
     if asked.tolerance is not None:
-        found.append(sparsest_table(results, tolerance=asked.tolerance, how=asked.how))
+        found.append(sparsest_table(results, tolerance=asked.tolerance, how=asked.how, earlier=asked.earlier))
     if asked.baseline is not None:
         found.append(differences_table(results, asked.baseline, how=asked.how))
     if asked.cost is not None:
@@ -70,39 +86,70 @@ def asked_tables(results: DataFrame, asked: Asked) -> list[Table]:
     return found
 
 
+def differences_asked(results: DataFrame, *, how: How = "t") -> list[Table]:
+    """Paired differences to the first value of what was swept, where there is anything to compare."""
+    if results.attrs.get("objectives"):
+        return []
+    baseline = default_baseline(results)
+    return [differences_table(results, baseline, how=how)] if differences(results, baseline) else []
+
+
 def pivoted(results: DataFrame, *, how: How = "t") -> list[Table]:
-    """A row of mean test accuracies per amount, a column per method."""
-    cells: dict[str, dict[float, dict[str, str]]] = {}
-    methods: dict[str, dict[str, None]] = {}
+    """A row of mean test accuracies per amount, a column per method; the dense networks above them."""
+    panels: dict[str, list[tuple[dict[str, object], DataFrame]]] = {}
     for setting, rows in settings(results):
-        title, method = panel_title(setting), method_label(setting)
-        methods.setdefault(title, {})[method] = None
-        cell = str(interval(rows["final/accuracy"].tolist(), how=how))
-        cells.setdefault(title, {}).setdefault(float(str(setting["amount"])), {})[method] = cell
-    return [
-        Table(
-            f"{title}: {caption(how)}",
-            ["amount", *methods[title]],
-            [[percent(a), *(row.get(m, "") for m in methods[title])] for a, row in sorted(by_amount.items())],
-        )
-        for title, by_amount in cells.items()
+        panels.setdefault(panel_title(setting), []).append((setting, rows))
+    return [_pivoted(title, cells, how) for title, cells in panels.items()]
+
+
+def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], how: How) -> Table:
+    columns = list(dict.fromkeys(method_label(setting) for setting, _ in cells))
+    by_amount: dict[float, dict[str, str]] = {}
+    labels: dict[float, dict[str, None]] = {}
+    found, dense = [], {}
+    for setting, rows in cells:
+        amount, method = float(str(setting["amount"])), method_label(setting)
+        accuracy = interval(rows["final/accuracy"].tolist(), how=how)
+        by_amount.setdefault(amount, {})[method] = f"{accuracy}{marks(rows)}"
+        labels.setdefault(amount, {})[amount_label(rows)] = None
+        found.append(accuracy)
+        if (above := dense_interval(rows, how=how)) is not None:
+            dense[method] = str(above)
+            found.append(above)
+    lines = [
+        [" or ".join(labels[amount]), *(row.get(method, "") for method in columns)]
+        for amount, row in sorted(by_amount.items())
     ]
+    if len(dense) == len(columns) and list(labels.get(0.0, ())) != ["0%"]:
+        lines.insert(0, [DENSE, *(dense[method] for method in columns)])
+    return with_legend(Table(f"{title}: {caption(found, how)}", ["amount", *columns], lines))
 
 
 def listed(results: DataFrame, *, how: How = "t") -> list[Table]:
-    """A row per setting: how well it does, what is left of it, and what it has cost since the first epoch."""
+    """A row per setting: how well it does, what is left of it, and what it has cost since the first epoch.
+
+    The dense networks that the settings come from stand above them, each set of seeds once.
+    """
     found: dict[str, list[list[str]]] = {}
+    intervals: dict[str, list[Interval]] = {}
+    seen: set[tuple[str, ...]] = set()
     for setting, rows in settings(results):
-        found.setdefault(panel_title(setting), []).append(
-            [
-                method_label(setting),
-                percent(float(str(setting["amount"]))),
-                str(interval(rows["final/accuracy"].tolist(), how=how)),
-                *_costs(rows),
-                str(len(rows)),
-            ]
-        )
-    return [Table(f"{title}: {caption(how)}", LISTED, rows) for title, rows in found.items()]
+        title = panel_title(setting)
+        lines, own = found.setdefault(title, []), intervals.setdefault(title, [])
+        dense = dense_interval(rows, how=how)
+        keys = (title, *sorted(map(str, rows["dense_key"] if "dense_key" in rows else rows["seed"])))
+        if dense is not None and keys not in seen:
+            seen.add(keys)
+            lines.append([DENSE, "", str(dense), *[""] * (len(LISTED) - 4), str(dense.count)])
+            own.append(dense)
+        accuracy = interval(rows["final/accuracy"].tolist(), how=how)
+        own.append(accuracy)
+        cells = [method_label(setting), amount_label(rows), f"{accuracy}{marks(rows)}"]
+        lines.append([*cells, *_costs(rows), str(len(rows))])
+    return [
+        with_legend(Table(f"{title}: {caption(intervals[title], how)}", LISTED, lines))
+        for title, lines in found.items()
+    ]
 
 
 def searched(results: DataFrame, objectives: Mapping[str, str], *, how: How = "t") -> Table:
@@ -110,21 +157,22 @@ def searched(results: DataFrame, objectives: Mapping[str, str], *, how: How = "t
     first, way = next(iter(objectives.items()))
     own = [name.removeprefix("final/") for name in objectives]
     found = sorted(settings(results), key=lambda pair: float(pair[1][first].mean()), reverse=way == "max")
-    rows = [
+    accuracies = [interval(rows["final/accuracy"].tolist(), how=how) for _, rows in found]
+    lines = [
         [
             panel_title(setting),
             point_label(setting),
-            percent(float(str(setting["amount"]))),
+            amount_label(rows),
             *(figure(float(rows[name].mean())) for name in objectives),
-            str(interval(rows["final/accuracy"].tolist(), how=how)),
+            f"{accuracy}{marks(rows)}",
             *_costs(rows),
             str(len(rows)),
         ]
-        for setting, rows in found
+        for (setting, rows), accuracy in zip(found, accuracies, strict=True)
     ]
     goals = ", ".join(f"{name}: {way}" for name, way in objectives.items())
     header = ["network", "method", "amount", *own, *LISTED[2:]]
-    return Table(f"every point, by {goals}; {caption(how)}", header, rows)
+    return with_legend(Table(f"every point, by {goals}; {caption(accuracies, how)}", header, lines))
 
 
 def _costs(rows: DataFrame) -> list[str]:
@@ -142,26 +190,29 @@ def _costs(rows: DataFrame) -> list[str]:
     ]
 
 
-def sparsest_table(results: DataFrame, *, tolerance: float, how: How = "t", rounds: bool = False) -> Table:
+def sparsest_table(
+    results: DataFrame, *, tolerance: float, how: How = "t", earlier: DataFrame | None = None
+) -> Table:
     """A row per method: the highest sparsity that it reaches within the tolerance of dense.
 
-    `rounds`: the rows are of rounds, and not of whole trials.
+    `earlier` are the networks of rounds before the last, as rows of `results`.
     """
     header = ["network", "method", "sparsity %", "compression", "accuracy %", "below dense", "seeds"]
-    rows = []
-    for found in sparsest(results, tolerance=tolerance, how=how):
-        compression = "" if found.compression is None else f"{found.compression:.3g}x"
+    rows, shown = [], []
+    for found in sparsest(results, tolerance=tolerance, how=how, earlier=earlier):
+        compression = "" if found.compression is None else f"{found.compression.mean:.3g}x"
         means = [_or_none(found.sparsity), compression, _or_none(found.accuracy), _or_none(found.loss)]
-        seeds = f"{found.found} of {found.seeds}"
+        seeds = f"{found.found} of {found.seeds}" + (SURVIVORS if found.stopped else "")
         rows.append([panel_title(found.method), method_label(found.method), *means, seeds])
+        shown += [one for one in (found.sparsity, found.accuracy, found.loss) if one is not None]
     limit = f"{100 * tolerance:g} {points(100 * tolerance)}"
     note = (
-        f"Seed by seed: the sparsest network of a method whose validation accuracy is at most {limit} below "
-        "that of the same seed's dense network; then its test accuracy, and by how many points that is below "
-        f"the dense network's. {_sentence(NAMES[how].replace('over seeds', 'over the seeds that have one'))} "
-        f"Only networks at the end of a {'round' if rounds else 'trial'} are looked at."
+        f"Seed by seed: the sparsest network of a method, after any round of any trial, whose validation "
+        f"accuracy is at most {limit} below that of the same seed's dense network; then its test accuracy, "
+        "and by how many points that is below the dense network's. A seed without one counts as its dense "
+        f"network, at sparsity 0; `seeds` says how many have one. {_sentence(meaning(shown, how=how))}"
     )
-    return Table(f"highest sparsity within {limit} of dense", header, rows, note)
+    return with_legend(Table(f"highest sparsity within {limit} of dense", header, rows, note))
 
 
 def _sentence(text: str) -> str:
@@ -179,47 +230,52 @@ def points(number: float) -> str:
 
 def differences_table(results: DataFrame, baseline: Baseline, *, how: How = "t") -> Table:
     """A row per setting that pairs with the baseline: how much better it is, in points of test accuracy."""
+    every = differences(results, baseline, how=how)
     rows = [
         [
             panel_title(found.setting),
             method_label(found.setting),
-            percent(float(str(found.setting["amount"]))),
-            found.difference.text(sign="+"),
+            found.amount,
+            found.difference.text(sign="+") + found.marks,
             str(found.difference.count),
+            found.p_text,
         ]
-        for found in differences(results, baseline, how=how)
+        for found in every
     ]
     other = "its dense network" if baseline.is_dense else baseline.text
+    means = meaning((found.difference for found in every), how=how)
     note = (
         f"Test accuracy minus that of {other} at the same amount and seed, all else equal, in points; "
-        f"{NAMES[how].replace('over seeds', 'over pairs')}. Each interval stands alone: it is not widened "
-        "for there being many."
+        f"{means.replace('over seeds', 'over pairs').replace('seed', 'pair')}. Each interval stands alone; p "
+        f"is corrected for all of them (Holm). {verdict([found.difference for found in every])}"
     )
-    header = ["network", "method", "amount", "difference", "pairs"]
-    return Table(f"difference to {baseline.text}, paired by seed", header, rows, note)
+    header = ["network", "method", "amount", "difference", "pairs", "p, Holm"]
+    return with_legend(Table(f"difference to {baseline.text}, paired by seed", header, rows, note))
 
 
 def front_table(results: DataFrame, cost: str, *, how: How = "t") -> Table:
     """The Pareto front, cheapest first within each data set."""
+    front = members(candidates(results, cost, how=how))
     rows = [
         [
             str(one.setting["dataset"]),
             one.network,
             one.method,
-            "" if one.amount is None else percent(one.amount),
+            one.amount_text,
             cost_text(cost, one.cost),
             f"{100 * one.val_accuracy:.1f}",
-            str(one.accuracy),
+            f"{one.accuracy}{one.marks}",
         ]
-        for one in members(candidates(results, cost, how=how))
+        for one in front
     ]
     note = (
-        f"{cost}: {COSTS[cost].about}; means over seeds. No network of these sweeps, dense ones included, is "
-        "at least as cheap and as accurate on validation images as one of these and better in one. "
-        f"{_sentence(caption(how))} What is equal to a dense network is left out."
+        f"{cost}: {COSTS[cost].about}; means over seeds. No network of these sweeps, dense ones included, "
+        "is at least as cheap and as accurate on validation images as one of these and better in one. "
+        f"{_sentence(caption((one.accuracy for one in front), how))} What is equal to a dense network is "
+        "left out."
     )
     header = ["data set", "network", "method", "amount", cost, "validation %", "accuracy %"]
-    return Table(f"Pareto front of accuracy against {cost}", header, rows, note)
+    return with_legend(Table(f"Pareto front of accuracy against {cost}", header, rows, note))
 
 
 def cost_text(cost: str, value: float) -> str:

@@ -9,7 +9,7 @@ from orchestrator import tracking
 from orchestrator.comparing.figures import accuracy_against_sparsity
 from orchestrator.comparing.records import joined
 from orchestrator.comparing.summary import PICTURE, REPORT, TABLES
-from orchestrator.comparing.tables import markdown, tables
+from orchestrator.comparing.tables import differences_asked, markdown, tables
 from orchestrator.launching.outcome import Ended
 from orchestrator.pages.sweep_page import links, tell
 from orchestrator.report import html_report
@@ -38,7 +38,7 @@ def conclude(tracker: Tracker, sweep: RunRow, space: Space, ended: Ended) -> Dat
     results = known.results
     tell(tracker, sweep, space=space, results=results)
     if (results["status"] == "finished").any() and not ended.signal:  # who stops a sweep does not wait
-        table = markdown(tables(results))
+        table = markdown([*tables(results), *differences_asked(results)])
         picture = accuracy_against_sparsity(results, title=space.name)
         report = html_report(tracker, sweep, known=known)
         tracker.upload(sweep.run_id, {PICTURE: picture, TABLES: table, REPORT: report})

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from orchestrator.comparing.records import PLAN, find_sweep, planned_rows
+from orchestrator.comparing.records import PLAN, find_sweep, is_planned, latest, planned_rows
 from orchestrator.comparing.summary import duration
 from orchestrator.errors import StoreError
 from orchestrator.launching.pace import Pace, seconds_left
@@ -99,7 +99,7 @@ def status(sweep: str | None = None, *, uri: str) -> Status:
         raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
     initialise(uri)
     tracker = Tracker(uri, sweep or "")
-    found = find_sweep(tracker, sweep) if sweep else _latest(tracker)
+    found = find_sweep(tracker, sweep, latest_of_any=True) if sweep else _latest(tracker)
     plan = tracker.text(found, PLAN)
     trials = {row["key"]: row for row in planned_rows(plan)}
     planned = json.loads(plan).get("search", {}).get("planned", 0)  # a search asks for them as it goes
@@ -108,10 +108,12 @@ def status(sweep: str | None = None, *, uri: str) -> Status:
 
 
 def _latest(tracker: Tracker) -> RunRow:
+    """The sweep that is at work, or else the one taken up last, of those that have a plan."""
     rows = tracker.search("tags.kind = 'sweep'", everywhere=True)
     if not rows:
         raise StoreError(f"no sweep in {shown(tracker.uri)}; `orchestrate sweep` runs one")
-    return max(rows, key=lambda row: (_lives(row), _since(row)))
+    ordered = sorted(rows, key=lambda row: (_lives(row), _since(row)), reverse=True)
+    return latest(tracker, ordered, is_planned)
 
 
 def _status(

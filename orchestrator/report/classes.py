@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.comparing.setting import percent
+from orchestrator.comparing.marks import legend
 from orchestrator.comparing.sparsest import within
 from orchestrator.report.featured import Group, groups, left_out
 from orchestrator.report.heat import heat_table
@@ -52,7 +52,9 @@ def classes(swept: Swept, wanted: Wanted) -> Section | None:
         "gets right."
     )
     worst = table(header, lines, texts=2)
-    parts = (paragraph(text), worst, paragraph(said, class_="note"), *maps)
+    shown = [name for group in groups(swept) for name in group.names]
+    signs = legend([*shown, *(cell for line in lines for cell in line)])
+    parts = (paragraph(text), worst, paragraph(f"{said} {signs}".strip(), class_="note"), *maps)
     return Section("classes", "Class by class", joined(parts))
 
 
@@ -142,8 +144,8 @@ def _line(group: Group, seen: Seen) -> list[str]:
     return [
         seen.cell.method,
         group.panel,
-        percent(seen.cell.amount),
-        f"{100 * seen.accuracy:.1f}",
+        seen.cell.amount_text,
+        f"{100 * seen.accuracy:.1f}{seen.cell.marks}",
         f"{100 * dense:.1f}",
         f"{worst}: {100 * (seen.classes[worst] or 0):.0f}, dense {100 * (seen.dense[worst] or 0):.0f}",
         ", ".join(map(str, forgotten)) or "none",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.comparing.figures import spread, spread_note
+from orchestrator.comparing.marks import MEANINGS, SURVIVORS
+from orchestrator.comparing.orders import turning
 from orchestrator.comparing.setting import percent
 from orchestrator.report.charts import Axis, Spec, key, looks
 from orchestrator.report.markup import Html, joined, paragraph, tag
@@ -46,10 +48,16 @@ QUANTITIES = (
         "Biases and norms are counted, so that a network with many of them compresses less.",
     ),
     Quantity(
-        "MACs",
+        "effective MACs",
         Axis("effective MACs of one image", log=True),
         lambda cell: cell.mean("final/macs_effective"),
         "Multiply-adds that a machine which skips every dead weight would do; FLOPs are twice as many.",
+    ),
+    Quantity(
+        "physical MACs",
+        Axis("physical MACs of one image", log=True),
+        lambda cell: cell.mean("final/macs_physical"),
+        "Multiply-adds of the network that was cut out, on any machine: single dead weights save none.",
     ),
     Quantity(
         "latency",
@@ -70,6 +78,7 @@ def curves(swept: Swept) -> Section:
         parts += _of_one(swept, panels[0], charts)
     else:
         parts += _of_several(swept, panels, charts)
+    parts += [paragraph(text) for text in turning(swept.results)]
     if LATENCY not in swept.results:
         parts.append(_unmeasured(swept))
     return Section("accuracy", "Accuracy against what is left", joined(parts), charts)
@@ -129,7 +138,7 @@ def _placed(
     labelled: bool = False,
 ) -> Html:
     """The place of one chart, which is put among `charts`."""
-    chart_id = f"{quantity.name.lower()}-{swept.panels.index(panel)}"
+    chart_id = f"{quantity.name.lower().replace(' ', '-')}-{swept.panels.index(panel)}"
     charts[chart_id] = _chart(swept, panel, quantity, height=height, labelled=labelled)
     title = panel if len(swept.panels) > 1 else f"Against {quantity.name}"
     about = f"Test accuracy against {quantity.name}: {panel}"
@@ -147,8 +156,14 @@ def _measured(swept: Swept) -> list[Quantity]:
 def _note(swept: Swept, panels: Sequence[str]) -> Html:
     more = len(swept.panels) - len(panels)
     rest = f" The first {len(panels)} of {len(swept.panels)} networks are drawn." if more else ""
-    text = f"Means of {spread_note(swept.finished)}; the dotted line is the dense networks' mean.{rest}"
-    return paragraph(text)
+    text = f"Means of {spread_note(swept.finished)}; the dotted line is the dense networks' mean."
+    return paragraph(f"{text}{rest}{_survivors(swept)}")
+
+
+def _survivors(swept: Swept) -> str:
+    if not any(SURVIVORS in cell.marks for cell in swept.cells):
+        return ""
+    return " Hollow points are means of survivors: other seeds of theirs were stopped early."
 
 
 def _too_many(swept: Swept) -> Html:
@@ -170,8 +185,12 @@ def accuracy_mark(x: float, cell: Cell, *, more: Sequence[str] = ()) -> Mark:
     mean, low, high = (100 * end for end in spread(values))
     bar = "" if len(values) == 1 else f", {low:.1f} to {high:.1f}"
     name = () if cell.name == cell.method else (cell.name,)
-    said = (*name, f"amount {percent(cell.amount)}", f"accuracy {mean:.1f}%{bar}", *more)
-    return Mark(x, mean, low, high, said) if len(values) > 1 else Mark(x, mean, said=said)
+    signs = (meaning for sign, meaning in MEANINGS.items() if sign in cell.marks)
+    said = (*name, f"amount {cell.amount_text}", f"accuracy {mean:.1f}%{bar}", *more, *signs)
+    hollow = SURVIVORS in cell.marks
+    if len(values) == 1:
+        return Mark(x, mean, said=said, is_hollow=hollow)
+    return Mark(x, mean, low, high, said, hollow)
 
 
 def _chart(swept: Swept, panel: str, quantity: Quantity, *, height: int, labelled: bool) -> Spec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.comparing.paired import Baseline, Difference, default_baseline, differences
-from orchestrator.comparing.setting import method_label, panel_title, percent
+from orchestrator.comparing.setting import method_label, panel_title
 from orchestrator.comparing.tables import differences_table
 from orchestrator.report.charts import Axis, Looks, Spec, key, looks
 from orchestrator.report.markup import Html, joined, paragraph, tag, texts_table
@@ -78,12 +78,17 @@ def _placed(
     charts[chart_id] = line_chart(
         {method: _marks(found, method) for method in methods},
         styles,
-        x=Axis("amount asked for, %"),
+        x=Axis(_amount_title(found)),
         y=Axis(UNIT),
         level=level,
         height=height,
     )
     return place(chart_id, label=about, height=height, title=title, unit=UNIT)
+
+
+def _amount_title(found: Sequence[Difference]) -> str:
+    ceiling = any(one.amount.startswith("by ") for one in found)
+    return "amount asked for, %" + (" (the most that an adaptive schedule may take)" if ceiling else "")
 
 
 def _short(baseline: Baseline) -> str:
@@ -108,6 +113,6 @@ def _marks(found: Sequence[Difference], method: str) -> list[Mark]:
             amount = float(str(one.setting["amount"]))
             gain = one.difference
             low, high = (None if end is None else 100 * end for end in (gain.low, gain.high))
-            said = (f"amount {percent(amount)}", f"{gain.text(sign='+')} points, {gain.count} pairs")
+            said = (f"amount {one.amount}", f"{gain.text(sign='+')} points, {gain.count} pairs")
             marks.append(Mark(100 * amount, 100 * gain.mean, low, high, said))
     return sorted(marks, key=lambda mark: mark.x)

@@ -31,7 +31,7 @@ def groups(swept: Swept) -> list[Group]:
             found.append(Group(panel, panel, tuple(methods), single))
             continue
         for method, cells in by_method.items():
-            names = tuple(f"{100 * cell.amount:.4g}" for cell in cells)
+            names = tuple(cell.amount_text.removesuffix("%") + cell.marks for cell in cells)
             found.append(
                 Group(panel, f"{method} ({panel})" if len(swept.panels) > 1 else method, names, cells)
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.comparing.marks import legend
 from orchestrator.comparing.pareto import COSTS, Candidate, candidates, members
-from orchestrator.comparing.setting import percent
 from orchestrator.comparing.tables import cost_text
 from orchestrator.report.charts import INK, MUTED, PAPER, Axis, Spec, key, layout, looks
 from orchestrator.report.curves import ACCURACY
@@ -64,18 +64,20 @@ def _table(front: Sequence[Candidate], cost: str, *, shown: bool) -> Html:
     rows = [
         [
             str(number),
-            one.method if one.amount is None else f"{one.method}, {percent(one.amount)}",
+            one.method if one.amount is None else f"{one.method}, {one.amount_text}",
             one.network,
             cost_text(cost, one.cost),
             f"{100 * one.val_accuracy:.1f}",
-            str(one.accuracy),
+            f"{one.accuracy}{one.marks}",
         ]
         for number, one in enumerate(front, start=1)
     ]
     header = ["", "setting", "network", NAMES[cost], "validation, %", "test, %"]
     more = f"; the first {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
     title = tag("summary", f"Front by {NAMES[cost]} ({COSTS[cost].about}){more}")
-    return tag("details", title, table(header, rows[:MOST_ROWS], texts=3), open="" if shown else None)
+    signs = legend(one.marks for one in front)
+    parts = (table(header, rows[:MOST_ROWS], texts=3), paragraph(f"{signs}.", class_="note") if signs else "")
+    return tag("details", title, *parts, open="" if shown else None)
 
 
 def _chart(swept: Swept, found: Sequence[Candidate], *, title: str, bounds: tuple[float, float]) -> Spec:
@@ -130,6 +132,6 @@ def _points(
 
 
 def _said(one: Candidate) -> tuple[str, ...]:
-    amount = () if one.amount is None else (f"amount {percent(one.amount)}",)
+    amount = () if one.amount is None else (f"amount {one.amount_text}",)
     accuracies = f"test {one.accuracy}%, validation {100 * one.val_accuracy:.1f}%"
     return (one.method, one.network, *amount, f"cost {one.cost:.4g}", accuracies)

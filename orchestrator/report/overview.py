@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from orchestrator.comparing.interval import interval
-from orchestrator.comparing.setting import percent
+from collections.abc import Iterator, Sequence
+
+from orchestrator.comparing.interval import dense_interval, interval, test_set_width
+from orchestrator.comparing.marks import legend
 from orchestrator.comparing.tables import caption, searched, sparsest_table
 from orchestrator.report.markup import Html, joined, paragraph, table, tag, texts_table
 from orchestrator.report.section import Section, Wanted
@@ -22,7 +24,7 @@ def in_short(swept: Swept, wanted: Wanted) -> Section:
             texts_table(best, texts=2, most=BEST_POINTS),
         )
         return Section("short", "In short", joined(parts))
-    found = sparsest_table(swept.results, tolerance=wanted.tolerance, how=wanted.how)
+    found = sparsest_table(swept.results, tolerance=wanted.tolerance, how=wanted.how, earlier=swept.earlier)
     parts = (
         tag("h3", found.title[0].upper() + found.title[1:]),
         texts_table(swept.told(found), texts=swept.texts, most=MOST_METHODS),
@@ -33,11 +35,18 @@ def in_short(swept: Swept, wanted: Wanted) -> Section:
 
 def all_settings(swept: Swept, wanted: Wanted) -> Section:
     """The numbers behind the charts, and how to read them."""
-    parts: list[Html] = [paragraph(READING.format(caption=caption(wanted.how)), class_="note")]
     shown = swept.cells[:MOST_ROWS]
+    intervals = [interval(cell.rows["final/accuracy"].tolist(), how=wanted.how) for cell in shown]
+    reading = READING.format(caption=caption(intervals, wanted.how))
+    signs = legend(cell.marks for cell in shown)
+    parts: list[Html] = [
+        paragraph(f"{reading} {_width(swept)}".strip(), class_="note"),
+        paragraph(f"{signs}.", class_="note") if signs else Html(""),
+    ]
     for panel in dict.fromkeys(cell.panel for cell in shown):
-        rows = [_row(cell, wanted) for cell in shown if cell.panel == panel]
-        parts += [tag("h4", panel), table(HEADER, rows)]
+        mine = [cell for cell in shown if cell.panel == panel]
+        rows = [*_dense_rows(mine, wanted), *(_row(cell, wanted) for cell in mine)]
+        parts += [tag("h4", panel), table(*_without_blanks(rows))]
     if len(swept.cells) > MOST_ROWS:
         command = tag("code", f"orchestrate compare {swept.name} --csv")
         text = f"The first {MOST_ROWS} of {len(swept.cells):,} settings. All of them: "
@@ -45,15 +54,53 @@ def all_settings(swept: Swept, wanted: Wanted) -> Section:
     return Section("settings", "Every setting", joined(parts))
 
 
+def _dense_rows(cells: Sequence[Cell], wanted: Wanted) -> Iterator[list[str]]:
+    """A row for each set of dense networks behind these settings."""
+    seen: set[tuple[str, ...]] = set()
+    for cell in cells:
+        dense = dense_interval(cell.rows, how=wanted.how)
+        key = tuple(sorted(map(str, cell.rows.get("dense_key", ()))))
+        if dense is not None and key not in seen:
+            seen.add(key)
+            yield ["dense", "", str(dense), *[""] * (len(HEADER) - 4), str(dense.count)]
+
+
+def _without_blanks(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows without the columns that no run has a value for."""
+    used = [n for n in range(len(HEADER)) if n < 2 or any(row[n] for row in rows)]
+    return [HEADER[n] for n in used], [[row[n] for n in used] for row in rows]
+
+
+def _or_blank(cell: Cell, name: str, whole: float) -> str:
+    """A mean as a part of the whole in percent; blank for runs of before it was counted."""
+    if name not in cell.rows or cell.rows[name].isna().any():
+        return ""
+    return f"{100 * cell.mean(name) / whole:.2f}"
+
+
+def _width(swept: Swept) -> str:
+    """What the size of the test set alone does to an accuracy."""
+    parts = []
+    for name, images in swept.test_images.items():
+        dense = float(swept.finished.loc[swept.finished["dataset"] == name, "ipa/accuracy"].mean())
+        width = test_set_width(dense, images)
+        parts.append(f"{name} has {images:,} test images, by which alone {100 * dense:.1f}% is ± {width:.1f}")
+    if not parts:
+        return ""
+    return f"{'; '.join(parts)} points: no number of seeds narrows that, though pairs share it."
+
+
 def _row(cell: Cell, wanted: Wanted) -> list[str]:
     dense = cell.mean("final/macs_dense")
     return [
         cell.name,
-        percent(cell.amount),
-        str(interval(cell.rows["final/accuracy"].tolist(), how=wanted.how)),
+        cell.amount_text,
+        f"{interval(cell.rows['final/accuracy'].tolist(), how=wanted.how)}{cell.marks}",
         f"{cell.mean('final/loss'):.3f}",
         f"{100 * cell.mean('final/sparsity'):.2f}",
+        _or_blank(cell, "final/sparsity_chosen", 1),
         f"{100 * cell.mean('final/macs_effective') / dense:.2f}",
+        _or_blank(cell, "final/macs_effective_chosen", dense),
         f"{100 * cell.mean('final/macs_physical') / dense:.2f}",
         f"{cell.mean('final/parameters_physical'):,.0f}",
         f"{cell.mean('final/epochs'):g}",
@@ -68,7 +115,9 @@ HEADER = (
     "accuracy",
     "loss",
     "sparsity, %",
+    "chosen, %",
     "MACs, %",
+    "MACs chosen, %",
     "MACs cut, %",
     "parameters cut",
     "epochs",
@@ -76,7 +125,9 @@ HEADER = (
     "seeds",
 )
 READING = (
-    "Accuracy is {caption}. MACs are those of a machine that skips dead weights, as a share of the dense "
+    "Accuracy is {caption}. Sparsity counts what is dead, by choice or because all that it reads or all "
+    "that reads it is dead; chosen is what the masks took away by themselves. MACs are those of a machine "
+    "that skips dead weights, as a share of the dense "
     "network's; cut is what is left after dead channels are taken out for good. Epochs and GFLOPs count "
     "all training since the first epoch of the dense network."
 )

@@ -64,7 +64,7 @@ def _sections(swept: Swept, wanted: Wanted) -> list[Section]:
     found = [
         in_short(swept, wanted),
         curves(swept),
-        rounds(swept, wanted),
+        rounds(swept),
         fronts(swept, wanted),
         paired_differences(swept, wanted),
         layers(swept),

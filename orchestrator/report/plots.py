@@ -22,6 +22,7 @@ class Mark:
     low: float | None = None
     high: float | None = None
     said: tuple[str, ...] = ()
+    is_hollow: bool = False
 
 
 def line_chart(
@@ -94,7 +95,7 @@ def _line(name: str, marks: Sequence[Mark], look: Look) -> Spec:
         "text": ["<br>".join(map(chart_text, (name, *mark.said))) for mark in marks],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": look.colour, "dash": look.dash, "width": 2},
-        "marker": {"color": look.colour, "symbol": look.marker, "size": 7},
+        "marker": {"color": look.colour, "symbol": _symbols(marks, look), "size": 7},
         "cliponaxis": False,
     }
     if any(mark.low is not None for mark in marks):
@@ -108,6 +109,13 @@ def _line(name: str, marks: Sequence[Mark], look: Look) -> Spec:
             "width": 3,
         }
     return line
+
+
+def _symbols(marks: Sequence[Mark], look: Look) -> str | list[str]:
+    """One for the line, or where a point is hollow one for each."""
+    if not any(mark.is_hollow for mark in marks):
+        return look.marker
+    return [f"{look.marker}-open" if mark.is_hollow else look.marker for mark in marks]
 
 
 def _end_labels(ends: Mapping[str, float], styles: Looks, *, y: Axis, height: int) -> list[Spec]:

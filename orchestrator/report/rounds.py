@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.comparing.figures import spread
-from orchestrator.comparing.tables import sparsest_table
 from orchestrator.report.charts import Axis, Look, Spec, key, layout, looks
 from orchestrator.report.curves import ACCURACY
 from orchestrator.report.featured import MOST_METHODS, MOST_PANELS
-from orchestrator.report.markup import Html, chart_text, joined, paragraph, tag, texts_table
+from orchestrator.report.markup import Html, chart_text, joined, paragraph, tag
 from orchestrator.report.plots import Mark, can_label, line_chart
-from orchestrator.report.section import Section, Wanted, place, side_by_side
+from orchestrator.report.section import Section, place, side_by_side
 from orchestrator.report.swept import Swept
 
 MOST_TRIALS = 60
@@ -61,7 +60,7 @@ class Walk:
         return "<br>".join(map(chart_text, lines))
 
 
-def rounds(swept: Swept, wanted: Wanted) -> Section | None:
+def rounds(swept: Swept) -> Section | None:
     """None for a sweep whose trials have fewer than three rounds. At most 60 runs' files are read."""
     candidates, total = _candidates(swept)
     walks = [walk for walk in (_walk(swept, *one) for one in candidates) if walk is not None]
@@ -88,23 +87,7 @@ def rounds(swept: Swept, wanted: Wanted) -> Section | None:
             about = f"PQ index over rounds: {method}, {panel}"
             places.append(place(chart_id, label=about, height=SMALL, title=method, unit="PQ index"))
         parts += [tag("h4", "PQ index, a line per seed"), _phase_key(), side_by_side(*places)]
-    parts += _sparsest(swept, walks, wanted)
     return Section("rounds", "Round by round", joined(parts), charts)
-
-
-def _sparsest(swept: Swept, walks: Sequence[Walk], wanted: Wanted) -> Iterator[Html]:
-    """The highest sparsity within the tolerance, with every round as a network of its own."""
-    import pandas
-
-    rows = [
-        {**walk.row, **{f"final/{name}": step[name] for name in MEASURED}}
-        for walk in walks
-        for step in walk.steps[1:]
-    ]
-    found = sparsest_table(pandas.DataFrame(rows), tolerance=wanted.tolerance, how=wanted.how, rounds=True)
-    yield tag("h3", f"{found.title[0].upper()}{found.title[1:]}, at the end of any round")
-    yield texts_table(swept.told(found), texts=swept.texts, most=MOST_TRIALS)
-    yield paragraph(found.note, class_="note")
 
 
 def _introduction(read: int, total: int) -> Html:

@@ -40,6 +40,8 @@ def headline(swept: Swept) -> Html:
     found["begun"] = _moment(run.start_ms)
     if run.end_ms:
         found["elapsed"] = str(timedelta(seconds=(run.end_ms - run.start_ms) // 1000))
+    known = {"processor": "processor", "commit": "revision"}
+    found |= {word: swept.environment[name] for name, word in known.items() if name in swept.environment}
     return facts(found)
 
 

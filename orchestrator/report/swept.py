@@ -10,8 +10,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparing.figures import spread
+from orchestrator.comparing.marks import marks
+from orchestrator.comparing.networks import earlier_networks
 from orchestrator.comparing.records import Joined
-from orchestrator.comparing.setting import method_label, method_names, panel_title, point_label, settings
+from orchestrator.comparing.setting import (
+    amount_label,
+    method_label,
+    method_names,
+    panel_title,
+    point_label,
+    settings,
+)
 from orchestrator.comparing.tables import Table
 from orchestrator.errors import OrchestrateError, StoreError
 from orchestrator.language import yaml_text
@@ -37,6 +46,14 @@ class Cell:
     name: str
     amount: float
     rows: DataFrame
+
+    @property
+    def amount_text(self) -> str:
+        return amount_label(self.rows)
+
+    @property
+    def marks(self) -> str:
+        return marks(self.rows)
 
     @cached_property
     def trials(self) -> list[dict[str, Json]]:
@@ -70,6 +87,21 @@ class Swept:
     @cached_property
     def finished(self) -> DataFrame:
         return self.results[self.results["status"] == "finished"]
+
+    @cached_property
+    def earlier(self) -> DataFrame:
+        """The networks of rounds before the last, as rows of `results`."""
+        return earlier_networks(self.results, self.joined.runs.values(), self.tracker)
+
+    @cached_property
+    def test_images(self) -> dict[str, int]:
+        """Data set -> how many test images it has, from the files of one finished run of each."""
+        first = self.finished.drop_duplicates("dataset").to_dict("records")
+        matrices = {
+            str(row["dataset"]): self.file(self.run_of({str(k): v for k, v in row.items()}), "confusion.json")
+            for row in first
+        }
+        return {name: sum(map(sum, rows)) for name, rows in matrices.items() if rows is not None}
 
     @cached_property
     def cells(self) -> list[Cell]:

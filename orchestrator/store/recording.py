@@ -103,6 +103,7 @@ def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str,
     planned = min(dense.numerics.micro_batch, dense.batch_size)
     used = min(result.last.state.micro_batch, dense.batch_size)
     tags = {"notes": notes} if (notes := _notes(result)) else {}
+    tags |= {"notes_at_end": "; ".join(result.rounds[-1].notes)[:NOTES_LENGTH]} if result.rounds else {}
     tags |= {"phase": found[-1]} if found else {}
     if names := unpruned_of((dense.model, result.data.input_shape, result.data.num_classes)):
         tags["not_pruned"] = ", ".join(names)[:TAG_LENGTH]

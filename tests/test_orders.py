@@ -1,0 +1,57 @@
+"""Which method is ahead along which axis, worked by hand on straight lines."""
+
+from __future__ import annotations
+
+import pytest
+from result_rows import Row, frame, row
+
+from orchestrator.comparing.orders import orders, turning
+
+
+def point(technique: str, seed: int, sparsity: float, macs: float, accuracy: float) -> Row:
+    costs = {
+        "final/sparsity": sparsity,
+        "final/macs_effective": 640 * macs,
+        "final/macs_physical": 640 * macs,
+    }
+    return row(technique, sparsity, seed, accuracy, **costs)
+
+
+def lines(seed: int) -> list[Row]:
+    """Over sparsity weight is 0.1 ahead everywhere; at equal MACs neuron is."""
+    weight = [point("weight", seed, s, 1 - s, 1 - s) for s in (0.0, 0.5, 0.75)]
+    neuron = [point("neuron", seed, s, (1 - s) ** 4, 0.9 - s - 0.002 * seed) for s in (0.0, 0.5, 0.75)]
+    return weight + neuron
+
+
+def test_the_gain_along_an_axis_is_the_mean_distance_of_the_lines() -> None:
+    (order,) = orders(frame(*lines(0)))
+    assert (order.first, order.second) == ("weight", "neuron")
+    sparsity, effective = order.gains["sparsity"], order.gains["effective"]
+    assert sparsity is not None
+    assert effective is not None
+    assert sparsity.mean == pytest.approx(0.1)
+    # In common are MACs from 1/4 to 1; weight has 1, 0.5, 0.25 at log2 0, -1, -2, neuron 0.9 at 0 and
+    # 0.4 at -4, so 0.65 at -2: means of 0.5625 and 0.775.
+    assert effective.mean == pytest.approx(0.5625 - 0.775, abs=1e-3)
+    assert order.turns
+    assert not order.is_clear  # of one seed
+
+
+def test_which_axis_turns_the_order_is_said_with_intervals() -> None:
+    (first, second) = turning(frame(*(r for seed in range(4) for r in lines(seed))))
+    assert first.startswith("Of 1 pair of methods, 1 changes its order (1 with intervals on both sides")
+    assert second.endswith("(turns).")
+    assert second.startswith("slp on digits, batch 64: weight minus neuron: over sparsity +10.3 ± 0.4")
+    assert "over effective MACs -21" in second
+
+
+def test_an_order_that_holds_everywhere_is_said_to_hold() -> None:
+    rows = [point(t, 0, s, 1 - s, base - s) for t, base in (("a", 1.0), ("b", 0.9)) for s in (0.0, 0.5)]
+    first, second = turning(frame(*rows))
+    assert first.startswith("Of 1 pair of methods, none changes its order from one axis to another.")
+    assert second.endswith("over sparsity +10.0, over effective MACs +10.0, over physical MACs +10.0.")
+
+
+def test_one_amount_makes_no_line() -> None:
+    assert list(turning(frame(row("weight"), row("neuron")))) == []
