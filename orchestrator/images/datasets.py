@@ -1,12 +1,14 @@
 """The data sets by name: what is known of them without loading, and the options that choose from them.
 
-Other packages add theirs, a DatasetInfo with `read`, by entry points of the group `orchestrator.dataset`.
+Other packages add theirs, a DatasetInfo with `read`, by entry points of the group `orchestrator.dataset`; a
+module is imported when its name is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,10 @@ from orchestrator.errors import SpaceError, unknown
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from pruning.plugins import Plugins
+
+GROUP = "orchestrator.dataset"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ DIGITS_PER_CLASS = (
 GREY = (1, 28, 28)
 COLOUR = (3, 32, 32)
 
-DATASETS = {
+OWN = {
     "digits": DatasetInfo(
         "digits", "8x8 grey digits", (1, 8, 8), 10, 1257, 180, 360, levels=16, per_class=DIGITS_PER_CLASS
     ),
@@ -80,11 +86,54 @@ DATASETS = {
 }
 
 
+class Datasets(Mapping[str, DatasetInfo]):
+    """Our own and those of other packages; torch, which the latter bring along, is for those alone."""
+
+    def __getitem__(self, name: str) -> DatasetInfo:
+        return OWN[name] if name in OWN and name not in _other_names() else self._all[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in OWN or name in _other_names()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from OWN
+        yield from (name for name in _other_names() if name not in OWN)
+
+    def __len__(self) -> int:
+        return len(OWN.keys() | set(_other_names()))
+
+    def working(self) -> Iterator[tuple[str, DatasetInfo]]:
+        """Every name and data set; one that cannot be imported is left out with a warning."""
+        return self._all.working() if _other_names() else iter(OWN.items())
+
+    @property
+    def _all(self) -> Plugins[DatasetInfo]:
+        return _with_plugins()
+
+
+@cache
+def _other_names() -> tuple[str, ...]:
+    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+
+
+@cache
+def _with_plugins() -> Plugins[DatasetInfo]:
+    from pruning.plugins import Plugins
+
+    return Plugins("data set", GROUP, OWN)
+
+
+DATASETS = Datasets()
+
+
 def info(name: str) -> DatasetInfo:
-    """The data set of that name; SpaceError with the nearest names."""
+    """The data set of that name; SpaceError with the nearest names, or with why it cannot be imported."""
     if name not in DATASETS:
         raise SpaceError(unknown("dataset", name, DATASETS))
-    return DATASETS[name]
+    try:
+        return DATASETS[name]
+    except ValueError as error:
+        raise SpaceError(str(error)) from error
 
 
 def check_options(name: str, *, classes: Sequence[int] | None, samples_per_class: int | None) -> None:
@@ -111,11 +160,3 @@ def split_sizes(
     train, validation, test = ([counts[label] for label in chosen] for counts in known.per_class or even)
     limit = max(train) if samples_per_class is None else samples_per_class
     return sum(min(count, limit) for count in train), sum(validation), sum(test)
-
-
-for _entry in entry_points(group="orchestrator.dataset"):
-    if _entry.name in DATASETS:
-        raise ValueError(
-            f"data set {_entry.name!r} of {_entry.value} bears a name that is taken; choose another"
-        )
-    DATASETS[_entry.name] = _entry.load()
