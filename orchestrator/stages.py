@@ -21,6 +21,7 @@ from orchestrator.measure import train_flops
 from orchestrator.training import Underway, train
 from orchestrator.walk.bench import Bench, State, channel_groups, make_bench, seed_for
 from orchestrator.walk.checkpoint import snapshot
+from orchestrator.walk.draws import own_draws
 from orchestrator.walk.extras import Extras
 from orchestrator.walk.inheritance import Ancestor
 from orchestrator.walk.recipe import Phase
@@ -110,7 +111,7 @@ def _train(
     weights = snapshot(net)
     if book is not None:
         end = Underway(
-            tuple(records), state.micro_batch, weights, {}, generator.get_state(), extras.remembered()
+            tuple(records), state.micro_batch, weights, {}, generator.get_state(), {}, extras.remembered()
         )
         book.finish(stage, round, end)
     return replace(
@@ -150,21 +151,22 @@ def choose_masks(
     """The masks of one round for a network as it stands; `protect` adds layers to those of the trial."""
     wanted, seed = config.prune, seed_for(bench.config.seed, "prune", round)
     needs_data = criteria.get(wanted.criterion).traits.get("data", False)
-    chosen = prune(
-        _to_look_at(net, run=bool(needs_data)),
-        amount=wanted.amount,
-        criterion=wanted.criterion,
-        granularity=wanted.granularity,
-        scope=wanted.scope,
-        schedule=wanted.schedule,
-        round=round,
-        masks=masks or None,
-        protect=(*wanted.protect, *protect),
-        groups=groups,
-        sample=_sample(bench, seed) if needs_data else None,
-        seed=seed,
-        invert=wanted.control == "invert",
-    )
+    with own_draws(seed, torch.device("cpu")):  # criteria that run the network may meet dropout
+        chosen = prune(
+            _to_look_at(net, run=bool(needs_data)),
+            amount=wanted.amount,
+            criterion=wanted.criterion,
+            granularity=wanted.granularity,
+            scope=wanted.scope,
+            schedule=wanted.schedule,
+            round=round,
+            masks=masks or None,
+            protect=(*wanted.protect, *protect),
+            groups=groups,
+            sample=_sample(bench, seed) if needs_data else None,
+            seed=seed,
+            invert=wanted.control == "invert",
+        )
     if wanted.control == "shuffle":
         chosen = shuffle_masks(
             chosen, torch.Generator().manual_seed(seed_for(bench.config.seed, "shuffle", round))

@@ -17,6 +17,7 @@ from orchestrator.data import Split, batches
 from orchestrator.errors import DivergedError
 from orchestrator.images.augmentation import augment
 from orchestrator.walk.checkpoint import Saved, load_optimizer, optimizer_tensors, snapshot
+from orchestrator.walk.draws import draws_state, load_draws, own_draws
 from orchestrator.walk.evaluation import evaluate, precision
 from orchestrator.walk.extras import PLAIN, Extras
 from orchestrator.walk.recipe import Phase, learning_rate, make_optimizer
@@ -41,7 +42,8 @@ Report = Callable[[int, EpochRecord], None]
 class Underway:
     """A training between two epochs, on the CPU: what it goes on from with the same bits.
 
-    Its position in the schedule is the number of its records. `optimizer` may be empty after the last.
+    Its position in the schedule is the number of its records. `generator` draws batches and augmentation,
+    `draws` are the generators of the forward pass. `optimizer` and `draws` may be empty after the last epoch.
     """
 
     records: tuple[EpochRecord, ...]
@@ -49,6 +51,7 @@ class Underway:
     weights: dict[str, Tensor]
     optimizer: Mapping[str, Tensor]
     generator: Tensor
+    draws: Mapping[str, Tensor]
     memory: Saved
 
 
@@ -86,12 +89,29 @@ def train(
 ) -> list[EpochRecord]:
     """Train `net` in place for one phase with a fresh optimizer; masked weights are zero after every step.
 
-    Batches and augmentation are drawn from `generator`. With `underway` the training goes on from
-    there, and its records come first. DivergedError, with the epoch, once the loss is no longer finite.
+    Batches and augmentation are drawn from `generator`; what the network draws (dropout) comes from torch's
+    global generators, seeded by that generator's own seed and restored at the end. With `underway` the
+    training goes on from there, and its records come first. DivergedError, with the epoch, once the loss is
+    no longer finite.
     """
-    loop = _Loop(
-        net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, extras
-    )
+    with own_draws(generator.initial_seed(), split.images.device):
+        loop = _Loop(
+            net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, extras
+        )
+        return _epochs(loop, validation, masks=masks, report=report, underway=underway, keep=keep)
+
+
+def _epochs(
+    loop: _Loop,
+    validation: Split,
+    *,
+    masks: Mapping[str, Tensor] | None,
+    report: Report | None,
+    underway: Underway | None,
+    keep: Keep | None,
+) -> list[EpochRecord]:
+    """The epochs of a phase that are left, and the records of all of them."""
+    net, phase, extras = loop.net, loop.phase, loop.extras
     records: list[EpochRecord] = []
     if underway is not None:
         masks = loop.go_on_from(underway) or masks
@@ -103,7 +123,7 @@ def train(
         new = extras.after_epoch(epoch + 1) if extras.after_epoch else None
         mask = mask if new is None else _Masker(net, new)
         seconds = perf_counter() - started
-        held_out = evaluate(net, validation, numerics=numerics)
+        held_out = evaluate(net, validation, numerics=loop.numerics)
         if not math.isfinite(loss) or not math.isfinite(held_out.loss):
             raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1} of {phase.epochs}")
         records.append(EpochRecord(loss, hits, held_out.loss, held_out.accuracy, rate, seconds))
@@ -153,6 +173,7 @@ class _Loop:
             snapshot(self.net),
             optimizer_tensors(self.optimizer),
             self.generator.get_state(),
+            draws_state(self.split.images.device),
             self.extras.remembered(),
         )
 
@@ -161,6 +182,8 @@ class _Loop:
         self.net.load_state_dict(underway.weights)
         load_optimizer(self.optimizer, underway.optimizer)
         self.generator.set_state(underway.generator)
+        if len(underway.records) < self.phase.epochs:
+            load_draws(underway.draws, self.split.images.device)
         memory = self.extras.memory
         return None if memory is None else memory.restore(underway.memory)
 

@@ -1,4 +1,4 @@
-"""Parts of other packages, by their entry points: names are known at once, a module is imported when asked for."""
+"""Parts of other packages, by their entry points: each is imported when its name is asked for, not before."""
 
 from __future__ import annotations
 

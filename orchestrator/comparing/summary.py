@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from orchestrator.comparing.best import Found
+    from orchestrator.planning.changes import Changes
     from orchestrator.planning.estimate import Estimate
     from orchestrator.planning.plan import Plan
 
@@ -31,6 +32,8 @@ class Preview:
     plan: Plan
     estimate: Estimate
     asked: int = 0  # points that a search has asked for so far
+    changes: Changes | None = None  # since the results in the store
+    missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -54,6 +57,9 @@ class Preview:
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,
             "estimate_basis": self.estimate.basis,
+            "missing_data": dict(self.missing_data),
+            "changed": list(self.changes.what) if self.changes else [],
+            "trials_changed": self.changes.trials if self.changes else 0,
         }
 
     def lines(self) -> Iterator[str]:
@@ -68,6 +74,10 @@ class Preview:
         yield f"time             about {duration(cost.seconds)} ({cost.basis})"
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {size(cost.disk_bytes)}"
+        for name, problem in self.missing_data.items():
+            yield f"missing data     {name}: {problem}"
+        if self.changes and self.changes.what:
+            yield f"changed          {self.changes.line()}"
 
     def _search_lines(self) -> Iterator[str]:
         space = self.plan.space

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from orchestrator.config import Train
 from orchestrator.stages import initial, train_more, weights_at
-from orchestrator.walk.bench import Bench, State, channel_groups
+from orchestrator.walk.bench import Bench, State, channel_groups, seed_for
+from orchestrator.walk.draws import own_draws
 from orchestrator.walk.recipe import Phase
 from pruning import decomposition
 from pruning.registry import Between, Registry
@@ -163,7 +164,8 @@ def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> St
     net, dense = bench.restore(state).cpu(), bench.restore(bench.trained()).cpu()
     seen, groups = bench.data.train.images[:images].cpu(), channel_groups(bench)
     started = perf_counter()
-    changed = decomposition.refit(net, state.masks, groups, seen, dense=dense)
+    with own_draws(seed_for(bench.config.seed, "refit", round), seen.device):
+        changed = decomposition.refit(net, state.masks, groups, seen, dense=dense)
     seconds = state.train_seconds + perf_counter() - started
     return replace(state, weights={**state.weights, **changed}, train_seconds=seconds, history=())
 
