@@ -66,7 +66,7 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str
     if then.get("data_sha256", "") != now.get("data_sha256", ""):
         name = method_name(now.get("dataset", ""))
         known = then.get("data_sha256") and now.get("data_sha256")
-        yield f"data of {name} changed" if known else f"data of {name} not known then and now"
+        yield f"data of {name} changed" if known else f"data of {name} known on one side alone"
     for field in ("dense_code", "trial_code"):
         old, new = read_code(then.get(field, "")), read_code(now.get(field, ""))
         for name in sorted(old.keys() | new.keys()):

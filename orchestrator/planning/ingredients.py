@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +50,7 @@ METHODS: Mapping[str, Registry] = {
 
 def refresh() -> None:
     """Forget what was known of data and source: they may have changed since."""
-    for known in (data_sha256, dense_code, method_code, _source_sha256):
+    for known in (data_sha256, dense_code, method_code, _distribution, _source_sha256):
         known.cache_clear()
 
 
@@ -58,19 +58,29 @@ def refresh() -> None:
 def data_sha256(dataset: str) -> str:
     """The digest of a data set in text form, as it is loaded; empty where it cannot be."""
     name, options = parse(dataset)
-    files, root = stamp(name), path()
-    if info(name).source is None:  # of other packages what is read decides; ours is quickly read
-        return _digest_or_nothing(name, options)
-    if not files:
+    try:
+        files = stamp(name)
+    except DataError:
         return ""
-    fact = {"files": files, "code": sources.digest()}
+    if files is None:  # of another package: what is read decides
+        return _digest_or_nothing(name, options)
+    return _own_sha256(dataset, json.dumps(files), path()) if files else ""
+
+
+@lru_cache(maxsize=64)
+def _own_sha256(dataset: str, files: str, root: Path) -> str:
+    """The same of a data set of ours, whose `files` are as their stamp says."""
+    name, options = parse(dataset)
+    if info(name).source is None:
+        return _digest_or_nothing(name, options)
+    fact = {"files": json.loads(files), "code": sources.digest()}
     book = _read_book(root / DIGESTS)
     held = book.get(dataset, {})
     if {key: held.get(key) for key in fact} == fact:
         return str(held["sha256"])
     found = _digest_or_nothing(name, options)
     if found:
-        fact["files"] = stamp(name)  # an archive may have been unpacked
+        fact["files"] = stamp(name) or []  # an archive may have been unpacked
         with suppress(OSError):  # a folder that cannot be written: read anew the next time
             write(root / DIGESTS, json.dumps({**book, dataset: {**fact, "sha256": found}}, indent=1))
     return found
@@ -88,7 +98,7 @@ def _read_book(file: Path) -> dict[str, Any]:  # JSON
         book = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return book if isinstance(book, dict) else {}
+    return {k: v for k, v in book.items() if isinstance(v, dict)} if isinstance(book, dict) else {}
 
 
 def missing_data(datasets: set[str]) -> dict[str, str]:
@@ -143,6 +153,7 @@ def code_of(config: DenseConfig | TrialConfig) -> tuple[str, str]:
 def current(config: DenseConfig | TrialConfig) -> DenseConfig | TrialConfig:
     """The configuration with the ingredients of here and now, as far as it was recorded with them."""
     dense = config.dense if isinstance(config, TrialConfig) else config
+    refresh()
     if not dense.data_sha256:  # from before they were recorded, or from where the data were not known
         return config
     code, own = code_of(config)
@@ -152,10 +163,8 @@ def current(config: DenseConfig | TrialConfig) -> DenseConfig | TrialConfig:
 
 def read_code(text: str) -> dict[str, str]:
     """Package -> the hash of its source or, with `=` behind its name, its version."""
-    pairs = (part.partition("=") for part in text.split(", ") if part)
-    return {
-        f"{name}=" if value.startswith("=") else name: value.removeprefix("=") for name, _, value in pairs
-    }
+    pairs = (part.rpartition("=") for part in text.split(", ") if part)
+    return {name: value for name, _, value in pairs}
 
 
 def package_version(package: str) -> str:
@@ -189,12 +198,12 @@ def _label(package: str) -> str:
     return package if found is None else found.name
 
 
+@cache
 def _distribution(package: str) -> Distribution | None:
-    """What was installed by which others find a package's parts; None where no entry point names it."""
-    for entry in entry_points():
-        if entry.group.startswith(GROUPS) and entry.module.partition(".")[0] == package:
-            return entry.dist
-    return None
+    """Whose entry points name a package; None where nobody's do."""
+    found = entry_points()
+    ours = (item for group in found.groups if group.startswith(GROUPS) for item in found.select(group=group))
+    return next((item.dist for item in ours if item.module.partition(".")[0] == package), None)
 
 
 @cache

@@ -39,7 +39,7 @@ def draws_state(device: torch.device) -> dict[str, Tensor]:
 def load_draws(state: Mapping[str, Tensor], device: torch.device) -> None:
     """Set the generators to where others stood. ValueError for a state without that of the device."""
     if CPU not in state or (device.type == CUDA and CUDA not in state):
-        raise ValueError(f"a checkpoint has the generators of {', '.join(state) or 'nothing'} alone")
+        raise ValueError(f"the checkpoint has the generators of {', '.join(state) or 'nothing'} alone")
     torch.set_rng_state(state[CPU])
     if device.type == CUDA:
         torch.cuda.set_rng_state(state[CUDA], device)
