@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import nn
 
+from extensions import Plugins
 from models.cnn import cnn
 from models.densenet import densenet121
 from models.mlp import mlp
 from models.slp import slp
-from pruning.plugins import Plugins
 
 __all__ = ["BUILDERS", "build", "built_from", "parse", "resolve"]
 

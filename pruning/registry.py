@@ -19,7 +19,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from pruning.plugins import PluginError, entries, load, top_package, warn_once, warn_taken
+from extensions import PluginError, entries, load, top_package, warn_once, warn_taken
 
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
 Function = Callable[..., Any]  # what a method returns differs by kind

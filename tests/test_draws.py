@@ -115,9 +115,7 @@ def test_one_that_is_interrupted_and_carried_on_has_equal_bits(digits: data.Data
     whole = bits(run_trial(TRIAL, digits, store=Nothing()))
     keeper = Kept()
     with pytest.raises(Killed):
-        run_trial(
-            TRIAL, digits, store=Nothing(), report=killer(end), keeper=keeper, every_seconds=0.0
-        )
+        run_trial(TRIAL, digits, store=Nothing(), report=killer(end), keeper=keeper, every_seconds=0.0)
     other_work()
     carried_on: list[str] = []
     report: Callable[[str, int, object], None] = lambda stage, epoch, _: carried_on.append(stage)  # noqa: E731

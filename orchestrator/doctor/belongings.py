@@ -66,12 +66,12 @@ def data() -> Iterator[Finding]:
 
 def plugins() -> Iterator[Finding]:
     """Every part of another package: whether it can be imported, and has a name of its own."""
+    from extensions import package_of, problems
     from models import BUILDERS
-    from orchestrator.images.datasets import GROUP
+    from orchestrator.images.datasets import DATASETS
     from orchestrator.language.names import REGISTRIES, own_names
-    from pruning.plugins import package_of, problems
 
-    kinds = {"models": ("model", BUILDERS.group), "datasets": ("data set", GROUP)}
+    kinds = {"models": ("model", BUILDERS.group), "datasets": ("data set", DATASETS.group)}
     kinds |= {plural: (kind, f"pruning.{kind}") for plural, (kind, _) in REGISTRIES.items()}
     for plural, (kind, group) in kinds.items():
         for entry, problem in problems([(kind, group)]):

@@ -57,7 +57,7 @@ def stamp(name: str, data_dir: Path | None = None) -> list[list[str | int]] | No
 
     Nothing is read, and nothing imported. None for a data set of another package, whose files only it knows.
     """
-    if name not in OWN:
+    if name not in OWN or OWN[name].read is not None:
         return None
     root, source = path(data_dir), OWN[name].source
     if source is None:

@@ -6,22 +6,17 @@ module is imported when its name is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extensions import Plugins
 from orchestrator.errors import SpaceError, unknown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from pruning.plugins import Plugins
-
-GROUP = "orchestrator.dataset"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,44 +81,7 @@ OWN = {
 }
 
 
-class Datasets(Mapping[str, DatasetInfo]):
-    """Our own and those of other packages; torch, which the latter bring along, is for those alone."""
-
-    def __getitem__(self, name: str) -> DatasetInfo:
-        return OWN[name] if name in OWN and name not in _other_names() else self._all[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in OWN or name in _other_names()
-
-    def __iter__(self) -> Iterator[str]:
-        yield from OWN
-        yield from (name for name in _other_names() if name not in OWN)
-
-    def __len__(self) -> int:
-        return len(OWN.keys() | set(_other_names()))
-
-    def working(self) -> Iterator[tuple[str, DatasetInfo]]:
-        """Every name and data set; one that cannot be imported is left out with a warning."""
-        return self._all.working() if _other_names() else iter(OWN.items())
-
-    @property
-    def _all(self) -> Plugins[DatasetInfo]:
-        return _with_plugins()
-
-
-@cache
-def _other_names() -> tuple[str, ...]:
-    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
-
-
-@cache
-def _with_plugins() -> Plugins[DatasetInfo]:
-    from pruning.plugins import Plugins
-
-    return Plugins("data set", GROUP, OWN)
-
-
-DATASETS = Datasets()
+DATASETS: Plugins[DatasetInfo] = Plugins("data set", "orchestrator.dataset", OWN)
 
 
 def info(name: str) -> DatasetInfo:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from orchestrator.config import Control, Start, When
-from orchestrator.images.datasets import GROUP, OWN
+from orchestrator.images.datasets import DATASETS, OWN
 
 SPACES = Path(__file__).parent.parent / "spaces"
 # Registry, which is the kind's name in the plural, -> the word for one of it, and the axis that takes it.
@@ -54,7 +54,7 @@ def space_text(name: str) -> str | None:
 
 def others(kind: str) -> list[str]:
     """The names that other packages bring; what they are about is in their code."""
-    groups = {"models": "models.builder", "datasets": GROUP}
+    groups = {"models": "models.builder", "datasets": DATASETS.group}
     group = groups.get(kind) or f"pruning.{REGISTRIES.get(kind, ('',))[0]}"
     return sorted({entry.name for entry in _entry_points() if entry.group == group} - own_names(kind))
 

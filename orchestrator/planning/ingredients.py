@@ -222,17 +222,14 @@ def _files_of(package: str) -> Iterator[tuple[str, Path]]:
         spec = find_spec(package)
     except (ValueError, ImportError):  # __main__ has none
         spec = None
-    for folder in map(Path, (spec.submodule_search_locations or ()) if spec else ()):
+    folders = list(map(Path, (spec.submodule_search_locations or ()) if spec else ()))
+    for folder in folders:
         for file in folder.rglob("*"):
             if file.suffix in SOURCE and file.is_file():
                 yield file.relative_to(folder.parent).as_posix(), file
     origin = spec.origin if spec else getattr(sys.modules.get(package), "__file__", None)
-    if origin and Path(origin).is_file():
-        yield _name_of(Path(origin)), Path(origin)
-
-
-def _name_of(file: Path) -> str:
-    return f"{file.parent.name}/{file.name}" if file.name == "__init__.py" else file.name
+    if not folders and origin and Path(origin).is_file():
+        yield Path(origin).name, Path(origin)
 
 
 def _listed(distribution: Distribution | None) -> Iterator[tuple[str, Path]]:
