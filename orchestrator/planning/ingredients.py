@@ -130,14 +130,14 @@ def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str
     texts |= {"recover": recover, "prepare": prepare, "distill": distill}
     found: dict[str, str] = {}
     for axis, text in texts.items():
-        found |= method_code(axis, text)
+        found |= method_code(axis, parse(text)[0])  # by name alone: options may be refused later on
     return _text(found)
 
 
 @cache
-def method_code(axis: str, text: str) -> Mapping[str, str]:
+def method_code(axis: str, name: str) -> Mapping[str, str]:
     registry = METHODS[axis]
-    method = registry.get(text)
+    method = registry.get(name)
     return _code_of(registry.group, method.name, method.function)
 
 
