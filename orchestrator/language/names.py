@@ -63,7 +63,7 @@ def own_names(kind: str) -> set[str]:
     """The names of this package's own parts, which no other package can take."""
     if kind == "models":
         return {name for name, _ in _dict("models", "OWN")}
-    return set(OWN) if kind == "datasets" else set(_registered()[kind])
+    return set(OWN) if kind == "datasets" else set(_registered().get(kind, ()))
 
 
 def settable() -> list[str]:
