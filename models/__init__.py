@@ -2,36 +2,38 @@
 
 A name may carry options in the text form `mlp(widths=[256, 256], bias=True)`; the builders' keyword-only
 defaults are the options. Weights are drawn from torch's global generator: the caller seeds. Other packages
-add builders by entry points of the group `models.builder`.
+add builders by entry points of the group `models.builder`; a module is imported when its name is asked for.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
 
+from extensions import Plugins
 from models.cnn import cnn
 from models.densenet import densenet121
 from models.mlp import mlp
 from models.slp import slp
 
-__all__ = ["BUILDERS", "build", "parse", "resolve"]
+__all__ = ["BUILDERS", "build", "built_from", "parse", "resolve"]
 
 Shape = tuple[int, int, int]
 Options = dict[str, Any]  # Any: an option is whatever literal its builder takes
+Builder = Callable[..., nn.Module]
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
+OWN: dict[str, Builder] = {
     "slp": slp,
     "mlp": mlp,
     "cnn": cnn,
     "densenet121": densenet121,
 }
+BUILDERS: Plugins[Builder] = Plugins("model", "models.builder", OWN)
 
 MAX_TEXT = 1000  # a name is one line; longer text is refused before it is parsed
 
@@ -65,6 +67,11 @@ def resolve(model: str, /, **options: object) -> tuple[str, Options]:
     return name, {**defaults, **given, **options}
 
 
+def built_from(model: str, /) -> tuple[str, ...]:
+    """The packages whose versions decide what the model's builder builds: those of its `built_from`."""
+    return tuple(getattr(BUILDERS[parse(model)[0]], "built_from", ()))
+
+
 def parse(text: str) -> tuple[str, Options]:
     """`name` or `name(a=1, b=[2, 3])` as (name, options); literals only, nothing is evaluated.
 
@@ -90,7 +97,8 @@ def _defaults(builder: Callable[..., nn.Module]) -> Options:
     return {word.name: word.default for word in parameters if word.kind is word.KEYWORD_ONLY}
 
 
-def _known(kind: str, given: str, allowed: Mapping[str, object]) -> str:
+def _known(kind: str, given: str, allowed: Iterable[str]) -> str:
+    allowed = list(allowed)
     if given in allowed:
         return given
     near = get_close_matches(given, allowed, n=3, cutoff=0.5)
@@ -102,11 +110,3 @@ def _known(kind: str, given: str, allowed: Mapping[str, object]) -> str:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-for _entry in entry_points(group="models.builder"):
-    if _entry.name in BUILDERS:
-        raise ValueError(
-            f"model {_entry.name!r} of {_entry.value} bears a name that is taken; choose another"
-        )
-    BUILDERS[_entry.name] = _entry.load()

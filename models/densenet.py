@@ -35,6 +35,10 @@ def densenet121(input_shape: tuple[int, int, int], num_classes: int) -> nn.Modul
     return net
 
 
+# What it builds is torchvision's: the key of a result has its version.
+densenet121.__dict__["built_from"] = ("torchvision",)
+
+
 def present_name(name: str) -> str:
     """The name that a tensor has today; in torchvision's pre-trained files `norm1` is `norm.1`."""
     return NAME_OF_BEFORE.sub(r"\1\2", name)

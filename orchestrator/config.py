@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-STAGE_VERSION = 1  # raise it when a stage's result changes for an unchanged configuration
+STAGE_VERSION = 2  # raise it when a stage's result changes for an unchanged configuration
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
@@ -70,12 +70,13 @@ class Prune:
 
 @dataclass(frozen=True)
 class Numerics:
-    """What else decides the bits of a result."""
+    """What else decides the bits of a result; `tf32` lets a GPU round the factors of products."""
 
     device: Device = "cpu"
     precision: Precision = "fp32"
     threads: int = 1
     micro_batch: int = MICRO_BATCH_OTHERS
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ class DenseConfig:
     """One dense training. `batch_size` is the effective one, never above the training set.
 
     `start`: from a fresh draw, from an ancestor's weights, or from these under its masks, which stay.
-    `ancestor_sha256` is that of the ancestor's manifest: its content, wherever it lies.
+    `ancestor_sha256` is that of the ancestor's manifest: its content, wherever it lies. `data_sha256` is the
+    digest of the data set as it is loaded, empty where it was not there to be read. `dense_code` names the
+    source, by its SHA-256, of what other packages bring (model, data set), and the version of a package from
+    which the network is built: `lab=<hash>, torchvision==0.25.0`.
     """
 
     model: str
@@ -94,6 +98,8 @@ class DenseConfig:
     numerics: Numerics
     start: Start = "scratch"
     ancestor_sha256: str = ""
+    data_sha256: str = ""
+    dense_code: str = ""
 
     def key(self) -> str:
         return self._own_key
@@ -109,6 +115,7 @@ class TrialConfig:
 
     `when`: prune after the dense training, before it (init) or in its course (during). `prepare`
     trains the network for pruning first; `distill` lets every recovery learn from the dense network.
+    `trial_code` is as `dense_code`, of the methods: dense trainings do not depend on it.
     """
 
     dense: DenseConfig
@@ -118,9 +125,11 @@ class TrialConfig:
     when: When = "after"
     prepare: str = "none"
     distill: str = "none"
+    trial_code: str = ""
 
     def key(self) -> str:
         own = {"recover": self.recover, "when": self.when, "prepare": self.prepare, "distill": self.distill}
+        own |= {"trial_code": self.trial_code}
         return _key("trial", {"parent": self.dense.key(), "prune": vars(self.prune), **own})
 
     @classmethod
@@ -173,5 +182,13 @@ def _key(stage: str, content: Mapping[str, Json]) -> str:
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-LATER: Mapping[str, Json] = {"start": "scratch", "ancestor_sha256": "", "train.channels_last": False}
+LATER: Mapping[str, Json] = {
+    "start": "scratch",
+    "ancestor_sha256": "",
+    "data_sha256": "",
+    "dense_code": "",
+    "trial_code": "",
+    "train.channels_last": False,
+}
+INGREDIENTS = ("data_sha256", "dense_code", "trial_code")  # what a plan finds out, and no space file says
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))

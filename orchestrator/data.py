@@ -38,6 +38,7 @@ __all__ = [
     "balanced_sample",
     "batches",
     "default_data_dir",
+    "digest",
     "fetch",
     "info",
     "load",
@@ -107,6 +108,50 @@ def load(
     that many training images of each. SpaceError for an unknown name or a bad option, DataError for missing
     or corrupt files.
     """
+    parts = _parts(name, data_dir, classes=classes, samples_per_class=samples_per_class)
+
+    def split(index: Index) -> Split:
+        return _tensors(parts, index, levels=info(name).levels, device=device)
+
+    return Dataset(
+        name=name,
+        train=split(parts.train),
+        validation=split(parts.validation),
+        test=split(parts.test),
+        num_classes=len(parts.classes),
+        input_shape=info(name).input_shape,
+        digest=_digest_of(name, parts),
+        class_names=tuple(parts.raw.class_names[label] for label in parts.classes),
+    )
+
+
+def digest(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    classes: Sequence[int] | None = None,
+    samples_per_class: int | None = None,
+) -> str:
+    """The `digest` of what `load` gives, without making tensors of it; the same errors."""
+    return _digest_of(name, _parts(name, data_dir, classes=classes, samples_per_class=samples_per_class))
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What was read, and which of it is for what: indices, the classes chosen, and the scale."""
+
+    raw: Raw
+    train: Index
+    validation: Index
+    test: Index
+    classes: Index
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+
+def _parts(
+    name: str, data_dir: Path | None, *, classes: Sequence[int] | None, samples_per_class: int | None
+) -> _Parts:
     import numpy as np
 
     check_options(name, classes=classes, samples_per_class=samples_per_class)
@@ -117,20 +162,17 @@ def load(
     train, validation, test = (part[np.isin(raw.labels[part], chosen)] for part in whole)
     if samples_per_class is not None:
         train = train[first_per_class(raw.labels[train], samples_per_class, seed=SPLIT_SEED)]
+    return _Parts(raw, train, validation, test, chosen, mean, deviation)
 
-    def split(index: Index) -> Split:
-        return _tensors(raw, index, mean, deviation, levels=info(name).levels, classes=chosen, device=device)
 
-    return Dataset(
-        name=name,
-        train=split(train),
-        validation=split(validation),
-        test=split(test),
-        num_classes=len(chosen),
-        input_shape=info(name).input_shape,
-        digest=_digest(name, raw.images, raw.labels, train, validation, test, chosen, mean, deviation),
-        class_names=tuple(raw.class_names[label] for label in chosen),
-    )
+def _digest_of(name: str, parts: _Parts) -> str:
+    import numpy as np
+
+    arrays = (parts.raw.images, parts.raw.labels, parts.train, parts.validation, parts.test)
+    known = info(name)
+    # Ours have their levels for good; another package may change them, and with them the inputs.
+    levels = () if known.read is None else (np.array(known.levels, dtype=np.int64),)
+    return _digest(name, *arrays, parts.classes, parts.mean, parts.deviation, *levels)
 
 
 def batches(
@@ -190,25 +232,17 @@ def _histogram(values: NDArray[np.uint8]) -> NDArray[np.int64]:
     return counts
 
 
-def _tensors(
-    raw: Raw,
-    index: Index,
-    mean: NDArray[np.float64],
-    deviation: NDArray[np.float64],
-    *,
-    levels: int,
-    classes: Index,
-    device: str | torch.device,
-) -> Split:
+def _tensors(parts: _Parts, index: Index, *, levels: int, device: str | torch.device) -> Split:
     """Scaled on the CPU, then moved: a GPU divides by a number in other bits."""
     import numpy as np
     import torch
 
+    raw = parts.raw
     images = torch.from_numpy(raw.images[index]).to(torch.float32).div_(levels)
-    images.sub_(torch.from_numpy(mean).float()[:, None, None])
-    images.div_(torch.from_numpy(deviation).float()[:, None, None])
+    images.sub_(torch.from_numpy(parts.mean).float()[:, None, None])
+    images.div_(torch.from_numpy(parts.deviation).float()[:, None, None])
     new_label = np.zeros(len(raw.class_names), dtype=np.int64)
-    new_label[classes] = np.arange(len(classes))
+    new_label[parts.classes] = np.arange(len(parts.classes))
     return Split(images.to(device), torch.from_numpy(new_label[raw.labels[index]]).to(device))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 import models
-from orchestrator.config import DenseConfig, Json, TrialConfig, flat, method_text
+from orchestrator.config import LATER, DenseConfig, Json, TrialConfig, flat, method_text
 from orchestrator.walk.distillation import distillations
 from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recovery import epochs_a_round, recoveries
@@ -25,6 +25,7 @@ def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
     if isinstance(config, TrialConfig):
         own = {**vars(config), **vars(config.prune), "protect": ",".join(config.prune.protect)}
         del own["dense"], own["prune"]
+        own = {name: value for name, value in own.items() if LATER.get(name, ...) != value}
         return {**params(config.dense), **_with_methods(own)}
     return _with_methods(dict(flat(config)))
 

@@ -4,7 +4,7 @@ A method is one function under one decorator. Its keyword-only parameters with a
 hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, `Form(read, allowed)` in its
 place how a value is brought into its one form. The text form is
 `name` or `name(p=0.5, rounds=10)`. Other packages add methods by an entry point of the
-group `pruning.<kind>`, whose module is imported when a name is first looked for.
+group `pruning.<kind>`, whose module is imported when its name is asked for.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import ast
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from extensions import PluginError, entries, load, top_package, warn_once, warn_taken
 from pruning.scalars import plain, real_number, whole_number
 
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
@@ -129,7 +129,11 @@ class Registry:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._functions: dict[str, tuple[Function, dict[str, Value]]] = {}
-        self._others_loaded = False
+
+    @property
+    def group(self) -> str:
+        """The group of entry points by which other packages add methods."""
+        return f"pruning.{self.kind}"
 
     def register(self, name: str | None = None, **traits: Value) -> Callable[[Function], Function]:
         """Decorator: the function under its own name or `name`; ValueError if that is taken."""
@@ -144,8 +148,16 @@ class Registry:
         return add
 
     def __iter__(self) -> Iterator[str]:
-        self._load_others()
-        return iter(sorted(self._functions))
+        """All names; nothing is imported for it."""
+        return iter(sorted(self._functions.keys() | entries(self.group).keys()))
+
+    def working(self) -> Iterator[Method]:
+        """Every method by its name; one that cannot be imported is left out with a warning."""
+        for name in self:
+            try:
+                yield self.get(name)
+            except PluginError as error:
+                warn_once(str(error))
 
     def get(self, spec: str | Mapping[str, Value] | Method) -> Method:
         """The method for a name, a text form, or `{"method": name, option: value}`; ValueError else."""
@@ -156,9 +168,9 @@ class Registry:
             name = str(options.pop("method", ""))
         else:
             name, options = parse(str(spec))
-        self._load_others()
+        self._load(name)
         if name not in self._functions:
-            raise ValueError(self._unknown(self.kind, name, self._functions))
+            raise ValueError(self._unknown(self.kind, name, list(self)))
         function, traits = self._functions[name]
         return Method(name, self._checked(name, function, options), function, traits)
 
@@ -173,14 +185,38 @@ class Registry:
             check(**bound)
         return bound
 
-    def _load_others(self) -> None:
-        if not self._others_loaded:
-            self._others_loaded = True
-            for entry in entry_points(group=f"pruning.{self.kind}"):
-                entry.load()
+    def _load(self, name: str) -> None:
+        """Import what a name needs; for one that nobody lists, every module that might register it."""
+        others = entries(self.group)
+        if name in self._functions:
+            if name in others and self._is_taken(name):
+                warn_taken(self.kind, others[name])
+        elif name in others:
+            load(self.kind, others[name])
+            if name not in self._functions:
+                raise PluginError(
+                    f"{self.kind} {name!r}: the module {others[name].module} of its entry point registers no "
+                    f"{self.kind} of that name"
+                )
+        else:
+            for entry in others.values():
+                if entry.name in self._functions:
+                    continue
+                try:
+                    load(self.kind, entry)
+                except PluginError as error:
+                    warn_once(str(error))
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether another package than that of the entry point has registered the name."""
+        function, _ = self._functions[name]
+        return function.__module__.partition(".")[0] in ("pruning", "orchestrator") and top_package(
+            entries(self.group)[name]
+        ) not in ("pruning", "orchestrator")
 
     @staticmethod
-    def _unknown(what: str, given: str, known: Mapping[str, object]) -> str:
+    def _unknown(what: str, given: str, known: Iterable[str]) -> str:
+        known = list(known)
         near = get_close_matches(given, known, n=3, cutoff=0.5)
         hint = (
             f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"

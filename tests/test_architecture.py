@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("models", "pruning", "orchestrator")
+PACKAGES = ("models", "pruning", "orchestrator", "extensions")
 
 PURE = ("data", "training", "measure", "stages", "trial", "images", "walk", "measuring", "language")
 # Package -> what nothing in it may import, at any depth of nesting.
 FORBIDDEN = {
+    "extensions": ("models", "pruning", "orchestrator", "torch", "ray", "mlflow", "optuna", "typer"),
     "models": ("pruning", "orchestrator", "torch_pruning", "ray", "mlflow", "optuna", "typer"),
     "pruning": ("models", "orchestrator", "torchvision", "ray", "mlflow", "optuna", "typer"),
     **{f"orchestrator.{name}": ("ray", "mlflow", "optuna", "typer") for name in PURE},

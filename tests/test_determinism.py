@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from orchestrator.config import Numerics
+from orchestrator.store.environment import card
 from orchestrator.walk.determinism import deterministic, facts, level
 
 
@@ -61,3 +62,18 @@ def test_operations_without_a_deterministic_form_are_named_and_other_warnings_pa
     assert loose == {"put_"}
     assert level(numerics, loose) == "cuda, deterministic: all but put_"
     assert level(Numerics(threads=2), set()) == "cpu, threads: 2"
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_what_is_asked_for_and_what_it_was_afterwards(tf32: bool) -> None:
+    def rounding() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = rounding()
+    with deterministic("cuda", tf32=tf32):
+        assert rounding() == (tf32, tf32)
+    assert rounding() == before
+
+
+def test_a_run_on_a_cpu_names_no_card() -> None:
+    assert card("cpu") == {}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.errors import SpaceError
@@ -100,11 +104,18 @@ def lab(tmp_path: Path) -> Path:
     return packed(LAB, tmp_path)
 
 
-def python(*words: str, cwd: Path, site: Path) -> subprocess.CompletedProcess[str]:
+def python(
+    *words: str, cwd: Path, site: Path, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *words],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(site)]), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(site)]),
+            "OMP_NUM_THREADS": "1",
+            **(more or {}),
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -169,16 +180,184 @@ def test_a_space_of_the_lab_is_run(lab: Path, tmp_path: Path) -> None:
     assert float(accuracy) > 0.8
 
 
-def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_taken_leaves_out_that_part_alone(tmp_path: Path) -> None:
     place = packed(LAB, tmp_path)
     (file,) = place.glob("*.dist-info/entry_points.txt")
-    for given, taken, code in (
-        ("maxout", "cnn", "import models"),
-        ("bars", "digits", "import orchestrator.images.datasets"),
-    ):
-        text = file.read_text()
-        file.write_text(text.replace(f"{given} =", f"{taken} ="))
-        done = python("-c", code, cwd=tmp_path, site=place)
-        assert f"'{taken}'" in done.stderr.splitlines()[-1]
-        assert "is taken" in done.stderr.splitlines()[-1]
-        file.write_text(text)
+    text = file.read_text()
+    for given, taken in (("maxout", "cnn"), ("bars", "digits"), ("halve", "cubic")):
+        text = text.replace(f"{given} =", f"{taken} =")
+    file.write_text(text)
+    done = python("-c", TAKEN, cwd=tmp_path, site=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["models.cnn", "8x8", "pruning.schedules"]
+    warned = done.stderr.splitlines()
+    assert [line.split(" of the package lab ")[0] for line in warned] == [
+        "warning: model 'cnn'",
+        "warning: data set 'digits'",
+        "warning: schedule 'cubic'",
+    ]
+    assert all("the name is taken" in line for line in warned)
+
+
+TAKEN = """
+import models
+from orchestrator.images.datasets import info
+from pruning.schedules import schedules
+for _ in range(2):  # each is told once
+    model, images, schedule = models.BUILDERS["cnn"], info("digits"), schedules.get("cubic")
+print(model.__module__, images.about.split()[0], schedule.function.__module__)
+"""
+BROKEN = {
+    "models.builder": "shattered = shattered:net",
+    "orchestrator.dataset": "shattered_images = shattered:IMAGES",
+    "pruning.criterion": "shattered_scores = shattered",
+}
+SURVIVES = """
+import sys
+import models
+from orchestrator.errors import SpaceError
+from orchestrator.space import load_space
+from orchestrator.images.datasets import DATASETS
+assert {"shattered", "mlp"} <= set(models.BUILDERS) and {"shattered_images", "digits"} <= set(DATASETS)
+assert "shattered" not in sys.modules
+load_space("quickstart")
+assert "shattered" not in sys.modules
+for axis in ("model=shattered", "dataset=shattered_images", "criterion=shattered_scores"):
+    try:
+        load_space("space.yaml", [axis])
+    except SpaceError as error:
+        print(error)
+"""
+
+
+def test_a_broken_package_breaks_its_own_names_alone(tmp_path: Path) -> None:
+    place = tmp_path / "site"
+    info = place / "shattered-1.dist-info"
+    info.mkdir(parents=True)
+    (place / "shattered.py").write_text("import what_nobody_has\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: shattered\nVersion: 1\n")
+    sections = [f"[{group}]\n{line}\n" for group, line in BROKEN.items()]
+    (info / "entry_points.txt").write_text("\n".join(sections))
+    (tmp_path / "space.yaml").write_text(SPACE.replace("largest_first, ", ""))
+    done = python("-c", SURVIVES, cwd=tmp_path, site=place)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    for line, name in zip(lines, ("shattered", "shattered_images", "shattered_scores"), strict=True):
+        assert f"{name!r} of the package shattered cannot be imported" in line
+        assert "ModuleNotFoundError: No module named 'what_nobody_has'" in line
+    for kind, broken in (("models", "shattered"), ("datasets", "shattered_images")):
+        listed = python("-m", "orchestrator.cli", "list", kind, cwd=tmp_path, site=place)
+        assert listed.returncode == 0, listed.stderr
+        assert [line.split()[0] for line in listed.stdout.splitlines()] == [n for n, _ in names(kind)]
+        (warning,) = listed.stderr.splitlines()
+        assert warning.startswith("warning: ")
+        assert f"{broken!r} of the package shattered" in warning
+
+
+BOTH = """
+from orchestrator.images.datasets import DatasetInfo
+import models
+from torch import nn
+def read(root):
+    raise NotImplementedError
+def plain(input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1] * input_shape[2], num_classes))
+IMAGES = DatasetInfo("both_images", "none", (1, 8, 8), 2, 72, 8, 20, read=read)
+"""
+
+
+@pytest.mark.parametrize(
+    "first", ["import models", "import orchestrator.images.datasets as d; d.info('both_images')"]
+)
+def test_one_module_may_hold_a_model_and_a_data_set(tmp_path: Path, first: str) -> None:
+    place = tmp_path / "site"
+    info = place / "both-1.dist-info"
+    info.mkdir(parents=True)
+    (place / "both.py").write_text(BOTH)
+    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: both\nVersion: 1\n")
+    entries = "[models.builder]\nplain = both:plain\n[orchestrator.dataset]\nboth_images = both:IMAGES\n"
+    (info / "entry_points.txt").write_text(entries)
+    code = f"{first}\nimport models, orchestrator.images.datasets as d\n"
+    code += (
+        "print(d.info('both_images').about, len(models.build('plain', input_shape=(1, 8, 8), num_classes=2)))"
+    )
+    done = python("-c", code, cwd=tmp_path, site=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "none 2\n"
+
+
+FROM_FILE = """
+
+def read_file(data_dir):
+    from orchestrator.errors import DataError
+    if not (data_dir / "bars.npz").exists():
+        raise DataError(f"bars: {data_dir / 'bars.npz'} is missing; draw it")
+    held = np.load(data_dir / "bars.npz")
+    return Raw(held["images"], held["labels"], TEST, ("standing", "lying"))
+
+
+BARS = replace(BARS, read=read_file)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_source_or_data_changed_runs_anew(lab: Path, tmp_path: Path) -> None:
+    file = lab / "lab" / "dataset.py"
+    text = file.read_text().replace(
+        "from pathlib import Path", "from dataclasses import replace\nfrom pathlib import Path"
+    )
+    file.write_text(text + FROM_FILE)
+    (tmp_path / "lab.yaml").write_text((LAB / "lab.yaml").read_text())
+
+    def orchestrate(*words: str) -> tuple[int, str, str]:
+        here = {"ORCHESTRATE_DATA_DIR": str(tmp_path / "data")}
+        done = python("-m", "orchestrator.cli", *words, cwd=tmp_path, site=lab, more=here)
+        return done.returncode, done.stdout, done.stderr
+
+    def sweep() -> tuple[dict[str, Any], str]:
+        code, out, err = orchestrate("sweep", "--space", "lab.yaml", "--json")
+        assert code == 0, err
+        return json.loads(out), err
+
+    def plan() -> dict[str, Any]:
+        code, out, err = orchestrate("plan", "--space", "lab.yaml", "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    def draw(seed: int) -> None:
+        draws = np.random.default_rng(seed)
+        images, labels = draws.integers(0, 128, (500, 1, 8, 8), dtype=np.uint8), np.arange(500) % 2
+        for image, label in zip(images, labels, strict=True):
+            image[0, :, 3] = 255 if label == 0 else 0
+        (tmp_path / "data").mkdir(exist_ok=True)
+        np.savez(tmp_path / "data" / "bars.npz", images=images, labels=labels)
+
+    # Without its data a space can be planned and not be run
+    assert plan()["missing_data"] == {"bars": f"{tmp_path / 'data' / 'bars.npz'} is missing; draw it"}
+    assert orchestrate("sweep", "--space", "lab.yaml")[0] == 4
+
+    draw(0)
+    assert plan()["missing_data"] == {}
+    first, _ = sweep()
+    again, _ = sweep()
+    assert (first["ran"], again["ran"], again["results"]) == (2, 0, first["results"])
+
+    draw(1)
+    assert (plan()["changed"], plan()["trials_changed"]) == (["data of bars changed"], 1)
+    other, told = sweep()
+    assert other["ran"] == 2
+    assert "since the results in the store: data of bars changed; 1 trial runs anew" in told
+
+    # The hidden units are no longer the largest of their pieces but the smallest
+    (lab / "lab" / "model.py").write_text(
+        (lab / "lab" / "model.py").read_text().replace(".maximum(", ".minimum(")
+    )
+    assert plan()["changed"] == ["source of lab changed"]
+    smallest, told = sweep()
+    assert smallest["ran"] == 2
+    assert "source of lab changed" in told
+    assert smallest["results"] != other["results"]
+
+    draw(0)
+    assert plan()["trials_changed"] == 1

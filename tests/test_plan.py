@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import config
+from orchestrator import config, data
 from orchestrator.comparing.summary import Preview
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import SpaceError
@@ -300,7 +300,7 @@ def test_the_key_is_the_hash_of_the_canonical_json() -> None:
         "batch_size": 64,
         "dataset": "digits",
         "model": "slp",
-        "numerics": {"device": "cpu", "micro_batch": 256, "precision": "fp32", "threads": 1},
+        "numerics": {"device": "cpu", "micro_batch": 256, "precision": "fp32", "tf32": False, "threads": 1},
         "seed": 0,
         "stage": "dense",
         "train": {
@@ -346,7 +346,8 @@ def test_keys_do_not_depend_on_the_order_in_a_file(
     file = tmp_path_factory.mktemp("space") / "mine.yaml"
     file.write_text("axes:\n" + "".join(f"  {line}\n" for line in lines))
     found = [trial.key for trial in make_plan(load_space(str(file))).trials]
-    dense = DenseConfig("slp", "digits", 64, 0, Train(), Numerics(micro_batch=65_536))
+    numerics = Numerics(micro_batch=65_536)
+    dense = DenseConfig("slp", "digits", 64, 0, Train(), numerics, data_sha256=data.digest("digits"))
     prunes = [Prune("random", "weight", "global", "one_shot", amount) for amount in (0.0, 0.25)]
     assert found == [TrialConfig(dense, prune, "none", "random").key() for prune in prunes]
 

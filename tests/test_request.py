@@ -75,6 +75,24 @@ def test_every_word_and_the_code_have_a_say(
     assert REQUEST.sha256() not in (before, None)
 
 
+def test_the_files_of_the_data_and_torchvision_have_a_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path))
+    seen = [REQUEST.sha256()]
+    file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    file.parent.mkdir(parents=True)
+    for content in (b"a", b"bc"):
+        file.write_bytes(content)
+        seen.append(REQUEST.sha256())
+    os.utime(file, ns=(1, 1))  # the same bytes, written at another time: a plan looks at them
+    seen.append(REQUEST.sha256())
+    monkeypatch.setattr(module, "version", lambda package: "0.0.1")
+    seen.append(REQUEST.sha256())
+    assert len(set(seen)) == 5
+    assert REQUEST.sha256() == seen[-1]
+
+
 def test_where_other_packages_add_methods_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     class Found:
         groups = ("console_scripts", "pruning.criterion")

@@ -17,6 +17,8 @@ from orchestrator.data import Dataset
 from orchestrator.data import path as data_path
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.launching.worker import load_data
+from orchestrator.planning.changes import of_config
+from orchestrator.planning.ingredients import current
 from orchestrator.store.address import exists, shown
 from orchestrator.store.environment import environment
 from orchestrator.store.recording import CONFIG, ENVIRONMENT, metric_points
@@ -47,6 +49,8 @@ class Recorded:
             yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
         if loose := self.row.tags.get(LOOSE):
             yield f"{loose} have no deterministic form on a GPU: equal bits are not promised"
+        for change in of_config(self.config, current(self.config)):
+            yield f"since it was recorded, {change}: equal bits are not promised"
         if self.config.key() != self.row.tags["key"]:
             yield "its key is another one by today's code: equal bits are not promised"
 
@@ -110,7 +114,7 @@ def again(recorded: Recorded) -> Again:
         walk = partial(run_trial, config, images, store=_Nothing(), ancestor=ancestor)
     else:
         walk = partial(run_dense, config, images, ancestor=ancestor)
-    with _threads(numerics), deterministic(numerics.device) as loose:
+    with _threads(numerics), deterministic(numerics.device, tf32=numerics.tf32) as loose:
         result = walk()
     return Again(result, images, level(numerics, loose))
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from orchestrator.comparing.best import Found
+    from orchestrator.planning.changes import Changes
     from orchestrator.planning.estimate import Estimate
     from orchestrator.planning.plan import Plan
 
@@ -31,8 +32,9 @@ class Preview:
     plan: Plan
     estimate: Estimate
     asked: int = 0  # points that a search has asked for so far
+    changes: Changes | None = None  # since the results in the store
     unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
-    missing_data: tuple[str, ...] = ()  # data sets of trials that are to run, whose files are not whole
+    missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -63,8 +65,10 @@ class Preview:
             "estimate_unknown": self.estimate.unknown,
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,
-            "missing_data": list(self.missing_data),
             "estimate_basis": self.estimate.basis,
+            "missing_data": dict(self.missing_data),
+            "changed": list(self.changes.what) if self.changes else [],
+            "trials_changed": self.changes.trials if self.changes else 0,
         }
 
     def lines(self) -> Iterator[str]:
@@ -81,8 +85,10 @@ class Preview:
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {size(cost.disk_bytes)}"
-        for name in self.missing_data:
-            yield f"data             {name} is missing: `orchestrate data fetch {name}` before the sweep"
+        for name, problem in self.missing_data.items():
+            yield f"missing data     {name}: {problem}"
+        if self.changes and self.changes.what:
+            yield f"changed          {self.changes.line()}"
 
     def _time_lines(self) -> Iterator[str]:
         cost = self.estimate

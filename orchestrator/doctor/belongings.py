@@ -47,7 +47,7 @@ def data() -> Iterator[Finding]:
     """Every data set: there and whole, or what is missing."""
     from orchestrator.data import path, verify
     from orchestrator.errors import DataError
-    from orchestrator.images.datasets import DATASETS
+    from orchestrator.images.datasets import OWN
     from orchestrator.images.digits import digits_file
 
     try:
@@ -56,9 +56,30 @@ def data() -> Iterator[Finding]:
     except DataError as error:
         yield Finding("digits", "broken", *str(error).removeprefix("digits: ").split("; "))
     place = path()
-    for name in (name for name, info in DATASETS.items() if info.source is not None):
+    for name in (name for name, info in OWN.items() if info.source is not None):
         problems = verify(name, place) if place.is_dir() else [f"there is no folder {place}"]
         if problems:
             yield Finding(name, "lacking", problems[0], f"`orchestrate data fetch {name}`, if you want it")
         else:
             yield Finding(name, "ok", f"whole, in {place}")
+
+
+def plugins() -> Iterator[Finding]:
+    """Every part of another package: whether it can be imported, and has a name of its own."""
+    from extensions import package_of, problems
+    from models import BUILDERS
+    from orchestrator.images.datasets import DATASETS
+    from orchestrator.language.names import REGISTRIES, own_names
+
+    kinds = {"models": ("model", BUILDERS.group), "datasets": ("data set", DATASETS.group)}
+    kinds |= {plural: (kind, f"pruning.{kind}") for plural, (kind, _) in REGISTRIES.items()}
+    for plural, (kind, group) in kinds.items():
+        for entry, problem in problems([(kind, group)]):
+            name = f"{kind} {entry.name}"
+            if problem:
+                yield Finding(name, "lacking", *problem.rsplit("; ", 1))
+            elif entry.name in own_names(plural):
+                told = f"of {package_of(entry)} is left out: the name is taken"
+                yield Finding(name, "lacking", told, "choose another name in its entry point")
+            else:
+                yield Finding(name, "ok", f"of {package_of(entry)}")

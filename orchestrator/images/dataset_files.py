@@ -19,13 +19,20 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DataError
-from orchestrator.images.datasets import Raw, info
-from orchestrator.images.digits import read_digits
+from orchestrator.images.datasets import OWN, Raw, info
+from orchestrator.images.digits import digits_file, read_digits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FETCH_TIMEOUT_SECONDS = 30.0
+# torchvision's class -> the folder below the data folder with all files that are parsed, and the archive.
+LAYOUT = {
+    "MNIST": ("MNIST/raw", ""),
+    "FashionMNIST": ("FashionMNIST/raw", ""),
+    "CIFAR10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    "CIFAR100": ("cifar-100-python", "cifar-100-python.tar.gz"),
+}
 DOWNLOAD_ERRORS = (OSError, HTTPException, RuntimeError)  # the last: torchvision's word for a wrong MD5
 
 
@@ -45,9 +52,35 @@ def path(data_dir: Path | None = None) -> Path:
     return (data_dir or default_data_dir()).expanduser().absolute()
 
 
+def stamp(name: str, data_dir: Path | None = None) -> list[list[str | int]] | None:
+    """[path, size, time of the last change in ns] of every file of a data set of ours; empty without one.
+
+    Nothing is read, and nothing imported. None for a data set of another package, whose files only it knows.
+    """
+    if name not in OWN or OWN[name].read is not None:
+        return None
+    root, source = path(data_dir), OWN[name].source
+    if source is None:
+        return _stamps([digits_file()], digits_file().parent)
+    folder, archive = LAYOUT[source]
+    inside = sorted((root / folder).iterdir()) if (root / folder).is_dir() else []
+    return _stamps([*inside, *([root / archive] if archive else [])], root)
+
+
+def _stamps(files: Sequence[Path], root: Path) -> list[list[str | int]]:
+    known = [(file, file.stat()) for file in files if file.is_file()]
+    return [[str(file.relative_to(root)), seen.st_size, seen.st_mtime_ns] for file, seen in known]
+
+
 def verify(name: str, data_dir: Path | None = None) -> list[str]:
     """What is wrong with the files, one line each; empty where `load` will read them. Writes nothing."""
     source, root = _source(name), path(data_dir)
+    if (own := info(name).read) is not None:
+        try:
+            own(root)
+        except DataError as error:
+            return [str(error).removeprefix(f"{name}: ")]
+        return []
     if source is None:
         return []
     problems = _problems(_files(source, root))
@@ -61,6 +94,8 @@ def verify(name: str, data_dir: Path | None = None) -> list[str]:
 def check(name: str, data_dir: Path | None = None) -> None:
     """DataError, one line, unless `load` will read the files."""
     if problems := verify(name, data_dir):
+        if info(name).read is not None:
+            raise DataError(f"{name}: {problems[0]}")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(
             f"{name}: {problems[0]}{more}; put it there or run `orchestrate data fetch {name}`, "

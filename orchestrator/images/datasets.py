@@ -1,16 +1,17 @@
 """The data sets by name: what is known of them without loading, and the options that choose from them.
 
-Other packages add theirs, a DatasetInfo with `read`, by entry points of the group `orchestrator.dataset`.
+Other packages add theirs, a DatasetInfo with `read`, by entry points of the group `orchestrator.dataset`; a
+module is imported when its name is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extensions import Plugins
 from orchestrator.errors import SpaceError, unknown
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ DIGITS_PER_CLASS = (
 GREY = (1, 28, 28)
 COLOUR = (3, 32, 32)
 
-DATASETS = {
+OWN = {
     "digits": DatasetInfo(
         "digits", "8x8 grey digits", (1, 8, 8), 10, 1257, 180, 360, levels=16, per_class=DIGITS_PER_CLASS
     ),
@@ -80,11 +81,17 @@ DATASETS = {
 }
 
 
+DATASETS: Plugins[DatasetInfo] = Plugins("data set", "orchestrator.dataset", OWN)
+
+
 def info(name: str) -> DatasetInfo:
-    """The data set of that name; SpaceError with the nearest names."""
+    """The data set of that name; SpaceError with the nearest names, or with why it cannot be imported."""
     if name not in DATASETS:
         raise SpaceError(unknown("dataset", name, DATASETS))
-    return DATASETS[name]
+    try:
+        return DATASETS[name]
+    except ValueError as error:
+        raise SpaceError(str(error)) from error
 
 
 def check_options(name: str, *, classes: Sequence[int] | None, samples_per_class: int | None) -> None:
@@ -111,11 +118,3 @@ def split_sizes(
     train, validation, test = ([counts[label] for label in chosen] for counts in known.per_class or even)
     limit = max(train) if samples_per_class is None else samples_per_class
     return sum(min(count, limit) for count in train), sum(validation), sum(test)
-
-
-for _entry in entry_points(group="orchestrator.dataset"):
-    if _entry.name in DATASETS:
-        raise ValueError(
-            f"data set {_entry.name!r} of {_entry.value} bears a name that is taken; choose another"
-        )
-    DATASETS[_entry.name] = _entry.load()

@@ -88,7 +88,7 @@ def _spaces() -> list[Item]:
 
 def _models() -> list[Item]:
     found = []
-    for name, build in BUILDERS.items():
+    for name, build in BUILDERS.working():
         about, _, text = (inspect.getdoc(build) or "").partition("\n")
         found.append(Item(name, about, text.strip(), "model", options=hyperparameters(build)))
     return found
@@ -97,7 +97,7 @@ def _models() -> list[Item]:
 def _datasets() -> list[Item]:
     options = hyperparameters(split_sizes)
     return [
-        Item(name, info.about, _facts(info), "dataset", options=options) for name, info in DATASETS.items()
+        Item(name, info.about, _facts(info), "dataset", options=options) for name, info in DATASETS.working()
     ]
 
 
@@ -123,7 +123,6 @@ def _techniques() -> list[Item]:
 
 def _registered(registry: Registry, axis: str) -> Callable[[], list[Item]]:
     def listed() -> list[Item]:
-        methods = [registry.get(name) for name in registry]
         return [
             Item(
                 method.name,
@@ -133,7 +132,7 @@ def _registered(registry: Registry, axis: str) -> Callable[[], list[Item]]:
                 str(method.traits.get("paper", "")),
                 hyperparameters(method.function),
             )
-            for method in methods
+            for method in registry.working()
         ]
 
     return listed

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from orchestrator.config import Control, Start, When
-from orchestrator.images.datasets import DATASETS
+from orchestrator.images.datasets import DATASETS, OWN
 
 SPACES = Path(__file__).parent.parent / "spaces"
 # Registry, which is the kind's name in the plural, -> the word for one of it, and the axis that takes it.
@@ -36,15 +36,14 @@ def names(kind: str) -> dict[str, str]:
     if kind == "spaces":
         return {file.stem: _about(file) for file in sorted(SPACES.glob("*.yaml"))}
     if kind == "models":
-        built = {name: _summary_of("models", builder) for name, builder in _dict("models", "BUILDERS")}
+        built = {name: _summary_of("models", builder) for name, builder in _dict("models", "OWN")}
         return {**built, **dict.fromkeys(others(kind), "")}
     if kind == "datasets":
-        return {name: info.about for name, info in DATASETS.items()}
+        return {**{name: info.about for name, info in OWN.items()}, **dict.fromkeys(others(kind), "")}
     if kind == "techniques":
         return {name: _last_text(call) for name, call in _dict("orchestrator", "TECHNIQUES")}
-    ours = {name: method.summary for name, method in _registered()[kind].items()}
-    found = {**ours, **dict.fromkeys(others(kind), "")}
-    return dict(sorted(found.items()))
+    found = {name: method.summary for name, method in _registered()[kind].items()}
+    return dict(sorted({**found, **dict.fromkeys(others(kind), "")}.items()))
 
 
 def space_text(name: str) -> str | None:
@@ -55,8 +54,16 @@ def space_text(name: str) -> str | None:
 
 def others(kind: str) -> list[str]:
     """The names that other packages bring; what they are about is in their code."""
-    group = "models.builder" if kind == "models" else f"pruning.{REGISTRIES.get(kind, ('',))[0]}"
-    return sorted({entry.name for entry in _entry_points() if entry.group == group})
+    groups = {"models": "models.builder", "datasets": DATASETS.group}
+    group = groups.get(kind) or f"pruning.{REGISTRIES.get(kind, ('',))[0]}"
+    return sorted({entry.name for entry in _entry_points() if entry.group == group} - own_names(kind))
+
+
+def own_names(kind: str) -> set[str]:
+    """The names of this package's own parts, which no other package can take."""
+    if kind == "models":
+        return {name for name, _ in _dict("models", "OWN")}
+    return set(OWN) if kind == "datasets" else set(_registered().get(kind, ()))
 
 
 def settable() -> list[str]:

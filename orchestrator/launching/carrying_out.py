@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from orchestrator.launching.outcome import Ended
 from orchestrator.launching.point import Point
 from orchestrator.launching.repeating import COMMAND, command
 from orchestrator.launching.request import ASKED, request_of
+from orchestrator.planning.changes import changes
 from orchestrator.planning.plan import Plan, expected
 from orchestrator.planning.remainder import (
     digest,
@@ -51,6 +53,7 @@ def carry_out(plan: Plan, options: Options, stop: Stop | None, *, uri: str) -> S
     with tracker.reaching():
         before = sweep_before(tracker, plan, stop)
         left = wanted.left(plan, before)
+        wanted.say_changes(left)
     check_room(left.to_come, store_folder(uri))
     datasets = needed_data(left.plan, [point.dense for point in left.points])
     if options.address is None:  # the nodes of a cluster are asked for theirs
@@ -92,6 +95,13 @@ class _Wanted:
         if plan.space.search.method == "tpe":  # of which more will be asked for
             to_come, _ = missing_points(expected(plan), self.tracker, retry_failed=False, stop=self.stop)
         return _Left(plan, points, reused, to_come)
+
+    def say_changes(self, left: _Left) -> None:
+        """Why trials whose configuration is in the store are run all the same."""
+        open_keys = {point.key for point in left.points}
+        done = {trial.key for trial in left.plan.trials} - open_keys
+        if line := changes(left.plan, self.tracker, done=done).line():
+            print(f"{left.plan.space.name}: {line}", file=sys.stderr)
 
     def source(self, left: _Left, sweep: RunRow) -> Asking | None:
         """What asks for the points of a search as results come in."""

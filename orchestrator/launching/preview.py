@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 
 from orchestrator.comparing.summary import Preview
-from orchestrator.config import Device, Precision, method_name
-from orchestrator.images.dataset_files import verify
+from orchestrator.config import Device, Precision
 from orchestrator.launching.launch import check_can_stop, stop_rule
 from orchestrator.launching.resources import of_machine
+from orchestrator.planning.changes import Changes, changes
 from orchestrator.planning.estimate import estimate
+from orchestrator.planning.ingredients import missing_data
 from orchestrator.planning.plan import Plan, expected, make_plan
 from orchestrator.planning.refusals import shape_of
 from orchestrator.planning.remainder import so_far, stopped_keys, sweep_before
@@ -29,12 +29,14 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
 
         tracker = Tracker(uri, space.name)
         plan = so_far(plan, tracker, sweep_before(tracker, plan, stop))
-    asked, plan, done = len(plan.asked), expected(plan), set[str]()
+    asked, plan, done, changed = len(plan.asked), expected(plan), set[str](), Changes()
     if tracker is not None:
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.finished()) | stopped_keys(tracker, keys, stop)
+        changed = changes(plan, tracker, done=done)
     cost = estimate(plan, finished=done, concurrency=of_machine(device).concurrent)
-    return Preview(plan, cost, asked, _unpruned(plan), _missing_data(plan, done))
+    to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
+    return Preview(plan, cost, asked, changed, _unpruned(plan), missing_data(to_run))
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -44,9 +46,3 @@ def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
         with suppress(ValueError):  # a network that does not run has been excluded, with the reason
             names[config.model] = unpruned_of((config.model, *shape_of(config.dataset)))
     return {model: layers for model, layers in names.items() if layers}
-
-
-def _missing_data(plan: Plan, done: Collection[str]) -> tuple[str, ...]:
-    """The data sets that a sweep would look for in vain."""
-    to_run = (trial.config.dense.dataset for trial in plan.trials if trial.key not in done)
-    return tuple(name for name in dict.fromkeys(map(method_name, to_run)) if verify(name))

@@ -11,13 +11,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.comparing.records import PLAN, joined, planned_rows
 from orchestrator.comparing.summary import Summary
-from orchestrator.errors import StoreError
+from orchestrator.errors import DataError, StoreError
+from orchestrator.images.dataset_files import path, stamp
+from orchestrator.images.datasets import OWN
 from orchestrator.language.names import SPACES
 from orchestrator.launching import sources
 from orchestrator.launching.outcome import Ended
@@ -46,10 +48,29 @@ class Request:
     stop: str | None
 
     def sha256(self) -> str | None:
-        """A hash of it and of the code; None where other packages' code has a say."""
+        """A hash of it, of the code, and of the files of the data sets; None where other packages have a say.
+
+        Files count by their size and the time of their last change: whoever touches one has a plan made.
+        """
         if any(group.startswith(OTHERS) for group in entry_points().groups):
             return None
-        return hashlib.sha256(json.dumps([asdict(self), sources.digest()]).encode()).hexdigest()
+        facts = [asdict(self), sources.digest(), _torchvision(), str(path()), *map(_stamp, OWN)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _torchvision() -> str:
+    """Its version, from which networks are built; found without importing it."""
+    try:
+        return version("torchvision")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _stamp(dataset: str) -> list[list[str | int]] | None:
+    try:
+        return stamp(dataset)
+    except (DataError, OSError):  # it cannot be read, as who needs it will say
+        return None
 
 
 def request_of(space: Space, options: Options) -> Request | None:

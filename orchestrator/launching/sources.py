@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.errors import StoreError
 
-PACKAGES = ("models", "pruning", "orchestrator")
+PACKAGES = ("models", "pruning", "orchestrator", "extensions")
 SUFFIXES = (".py", ".yaml")
 
 

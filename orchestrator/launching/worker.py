@@ -12,14 +12,16 @@ import torch
 from orchestrator import data
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.described import params
-from orchestrator.errors import AwayError, StoreError
+from orchestrator.errors import AwayError, DataError, StoreError
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.sources import check_code
 from orchestrator.measuring.memory import peak_memory
+from orchestrator.planning.ingredients import code_of, read_code
 from orchestrator.store import model_files
 from orchestrator.store.address import outbox_folder
 from orchestrator.store.delivery import deliver_all, tracker_of
 from orchestrator.store.entry import Entry, opening_of
+from orchestrator.store.environment import card
 from orchestrator.store.keeping import RunKeeper
 from orchestrator.store.outbox import Outbox
 from orchestrator.store.parcel import DataInput
@@ -52,7 +54,8 @@ def run_point(
     dense = point.dense
     torch.set_num_threads(dense.numerics.threads)
     keep_freed_memory()
-    images = load_data(dense.dataset, settings.data_dir, dense.numerics.device)
+    check_source(point.config)
+    images = planned_data(dense, settings.data_dir)
     tracker = tracker_of(settings.uri, settings.experiment)
     outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
     if (waiting := outbox.of_point(point.key)) is not None:  # a worker died between its work and the store
@@ -69,10 +72,11 @@ def run_point(
         shared = trunk_of(tracker, point.config) if isinstance(point.config, TrialConfig) else None
         walk = partial(_walk, point.config, images, store=store, ancestor=ancestor, beat=beat, judge=judge)
         peak = peak_memory(dense.numerics.device)
-        with deterministic(dense.numerics.device) as loose:
+        with deterministic(dense.numerics.device, tf32=dense.numerics.tf32) as loose:
             result = walk(keeper=entry.keeper, every_seconds=settings.checkpoint_seconds, shared=shared)
         found = partial(record, point=point, result=result, parent_held=store.held, stop=settings.stop)
         marks = {LOOSE: ", ".join(sorted(loose))} if loose else {}
+        marks |= card(dense.numerics.device)
         marks |= inheritance(dense, images, ancestor)
         marks |= {} if shared is None else {"trunk_key": shared.key}
         entry.send(partial(found, peak_bytes=peak(), marks=marks))
@@ -181,6 +185,36 @@ def _dense_state(tracker: Tracker, key: str) -> State | None:
         tracker.try_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
         raise
     return saved.state()
+
+
+def check_source(config: DenseConfig | TrialConfig) -> None:
+    """StoreError unless what other packages bring is here as it was when the sweep was planned."""
+    dense = config.dense if isinstance(config, TrialConfig) else config
+    planned = (dense.dense_code, config.trial_code if isinstance(config, TrialConfig) else "")
+    for then, now in zip(planned, code_of(config), strict=True):
+        if then and then != now:
+            old, new = read_code(then), read_code(now)
+            changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+            raise StoreError(
+                f"{', '.join(name.rstrip('=') for name in changed)}: this worker has another source or "
+                "version than the sweep was planned with; leave packages as they are while a sweep runs, and "
+                "sweep again"
+            )
+
+
+def planned_data(dense: DenseConfig, data_dir: str | None) -> data.Dataset:
+    """The data set of a training; DataError unless it is that with which the training was planned."""
+    images = load_data(dense.dataset, data_dir, dense.numerics.device)
+    if dense.data_sha256 and images.digest != dense.data_sha256:
+        load_data.cache_clear()  # what is in memory may be of before
+        images = load_data(dense.dataset, data_dir, dense.numerics.device)
+    if dense.data_sha256 and images.digest != dense.data_sha256:
+        raise DataError(
+            f"{dense.dataset}: the data read here (SHA-256 {images.digest[:12]}) are not those with which "
+            f"the sweep was planned ({dense.data_sha256[:12]}); leave them as they are while a sweep runs, "
+            "and sweep again"
+        )
+    return images
 
 
 @lru_cache(maxsize=4)

@@ -28,6 +28,7 @@ from orchestrator.language.ranges import Choice
 from orchestrator.language.values import Value
 from orchestrator.planning.choosing import Lists
 from orchestrator.planning.equality import plain_key, same
+from orchestrator.planning.ingredients import data_sha256, dense_code, trial_code
 from orchestrator.planning.refusals import (
     amount_refusal,
     criterion_refusal,
@@ -144,8 +145,9 @@ def _bases(space: Space, lists: Lists, numerics: Numerics) -> Iterator[_Base]:
         for requested, (train, asked), start, seed in trained:
             size = min(requested, train_size(dataset))
             point = {"model": model, "dataset": dataset, "batch_size": requested, "seed": seed, **asked}
+            parts = (_ancestor(space, start), data_sha256(dataset), dense_code(model, dataset))
             yield _Base(
-                DenseConfig(model, dataset, size, seed, train, planned, start, _ancestor(space, start)),
+                DenseConfig(model, dataset, size, seed, train, planned, start, *parts),
                 requested,
                 model_refusal(model, dataset)
                 or _recipe_refusal(train)
@@ -180,7 +182,13 @@ def _branches(space: Space, lists: Lists) -> Iterator[_Branch]:
         prune = Prune(criterion, granularity, scope, schedule, amount, space.protect, cast(Control, control))
         fields = {**dict(zip(TRAINED, values, strict=True)), "technique": label}
         point = {**vars(prune), **fields}
+        fields["trial_code"] = _code_of_trial(prune, fields)
         yield _Branch(prune, fields, _branch_refusal(prune, fields, point), _ruled(space.exclude, point))
+
+
+def _code_of_trial(prune: Prune, fields: Point) -> str:
+    trained = {name: fields[name] for name in ("recover", "prepare", "distill")}
+    return trial_code(prune, **trained)
 
 
 def _branch_refusal(prune: Prune, fields: Point, point: Point) -> str | None:

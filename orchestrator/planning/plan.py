@@ -10,6 +10,7 @@ from orchestrator.errors import SpaceError
 from orchestrator.planning.choosing import grid
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Draw, Exclusion, Params, PlannedTrial, expand
+from orchestrator.planning.ingredients import refresh
 from orchestrator.planning.refusals import model_refusal
 from orchestrator.space import Space
 
@@ -55,6 +56,7 @@ def make_plan(
     A search by `random` is drawn whole; one by `tpe` is empty, and grows while results come in.
     """
     _check_models(space)
+    refresh()
     numerics = Numerics(device, precision, threads)
     if space.search.method == "grid":
         found = expand(space, grid(space), numerics)

@@ -48,6 +48,17 @@ def environment() -> dict[str, str]:
     return facts | {f"gpu.{number}": torch.cuda.get_device_name(number) for number in range(count)}
 
 
+def card(device: str) -> dict[str, str]:
+    """The tag that names the kind of GPU that a run used; nothing for a run on a CPU.
+
+    It is in no key: two kinds may give other bits, and `rerun --check` says so.
+    """
+    import torch
+
+    used = device != "cpu" and torch.cuda.is_available()
+    return {"gpu": torch.cuda.get_device_name(torch.cuda.current_device())} if used else {}
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

@@ -21,10 +21,11 @@ NO_FORM = "does not have a deterministic implementation"
 
 
 @contextmanager
-def deterministic(device: str) -> Iterator[set[str]]:
+def deterministic(device: str, *, tf32: bool = False) -> Iterator[set[str]]:
     """For a walk on a GPU; the set holds the operations it met that have no deterministic form.
 
-    Those run all the same: a warning of torch's says which.
+    Those run all the same: a warning of torch's says which. Products are rounded to TF32 only where `tf32`
+    says so: torch itself leaves it on for convolutions.
     """
     loose: set[str] = set()
     if device == "cpu":
@@ -37,10 +38,13 @@ def deterministic(device: str) -> Iterator[set[str]]:
     torch.backends.cudnn.benchmark = False
     _set_fill(False)  # nothing here reads what it has not written
     torch.use_deterministic_algorithms(True, warn_only=True)
+    rounding = _tf32()
+    _set_tf32((tf32, tf32))
     try:
         with _hearing(loose):
             yield loose
     finally:
+        _set_tf32(rounding)
         torch.use_deterministic_algorithms(mode, warn_only=warn_only)
         _set_fill(fill)
         torch.backends.cudnn.benchmark = benchmark
@@ -62,6 +66,15 @@ def _hearing(loose: set[str]) -> Iterator[None]:
         warnings.filterwarnings("always", f".*{NO_FORM}")
         warnings.showwarning = hear
         yield
+
+
+def _tf32() -> tuple[bool, bool]:
+    """Whether (matrix products, convolutions) are rounded to TF32."""
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def _set_tf32(allowed: tuple[bool, bool]) -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _fill() -> bool:
@@ -86,4 +99,5 @@ def facts() -> dict[str, str]:
         "cuda.deterministic": "torch.use_deterministic_algorithms(True, warn_only=True)",
         "cuda.cudnn_benchmark": "False",
         "cuda.cublas_workspace": os.environ.get(*CUBLAS),
+        "cuda.tf32": "as numerics.tf32 says",
     }

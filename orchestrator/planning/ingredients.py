@@ -1,0 +1,240 @@
+"""What decides a result and stands in no space file: the data's bytes, other packages' source, versions.
+
+A plan puts them into its configurations, and so into their keys; a worker finds them out anew and compares.
+They are asked for once a plan: `refresh` forgets what was known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache, lru_cache
+from importlib.metadata import Distribution, PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import models
+from orchestrator import data
+from orchestrator.config import DenseConfig, Prune, TrialConfig
+from orchestrator.errors import DataError
+from orchestrator.images.dataset_files import check, path, stamp
+from orchestrator.images.datasets import info
+from orchestrator.launching import sources
+from orchestrator.store.writing import write
+from orchestrator.walk.distillation import distillations
+from orchestrator.walk.preparation import preparations
+from orchestrator.walk.recovery import recoveries
+from pruning.criteria import criteria
+from pruning.granularity import granularities
+from pruning.registry import Registry, parse
+from pruning.schedules import schedules
+
+DIGESTS = "digests.json"  # beside the data: their digests, as long as the files are the same
+GROUPS = ("models.", "pruning.", "orchestrator.")
+SOURCE = (".py", ".pyd", ".so", ".yaml", ".yml", ".json", ".toml")
+KNOWN = {*sources.PACKAGES, "torch", *sys.stdlib_module_names}  # versions of torch are no part of a key
+METHODS: Mapping[str, Registry] = {
+    "criterion": criteria,
+    "granularity": granularities,
+    "schedule": schedules,
+    "recover": recoveries,
+    "prepare": preparations,
+    "distill": distillations,
+}
+
+
+def refresh() -> None:
+    """Forget what was known of data and source: they may have changed since."""
+    for known in (data_sha256, dense_code, method_code, _distribution, _source_sha256):
+        known.cache_clear()
+
+
+@cache
+def data_sha256(dataset: str) -> str:
+    """The digest of a data set in text form, as it is loaded; empty where it cannot be."""
+    name, options = parse(dataset)
+    try:
+        files = stamp(name)
+    except DataError:
+        return ""
+    if files is None:  # of another package: what is read decides
+        return _digest_or_nothing(name, options)
+    return _own_sha256(dataset, json.dumps(files), path()) if files else ""
+
+
+@lru_cache(maxsize=64)
+def _own_sha256(dataset: str, files: str, root: Path) -> str:
+    """The same of a data set of ours, whose `files` are as their stamp says."""
+    name, options = parse(dataset)
+    if info(name).source is None:
+        return _digest_or_nothing(name, options)
+    fact = {"files": json.loads(files), "code": sources.digest()}
+    book = _read_book(root / DIGESTS)
+    held = book.get(dataset, {})
+    if {key: held.get(key) for key in fact} == fact:
+        return str(held["sha256"])
+    found = _digest_or_nothing(name, options)
+    if found:
+        fact["files"] = stamp(name) or []  # an archive may have been unpacked
+        with suppress(OSError):  # a folder that cannot be written: read anew the next time
+            write(root / DIGESTS, json.dumps({**book, dataset: {**fact, "sha256": found}}, indent=1))
+    return found
+
+
+def _digest_or_nothing(name: str, options: Mapping[str, Any]) -> str:  # literals of a space file
+    try:
+        return data.digest(name, **options)
+    except DataError:
+        return ""
+
+
+def _read_book(file: Path) -> dict[str, Any]:  # JSON
+    try:
+        book = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in book.items() if isinstance(v, dict)} if isinstance(book, dict) else {}
+
+
+def missing_data(datasets: set[str]) -> dict[str, str]:
+    """Name -> what is missing and what to do, of the data sets (in text form) that cannot be read."""
+    missing = {}
+    for name in sorted({parse(text)[0] for text in datasets if not data_sha256(text)}):
+        try:
+            check(name)
+        except DataError as error:
+            missing[name] = str(error).removeprefix(f"{name}: ")
+    return missing
+
+
+@cache
+def dense_code(model: str, dataset: str) -> str:
+    """Of a model and a data set in text form: other packages' source, and versions built from."""
+    found = _code_of("models.builder", parse(model)[0], models.BUILDERS[parse(model)[0]])
+    read = info(parse(dataset)[0]).read
+    if read is not None:
+        found |= _code_of("orchestrator.dataset", parse(dataset)[0], read)
+    for package in models.built_from(model):
+        found[f"{package}="] = package_version(package)
+    return _text(found)
+
+
+def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str:
+    """Of the methods of a trial, in text form: other packages' source."""
+    texts = {"criterion": prune.criterion, "granularity": prune.granularity, "schedule": prune.schedule}
+    texts |= {"recover": recover, "prepare": prepare, "distill": distill}
+    found: dict[str, str] = {}
+    for axis, text in texts.items():
+        found |= method_code(axis, parse(text)[0])  # by name alone: options may be refused later on
+    return _text(found)
+
+
+@cache
+def method_code(axis: str, name: str) -> Mapping[str, str]:
+    registry = METHODS[axis]
+    method = registry.get(name)
+    return _code_of(registry.group, method.name, method.function)
+
+
+def code_of(config: DenseConfig | TrialConfig) -> tuple[str, str]:
+    """(dense_code, trial_code) of a configuration by what is installed here and now."""
+    dense = config.dense if isinstance(config, TrialConfig) else config
+    own = ""
+    if isinstance(config, TrialConfig):
+        own = trial_code(config.prune, recover=config.recover, prepare=config.prepare, distill=config.distill)
+    return dense_code(dense.model, dense.dataset), own
+
+
+def current(config: DenseConfig | TrialConfig) -> DenseConfig | TrialConfig:
+    """The configuration with the ingredients of here and now, as far as it was recorded with them."""
+    dense = config.dense if isinstance(config, TrialConfig) else config
+    refresh()
+    if not dense.data_sha256:  # from before they were recorded, or from where the data were not known
+        return config
+    code, own = code_of(config)
+    dense = replace(dense, data_sha256=data_sha256(dense.dataset), dense_code=code)
+    return replace(config, dense=dense, trial_code=own) if isinstance(config, TrialConfig) else dense
+
+
+def read_code(text: str) -> dict[str, str]:
+    """Package -> the hash of its source or, with `=` behind its name, its version."""
+    pairs = (part.rpartition("=") for part in text.split(", ") if part)
+    return {name: value for name, _, value in pairs}
+
+
+def package_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _text(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(found.items()))
+
+
+def _code_of(group: str, name: str, part: Callable[..., Any]) -> dict[str, str]:  # a part of any kind
+    """Package -> SHA-256 of its source, of those whose code is behind a name."""
+    packages = {_module_of(part).partition(".")[0]} - KNOWN
+    own = not packages and _module_of(part).partition(".")[0] in sources.PACKAGES
+    entries = [] if own else list(entry_points(group=group, name=name))
+    packages |= {entry.module.partition(".")[0] for entry in entries} - KNOWN
+    return {_label(package): _source_sha256(package) for package in packages}
+
+
+def _module_of(part: Any) -> str:  # a function, a partial of one, or an object that is called
+    while hasattr(part, "func"):
+        part = part.func
+    return str(getattr(part, "__module__", None) or type(part).__module__)
+
+
+def _label(package: str) -> str:
+    found = _distribution(package)
+    return package if found is None else found.name
+
+
+@cache
+def _distribution(package: str) -> Distribution | None:
+    """Whose entry points name a package; None where nobody's do."""
+    found = entry_points()
+    ours = (item for group in found.groups if group.startswith(GROUPS) for item in found.select(group=group))
+    return next((item.dist for item in ours if item.module.partition(".")[0] == package), None)
+
+
+@cache
+def _source_sha256(package: str) -> str:
+    """Of the source in a package's folder and of that which its distribution lists."""
+    files = {**dict(_files_of(package)), **dict(_listed(_distribution(package)))}
+    found = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        found.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def _files_of(package: str) -> Iterator[tuple[str, Path]]:
+    """The source files of a package, or the one of a module, found without importing it."""
+    try:
+        spec = find_spec(package)
+    except (ValueError, ImportError):  # __main__ has none
+        spec = None
+    folders = list(map(Path, (spec.submodule_search_locations or ()) if spec else ()))
+    for folder in folders:
+        for file in folder.rglob("*"):
+            if file.suffix in SOURCE and file.is_file():
+                yield file.relative_to(folder.parent).as_posix(), file
+    origin = spec.origin if spec else getattr(sys.modules.get(package), "__file__", None)
+    if not folders and origin and Path(origin).is_file():
+        yield Path(origin).name, Path(origin)
+
+
+def _listed(distribution: Distribution | None) -> Iterator[tuple[str, Path]]:
+    for listed in (distribution.files if distribution is not None else None) or ():
+        file = Path(str(listed.locate()))
+        installed = any(part.endswith((".dist-info", ".egg-info")) for part in listed.parts)
+        if file.suffix in SOURCE and not installed and ".." not in listed.parts and file.is_file():
+            yield listed.as_posix(), file
