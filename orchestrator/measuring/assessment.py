@@ -70,8 +70,9 @@ def measure(
     """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
     net = bench.restore(state)
     numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
-    test = evaluate(net, bench.data.test, numerics=numerics)
-    held_out = evaluate(net, bench.data.validation, numerics=numerics)
+    with bench.seeded("measure", round):  # for a network that draws in eval mode, too
+        test = evaluate(net, bench.data.test, numerics=numerics)
+        held_out = evaluate(net, bench.data.validation, numerics=numerics)
     if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
     small, notes = _cut(bench, net, state.masks, config, round=round)

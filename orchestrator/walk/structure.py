@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import models
+from orchestrator.walk.randomness import seeded
 from pruning.dataflow import DataFlow, data_flow, protected_layers, unpruned
 from pruning.masking import Group
 from pruning.own_weights import check_own_weights
@@ -72,8 +73,7 @@ def _answers(function: Callable[..., object], args: tuple[object, ...]) -> objec
 
 def _network(built: Built) -> nn.Module:
     model, shape, classes = built
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return models.build(model, input_shape=shape, num_classes=classes)
 
 
