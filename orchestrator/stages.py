@@ -92,7 +92,6 @@ def _train(
     """One try, with the state's micro-batch."""
     net, device = bench.restore(state), bench.data.train.images.device
     generator = torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round))
-    report = bench.report
     with bench.seeded(stage, round):
         extras = Extras(loss=bench.loss) if hooks is None else hooks(net)
         book = None if extras.forgetful else bench.book
@@ -107,15 +106,14 @@ def _train(
             generator=generator,
             masks=state.masks,
             extras=extras,
-            report=None if report is None else lambda epoch, record: report(stage, epoch, record),
+            report=None if bench.report is None else partial(bench.report, stage),
             underway=underway,
             keep=None if book is None else partial(book.keep, stage, round),
         )
-        drawn = global_states(device)
-    weights = snapshot(net)
-    if book is not None:
-        stands = (generator.get_state(), drawn, extras.remembered())
-        book.finish(stage, round, Underway(tuple(records), state.micro_batch, weights, {}, *stands))
+        weights = snapshot(net)
+        if book is not None:
+            stands = (generator.get_state(), global_states(device), extras.remembered())
+            book.finish(stage, round, Underway(tuple(records), state.micro_batch, weights, {}, *stands))
     return replace(
         state,
         weights=weights,

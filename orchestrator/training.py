@@ -89,9 +89,8 @@ def train(
 ) -> list[EpochRecord]:
     """Train `net` in place for one phase with a fresh optimizer; masked weights are zero after every step.
 
-    Batches and augmentation are drawn from `generator`, dropout from torch's global one, which the caller
-    seeds. With `underway` the training goes on from there, and its records come first. DivergedError, with
-    the epoch, once the loss is no longer finite.
+    Batches and augmentation are drawn from `generator`, dropout from the global one: the caller seeds both.
+    With `underway` it goes on from there, those records first. DivergedError once a loss is not finite.
     """
     loop = _Loop(
         net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, extras

@@ -68,11 +68,17 @@ def measure(
     round: int = 0,
 ) -> Measured:
     """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
+    with bench.seeded("measure", round):  # for a network that draws in eval mode, too
+        return _measured(bench, state, groups, config, round)
+
+
+def _measured(
+    bench: Bench, state: State, groups: Sequence[Group] | None, config: TrialConfig | None, round: int
+) -> Measured:
     net = bench.restore(state)
     numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
-    with bench.seeded("measure", round):  # for a network that draws in eval mode, too
-        test = evaluate(net, bench.data.test, numerics=numerics)
-        held_out = evaluate(net, bench.data.validation, numerics=numerics)
+    test = evaluate(net, bench.data.test, numerics=numerics)
+    held_out = evaluate(net, bench.data.validation, numerics=numerics)
     if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
     small, notes = _cut(bench, net, state.masks, config, round=round)

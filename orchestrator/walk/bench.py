@@ -147,4 +147,4 @@ def channel_groups(bench: Bench, protect: tuple[str, ...] = ()) -> tuple[Group, 
 def _cost(model: str, input_shape: tuple[int, int, int], num_classes: int) -> Profile:
     with seeded(0):
         net = models.build(model, input_shape=input_shape, num_classes=num_classes)
-    return profile(net, input_shape)
+        return profile(net, input_shape)
