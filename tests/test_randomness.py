@@ -19,6 +19,7 @@ from orchestrator.walk.bench import Bench, State, make_bench, seed_for
 from orchestrator.walk.randomness import global_states, seeded
 from orchestrator.walk.recipe import Phase
 from orchestrator.walk.recovery import recoveries
+from orchestrator.walk.structure import flow_of
 from pruning.criteria import Scene, criteria
 from pruning.masking import Scores
 
@@ -159,6 +160,12 @@ def test_criteria_and_recoveries_of_ones_own_may_draw(monkeypatch: pytest.Monkey
     assert_same(one, other)
     untouched = replace(config, recover="none")
     assert not tensors_equal(run_after(1, untouched).last.state.weights, one.last.state.weights)
+
+
+def test_looking_at_a_network_that_draws_in_eval_mode_leaves_the_generator() -> None:
+    before = torch.get_rng_state()
+    assert flow_of(("guessing", (1, 8, 8), 10)).outputs
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # ---- the generators themselves
