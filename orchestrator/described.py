@@ -13,7 +13,7 @@ import models
 from orchestrator.config import DenseConfig, Json, TrialConfig, flat, method_text
 from orchestrator.walk.distillation import distillations
 from orchestrator.walk.preparation import preparations
-from orchestrator.walk.recovery import recoveries
+from orchestrator.walk.recovery import epochs_a_round, recoveries
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.registry import Registry, parse
@@ -27,6 +27,31 @@ def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
         del own["dense"], own["prune"]
         return {**params(config.dense), **_with_methods(own)}
     return _with_methods(dict(flat(config)))
+
+
+def amount_text(config: TrialConfig) -> str:
+    """The amount as tables and names show it: `50%`; `by pq_index` where the schedule says how much.
+
+    Of nothing pruned it tells whether the network is still the dense one, or was trained further.
+    """
+    amount, schedule = config.prune.amount, schedules.get(config.prune.schedule)
+    text = f"{100 * amount:.4g}%"
+    if amount == 0:
+        return f"{text} ({training})" if (training := _further_training(config)) else text
+    if schedule.traits.get("adaptive"):
+        return f"by {schedule.name}" + ("" if amount == 1 else f", at most {text}")
+    return text
+
+
+def _further_training(config: TrialConfig) -> str:
+    """What was trained beside the dense network, or after it; nothing where its weights stay."""
+    recovery, train = recoveries.get(config.recover), config.dense.train
+    trains = epochs_a_round(config.recover, train) > 0
+    if config.when == "init" and not trains:
+        return "not trained"
+    if config.when != "after" or recovery.traits.get("again"):
+        return "trained again"
+    return "trained on" if trains or config.prepare != "none" else ""
 
 
 def short(axis: str, text: str) -> str:

@@ -1,72 +1,37 @@
 """What a network costs and how well it does, counted three ways: dense, with its masks, and cut out.
 
-One MAC is one multiply-add in a convolution or a linear layer (fvcore calls it a flop); biases and
+One MAC is one multiply-add of a convolution or a matrix product (fvcore calls it a flop); biases and
 norms are not counted, as in torch's FlopCounterMode, which counts 2 per MAC.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
+from orchestrator.macs import Profile as Profile
+from orchestrator.macs import profile as profile
 from orchestrator.walk.evaluation import Evaluation
 from pruning.masking import alive_in, prunable_layers
 from pruning.pq_index import gini, pq_index
 
-COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Cost of one image through a network as it stands.
-
-    `macs` by layer name; `other_ops`: what fvcore counts elsewhere, by operator; `unsupported`:
-    operators that it does not know, with their number of calls.
-    """
-
-    macs: Mapping[str, int]
-    other_ops: Mapping[str, int]
-    unsupported: Mapping[str, int]
-    parameters: int
-
-    @property
-    def total_macs(self) -> int:
-        return sum(self.macs.values())
-
-
-def profile(net: nn.Module, input_shape: tuple[int, int, int]) -> Profile:
-    """Count one forward pass of one image [1, C, H, W] in eval mode; the network's mode is restored."""
-    from fvcore.nn import FlopCountAnalysis
-
-    logging.getLogger("fvcore").setLevel(logging.ERROR)
-    parameter = next(net.parameters())
-    image = torch.zeros((1, *input_shape), device=parameter.device, dtype=parameter.dtype)
-    training = net.training
-    net.eval()
-    analysis = FlopCountAnalysis(net, image)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    by_module, totals = analysis.by_module_and_operator(), analysis.by_operator()
-    net.train(training)
-    macs = {
-        name: sum(int(n) for op, n in by_module[name].items() if op in COUNTED)
-        for name in prunable_layers(net)
-    }
-    others = {op: int(count) for op, count in totals.items() if op not in COUNTED}
-    return Profile(macs, others, dict(analysis.unsupported_ops()), sum(p.numel() for p in net.parameters()))
-
 
 def effective_macs(dense: Profile, masks: Mapping[str, Tensor]) -> int:
-    """MACs that a machine which skips every dead weight would do: each layer's count times its density."""
-    total = 0.0
-    for name, macs in dense.macs.items():
-        mask = masks.get(f"{name}.weight")
-        total += macs if mask is None else macs * (alive_in(mask) / mask.numel())
-    return round(total)
+    """MACs that a machine which skips every dead weight would do: each layer's count times its density.
+
+    Those that belong to no prunable layer count whole.
+    """
+    layers = (_living_macs(macs, masks.get(dense.weights[name])) for name, macs in dense.macs.items())
+    return sum(layers) + sum(dense.other_macs.values())
+
+
+def _living_macs(macs: int, mask: Tensor | None) -> int:
+    return macs if mask is None else round(Fraction(macs * alive_in(mask), mask.numel()))
 
 
 def nonzero_parameters(dense: Profile, masks: Mapping[str, Tensor]) -> int:
@@ -77,11 +42,10 @@ def nonzero_parameters(dense: Profile, masks: Mapping[str, Tensor]) -> int:
 def train_flops(dense: Profile, samples: int, *, taught: bool = False) -> int:
     """FLOPs of forward and backward over `samples` images: 2 per MAC, three passes a layer.
 
-    The first layer needs no gradient of its input. Equal to FlopCounterMode over one training step.
+    What reads the images needs no gradient of its input. Equal to FlopCounterMode over one training step.
     `taught` adds the forward pass of a teacher of the same size.
     """
-    counts = list(dense.macs.values())
-    return 2 * ((4 if taught else 3) * sum(counts) - counts[0]) * samples
+    return 2 * (dense.train_macs + (dense.total_macs if taught else 0)) * samples
 
 
 def dense_bytes(net: nn.Module) -> int:
@@ -102,7 +66,11 @@ def sparse_bytes(net: nn.Module, masks: Mapping[str, Tensor]) -> int:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One line of the per-layer table; PQ index (p = 0.5, q = 1) and Gini index are of the living weights."""
+    """One line of the per-layer table; PQ index (p = 0.5, q = 1) and Gini index are of the living weights.
+
+    `sparsity_chosen` is by the masks as chosen, all else with what is dead by consequence. Rows of MACs
+    that belong to no prunable layer have no weights.
+    """
 
     layer: str
     weights: int
@@ -112,24 +80,33 @@ class LayerRow:
     gini: float
     macs_dense: int
     macs_effective: int
+    sparsity_chosen: float
 
 
-def layer_rows(net: nn.Module, dense: Profile, living: Mapping[str, Tensor]) -> list[LayerRow]:
-    """Every prunable layer with its size, what lives of it (see `living_weights`), and what it costs."""
-    rows = []
+def layer_rows(
+    net: nn.Module, dense: Profile, living: Mapping[str, Tensor], chosen: Mapping[str, Tensor]
+) -> list[LayerRow]:
+    """Every prunable layer with its size, what lives of it (see `living_weights`), and what it costs.
+
+    `chosen` are the masks as pruning chose them. The other MACs come last.
+    """
+    rows, layers = [], prunable_layers(net)
     for name, weights in living.items():
-        total, alive, macs = net.get_parameter(f"{name}.weight").numel(), weights.numel(), dense.macs[name]
-        share = alive / total
+        total, alive, macs = layers[name].weight.numel(), weights.numel(), dense.macs[name]
+        mask = chosen.get(dense.weights[name])
         indices = concentration({name: weights})
-        rows.append(LayerRow(name, total, alive, 1 - share, *indices, macs, round(macs * share)))
-    return rows
+        effective = round(Fraction(macs * alive, total))
+        by_mask = 0.0 if mask is None else 1 - alive_in(mask) / total
+        rows.append(LayerRow(name, total, alive, 1 - alive / total, *indices, macs, effective, by_mask))
+    others = (LayerRow(name, 0, 0, 0.0, 0.0, 0.0, n, n, 0.0) for name, n in dense.other_macs.items())
+    return [*rows, *others]
 
 
-def living_weights(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def living_weights(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Layer -> its living weights, one dimension, on the CPU."""
     found = {}
     for name, layer in prunable_layers(net).items():
-        weight, mask = layer.weight.detach().cpu(), masks.get(f"{name}.weight")
+        weight, mask = layer.weight.detach().cpu(), masks.get(dense.weights[name])
         found[name] = weight.flatten() if mask is None else weight[mask]
     return found
 
@@ -166,6 +143,8 @@ class Measurement:
 
     `*_physical` is what is left after cutting out dead channels, or the dense number where nothing
     can be cut. `amount` is the fraction of units (weights, units or channels) that really went.
+    `*_chosen` are by the masks as chosen; all else counts what is dead by consequence as dead, too: the
+    weights that read a removed unit. Results of before these fields hold what was chosen in their place.
     """
 
     accuracy: float
@@ -191,6 +170,8 @@ class Measurement:
     epochs: int
     train_seconds: float
     train_flops: int
+    sparsity_chosen: float
+    macs_effective_chosen: int
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """`prefix/name` -> value, for every field."""

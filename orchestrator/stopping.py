@@ -18,12 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config import TrialConfig
-from orchestrator.described import params
 from orchestrator.language.stops import Stop, stops
 from orchestrator.launching.outcome import Past
 from orchestrator.launching.point import Point
+from orchestrator.planning.competition import group_of
 from orchestrator.search import STOPPED, SUCCEEDED, InOrder, metrics_of
 from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
+from pruning.scalars import real_number
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -44,9 +45,10 @@ class PQIndexPruner(BasePruner):
 
     def __init__(self, *, delta: float = DELTA, patience: int = PATIENCE, tolerance: float = 0.01) -> None:
         check_phases(delta=delta, patience=patience)
-        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance <= 1:
+        share = real_number(tolerance)
+        if share is None or not 0 <= share <= 1:
             raise ValueError(f"tolerance: expected a number in [0, 1] but got {tolerance!r}")
-        self.delta, self.patience, self.tolerance = delta, patience, tolerance
+        self.delta, self.patience, self.tolerance = delta, patience, share
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         return bool(self.reason(trial))
@@ -98,6 +100,28 @@ def record_round(
     trial.report(val_accuracy, step)
 
 
+class HyperbandPruner(BasePruner):
+    """Optuna's HyperbandPruner, with "auto" taken for the last round of the first finished trials.
+
+    Optuna adds one to it, since its steps count from 0; rounds count from 1.
+    """
+
+    def __init__(self, *, max_resource: int | str, **options: Any) -> None:  # ints, as Optuna names them
+        self._options = options
+        self._auto = max_resource == "auto"
+        self._pruner = optuna.pruners.HyperbandPruner(max_resource=max_resource, **options)
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        if self._auto:
+            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            rounds = [one.last_step for one in finished if one.last_step is not None]
+            if not rounds:
+                return False
+            self._auto = False
+            self._pruner = optuna.pruners.HyperbandPruner(max_resource=max(rounds), **self._options)
+        return bool(self._pruner.prune(study, trial))
+
+
 def make_pruner(text: str) -> BasePruner:
     """The pruner of a text form, `median(n_startup_trials=2)`. ValueError for what `stops` does not know."""
     with warnings.catch_warnings():
@@ -107,7 +131,7 @@ def make_pruner(text: str) -> BasePruner:
 
 
 def _make(name: str, *args: Any, **options: Any) -> BasePruner:  # whatever the class takes
-    own = {"PQIndexPruner": PQIndexPruner}
+    own = {"PQIndexPruner": PQIndexPruner, "HyperbandPruner": HyperbandPruner}
     pruner: BasePruner = (own.get(name) or getattr(optuna.pruners, name))(*args, **options)
     return pruner
 
@@ -174,12 +198,6 @@ class Studies:
         if isinstance(study.pruner, PQIndexPruner):
             return study.pruner.reason(frozen)
         return f"validation accuracy {_last(frozen):.4f}, by {self.stop}"
-
-
-def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
-    """The values that trials must share to be compared."""
-    found = params(config)
-    return tuple(str(found[axis]) for axis in within)
 
 
 class OptunaStopping(InOrder):

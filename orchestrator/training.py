@@ -21,6 +21,7 @@ from orchestrator.walk.evaluation import evaluate, precision
 from orchestrator.walk.extras import PLAIN, Extras
 from orchestrator.walk.randomness import global_states, set_global_states
 from orchestrator.walk.recipe import Phase, learning_rate, make_optimizer
+from pruning.masking import bits_of
 
 
 @dataclass(frozen=True)
@@ -199,16 +200,19 @@ class _Loop:
 
 
 class _Masker:
-    """Multiplies masks into the parameters; the float copies are made once, not at every step."""
+    """Sets dead weights to zero, whatever the step has made of them; its copies are made once.
+
+    What is multiplied are the bits (see `bits_of`): in floats, 0 times an infinite weight is NaN.
+    """
 
     def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         parameters = dict(net.named_parameters())
         pruned = {name: mask for name, mask in masks.items() if not mask.all()}
-        self.parameters: list[Tensor] = [parameters[name] for name in pruned]
+        self.parameters = [bits_of(parameters[name]) for name in pruned]
         # Each in its parameter's order in memory, so that the two are multiplied as they lie.
         self.factors = [
-            torch.empty_like(parameters[name], requires_grad=False).copy_(mask)
-            for name, mask in pruned.items()
+            torch.empty_like(bits).copy_(mask)
+            for bits, mask in zip(self.parameters, pruned.values(), strict=True)
         ]
 
     @torch.no_grad()

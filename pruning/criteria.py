@@ -6,7 +6,9 @@ by their 2-norm. Criteria that need a gradient are in `gradient_criteria`.
 
 Traits: `data` (it looks at `Scene.sample`), `passes` (the hyper-parameter that says how often it
 scores anew within one round), `one_draw` (a unit has the score of its first weight), `norms` (it
-reads batch norms), `absolute` (its scores are the absolute weights).
+reads batch norms), `absolute` (its scores are the absolute weights), `same_scores` (the name of the
+criterion whose scores it gives), `orders_like` (granularity -> the name of the criterion that orders
+alike there, whatever the network: the same are removed, and a plan runs one of the two).
 """
 
 from __future__ import annotations
@@ -21,6 +23,18 @@ from pruning.masking import Masks, Norm, Scores
 from pruning.registry import Registry
 
 criteria = Registry("criterion")
+
+
+def representative(criterion: str, granularity: str, *, by_order: bool = True) -> str:
+    """The criterion, in text form, that stands for all that remove the same at a granularity.
+
+    Without `by_order` only for those with the very same scores: a schedule may compare these with a value.
+    """
+    method = criteria.get(criterion)
+    other = method.traits.get("same_scores")
+    if other is None and by_order:
+        other = method.traits.get("orders_like", {}).get(granularity)
+    return criterion if other is None else representative(str(other), granularity, by_order=by_order)
 
 
 def magnitudes(weights: Mapping[str, Tensor]) -> Scores:
@@ -51,13 +65,22 @@ def magnitude(scene: Scene) -> Scores:
     return magnitudes(scene.weights)
 
 
-@criteria.register(summary="1-norm of the unit or channel", paper="Li et al., ICLR 2017", absolute=True)
+@criteria.register(
+    summary="1-norm of the unit or channel",
+    paper="Li et al., ICLR 2017",
+    absolute=True,
+    same_scores="magnitude",
+)
 def l1(scene: Scene) -> Scores:
     """|w|, which sums to the 1-norm of a row or group."""
     return magnitudes(scene.weights)
 
 
-@criteria.register(summary="2-norm of the unit or channel", paper="He et al., IJCAI 2018")
+@criteria.register(
+    summary="2-norm of the unit or channel",
+    paper="He et al., IJCAI 2018",
+    orders_like={"weight": "magnitude", "nm": "magnitude"},
+)
 def l2(scene: Scene) -> Scores:
     """w^2, which sums to the squared 2-norm of a row or group: the order is that of the norm."""
     return {name: weight.double().square() for name, weight in scene.weights.items()}

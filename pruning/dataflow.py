@@ -118,7 +118,8 @@ def check_example(example_input: object) -> Tensor:
 def unpruned(net: nn.Module, flow: DataFlow | None = None) -> tuple[str, ...]:
     """What has weights and is never pruned, as `name (type)`: Conv1d, LSTM, attention, other parameters.
 
-    A weight is a parameter of two dimensions; outside torch's own modules, of two above 1. With `flow`, also layers that are never called.
+    A weight is a parameter of two dimensions; outside torch's own modules, of two above 1. With `flow`, also
+    layers that are never called.
     """
     layers = prunable_layers(net)
     names = []

@@ -80,7 +80,7 @@ def refit(
         t = _solve(r, kept, rows=rows)
         _interpolate(weights[name], targets[name], columns_of(group, readers[group.name]), t, kept)
         if name in masks:
-            weights[name].data.mul_(masks[name].to(weights[name].device))
+            apply_masks(twin, {name: masks[name]})
     parameters = dict(net.named_parameters())
     names = dict.fromkeys(f"{reader}.weight" for reader in readers.values())
     return {name: weights[name].detach().to(parameters[name].dtype) for name in names}

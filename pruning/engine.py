@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -25,9 +26,11 @@ from pruning.masking import (
     full_masks,
     gather,
     prunable_layers,
+    zeroed,
 )
 from pruning.own_weights import check_own_weights
 from pruning.registry import Method
+from pruning.scalars import real_number, whole_number
 from pruning.schedules import in_passes, schedules
 from pruning.step import SCOPES, Count, Scope, prune_step
 
@@ -54,8 +57,9 @@ def prune(
     """Masks after one round of pruning: {parameter name: bool, True = alive}. The network is untouched.
 
     `amount` in [0, 1] is the fraction of all weights, units or channels that is to be gone; what
-    `masks` has removed already counts and stays removed. An adaptive schedule removes what it finds,
-    and the amount is its ceiling. `channel` needs `example_input`, images [N, C, H, W] of which only the
+    `masks` has removed already counts and stays removed. It may be any real number: `np.float32(0.1)` is
+    the float that it holds, a little above 0.1. An adaptive schedule removes what it finds, and the amount
+    is its ceiling. `channel` needs `example_input`, images [N, C, H, W] of which only the
     shape counts, or the `groups` of an earlier trace. For `unit`, and for `protect` with `output` or `input`,
     the network is run once to see which layers make the logits: without `example_input`, on an input that
     its layers suggest. `sample` (images, labels) is for criteria that look at data. `invert` removes the
@@ -63,7 +67,7 @@ def prune(
     ValueError for bad values, unknown names, and a network of which nothing right can be made.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
-    _check(amount, pattern, scope, round)
+    amount, round = _checked(amount, pattern, scope, round)
     amount = amount_for(pattern, amount)
     protected = _check_network(net, protect, example_input, sample, masks or {})
     groups = groups_of(net, pattern, protect=protected, example_input=example_input, groups=groups)
@@ -85,7 +89,7 @@ def prune(
         keep_one=groups is not None and (amount < 1 or bool(plan.traits.get("adaptive"))),
         inverted=invert,
     )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(operator.index(seed))
     passes = int(score.options.get(score.traits.get("passes", ""), 1))
     for count in in_passes(partial(plan, amount=amount, round=round), passes):
         scene = Scene(net, _weights(net, masks), masks, generator, sample)
@@ -192,7 +196,8 @@ def _weights(net: nn.Module, masks: Masks) -> dict[str, Tensor]:
     parameters = dict(net.named_parameters())
     whole = {name: parameters[name].detach().cpu() for name, mask in masks.items() if mask.dim() > 1}
     return {
-        name: weight if masks[name].numpy().all() else weight * masks[name] for name, weight in whole.items()
+        name: weight if masks[name].numpy().all() else zeroed(weight, masks[name])
+        for name, weight in whole.items()
     }
 
 
@@ -266,8 +271,10 @@ def _check_norms(net: nn.Module, criterion: Method, groups: Sequence[Group] | No
             )
 
 
-def _check(amount: float, granularity: Method, scope: str, round: int) -> None:
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount <= 1:
+def _checked(amount: float, granularity: Method, scope: str, round: int) -> tuple[float, int]:
+    """The amount and the round as Python's numbers."""
+    fraction, number = real_number(amount), whole_number(round)
+    if fraction is None or not 0 <= fraction <= 1:
         raise ValueError(f"amount is {amount!r}; it must be a fraction in [0, 1]")
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}; it must be one of {', '.join(SCOPES)}")
@@ -276,5 +283,6 @@ def _check(amount: float, granularity: Method, scope: str, round: int) -> None:
         raise ValueError(
             f"scope {scope!r} is for granularity {' or '.join(allowed)}, not {granularity.name!r}"
         )
-    if round < 1:
+    if number is None or number < 1:
         raise ValueError(f"round is {round!r}; rounds count from 1")
+    return fraction, number

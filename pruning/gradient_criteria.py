@@ -27,7 +27,10 @@ Temperature = Annotated[float, Between(0, above=True, under=True)]
 
 
 @criteria.register(
-    summary="squared first-order change of the loss", paper="Molchanov et al., CVPR 2019", data=True
+    summary="squared first-order change of the loss",
+    paper="Molchanov et al., CVPR 2019",
+    data=True,
+    orders_like={"weight": "snip", "nm": "snip"},
 )
 def taylor(scene: Scene) -> Scores:
     """(g w)^2, with g the gradient of the mean cross-entropy of the sample.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pruning.registry import Between
+from pruning.scalars import real_number, whole_number
 
 NOT_SEEN = "phase not seen"
 REGULARISING, UNDERFITTING, COLLAPSING = "regularising", "underfitting", "collapsing"
@@ -20,9 +21,10 @@ RANGES = {"delta": Between(0, under=True), "patience": Between(1)}
 
 def check_phases(*, delta: float, patience: int) -> None:
     """ValueError for what `phases` cannot take."""
-    if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not RANGES["delta"].holds(delta):
+    size, rounds = real_number(delta), whole_number(patience)
+    if size is None or not RANGES["delta"].holds(size):
         raise ValueError(f"delta: expected a number in {RANGES['delta']} but got {delta!r}")
-    if type(patience) is not int or not RANGES["patience"].holds(patience):
+    if rounds is None or not RANGES["patience"].holds(rounds):
         raise ValueError(f"patience: expected a whole number of rounds, 1 or more, but got {patience!r}")
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pruning.masking import count_alive
 from pruning.registry import Between
+from pruning.scalars import real_number
 
 Values = Tensor | Sequence[float]
 UNSCALED_Q = 4.0  # up to which float64 holds the powers of any float32, and sums of them
@@ -39,9 +40,9 @@ def check_pq(**given: float | bool) -> None:
     at p = q it is 0 for every vector.
     """
     for name, between in RANGES.items():
-        value = given.get(name, between.high if math.isfinite(between.high) else 1.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not between.holds(value):
-            raise ValueError(f"{name} is {value!r}; it must be a number in {between}")
+        value = real_number(given.get(name, between.high if math.isfinite(between.high) else 1.0))
+        if value is None or not between.holds(value):
+            raise ValueError(f"{name} is {given[name]!r}; it must be a number in {between}")
     if "p" in given and given["p"] >= given["q"]:
         raise ValueError(f"p is {given['p']!r} and q is {given['q']!r}; p must be below q")
 
@@ -51,7 +52,8 @@ def pq_index(values: Values, p: float = 0.5, q: float = 1.0) -> float:
 
     0 for a vector of zeros. ValueError for NaN, infinity, or bad p and q.
     """
-    return float(pq_index_rows(*_one_row(values), p=p, q=q))
+    check_pq(p=p, q=q)
+    return float(pq_index_rows(*_one_row(values), p=float(p), q=float(q)))
 
 
 def kept_bound(values: Values, p: float = 0.5, q: float = 1.0, eta: float = 0.0) -> float:
@@ -60,7 +62,8 @@ def kept_bound(values: Values, p: float = 0.5, q: float = 1.0, eta: float = 0.0)
     It holds for the r largest entries whenever the others have at most `eta` times their sum of
     |w|^p. With eta = 0 it is (||w||_p / ||w||_q)^(pq / (q - p)); k equal non-zeros give k.
     """
-    return float(kept_bound_rows(*_one_row(values), p=p, q=q, eta=eta))
+    check_pq(p=p, q=q, eta=eta)
+    return float(kept_bound_rows(*_one_row(values), p=float(p), q=float(q), eta=float(eta)))
 
 
 def sap_prune_count(
@@ -77,6 +80,8 @@ def sap_prune_count(
 
     `published` repeats the authors' program: float32, and r rounded up before use.
     """
+    check_pq(p=p, q=q, eta=eta, gamma=gamma, beta=beta)
+    p, q, eta, gamma, beta = float(p), float(q), float(eta), float(gamma), float(beta)
     row = _one_row(values)
     return int(sap_counts(*row, p=p, q=q, eta=eta, gamma=gamma, beta=beta, published=published))
 

@@ -1,7 +1,8 @@
 """Methods by name: what a space file, the command line and the docs read.
 
 A method is one function under one decorator. Its keyword-only parameters with a default are its
-hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range. The text form is
+hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, `Form(read, allowed)` in its
+place how a value is brought into its one form. The text form is
 `name` or `name(p=0.5, rounds=10)`. Other packages add methods by an entry point of the
 group `pruning.<kind>`, whose module is imported when a name is first looked for.
 """
@@ -19,6 +20,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pruning.scalars import plain, real_number, whole_number
 
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
 Function = Callable[..., Any]  # what a method returns differs by kind
@@ -39,6 +42,14 @@ class Between:
 
     def __str__(self) -> str:
         return f"{'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.under else ']'}"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a value is read: `read` gives its one form, or raises ValueError with what is `allowed`."""
+
+    read: Callable[[Any], Any]  # a value as a space file has it
+    allowed: str
 
 
 @dataclass(frozen=True)
@@ -68,10 +79,13 @@ class Hyperparameter:
     kind: type | None
     between: Between | None
     hint: Any = None  # a type, or one of typing's forms
+    form: Form | None = None
 
     @property
     def allowed(self) -> str:
         """What may be given, in one phrase: `float in [0, 1]`, `list[int]`."""
+        if self.form is not None:
+            return self.form.allowed
         form = (
             self.hint.__name__ if isinstance(self.hint, type) and not get_args(self.hint) else str(self.hint)
         )
@@ -91,8 +105,9 @@ def hyperparameters(function: Function) -> Mapping[str, Hyperparameter]:
             extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
             plain = get_args(hint)[0] if extras else hint
             between = next((extra for extra in extras if isinstance(extra, Between)), None)
+            form = next((extra for extra in extras if isinstance(extra, Form)), None)
             kind = plain if plain in (int, float, bool, str) else None
-            found[name] = Hyperparameter(parameter.default, kind, between, plain)
+            found[name] = Hyperparameter(parameter.default, kind, between, plain, form)
     return MappingProxyType(found)
 
 
@@ -174,11 +189,22 @@ class Registry:
 
 
 def typed(label: str, value: Value, hyper: Hyperparameter) -> Value:
-    """The value of one option in its own type; ValueError for another type, or outside the range."""
+    """The value of one option in its own type; ValueError for another type, or outside the range.
+
+    Numbers may be numpy's or torch's (see `pruning.scalars`).
+    """
     if value is None and hyper.default is None:
         return None
-    if hyper.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = float(value)
+    value = plain(value)
+    if hyper.form is not None:
+        try:
+            value = hyper.form.read(value)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from error
+    if hyper.kind is float and (real := real_number(value)) is not None:
+        value = real
+    if hyper.kind is int and (whole := whole_number(value)) is not None:
+        value = whole
     if hyper.kind is not None and type(value) is not hyper.kind:
         raise ValueError(f"{label} is {value!r}; a value of type {hyper.kind.__name__} is needed")
     if hyper.between is not None and not hyper.between.holds(value):

@@ -4,8 +4,10 @@ A schedule is called once a round with the pools of competing units and answers,
 many more of its units are to leave: int64 [P]. `amount` is the fraction of all units, dead ones
 included, that is to be gone in the end. A schedule of several rounds has a hyper-parameter `rounds`.
 
-Traits: `adaptive` schedules look at the values, and the amount is only their ceiling; those with
-`scores` as well look at the scores instead; `during` schedules prune while the network trains.
+Traits: `target` gives the fraction that is to be gone after a part of the rounds; schedules that `lands`
+reach the amount exactly in their last round, whatever was before; `adaptive` ones look at the values, and
+the amount is only their ceiling; those with `scores` as well look at the scores instead; `during` schedules
+prune while the network trains.
 """
 
 from __future__ import annotations
@@ -29,6 +31,21 @@ def rounds_of(schedule: Method) -> int:
     return int(schedule.options.get("rounds", 1))
 
 
+def target_after(schedule: Method, *, amount: float, round: int) -> float | None:
+    """The fraction of all units that is to be gone after a round, counted from 1.
+
+    None where the schedule does not say: an adaptive one, whose amount is a ceiling, or one of several
+    rounds that has no `target`, before its last.
+    """
+    if schedule.traits.get("adaptive"):
+        return None
+    rounds = rounds_of(schedule)
+    if round >= rounds:
+        return amount
+    target = schedule.traits.get("target")
+    return None if target is None else float(target(amount, round / rounds))
+
+
 def remaining(pools: Pools, amount: float) -> Tensor:
     """int64 [P]: how many must leave each pool until `amount` of all its units are gone."""
     target = target_count(amount, pools.alive.shape[1])
@@ -41,26 +58,40 @@ def one_shot(pools: Pools, *, amount: float, round: int) -> Tensor:
     return remaining(pools, amount)
 
 
+def geometric(amount: float, part: float) -> float:
+    """1 - (1 - amount)^part after that part of the rounds."""
+    return float(1.0 - (1.0 - amount) ** part)
+
+
+def cubical(amount: float, part: float) -> float:
+    """amount (1 - (1 - part)^3) after that part of the rounds."""
+    return amount * (1.0 - (1.0 - part) ** 3)
+
+
 @schedules.register(
     summary="the same fraction of the survivors at every round",
     paper="Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019",
+    target=geometric,
+    lands=True,
 )
 def iterative(pools: Pools, *, amount: float, round: int, rounds: Rounds = 5) -> Tensor:
     """After round t of n the density is (1 - amount)^(t / n); the last lands on the amount exactly."""
-    return remaining(pools, amount if round >= rounds else 1.0 - (1.0 - amount) ** (round / rounds))
+    return remaining(pools, amount if round >= rounds else geometric(amount, round / rounds))
 
 
 @schedules.register(
     summary="fast first, slower as little is left",
     paper="Zhu & Gupta, To prune, or not to prune, 2017",
     during=True,
+    target=cubical,
+    lands=True,
 )
 def cubic(pools: Pools, *, amount: float, round: int, rounds: Rounds = 10) -> Tensor:
     """After round t of n the sparsity is amount (1 - (1 - t / n)^3); the last lands on the amount exactly.
 
     The paper's may start from another sparsity than 0.
     """
-    return remaining(pools, amount if round >= rounds else amount * (1.0 - (1.0 - round / rounds) ** 3))
+    return remaining(pools, amount if round >= rounds else cubical(amount, round / rounds))
 
 
 @schedules.register(

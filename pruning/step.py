@@ -107,11 +107,13 @@ def _flat(tensors: Mapping[str, Tensor], alive: Mapping[str, Tensor]) -> Tensor:
 
 
 def _best(score: Tensor, living: Tensor) -> Tensor:
-    """bool [n]: the first of the best living units of one layer; all False where none lives."""
+    """bool [n]: the best living unit of a layer, the last among equals; all False where none lives."""
     best = torch.zeros(living.numel(), dtype=torch.bool)
     if living.any():
-        best[score.flatten().masked_fill(~living.flatten(), -torch.inf).argmax()] = True
-    return best & living.flatten()
+        alive = living.flatten()
+        top = score.flatten().masked_fill(~alive, -torch.inf)
+        best[int(((top == top.max()) & alive).nonzero()[-1])] = True
+    return best
 
 
 def _checked(counts: Tensor) -> Tensor:

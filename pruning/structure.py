@@ -149,7 +149,8 @@ def whole_layers(net: nn.Module, masks: Mapping[str, Tensor]) -> tuple[str, ...]
     layers = prunable_layers(net)
     if len(layers) == 1:
         return ()
-    rows = {name: masks.get(f"{name}.weight") for name in layers}
+    names = {id(parameter): name for name, parameter in net.named_parameters()}  # one for tied layers, too
+    rows = {name: masks.get(names.get(id(layer.weight), "")) for name, layer in layers.items()}
     return tuple(name for name, mask in rows.items() if mask is None or bool(mask.flatten(1).any(1).all()))
 
 

@@ -63,7 +63,10 @@ def test_options_with_their_ranges() -> None:
     assert [option.allowed for option in hyperparameters(method).values()] == ["int", "list[int] | None"]
     assert "  option temperature: float in (0, inf); 200.0 if not given\n" in entry("grasp")
     assert "  option widths: list[int]; (32, 64, 128) if not given\n" in entry("cnn")
-    assert "  option epochs: int | float | str; '10%' if not given\n" in entry("finetune")
+    assert (
+        "  option epochs: whole epochs, or a part of the training such as '10%'; '10%' if not given\n"
+        in entry("finetune")
+    )
     assert "  option value: float; 0.01 if not given\n" in entry("score_below")  # no range
 
 

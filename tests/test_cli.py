@@ -331,6 +331,16 @@ def test_a_store_that_cannot_be_used(run: Run, tmp_path: Path, monkeypatch: pyte
 # ---- plans
 
 
+def test_a_plan_names_the_data_sets_that_are_missing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "nothing"))
+    code, out, _ = run("plan", "--space", "tiny.yaml", "--set", "dataset=digits,mnist", "--device", "cpu")
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("data "))
+    assert line.endswith("mnist is missing: `orchestrate data fetch mnist` before the sweep")
+
+
 def test_a_plan_as_json(run: Run, tmp_path: Path) -> None:
     words = ["--set", "batch_size=64,2000,5000", "--set", "amount=0.5", "--json", "--device", "cpu"]
     code, out, err = run("plan", "--space", "tiny.yaml", *words)
@@ -345,6 +355,7 @@ def test_a_plan_as_json(run: Run, tmp_path: Path) -> None:
     assert plan["train_flops"] == 2 * 1257 * 2 * (3 * (1024 + 160) - 1024)
     assert plan["estimated_seconds"] > 0
     assert plan["disk_bytes"] > 2 * 4 * 1184
+    assert plan["missing_data"] == []
     assert files(tmp_path) == ["tiny.yaml"]
 
 
@@ -354,7 +365,7 @@ def test_a_plan_for_a_reader(run: Run) -> None:
     lines = out.splitlines()
     assert lines[0] == "tiny: Two techniques on a small network."
     assert lines[1].split() == ["trials", "4:", "4", "to", "run,", "0", "in", "the", "store"]
-    assert [line.split()[0] for line in lines[2:]] == ["dense", "time", "training", "disk"]
+    assert [line.split()[0] for line in lines[2:]] == ["dense", "time", "by", "training", "disk"]
 
 
 def no_constant(text: str) -> NoReturn:

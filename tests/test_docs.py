@@ -18,6 +18,7 @@ import typer
 import yaml
 
 from orchestrator.cli import app
+from orchestrator.planning.plan import make_plan
 from orchestrator.space import FILE_KEYS, load_space
 
 ROOT = Path(__file__).parent.parent
@@ -152,6 +153,14 @@ def test_every_space_can_be_read(block: Block, tmp_path: Path) -> None:
     whole = "axes:" in block.text and all(f"{axis}:" in block.text for axis in SMALLEST)
     (tmp_path / "shown.yaml").write_text(block.text if whole else completed(block.text))
     load_space(str(tmp_path / "shown.yaml"))
+
+
+def test_the_example_of_the_readme_compares_what_differs(tmp_path: Path) -> None:
+    (block,) = (b for b in of("yaml") if b.place.startswith("README.md") and "axes:" in b.text)
+    (tmp_path / "shown.yaml").write_text(block.text)
+    plan = make_plan(load_space(str(tmp_path / "shown.yaml")))
+    assert len({trial.config.technique for trial in plan.trials}) == 3
+    assert [item.reason for item in plan.excluded if item.planned] == []
 
 
 # ---- Python

@@ -134,7 +134,9 @@ def test_layer_rows_by_hand() -> None:
     net = network("cnn(widths=[8])")
     mask = torch.ones(8, 1, 3, 3, dtype=torch.bool)
     mask[:2] = False
-    first, last = layer_rows(net, profile(net, SMALL), living_weights(net, {"blocks.0.conv.weight": mask}))
+    cost, masks = profile(net, SMALL), {"blocks.0.conv.weight": mask}
+    first, last = layer_rows(net, cost, living_weights(net, cost, masks), {})
+    assert (first.sparsity_chosen, last.sparsity_chosen) == (0.0, 0.0)
     assert (first.layer, first.weights, first.living, first.sparsity) == ("blocks.0.conv", 72, 54, 0.25)
     assert (first.macs_dense, first.macs_effective) == (4608, 3456)
     assert (last.layer, last.living, last.sparsity, last.macs_effective) == ("output", 80, 0.0, 80)

@@ -66,6 +66,7 @@ def test_the_top_level_recovery_takes_options_too(tmp_path: Path) -> None:
 def test_every_axis_of_methods_has_options(tmp_path: Path) -> None:
     text = (
         "  criterion: pivoted_qr\n  granularity: channel\n  scope: layer\n  prepare: group_lasso\n"
+        "  recover: finetune\n"
         "  distill: soft_labels\n  pivoted_qr.relative: [true, false]\n  group_lasso.strength: [0.1, 0.2]\n"
         "  soft_labels.weight: [0.25, 0.75]\n"
     )
@@ -80,9 +81,12 @@ def test_a_combination_that_the_registry_refuses_is_left_out_with_the_reason(tmp
     assert [(item.reason, item.count) for item in found.excluded] == [
         ("schedule pq_index: p is 1.0 and q is 1.0; p must be below q", 1)
     ]
-    found = planned(tmp_path, "  recover: finetune\n  finetune.epochs: [0, 1]\n")
-    assert len(found.trials) == 1
-    assert "recover finetune: epochs is 0; give whole epochs" in found.excluded[0].reason
+
+
+@pytest.mark.parametrize("given", ["[0, 1]", "[0.5]", "{low: 0.1, high: 0.5}"])
+def test_lengths_that_are_none_are_refused_where_they_are_read(given: str, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"no length; (give whole|write that part)"):
+        planned(tmp_path, f"  recover: finetune\n  finetune.epochs: {given}\n")
 
 
 @pytest.mark.parametrize(

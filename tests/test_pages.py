@@ -92,10 +92,10 @@ def test_trials_open_beneath_their_sweep(page: Any, pages: dict[str, str]) -> No
     visit(page, runs, "matching runs")
     row = page.locator(".ag-row")
     row.first.wait_for()
-    assert "structured 0.9 cnn" not in text_of(page)
+    assert "structured 90% cnn" not in text_of(page)
     assert "digits (" in text_of(page)  # the data set, in its column
     row.locator("button").first.click()
-    page.get_by_text("structured 0.9 cnn seed 0").first.wait_for()
+    page.get_by_text("structured 90% cnn seed 0").first.wait_for()
 
 
 @needs_browser
@@ -115,7 +115,7 @@ def test_the_best_are_compared(page: Any, pages: dict[str, str]) -> None:
     visit(page, pages["best"], "Run details")
     shown = text_of(page)
     assert re.search(r"Comparing [1-8] Runs? from 1 Experiment", shown)
-    assert "unstructured 0." in shown
+    assert re.search(r"unstructured \d", shown)
     assert "final/accuracy" in shown
 
 

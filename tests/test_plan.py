@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import config
+from orchestrator.comparing.summary import Preview
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import SpaceError
 from orchestrator.planning.estimate import estimate
@@ -36,12 +38,12 @@ def planned(tmp_path: Path, *sets: str, rest: str = "", **axes: str) -> Plan:
 # Counts
 
 
-def test_quickstart_is_144_trials_on_4_trainings() -> None:
+def test_quickstart_is_168_trials_on_6_trainings() -> None:
     found = make_plan(load_space("quickstart"))
-    assert len(found.trials) == 2 * 4 * 9 * 2 == 144
-    assert len(found.dense) == 2 * 2
+    assert len(found.trials) == 2 * 4 * 7 * 3 == 168
+    assert len(found.dense) == 2 * 3
     assert found.excluded == ()
-    assert {trial.config.prune.amount for trial in found.trials} >= {0.0, 0.25, 0.99}
+    assert {trial.config.prune.amount for trial in found.trials} >= {0.0, 0.5, 0.99}
     assert {trial.config.technique for trial in found.trials} == {
         "weight",
         "unstructured",
@@ -64,9 +66,12 @@ def test_weight_vs_unit_is_130_trials_on_5_trainings() -> None:
 def test_full_grid_plans_without_its_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "nothing"))
     found = make_plan(load_space("full-grid"))
-    assert len(found.trials) == 3 * 3 * 4 * 4 * 11 == 1584
-    assert len(found.dense) == 3 * 3 * 4 == 36
-    assert found.excluded == ()
+    assert len(found.trials) == 3 * 4 * 11 * 3 * (2 + 4 + 4) == 3960  # slp has one layer: two ways are others
+    assert len(found.dense) == 3 * 3 * 4 * 3 == 108
+    assert [(item.left_out, item.planned, item.count) for item in found.excluded] == [
+        ("unstructured", "weight", 3 * 4 * 11 * 3),
+        ("structured", "neuron", 3 * 4 * 11 * 3),
+    ]
     sizes = {(dense.dataset, dense.batch_size) for dense in found.dense}
     assert sizes == {
         (name, size)
@@ -79,7 +84,7 @@ def test_full_grid_plans_without_its_data(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_all_keys_differ_and_dense_configurations_are_shared() -> None:
     found = make_plan(load_space("quickstart"))
-    assert len({trial.key for trial in found.trials}) == 144
+    assert len({trial.key for trial in found.trials}) == 168
     assert all(trial.key == trial.config.key() for trial in found.trials)
     assert {id(trial.config.dense) for trial in found.trials} == {id(dense) for dense in found.dense}
     first = list(dict.fromkeys(trial.config.dense for trial in found.trials))
@@ -102,12 +107,12 @@ def test_recipes_are_axes_too(tmp_path: Path) -> None:
 
 
 def test_criterion_granularity_and_scope_can_be_axes(tmp_path: Path) -> None:
-    found = planned(tmp_path, "criterion=magnitude,l1", "scope=layer,global", model="mlp")
+    found = planned(tmp_path, "criterion=magnitude,random", "scope=layer,global", model="mlp")
     assert [trial.config.technique for trial in found.trials] == [
-        "weight",
-        "unstructured",
-        "l1/weight/layer",
-        "l1/weight/global",
+        "magnitude/layer",
+        "magnitude/global",
+        "random/layer",
+        "random/global",
     ]
 
 
@@ -352,14 +357,14 @@ def test_keys_do_not_depend_on_the_order_in_a_file(
 def test_estimate_counts_what_is_left() -> None:
     found = make_plan(load_space("quickstart"))
     whole = estimate(found, finished=())
-    assert (whole.trials_to_run, whole.dense_to_run, whole.reused) == (144, 4, 0)
+    assert (whole.trials_to_run, whole.dense_to_run, whole.reused) == (168, 6, 0)
     assert whole.seconds > 0
-    # Trials of the first training alone: its key is finished, so are all but 1 of its 36 trials
+    # Trials of the first training alone: its key is finished, so are all but 1 of its 28 trials
     first = found.dense[0]
     rest = [trial for trial in found.trials if trial.config.dense != first]
     done = {first.key(), *(trial.key for trial in found.trials if trial not in rest)}
     left = estimate(found, finished=done - {found.trials[0].key})
-    assert (left.trials_to_run, left.dense_to_run, left.reused) == (109, 3, 35)
+    assert (left.trials_to_run, left.dense_to_run, left.reused) == (141, 5, 27)
     nothing = estimate(found, finished=[trial.key for trial in found.trials])
     assert (nothing.seconds, nothing.train_flops, nothing.disk_bytes, nothing.dense_to_run) == (0, 0, 0, 0)
 
@@ -386,3 +391,43 @@ def test_a_trial_without_recovery_stores_masks_alone(tmp_path: Path) -> None:
     cost = estimate(planned(tmp_path), finished=())
     assert cost.disk_bytes == 650 * 4 + 80 + 2 * RUN_BYTES
     assert cost.train_flops == 640 * 4 * 1257 * 10
+
+
+def test_the_time_is_that_of_start_up_training_and_recording() -> None:
+    """By hand: 174 runs at a quarter of a second, two at a time, and 12 seconds until the first begins."""
+    cost = estimate(make_plan(load_space("quickstart")), finished=(), concurrency=2)
+    assert (cost.start_seconds, cost.recording_seconds) == (12.0, 0.25 * 174 / 2)
+    assert cost.seconds == pytest.approx(cost.start_seconds + cost.training_seconds + cost.recording_seconds)
+    assert cost.training_seconds > 0
+    assert cost.unknown == ""
+    lines = list(Preview(make_plan(load_space("quickstart")), cost).lines())
+    (time,) = (line for line in lines if line.startswith("time"))
+    assert re.fullmatch(
+        r"time +about \S+ \w+: start-up 12 s, training .+, measuring and recording 22 s", time
+    )
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("model=slp", "recover=refit", "technique=neuron"), "what refit takes is not counted"),
+        (("criterion=snip",), "the passes of snip through the network are not counted"),
+        (("model=densenet121",), "none was held against a sweep of densenet121"),
+        (("criterion=random", "recover=finetune(epochs=1)"), ""),
+    ],
+)
+def test_an_estimate_whose_error_nobody_knows_says_so(
+    sets: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    cost = estimate(planned(tmp_path, *sets), finished=())
+    assert cost.unknown == said
+    shown = [
+        line for line in Preview(planned(tmp_path, *sets), cost).lines() if "its error is unknown" in line
+    ]
+    assert [line.strip() for line in shown] == ([f"its error is unknown: {said}"] if said else [])
+
+
+def test_an_estimate_for_a_gpu_is_of_unknown_error(tmp_path: Path) -> None:
+    planned(tmp_path)
+    plan = make_plan(load_space(str(tmp_path / "mine.yaml")), device="cuda")
+    assert estimate(plan, finished=()).unknown.startswith("no estimate was held against a sweep on a GPU")

@@ -170,8 +170,8 @@ def test_every_kind_shrinks_every_model(kind: str, model: str) -> None:
         ("group_scale='root'", r"group_lasso\(group_scale\) is 'root'"),
         ("strength=-1.0", r"group_lasso\(strength\) is -1.0"),
         ("warmup=1.5", r"group_lasso\(warmup\) is 1.5"),
-        ("epochs=0", "epochs is 0; give whole epochs"),
-        ("epochs='0%'", "epochs is '0%'; give whole epochs"),
+        ("epochs=0", "0 is no length; give whole epochs"),
+        ("epochs='0%'", "'0%' is no length; give whole epochs"),
         ("strenght=1.0", "did you mean strength"),
     ],
 )

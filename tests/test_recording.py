@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from torch import Tensor, nn
 
+import models
 from orchestrator import data
 from orchestrator.carrying.reload import saved_model
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
@@ -16,9 +19,9 @@ from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.worker import run_point
 from orchestrator.measuring.compressed import compressed_bytes
 from orchestrator.store.address import default_uri
-from orchestrator.store.recording import metric_points
+from orchestrator.store.recording import metric_points, record
 from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.trial import run_trial
+from orchestrator.trial import run_dense, run_trial
 
 DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=3), Numerics(micro_batch=4096))
 PRUNED = TrialConfig(
@@ -96,3 +99,46 @@ def test_what_another_process_may_find_otherwise_is_not_compared(tracker: Tracke
     assert {"final/worst_class_accuracy", "final/worst_class_drop"} <= names
     stopped = {point.name for point in metric_points(replace(result, stopped_because="hopeless"))}
     assert not {name for name in stopped if name.startswith("final/")}
+
+
+class Attentive(nn.Module):
+    """Tokens of 2x2 pixels under self-attention: 16 of 8 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, 8, 2, stride=2)
+        self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.output = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        logits: Tensor = self.output(self.mix(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+        return logits
+
+
+def test_macs_of_no_prunable_layer_have_rows_and_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: embedding 16 x 8 x 4, in and out projections 16 x 8 x (24 + 8), products 2 x 16 x 16 x 8."""
+    monkeypatch.setitem(models.BUILDERS, "attentive", lambda input_shape, num_classes: Attentive())
+    dense = replace(DENSE, model="attentive", train=Train(epochs=1))
+    result = run_dense(dense, data.load("digits"))
+    measured = result.last.measurement
+    projected, products = 16 * 8 * 24, 2 * 16 * 16 * 8
+    whole = 16 * 8 * 4 + 16 * 8 * 8 + 80 + projected + products
+    assert (measured.macs_dense, measured.macs_effective, measured.macs_physical) == (whole, whole, whole)
+    closing = record(
+        tmp_path, 0, point=Point("0" * 64, "dense", dense), result=result, parent_held=False, stop=None
+    )
+    notes = closing.tags["notes"]
+    assert f"{projected + products:,} of {whole:,} MACs are in no prunable layer: (other) mix: " in notes
+    assert "which FlopCounterMode does not count" in notes
+    operators = json.loads((tmp_path / "operators.json").read_text())
+    assert sum(operators["macs"].values()) == whole
+    assert [note in notes for note in operators["notes"]] == [True] * len(operators["notes"])
+    layers = json.loads((tmp_path / "layers.json").read_text())
+    rows = [dict(zip(layers["columns"], row, strict=True)) for row in layers["data"]]
+    others = {row["layer"]: row["macs_effective"] for row in rows if not row["weights"]}
+    assert sorted(others.values()) == sorted([projected, products])
+    names = {point.name for point in metric_points(result) if point.name.startswith("layers/")}
+    assert names == {"layers/embed", "layers/mix.out_proj", "layers/output"}

@@ -16,6 +16,7 @@ from orchestrator.walk.bench import Bench, State, make_bench, seed_for
 from orchestrator.walk.checkpoint import snapshot
 from orchestrator.walk.evaluation import evaluate
 from orchestrator.walk.extras import Extras
+from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recipe import Phase, learning_rate
 from orchestrator.walk.recovery import epochs_a_round, epochs_of, position_of, recoveries
 
@@ -110,14 +111,13 @@ def test_none_is_the_state_itself() -> None:
         (1, 1),
         (3, 3),
         (7, 7),
-        (0.1, 2),
+        (1.0, 1),
+        (2.0, 2),
         ("10%", 2),
         ("100%", 20),
         ("1%", 1),
-        (0.5, 10),
-        (1.0, 20),
-        (1e-9, 1),
         ("12.5%", 2),
+        ("50.0 %", 10),
     ],
 )
 def test_lengths(length: float | str, epochs: int) -> None:
@@ -126,7 +126,25 @@ def test_lengths(length: float | str, epochs: int) -> None:
 
 @pytest.mark.parametrize(
     "length",
-    [0, -1, True, 0.0, -0.1, 1.5, float("nan"), "0%", "101%", "-5%", "nan%", "5", "", "%", "x%", None],
+    [
+        0,
+        -1,
+        True,
+        0.0,
+        -0.1,
+        1.5,
+        float("nan"),
+        float("inf"),
+        "0%",
+        "101%",
+        "-5%",
+        "nan%",
+        "5",
+        "",
+        "%",
+        "x%",
+        None,
+    ],
 )
 def test_lengths_that_are_none(length: float | str) -> None:
     with pytest.raises(ValueError, match="whole epochs") as raised:
@@ -138,10 +156,26 @@ def test_lengths_that_are_none(length: float | str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("point", "epoch"), [(0, 0), (5, 5), (20, 19), (0.1, 2), ("10%", 2), ("1%", 0), ("100%", 19)]
+    ("point", "epoch"), [(0, 0), (0.0, 0), (5, 5), (5.0, 5), (20, 19), ("10%", 2), ("1%", 0), ("100%", 19)]
 )
 def test_points_of_the_training(point: float | str, epoch: int) -> None:
     assert position_of(point, Train(epochs=20)) == epoch
+
+
+def test_a_part_of_the_training_is_written_in_per_cent() -> None:
+    advice = "0.5 is no length; write that part of the dense training as '50%'"
+    for text in ("finetune(epochs=0.5)", "lr_rewind(epochs=0.5)", "rewind(to=0.5)"):
+        with pytest.raises(ValueError, match=advice):
+            recoveries.get(text)
+    with pytest.raises(ValueError, match=advice):
+        preparations.get("group_lasso(epochs=0.5)")
+
+
+def test_equal_lengths_have_equal_text() -> None:
+    assert recoveries.get("finetune(epochs=1.0)").options["epochs"] == 1
+    assert type(recoveries.get("finetune(epochs=1.0)").options["epochs"]) is int
+    assert recoveries.get("lr_rewind(epochs='50.0%')").options == {"epochs": "50%"}
+    assert recoveries.get("rewind(to='0%')").options == {"to": 0}
 
 
 @pytest.mark.parametrize("point", [-1, True, False, 1.5, "101%", "x%", "3"])

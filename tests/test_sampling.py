@@ -18,6 +18,7 @@ from orchestrator.config import Numerics
 from orchestrator.language.ranges import Range
 from orchestrator.planning import sampling
 from orchestrator.planning.choosing import at
+from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Params, expand
 from orchestrator.planning.plan import Plan, expected, make_plan
 from orchestrator.planning.sampling import Seen, next_point, study
@@ -56,7 +57,7 @@ def searched(where: Space, values: Callable[[Params], tuple[float, ...] | None],
     for number in range(points):
         draw = next_point(where, Numerics(), number=number, seen=seen, taken=taken)
         assert draw.expansion is not None
-        taken |= {trial.key for trial in draw.expansion.trials}
+        taken |= {plain_key(trial.config) for trial in draw.expansion.trials}
         found = values(draw.params)
         seen.append(Seen(draw.params, "failed" if found is None else "complete", found))
     return seen
@@ -188,7 +189,7 @@ def test_a_point_follows_from_what_was_seen(tmp_path: Path, objectives: str) -> 
 
 def keys_of(where: Space, params: Params) -> set[str]:
     lists = at(where, lambda name, _: params[name])
-    return {trial.key for trial in expand(where, lists, Numerics()).trials}
+    return {plain_key(trial.config) for trial in expand(where, lists, Numerics()).trials}
 
 
 def test_tpe_finds_what_chance_does_not(tmp_path: Path) -> None:

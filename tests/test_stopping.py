@@ -24,10 +24,11 @@ from orchestrator.launching.options import Options
 from orchestrator.launching.outcome import Past
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.worker import run_point
+from orchestrator.planning.competition import group_of, stop_refusal
 from orchestrator.planning.remainder import past_trials
 from orchestrator.search import METRICS, STOPPED, SUCCEEDED
 from orchestrator.space import load_space
-from orchestrator.stopping import OptunaStopping, PQIndexPruner, Studies, group_of, make_pruner, record_round
+from orchestrator.stopping import OptunaStopping, PQIndexPruner, Studies, make_pruner, record_round
 from orchestrator.store.address import default_uri
 from orchestrator.tracking import Tracker
 from orchestrator.trial import Round, run_dense, run_trial
@@ -38,9 +39,11 @@ DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=1), Num
 FALLS_AND_RISES = [0.5, 0.4, 0.3, 0.4, 0.5]
 
 
-def trial_config(amount: float, *, seed: int = 0, count: int = 3) -> TrialConfig:
+def trial_config(amount: float, *, seed: int = 0, setting: int = 0, count: int = 3) -> TrialConfig:
+    """Settings differ in how long they are trained on."""
     prune = Prune("magnitude", "weight", "global", f"iterative(rounds={count})", amount)
-    return TrialConfig(replace(DENSE, seed=seed), prune, "none", "unstructured")
+    recover = f"finetune(epochs={setting + 1}, lr=1.0)" if setting else "none"
+    return TrialConfig(replace(DENSE, seed=seed), prune, recover, "unstructured")
 
 
 def point_of(config: TrialConfig) -> Point:
@@ -156,8 +159,8 @@ def test_all_names_are_there() -> None:
 def test_each_name_is_a_pruner_that_judges(name: str) -> None:
     assert type(make_pruner(name)).__name__ == CLASSES[name]
     studies = Studies(Stop(name))
-    for seed in range(3):
-        config = trial_config(0.5, seed=seed)
+    for setting in range(3):
+        config = trial_config(0.5, setting=setting)
         said = [studies.round(config.key(), config, values(n, 0.8)) for n in range(1, 6)]
         studies.end(config.key(), value=0.8)
         assert said[-1] == ""  # at its last round
@@ -184,17 +187,17 @@ def test_bad_texts(text: str, said: str) -> None:
 
 def test_the_median_of_the_group_decides() -> None:
     studies = Studies(Stop("median(n_startup_trials=2)"))
-    for seed in range(2):
-        config = trial_config(0.5, seed=seed)
+    for setting in range(2):
+        config = trial_config(0.5, setting=setting)
         assert [studies.round(config.key(), config, values(n, 0.9)) for n in range(1, 6)] == [""] * 5
         studies.end(config.key(), value=0.9)
-    worse = trial_config(0.5, seed=2)
+    worse = trial_config(0.5, setting=2)
     assert studies.round(worse.key(), worse, values(1, 0.9)) == ""
     low = [studies.round(worse.key(), worse, values(n, 0.1)) for n in (2, 3)]
     assert low[0] == ""  # its best so far is what is compared
     (study,) = studies._groups.values()
     studies.end(worse.key(), value=None, stopped=True)
-    other = trial_config(0.5, seed=3)
+    other = trial_config(0.5, setting=3)
     why = "round 1: validation accuracy 0.1000, by median(n_startup_trials=2)"
     assert studies.round(other.key(), other, values(1, 0.1)) == why
     studies.end(other.key(), value=None)
@@ -204,15 +207,15 @@ def test_the_median_of_the_group_decides() -> None:
 
 def test_99_percent_is_not_killed_by_10() -> None:
     studies = Studies(Stop("median(n_startup_trials=2)"))
-    for seed in range(3):
-        config = trial_config(0.1, seed=seed)
+    for setting in range(3):
+        config = trial_config(0.1, setting=setting)
         studies.round(config.key(), config, values(1, 0.9))
         studies.end(config.key(), value=0.9)
     sparse = trial_config(0.99)
     assert studies.round(sparse.key(), sparse, values(1, 0.2)) == ""
     everyone = Studies(Stop("median(n_startup_trials=2)", within=("dataset",)))
-    for seed in range(3):
-        config = trial_config(0.1, seed=seed)
+    for setting in range(3):
+        config = trial_config(0.1, setting=setting)
         everyone.round(config.key(), config, values(1, 0.9))
         everyone.end(config.key(), value=0.9)
     assert "by median(n_startup_trials=2) within dataset" in everyone.round(
@@ -224,12 +227,12 @@ def test_what_ended_before_this_sweep_is_compared_with() -> None:
     told = Told(
         "median(n_startup_trials=2)",
         *(
-            Past(trial_config(0.5, seed=seed), tuple(values(n, 0.9) for n in range(1, 6)), accuracy)
-            for seed, accuracy in enumerate([0.9, 0.9, None])
+            Past(trial_config(0.5, setting=setting), tuple(values(n, 0.9) for n in range(1, 6)), accuracy)
+            for setting, accuracy in enumerate([0.9, 0.9, None])
         ),
     )
     assert told.reasons == {}
-    worse = point_of(trial_config(0.5, seed=5))
+    worse = point_of(trial_config(0.5, setting=5))
     told.result(worse, {SUCCEEDED: 0, **values(1, 0.1)})
     assert told.reasons.keys() == {worse.key}
     (study,) = told.scheduler._studies._groups.values()
@@ -237,12 +240,32 @@ def test_what_ended_before_this_sweep_is_compared_with() -> None:
     assert [trial.state for trial in study.trials] == states
 
 
-def test_groups_are_of_model_data_technique_and_amount() -> None:
+def test_settings_compete_with_settings_and_never_the_seeds_of_one(tmp_path: Path) -> None:
+    """Nine good seeds of one setting, and its tenth, which is bad, goes on; a bad setting does not."""
+    studies = Studies(Stop("median(n_startup_trials=1)"))
+    for seed in range(9):
+        config = trial_config(0.5, seed=seed)
+        assert studies.round(config.key(), config, values(1, 0.9)) == ""
+        studies.end(config.key(), value=0.9)
+    unlucky = trial_config(0.5, seed=9)
+    assert studies.round(unlucky.key(), unlucky, values(1, 0.1)) == ""
+    worse = trial_config(0.5, seed=3, setting=1)
+    assert studies.round(worse.key(), worse, values(1, 0.5)).startswith("round 1: validation accuracy 0.5000")
+
+
+def test_groups_are_of_one_seed_and_what_makes_trials_comparable() -> None:
     config = trial_config(0.5)
-    assert group_of(config, WITHIN) == ("0.5", "digits", "mlp(widths=[16, 8])", "unstructured")
-    assert group_of(config, WITHIN) == group_of(trial_config(0.5, seed=3, count=7), WITHIN)
-    assert group_of(config, WITHIN) != group_of(replace(config, technique="weight"), WITHIN)
-    assert group_of(config, ()) == ()
+    first = ("0.5", "64", "digits", "mlp(widths=[16, 8])", "iterative(rounds=3)")
+    assert group_of(config, WITHIN)[:5] == first
+    assert group_of(config, WITHIN)[-1] == "0"
+    assert group_of(config, WITHIN) == group_of(replace(config, technique="weight"), WITHIN)
+    assert group_of(config, WITHIN) == group_of(trial_config(0.5, setting=4), WITHIN)
+    for other in (trial_config(0.5, seed=3), trial_config(0.6), trial_config(0.5, count=7)):
+        assert group_of(config, WITHIN) != group_of(other, WITHIN)
+    longer = replace(config, dense=replace(DENSE, train=Train(epochs=2)))
+    assert group_of(config, WITHIN) != group_of(longer, WITHIN)
+    assert group_of(config, ()) == ("0",)
+    assert group_of(config, ("start", "train.channels_last")) == ("scratch", "False", "0")
 
 
 class Told:
@@ -370,8 +393,55 @@ def test_a_space_says_how_trials_are_stopped(tmp_path: Path) -> None:
     assert stop_rule(found) == RULE
     assert stop_rule(found, "none") is None
     assert stop_rule(found, "threshold(lower=0.5)") == RULE
-    found = space(tmp_path, "stop: threshold(lower=0.5)\nstop_within: [model, seed]\n")
-    assert str(stop_rule(found)) == f"{RULE.text} within model, seed"
+    found = space(tmp_path, "stop: threshold(lower=0.5)\nstop_within: [model, dataset]\n")
+    assert str(stop_rule(found)) == f"{RULE.text} within dataset, model"
+
+
+@pytest.mark.parametrize(
+    ("more", "sets", "said"),
+    [
+        ("stop: median\n", (), "median would stop nothing: settings compete at one seed and equal amount, "
+         "batch_size, dataset, model, schedule, 6 are needed, and there are 1 at most; give more settings, "
+         "fewer axes in stop_within, or --stop none"),
+        ("stop: median\n", ("seed=0..9",), "6 are needed, and there are 1 at most"),
+        ("stop: halving\n", ("seed=0..9",), "2 are needed, and there are 1 at most"),
+        ("stop: {method: patient, wrapped: wilcoxon}\n", (), "2 are needed, and there are 1 at most"),
+        ("stop: median\n", ("technique=weight,neuron,structured,random",),
+         "6 are needed, and there are 4 at most; give n_startup_trials=3, more settings"),
+        ("stop: median\nstop_within: [dataset]\n", ("seed=0..9",), "6 are needed, and there are 4 at most"),
+        ("stop: threshold(lower=0.5)\n", ("schedule=one_shot",),
+         "would stop nothing: trials are stopped between rounds, and each here has one; give a schedule of "
+         "several, such as iterative(rounds=5), or --stop none"),
+        ("stop: pq_index\n", ("when=during", "recover=none"), "each here has one"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_can_stop_nothing_is_refused_before_the_sweep(
+    more: str, sets: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    space(tmp_path, more)
+    found = load_space(str(tmp_path / "stopping.yaml"), sets)
+    with pytest.raises(SpaceError) as raised:
+        launch(found, Options(), uri=default_uri(tmp_path))
+    assert said in str(raised.value)
+    assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "sets"),
+    [
+        ("stop: median(n_startup_trials=3)\n", ("technique=weight,neuron,structured,random",)),
+        ("stop: median\nstop_within: [dataset]\n", ("technique=weight,neuron",)),
+        ("stop: threshold(lower=0.5)\n", ()),
+        ("stop: {method: patient, wrapped: threshold}\n", ()),
+        ("stop: halving\n", ("technique=weight,neuron",)),
+    ],
+)
+def test_a_rule_that_can_stop_something_is_taken(more: str, sets: tuple[str, ...], tmp_path: Path) -> None:
+    space(tmp_path, more)
+    found = load_space(str(tmp_path / "stopping.yaml"), sets)
+    rule = stop_rule(found)
+    assert rule is not None
+    assert stop_refusal(make_plan(found), rule) is None
 
 
 @pytest.mark.parametrize(
@@ -432,3 +502,92 @@ def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Pa
     assert tracker.finished({key})[key].run_id != row.run_id
     open_runs = tracker.search("attributes.status = 'RUNNING'")
     assert open_runs == []
+
+
+# ---- Optuna counts steps from 0, and rounds count from 1
+
+
+def rounds_judged(text: str, *, count: int = 8) -> list[int]:
+    """The rounds after which the rule would stop a hopeless trial, ten good ones being finished."""
+    studies = Studies(Stop(text))
+    for seed in range(10):
+        config = trial_config(0.5, seed=seed)
+        for number in range(1, count + 1):
+            studies.round(str(seed), config, values(number, 0.8, count=count))
+        studies.end(str(seed), value=0.8)
+    hopeless = trial_config(0.5, seed=10)
+    return [
+        number
+        for number in range(1, count + 1)
+        if studies.round("hopeless", hopeless, values(number, 0.1, count=count + 1))
+    ]
+
+
+@pytest.mark.parametrize("rule", ["median", "percentile(percentile=50.0)", "threshold(lower=0.5)"])
+def test_warm_up_and_interval_are_counted_in_rounds(rule: str) -> None:
+    """n_warmup_steps=1 spares the first round, and no other; the first check comes right after."""
+
+    def judged(options: str) -> list[int]:
+        name, _, more = rule.rstrip(")").partition("(")
+        return rounds_judged(f"{name}({', '.join(filter(None, (more, options)))})")
+
+    assert judged("") == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert judged("n_warmup_steps=1") == [2, 3, 4, 5, 6, 7, 8]
+    assert judged("n_warmup_steps=7") == [8]
+    assert judged("interval_steps=2") == [1, 3, 5, 7]
+    assert judged("n_warmup_steps=1, interval_steps=3") == [2, 5, 8]
+
+
+@pytest.mark.parametrize(("warm_up", "interval"), [(0, 1), (0, 2), (1, 1), (1, 3), (3, 2)])
+def test_rounds_are_judged_where_optuna_judges_steps_from_0(warm_up: int, interval: int) -> None:
+    """The judge is Optuna's own pruner in a study whose steps begin at 0, as its documentation asks."""
+    options = {"n_warmup_steps": warm_up, "interval_steps": interval}
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, **options)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for _ in range(10):
+        trial = study.ask()
+        for step in range(8):
+            trial.report(0.8, step)
+        study.tell(trial, 0.8)
+    hopeless, expected = study.ask(), []
+    for step in range(8):
+        hopeless.report(0.1, step)
+        expected += [step + 1] if hopeless.should_prune() else []
+    assert rounds_judged(f"median(n_warmup_steps={warm_up}, interval_steps={interval})") == expected
+
+
+def test_the_first_rung_of_halving_is_after_min_resource_rounds() -> None:
+    assert rounds_judged("halving(min_resource=1)")[0] == 1
+    assert rounds_judged("halving(min_resource=3, reduction_factor=2)")[0] == 3
+    assert rounds_judged("halving(min_resource=2, reduction_factor=2, min_early_stopping_rate=1)")[0] == 4
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_hyperband_takes_the_number_of_rounds_for_its_largest_resource(count: int) -> None:
+    """Brackets: floor(log_3 rounds) + 1; 8 rounds have two, and 9 three."""
+    pruner = make_pruner("hyperband")
+    study = optuna.create_study(direction="maximize", pruner=pruner, study_name="brackets")
+    expected = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=count, reduction_factor=3)
+    judged = optuna.create_study(direction="maximize", pruner=expected, study_name="brackets")
+    for place in (study, judged):
+        trial = place.ask()
+        for number in range(1, count + 1):
+            trial.report(0.8, number)
+            assert not (place is study and trial.should_prune())
+        place.tell(trial, 0.8)
+    for _ in range(30):
+        ours, theirs = study.ask(), judged.ask()
+        for number in range(1, count + 1):
+            ours.report(0.5 - 0.01 * ours.number, number)
+            theirs.report(0.5 - 0.01 * theirs.number, number)
+            assert ours.should_prune() == theirs.should_prune()
+    (inner,) = [part for part in vars(pruner).values() if isinstance(part, optuna.pruners.HyperbandPruner)]
+    assert len(inner._pruners) == {8: 2, 9: 3}[count]
+
+
+def test_patience_counts_rounds() -> None:
+    """The best of all but the last three rounds must be above all of those: not before round 4."""
+    rule = "patient(wrapped='threshold(lower=0.5)', patience=2)"
+    studies, config = Studies(Stop(rule)), trial_config(0.5)
+    found = [bool(studies.round("a", config, values(n, 0.4 - 0.01 * n, count=9))) for n in range(1, 7)]
+    assert found == [False, False, False, True, True, True]

@@ -92,12 +92,14 @@ def test_half_of_the_weights(model: str, name: str) -> None:
 def test_half_of_the_units(model: str) -> None:
     found = pruned(model, "neuron", 0.5).measurement
     living, competing = UNITS[model]
-    gone = {SLP: 0, MLP: 0, CNN: 2 * (4 + 8)}[model]  # norm entries go with their filters
     assert found.amount == 0.5
-    assert found.sparsity == pytest.approx(1 - living / competing)
-    assert found.parameters_nonzero == WEIGHTS[model] + REST[model] - (competing - living) - gone
-    # A dead unit and what reads it are cut out, too: as small as with channels.
+    assert found.sparsity_chosen == pytest.approx(1 - living / competing)
+    # What reads a dead unit is dead as well, and is cut out: as small as with channels.
+    assert found.sparsity == pytest.approx(1 - CUT[model] / WEIGHTS[model])
+    assert found.parameters_nonzero == found.parameters_physical
     assert found.parameters_physical == CUT[model] + {SLP: 10, MLP: 0, CNN: 2 * (4 + 8) + 10}[model]
+    assert found.macs_effective == found.macs_physical == CUT_MACS[model]
+    assert found.macs_effective_chosen >= found.macs_effective
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -66,7 +66,7 @@ def equal(a: Masks, b: Masks) -> bool:
 
 
 def asked(notes: tuple[str, ...]) -> list[str]:
-    return [note for note in notes if note.startswith("asked for")]
+    return [note for note in notes if "asked for" in note]
 
 
 # ---- every recovery at every moment

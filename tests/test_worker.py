@@ -116,7 +116,10 @@ def test_a_dense_run_keeps_its_files(place: Place) -> None:
     assert [line[0] for line in layers["data"]] == ["hidden.0", "hidden.1", "output"]
     config = json.loads(place.tracker.text(row, "config.json"))
     assert Point.from_text(point(DENSE).to_text()).config == dense_from_json(config)
-    assert json.loads(place.tracker.text(row, "operators.json")).keys() == {"unsupported", "not_counted"}
+    operators = json.loads(place.tracker.text(row, "operators.json"))
+    assert operators["macs"] == {"hidden.0": 64 * 16, "hidden.1": 16 * 8, "output": 8 * 10}
+    assert operators["notes"] == []
+    assert operators.keys() == {"macs", "notes", "unsupported", "not_counted"}
 
 
 def test_the_reloaded_dense_network_is_the_computed_one(place: Place) -> None:

@@ -28,7 +28,17 @@ AXES = (
     "distill",
 )
 NETWORK = ("model", "dataset", "batch_size")  # a panel of a picture, a table of accuracies
-NO_SETTING = ("key", "dense_key", "seed", "requested_batch_size", "status", "run_id", "reason", "notes")
+NO_SETTING = (
+    "key",
+    "dense_key",
+    "seed",
+    "requested_batch_size",
+    "status",
+    "run_id",
+    "reason",
+    "notes",
+    "amount_text",
+)
 HASH = re.compile("([0-9a-f]{8})[0-9a-f]{56}")  # of an ancestor
 LONG_NUMBER = re.compile(r"\d+\.\d{4,}(e-?\d+)?")
 UNSAID = ("none", "after", "None")  # that nothing was done goes without saying

@@ -32,6 +32,7 @@ class Preview:
     estimate: Estimate
     asked: int = 0  # points that a search has asked for so far
     unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
+    missing_data: tuple[str, ...] = ()  # data sets of trials that are to run, whose files are not whole
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -50,11 +51,19 @@ class Preview:
             "reused": self.estimate.reused,
             "trials_to_run": self.estimate.trials_to_run,
             "dense_to_run": self.estimate.dense_to_run,
-            "excluded": [asdict(item) for item in self.plan.excluded],
+            "excluded": [
+                {name: value for name, value in asdict(item).items() if value != ""}
+                for item in self.plan.excluded
+            ],
             "not_pruned": {model: list(names) for model, names in self.unpruned.items()},
             "estimated_seconds": self.estimate.seconds,
+            "estimated_start_seconds": self.estimate.start_seconds,
+            "estimated_training_seconds": self.estimate.training_seconds,
+            "estimated_recording_seconds": self.estimate.recording_seconds,
+            "estimate_unknown": self.estimate.unknown,
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,
+            "missing_data": list(self.missing_data),
             "estimate_basis": self.estimate.basis,
         }
 
@@ -69,9 +78,27 @@ class Preview:
             yield f"excluded         {item.count}: {item.reason}"
         for model, names in self.unpruned.items():
             yield f"not pruned       {model}: {', '.join(names)}"
-        yield f"time             about {duration(cost.seconds)} ({cost.basis})"
+        yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {size(cost.disk_bytes)}"
+        for name in self.missing_data:
+            yield f"data             {name} is missing: `orchestrate data fetch {name}` before the sweep"
+
+    def _time_lines(self) -> Iterator[str]:
+        cost = self.estimate
+        if not cost.trials_to_run:
+            yield f"time             {duration(cost.seconds)}: {cost.basis}"
+            return
+        parts = {
+            "start-up": cost.start_seconds,
+            "training": cost.training_seconds,
+            "measuring and recording": cost.recording_seconds,
+        }
+        told = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+        yield f"time             about {duration(cost.seconds)}: {told}"
+        yield f"                 by {cost.basis}"
+        if cost.unknown:
+            yield f"                 its error is unknown: {cost.unknown}"
 
     def _search_lines(self) -> Iterator[str]:
         space = self.plan.space

@@ -9,6 +9,7 @@ from torch import nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.form import Run
+from pruning.modes import eval_mode
 
 BATCHES = (1, 2, 7)
 SEED = 0
@@ -30,7 +31,7 @@ def compare(net: nn.Module, run: Run, shape: tuple[int, int, int], *, tolerance:
     largest = output = 0.0
     for size in BATCHES:
         images = torch.randn((size, *shape), generator=generator)
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(net):
             wanted = net(images)
         given = run(images)
         if given.shape != wanted.shape:

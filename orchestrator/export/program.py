@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from orchestrator.export.form import Run
 from orchestrator.store.blueprint import Blueprint
+from pruning.modes import eval_mode
 
 EXAMPLE = 3  # images; from 1 alone torch would take the batch's size for fixed
 BATCH = "batch"
@@ -21,8 +22,8 @@ BATCH = "batch"
 def program(net: nn.Module, plan: Blueprint) -> ExportedProgram:
     """The network in eval mode as a graph with an open batch size."""
     images = torch.zeros((EXAMPLE, *plan.input_shape))
-    with quietly():
-        found = torch.export.export(net.eval(), (images,), dynamic_shapes=({0: Dim(BATCH)},))
+    with quietly(), eval_mode(net):
+        found = torch.export.export(net, (images,), dynamic_shapes=({0: Dim(BATCH)},))
     for module in found.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # it names files of this machine

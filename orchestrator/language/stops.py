@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from orchestrator.config import TRAIN_FIELDS
 from pruning.phases import DELTA, PATIENCE
 from pruning.registry import Between, Registry
 
@@ -19,12 +20,15 @@ Count = Annotated[int, Between(0, 1_000_000)]
 Positive = Annotated[int, Between(1, 1_000_000)]
 Factor = Annotated[int, Between(2, 1_000)]
 Fraction = Annotated[float, Between(0, 1)]
-WITHIN = ("amount", "dataset", "model", "technique")  # sorted
+FIRST = 1  # the first round; Optuna's warm-up and intervals take steps for counted from 0
+# Sorted; a seed competes with no other seed, whatever is said. What is not equally sparse at a round, as
+# other amounts and schedules are not, is not compared unless a space says so.
+WITHIN = ("amount", "batch_size", "dataset", "model", "schedule", *sorted(f"train.{f}" for f in TRAIN_FIELDS))
 
 
 @dataclass(frozen=True)
 class Stop:
-    """How trials are stopped: the pruner's full text, and the axes within which trials are compared."""
+    """How trials are stopped: the pruner's full text, and the axes within which settings compete."""
 
     text: str
     within: tuple[str, ...] = WITHIN
@@ -32,6 +36,16 @@ class Stop:
     def __str__(self) -> str:
         """What a stopped trial is known by: under another rule it may not have been stopped."""
         return self.text if self.within == WITHIN else f"{self.text} within {', '.join(self.within) or 'all'}"
+
+
+def trials_needed(text: str) -> int:
+    """How many trials a group must have before one of them can be stopped; 1 for what looks at it alone."""
+    method = stops.get(text)
+    if method.name == "patient":
+        return trials_needed(method.options["wrapped"])
+    if method.traits.get("alone"):
+        return 1
+    return 1 + max(1, int(method.options.get("n_startup_trials", 1)))
 
 
 @stops.register(summary="worse than the median of the finished trials at the same round")
@@ -43,11 +57,14 @@ def median(
     interval_steps: Positive = 1,
     n_min_trials: Positive = 1,
 ) -> object:
-    """Not before `n_startup_trials` of the group are finished, nor in the first `n_warmup_steps` rounds."""
+    """Not before `n_startup_trials` of the group are finished, nor in the first `n_warmup_steps` rounds.
+
+    The round after those is the first at which a trial may be stopped, then every `interval_steps`-th.
+    """
     return make(
         "MedianPruner",
         n_startup_trials=n_startup_trials,
-        n_warmup_steps=n_warmup_steps,
+        n_warmup_steps=FIRST + n_warmup_steps,
         interval_steps=interval_steps,
         n_min_trials=n_min_trials,
     )
@@ -68,7 +85,7 @@ def percentile(
         "PercentilePruner",
         percentile=percentile,
         n_startup_trials=n_startup_trials,
-        n_warmup_steps=n_warmup_steps,
+        n_warmup_steps=FIRST + n_warmup_steps,
         interval_steps=interval_steps,
         n_min_trials=n_min_trials,
     )
@@ -124,7 +141,7 @@ def _check_threshold(*, lower: float, upper: float, **others: object) -> None:
         raise ValueError(f"lower is {lower} and upper is {upper}; lower must not be above upper")
 
 
-@stops.register(summary="a validation accuracy outside fixed bounds", check=_check_threshold)
+@stops.register(summary="a validation accuracy outside fixed bounds", check=_check_threshold, alone=True)
 def threshold(
     make: Make,
     *,
@@ -138,7 +155,7 @@ def threshold(
         "ThresholdPruner",
         lower=lower,
         upper=upper,
-        n_warmup_steps=n_warmup_steps,
+        n_warmup_steps=FIRST + n_warmup_steps,
         interval_steps=interval_steps,
     )
 
@@ -172,7 +189,9 @@ def wilcoxon(
 
 
 @stops.register(
-    summary="past the compressible phase and worse than the dense network", paper="Diao et al., ICLR 2023"
+    summary="past the compressible phase and worse than the dense network",
+    paper="Diao et al., ICLR 2023",
+    alone=True,
 )
 def pq_index(
     make: Make,

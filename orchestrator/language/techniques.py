@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.config import Json, method_name, method_text
+from orchestrator.config import Json, method_text
 from orchestrator.errors import unknown
 from pruning.criteria import criteria
 
@@ -36,12 +36,3 @@ def resolve(name: str, options: Mapping[str, Json]) -> Technique:
     known = TECHNIQUES[name]
     method = criteria.get({"method": known.criterion, **options})
     return Technique(method_text(method.name, method.options), known.granularity, known.scope, known.about)
-
-
-def label(criterion: str, granularity: str, scope: str) -> str:
-    """The name of a point on the three axes in tables: a technique's, or the three joined."""
-    for name, known in TECHNIQUES.items():
-        full = resolve(name, {}).criterion
-        if (full, known.granularity, known.scope) == (criterion, granularity, scope):
-            return name
-    return f"{method_name(criterion)}/{granularity}/{scope}"

@@ -8,6 +8,7 @@ from orchestrator.errors import SpaceError, UsageError
 from orchestrator.language.stops import Stop, stops
 from orchestrator.language.values import method
 from orchestrator.launching.ahead import ahead
+from orchestrator.planning.competition import stop_refusal
 from orchestrator.planning.plan import Plan, expected, make_plan
 from orchestrator.space import Space
 
@@ -21,6 +22,7 @@ def launch(space: Space, options: Options, *, uri: str) -> Summary:
     plan = make_plan(space, device=options.device, precision=options.precision)
     _check_something_to_run(plan)
     stop = stop_rule(space, options.stop)
+    check_can_stop(plan, stop)
     with ahead(plan, options, uri=uri):
         from orchestrator.launching.carrying_out import carry_out  # and MLflow with it
 
@@ -33,6 +35,13 @@ def _check_something_to_run(plan: Plan) -> None:
     if not plan.trials:
         reason = plan.excluded[0].reason
         raise SpaceError(f"{plan.space.name}: no trial is left: {reason}; see `orchestrate plan`")
+
+
+def check_can_stop(plan: Plan, stop: Stop | None) -> None:
+    """SpaceError where the rule could stop no trial of the plan: what is asked for would not happen."""
+    reason = None if stop is None else stop_refusal(plan, stop)
+    if reason is not None:
+        raise SpaceError(f"{plan.space.name}: {reason}")
 
 
 def stop_rule(space: Space, wanted: str | None = None) -> Stop | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 
 from orchestrator.comparing.summary import Preview
-from orchestrator.config import Device, Precision
-from orchestrator.launching.launch import stop_rule
+from orchestrator.config import Device, Precision, method_name
+from orchestrator.images.dataset_files import verify
+from orchestrator.launching.launch import check_can_stop, stop_rule
 from orchestrator.launching.resources import of_machine
 from orchestrator.planning.estimate import estimate
 from orchestrator.planning.plan import Plan, expected, make_plan
@@ -20,6 +22,7 @@ from orchestrator.walk.structure import unpruned_of
 def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
     """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
     plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
+    check_can_stop(plan, stop)
     tracker = None
     if exists(uri):
         from orchestrator.tracking import Tracker  # MLflow takes a second
@@ -31,7 +34,7 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.finished()) | stopped_keys(tracker, keys, stop)
     cost = estimate(plan, finished=done, concurrency=of_machine(device).concurrent)
-    return Preview(plan, cost, asked, _unpruned(plan))
+    return Preview(plan, cost, asked, _unpruned(plan), _missing_data(plan, done))
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -41,3 +44,9 @@ def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
         with suppress(ValueError):  # a network that does not run has been excluded, with the reason
             names[config.model] = unpruned_of((config.model, *shape_of(config.dataset)))
     return {model: layers for model, layers in names.items() if layers}
+
+
+def _missing_data(plan: Plan, done: Collection[str]) -> tuple[str, ...]:
+    """The data sets that a sweep would look for in vain."""
+    to_run = (trial.config.dense.dataset for trial in plan.trials if trial.key not in done)
+    return tuple(name for name in dict.fromkeys(map(method_name, to_run)) if verify(name))

@@ -29,8 +29,9 @@ from orchestrator.training import EpochRecord
 from orchestrator.walk.bench import Bench, State, channel_groups
 from orchestrator.walk.evaluation import evaluate
 from pruning.masking import Group, Masks, alive_in, alive_units, sparsity
-from pruning.schedules import schedules
-from pruning.structure import shrink
+from pruning.schedules import rounds_of, schedules, target_after
+from pruning.step import target_count
+from pruning.structure import propagate, shrink
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class Measured:
     net: nn.Module
     cut: bool
     layers: tuple[LayerRow, ...]
+    living: Masks  # with what is dead by consequence
     confusion: Tensor
     notes: tuple[str, ...]
 
@@ -82,10 +84,11 @@ def _measured(
     if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
     small, notes = _cut(bench, net, state.masks, config, round=round)
-    living = living_weights(net, state.masks)
+    masks = _propagated(bench, net, state.masks, config)
+    living = living_weights(net, bench.cost, masks)
     if config is not None:
-        notes += _differences(config, state.masks, groups)
-        notes += collapse(state.masks, held_out, classes=bench.data.num_classes, round=round)
+        notes += _differences(config, state.masks, groups, round=round)
+        notes += collapse(masks, held_out, classes=bench.data.num_classes, round=round)
     measurement = Measurement(
         accuracy=test.accuracy,
         top5=test.top5,
@@ -97,10 +100,35 @@ def _measured(
         epochs=state.epochs,
         train_seconds=state.train_seconds,
         train_flops=state.train_flops,
-        **_costs(bench, net, small, state.masks, living),
+        sparsity_chosen=sparsity(state.masks),
+        macs_effective_chosen=effective_macs(bench.cost, state.masks),
+        **_costs(bench, net, small, masks, living),
     )
-    rows = tuple(layer_rows(net, bench.cost, living))
-    return Measured(state, measurement, small, small is not net, rows, test.confusion, notes)
+    rows = tuple(layer_rows(net, bench.cost, living, state.masks))
+    return Measured(state, measurement, small, small is not net, rows, masks, test.confusion, notes)
+
+
+def _propagated(bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None) -> Masks:
+    """The masks with what is dead by consequence, where whole units or channels go.
+
+    The weights that may die so are in them, dead or not: a sparsity is a fraction of the same weights at
+    every amount. The masks as they are where the network's channels cannot be told.
+    """
+    if config is None or config.prune.granularity not in ("unit", "channel"):
+        return masks
+    try:
+        groups = channel_groups(bench, config.prune.protect)
+    except ValueError:
+        return masks
+    image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
+    result = propagate(net, masks, groups, example_input=image)
+    parameters = dict(net.named_parameters())
+    readers = (f"{member.module}.weight" for group in groups for member in group.members)
+    return result | {
+        name: torch.ones(parameters[name].shape, dtype=torch.bool)
+        for name in readers
+        if name in parameters and name not in result
+    }
 
 
 def _costs(
@@ -163,19 +191,32 @@ def _cut(
         return net, (f"round {round}: not cut out, so that physical numbers are dense ones: {error}",)
 
 
-def _differences(config: TrialConfig, masks: Masks, groups: Sequence[Group] | None) -> tuple[str, ...]:
-    """One note where more than one unit's worth lies between the amount asked for and what went."""
-    if schedules.get(config.prune.schedule).traits.get("adaptive"):
-        return ()  # the amount is a ceiling there, not a wish
-    pools, asked = _pools(masks, groups), config.prune.amount
+def _differences(
+    config: TrialConfig, masks: Masks, groups: Sequence[Group] | None, *, round: int
+) -> tuple[str, ...]:
+    """One note where another number of units went than the schedule's target of this round asks for."""
+    schedule = schedules.get(config.prune.schedule)
+    # An untrained network, or one in training, is measured once, after the last round.
+    number = round if config.when == "after" else rounds_of(schedule)
+    asked = target_after(schedule, amount=config.prune.amount, round=number)
+    if asked is None:
+        return ()
+    pools = _pools(masks, groups)
     if config.prune.scope in ("global", "erk"):  # erk spreads one amount unevenly over the layers
         pools = [("the network", sum(n for _, n, _ in pools), sum(alive for _, _, alive in pools))]
-    slack = {
+    rows = {
         name: len(masks[name]) if config.prune.scope == "unit" else 1 for name, _, _ in pools if name in masks
     }
     off = [
         f"{name} {1 - alive / total:.4f}"
         for name, total, alive in pools
-        if abs((total - alive) - asked * total) > slack.get(name, 1)
+        if total - alive != _target(asked, total, rows.get(name, 1))
     ]
-    return (f"asked for {asked:g}, achieved: {', '.join(off[:5])}",) if off else ()
+    more = f" and {len(off) - 5} more" if len(off) > 5 else ""
+    where = f"round {number}: " if rounds_of(schedule) > 1 else ""
+    return (f"{where}asked for {asked:.4g}, achieved: {', '.join(off[:5])}{more}",) if off else ()
+
+
+def _target(amount: float, total: int, rows: int) -> int:
+    """How many of `total` units are to go where each of so many rows is counted by itself."""
+    return rows * target_count(amount, total // rows)

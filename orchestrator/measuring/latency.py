@@ -14,6 +14,7 @@ from orchestrator.errors import CollapsedError
 from orchestrator.measuring.sparse_inference import faster_layers, sparse, supported
 from orchestrator.measuring.timing import Timing, side_by_side
 from pruning.masking import Masks
+from pruning.modes import eval_mode
 
 FORMS = ("dense", "masked", "cut", "csr")
 BATCHES = (1, 256)
@@ -78,7 +79,8 @@ def measure(
     form, if there are any; `csr_layers` names them instead. CollapsedError for outputs that are not equal.
     """
     images = torch.rand((batch, *forms.input_shape), generator=torch.Generator().manual_seed(0))
-    with one_thread(), torch.inference_mode():
+    given = [net for net in (forms.dense, forms.masked, forms.cut) if net is not None]
+    with one_thread(), eval_mode(*given), torch.inference_mode():
         nets, layers = _networks(forms, images, csr_layers)
         check_equal({name: net for name, net in nets.items() if name != "dense"}, images)
         timing = side_by_side({name: partial(net, images) for name, net in nets.items()}, seconds=seconds)
@@ -90,7 +92,7 @@ def _networks(
 ) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
     """The forms that there are, by name, and the layers in CSR."""
     given = {"dense": forms.dense, "masked": forms.masked, "cut": forms.cut}
-    nets = {name: net.eval() for name, net in given.items() if net is not None}
+    nets = {name: net for name, net in given.items() if net is not None}
     if forms.masked is None or forms.cut is not None or not supported():
         return nets, ()
     masked = forms.masked

@@ -16,6 +16,7 @@ from orchestrator.language.stops import Stop
 from orchestrator.launching.interruption import no_room, received, tell_no_room
 from orchestrator.launching.outcome import Ending, Outcome
 from orchestrator.launching.point import Point
+from orchestrator.planning.equality import plain_key
 from orchestrator.planning.plan import Plan, SearchPoint, grown
 from orchestrator.planning.remainder import endings, missing_points, plan_text
 from orchestrator.planning.sampling import Seen, next_point
@@ -83,7 +84,7 @@ class Asking:
     def _ask(self) -> list[Point]:
         """One more point: its trials that are to be run, with their dense networks."""
         space, asked = self.plan.space, self.plan.asked
-        taken = {key for point in asked for key in point.keys}
+        taken = {plain_key(trial.config) for trial in self.plan.trials}
         draw = next_point(space, self.plan.numerics, number=len(asked), seen=self.seen(), taken=taken)
         longer = grown(self.plan, [draw])
         found = draw.expansion

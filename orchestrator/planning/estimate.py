@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
 
-from orchestrator.config import DenseConfig, TrialConfig
+import torch
+
+from orchestrator.config import DenseConfig, TrialConfig, method_name
 from orchestrator.images.datasets import split_sizes
 from orchestrator.measure import train_flops
 from orchestrator.planning.calibration import Speed, speed
@@ -16,27 +18,39 @@ from orchestrator.planning.refusals import shape_of
 from orchestrator.store.room import RUN_BYTES
 from orchestrator.walk.distillation import distillations
 from orchestrator.walk.preparation import preparations
-from orchestrator.walk.recovery import epochs_a_round, epochs_of
+from orchestrator.walk.recovery import epochs_a_round, epochs_of, recoveries
+from pruning.criteria import criteria
 from pruning.registry import parse
 from pruning.schedules import rounds_of, schedules
 
 FORWARD_SHARE = 1 / 3  # of a forward and backward pass
+# By quickstart on two cores, see docs/benchmarks.md: until the first training begins, and after the last run;
+# and what a run takes of its worker besides training: pruning, measuring, and writing it down.
+START_SECONDS = 12.0
+RECORD_SECONDS = 0.25
+# What estimates were held against sweeps of: other networks, and GPUs, may take another time.
+HELD_AGAINST = ("slp", "mlp", "cnn")
 
 
 @dataclass(frozen=True)
 class Estimate:
     """`seconds` for the whole sweep at the given concurrency; `reused` trials are in the store.
 
-    `basis` says how the seconds came about.
+    They are those of `start_seconds`, `training_seconds` and `recording_seconds`. `basis` says how they
+    came about; `unknown` why nobody knows how far they may be off, and is empty where that is known.
     """
 
     seconds: float
+    start_seconds: float
+    training_seconds: float
+    recording_seconds: float
     train_flops: int
     disk_bytes: int
     trials_to_run: int
     dense_to_run: int
     reused: int
     basis: str
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,15 +72,22 @@ def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> 
     speeds = _Speeds()
     costs = [speeds.of_training(config) for config in trainings]
     costs += [speeds.of_trial(config) for config in to_run]
-    total = sum(cost.seconds for cost in costs)
+    at_once = max(1, min(concurrency, len(costs)))
+    longest = max((cost.seconds for cost in costs), default=0.0)
+    training = max(sum(cost.seconds for cost in costs) / at_once, longest)
+    start, recording = START_SECONDS if costs else 0.0, RECORD_SECONDS * len(costs) / at_once
     return Estimate(
-        seconds=max(total / max(1, concurrency), max((cost.seconds for cost in costs), default=0.0)),
+        seconds=start + training + recording,
+        start_seconds=start,
+        training_seconds=training,
+        recording_seconds=recording,
         train_flops=sum(cost.flops for cost in costs),
         disk_bytes=sum(cost.bytes for cost in costs),
         trials_to_run=len(to_run),
         dense_to_run=len(trainings),
         reused=len(plan.trials) - len(to_run),
         basis=_basis(to_run, concurrency),
+        unknown="; ".join(dict.fromkeys(_unknown(to_run))),
     )
 
 
@@ -74,10 +95,30 @@ def _basis(to_run: Sequence[TrialConfig], concurrency: int) -> str:
     if not to_run:
         return "nothing is left to run"
     device = to_run[0].dense.numerics.device
+    timed = device if torch.cuda.is_available() else "cpu"
     return (
-        f"a few timed training steps of each model on this machine's {device}, {concurrency} at a time; "
-        "start-up and recording not counted"
+        f"a few timed training steps of each model on this machine's {timed}, {concurrency} at a time; "
+        "start-up and recording as on an idle machine of two cores"
     )
+
+
+def _unknown(to_run: Sequence[TrialConfig]) -> Iterator[str]:
+    """What these trials have that no estimate was ever held against, or that is not counted."""
+    for config in to_run:
+        device, model = config.dense.numerics.device, method_name(config.dense.model)
+        if device == "cuda":
+            there = "" if torch.cuda.is_available() else ", and there is none here: timed on the CPU"
+            yield f"no estimate was held against a sweep on a GPU{there}"
+        if model not in HELD_AGAINST:
+            yield f"none was held against a sweep of {model}"
+        criterion = criteria.get(config.prune.criterion)
+        if criterion.traits.get("data"):
+            yield f"the passes of {criterion.name} through the network are not counted"
+        for registry, text in ((recoveries, config.recover), (preparations, config.prepare)):
+            method = registry.get(text)
+            counted = "length" in method.traits or "epochs" in method.options or method.name == "none"
+            if not counted:
+                yield f"what {method.name} takes is not counted"
 
 
 class _Speeds:

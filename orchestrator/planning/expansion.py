@@ -20,12 +20,14 @@ from orchestrator.config import (
     When,
     micro_batch_of,
 )
+from orchestrator.described import short
 from orchestrator.language import option_axes, techniques
 from orchestrator.language.axes import Exclude
 from orchestrator.language.overrides import TECHNIQUE_AXES
 from orchestrator.language.ranges import Choice
 from orchestrator.language.values import Value
 from orchestrator.planning.choosing import Lists
+from orchestrator.planning.equality import plain_key, same
 from orchestrator.planning.refusals import (
     amount_refusal,
     criterion_refusal,
@@ -57,10 +59,16 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """`count` points that are not run, and why."""
+    """`count` points that are not run, and why.
+
+    Where they are equal by definition to points of the plan: the axis, its value here and theirs.
+    """
 
     reason: str
     count: int
+    axis: str = ""
+    left_out: str = ""
+    planned: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,9 @@ class _Branch:
 
 def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
     """The trials of all combinations of the lists; the micro-batch is planned model by model."""
-    trials: dict[str, PlannedTrial] = {}
+    trials: dict[str, PlannedTrial] = {}  # by the keys of what they are by definition
     dense: dict[DenseConfig, DenseConfig] = {}
-    left_out: dict[str, int] = {}
+    left_out: dict[Exclusion, int] = {}
     branches = list(_branches(space, lists))
     for base in _bases(space, lists, numerics):
         config = dense.get(base.dense, base.dense)
@@ -113,17 +121,18 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
         for branch in branches:
             trial = TrialConfig(config, branch.prune, **branch.fields)
             reason = _refusal(space, base, branch)
-            if reason is None:
-                key = trial.key()
-                reason = _twice(trials[key], base) if key in trials else None
-            if reason is None:
-                trials[key] = PlannedTrial(trial, key, base.requested)
+            exclusion = None if reason is None else Exclusion(reason, 0)
+            if exclusion is None:
+                key = plain_key(trial)
+                exclusion = _twice(trials[key], trial, base) if key in trials else None
+            if exclusion is None:
+                trials[key] = PlannedTrial(trial, trial.key(), base.requested)
                 needed = True
             else:
-                left_out[reason] = left_out.get(reason, 0) + 1
+                left_out[exclusion] = left_out.get(exclusion, 0) + 1
         if needed:
             dense.setdefault(config, config)
-    excluded = tuple(Exclusion(reason, count) for reason, count in left_out.items())
+    excluded = tuple(replace(item, count=count) for item, count in left_out.items())
     return Expansion(tuple(trials.values()), tuple(dense), excluded)
 
 
@@ -164,7 +173,7 @@ def _recipe_refusal(train: Train) -> str | None:
 
 
 def _branches(space: Space, lists: Lists) -> Iterator[_Branch]:
-    pruned = product(_techniques(lists), lists["schedule"], lists["amount"], lists["control"])
+    pruned = product(_techniques(space, lists), lists["schedule"], lists["amount"], lists["control"])
     trained = list(product(*(lists[axis] for axis in TRAINED)))
     for (technique, schedule, amount, control), values in product(pruned, trained):
         label, criterion, granularity, scope = technique
@@ -185,16 +194,31 @@ def _branch_refusal(prune: Prune, fields: Point, point: Point) -> str | None:
     )
 
 
-def _techniques(lists: Lists) -> list[tuple[str, str, str, str]]:
-    """(label, criterion, granularity, scope), by the technique axis or by the three others."""
+def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
+    """(label, criterion, granularity, scope), by the technique axis or by the three others.
+
+    The label is in the space's own words: a technique's name, or the criterion's, and beside it the
+    granularity and the scope where the space has several.
+    """
     if "technique" not in lists:
+        several = [
+            axis for axis in ("granularity", "scope") if len(option_axes.listed(space.choices()[axis])) > 1
+        ]
         triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
-        return [(techniques.label(*triple), *triple) for triple in triples]
+        return [
+            (_label(dict(zip(TECHNIQUE_AXES, triple, strict=True)), several), *triple) for triple in triples
+        ]
     found = []
     for text in lists["technique"]:
         known = techniques.resolve(*parse(text))
         found.append((text, known.criterion, known.granularity, known.scope))
     return found
+
+
+def _label(triple: Mapping[str, str], several: Collection[str]) -> str:
+    return "/".join(
+        short(axis, triple[axis]) if axis != "scope" else triple[axis] for axis in ("criterion", *several)
+    )
 
 
 def _ruled(rules: Collection[Exclude], point: Point) -> frozenset[int]:
@@ -228,10 +252,14 @@ def _either(chosen: Choice) -> str:
     return " or ".join(map(str, chosen)) if isinstance(chosen, tuple) else str(chosen)
 
 
-def _twice(first: PlannedTrial, base: _Base) -> str:
+def _twice(first: PlannedTrial, trial: TrialConfig, base: _Base) -> Exclusion:
+    if first.key != trial.key():
+        found = same(trial, first.config)
+        return Exclusion(found.reason, 0, found.axis, found.left_out, found.planned)
     if first.requested_batch_size == base.requested:
-        return "the same point is in the space more than once: planned once"
-    return (
+        return Exclusion("the same point is in the space more than once: planned once", 0)
+    return Exclusion(
         f"batch size {base.requested} and {first.requested_batch_size} are both the full batch of "
-        f"{base.dense.batch_size} images: planned once"
+        f"{base.dense.batch_size} images: planned once",
+        0,
     )

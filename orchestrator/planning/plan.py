@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from orchestrator.config import DenseConfig, Device, Numerics, Precision
 from orchestrator.errors import SpaceError
 from orchestrator.planning.choosing import grid
+from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Draw, Exclusion, Params, PlannedTrial, expand
 from orchestrator.planning.refusals import model_refusal
 from orchestrator.space import Space
@@ -114,12 +115,12 @@ def _drawn(plan: Plan, points: int) -> Plan:
     """The plan with as many points as there are to be, as far as the space has them."""
     from orchestrator.planning.sampling import next_point  # optuna is for searches alone
 
-    taken = {trial.key for trial in plan.trials}
+    taken = {plain_key(trial.config) for trial in plan.trials}
     draws: list[Draw] = []
     while len(plan.asked) + len(draws) < points and (not draws or draws[-1].expansion is not None):
         number = len(plan.asked) + len(draws)
         draw = next_point(plan.space, plan.numerics, number=number, seen=(), taken=taken)
-        taken.update(trial.key for trial in (draw.expansion.trials if draw.expansion else ()))
+        taken.update(plain_key(trial.config) for trial in (draw.expansion.trials if draw.expansion else ()))
         draws.append(draw)
     return grown(plan, draws)
 

@@ -89,7 +89,10 @@ def protect_refusal(model: str, dataset: str, granularity: str, protect: tuple[s
     removable = set(layers)
     if method_name(granularity) in ("unit", "channel") and len(layers) > 1:
         # Rows of the output layer are classes, and leave only where they are all there is: as input features.
-        removable -= set(flow_of(built).outputs)
+        try:
+            removable -= set(flow_of(built).outputs)
+        except ValueError as error:
+            return f"{granularity} of {method_name(model)}: {error}"
     if removable - set(protected):
         return None
     return f"protect [{', '.join(protect)}] leaves no {granularity} of {method_name(model)} to prune"

@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparing.records import PLAN, plan_record
-from orchestrator.config import STAGE_VERSION, DenseConfig, TrialConfig, method_name, recipe_told
-from orchestrator.described import params
+from orchestrator.config import STAGE_VERSION, DenseConfig, TrialConfig, recipe_told
+from orchestrator.described import amount_text, params
 from orchestrator.errors import StoreError
 from orchestrator.language.ranges import Choice, Range
 from orchestrator.language.stops import Stop
@@ -19,6 +19,7 @@ from orchestrator.launching.point import Point
 from orchestrator.planning.choosing import at
 from orchestrator.planning.expansion import Draw, Params, expand
 from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, grown
+from orchestrator.planning.run_names import dense_name, trial_name, varied_axes
 from orchestrator.store.checked_files import looks_whole
 from orchestrator.trial import measured_rounds
 from orchestrator.walk.trunk import walked_along
@@ -35,12 +36,15 @@ def plan_text(plan: Plan, *, stop: Stop | None = None) -> str:
             "key": trial.key,
             "dense_key": trial.config.dense.key(),
             **params(trial.config),
+            "amount_text": amount_text(trial.config),
             **({"start": trial.config.dense.start} if transferred else {}),
             "requested_batch_size": trial.requested_batch_size,
         }
         for trial in plan.trials
     ]
-    excluded = [{"reason": item.reason, "count": item.count} for item in plan.excluded]
+    excluded = [
+        {name: value for name, value in asdict(item).items() if value != ""} for item in plan.excluded
+    ]
     early = {} if stop is None else {"stop": str(stop)}
     return plan_record(rows, space=plan.space.name, excluded=excluded, **early, **_search(plan))
 
@@ -116,7 +120,7 @@ def _regrown(plan: Plan, content: Mapping[str, Any]) -> Plan:  # JSON
     keys = [[trial.key for trial in draw.expansion.trials] for draw in draws if draw.expansion]
     if keys != [asked["keys"] for asked in content["asked"]]:
         raise StoreError(f"the points of the sweep {content['space']} have other keys by today's code")
-    excluded = tuple(Exclusion(item["reason"], item["count"]) for item in content["excluded"])
+    excluded = tuple(Exclusion(**item) for item in content["excluded"])
     whole = grown(replace(plan, excluded=excluded), draws)
     return replace(whole, exhausted=bool(content["search"]["exhausted"]))
 
@@ -141,12 +145,13 @@ def missing_points(
     done |= diverged | stopped_keys(tracker, keys - done, stop)
     todo = [t for t in plan.trials if t.key not in done and t.config.dense.key() not in diverged]
     parents = {trial.config.dense.key() for trial in todo} - done
+    varied = varied_axes(plan.space)
     dense = [
-        Point(config.key(), f"{_trained(config)} seed {config.seed}", config, tags=_descent(plan, config))
+        Point(config.key(), dense_name(config, varied), config, tags=_descent(plan, config))
         for config in plan.dense
         if config.key() in parents
     ]
-    trials = (_trial_point(trial, _descent(plan, trial.config.dense) or {}) for trial in todo)
+    trials = (_trial_point(trial, varied, _descent(plan, trial.config.dense) or {}) for trial in todo)
     return [*dense, *_led(list(trials))], len(plan.trials) - len(todo)
 
 
@@ -201,21 +206,14 @@ def _leader_of(point: Point) -> TrialConfig | None:
     return walked_along(point.config) if isinstance(point.config, TrialConfig) else None
 
 
-def _trained(config: DenseConfig) -> str:
-    how = "" if config.start == "scratch" else f" from {config.start}"
-    return f"dense {method_name(config.model)}{how}"
-
-
 def _descent(plan: Plan, config: DenseConfig) -> dict[str, str] | None:
     """The tag of a run that starts from an ancestor: which one, by its name."""
     ancestor = plan.space.ancestor
     return None if ancestor is None or config.start == "scratch" else {"ancestor": ancestor.name}
 
 
-def _trial_point(trial: PlannedTrial, descent: Mapping[str, str]) -> Point:
+def _trial_point(trial: PlannedTrial, varied: Sequence[str], descent: Mapping[str, str]) -> Point:
     config = trial.config
-    about = f"{config.technique} {config.prune.amount:.4g}"
-    name = f"{about} {_trained(config.dense).removeprefix('dense ')} seed {config.dense.seed}"
     parent = config.dense.key()
     tags = {"dense_key": parent, "requested_batch_size": str(trial.requested_batch_size), **descent}
-    return Point(trial.key, name, config, parent=parent, tags=tags)
+    return Point(trial.key, trial_name(config, varied), config, parent=parent, tags=tags)

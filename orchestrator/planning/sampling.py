@@ -28,6 +28,7 @@ from orchestrator.language import option_axes
 from orchestrator.language.ranges import Choice, Range
 from orchestrator.language.values import Value
 from orchestrator.planning.choosing import at
+from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Draw, Expansion, Params, expand
 from orchestrator.space import Space
 
@@ -55,14 +56,17 @@ class Seen:
 def next_point(
     space: Space, numerics: Numerics, *, number: int, seen: Sequence[Seen], taken: Collection[str]
 ) -> Draw:
-    """Point `number`, from 0, after those `seen`: one whose trials can be run, and none of them `taken`."""
+    """Point `number`, from 0, after those `seen`: one whose trials can be run, and none of them `taken`.
+
+    `taken` are keys of plain configurations: a point equal by definition to one before is no new one.
+    """
     refused: list[str] = []
     past = study(space, seen)
     for attempt in range(MOST_DRAWS):
         params, found = _drawn(space, numerics, past, number=number, attempt=attempt)
         if not found.trials:
             refused.append(found.excluded[0].reason)
-        elif not any(trial.key in taken for trial in found.trials):
+        elif not any(plain_key(trial.config) in taken for trial in found.trials):
             return Draw(params, found, tuple(refused))
         if not params:
             break  # there is nothing to choose

@@ -32,7 +32,7 @@ def _sizes(swept: Swept, cell: Cell) -> dict[str, int]:
     if table is None:
         return {}
     rows = [dict(zip(table["columns"], values, strict=True)) for values in table["data"]]
-    return {row["layer"]: row["weights"] for row in rows}
+    return {row["layer"]: row["weights"] for row in rows if row["weights"]}  # others are MACs alone
 
 
 def _map(group: Group, sizes: dict[str, int]) -> Html:

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.language.stops import Stop, stops
 from orchestrator.launching.point import Point
-from orchestrator.measure import LayerRow, Measurement
+from orchestrator.measure import LayerRow, Measurement, Profile
 from orchestrator.measuring.classes import ClassRow, class_metrics, class_rows, worst
 from orchestrator.measuring.compressed import compressed_bytes
 from orchestrator.store import model_files, trunk_files
@@ -33,7 +33,9 @@ PER_ROUND = (
     "val_accuracy",
     "val_loss",
     "sparsity",
+    "sparsity_chosen",
     "macs_effective",
+    "macs_effective_chosen",
     "epochs",
     "train_flops",
 )
@@ -78,7 +80,13 @@ def record(
 
 def _tables(point: Point, result: Result, found: Sequence[str]) -> dict[str, str]:
     """File name -> JSON, of every file beside the model."""
-    ops = {"unsupported": result.cost.unsupported, "not_counted": result.cost.other_ops}
+    cost = result.cost
+    ops = {
+        "macs": {**cost.macs, **cost.other_macs},
+        "notes": cost.notes,
+        "unsupported": cost.unsupported,
+        "not_counted": cost.other_ops,
+    }
     return {
         CONFIG: json.dumps(asdict(point.config), indent=1, sort_keys=True),
         ENVIRONMENT: json.dumps(environment(), indent=1, sort_keys=True),
@@ -142,7 +150,9 @@ def _bytes(result: Result, peak: int | None) -> Iterator[MetricPoint]:
     """Apart from `metric_points`: another version of zstd, or another process, gives other numbers."""
     if not result.stopped_because:
         state = result.last.state
-        yield MetricPoint("final/bytes_compressed", float(compressed_bytes(state.weights, state.masks)))
+        yield MetricPoint(
+            "final/bytes_compressed", float(compressed_bytes(state.weights, result.last.living))
+        )
         if peak is not None:
             yield MetricPoint("final/peak_memory_bytes", float(peak))
 
@@ -158,7 +168,20 @@ def _notes(result: Result) -> str:
     for measured in result.rounds:
         for note in measured.notes:
             first.setdefault(note.removeprefix(note.partition(": ")[0]), note)
-    return "; ".join(first.values())[:NOTES_LENGTH]
+    return "; ".join((*first.values(), *_macs_notes(result.cost)))[:NOTES_LENGTH]
+
+
+def _macs_notes(cost: Profile) -> Iterator[str]:
+    """MACs that belong to no prunable layer, and what the counters do not agree on."""
+    if cost.other_macs:
+        largest = sorted(cost.other_macs, key=lambda name: -cost.other_macs[name])
+        named = ", ".join(f"{name} {cost.other_macs[name]:,}" for name in largest[:3])
+        more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
+        total = sum(cost.other_macs.values())
+        yield f"{total:,} of {cost.total_macs:,} MACs are in no prunable layer: {named}{more}"
+    yield from cost.notes[:3]
+    if len(cost.notes) > 3:
+        yield f"{len(cost.notes) - 3} more notes on MACs in operators.json"
 
 
 def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:
@@ -200,7 +223,7 @@ def _rounds(result: Result) -> Iterator[MetricPoint]:
 
 def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
     """Sparsity of each layer at step 0, where the pages draw it as a bar."""
-    return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows)
+    return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows if row.weights)
 
 
 def _table(

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from orchestrator.config import Numerics
 from orchestrator.data import Split
+from pruning.modes import eval_mode
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,16 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(net: nn.Module, split: Split, *, numerics: Numerics) -> Evaluation:
-    """Accuracy, top-5 accuracy, mean cross-entropy and confusion matrix [true, predicted], in eval mode."""
-    net.eval()
+    """Accuracy, top-5 accuracy, mean cross-entropy and confusion matrix [true, predicted], in eval mode.
+
+    Every module is left in the mode that it was in.
+    """
     started = perf_counter()
     parts = []
-    for images in split.images.split(numerics.micro_batch):  # views, in the order of the whole in memory
-        with precision(numerics, images.device):
-            parts.append(net(images).float())
+    with eval_mode(net):
+        for images in split.images.split(numerics.micro_batch):  # views, in the order of the whole in memory
+            with precision(numerics, images.device):
+                parts.append(net(images).float())
     logits = torch.cat(parts)
     classes = logits.shape[1]
     ranked = logits.topk(min(5, classes), dim=1).indices

@@ -12,7 +12,7 @@ from orchestrator.stages import train_more
 from orchestrator.walk.bench import Bench, State, channel_groups
 from orchestrator.walk.extras import Extras
 from orchestrator.walk.recipe import Phase
-from orchestrator.walk.recovery import Length, check_length, epochs_of
+from orchestrator.walk.recovery import Length, epochs_of
 from pruning import regularization
 from pruning.registry import Between, Registry
 
@@ -25,8 +25,7 @@ def none(bench: Bench, state: State) -> State:
     return state
 
 
-def _check_group_lasso(*, epochs: Length, **lasso: object) -> None:
-    check_length(epochs=epochs)
+def _check_group_lasso(*, epochs: int | str, **lasso: object) -> None:
     regularization.regularizers.get({"method": "group_lasso", **lasso})
 
 

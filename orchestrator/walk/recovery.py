@@ -1,7 +1,7 @@
 """What follows a round of pruning.
 
 A recovery takes the bench, the pruned state and the round, and gives a state with the same masks.
-Lengths are whole epochs, or a part of the dense training: `"10%"`, or a fraction such as 0.1.
+Lengths are whole epochs, `1`, or a part of the dense training, `"10%"`.
 """
 
 from __future__ import annotations
@@ -19,51 +19,62 @@ from orchestrator.stages import initial, train_more, weights_at
 from orchestrator.walk.bench import Bench, State, channel_groups
 from orchestrator.walk.recipe import Phase
 from pruning import decomposition
-from pruning.registry import Between, Registry
+from pruning.masking import masked
+from pruning.registry import Between, Form, Registry
 from pruning.structure import whole_layers
 
 recoveries = Registry("recovery")
-Length = int | float | str
 Factor = Annotated[float, Between(0.0, 1000.0, above=True)]
 Images = Annotated[int, Between(1, 1_000_000)]
 
 
-def epochs_of(length: Length, train: Train) -> int:
-    """Whole epochs for a length: at least 1 for a part of the training. ValueError for anything else."""
-    given = length
-    if isinstance(length, str) and length.endswith("%"):
-        with suppress(ValueError):
-            length = float(length[:-1]) / 100
-    if isinstance(length, int) and not isinstance(length, bool) and length >= 1:
-        return length
-    if isinstance(length, float) and 0 < length <= 1:
-        return max(1, round(length * train.epochs))
+def read_length(value: object) -> int | str:
+    """Whole epochs, `1` or `1.0`, as an integer; a part of the dense training as `50%`. ValueError else."""
+    if isinstance(value, str) and _percent(value) is not None:
+        return f"{_percent(value):.10g}%"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value >= 1 and float(value).is_integer():
+            return int(value)
+        if 0 < value < 1:
+            part = f"'{100 * value:.10g}%'"
+            raise ValueError(f"{value!r} is no length; write that part of the dense training as {part}")
     raise ValueError(
-        f"epochs is {given!r}; give whole epochs, a fraction in (0, 1] or a percentage like '10%'"
+        f"{value!r:.80} is no length; give whole epochs, such as 1, or a part of the dense training, such as "
+        "'10%'"
     )
 
 
-def position_of(point: Length, train: Train) -> int:
+def read_point(value: object) -> int | str:
+    """A point of the dense training: 0, its start, or as `read_length`."""
+    return 0 if value in (0, "0%") and not isinstance(value, bool) else read_length(value)
+
+
+def _percent(text: str) -> float | None:
+    """The number of a per cent in (0, 100]; None for another text."""
+    with suppress(ValueError):
+        number = float(text.strip().removesuffix("%"))
+        return number if text.strip().endswith("%") and 0 < number <= 100 else None
+    return None
+
+
+Length = Annotated[int | str, Form(read_length, "whole epochs, or a part of the training such as '10%'")]
+Position = Annotated[int | str, Form(read_point, "0, whole epochs, or a part of the training such as '10%'")]
+
+
+def epochs_of(length: int | str, train: Train) -> int:
+    """Whole epochs for a length: at least 1 for a part of the training. ValueError for anything else."""
+    known = read_length(length)
+    return known if isinstance(known, int) else max(1, round(float(known[:-1]) / 100 * train.epochs))
+
+
+def position_of(point: int | str, train: Train) -> int:
     """Whole epochs for a point of the dense training: 0, or as `epochs_of`, but a part may round to 0.
 
     At least one epoch is left to train.
     """
-    if point == 0 and not isinstance(point, bool):
-        return 0
-    epochs = epochs_of(point, train)
-    if isinstance(point, (str, float)):
-        epochs = round(
-            (float(point.removesuffix("%")) / 100 if isinstance(point, str) else point) * train.epochs
-        )
+    known = read_point(point)
+    epochs = known if isinstance(known, int) else round(float(known[:-1]) / 100 * train.epochs)
     return min(epochs, train.epochs - 1)
-
-
-def check_length(*, epochs: Length, **others: object) -> None:
-    epochs_of(epochs, Train())
-
-
-def check_point(*, to: Length) -> None:
-    position_of(to, Train())
 
 
 def epochs_a_round(recover: str, train: Train) -> int:
@@ -73,15 +84,15 @@ def epochs_a_round(recover: str, train: Train) -> int:
     return int(length(train, **method.options)) if length is not None else 0
 
 
-def _of_finetune(train: Train, *, epochs: Length, lr: float) -> int:
+def _of_finetune(train: Train, *, epochs: int | str, lr: float) -> int:
     return epochs_of(epochs, train)
 
 
-def _of_rewind(train: Train, *, to: Length) -> int:
+def _of_rewind(train: Train, *, to: int | str) -> int:
     return train.epochs - position_of(to, train)
 
 
-def _of_lr_rewind(train: Train, *, epochs: Length) -> int:
+def _of_lr_rewind(train: Train, *, epochs: int | str) -> int:
     return min(epochs_of(epochs, train), train.epochs)
 
 
@@ -89,7 +100,7 @@ def _of_reinit(train: Train) -> int:
     return train.epochs
 
 
-@recoveries.register(summary="nothing: the network as pruning left it")
+@recoveries.register(summary="nothing: the network as pruning left it", trains=False)
 def none(bench: Bench, state: State, *, round: int) -> State:
     """The state as it is."""
     return state
@@ -98,7 +109,6 @@ def none(bench: Bench, state: State, *, round: int) -> State:
 @recoveries.register(
     summary="train on at the last learning rate",
     paper="Renda et al., ICLR 2020",
-    check=check_length,
     length=_of_finetune,
 )
 def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", lr: Factor = 1.0) -> State:
@@ -112,10 +122,10 @@ def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", 
 @recoveries.register(
     summary="weights back to those of an earlier epoch, then the rest of the training again",
     paper="Frankle & Carbin, ICLR 2019; Renda et al., ICLR 2020",
-    check=check_point,
     length=_of_rewind,
+    again=True,
 )
-def rewind(bench: Bench, state: State, *, round: int, to: Length = 0) -> State:
+def rewind(bench: Bench, state: State, *, round: int, to: Position = 0) -> State:
     """The lottery ticket: survivors, biases and norms go back to epoch `to`, 0 being the initial draw.
 
     The training from there on is done again, learning rates included.
@@ -128,7 +138,6 @@ def rewind(bench: Bench, state: State, *, round: int, to: Length = 0) -> State:
 @recoveries.register(
     summary="the weights stay, the learning rate goes back",
     paper="Renda et al., ICLR 2020",
-    check=check_length,
     length=_of_lr_rewind,
 )
 def lr_rewind(bench: Bench, state: State, *, round: int, epochs: Length = "100%") -> State:
@@ -141,6 +150,7 @@ def lr_rewind(bench: Bench, state: State, *, round: int, epochs: Length = "100%"
     summary="another initial draw under the same masks: the control",
     paper="Frankle & Carbin, ICLR 2019",
     length=_of_reinit,
+    again=True,
     trunk="rewind",
 )
 def reinit(bench: Bench, state: State, *, round: int) -> State:
@@ -156,6 +166,7 @@ def reinit(bench: Bench, state: State, *, round: int) -> State:
     summary="least squares on the next layer, from images without labels",
     paper="Chee et al., NeurIPS 2022",
     channels=True,
+    trains=False,
 )
 def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> State:
     """Correct what reads the dead units so that it is given what the dense network gave it, front to back.
@@ -173,10 +184,7 @@ def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> St
 
 def rewound(state: State, weights: Mapping[str, Tensor]) -> State:
     """The state with other weights under its own masks; what it has cost stays."""
-    masked = {
-        name: value * state.masks[name] if name in state.masks else value for name, value in weights.items()
-    }
-    return replace(state, weights=masked)
+    return replace(state, weights=masked(weights, state.masks))
 
 
 def _rest(bench: Bench, start: int) -> Phase:
