@@ -23,6 +23,7 @@ from orchestrator.walk.bench import Bench, State, channel_groups, make_bench, se
 from orchestrator.walk.checkpoint import snapshot
 from orchestrator.walk.extras import Extras
 from orchestrator.walk.inheritance import Ancestor
+from orchestrator.walk.randomness import global_states
 from orchestrator.walk.recipe import Phase
 from orchestrator.walk.structure import layers_protected, units_of
 from pruning.controls import shuffle_masks
@@ -89,31 +90,30 @@ def _train(
     hooks: Hooks | None,
 ) -> State:
     """One try, with the state's micro-batch."""
-    net = bench.restore(state)
-    extras = Extras(loss=bench.loss) if hooks is None else hooks(net)
+    net, device = bench.restore(state), bench.data.train.images.device
     generator = torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round))
-    report, book = bench.report, None if extras.forgetful else bench.book
-    records = train(
-        net,
-        bench.data.train,
-        bench.data.validation,
-        recipe=bench.config.train,
-        phase=phase,
-        batch_size=bench.config.batch_size,
-        numerics=replace(bench.config.numerics, micro_batch=state.micro_batch),
-        generator=generator,
-        masks=state.masks,
-        extras=extras,
-        report=None if report is None else lambda epoch, record: report(stage, epoch, record),
-        underway=underway,
-        keep=None if book is None else partial(book.keep, stage, round),
-    )
-    weights = snapshot(net)
-    if book is not None:
-        end = Underway(
-            tuple(records), state.micro_batch, weights, {}, generator.get_state(), extras.remembered()
+    with bench.seeded(stage, round):
+        extras = Extras(loss=bench.loss) if hooks is None else hooks(net)
+        book = None if extras.forgetful else bench.book
+        records = train(
+            net,
+            bench.data.train,
+            bench.data.validation,
+            recipe=bench.config.train,
+            phase=phase,
+            batch_size=bench.config.batch_size,
+            numerics=replace(bench.config.numerics, micro_batch=state.micro_batch),
+            generator=generator,
+            masks=state.masks,
+            extras=extras,
+            report=None if bench.report is None else partial(bench.report, stage),
+            underway=underway,
+            keep=None if book is None else partial(book.keep, stage, round),
         )
-        book.finish(stage, round, end)
+        weights = snapshot(net)
+        if book is not None:
+            stands = (generator.get_state(), global_states(device), extras.remembered())
+            book.finish(stage, round, Underway(tuple(records), state.micro_batch, weights, {}, *stands))
     return replace(
         state,
         weights=weights,
@@ -151,21 +151,22 @@ def choose_masks(
     """The masks of one round for a network as it stands; `protect` adds layers to those of the trial."""
     wanted, seed = config.prune, seed_for(bench.config.seed, "prune", round)
     needs_data = criteria.get(wanted.criterion).traits.get("data", False)
-    chosen = prune(
-        _to_look_at(net, run=bool(needs_data)),
-        amount=wanted.amount,
-        criterion=wanted.criterion,
-        granularity=wanted.granularity,
-        scope=wanted.scope,
-        schedule=wanted.schedule,
-        round=round,
-        masks=masks or None,
-        protect=(*layers_protected(bench.built, wanted.protect), *protect),
-        groups=groups,
-        sample=_sample(bench, seed) if needs_data else None,
-        seed=seed,
-        invert=wanted.control == "invert",
-    )
+    with bench.seeded("prune", round):
+        chosen = prune(
+            _to_look_at(net, run=bool(needs_data)),
+            amount=wanted.amount,
+            criterion=wanted.criterion,
+            granularity=wanted.granularity,
+            scope=wanted.scope,
+            schedule=wanted.schedule,
+            round=round,
+            masks=masks or None,
+            protect=(*layers_protected(bench.built, wanted.protect), *protect),
+            groups=groups,
+            sample=_sample(bench, seed) if needs_data else None,
+            seed=seed,
+            invert=wanted.control == "invert",
+        )
     if wanted.control == "shuffle":
         chosen = shuffle_masks(
             chosen, torch.Generator().manual_seed(seed_for(bench.config.seed, "shuffle", round))

@@ -19,6 +19,7 @@ from orchestrator.images.augmentation import augment
 from orchestrator.walk.checkpoint import Saved, load_optimizer, optimizer_tensors, snapshot
 from orchestrator.walk.evaluation import evaluate, precision
 from orchestrator.walk.extras import PLAIN, Extras
+from orchestrator.walk.randomness import global_states, set_global_states
 from orchestrator.walk.recipe import Phase, learning_rate, make_optimizer
 from pruning.masking import bits_of
 
@@ -43,6 +44,7 @@ class Underway:
     """A training between two epochs, on the CPU: what it goes on from with the same bits.
 
     Its position in the schedule is the number of its records. `optimizer` may be empty after the last.
+    `generator` is that of the order and the augmentation; dropout draws from the global ones.
     """
 
     records: tuple[EpochRecord, ...]
@@ -50,6 +52,7 @@ class Underway:
     weights: dict[str, Tensor]
     optimizer: Mapping[str, Tensor]
     generator: Tensor
+    global_generators: Mapping[str, Tensor]
     memory: Saved
 
 
@@ -87,8 +90,8 @@ def train(
 ) -> list[EpochRecord]:
     """Train `net` in place for one phase with a fresh optimizer; masked weights are zero after every step.
 
-    Batches and augmentation are drawn from `generator`. With `underway` the training goes on from
-    there, and its records come first. DivergedError, with the epoch, once the loss is no longer finite.
+    Batches and augmentation are drawn from `generator`, dropout from the global one: the caller seeds both.
+    With `underway` it goes on from there, those records first. DivergedError once a loss is not finite.
     """
     loop = _Loop(
         net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, extras
@@ -154,6 +157,7 @@ class _Loop:
             snapshot(self.net),
             optimizer_tensors(self.optimizer),
             self.generator.get_state(),
+            global_states(self.split.images.device),
             self.extras.remembered(),
         )
 
@@ -162,6 +166,7 @@ class _Loop:
         self.net.load_state_dict(underway.weights)
         load_optimizer(self.optimizer, underway.optimizer)
         self.generator.set_state(underway.generator)
+        set_global_states(underway.global_generators, self.split.images.device)
         memory = self.extras.memory
         return None if memory is None else memory.restore(underway.memory)
 

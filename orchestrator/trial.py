@@ -24,6 +24,7 @@ from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recovery import recoveries
 from orchestrator.walk.trunk import Trunk, bare
 from pruning.masking import Group
+from pruning.registry import Method
 from pruning.schedules import rounds_of, schedules
 
 
@@ -128,7 +129,8 @@ def run_trial(
 
 def _with_teacher(bench: Bench, config: TrialConfig) -> Bench:
     distillation = distillations.get(config.distill)
-    loss = distillation(bench.restore(bench.trained()))
+    with bench.seeded("distill", 0):
+        loss = distillation(bench.restore(bench.trained()))
     return replace(bench, loss=loss, taught=bool(distillation.traits["teaches"]))
 
 
@@ -182,12 +184,13 @@ def _walk(
     """The state after every recovery, and which of those to be measured it is."""
     recover, rounds = recoveries.get(config.recover), rounds_of(schedules.get(config.prune.schedule))
     if config.when == "during":
-        yield 1, recover(bench, train_gradually(bench, config, groups), round=1)
+        yield 1, _recovered(bench, recover, train_gradually(bench, config, groups), round=1)
         return
     first, state = journal.standing.round, journal.standing.top
     if state is None:
         state = stages.initial(bench) if config.when == "init" else bench.trained()
-        first, state = 1, preparations.get(config.prepare)(bench, state)
+        with bench.seeded("prepare", 0):
+            first, state = 1, preparations.get(config.prepare)(bench, state)
     # A control is a branch: the walk goes on along the trunk that it is compared with.
     trunk = recoveries.get(recover.traits.get("trunk", config.recover))
     control = trunk.name != recover.name
@@ -202,7 +205,14 @@ def _walk(
         if config.when == "init" and round < rounds:
             state = pruned
             continue
-        recovered = recover(bench, bare(pruned) if control else pruned, round=round)
+        recovered = _recovered(bench, recover, bare(pruned) if control else pruned, round=round)
         yield (1 if config.when == "init" else round), recovered
         if round < rounds and shared is None:
-            state = trunk(bench, pruned, round=round) if control else recovered
+            state = _recovered(bench, trunk, pruned, round=round) if control else recovered
+
+
+def _recovered(bench: Bench, recover: Method, state: State, *, round: int) -> State:
+    """The state after a recovery; what that draws from the global generators is its own and the round's."""
+    with bench.seeded(f"recover/{recover.name}", round):
+        recovered: State = recover(bench, state, round=round)
+    return recovered

@@ -481,9 +481,11 @@ def test_no_verdict_ends_a_walk_in_its_last_round() -> None:
         ({"torch": "1.0"}, {}, "it is of another torch"),
         ({"data": "x"}, {}, "it is of another data"),
         ({"form": 0}, {}, "it is of another form"),
+        ({"form": 1}, {}, "it is of another form"),  # without the states of the global generators
         ({}, {"0/weights/output.weight": None}, "it is not whole: KeyError('0/weights/output.weight')"),
         ({}, {"0/optimizer/0/momentum_buffer": None}, "it is not whole: KeyError("),
         ({}, {"0/generator/": None}, "it is not whole: KeyError("),
+        ({}, {"0/global/cpu": None}, "it is not whole: KeyError("),
         ({}, {"0/weights/output.weight": torch.zeros(1)}, "it is not whole: a tensor has another"),
         ({}, {"0/weights/output.weight": torch.full((10, 8), torch.nan)}, "a weight is not finite"),
         ({"trainings": [{"stage": "dense"}]}, {}, "it is not whole: KeyError('records')"),

@@ -70,6 +70,13 @@ def measure(
     round: int = 0,
 ) -> Measured:
     """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
+    with bench.seeded("measure", round):  # for a network that draws in eval mode, too
+        return _measured(bench, state, groups, config, round)
+
+
+def _measured(
+    bench: Bench, state: State, groups: Sequence[Group] | None, config: TrialConfig | None, round: int
+) -> Measured:
     net = bench.restore(state)
     numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
     test = evaluate(net, bench.data.test, numerics=numerics)

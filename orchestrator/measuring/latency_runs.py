@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 import models
 from orchestrator.carrying.reload import network, saved_model
 from orchestrator.comparing.records import PLAN, find_sweep, planned_rows
@@ -19,6 +17,7 @@ from orchestrator.measuring.latency_tasks import STANDARD, Options, plan_tasks
 from orchestrator.store.address import exists, shown
 from orchestrator.store.environment import environment
 from orchestrator.tracking import MetricPoint, RunRow, Tracker, initialise
+from orchestrator.walk.randomness import seeded
 
 TAG = "latency"  # of a run: batch size -> how its latencies were measured, as JSON
 Tell = Callable[[str], None]
@@ -106,8 +105,7 @@ def load_forms(tracker: Tracker, row: RunRow) -> Forms:
     """The network of a run in all its forms; the dense one is a fresh draw, as fast as any."""
     saved = saved_model(tracker, row)
     model, shape, classes = saved.blueprint.built_as
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         dense = models.build(model, input_shape=shape, num_classes=classes)
     if all(mask.all() for mask in saved.masks.values()):
         return Forms(dense, shape)

@@ -14,6 +14,7 @@ from torch import nn
 import models
 from orchestrator.config import Numerics, Train
 from orchestrator.measure import Profile, dense_bytes, profile
+from orchestrator.walk.randomness import seeded
 from orchestrator.walk.recipe import make_optimizer
 from pruning.masking import prunable_layers
 
@@ -37,8 +38,7 @@ class Speed:
 def speed(model: str, input_shape: tuple[int, int, int], num_classes: int, *, numerics: Numerics) -> Speed:
     """Measured on the device of `numerics`, or on the CPU where there is none; global seeds are untouched."""
     device = numerics.device if torch.cuda.is_available() else "cpu"
-    with torch.random.fork_rng(devices=[]), _threads(numerics.threads):
-        torch.manual_seed(0)
+    with seeded(0, torch.device(device)), _threads(numerics.threads):
         net = models.build(model, input_shape=input_shape, num_classes=num_classes)
         cost = profile(net, input_shape)
         images = MAX_IMAGES if device == "cuda" else _images(cost.total_macs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ from orchestrator.measure import Profile, profile
 from orchestrator.training import Book, EpochRecord
 from orchestrator.walk.extras import Loss, cross_entropy
 from orchestrator.walk.inheritance import Ancestor, Fit, classes_of, fit, inherit
+from orchestrator.walk.randomness import seeded
 from orchestrator.walk.structure import Built, channels_of, flow_of
 from pruning.masking import Group, Masks
 
@@ -65,9 +67,13 @@ class Bench:
 
     def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:
         """A network with the trial's initial weights, on the data's device."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.config.seed, draw, round))
+        with seeded(seed_for(self.config.seed, draw, round)):
             return self._network().to(self.data.train.images.device)
+
+    def seeded(self, stage: str, round: int) -> AbstractContextManager[None]:
+        """torch's global generators under a seed of this stage and round; as they were afterwards."""
+        seed = seed_for(self.config.seed, f"{stage}/global", round)
+        return seeded(seed, self.data.train.images.device)
 
     def _network(self) -> nn.Module:
         return models.build(
@@ -139,4 +145,6 @@ def channel_groups(bench: Bench, protect: tuple[str, ...] = ()) -> tuple[Group, 
 
 @lru_cache(maxsize=16)
 def _cost(model: str, input_shape: tuple[int, int, int], num_classes: int) -> Profile:
-    return profile(models.build(model, input_shape=input_shape, num_classes=num_classes), input_shape)
+    with seeded(0):
+        net = models.build(model, input_shape=input_shape, num_classes=num_classes)
+        return profile(net, input_shape)

@@ -16,7 +16,7 @@ from orchestrator.training import EpochRecord, Underway
 from orchestrator.walk.bench import State
 from orchestrator.walk.checkpoint import Saved
 
-FORM = 1  # raise it when a checkpoint is written in another form
+FORM = 2  # raise it when a checkpoint is written in another form: older ones are not carried on
 Parts = Mapping[tuple[str, str], dict[str, Tensor]]  # (where, what), such as (top, masks)
 
 
@@ -77,6 +77,7 @@ def _parts(standing: Standing) -> Iterator[tuple[tuple[str, str], Mapping[str, T
         yield (str(number), "weights"), training.underway.weights
         yield (str(number), "optimizer"), training.underway.optimizer
         yield (str(number), "generator"), {"": training.underway.generator}
+        yield (str(number), "global"), training.underway.global_generators
         yield (str(number), "memory"), training.underway.memory.tensors
 
 
@@ -159,6 +160,7 @@ def _training(row: Json, where: str, parts: Parts) -> Training:
         parts[where, "weights"],
         parts.get((where, "optimizer"), {}),
         parts[where, "generator"][""],
+        parts[where, "global"],
         Saved(parts.get((where, "memory"), {}), row["memory"]),
     )
     return Training(row["stage"], row["round"], underway)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import models
+from orchestrator.walk.randomness import seeded
 from pruning.dataflow import DataFlow, data_flow, protected_layers, unpruned
 from pruning.masking import Group
 from pruning.own_weights import check_own_weights
@@ -65,15 +66,15 @@ def _once(function: Callable[_P, _T], *args: _P.args, **_: _P.kwargs) -> _T:
 @lru_cache(maxsize=256)
 def _answers(function: Callable[..., object], args: tuple[object, ...]) -> object:
     try:
-        return function(*args)
+        with seeded(0):  # a network may draw as it runs, too
+            return function(*args)
     except ValueError as error:
         return error.with_traceback(None)
 
 
 def _network(built: Built) -> nn.Module:
     model, shape, classes = built
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return models.build(model, input_shape=shape, num_classes=classes)
 
 
