@@ -337,8 +337,9 @@ def test_a_plan_names_the_data_sets_that_are_missing(
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "nothing"))
     code, out, _ = run("plan", "--space", "tiny.yaml", "--set", "dataset=digits,mnist", "--device", "cpu")
     assert code == 0
-    (line,) = (line for line in out.splitlines() if line.startswith("data "))
-    assert line.endswith("mnist is missing: `orchestrate data fetch mnist` before the sweep")
+    (line,) = (line for line in out.splitlines() if line.startswith("missing data "))
+    assert line.split()[2] == "mnist:"
+    assert "orchestrate data fetch mnist" in line
 
 
 def test_a_plan_as_json(run: Run, tmp_path: Path) -> None:
@@ -355,7 +356,7 @@ def test_a_plan_as_json(run: Run, tmp_path: Path) -> None:
     assert plan["train_flops"] == 2 * 1257 * 2 * (3 * (1024 + 160) - 1024)
     assert plan["estimated_seconds"] > 0
     assert plan["disk_bytes"] > 2 * 4 * 1184
-    assert plan["missing_data"] == []
+    assert plan["missing_data"] == {}
     assert files(tmp_path) == ["tiny.yaml"]
 
 

@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from http.client import HTTPException
 from pathlib import Path
@@ -77,7 +77,7 @@ def verify(name: str, data_dir: Path | None = None) -> list[str]:
     source, root = _source(name), path(data_dir)
     if (own := info(name).read) is not None:
         try:
-            own(root)
+            _read_own(name, own, root)
         except DataError as error:
             return [str(error).removeprefix(f"{name}: ")]
         return []
@@ -129,12 +129,23 @@ def read(name: str, data_dir: Path | None = None) -> Raw:
     """A data set's arrays. DataError, one line, where a file is missing or corrupt."""
     source, root = _source(name), path(data_dir)
     if (own := info(name).read) is not None:
-        return own(root)
+        return _read_own(name, own, root)
     if source is None:
         return read_digits()
     check(name, root)
     _unpack(name, source, root)
     return _read_cifar(source, root) if hasattr(source, "train_list") else _read_mnist(source, root)
+
+
+def _read_own(name: str, reader: Callable[[Path], Raw], root: Path) -> Raw:
+    """What another package's reader gives. DataError, one line, for whatever it raises."""
+    try:
+        return reader(root)
+    except DataError:
+        raise
+    except Exception as error:  # whatever another package's code may raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise DataError(f"{name}: its own reader fails ({reason}); put its files into {root}") from error
 
 
 def _source(name: str) -> Any:  # one of torchvision's untyped classes

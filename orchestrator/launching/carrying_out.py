@@ -61,12 +61,10 @@ def carry_out(plan: Plan, options: Options, stop: Stop | None, *, uri: str) -> S
     if before is not None and not left.points and left.plan.complete and before.status == "FINISHED":
         wanted.remember(plan.space, before)
         return Summary.of_plan(left.plan, before, frame(tracker, before), Ended(()), left.reused)
-    with (
-        running.cluster(options, tracker, datasets),
-        claim(tracker, digest(plan, stop), name=plan.space.name) as run,
-        beating(tracker, run),
-    ):
-        return _owned(plan, wanted, run)
+    with running.cluster(options, tracker, datasets):
+        check_data(datasets)  # the digests in the keys are of the data here
+        with claim(tracker, digest(plan, stop), name=plan.space.name) as run, beating(tracker, run):
+            return _owned(plan, wanted, run)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from typing import Any
 import models
 from orchestrator import data
 from orchestrator.config import DenseConfig, Prune, TrialConfig
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, StoreError
 from orchestrator.images.dataset_files import check, path, stamp
 from orchestrator.images.datasets import info
+from orchestrator.language.ranges import Choice
 from orchestrator.launching import sources
-from orchestrator.store.writing import write
+from orchestrator.store.writing import rewrite
 from orchestrator.walk.distillation import distillations
 from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recovery import recoveries
@@ -81,8 +82,8 @@ def _own_sha256(dataset: str, files: str, root: Path) -> str:
     found = _digest_or_nothing(name, options)
     if found:
         fact["files"] = stamp(name) or []  # an archive may have been unpacked
-        with suppress(OSError):  # a folder that cannot be written: read anew the next time
-            write(root / DIGESTS, json.dumps({**book, dataset: {**fact, "sha256": found}}, indent=1))
+        with suppress(OSError, StoreError):  # a folder that cannot be written: read anew the next time
+            rewrite(root / DIGESTS, json.dumps({**book, dataset: {**fact, "sha256": found}}, indent=1))
     return found
 
 
@@ -139,6 +140,18 @@ def method_code(axis: str, name: str) -> Mapping[str, str]:
     registry = METHODS[axis]
     method = registry.get(name)
     return _code_of(registry.group, method.name, method.function)
+
+
+def of_choices(choices: Mapping[str, Choice]) -> dict[str, str]:
+    """All that trials of these axes may be made of; what a search is known by before its trials are."""
+    texts = {axis: one if isinstance(one, tuple) else () for axis, one in choices.items()}
+    found = {f"data of {dataset}": data_sha256(str(dataset)) for dataset in texts["dataset"]}
+    pairs = [(str(model), str(dataset)) for model in texts["model"] for dataset in texts["dataset"]]
+    found |= {f"{model} on {dataset}": dense_code(model, dataset) for model, dataset in pairs}
+    for axis in METHODS:
+        for text in texts.get(axis, ()):
+            found |= method_code(axis, parse(str(text))[0])
+    return {name: digest for name, digest in found.items() if digest}
 
 
 def code_of(config: DenseConfig | TrialConfig) -> tuple[str, str]:
@@ -235,6 +248,8 @@ def _files_of(package: str) -> Iterator[tuple[str, Path]]:
 def _listed(distribution: Distribution | None) -> Iterator[tuple[str, Path]]:
     for listed in (distribution.files if distribution is not None else None) or ():
         file = Path(str(listed.locate()))
+        # An editable install lists a finder of its own that holds absolute paths.
         installed = any(part.endswith((".dist-info", ".egg-info")) for part in listed.parts)
+        installed |= listed.name.startswith("__editable__")
         if file.suffix in SOURCE and not installed and ".." not in listed.parts and file.is_file():
             yield listed.as_posix(), file

@@ -18,6 +18,7 @@ from orchestrator.launching.outcome import Ending, Past
 from orchestrator.launching.point import Point
 from orchestrator.planning.choosing import at
 from orchestrator.planning.expansion import Draw, Params, expand
+from orchestrator.planning.ingredients import of_choices
 from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, grown
 from orchestrator.planning.run_names import dense_name, trial_name, varied_axes
 from orchestrator.store.checked_files import looks_whole
@@ -84,6 +85,7 @@ def identity(plan: Plan, *, stop: Stop | None = None) -> str:
         "exclude": [_plain(rule.given()) for rule in space.exclude],
         "numerics": asdict(plan.numerics),
         "stop": str(stop),
+        "ingredients": of_choices(space.choices()),
         **({} if space.ancestor is None else {"ancestor_sha256": space.ancestor.sha256}),
     }
     return json.dumps(said, sort_keys=True)

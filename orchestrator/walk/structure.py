@@ -72,7 +72,9 @@ def _answers(function: Callable[..., object], args: tuple[object, ...]) -> objec
         return error.with_traceback(None)
 
 
+@lru_cache(maxsize=2)
 def _network(built: Built) -> nn.Module:
+    """A fresh network, to be looked at and left as it is."""
     model, shape, classes = built
     with seeded(0):
         return models.build(model, input_shape=shape, num_classes=classes)
