@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs" / "notebooks" / "results.ipynb"
 SPACE = """\
 axes:
-  model: ["mlp(widths=[16])", slp]
+  model: ["mlp(widths=[16])", "mlp(widths=[8])"]
   dataset: [digits]
   technique: [weight, unstructured]
   amount: [50%, 90%]

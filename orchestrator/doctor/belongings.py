@@ -67,11 +67,11 @@ def data() -> Iterator[Finding]:
 def plugins() -> Iterator[Finding]:
     """Every part of another package: whether it can be imported, and has a name of its own."""
     from extensions import package_of, problems
-    from models import BUILDERS
     from orchestrator.images.datasets import DATASETS
     from orchestrator.language.names import REGISTRIES, own_names
 
-    kinds = {"models": ("model", BUILDERS.group), "datasets": ("data set", DATASETS.group)}
+    # Not `models.BUILDERS.group`: `models` may be a folder of the same name, which `python` tells.
+    kinds = {"models": ("model", "models.builder"), "datasets": ("data set", DATASETS.group)}
     kinds |= {plural: (kind, f"pruning.{kind}") for plural, (kind, _) in REGISTRIES.items()}
     for plural, (kind, group) in kinds.items():
         for entry, problem in problems([(kind, group)]):
