@@ -20,6 +20,10 @@ FORWARD_ERRORS = (
     AssertionError,
     ArithmeticError,
 )
+COMPUTED = (
+    "its weight is computed from other parameters, so that a mask would not hold; make it permanent first "
+    "(torch.nn.utils.prune.remove, parametrize.remove_parametrizations, remove_weight_norm), or protect it"
+)
 LABEL_TYPES = (torch.int64, torch.uint8)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.architecture import SelectedLinear
-from pruning.checks import FORWARD_ERRORS
-from pruning.dataflow import COMPUTED, COPIES
+from pruning.checks import COMPUTED, FORWARD_ERRORS
+from pruning.dataflow import COPIES
 from pruning.masking import Layer, prunable_layers
 
 

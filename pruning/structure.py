@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pruning.architecture import SelectedLinear, replace_module, select_in_place, size_names, tie_again, tied
 from pruning.checks import FORWARD_ERRORS, check_example, check_groups_fit, check_network
-from pruning.dataflow import data_flow, float64_twin, protected_layers, random_images
+from pruning.copies import float64_twin, random_images
+from pruning.dataflow import data_flow, protected_layers
 from pruning.equivalence import check_equal
 from pruning.masking import (
     Group,

@@ -17,7 +17,7 @@ from torch_pruning.ops import OPTYPE
 
 from pruning.architecture import SelectedLinear, size_names
 from pruning.checks import FORWARD_ERRORS, one_line
-from pruning.dataflow import copy_in_eval_mode, random_images
+from pruning.copies import copy_in_eval_mode, random_images
 from pruning.masking import Group, Member, Norm, Side
 
 PASSED_THROUGH = (OPTYPE.CONCAT, OPTYPE.ELEMENTWISE, OPTYPE.RESHAPE)
