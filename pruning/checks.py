@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pruning.masking import Group, Member, Norm, prunable_layers
+from pruning.scalars import whole_number
 
 # What a network's own forward may raise on an input that does not suit it.
 FORWARD_ERRORS = (
@@ -81,10 +82,12 @@ def names_to_protect(protect: object) -> tuple[str, ...]:
     return tuple(protect)
 
 
-def check_seed(seed: object) -> None:
-    """ValueError unless a seed is a whole number that torch's generators take."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+def check_seed(seed: object) -> int:
+    """The seed; ValueError unless it is a whole number that torch's generators take."""
+    number = whole_number(seed)
+    if number is None or not -(2**63) <= number < 2**64:
         raise ValueError(f"seed is {seed!r}; a whole number of at most 64 bits is needed")
+    return number
 
 
 def check_groups_fit(net: nn.Module, groups: object) -> None:

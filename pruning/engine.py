@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -78,22 +77,17 @@ def prune(
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _checked(amount, pattern, scope, round)
     amount = amount_for(pattern, amount)
-    check_seed(seed)
-    protect = names_to_protect(protect)
+    seed, protect = check_seed(seed), names_to_protect(protect)
     protected = _check_network(net, protect, example_input, sample, masks)
     groups = groups_of(net, pattern, protect=protected, example_input=example_input, groups=groups)
     check_grouped(score, pattern, groups)
     check_invert(plan, invert=invert)
     prunable = full_masks(net, groups, protect=protected)
     masks = {name: mask.cpu() for name, mask in (prunable | (masks or {})).items()}
+    if not prunable and amount > 0:
+        why = f"protect is {list(protect)}: that" if protect else "what makes the logits is never removed: it"
+        raise ValueError(f"{why} leaves nothing to prune")
     if not prunable:
-        if amount > 0:
-            why = (
-                f"protect is {list(protect)}: that"
-                if protect
-                else "what makes the logits is never removed: it"
-            )
-            raise ValueError(f"{why} leaves nothing to prune")
         return masks
     _check_norms(net, score, groups)
     step = partial(
@@ -105,7 +99,7 @@ def prune(
         keep_one=groups is not None and (amount < 1 or bool(plan.traits.get("adaptive"))),
         inverted=invert,
     )
-    generator = torch.Generator().manual_seed(operator.index(seed))
+    generator = torch.Generator().manual_seed(seed)
     passes = int(score.options.get(score.traits.get("passes", ""), 1))
     for count in in_passes(partial(plan, amount=amount, round=round), passes):
         scene = Scene(net, _weights(net, masks), masks, generator, sample)
