@@ -92,8 +92,8 @@ def data_flow(net: nn.Module, example_input: Tensor | None = None) -> DataFlow:
 def unpruned(net: nn.Module, flow: DataFlow | None = None) -> tuple[str, ...]:
     """What has weights and is never pruned, as `name (type)`: Conv1d, LSTM, attention, other parameters.
 
-    A weight is a parameter of two dimensions; outside torch's own modules, of two above 1. With `flow`, also
-    layers that are never called.
+    A weight is a parameter of two dimensions; outside torch's own modules, of two above 1. With `flow`, for
+    units and channels, also the layers that are never called: who else uses their weights makes no units.
     """
     layers = prunable_layers(net)
     names = []

@@ -21,7 +21,7 @@ from pruning.checks import (
     one_line,
 )
 from pruning.criteria import Scene, criteria, magnitudes
-from pruning.dataflow import protected_layers, unpruned
+from pruning.dataflow import DataFlow, data_flow, protected_layers, unpruned
 from pruning.granularity import amount_for, blocks, granularities, join
 from pruning.masking import (
     Group,
@@ -79,6 +79,8 @@ def prune(
     amount = amount_for(pattern, amount)
     seed, protect = check_seed(seed), names_to_protect(protect)
     protected = _check_network(net, protect, example_input, sample, masks)
+    grouped = groups is None and pattern.name in ("unit", "channel")
+    _warn_unpruned(net, data_flow(net, example_input) if grouped else None, protected)
     groups = groups_of(net, pattern, protect=protected, example_input=example_input, groups=groups)
     check_grouped(score, pattern, groups)
     check_invert(plan, invert=invert)
@@ -127,10 +129,7 @@ def _check_network(
     sample: tuple[Tensor, Tensor] | None,
     masks: Masks | None,
 ) -> frozenset[str]:
-    """Names of the protected layers. ValueError for a network, input or mask that nothing can be made of.
-
-    What has weights and is not pruned is named in a warning.
-    """
+    """Names of the protected layers. ValueError for a network, input or mask that nothing can be made of."""
     check_network(net)
     if example_input is not None:
         check_example(example_input)
@@ -138,10 +137,16 @@ def _check_network(
     check_masks(net, masks or {})
     protected = protected_layers(net, protect, example_input=example_input)
     check_own_weights(net, prunable_layers(net).keys() - protected)
-    if names := unpruned(net):
+    return protected
+
+
+def _warn_unpruned(net: nn.Module, flow: DataFlow | None, protected: Collection[str]) -> None:
+    """Name in a warning what has weights and is not pruned; see `unpruned`."""
+    names = unpruned(net, flow)
+    names = tuple(name for name in names if name.partition(" ")[0] not in protected)
+    if names:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         warnings.warn(f"not pruned: {', '.join(names[:8])}{more}", stacklevel=3)
-    return protected
 
 
 def groups_of(

@@ -62,6 +62,16 @@ def check_equal(masked: nn.Module, cut: nn.Module, images: Tensor, *, gone: Gone
     _check_training(masked, cut, images, called={name for name, _ in ours.calls})
 
 
+def silent_columns(net: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Layer -> bool [columns], on the CPU: the columns that read zeros alone, at all of its calls."""
+    silent: dict[str, Tensor] = {}
+    for name, features in _run(net, images).calls:
+        dim = -3 if isinstance(net.get_submodule(name), nn.Conv2d) else -1
+        zeros = (features == 0).movedim(dim, 0).flatten(1).all(1).cpu()
+        silent[name] = silent[name] & zeros if name in silent else zeros
+    return silent
+
+
 def _check_answers(ours: _Run, theirs: _Run, finite: Tensor) -> None:
     assert ours.answer is not None, "checked before"
     if theirs.answer is None:

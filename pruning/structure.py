@@ -17,7 +17,7 @@ from pruning.architecture import SelectedLinear, replace_module, select_in_place
 from pruning.checks import FORWARD_ERRORS, check_example, check_groups_fit, check_network
 from pruning.copies import float64_twin, random_images
 from pruning.dataflow import data_flow, protected_layers
-from pruning.equivalence import check_equal
+from pruning.equivalence import check_equal, silent_columns
 from pruning.masking import (
     Group,
     Masks,
@@ -185,40 +185,46 @@ def propagate(
 ) -> Masks:
     """The masks with what is dead by consequence masked, too: the columns that read nothing but dead units.
 
-    A unit is dead when its rows, biases and norm entries are; a bias without a mask lives. Columns that are
-    masked may leave further units without a living weight, and so on. Unchanged where the columns of a dead
-    unit read something else than zero, so that masking them gives other outputs.
+    A unit is dead when its rows, biases and norm entries are; a bias without a mask lives. Its columns are
+    dead where they read zero on random images, so that masking them changes nothing: behind a sigmoid they
+    do not. Columns that are masked may leave further units without a living weight, and so on.
     """
     spread, whole = dict(masks), _all_masks(net, masks)
-    changed = True
-    while changed:
-        changed = False
-        for group in groups:
-            dead = ~alive_units(group, whole)
-            for member in group.members if dead.any() else ():
-                name, columns = f"{member.module}.weight", member.index[dead[member.root]]
-                reads = member.side == "in" and len(group.members) > 1 and name in whole
-                if reads and whole[name].index_select(1, columns).any():
-                    whole[name] = spread[name] = whole[name].index_fill(1, columns, False)
-                    changed = True
-    if spread.keys() == masks.keys() and all(spread[name] is masks[name] for name in masks):
-        return spread
-    return spread if _is_silent(net, masks, spread, example_input) else dict(masks)
+    while due := _columns_of_the_dead(groups, whole):
+        silent = _silent_columns(net, spread, example_input)
+        grown = False
+        for name, columns in due.items():
+            columns = columns[silent[name][columns]] if name in silent else columns[:0]
+            weight = f"{name}.weight"
+            if whole[weight].index_select(1, columns).any():
+                whole[weight] = spread[weight] = whole[weight].index_fill(1, columns, False)
+                grown = True
+        if not grown:
+            break
+    return spread
 
 
-def _is_silent(
-    net: nn.Module, masks: Mapping[str, Tensor], spread: Mapping[str, Tensor], example_input: Tensor
-) -> bool:
-    one, two = float64_twin(net), float64_twin(net)
-    apply_masks(one, masks)
-    apply_masks(two, spread)
-    parameter = next(p for p in one.parameters() if p.is_floating_point())
-    try:
-        for draw in (0, 1):
-            check_equal(one, two, random_images(example_input, parameter, draw=draw), gone={})
-    except ValueError:
-        return False
-    return True
+def _columns_of_the_dead(groups: Sequence[Group], whole: Masks) -> dict[str, Tensor]:
+    """Layer -> its columns that belong to dead units, of the layers where some of them live."""
+    columns: dict[str, list[Tensor]] = {}
+    for group in groups:
+        dead = ~alive_units(group, whole)
+        for member in group.members if dead.any() and len(group.members) > 1 else ():
+            if member.side == "in" and f"{member.module}.weight" in whole:
+                columns.setdefault(member.module, []).append(member.index[dead[member.root]])
+    joined = {name: torch.cat(parts) for name, parts in columns.items()}
+    return {
+        name: index for name, index in joined.items() if whole[f"{name}.weight"].index_select(1, index).any()
+    }
+
+
+def _silent_columns(net: nn.Module, masks: Masks, example_input: Tensor) -> dict[str, Tensor]:
+    """Layer -> bool [columns]: where the masked network gives it zeros alone, on all random images."""
+    masked = float64_twin(net)
+    apply_masks(masked, masks)
+    parameter = next(p for p in masked.parameters() if p.is_floating_point())
+    draws = [silent_columns(masked, random_images(example_input, parameter, draw=draw)) for draw in (0, 1)]
+    return {name: draws[0][name] & draws[1][name] for name in draws[0].keys() & draws[1].keys()}
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
 
 import pruning
 from orchestrator import data
@@ -54,7 +55,7 @@ def test_ninety_per_cent_of_the_neurons_by_hand(bias: bool) -> None:
     assert (found.macs_dense, found.macs_effective, found.macs_physical) == (MACS, LEFT, LEFT)
     assert found.macs_effective_chosen == CHOSEN
     assert found.sparsity == pytest.approx(1 - LEFT / weights)
-    assert found.sparsity_chosen == pytest.approx(1 - (64 * 4 + 40 * 2) / (64 * 40 + 40 * 20))
+    assert found.sparsity_chosen == pytest.approx(1 - CHOSEN / weights)
     assert (found.parameters_nonzero, found.parameters_physical) == (living, living)
     assert found.compression == all_of_them / living
     bits = sum(-(-size // 8) for size in (64 * 40, 40 * 20, 20 * 10, *((40, 20) if bias else ())))
@@ -128,3 +129,15 @@ def test_a_unit_of_which_only_the_bias_lives_goes_on_saying_it() -> None:
     both = {"1.weight": mask, "1.bias": mask.any(1)}
     spread = pruning.structure.propagate(net, both, groups, example_input=image)
     assert spread["3.weight"].tolist() == [[False, True, True]] * 2
+
+
+def test_columns_are_told_apart_where_a_part_of_the_dead_speaks() -> None:
+    """A sigmoid gives 0.5 for the dead of layer 0, a ReLU 0 for those of 2: 4 reads zeros, 2 does not."""
+    net = nn.Sequential(nn.Linear(6, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    image = torch.zeros(2, 6)
+    masks = pruning.prune(net, amount=0.5, granularity="unit", criterion="l2", scope="layer")
+    groups = pruning.trace(net, image)
+    spread = pruning.structure.propagate(net, masks, groups, example_input=image)
+    assert torch.equal(spread["2.weight"], masks["2.weight"])
+    assert torch.equal(spread["4.weight"].any(0), masks["2.bias"])
+    assert int((~spread["4.weight"]).sum()) == 2 * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -317,3 +318,20 @@ def test_arguments_of_other_kinds_are_refused(options: dict[str, Any], message: 
 
 def test_one_name_may_be_protected_as_it_is() -> None:
     assert "out.weight" not in pruning.prune(head_first(), amount=0.5, protect="output")
+
+
+def test_a_layer_whose_weight_a_function_uses_has_weights_to_prune_and_no_units() -> None:
+    net = Graph(
+        lambda s, x: s.out(nn.functional.linear(x.flatten(1), s.a.weight).relu()),
+        a=nn.Linear(36, 8), spare=nn.Linear(3, 3), b=nn.Linear(8, 8), out=nn.Linear(8, 5),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "a.weight" in pruning.prune(net, amount=0.5)
+    net = Graph(
+        lambda s, x: s.out(s.b(nn.functional.linear(x.flatten(1), s.a.weight).relu()).relu()),
+        a=nn.Linear(36, 8), b=nn.Linear(8, 8), out=nn.Linear(8, 5),
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match=r"not pruned: a \(never called as a layer\)"):
+        masks = pruning.prune(net, amount=0.5, granularity="unit", example_input=IMAGES)
+    assert sorted(masks) == ["b.bias", "b.weight"]

@@ -126,7 +126,8 @@ def test_classes_stay_and_units_go_wherever_the_head_is_registered() -> None:
 
 
 def test_layers_that_are_never_pruned_are_named_in_the_plan(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text(SPACE.format(model="with_other_layers", technique="weight"))
+    text = SPACE.format(model="with_other_layers", technique="weight, neuron")
+    (tmp_path / "own.yaml").write_text(text)
     space = load_space(str(tmp_path / "own.yaml"))
     told: Preview = preview(space, device="cpu", precision="fp32", uri=f"sqlite:///{tmp_path}/none.db")
     names = ["att (MultiheadAttention)", "att.out_proj (never called as a layer)", "line (Conv1d)"]

@@ -93,7 +93,7 @@ def test_half_of_the_units(model: str) -> None:
     found = pruned(model, "neuron", 0.5).measurement
     living, competing = UNITS[model]
     assert found.amount == 0.5
-    assert found.sparsity_chosen == pytest.approx(1 - living / competing)
+    assert found.sparsity_chosen == pytest.approx((competing - living) / WEIGHTS[model])
     # What reads a dead unit is dead as well, and is cut out: as small as with channels.
     assert found.sparsity == pytest.approx(1 - CUT[model] / WEIGHTS[model])
     assert found.parameters_nonzero == found.parameters_physical

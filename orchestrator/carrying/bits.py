@@ -44,7 +44,8 @@ class Sameness:
         if not self.differences:
             yield f"equal: {self.tensors} tensors, {self.metrics} metrics"
             return
-        yield f"differs: {len(self.differences)} of {self.tensors} tensors and {self.metrics} metrics"
+        compared = f"{self.tensors + self.metrics} values ({self.tensors} tensors, {self.metrics} metrics)"
+        yield f"differs: {len(self.differences)} of {compared}"
         yield f"first: {self.differences[0]}"
 
     def _note(self, what: str, difference: str) -> None:

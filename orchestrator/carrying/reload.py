@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from orchestrator.carrying.origin import Origin, find, of_run
 from orchestrator.carrying.proof import check_accuracy
 from orchestrator.errors import DeviceError, StoreError
+from orchestrator.planning.ingredients import model_code, read_code
 from orchestrator.store import model_files
 from orchestrator.store.address import default_uri
 from orchestrator.store.blueprint import Blueprint
@@ -75,7 +76,27 @@ def load(
 def opened(origin: Origin, *, cut: bool) -> tuple[nn.Module, model_files.Saved]:
     """The network of an origin, masked or cut out, and the files as they were read."""
     saved = model_files.read(origin.files, manifest_sha256=origin.manifest_sha256)
+    _check_source(origin, saved.blueprint.model)
     return network(saved, origin.tracker, cut=cut), saved
+
+
+def _check_source(origin: Origin, model: str) -> None:
+    """StoreError where another package builds the model, and its source is not that of the recorded network.
+
+    A warning where the model is built from another version of a package.
+    """
+    recorded = read_code(origin.params.get("dense_code", ""))
+    for name, now in model_code(model).items() if recorded else ():
+        if recorded.get(name, now) == now:
+            continue
+        if name.endswith("="):
+            text = f"{origin.name} was built by {name[:-1]} {recorded[name]}, and {now} is installed"
+            warnings.warn(text, stacklevel=4)
+        else:
+            raise StoreError(
+                f"the source of {name} has changed since {origin.name} was recorded, and would build another "
+                "network; install it as it was"
+            )
 
 
 def network(saved: model_files.Saved, tracker: Tracker | None, *, cut: bool) -> nn.Module:

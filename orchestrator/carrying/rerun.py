@@ -157,7 +157,10 @@ def environment_differences(recorded: Recorded, new: Again) -> list[str]:
     digests = recorded.tracker.data_digests(recorded.row.run_id)
     then |= {f"data.{name}": digest for name, digest in digests.items()}
     now |= {f"data.{new.data.name}": new.data.digest[:DIGEST_LENGTH]}
-    return [
+    changed = [
+        f"{change} since it was recorded" for change in of_config(recorded.config, current(recorded.config))
+    ]
+    return changed + [
         f"{name}: {then.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"
         for name in dict.fromkeys((*then, *now))
         if then.get(name) != now.get(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from orchestrator.comparing.summary import Preview
 from orchestrator.config import Device, Precision
 from orchestrator.launching.launch import check_can_stop, stop_rule
@@ -40,9 +38,13 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Model -> what of it has weights and is never pruned, for the models that have such layers."""
-    names = {}
-    for config in plan.dense:
-        with suppress(ValueError):  # a network that does not run has been excluded, with the reason
-            names[config.model] = unpruned_of((config.model, *shape_of(config.dataset)))
-    return {model: layers for model, layers in names.items() if layers}
+    """Model -> what of it has weights and is not pruned, for the models that have such layers."""
+    kinds = dict.fromkeys(
+        (trial.config.dense.model, trial.config.dense.dataset, trial.config.prune.granularity)
+        for trial in plan.trials
+    )
+    names: dict[str, dict[str, None]] = {}
+    for model, dataset, granularity in kinds:
+        found = unpruned_of((model, *shape_of(dataset)), granularity)
+        names.setdefault(model, {}).update(dict.fromkeys(found))
+    return {model: tuple(layers) for model, layers in names.items() if layers}

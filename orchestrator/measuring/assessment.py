@@ -28,7 +28,8 @@ from orchestrator.measure import (
 from orchestrator.training import EpochRecord
 from orchestrator.walk.bench import Bench, State, channel_groups
 from orchestrator.walk.evaluation import evaluate
-from pruning.masking import Group, Masks, alive_in, alive_units, sparsity
+from orchestrator.walk.structure import layers_protected
+from pruning.masking import Group, Masks, alive_in, alive_units, prunable_layers, sparsity
 from pruning.schedules import rounds_of, schedules, target_after
 from pruning.step import target_count
 from pruning.structure import propagate, shrink
@@ -84,7 +85,7 @@ def _measured(
     if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
     small, notes = _cut(bench, net, state.masks, config, round=round)
-    masks = _propagated(bench, net, state.masks, config)
+    masks, whole = _propagated(bench, net, state.masks, config)
     living = living_weights(net, bench.cost, masks)
     if config is not None:
         notes += _differences(config, state.masks, groups, round=round)
@@ -100,7 +101,7 @@ def _measured(
         epochs=state.epochs,
         train_seconds=state.train_seconds,
         train_flops=state.train_flops,
-        sparsity_chosen=sparsity(state.masks),
+        sparsity_chosen=sparsity({**whole, **state.masks}),
         macs_effective_chosen=effective_macs(bench.cost, state.masks),
         **_costs(bench, net, small, masks, living),
     )
@@ -108,27 +109,35 @@ def _measured(
     return Measured(state, measurement, small, small is not net, rows, masks, test.confusion, notes)
 
 
-def _propagated(bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None) -> Masks:
-    """The masks with what is dead by consequence, where whole units or channels go.
+def _propagated(
+    bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None
+) -> tuple[Masks, Masks]:
+    """The masks with what is dead by consequence, where whole units or channels go; and the whole ones.
 
-    The weights that may die so are in them, dead or not: a sparsity is a fraction of the same weights at
-    every amount. The masks as they are where the network's channels cannot be told.
+    These are of the other weights that count in a sparsity: what reads units, dead or not, so that both
+    sparsities are fractions of the same weights at every amount. Where channels cannot be told nothing is
+    dead by consequence, and all weights count that are not protected.
     """
     if config is None or config.prune.granularity not in ("unit", "channel"):
-        return masks
+        return masks, {}
+    parameters, protect = dict(net.named_parameters()), config.prune.protect
     try:
-        groups = channel_groups(bench, config.prune.protect)
+        groups = channel_groups(bench, protect)
     except ValueError:
-        return masks
-    image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
-    result = propagate(net, masks, groups, example_input=image)
-    parameters = dict(net.named_parameters())
-    readers = (f"{member.module}.weight" for group in groups for member in group.members)
-    return result | {
+        result = masks
+        counted = [
+            name for name in prunable_layers(net) if name not in layers_protected(bench.built, protect)
+        ]
+    else:
+        image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
+        result = propagate(net, masks, groups, example_input=image)
+        counted = [member.module for group in groups for member in group.members]
+    whole = {
         name: torch.ones(parameters[name].shape, dtype=torch.bool)
-        for name in readers
-        if name in parameters and name not in result
+        for name in (f"{layer}.weight" for layer in counted)
+        if name in parameters and name not in masks
     }
+    return {**whole, **result}, whole
 
 
 def _costs(

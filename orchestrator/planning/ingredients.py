@@ -116,13 +116,18 @@ def missing_data(datasets: set[str]) -> dict[str, str]:
 @cache
 def dense_code(model: str, dataset: str) -> str:
     """Of a model and a data set in text form: other packages' source, and versions built from."""
-    found = _code_of("models.builder", parse(model)[0], models.BUILDERS[parse(model)[0]])
+    found = model_code(model)
     read = info(parse(dataset)[0]).read
     if read is not None:
         found |= _code_of("orchestrator.dataset", parse(dataset)[0], read)
-    for package in models.built_from(model):
-        found[f"{package}="] = package_version(package)
     return _text(found)
+
+
+def model_code(model: str) -> dict[str, str]:
+    """Package -> hash of its source, or with `=` behind its name its version, of what builds a model."""
+    name = parse(model)[0]
+    versions = {f"{package}=": package_version(package) for package in models.built_from(model)}
+    return _code_of("models.builder", name, models.BUILDERS[name]) | versions
 
 
 def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str:

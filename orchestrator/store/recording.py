@@ -69,6 +69,7 @@ def record(
     for name, content in _tables(point, result, found).items():
         write(folder / name, content)
     tags = {"manifest_sha256": manifest, **_said(point.dense, result, found), **(marks or {})}
+    tags |= _not_pruned(point, result)
     if point.leads and result.trunk is not None:
         tags |= {trunk_files.SHA256: trunk_files.leave(folder, result.trunk)}
     if result.stopped_because:
@@ -98,6 +99,15 @@ def _tables(point: Point, result: Result, found: Sequence[str]) -> dict[str, str
     }
 
 
+def _not_pruned(point: Point, result: Result) -> dict[str, str]:
+    """A tag that names what of a trial's network has weights and is not pruned."""
+    if not isinstance(point.config, TrialConfig):
+        return {}
+    built = (point.dense.model, result.data.input_shape, result.data.num_classes)
+    names = unpruned_of(built, point.config.prune.granularity)
+    return {"not_pruned": ", ".join(names)[:TAG_LENGTH]} if names else {}
+
+
 def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str, str]:
     """Tags on how it went: notes, the last phase, the class that lost most, memory that ran out."""
     planned = min(dense.numerics.micro_batch, dense.batch_size)
@@ -105,8 +115,6 @@ def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str,
     tags = {"notes": notes} if (notes := _notes(result)) else {}
     tags |= {"notes_at_end": "; ".join(result.rounds[-1].notes)[:NOTES_LENGTH]} if result.rounds else {}
     tags |= {"phase": found[-1]} if found else {}
-    if names := unpruned_of((dense.model, result.data.input_shape, result.data.num_classes)):
-        tags["not_pruned"] = ", ".join(names)[:TAG_LENGTH]
     lost = worst(_classes(result))
     tags |= {"worst_class_drop": lost.label} if lost.drop > 0 else {}
     return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})

@@ -41,9 +41,9 @@ def units_of(built: Built, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
     return unit_groups(_network(built), protect=protect, flow=flow_of(built))
 
 
-def unpruned_of(built: Built) -> tuple[str, ...]:
-    """What has weights and is never pruned, as `name (type)`. ValueError for a network that cannot run."""
-    return _once(_unpruned_of, built)
+def unpruned_of(built: Built, granularity: str) -> tuple[str, ...]:
+    """What has weights and is not pruned, as `name (type)`. ValueError for a network that cannot run."""
+    return _once(_unpruned_of, built, granularity.partition("(")[0] in ("unit", "channel"))
 
 
 def check_weights(built: Built, protect: tuple[str, ...]) -> None:
@@ -98,8 +98,8 @@ def _channels_of(built: Built, protect: tuple[str, ...]) -> tuple[Group, ...]:
     return trace(_network(built), _image(built), protect=protect)
 
 
-def _unpruned_of(built: Built) -> tuple[str, ...]:
-    return unpruned(_network(built), flow_of(built))
+def _unpruned_of(built: Built, grouped: bool) -> tuple[str, ...]:
+    return unpruned(_network(built), flow_of(built) if grouped else None)
 
 
 def _check_weights(built: Built, protect: tuple[str, ...]) -> None:
