@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,11 +131,12 @@ def results(sweep: str, *, uri: str | None = None) -> DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """A sweep's plan, `results` of it, and its finished runs by key, dense ones included."""
+    """A sweep's plan, `results` of it, and its runs by key: the finished, dense ones included; the stopped."""
 
     plan: Record
     results: DataFrame
     runs: Mapping[str, RunRow]
+    stopped: Mapping[str, RunRow] = field(default_factory=dict)
 
 
 def frame(tracker: Runs, sweep: RunRow) -> DataFrame:
@@ -184,7 +185,7 @@ def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None =
     about = json.loads(plan)
     results.attrs["objectives"] = about.get("search", {}).get("objectives", {})
     results.attrs["excluded"] = about.get("excluded", [])
-    return Joined(about, results, finished)
+    return Joined(about, results, finished, stopped)
 
 
 def at_end(tags: Mapping[str, str]) -> dict[str, bool]:
