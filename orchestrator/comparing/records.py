@@ -131,7 +131,7 @@ def results(sweep: str, *, uri: str | None = None) -> DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """A sweep's plan, `results` of it, and its runs by key: the finished, dense ones included; the stopped."""
+    """A sweep's plan, `results` of it, and its runs by key: the finished, with the dense; the stopped."""
 
     plan: Record
     results: DataFrame

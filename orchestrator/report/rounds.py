@@ -189,8 +189,9 @@ def _means(walks: Sequence[Walk]) -> Iterator[Mark]:
         has_lost = any(walk.was_stopped for walk in walks if number >= len(walk.steps))
         if has_lost:
             said.append(f"{SURVIVORS} {len(there)} of {len(walks)} seeds, the others were stopped before it")
-        ends = (100 * low, 100 * high) if len(there) > 1 else (None, None)
-        yield Mark(x, 100 * mean, *ends, tuple(said), has_lost)
+        has_bar = len(there) > 1
+        bottom, top = (100 * low, 100 * high) if has_bar else (None, None)
+        yield Mark(x, 100 * mean, bottom, top, tuple(said), has_lost)
 
 
 def _pq_range(walks: Sequence[Walk]) -> tuple[float, float]:
