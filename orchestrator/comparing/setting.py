@@ -48,6 +48,15 @@ LONG_NUMBER = re.compile(r"\d+\.\d{4,}(e-?\d+)?")
 UNSAID = ("none", "after", "None")  # that nothing was done goes without saying
 
 
+def is_by_criterion(results: DataFrame) -> bool:
+    """Whether the space has an axis `criterion`: `technique` then repeats it, as in `magnitude/unit`."""
+    if "technique" not in results or "criterion" not in results:
+        return False
+    pairs = results[["technique", "criterion"]].drop_duplicates().astype(str)
+    labels = zip(pairs["technique"], pairs["criterion"], strict=True)
+    return all(label == criterion or label.startswith(f"{criterion}/") for label, criterion in labels)
+
+
 def axis_columns(results: DataFrame) -> list[str]:
     """Every column that is an axis or a field of the configuration, those of AXES first."""
     others = [c for c in results.columns if c not in NO_SETTING and "/" not in c]

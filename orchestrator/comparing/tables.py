@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.comparing.compare import Asked
 from orchestrator.comparing.interval import How, Interval, dense_interval, interval, meaning
 from orchestrator.comparing.marks import SURVIVORS, legend, marks
-from orchestrator.comparing.paired import DENSE, Baseline, default_baseline, differences, verdict
+from orchestrator.comparing.paired import DENSE, Baseline, default_baseline, differences, is_equal, verdict
 from orchestrator.comparing.pareto import COSTS, candidates, members
 from orchestrator.comparing.setting import (
     amount_label,
@@ -249,6 +249,8 @@ def differences_table(results: DataFrame, baseline: Baseline, *, how: How = "t")
         f"{means.replace('over seeds', 'over pairs').replace('seed', 'pair')}. Each interval stands alone; p "
         f"is corrected for all of them (Holm). {verdict([found.difference for found in every])}"
     )
+    if any(is_equal(rows, baseline) for _, rows in settings(results)):
+        note += " Amount 0% is left out where nothing was pruned on either side: equal by definition."
     header = ["network", "method", "amount", "difference", "pairs", "p, Holm"]
     return with_legend(Table(f"difference to {baseline.text}, paired by seed", header, rows, note))
 
