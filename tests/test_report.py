@@ -307,10 +307,11 @@ def test_what_did_not_make_it_is_told_with_its_reason(store: Store) -> None:
     cells = Elements(text).of("td")
     for reason, count in (
         ("the loss is no longer finite", "1"),
-        ("worse than the median", "1"),
         ("no hidden layer", "12"),
     ):
         assert cells[cells.index(reason) + 1] == count
+    stopped = cells.index("seed 1: worse than the median")
+    assert cells[stopped - 2 : stopped] == ["weight at 70%", "1 of 3"]
     assert "21 trials were planned: 1 failed, 18 finished, 1 missing, 1 stopped." in Elements(text).of("p")
 
 
@@ -368,6 +369,22 @@ def test_a_round_is_the_mean_of_all_seeds_that_ran_it_stopped_ones_included(stor
     assert hollow == [False, False, True, True, True]
     assert "§ 2 of 3 seeds" in line["text"][2]
     assert "Hollow points (§) are means of survivors" in " ".join(Elements(text).of("p"))
+
+
+def test_what_was_stopped_is_told_by_its_setting(store: Store) -> None:
+    rows = grid()
+    rows += [
+        trial("random", 0.5, s, status="stopped", reason=f"round 1: accuracy 0.{s}1, by median")
+        for s in (0, 1)
+    ]
+    rows.append(trial("weight", 0.9, 3, status="stopped", reason="round 1: accuracy 0.41, by median"))
+    found = Elements(page(store.swept(rows), Wanted()))
+    cells = found.of("td")
+    assert "random at 50%" in cells
+    assert "seed 0: round 1: accuracy 0.01, by median; seed 1: round 1: accuracy 0.11, by median" in cells
+    assert cells[cells.index("weight at 90%") + 1] == "1 of 4"
+    texts = found.of("p")
+    assert texts.count("Stopped at every seed, and so in no table: random at 50% (2 seeds).") == 2
 
 
 def test_a_layer_table_marks_means_of_survivors(store: Store) -> None:

@@ -176,6 +176,7 @@ def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None =
             "reason": _reason(run, parent),
             "notes": run.tags.get("notes", "") if run else "",
             **at_end(run.tags if run else {}),
+            "dense_at_chance": _is_at_chance(finished.get(row["dense_key"])),
         }
         # Names without a group belong to rounds: their last values stand under final/, too.
         metrics = {name: value for name, value in done.metrics.items() if "/" in name} if done else {}
@@ -192,6 +193,10 @@ def at_end(tags: Mapping[str, str]) -> dict[str, bool]:
     """What is wrong with the network that a run ended with; of older runs, with that of any round."""
     notes = tags.get("notes_at_end", tags.get("notes", ""))
     return {"at_chance": AT_CHANCE in notes, "empty_layers": NO_LIVING_WEIGHT in notes}
+
+
+def _is_at_chance(dense: RunRow | None) -> bool:
+    return dense is not None and at_end(dense.tags)["at_chance"]
 
 
 def _reason(run: RunRow | None, parent: RunRow | None) -> str | None:

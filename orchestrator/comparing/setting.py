@@ -38,6 +38,7 @@ NO_SETTING = (
     "reason",
     "notes",
     "at_chance",
+    "dense_at_chance",
     "empty_layers",
     "amount_text",
 )
