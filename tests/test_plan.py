@@ -409,7 +409,7 @@ def test_the_time_is_that_of_start_up_training_and_recording() -> None:
 
 
 def test_networks_without_a_known_error_are_told_in_one_list(tmp_path: Path) -> None:
-    (first, *_) = planned(tmp_path, "criterion=random", "recover=none").trials
+    first = planned(tmp_path, "criterion=random", "recover=none").trials[0].config
     others = [replace(first, dense=replace(first.dense, model=name)) for name in ("bars", "stripes(width=2)")]
     assert list(unknown_costs([first, *others, others[0]])) == [
         "none was held against a sweep of bars, stripes"

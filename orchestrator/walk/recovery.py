@@ -32,8 +32,12 @@ def read_length(value: object) -> int | str:
     """Whole epochs, `1` or `1.0`, as an integer; a part of the dense training as `50%`. ValueError else."""
     if isinstance(value, str) and _percent(value) is not None:
         return f"{_percent(value):.10g}%"
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and value >= 1 and float(value).is_integer():
+    if (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and value >= 1
+        and float(value).is_integer()
+    ):
         return int(value)
     if (fraction := _fraction(value)) is not None:
         part = f"'{100 * fraction:.10g}%'"
