@@ -140,3 +140,15 @@ def test_settings_that_were_stopped_at_every_seed_are_named_below_the_table() ->
     (nothing,) = tables(frame(row("random", 0.5, 0, status="stopped")))
     assert (nothing.rows, "random at 50% (1 seed)" in nothing.note) == ([], True)
     assert tables(frame(row(status="missing"))) == []
+
+
+def test_settings_that_lack_a_seed_share_the_one_row_of_the_dense_networks() -> None:
+    rows = [row(t, 0.5, s, dense_key=f"d{s}") for t in ("weight", "neuron") for s in range(3)]
+    rows[4] |= {"status": "stopped"}
+    (table,) = listed(frame(*rows))
+    assert [(line[0], line[-1]) for line in table.rows] == [("dense", "3"), ("weight", "3"), ("neuron", "2")]
+    # Of two recipes each seed has two dense networks, each set with its own mean.
+    for number, one in enumerate(rows):
+        one |= {"dense_key": f"d{one['technique']}{one['seed']}", "ipa/accuracy": 0.9 + (number > 2) / 100}
+    (table,) = listed(frame(*rows))
+    assert [line[0] for line in table.rows] == ["dense", "weight", "dense", "neuron"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.comparing.compare import Asked
+from orchestrator.comparing.dense import dense_sets
 from orchestrator.comparing.interval import How, Interval, dense_interval, interval, meaning
 from orchestrator.comparing.markdown import markdown as markdown
 from orchestrator.comparing.marks import SURVIVORS, dense_marks, legend, marks
@@ -138,30 +139,27 @@ def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], h
 def listed(results: DataFrame, *, how: How = "t") -> list[Table]:
     """A row per setting: how well it does, what is left of it, and what it has cost since the first epoch.
 
-    The dense networks that the settings come from stand above them, each set of seeds once.
+    The dense networks that the settings come from stand above them, each once.
     """
-    found: dict[str, list[list[str]]] = {}
-    intervals: dict[str, list[Interval]] = {}
-    seen: set[tuple[str, ...]] = set()
+    panels: dict[str, list[tuple[dict[str, object], DataFrame]]] = {}
     for setting, rows in settings(results):
-        title = panel_title(setting)
-        lines, own = found.setdefault(title, []), intervals.setdefault(title, [])
-        dense = dense_interval(rows, how=how)
-        keys = (title, *sorted(map(str, rows["dense_key"] if "dense_key" in rows else rows["seed"])))
-        if dense is not None and keys not in seen:
-            seen.add(keys)
-            lines.append(
-                [DENSE, "", f"{dense}{dense_marks(rows)}", *[""] * (len(LISTED) - 4), str(dense.count)]
-            )
-            own.append(dense)
+        panels.setdefault(panel_title(setting), []).append((setting, rows))
+    return [_listed(title, cells, how) for title, cells in panels.items()]
+
+
+def _listed(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], how: How) -> Table:
+    above = dict(dense_sets([rows for _, rows in cells]))
+    lines, shown = [], []
+    for number, (setting, rows) in enumerate(cells):
+        if number in above and (dense := dense_interval(above[number], how=how)) is not None:
+            text = f"{dense}{dense_marks(above[number])}"
+            lines.append([DENSE, "", text, *[""] * (len(LISTED) - 4), str(dense.count)])
+            shown.append(dense)
         accuracy = interval(rows["final/accuracy"].tolist(), how=how)
-        own.append(accuracy)
-        cells = [method_label(setting), amount_label(rows), f"{accuracy}{marks(rows)}"]
-        lines.append([*cells, *_costs(rows), str(len(rows))])
-    return [
-        with_legend(Table(f"{title}: {caption(intervals[title], how)}", LISTED, lines))
-        for title, lines in found.items()
-    ]
+        shown.append(accuracy)
+        method = [method_label(setting), amount_label(rows), f"{accuracy}{marks(rows)}"]
+        lines.append([*method, *_costs(rows), str(len(rows))])
+    return with_legend(Table(f"{title}: {caption(shown, how)}", LISTED, lines))
 
 
 def searched(results: DataFrame, objectives: Mapping[str, str], *, how: How = "t") -> Table:

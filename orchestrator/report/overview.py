@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator.comparing.dense import dense_sets
 from orchestrator.comparing.interval import dense_interval, interval, test_set_width
 from orchestrator.comparing.marks import dense_marks, legend
 from orchestrator.comparing.stopped import stopped_note
@@ -58,19 +59,9 @@ def all_settings(swept: Swept, wanted: Wanted) -> Section:
 
 def _dense_rows(cells: Sequence[Cell], wanted: Wanted) -> Iterator[list[str]]:
     """A row for each set of dense networks behind these settings."""
-    seen: set[tuple[str, ...]] = set()
-    for cell in cells:
-        dense = dense_interval(cell.rows, how=wanted.how)
-        key = tuple(sorted(map(str, cell.rows.get("dense_key", ()))))
-        if dense is not None and key not in seen:
-            seen.add(key)
-            yield [
-                "dense",
-                "",
-                f"{dense}{dense_marks(cell.rows)}",
-                *[""] * (len(HEADER) - 4),
-                str(dense.count),
-            ]
+    for _, rows in dense_sets([cell.rows for cell in cells]):
+        if (dense := dense_interval(rows, how=wanted.how)) is not None:
+            yield ["dense", "", f"{dense}{dense_marks(rows)}", *[""] * (len(HEADER) - 4), str(dense.count)]
 
 
 def _without_blanks(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
