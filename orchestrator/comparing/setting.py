@@ -167,6 +167,15 @@ def amount_label(rows: DataFrame) -> str:
     return _amount_text(float(first["amount"]), str(first.get("schedule")), str(first.get("recover")))
 
 
+def either(labels: Sequence[str]) -> str:
+    """Several labels of one amount in few words: `0%, or trained on`."""
+    same = {text.partition(" (")[0] for text in labels}
+    if len(labels) == 1 or len(same) > 1:
+        return " or ".join(labels)
+    more = [text.partition(" (")[2].removesuffix(")") for text in labels if " (" in text]
+    return f"{same.pop()}, or {' or '.join(more)}" if len(more) < len(labels) else " or ".join(labels)
+
+
 def _amount_text(amount: float, schedule: str, recover: str) -> str:
     """The same for a plan that was written before it said so."""
     if amount == 0:

@@ -15,6 +15,7 @@ from orchestrator.comparing.paired import DENSE, Baseline, default_baseline, dif
 from orchestrator.comparing.pareto import COSTS, candidates, cost_text, members
 from orchestrator.comparing.setting import (
     amount_label,
+    either,
     method_label,
     panel_title,
     percent,
@@ -128,7 +129,7 @@ def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], h
             dense[method] = f"{above}{dense_marks(rows)}"
             found.append(above)
     lines = [
-        [" or ".join(labels[amount]), *(row.get(method, "") for method in columns)]
+        [either(list(labels[amount])), *(row.get(method, "") for method in columns)]
         for amount, row in sorted(by_amount.items())
     ]
     if len(dense) == len(columns) and list(labels.get(0.0, ())) != ["0%"]:
