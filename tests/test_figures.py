@@ -174,7 +174,7 @@ def test_a_mean_of_survivors_is_hollow_and_the_title_says_so(drawn: Drawn) -> No
         *(row(amount=0.9, seed=s) for s in range(3)),
     ]
     figure = drawn(rows)
-    assert "hollow: mean of survivors" in figure.get_suptitle()
+    assert "hollow: mean of survivors" in figure.get_suptitle().replace("\n", " ")
     (axis,) = panels(figure).values()
     hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
     assert [list(line.get_xdata()) for line in hollow] == [[50.0]]
@@ -237,3 +237,19 @@ def test_a_method_looks_the_same_in_every_panel_and_in_the_legend(drawn: Drawn) 
         line = handle[0] if isinstance(handle, ErrorbarContainer) else handle
         colour = line.get_color() if hasattr(line, "get_color") else line.get_colors()[0]  # type: ignore[union-attr]
         assert {to_hex(colour)} == found
+
+
+def test_a_long_title_stays_inside_the_picture(drawn: Drawn) -> None:
+    rows = [row(seed=s, amount=a) for a in (0.5, 0.9) for s in range(3)]
+    rows += [row(seed=3, amount=0.9), row(seed=4, amount=0.5, status="stopped")]
+    rows.append(row(technique="neuron", seed=0) | {"final/accuracy": 0.8})
+    rows.append(row(technique="neuron", seed=1) | {"final/accuracy": 0.7})
+    figure = drawn(rows)
+    figure.draw_without_rendering()
+    (title,) = figure.texts
+    assert "hollow: mean of survivors" in title.get_text().replace("\n", " ")
+    box = title.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    # Nor does it cover what is below it.
+    assert box.y0 >= figure.axes[0].title.get_window_extent().y1

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from result_rows import frame, row
+from result_rows import Row, frame, row
 from scipy import stats
 
+from orchestrator.comparing.compare import Asked, compared
 from orchestrator.comparing.paired import (
     Baseline,
     default_baseline,
@@ -17,6 +18,7 @@ from orchestrator.comparing.paired import (
     verdict,
 )
 from orchestrator.comparing.setting import method_label
+from orchestrator.comparing.tables import differences_table
 from orchestrator.errors import UsageError
 
 WEIGHT = (0.95, 0.91, 0.93, 0.97)
@@ -182,3 +184,44 @@ def test_a_baseline_that_was_planned_once_with_its_equal_says_which() -> None:
     results.attrs["excluded"] = [{"reason": "equal", "count": 1, "left_out": "l1", "planned": "magnitude"}]
     with pytest.raises(UsageError, match="give --baseline magnitude"):
         read_baseline("l1", results)
+
+
+def by_criterion() -> list[Row]:
+    return [
+        row(c, a, s, 0.95 if a == 0 else 0.9 - s / 50 - (c == "random") * (0.2 + s / 40), criterion=c)
+        for c, a, s in product(("magnitude", "random"), (0.0, 0.5), range(3))
+    ]
+
+
+def test_a_space_of_criteria_is_told_in_its_own_words() -> None:
+    results = frame(*by_criterion())
+    assert read_baseline("magnitude", results).text == "criterion=magnitude"
+    assert default_baseline(results).text == "criterion=magnitude"
+    (record, *_) = compared(results, Asked(baseline=default_baseline(results)))
+    assert (record["criterion"], record["baseline"]) == ("magnitude", "criterion=magnitude")
+    assert "technique" not in record
+    both = frame(*(row(f"magnitude/{g}", granularity=g) for g in ("weight", "unit")))
+    assert default_baseline(both).text == "granularity=weight"
+
+
+def test_what_equals_the_dense_network_by_definition_is_no_comparison() -> None:
+    results = frame(*by_criterion())
+    for baseline in (default_baseline(results), read_baseline("dense", results)):
+        found = differences(results, baseline)
+        assert {one.setting["amount"] for one in found} == {0.5}
+        # Neither listed nor counted.
+        assert found[0].p_holm == pytest.approx(holm([one.difference.p or 0 for one in found])[0])
+        table = differences_table(results, baseline)
+        assert "Amount 0% is left out" in table.note
+        assert len(table.rows) == len(found)
+
+
+def test_training_on_at_amount_0_is_compared_with_what_was_not_trained() -> None:
+    rows = [
+        row("weight", 0.0, s, 0.9 if r == "none" else 0.92, recover=r)
+        for r, s in product(("none", "finetune"), range(3))
+    ]
+    (found,) = differences(frame(*rows), Baseline("x", {"recover": "none"}))
+    assert found.difference.mean == pytest.approx(0.02)
+    (dense,) = differences(frame(*rows), Baseline("dense", {}))
+    assert dense.setting["recover"] == "finetune"

@@ -19,7 +19,7 @@ from orchestrator import config, data
 from orchestrator.comparing.summary import Preview
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import SpaceError
-from orchestrator.planning.estimate import estimate
+from orchestrator.planning.estimate import estimate, unknown_costs
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
 from orchestrator.space import load_space
 from orchestrator.store.room import RUN_BYTES
@@ -406,6 +406,14 @@ def test_the_time_is_that_of_start_up_training_and_recording() -> None:
     assert re.fullmatch(
         r"time +about \S+ \w+: start-up 12 s, training .+, measuring and recording 22 s", time
     )
+
+
+def test_networks_without_a_known_error_are_told_in_one_list(tmp_path: Path) -> None:
+    first = planned(tmp_path, "criterion=random", "recover=none").trials[0].config
+    others = [replace(first, dense=replace(first.dense, model=name)) for name in ("bars", "stripes(width=2)")]
+    assert list(unknown_costs([first, *others, others[0]])) == [
+        "none was held against a sweep of bars, stripes"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,8 @@ def test_a_part_of_the_training_is_written_in_per_cent() -> None:
     for text in ("finetune(epochs=0.5)", "lr_rewind(epochs=0.5)", "rewind(to=0.5)"):
         with pytest.raises(ValueError, match=advice):
             recoveries.get(text)
+    with pytest.raises(ValueError, match=f"'0.5'{advice[3:]}"):  # quoted
+        recoveries.get("finetune(epochs='0.5')")
     with pytest.raises(ValueError, match=advice):
         preparations.get("group_lasso(epochs=0.5)")
 

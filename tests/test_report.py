@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
 from base64 import b64encode
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise, product
 from pathlib import Path
@@ -57,19 +59,25 @@ class Store:
         self, rows: list[Row], *, space: str = "about: What it is.\n", name: str = "made-up", **plan: object
     ) -> Swept:
         """A sweep of these rows; every finished one has its files, and so has its dense network."""
-        runs = {}
+        runs, stopped = {}, {}
         for number, one in enumerate(rows):
             one |= {"key": f"k{number}", "dense_key": f"d{one['model']}{one['seed']}", "run_id": f"r{number}"}
             one |= {"reason": one.get("reason"), "notes": one.get("notes", "")}
             if one["status"] == "finished":
                 runs[one["key"]] = self.run(one["run_id"], files(one))
+            if one["status"] == "stopped":
+                before = {name: float(value) for name, value in one.items() if name.startswith("ipa/")}
+                whole = files(one)["rounds.json"]
+                ran = {"rounds.json": whole | {"data": whole["data"][: one.pop("rounds", 1)]}}
+                stopped[one["key"]] = replace(self.run(one["run_id"], ran), metrics=before)
+                one |= {name: math.nan for name in one if name.startswith(("final/", "ipa/", "layers/"))}
             if one["dense_key"] not in runs:
                 runs[one["dense_key"]] = self.run(one["dense_key"], files(one | {"final/accuracy": 0.95}))
         sweep = {"space.yaml": space, "environment.json": {"package.torch": "2.13.0", "cores": "2"}}
         command = "orchestrate sweep --space made-up.yaml --set 'amount=0.5,<b>'"
         run = self.run("sweep", sweep, command=command)
         record = {"space": name, "excluded": [], **plan}
-        return Swept(self.tracker, run, Joined(record, frame(*rows), runs))
+        return Swept(self.tracker, run, Joined(record, frame(*rows), runs, stopped))
 
 
 def files(one: Row) -> dict[str, Any]:
@@ -299,10 +307,11 @@ def test_what_did_not_make_it_is_told_with_its_reason(store: Store) -> None:
     cells = Elements(text).of("td")
     for reason, count in (
         ("the loss is no longer finite", "1"),
-        ("worse than the median", "1"),
         ("no hidden layer", "12"),
     ):
         assert cells[cells.index(reason) + 1] == count
+    stopped = cells.index("seed 1: worse than the median")
+    assert cells[stopped - 2 : stopped] == ["weight at 70%", "1 of 3"]
     assert "21 trials were planned: 1 failed, 18 finished, 1 missing, 1 stopped." in Elements(text).of("p")
 
 
@@ -345,6 +354,45 @@ def test_rounds_are_drawn_with_their_phases(store: Store) -> None:
         assert line["marker"]["symbol"] == ["circle-open"] + ["circle"] * 4
     # Within 5 points of the dense 0.95 are the rounds before the last, at 0.90, but not its end at 0.72.
     assert "67.5 [67.5 to 67.5]" in Elements(page(swept, Wanted(0.05))).of("td")
+
+
+def test_a_round_is_the_mean_of_all_seeds_that_ran_it_stopped_ones_included(store: Store) -> None:
+    def of(accuracy: float, seed: int, **given: Any) -> Row:
+        return trial("weight", 0.9, seed, accuracy=accuracy, schedule="iterative(rounds=4)", **given)
+
+    early = [of(0.6, 1, status="stopped", rounds=1), of(0.7, 2, status="stopped", rounds=2)]
+    text = page(store.swept([of(0.8, 0), *early]), Wanted())
+    (line,) = charts(text)["rounds-accuracy-0"]["data"]
+    # Dense, then round 1 of three seeds, round 2 of two, and from there on one that was left.
+    assert line["y"] == pytest.approx([95, 70, 75, 80, 80])
+    hollow = [symbol.endswith("-open") for symbol in line["marker"]["symbol"]]
+    assert hollow == [False, False, True, True, True]
+    assert "§ 2 of 3 seeds" in line["text"][2]
+    assert "Hollow points (§) are means of survivors" in " ".join(Elements(text).of("p"))
+
+
+def test_what_was_stopped_is_told_by_its_setting(store: Store) -> None:
+    rows = grid()
+    rows += [
+        trial("random", 0.5, s, status="stopped", reason=f"round 1: accuracy 0.{s}1, by median")
+        for s in (0, 1)
+    ]
+    rows.append(trial("weight", 0.9, 3, status="stopped", reason="round 1: accuracy 0.41, by median"))
+    found = Elements(page(store.swept(rows), Wanted()))
+    cells = found.of("td")
+    assert "random at 50%" in cells
+    assert "seed 0: round 1: accuracy 0.01, by median; seed 1: round 1: accuracy 0.11, by median" in cells
+    assert cells[cells.index("weight at 90%") + 1] == "1 of 4"
+    texts = found.of("p")
+    assert texts.count("Stopped at every seed, and so in no table: random at 50% (2 seeds).") == 2
+
+
+def test_a_layer_table_marks_means_of_survivors(store: Store) -> None:
+    early = trial("neuron", 0.9, 1, status="stopped", rounds=1)
+    rows = [trial("weight", 0.9, 0), trial("neuron", 0.9, 0), early]
+    found = Elements(page(store.swept(rows), Wanted()))
+    assert "neuron§" in found.of("th")
+    assert "weight" in found.of("th")
 
 
 def test_the_phases_are_those_of_pruning() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from result_rows import frame, row
 
-from orchestrator.comparing.setting import method_label, setting_columns, settings
+from orchestrator.comparing.setting import either, method_label, setting_columns, settings
 
 
 def test_settings_are_in_the_order_of_the_plan_and_seeds_together() -> None:
@@ -25,3 +26,16 @@ def test_a_method_is_called_by_what_was_done() -> None:
     setting = {"model": "slp", "technique": "weight", "recover": "none", "when": "after", "amount": 0.5}
     assert method_label(setting) == "weight"
     assert method_label({**setting, "recover": "finetune"}) == "weight, finetune"
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (["50%"], "50%"),
+        (["0%", "0% (trained on)"], "0%, or trained on"),
+        (["0% (trained on)", "0% (not trained)"], "0% (trained on) or 0% (not trained)"),
+        (["90%", "by pq_index, at most 90%"], "90% or by pq_index, at most 90%"),
+    ],
+)
+def test_labels_of_one_amount_are_told_in_few_words(labels: list[str], text: str) -> None:
+    assert either(labels) == text

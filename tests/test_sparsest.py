@@ -94,3 +94,17 @@ def test_the_table_says_how_many_seeds_had_one() -> None:
     none = sparsest_table(RESULTS.iloc[4:], tolerance=0.0)
     assert none.rows[0][2:] == ["none", "", "none", "none", "0 of 2"]
     assert "0 points" in none.note
+
+
+def test_a_network_that_is_not_pruned_is_no_success() -> None:
+    rows = [trial(0.0, s, val=0.95, dense=0.95, test=0.96) for s in range(3)]
+    rows += [trial(0.9, s, val=0.5, dense=0.95) for s in range(3)]
+    (found,) = sparsest(frame(*rows), tolerance=0.01)
+    assert (found.seeds, found.found, found.sparsity) == (3, 0, None)
+    (line,) = sparsest_table(frame(*rows), tolerance=0.01).rows
+    assert line[-1] == "0 of 3"
+    # One seed has a pruned one: the other two count at 0.
+    rows.append(trial(0.3, 0, val=0.95, dense=0.95))
+    (found,) = sparsest(frame(*rows), tolerance=0.01)
+    assert found.sparsity is not None
+    assert (found.found, found.sparsity.mean) == (1, pytest.approx(0.1))

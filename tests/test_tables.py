@@ -113,3 +113,42 @@ def test_paired_differences_say_how_many_they_are_and_what_survives() -> None:
     assert table.header[-2:] == ["pairs", "p, Holm"]
     assert [line[-1] for line in table.rows] == ["<0.001 *", "<0.001 *"]
     assert "2 comparisons: by their own 95% intervals 2 of them are not 0, after Holm's" in table.note
+
+
+def test_a_dense_network_at_chance_is_marked() -> None:
+    rows = [row(t, a, s, dense_at_chance=s == 0) for t in "ab" for a in (0.5, 0.9) for s in (0, 1)]
+    few, many = pivoted(frame(*rows))[0], listed(frame(*rows))[0]
+    assert few.rows[0] == ["dense", *["95.0 [95.0 to 95.0]†"] * 2]
+    assert [line[2][-1] for line in many.rows] == ["†", *"]]]]"]
+    for table in (few, many):
+        assert "† at chance on validation images" in table.note
+    assert "†" not in pivoted(frame(row(dense_at_chance=False)))[0].rows[0][1]
+
+
+def test_settings_that_were_stopped_at_every_seed_are_named_below_the_table() -> None:
+    rows = [row(t, 0.5, s) for t in ("weight", "neuron") for s in (0, 1)]
+    rows[1] |= {"status": "stopped"}  # its other seed has finished: marked in the table
+    rows += [row("random", a, s, status="stopped") for a in (0.5, 0.9) for s in (0, 1)]
+    rows += [row("snip", 0.5, 0, status="stopped"), row("snip", 0.5, 1, status="failed")]
+    rows += [row("synflow", 0.5, 0, status="stopped"), row("synflow", 0.5, 1, status="missing")]
+    *_, last = tables(frame(*rows))
+    assert (
+        "Stopped at every seed, and so in no table: random at 50% (2 seeds); random at 90% (2 seeds); "
+        "snip at 50% (1 seed, 1 more failed)."
+    ) in last.note
+    assert "synflow" not in last.note
+    (nothing,) = tables(frame(row("random", 0.5, 0, status="stopped")))
+    assert (nothing.rows, "random at 50% (1 seed)" in nothing.note) == ([], True)
+    assert tables(frame(row(status="missing"))) == []
+
+
+def test_settings_that_lack_a_seed_share_the_one_row_of_the_dense_networks() -> None:
+    rows = [row(t, 0.5, s, dense_key=f"d{s}") for t in ("weight", "neuron") for s in range(3)]
+    rows[4] |= {"status": "stopped"}
+    (table,) = listed(frame(*rows))
+    assert [(line[0], line[-1]) for line in table.rows] == [("dense", "3"), ("weight", "3"), ("neuron", "2")]
+    # Of two recipes each seed has two dense networks, each set with its own mean.
+    for number, one in enumerate(rows):
+        one |= {"dense_key": f"d{one['technique']}{one['seed']}", "ipa/accuracy": 0.9 + (number > 2) / 100}
+    (table,) = listed(frame(*rows))
+    assert [line[0] for line in table.rows] == ["dense", "weight", "dense", "neuron"]

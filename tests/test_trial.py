@@ -165,6 +165,12 @@ def test_amount_1_leaves_chance(model: str, name: str) -> None:
         assert found.loss == pytest.approx(math.log(10), rel=1e-6)
 
 
+def test_a_dense_network_at_chance_says_so() -> None:
+    untrained = DenseConfig(SLP, "digits", 64, 0, Train(epochs=1, lr=1e-12), NUMERICS)
+    assert run_dense(untrained, digits()).last.notes == ("round 0: at chance on validation images",)
+    assert dense(MLP).last.notes == ()
+
+
 @pytest.mark.parametrize("model", [MLP, CNN])
 def test_one_channel_of_each_group_stays_below_1(model: str) -> None:
     found = pruned(model, "structured", 0.999).measurement

@@ -19,7 +19,7 @@ from orchestrator.comparing.interval import (
 from orchestrator.comparing.marks import count
 from orchestrator.comparing.paired import Baseline, differences
 from orchestrator.comparing.pareto import candidates
-from orchestrator.comparing.setting import STOPPED, amount_label, settings
+from orchestrator.comparing.setting import STOPPED, amount_label, is_by_criterion, settings
 from orchestrator.comparing.sparsest import sparsest
 
 if TYPE_CHECKING:
@@ -77,10 +77,12 @@ def compared(results: DataFrame, asked: Asked = ASKED_NOTHING) -> list[Record]:
     half its width, `_ci95`, as well; `interval` says what the ends of the accuracy's are.
     """
     more = [_of_methods(results, asked), _of_baseline(results, asked), _of_front(results, asked)]
-    records = []
+    records: list[Record] = []
+    renamed = is_by_criterion(results)  # and not by a technique
     for setting, rows in settings(results):
         parts = {name: rows[name].iloc[0] for name in METHOD if name in rows and name not in setting}
-        record: Record = {**setting, **parts, "amount_text": amount_label(rows), "seeds": len(rows)}
+        named = {"criterion" if c == "technique" and renamed else c: value for c, value in setting.items()}
+        record: Record = {**named, **parts, "amount_text": amount_label(rows), "seeds": len(rows)}
         record |= {"seeds_stopped": rows.attrs.get(STOPPED, 0)}
         record |= {f"seeds_{name}": count(rows, name) for name in ("at_chance", "empty_layers")}
         for name in METRICS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ MARKERS = "osD^vPX"
 STYLES = ("-", "--", "-.", ":")
 MOST_PANELS = 36
 INCHES_A_LETTER = 0.055  # at 7 points
+INCHES_A_TITLE_LETTER = 0.082  # at 10 points
 
 
 MOST_DECADES = 2.5  # with ticks between them
@@ -68,7 +70,11 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
     width = 5.2 * columns
     # Entries of the legend in a row
     beside = max(1, int(width / (0.6 + INCHES_A_LETTER * max(map(len, looks)))))
-    size = (width, 3.7 * height + 0.16 * math.ceil((len(looks) + 1) / beside))
+    survivors = any(not mark.is_whole for p in panels for marks in p.lines.values() for mark in marks)
+    more = "; hollow: mean of survivors, other seeds were stopped early" if survivors else ""
+    heading = textwrap.wrap(f"{title} ({spread_note(results)}{more})", int(width / INCHES_A_TITLE_LETTER))
+    entries = 0.16 * math.ceil((len(looks) + 1) / beside)
+    size = (width, 3.7 * height + entries + 0.17 * (len(heading) - 1))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(height, columns, squeeze=False)
     for axis in axes.flat[len(drawn) :]:
@@ -86,9 +92,7 @@ def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "
         loc="outside lower center",
         ncols=beside,
     )
-    survivors = any(not mark.is_whole for p in panels for marks in p.lines.values() for mark in marks)
-    more = "; hollow: mean of survivors, other seeds were stopped early" if survivors else ""
-    figure.suptitle(f"{title} ({spread_note(results)}{more})", fontsize=10)
+    figure.suptitle("\n".join(heading), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=format, dpi=130 if columns <= 3 else 100)
     return buffer.getvalue()

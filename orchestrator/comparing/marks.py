@@ -25,6 +25,11 @@ def marks(rows: DataFrame) -> str:
     return signs + (SURVIVORS if rows.attrs.get(STOPPED) else "")
 
 
+def dense_marks(rows: DataFrame) -> str:
+    """The sign of the dense networks behind a setting's rows; "" where they are better than chance."""
+    return AT_CHANCE if count(rows, "dense_at_chance") else ""
+
+
 def count(rows: DataFrame, column: str) -> int:
     """How many seeds have it; 0 for results of before it was recorded."""
     return int(rows[column].fillna(False).astype(bool).sum()) if column in rows else 0

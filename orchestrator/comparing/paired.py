@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from orchestrator.comparing.interval import DIFFERENCE, How, Interval, interval
 from orchestrator.comparing.marks import marks
-from orchestrator.comparing.setting import AXES, NETWORK, amount_label, axis_columns, settings, telling
+from orchestrator.comparing.setting import (
+    AXES,
+    NETWORK,
+    amount_label,
+    axis_columns,
+    is_by_criterion,
+    settings,
+    telling,
+)
 from orchestrator.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 
 DENSE = "dense"
 LEVEL = 0.05 + 1e-12  # that rounding does not decide
+NOTHING_PRUNED = "0%"  # and nothing trained
 TRIPLE = ("criterion", "granularity", "scope")  # a technique is these three
 
 
@@ -88,7 +97,8 @@ def read_baseline(text: str, results: DataFrame) -> Baseline:
 def default_baseline(results: DataFrame) -> Baseline:
     """The first value of the first axis that has several, if trials pair by it; else the dense networks."""
     finished = results[results["status"] == "finished"]
-    for column in (c for c in AXES if c not in NETWORK and c in finished.columns):
+    unnamed = (*NETWORK, "technique") if is_by_criterion(results) else NETWORK
+    for column in (c for c in AXES if c not in unnamed and c in finished.columns):
         values = finished[column].dropna().unique()
         if len(values) > 1:
             found = Baseline(f"{column}={values[0]}", {column: values[0]})
@@ -108,11 +118,25 @@ def differences(results: DataFrame, baseline: Baseline, *, how: How = "t") -> li
         gains = _gains(finished, baseline)
     found = []
     for setting, rows in settings(results):
+        if is_equal(rows, baseline):
+            continue
         own = gains.reindex(rows.index).dropna()
         if len(own):
             whole = interval(own.tolist(), how=how, bounds=DIFFERENCE)
             found.append(Difference(setting, whole, amount_label(rows), marks(rows)))
     return corrected(found)
+
+
+def is_equal(rows: DataFrame, baseline: Baseline) -> bool:
+    """Whether a setting equals its baseline by definition: at amount 0 nothing is pruned.
+
+    Without recovery it is the dense network; with one it equals a baseline that is pruned otherwise.
+    """
+    if float(rows["amount"].iloc[0]) != 0:
+        return False
+    if baseline.values and set(baseline.values) <= {"technique", *TRIPLE}:
+        return True
+    return amount_label(rows) == NOTHING_PRUNED and "recover" not in baseline.values
 
 
 def corrected(untested: Sequence[Difference]) -> list[Difference]:
@@ -174,11 +198,12 @@ def _matched(finished: DataFrame, baseline: Baseline) -> list[str]:
 
 
 def _column_of(name: str, results: DataFrame) -> str:
-    """The axis that has a value of this name: the technique before the parts that it is made of."""
-    for column in ("technique", *TRIPLE, "schedule", "recover", "when", "prepare", "distill"):
+    """The axis that has a value of this name, in the words of the space: its techniques, or their parts."""
+    names = (*TRIPLE, "technique") if is_by_criterion(results) else ("technique", *TRIPLE)
+    for column in (*names, "schedule", "recover", "when", "prepare", "distill"):
         if column in results and name in {v for text in _known(column, results) for v in (text, _bare(text))}:
             return column
-    return "technique"
+    return names[0]
 
 
 def _bare(text: str) -> str:

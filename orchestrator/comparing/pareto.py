@@ -149,3 +149,7 @@ def _dense(results: DataFrame, column: str, how: How) -> list[Candidate]:
 
 def _network(setting: Mapping[str, object]) -> str:
     return f"{setting['model']}, batch {setting['batch_size']}"
+
+
+def cost_text(cost: str, value: float) -> str:
+    return f"{value:.3g}" if cost == "latency" else f"{value:,.0f}"

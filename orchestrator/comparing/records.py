@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,11 +131,12 @@ def results(sweep: str, *, uri: str | None = None) -> DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """A sweep's plan, `results` of it, and its finished runs by key, dense ones included."""
+    """A sweep's plan, `results` of it, and its runs by key: the finished, with the dense; the stopped."""
 
     plan: Record
     results: DataFrame
     runs: Mapping[str, RunRow]
+    stopped: Mapping[str, RunRow] = field(default_factory=dict)
 
 
 def frame(tracker: Runs, sweep: RunRow) -> DataFrame:
@@ -175,6 +176,7 @@ def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None =
             "reason": _reason(run, parent),
             "notes": run.tags.get("notes", "") if run else "",
             **at_end(run.tags if run else {}),
+            "dense_at_chance": _is_at_chance(finished.get(row["dense_key"])),
         }
         # Names without a group belong to rounds: their last values stand under final/, too.
         metrics = {name: value for name, value in done.metrics.items() if "/" in name} if done else {}
@@ -184,13 +186,17 @@ def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None =
     about = json.loads(plan)
     results.attrs["objectives"] = about.get("search", {}).get("objectives", {})
     results.attrs["excluded"] = about.get("excluded", [])
-    return Joined(about, results, finished)
+    return Joined(about, results, finished, stopped)
 
 
 def at_end(tags: Mapping[str, str]) -> dict[str, bool]:
     """What is wrong with the network that a run ended with; of older runs, with that of any round."""
     notes = tags.get("notes_at_end", tags.get("notes", ""))
     return {"at_chance": AT_CHANCE in notes, "empty_layers": NO_LIVING_WEIGHT in notes}
+
+
+def _is_at_chance(dense: RunRow | None) -> bool:
+    return dense is not None and at_end(dense.tags)["at_chance"]
 
 
 def _reason(run: RunRow | None, parent: RunRow | None) -> str | None:

@@ -38,6 +38,7 @@ NO_SETTING = (
     "reason",
     "notes",
     "at_chance",
+    "dense_at_chance",
     "empty_layers",
     "amount_text",
 )
@@ -46,6 +47,15 @@ ADAPTIVE = ("pq_index", "threshold", "column_mean", "mean_norm", "score_below") 
 HASH = re.compile("([0-9a-f]{8})[0-9a-f]{56}")  # of an ancestor
 LONG_NUMBER = re.compile(r"\d+\.\d{4,}(e-?\d+)?")
 UNSAID = ("none", "after", "None")  # that nothing was done goes without saying
+
+
+def is_by_criterion(results: DataFrame) -> bool:
+    """Whether the space has an axis `criterion`: `technique` then repeats it, as in `magnitude/unit`."""
+    if "technique" not in results or "criterion" not in results:
+        return False
+    pairs = results[["technique", "criterion"]].drop_duplicates().astype(str)
+    labels = zip(pairs["technique"], pairs["criterion"], strict=True)
+    return all(label == criterion or label.startswith(f"{criterion}/") for label, criterion in labels)
 
 
 def axis_columns(results: DataFrame) -> list[str]:
@@ -155,6 +165,15 @@ def amount_label(rows: DataFrame) -> str:
     if isinstance(text, str) and text:
         return text
     return _amount_text(float(first["amount"]), str(first.get("schedule")), str(first.get("recover")))
+
+
+def either(labels: Sequence[str]) -> str:
+    """Several labels of one amount in few words: `0%, or trained on`."""
+    same = {text.partition(" (")[0] for text in labels}
+    if len(labels) == 1 or len(same) > 1:
+        return " or ".join(labels)
+    more = [text.partition(" (")[2].removesuffix(")") for text in labels if " (" in text]
+    return f"{same.pop()}, or {' or '.join(more)}" if len(more) < len(labels) else " or ".join(labels)
 
 
 def _amount_text(amount: float, schedule: str, recover: str) -> str:

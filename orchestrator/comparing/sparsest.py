@@ -41,7 +41,8 @@ class Sparsest:
 
 def within(rows: DataFrame, tolerance: float) -> Index:
     """The rows, one per seed that has one, with the sparsest network within the tolerance (a fraction)."""
-    near = rows[rows["final/val_accuracy"] >= rows["ipa/val_accuracy"] - tolerance - ROUNDING]
+    is_near = rows["final/val_accuracy"] >= rows["ipa/val_accuracy"] - tolerance - ROUNDING
+    near = rows[is_near & (rows["final/sparsity"] > 0)]  # a network that is not pruned is none
     # Of equally sparse ones the more accurate on validation images.
     ranked = near.sort_values(["final/sparsity", "final/val_accuracy"], ascending=False, kind="stable")
     return ranked.drop_duplicates("seed").sort_values("seed").index

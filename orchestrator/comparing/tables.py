@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.comparing.compare import Asked
+from orchestrator.comparing.dense import dense_sets
 from orchestrator.comparing.interval import How, Interval, dense_interval, interval, meaning
-from orchestrator.comparing.marks import SURVIVORS, legend, marks
-from orchestrator.comparing.paired import DENSE, Baseline, default_baseline, differences, verdict
-from orchestrator.comparing.pareto import COSTS, candidates, members
+from orchestrator.comparing.markdown import markdown as markdown
+from orchestrator.comparing.marks import SURVIVORS, dense_marks, legend, marks
+from orchestrator.comparing.paired import DENSE, Baseline, default_baseline, differences, is_equal, verdict
+from orchestrator.comparing.pareto import COSTS, candidates, cost_text, members
 from orchestrator.comparing.setting import (
     amount_label,
+    either,
     method_label,
     panel_title,
     percent,
@@ -20,6 +23,7 @@ from orchestrator.comparing.setting import (
     settings,
 )
 from orchestrator.comparing.sparsest import sparsest
+from orchestrator.comparing.stopped import stopped_note
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -62,16 +66,24 @@ def with_legend(table: Table) -> Table:
 
 
 def tables(results: DataFrame, *, how: How = "t") -> list[Table]:
-    """Accuracies, amounts by methods, where a few methods share their amounts; else a row per setting."""
+    """Mean accuracies; the note of the last names the settings that were stopped at every seed."""
+    found = _accuracies(results, how)
+    if (stopped := stopped_note(results)) and not found:
+        return [Table("no trial has finished", LISTED, [], stopped)]
+    if stopped:
+        found[-1] = replace(found[-1], note=f"{found[-1].note} {stopped}".strip())
+    return found
+
+
+def _accuracies(results: DataFrame, how: How) -> list[Table]:
+    """Amounts by methods, where a few methods share their amounts; else a row per setting."""
     if objectives := results.attrs.get("objectives"):
         return [searched(results, objectives, how=how)]
     few = pivoted(results, how=how)
-    widest = max((len(table.header) for table in few), default=0)
+    narrow = all(len(table.header) <= 1 + MOST_METHODS for table in few)
     full = all(all(row) for table in few for row in table.rows)
-    side_by_side = (
-        widest <= 1 + MOST_METHODS and full and any(sum(row[0] != DENSE for row in t.rows) > 1 for t in few)
-    )
-    return few if side_by_side else listed(results, how=how)
+    deep = any(sum(row[0] != DENSE for row in table.rows) > 1 for table in few)
+    return few if narrow and full and deep else listed(results, how=how)
 
 
 def asked_tables(results: DataFrame, asked: Asked) -> list[Table]:
@@ -114,10 +126,10 @@ def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], h
         labels.setdefault(amount, {})[amount_label(rows)] = None
         found.append(accuracy)
         if (above := dense_interval(rows, how=how)) is not None:
-            dense[method] = str(above)
+            dense[method] = f"{above}{dense_marks(rows)}"
             found.append(above)
     lines = [
-        [" or ".join(labels[amount]), *(row.get(method, "") for method in columns)]
+        [either(list(labels[amount])), *(row.get(method, "") for method in columns)]
         for amount, row in sorted(by_amount.items())
     ]
     if len(dense) == len(columns) and list(labels.get(0.0, ())) != ["0%"]:
@@ -128,28 +140,27 @@ def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], h
 def listed(results: DataFrame, *, how: How = "t") -> list[Table]:
     """A row per setting: how well it does, what is left of it, and what it has cost since the first epoch.
 
-    The dense networks that the settings come from stand above them, each set of seeds once.
+    The dense networks that the settings come from stand above them, each once.
     """
-    found: dict[str, list[list[str]]] = {}
-    intervals: dict[str, list[Interval]] = {}
-    seen: set[tuple[str, ...]] = set()
+    panels: dict[str, list[tuple[dict[str, object], DataFrame]]] = {}
     for setting, rows in settings(results):
-        title = panel_title(setting)
-        lines, own = found.setdefault(title, []), intervals.setdefault(title, [])
-        dense = dense_interval(rows, how=how)
-        keys = (title, *sorted(map(str, rows["dense_key"] if "dense_key" in rows else rows["seed"])))
-        if dense is not None and keys not in seen:
-            seen.add(keys)
-            lines.append([DENSE, "", str(dense), *[""] * (len(LISTED) - 4), str(dense.count)])
-            own.append(dense)
+        panels.setdefault(panel_title(setting), []).append((setting, rows))
+    return [_listed(title, cells, how) for title, cells in panels.items()]
+
+
+def _listed(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], how: How) -> Table:
+    above = dict(dense_sets([rows for _, rows in cells]))
+    lines, shown = [], []
+    for number, (setting, rows) in enumerate(cells):
+        if number in above and (dense := dense_interval(above[number], how=how)) is not None:
+            text = f"{dense}{dense_marks(above[number])}"
+            lines.append([DENSE, "", text, *[""] * (len(LISTED) - 4), str(dense.count)])
+            shown.append(dense)
         accuracy = interval(rows["final/accuracy"].tolist(), how=how)
-        own.append(accuracy)
-        cells = [method_label(setting), amount_label(rows), f"{accuracy}{marks(rows)}"]
-        lines.append([*cells, *_costs(rows), str(len(rows))])
-    return [
-        with_legend(Table(f"{title}: {caption(intervals[title], how)}", LISTED, lines))
-        for title, lines in found.items()
-    ]
+        shown.append(accuracy)
+        method = [method_label(setting), amount_label(rows), f"{accuracy}{marks(rows)}"]
+        lines.append([*method, *_costs(rows), str(len(rows))])
+    return with_legend(Table(f"{title}: {caption(shown, how)}", LISTED, lines))
 
 
 def searched(results: DataFrame, objectives: Mapping[str, str], *, how: How = "t") -> Table:
@@ -249,6 +260,8 @@ def differences_table(results: DataFrame, baseline: Baseline, *, how: How = "t")
         f"{means.replace('over seeds', 'over pairs').replace('seed', 'pair')}. Each interval stands alone; p "
         f"is corrected for all of them (Holm). {verdict([found.difference for found in every])}"
     )
+    if any(is_equal(rows, baseline) for _, rows in settings(results)):
+        note += " Amount 0% is left out where nothing was pruned on either side: equal by definition."
     header = ["network", "method", "amount", "difference", "pairs", "p, Holm"]
     return with_legend(Table(f"difference to {baseline.text}, paired by seed", header, rows, note))
 
@@ -278,20 +291,6 @@ def front_table(results: DataFrame, cost: str, *, how: How = "t") -> Table:
     return with_legend(Table(f"Pareto front of accuracy against {cost}", header, rows, note))
 
 
-def cost_text(cost: str, value: float) -> str:
-    return f"{value:.3g}" if cost == "latency" else f"{value:,.0f}"
-
-
 def figure(value: float) -> str:
     """A number of any size: `0.9556`, `134,975`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def markdown(found: Sequence[Table]) -> str:
-    """Tables as Markdown."""
-    parts = []
-    for table in found:
-        rows = (table.header, ["---"] * len(table.header), *table.rows)
-        lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-        parts.append(f"**{table.title}**\n\n{lines}" + (f"\n\n{table.note}" if table.note else ""))
-    return "\n\n".join(parts)

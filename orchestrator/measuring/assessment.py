@@ -89,7 +89,7 @@ def _measured(
     living = living_weights(net, bench.cost, masks)
     if config is not None:
         notes += _differences(config, state.masks, groups, round=round)
-        notes += collapse(masks, held_out, classes=bench.data.num_classes, round=round)
+    notes += collapse(masks, held_out, classes=bench.data.num_classes, round=round)
     measurement = Measurement(
         accuracy=test.accuracy,
         top5=test.top5,

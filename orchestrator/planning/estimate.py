@@ -87,7 +87,7 @@ def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> 
         dense_to_run=len(trainings),
         reused=len(plan.trials) - len(to_run),
         basis=_basis(to_run, concurrency),
-        unknown="; ".join(dict.fromkeys(_unknown(to_run))),
+        unknown="; ".join(dict.fromkeys(unknown_costs(to_run))),
     )
 
 
@@ -102,15 +102,13 @@ def _basis(to_run: Sequence[TrialConfig], concurrency: int) -> str:
     )
 
 
-def _unknown(to_run: Sequence[TrialConfig]) -> Iterator[str]:
+def unknown_costs(to_run: Sequence[TrialConfig]) -> Iterator[str]:
     """What these trials have that no estimate was ever held against, or that is not counted."""
     for config in to_run:
-        device, model = config.dense.numerics.device, method_name(config.dense.model)
+        device = config.dense.numerics.device
         if device == "cuda":
             there = "" if torch.cuda.is_available() else ", and there is none here: timed on the CPU"
             yield f"no estimate was held against a sweep on a GPU{there}"
-        if model not in HELD_AGAINST:
-            yield f"none was held against a sweep of {model}"
         criterion = criteria.get(config.prune.criterion)
         if criterion.traits.get("data"):
             yield f"the passes of {criterion.name} through the network are not counted"
@@ -119,6 +117,9 @@ def _unknown(to_run: Sequence[TrialConfig]) -> Iterator[str]:
             counted = "length" in method.traits or "epochs" in method.options or method.name == "none"
             if not counted:
                 yield f"what {method.name} takes is not counted"
+    models = dict.fromkeys(method_name(config.dense.model) for config in to_run)
+    if unheld := [model for model in models if model not in HELD_AGAINST]:
+        yield f"none was held against a sweep of {', '.join(unheld)}"
 
 
 class _Speeds:

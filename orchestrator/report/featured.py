@@ -28,7 +28,8 @@ def groups(swept: Swept) -> list[Group]:
         by_method = {method: spread(swept.of(panel, method), MOST_AMOUNTS) for method in methods}
         if all(len(cells) == 1 for cells in by_method.values()):
             single = tuple(cells[0] for cells in by_method.values())
-            found.append(Group(panel, panel, tuple(methods), single))
+            names = tuple(cell.method + cell.marks for cell in single)
+            found.append(Group(panel, panel, names, single))
             continue
         for method, cells in by_method.items():
             names = tuple(cell.amount_text.removesuffix("%") + cell.marks for cell in cells)

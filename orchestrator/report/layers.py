@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.comparing.marks import legend
 from orchestrator.report.featured import Group, groups, left_out
 from orchestrator.report.heat import MOST_ROWS, heat_table
 from orchestrator.report.markup import Html, joined, paragraph, tag
@@ -23,7 +24,9 @@ def layers(swept: Swept) -> Section | None:
     if not shown:
         return None
     text = "Sparsity of each layer in %, means over seeds, from the input to the output. " + left_out(swept)
-    return Section("layers", "Layer by layer", joined((paragraph(text), *shown)))
+    signs = legend(name for group in groups(swept) for name in group.names)
+    key = paragraph(f"{signs}.", class_="note") if signs else Html("")
+    return Section("layers", "Layer by layer", joined((paragraph(text), key, *shown)))
 
 
 def _sizes(swept: Swept, cell: Cell) -> dict[str, int]:

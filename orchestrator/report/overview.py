@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator.comparing.dense import dense_sets
 from orchestrator.comparing.interval import dense_interval, interval, test_set_width
-from orchestrator.comparing.marks import legend
+from orchestrator.comparing.marks import dense_marks, legend
+from orchestrator.comparing.stopped import stopped_note
 from orchestrator.comparing.tables import caption, searched, sparsest_table
 from orchestrator.report.markup import Html, joined, paragraph, table, tag, texts_table
 from orchestrator.report.section import Section, Wanted
@@ -38,10 +40,11 @@ def all_settings(swept: Swept, wanted: Wanted) -> Section:
     shown = swept.cells[:MOST_ROWS]
     intervals = [interval(cell.rows["final/accuracy"].tolist(), how=wanted.how) for cell in shown]
     reading = READING.format(caption=caption(intervals, wanted.how))
-    signs = legend(cell.marks for cell in shown)
+    signs = legend(cell.marks + dense_marks(cell.rows) for cell in shown)
     parts: list[Html] = [
         paragraph(f"{reading} {_width(swept)}".strip(), class_="note"),
         paragraph(f"{signs}.", class_="note") if signs else Html(""),
+        paragraph(stopped, class_="note") if (stopped := stopped_note(swept.results)) else Html(""),
     ]
     for panel in dict.fromkeys(cell.panel for cell in shown):
         mine = [cell for cell in shown if cell.panel == panel]
@@ -56,13 +59,9 @@ def all_settings(swept: Swept, wanted: Wanted) -> Section:
 
 def _dense_rows(cells: Sequence[Cell], wanted: Wanted) -> Iterator[list[str]]:
     """A row for each set of dense networks behind these settings."""
-    seen: set[tuple[str, ...]] = set()
-    for cell in cells:
-        dense = dense_interval(cell.rows, how=wanted.how)
-        key = tuple(sorted(map(str, cell.rows.get("dense_key", ()))))
-        if dense is not None and key not in seen:
-            seen.add(key)
-            yield ["dense", "", str(dense), *[""] * (len(HEADER) - 4), str(dense.count)]
+    for _, rows in dense_sets([cell.rows for cell in cells]):
+        if (dense := dense_interval(rows, how=wanted.how)) is not None:
+            yield ["dense", "", f"{dense}{dense_marks(rows)}", *[""] * (len(HEADER) - 4), str(dense.count)]
 
 
 def _without_blanks(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:

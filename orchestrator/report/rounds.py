@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.comparing.figures import spread
+from orchestrator.comparing.marks import SURVIVORS
 from orchestrator.report.charts import Axis, Look, Spec, key, layout, looks
 from orchestrator.report.curves import ACCURACY
 from orchestrator.report.featured import MOST_METHODS, MOST_PANELS
@@ -19,6 +20,10 @@ MOST_TRIALS = 60
 FEWEST_ROUNDS = 3
 TALL, SMALL = 400, 250
 NOT_SEEN = "phase not seen"
+SURVIVED = (
+    "Hollow points (§) are means of survivors: other seeds were stopped early, before that round. "
+    "Rounds of trials that were stopped later count. "
+)
 # A phase, as pruning.phases names it -> how it is drawn; `pruning` brings torch, and is not imported.
 PHASES = {
     NOT_SEEN: ("circle-open", "○"),
@@ -50,6 +55,10 @@ class Walk:
         return [step[name] for step in self.steps]
 
     @property
+    def was_stopped(self) -> bool:
+        return bool(self.row["status"] == "stopped")
+
+    @property
     def phases(self) -> list[str]:
         return [step["phase"] for step in self.steps]
 
@@ -63,12 +72,14 @@ class Walk:
 def rounds(swept: Swept) -> Section | None:
     """None for a sweep whose trials have fewer than three rounds. At most 60 runs' files are read."""
     candidates, total = _candidates(swept)
-    walks = [walk for walk in (_walk(swept, *one) for one in candidates) if walk is not None]
+    read = [walk for walk in (_walk(swept, *one) for one in candidates) if walk is not None]
+    shown = {(walk.panel, walk.method) for walk in read if not walk.was_stopped}
+    walks = [walk for walk in read if (walk.panel, walk.method) in shown]
     if not walks:
         return None
     styles = looks(swept.methods)
     charts: dict[str, Spec] = {}
-    parts: list[Html] = [_introduction(len(walks), total)]
+    parts: list[Html] = [_introduction(walks, total)]
     for number, panel in enumerate(dict.fromkeys(walk.panel for walk in walks)):
         mine = [walk for walk in walks if walk.panel == panel]
         methods = list(dict.fromkeys(walk.method for walk in mine))
@@ -90,10 +101,13 @@ def rounds(swept: Swept) -> Section | None:
     return Section("rounds", "Round by round", joined(parts), charts)
 
 
-def _introduction(read: int, total: int) -> Html:
+def _introduction(walks: Sequence[Walk], total: int) -> Html:
+    read = len(walks)
     some = f" Read were {read} of {total} trials, the lowest seeds first." if read < total else ""
+    stopped = SURVIVED if any(walk.was_stopped for walk in walks) else ""
     return paragraph(
-        "Accuracy after each round against what remains, means over seeds. The PQ index (p = 0.5, q = 1) of "
+        "Accuracy after each round against what remains, means over the seeds that ran the round. "
+        f"{stopped}The PQ index (p = 0.5, q = 1) of "
         "the retrained network falls while pruning regularises, rises when it begins to underfit, and falls "
         "again when it collapses (Diao et al., ICLR 2023); where no turning point is confirmed, no phase is "
         "claimed." + some
@@ -111,7 +125,8 @@ def _candidates(swept: Swept) -> tuple[list[tuple[str, str, Mapping[str, Any]]],
         for method in list(dict.fromkeys(cell.method for cell in swept.of(panel))):
             cell = swept.of(panel, method)[-1]  # the sparsest has the longest way
             if not str(cell.rows["schedule"].iloc[0]).startswith("one_shot"):
-                found += [(panel, method, row) for row in cell.trials]
+                rows = (*cell.trials, *swept.stopped_of(cell))
+                found += [(panel, method, row) for row in rows]
     kept = set(list(dict.fromkeys(method for _, method, _ in found))[:MOST_METHODS])
     shown = [one for one in found if one[1] in kept]
     order = {seed: n for n, seed in enumerate(sorted({one[2]["seed"] for one in shown}))}
@@ -121,11 +136,16 @@ def _candidates(swept: Swept) -> tuple[list[tuple[str, str, Mapping[str, Any]]],
 
 
 def _walk(swept: Swept, panel: str, method: str, row: Mapping[str, Any]) -> Walk | None:
-    table = swept.file(swept.run_of(row), "rounds.json")
-    if table is None or len(table["data"]) < FEWEST_ROUNDS:
+    run = swept.run_of(row)
+    table = swept.file(run, "rounds.json")
+    if run is None or table is None or not table["data"]:
+        return None
+    if row["status"] != "stopped" and len(table["data"]) < FEWEST_ROUNDS:
         return None
     measured = [dict(zip(table["columns"], values, strict=True)) for values in table["data"]]
-    dense = {name: row[f"ipa/{name}"] for name in MEASURED}
+    # Of a stopped trial `results` have no measurements, its run has those of its dense network.
+    before = run.metrics if row["status"] == "stopped" else row
+    dense = {name: before[f"ipa/{name}"] for name in MEASURED}
     return Walk(panel, method, row, ({**dense, "phase": NOT_SEEN}, *_with_phases(dense, measured)))
 
 
@@ -155,15 +175,23 @@ def _accuracy_chart(walks: Sequence[Walk], methods: Sequence[str], styles: Mappi
 
 
 def _means(walks: Sequence[Walk]) -> Iterator[Mark]:
-    """One mark per round that all trials of the method have reached, by what remains in percent."""
-    for number in range(min(len(walk.steps) for walk in walks)):
-        mean, low, high = spread([walk.of("accuracy")[number] for walk in walks])
-        x = 100 - 100 * sum(walk.of("sparsity")[number] for walk in walks) / len(walks)
+    """One mark per round, the mean of all trials that ran it, by what remains in percent.
+
+    Hollow where other trials were stopped before it.
+    """
+    for number in range(max(len(walk.steps) for walk in walks)):
+        there = [walk for walk in walks if number < len(walk.steps)]
+        mean, low, high = spread([walk.of("accuracy")[number] for walk in there])
+        x = 100 - 100 * sum(walk.of("sparsity")[number] for walk in there) / len(there)
         if x <= 0:  # no place on a logarithmic axis
             return
-        said = (f"round {number}" if number else "dense", f"{x:.1f}% remain", f"accuracy {100 * mean:.1f}%")
-        several = len(walks) > 1
-        yield Mark(x, 100 * mean, 100 * low if several else None, 100 * high if several else None, said)
+        said = [f"round {number}" if number else "dense", f"{x:.1f}% remain", f"accuracy {100 * mean:.1f}%"]
+        has_lost = any(walk.was_stopped for walk in walks if number >= len(walk.steps))
+        if has_lost:
+            said.append(f"{SURVIVORS} {len(there)} of {len(walks)} seeds, the others were stopped before it")
+        has_bar = len(there) > 1
+        bottom, top = (100 * low, 100 * high) if has_bar else (None, None)
+        yield Mark(x, 100 * mean, bottom, top, tuple(said), has_lost)
 
 
 def _pq_range(walks: Sequence[Walk]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.comparing.setting import NO_SETTING, axis_columns
+from orchestrator.comparing.setting import NO_SETTING, axis_columns, is_by_criterion
 from orchestrator.report.markup import Html, facts, joined, paragraph, table, tag
 from orchestrator.report.section import Section
 from orchestrator.report.swept import Swept
@@ -14,7 +14,8 @@ UNSAID = (*NO_SETTING, "status")
 
 
 def setup(swept: Swept) -> Section:
-    columns = axis_columns(swept.results)
+    by_criterion = is_by_criterion(swept.results)
+    columns = [c for c in axis_columns(swept.results) if c != "technique" or not by_criterion]
     swept_over = [c for c in (*columns, "seed") if swept.results[c].nunique(dropna=False) > 1]
     fixed = [c for c in columns if c not in swept_over]
     axes = table(["axis", "values"], [(c, _values(swept, c)) for c in swept_over], texts=2)

@@ -19,6 +19,7 @@ from orchestrator.comparing.setting import (
     method_names,
     panel_title,
     point_label,
+    setting_columns,
     settings,
 )
 from orchestrator.comparing.tables import Table
@@ -159,6 +160,18 @@ class Swept:
             return found
         return replace(found, header=found.header[1:], rows=[row[1:] for row in found.rows])
 
+    def stopped_of(self, cell: Cell) -> list[dict[str, Json]]:
+        """The trials of a setting that were stopped early, as rows of `results`, the lowest seed first."""
+        stopped = self.results[self.results["status"] == "stopped"]
+        for name in setting_columns(self.results):
+            value = cell.rows[name].iloc[0]
+            column = stopped[name]
+            stopped = stopped[column.isna() if value is None or value != value else column == value]
+        return [
+            {str(name): value for name, value in row.items()}
+            for row in stopped.sort_values("seed").to_dict("records")
+        ]
+
     @property
     def texts(self) -> int:
         """How many columns of such a table are words."""
@@ -202,8 +215,9 @@ class Swept:
             return None
 
     def run_of(self, row: Mapping[str, Json]) -> RunRow | None:
-        """The run of a row of `results`."""
-        return self.joined.runs.get(str(row["key"]))
+        """The run of a row of `results`, finished or stopped."""
+        key = str(row["key"])
+        return self.joined.runs.get(key) or self.joined.stopped.get(key)
 
     def dense_of(self, row: Mapping[str, Json]) -> RunRow | None:
         """The run of the dense network behind a row of `results`."""

@@ -32,16 +32,29 @@ def read_length(value: object) -> int | str:
     """Whole epochs, `1` or `1.0`, as an integer; a part of the dense training as `50%`. ValueError else."""
     if isinstance(value, str) and _percent(value) is not None:
         return f"{_percent(value):.10g}%"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value >= 1 and float(value).is_integer():
-            return int(value)
-        if 0 < value < 1:
-            part = f"'{100 * value:.10g}%'"
-            raise ValueError(f"{value!r} is no length; write that part of the dense training as {part}")
+    if (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and value >= 1
+        and float(value).is_integer()
+    ):
+        return int(value)
+    if (fraction := _fraction(value)) is not None:
+        part = f"'{100 * fraction:.10g}%'"
+        raise ValueError(f"{value!r:.80} is no length; write that part of the dense training as {part}")
     raise ValueError(
         f"{value!r:.80} is no length; give whole epochs, such as 1, or a part of the dense training, such as "
         "'10%'"
     )
+
+
+def _fraction(value: object) -> float | None:
+    """What was written as a number between 0 and 1, quoted or not."""
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) else 0.0
+    except ValueError:
+        return None
+    return number if 0 < number < 1 else None
 
 
 def read_point(value: object) -> int | str:
