@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparing.networks import earlier_networks
-from orchestrator.comparing.records import at_end, find_sweep, joined
+from orchestrator.comparing.records import at_end, find_sweep, is_at_chance, joined
 from orchestrator.comparing.typed import typed
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.errors import StoreError
@@ -78,6 +78,7 @@ def _one(tracker: Tracker, run: RunRow) -> dict[str, Any]:  # JSON, and what pan
     asked = int(run.tags.get("requested_batch_size", dense.batch_size))
     facts: dict[str, Any] = {"status": "finished", "run_id": run.run_id, "reason": None}
     facts |= {"notes": run.tags.get("notes", ""), **at_end(run.tags)}
+    facts["dense_at_chance"] = is_at_chance(tracker.finished([dense.key()]).get(dense.key()))
     keys = {"key": run.tags["key"], "dense_key": dense.key()}
     metrics = {name: value for name, value in run.metrics.items() if "/" in name}
     return {**keys, **params(config), "requested_batch_size": asked, **own, **facts, **metrics}

@@ -176,7 +176,7 @@ def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None =
             "reason": _reason(run, parent),
             "notes": run.tags.get("notes", "") if run else "",
             **at_end(run.tags if run else {}),
-            "dense_at_chance": _is_at_chance(finished.get(row["dense_key"])),
+            "dense_at_chance": is_at_chance(finished.get(row["dense_key"])),
         }
         # Names without a group belong to rounds: their last values stand under final/, too.
         metrics = {name: value for name, value in done.metrics.items() if "/" in name} if done else {}
@@ -195,7 +195,8 @@ def at_end(tags: Mapping[str, str]) -> dict[str, bool]:
     return {"at_chance": AT_CHANCE in notes, "empty_layers": NO_LIVING_WEIGHT in notes}
 
 
-def _is_at_chance(dense: RunRow | None) -> bool:
+def is_at_chance(dense: RunRow | None) -> bool:
+    """Whether a dense network, where it is known, does no better than chance."""
     return dense is not None and at_end(dense.tags)["at_chance"]
 
 
