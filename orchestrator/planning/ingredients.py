@@ -24,29 +24,16 @@ from orchestrator.config import DenseConfig, Prune, TrialConfig
 from orchestrator.errors import DataError, StoreError
 from orchestrator.images.dataset_files import check, path, stamp
 from orchestrator.images.datasets import info
+from orchestrator.language.option_axes import TUNED
 from orchestrator.language.ranges import Choice
 from orchestrator.launching import sources
 from orchestrator.store.writing import rewrite
-from orchestrator.walk.distillation import distillations
-from orchestrator.walk.preparation import preparations
-from orchestrator.walk.recovery import recoveries
-from pruning.criteria import criteria
-from pruning.granularity import granularities
-from pruning.registry import Registry, parse
-from pruning.schedules import schedules
+from pruning.registry import parse
 
 DIGESTS = "digests.json"  # beside the data: their digests, as long as the files are the same
 GROUPS = ("models.", "pruning.", "orchestrator.")
 SOURCE = (".py", ".pyd", ".so", ".yaml", ".yml", ".json", ".toml")
 KNOWN = {*sources.PACKAGES, "torch", *sys.stdlib_module_names}  # versions of torch are no part of a key
-METHODS: Mapping[str, Registry] = {
-    "criterion": criteria,
-    "granularity": granularities,
-    "schedule": schedules,
-    "recover": recoveries,
-    "prepare": preparations,
-    "distill": distillations,
-}
 
 
 def refresh() -> None:
@@ -142,7 +129,7 @@ def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str
 
 @cache
 def method_code(axis: str, name: str) -> Mapping[str, str]:
-    registry = METHODS[axis]
+    registry = TUNED[axis]
     method = registry.get(name)
     return _code_of(registry.group, method.name, method.function)
 
@@ -153,7 +140,7 @@ def of_choices(choices: Mapping[str, Choice]) -> dict[str, str]:
     found = {f"data of {dataset}": data_sha256(str(dataset)) for dataset in texts["dataset"]}
     pairs = [(str(model), str(dataset)) for model in texts["model"] for dataset in texts["dataset"]]
     found |= {f"{model} on {dataset}": dense_code(model, dataset) for model, dataset in pairs}
-    for axis in METHODS:
+    for axis in TUNED:
         for text in texts.get(axis, ()):
             found |= method_code(axis, parse(str(text))[0])
     return {name: digest for name, digest in found.items() if digest}
