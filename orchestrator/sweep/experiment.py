@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
@@ -23,6 +22,7 @@ from orchestrator.search import DIED, AtOnce, DagSearcher, InOrder, Source
 from orchestrator.sweep.deaths import one_trial_each
 from orchestrator.sweep.places import living_nodes, own
 from orchestrator.sweep.ready_workers import taken
+from orchestrator.sweep.session_folder import session_folder
 from orchestrator.sweep.task import trainable
 from orchestrator.sweep.verdicts import Verdicts
 from orchestrator.sweep.watch import Watch
@@ -94,7 +94,7 @@ def _fit(
 ) -> None:
     shared, verdicts = resources.address is not None, None if settings.stop is None else Verdicts()
     work = tune.with_parameters(trainable, settings=settings, verdicts=verdicts, shared=shared)
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
+    with session_folder() as folder:
         tuner = tune.Tuner(
             tune.with_resources(work, PlacementGroupFactory([resources.share])),
             tune_config=tune.TuneConfig(
@@ -107,7 +107,7 @@ def _fit(
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=folder,
+                storage_path=str(folder),
                 verbose=0,
                 stop=_StopWhenInterrupted(),
                 callbacks=[watch],
