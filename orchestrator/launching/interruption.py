@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -28,6 +28,7 @@ class _State:
     depth: int = 0  # blocks within blocks
     holding: int = 0
     last_words: list[str] = field(default_factory=list)
+    closers: list[Callable[[str], None]] = field(default_factory=list)
     no_room: str = ""
 
 
@@ -88,6 +89,29 @@ def heeded() -> Iterator[None]:
         _state.holding = before
 
 
+@contextmanager
+def closing_at_end(close: Callable[[str], None]) -> Iterator[None]:
+    """Within the block, who has to end this process at once calls `close` before, with the reason."""
+    _state.closers.append(close)
+    try:
+        yield
+    finally:
+        _state.closers.remove(close)
+
+
+def close_all(reason: str) -> None:
+    """What is open is closed, by a thread that is about to end this process."""
+    for close in reversed(_state.closers):
+        # Nothing may keep the process: what cannot be closed, the next sweep closes.
+        with suppress(Exception):
+            close(reason)
+
+
+def shown_cursor() -> str:
+    """What shows the cursor again, below a bar, where there is a terminal."""
+    return f"\n{SHOW_CURSOR}" if sys.stderr.isatty() else ""
+
+
 def take_back() -> None:
     """Install the handlers again, where others may have put theirs."""
     if _state.depth:
@@ -127,7 +151,7 @@ def _end_at_once(number: int) -> None:
     if not _state.last_words:  # not a command of ours: whoever called has processes that we do not know
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    for words in (SHOW_CURSOR if sys.stderr.isatty() else "", *_state.last_words):
+    for words in (shown_cursor(), *_state.last_words):
         _say(words)
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):

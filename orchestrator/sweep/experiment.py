@@ -20,6 +20,7 @@ from orchestrator.launching.progress import Phase, SweepProgress
 from orchestrator.launching.resources import Resources, fitted
 from orchestrator.search import DIED, AtOnce, DagSearcher, InOrder, Source
 from orchestrator.sweep.deaths import one_trial_each
+from orchestrator.sweep.liveness import death
 from orchestrator.sweep.places import living_nodes, own
 from orchestrator.sweep.ready_workers import taken
 from orchestrator.sweep.session_folder import session_folder
@@ -56,7 +57,7 @@ def run_points(
     def listen(outcome: Outcome) -> None:
         if outcome.reason.startswith(DiskFullError.__name__):
             tell_no_room(outcome.reason)
-        if outcome.metrics is None and not outcome.stopped and (received() or no_room()):
+        if outcome.metrics is None and not outcome.stopped and (received() or no_room() or death()):
             return  # cut off is not failed
         outcomes.append(outcome)
         if source is not None:

@@ -11,18 +11,18 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
-from ray._private import ray_constants, services, utils
+from ray._private import ray_constants, services, utils, worker
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
 from orchestrator.launching.interruption import RAISED, heeded, held, pending, take_back
 from orchestrator.launching.resources import Resources
-from orchestrator.sweep.authentication import new_token
+from orchestrator.sweep.authentication import kill_holders, new_token
 from orchestrator.sweep.environment import variables
 from orchestrator.sweep.listeners import check_loopback
-from orchestrator.sweep.patience import impatient, kill_rays
+from orchestrator.sweep.liveness import watched
+from orchestrator.sweep.patience import impatient
 from orchestrator.sweep.processes import only_needed
 from orchestrator.sweep.replaced import replaced
 from orchestrator.sweep.session_folder import RAY, check_place, session_folder
@@ -65,8 +65,14 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
     So many workers are started at once: they get `ready` while the block goes on. ClusterError where it does
     not start, or listens elsewhere.
     """
-    others = psutil.Process().children(recursive=True)
-    with _private_folder() as folder, variables(OWN), new_token(), _loopback(only=True):
+    with (
+        _private_folder() as folder,
+        variables(OWN),
+        new_token() as token,
+        _loopback(only=True),
+        watched(token),
+        replaced(worker, print_to_stdstream=_say_nothing),
+    ):
         try:
             with only_needed(ready=ready):
                 _start(
@@ -83,7 +89,7 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
                 yield
         finally:
             _shut_down()
-            kill_rays(but=others)  # what a start that was cut off has left
+            kill_holders(token)  # what a start that was cut off has left
 
 
 @contextmanager
@@ -116,6 +122,10 @@ def joined(address: str) -> Iterator[None]:
             yield
         finally:
             _shut_down()
+
+
+def _say_nothing(*what: object, **options: object) -> None:
+    """Ray tells of its processes' deaths on the terminal; a sweep has words of its own for them."""
 
 
 def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes

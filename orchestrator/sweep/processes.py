@@ -14,6 +14,7 @@ from typing import Any
 
 from ray._private import node, parameter, services
 
+from orchestrator.sweep.liveness import watch
 from orchestrator.sweep.replaced import replaced
 from orchestrator.sweep.session_folder import SESSION
 
@@ -29,18 +30,20 @@ def only_needed(*, ready: int) -> Iterator[None]:
     user alone, and they log what ends them, not to the terminal.
     """
     fewer = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False, session_name=SESSION)  # type: ignore[arg-type]  # ray's
-    start = services.start_ray_process
+    start, private = services.start_ray_process, partial(services.ConsolePopen, umask=0o077)
     quiet = {"RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal")}
     inherited = {**quiet, UMASK: f"{_umask():o}"}
 
     def started(command: list[str], *place: Any, **options: Any) -> Any:  # Ray's own
         options["env_updates"] = {**(options.get("env_updates") or {}), **inherited}
-        return start([changed(word, ready) for word in command], *place, **options)
+        information = start([changed(word, ready) for word in command], *place, **options)
+        watch(Path(command[0]).name, information.process)
+        return information
 
     with (
         replaced(parameter, RayParams=fewer),
         replaced(node.Node, start_api_server=_without_page),
-        replaced(services, start_ray_process=started, ConsolePopen=partial(services.ConsolePopen, umask=0o077)),
+        replaced(services, start_ray_process=started, ConsolePopen=private),
     ):
         yield
 

@@ -12,9 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import time
+from time import sleep, time
 
 from filelock import FileLock, Timeout
+
+from orchestrator.launching.interruption import closing_at_end
 
 PREFIX = "orchestrate-"
 UNLOCKED = f".{PREFIX}"  # until its lock is held
@@ -22,6 +24,7 @@ UNLOCKED_SECONDS = 60.0  # after which a folder that never got its lock belongs 
 LOCK, RAY, SESSION = "lock", "r", "s"  # Ray's folder, and the session in it
 LONGEST_SOCKET = 107  # bytes of a UNIX socket's path
 BELOW_TEMPORARY = len(f"/{PREFIX}12345678/{RAY}/{SESSION}/sockets/plasma_store")
+TRIES, SECONDS_BETWEEN_TRIES = 5, 0.1
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -34,9 +37,19 @@ def session_folder() -> Iterator[Path]:
         with FileLock(folder / LOCK, blocking=False, thread_local=False):
             # The lock stays with the file: nobody sees the folder under its name without one.
             folder = folder.rename(folder.with_name(folder.name.removeprefix(".")))
-            yield folder
+            with closing_at_end(lambda reason: _remove(folder)):
+                yield folder
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """What Ray's processes put there as they end may come in between."""
+    for _ in range(TRIES):
         shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        sleep(SECONDS_BETWEEN_TRIES)
 
 
 def remove_dead() -> list[Path]:

@@ -11,6 +11,7 @@ from ray import tune
 from orchestrator.launching.point import Point
 from orchestrator.launching.progress import SweepProgress
 from orchestrator.search import DIED, AtOnce
+from orchestrator.sweep.liveness import death
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -31,6 +32,8 @@ class Watch(tune.Callback):
         self.progress.started(_point(trial))
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
+        if death():
+            return  # and all workers with it
         point = _point(trial)
         self.deaths[point.key] += 1
         count = f"{self.deaths[point.key]} of {self.retries}"
