@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.config import Precision
 
 app = typer.Typer()
+START_SECONDS = 2.5  # for a sweep that is stopped as it starts
 
 
 @app.command()
@@ -84,7 +85,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
-    with listening(carry_on()):
+    with listening(carry_on(), start_seconds=START_SECONDS):
         summary = None
         with suppress(KeyboardInterrupt):
             summary = _swept(

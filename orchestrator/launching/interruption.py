@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from time import monotonic
+from threading import Thread
+from time import monotonic, sleep
 from types import FrameType
 
 STOPPING = "stopping; once more to stop at once"
@@ -27,6 +28,7 @@ class _State:
     when: float = 0.0
     depth: int = 0  # blocks within blocks
     holding: int = 0
+    start_seconds: float | None = None  # for what is being started to end by itself
     last_words: list[str] = field(default_factory=list)
     closers: list[Callable[[str], None]] = field(default_factory=list)
     no_room: str = ""
@@ -56,14 +58,25 @@ def pending() -> bool:
 
 
 @contextmanager
-def listening(last_words: str) -> Iterator[None]:
-    """The first signal raises KeyboardInterrupt, unless it is `held`; a second one prints and exits."""
+def listening(last_words: str, *, start_seconds: float | None = None) -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt, unless it is `held`; a second one prints and exits.
+
+    One that comes before `has_begun` is called ends the process after `start_seconds`, if nothing else has:
+    imports of C++ libraries swallow a KeyboardInterrupt, or hear of it late.
+    """
     with _handling():
         _state.last_words.append(last_words)
+        _state.start_seconds = start_seconds
         try:
             yield
         finally:
             _state.last_words.pop()
+            _state.start_seconds = None
+
+
+def has_begun() -> None:
+    """The start is over: from here on a stopped command closes its runs before it ends."""
+    _state.start_seconds = None
 
 
 @contextmanager
@@ -139,10 +152,19 @@ def _hear(number: int, frame: FrameType | None) -> None:
             _end_at_once(number)
         return
     _state.received, _state.when = number, monotonic()
+    if _state.start_seconds is not None:
+        Thread(target=_end_start, args=(number, _state.start_seconds), daemon=True).start()
     if not _state.holding:
         raise KeyboardInterrupt(RAISED)
     if not sys.stderr.isatty():  # there, the bar says so
         _say(STOPPING)
+
+
+def _end_start(number: int, seconds: float) -> None:
+    sleep(seconds)
+    if _state.start_seconds is not None:
+        close_all(RAISED)  # before any run is made
+        _end_at_once(number)
 
 
 def _end_at_once(number: int) -> None:

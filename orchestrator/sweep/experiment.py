@@ -13,7 +13,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from orchestrator.errors import ClusterError, DiskFullError
 from orchestrator.garbage import collected_again
 from orchestrator.language.stops import Stop
-from orchestrator.launching.interruption import held, no_room, received, tell_no_room
+from orchestrator.launching.interruption import has_begun, held, no_room, received, tell_no_room
 from orchestrator.launching.outcome import Ended, Outcome, Past
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.progress import Phase, SweepProgress
@@ -75,6 +75,7 @@ def run_points(
                 at_once = _at_once(first, resources)
                 watch = Watch(progress, at_once, retries=resources.retries)
                 searcher = DagSearcher(points, listen, source, at_once=at_once, died=watch.reason)
+                has_begun()
                 _fit(searcher, settings, resources, past, watch)
     return Ended(tuple(outcomes), received(), no_room())
 

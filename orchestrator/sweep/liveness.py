@@ -46,12 +46,17 @@ def watched(token: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        _state.processes = {}
+        forget()
 
 
 def watch(name: str, process: subprocess.Popen[bytes]) -> None:
     """Look after a process of Ray's, too."""
     _state.processes[name] = process
+
+
+def forget() -> None:
+    """Ray is shut down, and its processes with it."""
+    _state.processes = {}
 
 
 def death() -> str:

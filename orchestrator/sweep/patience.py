@@ -10,7 +10,7 @@ import psutil
 
 from orchestrator.launching.interruption import received
 
-GRACE_SECONDS = 4.0  # for workers to close their runs; Tune would give them 10
+GRACE_SECONDS = 1.5  # for workers to close their runs; Tune would give them 10
 LOOK_SECONDS = 0.25
 # The name of a process that runs a function for Tune. No others are killed: with one of Ray's agents the
 # node goes, and with the node this process.

@@ -21,7 +21,7 @@ from orchestrator.launching.resources import Resources
 from orchestrator.sweep.authentication import kill_holders, new_token
 from orchestrator.sweep.environment import variables
 from orchestrator.sweep.listeners import check_loopback
-from orchestrator.sweep.liveness import watched
+from orchestrator.sweep.liveness import forget, watched
 from orchestrator.sweep.patience import impatient
 from orchestrator.sweep.processes import only_needed
 from orchestrator.sweep.replaced import replaced
@@ -133,6 +133,7 @@ def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
         with held(), heeded(), _no_handler():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
+        forget()
         ray.shutdown()  # what has started of it
         if pending():  # in the midst of Ray's C++ it comes out as a SystemError
             raise KeyboardInterrupt(RAISED) from None
@@ -169,6 +170,7 @@ def _on_loopback(address: str) -> bool:
 
 def _shut_down() -> None:
     """No other thread may meanwhile collect what refers to Ray: that would end the process."""
+    forget()
     gc.collect()
     gc.disable()
     try:
