@@ -73,7 +73,8 @@ def run_points(
             progress.concurrent, progress.news = resources.concurrent, "starting the first worker"
             if not received():
                 at_once = _at_once(first, resources)
-                watch = Watch(progress, at_once, retries=resources.retries)
+                shared = resources.address is not None
+                watch = Watch(progress, at_once, retries=resources.retries, shared=shared)
                 searcher = DagSearcher(points, listen, source, at_once=at_once, died=watch.reason)
                 has_begun()
                 _fit(searcher, settings, resources, past, watch)

@@ -74,7 +74,7 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
         replaced(worker, print_to_stdstream=_say_nothing),
     ):
         try:
-            with only_needed(ready=ready):
+            with only_needed(folder, ready=ready):
                 _start(
                     "Ray did not start",
                     address="local",

@@ -16,7 +16,7 @@ from ray._private import node, parameter, services
 
 from orchestrator.sweep.liveness import watch
 from orchestrator.sweep.replaced import replaced
-from orchestrator.sweep.session_folder import SESSION
+from orchestrator.sweep.session_folder import SESSION, WORKERS
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 UMASK = "ORCHESTRATE_UMASK"  # of the process that started Ray, for its workers
@@ -24,15 +24,16 @@ AGENT, AHEAD = "--dashboard_agent_command=", "--num_prestart_python_workers="
 
 
 @contextmanager
-def only_needed(*, ready: int) -> Iterator[None]:
+def only_needed(folder: Path, *, ready: int) -> Iterator[None]:
     """Ray starts `ready` workers ahead, and not one for every core, nor what scales a cluster, follows its
     logs or answers for a dashboard: each is a Python that imports for a second. What they write is for this
-    user alone, and they log what ends them, not to the terminal.
+    user alone, temporary files of workers in the session's `folder`, and nothing to the terminal.
     """
     fewer = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False, session_name=SESSION)  # type: ignore[arg-type]  # ray's
     start, private = services.start_ray_process, partial(services.ConsolePopen, umask=0o077)
     quiet = {"RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal")}
-    inherited = {**quiet, UMASK: f"{_umask():o}"}
+    (folder / WORKERS).mkdir()
+    inherited = {**quiet, UMASK: f"{_umask():o}", "TMPDIR": str(folder / WORKERS)}
 
     def started(command: list[str], *place: Any, **options: Any) -> Any:  # Ray's own
         options["env_updates"] = {**(options.get("env_updates") or {}), **inherited}

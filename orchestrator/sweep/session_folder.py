@@ -22,6 +22,7 @@ PREFIX = "orchestrate-"
 UNLOCKED = f".{PREFIX}"  # until its lock is held
 UNLOCKED_SECONDS = 60.0  # after which a folder that never got its lock belongs to a dead process
 LOCK, RAY, SESSION = "lock", "r", "s"  # Ray's folder, and the session in it
+WORKERS = "t"  # for temporary files of workers
 LONGEST_SOCKET = 107  # bytes of a UNIX socket's path
 BELOW_TEMPORARY = len(f"/{PREFIX}12345678/{RAY}/{SESSION}/sockets/plasma_store")
 TRIES, SECONDS_BETWEEN_TRIES = 5, 0.1
@@ -32,7 +33,7 @@ SHARED_MEMORY = Path("/dev/shm")
 def session_folder() -> Iterator[Path]:
     """A new folder of mode 0700; those that dead processes have left are removed first. OSError."""
     remove_dead()
-    folder = Path(tempfile.mkdtemp(prefix=UNLOCKED))
+    folder = Path(tempfile.mkdtemp(prefix=UNLOCKED, dir=_place()))
     try:
         with FileLock(folder / LOCK, blocking=False, thread_local=False):
             # The lock stays with the file: nobody sees the folder under its name without one.
@@ -58,7 +59,7 @@ def remove_dead() -> list[Path]:
 
 
 def _own_folders() -> Iterator[Path]:
-    with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+    with suppress(OSError), os.scandir(_place()) as entries:
         for entry in entries:
             if entry.name.startswith((PREFIX, UNLOCKED)) and entry.is_dir(follow_symlinks=False):
                 with suppress(OSError):
@@ -79,9 +80,13 @@ def _remove_if_dead(folder: Path) -> bool:
     return True
 
 
+def _place() -> str:
+    return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+
+
 def check_place() -> None:
     """OSError where Ray cannot put its sockets or its shared memory, with what to do about it."""
-    place = tempfile.gettempdir()
+    place = _place()
     if not os.access(place, os.W_OK):
         raise OSError(f"{place} cannot be written; set TMPDIR to a folder that can be")
     if len(os.fsencode(place)) + BELOW_TEMPORARY > LONGEST_SOCKET:
