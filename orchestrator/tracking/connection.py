@@ -1,4 +1,4 @@
-"""The one place where a client of a store is made: never for a SQLite file that is not there, or not whole."""
+"""The one place where a client of a store is made: never for a SQLite file that is absent, or not whole."""
 
 from __future__ import annotations
 
