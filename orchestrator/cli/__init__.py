@@ -57,7 +57,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
-    except Exception as error:  # a bug
+    except Exception as error:  # noqa: BLE001  a bug, whichever
         _print_traceback(error)
         raise SystemExit(1) from None
     finally:
