@@ -9,22 +9,22 @@ from mlflow import MlflowClient
 
 from orchestrator.errors import DiskFullError, StoreError
 from orchestrator.store.address import SQLITE, shown
-from orchestrator.tracking import sqlite_store
 from orchestrator.tracking.faults import STORE_FAULTS, is_full, reason_of
+from orchestrator.tracking.sqlite_store import check_usable, make
 
 
 def initialise(uri: str) -> None:
     """Make the store if there is none, and see that it can be written. StoreError, DiskFullError."""
     with _usable(uri):
         if uri.startswith(SQLITE):
-            sqlite_store.make(uri)
+            make(uri)
         connect(uri).search_experiments(max_results=1)
 
 
 def connect(uri: str) -> MlflowClient:
     """A client of a store that is there. Writes nothing; StoreError for one that cannot be used."""
     if uri.startswith(SQLITE):
-        sqlite_store.check_usable(uri)
+        check_usable(uri)
     with _usable(uri):
         return MlflowClient(uri)
 
