@@ -22,7 +22,7 @@ from orchestrator.tracking import RunRow, Tracker
 
 pytestmark = pytest.mark.slow
 
-SETS = ["seed=0,1", "amount=0,0.5", "technique=weight", "train.epochs=40"]
+SETS = ["seed=0,1", "amount=0,0.5", "technique=weight", "train.epochs=20"]
 COMMAND = [sys.executable, "-m", "orchestrator", "sweep", "--space", "weight-vs-unit"]
 COMMAND += [word for text in SETS for word in ("--set", text)]
 DIED = r"error: Ray died; the same command carries on (its {}, pid {}, was ended by SIGKILL)"
@@ -143,8 +143,8 @@ def test_ctrl_c_during_the_start_ends_within_three_seconds(tmp_path: Path, secon
         pressed = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-        assert time.monotonic() - pressed < 3.5  # and what a busy machine takes to end a process
-        assert process.returncode == 130
+        assert time.monotonic() - pressed < 5  # 3, and what a busy machine takes to end a process
+        assert process.returncode in (130, -signal.SIGINT)  # the latter from Python, before any code of ours
         assert "Traceback" not in err
         # Nothing at all where Python itself was still starting.
         assert (err.splitlines() or ["interrupted"])[-1].startswith("interrupted")
