@@ -117,8 +117,9 @@ def test_where_ray_is_killed_the_sweep_ends_at_once_and_the_same_command_carries
         assert "Traceback" not in err
         check_nothing_left(tmp_path)
     with sweep(tmp_path) as process:
-        process.communicate(timeout=300)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 0
+        assert "log level" not in err  # a line of Ray's own, once
         check_nothing_left(tmp_path)
     keys = [row.tags["key"] for row in rows(tmp_path) if "key" in row.tags]
     assert len(keys) == len(set(keys)) == 2 + 4  # two dense trainings, and the trials of two amounts
