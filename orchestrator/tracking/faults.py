@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -104,7 +105,9 @@ def is_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno in FULL:
         return True
     # A copied folder's errors are texts, a database's are MLflow's; a server's own disk is not ours.
-    local = isinstance(error, (shutil.Error, DBAPIError)) or isinstance(error.__cause__, DBAPIError)
+    local = isinstance(error, (shutil.Error, sqlite3.Error, DBAPIError)) or isinstance(
+        error.__cause__, DBAPIError
+    )
     return local and any(text in str(error) for text in FULL_TEXTS)
 
 
