@@ -47,7 +47,8 @@ HEART = re.compile(r"\[Errno \d+\] [\w ]+|timed out|too many \d+ error responses
 TRANSIENT = (408, 429)  # of the codes below 500, those that ask for another try
 
 
-REFUSED_TEXTS = ("readonly database", "is not a database", "is malformed", "database schema", "no such table")
+READ_ONLY = "attempt to write a readonly database"
+REFUSED_TEXTS = (READ_ONLY, "is not a database", "is malformed", "database schema", "no such table")
 
 
 class HasAddress(Protocol):
@@ -88,6 +89,11 @@ def _meaning(error: Exception, uri: str) -> StoreError:
         return DiskFullError(f"no room is left for the store {shown(uri)}: {reason}")
     if _is_away(error):
         return AwayError(f"the store {shown(uri)} cannot be reached: {reason}")
+    if READ_ONLY in str(error):
+        return StoreError(
+            f"the store {shown(uri)} cannot be written: it is read-only here; "
+            "ask its owner, or set MLFLOW_TRACKING_URI to another one"
+        )
     return StoreError(f"the store {shown(uri)} refuses: {reason}")
 
 
