@@ -34,6 +34,7 @@ from orchestrator.store.writing import FULL
 
 # Its own tracebacks of a locked file would stand among the lines of a sweep.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # it quotes addresses, with what is secret in them
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
