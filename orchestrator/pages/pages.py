@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn
 from urllib.error import URLError
@@ -20,7 +21,7 @@ from urllib.request import urlopen
 from orchestrator.errors import StoreError
 from orchestrator.pages import sweep_page
 from orchestrator.pages.sweep_page import TRAINING, VIEW_TAG
-from orchestrator.store.address import shown, store_folder
+from orchestrator.store.address import SQLITE, shown, store_folder
 from orchestrator.tracking import Tracker, open_store
 
 HOST = "127.0.0.1"
@@ -101,6 +102,7 @@ def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[by
         yield process
     finally:
         _end(process)
+        _remove_stray_folder(uri)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -110,6 +112,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(END_SECONDS)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
+
+
+def _remove_stray_folder(uri: str) -> None:
+    """Of a SQLite path with escapes, MLflow makes the folder as it is written, too, and leaves it empty."""
+    folder = Path(uri.removeprefix(SQLITE)).parent
+    if folder != store_folder(uri):
+        with suppress(OSError):
+            os.removedirs(folder)
 
 
 def _await(process: subprocess.Popen[bytes], base: str, log: IO[bytes]) -> None:
