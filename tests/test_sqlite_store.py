@@ -18,6 +18,7 @@ import pytest
 from mlflow.store.tracking.dbmodels.initial_models import Base as Initial
 from sqlalchemy import create_engine
 
+from orchestrator import cli
 from orchestrator.errors import DiskFullError, StoreError
 from orchestrator.tracking import Tracker, has_store, initialise, open_store
 from orchestrator.tracking.sqlite_store import make
@@ -133,6 +134,30 @@ def test_a_half_made_one_without_runs_is_no_store_and_is_begun_anew(
         f"the store {uri} was never made to its end, and holds no runs: it is begun anew, "
         "and the old file is mlflow.db.unfinished\n"
     )
+
+
+@pytest.mark.parametrize("leave", HALVES)
+def test_who_only_looks_takes_a_half_made_one_for_none(
+    tmp_path: Path,
+    leave: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "mlruns" / "mlflow.db"
+    file.parent.mkdir()
+    leave(file)
+    before, there = digest(file), names(file.parent)
+    monkeypatch.chdir(tmp_path)
+    for words, code in ((["plan", "--space", "quickstart"], 0), (["status"], 4), (["doctor"], 0)):
+        monkeypatch.setattr(sys, "argv", ["orchestrate", *words])
+        with pytest.raises(SystemExit) as raised:
+            cli.main()
+        assert raised.value.code == code, capsys.readouterr()
+    out, err = capsys.readouterr()
+    assert " to run, 0 in the store" in out
+    assert f"sqlite:///{file}: there is none yet, the first sweep makes it" in out
+    assert err == f"error: there is no store at sqlite:///{file}; `orchestrate sweep` makes one\n"
+    assert (digest(file), names(file.parent)) == (before, there)
 
 
 def with_run(file: Path, *statements: str) -> None:
