@@ -38,7 +38,7 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
             server.kill()
             assert process.wait(LONGEST) == 4, log.read_text()
         waiting = {parcel.opening.point: parcel for parcel in outbox.parcels()}
-        assert f"{len(waiting)} results wait in {outbox.folder}, and the same command delivers them" in (
+        assert f"{len(waiting)} results wait in {outbox.folder}, and `orchestrate deliver` delivers them" in (
             log.read_text()
         )
         server.start()
