@@ -18,6 +18,7 @@ from threading import Event, Thread
 from orchestrator.errors import ClusterError
 from orchestrator.launching.interruption import close_all, shown_cursor
 from orchestrator.sweep.authentication import kill_holders
+from orchestrator.sweep.patience import kill_rays
 
 LOOK_SECONDS = 0.25
 
@@ -71,6 +72,7 @@ def death() -> str:
 def _look(done: Event, token: str) -> None:
     while not done.wait(LOOK_SECONDS):
         if why := death():
+            kill_rays(but=())  # who gives itself a title writes it over its environment
             kill_holders(token)
             close_all(why)
             sys.stdout.flush()
