@@ -22,7 +22,7 @@ from orchestrator.tracking import RunRow, Tracker
 
 pytestmark = pytest.mark.slow
 
-SETS = ["seed=0,1", "amount=0,0.5", "technique=weight", "train.epochs=40"]
+SETS = ["seed=0,1", "amount=0,0.5", "technique=weight", "train.epochs=20"]
 COMMAND = [sys.executable, "-m", "orchestrator", "sweep", "--space", "weight-vs-unit"]
 COMMAND += [word for text in SETS for word in ("--set", text)]
 DIED = r"error: Ray died; the same command carries on (its {}, pid {}, was ended by SIGKILL)"
@@ -117,8 +117,9 @@ def test_where_ray_is_killed_the_sweep_ends_at_once_and_the_same_command_carries
         assert "Traceback" not in err
         check_nothing_left(tmp_path)
     with sweep(tmp_path) as process:
-        process.communicate(timeout=300)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 0
+        assert "log level" not in err  # a line of Ray's own, once
         check_nothing_left(tmp_path)
     keys = [row.tags["key"] for row in rows(tmp_path) if "key" in row.tags]
     assert len(keys) == len(set(keys)) == 2 + 4  # two dense trainings, and the trials of two amounts
@@ -143,8 +144,8 @@ def test_ctrl_c_during_the_start_ends_within_three_seconds(tmp_path: Path, secon
         pressed = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-        assert time.monotonic() - pressed < 3.5  # and what a busy machine takes to end a process
-        assert process.returncode == 130
+        assert time.monotonic() - pressed < 5  # 3, and what a busy machine takes to end a process
+        assert process.returncode in (130, -signal.SIGINT)  # the latter from Python, before any code of ours
         assert "Traceback" not in err
         # Nothing at all where Python itself was still starting.
         assert (err.splitlines() or ["interrupted"])[-1].startswith("interrupted")

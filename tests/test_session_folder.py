@@ -117,3 +117,14 @@ def test_a_path_is_as_long_as_sockets_allow_and_no_longer(
     monkeypatch.setenv("RAY_TMPDIR", str(place / "gone"))
     with pytest.raises(OSError, match="set TMPDIR to a folder that can be"):
         check_place()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
+def test_shared_memory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    check = "from orchestrator.sweep.session_folder import check_place; check_place()"
+    mounts = f"mount -t tmpfs -o ro none /dev/shm && {sys.executable} -c '{check}'"
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", mounts], capture_output=True, text=True, timeout=60, check=False
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("OSError: /dev/shm cannot be written, and Ray shares memory there; mount it")

@@ -6,10 +6,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from ray._private import node, parameter, services
@@ -20,6 +21,7 @@ from orchestrator.sweep.session_folder import SESSION, WORKERS
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 UMASK = "ORCHESTRATE_UMASK"  # of the process that started Ray, for its workers
+LOOK_SECONDS = 0.01
 AGENT, AHEAD = "--dashboard_agent_command=", "--num_prestart_python_workers="
 
 
@@ -32,6 +34,7 @@ def only_needed(folder: Path, *, ready: int) -> Iterator[None]:
     fewer = partial(parameter.RayParams, no_monitor=True, include_log_monitor=False, session_name=SESSION)  # type: ignore[arg-type]  # ray's
     start, private = services.start_ray_process, partial(services.ConsolePopen, umask=0o077)
     quiet = {"RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal")}
+    wait = node.wait_for_persisted_port  # type: ignore[attr-defined]  # compiled
     (folder / WORKERS).mkdir()
     inherited = {**quiet, UMASK: f"{_umask():o}", "TMPDIR": str(folder / WORKERS)}
 
@@ -43,10 +46,19 @@ def only_needed(folder: Path, *, ready: int) -> Iterator[None]:
 
     with (
         replaced(parameter, RayParams=fewer),
+        replaced(node, wait_for_persisted_port=partial(_wait_for_port, wait)),
         replaced(node.Node, start_api_server=_without_page),
         replaced(services, start_ray_process=started, ConsolePopen=private),
     ):
         yield
+
+
+def _wait_for_port(wait: Callable[..., int], folder: str, node_id: str, name: str, *, timeout_ms: int) -> int:
+    """Ray's own wait lets no other thread run, so that none could see that the process has died."""
+    deadline = monotonic() + timeout_ms / 1000
+    while not any(Path(folder).glob(f"{name}_*")) and monotonic() < deadline:
+        sleep(LOOK_SECONDS)
+    return wait(folder, node_id, name, timeout_ms=timeout_ms)
 
 
 def _umask() -> int:
