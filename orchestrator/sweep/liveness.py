@@ -11,14 +11,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
+
+import psutil
 
 from orchestrator.errors import ClusterError
 from orchestrator.launching.interruption import close_all, shown_cursor
 from orchestrator.sweep.authentication import kill_holders
-from orchestrator.sweep.patience import kill_rays
 
 LOOK_SECONDS = 0.25
 
@@ -69,10 +70,18 @@ def death() -> str:
     return ""
 
 
+def _kill_below() -> None:
+    """Kill what Ray's processes have started: who gives itself a title writes it over the token it holds."""
+    for process in _state.processes.values():
+        with suppress(psutil.Error):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+
+
 def _look(done: Event, token: str) -> None:
     while not done.wait(LOOK_SECONDS):
         if why := death():
-            kill_rays(but=())  # who gives itself a title writes it over its environment
+            _kill_below()
             kill_holders(token)
             close_all(why)
             sys.stdout.flush()
