@@ -120,8 +120,9 @@ def test_a_path_is_as_long_as_sockets_allow_and_no_longer(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
-def test_shared_memory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     check = "from orchestrator.sweep.session_folder import check_place; check_place()"
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     mounts = f"mount -t tmpfs -o ro none /dev/shm && {sys.executable} -c '{check}'"
     done = subprocess.run(
         ["unshare", "-m", "bash", "-c", mounts], capture_output=True, text=True, timeout=60, check=False

@@ -11,15 +11,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event, Thread
-
-import psutil
 
 from orchestrator.errors import ClusterError
 from orchestrator.launching.interruption import close_all, shown_cursor
-from orchestrator.sweep.authentication import kill_holders
+from orchestrator.sweep.session_folder import kill_processes
 
 LOOK_SECONDS = 0.25
 
@@ -35,13 +34,13 @@ _state = _State()
 
 
 @contextmanager
-def watched(token: str) -> Iterator[None]:
+def watched(folder: Path) -> Iterator[None]:
     """If a process of which `watch` was told dies within the block, this one ends with exit code 4.
 
-    `token` tells what else of Ray is killed before.
+    What else of Ray runs in the session's `folder` is killed before.
     """
     done = Event()
-    thread = Thread(target=_look, args=(done, token), daemon=True)
+    thread = Thread(target=_look, args=(done, folder), daemon=True)
     thread.start()
     try:
         yield
@@ -70,19 +69,10 @@ def death() -> str:
     return ""
 
 
-def _kill_below() -> None:
-    """Kill what Ray's processes have started: who gives itself a title writes it over the token it holds."""
-    for process in _state.processes.values():
-        with suppress(psutil.Error):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-
-
-def _look(done: Event, token: str) -> None:
+def _look(done: Event, folder: Path) -> None:
     while not done.wait(LOOK_SECONDS):
         if why := death():
-            _kill_below()
-            kill_holders(token)
+            kill_processes(folder)
             close_all(why)
             sys.stdout.flush()
             os.write(2, f"{shown_cursor()}error: {why}\n".encode())

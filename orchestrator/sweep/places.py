@@ -18,14 +18,14 @@ from ray.job_config import JobConfig
 from orchestrator.errors import ClusterError
 from orchestrator.launching.interruption import RAISED, heeded, held, pending, take_back
 from orchestrator.launching.resources import Resources
-from orchestrator.sweep.authentication import kill_holders, new_token
+from orchestrator.sweep.authentication import new_token
 from orchestrator.sweep.environment import variables
 from orchestrator.sweep.listeners import check_loopback
 from orchestrator.sweep.liveness import forget, watched
 from orchestrator.sweep.patience import impatient
 from orchestrator.sweep.processes import only_needed
 from orchestrator.sweep.replaced import replaced
-from orchestrator.sweep.session_folder import RAY, check_place, session_folder
+from orchestrator.sweep.session_folder import RAY, check_place, kill_processes, session_folder
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
@@ -68,9 +68,9 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
     with (
         _private_folder() as folder,
         variables(OWN),
-        new_token() as token,
+        new_token(),
         _loopback(only=True),
-        watched(token),
+        watched(folder),
         replaced(worker, print_to_stdstream=_say_nothing),
     ):
         try:
@@ -89,7 +89,7 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
                 yield
         finally:
             _shut_down()
-            kill_holders(token)  # what a start that was cut off has left
+            kill_processes(folder)  # what a start that was cut off has left
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep, time
 
+import psutil
 from filelock import FileLock, Timeout
 
 from orchestrator.launching.interruption import closing_at_end
@@ -82,6 +83,15 @@ def _remove_if_dead(folder: Path) -> bool:
 
 def _place() -> str:
     return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+
+
+def kill_processes(folder: Path) -> None:
+    """Kill Ray's processes of this session, whoever their parent is by now: each has a log in its folder."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            files = [] if process.pid == os.getpid() else process.open_files()
+            if any(Path(file.path).is_relative_to(folder / RAY) for file in files):
+                process.kill()
 
 
 def check_place() -> None:
