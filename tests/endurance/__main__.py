@@ -27,7 +27,7 @@ from storm import TITLES, Row, Storm
 # Twelve kills: each kind at least once.
 SHORT = [
     ("disk", ["worker", "driver", "raylet", "disk", "interrupt", "gcs_server", "worker"]),
-    ("server", ["server", "worker", "driver", "server", "raylet"]),
+    ("server", ["worker", "driver", "server", "raylet", "server"]),
 ]
 LONGEST_STORM = 8  # kills of one sweep
 

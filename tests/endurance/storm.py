@@ -40,14 +40,18 @@ class Row:
     left_processes: int = 0
     left_folders: int = 0
     bits_equal: bool = True
+    is_early: bool = False  # it was meant for the start of the sweep
     wrong: list[str] = field(default_factory=list)  # in words
 
     def cells(self) -> list[str]:
-        texts = [str(value) for value in list(self.__dict__.values())[:-1]]
-        return [*texts[:-1], "yes" if self.bits_equal else "NO"]
+        values = [getattr(self, name) for name in NAMES]
+        return [
+            {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value) for value in values
+        ]
 
 
-TITLES = [name.replace("_", " ") for name in Row.__dataclass_fields__][:-1]
+NAMES = [name for name in Row.__dataclass_fields__ if name not in ("is_early", "wrong")]
+TITLES = [name.replace("_", " ") for name in NAMES]
 
 
 @dataclass
@@ -60,6 +64,9 @@ class Storm:
     first: int
     store: str
     rows: list[Row] = field(default_factory=list)
+    _is_swept: bool = (
+        True  # nothing is left of a killed driver, which the next sweep removes as it starts Ray
+    )
     _finished: list[Counter[str]] = field(default_factory=list)
     _begun: list[Counter[str]] = field(default_factory=list)
 
@@ -98,7 +105,8 @@ class Storm:
     def _hit(self, process: subprocess.Popen[bytes], kind: str, *, to_come: int) -> None:
         fault, dice = FAULTS[kind], self.world.dice
         rows: list[RunRow] = []
-        if fault.is_early and dice.random() < EARLY:
+        is_early = fault.is_early and dice.random() < EARLY
+        if is_early:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(dice.uniform(0.0, EARLY_SECONDS))
         else:
@@ -106,6 +114,7 @@ class Storm:
         self._finished.append(finished(rows))
         self._begun.append(begun(rows))
         row = Row(self.first + len(self.rows), kind, self.store, len(self._finished[-1]))
+        row.is_early = is_early
         self.rows.append(row)
         size, started = self.place.log.stat().st_size, time.monotonic()
         code = fault.strike(process, self.world) if process.poll() is None else None
@@ -151,12 +160,16 @@ class Storm:
 
     def _look(self, row: Row, code: int) -> None:
         """What is left after an attempt has ended; after a killed driver, what no process can put off."""
+        if code == -signal.SIGKILL:
+            self._is_swept = False
+            return
+        if not self._is_swept and row.is_early:  # perhaps before it started Ray
+            return
+        self._is_swept = True
         server = self.world.server.process if self.world.server else None
         processes = leftovers(LEFT_SECONDS, but=server.pid if server else 0)
         row.left_processes = len(processes)
         row.wrong += [f"a process is left: {name}" for name in processes]
-        if code == -signal.SIGKILL:
-            return
         folders = [path.name for path in self.place.temporary.iterdir()]
         row.left_folders = len(folders)
         row.wrong += [f"a folder is left: {name}" for name in folders]
