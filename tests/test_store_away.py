@@ -21,6 +21,7 @@ from orchestrator.tracking import Tracker, initialise
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
+@pytest.mark.long
 def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
         server.kill()
 
 
+@pytest.mark.long
 def test_a_sqlite_file_that_is_locked_for_a_while(tmp_path: Path) -> None:
     uri = default_uri(tmp_path)
     initialise(uri)  # before two processes look at it

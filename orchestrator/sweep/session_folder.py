@@ -75,6 +75,7 @@ def _remove_if_dead(folder: Path) -> bool:
         if not folder.name.startswith(UNLOCKED) and not (folder / LOCK).is_file():
             return False  # of that name, and not of ours
         with FileLock(folder / LOCK, blocking=False):
+            kill_processes(folder)  # Ray's agent outlives a killed driver by a minute
             shutil.rmtree(folder)
     except (Timeout, OSError):
         return False
