@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from extensions import unreadable
 from orchestrator.cli import carrying, knowing, reading, sweeping
 from orchestrator.errors import OrchestrateError
 from orchestrator.garbage import rarely_collected
@@ -52,6 +53,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+    except Exception:
+        for line in unreadable():  # other libraries read all lists of entry points, and end with a traceback
+            _fail(line, 4)
+        raise
     finally:
         gc.freeze()  # as it ends, Python would look through every module for garbage: a second
 

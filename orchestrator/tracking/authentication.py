@@ -39,8 +39,8 @@ def create_app() -> App:
 def with_token(app: App, token: str) -> App:
     """The app, asked only by who knows the token: in a cookie, as Bearer, or as the password of Basic.
 
-    `/?token=TOKEN` sets the cookie, and sends the browser on; what stands behind # stays. ValueError for an empty
-    token.
+    `/?token=TOKEN` sets the cookie and sends the browser on; what stands behind # stays. ValueError where the
+    token is empty.
     """
     if not token:
         raise ValueError("the pages need a token")
