@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import redirect_stdout
 from functools import cache
+from importlib import import_module
 from importlib.metadata import Distribution, EntryPoint, distributions
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
@@ -113,13 +115,24 @@ class _Failure:
         self.error, self.reason = error, reason
 
 
-@cache  # a module that fails is run once, too
+@cache
 def _load(entry: EntryPoint) -> object:
-    if entry.pattern.match(entry.value) is None:
+    match = entry.pattern.match(entry.value)
+    if match is None:
         return _Failure(None, f"its entry point is {entry.value!r}, and not MODULE:NAME")
+    part = _import(match["module"])
+    try:
+        is_whole = isinstance(part, _Failure) or not match["attr"]
+        return part if is_whole else attrgetter(match["attr"])(part)
+    except Exception as error:  # noqa: BLE001  # a module may compute its names
+        return _Failure(error, _reason(error))
+
+
+@cache  # a module that fails is run once, too
+def _import(module: str) -> object:
     try:
         with redirect_stdout(sys.stderr):  # results alone are on stdout
-            return entry.load()
+            return import_module(module)
     except KeyboardInterrupt:  # Ctrl-C
         raise
     except BaseException as error:  # noqa: BLE001  # whatever another package's code may raise, SystemExit too
