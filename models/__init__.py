@@ -33,7 +33,9 @@ OWN: dict[str, Builder] = {
     "cnn": cnn,
     "densenet121": densenet121,
 }
-BUILDERS: Plugins[Builder] = Plugins("model", "models.builder", OWN)
+BUILDERS: Plugins[Builder] = Plugins(
+    "model", "models.builder", OWN, is_right=callable, expected="a function that builds a network"
+)
 
 MAX_TEXT = 1000  # a name is one line; longer text is refused before it is parsed
 

@@ -20,7 +20,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from extensions import PluginError, entries, load, top_package, warn_once, warn_taken
+from extensions import PluginError, entries, load, top_package, warn_once, warn_taken, wrong_part
 from pruning.scalars import plain, real_number, whole_number
 
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
@@ -96,8 +96,14 @@ class Hyperparameter:
 
 @cache  # a plan of many thousand trials asks for it as often
 def hyperparameters(function: Function) -> Mapping[str, Hyperparameter]:
-    """The keyword-only parameters with a default: their default, type and range."""
-    hints = get_type_hints(function, include_extras=True)
+    """The keyword-only parameters with a default: their default, type and range.
+
+    Without types where a function names some that it does not import.
+    """
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        hints = {}
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
@@ -157,7 +163,7 @@ class Registry:
             try:
                 yield self.get(name)
             except PluginError as error:
-                warn_once(str(error))
+                warn_once(error.warning)
 
     def get(self, spec: str | Mapping[str, Value] | Method) -> Method:
         """The method for a name, a text form, or `{"method": name, option: value}`; ValueError else."""
@@ -194,10 +200,7 @@ class Registry:
         elif name in others:
             load(self.kind, others[name])
             if name not in self._functions:
-                raise PluginError(
-                    f"{self.kind} {name!r}: the module {others[name].module} of its entry point registers no "
-                    f"{self.kind} of that name"
-                )
+                raise wrong_part(self.kind, others[name], f"registers no {self.kind} of that name")
         else:
             for entry in others.values():
                 if entry.name in self._functions:
@@ -205,7 +208,7 @@ class Registry:
                 try:
                     load(self.kind, entry)
                 except PluginError as error:
-                    warn_once(str(error))
+                    warn_once(error.warning)
 
     def _is_taken(self, name: str) -> bool:
         """Whether another package than that of the entry point has registered the name."""

@@ -122,16 +122,26 @@ def _runs(net: nn.Module, images: Tensor) -> bool:
     return isinstance(logits, Tensor) and bool(torch.isfinite(logits[:1]).all())
 
 
-def kept_channels(groups: Iterable[Group], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Group name -> int64 positions of the channels that stay, ascending; all of a group that is wholly dead.
+def kept_channels(
+    groups: Iterable[Group], masks: Mapping[str, Tensor], *, whole_if_dead: bool = False
+) -> dict[str, Tensor]:
+    """Group name -> int64 positions of the channels that stay, ascending.
 
-    A parameter without a mask is taken for one that the network does not have.
+    Of a group that is wholly dead the first stays, as no layer is without channels; or all of them with
+    `whole_if_dead`. A parameter without a mask is taken for one that the network does not have.
     """
     kept = {}
     for group in groups:
         alive = alive_units(group, masks)
-        kept[group.name] = alive.nonzero().flatten() if alive.any() else torch.arange(group.size)
+        least = torch.arange(group.size if whole_if_dead else 1)
+        kept[group.name] = alive.nonzero().flatten() if alive.any() else least
     return kept
+
+
+def dead_groups(groups: Iterable[Group], masks: Mapping[str, Tensor], *, net: nn.Module) -> tuple[str, ...]:
+    """The names of the groups of which no channel lives; a parameter without a mask is alive."""
+    whole = _all_masks(net, masks)
+    return tuple(group.name for group in groups if not alive_units(group, whole).any())
 
 
 def shrink(
@@ -140,13 +150,15 @@ def shrink(
     example_input: Tensor,
     *,
     groups: Sequence[Group] | None = None,
+    whole_if_dead: bool = False,
 ) -> nn.Module:
     """A new network without the dead channels; it computes what the masked `net` computes.
 
-    A channel is dead when its rows, biases and norm entries are. A group that is dead as a whole stays,
-    masked. `groups` is an earlier `trace` of `net`. ValueError, with the layer, where the two would not be
-    equal on random images in float64: where a living column still reads something else than zero from a
-    dead channel (a sigmoid, say), or channels do not lie where the trace has them.
+    A channel is dead when its rows, biases and norm entries are. Of a group that is dead as a whole one
+    channel stays, masked; with `whole_if_dead` all do, as in networks that were recorded before. `groups` is
+    an earlier `trace` of `net`. ValueError, with the layer, where the two would not be equal on random images
+    in float64: where a living column still reads something else than zero from a dead channel (a sigmoid,
+    say), or channels do not lie where the trace has them.
     """
     net, example_input = check_network(net), check_example(example_input)
     check_masks(net, masks)
@@ -155,7 +167,7 @@ def shrink(
     check_groups_fit(net, groups)
     masked = deepcopy(net)
     apply_masks(masked, masks)
-    gone = _gone_positions(groups, _all_masks(masked, masks))
+    gone = _gone_positions(groups, _all_masks(masked, masks), whole_if_dead=whole_if_dead)
     if not gone:
         return masked
     small = _cut_out(deepcopy(masked), gone)
@@ -261,10 +273,10 @@ def _all_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
     }
 
 
-def _gone_positions(groups: Sequence[Group], masks: Masks) -> Gone:
+def _gone_positions(groups: Sequence[Group], masks: Masks, *, whole_if_dead: bool = False) -> Gone:
     """(module name, dimension) -> the positions to be cut there."""
     parts: dict[tuple[str, int], list[Tensor]] = {}
-    kept = kept_channels(groups, masks)
+    kept = kept_channels(groups, masks, whole_if_dead=whole_if_dead)
     for group in groups:
         dead = torch.ones(group.size, dtype=torch.bool).index_fill(0, kept[group.name], False)
         for member in group.members if dead.any() else ():

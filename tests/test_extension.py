@@ -246,13 +246,12 @@ def test_a_broken_package_breaks_its_own_names_alone(tmp_path: Path) -> None:
     for line, name in zip(lines, ("shattered", "shattered_images", "shattered_scores"), strict=True):
         assert f"{name!r} of the package shattered cannot be imported" in line
         assert "ModuleNotFoundError: No module named 'what_nobody_has'" in line
-    for kind, broken in (("models", "shattered"), ("datasets", "shattered_images")):
+    for kind in ("models", "datasets"):
         listed = python("-m", "orchestrator.cli", "list", kind, cwd=tmp_path, site=place)
         assert listed.returncode == 0, listed.stderr
         assert [line.split()[0] for line in listed.stdout.splitlines()] == [n for n, _ in names(kind)]
         (warning,) = listed.stderr.splitlines()
-        assert warning.startswith("warning: ")
-        assert f"{broken!r} of the package shattered" in warning
+        assert warning.startswith("warning: parts of the package shattered are left out: ModuleNotFoundError")
 
 
 BOTH = """

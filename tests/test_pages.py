@@ -56,6 +56,26 @@ def text_of(page: Any) -> str:
     return str(page.inner_text("body"))
 
 
+def split_token(address: str) -> tuple[str, str]:
+    """An address in the pages without its token, and the token."""
+    base, _, rest = address.partition("?token=")
+    token, _, fragment = rest.partition("#")
+    return f"{base}#{fragment}", token
+
+
+@needs_browser
+def test_a_browser_enters_with_the_token_and_needs_it_once(pages: dict[str, str]) -> None:
+    """Links without it, as reports and notes have them, open afterwards, as others do not."""
+    plain, token = split_token(pages["sweep"])
+    with PICTURES["browser"]() as page:
+        visit(page, plain, "These pages ask for a token")
+        visit(page, pages["sweep"], "sweep/done")
+        assert token not in page.url
+        visit(page, plain, "sweep/done")
+        (cookie,) = page.context.cookies()
+        assert (cookie["value"], cookie["httpOnly"], cookie["sameSite"]) == (token, True, "Lax")
+
+
 @needs_browser
 def test_the_page_of_a_sweep_says_what_it_is(page: Any, pages: dict[str, str]) -> None:
     visit(page, pages["sweep"], "sweep/done")
@@ -123,7 +143,7 @@ def test_the_best_are_compared(page: Any, pages: dict[str, str]) -> None:
 def test_a_registered_network_is_among_the_models(page: Any, pages: dict[str, str]) -> None:
     visit(page, re.sub(r"/runs/\w+", "/models", pages["sweep"]), "winner")
     assert re.search(r"winner\s+Ready", text_of(page))
-    base = pages["sweep"].partition("/#")[0]
+    base = pages["sweep"].partition("/?")[0]
     visit(page, f"{base}/#/models/winner", "champion")
     assert "Version 1" in text_of(page)
 
@@ -143,8 +163,8 @@ def test_the_browser_is_sent_nowhere_else(page: Any, pages: dict[str, str]) -> N
 
 
 def test_of_a_server_the_addresses_in_its_own_pages_are_told(pages: dict[str, str], tmp_path: Path) -> None:
-    base = pages["sweep"].partition("/#")[0]
-    secret = base.replace("//", "//user:secret@")
+    base, token = pages["sweep"].partition("/?")[0], split_token(pages["sweep"])[1]
+    secret = base.replace("//", f"//user:{token}@")
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", "ui"],
         cwd=tmp_path,
@@ -154,8 +174,8 @@ def test_of_a_server_the_addresses_in_its_own_pages_are_told(pages: dict[str, st
         check=True,
     )
     told = {line.split()[1]: line.split()[2] for line in done.stdout.splitlines()}
-    assert told == pages
-    assert "secret" not in done.stdout + done.stderr
+    assert told == {word: split_token(address)[0] for word, address in pages.items()}
+    assert token not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,7 +192,9 @@ def test_the_server_is_one_of_loopback_and_ends_with_the_command(folder: Path, t
     )
     assert process.stdout is not None
     first = process.stdout.readline()
-    assert first == f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning\n"
+    base, token = split_token(first)
+    assert base == f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning\n"
+    assert re.fullmatch(r"[\w-]{32}", token)
     with pytest.raises(StoreError, match=f"port {port} cannot be listened on.*--port {port + 1}"):
         serve(default_uri(tmp_path), port=port)
     process.send_signal(signal.SIGTERM)

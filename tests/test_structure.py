@@ -16,7 +16,7 @@ from torch.nn.utils.prune import l1_unstructured
 import models
 from pruning.architecture import SelectedLinear, resize, widths
 from pruning.masking import Group, Masks, apply_masks, expand, full_masks, gather, prunable_layers
-from pruning.structure import kept_channels, shrink, shrink_masks, trace
+from pruning.structure import dead_groups, kept_channels, shrink, shrink_masks, trace
 from pruning.units import unit_groups
 
 SMALL = ("slp", "mlp(widths=[16, 8, 12], bias=True)", "cnn(widths=[8, 12, 6])")
@@ -383,15 +383,40 @@ def test_residual_channels_go_together() -> None:
     assert_close(small(x), masked(net, masks)(x))
 
 
-@pytest.mark.parametrize("model", SMALL)
-def test_a_fully_dead_network_stays_whole_and_masked(model: str) -> None:
+@pytest.mark.parametrize("model", [*SMALL, pytest.param("densenet121", marks=pytest.mark.slow)])
+def test_of_a_fully_dead_network_one_channel_a_group_stays(model: str) -> None:
     net, x = build(model), images(2, 1, 8, 8)
     groups = trace(net, x)
     masks = pruned(net, groups, amount=1.0)
-    small = shrink(net, masks, x)
-    assert small is not net
-    assert widths(small) == widths(net)
-    assert state_equal(small, masked(net, masks))
+    small = shrink(net, masks, x, groups=groups)
+    assert_close(small(x), masked(net, masks)(x))
+    assert {len(kept) for kept in kept_channels(groups, masks).values()} == {1}
+    roots = {name: size for name, size in widths(small).items() if name in {g.name for g in groups}}
+    assert {size[-1 if model == "slp" else 0] for size in roots.values()} == {1}
+    logits = small(x)
+    assert torch.equal(logits[0], logits[1])  # of every image
+    left = shrink_masks(masks, groups, net=net)
+    assert {name: mask.shape for name, mask in left.items()} == {
+        name: dict(small.named_parameters())[name].shape for name in masks
+    }
+    assert state_equal(masked(small, left), small)
+
+
+def test_a_wholly_dead_layer_is_cut_to_one_beside_living_ones() -> None:
+    """4 of 8 neurons, then none of 6; as it was recorded before, all 6 stay."""
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    x = torch.randn(2, 5)
+    first, second = trace(net, x)
+    alive = torch.arange(8) % 2 == 0
+    masks = expand(
+        second, torch.zeros(6, dtype=torch.bool), expand(first, alive, full_masks(net, [first, second]))
+    )
+    assert dead_groups((first, second), masks, net=net) == ("2",)
+    small, before = shrink(net, masks, x), shrink(net, masks, x, whole_if_dead=True)
+    assert widths(small) == {"0": [4, 5], "2": [1, 4], "4": [3, 1]}
+    assert widths(before) == {"0": [4, 5], "2": [6, 4], "4": [3, 6]}
+    for cut in (small, before):
+        assert torch.equal(cut(x), net[4].bias.expand(2, 3))  # all that is left
 
 
 @pytest.mark.parametrize("model", SMALL)

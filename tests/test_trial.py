@@ -70,6 +70,11 @@ WEIGHTS = {SLP: 640, MLP: 64 * 32 + 32 * 16 + 16 * 10, CNN: 8 * 9 + 16 * 8 * 9 +
 REST = {SLP: 10, MLP: 0, CNN: 2 * (8 + 16) + 10}  # biases and norms
 UNITS = {SLP: (320, 640), MLP: ((1024 + 256), (2048 + 512)), CNN: ((36 + 576), (72 + 1152))}
 CUT = {SLP: 320, MLP: 64 * 16 + 16 * 8 + 8 * 10, CNN: 4 * 9 + 8 * 4 * 9 + 8 * 10}
+# All of them: one is left of each, and it is zero.
+EMPTY = {SLP: "output", MLP: "hidden.0, hidden.1", CNN: "blocks.0.conv, blocks.1.conv"}
+LEAST = {SLP: 10 + 10, MLP: 64 + 1 + 10, CNN: 9 + 9 + 10 + 2 * (1 + 1) + 10}
+LEAST_MACS = {SLP: 10, MLP: 64 + 1 + 10, CNN: 9 * 64 + 9 * 16 + 10}
+STATISTICS = {SLP: 8, MLP: 0, CNN: 2 * (4 + 4 + 8)}  # the input's index; means, variances, batches seen
 CUT_MACS = {SLP: 320, MLP: CUT[MLP], CNN: 4 * 9 * 64 + 8 * 4 * 9 * 16 + 80}
 
 
@@ -154,11 +159,23 @@ def test_amount_1_leaves_chance(model: str, name: str) -> None:
     assert min(abs(float(share) - found.accuracy) for share in shares) < 1e-6
     assert int((measured.confusion.sum(0) > 0).sum()) == 1
     assert (found.sparsity, found.amount) == (1.0, 1.0)
-    assert measured.cut is False
-    assert met(measured) == (
-        ("nothing to cut out: every unit is masked",) if name in ("neuron", "structured") else ()
-    )
-    dead, chance = (note for note in measured.notes if note.startswith("round"))
+    grouped = name in ("neuron", "structured")
+    assert measured.cut is grouped
+    assert met(measured) == ()
+    *cut, dead, chance = measured.notes
+    kind = "unit" if name == "neuron" else "channel"
+    left = f"round 1: nothing is left of {EMPTY[model]}: cut out, it keeps one {kind} of zeros in each"
+    assert cut == ([left] if grouped else [])
+    if grouped:  # one zero in the place of each layer's units
+        assert (found.macs_physical, found.parameters_physical) == (LEAST_MACS[model], LEAST[model])
+        assert found.bytes_physical == 4 * LEAST[model] + STATISTICS[model]
+        assert found.macs_effective == 0
+        assert sum(parameter.numel() for parameter in measured.net.parameters()) == LEAST[model]
+        assert profile(measured.net, (1, 8, 8)).total_macs == LEAST_MACS[model]
+        weights = [weight for weight in measured.net.parameters() if weight.dim() > 1]
+        assert not any(weight.any() for weight in (weights[:-1] if name == "neuron" else weights))
+    else:
+        assert found.macs_physical == found.macs_dense
     assert dead.startswith("round 1: no living weight in ")
     assert chance.startswith("round 1: at chance")
     if model == MLP:

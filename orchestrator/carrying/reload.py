@@ -106,14 +106,15 @@ def network(saved: model_files.Saved, tracker: Tracker | None, *, cut: bool) -> 
     apply_masks(net, saved.masks)
     if not cut or plan.cut_widths is None:
         return net
-    try:
-        # Of the image the shape counts alone: what is cut is compared on random ones.
-        small = shrink(net, saved.masks, torch.zeros((2, *plan.input_shape)))
-    except ValueError as error:
-        raise StoreError(f"this network cannot be cut out by its masks: {error}") from error
-    if widths(small) != plan.cut_widths:
-        raise StoreError("what the masks leave of this network is not what was recorded: other widths")
-    return small.eval()
+    image = torch.zeros((2, *plan.input_shape))  # of which the shape counts alone: random ones are compared
+    for whole_if_dead in (False, True):  # the second as earlier versions cut
+        try:
+            small = shrink(net, saved.masks, image, whole_if_dead=whole_if_dead)
+        except ValueError as error:
+            raise StoreError(f"this network cannot be cut out by its masks: {error}") from error
+        if widths(small) == plan.cut_widths:
+            return small.eval()
+    raise StoreError("what the masks leave of this network is not what was recorded: other widths")
 
 
 def saved_model(tracker: Tracker, row: RunRow) -> model_files.Saved:

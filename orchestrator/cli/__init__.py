@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from extensions import unreadable
 from orchestrator.cli import carrying, knowing, reading, sweeping
 from orchestrator.errors import OrchestrateError
 from orchestrator.garbage import rarely_collected
@@ -58,6 +59,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except Exception as error:  # noqa: BLE001  a bug, whichever
+        for line in unreadable():  # other libraries read all lists of entry points, and end with a traceback
+            _fail(line, 4)
         _print_traceback(error)
         raise SystemExit(1) from None
     finally:

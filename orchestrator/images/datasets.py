@@ -81,7 +81,13 @@ OWN = {
 }
 
 
-DATASETS: Plugins[DatasetInfo] = Plugins("data set", "orchestrator.dataset", OWN)
+DATASETS: Plugins[DatasetInfo] = Plugins(
+    "data set",
+    "orchestrator.dataset",
+    OWN,
+    is_right=lambda part: isinstance(part, DatasetInfo),
+    expected="a DatasetInfo",
+)
 
 
 def info(name: str) -> DatasetInfo:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from textwrap import indent
 
+from extensions import PluginError
 from models import BUILDERS
 from orchestrator import space
 from orchestrator.config import method_text
@@ -65,10 +66,23 @@ def entry(name: str) -> str:
     known = [item for kind in KINDS for item in items(kind)]
     found = [item for item in known if item.name == name]
     if not found:
+        _check_plugins(name)
         raise UsageError(unknown("name", name, {item.name for item in known}))
     if len(found) == 1 and not found[0].axis:
         return found[0].text
     return "\n".join(_described(item) for item in found)
+
+
+def _check_plugins(name: str) -> None:
+    """UsageError, with the reason, where another package lists the name and cannot be imported."""
+    try:
+        for parts in (BUILDERS, DATASETS):
+            parts.get(name)
+        for registry in (criteria, granularities, schedules, recoveries, preparations, distillations, stops):
+            if name in tuple(registry):
+                registry.get(name)
+    except PluginError as error:
+        raise UsageError(str(error)) from error
 
 
 def _described(item: Item) -> str:

@@ -9,11 +9,11 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
+from extensions import entries
 from orchestrator.config import Control, Start, When
 from orchestrator.images.datasets import DATASETS, OWN
 
@@ -56,7 +56,7 @@ def others(kind: str) -> list[str]:
     """The names that other packages bring; what they are about is in their code."""
     groups = {"models": "models.builder", "datasets": DATASETS.group}
     group = groups.get(kind) or f"pruning.{REGISTRIES.get(kind, ('',))[0]}"
-    return sorted({entry.name for entry in _entry_points() if entry.group == group} - own_names(kind))
+    return sorted(entries(group).keys() - own_names(kind))
 
 
 def own_names(kind: str) -> set[str]:
@@ -93,11 +93,6 @@ def _about(file: Path) -> str:
     """What a named space says of itself, on one line."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("about:")), "")
-
-
-@cache
-def _entry_points() -> tuple[EntryPoint, ...]:
-    return tuple(entry for package in distributions() for entry in package.entry_points)
 
 
 @cache

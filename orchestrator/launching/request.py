@@ -11,10 +11,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extensions import all_entries
 from orchestrator.comparing.records import PLAN, joined, planned_rows
 from orchestrator.comparing.summary import Summary
 from orchestrator.errors import DataError, StoreError
@@ -52,7 +53,7 @@ class Request:
 
         Files count by their size and the time of their last change: whoever touches one has a plan made.
         """
-        if any(group.startswith(OTHERS) for group in entry_points().groups):
+        if any(entry.group.startswith(OTHERS) for entry in all_entries()):
             return None
         facts = [asdict(self), sources.digest(), _torchvision(), str(path()), *map(_stamp, OWN)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

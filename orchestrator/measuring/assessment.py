@@ -32,7 +32,7 @@ from orchestrator.walk.structure import layers_protected
 from pruning.masking import Group, Masks, alive_in, alive_units, prunable_layers, sparsity
 from pruning.schedules import rounds_of, schedules, target_after
 from pruning.step import target_count
-from pruning.structure import propagate, shrink
+from pruning.structure import dead_groups, propagate, shrink
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,15 +189,26 @@ def _cut(
         return net, ()
     if all(mask.all() for mask in masks.values()):
         return net, ()
-    if not any(mask.any() for mask in masks.values() if mask.dim() > 1):
-        return net, ("nothing to cut out: every unit is masked",)
     image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
     try:
-        return shrink(net, masks, image, groups=channel_groups(bench, config.prune.protect)), ()
+        groups = channel_groups(bench, config.prune.protect)
+        small = shrink(net, masks, image, groups=groups)
+        return small, _emptied(dead_groups(groups, masks, net=net), config.prune.granularity, round=round)
     except ValueError as error:
         if config.prune.granularity == "channel":
             raise
         return net, (f"round {round}: not cut out, so that physical numbers are dense ones: {error}",)
+
+
+def _emptied(names: Sequence[str], granularity: str, *, round: int) -> tuple[str, ...]:
+    """One note for groups of which nothing lives: what is cut out, and counted, has zeros there."""
+    if not names:
+        return ()
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"round {round}: nothing is left of {', '.join(names[:3])}{more}: cut out, it keeps one {granularity} of "
+        "zeros in each",
+    )
 
 
 def _differences(

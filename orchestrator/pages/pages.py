@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -11,18 +12,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn
-from urllib.error import URLError
 from urllib.parse import urlsplit, urlunsplit
-from urllib.request import urlopen
+
+import psutil
 
 from orchestrator.errors import StoreError
 from orchestrator.pages import sweep_page
 from orchestrator.pages.sweep_page import TRAINING, VIEW_TAG
 from orchestrator.store.address import SQLITE, shown, store_folder
 from orchestrator.tracking import Tracker, open_store
+from orchestrator.tracking.authentication import APP_NAME, TOKEN_VARIABLE
 
 HOST = "127.0.0.1"
 QUIET = "--no-access-log --log-level warning"
@@ -39,18 +42,22 @@ SETTINGS = {
 def serve(uri: str, *, port: int) -> None:
     """The pages on 127.0.0.1 until this process is ended. StoreError where they cannot be served.
 
-    A server has pages of its own: the addresses in those are printed.
+    They ask for a token, made anew at each start; the addresses that are printed hold it. A server has pages
+    of its own: the addresses in those are printed.
     """
     if uri.startswith(("http://", "https://")):
         print(*addresses(uri, _public(uri)), sep="\n")
         return
+    _check_installed()
     _check_port(port)
     open_store(uri)
+    token = secrets.token_urlsafe(24)
     base = f"http://{HOST}:{port}"
     print("starting the pages; Ctrl-C ends them", file=sys.stderr)
-    with tempfile.TemporaryFile() as log, _ended_by_signals(), _server(uri, port, log) as process:
-        _await(process, base, log)
-        print(f"{base}/#/experiments?{TRAINING}", *addresses(uri, base), sep="\n", flush=True)
+    with tempfile.TemporaryFile() as log, _ended_by_signals(), _server(uri, port, token, log) as process:
+        _await(process, port, log)
+        lines = (f"{base}/#/experiments?{TRAINING}", *addresses(uri, base))
+        print(*(line.replace("/#/", f"/?token={token}#/", 1) for line in lines), sep="\n", flush=True)
         process.wait()
         raise StoreError(f"the MLflow server ended: {_last_line(log)}")
 
@@ -83,26 +90,41 @@ def _check_port(port: int) -> None:
         ) from error
 
 
+def _check_installed() -> None:
+    """StoreError where MLflow does not know the app that asks for a token."""
+    if not entry_points(group="mlflow.app", name=APP_NAME):
+        raise StoreError(
+            "this installation is older than its source, and MLflow does not know the app that asks for a "
+            "token; install it again, as it was installed"
+        )
+
+
 @contextmanager
-def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _server(uri: str, port: int, token: str, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server and what it starts, in a group of processes that goes as one."""
-    # The store's address is not among the words, which others on this machine can read.
-    settings, folder = {**SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri}, store_folder(uri)
+    # Neither the store's address nor the token is among the words, which others on this machine can read.
+    settings, folder = {**SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri, TOKEN_VARIABLE: token}, store_folder(uri)
     if folder is not None:
         settings["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = (folder / "artifacts").as_uri()
-    words = ["--host", HOST, "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *words, "--uvicorn-opts", QUIET],
-        env={**os.environ, **settings},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        _end(process)
-        _remove_stray_folder(uri)
+    if modules := os.environ.get("PYTHONPATH"):
+        settings["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, modules.split(os.pathsep)))
+    words = ["--host", HOST, "--port", str(port), "--workers", "1", "--app-name", APP_NAME]
+    words += ["--no-serve-artifacts", "--uvicorn-opts", QUIET]
+    # Python looks for modules in the working folder first: it is an empty one.
+    with tempfile.TemporaryDirectory() as empty:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *words],
+            cwd=empty,
+            env={**os.environ, **settings},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
+            _remove_stray_folder(uri)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -122,16 +144,28 @@ def _remove_stray_folder(uri: str) -> None:
             os.removedirs(folder)
 
 
-def _await(process: subprocess.Popen[bytes], base: str, log: IO[bytes]) -> None:
-    """Until the pages answer. StoreError where they do not."""
+def _await(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+    """Until the server listens: it, and not a program of another user that was quicker. StoreError if not."""
     end = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < end:
-        try:
-            with urlopen(f"{base}/health", timeout=5):
-                return
-        except (URLError, TimeoutError, ConnectionError):
-            time.sleep(0.2)
+        if _listens(process.pid, port):
+            return
+        time.sleep(0.2)
     raise StoreError(f"the MLflow server did not start: {_last_line(log)}")
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether a process, or one that it started, listens on the port."""
+    try:
+        parent = psutil.Process(pid)
+        sockets = [
+            held
+            for each in (parent, *parent.children(recursive=True))
+            for held in each.net_connections("tcp")
+        ]
+    except psutil.Error:  # it ended as we looked
+        return False
+    return any(held.status == psutil.CONN_LISTEN and held.laddr.port == port for held in sockets)
 
 
 def _last_line(log: IO[bytes]) -> str:

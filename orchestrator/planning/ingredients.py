@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
-from importlib.metadata import Distribution, PackageNotFoundError, entry_points, version
+from importlib.metadata import Distribution, PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import models
+from extensions import all_entries, top_package
 from orchestrator import data
 from orchestrator.config import DenseConfig, Prune, TrialConfig
 from orchestrator.errors import DataError, StoreError
@@ -187,8 +188,8 @@ def _code_of(group: str, name: str, part: Callable[..., Any]) -> dict[str, str]:
     """Package -> SHA-256 of its source, of those whose code is behind a name."""
     packages = {_module_of(part).partition(".")[0]} - KNOWN
     own = not packages and _module_of(part).partition(".")[0] in sources.PACKAGES
-    entries = [] if own else list(entry_points(group=group, name=name))
-    packages |= {entry.module.partition(".")[0] for entry in entries} - KNOWN
+    named = (entry for entry in all_entries() if (entry.group, entry.name) == (group, name) and not own)
+    packages |= {top_package(entry) for entry in named} - KNOWN
     return {_label(package): _source_sha256(package) for package in packages}
 
 
@@ -206,9 +207,8 @@ def _label(package: str) -> str:
 @cache
 def _distribution(package: str) -> Distribution | None:
     """Whose entry points name a package; None where nobody's do."""
-    found = entry_points()
-    ours = (item for group in found.groups if group.startswith(GROUPS) for item in found.select(group=group))
-    return next((item.dist for item in ours if item.module.partition(".")[0] == package), None)
+    ours = (entry for entry in all_entries() if entry.group.startswith(GROUPS))
+    return next((entry.dist for entry in ours if top_package(entry) == package), None)
 
 
 @cache
