@@ -9,6 +9,7 @@ OrchestrateError               1
 │   │   ├── AwayError          4   one that cannot be reached now; another try may reach it
 │   │   └── DiskFullError      4   a disk without room for what is to be written
 │   ├── DeviceError            4   a device that is not there
+│   ├── OutputError            4   a standard output that cannot be written
 │   ├── ExportError            4   a file that cannot be written, or does not compute what its network does
 │   └── ClusterError           4   a Ray that does not start, or a cluster that cannot take a sweep
 ├── DivergedError              3   a training whose loss is no longer finite
@@ -60,6 +61,10 @@ class DiskFullError(StoreError):
 
 
 class DeviceError(UnusableError):
+    pass
+
+
+class OutputError(UnusableError):
     pass
 
 

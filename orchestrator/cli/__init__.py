@@ -8,13 +8,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from orchestrator.cli import carrying, knowing, reading, sweeping
-from orchestrator.errors import OrchestrateError
+from orchestrator.cli.outside import check_outside
+from orchestrator.console import print_line
+from orchestrator.errors import OrchestrateError, OutputError
 from orchestrator.garbage import rarely_collected
+from orchestrator.output_streams import escaped, output_streams
 
 app = typer.Typer(
     help="Sweeps of neural-network pruning: plan, run, record, compare.",
@@ -36,26 +39,41 @@ def top(
 
 def main() -> None:
     """The entry point: errors of the user end in one line and their exit code."""
-    try:
-        with rarely_collected():
-            raise SystemExit(typer.main.get_command(app).main(standalone_mode=False) or 0)
-    except OrchestrateError as error:
-        if os.environ.get("ORCHESTRATE_DEBUG"):
-            raise
-        _fail(str(error), error.exit_code)
-    except typer.exceptions.TyperException as error:
-        if not error.format_message():  # no command was given, and the help is printed
-            raise SystemExit(error.exit_code) from None
-        _fail(f"{error.format_message()} See `orchestrate --help`.", error.exit_code)
-    except typer.Abort:
-        _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
-    finally:
-        gc.freeze()  # as it ends, Python would look through every module for garbage: a second
+    with output_streams() as is_open:
+        try:
+            with rarely_collected():
+                if not is_open:
+                    raise OutputError("standard output is closed; give it somewhere to go, as > /dev/null")
+                check_outside()
+                code = _command().main(standalone_mode=False) or 0
+            sys.stdout.flush()
+            raise SystemExit(code)
+        except OrchestrateError as error:
+            if os.environ.get("ORCHESTRATE_DEBUG"):
+                raise
+            _fail(str(error), error.exit_code)
+        except typer.exceptions.TyperException as error:
+            if not error.format_message():  # no command was given, and the help is printed
+                raise SystemExit(error.exit_code) from None
+            _fail(f"{error.format_message()} See `orchestrate --help`.", error.exit_code)
+        except typer.Abort:
+            _fail("interrupted", 130)
+        finally:
+            gc.freeze()  # as it ends, Python would look through every module for garbage: a second
+
+
+def _command() -> Any:  # the command of typer, whose types are its own
+    """The whole command line. Within a command, control characters are escaped; help draws as it likes."""
+    whole = typer.main.get_command(app)
+    waiting = [whole]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        if command.callback is not None:
+            command.callback = escaped()(command.callback)
+    return whole
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print_line(f"error: {message}", error=True)
     raise SystemExit(exit_code)

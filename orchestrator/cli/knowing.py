@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from orchestrator import completion
 from orchestrator.cli.options import JsonOption, uri
+from orchestrator.console import print_json, print_line, print_text
 
 app = typer.Typer()
 data_app = typer.Typer(
@@ -36,7 +36,7 @@ def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP, autocompletio
         found = catalogue.names(kind)
     width = max(len(name) for name, _ in found)
     for name, about in found:
-        typer.echo(f"{name:<{width}}  {about}")
+        print_line(f"{name:<{width}}  {about}")
 
 
 @app.command()
@@ -51,7 +51,7 @@ def show(
         from orchestrator.language.catalogue import entry
 
         text = entry(name)
-    typer.echo(text.rstrip("\n"))
+    print_text(text.rstrip("\n"))
 
 
 @data_app.command("fetch")
@@ -64,7 +64,7 @@ def data_fetch(
     """Download a data set and check it."""
     from orchestrator.data import fetch
 
-    typer.echo(fetch(name))
+    print_line(fetch(name))
 
 
 @data_app.command("verify")
@@ -77,7 +77,7 @@ def data_verify(
 
     if problems := verify(name):
         raise DataError("\n".join(problems))
-    typer.echo(f"{name}: ok")
+    print_line(f"{name}: ok")
 
 
 @data_app.command("path")
@@ -85,7 +85,7 @@ def data_path() -> None:
     """The folder where data sets lie; ORCHESTRATE_DATA_DIR sets it."""
     from orchestrator.data import path
 
-    typer.echo(path())
+    print_line(path())
 
 
 @app.command()
@@ -98,8 +98,8 @@ def doctor(
 
     report = examine(uri(), deep=deep)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1))
+        print_json(report.to_json())
     else:
         for line in report.lines():
-            typer.echo(line)
+            print_line(line)
     raise typer.Exit(0 if report.works else 4)

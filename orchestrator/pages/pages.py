@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 
 from orchestrator import tracking
+from orchestrator.console import print_line
 from orchestrator.errors import StoreError
 from orchestrator.pages import sweep_page
 from orchestrator.pages.sweep_page import TRAINING, VIEW_TAG
@@ -43,15 +44,18 @@ def serve(uri: str, *, port: int) -> None:
     """
     if uri.startswith(("http://", "https://")):
         tracking.initialise(uri)
-        print(*addresses(uri, _public(uri)), sep="\n")
+        for line in addresses(uri, _public(uri)):
+            print_line(line)
         return
     _check_port(port)
     tracking.initialise(uri)
     base = f"http://{HOST}:{port}"
-    print("starting the pages; Ctrl-C ends them", file=sys.stderr)
+    print_line("starting the pages; Ctrl-C ends them", error=True)
     with tempfile.TemporaryFile() as log, _ended_by_signals(), _server(uri, port, log) as process:
         _await(process, base, log)
-        print(f"{base}/#/experiments?{TRAINING}", *addresses(uri, base), sep="\n", flush=True)
+        for line in (f"{base}/#/experiments?{TRAINING}", *addresses(uri, base)):
+            print_line(line)
+        sys.stdout.flush()
         process.wait()
         raise StoreError(f"the MLflow server ended: {_last_line(log)}")
 
