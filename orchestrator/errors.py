@@ -25,11 +25,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from orchestrator.control_characters import escape_controls
+
 
 class OrchestrateError(Exception):
-    """The root; `exit_code` is what the command line ends with."""
+    """The root; `exit_code` is what the command line ends with. Its text is one line, whatever it quotes."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return escape_controls(super().__str__())
 
 
 class UsageError(OrchestrateError):

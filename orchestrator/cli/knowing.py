@@ -76,7 +76,7 @@ def data_verify(
     from orchestrator.errors import DataError
 
     if problems := verify(name):
-        raise DataError("\n".join(problems))
+        raise DataError("; ".join(problems))
     print_line(f"{name}: ok")
 
 

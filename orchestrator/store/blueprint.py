@@ -15,7 +15,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store.checked_files import json_object
 from orchestrator.walk.network_size import BAD_SIZES, activations, outline, too_many_activations
 
-LARGEST_ARCH = 10_000_000  # bytes; densenet121 takes 40,000
+LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from orchestrator.errors import StoreError
 from orchestrator.store.checked_files import json_object
 
-LARGEST_HEADER = 10_000_000  # bytes; a longer one is an attack on the parser, no network
+LARGEST_HEADER = 3_000_000  # bytes; a longer one is an attack on the parser, no network
 MOST_TENSORS, MOST_DIMENSIONS = 20_000, 16
 METADATA = "__metadata__"
 ITEM_BYTES = {
