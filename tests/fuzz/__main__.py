@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seconds 600 [--seed 1] [--target NAME]`: what it found, and exit 1 if that is something.
+"""`python -m tests.fuzz --seconds 600 [--seed 1] [--target NAME]`: what it finds; exit 1 for a finding.
 
 Each example may raise an OrchestrateError of one line and nothing else, take 2 seconds of this processor, and
 500 MB of memory. All runs in a child with a limit of memory, whose death is a finding, too.
@@ -41,9 +41,8 @@ def main() -> int:
         code = subprocess.run([sys.executable, "-m", "tests.fuzz", *words], check=False).returncode
         if code not in (0, 1):
             last = Path(place) / "example"
-            print(
-                f"the process died with {code}, at: {last.read_text()[:4000] if last.exists() else 'its start'}"
-            )
+            text = last.read_text()[:4000] if last.exists() else "its start"
+            print(f"the process died with {code}, at: {text}")
             return 1
     return code
 
