@@ -86,7 +86,7 @@ def parse(text: str) -> tuple[str, Options]:
         tree = ast.parse(text[: MAX_TEXT + 1].strip(), mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
         options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords if word.arg}
-    except (SyntaxError, ValueError, TypeError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise refused from error
     whole = not call.args and len(options) == len(call.keywords)  # no positional, no **mapping, no word twice
     if not isinstance(call.func, ast.Name) or not whole or len(text) > MAX_TEXT:

@@ -9,6 +9,7 @@ OrchestrateError               1
 │   │   ├── AwayError          4   one that cannot be reached now; another try may reach it
 │   │   └── DiskFullError      4   a disk without room for what is to be written
 │   ├── DeviceError            4   a device that is not there
+│   ├── OutputError            4   a standard output that cannot be written
 │   ├── ExportError            4   a file that cannot be written, or does not compute what its network does
 │   └── ClusterError           4   a Ray that does not start, or a cluster that cannot take a sweep
 ├── DivergedError              3   a training whose loss is no longer finite
@@ -24,11 +25,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from orchestrator.control_characters import escape_controls
+
 
 class OrchestrateError(Exception):
-    """The root; `exit_code` is what the command line ends with."""
+    """The root; `exit_code` is what the command line ends with. Its text is one line, whatever it quotes."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return escape_controls(super().__str__())
 
 
 class UsageError(OrchestrateError):
@@ -60,6 +66,10 @@ class DiskFullError(StoreError):
 
 
 class DeviceError(UnusableError):
+    pass
+
+
+class OutputError(UnusableError):
     pass
 
 

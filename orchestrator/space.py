@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_
 from pydantic.json_schema import SkipJsonSchema
 
 from orchestrator.config import TRAIN_FIELDS
+from orchestrator.control_characters import first_control
 from orchestrator.errors import SpaceError, unknown
 from orchestrator.language import option_axes, yaml_text
 from orchestrator.language.axes import AXIS_NAMES, Axes, AxisName, Exclude, Recipe
@@ -26,6 +27,7 @@ from orchestrator.language.stops import WITHIN
 from orchestrator.language.value_types import Closed, Recovery, StopRule
 from orchestrator.language.values import MAX_POINTS, as_list
 from orchestrator.language.yaml_text import MAX_BYTES, Document, Path, Plain
+from orchestrator.store.regular_files import read_regular
 from orchestrator.transfer.heritage import Heritage
 
 SPACES = File(__file__).parent / "spaces"
@@ -130,7 +132,12 @@ def load_space(name_or_path: str, sets: Sequence[str] = ()) -> Space:
     """
     file = SPACES / f"{name_or_path}.yaml" if name_or_path in names() else File(name_or_path)
     text = _text_of(file, name_or_path)
-    document = yaml_text.read(text, name_or_path)
+    if first_control(file.stem) is not None:
+        raise SpaceError(
+            f"{name_or_path[:200]!r}: a space is called by its file, and this name has control characters; "
+            "rename it"
+        )
+    document = yaml_text.read(text, name_or_path, of_lines=("about",))
     if not isinstance(document.data, dict):
         raise SpaceError(f"{document.where(())}: a space is a mapping with the key axes")
     for key in document.data.keys() - set(FILE_KEYS):
@@ -156,16 +163,17 @@ def json_schema() -> dict[str, Any]:
 
 def _text_of(file: File, given: str) -> str:
     try:
-        if not file.is_file():
+        if not file.exists():
             if file.suffix in (".yaml", ".yml") or "/" in given:
                 raise SpaceError(f"{given}: there is no such file; named spaces are {', '.join(names())}")
             raise SpaceError(unknown("space", given, names()))
-        with file.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+        content = read_regular(file, at_most=MAX_BYTES)
         return content.decode("utf-8-sig") if len(content) <= MAX_BYTES else " " * len(content)
     except UnicodeDecodeError as error:
         raise SpaceError(f"{given}: byte {error.start} is no UTF-8; write the file as UTF-8 text") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SpaceError(f"{given[:200]} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise SpaceError(f"{given[:200]!r} cannot be read: {error}") from error
 
 

@@ -124,9 +124,9 @@ def parse(text: str) -> tuple[str, dict[str, Value]]:
         call = ast.parse(f"_({(match and match[2]) or ''})", mode="eval").body
         if match and isinstance(call, ast.Call) and not call.args and all(item.arg for item in call.keywords):
             return match[1], {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # brackets a thousand deep
         pass
-    raise ValueError(f"{text!r} is no method; write name or name(option=value)")
+    raise ValueError(f"{text!r:.200} is no method; write name or name(option=value)")
 
 
 class Registry:

@@ -17,9 +17,11 @@ def plain(value: object) -> object:
 
 
 def real_number(value: object) -> float | None:
-    """`float(value)`; None for what is no real number, and for bools."""
+    """`float(value)`; None for what is no real number, for bools, and beyond what a float holds."""
     value = plain(value)
-    return None if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    with suppress(OverflowError):
+        return None if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    return None
 
 
 def whole_number(value: object) -> int | None:

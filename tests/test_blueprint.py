@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import models
 from orchestrator.errors import StoreError
-from orchestrator.store.blueprint import MOST_ACTIVATIONS, MOST_PARAMETERS, Blueprint, _activations, _outline
+from orchestrator.store.blueprint import Blueprint, _outline
+from orchestrator.walk.network_size import MOST_ACTIVATIONS, MOST_PARAMETERS, activations
 
 GOOD: dict[str, Any] = {  # JSON
     "model": "cnn(widths=[4, 8])",
@@ -90,7 +91,7 @@ def test_the_limits_leave_room_for_real_networks() -> None:
     count = sum(tensor.numel() for tensor in plan.parameters().values())
     assert count == 7_978_856  # as published for torchvision's
     assert count * 100 < MOST_PARAMETERS
-    given = _activations(_outline(*plan.built_as), torch.empty((2, 3, 224, 224), device="meta"))
+    given = activations(_outline(*plan.built_as), torch.empty((2, 3, 224, 224), device="meta"))
     assert given * 5 < MOST_ACTIVATIONS
 
 

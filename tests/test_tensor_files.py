@@ -64,7 +64,7 @@ def test_a_huge_header_is_refused(length: int) -> None:
 
 def test_a_crowd_of_empty_tensors_is_refused_in_a_moment() -> None:
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    header = json.dumps({f"tensor.{number}": empty for number in range(120_000)}).encode()
+    header = json.dumps({f"tensor.{number}": empty for number in range(35_000)}).encode()
     assert len(header) < LARGEST_HEADER
     started = perf_counter()
     refused(struct.pack("<Q", len(header)) + header, "its names are not those of the network")

@@ -187,12 +187,10 @@ def test_an_exploit_as_a_registered_model_is_refused(
 
 
 def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
-    """Only what this process has just written is opened as a program; a .pth is read as tensors alone."""
-    allowed = {
-        ("orchestrator/export/program.py", "torch.export.load"),
-        ("orchestrator/transfer/foreign.py", "torch.load"),
-    }
+    """Only what this process has just written is opened as a program; a .pth is read as data."""
+    allowed = {("orchestrator/export/program.py", "torch.export.load")}
     loaders = {"torch.load", "torch.export.load", "torch.jit.load", "pickle.load", "pickle.loads"}
+    loaders |= {"pickle.Unpickler", "zipfile.ZipFile"}
     found = set()
     for package in ("orchestrator", "models", "pruning"):
         for path in (ROOT / package).rglob("*.py"):
@@ -201,7 +199,3 @@ def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
                 if name in loaders or name.endswith((".load_model", ".load_state")):
                     found.add((path.relative_to(ROOT).as_posix(), name))
     assert found == allowed
-    tree = ast.parse((ROOT / "orchestrator/transfer/foreign.py").read_text(encoding="utf-8"))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    (load,) = (call for call in calls if ast.unparse(call.func) == "torch.load")
-    assert {word.arg: ast.unparse(word.value) for word in load.keywords}["weights_only"] == "True"

@@ -9,14 +9,17 @@ import gc
 import os
 import sys
 from traceback import format_exception
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from extensions import unreadable
 from orchestrator.cli import carrying, knowing, reading, sweeping
-from orchestrator.errors import OrchestrateError
+from orchestrator.cli.outside import check_outside
+from orchestrator.console import print_line, print_text
+from orchestrator.errors import OrchestrateError, OutputError
 from orchestrator.garbage import rarely_collected
+from orchestrator.output_streams import escaped, output_streams
 from orchestrator.redaction import redacted
 
 app = typer.Typer(
@@ -42,35 +45,50 @@ def main() -> None:
 
     Neither shows a secret of the store's address or of the environment.
     """
-    try:
-        with rarely_collected():
-            raise SystemExit(typer.main.get_command(app).main(standalone_mode=False) or 0)
-    except OrchestrateError as error:
-        if os.environ.get("ORCHESTRATE_DEBUG"):
+    with output_streams() as is_open:
+        try:
+            with rarely_collected():
+                if not is_open:
+                    raise OutputError("standard output is closed; give it somewhere to go, as > /dev/null")
+                check_outside()
+                code = _command().main(standalone_mode=False) or 0
+            sys.stdout.flush()
+            raise SystemExit(code)
+        except OrchestrateError as error:
+            if os.environ.get("ORCHESTRATE_DEBUG"):
+                _print_traceback(error)
+            _fail(str(error), error.exit_code)
+        except typer.exceptions.TyperException as error:
+            if not error.format_message():  # no command was given, and the help is printed
+                raise SystemExit(error.exit_code) from None
+            _fail(f"{error.format_message()} See `orchestrate --help`.", error.exit_code)
+        except typer.Abort:
+            _fail("interrupted", 130)
+        except Exception as error:  # noqa: BLE001  a bug, whichever
+            for line in unreadable():  # lists of entry points, in which other libraries fail
+                _fail(line, 4)
             _print_traceback(error)
-        _fail(str(error), error.exit_code)
-    except typer.exceptions.TyperException as error:
-        if not error.format_message():  # no command was given, and the help is printed
-            raise SystemExit(error.exit_code) from None
-        _fail(f"{error.format_message()} See `orchestrate --help`.", error.exit_code)
-    except typer.Abort:
-        _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
-    except Exception as error:  # noqa: BLE001  a bug, whichever
-        for line in unreadable():  # other libraries read all lists of entry points, and end with a traceback
-            _fail(line, 4)
-        _print_traceback(error)
-        raise SystemExit(1) from None
-    finally:
-        gc.freeze()  # as it ends, Python would look through every module for garbage: a second
+            raise SystemExit(1) from None
+        finally:
+            gc.freeze()  # as it ends, Python would look through every module for garbage: a second
+
+
+def _command() -> Any:  # the command of typer, whose types are its own
+    """The whole command line. Within a command, control characters are escaped; help draws as it likes."""
+    whole = typer.main.get_command(app)
+    waiting = [whole]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        if command.callback is not None:
+            command.callback = escaped()(command.callback)
+    return whole
 
 
 def _print_traceback(error: Exception) -> None:
-    print(redacted("".join(format_exception(error))), end="", file=sys.stderr)
+    print_text(redacted("".join(format_exception(error)).rstrip("\n")), error=True)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    print(f"error: {redacted(message)}", file=sys.stderr)
+    print_line(f"error: {redacted(message)}", error=True)
     raise SystemExit(exit_code)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import uri
+from orchestrator.console import print_line
 
 app = typer.Typer()
 
@@ -42,7 +43,7 @@ def export(
     place = (out or Path.cwd()).absolute()
     done = write(run, format=format, out=place, quantization=quantize, whole=whole, uri=uri())
     for line in done.lines():
-        typer.echo(line)
+        print_line(line)
 
 
 @app.command()
@@ -55,4 +56,4 @@ def register(
     from orchestrator.carrying.register import register as enter
 
     for line in enter(run, name=name, alias=alias, uri=uri()).lines():
-        typer.echo(line)
+        print_line(line)

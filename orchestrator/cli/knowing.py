@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
 from orchestrator import completion
 from orchestrator.cli.options import JsonOption, uri
+from orchestrator.console import print_json, print_line, print_text
 
 app = typer.Typer()
 data_app = typer.Typer(
@@ -37,7 +36,7 @@ def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP, autocompletio
         found = catalogue.names(kind)
     width = max(len(name) for name, _ in found)
     for name, about in found:
-        typer.echo(f"{name:<{width}}  {about}")
+        print_line(f"{name:<{width}}  {about}")
 
 
 @app.command()
@@ -52,7 +51,7 @@ def show(
         from orchestrator.language.catalogue import entry
 
         text = entry(name)
-    typer.echo(text.rstrip("\n"))
+    print_text(text.rstrip("\n"))
 
 
 @data_app.command("fetch")
@@ -65,7 +64,7 @@ def data_fetch(
     """Download a data set and check it."""
     from orchestrator.data import fetch
 
-    typer.echo(fetch(name))
+    print_line(fetch(name))
 
 
 @data_app.command("verify")
@@ -77,8 +76,8 @@ def data_verify(
     from orchestrator.errors import DataError
 
     if problems := verify(name):
-        raise DataError("\n".join(problems))
-    typer.echo(f"{name}: ok")
+        raise DataError("; ".join(problems))
+    print_line(f"{name}: ok")
 
 
 @data_app.command("path")
@@ -86,7 +85,7 @@ def data_path() -> None:
     """The folder where data sets lie; ORCHESTRATE_DATA_DIR sets it."""
     from orchestrator.data import path
 
-    typer.echo(path())
+    print_line(path())
 
 
 @app.command()
@@ -105,12 +104,12 @@ def doctor(
 
         removed = remove_dead()
         for folder in removed:
-            print(f"removed {folder}", file=sys.stderr)
-        print(f"{len(removed)} temporary folders of killed sweeps removed", file=sys.stderr)
+            print_line(f"removed {folder}", error=True)
+        print_line(f"{len(removed)} temporary folders of killed sweeps removed", error=True)
     report = examine(uri(), deep=deep)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1))
+        print_json(report.to_json())
     else:
         for line in report.lines():
-            typer.echo(line)
+            print_line(line)
     raise typer.Exit(0 if report.works else 4)

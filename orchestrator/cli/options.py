@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import completion
+from orchestrator.console import print_line
 
 if TYPE_CHECKING:
     from orchestrator.space import Space
@@ -108,5 +108,5 @@ def load(name: str, sets: list[str], source: str | None = None) -> Space:
 
     found = descended(given, source, uri=uri())
     for line in told(given, found):
-        print(line, file=sys.stderr)
+        print_line(line, error=True)
     return found

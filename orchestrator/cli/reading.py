@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +17,7 @@ from orchestrator.cli.options import (
     ToleranceOption,
     uri,
 )
-from orchestrator.console import carry_on, print_table
+from orchestrator.console import carry_on, print_json, print_line, print_table, print_text
 from orchestrator.launching.interruption import listening, received
 
 app = typer.Typer()
@@ -58,11 +56,11 @@ def compare(
         pooled_earlier(table, uri=uri()),
     )
     if as_json:
-        typer.echo(json.dumps(compared(table, asked), indent=1, default=float))
+        print_json(compared(table, asked), default=float)
     elif as_csv:
         import pandas
 
-        typer.echo(pandas.DataFrame(compared(table, asked)).to_csv(index=False), nl=False)
+        print_text(pandas.DataFrame(compared(table, asked)).to_csv(index=False).rstrip("\n"))
     else:
         from orchestrator.comparing.tables import asked_tables
 
@@ -93,7 +91,7 @@ def report(
     place = write_report(
         sweep, uri=uri(), out=out, baseline=baseline, tolerance=tolerance / 100, how=interval.value
     )
-    typer.echo(place)
+    print_line(place)
 
 
 @app.command()
@@ -123,10 +121,10 @@ def latency(
         try:
             found = records(measure_named(names, options, uri=uri()), options.batches)
         except KeyboardInterrupt:  # what was measured is recorded
-            print(carry_on(), file=sys.stderr)
+            print_line(carry_on(), error=True)
             raise typer.Exit(128 + received()) from None
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        print_json(found)
     else:
         print_table(table(found))
 

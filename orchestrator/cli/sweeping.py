@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +21,7 @@ from orchestrator.cli.options import (
     load,
     uri,
 )
-from orchestrator.console import carry_on, print_summary
+from orchestrator.console import carry_on, print_json, print_line, print_summary
 from orchestrator.errors import DiffersError
 from orchestrator.launching.interruption import listening, received
 
@@ -52,10 +50,10 @@ def plan(
         load(space, sets, source), device=resolve_device(device.value), precision=precision.value, uri=uri()
     )
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        print_json(found.to_json())
         return
     for line in found.lines():
-        typer.echo(line)
+        print_line(line)
 
 
 @app.command()
@@ -106,7 +104,7 @@ def sweep(
             if latency and not received():
                 _time(summary)
         if received():
-            print(carry_on(), file=sys.stderr)
+            print_line(carry_on(), error=True)
             raise typer.Exit(128 + received())
     raise typer.Exit(3 if summary is not None and summary.failed else 0)
 
@@ -137,7 +135,7 @@ def _swept(
 
 def _tell(summary: Summary, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(summary.to_json(), indent=1))
+        print_json(summary.to_json())
     else:
         print_summary(summary)
 
@@ -175,10 +173,10 @@ def status(
 
     found = ask(sweep, uri=uri())
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        print_json(found.to_json())
         return
     for line in found.lines():
-        typer.echo(line)
+        print_line(line)
 
 
 @app.command()
@@ -192,13 +190,13 @@ def deliver(as_json: JsonOption = False) -> None:
         with suppress(KeyboardInterrupt):
             delivered = deliver_late(uri())
         if delivered is None:  # what is not delivered yet waits as before
-            print(carry_on(), file=sys.stderr)
+            print_line(carry_on(), error=True)
             raise typer.Exit(128 + received())
     if as_json:
-        typer.echo(json.dumps(delivered.to_json(), indent=1))
+        print_json(delivered.to_json())
     else:
         for line in delivered.lines():
-            typer.echo(line)
+            print_line(line)
     if problem := delivered.problem():
         raise StoreError(problem)
 
@@ -216,17 +214,17 @@ def rerun(
 
     recorded = module.find(run, uri=uri())
     for reservation in recorded.reservations():
-        print(f"note: {reservation}", file=sys.stderr)
+        print_line(f"note: {reservation}", error=True)
     new = module.again(recorded)
-    print(f"{recorded.row.name}: {new.level}", file=sys.stderr)
+    print_line(f"{recorded.row.name}: {new.level}", error=True)
     if not check:
         for name, value in new.result.last.measurement.metrics("final").items():
-            typer.echo(f"{name:<26} {value:.6g}")
+            print_line(f"{name:<26} {value:.6g}")
         return
     same, facts = module.compare(recorded, new), module.environment_differences(recorded, new)
     for line in same.lines():
-        typer.echo(line)
+        print_line(line)
     for fact in facts or ["the same"]:
-        typer.echo(f"environment: {fact}")
+        print_line(f"environment: {fact}")
     if same.differences:
         raise DiffersError(f"the rerun differs from run {recorded.row.run_id}: {same.differences[0]}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparing.typed import typed
+from orchestrator.console import print_line
 from orchestrator.errors import AwayError, StoreError, unknown
 from orchestrator.store.address import default_uri
 from orchestrator.store.ownership import owner_lives
@@ -81,10 +81,10 @@ def latest(tracker: Tracker, rows: Sequence[RunRow], is_fit: Callable[[Tracker, 
     row = next((row for row in rows if is_fit(tracker, row)), rows[0])
     if row is not rows[0]:
         newer = rows.index(row)
-        print(
+        print_line(
             f"{rows[0].name}: the latest sweep, {rows[0].run_id}, failed to start and has no results; "
             f"this is {row.run_id}, {newer} before it",
-            file=sys.stderr,
+            error=True,
         )
     return row
 

@@ -9,9 +9,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import models
+from orchestrator.control_characters import is_encodable
 from orchestrator.errors import StoreError
 from orchestrator.export.form import Run
 from orchestrator.store.blueprint import Blueprint
+from orchestrator.store.regular_files import open_regular, read_regular, size_of
 from orchestrator.store.tensor_files import METADATA, header, header_and, tensors
 from pruning.architecture import resize, widths
 
@@ -28,24 +30,27 @@ def write(net: nn.Module, plan: Blueprint, path: Path) -> None:
 def rebuilt(path: Path) -> nn.Module:
     """The network of such a file, on the CPU in eval mode. StoreError for a file that is none."""
     try:
-        with path.open("rb") as file:
-            start = file.read(header_and(0))
-            size = path.stat().st_size
+        with open_regular(path, follow_links=True) as file:
+            start, size = file.read(header_and(0)), size_of(file)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    text = (header(start, str(path)).get(METADATA) or {}).get(ARCH)
-    if not isinstance(text, str):
+    metadata = header(start, str(path)).get(METADATA)
+    text = metadata.get(ARCH) if isinstance(metadata, dict) else None
+    if not isinstance(text, str) or not is_encodable(text):
         raise StoreError(f"{path} has no {ARCH!r} among its metadata: it is no export of a network")
     plan = Blueprint.read(text.encode(), f"{ARCH} of {path}")
-    net = _empty(plan, path)
+    net = _outline(plan, path)
     forms = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in net.state_dict().items()}
     if size > header_and(sum(tensor.nbytes for tensor in net.state_dict().values())):
         raise StoreError(f"{path} is larger than its network")
-    net.load_state_dict(tensors(path.read_bytes(), forms, str(path)))
-    return net
+    if size < sum(tensor.nbytes for tensor in net.state_dict().values()):
+        raise StoreError(f"{path} is smaller than its network")
+    content = tensors(read_regular(path, at_most=size), forms, str(path))
+    net.to_empty(device="cpu").load_state_dict(content)
+    return net.eval()
 
 
-def _empty(plan: Blueprint, path: Path) -> nn.Module:
+def _outline(plan: Blueprint, path: Path) -> nn.Module:
     plan.outline()  # refuses what is too large
     with torch.device("meta"):
         whole = models.build(plan.model, input_shape=plan.input_shape, num_classes=plan.num_classes)
@@ -53,7 +58,7 @@ def _empty(plan: Blueprint, path: Path) -> nn.Module:
         net = resize(whole, plan.cut_widths or {})
     except ValueError as error:
         raise StoreError(f"{ARCH} of {path}: {error}") from error
-    return net.to_empty(device="cpu").eval()
+    return net
 
 
 def runner(path: Path) -> Run:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import DataError
 from orchestrator.images.datasets import OWN, Raw, info
 from orchestrator.images.digits import digits_file, read_digits
+from orchestrator.output_streams import drawn_on
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -210,7 +211,8 @@ def _patient_and_quiet() -> Iterator[None]:
     socket.setdefaulttimeout(FETCH_TIMEOUT_SECONDS)
     try:
         if sys.stderr.isatty():
-            yield
+            with redirect_stderr(drawn_on(sys.stderr)):
+                yield
         else:
             with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
                 yield

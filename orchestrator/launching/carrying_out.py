@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator import tracking
 from orchestrator.comparing.records import PLAN, frame
 from orchestrator.comparing.summary import Summary
+from orchestrator.console import print_line
 from orchestrator.language.stops import Stop
 from orchestrator.launching import running
 from orchestrator.launching.ahead import check_data, needed_data
@@ -99,7 +99,7 @@ class _Wanted:
         open_keys = {point.key for point in left.points}
         done = {trial.key for trial in left.plan.trials} - open_keys
         if line := changes(left.plan, self.tracker, done=done).line():
-            print(f"{left.plan.space.name}: {line}", file=sys.stderr)
+            print_line(f"{left.plan.space.name}: {line}", error=True)
 
     def source(self, left: _Left, sweep: RunRow) -> Asking | None:
         """What asks for the points of a search as results come in."""

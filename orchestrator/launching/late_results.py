@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from orchestrator import tracking
 from orchestrator.comparing.records import PLAN, is_planned, planned_rows
+from orchestrator.console import print_line
 from orchestrator.errors import AwayError, BusyError, OrchestrateError, StoreError
 from orchestrator.launching.concluding import conclude
 from orchestrator.launching.outcome import Ended
@@ -134,7 +134,7 @@ def _deliver(uri: str, outbox: Outbox, arrived: list[Parcel]) -> dict[str, str]:
         if monotonic() > end:
             raise AwayError(f"another process has been delivering {held} results for {HELD_SECONDS:.0f} s")
         if not has_spoken:
-            print(f"another process is delivering {held} results; waiting for it", file=sys.stderr)
+            print_line(f"another process is delivering {held} results; waiting for it", error=True)
             has_spoken = True
         sleep(TRY_SECONDS / 10)
 

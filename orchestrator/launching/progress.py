@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from orchestrator.comparing.summary import duration
+from orchestrator.console import plain
 from orchestrator.launching.interruption import STOPPING, received
 from orchestrator.launching.outcome import Outcome
 from orchestrator.launching.pace import Pace, seconds_left
 from orchestrator.launching.point import Point
+from orchestrator.output_streams import drawn_on
 
 SECONDS_BETWEEN_LINES = 30.0
 REFRESHES_A_SECOND = 4
@@ -77,7 +78,7 @@ class SweepProgress:
         self.news = ""  # what is waited for while nothing runs
         self._best: tuple[float, str] | None = None
         self._began = self._spoken = monotonic()
-        self._console = Console(stderr=True)
+        self._console = Console(file=drawn_on(sys.stderr))
         self._live = (
             Live(
                 get_renderable=self._drawing,
@@ -114,7 +115,7 @@ class SweepProgress:
 
     def say(self, line: str) -> None:
         """One line that stays, above the bars."""
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(plain(line), soft_wrap=True)
 
     def tick(self) -> None:
         """Time has gone by: where there is no bar, a line is due now and then."""
@@ -150,12 +151,12 @@ class SweepProgress:
         for name, phase in (("dense", self.dense), ("trials", self.trials)):
             if phase.total:
                 bar = ProgressBar(total=phase.total, completed=phase.over, width=width)
-                grid.add_row(name, bar, f"{phase.over}/{phase.total}", Text(phase.counts()))
+                grid.add_row(name, bar, f"{phase.over}/{phase.total}", plain(phase.counts()))
         whole = Table.grid(expand=True)
         whole.add_column(no_wrap=True, overflow="ellipsis")
         whole.add_row(grid)
         news = STOPPING if received() else self.news
-        whole.add_row(Text(", ".join([*([news] if news else []), *self._remarks()])))
+        whole.add_row(plain(", ".join([*([news] if news else []), *self._remarks()])))
         return whole
 
 
@@ -163,7 +164,7 @@ def waiting(what: str) -> AbstractContextManager[object]:
     """Says on a terminal what is waited for within the block, and takes it away again."""
     if not _on_terminal():
         return nullcontext()
-    return Console(stderr=True).status(what, refresh_per_second=REFRESHES_A_SECOND)
+    return Console(file=drawn_on(sys.stderr)).status(plain(what), refresh_per_second=REFRESHES_A_SECOND)
 
 
 def _on_terminal() -> bool:

@@ -26,6 +26,7 @@ from orchestrator.launching import sources
 from orchestrator.launching.outcome import Ended
 from orchestrator.store.address import outbox_folder
 from orchestrator.store.checked_files import looks_whole
+from orchestrator.store.regular_files import read_regular
 from orchestrator.store.runs import RunRow
 from orchestrator.store.sqlite_runs import SqliteRuns
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.space import Space
 
 ASKED = "asked_sha256"
+LARGEST_SPACE = 256 * 1024  # bytes, as in yaml_text; a longer file is refused by who reads it in earnest
 OTHERS = ("models.", "pruning.", "orchestrator.")  # groups of entry points by which others add methods
 
 
@@ -88,7 +90,7 @@ def read_request(
     named = space in {file.stem for file in SPACES.glob("*.yaml")}
     file = SPACES / f"{space}.yaml" if named else Path(space)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_regular(file, at_most=LARGEST_SPACE).decode("utf-8-sig")
     except (OSError, ValueError):  # what is wrong is told by who reads it in earnest
         return None
     return Request(file.stem, text, tuple(sets), device, precision, stop)

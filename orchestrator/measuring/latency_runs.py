@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import models
 from orchestrator.carrying.reload import network, saved_model
 from orchestrator.comparing.records import PLAN, find_sweep, planned_rows
+from orchestrator.console import print_line
 from orchestrator.errors import StoreError
 from orchestrator.measuring.latency import Forms, Latency, measure
 from orchestrator.measuring.latency_tasks import STANDARD, Options, plan_tasks
@@ -24,7 +24,7 @@ Json = Mapping[str, Any]
 
 
 def to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print_line(line, error=True)
 
 
 def measure_named(

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
+from orchestrator.console import print_line
 from orchestrator.errors import StoreError
 from orchestrator.pages import sweep_page
 from orchestrator.pages.sweep_page import TRAINING, VIEW_TAG
@@ -46,18 +47,20 @@ def serve(uri: str, *, port: int) -> None:
     of its own: the addresses in those are printed.
     """
     if uri.startswith(("http://", "https://")):
-        print(*addresses(uri, _public(uri)), sep="\n")
+        for line in addresses(uri, _public(uri)):
+            print_line(line)
         return
     _check_installed()
     _check_port(port)
     open_store(uri)
     token = secrets.token_urlsafe(24)
     base = f"http://{HOST}:{port}"
-    print("starting the pages; Ctrl-C ends them", file=sys.stderr)
+    print_line("starting the pages; Ctrl-C ends them", error=True)
     with tempfile.TemporaryFile() as log, _ended_by_signals(), _server(uri, port, token, log) as process:
         _await(process, port, log)
-        lines = (f"{base}/#/experiments?{TRAINING}", *addresses(uri, base))
-        print(*(line.replace("/#/", f"/?token={token}#/", 1) for line in lines), sep="\n", flush=True)
+        for line in (f"{base}/#/experiments?{TRAINING}", *addresses(uri, base)):
+            print_line(line.replace("/#/", f"/?token={token}#/", 1))
+        sys.stdout.flush()
         process.wait()
         raise StoreError(f"the MLflow server ended: {_last_line(log)}")
 

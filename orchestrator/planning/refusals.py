@@ -14,6 +14,7 @@ from orchestrator.images.datasets import info, split_sizes
 from orchestrator.stages import SAMPLES_PER_CLASS
 from orchestrator.transfer.heritage import Heritage
 from orchestrator.walk.inheritance import Fit, classes_of, fit
+from orchestrator.walk.network_size import size_refusal
 from orchestrator.walk.preparation import preparations
 from orchestrator.walk.recovery import recoveries
 from orchestrator.walk.structure import channels_of, check_weights, flow_of, layers_protected, units_of
@@ -41,12 +42,9 @@ def train_size(dataset: str) -> int:
 
 
 def model_refusal(model: str, dataset: str) -> str | None:
-    """Why the model takes no images of the data set."""
-    try:
-        _skeleton(model, *shape_of(dataset))
-    except (ValueError, TypeError, RuntimeError) as error:  # options are any literal: torch refuses some
-        return f"{model} on {dataset}: {' '.join(str(error).split())[:200]}"
-    return None
+    """Why the model takes no images of the data set, or is too large for this machine."""
+    reason = size_refusal((model, *shape_of(dataset)))  # options are any literal: torch refuses some
+    return None if reason is None else f"{model} on {dataset}: {reason}"
 
 
 @lru_cache(maxsize=1024)

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 import models
 from orchestrator.errors import StoreError
 from orchestrator.store.checked_files import json_object
+from orchestrator.walk.network_size import BAD_SIZES, activations, outline, too_many_activations
 
-LARGEST_ARCH = 10_000_000  # bytes; densenet121 takes 40,000
-MOST_PARAMETERS = 1_000_000_000  # 4 GB in float32
-MOST_ACTIVATIONS = 1_000_000_000  # numbers that all layers give out for two images
-NAMED = (TypeError, ValueError, RuntimeError, OverflowError)  # what builders and torch raise for bad sizes
+LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -92,45 +90,22 @@ class Blueprint(_Closed):
 @lru_cache(maxsize=8)
 def _outline(model: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     try:
-        with torch.device("meta"):
-            net = models.build(model, input_shape=input_shape, num_classes=num_classes).eval()
-            count = sum(parameter.numel() for parameter in net.parameters())
-    except NAMED as error:
+        return outline((model, input_shape, num_classes))
+    except BAD_SIZES as error:
         raise _not_built(model, input_shape, error) from error
-    if count > MOST_PARAMETERS:
-        raise StoreError(f"{model[:80]} has {count:,} parameters; {MOST_PARAMETERS:,} is the most")
-    return net
 
 
 @lru_cache(maxsize=8)
 def _check_run(model: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
     net = _outline(model, input_shape, num_classes)
     try:
-        given = _activations(net, torch.empty((2, *input_shape), device="meta"))
-    except NAMED as error:
+        given = activations(net, torch.empty((2, *input_shape), device="meta"))
+    except BAD_SIZES as error:
         raise _not_built(model, input_shape, error) from error
-    if given > MOST_ACTIVATIONS:
-        raise StoreError(
-            f"{model[:80]} gives out {given:,} numbers for two images of {input_shape}; "
-            f"{MOST_ACTIVATIONS:,} is the most"
-        )
+    if reason := too_many_activations((model, input_shape, num_classes), given):
+        raise StoreError(reason)
 
 
 def _not_built(model: str, input_shape: tuple[int, int, int], error: Exception) -> StoreError:
-    reason = str(error).splitlines()[0][:200]
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return StoreError(f"a network that cannot be built: {model[:80]} for {input_shape}: {reason}")
-
-
-@torch.no_grad()
-def _activations(net: nn.Module, images: Tensor) -> int:
-    """Numbers that the layers give out for these images, which have no storage: nothing is computed."""
-    given: list[int] = [images.numel()]
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output: given.append(output.numel()))
-        for module in net.modules()
-        if not list(module.children())
-    ]
-    net(images)
-    for hook in hooks:
-        hook.remove()
-    return sum(given)

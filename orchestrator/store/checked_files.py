@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.errors import StoreError
+from orchestrator.store.regular_files import read_regular
 
 ARCH, WEIGHTS, MASKS, MANIFEST = "arch.json", "weights.safetensors", "masks.safetensors", "manifest.json"
 NAMES = (ARCH, WEIGHTS, MASKS)
@@ -58,9 +58,8 @@ class Folder:
 
     def read(self, name: str, size: int) -> bytes:
         try:
-            # What was a plain file when it was listed may be a link by now.
-            with os.fdopen(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-                return file.read(size + 1)
+            # What was a plain file when it was listed may be a link, or a FIFO, by now.
+            return read_regular(self.path / name, at_most=size, follow_links=False)
         except OSError as error:
             raise _not_whole(error) from error
 
@@ -171,9 +170,9 @@ def looks_whole(folder: Path | None, manifest_sha256: str) -> bool:
     if folder is None:
         return True
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = read_regular(folder / MANIFEST, at_most=LARGEST_MANIFEST)
         sizes = {name: entry["bytes"] for name, entry in json.loads(text).items()}
         whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return False
     return whole and hashlib.sha256(text).hexdigest() == manifest_sha256

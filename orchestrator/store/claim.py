@@ -6,12 +6,12 @@ are counted, never timed, since two hosts' clocks need not agree.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from time import monotonic, sleep
 
+from orchestrator.console import print_line
 from orchestrator.errors import BusyError, StoreError
 from orchestrator.store.alone import alone
 from orchestrator.store.ownership import on_this_host, owner, owner_lives
@@ -88,7 +88,7 @@ def _lives(tracker: Tracker, row: RunRow) -> bool:
     holder = row.tags.get("owner", "")
     if on_this_host(holder):
         return owner_lives(holder)
-    print(f"listening whether {_named(holder)} still runs this sweep", file=sys.stderr)
+    print_line(f"listening whether {_named(holder)} still runs this sweep", error=True)
     end = monotonic() + SILENCE_SECONDS
     while monotonic() < end:
         sleep(min(1.0, SILENCE_SECONDS / 5))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
+from orchestrator.console import print_line
 from orchestrator.errors import AwayError, StoreError
 from orchestrator.launching.interruption import received
 from orchestrator.launching.outcome import Ended
@@ -34,7 +34,7 @@ class _HeldError(AwayError):
 def deliver_left(uri: str) -> None:
     """Deliver what an earlier sweep had to leave. AwayError, DiskFullError."""
     for name, reason in deliver_all(uri, Outbox(outbox_folder(uri))).items():
-        print(f"not delivered: {name}: {reason}", file=sys.stderr)
+        print_line(f"not delivered: {name}: {reason}", error=True)
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def settle(uri: str, sweep_run: str, ended: Ended, conclude: Callable[[], T]) ->
             if monotonic() > start + (HELD_SECONDS if isinstance(error, _HeldError) else WAIT_SECONDS):
                 raise AwayError(f"{error}; {_waiting(uri, sweep_run)}") from error
             if not told:
-                print(f"{error}; trying for {WAIT_SECONDS:.0f} s", file=sys.stderr)
+                print_line(f"{error}; trying for {WAIT_SECONDS:.0f} s", error=True)
             told = True
             sleep(TRY_SECONDS)
 

@@ -1,24 +1,25 @@
 """A file of weights from elsewhere, safetensors or a state dict of torch's, as a network of ours.
 
-Nothing in it is run: a .pth is read as tensors alone (`weights_only`), and refused where it holds more.
+Nothing in it is run, and no unpickler reads it: see pickles.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 import models
 from models.densenet import present_name
 from orchestrator.errors import StoreError
-from orchestrator.store.tensor_files import header
+from orchestrator.store.regular_files import open_regular, size_of
+from orchestrator.store.tensor_files import load_tensors
+from orchestrator.transfer.pickles import PickleError, Value, View
+from orchestrator.transfer.torch_files import TorchFileError, read_part, read_records
+from orchestrator.walk.network_size import BAD_SIZES
 from orchestrator.walk.structure import flow_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -26,66 +27,99 @@ LARGEST = 8_000_000_000  # bytes
 NESTED = ("state_dict", "model")  # where checkpoints keep it
 COUNTER = "num_batches_tracked"  # of batch norms; older files lack it
 SIDES = (224, 32)  # pixels; a network with a stem of its own for large images shows here
-# What torch and pickle raise for a file that is damaged, or holds more than tensors.
-DAMAGED = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-)
+MOST_SPARE = 64_000_000  # bytes that tensors of one storage may take beyond twice the file's own
+KINDS = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
 Shape = tuple[int, int, int]
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a file, names of before as they are today. StoreError for anything else."""
+    """The named tensors of a file, names of before as they are today. StoreError for anything else.
+
+    It takes no more memory than the file has bytes, twice, whatever the file claims of itself.
+    """
     try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise StoreError(f"{path} has {size:,} bytes; {LARGEST:,} is the most")
-        found: Mapping[Any, Any] = _safe(path) if path.suffix == ".safetensors" else _state_dict(path)
+        with open_regular(path, follow_links=True) as file:
+            size = size_of(file)
+            if size > LARGEST:
+                raise StoreError(f"{path} has {size:,} bytes; {LARGEST:,} is the most")
+            safe = path.suffix == ".safetensors"
+            found = _safe(path, file.read(size + 1), size) if safe else _state_dict(path, file)
+            if size_of(file) != size:
+                raise StoreError(f"{path} changed while it was read")
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    named: dict[str, Tensor] = {}
-    for name, tensor in found.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise StoreError(
-                f"{path} is no state dict: {name!r:.80} is a {type(tensor).__name__}; it is a mapping from "
-                f"names to tensors, plain or under {' or '.join(NESTED)}"
-            )
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-            raise StoreError(f"{path}: {name:.80} is no plain tensor of real numbers")
-        named[present_name(name)] = tensor.detach()
-    return named
+    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > 2 * size + MOST_SPARE:
+        raise StoreError(f"{path}: its tensors are more than twice as large as it is; this is refused")
+    return {present_name(name): tensor for name, tensor in found.items()}
 
 
-def _safe(path: Path) -> dict[str, Tensor]:
-    data = path.read_bytes()
-    header(data, str(path))  # refuses what safetensors itself takes
+def _safe(path: Path, data: bytes, size: int) -> dict[str, Tensor]:
+    if len(data) != size:
+        raise StoreError(f"{path} changed while it was read")
+    return load_tensors(data, str(path))
+
+
+def _state_dict(path: Path, file: BinaryIO) -> dict[str, Tensor]:
     try:
-        return dict(load(data))
-    except SafetensorError as error:
-        raise StoreError(f"{path} is no safetensors file: {str(error).splitlines()[0][:200]}") from error
-
-
-def _state_dict(path: Path) -> Mapping[Any, Any]:  # whatever a file of tensors may hold
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGED as error:
+        records = read_records(file)
+        views = _views(path, records.content)
+        used = {view.storage.key for view in views.values()}
+        data = {key: read_part(file, *place) for key, place in records.places.items() if key in used}
+    except (PickleError, TorchFileError) as error:
         raise StoreError(
-            f"{path} is refused: it holds more than tensors, or is damaged; save its state dict alone, as "
-            "safetensors at best"
+            f"{path} is refused: it holds more than tensors, or is damaged: {error}; save its state dict "
+            "alone, as safetensors at best"
         ) from error
+    return {name: _tensor(path, name, view, data) for name, view in views.items()}
+
+
+def _views(path: Path, content: Value) -> dict[str, View]:
+    """The state dict in what a file holds, plain or nested."""
     for name in NESTED:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    if not isinstance(found, dict) or not found:
-        raise StoreError(f"{path} holds a {type(found).__name__} and no state dict")
-    return found
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict) or not content:
+        raise StoreError(f"{path} holds a {type(content).__name__} and no state dict")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, View):
+            raise StoreError(
+                f"{path} is no state dict: {str(name)[:80]!r} is a {type(value).__name__}; it is a mapping "
+                f"from names to tensors, plain or under {' or '.join(NESTED)}"
+            )
+    return content
+
+
+def _tensor(path: Path, name: str, view: View, data: Mapping[str, bytearray]) -> Tensor:
+    """The tensor of a view. StoreError for one that is beyond its storage, or has a number of it twice."""
+    kind, count = KINDS.get(view.storage.kind), view.storage.count
+    if kind is None:
+        raise StoreError(f"{path}: {name[:80]!r} is no plain tensor of real numbers")
+    if len(view.shape) != len(view.strides) or 0 in view.shape:
+        raise StoreError(f"{path}: {name[:80]!r} has no elements, or no shape")
+    reach = 0  # the last element that the dimensions so far come to, those of the shortest steps first
+    for stride, size in sorted(zip(view.strides, view.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            raise StoreError(
+                f"{path}: {name[:80]!r} is an expanded view, whose elements share memory; save a copy of it, "
+                "by tensor.contiguous()"
+            )
+        reach += (size - 1) * stride
+    if view.offset + reach >= count:
+        raise StoreError(f"{path}: {name[:80]!r} reaches beyond its storage of {count:,} elements")
+    whole = torch.frombuffer(data[view.storage.key], dtype=kind, count=count)
+    strides = [stride if size > 1 else 1 for stride, size in zip(view.strides, view.shape, strict=True)]
+    return whole.as_strided(view.shape, strides, view.offset)
 
 
 def as_network(
@@ -100,7 +134,7 @@ def as_network(
         try:
             with torch.device("meta"):
                 outline = models.build(model, input_shape=shape, num_classes=classes).state_dict()
-        except (ValueError, TypeError, RuntimeError) as error:  # not for images of this size
+        except BAD_SIZES as error:  # not for images of this size
             problem = problem or " ".join(str(error).split())[:200]
             continue
         difference = _difference(tensors, outline)
@@ -112,7 +146,10 @@ def as_network(
 
 def _candidates(tensors: Mapping[str, Tensor], model: str, image: Shape) -> Iterator[tuple[Shape, int]]:
     """Sizes of images, and the number of classes, that the first and the last layer speak of."""
-    flow = flow_of((model, image, 2))
+    try:
+        flow = flow_of((model, image, 2))
+    except ValueError as error:
+        raise StoreError(f"{model[:80]} cannot be built for {image}: {error}") from error
     first, last = f"{flow.layers[0]}.weight", f"{flow.outputs[-1]}.weight"
     if first not in tensors or last not in tensors or not 2 <= tensors[first].dim() <= 4:
         yield image, 2  # of another model: the difference is told

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import models
+from orchestrator.walk.network_size import size_refusal
 from orchestrator.walk.randomness import seeded
 from pruning.dataflow import DataFlow, data_flow, protected_layers, unpruned
 from pruning.masking import Group
@@ -74,7 +75,9 @@ def _answers(function: Callable[..., object], args: tuple[object, ...]) -> objec
 
 @lru_cache(maxsize=2)
 def _network(built: Built) -> nn.Module:
-    """A fresh network, to be looked at and left as it is."""
+    """A fresh network, to be looked at and left as it is. ValueError for one that is too large."""
+    if reason := size_refusal(built):
+        raise ValueError(reason)
     model, shape, classes = built
     with seeded(0):
         return models.build(model, input_shape=shape, num_classes=classes)
