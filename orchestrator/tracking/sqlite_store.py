@@ -217,7 +217,7 @@ def _move_away(place: Path, uri: str) -> None:
         )
     for end in (*BESIDE, ""):  # the file at last: until then, all of this is done again by the next
         path = place.with_name(f"{place.name}{end}")
-        if path.exists():
+        if path.exists() and path.stat().st_size:
             path.replace(place.with_name(f"{place.name}{UNFINISHED}{end}"))
 
 
