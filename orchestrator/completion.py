@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator.control_characters import first_control
+
 Offers = list[tuple[str, str]]
 ABOUT_LENGTH = 48  # typer wraps at the terminal's width, and fish takes the rest for another word
 
@@ -69,7 +71,8 @@ def sweeps(incomplete: str) -> Offers:
 
     folder = store_folder(default_uri(Path.cwd()))
     inside = [] if folder is None else _inside(folder / "artifacts")
-    return _fitting(((path.name, "") for path in inside if path.is_dir()), incomplete)
+    named = (path.name for path in inside if path.is_dir() and first_control(path.name) is None)
+    return _fitting(((name, "") for name in named), incomplete)
 
 
 def _fitting(found: Iterable[tuple[str, str]], incomplete: str) -> Offers:
