@@ -71,8 +71,7 @@ def sweeps(incomplete: str) -> Offers:
 
     folder = store_folder(default_uri(Path.cwd()))
     inside = [] if folder is None else _inside(folder / "artifacts")
-    named = (path.name for path in inside if path.is_dir() and first_control(path.name) is None)
-    return _fitting(((name, "") for name in named), incomplete)
+    return _fitting(((path.name, "") for path in inside if path.is_dir()), incomplete)
 
 
 def _fitting(found: Iterable[tuple[str, str]], incomplete: str) -> Offers:
@@ -95,7 +94,8 @@ def _files(incomplete: str) -> Offers:
 
 
 def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, save for names that a terminal would obey."""
     try:
-        return sorted(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if first_control(path.name) is None)
     except OSError:
         return []

@@ -81,6 +81,13 @@ def test_an_honest_view_is_read(tmp_path: Path) -> None:
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"000000": (4,), "000001": (2,)}
 
 
+def test_a_mapping_as_python_2_wrote_it_is_read(tmp_path: Path) -> None:
+    pair = b"](X\x01\0\0\0a" + view() + b"e"
+    content = b"\x80\x02ccollections\nOrderedDict\n](" + pair + b"e\x85R."
+    found = tensors_of(archive(tmp_path / "net.pth", content, {"archive/data/0": bytes(16)}))
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": [0.0] * 4}
+
+
 LIES = {
     "is an expanded view, whose elements share memory": [
         {"shape": (1_000_000, 1_000), "strides": (0, 0)},
