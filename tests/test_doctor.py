@@ -102,14 +102,12 @@ def test_a_store_is_counted(kept: str) -> None:
 def test_a_store_of_another_version(kept: str) -> None:
     file = kept.removeprefix("sqlite:///")
     with sqlite3.connect(file) as connection:
-        (head,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = 'abc'")
     before = Path(file).read_bytes()
     (_, found) = store(kept)
     assert found.state == "broken"
-    assert "its schema is abc" in found.found
-    assert head in found.found
-    assert "mlflow db upgrade" in found.do
+    assert "is of the schema abc, which MLflow" in found.found
+    assert "use the MLflow that made it" in found.do
     assert Path(file).read_bytes() == before
 
 

@@ -53,7 +53,9 @@ def only_needed(folder: Path, *, ready: int) -> Iterator[None]:
         yield
 
 
-def _wait_for_port(wait: Callable[..., int], folder: str, node_id: str, name: str, *, timeout_ms: int) -> int:
+def _wait_for_port(
+    wait: Callable[..., int], folder: str, node_id: str, name: str, *, timeout_ms: int = 30_000
+) -> int:
     """Ray's own wait lets no other thread run, so that none could see that the process has died."""
     deadline = monotonic() + timeout_ms / 1000
     while not any(Path(folder).glob(f"{name}_*")) and monotonic() < deadline:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="twelve kills, each kind at least once")
     given = parser.parse_args()
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # and unmount
     dice = random.Random(given.seed)
     storms = iter(SHORT) if given.short else drawn(given.kills, dice)
     print("| " + " | ".join(TITLES) + " |\n|" + "---|" * len(TITLES), flush=True)
