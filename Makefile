@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+FLOORS := .venv-floors
+KILLS ?= 200
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test check bench bench-full docs ui clean clean-store
+.PHONY: help install sweep test test-long test-floors check bench bench-full docs ui clean clean-store
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,9 +21,24 @@ sweep: $(STAMP)  ## the quickstart sweep: real results and a picture in a minute
 	$(BIN)/orchestrate sweep --space quickstart
 
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP)  ## all tests: the fast ones, then those that start sweeps, servers and browsers
+test: $(STAMP)  ## the tests, fast ones first, then those that start sweeps, servers and browsers
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not long"
+
+test-long: export OMP_NUM_THREADS := 1
+test-long: $(STAMP)  ## a night: the longest tests, ten minutes of the fuzzer, KILLS=200 random kills from SEED=1
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
+	$(BIN)/python -m tests.fuzz --seconds 600
+	$(BIN)/python tests/endurance --kills $(KILLS) --seed $(SEED)
+
+test-floors: export OMP_NUM_THREADS := 1
+test-floors:  ## the fast tests and a sweep with the lowest versions that pyproject.toml allows
+	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install packaging
+	$(FLOORS)/bin/python tests/floors.py > $(FLOORS)/constraints.txt
+	$(FLOORS)/bin/python -m pip install -c $(FLOORS)/constraints.txt -e '.[dev]'
+	$(FLOORS)/bin/python -m pytest -n $(WORKERS) -m "not slow"
+	$(FLOORS)/bin/python -m pytest tests/test_transfer_sweep.py
 
 check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
 	$(BIN)/ruff check .

@@ -65,9 +65,13 @@ def sets(incomplete: str) -> Offers:
 
 def sweeps(incomplete: str) -> Offers:
     """The spaces that have been run: each has a folder among the artifacts of a store on this disk."""
+    from orchestrator.errors import StoreError
     from orchestrator.store.address import default_uri, store_folder
 
-    folder = store_folder(default_uri(Path.cwd()))
+    try:
+        folder = store_folder(default_uri(Path.cwd()))
+    except StoreError:
+        return []
     inside = [] if folder is None else _inside(folder / "artifacts")
     return _fitting(((path.name, "") for path in inside if path.is_dir()), incomplete)
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import psutil
 import pytest
 from import_times import imported
+from in_process import orchestrate
 
 from orchestrator import cli
 from orchestrator.store.address import default_uri
@@ -414,7 +415,7 @@ def sweep(folder: Path, *sets: str) -> Ended:
 
 
 def as_json(folder: Path, *words: str) -> Any:
-    done = started(*words, "--json", cwd=folder)
+    done = orchestrate(*words, "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout, parse_constant=no_constant)
 
@@ -465,17 +466,17 @@ def check_comparison(folder: Path) -> None:
     # Compared with itself, or with a part of it, a sweep is what it is.
     assert as_json(folder, "compare", "tiny", "tiny") == records
 
-    text = started("compare", "tiny", "--csv", cwd=folder).stdout
+    text = orchestrate("compare", "tiny", "--csv", cwd=folder).stdout
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [(row["technique"], float(row["amount"])) for row in rows] == list(cells)
     for row, record in zip(rows, records, strict=True):
         assert row.keys() == record.keys()
         assert float(row["accuracy"]) == record["accuracy"]
         assert row["accuracy_ci95"] == ""
-    table = started("compare", "tiny", cwd=folder)
+    table = orchestrate("compare", "tiny", cwd=folder)
     assert (table.returncode, table.stderr) == (0, "")
     assert "mlp(widths=[16]) on digits, batch 64" in table.stdout
-    unknown = started("compare", "tyni", cwd=folder)
+    unknown = orchestrate("compare", "tyni", cwd=folder)
     assert (unknown.returncode, unknown.stderr.count("\n")) == (4, 1)
     assert "did you mean tiny?" in unknown.stderr
 

@@ -223,6 +223,7 @@ def test_a_store_on_this_disk_is_refused_for_a_node_on_another_host(head: str, t
     assert "mlflow server --serve-artifacts" in line
 
 
+@pytest.mark.long
 def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, tmp_path: Path) -> None:
     (tmp_path / "lost.yaml").write_text(SPACE)
     tracker = Tracker(server, "lost")
@@ -253,6 +254,7 @@ def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, t
     assert sorted(row.status for row in rows) == [*["FINISHED"] * (TRIALS + 4), "KILLED"]
 
 
+@pytest.mark.long
 def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(server: str) -> None:
     """Tune ends the whole experiment there. Here the monitor finds every worker too large."""
     initialise(server)

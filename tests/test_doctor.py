@@ -37,11 +37,11 @@ Requires-Dist: not-for-users; extra == "dev"
 """
 
 
-def command(*words: str, cwd: Path, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def command(*words: str, cwd: Path, path: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", "doctor", *words],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])} | variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -205,7 +205,19 @@ def test_a_path_that_is_too_long_for_rays_sockets(tmp_path: Path, monkeypatch: p
     (found,) = ray(deep=False)
     assert (found.state, found.do) == ("broken", "set TMPDIR=/tmp")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "gone"))
-    assert by_name(ray(deep=False))["ray"].state == "broken"
+    (found,) = ray(deep=False)
+    assert (found.state, found.do) == ("broken", "set TMPDIR to a folder that can be")
+
+
+def test_folders_of_killed_sweeps_are_removed_if_that_is_asked_for(tmp_path: Path) -> None:
+    dead = tmp_path / "orchestrate-12345678"
+    dead.mkdir()
+    (dead / "lock").touch()
+    done = command("--clean", cwd=tmp_path, RAY_TMPDIR=str(tmp_path))
+    assert f"removed {dead}" in done.stderr
+    assert not dead.exists()
+    again = command("--clean", cwd=tmp_path, RAY_TMPDIR=str(tmp_path))
+    assert again.stderr == "0 temporary folders of killed sweeps removed\n"
 
 
 # ---- what is installed

@@ -67,15 +67,20 @@ READERS: dict[str, Callable[[Path, Tensor], Tensor]] = {
     "safetensors": by_hand,
 }
 FORMATS = ["safetensors", "pt2", pytest.param("onnx", marks=pytest.mark.slow)]
-FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
+SMALL = ("slp", "mlp", "cnn")
+LONG = [pytest.mark.slow, pytest.mark.long]
+CASES = [
+    *((family, format) for family in SMALL for format in ("safetensors", "pt2")),
+    *(pytest.param(family, "onnx", marks=pytest.mark.slow) for family in (*SMALL, "densenet121")),
+    *(pytest.param("densenet121", format, marks=LONG) for format in ("safetensors", "pt2")),
+]
 
 
 def test_every_form_has_a_reader_of_its_own() -> None:
     assert READERS.keys() == FORMS.keys()
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "format"), CASES)
 def test_an_export_computes_what_the_network_computes(
     store: Store, tmp_path: Path, family: str, format: str
 ) -> None:

@@ -41,6 +41,7 @@ def fill(disk: Path, *, but: int) -> None:
             file.flush()
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_in_mid_sweep(disk: Path) -> None:
     uri, log = default_uri(disk), disk / "log.txt"
     initialise(uri)  # before two processes look at it

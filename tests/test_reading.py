@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import OUTSIDE
+from in_process import orchestrate
 from mlflow import MlflowClient
 
 from benchmarks.made_up import NAME, write
@@ -36,10 +37,10 @@ train: {epochs: 1, optimizer: adam, lr: 1e-2}
 """
 
 
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def sweep(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
     return subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *words],
+        [sys.executable, "-m", "orchestrator.cli", "sweep", *words],
         cwd=cwd,
         env={**kept, "PYTHONPATH": str(Path(__file__).parent.parent)},
         capture_output=True,
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a small space was swept."""
     place = tmp_path_factory.mktemp("swept")
     (place / "small.yaml").write_text(SPACE)
-    done = run("sweep", "--space", "small.yaml", "--set", "train.lr=0.02", "--device", "cpu", cwd=place)
+    done = sweep("--space", "small.yaml", "--set", "train.lr=0.02", "--device", "cpu", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "report: " in done.stdout
     return place
@@ -78,20 +79,20 @@ def test_a_sweep_ends_with_its_report_and_the_command_that_repeats_it(folder: Pa
 
 @pytest.mark.slow
 def test_report_writes_a_file(folder: Path) -> None:
-    done = run("report", "small", "--out", "x.html", "--tolerance", "5", cwd=folder)
+    done = orchestrate("report", "small", "--out", "x.html", "--tolerance", "5", cwd=folder)
     assert (done.returncode, done.stdout.strip()) == (0, str(folder / "x.html"))
     assert "Highest sparsity within 5 points of dense" in (folder / "x.html").read_text()
-    assert run("report", "small", cwd=folder).stdout.strip() == str(folder / "small.html")
-    nowhere = run("report", "small", "--out", "no/such/x.html", cwd=folder)
+    assert orchestrate("report", "small", cwd=folder).stdout.strip() == str(folder / "small.html")
+    nowhere = orchestrate("report", "small", "--out", "no/such/x.html", cwd=folder)
     assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
-    unknown = run("report", "smal", cwd=folder)
+    unknown = orchestrate("report", "smal", cwd=folder)
     assert (unknown.returncode, "did you mean small?" in unknown.stderr) == (4, True)
 
 
 @pytest.mark.slow
 def test_compare_tells_what_is_asked(folder: Path) -> None:
     asked = ("--baseline", "weight", "--pareto", "macs", "--tolerance", "100")
-    text = run("compare", "small", *asked, cwd=folder)
+    text = orchestrate("compare", "small", *asked, cwd=folder)
     assert text.returncode == 0, text.stderr
     for title in (
         "highest sparsity within 100 points of dense",
@@ -99,15 +100,17 @@ def test_compare_tells_what_is_asked(folder: Path) -> None:
         "Pareto front of accuracy against macs",
     ):
         assert title in text.stdout
-    found: list[dict[str, Any]] = json.loads(run("compare", "small", *asked, "--json", cwd=folder).stdout)
+    words = ("compare", "small", *asked)
+    as_json, as_csv = (orchestrate(*words, form, cwd=folder) for form in ("--json", "--csv"))
+    found: list[dict[str, Any]] = json.loads(as_json.stdout)
     assert len(found) == 4
     assert all(record["sparsity_within"] == pytest.approx(0.9, abs=0.01) for record in found)
     assert [r["pairs"] for r in found if r["technique"] == "unstructured"] == [2] * 2
-    lines = list(csv.DictReader(io.StringIO(run("compare", "small", *asked, "--csv", cwd=folder).stdout)))
+    lines = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert [set(line) for line in lines] == [set(found[0])] * 4
-    few = run("compare", "small", "--interval", "bootstrap", cwd=folder)
+    few = orchestrate("compare", "small", "--interval", "bootstrap", cwd=folder)
     assert (few.returncode, "needs at least 6 seeds" in few.stderr) == (2, True)
-    wrong = run("compare", "small", "--baseline", "wieght", cwd=folder)
+    wrong = orchestrate("compare", "small", "--baseline", "wieght", cwd=folder)
     assert (wrong.returncode, "did you mean weight?" in wrong.stderr) == (2, True)
 
 
@@ -125,7 +128,7 @@ def test_single_runs_stand_beside_sweeps(folder: Path) -> None:
         name: alone[name] for name in whole.columns if planned[name] == planned[name]
     }
     assert len(pooled(["small", trial.run_id, dense.run_id], uri=uri)) == len(whole) + 1
-    text = run("compare", dense.run_id, trial.run_id, cwd=folder)
+    text = orchestrate("compare", dense.run_id, trial.run_id, cwd=folder)
     assert text.returncode == 0, text.stderr
     assert "dense" in text.stdout
 

@@ -100,6 +100,7 @@ class Killer(threading.Thread):
         return int(rows[0].tags["owner"].split()[1]) if rows else 0
 
 
+@pytest.mark.long
 def test_the_trial_of_a_killed_worker_is_done_again_in_another_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

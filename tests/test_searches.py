@@ -24,14 +24,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 500.0  # seconds that one sweep may take on a loaded machine
-POINTS = 8
+POINTS = 6
 ONE_BY_ONE = ("--max-concurrent", "1")  # so that each point follows from all those before it
 SPACE = f"""\
 version: 1
 search:
   method: tpe
   trials: {POINTS}
-  startup: 3
+  startup: 2
   objectives: {{final/val_accuracy: max, final/sparsity: max}}
 axes:
   model: [slp]
@@ -127,7 +127,7 @@ def test_a_search_ends_with_its_best_points(whole: Path) -> None:
 
 
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, whole: Path) -> None:
-    finished = 4  # the first 3 points are drawn at random
+    finished = 3  # the first 2 points are drawn at random
     end = time.monotonic() + LONGEST
     with sweeping(tmp_path, *ONE_BY_ONE) as process:
         while process.poll() is None and len(trials(tmp_path)) < finished and time.monotonic() < end:

@@ -106,7 +106,9 @@ def test_one_that_does_not_leaves_the_results_and_says_where(
     refuse_to_answer(monkeypatch)
     with pytest.raises(AwayError) as caught:
         place.settle()
-    assert f"2 results wait in {place.outbox.folder}, and the same command delivers them" in str(caught.value)
+    assert f"2 results wait in {place.outbox.folder}, and `orchestrate deliver` delivers them" in str(
+        caught.value
+    )
     assert caught.value.exit_code == 4
     assert (place.concluded, len(place.outbox.parcels())) == (0, 3)
     monkeypatch.undo()
@@ -126,7 +128,9 @@ def test_a_store_that_goes_away_while_the_end_is_written(place: Place) -> None:
 
     assert settle(place.uri, place.sweep, Ended(()), conclude) == "done"
     place.concluded = -1_000_000
-    with pytest.raises(AwayError, match="every result is stored, and the same command writes the comparison"):
+    with pytest.raises(
+        AwayError, match="every result is stored, and `orchestrate deliver` writes the comparison"
+    ):
         settle(place.uri, place.sweep, Ended(()), conclude)
 
 

@@ -190,7 +190,8 @@ def test_it_takes_a_handful_of_calls(uri: str, sweep: str | None, monkeypatch: p
         if callable(method):
             monkeypatch.setattr(MlflowClient, name, counted(name, method))
     status(sweep, uri=uri)
-    assert 0 < sum(calls.values()) <= 7, calls
+    assert sum(calls.values()) <= 7, calls
+    assert calls or sweep is None  # the latest of all is found in the tables, without MLflow
 
 
 def test_the_command_prints_lines_or_json(

@@ -21,6 +21,7 @@ from orchestrator.tracking import Tracker, initialise
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
+@pytest.mark.long
 def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,7 +39,7 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
             server.kill()
             assert process.wait(LONGEST) == 4, log.read_text()
         waiting = {parcel.opening.point: parcel for parcel in outbox.parcels()}
-        assert f"{len(waiting)} results wait in {outbox.folder}, and the same command delivers them" in (
+        assert f"{len(waiting)} results wait in {outbox.folder}, and `orchestrate deliver` delivers them" in (
             log.read_text()
         )
         server.start()
@@ -54,6 +55,7 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
         server.kill()
 
 
+@pytest.mark.long
 def test_a_sqlite_file_that_is_locked_for_a_while(tmp_path: Path) -> None:
     uri = default_uri(tmp_path)
     initialise(uri)  # before two processes look at it

@@ -15,7 +15,7 @@ import pytest
 import ray  # before orchestrator.sweep: it must be on loopback all the same
 
 import models
-from orchestrator import tracking
+from orchestrator import search, tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.language.techniques import resolve
 from orchestrator.launching.outcome import Outcome
@@ -91,7 +91,10 @@ def numbers(outcome: Outcome) -> dict[str, float]:
     }
 
 
-def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_children(tmp_path: Path) -> None:
+def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "WORKER_SECONDS", 1e9)  # a second pays only where points go slowly
     good, bad = [DENSE, replace(DENSE, seed=1)], DIVERGES
     points = [
         trial_point(bad, "weight"),

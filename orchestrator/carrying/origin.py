@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.errors import StoreError, UsageError
-from orchestrator.store.address import exists, shown
 from orchestrator.store.checked_files import ARCH, Files, Folder
-from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.tracking import RunRow, Tracker, open_store
 from orchestrator.tracking.registry import registered
 from orchestrator.tracking.stored_files import files_at
 
@@ -77,10 +76,7 @@ def of_run(tracker: Tracker, row: RunRow) -> Origin:
 
 
 def _store(uri: str) -> Tracker:
-    if not exists(uri):
-        raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
-    initialise(uri)
-    return Tracker(uri, "")
+    return open_store(uri)
 
 
 def _registered(tracker: Tracker, text: str) -> Origin:

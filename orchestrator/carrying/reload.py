@@ -60,7 +60,7 @@ def load(
     finds another accuracy; DeviceError for a device that is not there.
     """
     place = _device(device)
-    found = find(source, uri=uri or default_uri(Path.cwd()), manifest_sha256=manifest_sha256)
+    found = find(source, uri=default_uri(Path.cwd(), uri), manifest_sha256=manifest_sha256)
     if found.manifest_sha256 is None:
         text = f"{found.files.where}: without manifest_sha256 its files are compared with each other only"
         warnings.warn(text, stacklevel=2)

@@ -19,10 +19,9 @@ from orchestrator.errors import DeviceError, StoreError
 from orchestrator.launching.worker import load_data
 from orchestrator.planning.changes import of_config
 from orchestrator.planning.ingredients import current
-from orchestrator.store.address import exists, shown
 from orchestrator.store.environment import environment
 from orchestrator.store.recording import CONFIG, ENVIRONMENT, metric_points
-from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, initialise
+from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, open_store
 from orchestrator.transfer.kept import ancestor_of
 from orchestrator.trial import Result, run_dense, run_trial
 from orchestrator.walk.bench import State
@@ -76,10 +75,7 @@ class Again:
 
 def find(run: str, *, uri: str) -> Recorded:
     """The finished dense or trial run of an id, or `runs:/<id>`. StoreError where there is none."""
-    if not exists(uri):
-        raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
-    initialise(uri)
-    tracker = Tracker(uri, "")
+    tracker = open_store(uri)
     row = tracker.row(run.removeprefix("runs:/").strip("/"))
     kind = row.tags.get("kind", "foreign run")
     if kind not in ("dense", "trial"):

@@ -1,5 +1,5 @@
-"""`python -m orchestrator.cli` is the command."""
+"""`python -m orchestrator.cli` is the command, too."""
 
-from orchestrator.cli import main
+from orchestrator.__main__ import main
 
 main()

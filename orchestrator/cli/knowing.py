@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -91,11 +92,21 @@ def data_path() -> None:
 @app.command()
 def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Start Ray as well, and stop it.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove the temporary folders of your sweeps that were killed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What works here and what does not, each with what to do; exit 4 if a sweep on digits would not run."""
     from orchestrator.doctor import examine
 
+    if clean:
+        from orchestrator.sweep.session_folder import remove_dead
+
+        removed = remove_dead()
+        for folder in removed:
+            print(f"removed {folder}", file=sys.stderr)
+        print(f"{len(removed)} temporary folders of killed sweeps removed", file=sys.stderr)
     report = examine(uri(), deep=deep)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1))

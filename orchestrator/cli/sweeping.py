@@ -1,4 +1,4 @@
-"""plan, sweep, status, rerun: what runs, or would."""
+"""plan, sweep, status, deliver, rerun: what runs, or would."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.config import Precision
 
 app = typer.Typer()
+START_SECONDS = 2.5  # for a sweep that is stopped as it starts
 
 
 @app.command()
@@ -84,7 +85,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
-    with listening(carry_on()):
+    with listening(carry_on(), start_seconds=START_SECONDS):
         summary = None
         with suppress(KeyboardInterrupt):
             summary = _swept(
@@ -178,6 +179,28 @@ def status(
         return
     for line in found.lines():
         typer.echo(line)
+
+
+@app.command()
+def deliver(as_json: JsonOption = False) -> None:
+    """Results that wait on this machine for a store that was away: to the store, without a sweep."""
+    with listening(carry_on()):
+        from orchestrator.errors import StoreError
+        from orchestrator.launching.late_results import deliver_late
+
+        delivered = None
+        with suppress(KeyboardInterrupt):
+            delivered = deliver_late(uri())
+        if delivered is None:  # what is not delivered yet waits as before
+            print(carry_on(), file=sys.stderr)
+            raise typer.Exit(128 + received())
+    if as_json:
+        typer.echo(json.dumps(delivered.to_json(), indent=1))
+    else:
+        for line in delivered.lines():
+            typer.echo(line)
+    if problem := delivered.problem():
+        raise StoreError(problem)
 
 
 @app.command()

@@ -11,8 +11,7 @@ from orchestrator.comparing.records import at_end, find_sweep, is_at_chance, joi
 from orchestrator.comparing.typed import typed
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.errors import StoreError
-from orchestrator.store.address import exists, shown
-from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.tracking import RunRow, Tracker, open_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,9 +26,7 @@ def pooled(names: Sequence[str], *, uri: str) -> DataFrame:
     """
     import pandas
 
-    if not exists(uri):
-        raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
-    initialise(uri)
+    open_store(uri)
     known: dict[str, RunRow] = {}  # asked for once, however many sweeps there are
     found = pandas.concat([_rows(Tracker(uri, name), name, known) for name in names], ignore_index=True)
     # A trial of two sweeps is one: counted twice, it would narrow the intervals.

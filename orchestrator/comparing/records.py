@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.comparing.typed import typed
 from orchestrator.errors import AwayError, StoreError, unknown
-from orchestrator.store.address import default_uri, exists, shown
+from orchestrator.store.address import default_uri
 from orchestrator.store.ownership import owner_lives
 from orchestrator.store.runs import RunRow, Runs
 
@@ -60,7 +60,7 @@ def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> 
     """
     from orchestrator.tracking import Tracker
 
-    experiments = {e.name: e.experiment_id for e in tracker.client.search_experiments()}
+    experiments = tracker.experiments()
     if sweep in experiments:
         own = Tracker(tracker.uri, sweep)
         rows = own.search("tags.kind = 'sweep'")
@@ -119,13 +119,9 @@ def results(sweep: str, *, uri: str | None = None) -> DataFrame:
     `sweep` is a space's name (its latest sweep) or a sweep's run id. `status` is finished, stopped,
     failed or missing; `reason` says why a trial was stopped or failed. StoreError if there is no such sweep.
     """
-    from orchestrator.tracking import Tracker, initialise
+    from orchestrator.tracking import open_store
 
-    where = uri or default_uri(Path.cwd())
-    if not exists(where):
-        raise StoreError(f"there is no store at {shown(where)}; `orchestrate sweep` makes one")
-    initialise(where)
-    tracker = Tracker(where, sweep)
+    tracker = open_store(default_uri(Path.cwd(), uri), sweep)
     return frame(tracker, find_sweep(tracker, sweep))
 
 
@@ -213,11 +209,10 @@ def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
     """
     import pandas
 
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking import open_store
 
-    where = uri or default_uri(Path.cwd())
-    trials = results(sweep, uri=where)
-    tracker = Tracker(where, sweep)
+    tracker = open_store(default_uri(Path.cwd(), uri), sweep)
+    trials = frame(tracker, find_sweep(tracker, sweep))
     table = []
     for trial in trials[trials["status"].isin(("finished", "stopped"))].to_dict("records"):
         measured = json.loads(tracker.text(tracker.row(trial["run_id"]), "rounds.json"))

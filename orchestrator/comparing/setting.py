@@ -121,7 +121,12 @@ def _grouped(
         if is_whole.any():
             rows = group[is_whole]
             rows.attrs = {**results.attrs, STOPPED: int((~is_whole).sum())}
-            yield dict(zip(columns, values, strict=True)), rows
+            yield dict(zip(columns, map(_plain, values), strict=True)), rows
+
+
+def _plain(value: object) -> object:
+    """Python's own number: pandas before 3 groups by numpy's, of which json knows nothing."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def panel_title(setting: Mapping[str, object]) -> str:

@@ -6,9 +6,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.doctor.finding import Finding, State, gigabytes
 from orchestrator.store.address import exists, shown, store_folder
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.health import Health
 
 LITTLE_ROOM, NO_ROOM = 2_000_000_000, 100_000_000  # bytes
 
@@ -18,17 +22,24 @@ def store(uri: str) -> Iterator[Finding]:
     folder = store_folder(uri)
     if folder is not None:
         yield _disk(folder)
-    if not exists(uri):
+    found = _health(uri)
+    if found is None:
         yield Finding("store", "ok", f"{shown(uri)}: there is none yet, the first sweep makes it")
         return
-    from orchestrator.tracking.health import health
-
-    found = health(uri)
     if found.problem:
         yield Finding("store", "broken", f"{shown(uri)}: {found.problem}", found.do)
     else:
         runs = "it answers" if found.runs is None else f"{found.runs} runs, schema up to date"
         yield Finding("store", "ok", f"{shown(uri)}: {runs}")
+
+
+def _health(uri: str) -> Health | None:
+    """How the store is; None where there is none yet, or one that was never made to its end."""
+    if not exists(uri):
+        return None
+    from orchestrator.tracking.health import health, is_begun
+
+    return health(uri) if is_begun(uri) else None
 
 
 def _disk(folder: Path) -> Finding:

@@ -6,18 +6,16 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from orchestrator.doctor.finding import Finding, gigabytes
 from orchestrator.store.address import shown
+from orchestrator.sweep.session_folder import check_place
 
 LITTLE_MEMORY = 2_000_000_000  # bytes
 PAGES_PORT = 5000
-LONGEST_SOCKET = 107  # bytes of a UNIX socket's path
-BELOW_TEMPORARY = len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
 DEEP_SECONDS = 120
 
 
@@ -74,13 +72,13 @@ def ray(*, deep: bool) -> Iterator[Finding]:
     folder = Path(spec.origin).parent / "core" / "src" / "ray" if spec and spec.origin else Path()
     programs = (folder / "gcs" / "gcs_server", folder / "raylet" / "raylet")
     missing = [program.name for program in programs if not os.access(program, os.X_OK)]
-    place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if missing:
         yield Finding("ray", "broken", f"it lacks {' and '.join(missing)}", "`make install`")
-    elif not os.access(place, os.W_OK):
-        yield Finding("ray", "broken", f"{place} cannot be written", "set TMPDIR to a folder that can be")
-    elif len(os.fsencode(place)) + BELOW_TEMPORARY > LONGEST_SOCKET:
-        yield Finding("ray", "broken", f"the path {place} is too long for its sockets", "set TMPDIR=/tmp")
+        return
+    try:
+        check_place()
+    except OSError as error:
+        yield Finding("ray", "broken", *str(error).split("; ", 1))
     else:
         yield _started_ray() if deep else Finding("ray", "ok", "its programs are there; --deep starts them")
 

@@ -30,19 +30,23 @@ def _load() -> None:
     import matplotlib.figure  # noqa: F401
 
 
-def conclude(tracker: Tracker, sweep: RunRow, space: Space, ended: Ended) -> DataFrame:
-    """What the sweep's run shows in the end; done twice, it shows the same."""
+def conclude(tracker: Tracker, sweep: RunRow, space: Space | None, ended: Ended) -> DataFrame:
+    """What the sweep's run shows in the end; done twice, it shows the same.
+
+    Where the space is not known its run has no description, and does not say what was swept.
+    """
     if ended.signal:
         tracker.close_children(sweep.run_id, "interrupted")
     known = joined(tracker, sweep)
     results = known.results
-    tell(tracker, sweep, space=space, results=results)
+    if space is not None:
+        tell(tracker, sweep, space=space, results=results)
     if (results["status"] == "finished").any() and not ended.signal:  # who stops a sweep does not wait
         table = markdown([*tables(results), *differences_asked(results)])
-        picture = accuracy_against_sparsity(results, title=space.name)
+        picture = accuracy_against_sparsity(results, title=sweep.tags.get("space", sweep.name))
         report = html_report(tracker, sweep, known=known)
         tracker.upload(sweep.run_id, {PICTURE: picture, TABLES: table, REPORT: report})
-        about = f"{links(tracker, sweep)}\n\n{space.about}"
+        about = f"{links(tracker, sweep)}\n\n{'' if space is None else space.about}"
         tracker.set_tag(sweep.run_id, tracking.NOTE, note(sweep.run_id, about, table))
     return results
 

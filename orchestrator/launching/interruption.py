@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from time import monotonic
+from threading import Thread
+from time import monotonic, sleep
 from types import FrameType
 
 STOPPING = "stopping; once more to stop at once"
@@ -27,7 +28,9 @@ class _State:
     when: float = 0.0
     depth: int = 0  # blocks within blocks
     holding: int = 0
+    start_seconds: float | None = None  # for what is being started to end by itself
     last_words: list[str] = field(default_factory=list)
+    closers: list[Callable[[str], None]] = field(default_factory=list)
     no_room: str = ""
 
 
@@ -55,14 +58,25 @@ def pending() -> bool:
 
 
 @contextmanager
-def listening(last_words: str) -> Iterator[None]:
-    """The first signal raises KeyboardInterrupt, unless it is `held`; a second one prints and exits."""
+def listening(last_words: str, *, start_seconds: float | None = None) -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt, unless it is `held`; a second one prints and exits.
+
+    One that comes before `has_begun` is called ends the process after `start_seconds`, if nothing else has:
+    imports of C++ libraries swallow a KeyboardInterrupt, or hear of it late.
+    """
     with _handling():
         _state.last_words.append(last_words)
+        _state.start_seconds = start_seconds
         try:
             yield
         finally:
             _state.last_words.pop()
+            _state.start_seconds = None
+
+
+def has_begun() -> None:
+    """The start is over: from here on a stopped command closes its runs before it ends."""
+    _state.start_seconds = None
 
 
 @contextmanager
@@ -86,6 +100,29 @@ def heeded() -> Iterator[None]:
         yield
     finally:
         _state.holding = before
+
+
+@contextmanager
+def closing_at_end(close: Callable[[str], None]) -> Iterator[None]:
+    """Within the block, who has to end this process at once calls `close` before, with the reason."""
+    _state.closers.append(close)
+    try:
+        yield
+    finally:
+        _state.closers.remove(close)
+
+
+def close_all(reason: str) -> None:
+    """What is open is closed, by a thread that is about to end this process."""
+    for close in reversed(_state.closers):
+        # Nothing may keep the process: what cannot be closed, the next sweep closes.
+        with suppress(Exception):
+            close(reason)
+
+
+def shown_cursor() -> str:
+    """What shows the cursor again, below a bar, where there is a terminal."""
+    return f"\n{SHOW_CURSOR}" if sys.stderr.isatty() else ""
 
 
 def take_back() -> None:
@@ -115,10 +152,19 @@ def _hear(number: int, frame: FrameType | None) -> None:
             _end_at_once(number)
         return
     _state.received, _state.when = number, monotonic()
+    if _state.start_seconds is not None:
+        Thread(target=_end_start, args=(number, _state.start_seconds), daemon=True).start()
     if not _state.holding:
         raise KeyboardInterrupt(RAISED)
     if not sys.stderr.isatty():  # there, the bar says so
         _say(STOPPING)
+
+
+def _end_start(number: int, seconds: float) -> None:
+    sleep(seconds)
+    if _state.start_seconds is not None:
+        close_all(RAISED)  # before any run is made
+        _end_at_once(number)
 
 
 def _end_at_once(number: int) -> None:
@@ -127,7 +173,7 @@ def _end_at_once(number: int) -> None:
     if not _state.last_words:  # not a command of ours: whoever called has processes that we do not know
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    for words in (SHOW_CURSOR if sys.stderr.isatty() else "", *_state.last_words):
+    for words in (shown_cursor(), *_state.last_words):
         _say(words)
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):

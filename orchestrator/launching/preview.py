@@ -23,9 +23,10 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
     check_can_stop(plan, stop)
     tracker = None
     if exists(uri):
-        from orchestrator.tracking import Tracker  # MLflow takes a second
+        from orchestrator.tracking import has_store, open_store  # MLflow takes a second
 
-        tracker = Tracker(uri, space.name)
+        tracker = open_store(uri, space.name) if has_store(uri) else None
+    if tracker is not None:
         plan = so_far(plan, tracker, sweep_before(tracker, plan, stop))
     asked, plan, done, changed = len(plan.asked), expected(plan), set[str](), Changes()
     if tracker is not None:

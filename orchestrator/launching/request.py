@@ -99,9 +99,8 @@ def answered(request: Request, *, uri: str) -> Summary | None:
 
     So it has for a server, and where a trial failed.
     """
-    waiting = outbox_folder(uri)
     asked = request.sha256()
-    if asked is None or (waiting.exists() and any(waiting.iterdir())):
+    if asked is None or _is_anything_waiting(uri):
         return None
     runs = SqliteRuns(uri)
     try:
@@ -111,6 +110,15 @@ def answered(request: Request, *, uri: str) -> Summary | None:
         return _summary(request, runs, sweep)
     except StoreError:
         return None
+
+
+def _is_anything_waiting(uri: str) -> bool:
+    """Results for the store; what cannot be looked into may hold some."""
+    folder = outbox_folder(uri)
+    try:
+        return folder.exists() and any(folder.iterdir())
+    except PermissionError:
+        return True
 
 
 def _summary(request: Request, runs: SqliteRuns, sweep: RunRow) -> Summary | None:

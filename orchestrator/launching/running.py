@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import AwayError, ClusterError
 from orchestrator.language.stops import Stop
+from orchestrator.launching.interruption import closing_at_end
 from orchestrator.launching.options import Options
 from orchestrator.launching.outcome import Ended, Past
 from orchestrator.launching.point import Point, Settings
@@ -79,12 +80,22 @@ def run(
 @contextmanager
 def _closing(tracker: Tracker, sweep_run: str) -> Iterator[None]:
     """Where Ray itself is lost, its workers are, too: the runs that they leave are closed."""
-    try:
-        yield
-    except ClusterError as error:
+
+    def close(reason: str) -> None:
         with suppress(AwayError), tracker.reaching():
-            tracker.close_children(sweep_run, str(error))
-        raise
+            tracker.close_children(sweep_run, reason)
+
+    def close_sweep(reason: str) -> None:
+        close(reason)
+        with suppress(AwayError), tracker.reaching():
+            tracker.close(sweep_run, reason, status="FAILED")
+
+    with closing_at_end(close_sweep):
+        try:
+            yield
+        except ClusterError as error:
+            close(str(error))
+            raise
 
 
 def give_up(tracker: Tracker, sweep_run: str, point: Point, reason: str) -> None:

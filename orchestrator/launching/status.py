@@ -14,9 +14,9 @@ from orchestrator.comparing.records import PLAN, find_sweep, is_planned, latest,
 from orchestrator.comparing.summary import duration
 from orchestrator.errors import StoreError
 from orchestrator.launching.pace import Pace, seconds_left
-from orchestrator.store.address import exists, shown
+from orchestrator.store.address import shown
 from orchestrator.store.ownership import owner_lives
-from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.tracking import RunRow, Tracker, open_store
 
 FAILURES_SHOWN = 5
 BEST = "final/val_accuracy"
@@ -95,10 +95,7 @@ def status(sweep: str | None = None, *, uri: str) -> Status:
 
     StoreError if there is none.
     """
-    if not exists(uri):
-        raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
-    initialise(uri)
-    tracker = Tracker(uri, sweep or "")
+    tracker = open_store(uri, sweep or "")
     found = find_sweep(tracker, sweep, latest_of_any=True) if sweep else _latest(tracker)
     plan = tracker.text(found, PLAN)
     trials = {row["key"]: row for row in planned_rows(plan)}

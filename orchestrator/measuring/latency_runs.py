@@ -14,9 +14,8 @@ from orchestrator.comparing.records import PLAN, find_sweep, planned_rows
 from orchestrator.errors import StoreError
 from orchestrator.measuring.latency import Forms, Latency, measure
 from orchestrator.measuring.latency_tasks import STANDARD, Options, plan_tasks
-from orchestrator.store.address import exists, shown
 from orchestrator.store.environment import environment
-from orchestrator.tracking import MetricPoint, RunRow, Tracker, initialise
+from orchestrator.tracking import MetricPoint, RunRow, Tracker, open_store
 from orchestrator.walk.randomness import seeded
 
 TAG = "latency"  # of a run: batch size -> how its latencies were measured, as JSON
@@ -35,10 +34,7 @@ def measure_named(
 
     StoreError where there is no such store, sweep or run.
     """
-    if not exists(uri):
-        raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
-    initialise(uri)
-    tracker = Tracker(uri, "")
+    tracker = open_store(uri)
     rows = find_runs(tracker, names)
     if not measure_runs(tracker, rows, options, tell=tell):
         tell(f"nothing to measure: all {len(rows)} runs have latencies; --again measures anew")

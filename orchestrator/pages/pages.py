@@ -19,12 +19,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
-from orchestrator import tracking
 from orchestrator.errors import StoreError
 from orchestrator.pages import sweep_page
 from orchestrator.pages.sweep_page import TRAINING, VIEW_TAG
 from orchestrator.store.address import shown, store_folder
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import Tracker, open_store
 from orchestrator.tracking.authentication import APP_NAME, TOKEN_VARIABLE
 
 HOST = "127.0.0.1"
@@ -46,12 +45,11 @@ def serve(uri: str, *, port: int) -> None:
     of its own: the addresses in those are printed.
     """
     if uri.startswith(("http://", "https://")):
-        tracking.initialise(uri)
         print(*addresses(uri, _public(uri)), sep="\n")
         return
     _check_installed()
     _check_port(port)
-    tracking.initialise(uri)
+    open_store(uri)
     token = secrets.token_urlsafe(24)
     base = f"http://{HOST}:{port}"
     print("starting the pages; Ctrl-C ends them", file=sys.stderr)
@@ -71,14 +69,14 @@ def _public(uri: str) -> str:
 
 def addresses(uri: str, base: str) -> Iterator[str]:
     """A few lines for each space that was swept: its latest sweep, its trials, the best of them compared."""
-    for experiment in Tracker(uri, "").client.search_experiments():
-        tracker = Tracker(uri, experiment.name)
+    for name, experiment_id in open_store(uri).experiments().items():
+        tracker = Tracker(uri, name)
         latest = next(iter(tracker.search("tags.kind = 'sweep'")), None)
         if latest is not None:
-            sweep = f"{base}/#/experiments/{experiment.experiment_id}/runs/{latest.run_id}?{TRAINING}"
-            places = sweep_page.addresses(base, tracker, shared=VIEW_TAG in experiment.tags)
+            sweep = f"{base}/#/experiments/{experiment_id}/runs/{latest.run_id}?{TRAINING}"
+            places = sweep_page.addresses(base, tracker, shared=VIEW_TAG in tracker.experiment_tags())
             for word, place in {"sweep": sweep, **places}.items():
-                yield f"{experiment.name}: {word:<6}  {place}"
+                yield f"{name}: {word:<6}  {place}"
 
 
 def _check_port(port: int) -> None:

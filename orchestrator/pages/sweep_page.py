@@ -49,7 +49,7 @@ def tell(tracker: Tracker, sweep: RunRow, *, space: Space, results: DataFrame) -
         for data, digest in tracker.data_digests(trial["run_id"]).items():
             run.log_data(data, digest, sizes)
     for tag, text in ((NOTE, space.about), (VIEW_TAG, view())):
-        tracker.client.set_experiment_tag(tracker.experiment_id, tag, text)
+        tracker.set_experiment_tag(tag, text)
 
 
 def links(tracker: Tracker, sweep: RunRow) -> str:

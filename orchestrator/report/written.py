@@ -7,11 +7,10 @@ from pathlib import Path
 from orchestrator.comparing.interval import How
 from orchestrator.comparing.paired import read_baseline
 from orchestrator.comparing.records import find_sweep, joined
-from orchestrator.errors import StoreError, UsageError
+from orchestrator.errors import UsageError
 from orchestrator.report import Wanted, html_report
-from orchestrator.store.address import exists, shown
 from orchestrator.store.writing import rewrite
-from orchestrator.tracking import Tracker, initialise
+from orchestrator.tracking import open_store
 
 
 def write_report(
@@ -27,10 +26,7 @@ def write_report(
 
     StoreError if there is no such sweep; UsageError where the file cannot be written.
     """
-    if not exists(uri):
-        raise StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
-    initialise(uri)
-    tracker = Tracker(uri, sweep)
+    tracker = open_store(uri, sweep)
     run = find_sweep(tracker, sweep)
     known = joined(tracker, run)
     compared_with = None if baseline is None else read_baseline(baseline, known.results)

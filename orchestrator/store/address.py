@@ -6,27 +6,65 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
+
+from orchestrator.errors import StoreError
+from orchestrator.redaction import shown as shown
 
 SQLITE = "sqlite:///"
+WRITE_SO = f"write {SQLITE}/PATH/TO/FILE.db"
 
 
-def default_uri(folder: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the SQLite file below `folder`/mlruns; always absolute."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{folder.absolute() / 'mlruns' / 'mlflow.db'}"
-    if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
-        uri = f"{SQLITE}{(folder / uri.removeprefix(SQLITE)).absolute()}"
-    return uri
+def default_uri(folder: Path, given: str | None = None) -> str:
+    """The store of `given`, else of MLFLOW_TRACKING_URI, else the SQLite file below `folder`/mlruns.
+
+    A path is absolute and escaped, so that MLflow reads it as we do. StoreError for an address that it
+    would read as another file, or as none.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return sqlite_uri(folder.absolute() / "mlruns" / "mlflow.db")
+    if not uri.lower().startswith("sqlite"):
+        return uri
+    rest = uri.removeprefix(SQLITE)
+    if rest == uri or rest in ("", ":memory:") or rest.startswith("file:"):
+        raise StoreError(f"the store {shown(uri)} is no file that every process finds; {WRITE_SO}")
+    if "?" in rest:
+        raise StoreError(
+            f"the store {shown(uri)} has a `?`, behind which MLflow reads options; "
+            "write %3F for a question mark in a path, and no options"
+        )
+    literal, path = Path(rest), Path(unquote(rest))
+    if path != literal and (folder / literal).parent.is_dir() and not (folder / path).parent.is_dir():
+        raise StoreError(
+            f"the store {uri} is read as {folder / path}, and there is no such folder; "
+            "write %25 for a percent sign"
+        )
+    return sqlite_uri((folder / path).absolute())
 
 
-def shown(text: str) -> str:
-    """A URI, or a message that quotes one, without user name, password and secrets among its options."""
-    text = re.sub(r"(?<!sqlite:)(?<!file:)(?<!/)//\S*@", "//***@", text)
-    return re.sub(r"(?i)([?&]\w*(?:password|token|secret)\w*=)[^&\s]*", r"\1***", text)
+def sqlite_uri(path: Path) -> str:
+    """The URI by which SQLAlchemy finds a SQLite file: a `?`, and what looks like an escape, are escaped.
+
+    StoreError for a path that no URI can name.
+    """
+    text = str(path)
+    if not text.isprintable() or "\ufffd" in text:  # what is no UTF-8 is not printable, either
+        raise StoreError(
+            f"the store's path {text!r} has characters that a URI cannot name; use another folder, "
+            "or set MLFLOW_TRACKING_URI"
+        )
+    return SQLITE + re.sub(r"%(?=[0-9a-fA-F]{2})", "%25", text).replace("?", "%3F")
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file of a SQLite store's URI, as SQLAlchemy reads it."""
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
 
 
 def store_folder(uri: str) -> Path | None:
     """The folder of a SQLite store's file; None for a server."""
-    return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
+    return sqlite_path(uri).parent if uri.startswith(SQLITE) else None
 
 
 def state_folder() -> Path:
@@ -44,12 +82,22 @@ def outbox_folder(uri: str, state_dir: str | None = None) -> Path:
     """Where results wait for a store: beside a SQLite file, below the state folder for a server."""
     folder = store_folder(uri)
     if folder is not None:
-        return folder / ".outbox" / Path(uri.removeprefix(SQLITE)).name
+        return folder / ".outbox" / sqlite_path(uri).name
     # Without its secrets: who changes a password finds the same folder.
     name = hashlib.sha256(shown(uri).encode()).hexdigest()[:16]
     return (state_folder() if state_dir is None else Path(state_dir)) / "outbox" / name
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a store to read: a server is taken to be one."""
-    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+    """Whether there is a store to read: a server is taken to be one. StoreError where nobody can see."""
+    try:
+        return not uri.startswith(SQLITE) or sqlite_path(uri).exists()
+    except OSError as error:  # a folder that may not be searched, a name that is too long
+        raise StoreError(
+            f"the store {shown(uri)} cannot be looked for: {error.strerror}; set MLFLOW_TRACKING_URI"
+        ) from error
+
+
+def no_store(uri: str) -> StoreError:
+    """What is to be raised by who only reads."""
+    return StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from orchestrator.errors import AwayError, DiskFullError, StoreError
@@ -32,7 +32,9 @@ def deliver(tracker: Tracker, outbox: Outbox, parcel: Parcel, *, run: OpenRun | 
     outbox.remove(parcel)
 
 
-def deliver_all(uri: str, outbox: Outbox) -> Mapping[str, str]:
+def deliver_all(
+    uri: str, outbox: Outbox, *, on_delivered: Callable[[Parcel], None] | None = None
+) -> Mapping[str, str]:
     """Everything that waits and that no other process is delivering; what is refused, and why, by name.
 
     AwayError and DiskFullError come at the first one that meets them.
@@ -48,6 +50,9 @@ def deliver_all(uri: str, outbox: Outbox) -> Mapping[str, str]:
                 raise
             except StoreError as error:
                 refused[parcel.opening.name] = str(error)
+            else:
+                if on_delivered is not None:
+                    on_delivered(parcel)
     return refused
 
 

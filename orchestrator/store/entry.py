@@ -14,6 +14,7 @@ from types import TracebackType
 
 from orchestrator.errors import AwayError, DiskFullError, DivergedError, OrchestrateError, StoreError
 from orchestrator.launching.point import Point, Settings
+from orchestrator.redaction import redacted
 from orchestrator.store.delivery import deliver, deliver_all
 from orchestrator.store.keeping import RunKeeper
 from orchestrator.store.outbox import Outbox, new_id
@@ -125,10 +126,10 @@ def opening_of(point: Point, settings: Settings, *, params: dict[str, Value], da
 def _failure(folder: Path, end_ms: int, *, error: Exception) -> Closing:
     """FAILED with the reason; an error that nobody foresaw leaves its traceback."""
     if not isinstance(error, OrchestrateError):
-        write(folder / "traceback.txt", "".join(format_exception(error)))
+        write(folder / "traceback.txt", redacted("".join(format_exception(error))))
     tags = {"reason": _reason(error)} | ({"diverged": "true"} if isinstance(error, DivergedError) else {})
     return Closing("FAILED", end_ms, tags)
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:TAG_LENGTH]
+    return redacted(f"{type(error).__name__}: {error}")[:TAG_LENGTH]

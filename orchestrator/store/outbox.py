@@ -11,10 +11,11 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from orchestrator.errors import StoreError
 from orchestrator.store import parcel as parcels
 from orchestrator.store.ownership import owner, owner_lives
 from orchestrator.store.parcel import FILES, RUN, Closing, Opening, Parcel
-from orchestrator.store.writing import room_in
+from orchestrator.store.writing import make_private, room_in
 
 HALF = ".half "  # before the owner of a folder that is being written, or removed
 LOCK = ".lock"
@@ -37,6 +38,7 @@ class Outbox:
         with ExitStack() as cleaning:
             cleaning.callback(shutil.rmtree, half, ignore_errors=True)
             with room_in(self.folder):
+                make_private(self.folder)
                 (half / FILES).mkdir(parents=True)
                 closing = fill(half / FILES)
                 parcels.save(Parcel(half, opening, closing, begun))
@@ -66,6 +68,10 @@ class Outbox:
         found = [parcel for folder in self._folders() if (parcel := self._load(folder))]
         return sorted(found, key=lambda parcel: (parcel.opening.kind != "dense", parcel.id))
 
+    def count(self) -> int:
+        """How many wait, whole or not."""
+        return len(self._folders())
+
     def of_point(self, key: str) -> Parcel | None:
         """The whole result of a point that waits here."""
         found = (self._load(folder) for folder in self.folder.glob(f"{key[:16]}-*"))
@@ -76,7 +82,13 @@ class Outbox:
         self._discard(parcel.folder)
 
     def _folders(self) -> list[Path]:
-        folders = sorted(self.folder.iterdir()) if self.folder.exists() else []
+        try:
+            folders = sorted(self.folder.iterdir()) if self.folder.exists() else []
+        except PermissionError as error:
+            raise StoreError(
+                f"{self.folder} is another user's, whose results wait there; share a store "
+                "by an MLflow server, and set MLFLOW_TRACKING_URI to it"
+            ) from error
         for folder in folders:
             if folder.name.startswith(HALF) and not owner_lives(_owner_of(folder)):
                 shutil.rmtree(folder, ignore_errors=True)

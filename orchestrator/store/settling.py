@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 60.0  # for a store that is away as a sweep ends
 HELD_SECONDS = 180.0  # for another process, or a thread of this one, that is delivering at the time
 TRY_SECONDS = 3.0
+COMMAND = "`orchestrate deliver`"
 T = TypeVar("T")
 
 
@@ -86,8 +87,8 @@ def check_none_elsewhere(results: DataFrame, ended: Ended) -> None:
     count = int(((results["status"] == "missing") & results["key"].isin(done)).sum())
     if count and not ended.signal:
         raise StoreError(
-            f"{_results(count)} on other nodes of the cluster, which did not reach the store; "
-            "the same command delivers them once they do"
+            f"{results_wait(count)} on other nodes of the cluster, which did not reach the store; "
+            f"{COMMAND} there delivers them once they do, or the same command"
         )
 
 
@@ -117,9 +118,9 @@ def _left(uri: str, sweep_run: str) -> int:
 def _waiting(uri: str, sweep_run: str) -> str:
     folder, count = outbox_folder(uri), _left(uri, sweep_run)
     if not count:
-        return "every result is stored, and the same command writes the comparison"
-    return f"{_results(count)} in {folder}, and the same command delivers them"
+        return f"every result is stored, and {COMMAND} writes the comparison"
+    return f"{results_wait(count)} in {folder}, and {COMMAND} delivers them"
 
 
-def _results(count: int) -> str:
+def results_wait(count: int) -> str:
     return f"{count} results wait" if count > 1 else "1 result waits"

@@ -12,13 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from math import nan
-from pathlib import Path
 from sys import intern
 from typing import Any
 from urllib.parse import quote
 
 from orchestrator.errors import StoreError
-from orchestrator.store.address import SQLITE
+from orchestrator.store.address import SQLITE, shown, sqlite_path
 from orchestrator.store.runs import RunRow, Runs
 
 SCHEMAS = ("dc11669786a5",)  # alembic_version of MLflow 3.17
@@ -58,7 +57,7 @@ class SqliteRuns(Runs):
         """StoreError where MLflow would have to be asked."""
         found = search(self.uri, query)
         if found is None:
-            raise StoreError(f"{self.uri}: only MLflow can tell")
+            raise StoreError(f"{shown(self.uri)}: only MLflow can tell")
         return found
 
     def text(self, row: RunRow, path: str) -> str:
@@ -69,7 +68,7 @@ class SqliteRuns(Runs):
 
 
 def _open(uri: str) -> sqlite3.Connection:
-    path = quote(str(Path(uri.removeprefix(SQLITE))))
+    path = quote(str(sqlite_path(uri)))
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
 
 

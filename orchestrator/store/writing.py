@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import DiskFullError
 
+PRIVATE = 0o700
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -23,6 +25,15 @@ def rewrite(path: Path, content: bytes | str) -> None:
     aside = path.with_name(f".{path.name}.new")
     write(aside, content)
     aside.replace(path)
+
+
+def make_private(folder: Path) -> None:
+    """A folder for its owner alone; one of before, which others could read, is closed to them."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=PRIVATE, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        folder.chmod(PRIVATE)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
@@ -14,15 +13,17 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from orchestrator.errors import ClusterError, DiskFullError
 from orchestrator.garbage import collected_again
 from orchestrator.language.stops import Stop
-from orchestrator.launching.interruption import held, no_room, received, tell_no_room
+from orchestrator.launching.interruption import has_begun, held, no_room, received, tell_no_room
 from orchestrator.launching.outcome import Ended, Outcome, Past
 from orchestrator.launching.point import Point, Settings
 from orchestrator.launching.progress import Phase, SweepProgress
 from orchestrator.launching.resources import Resources, fitted
 from orchestrator.search import DIED, AtOnce, DagSearcher, InOrder, Source
 from orchestrator.sweep.deaths import one_trial_each
+from orchestrator.sweep.liveness import death
 from orchestrator.sweep.places import living_nodes, own
 from orchestrator.sweep.ready_workers import taken
+from orchestrator.sweep.session_folder import session_folder
 from orchestrator.sweep.task import trainable
 from orchestrator.sweep.verdicts import Verdicts
 from orchestrator.sweep.watch import Watch
@@ -56,7 +57,7 @@ def run_points(
     def listen(outcome: Outcome) -> None:
         if outcome.reason.startswith(DiskFullError.__name__):
             tell_no_room(outcome.reason)
-        if outcome.metrics is None and not outcome.stopped and (received() or no_room()):
+        if outcome.metrics is None and not outcome.stopped and (received() or no_room() or death()):
             return  # cut off is not failed
         outcomes.append(outcome)
         if source is not None:
@@ -72,8 +73,10 @@ def run_points(
             progress.concurrent, progress.news = resources.concurrent, "starting the first worker"
             if not received():
                 at_once = _at_once(first, resources)
-                watch = Watch(progress, at_once, retries=resources.retries)
+                shared = resources.address is not None
+                watch = Watch(progress, at_once, retries=resources.retries, shared=shared)
                 searcher = DagSearcher(points, listen, source, at_once=at_once, died=watch.reason)
+                has_begun()
                 _fit(searcher, settings, resources, past, watch)
     return Ended(tuple(outcomes), received(), no_room())
 
@@ -94,7 +97,7 @@ def _fit(
 ) -> None:
     shared, verdicts = resources.address is not None, None if settings.stop is None else Verdicts()
     work = tune.with_parameters(trainable, settings=settings, verdicts=verdicts, shared=shared)
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
+    with session_folder() as folder:
         tuner = tune.Tuner(
             tune.with_resources(work, PlacementGroupFactory([resources.share])),
             tune_config=tune.TuneConfig(
@@ -107,7 +110,7 @@ def _fit(
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=folder,
+                storage_path=str(folder),
                 verbose=0,
                 stop=_StopWhenInterrupted(),
                 callbacks=[watch],

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Event, Thread
 
 import psutil
-import ray
 
 from orchestrator.launching.interruption import received
 
-GRACE_SECONDS = 4.0  # for workers to close their runs; Tune would give them 10
+GRACE_SECONDS = 1.5  # for workers to close their runs; Tune would give them 10
 LOOK_SECONDS = 0.25
 # The name of a process that runs a function for Tune. No others are killed: with one of Ray's agents the
 # node goes, and with the node this process.
 TRIAL = "ray::ImplicitFunc"
-RAYS = ("ray::", str(Path(ray.__file__).parent))  # in the names of all of Ray's processes
 
 
 @contextmanager
@@ -37,18 +34,12 @@ def _watch(done: Event) -> None:
     while not done.wait(LOOK_SECONDS):
         if received():
             if not done.wait(GRACE_SECONDS):
-                _kill(TRIAL)
+                _kill_trials()
             return
 
 
-def kill_rays(*, but: Collection[psutil.Process]) -> None:
-    """Kill Ray's processes below this one, `but` those, and no other's."""
-    _kill(*RAYS, but=but)
-
-
-def _kill(*names: str, but: Collection[psutil.Process] = ()) -> None:
-    for child in set(psutil.Process().children(recursive=True)) - set(but):
+def _kill_trials() -> None:
+    for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            words = " ".join(child.cmdline())
-            if any(name in words for name in names):
+            if TRIAL in " ".join(child.cmdline()):
                 child.kill()

@@ -6,22 +6,26 @@ import gc
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
-from ray._private import ray_constants, services, utils
+from ray._private import ray_constants, services, utils, worker
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
 from orchestrator.launching.interruption import RAISED, heeded, held, pending, take_back
 from orchestrator.launching.resources import Resources
-from orchestrator.sweep.patience import impatient, kill_rays
+from orchestrator.sweep.authentication import new_token
+from orchestrator.sweep.environment import variables
+from orchestrator.sweep.listeners import check_loopback
+from orchestrator.sweep.liveness import forget, watched
+from orchestrator.sweep.patience import impatient
 from orchestrator.sweep.processes import only_needed
 from orchestrator.sweep.replaced import replaced
+from orchestrator.sweep.session_folder import RAY, check_place, kill_processes, session_folder
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
@@ -29,16 +33,13 @@ OWN = IN_WORKERS | {
     # Workers import it as they start, and are then kept until they are needed.
     "RAY_preload_python_modules": "orchestrator.sweep.preloaded",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
-    # On loopback alone, so without authentication.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on loopback alone
     # It would kill workers for what others use; where the kernel kills one, that costs its trial a try.
     "RAY_memory_monitor_refresh_ms": "0",
     # CUDA_VISIBLE_DEVICES stays as it is for what asks for no GPU, which is what Ray is going over to.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # The one node is this machine: it is busy when it does not answer for a while, not gone.
     "RAY_health_check_failure_threshold": "1000",
-    "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),  # it logs to the terminal
 }
 CONNECT_SECONDS = 5.0
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -59,26 +60,47 @@ class _NoFolder(JobConfig):
 
 @contextmanager
 def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
-    """A Ray of our own that listens on loopback alone. ClusterError where it does not start.
+    """A Ray of our own that listens on loopback alone, and asks for a token of its own.
 
-    So many workers are started at once: they get `ready` while the block goes on.
+    So many workers are started at once: they get `ready` while the block goes on. ClusterError where it does
+    not start, or listens elsewhere.
     """
-    others = psutil.Process().children(recursive=True)
-    with _environment(OWN), _loopback(only=True), only_needed(ready=ready):
+    with (
+        _private_folder() as folder,
+        variables(OWN),
+        new_token(),
+        _loopback(only=True),
+        watched(folder),
+        replaced(worker, print_to_stdstream=_say_nothing),
+    ):
         try:
-            _start(
-                "Ray did not start",
-                address="local",
-                num_cpus=resources.cpus,
-                num_gpus=resources.gpus,
-                include_dashboard=False,
-                job_config=_NoFolder(),
-            )
+            with only_needed(folder, ready=ready):
+                _start(
+                    "Ray did not start",
+                    address="local",
+                    num_cpus=resources.cpus,
+                    num_gpus=resources.gpus,
+                    include_dashboard=False,
+                    job_config=_NoFolder(),
+                    _temp_dir=str(folder / RAY),
+                )
+            check_loopback()
             with impatient():
                 yield
         finally:
             _shut_down()
-            kill_rays(but=others)  # what a start that was cut off has left
+            kill_processes(folder)  # what a start that was cut off has left
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            check_place()
+            folder = stack.enter_context(session_folder())
+        except OSError as error:
+            raise ClusterError(f"Ray did not start: {error}") from error
+        yield folder
 
 
 @contextmanager
@@ -87,12 +109,14 @@ def joined(address: str) -> Iterator[None]:
     _knock(address)
     with (
         _loopback(only=_on_loopback(address)),
-        tempfile.TemporaryDirectory(prefix="orchestrate-cwd-") as empty,
+        _private_folder() as folder,
     ):
+        empty = folder / "empty"
+        empty.mkdir()
         _start(
             f"no Ray cluster could be joined at {address}",
             address=address,
-            runtime_env={"working_dir": empty, "env_vars": IN_WORKERS},
+            runtime_env={"working_dir": str(empty), "env_vars": IN_WORKERS},
         )
         try:
             yield
@@ -100,11 +124,16 @@ def joined(address: str) -> Iterator[None]:
             _shut_down()
 
 
+def _say_nothing(*what: object, **options: object) -> None:
+    """Ray tells of its processes' deaths on the terminal; a sweep has words of its own for them."""
+
+
 def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
     try:
         with held(), heeded(), _no_handler():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
+        forget()
         ray.shutdown()  # what has started of it
         if pending():  # in the midst of Ray's C++ it comes out as a SystemError
             raise KeyboardInterrupt(RAISED) from None
@@ -141,6 +170,7 @@ def _on_loopback(address: str) -> bool:
 
 def _shut_down() -> None:
     """No other thread may meanwhile collect what refers to Ray: that would end the process."""
+    forget()
     gc.collect()
     gc.disable()
     try:
@@ -157,21 +187,6 @@ def _no_handler() -> Iterator[None]:
             yield
     finally:
         take_back()
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables that Ray's processes inherit."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 def _loopback(*, only: bool) -> AbstractContextManager[None]:

@@ -11,6 +11,8 @@ from ray import tune
 from orchestrator.launching.point import Point
 from orchestrator.launching.progress import SweepProgress
 from orchestrator.search import DIED, AtOnce
+from orchestrator.sweep.listeners import check_loopback
+from orchestrator.sweep.liveness import death
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -19,18 +21,24 @@ if TYPE_CHECKING:
 class Watch(tune.Callback):
     """`deaths` counts, by a point's key, the workers that died with it and were replaced."""
 
-    def __init__(self, progress: SweepProgress, at_once: AtOnce, *, retries: int) -> None:
+    def __init__(self, progress: SweepProgress, at_once: AtOnce, *, retries: int, shared: bool) -> None:
         self.progress, self.at_once, self.retries = progress, at_once, retries
+        self.checks_listeners = not shared
         self.deaths: Counter[str] = Counter()
 
     def on_step_end(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:  # ray's own
         self.progress.tick()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
+        if self.checks_listeners:  # once more: now there is a worker
+            check_loopback()
+            self.checks_listeners = False
         self.at_once.begin()
         self.progress.started(_point(trial))
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
+        if death():
+            return  # and all workers with it
         point = _point(trial)
         self.deaths[point.key] += 1
         count = f"{self.deaths[point.key]} of {self.retries}"

@@ -5,10 +5,12 @@ FINISHED. A run of a few calls: create, one batch or two, inputs, artifacts, the
 """
 
 from orchestrator.store.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, RunRow, Value
+from orchestrator.tracking.connection import initialise
 from orchestrator.tracking.line import REST_SECONDS, line_to
 from orchestrator.tracking.open_run import OpenRun
 from orchestrator.tracking.rows import NOTE, NOTE_LENGTH, compare_address
-from orchestrator.tracking.tracker import Tracker, initialise
+from orchestrator.tracking.sqlite_store import has_store
+from orchestrator.tracking.tracker import Tracker, open_store
 
 __all__ = [
     "DIGEST_LENGTH",
@@ -22,6 +24,8 @@ __all__ = [
     "Tracker",
     "Value",
     "compare_address",
+    "has_store",
     "initialise",
     "line_to",
+    "open_store",
 ]

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import AwayError, DiskFullError, StoreError
 from orchestrator.store.runs import RunRow
 from orchestrator.store.writing import rewrite, write
+from orchestrator.tracking.connection import connect
+from orchestrator.tracking.faults import reached
 
 
 class Artifacts:
@@ -25,9 +26,10 @@ class Artifacts:
 
     @property
     def client(self) -> MlflowClient:
-        self._client = self._client or MlflowClient(self.uri)
+        self._client = self._client or connect(self.uri)
         return self._client
 
+    @reached
     def upload(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
         """Artifacts of a run from text or bytes, by path."""
         with tempfile.TemporaryDirectory() as folder:
@@ -37,6 +39,7 @@ class Artifacts:
                 write(place, content)
             self.client.log_artifacts(run_id, folder)
 
+    @reached
     def rewrite(self, row: RunRow, path: str, content: str) -> None:
         """A text artifact anew; on this disk, never half of one."""
         if (place := self.local_folder(row, path)) is None:
@@ -45,29 +48,35 @@ class Artifacts:
         place.parent.mkdir(parents=True, exist_ok=True)
         rewrite(place, content)
 
+    @reached
     def has(self, row: RunRow, path: str) -> bool:
         """Whether a run has an artifact."""
         if (place := self.local_folder(row, path)) is not None:
             return place.exists()
         return any(item.path == path for item in self.client.list_artifacts(row.run_id))
 
+    @reached
     def text(self, row: RunRow, path: str) -> str:
         """A text artifact of a run; StoreError if it is not there."""
         try:
             return self.read(row, path).decode()
-        except (OSError, MlflowException) as error:
+        except (AwayError, DiskFullError):
+            raise
+        except (OSError, StoreError, UnicodeDecodeError) as error:
             raise StoreError(f"run {row.run_id} has no artifact {path}: {error}") from error
 
     def local_folder(self, row: RunRow, path: str) -> Path | None:
         """Where a run's artifacts below `path` lie on this disk; None for a store elsewhere."""
         return row.place(path)
 
+    @reached
     def folder(self, row: RunRow, path: str) -> Path:
         """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""
         return self.local_folder(row, path) or Path(
             self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp())
         )
 
+    @reached
     def read(self, row: RunRow, path: str) -> bytes:
         """One file of a run."""
         if (place := self.local_folder(row, path)) is not None:
@@ -75,6 +84,7 @@ class Artifacts:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(row.run_id, path, folder)).read_bytes()
 
+    @reached
     def delete_files(self, row: RunRow, path: str) -> None:
         """Remove a run's artifacts below `path`, if there are any."""
         place = self.local_folder(row, path)

@@ -9,8 +9,10 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")
@@ -34,11 +36,35 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="HasAddress")
 STORE_FAULTS = (MlflowException, SQLAlchemyError, OSError)
 NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 FULL_TEXTS = ("database or disk is full", *(os.strerror(number) for number in FULL))
 HEART = re.compile(r"\[Errno \d+\] [\w ]+|timed out|too many \d+ error responses|\(sqlite3\.\w+\) [^\n]+")
 TRANSIENT = (408, 429)  # of the codes below 500, those that ask for another try
+
+
+REFUSED_TEXTS = ("readonly database", "is not a database", "is malformed", "database schema", "no such table")
+
+
+class HasAddress(Protocol):
+    """What calls a store."""
+
+    @property
+    def uri(self) -> str: ...
+
+
+def reached(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A method that calls its store: what it raises is as within `reaching`."""
+
+    @wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with reaching(self.uri):
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 @contextmanager
@@ -56,15 +82,15 @@ def reaching(uri: str) -> Iterator[None]:
 
 
 def _meaning(error: Exception, uri: str) -> StoreError:
-    reason = _reason(error)
-    if _full(error):
+    reason = reason_of(error)
+    if is_full(error):
         return DiskFullError(f"no room is left for the store {shown(uri)}: {reason}")
-    if _away(error):
+    if _is_away(error):
         return AwayError(f"the store {shown(uri)} cannot be reached: {reason}")
     return StoreError(f"the store {shown(uri)} refuses: {reason}")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The heart of a message that may quote a whole request, in one line without secrets."""
     text = shown(str(error))
     if found := HEART.search(text):
@@ -73,7 +99,8 @@ def _reason(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _full(error: Exception) -> bool:
+def is_full(error: Exception) -> bool:
+    """Whether a disk or a quota is what it is about."""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
     # A copied folder's errors are texts, a database's are MLflow's; a server's own disk is not ours.
@@ -81,7 +108,9 @@ def _full(error: Exception) -> bool:
     return local and any(text in str(error) for text in FULL_TEXTS)
 
 
-def _away(error: Exception) -> bool:
+def _is_away(error: Exception) -> bool:
+    if any(text in str(error) for text in REFUSED_TEXTS):
+        return False  # of a database: as good as it will get
     if isinstance(error, MlflowException):
         status = int(error.get_http_status_code())
     elif isinstance(error, HTTPError) and error.response is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -13,10 +15,13 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.store.address import SQLITE, shown
+from orchestrator.errors import StoreError
+from orchestrator.store.address import SQLITE, shown, sqlite_path
+from orchestrator.tracking.sqlite_store import check_usable, has_store
 
 ONE_SHORT_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 SECONDS = 3
+COUNT = "SELECT COUNT(*) FROM runs WHERE lifecycle_stage = 'active'"
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,14 @@ class Health:
     do: str = ""
 
 
+def is_begun(uri: str) -> bool:
+    """Whether there is a store to look at; one that cannot be looked into is one, too."""
+    try:
+        return has_store(uri)
+    except StoreError:
+        return True
+
+
 def health(uri: str) -> Health:
     """Of a server or of a database that exists; never creates or migrates one."""
     try:
@@ -35,7 +48,12 @@ def health(uri: str) -> Health:
             with _settings(ONE_SHORT_TRY):
                 MlflowClient(uri).search_experiments(max_results=1)
             return Health()
+        if uri.startswith(SQLITE):
+            return _of_file(uri)
         return _of_database(uri)
+    except StoreError as error:
+        problem, _, do = str(error).rpartition("; ")
+        return Health(problem=problem, do=do)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a driver may be missing
         reason = next(iter(shown(str(error)).splitlines()), type(error).__name__)
         return Health(
@@ -43,16 +61,19 @@ def health(uri: str) -> Health:
         )
 
 
+def _of_file(uri: str) -> Health:
+    check_usable(uri)
+    path = quote(str(sqlite_path(uri)))
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=SECONDS)) as file:
+        return Health(runs=int(file.execute(COUNT).fetchone()[0]))
+
+
 def _of_database(uri: str) -> Health:
-    sqlite = uri.startswith(SQLITE)
-    address = f"{SQLITE}file:{uri.removeprefix(SQLITE)}?mode=ro&uri=true" if sqlite else uri
-    engine = create_engine(address, connect_args={"timeout" if sqlite else "connect_timeout": SECONDS})
+    engine = create_engine(uri, connect_args={"connect_timeout": SECONDS})
     try:
         with engine.connect() as connection:
             found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-            runs = connection.execute(
-                text("SELECT COUNT(*) FROM runs WHERE lifecycle_stage = 'active'")
-            ).scalar()
+            runs = connection.execute(text(COUNT)).scalar()
     finally:
         engine.dispose()
     if found == (wanted := _get_latest_schema_revision()):

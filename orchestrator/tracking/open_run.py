@@ -14,9 +14,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import OrchestrateError, StoreError
+from orchestrator.redaction import redacted
 from orchestrator.store.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, Value
-from orchestrator.tracking.faults import STORE_FAULTS, reaching
+from orchestrator.tracking.faults import STORE_FAULTS, reached
 
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 
@@ -30,6 +31,11 @@ class OpenRun:
         self.artifact_uri = artifact_uri
         self.status = "FINISHED"
 
+    @property
+    def uri(self) -> str:
+        """The address of its store."""
+        return str(self.client.tracking_uri)
+
     def __enter__(self) -> OpenRun:
         return self
 
@@ -37,25 +43,29 @@ class OpenRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            with reaching(self.client.tracking_uri):
-                self.end(self.status)
+            self.end(self.status)
             return
         try:
             self._end_with(error)
-        except STORE_FAULTS as fault:  # the run stays open; who claims the sweep next closes it
+        except (
+            *STORE_FAULTS,
+            StoreError,
+        ) as fault:  # the run stays open; who claims the sweep next closes it
             error.add_note(f"the store could not be told: {fault}")
 
     def _end_with(self, error: BaseException) -> None:
         if not isinstance(error, OrchestrateError):
-            self.client.log_text(self.run_id, "".join(format_exception(error)), "traceback.txt")
-        self.client.set_tag(self.run_id, "reason", f"{type(error).__name__}: {error}"[:TAG_LENGTH])
+            self.client.log_text(self.run_id, redacted("".join(format_exception(error))), "traceback.txt")
+        self.client.set_tag(self.run_id, "reason", redacted(f"{type(error).__name__}: {error}")[:TAG_LENGTH])
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
         self.end("KILLED" if stopped else "FAILED")
 
+    @reached
     def end(self, status: str, *, end_ms: int | None = None) -> None:
         """FINISHED, FAILED or KILLED; now, or at a time of before."""
         self.client.set_terminated(self.run_id, status, end_ms)
 
+    @reached
     def log(
         self,
         *,
@@ -81,6 +91,7 @@ class OpenRun:
             self.client.log_batch(self.run_id, points, items, marks[:PARAMS_A_CALL])
             points, items, marks = [], [], marks[PARAMS_A_CALL:]
 
+    @reached
     def log_data(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
         """The data set as an input of the run; `digest` is cut to what MLflow holds, `sizes` in images."""
         known, sizes_text = json.dumps({"name": name}), json.dumps(dict(sizes))
@@ -94,6 +105,7 @@ class OpenRun:
                 raise
             self.client.log_inputs(self.run_id, inputs)
 
+    @reached
     def log_folder(self, folder: Path) -> None:
         # The client would ask the store for the run first, to learn its address.
         place = get_artifact_repository(self.artifact_uri, tracking_uri=self.client.tracking_uri)

@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from time import monotonic
 
-from filelock import FileLock
-from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import StoreError
 from orchestrator.garbage import rarely_collected
@@ -19,7 +16,7 @@ from orchestrator.store.address import shown, store_folder
 from orchestrator.store.ownership import owner, owner_lives
 from orchestrator.store.runs import RunRow, Runs
 from orchestrator.tracking.artifacts import Artifacts
-from orchestrator.tracking.faults import STORE_FAULTS
+from orchestrator.tracking.faults import STORE_FAULTS, reached
 from orchestrator.tracking.line import line_to
 from orchestrator.tracking.open_run import OpenRun
 from orchestrator.tracking.rows import row_of
@@ -29,21 +26,11 @@ NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latt
 KNOWN_SECONDS = 3.0  # shorter than what lies between a new sweep's experiment and its first result
 
 
-def initialise(uri: str) -> None:
-    """Create or migrate the store, one process at a time. StoreError where it cannot be used."""
-    folder = store_folder(uri)
-    try:
-        if folder is None:
-            MlflowClient(uri).search_experiments(max_results=1)
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".mlflow.lock", timeout=60):
-            MlflowClient(uri).search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a driver may be missing
-        reason = shown(str(error).splitlines()[0])
-        raise StoreError(
-            f"the store {shown(uri)} cannot be used: {reason}; set MLFLOW_TRACKING_URI"
-        ) from error
+def open_store(uri: str, experiment: str = "") -> Tracker:
+    """The tracker of a store that is there, for who reads. Writes nothing; StoreError where there is none."""
+    tracker = Tracker(uri, experiment)
+    tracker.client  # noqa: B018  which looks whether it can be used
+    return tracker
 
 
 class Tracker(Artifacts, Runs):
@@ -61,15 +48,25 @@ class Tracker(Artifacts, Runs):
         return line_to(self.uri).reaching()
 
     @property
+    @reached
     def experiment_id(self) -> str:
+        """The experiment's id; it is made if there is none."""
         if not self._experiment_id:
             self._experiment_id = self._find_or_create()
         return self._experiment_id
 
     @property
+    @reached
     def artifact_root(self) -> str:
         """Where the files of new runs go: a folder of a disk, or what a server answers for."""
         return str(self.client.get_experiment(self.experiment_id).artifact_location)
+
+    def _own(self) -> list[str]:
+        """The experiment, if there is one: who searches makes none."""
+        if not self._experiment_id:
+            found = self.client.get_experiment_by_name(self.experiment)
+            return [] if found is None else [str(found.experiment_id)]
+        return [self._experiment_id]
 
     def _find_or_create(self) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
@@ -87,6 +84,7 @@ class Tracker(Artifacts, Runs):
                 raise
             return self._find_or_create()  # another process was faster
 
+    @reached
     def start(
         self,
         kind: str,
@@ -107,6 +105,7 @@ class Tracker(Artifacts, Runs):
         """A run that was begun before, to be written on."""
         return OpenRun(self.client, row.run_id, row.artifact_uri)
 
+    @reached
     def reopen(self, run_id: str) -> OpenRun:
         """A run of before, RUNNING again under this process."""
         self.client.update_run(run_id, "RUNNING")
@@ -121,18 +120,21 @@ class Tracker(Artifacts, Runs):
         """The run that was begun for a parcel."""
         return next(iter(self.search(f"tags.parcel = '{id}'")), None)
 
+    @reached
     def search(self, query: str, *, everywhere: bool = False, metric: str | None = None) -> list[RunRow]:
         """Active runs of this experiment, or of the whole store, newest first.
 
         Who wants one `metric` alone, and no params, may get no others, in less time.
         """
-        found = sqlite_runs.search(
-            self.uri, query, None if everywhere else [self.experiment_id], metric=metric
-        )
+        own = None if everywhere else self._own()
+        if own == []:
+            return []
+        found = sqlite_runs.search(self.uri, query, own, metric=metric)
         if found is not None:
             return found
-        return self._search(query, self._all_experiments() if everywhere else [self.experiment_id])
+        return self._search(query, self._all_experiments() if own is None else own)
 
+    @reached
     def finished_one(self, key: str) -> RunRow | None:
         """The finished run of one key, or None."""
         query = f"attributes.status = 'FINISHED' and tags.key = '{key}'"
@@ -140,6 +142,20 @@ class Tracker(Artifacts, Runs):
         if rows is None:
             rows = self._search(query, self._experiment_ids())
         return next((row for row in reversed(rows) if "invalid" not in row.tags), None)
+
+    @reached
+    def experiments(self) -> dict[str, str]:
+        """Name -> id of all that are active."""
+        return {e.name: str(e.experiment_id) for e in self.client.search_experiments()}
+
+    @reached
+    def experiment_tags(self) -> Mapping[str, str]:
+        """What is said of this experiment."""
+        return dict(self.client.get_experiment(self.experiment_id).tags)
+
+    @reached
+    def set_experiment_tag(self, name: str, text: str) -> None:
+        self.client.set_experiment_tag(self.experiment_id, name, text)
 
     def _all_experiments(self) -> list[str]:
         self._experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
@@ -162,6 +178,7 @@ class Tracker(Artifacts, Runs):
             if not token:
                 return rows
 
+    @reached
     def row(self, run_id: str) -> RunRow:
         """One run by its id; StoreError if there is none."""
         try:
@@ -173,26 +190,31 @@ class Tracker(Artifacts, Runs):
                 f"no run {run_id!r} in {shown(self.uri)}; `orchestrate ui` shows what there is"
             ) from error
 
+    @reached
     def close_abandoned(self) -> None:
         """Mark runs of this experiment that a dead process of this host left RUNNING as KILLED."""
         for row in self.search("attributes.status = 'RUNNING'"):
             if not owner_lives(row.tags.get("owner", "")):
                 self.close(row.run_id, "its process died before the run was finished")
 
+    @reached
     def close_children(self, parent: str, reason: str) -> None:
         """Mark what is still RUNNING below a run as KILLED."""
         for row in self.search(f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"):
             self.close(row.run_id, reason)
 
+    @reached
     def close(self, run_id: str, reason: str, *, status: str = "KILLED") -> None:
         """Mark a run as KILLED, or as what `status` says, and say why."""
         self.client.set_tag(run_id, "reason", reason)
         self.client.set_terminated(run_id, status)
 
+    @reached
     def history(self, run_id: str, name: str) -> dict[int, float]:
         """Step -> value of one metric; of two values at one step the later."""
         return {point.step: point.value for point in self.client.get_metric_history(run_id, name)}
 
+    @reached
     def data_digests(self, run_id: str) -> dict[str, str]:
         """Name -> digest of the data sets that are inputs of a run."""
         inputs = self.client.get_run(run_id).inputs
@@ -202,12 +224,14 @@ class Tracker(Artifacts, Runs):
         """Set a tag; False where the store cannot be written now."""
         try:
             self.client.set_tag(run_id, name, value)
-        except STORE_FAULTS:
+        except (*STORE_FAULTS, StoreError):
             return False
         return True
 
+    @reached
     def delete_tag(self, run_id: str, name: str) -> None:
         self.client.delete_tag(run_id, name)
 
+    @reached
     def set_tag(self, run_id: str, name: str, value: str) -> None:
         self.client.set_tag(run_id, name, value)

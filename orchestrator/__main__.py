@@ -1,0 +1,20 @@
+"""The command: `orchestrate`, or `python -m orchestrator`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """As `cli.main`; Ctrl-C before that is imported ends in one line, too."""
+    try:
+        from orchestrator.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
