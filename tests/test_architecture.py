@@ -117,6 +117,19 @@ def test_only_sweep_starts_ray() -> None:
             assert not {used for used in names if used == "ray.init" or used.split(".")[-1] == "Tuner"}, name
 
 
+def test_a_client_of_mlflow_is_made_in_one_place_and_used_in_the_tracking_package_alone() -> None:
+    """Elsewhere a store could be made by who only reads, and its failures be tracebacks."""
+    makers, users = set(), set()
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "MlflowClient":
+                makers.add(name)
+            if isinstance(node, ast.Attribute) and node.attr == "client":
+                users.add(name.rpartition(".")[0])
+    assert makers == {"orchestrator.tracking.connection", "orchestrator.tracking.health"}
+    assert users == {"orchestrator.tracking"}
+
+
 def test_imports_never_go_in_a_circle() -> None:
     known = modules()
     graph = {name: (imported_by(name, nested=False) & known.keys()) - {name} for name in known}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sqlite3
 import subprocess
@@ -15,7 +16,8 @@ from requests import HTTPError, Response
 from sqlalchemy.exc import OperationalError
 
 from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.tracking import initialise
+from orchestrator.tracking import OpenRun, Tracker, initialise
+from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.faults import reaching
 
 URI = "http://me:secret@host:5000"
@@ -59,6 +61,9 @@ def rest(code: str) -> RestException:
         (OSError(28, "No space left on device"), DiskFullError),
         (OSError(122, "Disk quota exceeded"), DiskFullError),
         (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]), DiskFullError),
+        (database("file is not a database"), StoreError),
+        (database("database disk image is malformed"), StoreError),
+        (database("no such table: runs"), StoreError),
         (rest("RESOURCE_DOES_NOT_EXIST"), StoreError),
         (rest("INVALID_PARAMETER_VALUE"), StoreError),
         (rest("PERMISSION_DENIED"), StoreError),
@@ -128,3 +133,28 @@ def test_a_server_that_is_not_there_is_noticed_in_seconds() -> None:
     name, seconds = told.split()
     assert name == "StoreError"
     assert float(seconds) < 20
+
+
+@pytest.mark.parametrize("kind", [Artifacts, Tracker, OpenRun])
+def test_no_method_that_calls_the_store_forgets_to_say_what_its_failure_means(kind: type) -> None:
+    """`client`, `uri` and `opened` ask it nothing yet; `try_tag` says by its answer that there was one."""
+    own_ways = {"client", "uri", "opened", "try_tag"}
+    methods = {name: getattr(member, "fget", member) for name, member in vars(kind).items()}
+    callers = {
+        name: method
+        for name, method in methods.items()
+        if inspect.isfunction(method) and "self.client" in inspect.getsource(method)
+    }
+    assert callers
+    public = {name for name in callers if not name.startswith("_")} - own_ways
+    assert public == {name for name in public if hasattr(callers[name], "__wrapped__")}
+
+
+def test_a_read_only_store_is_no_store_that_is_away() -> None:
+    with pytest.raises(StoreError) as caught, reaching(URI):
+        raise database("attempt to write a readonly database")
+    assert type(caught.value) is StoreError
+    assert str(caught.value) == (
+        "the store http://***@host:5000 cannot be written: it is read-only here; "
+        "ask its owner, or set MLFLOW_TRACKING_URI to another one"
+    )

@@ -194,10 +194,8 @@ class Summary:
         return self._file(REPORT)
 
     def _file(self, name: str) -> Path | None:
-        if not self.sweep.artifact_uri.startswith("file://"):
-            return None
-        path = Path(self.sweep.artifact_uri.removeprefix("file://")) / name
-        return path if path.exists() else None
+        path = self.sweep.place(name)
+        return path if path is not None and path.exists() else None
 
     def to_json(self) -> dict[str, Any]:  # JSON
         return {

@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -22,7 +23,7 @@ import psutil
 from orchestrator.errors import StoreError
 from orchestrator.pages import sweep_page
 from orchestrator.pages.sweep_page import TRAINING, VIEW_TAG
-from orchestrator.store.address import shown, store_folder
+from orchestrator.store.address import SQLITE, shown, store_folder
 from orchestrator.tracking import Tracker, open_store
 from orchestrator.tracking.authentication import APP_NAME, TOKEN_VARIABLE
 
@@ -123,6 +124,7 @@ def _server(uri: str, port: int, token: str, log: IO[bytes]) -> Iterator[subproc
             yield process
         finally:
             _end(process)
+            _remove_stray_folder(uri)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -132,6 +134,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(END_SECONDS)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
+
+
+def _remove_stray_folder(uri: str) -> None:
+    """Of a SQLite path with escapes, MLflow makes the folder as it is written, too, and leaves it empty."""
+    folder = Path(uri.removeprefix(SQLITE)).parent
+    if folder != store_folder(uri):
+        with suppress(OSError):
+            os.removedirs(folder)
 
 
 def _await(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:

@@ -66,7 +66,7 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
     not start, or listens elsewhere.
     """
     with (
-        _private_folder() as folder,
+        _private_folder(sockets=True) as folder,
         variables(OWN),
         new_token(),
         _loopback(only=True),
@@ -93,10 +93,11 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def _private_folder() -> Iterator[Path]:
+def _private_folder(*, sockets: bool) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
-            check_place()
+            if sockets:
+                check_place()
             folder = stack.enter_context(session_folder())
         except OSError as error:
             raise ClusterError(f"Ray did not start: {error}") from error
@@ -107,10 +108,7 @@ def _private_folder() -> Iterator[Path]:
 def joined(address: str) -> Iterator[None]:
     """A Ray cluster that somebody else has started. ClusterError where there is none."""
     _knock(address)
-    with (
-        _loopback(only=_on_loopback(address)),
-        _private_folder() as folder,
-    ):
+    with _loopback(only=_on_loopback(address)), _private_folder(sockets=False) as folder:
         empty = folder / "empty"
         empty.mkdir()
         _start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,7 +34,12 @@ def connect(uri: str) -> MlflowClient:
 def _usable(uri: str) -> Iterator[None]:
     try:
         yield
-    except (*STORE_FAULTS, ImportError, ValueError) as error:  # a driver may be missing, an address be none
+    except (
+        *STORE_FAULTS,
+        sqlite3.Error,
+        ImportError,
+        ValueError,
+    ) as error:  # a driver may be missing, an address be none
         if is_full(error):
             raise DiskFullError(f"no room is left for the store {shown(uri)}: {reason_of(error)}") from error
         raise StoreError(

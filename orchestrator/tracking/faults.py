@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -33,6 +34,7 @@ from orchestrator.store.writing import FULL
 
 # Its own tracebacks of a locked file would stand among the lines of a sweep.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # it quotes addresses, with what is secret in them
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -46,7 +48,8 @@ HEART = re.compile(r"\[Errno \d+\] [\w ]+|timed out|too many \d+ error responses
 TRANSIENT = (408, 429)  # of the codes below 500, those that ask for another try
 
 
-REFUSED_TEXTS = ("readonly database", "is not a database", "is malformed", "database schema", "no such table")
+READ_ONLY = "attempt to write a readonly database"
+REFUSED_TEXTS = (READ_ONLY, "is not a database", "is malformed", "database schema", "no such table")
 
 
 class HasAddress(Protocol):
@@ -87,6 +90,11 @@ def _meaning(error: Exception, uri: str) -> StoreError:
         return DiskFullError(f"no room is left for the store {shown(uri)}: {reason}")
     if _is_away(error):
         return AwayError(f"the store {shown(uri)} cannot be reached: {reason}")
+    if READ_ONLY in str(error):
+        return StoreError(
+            f"the store {shown(uri)} cannot be written: it is read-only here; "
+            "ask its owner, or set MLFLOW_TRACKING_URI to another one"
+        )
     return StoreError(f"the store {shown(uri)} refuses: {reason}")
 
 
@@ -104,7 +112,9 @@ def is_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno in FULL:
         return True
     # A copied folder's errors are texts, a database's are MLflow's; a server's own disk is not ours.
-    local = isinstance(error, (shutil.Error, DBAPIError)) or isinstance(error.__cause__, DBAPIError)
+    local = isinstance(error, (shutil.Error, sqlite3.Error, DBAPIError)) or isinstance(
+        error.__cause__, DBAPIError
+    )
     return local and any(text in str(error) for text in FULL_TEXTS)
 
 

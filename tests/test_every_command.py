@@ -1,0 +1,270 @@
+"""Every command at a store that is away, of another schema, or read-only: one line, exit 4, and no secret."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import typer
+from whole_sweep import NAME, SETS, record_sweep
+
+import orchestrator
+from orchestrator import cli, completion
+from orchestrator.errors import StoreError
+from orchestrator.store.address import default_uri, outbox_folder
+from orchestrator.store.outbox import Outbox, new_id
+from orchestrator.store.parcel import Closing, DataInput, Opening
+from orchestrator.tracking import line_to
+
+RUN = "0123456789abcdef" * 2
+SPACE = ["--space", NAME, *(word for item in SETS for word in ("--set", item))]
+SMALL = [*SPACE[:-1], "model=mlp(widths=[8])"]
+COMMANDS = {
+    "plan": ["plan", *SPACE],
+    "plan --from": ["plan", *SPACE, "--from", RUN],
+    "sweep": ["sweep", *SMALL],
+    "sweep --latency": ["sweep", *SMALL, "--latency"],
+    "sweep --from": ["sweep", *SPACE, "--from", "models:/a@b"],
+    "status": ["status"],
+    "status SWEEP": ["status", NAME, "--json"],
+    "deliver": ["deliver"],
+    "deliver --json": ["deliver", "--json"],
+    "rerun": ["rerun", RUN, "--check"],
+    "compare": ["compare", NAME, RUN],
+    "compare --json": ["compare", NAME, "--json"],
+    "report": ["report", NAME],
+    "latency": ["latency", NAME],
+    "ui": ["ui"],
+    "export": ["export", RUN, "--format", "pt2"],
+    "export models:": ["export", "models:/a/1", "--format", "onnx"],
+    "register": ["register", RUN, "--name", "x"],
+}
+WITHOUT_STORE = {"list", "show", "data"}
+SECRET = "hunter2x"
+DEAD = {
+    "http://bob:hunter2x@127.0.0.1:1": "http://***@127.0.0.1:1",
+    "http://bob:hunter%32x@127.0.0.1:1": "http://***@127.0.0.1:1",
+    "http://127.0.0.1:1?token=hunter2x": "http://127.0.0.1:1?token=***",
+    "http://127.0.0.1:1/?a=1&api%5Fkey=hunter2x": "http://127.0.0.1:1/?a=1&api%5Fkey=***",
+    "postgresql://bob:hunter2x@127.0.0.1:1/db": "postgresql://***@127.0.0.1:1/db",
+}
+Run = Callable[..., tuple[object, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """A command's exit code, stdout and stderr."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("ORCHESTRATE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("ORCHESTRATE_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["orchestrate", *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as raised:
+            cli.main()
+        return raised.value.code, *capfd.readouterr()
+
+    yield call
+    os.environ.pop("ORCHESTRATE_DEBUG", None)
+    for uri in DEAD:
+        line_to(uri).ask_anew()
+
+
+def leave_waiting(uri: str) -> None:
+    """A result for the store, of which `deliver` has to know."""
+    data = DataInput("digits", "d" * 64, {"train": 1257})
+    opening = Opening("x", "trial", "a run", RUN, "k", {"point": "k"}, {}, data, 1_000_000)
+    with Outbox(outbox_folder(uri)).packed(
+        new_id("k"), opening, lambda folder: Closing("FINISHED", 2_000_000, {}, (), "k"), begun=False
+    ):
+        pass
+
+
+def test_no_command_is_forgotten_here() -> None:
+    command = typer.main.get_command(cli.app)
+    names = {words[0] for words in COMMANDS.values()} | WITHOUT_STORE | {"doctor"}
+    assert set(command.commands) == names  # type: ignore[attr-defined]  # a group's
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("uri", DEAD)
+def test_a_store_that_is_away_is_one_line_without_its_secrets(
+    run: Run, monkeypatch: pytest.MonkeyPatch, uri: str, name: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    leave_waiting(uri)
+    code, out, err = run(*COMMANDS[name])
+    assert code == 4, err
+    assert out == ""
+    assert err.startswith(f"error: the store {DEAD[uri]} cannot be "), err
+    assert err.count("\n") == 1
+    assert SECRET not in err
+    assert "bob" not in err
+    if name.startswith("deliver"):
+        assert f"1 result waits in {outbox_folder(uri)}" in err
+        assert len(Outbox(outbox_folder(uri)).parcels()) == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("uri", [*DEAD][::2])
+def test_its_traceback_under_debug_has_no_secret_either(
+    run: Run, monkeypatch: pytest.MonkeyPatch, uri: str, name: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRET)
+    leave_waiting(uri)
+    code, out, err = run("--debug", *COMMANDS[name])
+    assert code == 4
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.splitlines()[-1].startswith(f"error: the store {DEAD[uri]} cannot be "), err
+    assert SECRET not in out + err
+    assert "bob" not in out + err
+
+
+def test_a_bug_has_a_traceback_without_secrets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:hunter2x@127.0.0.1:1")
+
+    def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("no such header: 'Authorization': 'Basic Ym9iOmh1bnRlcjJ4', of bob:hunter2x")
+
+    monkeypatch.setattr("orchestrator.launching.status.status", broken)
+    code, out, err = run("status")
+    assert (code, out) == (1, "")
+    assert err.startswith("Traceback")
+    assert "RuntimeError: no such header: 'Authorization': ***" in err
+    assert SECRET not in err
+    assert "Ym9iOmh1bnRlcjJ4" not in err
+
+
+@pytest.mark.parametrize("uri", DEAD)
+def test_the_doctor_and_python_tell_none(run: Run, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    code, out, err = run("doctor", "--json")
+    assert code == 4
+    (store,) = (item for item in json.loads(out)["findings"] if item["name"] == "store")
+    assert store["state"] == "broken"
+    assert store["found"].startswith(f"{DEAD[uri]}: ")
+    assert SECRET not in out + err
+    assert "bob" not in out + err
+    for call in (
+        lambda: orchestrator.results(NAME),
+        lambda: orchestrator.rounds(NAME, uri=uri),
+        lambda: orchestrator.load(RUN),
+    ):
+        with pytest.raises(StoreError, match="cannot be") as caught:
+            call()
+        assert SECRET not in str(caught.value)
+    assert completion.sweeps("") == []
+
+
+# ---- a store of another schema
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a finished sweep, and the id of a trial's run."""
+    folder = tmp_path_factory.mktemp("recorded")
+    return folder, record_sweep(default_uri(folder), folder / "state")
+
+
+@pytest.mark.parametrize("revision", ["451aebb31d03", "ffffffffffff"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_store_of_another_schema_is_one_line_and_not_migrated(
+    run: Run, tmp_path: Path, recorded: tuple[Path, str], name: str, revision: str
+) -> None:
+    file = tmp_path / "mlruns" / "mlflow.db"
+    file.parent.mkdir()
+    shutil.copy(recorded[0] / "mlruns" / "mlflow.db", file)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
+        connection.execute("DROP TABLE webhooks")  # which older ones have not: MLflow would migrate
+        connection.commit()
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    leave_waiting(default_uri(tmp_path))
+    code, out, err = run(*COMMANDS[name])
+    assert (code, out) == (4, ""), err
+    assert err.startswith(f"error: the store sqlite:///{file} is of the schema {revision}, ")
+    assert err.count("\n") == 1
+    assert ("mlflow db upgrade" in err) == (revision == "451aebb31d03")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == before
+    assert len(Outbox(outbox_folder(default_uri(tmp_path))).parcels()) == 1
+
+
+# ---- a store that cannot be written
+
+READERS = """
+import sys, os, traceback
+sys.path[:0] = {path!r}
+from orchestrator import cli
+import orchestrator
+for words in {commands!r}:
+    sys.argv = ["orchestrate", *words]
+    try:
+        cli.main()
+    except SystemExit as leaving:
+        print("EXIT", leaving.code or 0, *words, flush=True)
+print("PYTHON", orchestrator.load({run!r})[1].run_id, len(orchestrator.results({name!r})))
+"""
+# Root without the right to pass over what files allow, or nobody.
+UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
+
+
+@pytest.mark.parametrize("folder", ["plain", "of? %41 #"])
+def test_a_read_only_store_is_read_without_a_lock_and_a_sweep_says_that_it_cannot_be_written(
+    tmp_path: Path, folder: str
+) -> None:
+    place = tmp_path / folder
+    place.mkdir()
+    trial = record_sweep(default_uri(place), tmp_path / "state")
+    for path in (*place.rglob(".*lock"), *place.rglob(".outbox")):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    before = sorted(place.rglob("*"))
+    for path in (place, *before):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    out = tmp_path / "out"
+    out.mkdir()
+    commands = [
+        ["status"],
+        ["compare", NAME],
+        ["compare", trial, "--csv"],
+        ["report", NAME, "--out", str(out / "report.html")],
+        ["plan", *SPACE],
+        ["export", trial, "--format", "safetensors", "--out", str(out)],
+        ["deliver"],
+        ["sweep", *SMALL],
+        ["latency", NAME, "--seconds-each", "0.01"],
+        ["register", trial, "--name", "x"],
+    ]
+    code = READERS.format(path=[p for p in sys.path if p], commands=commands, run=trial, name=NAME)
+    unprivileged = [] if os.geteuid() else UNPRIVILEGED
+    done = subprocess.run(
+        [*unprivileged, sys.executable, "-c", code],
+        cwd=place,
+        env={**os.environ, "ORCHESTRATE_STATE_DIR": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    exits = {
+        line.split()[2]: int(line.split()[1]) for line in done.stdout.splitlines() if line[:5] == "EXIT "
+    }
+    readers = dict.fromkeys(("status", "compare", "report", "plan", "export", "deliver"), 0)
+    assert exits == {**readers, "sweep": 4, "latency": 4, "register": 4}, done.stdout + done.stderr
+    assert f"PYTHON {trial} 2" in done.stdout
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert all(" cannot be written: " in line and "read-only here; ask its owner" in line for line in errors)
+    assert "Traceback" not in done.stderr
+    assert (out / "report.html").exists()
+    assert sorted(place.rglob("*")) == before

@@ -1,0 +1,76 @@
+"""A sweep of two trials and their dense training, recorded without Ray: in a second, and as a real one is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.comparing.records import PLAN
+from orchestrator.launching import sources
+from orchestrator.launching.concluding import conclude
+from orchestrator.launching.options import Options
+from orchestrator.launching.outcome import Ended
+from orchestrator.launching.point import Point, Settings
+from orchestrator.launching.repeating import COMMAND, command
+from orchestrator.launching.worker import run_point
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.remainder import digest, missing_points, plan_text
+from orchestrator.space import load_space
+from orchestrator.store.address import outbox_folder
+from orchestrator.store.claim import claim
+from orchestrator.tracking import OpenRun, Tracker, initialise, line_to
+
+NAME = "weight-vs-unit"
+SETS = ("seed=0", "train.epochs=1", "amount=0,0.5", "technique=weight", "model=mlp(widths=[16])")
+TRIALS = 2
+NOBODY = "http://127.0.0.1:9"  # where nobody listens
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A sweep whose run is open, and whose points have not been run yet."""
+
+    uri: str
+    run: OpenRun
+    points: tuple[Point, ...]
+
+    @property
+    def tracker(self) -> Tracker:
+        return Tracker(self.uri, NAME)
+
+    def settings(self, uri: str, state_dir: Path) -> Settings:
+        return Settings(uri, NAME, self.run.run_id, None, sources.place(), state_dir=str(state_dir))
+
+    def leave_waiting(self, state_dir: Path, points: tuple[Point, ...] | None = None) -> None:
+        """Run points while the store is away: their results wait for it, on this machine."""
+        for point in self.points if points is None else points:
+            run_point(point, self.settings(NOBODY, state_dir))
+        line_to(NOBODY).ask_anew()
+        place = outbox_folder(self.uri)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        outbox_folder(NOBODY, str(state_dir)).rename(place)
+
+
+def begin(uri: str) -> Begun:
+    """Everything that a sweep records before its first trial."""
+    initialise(uri)
+    space = load_space(NAME, SETS)
+    plan = make_plan(space, device="cpu", precision="fp32")
+    tracker = Tracker(uri, NAME)
+    run = claim(tracker, digest(plan, None), name=NAME)
+    tracker.set_tag(run.run_id, COMMAND, command(space, Options()))
+    tracker.upload(run.run_id, {"space.yaml": space.text})
+    tracker.rewrite(tracker.row(run.run_id), PLAN, plan_text(plan))
+    points, _ = missing_points(plan, tracker, retry_failed=False)
+    return Begun(uri, run, tuple(points))
+
+
+def record_sweep(uri: str, state_dir: Path) -> str:
+    """A finished one; the id of a trial's run."""
+    begun = begin(uri)
+    for point in begun.points:
+        run_point(point, begun.settings(uri, state_dir))
+    conclude(begun.tracker, begun.tracker.row(begun.run.run_id), load_space(NAME, SETS), Ended(()))
+    begun.run.end("FINISHED")
+    (row, *_) = begun.tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial'")
+    return row.run_id
