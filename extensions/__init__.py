@@ -42,6 +42,12 @@ def unreadable() -> tuple[str, ...]:
     return _read_all()[1]
 
 
+def forget() -> None:
+    """As if nothing had been read or imported yet: packages may have changed since."""
+    for known in (_read_all, entries, _load, _import):
+        known.cache_clear()
+
+
 @cache
 def _read_all() -> tuple[tuple[EntryPoint, ...], tuple[str, ...]]:
     known: list[EntryPoint] = []

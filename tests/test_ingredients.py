@@ -66,8 +66,7 @@ largest = ingredients_criterion
 def forget() -> None:
     """As a new process, which has imported nothing of other packages and asked for none."""
     refresh()
-    extensions.entries.cache_clear()
-    extensions.load.cache_clear()
+    extensions.forget()
     for name in ("ingredients_model", "ingredients_criterion"):
         sys.modules.pop(name, None)
     criteria._functions.pop("largest", None)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,8 @@ def test_the_files_of_the_data_and_torchvision_have_a_say(
 
 
 def test_where_other_packages_add_methods_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Found:
-        groups = ("console_scripts", "pruning.criterion")
-
-    monkeypatch.setattr(module, "entry_points", Found)
+    found = [EntryPoint("x", "y:z", group) for group in ("console_scripts", "pruning.criterion")]
+    monkeypatch.setattr(module, "all_entries", lambda: found)
     assert REQUEST.sha256() is None
     assert answered(REQUEST, uri="sqlite:////nowhere.db") is None
 
