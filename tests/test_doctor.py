@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,15 +101,24 @@ def test_a_store_is_counted(kept: str) -> None:
 
 
 def test_a_store_of_another_version(kept: str) -> None:
+    """Of an older MLflow, which can be brought up to date; and of one that this MLflow does not know."""
     file = kept.removeprefix("sqlite:///")
-    with sqlite3.connect(file) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'abc'")
-    before = Path(file).read_bytes()
-    (_, found) = store(kept)
-    assert found.state == "broken"
-    assert "is of the schema abc, which MLflow" in found.found
-    assert "use the MLflow that made it" in found.do
-    assert Path(file).read_bytes() == before
+    with closing(sqlite3.connect(file)) as connection:
+        (head,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    for revision, told, do in (
+        ("451aebb31d03", f"wants {head}", "make a copy, then `mlflow db upgrade"),
+        ("abc", "does not know", "use the MLflow that made it"),
+    ):
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
+            connection.commit()
+        before = Path(file).read_bytes()
+        (_, found) = store(kept)
+        assert found.state == "broken"
+        assert found.found.startswith(f"{kept}: is of the schema {revision}, ")
+        assert told in found.found
+        assert do in found.do
+        assert Path(file).read_bytes() == before
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:

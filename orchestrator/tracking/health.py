@@ -53,7 +53,7 @@ def health(uri: str) -> Health:
         return _of_database(uri)
     except StoreError as error:
         problem, _, do = str(error).rpartition("; ")
-        return Health(problem=problem, do=do)
+        return Health(problem=problem.removeprefix(f"the store {shown(uri)} "), do=do)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a driver may be missing
         reason = next(iter(shown(str(error)).splitlines()), type(error).__name__)
         return Health(
