@@ -220,7 +220,7 @@ BAD_FILES = {
     "empty": ("", "a space is a mapping"),
     "a list": ("[1, 2]", "a space is a mapping"),
     "no amount": (TINY.replace("  amount: [50%, 90%]\n", ""), "axes.amount is missing"),
-    "bytes": ("\x00", "this is no YAML"),
+    "bytes": ("\x00", "the control character \\x00"),
 }
 
 

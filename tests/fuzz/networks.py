@@ -145,9 +145,9 @@ def read_folder(folder: Path, files: dict[str, bytes]) -> None:
 @st.composite
 def exports(draw: st.DrawFn) -> bytes:
     """An exported safetensors file, whose metadata says how its network is built."""
-    arch = draw(
-        changed({**json.loads(saved()["arch.json"]), "mask_shapes": {}}, scalars() | st.sampled_from(MODELS))
-    )
+    widths = {"hidden.0": [4, 64], "output": [10, 4]}
+    content = {**json.loads(saved()["arch.json"]), "mask_shapes": {}, "cut_widths": widths}
+    arch = draw(changed(content, scalars() | st.sampled_from(MODELS)))
     net = models.build(ARCH["model"], input_shape=(1, 8, 8), num_classes=10)
     data: bytes = save(net.state_dict(), {"arch": json.dumps(arch)})
     return draw(headers(data) | st.just(data))

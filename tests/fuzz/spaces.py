@@ -131,7 +131,10 @@ def settings() -> st.SearchStrategy[list[str]]:
         _snippets(), st.sampled_from(INTERESTING).map(lambda data: data.decode("utf-8", "surrogateescape"))
     )
     text = st.lists(words, min_size=1, max_size=3).map(",".join)
-    pair = st.tuples(st.sampled_from(KEYS) | st.text(max_size=6), text).map("=".join)
+    good = st.sampled_from(
+        ["seed=0..3", "train.lr=1e-3,0.1", "amount=25%", "model=mlp(widths=[4])", "protect="]
+    )
+    pair = good | st.tuples(st.sampled_from(KEYS) | st.text(max_size=6), text).map("=".join)
     return st.lists(pair | st.text(max_size=9), min_size=1, max_size=3)
 
 
