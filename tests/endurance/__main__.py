@@ -73,8 +73,11 @@ def rows(storms: Iterator[tuple[str, list[str]]], dice: random.Random) -> Iterat
             bits = bits or reference(Path(name) / "undisturbed")
             with world(store, Path(name) / "s", dice) as (place, around):
                 if store == "disk" and around.disk is None:
-                    print("no small disk can be mounted here (root can): none is filled", file=sys.stderr)
-                    kinds = [kind for kind in kinds if kind != "disk"]
+                    print(
+                        "no small disk can be mounted here (root can): drivers are killed instead",
+                        file=sys.stderr,
+                    )
+                    kinds = ["driver" if kind == "disk" else kind for kind in kinds]
                 storm = Storm(place, around, bits, number, store)
                 yield from storm.run(kinds)
                 number += len(kinds)
