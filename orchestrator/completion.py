@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator.control_characters import first_control
+
 Offers = list[tuple[str, str]]
 ABOUT_LENGTH = 48  # typer wraps at the terminal's width, and fish takes the rest for another word
 
@@ -96,7 +98,8 @@ def _files(incomplete: str) -> Offers:
 
 
 def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, save for names that a terminal would obey."""
     try:
-        return sorted(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if first_control(path.name) is None)
     except OSError:
         return []

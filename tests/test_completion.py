@@ -115,6 +115,12 @@ def test_where_there_is_no_store_no_sweep_is_offered(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_whose_name_a_terminal_would_obey_is_not_offered(tmp_path: Path) -> None:
+    for name in ("plain.yaml", "a\x1b]0;owned\x07.yaml", "b\n.yaml", "c\u202e.yaml"):
+        (tmp_path / name).touch()
+    assert offered("bash", "sweep --space ", tmp_path) == [*names.names("spaces"), "plain.yaml"]
+
+
 def test_it_loads_little(folder: Path) -> None:
     """Its time is a benchmark's to tell: it is the importing, of 290 modules when this was written."""
     loaded = imported(typed("bash", "show ", folder, PYTHONPROFILEIMPORTTIME="1").stderr)

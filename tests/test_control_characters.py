@@ -72,7 +72,7 @@ def test_other_text_stays_as_it_is(text: str) -> None:
 def test_what_is_escaped_has_none_and_can_be_written(text: str) -> None:
     shown = escape_controls(text)
     assert first_control(shown) is None
-    assert shown.encode().isascii() or shown.isprintable() or first_control(shown) is None
+    shown.encode()
 
 
 @given(text=st.text())
@@ -169,17 +169,10 @@ def test_a_line_stays_one(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_table_shows_names_as_they_are_without_markup(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("[red]red[/red]", "[link=http://x]y[/link]", f"{TITLE}\nb", ":smile:")
-    print_table(
-        Table(f"title {TITLE}", ("name", "[bold]n[/bold]"), [(name, "1") for name in names], "note\x1b")
-    )
+    rows = [(name, "1") for name in names]
+    print_table(Table(f"title {TITLE}", ("name", "[bold]n[/bold]"), rows, "note\x1b"))
     out = capsys.readouterr().out
-    for text in (
-        "[red]red[/red]",
-        "[link=http://x]y[/link]",
-        r"\x1b]0;owned\x07\nb",
-        ":smile:",
-        "[bold]n[/bold]",
-    ):
+    for text in (*names[:2], r"\x1b]0;owned\x07\nb", ":smile:", "[bold]n[/bold]"):
         assert text in out
     assert first_control(out, allowed="\n") is None
 
@@ -266,18 +259,11 @@ def test_a_full_stream_is_an_error_for_results_alone() -> None:
 def test_only_these_modules_write_to_the_terminal() -> None:
     """So that no text reaches one raw."""
     allowed = {"orchestrator/console.py", "orchestrator/launching/progress.py"}
+    calls = {"print", "typer.echo", "typer.secho", "Console", "sys.stdout.write", "sys.stderr.write"}
     writers = set()
     for path in sorted((ROOT / "orchestrator").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if name in (
-                "print",
-                "typer.echo",
-                "typer.secho",
-                "Console",
-                "sys.stdout.write",
-                "sys.stderr.write",
-            ):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in calls:
                 writers.add(path.relative_to(ROOT).as_posix())
     assert writers == allowed
 

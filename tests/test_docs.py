@@ -246,3 +246,21 @@ def test_the_site_documents_python(site: Path) -> None:
         "pruning.shrink",
     ):
         assert f'id="{name}"' in page
+
+
+# ---- what is promised
+
+
+def test_every_promise_of_security_is_held_by_a_test_that_exists() -> None:
+    promised = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8")))
+    tests = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "tests").rglob("test_*.py")))
+    assert len(promised) > 20
+    assert promised <= set(re.findall(r"^def (test_\w+)\(", tests, re.MULTILINE))
+
+
+def test_what_is_promised_is_found_from_the_first_pages() -> None:
+    for page in (ROOT / "README.md", DOCS / "index.md", DOCS / "pages.md", DOCS / "machines.md"):
+        assert "SECURITY.md" in page.read_text(encoding="utf-8"), page
+    linked = re.findall(r"\]\(([^)#]+)", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert linked
+    assert [place for place in linked if not (ROOT / place).is_file()] == []

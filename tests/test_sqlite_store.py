@@ -19,7 +19,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as Initial
 from sqlalchemy import create_engine
 
 from orchestrator import cli
-from orchestrator.errors import DiskFullError, StoreError
+from orchestrator.errors import AwayError, DiskFullError, StoreError
 from orchestrator.tracking import Tracker, has_store, initialise, open_store
 from orchestrator.tracking.sqlite_store import make
 
@@ -211,7 +211,7 @@ def text(file: Path) -> None:
 
 
 OTHERS: dict[Callable[[Path], None], str] = {
-    older_with_run: f"is of the schema {OLDER}, and MLflow .* wants \\w+; copy the file, then `mlflow db up",
+    older_with_run: f"is of the schema {OLDER}, and MLflow .* wants \\w+; make a copy, then `mlflow db up",
     older_with_run_and_fewer_tables: f"is of the schema {OLDER}, and MLflow",
     table_lost: "lacks the table trace_metrics; restore the file from a copy",
     unknown_with_run: f"is of the schema {UNKNOWN}, which MLflow [\\d.]+ does not know; use the MLflow that",
@@ -299,6 +299,44 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path) -> None:
         assert names(disk) <= {".mlflow.lock"}
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+# ---- a database that is no SQLite file: by this form of an address, one stands for it
+
+
+def test_a_database_without_tables_is_made_by_a_sweep_alone(file: Path) -> None:
+    uri = f"sqlite+pysqlite:///{file}"
+    file.touch()
+    with pytest.raises(StoreError, match="there is no store at"):
+        open_store(uri)
+    assert digest(file) == hashlib.sha256(b"").hexdigest()
+    initialise(uri)
+    record(uri)
+    assert open_store(uri).finished().keys() == {"k"}
+
+
+@pytest.mark.parametrize("leave", [older_with_run_and_fewer_tables, unknown_with_run, of_something_else])
+def test_a_database_is_never_migrated_either(file: Path, leave: Callable[[Path], None]) -> None:
+    leave(file)
+    before = digest(file)
+    for use in (initialise, open_store):
+        with pytest.raises(StoreError, match=OTHERS[leave]):
+            use(f"sqlite+pysqlite:///{file}")
+    assert digest(file) == before
+
+
+def test_a_file_that_is_locked_as_it_is_opened_is_away(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a worker goes on, and its result waits; what is refused would fail it."""
+    monkeypatch.setattr("orchestrator.tracking.sqlite_store.LOCKED_SECONDS", 0.1)
+    initialise(address(file))
+    with closing(sqlite3.connect(file, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(AwayError, match="database is locked"):
+            open_store(address(file))
+        holder.rollback()
+    file.rename(file.with_name("elsewhere"))  # as if its disk were not mounted
+    with pytest.raises(AwayError, match="there is no store"):
+        open_store(address(file))
 
 
 # ---- kill -9

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from server import Server
-from small_sweep import DENSE, LONGEST, TRIALS, check_all_there, finished, sweeping, until
+from small_sweep import DENSE, LONGEST, NAME, ROOT, TRIALS, check_all_there, finished, sweeping, until
 
 from orchestrator.config import DenseConfig, Numerics, Train
 from orchestrator.launching import sources
@@ -44,6 +48,10 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
         )
         server.start()
         assert len(finished(server.uri)) + len(waiting) == TRIALS + DENSE  # it ran to its end
+        told = json.loads(deliver(server.uri))
+        assert told["delivered"] == len(waiting)
+        assert [(item["space"], item["state"]) for item in told["sweeps"]] == [(NAME, "finished")]
+        check_all_there(server.uri)
         with sweeping(tmp_path / "client", server.uri) as process:
             assert process.wait(LONGEST) == 0, log.read_text()
         check_all_there(server.uri)
@@ -53,6 +61,13 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
         assert all(ended[key] == parcel.closing.end_ms for key, parcel in waiting.items())
     finally:
         server.kill()
+
+
+def deliver(uri: str) -> str:
+    """What `orchestrate deliver --json` says."""
+    command = [sys.executable, "-m", "orchestrator.cli", "deliver", "--json"]
+    env = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 @pytest.mark.long

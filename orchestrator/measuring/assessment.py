@@ -206,8 +206,8 @@ def _emptied(names: Sequence[str], granularity: str, *, round: int) -> tuple[str
         return ()
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"round {round}: nothing is left of {', '.join(names[:3])}{more}: cut out, it keeps one "
-        f"{granularity} of zeros in each",
+        f"round {round}: nothing is left of {', '.join(names[:3])}{more}: "
+        f"cut out, it keeps one {granularity} of zeros in each",
     )
 
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import AwayError, StoreError
 from orchestrator.redaction import shown as shown
 
 SQLITE = "sqlite:///"
@@ -98,6 +98,6 @@ def exists(uri: str) -> bool:
         ) from error
 
 
-def no_store(uri: str) -> StoreError:
-    """What is to be raised by who only reads."""
-    return StoreError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
+def no_store(uri: str) -> AwayError:
+    """What is to be raised where there is none; a disk that is not mounted may bring it back."""
+    return AwayError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")

@@ -33,7 +33,7 @@ def create_app() -> App:
     """For uvicorn, in a server process: its token is in TOKEN_VARIABLE, and taken out there."""
     from mlflow.server.fastapi_app import app
 
-    return with_token(app, os.environ.pop(TOKEN_VARIABLE))
+    return with_token(app, os.environ.pop(TOKEN_VARIABLE, ""))
 
 
 def with_token(app: App, token: str) -> App:
@@ -43,7 +43,7 @@ def with_token(app: App, token: str) -> App:
     token is empty.
     """
     if not token:
-        raise ValueError("the pages need a token")
+        raise ValueError(f"the pages need a token: set {TOKEN_VARIABLE}")
 
     async def answer(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -52,8 +52,10 @@ def with_token(app: App, token: str) -> App:
             return await send({"type": "websocket.close", "code": 1008})
         headers = _headers(scope)
         if _asks_to_enter(scope, token):
+            scope["query_string"] = b""  # servers log it
             return await _respond(send, 303, "", _entry_headers(scope, token))
         if not _is_known(headers, token, cookie_name(scope["server"][1])):
+            scope["query_string"] = b""
             return await _respond(send, 401, MISSING, [("www-authenticate", "Bearer")])
         if _is_foreign(headers):
             return await _respond(send, 403, FOREIGN)

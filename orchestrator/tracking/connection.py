@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import DiskFullError, StoreError
 from orchestrator.store.address import SQLITE, shown
-from orchestrator.tracking.faults import STORE_FAULTS, is_full, reason_of
-from orchestrator.tracking.sqlite_store import check_usable, make
+from orchestrator.tracking.faults import STORE_FAULTS, is_full, reaching, reason_of
+from orchestrator.tracking.sqlite_store import check_database, check_usable, is_database, make
 
 
 def initialise(uri: str) -> None:
@@ -19,15 +21,26 @@ def initialise(uri: str) -> None:
     with _usable(uri):
         if uri.startswith(SQLITE):
             make(uri)
+        elif is_database(uri):
+            check_database(uri, is_to_be_made=True)
+            MlflowClient(uri)  # makes the tables
         connect(uri).search_experiments(max_results=1)
 
 
 def connect(uri: str) -> MlflowClient:
     """A client of a store that is there. Writes nothing; StoreError for one that cannot be used."""
-    if uri.startswith(SQLITE):
-        check_usable(uri)
     with _usable(uri):
-        return MlflowClient(uri)
+        if uri.startswith(SQLITE):
+            check_usable(uri)
+        elif is_database(uri):
+            check_database(uri)
+        try:
+            return MlflowClient(uri)
+        except STORE_FAULTS as error:
+            if isinstance(error, MlflowException) and not isinstance(error.__cause__, SQLAlchemyError):
+                raise  # an address that is none, or of a store that is refused
+            with reaching(uri):
+                raise
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 from alembic.script import ScriptDirectory
@@ -27,9 +27,11 @@ from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.dbmodels.initial_models import Base as Initial
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.version import VERSION
+from sqlalchemy import create_engine, inspect, text
 
 from orchestrator.errors import AwayError, StoreError
 from orchestrator.store.address import SQLITE, exists, no_store, shown, sqlite_path, sqlite_uri
+from orchestrator.tracking.faults import reaching
 
 LOCK, LOCK_SECONDS = ".mlflow.lock", 60.0
 QUIET_SECONDS = 2.0  # a file that is being made by a process without our lock is written more often
@@ -37,6 +39,7 @@ LOCKED_SECONDS = 20.0
 BESIDE = ("-journal", "-wal", "-shm")  # of a SQLite file: part of what it holds
 UNFINISHED = ".unfinished"
 VERSIONS = "alembic_version"
+DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 SEEDS = {"experiments": "experiment_id <> 0", "workspaces": "name <> 'default'"}  # what a new store holds
 
 # It makes the folder of a path without reading its escapes, beside the one that is meant.
@@ -79,7 +82,32 @@ def check_usable(uri: str) -> None:
     """StoreError unless the SQLite store is there, and of the schema that this MLflow has. Writes nothing."""
     if not has_store(uri):
         raise no_store(uri)
-    found, (head, known) = contents(uri), _revisions()
+    _check_schema(uri, contents(uri))
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow itself would open it, and make or migrate its tables."""
+    return urlsplit(uri).scheme.partition("+")[0] in DATABASES
+
+
+def check_database(uri: str, *, is_to_be_made: bool = False) -> None:
+    """The same of a database of another kind, which is made by a sweep where it has no tables at all."""
+    engine = create_engine(uri)
+    try:
+        with reaching(uri), engine.connect() as connection:
+            tables = frozenset(inspect(connection).get_table_names())
+            query = text(f"SELECT version_num FROM {VERSIONS}")
+            rows = connection.execute(query).fetchall() if VERSIONS in tables else []
+    finally:
+        engine.dispose()
+    if tables:
+        _check_schema(uri, Contents(tables, " and ".join(str(row[0]) for row in rows), is_empty=False))
+    elif not is_to_be_made:
+        raise no_store(uri)
+
+
+def _check_schema(uri: str, found: Contents) -> None:
+    head, known = _revisions()
     if not found.is_of_mlflow:
         raise StoreError(f"{shown(uri)} is a database of something else; set MLFLOW_TRACKING_URI")
     if found.revision not in known:
@@ -90,7 +118,7 @@ def check_usable(uri: str) -> None:
     if found.revision != head:
         raise StoreError(
             f"the store {shown(uri)} is of the schema {found.revision}, and MLflow {VERSION} wants {head}; "
-            f"copy the file, then `mlflow db upgrade '{shown(uri)}'`"
+            f"make a copy, then `mlflow db upgrade '{shown(uri)}'`"
         )
     if not found.has_all_tables:
         missing = sorted(set(Base.metadata.tables) - found.tables)
@@ -217,7 +245,7 @@ def _move_away(place: Path, uri: str) -> None:
         )
     for end in (*BESIDE, ""):  # the file at last: until then, all of this is done again by the next
         path = place.with_name(f"{place.name}{end}")
-        if path.exists():
+        if path.exists() and path.stat().st_size:
             path.replace(place.with_name(f"{place.name}{UNFINISHED}{end}"))
 
 

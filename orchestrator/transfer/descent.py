@@ -67,7 +67,7 @@ def heritage(space: Space, source: str, *, uri: str) -> Heritage:
     """The network that `source` names, whole and in a form of its own: equal networks have equal hashes."""
     path = Path(source)
     if path.suffix in SUFFIXES and not path.is_dir():
-        if not path.is_file():
+        if not path.exists():
             raise StoreError(f"{source[:200]}: there is no such file; give one, or {FORMS}")
         name, (state, arch) = path.name, _of_file(space, path)
     else:

@@ -211,6 +211,8 @@ class _Machine:
             raise PickleError("it calls what is no function of torch's for tensors")
         try:
             self.stack.append(call(*arguments))
+        except PickleError:
+            raise
         except (TypeError, ValueError, AttributeError) as error:
             raise PickleError("it calls a function with values that are not its own") from error
 
