@@ -61,6 +61,7 @@ class Ears(threading.Thread):
         super().__init__(daemon=True)
         self.heard: set[str] = set()
         self.workers: set[int] = set()
+        self.busy: set[int] = set()
         self.agents: set[str] = set()
         self.done = threading.Event()
 
@@ -70,6 +71,7 @@ class Ears(threading.Thread):
             family = {os.getpid(), *(child.pid for child in children)}
             titles = {child.pid: title for child in children if (title := _title(child)).startswith("ray::")}
             self.workers |= {pid for pid, title in titles.items() if title.startswith(WORKERS)}
+            self.busy |= {pid for pid, title in titles.items() if title.startswith(WORKERS[-1])}
             self.agents |= {title for title in titles.values() if not title.startswith(WORKERS)}
             for connection in psutil.net_connections("tcp"):
                 if connection.pid in family and connection.status == psutil.CONN_LISTEN:
@@ -111,7 +113,8 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     ended = run_points(points, place, TWO, reused=0)
     ears.done.set()
     ears.join()
-    assert len(ears.workers) == 1  # what so few points are worth: the one that was ready, and none for Tune
+    assert len(ears.busy) == 1  # what so few points are worth, and none for Tune
+    assert len(ears.workers) <= 2  # on a loaded machine Ray starts another before the first is ready
     assert ears.agents == {"ray::RuntimeEnvAgent"}  # without which no raylet starts
     assert ears.heard
     assert ears.heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE)]
 
-from descendants import adopt_orphans
+from descendants import adopt_orphans, leftovers
 from disk import mounted
 from faults import EVERYWHERE, World
 from server import Server
@@ -70,14 +70,21 @@ def rows(storms: Iterator[tuple[str, list[str]]], dice: random.Random) -> Iterat
     number, bits = 1, None
     for store, kinds in storms:
         with tempfile.TemporaryDirectory(prefix="e-", ignore_cleanup_errors=True) as name:
-            bits = bits or reference(Path(name) / "undisturbed")
-            with world(store, Path(name) / "s", dice) as (place, around):
-                if store == "disk" and around.disk is None:
-                    print("no small disk can be mounted here (root can): none is filled", file=sys.stderr)
-                    kinds = [kind for kind in kinds if kind != "disk"]
-                storm = Storm(place, around, bits, number, store)
-                yield from storm.run(kinds)
-                number += len(kinds)
+            try:
+                bits = bits or reference(Path(name) / "undisturbed")
+                with world(store, Path(name) / "s", dice) as (place, around):
+                    yield from Storm(place, around, bits, number, store).run(possible(kinds, around))
+                    number += len(kinds)
+            finally:
+                leftovers(1.0)  # of what was cut off
+
+
+def possible(kinds: list[str], around: World) -> list[str]:
+    """Without a small disk, drivers are killed where it would be filled."""
+    if around.disk is not None or "disk" not in kinds:
+        return kinds
+    print("no small disk can be mounted here (root can): drivers are killed instead", file=sys.stderr)
+    return ["driver" if kind == "disk" else kind for kind in kinds]
 
 
 def main() -> int:
