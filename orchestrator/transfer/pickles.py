@@ -105,25 +105,15 @@ def _other(*_: Value) -> Other:
     return Other()
 
 
+PLAIN = ["torch.Size", "torch.device", "collections.Counter", "collections.defaultdict"]
+PLAIN += ["builtins.set", "__builtin__.set", "builtins.complex", "_codecs.encode"]
 CALLS: dict[str, Callable[..., Value]] = {
     "torch._utils._rebuild_tensor": _view,
     "torch._utils._rebuild_tensor_v2": _view,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "collections.OrderedDict": _mapping,
-    **dict.fromkeys(
-        (
-            "torch.Size",
-            "torch.device",
-            "collections.Counter",
-            "collections.defaultdict",
-            "builtins.set",
-            "__builtin__.set",
-            "builtins.complex",
-            "_codecs.encode",
-        ),
-        _other,
-    ),
+    **dict.fromkeys(PLAIN, _other),
 }
 TYPES = {
     f"torch.{name}"
@@ -251,19 +241,8 @@ CONSTANTS: dict[str, Callable[[], Value]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_SET": Other,
 }
-LITERALS = {
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG1",
-    "BINFLOAT",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "BINBYTES",
-    "SHORT_BINBYTES",
-}
+LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
+LITERALS |= {"SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"}
 ACTIONS: dict[str, Callable[[_Machine], None]] = {
     "PROTO": lambda machine: None,
     "FRAME": lambda machine: None,
