@@ -64,9 +64,7 @@ class Storm:
     first: int
     store: str
     rows: list[Row] = field(default_factory=list)
-    _is_swept: bool = (
-        True  # nothing is left of a killed driver, which the next sweep removes as it starts Ray
-    )
+    _is_swept: bool = True  # no killed driver has left anything, which the next sweep removes
     _was_away: bool = False  # the server, since the sweep was started
     _finished: list[Counter[str]] = field(default_factory=list)
     _begun: list[Counter[str]] = field(default_factory=list)
