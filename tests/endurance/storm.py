@@ -64,9 +64,8 @@ class Storm:
     first: int
     store: str
     rows: list[Row] = field(default_factory=list)
-    _is_swept: bool = (
-        True  # nothing is left of a killed driver, which the next sweep removes as it starts Ray
-    )
+    _is_swept: bool = True  # no killed driver has left anything, which the next sweep removes
+    _was_away: bool = False  # the server, since the sweep was started
     _finished: list[Counter[str]] = field(default_factory=list)
     _begun: list[Counter[str]] = field(default_factory=list)
 
@@ -92,8 +91,10 @@ class Storm:
 
     def _attempt(self, process: subprocess.Popen[bytes], left: list[str]) -> int:
         """Run the sweep once, until a kill ends it; its exit code."""
+        self._was_away = False
         while left and process.poll() is None:
             kind = left.pop(0)
+            self._was_away |= kind == "server"
             self._hit(process, kind, to_come=len(left))
             if FAULTS[kind].seconds:
                 break
@@ -173,7 +174,8 @@ class Storm:
         folders = [path.name for path in self.place.temporary.iterdir()]
         row.left_folders = len(folders)
         row.wrong += [f"a folder is left: {name}" for name in folders]
-        if not row.killed.startswith("disk"):  # a full one cannot be written: the next sweep closes its runs
+        # What cannot be written to, or has just been away: the next sweep closes its runs.
+        if not row.killed.startswith("disk") and not self._was_away:
             row.left_running = self._running()
         row.bits_equal = all(self.reference[key] == bits for key, bits in self.place.bits().items())
 
