@@ -15,7 +15,7 @@ from orchestrator.launching.outcome import Ended, Past
 from orchestrator.launching.point import Point, Settings
 from orchestrator.store.address import chosen_state_dir
 from orchestrator.store.settling import delivering
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRow, Tracker, line_to
 
 if TYPE_CHECKING:
     from orchestrator.search import Source
@@ -82,6 +82,7 @@ def _closing(tracker: Tracker, sweep_run: str) -> Iterator[None]:
     """Where Ray itself is lost, its workers are, too: the runs that they leave are closed."""
 
     def close(reason: str) -> None:
+        line_to(tracker.uri).ask_anew()  # it may be back since a worker found it away
         with suppress(AwayError), tracker.reaching():
             tracker.close_children(sweep_run, reason)
 

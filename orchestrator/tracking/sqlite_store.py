@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,6 +28,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.version import VERSION
 from sqlalchemy import create_engine, inspect, text
 
+from orchestrator.console import print_line
 from orchestrator.errors import AwayError, StoreError
 from orchestrator.store.address import SQLITE, exists, no_store, shown, sqlite_path, sqlite_uri
 from orchestrator.tracking.faults import reaching
@@ -238,10 +238,10 @@ def _asides(place: Path) -> Iterator[Path]:
 def _move_away(place: Path, uri: str) -> None:
     """What lies there, and what a file that is gone has left: SQLite would take that for the new one's."""
     if place.exists() and place.stat().st_size:
-        print(
+        print_line(
             f"the store {shown(uri)} was never made to its end, and holds no runs: it is begun anew, "
             f"and the old file is {place.name}{UNFINISHED}",
-            file=sys.stderr,
+            error=True,
         )
     for end in (*BESIDE, ""):  # the file at last: until then, all of this is done again by the next
         path = place.with_name(f"{place.name}{end}")
