@@ -13,6 +13,8 @@ from typing import Any
 
 # Before torch is imported anywhere: oversubscribed threads cost more than ten times, and change bits.
 os.environ["OMP_NUM_THREADS"] = "1"
+# An MLflow server starts half a dozen processes for jobs that nothing here has.
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
 import pytest
 from hypothesis import settings

@@ -100,7 +100,7 @@ def check_nothing_left(folder: Path) -> None:
     assert list(temporary(folder).glob("*orchestrate-*")) == []
 
 
-@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("name", [pytest.param("raylet", marks=pytest.mark.long), "gcs_server"])
 def test_where_ray_is_killed_the_sweep_ends_at_once_and_the_same_command_carries_on(
     tmp_path: Path, name: str
 ) -> None:
@@ -133,7 +133,7 @@ def test_ray_that_is_killed_while_it_starts_is_seen_too(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - killed < SECONDS_TO_END
         assert process.returncode == 4
-        assert err.splitlines()[-1].startswith("error: Ray did")  # died, or did not start
+        assert err.splitlines()[-1].startswith(("error: Ray died; ", "error: Ray did not start: "))
         check_nothing_left(tmp_path)
 
 
