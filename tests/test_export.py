@@ -71,8 +71,8 @@ SMALL = ("slp", "mlp", "cnn")
 LONG = [pytest.mark.slow, pytest.mark.long]
 CASES = [
     *((family, format) for family in SMALL for format in ("safetensors", "pt2")),
-    *(pytest.param(family, "onnx", marks=pytest.mark.slow) for family in (*SMALL, "densenet121")),
-    *(pytest.param("densenet121", format, marks=LONG) for format in ("safetensors", "pt2")),
+    *(pytest.param(family, "onnx", marks=pytest.mark.slow) for family in SMALL),
+    *(pytest.param("densenet121", format, marks=LONG) for format in ("safetensors", "pt2", "onnx")),
 ]
 
 

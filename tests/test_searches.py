@@ -126,6 +126,7 @@ def test_a_search_ends_with_its_best_points(whole: Path) -> None:
     assert set(told["best"][0]["means"]) == {"final/val_accuracy", "final/sparsity", "final/accuracy"}
 
 
+@pytest.mark.long
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, whole: Path) -> None:
     finished = 3  # the first 2 points are drawn at random
     end = time.monotonic() + LONGEST
