@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
-from orchestrator.sweep.environment import variables
+from orchestrator.environment_variables import environment_variables
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def new_token() -> Iterator[None]:
     /proc/PID/environ can be read by the process's owner alone.
     """
     try:
-        with variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        with environment_variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
             _read_again()
             yield
     finally:

@@ -72,10 +72,8 @@ def run_points(
             resources = fitted(resources, [node["Resources"] for node in living_nodes()])
             progress.concurrent, progress.news = resources.concurrent, "starting the first worker"
             if not received():
-                at_once = _at_once(first, resources)
-                shared = resources.address is not None
-                watch = Watch(progress, at_once, retries=resources.retries, shared=shared)
-                searcher = DagSearcher(points, listen, source, at_once=at_once, died=watch.reason)
+                watch = Watch(progress, _at_once(first, resources), resources)
+                searcher = DagSearcher(points, listen, source, at_once=watch.at_once, died=watch.reason)
                 has_begun()
                 _fit(searcher, settings, resources, past, watch)
     return Ended(tuple(outcomes), received(), no_room())

@@ -1,7 +1,8 @@
-"""Whether the Ray that this process has started lives: where its raylet or its GCS dies, the sweep ends.
+"""What threads look after while a sweep waits in Ray: whether Ray lives, and workers that hear of no stop.
 
 Tune waits for a dead raylet for ever, and Ray's C++ for a dead GCS for a minute, in calls that hear of no
-signal and no exception. So the thread that sees the death closes what is open, and ends the process.
+signal and no exception. So the thread that sees the death closes what is open, and ends the process. A worker
+in a long epoch hears of a stop only at its end.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
 
+import psutil
+
 from orchestrator.errors import ClusterError
-from orchestrator.launching.interruption import close_all, shown_cursor
+from orchestrator.launching.interruption import close_all, received, shown_cursor
 from orchestrator.sweep.session_folder import kill_processes
 
 LOOK_SECONDS = 0.25
+GRACE_SECONDS = 1.5  # for workers to close their runs once a sweep is stopped; Tune would give them 10
+# The name of a process that runs a function for Tune. No others are killed: with one of Ray's agents the
+# node goes, and with the node this process.
+TRIAL = "ray::ImplicitFunc"
 
 
 @dataclass
@@ -39,15 +46,31 @@ def watched(folder: Path) -> Iterator[None]:
 
     What else of Ray runs in the session's `folder` is killed before.
     """
+    with _in_thread(lambda done: _end_with_ray(done, folder)):
+        try:
+            yield
+        finally:
+            forget()
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Within the block, workers below this process that outlive a signal by `GRACE_SECONDS` are killed."""
+    with _in_thread(_end_workers):
+        yield
+
+
+@contextmanager
+def _in_thread(look: Callable[[Event], None]) -> Iterator[None]:
+    """`look` runs until the block ends, which the event tells it."""
     done = Event()
-    thread = Thread(target=_look, args=(done, folder), daemon=True)
+    thread = Thread(target=look, args=(done,), daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        forget()
 
 
 def watch(name: str, process: subprocess.Popen[bytes]) -> None:
@@ -69,7 +92,7 @@ def death() -> str:
     return ""
 
 
-def _look(done: Event, folder: Path) -> None:
+def _end_with_ray(done: Event, folder: Path) -> None:
     while not done.wait(LOOK_SECONDS):
         if why := death():
             kill_processes(folder)
@@ -77,3 +100,18 @@ def _look(done: Event, folder: Path) -> None:
             sys.stdout.flush()
             os.write(2, f"{shown_cursor()}error: {why}\n".encode())
             os._exit(ClusterError.exit_code)
+
+
+def _end_workers(done: Event) -> None:
+    while not done.wait(LOOK_SECONDS):
+        if received():
+            if not done.wait(GRACE_SECONDS):
+                _kill_trials()
+            return
+
+
+def _kill_trials() -> None:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if TRIAL in " ".join(child.cmdline()):
+                child.kill()

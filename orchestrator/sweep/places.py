@@ -15,14 +15,13 @@ import ray
 from ray._private import ray_constants, services, utils, worker
 from ray.job_config import JobConfig
 
+from orchestrator.environment_variables import environment_variables
 from orchestrator.errors import ClusterError
 from orchestrator.launching.interruption import RAISED, heeded, held, pending, take_back
 from orchestrator.launching.resources import Resources
 from orchestrator.sweep.authentication import new_token
-from orchestrator.sweep.environment import variables
 from orchestrator.sweep.listeners import check_loopback
-from orchestrator.sweep.liveness import forget, watched
-from orchestrator.sweep.patience import impatient
+from orchestrator.sweep.liveness import forget, impatient, watched
 from orchestrator.sweep.processes import only_needed
 from orchestrator.sweep.replaced import replaced
 from orchestrator.sweep.session_folder import RAY, check_place, kill_processes, session_folder
@@ -67,7 +66,7 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
     """
     with (
         _private_folder(sockets=True) as folder,
-        variables(OWN),
+        environment_variables(OWN),
         new_token(),
         _loopback(only=True),
         watched(folder),

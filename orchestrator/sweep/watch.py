@@ -10,6 +10,7 @@ from ray import tune
 
 from orchestrator.launching.point import Point
 from orchestrator.launching.progress import SweepProgress
+from orchestrator.launching.resources import Resources
 from orchestrator.search import DIED, AtOnce
 from orchestrator.sweep.listeners import check_loopback
 from orchestrator.sweep.liveness import death
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 class Watch(tune.Callback):
     """`deaths` counts, by a point's key, the workers that died with it and were replaced."""
 
-    def __init__(self, progress: SweepProgress, at_once: AtOnce, *, retries: int, shared: bool) -> None:
-        self.progress, self.at_once, self.retries = progress, at_once, retries
-        self.checks_listeners = not shared
+    def __init__(self, progress: SweepProgress, at_once: AtOnce, resources: Resources) -> None:
+        self.progress, self.at_once, self.retries = progress, at_once, resources.retries
+        self.checks_listeners = resources.address is None  # those of a cluster are its owner's
         self.deaths: Counter[str] = Counter()
 
     def on_step_end(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:  # ray's own

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -15,6 +13,7 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.environment_variables import environment_variables
 from orchestrator.errors import StoreError
 from orchestrator.store.address import SQLITE, shown, sqlite_path
 from orchestrator.tracking.sqlite_store import check_usable, has_store
@@ -45,7 +44,7 @@ def health(uri: str) -> Health:
     """Of a server or of a database that exists; never creates or migrates one."""
     try:
         if uri.startswith(("http://", "https://")):
-            with _settings(ONE_SHORT_TRY):
+            with environment_variables(ONE_SHORT_TRY):
                 MlflowClient(uri).search_experiments(max_results=1)
             return Health()
         if uri.startswith(SQLITE):
@@ -80,18 +79,3 @@ def _of_database(uri: str) -> Health:
         return Health(runs=int(runs or 0))
     problem = f"its schema is {found}, and this MLflow wants {wanted}"
     return Health(int(runs or 0), problem, f"copy it, then `mlflow db upgrade {shown(uri)}`")
-
-
-@contextmanager
-def _settings(values: dict[str, str]) -> Iterator[None]:
-    """MLflow reads its settings at each call."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

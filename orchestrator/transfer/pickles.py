@@ -117,18 +117,10 @@ CALLS: dict[str, Callable[..., Value]] = {
 }
 TYPES = {
     f"torch.{name}"
-    for name in [
-        "float64",
-        "float32",
-        "float16",
-        "bfloat16",
-        "int64",
-        "int32",
-        "int16",
-        "int8",
-        "uint8",
-        "bool",
-    ]
+    for name in (
+        *("float64", "float32", "float16", "bfloat16"),
+        *("int64", "int32", "int16", "int8", "uint8", "bool"),
+    )
 }
 MARK = object()
 

@@ -1,4 +1,4 @@
-"""Environment variables for the length of a block: Ray's processes inherit them."""
+"""Environment variables for a block, for child processes and for libraries that read them late."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def variables(values: Mapping[str, str]) -> Iterator[None]:
+def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
     """Within the block the environment has these values, and afterwards those of before."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
