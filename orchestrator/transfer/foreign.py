@@ -28,18 +28,6 @@ NESTED = ("state_dict", "model")  # where checkpoints keep it
 COUNTER = "num_batches_tracked"  # of batch norms; older files lack it
 SIDES = (224, 32)  # pixels; a network with a stem of its own for large images shows here
 MOST_SPARE = 64_000_000  # bytes that tensors of one storage may take beyond twice the file's own
-KINDS = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-}
 Shape = tuple[int, int, int]
 
 
@@ -102,8 +90,8 @@ def _views(path: Path, content: Value) -> dict[str, View]:
 
 def _tensor(path: Path, name: str, view: View, data: Mapping[str, bytearray]) -> Tensor:
     """The tensor of a view. StoreError for one that is beyond its storage, or has a number of it twice."""
-    kind, count = KINDS.get(view.storage.kind), view.storage.count
-    if kind is None:
+    kind, count = view.storage.dtype, view.storage.count
+    if kind.is_complex:
         raise StoreError(f"{path}: {name[:80]!r} is no plain tensor of real numbers")
     if len(view.shape) != len(view.strides) or 0 in view.shape:
         raise StoreError(f"{path}: {name[:80]!r} has no elements, or no shape")

@@ -11,27 +11,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+import torch
+
 MOST_INSTRUCTIONS = 300_000  # efficientnet_v2_l's state dict takes 50,000
 MOST_DIMENSIONS = 16
 MOST_ARGUMENTS = 8
 LARGEST_KEY = 2**64  # of whole numbers: many that are larger can be made to have one hash
 Value = Any  # a plain value, a container of them, or one of the classes below
 
-
 # The storages that a pickle may name, by torch's names for them.
-ITEM_BYTES = {
-    "torch.DoubleStorage": 8,
-    "torch.FloatStorage": 4,
-    "torch.HalfStorage": 2,
-    "torch.BFloat16Storage": 2,
-    "torch.LongStorage": 8,
-    "torch.IntStorage": 4,
-    "torch.ShortStorage": 2,
-    "torch.CharStorage": 1,
-    "torch.ByteStorage": 1,
-    "torch.BoolStorage": 1,
-    "torch.ComplexFloatStorage": 8,
-    "torch.ComplexDoubleStorage": 16,
+DTYPES = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+    "torch.ComplexFloatStorage": torch.complex64,
+    "torch.ComplexDoubleStorage": torch.complex128,
 }
 
 
@@ -55,8 +56,12 @@ class Storage:
     count: int
 
     @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.kind]
+
+    @property
     def bytes(self) -> int:
-        return self.count * ITEM_BYTES[self.kind]
+        return self.count * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -115,13 +120,7 @@ CALLS: dict[str, Callable[..., Value]] = {
     "collections.OrderedDict": _mapping,
     **dict.fromkeys(PLAIN, _other),
 }
-TYPES = {
-    f"torch.{name}"
-    for name in (
-        *("float64", "float32", "float16", "bfloat16"),
-        *("int64", "int32", "int16", "int8", "uint8", "bool"),
-    )
-}
+TYPES = {str(dtype) for dtype in DTYPES.values() if not dtype.is_complex}
 MARK = object()
 
 
@@ -176,7 +175,7 @@ class _Machine:
         return tuple([self.pop() for _ in range(count)][::-1])
 
     def name(self, text: str) -> None:
-        if not (text in CALLS or text in TYPES or text in ITEM_BYTES):
+        if not (text in CALLS or text in TYPES or text in DTYPES):
             raise PickleError(f"it names {text[:80]}")
         self.stack.append(Name(text))
 
@@ -207,7 +206,7 @@ class _Machine:
         found = self.pop()
         if isinstance(found, tuple) and len(found) in (5, 6) and found[0] == "storage":
             _, kind, key, location, count = found[:5]
-            plain = isinstance(kind, Name) and kind.text in ITEM_BYTES and isinstance(key, str)
+            plain = isinstance(kind, Name) and kind.text in DTYPES and isinstance(key, str)
             if (
                 plain
                 and type(count) is int
