@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from python_process import python
 
 from orchestrator.language.names import KINDS, REGISTRIES, names
 
@@ -64,33 +63,16 @@ def install(folder: Path, code: str, target: str, *, name: str = "faulty") -> Pa
     return site
 
 
-def python(site: Path, code: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *words],
-        cwd=site.parent,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(site)]),
-            "OMP_NUM_THREADS": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def orchestrate(site: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; sys.argv[0] = 'orchestrate'; from orchestrator.cli import main; main()"
-    return python(site, code, *words, **environment)
+    return python("-c", code, *words, cwd=site.parent, site=site, more=environment)
 
 
 def test_one_warning_for_each_and_an_error_where_one_is_asked_for(tmp_path: Path) -> None:
     for number, (code, target, _) in enumerate(FAULTS.values()):
         site = install(tmp_path, code, target, name=f"faulty{number}")
     asked = [f"{axis}=faulty{number}" for axis in sorted(AXES) for number in range(len(FAULTS))]
-    done = python(site, ASK_ALL, json.dumps(asked))
+    done = python("-c", ASK_ALL, json.dumps(asked), cwd=site.parent, site=site)
     assert done.returncode == 0, done.stderr
     reasons = {f"faulty{number}": reason for number, (_, _, reason) in enumerate(FAULTS.values())}
     warnings = sorted(done.stderr.splitlines())
@@ -193,4 +175,5 @@ def part(input_shape: Shape, num_classes: int, *, width: Width = 3) -> Network:
     assert "option width: " in done.stdout
     assert "types are known to its checker alone" in done.stdout
     build = "import models; net = models.build('faulty(width=5)', input_shape=(1, 8, 8), num_classes=2)"
-    assert python(site, f"{build}; print(len(net[1].bias))").stdout == "5\n"
+    done = python("-c", f"{build}; print(len(net[1].bias))", cwd=site.parent, site=site)
+    assert done.stdout == "5\n"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from python_process import python
 
 from orchestrator.errors import SpaceError
 from orchestrator.language.catalogue import names
@@ -102,25 +99,6 @@ def installed(tmp_path: Path) -> Path:
 @pytest.fixture
 def lab(tmp_path: Path) -> Path:
     return packed(LAB, tmp_path)
-
-
-def python(
-    *words: str, cwd: Path, site: Path, more: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=cwd,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(site)]),
-            "OMP_NUM_THREADS": "1",
-            **(more or {}),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_it_prunes(installed: Path, tmp_path: Path) -> None:
