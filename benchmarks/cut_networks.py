@@ -25,7 +25,7 @@ from torch.utils.benchmark import Timer
 import models
 import orchestrator
 import pruning
-from orchestrator.measure import profile
+from orchestrator.trial.metrics import profile
 
 ROUNDS = 5
 BATCH = 256

@@ -12,7 +12,7 @@ from torch import Tensor
 import pruning
 from benchmarks.harness import AtMost, Done, Job, Told, benchmark, main
 from benchmarks.training import GREY, NUMERICS, network, split_of
-from orchestrator.walk.evaluation import Evaluation, evaluate
+from orchestrator.training.evaluation import Evaluation, evaluate
 from pruning.masking import prunable_layers
 
 IMAGES = 8192

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, replace_all_batch_norm_modules_, s
 
 import models
 from benchmarks.harness import Done, Job, Told, benchmark, main
-from orchestrator.measure import profile, train_flops
+from orchestrator.trial.metrics import profile, train_flops
 
 DEVICE = "cuda"
 STEPS, WARM = 50, 4  # steps of a trial, and of a network before it is timed

@@ -135,7 +135,7 @@ def draw() -> None:
     """The curves of the largest growth that was measured, from the results."""
     from matplotlib.figure import Figure
 
-    from orchestrator.comparing.figures import MARKERS, OKABE_ITO
+    from orchestrator.analysis.plots import MARKERS, OKABE_ITO
 
     rows = json.loads((RESULTS / "growth.json").read_text())["rows"]
     found = [row for row in rows if row["benchmark"] == each_trial_of_ten_thousand.__name__]

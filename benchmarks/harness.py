@@ -41,7 +41,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.kept import Row, keep
-from orchestrator.measuring.machine_load import MachineLoad, watch_load
+from orchestrator.system.machine import MachineLoad, watch_load
 
 RESULTS = Path(__file__).parent / "results"
 WALL = "seconds"

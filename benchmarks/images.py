@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmarks.harness import AtLeast, Job, benchmark, main
 from benchmarks.training import BATCH, COLOUR, GREY, split_of
-from orchestrator.data import Split, batches
-from orchestrator.images.augmentation import augment
+from orchestrator.data.batches import augment, iter_batches
+from orchestrator.data.loading import Split
 
 torch.set_num_threads(1)
 
@@ -45,7 +45,7 @@ def _through(loader: Any) -> int:
 
 def _by_index(split: Split, kind: str, generator: torch.Generator) -> int:
     images = 0
-    for index in batches(len(split), BATCH, generator):
+    for index in iter_batches(len(split), BATCH, generator):
         augment(split.images[index], generator, kind=kind)
         images += len(split.labels[index])
     return images

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.store.environment import environment
-from orchestrator.store.writing import rewrite
+from orchestrator.system.files import rewrite
+from orchestrator.system.provenance import environment
 
 FACTS = ("processor", "cores", "python", "package.torch", "package.ray", "package.mlflow", "commit")
 Row = dict[str, Any]  # JSON

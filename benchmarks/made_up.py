@@ -16,9 +16,9 @@ from itertools import product
 from typing import Any
 from uuid import uuid4
 
-from orchestrator.comparing.records import PLAN, plan_record
-from orchestrator.measure import Measurement
+from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.tracking import MetricPoint, Tracker, initialise
+from orchestrator.trial.metrics import Measurement
 
 NAME = "made-up"
 MODELS, DATASETS = ("slp", "cnn", "densenet121"), ("mnist", "fashion-mnist", "cifar10")
@@ -93,7 +93,7 @@ def write(uri: str, count: int) -> None:
     tracker = Tracker(uri, NAME)
     plan = list(rows(count))
     with tracker.start("sweep", NAME, tags={"space": NAME}) as sweep:
-        tracker.upload(sweep.run_id, {PLAN: plan_record(plan, space=NAME, excluded=[])})
+        tracker.upload(sweep.run_id, {PLAN: dump_plan(plan, space=NAME, excluded=[])})
         for key, row in {row["dense_key"]: row for row in plan}.items():
             _record(tracker, sweep.run_id, "dense", key, row)
         for row in plan[:BY_MLFLOW]:

@@ -26,19 +26,12 @@ from torch.nn import functional
 
 import models
 import pruning
-from orchestrator.measure import effective_macs, profile
-from orchestrator.measuring.latency import BATCHES, Forms, Latency, check_equal, measure, one_thread
-from orchestrator.measuring.machine_load import watch_load
-from orchestrator.measuring.sparse_inference import (
-    CsrLinear,
-    CsrPointwise,
-    candidates,
-    csr,
-    dead_parts,
-    sparse,
-)
-from orchestrator.measuring.timing import HIGHEST_AA, LOWEST_AA, side_by_side
-from orchestrator.store.environment import environment
+from orchestrator.latency.measure import BATCHES, Forms, Latency, check_equal, measure, one_thread
+from orchestrator.latency.sparse import CsrLinear, CsrPointwise, candidates, csr, dead_parts, sparse
+from orchestrator.system.machine import watch_load
+from orchestrator.system.provenance import environment
+from orchestrator.system.timing import HIGHEST_AA, LOWEST_AA, side_by_side
+from orchestrator.trial.metrics import effective_macs, profile
 
 SECONDS, TRIES = 0.5, 3
 DIGITS, COLOUR = (1, 8, 8), (3, 32, 32)

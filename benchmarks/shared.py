@@ -14,12 +14,12 @@ from time import perf_counter
 import torch
 
 from benchmarks.harness import AtLeast, Done, Job, benchmark, main
-from orchestrator import stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.data import Dataset, Split
-from orchestrator.language.techniques import resolve
-from orchestrator.trial import run_trial
-from orchestrator.walk.bench import State, make_bench
+from orchestrator.data.loading import Dataset, Split
+from orchestrator.space.techniques import resolve
+from orchestrator.trial import stages
+from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.run import run_trial
 
 AMOUNTS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
 TECHNIQUES = ("weight", "neuron")

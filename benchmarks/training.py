@@ -16,10 +16,10 @@ import models
 import pruning
 from benchmarks.harness import AtMost, Done, Job, Told, benchmark, main
 from orchestrator.config import Numerics, Train
-from orchestrator.data import Split
-from orchestrator.training import train
-from orchestrator.walk.freed_memory import keep_freed_memory
-from orchestrator.walk.recipe import Phase, make_optimizer
+from orchestrator.data.loading import Split
+from orchestrator.system.memory import keep_freed_memory
+from orchestrator.training.loop import train
+from orchestrator.training.optimizers import Phase, make_optimizer
 from pruning.masking import prunable_layers
 
 torch.set_num_threads(1)
@@ -141,7 +141,7 @@ class Steps:
 @benchmark
 def masked_step() -> Iterator[Job]:
     """What masks add to a step, by the library's own masks and by torch.nn.utils.prune."""
-    from orchestrator.training import _Masker  # the loop's own
+    from orchestrator.training.loop import _Masker  # the loop's own
 
     batch, dense = split_of(GREY, BATCH), network()
     masks = pruning.prune(dense, amount=0.9)

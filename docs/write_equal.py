@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 import orchestrator
-from orchestrator.comparing.interval import DIFFERENCE, Interval, interval
-from orchestrator.comparing.paired import verdict
-from orchestrator.store.environment import environment
+from orchestrator.analysis.intervals import DIFFERENCE, Interval, interval
+from orchestrator.analysis.paired import verdict
+from orchestrator.system.provenance import environment
 
 PAGE = Path(__file__).parent / "results" / "equal.md"
 SAYS = "## What it says"

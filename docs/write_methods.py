@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.language.catalogue import KINDS, Item, items
+from orchestrator.space.catalog import KINDS, Item, items
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "methods.md"

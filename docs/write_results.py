@@ -21,16 +21,16 @@ from time import perf_counter
 
 from pandas import DataFrame
 
-from orchestrator.comparing.figures import accuracy_against_sparsity
-from orchestrator.comparing.interval import test_set_width
-from orchestrator.comparing.networks import earlier_networks
-from orchestrator.comparing.orders import turning
-from orchestrator.comparing.records import find_sweep, joined
-from orchestrator.comparing.tables import differences_asked, listed, markdown, sparsest_table, tables
-from orchestrator.images.datasets import split_sizes
-from orchestrator.space import load_space
-from orchestrator.store.address import default_uri
-from orchestrator.store.environment import environment
+from orchestrator.analysis.intervals import test_set_width
+from orchestrator.analysis.orders import turning
+from orchestrator.analysis.pareto import earlier_networks
+from orchestrator.analysis.plots import accuracy_against_sparsity
+from orchestrator.analysis.results import find_sweep, joined
+from orchestrator.analysis.tables import differences_asked, listed, markdown, sparsest_table, tables
+from orchestrator.data.datasets import split_sizes
+from orchestrator.space.space import load_space
+from orchestrator.storage.uri import default_uri
+from orchestrator.system.provenance import environment
 from orchestrator.tracking import Tracker, initialise
 from pruning.registry import parse
 

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.comparing.interval import ANY, interval
-from orchestrator.comparing.paired import verdict
-from orchestrator.store.environment import environment
+from orchestrator.analysis.intervals import ANY, interval
+from orchestrator.analysis.paired import verdict
+from orchestrator.system.provenance import environment
 
 PAGE = Path(__file__).parent / "results" / "search.md"
 MARK = "## What it says\n"

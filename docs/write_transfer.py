@@ -18,14 +18,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import orchestrator
-from orchestrator.comparing.figures import MARKERS, OKABE_ITO
-from orchestrator.comparing.interval import DIFFERENCE, Interval, interval
-from orchestrator.comparing.paired import verdict
-from orchestrator.comparing.setting import percent
-from orchestrator.comparing.tables import Table, markdown
-from orchestrator.images.datasets import split_sizes
-from orchestrator.store.address import default_uri
-from orchestrator.store.environment import environment
+from orchestrator.analysis.intervals import DIFFERENCE, Interval, interval
+from orchestrator.analysis.paired import verdict
+from orchestrator.analysis.plots import MARKERS, OKABE_ITO
+from orchestrator.analysis.tables import Table, markdown
+from orchestrator.data.datasets import split_sizes
+from orchestrator.formatting import format_percent
+from orchestrator.storage.uri import default_uri
+from orchestrator.system.provenance import environment
 from orchestrator.tracking import RunRow, Tracker
 from pruning.registry import parse
 
@@ -82,7 +82,7 @@ def called(ancestor: RunRow) -> str:
     """How the ancestor was pruned."""
     if ancestor.tags["kind"] == "dense":
         return "dense"
-    return f"{ancestor.params['technique']} {percent(float(ancestor.params['amount']))}"
+    return f"{ancestor.params['technique']} {format_percent(float(ancestor.params['amount']))}"
 
 
 def shell(commands: Sequence[str]) -> str:

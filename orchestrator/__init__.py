@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.carrying.reload import load
-    from orchestrator.comparing.records import results, rounds
+    from orchestrator.analysis.results import results, rounds
+    from orchestrator.model_io.load import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "results", "rounds"]
@@ -15,9 +15,9 @@ __all__ = ["__version__", "load", "results", "rounds"]
 def __getattr__(name: str) -> Any:  # functions of several types
     """Functions are imported when first asked for: they bring mlflow, pandas and torch."""
     if name in ("results", "rounds"):
-        from orchestrator.comparing import records as module
+        from orchestrator.analysis import results as module
     elif name == "load":
-        from orchestrator.carrying import reload as module  # type: ignore[no-redef]
+        from orchestrator.model_io import load as module  # type: ignore[no-redef]
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(module, name)

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-STAGE_VERSION = 2  # raise it when a stage's result changes for an unchanged configuration
-
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 When = Literal["after", "init", "during"]
@@ -192,3 +190,33 @@ LATER: Mapping[str, Json] = {
 }
 INGREDIENTS = ("data_sha256", "dense_code", "trial_code")  # what a plan finds out, and no space file says
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))
+
+# Sorted; a seed competes with no other seed, whatever is said. What is not equally sparse at a round, as
+# other amounts and schedules are not, is not compared unless a space says so.
+DEFAULT_GROUP_BY = (
+    "amount",
+    "batch_size",
+    "dataset",
+    "model",
+    "schedule",
+    *sorted(f"train.{f}" for f in TRAIN_FIELDS),
+)
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """How trials are stopped: the pruner's full text, and the axes within which settings compete."""
+
+    text: str
+    within: tuple[str, ...] = DEFAULT_GROUP_BY
+
+    def __str__(self) -> str:
+        """What a stopped trial is known by: under another rule it may not have been stopped."""
+        return (
+            self.text
+            if self.within == DEFAULT_GROUP_BY
+            else f"{self.text} within {', '.join(self.within) or 'all'}"
+        )
+
+
+STAGE_VERSION = 2  # raise it when a stage's result changes for an unchanged configuration

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from orchestrator.control_characters import escape_controls
+from orchestrator.formatting import escape_controls
 
 
 class OrchestrateError(Exception):

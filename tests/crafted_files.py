@@ -10,7 +10,7 @@ from time import process_time
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.transfer.foreign import tensors_of
+from orchestrator.model_io.state_dict_files import tensors_of
 
 EMPTY = pickle.dumps({}, 2)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.launching import sources
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
+from orchestrator.execution.worker import run_point
+from orchestrator.system import provenance
 from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.trial.task import Point, Settings
 
 MODELS = {
     "slp": "slp",
@@ -78,5 +78,5 @@ class Store:
         return found.run_id
 
     def _settings(self) -> Settings:
-        place = sources.place()
+        place = provenance.place()
         return Settings(self.uri, "recorded", "0" * 32, None, place, state_dir=str(self.folder))

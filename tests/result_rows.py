@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas
 
-from orchestrator.comparing.compare import METRICS
+from orchestrator.analysis.comparison import METRICS
 
 Row = dict[str, Any]
 

@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 
 from orchestrator import tracking
-from orchestrator.comparing.records import PLAN, planned_rows
-from orchestrator.language.stops import Stop
-from orchestrator.launching import interruption
-from orchestrator.launching.outcome import Outcome
-from orchestrator.launching.point import Point
-from orchestrator.planning.asking import Asking
+from orchestrator.config import EarlyStopping
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.remainder import identity, missing_points, plan_text, so_far
+from orchestrator.planning.plan_file import PLAN, load_planned_rows
+from orchestrator.planning.resume import identity, missing_points, plan_text, so_far
 from orchestrator.planning.sampling import study
-from orchestrator.space import load_space
-from orchestrator.store.address import default_uri
+from orchestrator.planning.search_source import Asking
+from orchestrator.space.space import load_space
+from orchestrator.storage.uri import default_uri
+from orchestrator.system import signals
 from orchestrator.tracking import MetricPoint, RunRow, Tracker
+from orchestrator.trial.task import Outcome, Point
 
 TEXT = """\
 search: {method: tpe, trials: 8, startup: 3, objectives: {final/val_accuracy: max, final/macs_effective: min}}
@@ -36,7 +35,7 @@ axes:
   pq_index.gamma: {low: 1, high: 9}
   seed: %s
 """
-STOP = Stop("median(n_startup_trials=5, n_warmup_steps=0, interval_steps=1, n_min_trials=1)")
+STOP = EarlyStopping("median(n_startup_trials=5, n_warmup_steps=0, interval_steps=1, n_min_trials=1)")
 
 
 def plan_of(folder: Path, *sets: str, seeds: str = "[0]") -> Plan:
@@ -48,7 +47,7 @@ def plan_of(folder: Path, *sets: str, seeds: str = "[0]") -> Plan:
 class Search:
     """A store, a sweep's run in it, and a search; points are 'run' by writing what a worker would."""
 
-    def __init__(self, folder: Path, plan: Plan, *, stop: Stop | None = None) -> None:
+    def __init__(self, folder: Path, plan: Plan, *, stop: EarlyStopping | None = None) -> None:
         self.uri = default_uri(folder)
         self.tracker = Tracker(self.uri, "mine")
         self.stop = stop
@@ -144,7 +143,7 @@ def test_a_point_is_in_the_plan_before_it_is_handed_out(tmp_path: Path, plan: Pl
     dense, trial = search.asking.more(1)
     assert (dense.parent, trial.parent) == (None, dense.key)
     record = search.record()
-    assert [row["key"] for row in planned_rows(json.dumps(record))] == [trial.key]
+    assert [row["key"] for row in load_planned_rows(json.dumps(record))] == [trial.key]
     (asked,) = record["asked"]
     assert asked["keys"] == [trial.key]
     assert asked["params"] == dict(search.asking.plan.asked[0].params)
@@ -265,15 +264,15 @@ def test_a_full_disk_hands_nothing_out(tmp_path: Path, plan: Plan, monkeypatch: 
             raise OSError(errno.ENOSPC, "No space left on device")
         return whole(path, data)
 
-    monkeypatch.setattr(interruption._state, "no_room", "")
+    monkeypatch.setattr(signals._state, "no_room", "")
     monkeypatch.setattr(Path, "write_bytes", full)
     assert search.asking.more(1) == []
     assert search.asking.plan.asked == ()
     assert not search.asking.over
-    assert interruption.no_room().startswith("DiskFullError: no room is left in ")  # which ends the sweep
+    assert signals.no_room().startswith("DiskFullError: no room is left in ")  # which ends the sweep
     monkeypatch.setattr(Path, "write_bytes", whole)
     assert search.asking.more(1) == []
-    monkeypatch.setattr(interruption._state, "no_room", "")
+    monkeypatch.setattr(signals._state, "no_room", "")
     assert len(trials(search.asking.more(1))) == 1
 
 
@@ -282,7 +281,7 @@ def test_nothing_is_asked_for_once_a_signal_came(
 ) -> None:
     search = Search(tmp_path, plan)
     points = trials(search.asking.more(2))
-    monkeypatch.setattr(interruption._state, "received", 2)
+    monkeypatch.setattr(signals._state, "received", 2)
     assert search.asking.more(2) == []
     search.asking.ended(Outcome(points[0], None, "cut off"))  # no failure: it is run again
     assert [seen.state for seen in search.asking.seen()] == ["running"]

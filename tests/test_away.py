@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import data, tracking
+from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.data import loading
 from orchestrator.errors import DiskFullError, DivergedError
-from orchestrator.language.techniques import resolve
-from orchestrator.launching import sources
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
-from orchestrator.store import model_files
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.delivery import deliver_all
-from orchestrator.store.outbox import Outbox
+from orchestrator.execution.worker import run_point
+from orchestrator.space.techniques import resolve
+from orchestrator.storage import model_files
+from orchestrator.storage.outbox import Outbox
+from orchestrator.storage.uri import default_uri, outbox_folder
+from orchestrator.system import provenance
 from orchestrator.tracking import RunRow, Tracker, line_to
-from orchestrator.trial import run_dense
+from orchestrator.tracking.delivery import deliver_all
+from orchestrator.trial.run import run_dense
+from orchestrator.trial.task import Point, Settings
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 DEAD = "http://127.0.0.1:9"  # nobody listens there
@@ -48,7 +49,7 @@ class Place:
         tracking.initialise(self.uri)
         self.tracker = Tracker(self.uri, "digits")
         self.sweep = self.tracker.start("sweep", "x", tags={}).run_id
-        code = sources.place()
+        code = provenance.place()
         self.there = Settings(self.uri, "digits", self.sweep, None, code)
         self.gone = replace(self.there, uri=DEAD, state_dir=str(folder / "state"))
         self.waiting = Outbox(outbox_folder(DEAD, str(folder / "state")))
@@ -113,7 +114,7 @@ def test_waiting_or_not_the_results_are_equal(place: Place) -> None:
     run_point(point(trial()), other.there)
     assert late == numbers(other.row(trial().key()))
     weights = [
-        run_dense(DENSE, data.load("digits")).last.state.weights,
+        run_dense(DENSE, loading.load_dataset("digits")).last.state.weights,
         model_files.load(
             place.tracker.folder(place.row(DENSE.key()), "model"),
             manifest_sha256=place.row(DENSE.key()).tags["manifest_sha256"],
@@ -130,7 +131,7 @@ def test_what_waits_is_not_run_again(place: Place, monkeypatch: pytest.MonkeyPat
     def never(*args: object, **options: object) -> None:
         pytest.fail("it was run again")
 
-    monkeypatch.setattr("orchestrator.launching.worker.run_dense", never)
+    monkeypatch.setattr("orchestrator.execution.worker.run_dense", never)
     second = run_point(point(DENSE), place.gone)
     assert {name: second[name] for name in first} == first
     assert len(place.waiting.parcels()) == 1
@@ -144,7 +145,7 @@ def test_what_is_stored_is_not_run_again_either(place: Place, monkeypatch: pytes
         pytest.fail("it was run again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("orchestrator.launching.worker.run_dense", never)
+        patched.setattr("orchestrator.execution.worker.run_dense", never)
         second = run_point(point(DENSE), place.there)
     assert first.items() <= second.items()
     row = place.row(DENSE.key())  # which is the only one
@@ -169,10 +170,10 @@ def test_a_disk_that_is_full_when_the_result_is_written(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one writing function fails, at each of its calls: nothing is left that could be taken for whole."""
-    from orchestrator.store import writing
+    from orchestrator.system import files
 
     run_point(point(DENSE), place.there)
-    real, fault = writing.write, {"at": 0, "calls": 0}
+    real, fault = files.write, {"at": 0, "calls": 0}
 
     def write(path: Path, content: bytes | str) -> None:
         fault["calls"] += 1
@@ -182,7 +183,7 @@ def test_a_disk_that_is_full_when_the_result_is_written(
         real(path, content)
 
     for module in ("model_files", "recording", "parcel", "entry"):
-        monkeypatch.setattr(f"orchestrator.store.{module}.write", write)
+        monkeypatch.setattr(f"orchestrator.storage.{module}.write", write)
     config, tried = trial(amount=0.75), 0
     while True:
         tried += 1

@@ -9,14 +9,14 @@ import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.comparing.best import best_points, best_table, found_points, front
-from orchestrator.comparing.figures import accuracy_against_sparsity
-from orchestrator.comparing.records import planned_rows
-from orchestrator.comparing.setting import settings
-from orchestrator.comparing.tables import tables
+from orchestrator.analysis.best_points import best_points, best_table, found_points, front
+from orchestrator.analysis.plots import accuracy_against_sparsity
+from orchestrator.analysis.settings import settings
+from orchestrator.analysis.tables import tables
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.remainder import plan_text
-from orchestrator.space import load_space
+from orchestrator.planning.plan_file import load_planned_rows
+from orchestrator.planning.resume import plan_text
+from orchestrator.space.space import load_space
 
 TEXT = """\
 search: {method: random, trials: 4, objectives: {final/val_accuracy: max, final/macs_effective: min}}
@@ -42,7 +42,7 @@ def searched(tmp_path: Path) -> tuple[Plan, pandas.DataFrame]:
     file.write_text(TEXT)
     plan = make_plan(load_space(str(file)))
     rows = []
-    for number, row in enumerate(planned_rows(plan_text(plan))):
+    for number, row in enumerate(load_planned_rows(plan_text(plan))):
         val, macs, test = VALUES[number // 2 + 1]
         shift = 0.01 if number % 2 else -0.01
         numbers = {

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import models
 from orchestrator.errors import StoreError
-from orchestrator.store.blueprint import Blueprint, _outline
-from orchestrator.walk.network_size import MOST_ACTIVATIONS, MOST_PARAMETERS, activations
+from orchestrator.storage.model_spec import Blueprint, _outline
+from orchestrator.trial.network_size import MOST_ACTIVATIONS, MOST_PARAMETERS, activations
 
 GOOD: dict[str, Any] = {  # JSON
     "model": "cnn(widths=[4, 8])",

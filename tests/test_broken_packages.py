@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from python_process import python
 
-from orchestrator.language.names import KINDS, REGISTRIES, names
+from orchestrator.space.names import KINDS, REGISTRIES, names
 
 ROOT = Path(__file__).parent.parent
 GROUPS = (
@@ -36,9 +36,9 @@ FAULTS = {
 }
 ASK_ALL = """
 import json, sys
-from orchestrator.language.catalogue import KINDS, items
+from orchestrator.space.catalog import KINDS, items
 from orchestrator.errors import OrchestrateError
-from orchestrator.space import load_space
+from orchestrator.space.space import load_space
 found = {kind: [item.name for item in items(kind)] for kind in KINDS}
 said = {}
 for word in json.loads(sys.argv[1]):

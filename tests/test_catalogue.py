@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.errors import UsageError
-from orchestrator.language.catalogue import KINDS, entry, items, names
-from orchestrator.space import SPACES, load_space
+from orchestrator.space.catalog import KINDS, entry, items, names
+from orchestrator.space.space import SPACES, load_space
 from pruning.registry import hyperparameters
 
 METHODS = [(kind, item.name) for kind in KINDS if kind != "spaces" for item in items(kind)]

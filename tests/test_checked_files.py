@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.store.checked_files import LARGEST_MANIFEST, Folder, json_object, read_manifest
+from orchestrator.storage.manifest import LARGEST_MANIFEST, Folder, json_object, read_manifest
 
 CONTENT = {"arch.json": b"{}", "weights.safetensors": b"weights"}
 

@@ -19,23 +19,24 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.data import loading
 from orchestrator.errors import DivergedError
-from orchestrator.measuring.assessment import Measured, Recalled
-from orchestrator.training import EpochRecord
-from orchestrator.trial import Result, Round, run_dense, run_trial
-from orchestrator.walk import checkpoint, gradual, journal
-from orchestrator.walk.bench import State, make_bench
-from orchestrator.walk.checkpoint import Saved
-from orchestrator.walk.journal import Journal
-from orchestrator.walk.recipe import OPTIMIZERS
-from orchestrator.walk.standing import Standing, from_saved
+from orchestrator.training import checkpoint
+from orchestrator.training.checkpoint import Saved
+from orchestrator.training.loop import EpochRecord
+from orchestrator.training.optimizers import OPTIMIZERS
+from orchestrator.trial import checkpointing, during_training, stages
+from orchestrator.trial.checkpointing import Journal
+from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.measurement import Measured, Recalled
+from orchestrator.trial.progress import Standing, from_saved
+from orchestrator.trial.run import Result, Round, run_dense, run_trial
 
 MLP, CNN = "mlp(widths=[16, 8])", "cnn(widths=[4, 8])"
 ADAM = Train(epochs=3, lr=3e-3, schedule="cosine", warmup_epochs=1, augment="crop_flip")
 SGD = Train(epochs=3, optimizer="sgd", lr=0.05, momentum=0.9, nesterov=True, schedule="step", clip_norm=1.0)
-digits = cache(partial(data.load, "digits", samples_per_class=20))
+digits = cache(partial(loading.load_dataset, "digits", samples_per_class=20))
 
 
 def dense_config(model: str = MLP, recipe: Train = ADAM, seed: int = 0) -> DenseConfig:
@@ -289,8 +290,8 @@ def test_layers_that_are_waited_for_are_pruned_in_the_end() -> None:
 def test_what_cannot_remember_is_trained_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     config = WALKS["cubic during"]
     reference, events = whole(config)
-    extras = gradual._extras
-    monkeypatch.setattr(gradual, "_extras", lambda *given: replace(extras(*given), memory=None))
+    extras = during_training._extras
+    monkeypatch.setattr(during_training, "_extras", lambda *given: replace(extras(*given), memory=None))
     for at in (1, 3):  # in its second epoch, and in the one of the recovery
         after = Process()
         assert_same(after.run(config, killed(config, at)), reference)
@@ -330,7 +331,7 @@ def test_any_row_of_kills_and_any_clock_end_with_the_same_bits(kills: list[int],
         now += 1.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.time, "monotonic", lambda: now)
+        patch.setattr(checkpointing.time, "monotonic", lambda: now)
         for at in [*kills, None]:
             process = Process(kill_at=at)
             hear = process.hear
@@ -416,7 +417,7 @@ def test_seconds_are_the_sum_over_the_pieces() -> None:
 def test_it_is_kept_once_a_minute_has_gone_by(monkeypatch: pytest.MonkeyPatch, slow: float) -> None:
     """Epochs of 25 s; a minute counts from the end of the last checkpoint."""
     now, after = 1000.0, list[int]()
-    monkeypatch.setattr(journal.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
 
     class Slow(Kept):
         def keep(self, saved: Saved) -> None:
@@ -437,8 +438,8 @@ def test_below_a_minute_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> No
     def never(*_: object) -> None:
         raise AssertionError("copied")
 
-    monkeypatch.setattr(journal, "to_saved", never)
-    monkeypatch.setattr("orchestrator.training._Loop.underway", never)
+    monkeypatch.setattr(checkpointing, "to_saved", never)
+    monkeypatch.setattr("orchestrator.training.loop._Loop.underway", never)
     kept = Kept()
     assert checkpoint.SECONDS_BETWEEN == 60.0
     assert_same(run_dense(dense_config(), digits(), keeper=kept), whole(dense_config())[0])
@@ -586,7 +587,7 @@ class Narrow:
             found: tuple[Tensor, Tensor] = accumulate(loop, part, batch)
             return found
 
-        monkeypatch.setattr("orchestrator.training._Loop._accumulate", checked)
+        monkeypatch.setattr("orchestrator.training.loop._Loop._accumulate", checked)
 
 
 @pytest.mark.parametrize("name", ["sgd", "lottery ticket", "settled during"])

@@ -12,14 +12,14 @@ from threading import Thread
 
 import pytest
 
-from orchestrator.carrying.rerun import again, compare, find
 from orchestrator.errors import BusyError
-from orchestrator.launching.status import status
-from orchestrator.store import claim as module
-from orchestrator.store.address import default_uri
-from orchestrator.store.claim import beating, claim
-from orchestrator.store.ownership import owner
+from orchestrator.execution.status import status
+from orchestrator.model_io.rerun import again, compare, find
+from orchestrator.storage.locks import owner
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker, initialise
+from orchestrator.tracking import lease as module
+from orchestrator.tracking.lease import beating, claim
 
 ROOT = Path(__file__).parent.parent
 PLAN_SHA256 = "f" * 64
@@ -59,7 +59,7 @@ def held(tracker: Tracker, holder: str) -> str:
 
 def other_process(code: str = "input()") -> tuple[subprocess.Popen[str], str]:
     """A living process, and its name as an owner."""
-    text = f"from orchestrator.store.ownership import owner; print(owner(), flush=True); {code}"
+    text = f"from orchestrator.storage.locks import owner; print(owner(), flush=True); {code}"
     process = subprocess.Popen(
         [sys.executable, "-c", text], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from orchestrator.measuring.classes import ClassRow, class_metrics, class_rows, worst
+from orchestrator.trial.metrics import ClassRow, class_metrics, class_rows, worst
 
 NAMES = ("cat", "dog", "owl", "none")
 DENSE = torch.tensor([[8, 2, 0, 0], [1, 9, 0, 0], [0, 1, 3, 0], [0, 0, 0, 0]])

@@ -20,7 +20,7 @@ from import_times import imported
 from in_process import orchestrate
 
 from orchestrator import cli
-from orchestrator.store.address import default_uri
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import RunRow, Tracker
 
 ROOT = Path(__file__).parent.parent

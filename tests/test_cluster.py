@@ -26,14 +26,13 @@ from ray.cluster_utils import Cluster
 import orchestrator
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import ClusterError, StoreError
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.resources import of_cluster
-from orchestrator.launching.sources import digest, place
-from orchestrator.sweep.experiment import run_points
-from orchestrator.sweep.joining import cluster_gpus, joined_for
-from orchestrator.sweep.nodes import Needs
-from orchestrator.sweep.places import joined
+from orchestrator.execution.options import of_cluster
+from orchestrator.execution.ray_cluster import Needs, cluster_gpus, joined_for
+from orchestrator.execution.ray_local import joined
+from orchestrator.execution.tune_experiment import run_points
+from orchestrator.system.provenance import digest, place
 from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.trial.task import Point, Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -9,9 +9,9 @@ import pandas
 import pytest
 from result_rows import frame, row
 
-from orchestrator.comparing.compare import Asked, compared
-from orchestrator.comparing.paired import read_baseline
-from orchestrator.comparing.tables import markdown, pivoted, tables
+from orchestrator.analysis.comparison import Asked, compared
+from orchestrator.analysis.paired import read_baseline
+from orchestrator.analysis.tables import markdown, pivoted, tables
 
 
 def test_one_label_for_two_criteria_does_not_mix_them() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from import_times import imported
 
-from orchestrator.language import names
+from orchestrator.space import names
 
 ROOT = Path(__file__).parent.parent
 SHELLS = ("bash", "zsh", "fish")

@@ -8,8 +8,7 @@ import torch
 
 import models
 import pruning
-from orchestrator.measure import sparse_bytes
-from orchestrator.measuring.compressed import compressed_bytes, sparse_form
+from orchestrator.trial.metrics import compressed_bytes, sparse_bytes, sparse_form
 
 
 def test_the_sparse_form_by_hand() -> None:

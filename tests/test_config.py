@@ -22,7 +22,7 @@ from orchestrator.config import (
     method_text,
     micro_batch_of,
 )
-from orchestrator.described import params
+from orchestrator.trial.params import params
 from pruning.registry import parse
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())

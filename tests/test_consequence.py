@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import pruning
-from orchestrator import data
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.macs import profile
-from orchestrator.measuring.assessment import Measured
-from orchestrator.trial import run_dense, run_trial
-from orchestrator.walk.bench import State
+from orchestrator.data import loading
+from orchestrator.trial.context import State
+from orchestrator.trial.macs import profile
+from orchestrator.trial.measurement import Measured
+from orchestrator.trial.run import run_dense, run_trial
 
 # 64 inputs, 40 and 20 neurons, 10 classes; 90% of the neurons leave 4 and 2.
 MACS = 64 * 40 + 40 * 20 + 20 * 10
@@ -29,7 +29,7 @@ def config(model: str) -> DenseConfig:
 
 @cache
 def trained(model: str) -> State:
-    return run_dense(config(model), data.load("digits")).last.state
+    return run_dense(config(model), loading.load_dataset("digits")).last.state
 
 
 class Shelf:
@@ -39,7 +39,7 @@ class Shelf:
 
 def pruned(model: str, prune: Prune) -> Measured:
     trial = TrialConfig(config(model), prune, "none", "x")
-    return run_trial(trial, data.load("digits"), store=Shelf()).last
+    return run_trial(trial, loading.load_dataset("digits"), store=Shelf()).last
 
 
 def mlp(*, bias: bool) -> str:

@@ -15,15 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.comparing.markdown import markdown
-from orchestrator.comparing.tables import Table
-from orchestrator.console import carry_on, print_json, print_line, print_table, print_text
-from orchestrator.control_characters import escape_controls, first_control
+from orchestrator.analysis.markdown import markdown
+from orchestrator.analysis.tables import Table
+from orchestrator.cli.output import print_table
 from orchestrator.errors import OutputError, SpaceError, StoreError
-from orchestrator.launching.progress import Phase, SweepProgress
-from orchestrator.output_streams import OutputStream, drawn_on, escaped
+from orchestrator.execution.progress import Phase, SweepProgress
+from orchestrator.formatting import escape_controls, first_control
 from orchestrator.report.markup import table as html_table
-from orchestrator.space import load_space
+from orchestrator.space.space import load_space
+from orchestrator.system.console import carry_on, print_json, print_line, print_text
+from orchestrator.system.output_streams import OutputStream, drawn_on, escaped
 
 ROOT = Path(__file__).parent.parent
 TITLE = "\x1b]0;owned\x07"  # sets a terminal's title
@@ -258,7 +259,7 @@ def test_a_full_stream_is_an_error_for_results_alone() -> None:
 
 def test_only_these_modules_write_to_the_terminal() -> None:
     """So that no text reaches one raw."""
-    allowed = {"orchestrator/console.py", "orchestrator/launching/progress.py"}
+    allowed = {"orchestrator/system/console.py", "orchestrator/execution/progress.py"}
     calls = {"print", "typer.echo", "typer.secho", "Console", "sys.stdout.write", "sys.stderr.write"}
     writers = set()
     for path in sorted((ROOT / "orchestrator").rglob("*.py")):

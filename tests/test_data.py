@@ -26,11 +26,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from models.torchvision_compat import datasets as vision
-from orchestrator import data
+from orchestrator.data import loading
+from orchestrator.data.batches import AUGMENTATIONS, augment, balanced_sample, iter_batches
+from orchestrator.data.files import check
+from orchestrator.data.splits import stratified
 from orchestrator.errors import DataError, SpaceError
-from orchestrator.images.augmentation import AUGMENTATIONS, augment
-from orchestrator.images.dataset_files import check
-from orchestrator.images.splits import stratified
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -42,7 +42,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def test_import_and_metadata_load_nothing_heavy():
     code = (
-        "import sys; from orchestrator import data; data.split_sizes('cifar10'); "
+        "import sys; from orchestrator.data import loading as data; data.split_sizes('cifar10'); "
         "print({'torch', 'sklearn', 'torchvision', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -60,47 +60,47 @@ def test_import_and_metadata_load_nothing_heavy():
     ],
 )
 def test_split_sizes(name, sizes):
-    assert data.split_sizes(name) == sizes
-    assert data.DATASETS[name].name == name
+    assert loading.split_sizes(name) == sizes
+    assert loading.DATASETS[name].name == name
 
 
 def test_split_sizes_of_a_part_of_a_balanced_data_set():
-    assert data.split_sizes("cifar10", classes=[7, 2]) == (9_000, 1_000, 2_000)
-    assert data.split_sizes("cifar100", samples_per_class=20) == (2_000, 5_000, 10_000)
+    assert loading.split_sizes("cifar10", classes=[7, 2]) == (9_000, 1_000, 2_000)
+    assert loading.split_sizes("cifar100", samples_per_class=20) == (2_000, 5_000, 10_000)
 
 
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(SpaceError, match="unknown dataset 'cifar-10'; did you mean cifar10"):
-        data.info("cifar-10")
+        loading.info("cifar-10")
 
 
 @pytest.mark.parametrize("classes", [[], [3], [1, 1], [0, 10], [-1, 2]])
 def test_bad_classes_say_what_is_allowed(classes):
     with pytest.raises(SpaceError, match="from 0 to 9"):
-        data.load("digits", classes=classes)
+        loading.load_dataset("digits", classes=classes)
 
 
 def test_samples_per_class_is_one_or_more():
     with pytest.raises(SpaceError, match="samples_per_class=0; give 1 or more"):
-        data.split_sizes("digits", samples_per_class=0)
+        loading.split_sizes("digits", samples_per_class=0)
 
 
 def test_data_dir_argument_then_environment_then_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "environment"))
-    assert data.path() == tmp_path / "environment"
-    assert data.path(tmp_path / "argument") == tmp_path / "argument"
+    assert loading.path() == tmp_path / "environment"
+    assert loading.path(tmp_path / "argument") == tmp_path / "argument"
     monkeypatch.delenv("ORCHESTRATE_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert data.path() == tmp_path / ".cache" / "orchestrate" / "data"
-    assert data.path(Path("here")).is_absolute()
+    assert loading.path() == tmp_path / ".cache" / "orchestrate" / "data"
+    assert loading.path(Path("here")).is_absolute()
 
 
 # ---- digits
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.Dataset:
-    return data.load("digits")
+def digits() -> loading.Dataset:
+    return loading.load_dataset("digits")
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=60), st.floats(0.05, 0.9), st.integers(0, 2**32 - 1))
@@ -136,8 +136,10 @@ def test_digits_are_scikit_learns_own_stratified_splits(digits):
 
 def test_digits_have_the_sizes_and_class_counts_that_are_written_down(digits):
     splits = (digits.train, digits.validation, digits.test)
-    assert tuple(len(split) for split in splits) == data.split_sizes("digits")
-    assert tuple(tuple(split.labels.bincount().tolist()) for split in splits) == data.info("digits").per_class
+    assert tuple(len(split) for split in splits) == loading.split_sizes("digits")
+    assert (
+        tuple(tuple(split.labels.bincount().tolist()) for split in splits) == loading.info("digits").per_class
+    )
     assert digits.train.images.dtype == torch.float32
     assert digits.train.labels.dtype == torch.int64
     assert (digits.num_classes, digits.input_shape) == (10, (1, 8, 8))
@@ -148,7 +150,7 @@ def test_digits_are_the_same_whatever_the_global_seeds(digits):
     np.random.seed(7)
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    again = data.load("digits")
+    again = loading.load_dataset("digits")
     assert again.digest == digits.digest
     assert torch.equal(again.train.images, digits.train.images)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -157,7 +159,7 @@ def test_digits_are_the_same_whatever_the_global_seeds(digits):
 
 def test_the_digest_tells_other_data_apart(digits):
     others = [{"classes": [0, 1]}, {"classes": [1, 0]}, {"samples_per_class": 5}]
-    digests = {data.load("digits", **options).digest for options in others}
+    digests = {loading.load_dataset("digits", **options).digest for options in others}
     assert len(digests | {digits.digest}) == 4
     assert len(digits.digest) == 64
 
@@ -167,13 +169,13 @@ def test_the_digest_tells_other_data_apart(digits):
     [{"classes": [8, 1, 4]}, {"samples_per_class": 123}, {"classes": [3, 8], "samples_per_class": 10}],
 )
 def test_sizes_with_options_are_known_without_loading(options):
-    loaded = data.load("digits", **options)
+    loaded = loading.load_dataset("digits", **options)
     sizes = (len(loaded.train), len(loaded.validation), len(loaded.test))
-    assert sizes == data.split_sizes("digits", **options)
+    assert sizes == loading.split_sizes("digits", **options)
 
 
 def test_classes_are_relabelled_in_the_order_given_and_stay_in_their_split(digits):
-    part = data.load("digits", classes=[9, 2])
+    part = loading.load_dataset("digits", classes=[9, 2])
     assert (part.num_classes, part.class_names) == (2, ("9", "2"))
     for old, new in (
         (digits.train, part.train),
@@ -186,7 +188,7 @@ def test_classes_are_relabelled_in_the_order_given_and_stay_in_their_split(digit
 
 
 def test_samples_per_class_limits_training_only(digits):
-    few = data.load("digits", samples_per_class=7)
+    few = loading.load_dataset("digits", samples_per_class=7)
     assert few.train.labels.bincount().tolist() == [7] * 10
     assert torch.equal(few.test.images, digits.test.images)
     assert torch.equal(few.validation.labels, digits.validation.labels)
@@ -199,33 +201,33 @@ def test_samples_per_class_limits_training_only(digits):
 
 @given(st.integers(1, 300), st.integers(1, 80), st.integers(0, 9))
 def test_batches_cover_each_index_once(size, batch_size, seed):
-    parts = list(data.batches(size, batch_size, seeded(seed)))
+    parts = list(iter_batches(size, batch_size, seeded(seed)))
     assert sorted(torch.cat(parts).tolist()) == list(range(size))
     lone = size % batch_size == 1 and size > batch_size > 1  # a last image on its own joins the batch before
     assert [len(part) for part in parts[:-1]] == [batch_size] * (len(parts) - 1)
     assert len(parts) == -(-size // batch_size) - lone
     assert len(parts[-1]) == (batch_size + 1 if lone else (size - 1) % batch_size + 1)
-    again = data.batches(size, batch_size, seeded(seed))
+    again = iter_batches(size, batch_size, seeded(seed))
     assert all(torch.equal(one, other) for one, other in zip(parts, again, strict=True))
 
 
 def test_batches_draw_when_called_and_refuse_nothing_to_draw():
     generator = seeded(0)
-    first, second = data.batches(50, 50, generator), data.batches(50, 50, generator)
+    first, second = iter_batches(50, 50, generator), iter_batches(50, 50, generator)
     order_of_second = next(second)
-    assert torch.equal(next(first), next(data.batches(50, 50, seeded(0))))
-    assert not torch.equal(order_of_second, next(data.batches(50, 50, seeded(0))))
+    assert torch.equal(next(first), next(iter_batches(50, 50, seeded(0))))
+    assert not torch.equal(order_of_second, next(iter_batches(50, 50, seeded(0))))
     with pytest.raises(ValueError, match="batch_size=0"):
-        data.batches(5, 0, generator)
+        iter_batches(5, 0, generator)
 
 
 def test_balanced_sample_has_the_same_number_of_every_class(digits):
-    images, labels = data.balanced_sample(digits.train, per_class=10, seed=3)
+    images, labels = balanced_sample(digits.train, per_class=10, seed=3)
     assert images.shape == (100, 1, 8, 8)
     assert labels.tolist() == [label for label in range(10) for _ in range(10)]
     assert len({image.numpy().tobytes() for image in images}) == 100
-    same, _ = data.balanced_sample(digits.train, per_class=10, seed=3)
-    other, _ = data.balanced_sample(digits.train, per_class=10, seed=4)
+    same, _ = balanced_sample(digits.train, per_class=10, seed=3)
+    other, _ = balanced_sample(digits.train, per_class=10, seed=4)
     assert torch.equal(images, same)
     assert not torch.equal(images, other)
 
@@ -233,7 +235,7 @@ def test_balanced_sample_has_the_same_number_of_every_class(digits):
 @pytest.mark.parametrize("per_class", [0, 122])
 def test_balanced_sample_says_how_many_there_are(digits, per_class):
     with pytest.raises(SpaceError, match="give 1 to 121"):
-        data.balanced_sample(digits.train, per_class=per_class, seed=0)
+        balanced_sample(digits.train, per_class=per_class, seed=0)
 
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
@@ -334,19 +336,19 @@ def raw_folder(name: str, root: Path) -> Path:
 
 def test_mnist_is_fetched_from_the_second_mirror_and_loaded(small_mnist, tmp_path, capfd):
     root = tmp_path / "data"
-    assert len(data.verify(small_mnist, root)) == 4
-    assert data.fetch(small_mnist, root) == root
-    assert data.verify(small_mnist, root) == []
+    assert len(loading.verify(small_mnist, root)) == 4
+    assert loading.fetch(small_mnist, root) == root
+    assert loading.verify(small_mnist, root) == []
     assert sorted(file.suffix for file in raw_folder(small_mnist, root).iterdir()) == [".gz"] * 4
-    loaded = data.load(small_mnist, data_dir=root)
+    loaded = loading.load_dataset(small_mnist, data_dir=root)
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [180, 20, 30]
     assert loaded.validation.labels.bincount().tolist() == [2] * 10
     assert capfd.readouterr() == ("", "")
 
 
 def test_mnist_is_scaled_by_its_own_training_split(small_mnist, tmp_path):
-    data.fetch(small_mnist, tmp_path)
-    loaded = data.load(small_mnist, data_dir=tmp_path)
+    loading.fetch(small_mnist, tmp_path)
+    loaded = loading.load_dataset(small_mnist, data_dir=tmp_path)
     images, labels = grey(200, 0)
     chosen, _ = train_test_split(np.arange(200), test_size=20, stratify=labels, random_state=0)
     pixels = images[chosen].astype(np.float64) / 255
@@ -357,31 +359,31 @@ def test_mnist_is_scaled_by_its_own_training_split(small_mnist, tmp_path):
         loaded.train.images[:, 0].numpy(), (pixels - pixels.mean()) / pixels.std(), atol=1e-6
     )
     assert loaded.test.labels.tolist() == test_labels.tolist()
-    part = data.load(small_mnist, data_dir=tmp_path, classes=[0, 1], samples_per_class=3)
+    part = loading.load_dataset(small_mnist, data_dir=tmp_path, classes=[0, 1], samples_per_class=3)
     assert torch.equal(part.test.images, loaded.test.images[loaded.test.labels < 2])
     assert len(part.train) == 6
 
 
 def test_a_corrupt_file_is_one_line_and_is_fetched_again(small_mnist, tmp_path):
-    data.fetch(small_mnist, tmp_path)
+    loading.fetch(small_mnist, tmp_path)
     file = raw_folder(small_mnist, tmp_path) / "train-images-idx3-ubyte.gz"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        data.load(small_mnist, data_dir=tmp_path)
+        loading.load_dataset(small_mnist, data_dir=tmp_path)
     message = str(caught.value)
     assert "\n" not in message
     assert f"{file} is corrupt: {len(content)} bytes with md5 {md5(content).hexdigest()}, expected" in message
     assert "'digits'" in message
     assert caught.value.exit_code == 4
-    data.fetch(small_mnist, tmp_path)
-    assert data.verify(small_mnist, tmp_path) == []
+    loading.fetch(small_mnist, tmp_path)
+    assert loading.verify(small_mnist, tmp_path) == []
 
 
 def test_what_is_unpacked_or_processed_beside_the_archives_is_not_trusted(small_mnist, tmp_path):
-    data.fetch(small_mnist, tmp_path)
-    digest = data.load(small_mnist, data_dir=tmp_path).digest
+    loading.fetch(small_mnist, tmp_path)
+    digest = loading.load_dataset(small_mnist, data_dir=tmp_path).digest
     folder = raw_folder(small_mnist, tmp_path)
     (folder / "train-images-idx3-ubyte").write_bytes(b"other")
     (folder.parent / "processed").mkdir()
@@ -389,13 +391,13 @@ def test_what_is_unpacked_or_processed_beside_the_archives_is_not_trusted(small_
         torch.save(
             (torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1)), folder.parent / "processed" / name
         )
-    assert data.load(small_mnist, data_dir=tmp_path).digest == digest
+    assert loading.load_dataset(small_mnist, data_dir=tmp_path).digest == digest
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
 def test_missing_data_names_the_file_its_md5_and_digits(name, tmp_path):
     with pytest.raises(DataError) as caught:
-        data.load(name, data_dir=tmp_path)
+        loading.load_dataset(name, data_dir=tmp_path)
     message = str(caught.value)
     with pytest.raises(DataError) as beforehand:
         check(name, tmp_path)
@@ -408,8 +410,8 @@ def test_missing_data_names_the_file_its_md5_and_digits(name, tmp_path):
 
 
 def test_digits_need_no_files(tmp_path):
-    assert data.verify("digits", tmp_path) == []
-    assert data.fetch("digits", tmp_path / "none") == tmp_path / "none"
+    assert loading.verify("digits", tmp_path) == []
+    assert loading.fetch("digits", tmp_path / "none") == tmp_path / "none"
     assert not (tmp_path / "none").exists()
 
 
@@ -427,7 +429,7 @@ def test_a_network_failure_is_one_line(broken, server, monkeypatch, tmp_path):
     monkeypatch.setattr(vision.CIFAR10, "url", broken(server[0]) + "cifar-10-python.tar.gz")
     for name, file in (("mnist", "train-images-idx3-ubyte.gz"), ("cifar10", "cifar-10-python.tar.gz")):
         with pytest.raises(DataError) as caught:
-            data.fetch(name, tmp_path / "data")
+            loading.fetch(name, tmp_path / "data")
         message = str(caught.value)
         assert "\n" not in message
         assert f"could not fetch {file}" in message
@@ -441,7 +443,7 @@ def test_a_wrong_download_is_not_kept(server, monkeypatch, tmp_path):
     (folder / "train-images-idx3-ubyte.gz").write_bytes(b"a captive portal")
     monkeypatch.setattr(vision.MNIST, "mirrors", [address])
     with pytest.raises(DataError, match="could not fetch train-images-idx3-ubyte"):
-        data.fetch("mnist", tmp_path / "data")
+        loading.fetch("mnist", tmp_path / "data")
     assert [file for file in (tmp_path / "data").rglob("*") if file.is_file()] == []
 
 
@@ -490,11 +492,11 @@ def small_cifar(request, server, monkeypatch) -> tuple[str, type, dict[str, dict
 
 def test_cifar_is_fetched_unpacked_and_loaded(small_cifar, tmp_path):
     name, source, batches = small_cifar
-    root = data.fetch(name, tmp_path / "data")
+    root = loading.fetch(name, tmp_path / "data")
     assert sorted(file.name for file in root.iterdir()) == sorted([source.base_folder, source.filename])
     assert sorted(file.name for file in (root / source.base_folder).iterdir()) == sorted(batches)
-    loaded = data.load(name, data_dir=root)
-    classes = data.info(name).num_classes
+    loaded = loading.load_dataset(name, data_dir=root)
+    classes = loading.info(name).num_classes
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [
         9 * classes,
         classes,
@@ -517,8 +519,8 @@ def test_cifar_is_fetched_unpacked_and_loaded(small_cifar, tmp_path):
 def test_an_archive_put_there_by_hand_is_enough(small_cifar, server, tmp_path):
     name, source, _ = small_cifar
     (tmp_path / source.filename).write_bytes((server[1] / source.filename).read_bytes())
-    assert data.verify(name, tmp_path) == []
-    assert len(data.load(name, data_dir=tmp_path).test) == data.info(name).num_classes
+    assert loading.verify(name, tmp_path) == []
+    assert len(loading.load_dataset(name, data_dir=tmp_path).test) == loading.info(name).num_classes
     assert sorted(file.name for file in tmp_path.glob(f"{source.base_folder}/.*")) == []
 
 
@@ -535,24 +537,24 @@ class Bomb:
 def test_no_pickle_is_opened_before_its_md5_is_right(small_cifar, tmp_path):
     name, source, batches = small_cifar
     root, sign = tmp_path / "data", tmp_path / "went-off"
-    data.fetch(name, root)
+    loading.fetch(name, root)
     bomb = pickle.dumps(Bomb(sign))
     for part in batches:
         (root / source.base_folder / part).write_bytes(bomb)
     (root / source.filename).rename(tmp_path / "archive")
     with pytest.raises(DataError, match="is missing"):
-        data.load(name, data_dir=root)
+        loading.load_dataset(name, data_dir=root)
     (root / source.filename).write_bytes(b"no archive")
     with pytest.raises(DataError, match=f"{source.filename} is corrupt: 10 bytes"):
-        data.load(name, data_dir=root)
+        loading.load_dataset(name, data_dir=root)
     (tmp_path / "archive").replace(root / source.filename)
-    assert len(data.load(name, data_dir=root).test) == data.info(name).num_classes
+    assert len(loading.load_dataset(name, data_dir=root).test) == loading.info(name).num_classes
     assert not sign.exists()
 
 
 def test_the_digest_is_of_what_was_read(small_mnist, tmp_path, monkeypatch):
-    data.fetch(small_mnist, tmp_path)
-    before = data.load(small_mnist, data_dir=tmp_path).digest
+    loading.fetch(small_mnist, tmp_path)
+    before = loading.load_dataset(small_mnist, data_dir=tmp_path).digest
     source = {"mnist": vision.MNIST, "fashion-mnist": vision.FashionMNIST}[small_mnist]
     images, _ = grey(200, 0)
     images[0, 0, 0] ^= 1
@@ -560,14 +562,14 @@ def test_the_digest_is_of_what_was_read(small_mnist, tmp_path, monkeypatch):
     (raw_folder(small_mnist, tmp_path) / "train-images-idx3-ubyte.gz").write_bytes(changed)
     resources = [(source.resources[0][0], md5(changed).hexdigest()), *source.resources[1:]]
     monkeypatch.setattr(source, "resources", resources)
-    assert data.load(small_mnist, data_dir=tmp_path).digest != before
+    assert loading.load_dataset(small_mnist, data_dir=tmp_path).digest != before
 
 
 @pytest.mark.gpu
 def test_augmentation_and_data_are_the_same_on_a_gpu(digits):
-    moved = data.load("digits", device="cuda")
+    moved = loading.load_dataset("digits", device="cuda")
     assert torch.equal(moved.train.images.cpu(), digits.train.images)
     images = digits.train.images[:64]
     there = augment(images.cuda(), seeded(0), kind="crop_flip")
     assert torch.equal(there.cpu(), augment(images, seeded(0), kind="crop_flip"))
-    assert data.balanced_sample(moved.train, per_class=2, seed=0)[0].is_cuda
+    assert balanced_sample(moved.train, per_class=2, seed=0)[0].is_cuda

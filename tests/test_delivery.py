@@ -16,12 +16,11 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from orchestrator import tracking
 from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.delivery import deliver, deliver_all
-from orchestrator.store.entry import Entry
-from orchestrator.store.outbox import Outbox, new_id
-from orchestrator.store.parcel import Closing, DataInput, Opening, Parcel
+from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox, Parcel, new_id
+from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import REST_SECONDS, MetricPoint, RunRow, Tracker, line_to
+from orchestrator.tracking.delivery import deliver, deliver_all
+from orchestrator.tracking.run_session import Entry
 
 METRICS = (
     MetricPoint("final/accuracy", 0.75),
@@ -347,7 +346,7 @@ def test_a_store_that_was_away_is_asked_again_after_a_while(
     place: Place, monkeypatch: pytest.MonkeyPatch, rested: None
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("orchestrator.tracking.line.monotonic", lambda: now)
+    monkeypatch.setattr("orchestrator.tracking.errors.monotonic", lambda: now)
     with pytest.raises(AwayError), place.tracker.reaching():
         away()
     with pytest.raises(AwayError, match="Connection refused"), place.tracker.reaching():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from orchestrator.config import Numerics
-from orchestrator.store.environment import card
-from orchestrator.walk.determinism import deterministic, facts, level
+from orchestrator.system.determinism import deterministic, facts, level
+from orchestrator.system.provenance import card
 
 
 def modes() -> tuple[object, ...]:

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.trial import run_trial
-from orchestrator.walk.bench import State, make_bench
-from orchestrator.walk.distillation import distillations
-from orchestrator.walk.extras import Extras, cross_entropy
-from orchestrator.walk.recipe import Phase
+from orchestrator.data import loading
+from orchestrator.training.loop import Extras, cross_entropy
+from orchestrator.training.optimizers import Phase
+from orchestrator.trial import stages
+from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.distillation import distillations
+from orchestrator.trial.run import run_trial
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 PRUNE = Prune("magnitude", "weight", "layer", "one_shot", 0.5)
-digits = cache(partial(data.load, "digits"))
+digits = cache(partial(loading.load_dataset, "digits"))
 
 IMAGES, LABELS = (
     torch.randn(6, 5, generator=torch.Generator().manual_seed(0)),

@@ -19,7 +19,7 @@ import yaml
 
 from orchestrator.cli import app
 from orchestrator.planning.plan import make_plan
-from orchestrator.space import FILE_KEYS, load_space
+from orchestrator.space.space import FILE_KEYS, load_space
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -67,11 +67,11 @@ def test_the_page_of_methods_is_up_to_date() -> None:
 
 
 def test_every_formula_is_of_a_method_and_every_score_and_schedule_has_one() -> None:
-    from orchestrator.language import catalogue
+    from orchestrator.space import catalog
 
     formulas = yaml.safe_load((DOCS / "formulas.yaml").read_text(encoding="utf-8"))
     for kind, found in formulas.items():
-        known = {item.name for item in catalogue.items(kind)}
+        known = {item.name for item in catalog.items(kind)}
         assert found.keys() - {"about"} <= known
         if kind in ("criteria", "schedules", "stops"):
             assert known <= found.keys()

@@ -17,10 +17,8 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.doctor import Finding, Report, examine
-from orchestrator.doctor.belongings import data, store
-from orchestrator.doctor.installation import packages, python
-from orchestrator.doctor.machine import devices, loopback, ray
-from orchestrator.store.address import default_uri
+from orchestrator.doctor.checks import data, devices, loopback, packages, python, ray, store
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent

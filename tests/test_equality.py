@@ -14,14 +14,14 @@ from torch import nn
 
 import models
 import pruning
-from orchestrator import data
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.data import loading
 from orchestrator.planning.equality import plain, plain_key
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
-from orchestrator.space import load_space, names
-from orchestrator.trial import Result, run_dense, run_trial
-from orchestrator.walk.bench import State
-from orchestrator.walk.recovery import recoveries
+from orchestrator.space.space import load_space, names
+from orchestrator.trial.context import State
+from orchestrator.trial.recovery import recoveries
+from orchestrator.trial.run import Result, run_dense, run_trial
 from pruning.criteria import criteria, representative
 from pruning.masking import Masks
 from pruning.schedules import schedules
@@ -295,14 +295,14 @@ class Shelf:
     """A store in memory."""
 
     def __init__(self, config: DenseConfig) -> None:
-        self.key, self.state = config.key(), run_dense(config, data.load("digits")).last.state
+        self.key, self.state = config.key(), run_dense(config, loading.load_dataset("digits")).last.state
 
     def dense(self, config: DenseConfig) -> State | None:
         return self.state if config.key() == self.key else None
 
 
 def ran(config: TrialConfig) -> Result:
-    return run_trial(config, data.load("digits"), store=Shelf(config.dense))
+    return run_trial(config, loading.load_dataset("digits"), store=Shelf(config.dense))
 
 
 @pytest.mark.parametrize("name", PAIRS)

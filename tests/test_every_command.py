@@ -18,11 +18,11 @@ import typer
 from whole_sweep import NAME, SETS, record_sweep
 
 import orchestrator
-from orchestrator import cli, completion
+from orchestrator import cli
+from orchestrator.cli import completion
 from orchestrator.errors import StoreError
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.outbox import Outbox, new_id
-from orchestrator.store.parcel import Closing, DataInput, Opening
+from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox, new_id
+from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import line_to
 
 RUN = "0123456789abcdef" * 2
@@ -138,7 +138,7 @@ def test_a_bug_has_a_traceback_without_secrets(run: Run, monkeypatch: pytest.Mon
     def broken(*args: object, **options: object) -> None:
         raise RuntimeError("no such header: 'Authorization': 'Basic Ym9iOmh1bnRlcjJ4', of bob:hunter2x")
 
-    monkeypatch.setattr("orchestrator.launching.status.status", broken)
+    monkeypatch.setattr("orchestrator.execution.status.status", broken)
     code, out, err = run("status")
     assert (code, out) == (1, "")
     assert err.startswith("Traceback")

@@ -17,16 +17,15 @@ from torch import Tensor, nn
 
 import models
 import orchestrator
-from orchestrator.data import Scaling, load, scaling
+from orchestrator.data.loading import Scaling, load_dataset, scaling
 from orchestrator.errors import DataError, ExportError, StoreError, UsageError
-from orchestrator.export import forms as forms_module
-from orchestrator.export import metadata as metadata_module
-from orchestrator.export.comparison import compare
-from orchestrator.export.exporting import export
-from orchestrator.export.forms import FORMS
-from orchestrator.export.metadata import feeding, normalisation
-from orchestrator.export.tensors import rebuilt
-from orchestrator.store.blueprint import Blueprint
+from orchestrator.model_io import formats as forms_module
+from orchestrator.model_io import metadata as metadata_module
+from orchestrator.model_io.export import export
+from orchestrator.model_io.formats import FORMS
+from orchestrator.model_io.metadata import compare, feeding, normalisation
+from orchestrator.model_io.safetensors_format import rebuilt
+from orchestrator.storage.model_spec import Blueprint
 from pruning.architecture import resize
 
 
@@ -267,7 +266,7 @@ def test_digits_are_divided_by_16_and_nothing_else() -> None:
     from sklearn.datasets import load_digits
 
     pixels = torch.from_numpy(load_digits().images).float() / found["divide_by"]
-    fed = {tuple(image.flatten().tolist()) for image in load("digits").test.images}
+    fed = {tuple(image.flatten().tolist()) for image in load_dataset("digits").test.images}
     assert fed <= {tuple(image.flatten().tolist()) for image in pixels}
 
 

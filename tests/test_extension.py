@@ -12,8 +12,8 @@ import pytest
 from python_process import python
 
 from orchestrator.errors import SpaceError
-from orchestrator.language.catalogue import names
-from orchestrator.space import load_space
+from orchestrator.space.catalog import names
+from orchestrator.space.space import load_space
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
@@ -40,7 +40,7 @@ print(pruning.criteria.get("largest_first").traits["summary"])
 """
 READ = """
 from orchestrator.errors import SpaceError
-from orchestrator.space import load_space
+from orchestrator.space.space import load_space
 try:
     print(load_space("space.yaml").axes.criterion)
     load_space("space.yaml", ["criterion=largest_frist"])
@@ -51,10 +51,10 @@ except SpaceError as error:
 
 TRIAL = """
 import sys
-from orchestrator import data
+from orchestrator.data import loading as data
 from orchestrator.planning.plan import make_plan
-from orchestrator.space import load_space
-from orchestrator.trial import run_dense, run_trial
+from orchestrator.space.space import load_space
+from orchestrator.trial.run import run_dense, run_trial
 (trial,) = make_plan(load_space(sys.argv[1]), device="cpu", precision="fp32").trials
 bars = data.load("bars")
 assert [len(split) for split in (bars.train, bars.validation, bars.test)] == [360, 40, 100]
@@ -179,7 +179,7 @@ def test_a_name_that_is_taken_leaves_out_that_part_alone(tmp_path: Path) -> None
 
 TAKEN = """
 import models
-from orchestrator.images.datasets import info
+from orchestrator.data.datasets import info
 from pruning.schedules import schedules
 for _ in range(2):  # each is told once
     model, images, schedule = models.BUILDERS["cnn"], info("digits"), schedules.get("cubic")
@@ -194,8 +194,8 @@ SURVIVES = """
 import sys
 import models
 from orchestrator.errors import SpaceError
-from orchestrator.space import load_space
-from orchestrator.images.datasets import DATASETS
+from orchestrator.space.space import load_space
+from orchestrator.data.datasets import DATASETS
 assert {"shattered", "mlp"} <= set(models.BUILDERS) and {"shattered_images", "digits"} <= set(DATASETS)
 assert "shattered" not in sys.modules
 load_space("quickstart")
@@ -233,7 +233,7 @@ def test_a_broken_package_breaks_its_own_names_alone(tmp_path: Path) -> None:
 
 
 BOTH = """
-from orchestrator.images.datasets import DatasetInfo
+from orchestrator.data.datasets import DatasetInfo
 import models
 from torch import nn
 def read(root):
@@ -245,7 +245,7 @@ IMAGES = DatasetInfo("both_images", "none", (1, 8, 8), 2, 72, 8, 20, read=read)
 
 
 @pytest.mark.parametrize(
-    "first", ["import models", "import orchestrator.images.datasets as d; d.info('both_images')"]
+    "first", ["import models", "import orchestrator.data.datasets as d; d.info('both_images')"]
 )
 def test_one_module_may_hold_a_model_and_a_data_set(tmp_path: Path, first: str) -> None:
     place = tmp_path / "site"
@@ -255,7 +255,7 @@ def test_one_module_may_hold_a_model_and_a_data_set(tmp_path: Path, first: str) 
     (info / "METADATA").write_text("Metadata-Version: 2.4\nName: both\nVersion: 1\n")
     entries = "[models.builder]\nplain = both:plain\n[orchestrator.dataset]\nboth_images = both:IMAGES\n"
     (info / "entry_points.txt").write_text(entries)
-    code = f"{first}\nimport models, orchestrator.images.datasets as d\n"
+    code = f"{first}\nimport models, orchestrator.data.datasets as d\n"
     code += (
         "print(d.info('both_images').about, len(models.build('plain', input_shape=(1, 8, 8), num_classes=2)))"
     )

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from orchestrator.errors import AwayError, DiskFullError, StoreError
 from orchestrator.tracking import OpenRun, Tracker, initialise
 from orchestrator.tracking.artifacts import Artifacts
-from orchestrator.tracking.faults import reaching
+from orchestrator.tracking.errors import reaching
 
 URI = "http://me:secret@host:5000"
 

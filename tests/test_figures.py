@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from orchestrator.comparing.figures import MARKERS, OKABE_ITO, STYLES, accuracy_against_sparsity
+from orchestrator.analysis.plots import MARKERS, OKABE_ITO, STYLES, accuracy_against_sparsity
 
 Row = dict[str, Any]
 

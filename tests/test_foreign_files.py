@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import StoreError
-from orchestrator.transfer.foreign import as_network, tensors_of
-from orchestrator.walk.network_size import size_refusal
+from orchestrator.model_io.state_dict_files import as_network, tensors_of
+from orchestrator.trial.network_size import size_refusal
 
 ROOT = Path(__file__).parent.parent
 

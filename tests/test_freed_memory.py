@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from orchestrator.walk.freed_memory import keep_freed_memory
+from orchestrator.system.memory import keep_freed_memory
 
 TENSOR = 4_000_000  # numbers, 16 MB
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from small_sweep import DENSE, LONGEST, TRIALS, check_all_there, finished, sweeping, until
 
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.outbox import Outbox
+from orchestrator.storage.outbox import Outbox
+from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import Tracker, initialise
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

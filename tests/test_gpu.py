@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.carrying.rerun import again, compare, find
-from orchestrator.launching.launch import launch
-from orchestrator.launching.options import Options
-from orchestrator.space import load_space
-from orchestrator.store.address import default_uri
+from orchestrator.execution.options import Options
+from orchestrator.execution.sweep import launch
+from orchestrator.model_io.rerun import again, compare, find
+from orchestrator.space.space import load_space
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 
 SPACE = """\

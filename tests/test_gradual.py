@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.trial import Result, run_trial
-from orchestrator.walk import gradual
-from orchestrator.walk.bench import Bench, State, make_bench
-from orchestrator.walk.gradual import train_gradually
+from orchestrator.data import loading
+from orchestrator.trial import during_training, stages
+from orchestrator.trial.context import Bench, State, make_bench
+from orchestrator.trial.during_training import train_gradually
+from orchestrator.trial.run import Result, run_trial
 from pruning.masking import Masks
 from pruning.step import target_count
 
 ADAM = Train(epochs=4)
 MOMENTUM = Train(epochs=4, optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3)
 MLP, CNN = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])"
-digits = cache(partial(data.load, "digits"))
+digits = cache(partial(loading.load_dataset, "digits"))
 
 
 def bench(model: str = MLP, recipe: Train = ADAM) -> Bench:
@@ -69,7 +69,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...],
         seen.append((round, protect, chosen))
         return chosen
 
-    monkeypatch.setattr(gradual, "choose_masks", noted)
+    monkeypatch.setattr(during_training, "choose_masks", noted)
     return seen
 
 
@@ -139,16 +139,16 @@ def test_when_rounds_are_due(
     epochs: int, rounds: int, ends: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: dict[int, int] = {}
-    after_epoch = gradual._Pruner.after_epoch
+    after_epoch = during_training._Pruner.after_epoch
 
-    def noted(self: gradual._Pruner, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
+    def noted(self: during_training._Pruner, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
         before = self.round
         masks = after_epoch(self, net, epoch)
         if self.round > before:
             done[epoch] = self.round
         return masks
 
-    monkeypatch.setattr(gradual._Pruner, "after_epoch", noted)
+    monkeypatch.setattr(during_training._Pruner, "after_epoch", noted)
     run(bench(recipe=Train(epochs=epochs)), cubic("weight", rounds=rounds))
     assert done == ends
 
@@ -226,7 +226,7 @@ def test_with_a_tiny_tolerance_the_network_stays_dense(granularity: str) -> None
 def test_only_layers_that_have_settled_are_pruned(granularity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watched(monkeypatch)
     on = bench()
-    norm = gradual._mean_norms
+    norm = during_training._mean_norms
     count = 0
 
     def norms(net: nn.Module, groups: object) -> dict[str, float]:
@@ -236,7 +236,7 @@ def test_only_layers_that_have_settled_are_pruned(granularity: str, monkeypatch:
         names = list(norm(net, groups))  # type: ignore[arg-type]
         return {name: 1.0 if place == 0 else 2.0**count for place, name in enumerate(names)}
 
-    monkeypatch.setattr(gradual, "_mean_norms", norms)
+    monkeypatch.setattr(during_training, "_mean_norms", norms)
     measured = walk(on, settled(0.05, granularity)).last
     state = measured.state
     assert [round for round, _, _ in seen] == [2, 3, 4]
@@ -261,7 +261,7 @@ def test_a_protected_layer_that_settles_alone_prunes_nothing(monkeypatch: pytest
         count += 1
         return {"hidden.0": 2.0**count, "hidden.1": 2.0**count, "output": 1.0}
 
-    monkeypatch.setattr(gradual, "_mean_norms", norms)
+    monkeypatch.setattr(during_training, "_mean_norms", norms)
     state = run(bench(), replace(settled(0.05, "weight"), protect=("output",)))
     assert all(mask.all() for mask in state.masks.values())
 
@@ -274,9 +274,9 @@ def test_mean_norms_by_hand(model: str) -> None:
         sum(float(row.square().sum()) ** 0.5 for row in layer.weight.detach()) / len(layer.weight)
         for layer in layers
     ]
-    assert list(gradual._mean_norms(net, None).values()) == pytest.approx(expected, rel=1e-5)
+    assert list(during_training._mean_norms(net, None).values()) == pytest.approx(expected, rel=1e-5)
     units = stages.groups_for(bench(model), trial(bench(model), settled(1.0)))
-    assert list(gradual._mean_norms(net, units).values()) == pytest.approx(expected[:-1], rel=1e-5)
+    assert list(during_training._mean_norms(net, units).values()) == pytest.approx(expected[:-1], rel=1e-5)
 
 
 def test_the_amount_is_a_ceiling() -> None:

@@ -14,15 +14,15 @@ from torch import nn
 
 import extensions
 import models
-from orchestrator import data
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
+from orchestrator.data import datasets, loading
+from orchestrator.data.datasets import DatasetInfo, Raw
+from orchestrator.data.loading import load_planned_data
 from orchestrator.errors import DataError, StoreError
-from orchestrator.images import datasets
-from orchestrator.images.datasets import DatasetInfo, Raw
-from orchestrator.launching.worker import check_source, planned_data
-from orchestrator.planning import ingredients
+from orchestrator.execution.worker import check_source
+from orchestrator.planning import fingerprints
 from orchestrator.planning.changes import differences
-from orchestrator.planning.ingredients import (
+from orchestrator.planning.fingerprints import (
     current,
     data_sha256,
     dense_code,
@@ -31,7 +31,7 @@ from orchestrator.planning.ingredients import (
     refresh,
 )
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.space import load_space
+from orchestrator.space.space import load_space
 from pruning.criteria import criteria
 
 SPACE = """\
@@ -131,7 +131,7 @@ def test_a_configuration_names_the_packages_of_its_parts(site: Path) -> None:
     assert list(read_code(both.trial_code)) == ["ingredients-criterion"]
     ours = codes["slp", "magnitude"]
     assert (ours.dense.dense_code, ours.trial_code) == ("", "")
-    assert ours.dense.data_sha256 == data.load("digits").digest
+    assert ours.dense.data_sha256 == loading.load_dataset("digits").digest
 
 
 def test_a_worker_refuses_source_that_is_not_what_was_planned(site: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_folder_of_a_package_counts_whole_and_the_rest_of_its_disk_does_not(
     for name in ("__init__.py", "deep/inner.py", "settings.yaml", "picture.png"):
         (folder / name).write_text("")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    listed = sorted(name for name, _ in ingredients._files_of("ingredients_package"))
+    listed = sorted(name for name, _ in fingerprints._files_of("ingredients_package"))
     package = "ingredients_package"
     assert listed == [f"{package}/__init__.py", f"{package}/deep/inner.py", f"{package}/settings.yaml"]
 
@@ -161,9 +161,9 @@ def test_torchvision_counts_where_a_network_is_built_from_it(monkeypatch: pytest
     assert dense_code("slp", "digits") == ""
     name, version = next(iter(read_code(dense_code("densenet121", "digits")).items()))
     assert name == "torchvision="
-    assert version == ingredients.package_version("torchvision")
+    assert version == fingerprints.package_version("torchvision")
     dense = replace(DENSE, model="densenet121", dense_code=dense_code("densenet121", "digits"))
-    monkeypatch.setattr(ingredients, "package_version", lambda package: "0.0.1")
+    monkeypatch.setattr(fingerprints, "package_version", lambda package: "0.0.1")
     refresh()
     newer = replace(dense, dense_code=dense_code("densenet121", "digits"))
     refresh()
@@ -204,16 +204,16 @@ def test_a_digest_is_that_of_what_is_loaded(squares: Callable[[int], None]) -> N
     squares(0)
     options = {"classes": [3, 1], "samples_per_class": 9}
     for name, chosen in (("digits", {}), ("digits", options), ("squares", {"samples_per_class": 5})):
-        assert data.digest(name, **chosen) == data.load(name, **chosen).digest  # type: ignore[arg-type]
+        assert loading.digest(name, **chosen) == loading.load_dataset(name, **chosen).digest  # type: ignore[arg-type]
 
 
 def test_levels_count_though_they_are_in_no_file(
     squares: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     squares(0)
-    before = data.digest("squares")
+    before = loading.digest("squares")
     monkeypatch.setitem(datasets.DATASETS, "squares", replace(datasets.OWN["squares"], levels=15))
-    assert data.digest("squares") != before
+    assert loading.digest("squares") != before
 
 
 def test_a_worker_reads_changed_data_anew_and_refuses_what_was_not_planned(
@@ -222,14 +222,14 @@ def test_a_worker_reads_changed_data_anew_and_refuses_what_was_not_planned(
     squares(0)
     refresh()
     first = replace(DENSE, dataset="squares", data_sha256=data_sha256("squares"))
-    assert planned_data(first, None).digest == first.data_sha256
+    assert load_planned_data(first, None).digest == first.data_sha256
     squares(1)
     refresh()
     second = replace(first, data_sha256=data_sha256("squares"))
     assert second.key() != first.key()
-    assert planned_data(second, None).digest == second.data_sha256  # not what lay in memory
+    assert load_planned_data(second, None).digest == second.data_sha256  # not what lay in memory
     with pytest.raises(DataError, match="are not those with which the sweep was planned"):
-        planned_data(first, None)
+        load_planned_data(first, None)
 
 
 def test_missing_data_are_named_and_their_digest_is_empty(
@@ -291,6 +291,6 @@ def test_a_model_says_what_it_is_built_from(monkeypatch: pytest.MonkeyPatch) -> 
     assert models.built_from("mlp(widths=[3])") == ()
     refresh()
     found = read_code(dense_code("small", "digits"))
-    assert found["torch="] == ingredients.package_version("torch")
+    assert found["torch="] == fingerprints.package_version("torch")
     assert str(torch.__version__).startswith(found["torch="].partition("+")[0])
     refresh()

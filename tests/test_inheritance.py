@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
-from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.trial import run_trial
-from orchestrator.walk.bench import State, make_bench
-from orchestrator.walk.inheritance import Ancestor, Fit, classes_of, fit, inherit
+from orchestrator.data import loading
+from orchestrator.trial import stages
+from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.run import run_trial
+from orchestrator.trial.weight_transfer import Ancestor, Fit, classes_of, fit, inherit
 from pruning.dataflow import data_flow
 
 LOW, HIGH = (
@@ -178,7 +179,7 @@ def pruned_ancestor(share: float, seed: int = 0) -> Ancestor:
     return Ancestor(weights, masks, classes_of(LOW))
 
 
-IMAGES = data.load("digits", classes=[7, 8, 9], samples_per_class=12)
+IMAGES = loading.load_dataset("digits", classes=[7, 8, 9], samples_per_class=12)
 
 
 class NoStore:

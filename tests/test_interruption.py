@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.launching import interruption
-from orchestrator.launching.interruption import heeded, held, listening, received, take_back
+from orchestrator.system import signals
+from orchestrator.system.signals import heeded, held, listening, received, take_back
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,11 +25,11 @@ def press(number: int = signal.SIGINT) -> None:
 
 
 def test_a_signal_is_raised_where_one_listens() -> None:
-    before = [signal.getsignal(number) for number in interruption.SIGNALS]
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
     with pytest.raises(KeyboardInterrupt, match="interrupted"), listening("bye"):
         press(signal.SIGTERM)
     assert received() == signal.SIGTERM
-    assert [signal.getsignal(number) for number in interruption.SIGNALS] == before
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
 
 def test_a_held_signal_is_noted_and_the_next_command_knows_nothing_of_it(
@@ -76,7 +76,7 @@ def test_handlers_that_others_put_in_place_are_replaced() -> None:
 
 STUCK = """
 import subprocess, sys, time
-from orchestrator.launching.interruption import held, listening
+from orchestrator.system.signals import held, listening
 with listening("the last words"), held():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print(child.pid, flush=True)
@@ -100,7 +100,7 @@ def test_the_second_signal_ends_the_process_and_all_below_it(number: int, code: 
     with stuck() as (process, child):
         below = psutil.Process(child)
         process.send_signal(number)
-        time.sleep(2 * interruption.SECONDS_OF_ONE)
+        time.sleep(2 * signals.SECONDS_OF_ONE)
         assert process.poll() is None
         process.send_signal(number)
         _, said = process.communicate(timeout=60)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.comparing.interval import ANY, DIFFERENCE, Interval, interval, meaning
-from orchestrator.comparing.interval import test_set_width as width_of_the_test_set
+from orchestrator.analysis.intervals import ANY, DIFFERENCE, Interval, interval, meaning
+from orchestrator.analysis.intervals import test_set_width as width_of_the_test_set
 from orchestrator.errors import UsageError
 
 

@@ -12,21 +12,21 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from orchestrator import data, tracking
+from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Train
+from orchestrator.data import loading
 from orchestrator.errors import DivergedError
-from orchestrator.launching import sources
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
-from orchestrator.store import keeping, model_files
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.entry import Entry
-from orchestrator.store.keeping import RunKeeper
-from orchestrator.store.outbox import Outbox
-from orchestrator.store.parcel import Closing, DataInput, Opening
-from orchestrator.tracking import RunRow, Tracker, line_to
-from orchestrator.trial import run_dense
-from orchestrator.walk.checkpoint import Saved
+from orchestrator.execution.worker import run_point
+from orchestrator.storage import model_files
+from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox
+from orchestrator.storage.uri import default_uri, outbox_folder
+from orchestrator.system import provenance
+from orchestrator.tracking import RunRow, Tracker, checkpoint_store, line_to
+from orchestrator.tracking.checkpoint_store import RunKeeper
+from orchestrator.tracking.run_session import Entry
+from orchestrator.training.checkpoint import Saved
+from orchestrator.trial.run import run_dense
+from orchestrator.trial.task import Point, Settings
 
 
 class Place:
@@ -114,7 +114,7 @@ def test_a_crash_while_one_is_written_leaves_the_one_before(
     first = place.keeper("crash")
     first.keep(saved(1))
     first.keep(saved(2))
-    tagged = place.row(first).tags[keeping.TAG]
+    tagged = place.row(first).tags[checkpoint_store.TAG]
 
     def cut(tracker: Tracker, run_id: str, files: dict[str, bytes]) -> None:
         folder = tracker.local_folder(tracker.row(run_id), "")
@@ -126,7 +126,7 @@ def test_a_crash_while_one_is_written_leaves_the_one_before(
     monkeypatch.setattr(Tracker, "upload", cut)
     with pytest.raises(KeyboardInterrupt):
         first.keep(saved(3))
-    assert place.row(first).tags[keeping.TAG] == tagged
+    assert place.row(first).tags[checkpoint_store.TAG] == tagged
     monkeypatch.undo()
     assert number_of(place.keeper("crash").latest()) == 2
 
@@ -153,7 +153,7 @@ def test_one_that_is_not_as_it_was_written_is_passed_over(place: Place, harm: st
 def test_a_tag_that_nobody_here_has_written_is_passed_over(place: Place, tag: str) -> None:
     key = f"tag {tag!r}".replace("'", "")
     first = place.keeper(key)
-    place.tracker.set_tag(str(first.run_id), keeping.TAG, tag)
+    place.tracker.set_tag(str(first.run_id), checkpoint_store.TAG, tag)
     assert place.keeper(key).latest() is None
 
 
@@ -198,7 +198,7 @@ def test_a_finished_run_and_those_it_came_from_keep_none(place: Place) -> None:
 
     entry.send(fill)
     assert [place.files(keeper) for keeper in chain] == [[], [], [], ["model.safetensors"]]
-    assert all(keeping.TAG not in place.row(keeper).tags for keeper in chain)
+    assert all(checkpoint_store.TAG not in place.row(keeper).tags for keeper in chain)
     assert place.row(last).tags["carried_on_from"] == chain[2].run_id
     assert place.files(unrelated) == ["checkpoint/a.safetensors"]
 
@@ -228,7 +228,7 @@ def test_a_run_that_could_not_be_opened_keeps_nothing(place: Place) -> None:
 
 
 def test_a_run_that_is_gone_has_nothing_to_remove(place: Place) -> None:
-    keeping.forget(place.tracker, ["f" * 32])
+    checkpoint_store.forget(place.tracker, ["f" * 32])
 
 
 def test_a_diverged_training_has_no_use_for_its_own_and_another_failure_has(place: Place) -> None:
@@ -248,7 +248,7 @@ CONFIG = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=6), Nu
 
 def test_a_point_whose_worker_died_is_carried_on_with_the_same_bits(place: Place) -> None:
     sweep = place.tracker.start("sweep", "x", tags={}).run_id
-    settings = Settings(place.uri, "x", sweep, None, sources.place(), checkpoint_seconds=0.0)
+    settings = Settings(place.uri, "x", sweep, None, provenance.place(), checkpoint_seconds=0.0)
     point = Point(CONFIG.key(), "dense", CONFIG)
 
     def die(at: float) -> Callable[[dict[str, float]], None]:
@@ -277,7 +277,7 @@ def test_a_point_whose_worker_died_is_carried_on_with_the_same_bits(place: Place
     saved_model = model_files.load(
         place.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
     )
-    whole = run_dense(CONFIG, data.load("digits")).last.state
+    whole = run_dense(CONFIG, loading.load_dataset("digits")).last.state
     again = saved_model.state()
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in whole.weights.items())
     history = place.tracker.client.get_metric_history(row.run_id, "train/loss")

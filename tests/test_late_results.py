@@ -14,16 +14,17 @@ import pytest
 from whole_sweep import NAME, NOBODY, TRIALS, Begun, begin
 
 from orchestrator import cli
-from orchestrator.comparing.records import PLAN, results
-from orchestrator.comparing.summary import PICTURE, REPORT, TABLES
+from orchestrator.analysis.results import results
 from orchestrator.errors import AwayError, StoreError
-from orchestrator.launching.late_results import deliver_late
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.outbox import Outbox
+from orchestrator.execution.late_results import deliver_late
+from orchestrator.planning.plan_file import PLAN
+from orchestrator.storage.outbox import Outbox
+from orchestrator.storage.runs import PICTURE, REPORT, TABLES
+from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import NOTE, RunRow, initialise
 
 ROOT = Path(__file__).parent.parent
-DEAD_OWNER = "from orchestrator.store.ownership import owner; print(owner())"
+DEAD_OWNER = "from orchestrator.storage.locks import owner; print(owner())"
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_what_another_process_is_delivering_is_waited_for(
 
 
 def test_one_that_never_ends_is_told(begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.launching.late_results.HELD_SECONDS", 0.5)
+    monkeypatch.setattr("orchestrator.execution.late_results.HELD_SECONDS", 0.5)
     begun.leave_waiting(tmp_path / "state")
     outbox = Outbox(outbox_folder(begun.uri))
     with outbox.held(outbox.parcels()[0]), pytest.raises(AwayError, match="another process has been deliv"):

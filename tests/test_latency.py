@@ -11,11 +11,11 @@ from torch import Tensor, nn
 import models
 import pruning
 from orchestrator.errors import CollapsedError
-from orchestrator.measuring import latency
-from orchestrator.measuring.latency import Forms, Latency, check_equal, measure, shipped, suffix
-from orchestrator.measuring.machine_load import MachineLoad
-from orchestrator.measuring.sparse_inference import sparse, supported
-from orchestrator.measuring.timing import Spread, Timing
+from orchestrator.latency import measure as latency
+from orchestrator.latency.measure import Forms, Latency, check_equal, measure, shipped
+from orchestrator.latency.sparse import sparse, supported
+from orchestrator.system.machine import MachineLoad
+from orchestrator.system.timing import Spread, Timing, batch_suffix
 
 SHAPE = (1, 8, 8)
 QUICK = 0.02
@@ -106,7 +106,7 @@ def test_metrics_by_hand() -> None:
         "ipa/latency_ms_p50": 4.0,
     }
     assert set(Latency(64, timing, "cut").metrics()) >= {"latency/aa_batch64", "final/latency_ms_p50_batch64"}
-    assert all(name.endswith(suffix(64)) for name in Latency(64, timing, "cut").metrics())
+    assert all(name.endswith(batch_suffix(64)) for name in Latency(64, timing, "cut").metrics())
 
 
 @pytest.mark.parametrize("value", [0.5, float("nan")])

@@ -12,29 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.comparing.records import PLAN, find_sweep, plan_record
+from orchestrator.analysis.results import find_sweep
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import StoreError, UsageError
-from orchestrator.language.techniques import resolve
-from orchestrator.launching import sources
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
-from orchestrator.measuring import latency_runs
-from orchestrator.measuring.latency import Forms, Latency
-from orchestrator.measuring.latency_runs import (
-    conditions,
-    find_runs,
-    measure_named,
-    measure_runs,
-    measure_sweep,
-)
-from orchestrator.measuring.latency_table import records, table
-from orchestrator.measuring.latency_tasks import Options, batch_sizes, plan_tasks
-from orchestrator.measuring.machine_load import MachineLoad
-from orchestrator.measuring.sparse_inference import supported
-from orchestrator.measuring.timing import Spread, Timing
-from orchestrator.store.address import default_uri
+from orchestrator.execution.worker import run_point
+from orchestrator.latency import runs
+from orchestrator.latency.measure import Forms, Latency
+from orchestrator.latency.runs import conditions, find_runs, measure_named, measure_runs, measure_sweep
+from orchestrator.latency.sparse import supported
+from orchestrator.latency.table import records, table
+from orchestrator.latency.tasks import Options, batch_sizes, plan_tasks
+from orchestrator.planning.plan_file import PLAN, dump_plan
+from orchestrator.space.techniques import resolve
+from orchestrator.storage.uri import default_uri
+from orchestrator.system import provenance
+from orchestrator.system.machine import MachineLoad
+from orchestrator.system.timing import Spread, Timing
 from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.trial.task import Point, Settings
 
 DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
 POINTS = [("weight", 0.0), ("weight", 0.25), ("weight", 0.4), ("weight", 0.9), ("neuron", 0.5)]
@@ -64,13 +59,13 @@ class Place:
                 f"{config.technique} {config.prune.amount:g}" if isinstance(config, TrialConfig) else "dense"
             )
             point = Point(config.key(), name, config, parent=parent)
-            run_point(point, Settings(self.uri, "digits", run.run_id, None, sources.place()))
+            run_point(point, Settings(self.uri, "digits", run.run_id, None, provenance.place()))
         rows = [{"key": config.key(), "dense_key": config.dense.key()} for config in self.trials]
-        self.tracker.upload(run.run_id, {PLAN: plan_record(rows)})
+        self.tracker.upload(run.run_id, {PLAN: dump_plan(rows)})
         self.sweep = self.tracker.row(run.run_id)
 
     def rows(self) -> list[RunRow]:
-        return latency_runs.trials_of(self.tracker, self.tracker.row(self.sweep.run_id))
+        return runs.trials_of(self.tracker, self.tracker.row(self.sweep.run_id))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +148,7 @@ def test_a_further_batch_size_is_added(place: Place, monkeypatch: pytest.MonkeyP
         asked.append(batch)
         return timed(forms, batch=batch, seconds=seconds)
 
-    monkeypatch.setattr(latency_runs, "measure", counted)
+    monkeypatch.setattr(runs, "measure", counted)
     rows = [row for row in place.rows() if row.name == "neuron 0.5"]
     assert measure_runs(place.tracker, rows, Options(batches=(1, 7)), tell=silent) == 1
     assert asked == [7]
@@ -174,7 +169,7 @@ def test_an_interruption_leaves_what_is_measured(place: Place, monkeypatch: pyte
             raise KeyboardInterrupt
         return timed(forms, batch=batch, seconds=seconds)
 
-    monkeypatch.setattr(latency_runs, "measure", interrupted)
+    monkeypatch.setattr(runs, "measure", interrupted)
     total = len(plan_tasks(place.tracker, place.rows(), options))
     with pytest.raises(KeyboardInterrupt):
         measure_sweep(place.tracker, place.sweep, options, tell=silent)
@@ -201,7 +196,7 @@ def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.M
         found = timed(forms, batch=batch, seconds=seconds)
         return replace(found, timing=replace(found.timing, aa=1.3))
 
-    monkeypatch.setattr(latency_runs, "measure", noisy)
+    monkeypatch.setattr(runs, "measure", noisy)
     lines: list[str] = []
     rows = [row for row in place.rows() if row.name == "weight 0"]
     measure_runs(place.tracker, rows, Options(again=True), tell=lines.append)
@@ -287,7 +282,7 @@ def test_a_sweep_measures_when_it_is_over(tmp_path: Path) -> None:
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     tracker = Tracker(default_uri(tmp_path), "tiny")
-    rows = latency_runs.trials_of(tracker, find_sweep(tracker, "tiny"))
+    rows = runs.trials_of(tracker, find_sweep(tracker, "tiny"))
     assert len(rows) == 2
     assert all(row.metrics["final/latency_ms_p50"] > 0 for row in rows)
     assert {conditions(row, 1)["form"] for row in rows} >= {"cut"}

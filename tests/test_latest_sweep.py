@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.comparing.records import PLAN, find_sweep, plan_record, results
-from orchestrator.launching.status import status
-from orchestrator.store.address import default_uri
+from orchestrator.analysis.results import find_sweep, results
+from orchestrator.execution.status import status
+from orchestrator.planning.plan_file import PLAN, dump_plan
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker, initialise
 
 ROWS = [{"key": "k", "dense_key": "d", "seed": 0, "schedule.p": "0.5", "amount": 0.5}]
@@ -21,7 +22,7 @@ def tracker(tmp_path: Path) -> Tracker:
     initialise(uri)
     tracker = Tracker(uri, "space")
     good = tracker.start("sweep", "space", tags={"space": "space"})
-    tracker.upload(good.run_id, {PLAN: plan_record(ROWS)})
+    tracker.upload(good.run_id, {PLAN: dump_plan(ROWS)})
     trial = tracker.start("trial", "trial", parent=good.run_id, tags={"key": "k", "point": "k"})
     tracker.client.log_metric(trial.run_id, "final/val_accuracy", 0.9)
     tracker.client.set_terminated(trial.run_id, "FINISHED")
@@ -50,7 +51,7 @@ def test_a_sweep_that_failed_before_its_plan_does_not_hide_the_last_good_one(
 
 def test_nor_does_one_that_planned_other_trials_and_ran_none(tracker: Tracker) -> None:
     failed = tracker.start("sweep", "space", tags={"space": "space"})
-    tracker.upload(failed.run_id, {PLAN: plan_record([{**ROWS[0], "key": "other", "dense_key": "e"}])})
+    tracker.upload(failed.run_id, {PLAN: dump_plan([{**ROWS[0], "key": "other", "dense_key": "e"}])})
     tracker.close(failed.run_id, "no Ray", status="FAILED")
     assert find_sweep(tracker, "space").run_id == good(tracker)
     # Its plan can be shown, and so `status` shows it.
@@ -61,7 +62,7 @@ def test_an_interrupted_sweep_with_results_is_the_latest(
     tracker: Tracker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     later = tracker.start("sweep", "space", tags={"space": "space"})
-    tracker.upload(later.run_id, {PLAN: plan_record([*ROWS, {**ROWS[0], "key": "other"}])})
+    tracker.upload(later.run_id, {PLAN: dump_plan([*ROWS, {**ROWS[0], "key": "other"}])})
     tracker.close(later.run_id, "interrupted")
     assert find_sweep(tracker, "space").run_id == later.run_id
     assert capsys.readouterr().err == ""

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.store.address import default_uri
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import RunRow, Tracker
 
 pytestmark = pytest.mark.slow

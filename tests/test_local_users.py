@@ -20,11 +20,10 @@ import ray
 from local_attacker import NO_GRPC, NOBODY
 
 from orchestrator.errors import ClusterError
-from orchestrator.launching.resources import Resources
-from orchestrator.sweep import places
-from orchestrator.sweep.authentication import new_token
-from orchestrator.sweep.listeners import listeners
-from orchestrator.sweep.places import own
+from orchestrator.execution import ray_local
+from orchestrator.execution.options import Resources
+from orchestrator.execution.ray_local import own
+from orchestrator.execution.ray_security import listeners, new_token
 
 pytestmark = [
     pytest.mark.slow,
@@ -101,8 +100,8 @@ def test_without_a_token_the_attack_works(monkeypatch: pytest.MonkeyPatch) -> No
     def no_token() -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(places, "new_token", no_token)
-    monkeypatch.setitem(places.OWN, "RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(ray_local, "new_token", no_token)
+    monkeypatch.setitem(ray_local.OWN, "RAY_AUTH_MODE", "disabled")
     with ray_at_work():
         assert write(address()) == "written 1"
         answers = attack(ports(), ["InternalKVGcsService/InternalKVPut"])
@@ -110,9 +109,11 @@ def test_without_a_token_the_attack_works(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_ray_that_listens_for_other_machines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(places.OWN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    monkeypatch.setitem(ray_local.OWN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
     monkeypatch.setattr(
-        places, "_loopback", lambda only: places.replaced(places.ray_constants, ENABLE_RAY_CLUSTER=True)
+        ray_local,
+        "_loopback",
+        lambda only: ray_local.replaced(ray_local.ray_constants, ENABLE_RAY_CLUSTER=True),
     )
     with (
         pytest.raises(ClusterError, match=r"Ray listens on .*:\d+, and may listen on 127\.0\.0\.1 alone"),

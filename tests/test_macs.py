@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import pruning
-from orchestrator.macs import Profile, profile
-from orchestrator.measure import effective_macs, train_flops
+from orchestrator.trial.macs import Profile, profile
+from orchestrator.trial.metrics import effective_macs, train_flops
 from pruning.modes import eval_mode
 
 Shape = tuple[int, int, int]

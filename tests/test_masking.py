@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import pruning
-from orchestrator.training import _Masker
+from orchestrator.training.loop import _Masker
 from pruning.masking import Masks, bits_of, masked, zeroed
 
 BROKEN = [math.nan, math.inf, -math.inf, -1.0]

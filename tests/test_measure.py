@@ -13,9 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import pruning
-from orchestrator import data, stages, training
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.measure import (
+from orchestrator.data import loading
+from orchestrator.training import loop
+from orchestrator.training.evaluation import Evaluation, evaluate
+from orchestrator.trial import stages
+from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.metrics import (
     Measurement,
     dense_bytes,
     effective_macs,
@@ -26,10 +30,8 @@ from orchestrator.measure import (
     sparse_bytes,
     train_flops,
 )
-from orchestrator.trial import run_trial
-from orchestrator.walk.bench import State, make_bench
-from orchestrator.walk.evaluation import Evaluation, evaluate
-from orchestrator.walk.recovery import epochs_a_round
+from orchestrator.trial.recovery import epochs_a_round
+from orchestrator.trial.run import run_trial
 
 SMALL = (1, 8, 8)
 NETWORKS = [
@@ -154,7 +156,7 @@ def test_training_flops_are_all_that_torch_counts_but_for_evaluation(
 ) -> None:
     """Preparations, a teacher, and every round: of a control those of its trunk, and its own last one."""
     dense = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
-    images, bench = data.load("digits"), make_bench(dense, data.load("digits"))
+    images, bench = loading.load_dataset("digits"), make_bench(dense, loading.load_dataset("digits"))
     state = stages.dense(bench)
     config = TrialConfig(dense, PRUNED, recover, "x", prepare=prepare, distill=distill)
     run_trial(config, images, store=Shelf(state))  # what is done once in a process is done now
@@ -174,7 +176,7 @@ def test_training_flops_are_all_that_torch_counts_but_for_evaluation(
 def test_training_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
 
-    def slow(net: nn.Module, split: data.Split, *, numerics: Numerics) -> Evaluation:
+    def slow(net: nn.Module, split: loading.Split, *, numerics: Numerics) -> Evaluation:
         clock[0] += 1000.0
         return evaluate(net, split, numerics=numerics)
 
@@ -182,17 +184,19 @@ def test_training_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) 
         clock[0] += 0.5
         return clock[0]
 
-    monkeypatch.setattr(training, "evaluate", slow)
-    monkeypatch.setattr(training, "perf_counter", tick)
+    monkeypatch.setattr(loop, "evaluate", slow)
+    monkeypatch.setattr(loop, "perf_counter", tick)
     dense = DenseConfig("slp", "digits", 64, 0, Train(epochs=3), Numerics(micro_batch=4096))
-    assert stages.dense(make_bench(dense, data.load("digits"))).train_seconds == 3 * 0.5
+    assert stages.dense(make_bench(dense, loading.load_dataset("digits"))).train_seconds == 3 * 0.5
 
 
 def test_refitting_takes_training_seconds_and_no_flops() -> None:
     dense = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
-    state = stages.dense(make_bench(dense, data.load("digits")))
+    state = stages.dense(make_bench(dense, loading.load_dataset("digits")))
     prune = Prune("l2", "unit", "layer", "one_shot", 0.5)
-    refitted = run_trial(TrialConfig(dense, prune, "refit", "x"), data.load("digits"), store=Shelf(state))
+    refitted = run_trial(
+        TrialConfig(dense, prune, "refit", "x"), loading.load_dataset("digits"), store=Shelf(state)
+    )
     assert refitted.last.state.train_seconds > state.train_seconds
     assert refitted.last.state.train_flops == state.train_flops
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.measuring import memory
-from orchestrator.measuring.memory import peak_memory
+from orchestrator.system import memory
+from orchestrator.system.memory import peak_memory
 
 MB = 1_000_000
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")

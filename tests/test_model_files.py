@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import models
 from orchestrator.errors import StoreError
-from orchestrator.store import model_files
-from orchestrator.walk.bench import State
-from orchestrator.walk.checkpoint import snapshot
+from orchestrator.storage import model_files
+from orchestrator.training.checkpoint import snapshot
+from orchestrator.trial.context import State
 from pruning.masking import apply_masks
 
 ARCH = {"model": "cnn(widths=[4])", "input_shape": [1, 8, 8], "num_classes": 10}

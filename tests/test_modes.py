@@ -11,13 +11,13 @@ from torch import Tensor, nn
 import models
 import pruning
 from orchestrator.config import Numerics
-from orchestrator.data import Split
-from orchestrator.export.comparison import compare
-from orchestrator.export.program import program
-from orchestrator.macs import profile
-from orchestrator.measuring.latency import Forms, measure
-from orchestrator.store.blueprint import Blueprint, Spent
-from orchestrator.walk.evaluation import evaluate
+from orchestrator.data.loading import Split
+from orchestrator.latency.measure import Forms, measure
+from orchestrator.model_io.metadata import compare
+from orchestrator.model_io.pt2_format import program
+from orchestrator.storage.model_spec import Blueprint, Spent
+from orchestrator.training.evaluation import evaluate
+from orchestrator.trial.macs import profile
 
 SHAPE = (1, 8, 8)
 IMAGES = torch.rand(20, *SHAPE, generator=torch.Generator().manual_seed(0))

@@ -8,21 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import space
-from orchestrator.language import catalogue, names, option_axes
-from orchestrator.language.axes import Choices
+from orchestrator.space import catalog, hyperparameters, names, space
+from orchestrator.space.schema import Choices
 from pruning.step import SCOPES
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_kinds_are_those_of_the_catalogue() -> None:
-    assert tuple(catalogue.KINDS) == names.KINDS
+    assert tuple(catalog.KINDS) == names.KINDS
 
 
 @pytest.mark.parametrize("kind", names.KINDS)
 def test_every_kind_has_the_names_and_lines_of_the_catalogue(kind: str) -> None:
-    assert list(names.names(kind).items()) == catalogue.names(kind)
+    assert list(names.names(kind).items()) == catalog.names(kind)
 
 
 def test_every_axis_that_takes_a_method_offers_its_names() -> None:
@@ -42,19 +41,19 @@ def test_every_axis_is_known() -> None:
 
 
 def test_a_space_is_its_file_unless_something_else_bears_its_name() -> None:
-    assert names.space_text("quickstart") == catalogue.entry("quickstart")
+    assert names.space_text("quickstart") == catalog.entry("quickstart")
     assert names.space_text("threshold") is None  # a schedule and a stop, too
     assert names.space_text("snip") is None
     assert names.space_text("../secret") is None
 
 
 def test_every_option_that_may_be_an_axis_is_known() -> None:
-    assert names.tunable() == option_axes.names()
+    assert names.tunable() == hyperparameters.names()
 
 
 def test_nothing_heavy_is_loaded() -> None:
     code = (
-        "import sys\nfrom orchestrator.language import names\nfor kind in names.KINDS: names.names(kind)\n"
+        "import sys\nfrom orchestrator.space import names\nfor kind in names.KINDS: names.names(kind)\n"
         "names.settable(); names.tunable(); names.values('scope')\n"
         "print(sorted({'torch', 'numpy', 'yaml', 'pydantic', 'mlflow', 'ray'} & set(sys.modules)))"
     )

@@ -8,12 +8,12 @@ from re import fullmatch
 
 import pytest
 
-from orchestrator import space as spaces
 from orchestrator.errors import SpaceError
-from orchestrator.language import option_axes
-from orchestrator.language.ranges import Range
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.space import Space, load_space
+from orchestrator.space import hyperparameters
+from orchestrator.space import space as spaces
+from orchestrator.space.ranges import Range
+from orchestrator.space.space import Space, load_space
 
 AXES = "axes:\n  model: mlp\n  dataset: digits\n  amount: 0.5\n"
 
@@ -161,6 +161,6 @@ def test_the_schema_names_every_option() -> None:
     assert axes["additionalProperties"] is False
     assert "METHOD.OPTION" not in json.dumps(axes)
     for name in ("pq_index.gamma", "finetune.epochs", "nm.n", "group_lasso.strength", "soft_labels.weight"):
-        assert name in option_axes.names()
+        assert name in hyperparameters.names()
         assert fullmatch(pattern, name)
     assert not fullmatch(pattern, "pq_index.gama")

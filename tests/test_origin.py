@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from recorded import Store
 
-from orchestrator.carrying.origin import find, of_run
 from orchestrator.errors import StoreError
-from orchestrator.store.checked_files import Folder
-from orchestrator.tracking.stored_files import StoredFiles, files_at
+from orchestrator.model_io.source import find, of_run
+from orchestrator.storage.manifest import Folder
+from orchestrator.tracking.artifacts import StoredFiles, files_at
 
 
 @pytest.mark.parametrize("form", ["file://{}", "file:{}", "{}"])

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import DiskFullError
-from orchestrator.store import parcel as parcels
-from orchestrator.store import writing
-from orchestrator.store.address import outbox_folder
-from orchestrator.store.outbox import HALF, Outbox, new_id
-from orchestrator.store.ownership import owner
-from orchestrator.store.parcel import RUN, Closing, DataInput, Opening, Parcel
+from orchestrator.storage import outbox as parcels
+from orchestrator.storage.locks import owner
+from orchestrator.storage.outbox import HALF, RUN, Closing, DataInput, Opening, Outbox, Parcel, new_id
+from orchestrator.storage.uri import outbox_folder
+from orchestrator.system import files
 from orchestrator.tracking import MetricPoint
 
 KEY = "0123456789abcdef" * 4
@@ -59,7 +58,7 @@ def pack(outbox: Outbox, opening: Opening = OPENING, *, begun: bool = False) -> 
 
 
 def dead_owner() -> str:
-    code = "from orchestrator.store.ownership import owner; print(owner())"
+    code = "from orchestrator.storage.locks import owner; print(owner())"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -120,7 +119,7 @@ def test_what_a_dead_process_left_half_done_goes_and_a_living_one_s_stays(outbox
 HOLD = """
 import sys
 from pathlib import Path
-from orchestrator.store.outbox import Outbox
+from orchestrator.storage.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
 (parcel,) = outbox.parcels()
 with outbox.held(parcel) as mine:
@@ -173,12 +172,12 @@ def test_a_full_disk_or_quota_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DiskFullError, match=f"no room is left in {tmp_path}: no more"):
-        writing.write(tmp_path / "a", "text")
+        files.write(tmp_path / "a", "text")
 
 
 def test_another_error_is_no_full_disk(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        writing.write(tmp_path / "nowhere" / "a", "text")
+        files.write(tmp_path / "nowhere" / "a", "text")
 
 
 def test_where_results_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

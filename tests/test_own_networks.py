@@ -11,15 +11,15 @@ from torch import nn
 
 import models
 import pruning
-from orchestrator import data
-from orchestrator.comparing.summary import Preview
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.launching.preview import preview
-from orchestrator.measure import profile
+from orchestrator.data import loading
+from orchestrator.execution.summary import Preview
+from orchestrator.execution.sweep import preview
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.space import load_space
-from orchestrator.trial import Result, run_trial
-from orchestrator.walk.bench import State
+from orchestrator.space.space import load_space
+from orchestrator.trial.context import State
+from orchestrator.trial.metrics import profile
+from orchestrator.trial.run import Result, run_trial
 
 SPACE = """\
 version: 1
@@ -81,7 +81,7 @@ def walked(model: str, granularity: str) -> Result:
     numerics = Numerics(micro_batch=256)
     dense = DenseConfig(model, "digits", 64, 0, Train(epochs=1), numerics)
     prune = Prune("l2", granularity, "layer", "one_shot", 0.5)
-    return run_trial(TrialConfig(dense, prune, "none", "x"), data.load("digits"), store=Empty())
+    return run_trial(TrialConfig(dense, prune, "none", "x"), loading.load_dataset("digits"), store=Empty())
 
 
 def test_a_plan_leaves_out_channels_that_cannot_be_cut_exactly_and_names_the_layer(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.launching.pace import Pace, seconds_left
+from orchestrator.execution.progress import Pace, seconds_left
 
 
 def test_each_kind_goes_by_its_own_runs() -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.pages.pages import serve
-from orchestrator.store.address import default_uri
+from orchestrator.report.mlflow_ui import serve
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 
 pytest.importorskip("playwright", reason="the package playwright is not installed")

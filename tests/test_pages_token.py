@@ -20,8 +20,8 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.errors import StoreError
-from orchestrator.pages import pages
-from orchestrator.store.address import default_uri
+from orchestrator.report import mlflow_ui
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import initialise
 from orchestrator.tracking.authentication import ASSISTANT, with_token
 
@@ -211,20 +211,20 @@ def test_only_a_server_of_our_own_is_waited_for() -> None:
     """Another program that is quicker to take the port is not taken for it."""
     with socket.create_server(("127.0.0.1", 0)) as ours:
         port = ours.getsockname()[1]
-        assert pages._listens(os.getpid(), port)
-        assert not pages._listens(os.getpid(), port + 1)
+        assert mlflow_ui._listens(os.getpid(), port)
+        assert not mlflow_ui._listens(os.getpid(), port + 1)
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        assert not pages._listens(child.pid, port)
+        assert not mlflow_ui._listens(child.pid, port)
         child.communicate(b"\n")
-        assert not pages._listens(child.pid, port)
+        assert not mlflow_ui._listens(child.pid, port)
 
 
 def test_an_installation_that_does_not_know_the_app_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pages, "APP_NAME", "an app of the time to come")
+    monkeypatch.setattr(mlflow_ui, "APP_NAME", "an app of the time to come")
     with pytest.raises(StoreError, match=r"older than its source.*install it again"):
-        pages.serve(default_uri(tmp_path), port=5000)
+        mlflow_ui.serve(default_uri(tmp_path), port=5000)
     assert list(tmp_path.iterdir()) == []
 
 

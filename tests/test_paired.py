@@ -8,17 +8,10 @@ import pytest
 from result_rows import Row, frame, row
 from scipy import stats
 
-from orchestrator.comparing.compare import Asked, compared
-from orchestrator.comparing.paired import (
-    Baseline,
-    default_baseline,
-    differences,
-    holm,
-    read_baseline,
-    verdict,
-)
-from orchestrator.comparing.setting import method_label
-from orchestrator.comparing.tables import differences_table
+from orchestrator.analysis.comparison import Asked, compared
+from orchestrator.analysis.paired import Baseline, default_baseline, differences, holm, read_baseline, verdict
+from orchestrator.analysis.settings import method_label
+from orchestrator.analysis.tables import differences_table
 from orchestrator.errors import UsageError
 
 WEIGHT = (0.95, 0.91, 0.93, 0.97)

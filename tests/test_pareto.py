@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from result_rows import frame, row
 
-from orchestrator.comparing.pareto import candidates, front, members
+from orchestrator.analysis.pareto import candidates, front, members
 
 POINTS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=30)
 

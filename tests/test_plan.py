@@ -15,14 +15,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import config, data
-from orchestrator.comparing.summary import Preview
+from orchestrator import config
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.data import loading
 from orchestrator.errors import SpaceError
+from orchestrator.execution.summary import Preview
+from orchestrator.planning.disk_space import RUN_BYTES
 from orchestrator.planning.estimate import estimate, unknown_costs
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
-from orchestrator.space import load_space
-from orchestrator.store.room import RUN_BYTES
+from orchestrator.space.space import load_space
 from pruning.step import SCOPES
 
 AXES = {"model": "slp", "dataset": "digits", "amount": "0.5"}
@@ -347,7 +348,7 @@ def test_keys_do_not_depend_on_the_order_in_a_file(
     file.write_text("axes:\n" + "".join(f"  {line}\n" for line in lines))
     found = [trial.key for trial in make_plan(load_space(str(file))).trials]
     numerics = Numerics(micro_batch=65_536)
-    dense = DenseConfig("slp", "digits", 64, 0, Train(), numerics, data_sha256=data.digest("digits"))
+    dense = DenseConfig("slp", "digits", 64, 0, Train(), numerics, data_sha256=loading.digest("digits"))
     prunes = [Prune("random", "weight", "global", "one_shot", amount) for amount in (0.0, 0.25)]
     assert found == [TrialConfig(dense, prune, "none", "random").key() for prune in prunes]
 

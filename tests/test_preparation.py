@@ -8,14 +8,14 @@ from functools import cache, partial
 import pytest
 import torch
 
-from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.trial import Result, run_trial
-from orchestrator.walk import preparation
-from orchestrator.walk.bench import Bench, State, channel_groups, make_bench
-from orchestrator.walk.evaluation import evaluate
-from orchestrator.walk.preparation import preparations
-from orchestrator.walk.recipe import Phase
+from orchestrator.data import loading
+from orchestrator.training.evaluation import evaluate
+from orchestrator.training.optimizers import Phase
+from orchestrator.trial import preparation, stages
+from orchestrator.trial.context import Bench, State, channel_groups, make_bench
+from orchestrator.trial.preparation import preparations
+from orchestrator.trial.run import Result, run_trial
 from pruning.masking import gather
 
 RECIPE = Train(epochs=4, optimizer="sgd", lr=0.05, momentum=0.9, schedule="linear")
@@ -23,7 +23,7 @@ NUMERICS = Numerics(micro_batch=4096)
 MLP, CNN = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])"
 CUT_EMPTY = Prune("l2", "channel", "layer", "threshold(value=1e-9, unit='absolute')", 1.0)
 STRONG = {MLP: "group_lasso(strength=0.05, epochs=4)", CNN: "group_lasso(strength=0.2, epochs=4)"}
-digits = cache(partial(data.load, "digits"))
+digits = cache(partial(loading.load_dataset, "digits"))
 
 
 @cache

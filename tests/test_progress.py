@@ -14,10 +14,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.launching import progress as module
-from orchestrator.launching.outcome import Outcome
-from orchestrator.launching.point import Point
-from orchestrator.launching.progress import Phase, SweepProgress
+from orchestrator.execution import progress as module
+from orchestrator.execution.progress import Phase, SweepProgress
+from orchestrator.trial.task import Outcome, Point
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")

@@ -12,11 +12,11 @@ import torch
 from recorded import Store
 from test_export import by_onnxruntime
 
-from orchestrator.carrying import quantization
-from orchestrator.carrying.quantization import quantize
-from orchestrator.data import Dataset, Split, load
+from orchestrator.data.loading import Dataset, Split, load_dataset
 from orchestrator.errors import ExportError, UsageError
-from orchestrator.export.exporting import export
+from orchestrator.model_io import quantization
+from orchestrator.model_io.export import export
+from orchestrator.model_io.quantization import quantize
 
 pytestmark = pytest.mark.slow  # times four files, and exports each first
 
@@ -35,7 +35,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     ("family", "how"), [("cnn", "static"), ("mlp", "as they come"), ("slp", "as they come")]
 )
 def test_int8_is_measured_as_it_is_written(store: Store, tmp_path: Path, family: str, how: str) -> None:
-    run_id, digits = store.trial(family), load("digits")
+    run_id, digits = store.trial(family), load_dataset("digits")
     done = export(run_id, format="onnx", out=tmp_path, quantization="int8", uri=store.uri)
     row = store.row(run_id)
     assert done.path.name.endswith("-int8.onnx")
@@ -69,7 +69,7 @@ def with_images(split: Split, images: torch.Tensor) -> Split:
 
 
 def test_test_and_validation_images_have_no_part_in_it(store: Store, tmp_path: Path) -> None:
-    source, digits = exported(store, tmp_path, "cnn"), load("digits")
+    source, digits = exported(store, tmp_path, "cnn"), load_dataset("digits")
     quantize(source, tmp_path / "a.onnx", digits)
     other = replace(
         digits,
@@ -81,7 +81,7 @@ def test_test_and_validation_images_have_no_part_in_it(store: Store, tmp_path: P
 
 
 def test_training_images_decide_the_ranges(store: Store, tmp_path: Path) -> None:
-    source, digits = exported(store, tmp_path, "cnn"), load("digits")
+    source, digits = exported(store, tmp_path, "cnn"), load_dataset("digits")
     quantize(source, tmp_path / "a.onnx", digits)
     brighter: Dataset = replace(digits, train=with_images(digits.train, digits.train.images * 1.5))
     quantize(source, tmp_path / "b.onnx", brighter)

@@ -11,15 +11,15 @@ from test_checkpoint import Kept, Killed, Process, assert_same, digits, tensors_
 from torch import Tensor, nn
 
 import models
-from orchestrator import data, stages, trial
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.trial import Result
-from orchestrator.walk import bench
-from orchestrator.walk.bench import Bench, State, make_bench, seed_for
-from orchestrator.walk.randomness import global_states, seeded
-from orchestrator.walk.recipe import Phase
-from orchestrator.walk.recovery import recoveries
-from orchestrator.walk.structure import flow_of
+from orchestrator.data import loading
+from orchestrator.system.determinism import global_states, seeded
+from orchestrator.training.optimizers import Phase
+from orchestrator.trial import context, run, stages
+from orchestrator.trial.context import Bench, State, make_bench, seed_for
+from orchestrator.trial.recovery import recoveries
+from orchestrator.trial.run import Result
+from orchestrator.trial.structure import flow_of
 from pruning.criteria import Scene, criteria
 from pruning.masking import Scores
 
@@ -86,7 +86,7 @@ def own_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run_after(seed: int, config: DenseConfig | TrialConfig, kept: Kept | None = None) -> Result:
     """A walk in a process that has drawn before; the global generator is afterwards as it was."""
-    for cached in (stages._weights_at, trial._assessed, bench._cost):
+    for cached in (stages._weights_at, run._assessed, context._cost):
         cached.cache_clear()
     torch.manual_seed(seed)
     torch.rand(seed)
@@ -201,7 +201,7 @@ def test_on_a_gpu_its_generator_is_seeded_kept_and_given_back(name: str) -> None
         config: DenseConfig | TrialConfig = replace(walk, numerics=numerics)
     else:
         config = replace(walk, dense=replace(walk.dense, numerics=numerics))
-    images = data.load("digits", samples_per_class=20, device="cuda")
+    images = loading.load_dataset("digits", samples_per_class=20, device="cuda")
     results = []
     for seed, kill_at in ((1, None), (2, None), (3, 1)):
         torch.manual_seed(seed)
@@ -219,13 +219,15 @@ def test_on_a_gpu_its_generator_is_seeded_kept_and_given_back(name: str) -> None
     assert_same(results[2], results[0])
 
 
-def run_on(config: DenseConfig | TrialConfig, images: data.Dataset, process: Process, kept: Kept) -> Result:
+def run_on(
+    config: DenseConfig | TrialConfig, images: loading.Dataset, process: Process, kept: Kept
+) -> Result:
     if isinstance(config, DenseConfig):
-        return trial.run_dense(config, images, report=process.epoch, keeper=kept, every_seconds=0.0)
+        return run.run_dense(config, images, report=process.epoch, keeper=kept, every_seconds=0.0)
 
     class Empty:
         def dense(self, config: DenseConfig) -> State | None:
             return None
 
     hears = {"report": process.epoch, "report_round": process.round}
-    return trial.run_trial(config, images, store=Empty(), keeper=kept, every_seconds=0.0, **hears)
+    return run.run_trial(config, images, store=Empty(), keeper=kept, every_seconds=0.0, **hears)

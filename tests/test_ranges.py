@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from orchestrator import space as spaces
 from orchestrator.errors import SpaceError
-from orchestrator.language.ranges import Range
-from orchestrator.space import Space, load_space
+from orchestrator.space import space as spaces
+from orchestrator.space.ranges import Range
+from orchestrator.space.space import Space, load_space
 
 HEAD = "search: {method: random, trials: 3}\n"
 AXES = {"model": "slp", "dataset": "digits", "amount": "0.5"}

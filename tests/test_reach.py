@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.store.reach import check_reach
+from orchestrator.storage.uri import check_reach
 
 HERE = socket.gethostname()
 SQLITE = "sqlite:////tmp/x/mlruns/mlflow.db"

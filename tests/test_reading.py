@@ -17,10 +17,10 @@ from in_process import orchestrate
 from mlflow import MlflowClient
 
 from benchmarks.made_up import NAME, write
-from orchestrator.comparing.pooled import pooled
-from orchestrator.comparing.records import find_sweep
+from orchestrator.analysis.pooled import pooled
+from orchestrator.analysis.results import find_sweep
 from orchestrator.report import html_report
-from orchestrator.store import sqlite_runs
+from orchestrator.storage import sqlite_runs
 from orchestrator.tracking import RunRow, Tracker
 
 SPACE = """

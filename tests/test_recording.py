@@ -11,17 +11,17 @@ import pytest
 from torch import Tensor, nn
 
 import models
-from orchestrator import data
-from orchestrator.carrying.reload import saved_model
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.launching import sources
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
-from orchestrator.measuring.compressed import compressed_bytes
-from orchestrator.store.address import default_uri
-from orchestrator.store.recording import metric_points, record
+from orchestrator.data import loading
+from orchestrator.execution.worker import run_point
+from orchestrator.model_io.load import saved_model
+from orchestrator.storage.uri import default_uri
+from orchestrator.system import provenance
 from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.trial import run_dense, run_trial
+from orchestrator.tracking.recorder import metric_points, record
+from orchestrator.trial.metrics import compressed_bytes
+from orchestrator.trial.run import run_dense, run_trial
+from orchestrator.trial.task import Point, Settings
 
 DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=3), Numerics(micro_batch=4096))
 PRUNED = TrialConfig(
@@ -38,7 +38,7 @@ class Nothing:
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     uri = default_uri(tmp_path_factory.mktemp("store"))
     initialise(uri)
-    settings = Settings(uri, "digits", "0" * 32, None, sources.place())
+    settings = Settings(uri, "digits", "0" * 32, None, provenance.place())
     run_point(Point(DENSE.key(), "dense", DENSE), settings)
     run_point(Point(PRUNED.key(), "pruned", PRUNED, parent=DENSE.key()), settings)
     return Tracker(uri, "digits")
@@ -57,7 +57,7 @@ def classes(tracker: Tracker, config: DenseConfig | TrialConfig) -> list[dict[st
 
 def test_classes_add_up_to_the_accuracies(tracker: Tracker) -> None:
     found, metrics = classes(tracker, PRUNED), row(tracker, PRUNED).metrics
-    assert [line["label"] for line in found] == list(data.load("digits").class_names)
+    assert [line["label"] for line in found] == list(loading.load_dataset("digits").class_names)
     assert [line["images"] for line in found] == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
     for column, metric in (("accuracy", "final/accuracy"), ("accuracy_dense", "ipa/accuracy")):
         right = sum(line["images"] * line[column] for line in found)
@@ -93,7 +93,7 @@ def test_the_peak_of_memory_is_told(tracker: Tracker) -> None:
 
 
 def test_what_another_process_may_find_otherwise_is_not_compared(tracker: Tracker) -> None:
-    result = run_trial(PRUNED, data.load("digits"), store=Nothing())
+    result = run_trial(PRUNED, loading.load_dataset("digits"), store=Nothing())
     names = {point.name for point in metric_points(result)}
     assert not {"final/peak_memory_bytes", "final/bytes_compressed"} & names
     assert {"final/worst_class_accuracy", "final/worst_class_drop"} <= names
@@ -122,7 +122,7 @@ def test_macs_of_no_prunable_layer_have_rows_and_notes(
     """By hand: embedding 16 x 8 x 4, in and out projections 16 x 8 x (24 + 8), products 2 x 16 x 16 x 8."""
     monkeypatch.setitem(models.BUILDERS, "attentive", lambda input_shape, num_classes: Attentive())
     dense = replace(DENSE, model="attentive", train=Train(epochs=1))
-    result = run_dense(dense, data.load("digits"))
+    result = run_dense(dense, loading.load_dataset("digits"))
     measured = result.last.measurement
     projected, products = 16 * 8 * 24, 2 * 16 * 16 * 8
     whole = 16 * 8 * 4 + 16 * 8 * 8 + 80 + projected + products

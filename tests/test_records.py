@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.comparing.records import plan_record, planned_rows
+from orchestrator.planning.plan_file import dump_plan, load_planned_rows
 
 Row = dict[str, Any]
 
@@ -25,8 +25,8 @@ def test_a_plans_record_is_read_back() -> None:
             "recover.epochs": "1",
         },
     ]
-    text = plan_record(rows, space="x", excluded=[{"reason": "y", "count": 2}])
-    assert planned_rows(text) == [{**rows[0], "recover.epochs": None}, rows[1]]
+    text = dump_plan(rows, space="x", excluded=[{"reason": "y", "count": 2}])
+    assert load_planned_rows(text) == [{**rows[0], "recover.epochs": None}, rows[1]]
     content = json.loads(text)
     assert content["shared"] == {"model": "slp", "protect": ""}
     assert (content["space"], content["excluded"]) == ("x", [{"reason": "y", "count": 2}])
@@ -34,9 +34,9 @@ def test_a_plans_record_is_read_back() -> None:
 
 def test_what_looks_alike_is_not_shared() -> None:
     rows: list[Row] = [{"key": "a", "x": 1}, {"key": "b", "x": "1"}]
-    assert planned_rows(plan_record(rows)) == rows
+    assert load_planned_rows(dump_plan(rows)) == rows
     absent: list[Row] = [{"key": "a"}, {"key": "b", "x": "None"}]
-    assert planned_rows(plan_record(absent)) == [{"key": "a", "x": None}, {"key": "b", "x": "None"}]
+    assert load_planned_rows(dump_plan(absent)) == [{"key": "a", "x": None}, {"key": "b", "x": "None"}]
 
 
 VALUES = st.one_of(st.integers(-5, 5), st.floats(0, 1), st.booleans(), st.text(max_size=3))
@@ -44,7 +44,7 @@ VALUES = st.one_of(st.integers(-5, 5), st.floats(0, 1), st.booleans(), st.text(m
 
 @given(st.lists(st.fixed_dictionaries({"key": st.uuids().map(str), "a": VALUES, "b": VALUES}), max_size=6))
 def test_any_plan_is_read_back(rows: list[Row]) -> None:
-    again = planned_rows(plan_record(rows))
+    again = load_planned_rows(dump_plan(rows))
     assert again == rows
     assert [[type(value) for value in row.values()] for row in map(by_name, again)] == [
         [type(value) for value in row.values()] for row in map(by_name, rows)

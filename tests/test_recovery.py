@@ -8,24 +8,23 @@ from functools import cache, partial
 import pytest
 import torch
 
-from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.training import EpochRecord, train
-from orchestrator.walk import recovery
-from orchestrator.walk.bench import Bench, State, make_bench, seed_for
-from orchestrator.walk.checkpoint import snapshot
-from orchestrator.walk.evaluation import evaluate
-from orchestrator.walk.extras import Extras
-from orchestrator.walk.preparation import preparations
-from orchestrator.walk.recipe import Phase, learning_rate
-from orchestrator.walk.recovery import epochs_a_round, epochs_of, position_of, recoveries
+from orchestrator.data import loading
+from orchestrator.training.checkpoint import snapshot
+from orchestrator.training.evaluation import evaluate
+from orchestrator.training.loop import EpochRecord, Extras, train
+from orchestrator.training.optimizers import Phase, learning_rate
+from orchestrator.trial import recovery, stages
+from orchestrator.trial.context import Bench, State, make_bench, seed_for
+from orchestrator.trial.preparation import preparations
+from orchestrator.trial.recovery import epochs_a_round, epochs_of, position_of, recoveries
 
 RECIPE = Train(epochs=3, optimizer="sgd", lr=0.1, schedule="linear")
 NUMERICS = Numerics(micro_batch=4096)
 MLP, CNN = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])"
 CHANNELS = Prune("l2", "channel", "layer", "one_shot", 0.5)
 WEIGHTS = Prune("magnitude", "weight", "layer", "one_shot", 0.7)
-digits = cache(partial(data.load, "digits"))
+digits = cache(partial(loading.load_dataset, "digits"))
 
 
 @cache

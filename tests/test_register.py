@@ -18,8 +18,8 @@ import torch
 from recorded import Store
 
 import orchestrator
-from orchestrator.carrying.register import register
 from orchestrator.errors import StoreError, UsageError
+from orchestrator.model_io.register import register
 
 needs_time = pytest.mark.slow  # MLflow's pytorch module alone takes 3 s to import
 

@@ -12,12 +12,12 @@ import torch
 from recorded import Store
 
 import orchestrator
-from orchestrator.carrying import reload
-from orchestrator.carrying.origin import Origin, find
-from orchestrator.carrying.proof import recorded_data
 from orchestrator.errors import DeviceError, OrchestrateError, StoreError, UsageError
-from orchestrator.store.checked_files import Folder
-from orchestrator.walk.evaluation import evaluate
+from orchestrator.model_io import load
+from orchestrator.model_io.load import recorded_data
+from orchestrator.model_io.source import Origin, find
+from orchestrator.storage.manifest import Folder
+from orchestrator.training.evaluation import evaluate
 
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
 
@@ -252,11 +252,11 @@ def test_a_network_comes_back_on_a_gpu(store: Store) -> None:
 def test_a_network_whose_builder_has_changed_since_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = {"dense_code": "lab=aaa, torchvision==1.0"}
     origin = Origin("trial", Folder(Path("/nowhere")), None, params=recorded)
-    monkeypatch.setattr(reload, "model_code", lambda model: {"lab": "aaa", "torchvision=": "1.0"})
-    reload._check_source(origin, "barnet")
-    monkeypatch.setattr(reload, "model_code", lambda model: {"lab": "bbb"})
+    monkeypatch.setattr(load, "model_code", lambda model: {"lab": "aaa", "torchvision=": "1.0"})
+    load._check_source(origin, "barnet")
+    monkeypatch.setattr(load, "model_code", lambda model: {"lab": "bbb"})
     with pytest.raises(StoreError, match="the source of lab has changed since trial was recorded"):
-        reload._check_source(origin, "barnet")
-    monkeypatch.setattr(reload, "model_code", lambda model: {"lab": "aaa", "torchvision=": "2.0"})
+        load._check_source(origin, "barnet")
+    monkeypatch.setattr(load, "model_code", lambda model: {"lab": "aaa", "torchvision=": "2.0"})
     with pytest.warns(UserWarning, match=r"built by torchvision 1\.0, and 2\.0 is installed"):
-        reload._check_source(origin, "barnet")
+        load._check_source(origin, "barnet")

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from result_rows import Row, frame, row
 
-from orchestrator.comparing.paired import read_baseline
-from orchestrator.comparing.records import Joined
+from orchestrator.analysis.paired import read_baseline
+from orchestrator.analysis.results import Joined
 from orchestrator.report.charts import Spec
 from orchestrator.report.featured import spread
 from orchestrator.report.page import page, plotly_source

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from recorded import Store
 
-from orchestrator.comparing.records import PLAN, plan_record
-from orchestrator.launching import request as module
-from orchestrator.launching.options import Options
-from orchestrator.launching.request import ASKED, Request, answered, read_request, request_of
-from orchestrator.space import load_space
-from orchestrator.store.address import outbox_folder
+from orchestrator.execution import fast_path as module
+from orchestrator.execution.fast_path import ASKED, Request, answered, read_request, request_of
+from orchestrator.execution.options import Options
+from orchestrator.planning.plan_file import PLAN, dump_plan
+from orchestrator.space.space import load_space
+from orchestrator.storage.uri import outbox_folder
 from orchestrator.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +111,7 @@ def swept(tmp_path: Path) -> Store:
     asked = REQUEST.sha256()
     assert asked is not None
     with store.tracker.start("sweep", "tiny", tags={ASKED: asked}) as sweep:
-        store.tracker.upload(sweep.run_id, {PLAN: plan_record(rows, space="tiny", excluded=[])})
+        store.tracker.upload(sweep.run_id, {PLAN: dump_plan(rows, space="tiny", excluded=[])})
     return store
 
 

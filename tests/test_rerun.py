@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
-from orchestrator import cli, stages
-from orchestrator.carrying.bits import Sameness, masked
-from orchestrator.carrying.rerun import again, compare, environment_differences, find
+from orchestrator import cli
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DeviceError, StoreError
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
+from orchestrator.execution.worker import run_point
+from orchestrator.model_io.rerun import Sameness, again, compare, environment_differences, find, masked
 from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.trial import stages
+from orchestrator.trial.task import Point, Settings
 
 NUMERICS = Numerics(micro_batch=4096)
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), NUMERICS)

@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import ClusterError, DeviceError
-from orchestrator.launching import machine, resources
-from orchestrator.launching.machine import cores, resolve_device
-from orchestrator.launching.resources import Resources, fitted, of_cluster, of_machine, parts, room
+from orchestrator.execution import options
+from orchestrator.execution.options import (
+    Resources,
+    fitted,
+    of_cluster,
+    of_machine,
+    parts,
+    resolve_device,
+    room,
+)
+from orchestrator.system import machine
+from orchestrator.system.machine import cores
 
 GPU_NODE = {"CPU": 16.0, "GPU": 2.0, "memory": 1e9}
 CPU_NODE = {"CPU": 4.0}
@@ -39,8 +48,8 @@ def test_a_cluster_is_the_sum_of_its_nodes() -> None:
 
 
 def test_a_machine_gives_each_trial_a_core_or_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "cores", lambda: 4)
-    monkeypatch.setattr(resources, "gpus", lambda: 2)
+    monkeypatch.setattr(options, "cores", lambda: 4)
+    monkeypatch.setattr(options, "gpus", lambda: 2)
     found = of_machine("cpu")
     assert (found.cpus, found.gpus, found.concurrent, found.share) == (4, 0, 4, {"CPU": 1.0})
     found = of_machine("cuda", gpus_per_trial=0.25)

@@ -18,14 +18,14 @@ import pytest
 import models
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.language.techniques import resolve
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.resources import Resources
-from orchestrator.launching.status import status
-from orchestrator.launching.worker import run_point
-from orchestrator.store.address import default_uri
-from orchestrator.sweep.experiment import run_points
+from orchestrator.execution.options import Resources
+from orchestrator.execution.status import status
+from orchestrator.execution.tune_experiment import run_points
+from orchestrator.execution.worker import run_point
+from orchestrator.space.techniques import resolve
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import RunRow, Tracker
+from orchestrator.trial.task import Point, Settings
 
 pytestmark = pytest.mark.slow
 

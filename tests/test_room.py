@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DiskFullError
-from orchestrator.launching.point import Point
-from orchestrator.store.room import RUN_BYTES, check_room, needed_bytes, short_of_room
+from orchestrator.planning.disk_space import RUN_BYTES, check_disk_space, disk_space_message, needed_bytes
+from orchestrator.trial.task import Point
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 WEIGHTS = 64 * 16 + 16 * 8 + 8 * 10  # digits are 8x8; no biases
@@ -39,17 +39,17 @@ def test_too_little_is_refused_to_the_byte(tmp_path: Path, monkeypatch: pytest.M
     points = [point(), point("none")]
     need = needed_bytes(points)
     monkeypatch.setattr(shutil, "disk_usage", usage(need))
-    check_room(points, tmp_path)
+    check_disk_space(points, tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", usage(need - 1))
     with pytest.raises(DiskFullError, match="the 2 runs that are left need about 165 kB"):
-        check_room(points, tmp_path)
-    check_room([], tmp_path)
-    check_room(points, None)  # a server's disk is not seen from here
+        check_disk_space(points, tmp_path)
+    check_disk_space([], tmp_path)
+    check_disk_space(points, None)  # a server's disk is not seen from here
 
 
 def test_the_message_says_where_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", usage(12_345))
-    assert short_of_room([point()] * 3, tmp_path) == (
+    assert disk_space_message([point()] * 3, tmp_path) == (
         f"{tmp_path} has 12.3 kB left, and the 3 runs that are left need about 255 kB; "
         "make room, and the same command carries on"
     )

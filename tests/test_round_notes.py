@@ -7,10 +7,10 @@ from typing import get_args
 
 import pytest
 
-from orchestrator import data
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, When
-from orchestrator.trial import Result, run_dense, run_trial
-from orchestrator.walk.bench import State
+from orchestrator.data import loading
+from orchestrator.trial.context import State
+from orchestrator.trial.run import Result, run_dense, run_trial
 from pruning.registry import Registry
 from pruning.schedules import rounds_of, schedules, target_after
 
@@ -22,7 +22,7 @@ NARROW = DenseConfig("mlp(widths=[4, 4])", "digits", 64, 0, Train(epochs=1), Num
 
 @cache
 def trained(config: DenseConfig) -> State:
-    return run_dense(config, data.load("digits")).last.state
+    return run_dense(config, loading.load_dataset("digits")).last.state
 
 
 class Shelf:
@@ -31,7 +31,9 @@ class Shelf:
 
 
 def walk(prune: Prune, *, dense: DenseConfig = DENSE, when: When = "after") -> Result:
-    return run_trial(TrialConfig(dense, prune, "none", "x", when=when), data.load("digits"), store=Shelf())
+    return run_trial(
+        TrialConfig(dense, prune, "none", "x", when=when), loading.load_dataset("digits"), store=Shelf()
+    )
 
 
 def notes(result: Result) -> list[str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.comparing.records import planned_rows
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.described import amount_text
 from orchestrator.planning.plan import make_plan
-from orchestrator.planning.remainder import plan_text
+from orchestrator.planning.plan_file import load_planned_rows
+from orchestrator.planning.resume import plan_text
 from orchestrator.planning.run_names import dense_name, trial_name, varied_axes
-from orchestrator.space import load_space, names
+from orchestrator.space.space import load_space, names
+from orchestrator.trial.params import amount_text
 
 PRUNE = Prune("magnitude", "weight", "global", "one_shot", 0.5)
 TRIAL = TrialConfig(DenseConfig("mlp", "digits", 64, 0, Train(), Numerics()), PRUNE, "none", "unstructured")
@@ -122,7 +122,7 @@ def test_how_much_goes_in_words(prune: dict[str, object], rest: dict[str, object
 
 def test_a_plans_record_holds_the_text_and_the_number() -> None:
     plan = make_plan(load_space("quickstart"))
-    rows = planned_rows(plan_text(plan))
+    rows = load_planned_rows(plan_text(plan))
     assert {(row["amount"], row["amount_text"]) for row in rows} >= {(0.0, "0% (trained on)"), (0.95, "95%")}
     assert {row["technique"] for row in rows} == {"weight", "unstructured", "neuron", "structured"}
 
@@ -142,6 +142,6 @@ def test_a_plans_record_holds_the_text_and_the_number() -> None:
 def test_labels_are_in_the_words_of_the_space(axes: str, labels: list[str], tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"axes: {{model: mlp, dataset: digits, amount: 0.5, {axes}}}\n")
-    rows = planned_rows(plan_text(make_plan(load_space(str(file)))))
+    rows = load_planned_rows(plan_text(make_plan(load_space(str(file)))))
     assert [row["technique"] for row in rows] == labels
     assert all({"criterion", "granularity", "scope", "schedule", "recover"} <= row.keys() for row in rows)

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from orchestrator.config import Numerics
-from orchestrator.language.ranges import Range
 from orchestrator.planning import sampling
-from orchestrator.planning.choosing import at
+from orchestrator.planning.choices import at
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Params, expand
 from orchestrator.planning.plan import Plan, expected, make_plan
 from orchestrator.planning.sampling import Seen, next_point, study
-from orchestrator.space import Space, load_space
+from orchestrator.space.ranges import Range
+from orchestrator.space.space import Space, load_space
 
 AXES = """\
 axes:

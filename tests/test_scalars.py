@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import pruning
-from orchestrator.stopping import PQIndexPruner
+from orchestrator.execution.scheduler import PQIndexPruner
 from pruning.phases import phases
 from pruning.scalars import real_number, whole_number
 from pruning.schedules import schedules

@@ -11,9 +11,8 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.launching.outcome import Outcome
-from orchestrator.launching.point import Point
-from orchestrator.search import METRICS, SUCCEEDED, AtOnce, DagSearcher, InOrder
+from orchestrator.execution.searcher import METRICS, SUCCEEDED, AtOnce, DagSearcher, InOrder
+from orchestrator.trial.task import Outcome, Point
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 
@@ -182,7 +181,7 @@ def test_another_worker_comes_once_it_pays(
     seconds: float, done: int, left: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("orchestrator.search.monotonic", lambda: clock[0])
+    monkeypatch.setattr("orchestrator.execution.searcher.monotonic", lambda: clock[0])
     at_once = AtOnce(1, 3)
     assert at_once.now(done=0, left=9) == 1  # no worker is there yet
     clock[0] += 50

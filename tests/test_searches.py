@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.comparing.records import PLAN, results
-from orchestrator.store.address import default_uri
+from orchestrator.analysis.results import results
+from orchestrator.planning.plan_file import PLAN
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import RunRow, Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

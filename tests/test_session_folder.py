@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sweep.session_folder import LONGEST_SOCKET, check_place, remove_dead, session_folder
+from orchestrator.execution.ray_session_folder import LONGEST_SOCKET, check_place, remove_dead, session_folder
 
 NOBODY = 65534
 HOLDS = """
 import sys
-from orchestrator.sweep.session_folder import session_folder
+from orchestrator.execution.ray_session_folder import session_folder
 with session_folder() as folder:
     (folder / "file").write_text("content")
     print(folder, flush=True)
@@ -121,7 +121,7 @@ def test_a_path_is_as_long_as_sockets_allow_and_no_longer(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = "from orchestrator.sweep.session_folder import check_place; check_place()"
+    check = "from orchestrator.execution.ray_session_folder import check_place; check_place()"
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     mounts = f"mount -t tmpfs -o ro none /dev/shm && {sys.executable} -c '{check}'"
     done = subprocess.run(

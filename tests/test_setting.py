@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from result_rows import frame, row
 
-from orchestrator.comparing.setting import either, method_label, setting_columns, settings
+from orchestrator.analysis.settings import either, method_label, setting_columns, settings
 
 
 def test_settings_are_in_the_order_of_the_plan_and_seeds_together() -> None:

@@ -15,15 +15,12 @@ from mlflow.exceptions import MlflowException
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.launching.outcome import Ended, Outcome
-from orchestrator.launching.point import Point
-from orchestrator.store import settling
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.outbox import Outbox, new_id
-from orchestrator.store.parcel import Closing, DataInput, Opening
-from orchestrator.store.room import give_up_if_full
-from orchestrator.store.settling import check_none_elsewhere, deliver_left, settle
-from orchestrator.tracking import MetricPoint, Tracker, line_to
+from orchestrator.execution.plan_runner import raise_if_disk_full
+from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox, new_id
+from orchestrator.storage.uri import default_uri, outbox_folder
+from orchestrator.tracking import MetricPoint, Tracker, delivery, line_to
+from orchestrator.tracking.delivery import check_none_elsewhere, deliver_left, settle
+from orchestrator.trial.task import Ended, Outcome, Point
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
@@ -57,8 +54,8 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(settling, "WAIT_SECONDS", 1.0)
-    monkeypatch.setattr(settling, "TRY_SECONDS", 0.1)
+    monkeypatch.setattr(delivery, "WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(delivery, "TRY_SECONDS", 0.1)
     found = Place(tmp_path)
     yield found
     line_to(found.uri).ask_anew()
@@ -165,9 +162,9 @@ def test_a_full_disk_ends_a_sweep_with_what_is_needed(place: Place) -> None:
     open_run = place.tracker.start("trial", "x", parent=place.sweep, tags={"point": "p"})
     ended = Ended((Outcome(POINTS[0], {"x": 1.0}),), no_room="DiskFullError: no room is left in /disk: full")
     with pytest.raises(DiskFullError) as caught:
-        give_up_if_full(place.tracker, place.sweep, ended, POINTS)
+        raise_if_disk_full(place.tracker, place.sweep, ended, POINTS)
     said = str(caught.value)
     assert said.startswith(f"no room is left in /disk: full; {place.outbox.folder.parents[1]} has ")
     assert "and the run that is left needs about 80.2 kB; make room" in said
     assert place.tracker.row(open_run.run_id).status == "KILLED"
-    give_up_if_full(place.tracker, place.sweep, Ended(()), POINTS)
+    raise_if_disk_full(place.tracker, place.sweep, Ended(()), POINTS)

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.launching.sources import PACKAGES, check_code, digest, place
+from orchestrator.system.provenance import SOURCE_PACKAGES, check_code, digest, place
 
 ROOT = Path(__file__).parent.parent
 
 
 def digest_of(copy: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "import orchestrator.launching.sources as s; print(s.place(), s.digest())"],
+        [sys.executable, "-c", "import orchestrator.system.provenance as s; print(s.place(), s.digest())"],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,
@@ -32,7 +32,7 @@ def digest_of(copy: Path) -> str:
 
 
 def test_a_copy_elsewhere_is_the_same_until_a_byte_differs(tmp_path: Path) -> None:
-    for name in PACKAGES:
+    for name in SOURCE_PACKAGES:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     # Of the copy, since somebody may be at work in the checkout.
     before = digest_of(tmp_path)

@@ -11,12 +11,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import space as spaces
 from orchestrator.config import Train
 from orchestrator.errors import SpaceError
-from orchestrator.language import values, yaml_text
-from orchestrator.language.techniques import TECHNIQUES, resolve
-from orchestrator.space import Space, load_space
+from orchestrator.space import space as spaces
+from orchestrator.space import values, yaml_loader
+from orchestrator.space.space import Space, load_space
+from orchestrator.space.techniques import TECHNIQUES, resolve
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.step import SCOPES
@@ -425,7 +425,7 @@ def test_a_value_is_taken_or_refused_and_nothing_else(value: object) -> None:
     )
 )
 def test_what_pyyaml_writes_is_read_back(data: dict[str, int]) -> None:
-    assert yaml_text.read(yaml.safe_dump(data), "x").data == data
+    assert yaml_loader.read(yaml.safe_dump(data), "x").data == data
 
 
 @given(st.randoms(use_true_random=False))
@@ -440,5 +440,5 @@ def test_the_order_of_keys_in_a_file_does_not_matter(shuffle: random.Random) -> 
         return {name: shuffled(value[name]) for name in names}
 
     text = yaml.safe_dump(shuffled(data), sort_keys=False)
-    found = Space.model_validate({**yaml_text.read(text, "x").data, "name": "weight-vs-unit", "text": ""})
+    found = Space.model_validate({**yaml_loader.read(text, "x").data, "name": "weight-vs-unit", "text": ""})
     assert found == load_space("weight-vs-unit").model_copy(update={"text": ""})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import models
 import pruning
-from orchestrator.measuring.sparse_inference import (
+from orchestrator.latency.sparse import (
     CsrLinear,
     CsrPointwise,
     _race,

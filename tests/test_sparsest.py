@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from result_rows import Row, frame, row
 
-from orchestrator.comparing.sparsest import sparsest
-from orchestrator.comparing.tables import sparsest_table
+from orchestrator.analysis.comparison import sparsest
+from orchestrator.analysis.tables import sparsest_table
 
 
 def trial(amount: float, seed: int, *, val: float, dense: float, test: float = 0.9) -> Row:

@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.errors import StoreError
-from orchestrator.store import sqlite_runs
-from orchestrator.store.sqlite_runs import SqliteRuns
+from orchestrator.storage import sqlite_runs
+from orchestrator.storage.sqlite_runs import SqliteRuns
 from orchestrator.tracking import MetricPoint, Tracker
 
 KEYED = "attributes.status = 'FINISHED' and tags.key LIKE '_%'"

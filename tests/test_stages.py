@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator import data, stages
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.data import loading
 from orchestrator.errors import CollapsedError
-from orchestrator.training import EpochRecord
-from orchestrator.walk.bench import Bench, State, make_bench, seed_for
-from orchestrator.walk.checkpoint import snapshot
-from orchestrator.walk.recipe import Phase
+from orchestrator.training.checkpoint import snapshot
+from orchestrator.training.loop import EpochRecord
+from orchestrator.training.optimizers import Phase
+from orchestrator.trial import stages
+from orchestrator.trial.context import Bench, State, make_bench, seed_for
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=16_384))
 
 
 def bench(config: DenseConfig = DENSE) -> Bench:
-    return make_bench(config, data.load("digits"))
+    return make_bench(config, loading.load_dataset("digits"))
 
 
 def trial(criterion: str, *, granularity: str = "weight", amount: float = 0.5) -> TrialConfig:
@@ -45,7 +46,7 @@ def test_seeds_of_neighbours_are_unrelated() -> None:
 
 def test_a_dense_training_is_the_same_again_and_leaves_the_global_generator() -> None:
     torch.manual_seed(3)
-    make_bench(DENSE, data.load("digits"))  # traces and counts are made once in a process
+    make_bench(DENSE, loading.load_dataset("digits"))  # traces and counts are made once in a process
     before = torch.get_rng_state()
     first = stages.dense(bench())
     assert torch.equal(torch.get_rng_state(), before)
@@ -60,7 +61,7 @@ def test_what_a_dense_training_costs() -> None:
     def report(stage: str, epoch: int, record: EpochRecord) -> None:
         heard.append((stage, epoch))
 
-    state = stages.dense(make_bench(DENSE, data.load("digits"), report=report))
+    state = stages.dense(make_bench(DENSE, loading.load_dataset("digits"), report=report))
     assert heard == [("dense", 1), ("dense", 2)]
     assert (state.epochs, state.micro_batch, len(state.history)) == (2, 16_384, 2)
     # 2 per MAC; forward and both backward passes, without the gradient of the images.
@@ -176,7 +177,7 @@ def test_what_did_not_fit_is_freed_before_the_next_try(monkeypatch: pytest.Monke
 
 
 def test_one_image_at_a_time_is_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = data.load("digits", samples_per_class=2)
+    few = loading.load_dataset("digits", samples_per_class=2)
     on = make_bench(replace(DENSE, batch_size=1, train=Train(epochs=1)), few)
     Narrow(monkeypatch, most=1, error=on_cuda)  # the validation images come more at a time
     assert stages.dense(on).micro_batch == 1

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.sweep.processes import AGENT, STAND_IN, changed
-from orchestrator.sweep.stand_in import PORTS
+from orchestrator.execution.dashboard_agent_stub import PORTS
+from orchestrator.execution.ray_patches import AGENT, STAND_IN, changed
 
 # As the raylet starts its agent: the child of a process that then does something else.
 RAYLET = """\

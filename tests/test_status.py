@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from orchestrator import cli
-from orchestrator.comparing.records import PLAN, plan_record
 from orchestrator.errors import StoreError
-from orchestrator.launching import status as module
-from orchestrator.launching.status import status
-from orchestrator.store.address import default_uri
-from orchestrator.store.ownership import owner
+from orchestrator.execution import status as module
+from orchestrator.execution.status import status
+from orchestrator.planning.plan_file import PLAN, dump_plan
+from orchestrator.storage.locks import owner
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import MetricPoint, RunRow, Tracker, initialise
 
 DEAD = owner().split()[0] + " 999999999 1.0"
@@ -151,7 +151,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         tracker = Tracker(found, space)
         sweep = tracker.start("sweep", space, tags={"space": space})
         rows = [{"key": f"{space}{number}", "dense_key": space} for number in (1, 2)]
-        tracker.upload(sweep.run_id, {PLAN: plan_record(rows, space=space)})
+        tracker.upload(sweep.run_id, {PLAN: dump_plan(rows, space=space)})
         with tracker.start("trial", "good", parent=sweep.run_id, tags={"point": f"{space}1"}) as run:
             run.log(metrics=[MetricPoint("final/val_accuracy", 0.875)], tags={"key": f"{space}1"})
         if space == "old":

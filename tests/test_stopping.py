@@ -14,24 +14,31 @@ from optuna.trial import TrialState
 
 import models
 from orchestrator import tracking
-from orchestrator.comparing.records import rounds
-from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.data import load
+from orchestrator.analysis.results import rounds
+from orchestrator.config import (
+    DEFAULT_GROUP_BY,
+    DenseConfig,
+    EarlyStopping,
+    Numerics,
+    Prune,
+    Train,
+    TrialConfig,
+)
+from orchestrator.data.loading import load_dataset
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.language.stops import WITHIN, Stop, stops
-from orchestrator.launching.launch import launch, make_plan, stop_rule
-from orchestrator.launching.options import Options
-from orchestrator.launching.outcome import Past
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
-from orchestrator.planning.competition import group_of, stop_refusal
-from orchestrator.planning.remainder import past_trials
-from orchestrator.search import METRICS, STOPPED, SUCCEEDED
-from orchestrator.space import load_space
-from orchestrator.stopping import OptunaStopping, PQIndexPruner, Studies, make_pruner, record_round
-from orchestrator.store.address import default_uri
+from orchestrator.execution.options import Options
+from orchestrator.execution.scheduler import OptunaStopping, PQIndexPruner, Studies, make_pruner, record_round
+from orchestrator.execution.searcher import METRICS, STOPPED, SUCCEEDED
+from orchestrator.execution.sweep import launch, make_plan, stop_rule
+from orchestrator.execution.worker import run_point
+from orchestrator.planning.plan import group_of, stop_refusal
+from orchestrator.planning.resume import past_trials
+from orchestrator.space.pruners import stops
+from orchestrator.space.space import load_space
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
-from orchestrator.trial import Round, run_dense, run_trial
+from orchestrator.trial.run import Round, run_dense, run_trial
+from orchestrator.trial.task import Past, Point, Settings
 from pruning.phases import NOT_SEEN, REGULARISING, UNDERFITTING
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "pq_pruner.py"
@@ -158,7 +165,7 @@ def test_all_names_are_there() -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_each_name_is_a_pruner_that_judges(name: str) -> None:
     assert type(make_pruner(name)).__name__ == CLASSES[name]
-    studies = Studies(Stop(name))
+    studies = Studies(EarlyStopping(name))
     for setting in range(3):
         config = trial_config(0.5, setting=setting)
         said = [studies.round(config.key(), config, values(n, 0.8)) for n in range(1, 6)]
@@ -186,7 +193,7 @@ def test_bad_texts(text: str, said: str) -> None:
 
 
 def test_the_median_of_the_group_decides() -> None:
-    studies = Studies(Stop("median(n_startup_trials=2)"))
+    studies = Studies(EarlyStopping("median(n_startup_trials=2)"))
     for setting in range(2):
         config = trial_config(0.5, setting=setting)
         assert [studies.round(config.key(), config, values(n, 0.9)) for n in range(1, 6)] == [""] * 5
@@ -206,14 +213,14 @@ def test_the_median_of_the_group_decides() -> None:
 
 
 def test_99_percent_is_not_killed_by_10() -> None:
-    studies = Studies(Stop("median(n_startup_trials=2)"))
+    studies = Studies(EarlyStopping("median(n_startup_trials=2)"))
     for setting in range(3):
         config = trial_config(0.1, setting=setting)
         studies.round(config.key(), config, values(1, 0.9))
         studies.end(config.key(), value=0.9)
     sparse = trial_config(0.99)
     assert studies.round(sparse.key(), sparse, values(1, 0.2)) == ""
-    everyone = Studies(Stop("median(n_startup_trials=2)", within=("dataset",)))
+    everyone = Studies(EarlyStopping("median(n_startup_trials=2)", within=("dataset",)))
     for setting in range(3):
         config = trial_config(0.1, setting=setting)
         everyone.round(config.key(), config, values(1, 0.9))
@@ -242,7 +249,7 @@ def test_what_ended_before_this_sweep_is_compared_with() -> None:
 
 def test_settings_compete_with_settings_and_never_the_seeds_of_one(tmp_path: Path) -> None:
     """Nine good seeds of one setting, and its tenth, which is bad, goes on; a bad setting does not."""
-    studies = Studies(Stop("median(n_startup_trials=1)"))
+    studies = Studies(EarlyStopping("median(n_startup_trials=1)"))
     for seed in range(9):
         config = trial_config(0.5, seed=seed)
         assert studies.round(config.key(), config, values(1, 0.9)) == ""
@@ -256,14 +263,16 @@ def test_settings_compete_with_settings_and_never_the_seeds_of_one(tmp_path: Pat
 def test_groups_are_of_one_seed_and_what_makes_trials_comparable() -> None:
     config = trial_config(0.5)
     first = ("0.5", "64", "digits", "mlp(widths=[16, 8])", "iterative(rounds=3)")
-    assert group_of(config, WITHIN)[:5] == first
-    assert group_of(config, WITHIN)[-1] == "0"
-    assert group_of(config, WITHIN) == group_of(replace(config, technique="weight"), WITHIN)
-    assert group_of(config, WITHIN) == group_of(trial_config(0.5, setting=4), WITHIN)
+    assert group_of(config, DEFAULT_GROUP_BY)[:5] == first
+    assert group_of(config, DEFAULT_GROUP_BY)[-1] == "0"
+    assert group_of(config, DEFAULT_GROUP_BY) == group_of(
+        replace(config, technique="weight"), DEFAULT_GROUP_BY
+    )
+    assert group_of(config, DEFAULT_GROUP_BY) == group_of(trial_config(0.5, setting=4), DEFAULT_GROUP_BY)
     for other in (trial_config(0.5, seed=3), trial_config(0.6), trial_config(0.5, count=7)):
-        assert group_of(config, WITHIN) != group_of(other, WITHIN)
+        assert group_of(config, DEFAULT_GROUP_BY) != group_of(other, DEFAULT_GROUP_BY)
     longer = replace(config, dense=replace(DENSE, train=Train(epochs=2)))
-    assert group_of(config, WITHIN) != group_of(longer, WITHIN)
+    assert group_of(config, DEFAULT_GROUP_BY) != group_of(longer, DEFAULT_GROUP_BY)
     assert group_of(config, ()) == ("0",)
     assert group_of(config, ("start", "train.channels_last")) == ("scratch", "False", "0")
 
@@ -273,7 +282,7 @@ class Told:
 
     def __init__(self, text: str, *past: Past) -> None:
         self.reasons: dict[str, str] = {}
-        self.scheduler = OptunaStopping(Stop(text), self.reasons.__setitem__, past)
+        self.scheduler = OptunaStopping(EarlyStopping(text), self.reasons.__setitem__, past)
 
     def result(self, point: Point, result: dict[str, Any]) -> str:
         return self.scheduler.on_trial_result(None, self.trial(point), result)  # type: ignore[arg-type]
@@ -303,7 +312,7 @@ def test_only_rounds_of_trials_count() -> None:
 
 class Shelf:
     def dense(self, config: DenseConfig) -> Any:
-        return run_dense(config, load("digits")).last.state
+        return run_dense(config, load_dataset("digits")).last.state
 
 
 def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
@@ -314,24 +323,24 @@ def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
         return "enough" if round.number == 2 else ""
 
     config = trial_config(0.9, count=4)
-    stopped = run_trial(config, load("digits"), store=Shelf(), report_round=at_two)
+    stopped = run_trial(config, load_dataset("digits"), store=Shelf(), report_round=at_two)
     assert (len(stopped.rounds), stopped.stopped_because) == (2, "enough")
     assert [(round.number, round.rounds) for round in heard] == [(1, 4), (2, 4)]
     assert heard[1].measurement == stopped.last.measurement
     assert heard[1].ipa == stopped.ipa
     whole = run_trial(
         trial_config(0.9, count=2),
-        load("digits"),
+        load_dataset("digits"),
         store=Shelf(),
         report_round=lambda _: "" if _.number < 2 else "x",
     )
     assert (len(whole.rounds), whole.stopped_because) == (2, "")
 
 
-RULE = Stop("threshold(lower=0.5, upper=1.0, n_warmup_steps=0, interval_steps=1)")
+RULE = EarlyStopping("threshold(lower=0.5, upper=1.0, n_warmup_steps=0, interval_steps=1)")
 
 
-def place(folder: Path, stop: Stop | None) -> tuple[Tracker, Settings]:
+def place(folder: Path, stop: EarlyStopping | None) -> tuple[Tracker, Settings]:
     uri = default_uri(folder)
     tracking.initialise(uri)
     tracker = Tracker(uri, "x")
@@ -509,7 +518,7 @@ def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Pa
 
 def rounds_judged(text: str, *, count: int = 8) -> list[int]:
     """The rounds after which the rule would stop a hopeless trial, ten good ones being finished."""
-    studies = Studies(Stop(text, ()))
+    studies = Studies(EarlyStopping(text, ()))
     for setting in range(10):
         config = trial_config(0.5 + setting / 100)
         for number in range(1, count + 1):
@@ -588,6 +597,6 @@ def test_hyperband_takes_the_number_of_rounds_for_its_largest_resource(count: in
 def test_patience_counts_rounds() -> None:
     """The best of all but the last three rounds must be above all of those: not before round 4."""
     rule = "patient(wrapped='threshold(lower=0.5)', patience=2)"
-    studies, config = Studies(Stop(rule)), trial_config(0.5)
+    studies, config = Studies(EarlyStopping(rule)), trial_config(0.5)
     found = [bool(studies.round("a", config, values(n, 0.4 - 0.01 * n, count=9))) for n in range(1, 7)]
     assert found == [False, False, False, True, True, True]

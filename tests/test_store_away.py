@@ -15,12 +15,12 @@ from server import Server
 from small_sweep import DENSE, LONGEST, NAME, ROOT, TRIALS, check_all_there, finished, sweeping, until
 
 from orchestrator.config import DenseConfig, Numerics, Train
-from orchestrator.launching import sources
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.outbox import Outbox
+from orchestrator.execution.worker import run_point
+from orchestrator.storage.outbox import Outbox
+from orchestrator.storage.uri import default_uri, outbox_folder
+from orchestrator.system import provenance
 from orchestrator.tracking import Tracker, initialise
+from orchestrator.trial.task import Point, Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -99,7 +99,7 @@ def test_checkpoints_through_a_server_are_found_and_removed(tmp_path: Path) -> N
         tracker = Tracker(server.uri, "x")
         sweep = tracker.start("sweep", "x", tags={}).run_id
         settings = Settings(
-            server.uri, "x", sweep, None, sources.place(), state_dir=str(tmp_path), checkpoint_seconds=0.0
+            server.uri, "x", sweep, None, provenance.place(), state_dir=str(tmp_path), checkpoint_seconds=0.0
         )
         config = DenseConfig(
             "mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=6), Numerics(micro_batch=4096)

@@ -12,20 +12,14 @@ from whole_sweep import NAME, TRIALS, record_sweep
 
 import orchestrator
 from orchestrator import cli
-from orchestrator.comparing.summary import PICTURE, Summary
-from orchestrator.completion import sweeps
+from orchestrator.cli.completion import sweeps
 from orchestrator.errors import StoreError
-from orchestrator.launching.outcome import Ended
-from orchestrator.launching.status import status
-from orchestrator.store.address import (
-    default_uri,
-    exists,
-    outbox_folder,
-    sqlite_path,
-    sqlite_uri,
-    store_folder,
-)
+from orchestrator.execution.status import status
+from orchestrator.execution.summary import Summary
+from orchestrator.storage.runs import PICTURE
+from orchestrator.storage.uri import default_uri, exists, outbox_folder, sqlite_path, sqlite_uri, store_folder
 from orchestrator.tracking import Tracker, initialise
+from orchestrator.trial.task import Ended
 
 NAMES = [
     "a?b",

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray  # before orchestrator.sweep: it must be on loopback all the same
+import ray  # before orchestrator.execution: it must be on loopback all the same
 
 import models
-from orchestrator import search, tracking
+from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.language.techniques import resolve
-from orchestrator.launching.outcome import Outcome
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.resources import Resources
-from orchestrator.launching.worker import run_point
-from orchestrator.store.address import default_uri
-from orchestrator.sweep.experiment import run_points
-from orchestrator.sweep.places import own
+from orchestrator.execution import searcher
+from orchestrator.execution.options import Resources
+from orchestrator.execution.ray_local import own
+from orchestrator.execution.tune_experiment import run_points
+from orchestrator.execution.worker import run_point
+from orchestrator.space.techniques import resolve
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
+from orchestrator.trial.task import Outcome, Point, Settings
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def numbers(outcome: Outcome) -> dict[str, float]:
 def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "WORKER_SECONDS", 1e9)  # a second pays only where points go slowly
+    monkeypatch.setattr(searcher, "WORKER_SECONDS", 1e9)  # a second pays only where points go slowly
     good, bad = [DENSE, replace(DENSE, seed=1)], DIVERGES
     points = [
         trial_point(bad, "weight"),

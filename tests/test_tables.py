@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from result_rows import frame, row
 
-from orchestrator.comparing.tables import differences_asked, listed, markdown, pivoted, tables
+from orchestrator.analysis.tables import differences_asked, listed, markdown, pivoted, tables
 
 ONE_SEED = "test accuracy in %, one seed, without an interval"
 

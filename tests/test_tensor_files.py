@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from orchestrator.errors import StoreError
-from orchestrator.store.tensor_files import LARGEST_HEADER, pack, packed_bytes, tensors, unpack
+from orchestrator.storage.tensor_files import LARGEST_HEADER, pack, packed_bytes, tensors, unpack
 
 FORMS = {"a": ((2, 3), torch.float32), "b": ((4,), torch.int64)}
 

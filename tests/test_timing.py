@@ -8,8 +8,8 @@ from time import sleep
 
 import pytest
 
-from orchestrator.measuring.machine_load import MachineLoad
-from orchestrator.measuring.timing import Spread, Timing, _order, _ratio, _rounds, side_by_side, spread
+from orchestrator.system.machine import MachineLoad
+from orchestrator.system.timing import Spread, Timing, _order, _ratio, _rounds, side_by_side, spread
 
 QUIET = MachineLoad(0.5, 0.0, 2)
 

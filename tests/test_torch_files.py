@@ -15,7 +15,7 @@ import pytest
 import torch
 from crafted_files import EMPTY, archive, lying, number, refused, view
 
-from orchestrator.transfer.foreign import tensors_of
+from orchestrator.model_io.state_dict_files import tensors_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -216,7 +216,7 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from orchestrator.errors import StoreError
-from orchestrator.transfer.foreign import tensors_of
+from orchestrator.model_io.state_dict_files import tensors_of
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     tensors_of(Path(sys.argv[1]))

@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.store.address import default_uri, exists, shown
-from orchestrator.store.ownership import owner, owner_lives
+from orchestrator.storage.locks import owner, owner_lives
+from orchestrator.storage.uri import default_uri, exists, shown
 from orchestrator.tracking import MetricPoint, Tracker, compare_address
 
 
@@ -36,7 +36,7 @@ def tracker(uri: str, request: pytest.FixtureRequest) -> Tracker:
 @cache
 def dead_process() -> str:
     """The owner tag of a process that has ended."""
-    code = "from orchestrator.store.ownership import owner; print(owner())"
+    code = "from orchestrator.storage.locks import owner; print(owner())"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -252,7 +252,7 @@ def test_failed_runs_by_point_the_latest(tracker: Tracker) -> None:
 
 
 def test_search_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.tracking.tracker.PAGE", 3)
+    monkeypatch.setattr("orchestrator.tracking.client.PAGE", 3)
     made = [finish(tracker, f"page-{n}") for n in range(8)]
     assert {row.run_id for row in tracker.search("tags.kind = 'dense'")} == set(made)
 

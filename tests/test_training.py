@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
-from orchestrator import data
 from orchestrator.config import Numerics, Train
-from orchestrator.data import Split
+from orchestrator.data import loading
+from orchestrator.data.loading import Split
 from orchestrator.errors import DivergedError, SpaceError
-from orchestrator.training import EpochRecord, train
-from orchestrator.walk.evaluation import evaluate
-from orchestrator.walk.recipe import Phase, learning_rate, make_optimizer
+from orchestrator.training.evaluation import evaluate
+from orchestrator.training.loop import EpochRecord, train
+from orchestrator.training.optimizers import Phase, learning_rate, make_optimizer
 
 NUMERICS = Numerics(micro_batch=4096)
 SGD = Train(epochs=1, optimizer="sgd", lr=0.1, momentum=0.0)
@@ -196,7 +196,7 @@ def test_phases_move_along_the_schedule_or_hold() -> None:
 
 
 def test_a_batch_beyond_the_data_is_the_full_batch() -> None:
-    split = data.load("digits").train
+    split = loading.load_dataset("digits").train
     small, large = network("slp"), network("slp")
     fit(small, split, SGD, batch_size=1257)
     fit(large, split, SGD, batch_size=60_000)

@@ -21,21 +21,20 @@ import models
 import orchestrator
 from models.densenet import present_name
 from models.torchvision_compat import models as torchvision_models
-from orchestrator.carrying import rerun
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import AwayError, OrchestrateError, SpaceError, StoreError, UsageError
-from orchestrator.launching import sources
-from orchestrator.launching.options import Options
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.repeating import command
-from orchestrator.launching.worker import run_point
+from orchestrator.execution.options import Options
+from orchestrator.execution.publish import command
+from orchestrator.execution.worker import run_point
+from orchestrator.model_io import rerun
+from orchestrator.model_io.pretrained import descended, heritage, told
+from orchestrator.model_io.state_dict_files import as_network, tensors_of
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.remainder import identity, missing_points
-from orchestrator.space import Space, load_space
-from orchestrator.tracking import RunRow, Tracker
-from orchestrator.transfer import kept
-from orchestrator.transfer.descent import descended, heritage, told
-from orchestrator.transfer.foreign import as_network, tensors_of
+from orchestrator.planning.resume import identity, missing_points
+from orchestrator.space.space import Space, load_space
+from orchestrator.system import provenance
+from orchestrator.tracking import RunRow, Tracker, source_models
+from orchestrator.trial.task import Point, Settings
 
 OTHERS = "dataset=digits(classes=[0, 1], samples_per_class=8)"
 SPACE = """\
@@ -191,7 +190,7 @@ def test_a_trial_that_keeps_masks_alone_and_one_cut_out_are_taken_whole(store: S
 
 
 def read_back(files: Mapping[str, bytes], folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    from orchestrator.store import model_files
+    from orchestrator.storage import model_files
 
     place = folder / "again"
     place.mkdir()
@@ -360,7 +359,7 @@ class Moved:
         self.folder = folder
         assert self.plan.space.ancestor is not None
         run = self.tracker.start("sweep", "moved", tags={})
-        kept.keep(self.tracker, self.tracker.row(run.run_id), self.plan.space.ancestor)
+        source_models.keep(self.tracker, self.tracker.row(run.run_id), self.plan.space.ancestor)
         run.end("FINISHED")
         self.sweep = self.tracker.row(run.run_id)
 
@@ -372,7 +371,7 @@ class Moved:
         return [self.tracker.finished(keys)[key] for key in keys]
 
     def settings(self) -> Settings:
-        place = sources.place()
+        place = provenance.place()
         return Settings(self.tracker.uri, "moved", self.sweep.run_id, None, place, state_dir=str(self.folder))
 
 
@@ -383,7 +382,7 @@ def moved(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Moved:
 
 @pytest.fixture(scope="module")
 def rows(moved: Moved) -> list[RunRow]:
-    kept._by_hash.cache_clear()
+    source_models._by_hash.cache_clear()
     return moved.run()
 
 
@@ -422,7 +421,7 @@ def test_what_was_gone_is_counted_and_an_amount_is_of_all_weights(rows: list[Run
 def test_a_transferred_run_comes_out_again_with_the_same_bits(store: Store, rows: list[RunRow]) -> None:
     for row in rows:
         if row.params.get("start") in ("weights", "masked") and row.params.get("amount") in (None, "0.8"):
-            kept._by_hash.cache_clear()
+            source_models._by_hash.cache_clear()
             recorded = rerun.find(row.run_id, uri=store.uri)
             assert list(recorded.reservations()) == []
             same = rerun.compare(recorded, rerun.again(recorded))
@@ -445,16 +444,16 @@ def config_of(sha256: str) -> DenseConfig:
 def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved, tmp_path: Path) -> None:
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
-    kept._by_hash.cache_clear()
-    found = kept.ancestor_of(moved.tracker, config_of(ancestor.sha256))
+    source_models._by_hash.cache_clear()
+    found = source_models.ancestor_of(moved.tracker, config_of(ancestor.sha256))
     assert found is not None
-    assert found is kept.ancestor_of(moved.tracker, config_of(ancestor.sha256))  # in memory
+    assert found is source_models.ancestor_of(moved.tracker, config_of(ancestor.sha256))  # in memory
     assert found.classes == ancestor.classes
-    assert kept.ancestor_of(moved.tracker, replace(config_of(""), start="scratch")) is None
+    assert source_models.ancestor_of(moved.tracker, replace(config_of(""), start="scratch")) is None
     with pytest.raises(StoreError, match="no sweep of this store has it; a sweep with the same --from"):
-        kept.ancestor_of(moved.tracker, config_of("b" * 64))
+        source_models.ancestor_of(moved.tracker, config_of("b" * 64))
     with pytest.raises(StoreError, match="is no SHA-256 of an ancestor"):
-        kept.ancestor_of(moved.tracker, config_of("' or tags.kind LIKE '%"))
+        source_models.ancestor_of(moved.tracker, config_of("' or tags.kind LIKE '%"))
 
 
 def test_a_store_that_was_away_a_moment_ago_is_asked_for_an_ancestor_again(
@@ -462,13 +461,13 @@ def test_a_store_that_was_away_a_moment_ago_is_asked_for_an_ancestor_again(
 ) -> None:
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
-    kept._by_hash.cache_clear()
+    source_models._by_hash.cache_clear()
     with pytest.raises(AwayError), moved.tracker.reaching():
         raise AwayError("database is locked")
     with pytest.raises(AwayError, match="database is locked"), moved.tracker.reaching():
         pytest.fail("nobody waits for a store again that is away")
-    monkeypatch.setattr(kept, "TRY_SECONDS", 0.0)
-    assert kept.ancestor_of(moved.tracker, config_of(ancestor.sha256)) is not None
+    monkeypatch.setattr(source_models, "TRY_SECONDS", 0.0)
+    assert source_models.ancestor_of(moved.tracker, config_of(ancestor.sha256)) is not None
 
 
 def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(
@@ -477,16 +476,16 @@ def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(
     place = Moved(store, tmp_path, store.trial("mlp", "unit"), "start=masked", "amount=50%")
     ancestor = place.plan.space.ancestor
     assert ancestor is not None
-    folder = place.tracker.local_folder(place.sweep, kept.FOLDER)
+    folder = place.tracker.local_folder(place.sweep, source_models.FOLDER)
     assert folder is not None
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     point = missing_points(place.plan, place.tracker, retry_failed=False)[0][0]
-    kept._by_hash.cache_clear()
+    source_models._by_hash.cache_clear()
     with pytest.raises(StoreError, match=r"weights\.safetensors is not as it was written"):
         run_point(point, place.settings())
     weights.write_bytes(b"")  # its size differs: that is seen without reading it
-    kept.keep(place.tracker, place.sweep, ancestor)
+    source_models.keep(place.tracker, place.sweep, ancestor)
     run_point(point, place.settings())
     assert place.tracker.finished_one(point.key) is not None
 

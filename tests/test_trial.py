@@ -9,20 +9,20 @@ from functools import cache, partial
 import pytest
 import torch
 
-from orchestrator import data
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.data import loading
 from orchestrator.errors import DivergedError
-from orchestrator.language.techniques import TECHNIQUES, resolve
-from orchestrator.measure import profile
-from orchestrator.measuring.assessment import Measured, measure
-from orchestrator.trial import Result, run_dense, run_trial
-from orchestrator.walk.bench import State, make_bench
-from orchestrator.walk.evaluation import evaluate
+from orchestrator.space.techniques import TECHNIQUES, resolve
+from orchestrator.training.evaluation import evaluate
+from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.measurement import Measured, measure
+from orchestrator.trial.metrics import profile
+from orchestrator.trial.run import Result, run_dense, run_trial
 
 MODELS = ("slp", "mlp(widths=[32, 16])", "cnn(widths=[8, 16])")
 SLP, MLP, CNN = MODELS
 NUMERICS = Numerics(micro_batch=4096)
-digits = cache(partial(data.load, "digits"))
+digits = cache(partial(loading.load_dataset, "digits"))
 
 
 class Shelf:

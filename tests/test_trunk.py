@@ -14,22 +14,22 @@ from test_search import Sweep
 import models
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.data import Dataset
-from orchestrator.data import load as digits
+from orchestrator.data.loading import Dataset
+from orchestrator.data.loading import load_dataset as digits
 from orchestrator.errors import StoreError
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import run_point
+from orchestrator.execution.searcher import SUCCEEDED
+from orchestrator.execution.worker import run_point
 from orchestrator.planning.plan import Plan, PlannedTrial
-from orchestrator.planning.remainder import missing_points
-from orchestrator.search import SUCCEEDED
-from orchestrator.space import load_space
-from orchestrator.store.address import default_uri
-from orchestrator.store.trunk_files import SHA256, TRUNK, from_bytes, to_bytes, trunk_of
+from orchestrator.planning.resume import missing_points
+from orchestrator.space.space import load_space
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
-from orchestrator.training import EpochRecord
-from orchestrator.trial import Result, run_trial
-from orchestrator.walk.bench import State
-from orchestrator.walk.trunk import Trunk, walked_along
+from orchestrator.tracking.round_masks import SHA256, TRUNK, from_bytes, to_bytes, trunk_of
+from orchestrator.training.loop import EpochRecord
+from orchestrator.trial.context import State
+from orchestrator.trial.recovery import Trunk, walked_along
+from orchestrator.trial.run import Result, run_trial
+from orchestrator.trial.task import Point, Settings
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 PRUNE = Prune("magnitude", "weight", "layer", "iterative(rounds=3)", 0.8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from orchestrator.comparing.typed import typed
+from orchestrator.analysis.column_types import typed
 
 
 def test_options_are_numbers_where_they_are_numbers() -> None:

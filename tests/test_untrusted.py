@@ -24,7 +24,7 @@ from recorded import Store
 
 import orchestrator
 from orchestrator.errors import StoreError
-from orchestrator.export.tensors import rebuilt
+from orchestrator.model_io.safetensors_format import rebuilt
 
 ROOT = Path(__file__).parent.parent
 
@@ -188,7 +188,7 @@ def test_an_exploit_as_a_registered_model_is_refused(
 
 def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
     """Only what this process has just written is opened as a program; a .pth is read as data."""
-    allowed = {("orchestrator/export/program.py", "torch.export.load")}
+    allowed = {("orchestrator/model_io/pt2_format.py", "torch.export.load")}
     loaders = {"torch.load", "torch.export.load", "torch.jit.load", "pickle.load", "pickle.loads"}
     loaders |= {"pickle.Unpickler", "zipfile.ZipFile"}
     found = set()

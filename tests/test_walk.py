@@ -9,19 +9,20 @@ from itertools import pairwise
 import pytest
 import torch
 
-from orchestrator import data, stages
 from orchestrator.config import Control, DenseConfig, Numerics, Prune, Train, TrialConfig, When
+from orchestrator.data import loading
 from orchestrator.planning.estimate import _epochs
-from orchestrator.trial import Result, run_dense, run_trial
-from orchestrator.walk.bench import State, make_bench
-from orchestrator.walk.recovery import recoveries
+from orchestrator.trial import stages
+from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.recovery import recoveries
+from orchestrator.trial.run import Result, run_dense, run_trial
 from pruning.masking import Masks
 from pruning.step import target_count
 
 EPOCHS = 2
 MLP, CNN, DEEP = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])", "mlp(widths=[8, 8, 8, 8, 8])"
 LAYERS = {"hidden.0.weight": 2048, "hidden.1.weight": 512, "output.weight": 160}
-digits = cache(partial(data.load, "digits"))
+digits = cache(partial(loading.load_dataset, "digits"))
 
 
 def dense_config(model: str, seed: int = 0) -> DenseConfig:

@@ -15,24 +15,25 @@ import pytest
 import torch
 
 import models
-from orchestrator import data, tracking
+from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
-from orchestrator.described import params
+from orchestrator.data import loading
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.language.techniques import resolve
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.worker import DenseStore, run_point
-from orchestrator.measure import Measurement
+from orchestrator.execution.worker import DenseStore, run_point
 from orchestrator.planning.plan import Plan, PlannedTrial
-from orchestrator.planning.remainder import missing_points
-from orchestrator.space import load_space
-from orchestrator.store import model_files
-from orchestrator.store.address import default_uri, outbox_folder
-from orchestrator.store.delivery import tracker_of
-from orchestrator.store.outbox import Outbox
+from orchestrator.planning.resume import missing_points
+from orchestrator.space.space import load_space
+from orchestrator.space.techniques import resolve
+from orchestrator.storage import model_files
+from orchestrator.storage.outbox import Outbox
+from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import RunRow, Tracker
-from orchestrator.trial import run_dense, run_trial
-from orchestrator.walk.bench import State
+from orchestrator.tracking.delivery import tracker_of
+from orchestrator.trial.context import State
+from orchestrator.trial.metrics import Measurement
+from orchestrator.trial.params import params
+from orchestrator.trial.run import run_dense, run_trial
+from orchestrator.trial.task import Point, Settings
 
 MODEL = "mlp(widths=[16, 8])"
 DENSE = DenseConfig(MODEL, "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
@@ -90,7 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def test_a_dense_run_is_whole(place: Place) -> None:
-    row, images = place.row(DENSE), data.load("digits")
+    row, images = place.row(DENSE), loading.load_dataset("digits")
     reference = run_dense(DENSE, images)
     assert (row.status, row.name) == ("FINISHED", "a name")
     assert row.params == {name: str(value) for name, value in params(DENSE).items()}
@@ -123,7 +124,7 @@ def test_a_dense_run_keeps_its_files(place: Place) -> None:
 
 
 def test_the_reloaded_dense_network_is_the_computed_one(place: Place) -> None:
-    computed = run_dense(DENSE, data.load("digits")).last.state
+    computed = run_dense(DENSE, loading.load_dataset("digits")).last.state
     for loaded in (
         place.load(place.row(DENSE)).state(),
         DenseStore(place.tracker, place.outbox).dense(DENSE),
@@ -147,7 +148,7 @@ class Shelf:
 def test_a_trial_starts_from_the_stored_network(place: Place, name: str, recover: str) -> None:
     config = trial_config(name, recover)
     row, final = place.run(config)
-    computed = run_trial(config, data.load("digits"), store=Shelf(None)).last
+    computed = run_trial(config, loading.load_dataset("digits"), store=Shelf(None)).last
     assert row.tags.items() >= {("kind", "trial"), ("key", config.key())}
     assert row.tags.get("notes", "") == "; ".join(computed.notes)
     assert timeless(final) == timeless(computed.measurement.metrics("final"))
@@ -292,7 +293,7 @@ FIRST_POINTS = """\
 import sys
 from pathlib import Path
 from tests.test_worker import DENSE, Place, trial_config
-from orchestrator.store.address import default_uri
+from orchestrator.storage.uri import default_uri
 already = set(sys.modules)
 place = Place(default_uri(Path(sys.argv[1])), "x")
 for config in (DENSE, trial_config("weight", "finetune(epochs=1)")):

@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.comparing.records import PLAN
-from orchestrator.launching import sources
-from orchestrator.launching.concluding import conclude
-from orchestrator.launching.options import Options
-from orchestrator.launching.outcome import Ended
-from orchestrator.launching.point import Point, Settings
-from orchestrator.launching.repeating import COMMAND, command
-from orchestrator.launching.worker import run_point
+from orchestrator.execution.options import Options
+from orchestrator.execution.publish import command, conclude
+from orchestrator.execution.worker import run_point
 from orchestrator.planning.plan import make_plan
-from orchestrator.planning.remainder import digest, missing_points, plan_text
-from orchestrator.space import load_space
-from orchestrator.store.address import outbox_folder
-from orchestrator.store.claim import claim
+from orchestrator.planning.plan_file import PLAN
+from orchestrator.planning.resume import digest, missing_points, plan_text
+from orchestrator.space.space import load_space
+from orchestrator.storage.runs import COMMAND
+from orchestrator.storage.uri import outbox_folder
+from orchestrator.system import provenance
 from orchestrator.tracking import OpenRun, Tracker, initialise, line_to
+from orchestrator.tracking.lease import claim
+from orchestrator.trial.task import Ended, Point, Settings
 
 NAME = "weight-vs-unit"
 SETS = ("seed=0", "train.epochs=1", "amount=0,0.5", "technique=weight", "model=mlp(widths=[16])")
@@ -39,7 +38,7 @@ class Begun:
         return Tracker(self.uri, NAME)
 
     def settings(self, uri: str, state_dir: Path) -> Settings:
-        return Settings(uri, NAME, self.run.run_id, None, sources.place(), state_dir=str(state_dir))
+        return Settings(uri, NAME, self.run.run_id, None, provenance.place(), state_dir=str(state_dir))
 
     def leave_waiting(self, state_dir: Path, points: tuple[Point, ...] | None = None) -> None:
         """Run points while the store is away: their results wait for it, on this machine."""

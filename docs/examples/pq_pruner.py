@@ -11,14 +11,14 @@ from torch import nn
 
 import models
 import pruning
-from orchestrator import data
-from orchestrator.stopping import PQIndexPruner, record_round
+from orchestrator.data import loading
+from orchestrator.execution.scheduler import PQIndexPruner, record_round
 from pruning.masking import Masks
 
 ROUNDS, STEPS = 8, 40
 
 
-def train(net: nn.Module, images: data.Split, masks: Masks) -> None:
+def train(net: nn.Module, images: loading.Split, masks: Masks) -> None:
     """A few steps of Adam on all images; what is pruned stays so."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(STEPS):
@@ -28,7 +28,7 @@ def train(net: nn.Module, images: data.Split, masks: Masks) -> None:
         pruning.apply_masks(net, masks)
 
 
-def accuracy(net: nn.Module, images: data.Split) -> float:
+def accuracy(net: nn.Module, images: loading.Split) -> float:
     with torch.no_grad():
         return float((net(images.images).argmax(1) == images.labels).double().mean())
 
@@ -41,7 +41,7 @@ def index(net: nn.Module, masks: Masks) -> float:
 
 
 def objective(trial: optuna.Trial) -> float:
-    digits = data.load("digits")
+    digits = loading.load_dataset("digits")
     share = trial.suggest_float("share", 0.2, 0.8)  # of the living weights, each round
     torch.manual_seed(trial.number)
     net = models.build("mlp(widths=[32])", input_shape=digits.input_shape, num_classes=digits.num_classes)

@@ -14,13 +14,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from extensions import unreadable
-from orchestrator.cli import carrying, knowing, reading, sweeping
-from orchestrator.cli.outside import check_outside
-from orchestrator.console import print_line, print_text
+from orchestrator.cli import info, models, results, sweep
+from orchestrator.cli.options import check_outside
 from orchestrator.errors import OrchestrateError, OutputError
-from orchestrator.garbage import rarely_collected
-from orchestrator.output_streams import escaped, output_streams
 from orchestrator.redaction import redacted
+from orchestrator.system.console import print_line, print_text
+from orchestrator.system.memory import rarely_collected
+from orchestrator.system.output_streams import escaped, output_streams
 
 app = typer.Typer(
     help="Sweeps of neural-network pruning: plan, run, record, compare.",
@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for part in (sweeping, reading, carrying, knowing):
+for part in (sweep, results, models, info):
     app.add_typer(part.app)
 
 

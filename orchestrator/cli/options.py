@@ -1,18 +1,41 @@
-"""Options that several commands share, and what they stand for."""
+"""What a command is started with: its words, the environment's settings and the working folder, as text."""
 
 from __future__ import annotations
 
+import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import completion
-from orchestrator.console import print_line
+from orchestrator.cli import completion
+from orchestrator.errors import UnusableError, UsageError
+from orchestrator.formatting import is_encodable
+from orchestrator.system.console import print_line
 
 if TYPE_CHECKING:
-    from orchestrator.space import Space
+    from orchestrator.space.space import Space
+
+
+SETTINGS = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATE_DATA_DIR", "TMPDIR", "HOME")
+
+
+def check_outside() -> None:
+    """UsageError for bytes that are no text, UnusableError for a working folder that is not there."""
+    for word in sys.argv[1:]:
+        if not is_encodable(word):
+            raise UsageError(f"{word!r:.200} is no text in this machine's encoding; write it as UTF-8")
+    for name in SETTINGS:
+        if not is_encodable(value := os.environ.get(name, "")):
+            raise UsageError(f"{name} is {value!r:.200}, no text in this machine's encoding; use UTF-8")
+    try:
+        folder = os.getcwd()
+    except OSError as error:
+        raise UnusableError(f"the working folder cannot be used: {error.strerror}; go to another") from error
+    if not is_encodable(folder):
+        raise UnusableError(f"the working folder is {folder!r:.200}, no text in UTF-8; go to another")
 
 
 class DeviceChoice(StrEnum):
@@ -92,19 +115,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 def uri() -> str:
     """The store: MLFLOW_TRACKING_URI, or the default one."""
-    from orchestrator.store.address import default_uri
+    from orchestrator.storage.uri import default_uri
 
     return default_uri(Path.cwd())
 
 
 def load(name: str, sets: list[str], source: str | None = None) -> Space:
     """A named space or a file, as --set changes it, with what --from names; what that gives is told."""
-    from orchestrator.space import load_space
+    from orchestrator.space.space import load_space
 
     given = load_space(name, sets)
     if source is None:
         return given
-    from orchestrator.transfer.descent import descended, told
+    from orchestrator.model_io.pretrained import descended, told
 
     found = descended(given, source, uri=uri())
     for line in told(given, found):

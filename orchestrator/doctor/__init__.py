@@ -1,6 +1,6 @@
 """What works here and what does not, each with what to do: looked at without changing anything."""
 
-from orchestrator.doctor.examination import examine
-from orchestrator.doctor.finding import Finding, Report
+from orchestrator.doctor.checks import examine
+from orchestrator.doctor.result import Finding, Report
 
 __all__ = ["Finding", "Report", "examine"]

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.config import INGREDIENTS, DenseConfig, TrialConfig, method_name
-from orchestrator.described import params
-from orchestrator.planning.ingredients import read_code
+from orchestrator.planning.fingerprints import read_code
 from orchestrator.planning.plan import Plan
-from orchestrator.store.runs import Runs
+from orchestrator.storage.runs import Runs
+from orchestrator.trial.params import params
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,4 @@
-"""Points that are equal by definition: the same is computed, whatever the network and the data.
-
-`plain(config)` is the configuration that stands for all that compute the same; two points with one
-plain configuration are planned once. Only what follows from the definitions counts, never what happens to
-come out equal. The criteria say it of themselves, by their traits `same_scores` and `orders_like`.
-"""
+"""Configurations that are equal by definition."""
 
 from __future__ import annotations
 
@@ -12,11 +7,11 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from orchestrator.config import DenseConfig, Prune, Train, TrialConfig, method_name, method_text
-from orchestrator.described import short
-from orchestrator.planning.refusals import _skeleton, shape_of
-from orchestrator.walk.preparation import preparations
-from orchestrator.walk.recovery import epochs_of, recoveries
-from orchestrator.walk.structure import flow_of, layers_protected
+from orchestrator.planning.constraints import _skeleton, shape_of
+from orchestrator.trial.params import short
+from orchestrator.trial.preparation import preparations
+from orchestrator.trial.recovery import epochs_of, recoveries
+from orchestrator.trial.structure import flow_of, layers_protected
 from pruning.criteria import criteria, representative
 from pruning.masking import prunable_layers
 from pruning.registry import hyperparameters

@@ -20,16 +20,8 @@ from orchestrator.config import (
     When,
     micro_batch_of,
 )
-from orchestrator.described import short
-from orchestrator.language import option_axes, techniques
-from orchestrator.language.axes import Exclude
-from orchestrator.language.overrides import TECHNIQUE_AXES
-from orchestrator.language.ranges import Choice
-from orchestrator.language.values import Value
-from orchestrator.planning.choosing import Lists
-from orchestrator.planning.equality import plain_key, same
-from orchestrator.planning.ingredients import data_sha256, dense_code, trial_code
-from orchestrator.planning.refusals import (
+from orchestrator.planning.choices import Lists
+from orchestrator.planning.constraints import (
     amount_refusal,
     criterion_refusal,
     model_refusal,
@@ -41,7 +33,15 @@ from orchestrator.planning.refusals import (
     structure_refusal,
     train_size,
 )
-from orchestrator.space import Space
+from orchestrator.planning.equality import plain_key, same
+from orchestrator.planning.fingerprints import data_sha256, dense_code, trial_code
+from orchestrator.space import hyperparameters, techniques
+from orchestrator.space.overrides import TECHNIQUE_AXES
+from orchestrator.space.ranges import Choice
+from orchestrator.space.schema import Exclude
+from orchestrator.space.space import Space
+from orchestrator.space.values import Value
+from orchestrator.trial.params import short
 from pruning.registry import parse
 
 Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
@@ -192,7 +192,7 @@ def _code_of_trial(prune: Prune, fields: Point) -> str:
 
 
 def _branch_refusal(prune: Prune, fields: Point, point: Point) -> str | None:
-    tuned = (option_axes.refusal(axis, point[axis]) for axis in option_axes.TUNED)
+    tuned = (hyperparameters.refusal(axis, point[axis]) for axis in hyperparameters.TUNED)
     return (
         next(filter(None, tuned), None)
         or scope_refusal(prune.granularity, prune.scope)
@@ -210,7 +210,9 @@ def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
     """
     if "technique" not in lists:
         several = [
-            axis for axis in ("granularity", "scope") if len(option_axes.listed(space.choices()[axis])) > 1
+            axis
+            for axis in ("granularity", "scope")
+            if len(hyperparameters.listed(space.choices()[axis])) > 1
         ]
         triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
         return [

@@ -1,18 +1,22 @@
-"""A space -> its plan: every trial once, the dense trainings they share, and what is left out and why."""
+"""A space as a plan: every trial once, shared trainings, exclusions with reasons."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.config import DenseConfig, Device, Numerics, Precision
+from orchestrator.config import LATER, DenseConfig, Device, EarlyStopping, Numerics, Precision, TrialConfig
 from orchestrator.errors import SpaceError
-from orchestrator.planning.choosing import grid
+from orchestrator.planning.choices import grid
+from orchestrator.planning.constraints import model_refusal
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Draw, Exclusion, Params, PlannedTrial, expand
-from orchestrator.planning.ingredients import refresh
-from orchestrator.planning.refusals import model_refusal
-from orchestrator.space import Space
+from orchestrator.planning.fingerprints import refresh
+from orchestrator.space.pruners import stops, trials_needed
+from orchestrator.space.space import Space
+from orchestrator.trial.params import params
+from orchestrator.trial.run import measured_rounds
 
 __all__ = ["Exclusion", "Plan", "PlannedTrial", "SearchPoint", "expected", "grown", "make_plan"]
 DRAWN_AGAIN = "drawn again"
@@ -132,3 +136,31 @@ def _check_models(space: Space) -> None:
         refusals = [model_refusal(model, dataset) for dataset in space.axes.dataset]
         if all(refusals):
             raise SpaceError(f"{space.name}: {refusals[0]}")
+
+
+def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
+    """The values that trials must share to be compared: those of the axes `within`, and the seed."""
+    found = {**LATER, **params(config)}
+    return (*(str(found[axis]) for axis in within), str(config.dense.seed))
+
+
+def stop_refusal(plan: Plan, stop: EarlyStopping) -> str | None:
+    """Why the rule can stop no trial of the plan, and what to do; None where it can."""
+    configs = [trial.config for trial in expected(plan).trials]
+    judged = [config for config in configs if measured_rounds(config) > 1]
+    if configs and not judged:
+        return (
+            f"{stops.get(stop.text)} would stop nothing: trials are stopped between rounds, and each here "
+            "has one; give a schedule of several, such as iterative(rounds=5), or --stop none"
+        )
+    largest = max(Counter(group_of(config, stop.within) for config in judged).values(), default=0)
+    needed = trials_needed(stop.text)
+    if not judged or largest >= needed:
+        return None
+    shared = ", ".join(axis for axis in stop.within if not axis.startswith("train."))
+    fewer = f"n_startup_trials={largest - 1}, " if largest > 1 else ""
+    return (
+        f"{stops.get(stop.text)} would stop nothing: settings compete at one seed"
+        f"{f' and equal {shared}' if shared else ''}, {needed} are needed, and there are {largest} at most; "
+        f"give {fewer}more settings, fewer axes in stop_within, or --stop none"
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from orchestrator.config import DenseConfig, Json, TrialConfig, method_name
-from orchestrator.described import amount_text, params
-from orchestrator.language import option_axes
-from orchestrator.language.overrides import TECHNIQUE_AXES
-from orchestrator.language.ranges import Choice, Range
-from orchestrator.space import Space
+from orchestrator.space import hyperparameters
+from orchestrator.space.overrides import TECHNIQUE_AXES
+from orchestrator.space.ranges import Choice, Range
+from orchestrator.space.space import Space
+from orchestrator.trial.params import amount_text, params
 
 SAID = ("technique", *TECHNIQUE_AXES, "amount", "start", "seed")  # in every name, or in the technique's label
 UNSAID = ("none", "after")  # that nothing was done goes without saying
@@ -37,7 +37,9 @@ def trial_name(config: TrialConfig, varied: Sequence[str]) -> str:
 def _varies(space: Space, axis: str, choice: Choice) -> bool:
     if isinstance(choice, Range) or len(choice) > 1:
         return True
-    options = option_axes.own(axis, choice[0], space.axes.options) if axis in option_axes.TUNED else {}
+    options = (
+        hyperparameters.own(axis, choice[0], space.axes.options) if axis in hyperparameters.TUNED else {}
+    )
     return any(isinstance(values, Range) or len(values) > 1 for values in options.values())
 
 

@@ -1,9 +1,4 @@
-"""Optuna's samplers: which point of a space comes next, given those before it and what came of them.
-
-A point follows from the space, the points before it and its number alone: every draw has a sampler of
-its own, seeded by (seed, number, attempt), and the study is built anew in memory. So a search that is
-carried on asks for what it would have asked for without the interruption. MLflow keeps the points.
-"""
+"""Optuna's samplers: the next point of a search, given the points before it."""
 
 from __future__ import annotations
 
@@ -24,13 +19,13 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
 from orchestrator.config import Numerics
-from orchestrator.language import option_axes
-from orchestrator.language.ranges import Choice, Range
-from orchestrator.language.values import Value
-from orchestrator.planning.choosing import at
+from orchestrator.planning.choices import at
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Draw, Expansion, Params, expand
-from orchestrator.space import Space
+from orchestrator.space import hyperparameters
+from orchestrator.space.ranges import Choice, Range
+from orchestrator.space.space import Space
+from orchestrator.space.values import Value
 
 MOST_DRAWS = 1000  # for one point, until one is new and can be run
 MODEL_DRAWS = 20  # of these by tpe's model, which may insist on a point that is there already
@@ -139,4 +134,4 @@ def _suggested(trial: optuna.Trial, name: str, choice: Choice) -> Value:
         return trial.suggest_int(name, one.low, one.high, log=one.log, step=one.step)
     if isinstance(one, FloatDistribution) and isinstance(choice, Range):
         return choice.nearest(trial.suggest_float(name, one.low, one.high, log=one.log, step=one.step))
-    return trial.suggest_categorical(name, option_axes.listed(choice))
+    return trial.suggest_categorical(name, hyperparameters.listed(choice))

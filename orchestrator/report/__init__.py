@@ -1,8 +1,8 @@
-"""A sweep as one HTML file: it needs no network, prints well, and is the same for the same results."""
+"""The MLflow pages of a store."""
 
 from __future__ import annotations
 
-from orchestrator.comparing.records import Joined, joined
+from orchestrator.analysis.results import Joined, joined
 from orchestrator.report.page import page
 from orchestrator.report.section import Wanted
 from orchestrator.report.swept import Swept

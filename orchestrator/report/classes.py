@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.comparing.marks import legend
-from orchestrator.comparing.sparsest import within
+from orchestrator.analysis.comparison import within
+from orchestrator.analysis.notes import legend
 from orchestrator.report.featured import Group, groups, left_out
 from orchestrator.report.heat import heat_table
 from orchestrator.report.markup import Html, joined, paragraph, table, tag

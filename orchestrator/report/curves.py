@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.comparing.figures import spread, spread_note
-from orchestrator.comparing.marks import MEANINGS, SURVIVORS
-from orchestrator.comparing.orders import turning
-from orchestrator.comparing.setting import percent
+from orchestrator.analysis.notes import MEANINGS, SURVIVORS
+from orchestrator.analysis.orders import turning
+from orchestrator.analysis.plots import spread, spread_note
+from orchestrator.formatting import format_percent
 from orchestrator.report.charts import Axis, Spec, key, looks
 from orchestrator.report.markup import Html, joined, paragraph, tag
 from orchestrator.report.plots import Mark, can_label, dot_chart, dots_height, line_chart
@@ -98,7 +98,7 @@ def _dots(swept: Swept, panels: Sequence[str], charts: dict[str, Spec]) -> Html:
         dense = _dense(swept.of(panel))
         chart_id = f"accuracy-{number}"
         charts[chart_id] = dot_chart(marks, styles, x=Axis(ACCURACY), level=("dense", dense))
-        sparsity = percent(swept.of(panel)[0].mean("final/sparsity"))
+        sparsity = format_percent(swept.of(panel)[0].mean("final/sparsity"))
         title = f"{panel}: at {sparsity} sparsity"
         about = f"Test accuracy of each method: {panel}"
         places.append(place(chart_id, label=about, height=dots_height(len(marks)), title=title))

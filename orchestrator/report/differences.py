@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.comparing.paired import Baseline, Difference, default_baseline, differences
-from orchestrator.comparing.setting import method_label, panel_title
-from orchestrator.comparing.tables import differences_table
+from orchestrator.analysis.paired import Baseline, Difference, default_baseline, differences
+from orchestrator.analysis.settings import method_label, panel_title
+from orchestrator.analysis.tables import differences_table
 from orchestrator.report.charts import Axis, Looks, Spec, key, looks
 from orchestrator.report.markup import Html, joined, paragraph, tag, texts_table
 from orchestrator.report.plots import Mark, dot_chart, dots_height, line_chart

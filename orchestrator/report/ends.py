@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from orchestrator.comparing.stopped import stopped_note, stopped_settings
+from orchestrator.analysis.notes import stopped_note, stopped_settings
 from orchestrator.report.markup import Html, joined, paragraph, table, tag
 from orchestrator.report.section import Section
 from orchestrator.report.swept import Swept

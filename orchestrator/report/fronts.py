@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.comparing.marks import legend
-from orchestrator.comparing.pareto import COSTS, Candidate, candidates, cost_text, members
+from orchestrator.analysis.notes import legend
+from orchestrator.analysis.pareto import COSTS, Candidate, candidates, cost_text, members
 from orchestrator.report.charts import INK, MUTED, PAPER, Axis, Spec, key, layout, looks
 from orchestrator.report.curves import ACCURACY
 from orchestrator.report.markup import Html, chart_text, joined, paragraph, table, tag

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.comparing.marks import legend
+from orchestrator.analysis.notes import legend
 from orchestrator.report.featured import Group, groups, left_out
 from orchestrator.report.heat import MOST_ROWS, heat_table
 from orchestrator.report.markup import Html, joined, paragraph, tag

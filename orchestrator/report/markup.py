@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.comparing.tables import Table
+from orchestrator.analysis.tables import Table
 
 NARROW = 8  # columns, up to which there is room between them
 Json = Any  # what json can write

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.comparing.dense import dense_sets
-from orchestrator.comparing.interval import dense_interval, interval, test_set_width
-from orchestrator.comparing.marks import dense_marks, legend
-from orchestrator.comparing.stopped import stopped_note
-from orchestrator.comparing.tables import caption, searched, sparsest_table
+from orchestrator.analysis.intervals import dense_interval, interval, test_set_width
+from orchestrator.analysis.notes import dense_marks, legend, stopped_note
+from orchestrator.analysis.settings import dense_sets
+from orchestrator.analysis.tables import caption, searched, sparsest_table
 from orchestrator.report.markup import Html, joined, paragraph, table, tag, texts_table
 from orchestrator.report.section import Section, Wanted
 from orchestrator.report.swept import Cell, Swept

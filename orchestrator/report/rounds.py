@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.comparing.figures import spread
-from orchestrator.comparing.marks import SURVIVORS
+from orchestrator.analysis.notes import SURVIVORS
+from orchestrator.analysis.plots import spread
 from orchestrator.report.charts import Axis, Look, Spec, key, layout, looks
 from orchestrator.report.curves import ACCURACY
 from orchestrator.report.featured import MOST_METHODS, MOST_PANELS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.comparing.interval import How
-from orchestrator.comparing.paired import Baseline
+from orchestrator.analysis.intervals import How
+from orchestrator.analysis.paired import Baseline
 from orchestrator.report.charts import Spec
 from orchestrator.report.markup import Html, tag
 

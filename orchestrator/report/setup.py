@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.comparing.setting import NO_SETTING, axis_columns, is_by_criterion
+from orchestrator.analysis.settings import NO_SETTING, axis_columns, is_by_criterion
 from orchestrator.report.markup import Html, facts, joined, paragraph, table, tag
 from orchestrator.report.section import Section
 from orchestrator.report.swept import Swept

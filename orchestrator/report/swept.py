@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.comparing.figures import spread
-from orchestrator.comparing.marks import marks
-from orchestrator.comparing.networks import earlier_networks
-from orchestrator.comparing.records import Joined
-from orchestrator.comparing.setting import (
+from orchestrator.analysis.notes import marks
+from orchestrator.analysis.pareto import earlier_networks
+from orchestrator.analysis.plots import spread
+from orchestrator.analysis.results import Joined
+from orchestrator.analysis.settings import (
     amount_label,
     method_label,
     method_names,
@@ -22,10 +22,10 @@ from orchestrator.comparing.setting import (
     setting_columns,
     settings,
 )
-from orchestrator.comparing.tables import Table
+from orchestrator.analysis.tables import Table
 from orchestrator.errors import OrchestrateError, StoreError
-from orchestrator.language import yaml_text
-from orchestrator.launching.repeating import COMMAND
+from orchestrator.space import yaml_loader
+from orchestrator.storage.runs import COMMAND
 from orchestrator.tracking import RunRow, Tracker
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Swept:
     @cached_property
     def about(self) -> str:
         try:
-            data = yaml_text.read(self.space_text, SPACE).data
+            data = yaml_loader.read(self.space_text, SPACE).data
         except OrchestrateError:
             return ""
         return str(data.get("about", "")) if isinstance(data, dict) else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.comparing.interval import How
-from orchestrator.comparing.paired import read_baseline
-from orchestrator.comparing.records import find_sweep, joined
+from orchestrator.analysis.intervals import How
+from orchestrator.analysis.paired import read_baseline
+from orchestrator.analysis.results import find_sweep, joined
 from orchestrator.errors import UsageError
 from orchestrator.report import Wanted, html_report
-from orchestrator.store.writing import rewrite
+from orchestrator.system.files import rewrite
 from orchestrator.tracking import open_store
 
 

@@ -4,13 +4,12 @@ A run is found again by the tag `key`, which it gets after its tensors are store
 FINISHED. A run of a few calls: create, one batch or two, inputs, artifacts, the key, the end.
 """
 
-from orchestrator.store.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, RunRow, Value
+from orchestrator.storage.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, RunRow, Value
+from orchestrator.tracking.active_run import OpenRun
+from orchestrator.tracking.client import NOTE, NOTE_LENGTH, Tracker, compare_address, open_store
 from orchestrator.tracking.connection import initialise
-from orchestrator.tracking.line import REST_SECONDS, line_to
-from orchestrator.tracking.open_run import OpenRun
-from orchestrator.tracking.rows import NOTE, NOTE_LENGTH, compare_address
+from orchestrator.tracking.errors import REST_SECONDS, line_to
 from orchestrator.tracking.sqlite_store import has_store
-from orchestrator.tracking.tracker import Tracker, open_store
 
 __all__ = [
     "DIGEST_LENGTH",

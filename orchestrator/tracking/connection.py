@@ -1,19 +1,24 @@
-"""The one place where a client of a store is made: never for a SQLite file that is absent, or not whole."""
+"""Connect to a store, and check its health."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _get_latest_schema_revision
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import DiskFullError, StoreError
-from orchestrator.store.address import SQLITE, shown
-from orchestrator.tracking.faults import STORE_FAULTS, is_full, reaching, reason_of
-from orchestrator.tracking.sqlite_store import check_database, check_usable, is_database, make
+from orchestrator.storage.uri import SQLITE, shown, sqlite_path
+from orchestrator.system.machine import environment_variables
+from orchestrator.tracking.errors import STORE_FAULTS, is_full, reaching, reason_of
+from orchestrator.tracking.sqlite_store import check_database, check_usable, has_store, is_database, make
 
 
 def initialise(uri: str) -> None:
@@ -58,3 +63,66 @@ def _usable(uri: str) -> Iterator[None]:
         raise StoreError(
             f"the store {shown(uri)} cannot be used: {reason_of(error)}; set MLFLOW_TRACKING_URI"
         ) from error
+
+
+ONE_SHORT_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+SECONDS = 3
+COUNT = "SELECT COUNT(*) FROM runs WHERE lifecycle_stage = 'active'"
+
+
+@dataclass(frozen=True)
+class Health:
+    """`problem` is empty where the store can be used; `runs` is None where counting them would take long."""
+
+    runs: int | None = None
+    problem: str = ""
+    do: str = ""
+
+
+def is_begun(uri: str) -> bool:
+    """Whether there is a store to look at; one that cannot be looked into is one, too."""
+    try:
+        return has_store(uri)
+    except StoreError:
+        return True
+
+
+def health(uri: str) -> Health:
+    """Of a server or of a database that exists; never creates or migrates one."""
+    try:
+        if uri.startswith(("http://", "https://")):
+            with environment_variables(ONE_SHORT_TRY):
+                MlflowClient(uri).search_experiments(max_results=1)
+            return Health()
+        if uri.startswith(SQLITE):
+            return _of_file(uri)
+        return _of_database(uri)
+    except StoreError as error:
+        problem, _, do = str(error).rpartition("; ")
+        return Health(problem=problem.removeprefix(f"the store {shown(uri)} "), do=do)
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a driver may be missing
+        reason = next(iter(shown(str(error)).splitlines()), type(error).__name__)
+        return Health(
+            problem=reason[:200], do="start the server, or set MLFLOW_TRACKING_URI to another store"
+        )
+
+
+def _of_file(uri: str) -> Health:
+    check_usable(uri)
+    path = quote(str(sqlite_path(uri)))
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=SECONDS)) as file:
+        return Health(runs=int(file.execute(COUNT).fetchone()[0]))
+
+
+def _of_database(uri: str) -> Health:
+    engine = create_engine(uri, connect_args={"connect_timeout": SECONDS})
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            runs = connection.execute(text(COUNT)).scalar()
+    finally:
+        engine.dispose()
+    if found == (wanted := _get_latest_schema_revision()):
+        return Health(runs=int(runs or 0))
+    problem = f"its schema is {found}, and this MLflow wants {wanted}"
+    return Health(int(runs or 0), problem, f"copy it, then `mlflow db upgrade {shown(uri)}`")

@@ -28,10 +28,10 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.version import VERSION
 from sqlalchemy import create_engine, inspect, text
 
-from orchestrator.console import print_line
 from orchestrator.errors import AwayError, StoreError
-from orchestrator.store.address import SQLITE, exists, no_store, shown, sqlite_path, sqlite_uri
-from orchestrator.tracking.faults import reaching
+from orchestrator.storage.uri import SQLITE, exists, no_store, shown, sqlite_path, sqlite_uri
+from orchestrator.system.console import print_line
+from orchestrator.tracking.errors import reaching
 
 LOCK, LOCK_SECONDS = ".mlflow.lock", 60.0
 QUIET_SECONDS = 2.0  # a file that is being made by a process without our lock is written more often

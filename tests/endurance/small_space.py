@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from orchestrator.store.address import default_uri
-from orchestrator.store.model_files import read_checked
+from orchestrator.storage.model_files import read_checked
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import RunRow, Tracker, initialise
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from disk import free
 from faults import FAULTS, WORKER, World
 from small_space import LONGEST, POINTS, Place, begun, finished
 
-from orchestrator.store.address import outbox_folder
-from orchestrator.store.outbox import Outbox
+from orchestrator.storage.outbox import Outbox
+from orchestrator.storage.uri import outbox_folder
 from orchestrator.tracking import RunRow
 
 EARLY = 0.3  # of the kills that can be done while the sweep still starts, before there may be a store

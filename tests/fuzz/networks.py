@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import models
-from orchestrator.export.tensors import rebuilt
-from orchestrator.store import model_files
-from orchestrator.store.blueprint import Blueprint
-from orchestrator.store.checked_files import Folder, looks_whole, read_manifest
-from orchestrator.transfer.foreign import tensors_of
-from orchestrator.walk.bench import State
+from orchestrator.model_io.safetensors_format import rebuilt
+from orchestrator.model_io.state_dict_files import tensors_of
+from orchestrator.storage import model_files
+from orchestrator.storage.manifest import Folder, looks_whole, read_manifest
+from orchestrator.storage.model_spec import Blueprint
+from orchestrator.trial.context import State
 
 from .edits import NUMBERS, changed, edited, scalars
 

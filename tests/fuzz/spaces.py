@@ -7,10 +7,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from orchestrator.control_characters import first_control
-from orchestrator.language import yaml_text
-from orchestrator.planning.refusals import model_refusal
-from orchestrator.space import FILE_KEYS, SPACES, load_space
+from orchestrator.formatting import first_control
+from orchestrator.planning.constraints import model_refusal
+from orchestrator.space import yaml_loader
+from orchestrator.space.space import FILE_KEYS, SPACES, load_space
 
 from .edits import INTERESTING, NUMBERS, WORDS, edited, values
 
@@ -145,4 +145,4 @@ def read_settings(folder: Path, sets: list[str]) -> None:
 
 
 def read_yaml(folder: Path, data: bytes) -> None:
-    yaml_text.read(data.decode("utf-8", "replace"), "crafted")
+    yaml_loader.read(data.decode("utf-8", "replace"), "crafted")

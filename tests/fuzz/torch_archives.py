@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from hypothesis import strategies as st
 
-from orchestrator.transfer.foreign import tensors_of
+from orchestrator.model_io.state_dict_files import tensors_of
 
 from .edits import NUMBERS, edited
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.images.datasets import DatasetInfo, Raw
+from orchestrator.data.datasets import DatasetInfo, Raw
 
 TRAIN, TEST = 400, 100
 

@@ -1,0 +1,199 @@
+"""Means over seeds with 95% intervals: Student's t and the bootstrap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.errors import UsageError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+CONFIDENCE = 0.95
+RESAMPLES = 9999
+FEWEST_FOR_INTERVAL = 3  # the t interval of two values is 13 times as wide as their distance
+FEWEST_FOR_BOOTSTRAP, ENOUGH_FOR_BOOTSTRAP = 6, 10
+NO_SPREAD = 1e-12  # differences of equal fractions differ by their last bits
+How = Literal["t", "bootstrap"]
+Bounds = tuple[float, float]
+FRACTION: Bounds = (0.0, 1.0)
+DIFFERENCE: Bounds = (-1.0, 1.0)  # of two fractions
+AMOUNT: Bounds = (0.0, math.inf)
+ANY: Bounds = (-math.inf, math.inf)
+T = "mean ± half of the 95% t interval over seeds"
+CUT = "-a/+b are the ends of a t interval that is cut at the lowest or highest possible value"
+RANGE = "[lowest to highest] where there are two seeds"
+BOOTSTRAP = "mean [95% bootstrap interval over seeds: BCa, percentile where that is undefined]"
+TOO_FEW = "a bootstrap of fewer than ten seeds is too narrow: docs/numbers.md has how often it covers"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `count` seeds and the ends of its 95% interval; None for a single seed.
+
+    Of two seeds the ends are the lowest and the highest value. `is_cut` where an end is a bound of the
+    values. `p` is that of a two-sided t test of a mean of 0: None without an interval or a spread.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+    how: How = "t"
+    is_cut: bool = False
+    p: float | None = None
+
+    @property
+    def is_range(self) -> bool:
+        return self.how == "t" and self.low is not None and self.count < FEWEST_FOR_INTERVAL
+
+    @property
+    def leaves_zero_out(self) -> bool:
+        """Whether the interval, if it is one, has 0 outside."""
+        if self.is_range or self.low is None or self.high is None:
+            return False
+        return not self.low <= 0 <= self.high
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of a t interval; None where it is cut, and of two seeds."""
+        if self.low is None or self.high is None or self.is_range or self.is_cut:
+            return None
+        return (self.high - self.low) / 2
+
+    @property
+    def kind(self) -> str:
+        """What the ends are: a column of the CSV."""
+        if self.low is None:
+            return "one value"
+        if self.is_range:
+            return "lowest to highest"
+        return f"95% {self.how}" + (", cut" if self.is_cut else "")
+
+    def text(self, *, sign: str = "") -> str:
+        """In percent, for fractions, to a tenth; `sign` is "+" to write it before a gain."""
+        mean = f"{100 * self.mean:{sign}z.1f}"
+        if self.low is None or self.high is None:
+            return mean
+        if self.is_range:
+            return f"{mean} [{100 * self.low:{sign}z.1f} to {100 * self.high:{sign}z.1f}]"
+        if self.how == "bootstrap":
+            return f"{mean} [{100 * self.low:{sign}z.1f}, {100 * self.high:{sign}z.1f}]"
+        if self.is_cut:
+            return f"{mean} -{100 * (self.mean - self.low):z.1f}/+{100 * (self.high - self.mean):z.1f}"
+        return f"{mean} ± {50 * (self.high - self.low):.1f}"
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def interval(values: Sequence[float], *, how: How = "t", bounds: Bounds = FRACTION) -> Interval:
+    """The mean and its interval, within the bounds of the values.
+
+    ValueError without values; UsageError for a bootstrap of fewer than six.
+    """
+    count = len(values)
+    if not count:
+        raise ValueError("no values to average")
+    mean = math.fsum(values) / count
+    if how == "bootstrap":
+        check_bootstrap(count)
+        return Interval(mean, *_bootstrap(tuple(values)), count, how)
+    if count == 1:
+        return Interval(mean, None, None, 1, how)
+    if count < FEWEST_FOR_INTERVAL:
+        return Interval(mean, min(values), max(values), count)
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    half = _quantile(count - 1) * error
+    low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
+    is_cut = low > mean - half or high < mean + half
+    if is_cut:  # rounding may put a mean of equal values a little beyond a bound
+        low, high = min(low, mean), max(high, mean)
+    return Interval(mean, low, high, count, "t", is_cut, _p_value(mean, error, count - 1))
+
+
+def dense_interval(rows: DataFrame, *, how: How = "t") -> Interval | None:
+    """The test accuracy of the dense networks behind rows of `results`; None where none is recorded."""
+    if "ipa/accuracy" not in rows or rows["ipa/accuracy"].isna().any():
+        return None
+    return interval(rows["ipa/accuracy"].tolist(), how=how)
+
+
+def test_set_width(accuracy: float, images: int) -> float:
+    """Half of the 95% interval, in points, that so many test images leave to an accuracy (binomial)."""
+    return 196 * math.sqrt(max(0.0, accuracy * (1 - accuracy)) / images)
+
+
+def check_bootstrap(count: int) -> None:
+    """UsageError for fewer values than a bootstrap needs."""
+    if count < FEWEST_FOR_BOOTSTRAP:
+        raise UsageError(
+            f"a bootstrap needs at least {FEWEST_FOR_BOOTSTRAP} seeds of every setting, and one has {count}: "
+            "its 95% would cover 82% at five and 74% at three; give more seeds, or --interval t"
+        )
+
+
+def _p_value(mean: float, error: float, freedom: int) -> float | None:
+    from scipy.special import stdtr
+
+    if error < NO_SPREAD:
+        return 1.0 if abs(mean) < NO_SPREAD else None
+    return float(2 * stdtr(freedom, -abs(mean / error)))
+
+
+def meaning(intervals: Iterable[Interval], *, how: How = "t") -> str:
+    """What stands behind the means of these intervals, all kinds that are among them, for a header."""
+    every = list(intervals)
+    spread = [shown for shown in every if shown.low is not None]
+    if every and not spread:
+        return "one seed, without an interval"
+    if how == "bootstrap":
+        few = any(shown.count < ENOUGH_FOR_BOOTSTRAP for shown in spread)
+        return f"{BOOTSTRAP}; {TOO_FEW}" if few else BOOTSTRAP
+    if spread and all(shown.is_range for shown in spread):
+        return "mean [lowest to highest] of two seeds"
+    parts = [T]
+    parts += [CUT] if any(shown.is_cut for shown in spread) else []
+    parts += [RANGE] if any(shown.is_range for shown in spread) else []
+    return "; ".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _quantile(freedom: int) -> float:
+    from scipy.special import stdtrit  # what scipy.stats' t calls, which takes longer to import than a table
+
+    return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
+
+
+def _bootstrap(values: tuple[float, ...]) -> tuple[float, float]:
+    """Efron's bias-corrected and accelerated interval; equal values equal intervals, from a fixed seed.
+
+    BCa is undefined where the resampled means lie all on one side of the mean, or the values are equal.
+    """
+    import warnings
+
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if len(set(values)) == 1:
+        return values[0], values[0]
+    ends = (math.nan, math.nan)
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is undefined comes back as NaN, and is seen to here
+            found = bootstrap(
+                (values,),
+                np.mean,
+                confidence_level=CONFIDENCE,
+                n_resamples=RESAMPLES,
+                method=method,
+                rng=np.random.default_rng(0),
+            )
+        ends = float(found.confidence_interval.low), float(found.confidence_interval.high)
+        if not any(map(math.isnan, ends)):
+            break
+    return ends

@@ -1,0 +1,104 @@
+"""Marks beside means, and settings stopped early on every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.settings import (
+    STOPPED,
+    amount_label,
+    method_label,
+    panel_title,
+    point_label,
+    setting_columns,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+AT_CHANCE, EMPTY, SURVIVORS = "†", "‡", "§"
+MEANINGS = {
+    AT_CHANCE: "at chance on validation images, at least one seed",
+    EMPTY: "a layer without a living weight, at least one seed",
+    SURVIVORS: "the mean of survivors: other seeds of this setting were stopped early",
+}
+
+
+def marks(rows: DataFrame) -> str:
+    """The signs of a setting, from its rows as `settings` yields them; "" where nothing is to be said."""
+    signs = AT_CHANCE if count(rows, "at_chance") else ""
+    signs += EMPTY if count(rows, "empty_layers") else ""
+    return signs + (SURVIVORS if rows.attrs.get(STOPPED) else "")
+
+
+def dense_marks(rows: DataFrame) -> str:
+    """The sign of the dense networks behind a setting's rows; "" where they are better than chance."""
+    return AT_CHANCE if count(rows, "dense_at_chance") else ""
+
+
+def count(rows: DataFrame, column: str) -> int:
+    """How many seeds have it; 0 for results of before it was recorded."""
+    return int(rows[column].fillna(False).astype(bool).sum()) if column in rows else 0
+
+
+def legend(texts: Iterable[str]) -> str:
+    """What the signs in these texts mean; "" without signs."""
+    whole = "".join(texts)
+    return "; ".join(f"{sign} {meaning}" for sign, meaning in MEANINGS.items() if sign in whole)
+
+
+MOST_SETTINGS = 20
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A setting with its rows of every status; at least one was stopped early."""
+
+    label: str
+    rows: DataFrame
+
+    def count(self, status: str) -> int:
+        return int((self.rows["status"] == status).sum())
+
+    @property
+    def at_every_seed(self) -> bool:
+        """Whether none has finished and none may still."""
+        return not self.count("finished") and not self.count("missing")
+
+
+def stopped_settings(results: DataFrame) -> Iterator[Stopped]:
+    """Every setting of which a seed was stopped, in the order of the plan."""
+    if not (results["status"] == "stopped").any():
+        return
+    columns = setting_columns(results)
+    several = results.groupby(["model", "dataset", "batch_size"], dropna=False).ngroups > 1
+    for values, rows in results.groupby(columns, sort=False, dropna=False):
+        setting = dict(zip(columns, values, strict=True))
+        found = Stopped(_label(setting, rows, has_network=several), rows)
+        if found.count("stopped"):
+            yield found
+
+
+def stopped_note(results: DataFrame) -> str:
+    """A sentence on the settings that are in no table; "" where there are none."""
+    texts = [_text(one) for one in stopped_settings(results) if one.at_every_seed]
+    if not texts:
+        return ""
+    more = f"; and {len(texts) - MOST_SETTINGS} more" if len(texts) > MOST_SETTINGS else ""
+    return f"Stopped at every seed, and so in no table: {'; '.join(texts[:MOST_SETTINGS])}{more}."
+
+
+def _text(stopped: Stopped) -> str:
+    count, failed = stopped.count("stopped"), stopped.count("failed")
+    seeds = f"{count} seed" if count == 1 else f"{count} seeds"
+    return f"{stopped.label} ({seeds}{f', {failed} more failed' if failed else ''})"
+
+
+def _label(setting: Mapping[str, object], rows: DataFrame, *, has_network: bool) -> str:
+    is_search = bool(rows.attrs.get("objectives"))
+    method = point_label(setting) if is_search else method_label(setting)
+    label = f"{method} at {amount_label(rows)}"
+    return f"{label}, {panel_title(setting)}" if has_network else label

@@ -1,1 +1,0 @@
-"""A recorded network, carried on: loaded, done again, registered."""

@@ -1,0 +1,115 @@
+"""list, show, data, doctor"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import completion
+from orchestrator.cli.options import JsonOption, uri
+from orchestrator.system.console import print_json, print_line, print_text
+
+app = typer.Typer()
+data_app = typer.Typer(
+    help="Fetch, verify or locate data sets. `digits` needs nothing.", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
+
+
+KIND_HELP = (
+    "spaces, models, datasets, techniques, criteria, granularities, schedules, recoveries, "
+    "preparations, distillations or stops."
+)
+
+
+@app.command("list")
+def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP, autocompletion=completion.kinds)]) -> None:
+    """The names that a space file may use."""
+    from orchestrator.space.names import KINDS, names, others
+
+    if kind in KINDS and not others(kind):
+        found = list(names(kind).items())
+    else:  # what another package brings is told by its code, which wants torch
+        from orchestrator.space import catalog
+
+        found = catalog.names(kind)
+    width = max(len(name) for name, _ in found)
+    for name, about in found:
+        print_line(f"{name:<{width}}  {about}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Any name that `list` gives.", autocompletion=completion.known)],
+) -> None:
+    """All about a name: a space's file, or a method's options, their ranges and what it does."""
+    from orchestrator.space.names import space_text
+
+    text = space_text(name)
+    if text is None:
+        from orchestrator.space.catalog import entry
+
+        text = entry(name)
+    print_text(text.rstrip("\n"))
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[
+        str,
+        typer.Argument(help="mnist, fashion-mnist, cifar10 or cifar100.", autocompletion=completion.datasets),
+    ],
+) -> None:
+    """Download a data set and check it."""
+    from orchestrator.data.loading import fetch
+
+    print_line(fetch(name))
+
+
+@data_app.command("verify")
+def data_verify(
+    name: Annotated[str, typer.Argument(help="A data set.", autocompletion=completion.datasets)],
+) -> None:
+    """Check that a data set's files are there and whole."""
+    from orchestrator.data.loading import verify
+    from orchestrator.errors import DataError
+
+    if problems := verify(name):
+        raise DataError("; ".join(problems))
+    print_line(f"{name}: ok")
+
+
+@data_app.command("path")
+def data_path() -> None:
+    """The folder where data sets lie; ORCHESTRATE_DATA_DIR sets it."""
+    from orchestrator.data.loading import path
+
+    print_line(path())
+
+
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Start Ray as well, and stop it.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove the temporary folders of your sweeps that were killed.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What works here and what does not, each with what to do; exit 4 if a sweep on digits would not run."""
+    from orchestrator.doctor import examine
+
+    if clean:
+        from orchestrator.execution.ray_session_folder import remove_dead
+
+        removed = remove_dead()
+        for folder in removed:
+            print_line(f"removed {folder}", error=True)
+        print_line(f"{len(removed)} temporary folders of killed sweeps removed", error=True)
+    report = examine(uri(), deep=deep)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        for line in report.lines():
+            print_line(line)
+    raise typer.Exit(0 if report.works else 4)

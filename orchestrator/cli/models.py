@@ -1,0 +1,59 @@
+"""export, register"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import uri
+from orchestrator.system.console import print_line
+
+app = typer.Typer()
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or models:/name@alias, models:/name/3.")
+]
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    format: Annotated[
+        str,
+        typer.Option(help="pt2, onnx or safetensors.", autocompletion=lambda: ["pt2", "onnx", "safetensors"]),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file, or a folder for it; default: named after the run, in this folder."),
+    ] = None,
+    quantize: Annotated[
+        str,
+        typer.Option(help="int8, with onnx: smaller, not always faster.", autocompletion=lambda: ["int8"]),
+    ] = "",
+    whole: Annotated[
+        bool,
+        typer.Option("--whole", help="Keep dead units and channels, as zeros, where they could be cut out."),
+    ] = False,
+) -> None:
+    """A recorded network as a file, compared with the network before it is done; FILE.json describes it."""
+    from orchestrator.model_io.export import export as write
+
+    place = (out or Path.cwd()).absolute()
+    done = write(run, format=format, out=place, quantization=quantize, whole=whole, uri=uri())
+    for line in done.lines():
+        print_line(line)
+
+
+@app.command()
+def register(
+    run: RunArgument,
+    name: Annotated[str, typer.Option(help="The registered model; it is made if there is none.")],
+    alias: Annotated[str | None, typer.Option(help="A name for this version, as champion.")] = None,
+) -> None:
+    """A recorded network as a version of a model in MLflow's registry, whole and in itself."""
+    from orchestrator.model_io.register import register as enter
+
+    for line in enter(run, name=name, alias=alias, uri=uri()).lines():
+        print_line(line)

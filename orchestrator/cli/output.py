@@ -1,0 +1,52 @@
+"""Summaries and tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from orchestrator.system.console import plain, print_line, print_text
+from orchestrator.system.output_streams import drawn_on
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.tables import Table
+    from orchestrator.execution.summary import Summary
+
+
+WIDTH = 200  # columns of a table where there is no terminal
+
+
+def print_summary(summary: Summary) -> None:
+    for table in summary.tables():
+        print_table(table)
+    for name, reason in summary.failures.items():
+        print_line(f"failed: {name}: {reason}", error=True)
+    print_line(summary.line())
+    if picture := summary.picture():
+        print_line(f"picture: {picture}")
+    if report := summary.report():
+        print_line(f"report:  {report}")
+    if not summary.ended.signal:
+        print_line("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
+
+
+def print_table(found: Table) -> None:
+    from rich.console import Console
+    from rich.table import Table as Drawn
+
+    # The title stands on its own: rich would wrap it at the width of the table.
+    print()
+    print_line(found.title)
+    drawn = Drawn()
+    for name in found.header:
+        drawn.add_column(plain(name))
+    for row in found.rows:
+        drawn.add_row(*(plain(cell) for cell in row))
+    stream = drawn_on(sys.stdout)
+    console = Console(file=stream)
+    console = console if console.is_terminal else Console(file=stream, width=WIDTH)
+    with console.capture() as capture:  # rich itself would end the process where a pipe is broken
+        console.print(drawn)
+    stream.write(capture.get())
+    if found.note:
+        print_text(found.note)

@@ -1,0 +1,140 @@
+"""compare, report, latency, ui"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import completion
+from orchestrator.cli.options import (
+    BaselineOption,
+    CostChoice,
+    IntervalChoice,
+    IntervalOption,
+    JsonOption,
+    ToleranceOption,
+    uri,
+)
+from orchestrator.cli.output import print_table
+from orchestrator.system.console import carry_on, print_json, print_line, print_text
+from orchestrator.system.signals import listening, received
+
+app = typer.Typer()
+
+
+@app.command()
+def compare(
+    sweeps: Annotated[
+        list[str],
+        typer.Argument(
+            help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
+            metavar="SWEEP|RUN ...",
+            autocompletion=completion.sweeps,
+        ),
+    ],
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    baseline: BaselineOption = None,
+    tolerance: ToleranceOption = 1.0,
+    interval: IntervalOption = IntervalChoice.t,
+    pareto: Annotated[
+        CostChoice | None, typer.Option(help="The Pareto front of accuracy against this cost.")
+    ] = None,
+) -> None:
+    """Means and 95% intervals over seeds of every setting; differences, limits and fronts if asked."""
+    from orchestrator.analysis.comparison import Asked, compared
+    from orchestrator.analysis.paired import read_baseline
+    from orchestrator.analysis.pooled import pooled, pooled_earlier
+
+    table = pooled(sweeps, uri=uri())
+    asked = Asked(
+        interval.value,
+        None if baseline is None else read_baseline(baseline, table),
+        tolerance / 100,
+        None if pareto is None else pareto.value,
+        pooled_earlier(table, uri=uri()),
+    )
+    if as_json:
+        print_json(compared(table, asked), default=float)
+    elif as_csv:
+        import pandas
+
+        print_text(pandas.DataFrame(compared(table, asked)).to_csv(index=False).rstrip("\n"))
+    else:
+        from orchestrator.analysis.tables import asked_tables
+
+        for part in asked_tables(table, asked):
+            print_table(part)
+
+
+@app.command()
+def report(
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            help="A space's name (its latest sweep) or a sweep's run id.",
+            metavar="SWEEP",
+            autocompletion=completion.sweeps,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where it is written; default: SPACE.html here.", metavar="FILE.html")
+    ] = None,
+    baseline: BaselineOption = None,
+    tolerance: ToleranceOption = 1.0,
+    interval: IntervalOption = IntervalChoice.t,
+) -> None:
+    """A sweep as one HTML file that needs no network: charts, tables, and what it was run with."""
+    from orchestrator.report.written import write_report
+
+    place = write_report(
+        sweep, uri=uri(), out=out, baseline=baseline, tolerance=tolerance / 100, how=interval.value
+    )
+    print_line(place)
+
+
+@app.command()
+def latency(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
+            metavar="SWEEP|RUN ...",
+            autocompletion=completion.sweeps,
+        ),
+    ],
+    batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,256",
+    seconds_each: Annotated[
+        float, typer.Option(min=0.01, help="For each form of a network at each batch size.")
+    ] = 0.5,
+    again: Annotated[bool, typer.Option("--again", help="Also what was measured before.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
+    from orchestrator.latency.runs import measure_named
+    from orchestrator.latency.table import records, table
+    from orchestrator.latency.tasks import Options, batch_sizes
+
+    options = Options(batch_sizes(batch), seconds_each, again)
+    with listening(carry_on()):
+        try:
+            found = records(measure_named(names, options, uri=uri()), options.batches)
+        except KeyboardInterrupt:  # what was measured is recorded
+            print_line(carry_on(), error=True)
+            raise typer.Exit(128 + received()) from None
+    if as_json:
+        print_json(found)
+    else:
+        print_table(table(found))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the pages are served.")] = 5000,
+) -> None:
+    """The MLflow pages of this store, on 127.0.0.1."""
+    from orchestrator.report.mlflow_ui import serve
+
+    serve(uri(), port=port)

@@ -1,1 +1,0 @@
-"""Results over seeds, side by side."""

@@ -1,0 +1,1 @@
+"""Data sets: names, files, splits, loading and batches."""

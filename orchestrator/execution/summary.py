@@ -1,0 +1,209 @@
+"""Summaries of a plan and of a finished sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.analysis.comparison import compared
+from orchestrator.analysis.tables import Table, tables
+from orchestrator.formatting import format_duration, format_size
+from orchestrator.storage.runs import PICTURE, REPORT, RunRow
+from orchestrator.trial.task import Ended
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from orchestrator.analysis.best_points import Found
+    from orchestrator.planning.changes import Changes
+    from orchestrator.planning.estimate import Estimate
+    from orchestrator.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A plan, what the store already has of it, and what the rest would take."""
+
+    plan: Plan
+    estimate: Estimate
+    asked: int = 0  # points that a search has asked for so far
+    changes: Changes | None = None  # since the results in the store
+    unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
+    missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
+
+    def to_json(self) -> dict[str, Any]:  # JSON
+        search = self.plan.space.search
+        told = {
+            "method": search.method,
+            "points": search.points,
+            "seeds": len(self.plan.space.axes.seed),
+            "asked": self.asked,
+            "objectives": dict(search.objectives),
+        }
+        return {
+            **({"search": told} if search.method != "grid" else {}),
+            "space": self.plan.space.name,
+            "trials": len(self.plan.trials),
+            "dense_trainings": len(self.plan.dense),
+            "reused": self.estimate.reused,
+            "trials_to_run": self.estimate.trials_to_run,
+            "dense_to_run": self.estimate.dense_to_run,
+            "excluded": [
+                {name: value for name, value in asdict(item).items() if value != ""}
+                for item in self.plan.excluded
+            ],
+            "not_pruned": {model: list(names) for model, names in self.unpruned.items()},
+            "estimated_seconds": self.estimate.seconds,
+            "estimated_start_seconds": self.estimate.start_seconds,
+            "estimated_training_seconds": self.estimate.training_seconds,
+            "estimated_recording_seconds": self.estimate.recording_seconds,
+            "estimate_unknown": self.estimate.unknown,
+            "train_flops": self.estimate.train_flops,
+            "disk_bytes": self.estimate.disk_bytes,
+            "estimate_basis": self.estimate.basis,
+            "missing_data": dict(self.missing_data),
+            "changed": list(self.changes.what) if self.changes else [],
+            "trials_changed": self.changes.trials if self.changes else 0,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same for a reader."""
+        plan, cost = self.plan, self.estimate
+        yield f"{plan.space.name}: {plan.space.about}"
+        yield from self._search_lines()
+        yield f"trials           {len(plan.trials)}: {cost.trials_to_run} to run, {cost.reused} in the store"
+        yield f"dense trainings  {len(plan.dense)}: {cost.dense_to_run} to run; all trials of one share it"
+        for item in plan.excluded:
+            yield f"excluded         {item.count}: {item.reason}"
+        for model, names in self.unpruned.items():
+            yield f"not pruned       {model}: {', '.join(names)}"
+        yield from self._time_lines()
+        yield f"training         {cost.train_flops:.3g} FLOPs"
+        yield f"disk             {format_size(cost.disk_bytes)}"
+        for name, problem in self.missing_data.items():
+            yield f"missing data     {name}: {problem}"
+        if self.changes and self.changes.what:
+            yield f"changed          {self.changes.line()}"
+
+    def _time_lines(self) -> Iterator[str]:
+        cost = self.estimate
+        if not cost.trials_to_run:
+            yield f"time             {format_duration(cost.seconds)}: {cost.basis}"
+            return
+        parts = {
+            "start-up": cost.start_seconds,
+            "training": cost.training_seconds,
+            "measuring and recording": cost.recording_seconds,
+        }
+        told = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts.items())
+        yield f"time             about {format_duration(cost.seconds)}: {told}"
+        yield f"                 by {cost.basis}"
+        if cost.unknown:
+            yield f"                 its error is unknown: {cost.unknown}"
+
+    def _search_lines(self) -> Iterator[str]:
+        space = self.plan.space
+        search, seeds = space.search, len(space.axes.seed)
+        if search.method != "grid":
+            each = "one seed each" if seeds == 1 else f"{seeds} seeds each"
+            yield f"search           {search.points} points by {search.method}, {each}"
+            yield f"objectives       {', '.join(f'{name}: {way}' for name, way in search.objectives.items())}"
+        if search.method == "tpe" and not self.plan.exhausted:
+            rest = max(0, len(self.plan.asked) - self.asked)
+            drawn = f"; the numbers below take {rest} drawn at random for the rest" if rest else ""
+            yield f"asked so far     {self.asked}{drawn}"
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a sweep did: its space's name, how many trials it has, its run, the table of its trials.
+
+    And how the points that ran ended. `search` is the plan of a search, and None of a grid.
+    """
+
+    space: str
+    trials: int
+    sweep: RunRow
+    results: DataFrame
+    ended: Ended
+    reused: int
+    search: Plan | None = None
+
+    @classmethod
+    def of_plan(cls, plan: Plan, sweep: RunRow, results: DataFrame, ended: Ended, reused: int) -> Summary:
+        """Of a plan, as far as it is known."""
+        search = plan if plan.asked else None
+        return cls(plan.space.name, len(plan.trials), sweep, results, ended, reused, search)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Name of a point that failed just now -> reason."""
+        return {outcome.point.name: outcome.reason for outcome in self.ended.failures}
+
+    @property
+    def failed(self) -> int:
+        """Trials of the plan that have failed, now or before; one without its dense network has, too."""
+        status = self.results["status"]
+        lost = status == "failed" if self.ended.signal else ~status.isin(("finished", "stopped"))
+        return int(lost.sum())
+
+    @property
+    def stopped(self) -> int:
+        """Trials of the plan that were stopped early, now or before."""
+        return int((self.results["status"] == "stopped").sum())
+
+    def tables(self) -> list[Table]:
+        """Everything; of a search the best points alone, for every point has a setting of its own."""
+        if self.search is None:
+            return tables(self.results)
+        from orchestrator.analysis.best_points import best_table  # torch, with the methods that it tells of
+
+        best = best_table(self.search, self.results)
+        return [] if best is None else [best]
+
+    def best(self) -> list[Found]:
+        """The best points of a search; none of a grid."""
+        if self.search is None:
+            return []
+        from orchestrator.analysis.best_points import best_points
+
+        return best_points(self.search, self.results)
+
+    def line(self) -> str:
+        """One line: what ran, what was reused, what was stopped or failed."""
+        ran = len(self.ended.outcomes) - len(self.ended.failures)
+        if not self.ended.outcomes and not self.ended.signal:
+            failed = f", {self.failed} of them failed before" if self.failed else ""
+            failed = f", {self.stopped} of them stopped early{failed}" if self.stopped else failed
+            return f"{self.space}: nothing to do: all {self.trials} trials are in the store{failed}"
+        failed = f", {self.failed} failed" if self.failed else ""
+        failed = f", {self.stopped} stopped early{failed}" if self.stopped else failed
+        return f"{self.space}: {self.trials} trials, {ran} runs made, {self.reused} trials reused{failed}"
+
+    def picture(self) -> Path | None:
+        """Where the picture lies, if the store is on this disk."""
+        return self._file(PICTURE)
+
+    def report(self) -> Path | None:
+        """Where the report lies, if the store is on this disk."""
+        return self._file(REPORT)
+
+    def _file(self, name: str) -> Path | None:
+        path = self.sweep.place(name)
+        return path if path is not None and path.exists() else None
+
+    def to_json(self) -> dict[str, Any]:  # JSON
+        return {
+            "space": self.space,
+            "sweep": self.sweep.run_id,
+            "trials": self.trials,
+            "ran": len(self.ended.outcomes) - len(self.ended.failures),
+            "reused": self.reused,
+            "stopped": self.stopped,
+            "failed": self.failed,
+            "failures": self.failures,
+            **({"best": [point.to_json() for point in self.best()]} if self.search else {}),
+            "results": compared(self.results),
+        }

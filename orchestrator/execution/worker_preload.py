@@ -1,0 +1,13 @@
+"""Modules that a new Ray worker imports before its first task."""
+
+from __future__ import annotations
+
+import gc
+
+from orchestrator.system.memory import rarely_collected
+
+with rarely_collected():
+    import orchestrator.execution.trainable  # noqa: F401
+    from orchestrator.execution.ray_patches import restore_umask
+restore_umask()
+gc.freeze()  # it stays: nobody needs to look through it again

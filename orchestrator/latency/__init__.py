@@ -1,0 +1,1 @@
+"""Latency of recorded networks: dense, masked, cut out and in CSR."""

@@ -1,0 +1,1 @@
+"""Load, export, register, rerun and import models."""

@@ -1,0 +1,31 @@
+"""The forms of export by name."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from orchestrator.errors import ExportError, UsageError, unknown
+from orchestrator.model_io import onnx_format, pt2_format, safetensors_format
+from orchestrator.model_io.format import Form
+
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+FORMS = {
+    "pt2": Form("pt2", "torch's exported program", 1e-6, pt2_format.write, pt2_format.runner),
+    "onnx": Form("onnx", "a graph for ONNX Runtime", 1e-5, onnx_format.write, onnx_format.runner, ONNX),
+    "safetensors": Form(
+        "safetensors", "tensors, by name", 0.0, safetensors_format.write, safetensors_format.runner
+    ),
+}
+
+
+def form(name: str) -> Form:
+    """The form of a name. UsageError with the nearest names; ExportError where its packages are missing."""
+    if name not in FORMS:
+        raise UsageError(unknown("format", name, FORMS))
+    missing = [package for package in FORMS[name].needs if find_spec(package) is None]
+    if missing:
+        raise ExportError(
+            f"--format {name} needs {', '.join(missing)}, not installed here: "
+            "pip install 'pruning-orchestrator[export]'"
+        )
+    return FORMS[name]

@@ -1,0 +1,245 @@
+"""Run a recorded configuration again, and compare the results bit by bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from orchestrator.config import DenseConfig, Numerics, TrialConfig, dense_from_json
+from orchestrator.data.loading import Dataset, load_data
+from orchestrator.data.loading import path as data_path
+from orchestrator.errors import DeviceError, StoreError
+from orchestrator.model_io.load import saved_model, weights_of
+from orchestrator.planning.changes import of_config
+from orchestrator.planning.fingerprints import current
+from orchestrator.system.determinism import LOOSE, deterministic, level
+from orchestrator.system.provenance import environment
+from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, open_store
+from orchestrator.tracking.recorder import CONFIG, ENVIRONMENT, metric_points
+from orchestrator.tracking.source_models import ancestor_of
+from orchestrator.trial.context import State
+from orchestrator.trial.run import Result, run_dense, run_trial
+
+EPOCH_METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+History = Mapping[str, Mapping[int, float]]  # metric name -> step -> value
+
+
+@dataclass
+class Sameness:
+    """What was compared so far, and every difference in the order in which a run comes to it."""
+
+    tensors: int = 0
+    metrics: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def add_tensors(self, kind: str, recorded: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
+        """Compare tensors by name; `kind` is `mask` or `weights`."""
+        for name in dict.fromkeys((*recorded, *now)):
+            self.tensors += 1
+            self._note(f"{kind} {name}", _part(recorded.get(name), now.get(name)))
+
+    def add_epochs(self, recorded: History, now: History) -> None:
+        """Compare the metrics of each epoch, epoch by epoch."""
+        steps = sorted({step for values in (*recorded.values(), *now.values()) for step in values})
+        for step in steps:
+            for name in EPOCH_METRICS:
+                old, new = recorded.get(name, {}).get(step), now.get(name, {}).get(step)
+                self.add_metric(f"epoch {step}, {name}", old, new)
+
+    def add_metric(self, what: str, recorded: float | None, now: float | None) -> None:
+        self.metrics += 1
+        if recorded != now:
+            self._note(what, f"{_shown(recorded)} recorded, {_shown(now)} now")
+
+    def lines(self) -> Iterator[str]:
+        """Equal, or how much is not, and the first of it."""
+        if not self.differences:
+            yield f"equal: {self.tensors} tensors, {self.metrics} metrics"
+            return
+        compared = f"{self.tensors + self.metrics} values ({self.tensors} tensors, {self.metrics} metrics)"
+        yield f"differs: {len(self.differences)} of {compared}"
+        yield f"first: {self.differences[0]}"
+
+    def _note(self, what: str, difference: str) -> None:
+        if difference:
+            self.differences.append(f"{what}: {difference}")
+
+
+def without_times(names: Iterable[str]) -> Iterator[str]:
+    """The metrics that no clock decides."""
+    return (name for name in names if not name.endswith("seconds") and "latency" not in name)
+
+
+def masked(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with +0 wherever a mask is dead, as a reloaded network has them."""
+    return {
+        name: tensor.masked_fill(~masks[name], 0) if name in masks else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def _part(recorded: Tensor | None, now: Tensor | None) -> str:
+    """How two tensors differ; empty where every bit is the same."""
+    if recorded is None or now is None:
+        return "not recorded" if recorded is None else "not there now"
+    if (recorded.shape, recorded.dtype) != (now.shape, now.dtype):
+        return f"{_form(recorded)} recorded, {_form(now)} now"
+    differ = _bytes(recorded).ne(_bytes(now)).any(1)
+    if not (count := int(differ.sum())):
+        return ""
+    gap = (recorded.double() - now.double()).abs().flatten()[differ].max()
+    return f"{count} of {recorded.numel()} entries differ, by {float(gap):.3g} at most"
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """[entries, bytes of one]: 0.0 and -0.0 are two, and a NaN is itself."""
+    return tensor.cpu().contiguous().reshape(-1, 1).view(torch.uint8)
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else repr(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A run of the store, and the configuration that it recorded."""
+
+    tracker: Tracker
+    row: RunRow
+    config: DenseConfig | TrialConfig
+
+    @property
+    def dense(self) -> DenseConfig:
+        return self.config.dense if isinstance(self.config, TrialConfig) else self.config
+
+    def reservations(self) -> Iterator[str]:
+        """Why equal bits cannot be promised; nothing for a run on a CPU by this code."""
+        if halved := self.row.tags.get("micro_batch_halved_to"):
+            yield f"its micro-batch was halved to {halved} as memory ran out: equal bits are not promised"
+        if self.dense.numerics.device != "cpu" and "cuda.deterministic" not in self.environment():
+            yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
+        if loose := self.row.tags.get(LOOSE):
+            yield f"{loose} have no deterministic form on a GPU: equal bits are not promised"
+        for change in of_config(self.config, current(self.config)):
+            yield f"since it was recorded, {change}: equal bits are not promised"
+        if self.config.key() != self.row.tags["key"]:
+            yield "its key is another one by today's code: equal bits are not promised"
+
+    def environment(self) -> dict[str, str]:
+        """The run's own facts; those of its sweep for a run from before runs had them."""
+        tracker, row = self.tracker, self.row
+        try:
+            return dict(json.loads(tracker.text(row, ENVIRONMENT)))
+        except StoreError:
+            if (parent := row.tags.get("mlflow.parentRunId")) is None:
+                raise
+        return dict(json.loads(tracker.text(tracker.row(parent), ENVIRONMENT)))
+
+
+@dataclass(frozen=True, eq=False)
+class Again:
+    """What came out this time; `level` says how much of it was deterministic."""
+
+    result: Result
+    data: Dataset
+    level: str
+
+
+def find(run: str, *, uri: str) -> Recorded:
+    """The finished dense or trial run of an id, or `runs:/<id>`. StoreError where there is none."""
+    tracker = open_store(uri)
+    row = tracker.row(run.removeprefix("runs:/").strip("/"))
+    kind = row.tags.get("kind", "foreign run")
+    if kind not in ("dense", "trial"):
+        raise StoreError(f"run {row.run_id} is a {kind}; only a dense run or a trial can be run again")
+    if "key" not in row.tags:
+        state = "was stopped early" if "stopped_key" in row.tags else f"is {row.status}"
+        raise StoreError(f"run {row.run_id} {state} and holds no whole result to run again")
+    content = json.loads(tracker.text(row, CONFIG))
+    try:
+        config = (TrialConfig.from_json if kind == "trial" else dense_from_json)(content)
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"the {CONFIG} of run {row.run_id} is of another version: {error}") from error
+    return Recorded(tracker, row, config)
+
+
+class _Nothing:
+    """A store without a dense network, so that it is trained anew."""
+
+    def dense(self, config: DenseConfig) -> State | None:
+        return None
+
+
+def again(recorded: Recorded) -> Again:
+    """Run the recorded configuration in this process; nothing is written to the store."""
+    config, numerics = recorded.config, recorded.dense.numerics
+    if numerics.device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
+    images = load_data(recorded.dense.dataset, str(data_path()), numerics.device)
+    ancestor = ancestor_of(recorded.tracker, recorded.dense)
+    walk: Callable[[], Result]
+    if isinstance(config, TrialConfig):
+        walk = partial(run_trial, config, images, store=_Nothing(), ancestor=ancestor)
+    else:
+        walk = partial(run_dense, config, images, ancestor=ancestor)
+    with _threads(numerics), deterministic(numerics.device, tf32=numerics.tf32) as loose:
+        result = walk()
+    return Again(result, images, level(numerics, loose))
+
+
+@contextmanager
+def _threads(numerics: Numerics) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(numerics.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def compare(recorded: Recorded, new: Again) -> Sameness:
+    """Epochs, masks, weights and the other metrics, in this order."""
+    same, tracker, run_id = Sameness(), recorded.tracker, recorded.row.run_id
+    now: dict[str, dict[int, float]] = {}
+    for point in metric_points(new.result):
+        now.setdefault(point.name, {})[point.step] = float(point.value)
+    same.add_epochs({name: tracker.history(run_id, name) for name in EPOCH_METRICS}, now)
+    saved, state = saved_model(tracker, recorded.row), new.result.last.state
+    same.add_tensors("mask", saved.masks, state.masks)
+    old = masked(weights_of(tracker, saved), saved.masks)
+    same.add_tensors("weights", old, masked(state.weights, state.masks))
+    for name in without_times(name for name in now if name not in EPOCH_METRICS):
+        if name not in recorded.row.metrics:
+            continue  # a metric that this run is too old for
+        values = now[name]
+        then = {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.history(run_id, name)
+        for step in sorted(values.keys() | then.keys()):
+            label = name if step == 0 else f"round or epoch {step}, {name}"
+            same.add_metric(label, then.get(step), values.get(step))
+    return same
+
+
+def environment_differences(recorded: Recorded, new: Again) -> list[str]:
+    """Fact by fact, what the run recorded of its environment and what is the case now."""
+    then, now = recorded.environment(), dict(environment())
+    digests = recorded.tracker.data_digests(recorded.row.run_id)
+    then |= {f"data.{name}": digest for name, digest in digests.items()}
+    now |= {f"data.{new.data.name}": new.data.digest[:DIGEST_LENGTH]}
+    changed = [
+        f"{change} since it was recorded" for change in of_config(recorded.config, current(recorded.config))
+    ]
+    return changed + [
+        f"{name}: {then.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"
+        for name in dict.fromkeys((*then, *now))
+        if then.get(name) != now.get(name)
+    ]

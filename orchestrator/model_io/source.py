@@ -1,0 +1,103 @@
+"""Find a model: a run, a registered model or a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.errors import StoreError, UsageError
+from orchestrator.storage.manifest import ARCH, Files, Folder
+from orchestrator.tracking import RunRow, Tracker, open_store
+from orchestrator.tracking.artifacts import files_at
+from orchestrator.tracking.model_registry import registered
+
+MODEL = "model"  # the folder of a network among a run's artifacts
+NETWORK = "network"  # the same among those of a registered model
+RUN_ID = re.compile("[0-9a-f]{32}")
+REGISTERED = re.compile(r"models:/([^/@:]+)(?:/([1-9][0-9]*)|@([^/@:]+))")
+FORMS = "a run's id, runs:/<id>, models:/name@alias, models:/name/3, or a folder with arch.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A network that can be read. `manifest_sha256` is what was kept apart from its files, if anything."""
+
+    name: str
+    files: Files
+    manifest_sha256: str | None
+    run_id: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    tracker: Tracker | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """On test images, as recorded; of a run that was stopped early, after its last round."""
+        return self.metrics.get("final/accuracy", self.metrics.get("round/accuracy"))
+
+    def data_digests(self) -> set[str]:
+        """The digests of the data that it was measured on, if they are known."""
+        if "data_digest" in self.tags:
+            return {self.tags["data_digest"]}
+        return set(self.tracker.data_digests(self.run_id).values()) if self.tracker else set()
+
+
+def find(source: str | Path, *, uri: str, manifest_sha256: str | None = None) -> Origin:
+    """The origin that a text names. StoreError, or UsageError for a text that names none, in one line."""
+    text = str(source)
+    if text.startswith("models:"):
+        return _registered(_store(uri), text)
+    run_id = text.removeprefix("runs:/").strip("/").removesuffix(f"/{MODEL}")
+    if text.startswith("runs:") or RUN_ID.fullmatch(text):
+        tracker = _store(uri)
+        return of_run(tracker, tracker.row(run_id))
+    if Path(text).is_dir():
+        return _folder(Path(text).resolve(), manifest_sha256)
+    raise StoreError(f"no run {text[:200]!r}, and no folder either; give {FORMS}")
+
+
+def of_run(tracker: Tracker, row: RunRow) -> Origin:
+    """A run's own network; StoreError where it holds none that is whole."""
+    if "manifest_sha256" not in row.tags:
+        reason = f" ({row.tags['reason'].splitlines()[0][:200]})" if row.tags.get("reason") else ""
+        kind = row.tags.get("kind", "foreign run")
+        raise StoreError(
+            f"run {row.run_id} is a {kind}, {row.status}{reason}, and holds no whole model; "
+            "give a finished dense run or trial"
+        )
+    if "invalid" in row.tags:
+        raise StoreError(f"run {row.run_id} was found to be damaged: {row.tags['invalid'][:300]}")
+    files = files_at(row.artifact_uri, MODEL, uri=tracker.uri)
+    about = (row.run_id, row.params, row.metrics, row.tags)
+    return Origin(row.name, files, row.tags["manifest_sha256"], *about, tracker)
+
+
+def _store(uri: str) -> Tracker:
+    return open_store(uri)
+
+
+def _registered(tracker: Tracker, text: str) -> Origin:
+    named = REGISTERED.fullmatch(text)
+    if named is None:
+        raise UsageError(
+            f"{text[:200]!r} names no registered model; write models:/name@alias or models:/name/3"
+        )
+    name, version, alias = named.groups()
+    found = registered(tracker, name, version=version or "", alias=alias or "")
+    if "manifest_sha256" not in found.tags:
+        raise StoreError(
+            f"{text} was not made by `orchestrate register`, and other forms of a model are never opened; "
+            f"its run is {found.run_id or 'not known'}"
+        )
+    files = files_at(found.artifact_uri, NETWORK, uri=tracker.uri)
+    about = (found.run_id, found.params, found.metrics, found.tags)
+    return Origin(f"{name} version {found.version}", files, found.tags["manifest_sha256"], *about, tracker)
+
+
+def _folder(path: Path, manifest_sha256: str | None) -> Origin:
+    if not (path / ARCH).exists():
+        raise StoreError(f"{path} has no {ARCH}: it is no saved network; give {FORMS}")
+    return Origin(path.name, Folder(path), manifest_sha256)

@@ -1,1 +1,0 @@
-"""The MLflow pages of a store."""

@@ -1,0 +1,210 @@
+"""Which combinations of values cannot be run, and why."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+import models
+from orchestrator.config import Prune, Start, When, method_name
+from orchestrator.data.datasets import info, split_sizes
+from orchestrator.errors import SpaceError
+from orchestrator.trial.network_size import size_refusal
+from orchestrator.trial.preparation import preparations
+from orchestrator.trial.recovery import recoveries
+from orchestrator.trial.stages import SAMPLES_PER_CLASS
+from orchestrator.trial.structure import channels_of, check_weights, flow_of, layers_protected, units_of
+from orchestrator.trial.weight_transfer import Fit, Heritage, classes_of, fit
+from pruning.criteria import criteria
+from pruning.engine import check_grouped, check_invert, groups_of, prune
+from pruning.granularity import amount_for, granularities
+from pruning.masking import prunable_layers
+from pruning.registry import parse
+from pruning.schedules import rounds_of, schedules
+
+Shape = tuple[int, int, int]
+
+
+def shape_of(dataset: str) -> tuple[Shape, int]:
+    """(input shape, number of classes) of a data set in full text."""
+    name, options = parse(dataset)
+    return info(name).input_shape, len(options.get("classes", range(info(name).num_classes)))
+
+
+@lru_cache(maxsize=1024)
+def train_size(dataset: str) -> int:
+    """Training images; with options a close guess, save for `digits`."""
+    name, options = parse(dataset)
+    return split_sizes(name, **options)[0]
+
+
+def model_refusal(model: str, dataset: str) -> str | None:
+    """Why the model takes no images of the data set, or is too large for this machine."""
+    reason = size_refusal((model, *shape_of(dataset)))  # options are any literal: torch refuses some
+    return None if reason is None else f"{model} on {dataset}: {reason}"
+
+
+@lru_cache(maxsize=1024)
+def start_refusal(start: Start, model: str, dataset: str, ancestor: Heritage | None) -> str | None:
+    """Why a training cannot start from the ancestor. SpaceError where there is none to start from."""
+    if start == "scratch":
+        return None
+    if ancestor is None:
+        raise SpaceError(f"start {start} needs a network to start from: give --from MODEL, or start scratch")
+    if start == "masked" and not ancestor.pruned:
+        return "start masked: nothing of the ancestor is pruned; start weights is the same"
+    try:
+        found = fitted(model, dataset, ancestor)
+    except ValueError as error:
+        return f"start {start}, {dataset}: {error}"
+    if len(found.replaced) == len(found.names):
+        return f"start {start}, {dataset}: nothing of the ancestor would be left, all is drawn anew"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def fitted(model: str, dataset: str, ancestor: Heritage) -> Fit:
+    """How the model takes the ancestor's tensors on the data set; ValueError where it cannot."""
+    built = (model, *shape_of(dataset))
+    net, ours = _skeleton(*built), classes_of(dataset)
+    return fit(net, ancestor.shapes, flow=flow_of(built), theirs=ancestor.classes, ours=ours)
+
+
+@lru_cache(maxsize=4096)
+def protect_refusal(model: str, dataset: str, granularity: str, protect: tuple[str, ...]) -> str | None:
+    """Why nothing is left to prune. SpaceError for a layer that the model does not have."""
+    built = (model, *shape_of(dataset))
+    layers = list(prunable_layers(_skeleton(*built)))
+    if not layers:
+        return f"{method_name(model)} has no Linear or Conv2d layer: there is nothing to prune"
+    try:
+        protected = layers_protected(built, protect)
+    except ValueError as error:
+        raise SpaceError(f"{method_name(model)}: {error}") from error
+    removable = set(layers)
+    if method_name(granularity) in ("unit", "channel") and len(layers) > 1:
+        # Rows of the output layer are classes, and leave only where they are all there is: as input features.
+        try:
+            removable -= set(flow_of(built).outputs)
+        except ValueError as error:
+            return f"{granularity} of {method_name(model)}: {error}"
+    if removable - set(protected):
+        return None
+    return f"protect [{', '.join(protect)}] leaves no {granularity} of {method_name(model)} to prune"
+
+
+@lru_cache(maxsize=4096)
+def structure_refusal(
+    model: str, dataset: str, granularity: str, protect: tuple[str, ...], recover: str, prepare: str
+) -> str | None:
+    """Why the model's weights, units or channels cannot be removed exactly; a fresh network is tried.
+
+    Some recoveries and preparations work on channels, whatever is pruned.
+    """
+    built = (model, *shape_of(dataset))
+    try:
+        check_weights(built, protect)
+        if method_name(granularity) == "unit":
+            units_of(built, protect)
+        if method_name(granularity) == "channel" or recoveries.get(recover).traits.get("channels"):
+            channels_of(built, protect)
+        if preparations.get(prepare).traits.get("channels"):
+            channels_of(built)
+    except ValueError as error:
+        return f"{granularity} of {method_name(model)}: {error}"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def scope_refusal(granularity: str, scope: str) -> str | None:
+    """Why the engine takes no such pair: tried on a network of three layers."""
+    net, batch = _three_layers()
+    try:
+        prune(net, amount=0.0, granularity=granularity, scope=scope, example_input=batch)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def score_refusal(criterion: str, granularity: str) -> str | None:
+    """Why the criterion cannot rank what the granularity removes."""
+    net, batch = _three_layers()
+    method, pattern = criteria.get(criterion), granularities.get(granularity)
+    try:
+        check_grouped(method, pattern, groups_of(net, pattern, example_input=batch))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _three_layers() -> tuple[nn.Module, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        layers = (nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    return nn.Sequential(*layers), torch.zeros(2, 2)
+
+
+@lru_cache(maxsize=4096)
+def amount_refusal(granularity: str, amount: float) -> str | None:
+    """Why a granularity takes no such amount."""
+    try:
+        amount_for(granularities.get(granularity), amount)
+    except ValueError as error:
+        return f"{granularity}: {error}"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def criterion_refusal(
+    model: str, dataset: str, criterion: str, granularity: str, protect: tuple[str, ...]
+) -> str | None:
+    """Why a criterion cannot rank this model's units, or has too few images of this data set to do so."""
+    method = criteria.get(criterion)
+    fewest = parse(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
+    if method.traits.get("data") and fewest < SAMPLES_PER_CLASS:
+        return f"{method.name} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {fewest}"
+    if not method.traits.get("norms"):
+        return None
+    shape, classes = shape_of(dataset)
+    with torch.random.fork_rng(devices=[]):
+        net = models.build(model, input_shape=shape, num_classes=classes)
+    batch = torch.zeros((2, *shape))
+    try:
+        prune(
+            net, amount=0.0, criterion=method, granularity=granularity, protect=protect, example_input=batch
+        )
+    except ValueError as error:
+        return f"{method_name(model)}: {error}"
+    return None
+
+
+@lru_cache(maxsize=64)
+def _skeleton(model: str, shape: Shape, num_classes: int) -> nn.Module:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return models.build(model, input_shape=shape, num_classes=num_classes)
+
+
+def order_refusal(prune: Prune, when: When, prepare: str, recover: str) -> str | None:
+    """Why pruning cannot be done at that moment, or in that order."""
+    schedule = schedules.get(prune.schedule)
+    if prune.control == "shuffle" and (rounds_of(schedule) > 1 or when == "during"):
+        return (
+            "control shuffle deals the masks out anew: it needs a schedule of one round, not during training"
+        )
+    if prune.control == "shuffle" and method_name(prune.granularity) != "weight":
+        return "control shuffle is for granularity weight: shuffled units would no longer be units"
+    try:
+        check_invert(schedule, invert=prune.control == "invert")
+    except ValueError as error:
+        return f"control invert: {error}"
+    if "tolerance" in schedule.options and when != "during":
+        return f"schedule {schedule.name} waits for layers to settle: it needs when: during"
+    if prepare != "none" and when != "after":
+        return "prepare trains on from the dense network: it needs when: after"
+    method = recoveries.get(recover)
+    if when == "init" and method.options.get("to"):
+        return f"recover {method} goes back to a trained network: at init there is none"
+    return None

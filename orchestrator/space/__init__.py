@@ -1,0 +1,1 @@
+"""Search spaces: the file format, its values and names."""

@@ -1,0 +1,1 @@
+"""Models, pending runs and locks as files, without MLflow."""

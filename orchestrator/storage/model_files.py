@@ -1,0 +1,148 @@
+"""A network as files, without pickle: arch.json, weights and masks as safetensors, and a manifest.
+
+Masked tensors keep their living values alone, in order; masks are packed, eight entries a byte. A
+state that recovery did not train keeps its masks and the name of its parent, not the weights again.
+The manifest lists every file's size and SHA-256, and its own SHA-256 is kept apart from the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as safe
+from torch import Tensor
+
+from orchestrator.errors import StoreError
+from orchestrator.storage.manifest import (
+    ARCH,
+    MANIFEST,
+    MASKS,
+    WEIGHTS,
+    Files,
+    Folder,
+    Manifest,
+    entry_of,
+    read_manifest,
+)
+from orchestrator.storage.model_spec import LARGEST_ARCH, Blueprint
+from orchestrator.storage.tensor_files import header_and, pack, packed_bytes, tensors, unpack
+from orchestrator.system.files import write
+from orchestrator.trial.context import State
+from pruning.masking import Masks
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What a folder holds. `weights` is None where they are the parent's, under `masks`."""
+
+    blueprint: Blueprint
+    weights: dict[str, Tensor] | None
+    masks: Masks
+    manifest_sha256: str
+
+    @property
+    def arch(self) -> Mapping[str, Any]:  # JSON
+        return self.blueprint.model_dump(mode="json")
+
+    def state(self) -> State:
+        """The state that was saved; StoreError where its weights are with its parent."""
+        if self.weights is None:
+            raise StoreError(f"this model holds masks only; its weights are those of {self.blueprint.parent}")
+        return State(self.weights, self.masks, **dict(self.blueprint.spent))
+
+
+def save(folder: Path, state: State, *, arch: Mapping[str, Any], parent: str | None = None) -> str:
+    """Write a state into an empty folder; the manifest's SHA-256 comes back.
+
+    `arch` says how to build the network; with `parent`, the key of a dense network, the weights are
+    left out, since they are the parent's with the dead ones at zero.
+    """
+    spent = {
+        "epochs": state.epochs,
+        "train_seconds": state.train_seconds,
+        "train_flops": state.train_flops,
+        "micro_batch": state.micro_batch,
+    }
+    shapes = {name: list(mask.shape) for name, mask in state.masks.items()}
+    content = {**arch, "spent": spent, "mask_shapes": shapes, "parent": parent}
+    write(folder / ARCH, json.dumps(content, indent=1, sort_keys=True))
+    if parent is None:
+        living = {
+            name: tensor[state.masks[name]] if name in state.masks else tensor
+            for name, tensor in state.weights.items()
+        }
+        write(folder / WEIGHTS, safe({name: tensor.contiguous() for name, tensor in living.items()}))
+    if state.masks:
+        write(folder / MASKS, safe({name: pack(mask) for name, mask in state.masks.items()}))
+    files = {path.name: vars(entry_of(path.read_bytes())) for path in sorted(folder.iterdir())}
+    text = json.dumps(files, indent=1, sort_keys=True).encode()
+    write(folder / MANIFEST, text)
+    return hashlib.sha256(text).hexdigest()
+
+
+def load(folder: Path, *, manifest_sha256: str) -> Saved:
+    """Read a folder after checking every byte of it; StoreError names the file that is not as written."""
+    return read(Folder(folder), manifest_sha256=manifest_sha256)
+
+
+def read(files: Files, *, manifest_sha256: str | None) -> Saved:
+    """The same for files anywhere. Without the manifest's hash they are compared with each other only.
+
+    arch.json comes first: it says how large the rest may be, and which tensors there have to be.
+    """
+    manifest = read_manifest(files, manifest_sha256=manifest_sha256)
+    path = f"{files.where}/{ARCH}"
+    blueprint = Blueprint.read(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
+    outline, parameters = blueprint.outline(), blueprint.parameters()
+    if manifest_sha256 is None:  # files of anybody
+        blueprint.check_run()
+    for name, shape in blueprint.mask_shapes.items():
+        if name not in parameters or list(parameters[name].shape) != shape:
+            raise StoreError(
+                f"{path}: mask_shapes: {name[:80]!r} with {shape} is no parameter of the network"
+            )
+    if (WEIGHTS in manifest.entries) is (blueprint.parent is not None):
+        raise StoreError(f"{path}: a network has either weights or a parent that has them")
+    if (MASKS in manifest.entries) is not bool(blueprint.mask_shapes):
+        raise StoreError(f"{path}: mask_shapes and {MASKS} do not go together")
+    masks = _masks(manifest, blueprint)
+    weights = None if blueprint.parent else _weights(manifest, outline, masks)
+    return Saved(blueprint, weights, masks, manifest.sha256)
+
+
+def read_checked(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
+    """The bytes of every file that the manifest names, each compared with its size and hash."""
+    manifest = read_manifest(Folder(folder), manifest_sha256=manifest_sha256)
+    return {name: manifest.read(name, at_most=entry.bytes) for name, entry in manifest.entries.items()}
+
+
+def _masks(manifest: Manifest, blueprint: Blueprint) -> Masks:
+    shapes = {name: tuple(shape) for name, shape in blueprint.mask_shapes.items()}
+    if not shapes:
+        return {}
+    sizes = {name: packed_bytes(shape) for name, shape in shapes.items()}
+    data = manifest.read(MASKS, at_most=header_and(sum(sizes.values())))
+    forms = {name: ((size,), torch.uint8) for name, size in sizes.items()}
+    packed = tensors(data, forms, f"{manifest.files.where}/{MASKS}")
+    return {name: unpack(packed[name], shape) for name, shape in shapes.items()}
+
+
+def _weights(manifest: Manifest, outline: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+    """Masked tensors hold their living values alone; the dead ones come back as zeros."""
+    whole = sum(tensor.numel() * tensor.element_size() for tensor in outline.values())
+    forms = {
+        name: ((int(masks[name].sum()),) if name in masks else tuple(tensor.shape), tensor.dtype)
+        for name, tensor in outline.items()
+    }
+    data = manifest.read(WEIGHTS, at_most=header_and(whole))
+    weights = tensors(data, forms, f"{manifest.files.where}/{WEIGHTS}")
+    for name, mask in masks.items():
+        zeros = torch.zeros(mask.shape, dtype=weights[name].dtype)
+        weights[name] = zeros.masked_scatter_(mask, weights[name])
+    return weights

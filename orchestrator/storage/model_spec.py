@@ -1,0 +1,111 @@
+"""arch.json: how a saved network is built, and the limits checked before it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+import models
+from orchestrator.errors import StoreError
+from orchestrator.storage.manifest import json_object
+from orchestrator.trial.network_size import BAD_SIZES, activations, outline, too_many_activations
+
+LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
+
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+Shape = tuple[Size, Size, Size]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Spent(_Closed):
+    """What a network had cost when it was saved; `micro_batch` images went through it at once."""
+
+    epochs: Count
+    train_seconds: Annotated[float, Field(ge=0)]
+    train_flops: Count
+    micro_batch: Count
+
+
+class Blueprint(_Closed):
+    """A network and the masks beside it. `parent`: the key of the dense network that has its weights.
+
+    `classes`: what an ancestor's outputs are of, as `digits/5`, where that is known.
+    """
+
+    model: Annotated[str, Field(max_length=models.MAX_TEXT)]
+    input_shape: Shape
+    num_classes: Annotated[int, Field(ge=2, le=1_000_000)]
+    cut_widths: dict[str, list[Size]] | None = None
+    spent: Spent
+    mask_shapes: dict[str, list[Size]]
+    parent: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    classes: list[Annotated[str, Field(max_length=200)]] | None = None
+
+    @classmethod
+    def read(cls, text: bytes, path: str) -> Blueprint:
+        """From arch.json; StoreError, in one line, that names the first field that is not as it has to be."""
+        json_object(text, path)  # refuses names that stand twice
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part)[:80] for part in first["loc"]) or "it"
+            raise StoreError(f"{path}: {field}: {first['msg'][:200]}; the network is not built") from error
+
+    @property
+    def built_as(self) -> tuple[str, Shape, int]:
+        """All that decides which network it is, before anything is cut out."""
+        return self.model, self.input_shape, self.num_classes
+
+    def outline(self) -> Mapping[str, Tensor]:
+        """The state dict as it has to be: shapes and types without storage. StoreError for too many."""
+        return _outline(*self.built_as).state_dict()
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The same of the parameters alone."""
+        return dict(_outline(*self.built_as).named_parameters())
+
+    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The whole network with these weights, on the CPU, in eval mode. StoreError beyond the limits."""
+        self.check_run()
+        with torch.device("meta"):  # built without storage: nothing is drawn only to be overwritten
+            net = models.build(self.model, input_shape=self.input_shape, num_classes=self.num_classes)
+        net.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
+        return net.eval()
+
+    def check_run(self) -> None:
+        """StoreError where two images would give rise to too many numbers. Costs an import of 1 s."""
+        _check_run(*self.built_as)
+
+
+@lru_cache(maxsize=8)
+def _outline(model: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    try:
+        return outline((model, input_shape, num_classes))
+    except BAD_SIZES as error:
+        raise _not_built(model, input_shape, error) from error
+
+
+@lru_cache(maxsize=8)
+def _check_run(model: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    net = _outline(model, input_shape, num_classes)
+    try:
+        given = activations(net, torch.empty((2, *input_shape), device="meta"))
+    except BAD_SIZES as error:
+        raise _not_built(model, input_shape, error) from error
+    if reason := too_many_activations((model, input_shape, num_classes), given):
+        raise StoreError(reason)
+
+
+def _not_built(model: str, input_shape: tuple[int, int, int], error: Exception) -> StoreError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return StoreError(f"a network that cannot be built: {model[:80]} for {input_shape}: {reason}")

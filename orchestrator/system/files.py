@@ -1,0 +1,92 @@
+"""Atomic writes, private folders and reads of regular files only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator.errors import DiskFullError
+
+PRIVATE = 0o700
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """A whole file; DiskFullError where there is no room for it."""
+    with room_in(path.parent):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def rewrite(path: Path, content: bytes | str) -> None:
+    """A file in place of the one before: whoever reads it finds the old one or the new one, whole."""
+    aside = path.with_name(f".{path.name}.new")
+    write(aside, content)
+    aside.replace(path)
+
+
+def make_private(folder: Path) -> None:
+    """A folder for its owner alone; one of before, which others could read, is closed to them."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=PRIVATE, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        folder.chmod(PRIVATE)
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """DiskFullError, which names the folder, for a disk or a quota that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskFullError(f"no room is left in {folder}: {error.strerror}") from error
+
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link",
+}
+
+
+def open_regular(path: Path, *, follow_links: bool) -> BinaryIO:
+    """A regular file, open for reading; OSError, which says what it is instead, for anything else.
+
+    What the path names may change between two calls: the open file itself is looked at again.
+    """
+    _check(os.stat(path, follow_symlinks=follow_links).st_mode, path)  # opening a device can do something
+    link = 0 if follow_links else os.O_NOFOLLOW
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | link)
+    try:
+        _check(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, *, at_most: int, follow_links: bool = True) -> bytes:
+    """Its bytes, or one more than `at_most` of a longer file. OSError for what is no regular file."""
+    with open_regular(path, follow_links=follow_links) as file:
+        return file.read(at_most + 1)
+
+
+def size_of(file: BinaryIO) -> int:
+    """The bytes that an open file has now."""
+    return os.fstat(file.fileno()).st_size
+
+
+def _check(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, and no regular file", str(path))

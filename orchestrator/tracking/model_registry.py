@@ -1,0 +1,180 @@
+"""Models and versions in MLflow's model registry."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlflow
+from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.exceptions import MlflowException
+
+from orchestrator.errors import StoreError, unknown
+from orchestrator.storage.runs import RunRow
+from orchestrator.tracking.client import Tracker
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODELS = "models:/"
+PROGRAM = Path("data", "model.pt2")  # where mlflow.pytorch puts an exported program
+VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One version of a registered model. `artifact_uri`: where the files of its logged model lie."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    artifact_uri: str
+
+
+def registered(tracker: Tracker, name: str, *, version: str = "", alias: str = "") -> Registered:
+    """The version of a number, or else of an alias. StoreError, with what there is, for any other."""
+    client = tracker.client
+    with tracker.reaching():
+        try:
+            if alias:
+                found = client.get_model_version_by_alias(name, alias)
+            else:
+                found = client.get_model_version(name, version)
+        except MlflowException as error:
+            raise StoreError(_missing(tracker, name, alias or version)) from error
+        if not str(found.source).startswith(f"{MODELS}m-"):
+            raise StoreError(
+                f"{name} version {found.version} was not made by `orchestrate register`, and other forms of "
+                f"a model are never opened; its run is {found.run_id or 'not known'}"
+            )
+        model = client.get_logged_model(str(found.source).removeprefix(MODELS))
+    return Registered(
+        name,
+        str(found.version),
+        found.run_id or "",
+        found.tags,
+        model.params or {},
+        {metric.key: metric.value for metric in model.metrics or ()},
+        str(model.artifact_location),
+    )
+
+
+def _missing(tracker: Tracker, name: str, which: str) -> str:
+    client = tracker.client
+    names = [model.name for model in client.search_registered_models()]
+    if not names:
+        return f"no model is registered yet, {name!r} neither; `orchestrate register` makes one"
+    if name not in names:
+        return f"{unknown('registered model', name, names)}; `orchestrate register` makes one"
+    versions = [str(found.version) for found in client.search_model_versions(f"name = '{name}'")]
+    allowed = [*versions, *client.get_registered_model(name).aliases]
+    return f"{name}: {unknown('version or alias', which, allowed)}"
+
+
+def version_of(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | None:
+    """The latest version of a registered model that bears these tags, or None."""
+    with tracker.reaching():
+        versions = tracker.client.search_model_versions(f"name = '{name}'")
+    same = [int(found.version) for found in versions if tags.items() <= found.tags.items()]
+    return str(max(same)) if same else None
+
+
+@contextmanager
+def logged_model(tracker: Tracker, row: RunRow, name: str) -> Iterator[str]:
+    """The id of a new logged model of a run: READY at the end of the block, FAILED if that raises.
+
+    It bears the run's params and final metrics.
+    """
+    client = tracker.client
+    with tracker.reaching():
+        experiment_id = client.get_run(row.run_id).info.experiment_id
+        model = client.create_logged_model(experiment_id, name, row.run_id, params=dict(row.params))
+    try:
+        yield model.model_id
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    now = int(time.time() * 1000)
+    finals = {key: value for key, value in row.metrics.items() if key.startswith("final/")}
+    with tracker.reaching():
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(row.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        client.log_batch(
+            row.run_id,
+            [Metric(key, value, now, 0, model_id=model.model_id) for key, value in finals.items()],
+        )
+
+
+def save_program(folder: Path, net: nn.Module, images: Tensor, *, row: RunRow, model_id: str) -> Path:
+    """A network as MLflow's pytorch model, an exported program (pt2), in a new folder; that file's path.
+
+    `images`: an example of two or more; from one the batch's size would be taken for fixed.
+    """
+    import mlflow.pytorch  # seconds, which no other use of a store has to wait for
+    import torch
+    from mlflow.models import Model
+
+    mlflow.pytorch.save_model(
+        net,
+        folder,
+        mlflow_model=Model(run_id=row.run_id, model_id=model_id, model_uuid=model_id),
+        input_example=images.numpy(),
+        serialization_format="pt2",
+        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "numpy"],
+    )
+    return folder / PROGRAM
+
+
+def upload(tracker: Tracker, model_id: str, folder: Path) -> None:
+    """The files of a logged model."""
+    with tracker.reaching():
+        tracker.client.log_model_artifacts(model_id, str(folder))
+
+
+def add_version(
+    tracker: Tracker, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str], description: str
+) -> str:
+    """A new version of a registered model, which is made if there is none of that name; its number."""
+    client, source = tracker.client, f"{MODELS}{model_id}"
+    with tracker.reaching():
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with _as_default(tracker.uri):
+            made = client.create_model_version(
+                name, source, run_id, dict(tags), description=description, model_id=model_id
+            )
+    return str(made.version)
+
+
+def set_alias(tracker: Tracker, name: str, alias: str, version: str) -> None:
+    """From now on the alias is this version's, whosever it was."""
+    with tracker.reaching():
+        tracker.client.set_registered_model_alias(name, alias, version)
+
+
+@contextmanager
+def _as_default(uri: str) -> Iterator[None]:
+    """The store is the process's own for a while: MLflow 3.17 looks for a version's source there alone.
+
+    Without, it would make a new store in the working directory, and not find the model in it.
+    """
+    variable = os.environ.get(VARIABLE)
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: none was set
+        os.environ.pop(VARIABLE, None)  # which it sets, too
+        os.environ |= {VARIABLE: variable} if variable else {}

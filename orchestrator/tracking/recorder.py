@@ -1,0 +1,249 @@
+"""Record a result as metrics, files and tags of its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import DenseConfig, EarlyStopping, TrialConfig
+from orchestrator.space.pruners import stops
+from orchestrator.storage import model_files
+from orchestrator.storage.outbox import Closing
+from orchestrator.storage.runs import TAG_LENGTH, MetricPoint
+from orchestrator.system.files import write
+from orchestrator.system.provenance import environment
+from orchestrator.tracking import round_masks
+from orchestrator.training.loop import EpochRecord
+from orchestrator.trial.metrics import (
+    ClassRow,
+    LayerRow,
+    Measurement,
+    Profile,
+    class_metrics,
+    class_rows,
+    compressed_bytes,
+    worst,
+)
+from orchestrator.trial.recovery import reuses_dense_weights
+from orchestrator.trial.run import Result
+from orchestrator.trial.structure import unpruned_of
+from orchestrator.trial.task import Point
+from pruning.architecture import widths
+from pruning.phases import phases
+
+CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
+NOTES_LENGTH = 2000  # characters
+PER_ROUND = (
+    "accuracy",
+    "loss",
+    "val_accuracy",
+    "val_loss",
+    "sparsity",
+    "sparsity_chosen",
+    "macs_effective",
+    "macs_effective_chosen",
+    "epochs",
+    "train_flops",
+)
+
+
+def record(
+    folder: Path,
+    end_ms: int,
+    *,
+    point: Point,
+    result: Result,
+    parent_held: bool,
+    stop: EarlyStopping | None,
+    peak_bytes: int | None = None,
+    marks: Mapping[str, str] | None = None,
+) -> Closing:
+    """Write the files of a result into an empty folder; how its run ends comes back.
+
+    `peak_bytes` is the most memory that its process took for it, if that is known; `marks` are more tags.
+    """
+    found = _phases(result, stop) if isinstance(point.config, TrialConfig) else []
+    # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
+    untouched = parent_held and isinstance(point.config, TrialConfig) and reuses_dense_weights(point.config)
+    (folder / "model").mkdir()
+    manifest = model_files.save(
+        folder / "model",
+        result.last.state,
+        arch=_architecture(point.dense, result),
+        parent=point.dense.key() if untouched else None,
+    )
+    for name, content in _tables(point, result, found).items():
+        write(folder / name, content)
+    tags = {"manifest_sha256": manifest, **_said(point.dense, result, found), **(marks or {})}
+    tags |= _not_pruned(point, result)
+    if point.leads and result.trunk is not None:
+        tags |= {round_masks.SHA256: round_masks.leave(folder, result.trunk)}
+    if result.stopped_because:
+        why = result.stopped_because[:TAG_LENGTH]
+        tags |= {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why}
+    key = None if result.stopped_because else point.key
+    return Closing("FINISHED", end_ms, tags, (*metric_points(result), *_bytes(result, peak_bytes)), key)
+
+
+def _tables(point: Point, result: Result, found: Sequence[str]) -> dict[str, str]:
+    """File name -> JSON, of every file beside the model."""
+    cost = result.cost
+    ops = {
+        "macs": {**cost.macs, **cost.other_macs},
+        "notes": cost.notes,
+        "unsupported": cost.unsupported,
+        "not_counted": cost.other_ops,
+    }
+    return {
+        CONFIG: json.dumps(asdict(point.config), indent=1, sort_keys=True),
+        ENVIRONMENT: json.dumps(environment(), indent=1, sort_keys=True),
+        "layers.json": json.dumps(_table(result.last.layers)),
+        "rounds.json": json.dumps(_rounds_table(result, found)),
+        "confusion.json": json.dumps(result.last.confusion.tolist()),
+        "classes.json": json.dumps(_table(_classes(result))),
+        "operators.json": json.dumps(ops, indent=1, sort_keys=True),
+    }
+
+
+def _not_pruned(point: Point, result: Result) -> dict[str, str]:
+    """A tag that names what of a trial's network has weights and is not pruned."""
+    if not isinstance(point.config, TrialConfig):
+        return {}
+    built = (point.dense.model, result.data.input_shape, result.data.num_classes)
+    names = unpruned_of(built, point.config.prune.granularity)
+    return {"not_pruned": ", ".join(names)[:TAG_LENGTH]} if names else {}
+
+
+def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str, str]:
+    """Tags on how it went: notes, the last phase, the class that lost most, memory that ran out."""
+    planned = min(dense.numerics.micro_batch, dense.batch_size)
+    used = min(result.last.state.micro_batch, dense.batch_size)
+    tags = {"notes": notes} if (notes := _notes(result)) else {}
+    tags |= {"notes_at_end": "; ".join(result.rounds[-1].notes)[:NOTES_LENGTH]} if result.rounds else {}
+    tags |= {"phase": found[-1]} if found else {}
+    lost = worst(_classes(result))
+    tags |= {"worst_class_drop": lost.label} if lost.drop > 0 else {}
+    return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})
+
+
+def _phases(result: Result, stop: EarlyStopping | None) -> list[str]:
+    """The phase of every round, the dense network's index before them.
+
+    A whole trial's own phases depend on nothing but itself; a stopped one's are those that stopped it.
+    """
+    indices = [result.ipa.pq_index, *(measured.measurement.pq_index for measured in result.rounds)]
+    method = stops.get(stop.text) if stop is not None and result.stopped_because else None
+    if method is None or method.name != "pq_index":
+        return phases(indices)[1:]
+    return phases(indices, delta=method.options["delta"], patience=method.options["patience"])[1:]
+
+
+def _rounds_table(result: Result, found: Sequence[str]) -> dict[str, list[Any]]:
+    """The measurements of every round; with their phases, if there are any."""
+    table = _table([measured.measurement for measured in result.rounds])
+    if not found:
+        return table
+    rows = [[*row, phase] for row, phase in zip(table["data"], found, strict=True)]
+    return {"columns": [*table["columns"], "phase"], "data": rows}
+
+
+def metric_points(result: Result) -> list[MetricPoint]:
+    """Every metric that the run of a result bears; one that was stopped has no final ones."""
+    final = {} if result.stopped_because else result.last.measurement.metrics("final")
+    points = [MetricPoint(name, value) for name, value in final.items()]
+    if not result.stopped_because:
+        points += [MetricPoint(f"final/{name}", v) for name, v in class_metrics(_classes(result)).items()]
+    points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
+    return [*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)]
+
+
+def _classes(result: Result) -> tuple[ClassRow, ...]:
+    return class_rows(result.data.class_names, dense=result.dense_confusion, pruned=result.last.confusion)
+
+
+def _bytes(result: Result, peak: int | None) -> Iterator[MetricPoint]:
+    """Apart from `metric_points`: another version of zstd, or another process, gives other numbers."""
+    if not result.stopped_because:
+        state = result.last.state
+        yield MetricPoint(
+            "final/bytes_compressed", float(compressed_bytes(state.weights, result.last.living))
+        )
+        if peak is not None:
+            yield MetricPoint("final/peak_memory_bytes", float(peak))
+
+
+def _notes(result: Result) -> str:
+    """What there was to say of the rounds, each thing at the first round that had it."""
+    first: dict[str, str] = {}
+    for measured in result.rounds:
+        for note in measured.notes:
+            first.setdefault(note.removeprefix(note.partition(": ")[0]), note)
+    return "; ".join((*first.values(), *_macs_notes(result.cost)))[:NOTES_LENGTH]
+
+
+def _macs_notes(cost: Profile) -> Iterator[str]:
+    """MACs that belong to no prunable layer, and what the counters do not agree on."""
+    if cost.other_macs:
+        largest = sorted(cost.other_macs, key=lambda name: -cost.other_macs[name])
+        named = ", ".join(f"{name} {cost.other_macs[name]:,}" for name in largest[:3])
+        more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
+        total = sum(cost.other_macs.values())
+        yield f"{total:,} of {cost.total_macs:,} MACs are in no prunable layer: {named}{more}"
+    yield from cost.notes[:3]
+    if len(cost.notes) > 3:
+        yield f"{len(cost.notes) - 3} more notes on MACs in operators.json"
+
+
+def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:
+    """How to build the network again; `cut_widths` are the layers' sizes once dead channels are out."""
+    return {
+        "model": dense.model,
+        "input_shape": list(result.data.input_shape),
+        "num_classes": result.data.num_classes,
+        "cut_widths": widths(result.last.net) if result.last.cut else None,
+    }
+
+
+def _curves(result: Result) -> Iterator[MetricPoint]:
+    """Loss and accuracy per epoch; the steps go on from round to round."""
+    step = 0
+    for measured in result.rounds:
+        for record in measured.history:
+            step += 1
+            yield from _epoch(record, step)
+
+
+def _epoch(record: EpochRecord, step: int) -> Iterator[MetricPoint]:
+    yield MetricPoint("train/loss", record.train_loss, step)
+    yield MetricPoint("train/accuracy", record.train_accuracy, step)
+    yield MetricPoint("val/loss", record.val_loss, step)
+    yield MetricPoint("val/accuracy", record.val_accuracy, step)
+    yield MetricPoint("train/lr", record.lr, step)
+    yield MetricPoint("train/seconds", record.seconds, step)
+
+
+def _rounds(result: Result) -> Iterator[MetricPoint]:
+    for number, measured in enumerate(result.rounds, start=1):
+        values = asdict(measured.measurement)
+        yield from (MetricPoint(f"round/{name}", float(values[name]), number) for name in PER_ROUND)
+        yield from (
+            MetricPoint(name, float(values[name]), number) for name in ("sparsity", "pq_index", "gini")
+        )
+
+
+def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
+    """Sparsity of each layer at step 0, where the pages draw it as a bar."""
+    return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows if row.weights)
+
+
+def _table(
+    rows: Sequence[LayerRow | Measurement | ClassRow],
+) -> dict[str, list[Any]]:  # names, and cells of any type
+    """In the form that MLflow shows as a table."""
+    return {
+        "columns": [field.name for field in fields(rows[0])],
+        "data": [list(vars(row).values()) for row in rows],
+    }

@@ -1,0 +1,1 @@
+"""One trial: dense training, then (prune, recover, measure) for every round."""

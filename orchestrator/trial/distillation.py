@@ -1,0 +1,42 @@
+"""Learning from the dense network as well as from the labels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orchestrator.training.loop import Loss, cross_entropy
+from pruning.registry import Between, Registry
+
+distillations = Registry("distillation")
+Temperature = Annotated[float, Between(0.0, 1000.0, above=True)]
+Weight = Annotated[float, Between(0.0, 1.0)]
+
+
+@distillations.register(summary="the labels alone", teaches=False)
+def none(teacher: nn.Module) -> Loss:
+    """Plain cross-entropy."""
+    return cross_entropy
+
+
+@distillations.register(
+    summary="softened outputs of the dense network", paper="Hinton et al., 2015", teaches=True
+)
+def soft_labels(teacher: nn.Module, *, temperature: Temperature = 4.0, weight: Weight = 0.5) -> Loss:
+    """(1 - weight) CE + weight T^2 KL(teacher_T || student_T), T the temperature of both softmaxes.
+
+    T^2 keeps the gradients of the soft part of one size whatever the temperature.
+    """
+    teacher.eval()
+
+    def loss(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = functional.log_softmax(teacher(images).float() / temperature, dim=1)
+        student = functional.log_softmax(logits / temperature, dim=1)
+        soft = functional.kl_div(student, target, reduction="sum", log_target=True)
+        return (1 - weight) * cross_entropy(logits, images, labels) + weight * temperature**2 * soft
+
+    return loss

@@ -1,0 +1,236 @@
+"""Parameters, MACs, bytes, sparsity indices and per-class accuracy of a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+
+import numpy as np
+import pyarrow
+import torch
+from torch import Tensor, nn
+
+from orchestrator.training.evaluation import Evaluation
+from orchestrator.trial.macs import Profile as Profile
+from orchestrator.trial.macs import profile as profile
+from pruning.masking import alive_in, prunable_layers
+from pruning.pq_index import gini, pq_index
+
+
+def effective_macs(dense: Profile, masks: Mapping[str, Tensor]) -> int:
+    """MACs that a machine which skips every dead weight would do: each layer's count times its density.
+
+    Those that belong to no prunable layer count whole.
+    """
+    layers = (_living_macs(macs, masks.get(dense.weights[name])) for name, macs in dense.macs.items())
+    return sum(layers) + sum(dense.other_macs.values())
+
+
+def _living_macs(macs: int, mask: Tensor | None) -> int:
+    return macs if mask is None else round(Fraction(macs * alive_in(mask), mask.numel()))
+
+
+def nonzero_parameters(dense: Profile, masks: Mapping[str, Tensor]) -> int:
+    """Living parameters, biases and norms included; told by the masks, not by values that happen to be 0."""
+    return dense.parameters - sum(mask.numel() - alive_in(mask) for mask in masks.values())
+
+
+def train_flops(dense: Profile, samples: int, *, taught: bool = False) -> int:
+    """FLOPs of forward and backward over `samples` images: 2 per MAC, three passes a layer.
+
+    What reads the images needs no gradient of its input. Equal to FlopCounterMode over one training step.
+    `taught` adds the forward pass of a teacher of the same size.
+    """
+    return 2 * (dense.train_macs + (dense.total_macs if taught else 0)) * samples
+
+
+def dense_bytes(net: nn.Module) -> int:
+    """Bytes of the state dict as safetensors stores it, header aside."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+
+
+def sparse_bytes(net: nn.Module, masks: Mapping[str, Tensor]) -> int:
+    """Bytes when masked tensors keep their living values and one bit per entry."""
+    total = dense_bytes(net)
+    parameters = dict(net.named_parameters())
+    for name, mask in masks.items():
+        dead = mask.numel() - alive_in(mask)
+        if dead:
+            total += (mask.numel() + 7) // 8 - dead * parameters[name].element_size()
+    return total
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the per-layer table; PQ index (p = 0.5, q = 1) and Gini index are of the living weights.
+
+    `sparsity_chosen` is by the masks as chosen, all else with what is dead by consequence. Rows of MACs
+    that belong to no prunable layer have no weights.
+    """
+
+    layer: str
+    weights: int
+    living: int
+    sparsity: float
+    pq_index: float
+    gini: float
+    macs_dense: int
+    macs_effective: int
+    sparsity_chosen: float
+
+
+def layer_rows(
+    net: nn.Module, dense: Profile, living: Mapping[str, Tensor], chosen: Mapping[str, Tensor]
+) -> list[LayerRow]:
+    """Every prunable layer with its size, what lives of it (see `living_weights`), and what it costs.
+
+    `chosen` are the masks as pruning chose them. The other MACs come last.
+    """
+    rows, layers = [], prunable_layers(net)
+    for name, weights in living.items():
+        total, alive, macs = layers[name].weight.numel(), weights.numel(), dense.macs[name]
+        mask = chosen.get(dense.weights[name])
+        indices = concentration({name: weights})
+        effective = round(Fraction(macs * alive, total))
+        by_mask = 0.0 if mask is None else 1 - alive_in(mask) / total
+        rows.append(LayerRow(name, total, alive, 1 - alive / total, *indices, macs, effective, by_mask))
+    others = (LayerRow(name, 0, 0, 0.0, 0.0, 0.0, n, n, 0.0) for name, n in dense.other_macs.items())
+    return [*rows, *others]
+
+
+def living_weights(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Layer -> its living weights, one dimension, on the CPU."""
+    found = {}
+    for name, layer in prunable_layers(net).items():
+        weight, mask = layer.weight.detach().cpu(), masks.get(dense.weights[name])
+        found[name] = weight.flatten() if mask is None else weight[mask]
+    return found
+
+
+def concentration(weights: Mapping[str, Tensor]) -> tuple[float, float]:
+    """(PQ index with p = 0.5 and q = 1, Gini index) of all these weights together; larger = sparser."""
+    values = torch.cat(list(weights.values()))
+    return pq_index(values), gini(values)
+
+
+def collapse(
+    masks: Mapping[str, Tensor], held_out: Evaluation, *, classes: int, round: int
+) -> tuple[str, ...]:
+    """One note for layers without a living weight, and one for a network that does no better than chance.
+
+    Chance: a validation accuracy within two standard deviations of 1 / classes, or below it.
+    """
+    empty = [
+        name.removesuffix(".weight") for name, mask in masks.items() if mask.dim() > 1 and not mask.any()
+    ]
+    notes = []
+    if empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        notes.append(f"round {round}: no living weight in {', '.join(empty[:3])}{more}")
+    chance, images = 1 / classes, int(held_out.confusion.sum())
+    if held_out.accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / images):
+        notes.append(f"round {round}: at chance on validation images")
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that a finished network is compared by, on test images unless named `val_`.
+
+    `*_physical` is what is left after cutting out dead channels, or the dense number where nothing
+    can be cut. `amount` is the fraction of units (weights, units or channels) that really went.
+    `*_chosen` are by the masks as chosen; all else counts what is dead by consequence as dead, too: the
+    weights that read a removed unit. Results of before these fields hold what was chosen in their place.
+    """
+
+    accuracy: float
+    top5: float
+    loss: float
+    val_accuracy: float
+    val_loss: float
+    test_seconds: float
+    sparsity: float
+    amount: float
+    pq_index: float
+    gini: float
+    compression: float
+    parameters_dense: int
+    parameters_nonzero: int
+    parameters_physical: int
+    macs_dense: int
+    macs_effective: int
+    macs_physical: int
+    bytes_dense: int
+    bytes_sparse: int
+    bytes_physical: int
+    epochs: int
+    train_seconds: float
+    train_flops: int
+    sparsity_chosen: float
+    macs_effective_chosen: int
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """`prefix/name` -> value, for every field."""
+        return {f"{prefix}/{name}": float(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: its test images, and the fraction of them that each network gets right."""
+
+    label: str
+    images: int
+    accuracy_dense: float
+    accuracy: float
+
+    @property
+    def drop(self) -> float:
+        """What pruning cost, in accuracy; below 0 where the pruned network does better."""
+        return self.accuracy_dense - self.accuracy
+
+
+def class_rows(names: Sequence[str], *, dense: Tensor, pruned: Tensor) -> tuple[ClassRow, ...]:
+    """A row per class with test images, from confusion matrices [true, predicted] of the same images."""
+    rows = []
+    for number, (before, after) in enumerate(zip(dense.tolist(), pruned.tolist(), strict=True)):
+        if images := sum(after):
+            rows.append(ClassRow(names[number], images, before[number] / images, after[number] / images))
+    return tuple(rows)
+
+
+def worst(rows: Sequence[ClassRow]) -> ClassRow:
+    """The class that has lost most; the first of several."""
+    return max(rows, key=lambda row: row.drop)
+
+
+def class_metrics(rows: Sequence[ClassRow]) -> dict[str, float]:
+    """The lowest accuracy of a class, and the largest loss of one, which may be another."""
+    return {
+        "worst_class_accuracy": min(row.accuracy for row in rows),
+        "worst_class_drop": worst(rows).drop,
+    }
+
+
+ZSTD_LEVEL = 3  # zstd's own default; higher ones gained less than 0.2% on weights
+
+
+def compressed_bytes(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> int:
+    """Bytes of the sparse form of a state dict after zstd, level 3; the same number for the same tensors.
+
+    What is compressed has the size `sparse_bytes`. Another version of zstd may give a slightly other number.
+    """
+    codec = pyarrow.Codec("zstd", compression_level=ZSTD_LEVEL)
+    return len(codec.compress(b"".join(sparse_form(tensors, masks)), asbytes=True))
+
+
+def sparse_form(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[bytes]:
+    """Every tensor, by name; where entries are masked, one bit per entry and the living values alone."""
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        if name in masks and not masks[name].all():
+            mask = masks[name].cpu()
+            yield np.packbits(mask.numpy()).tobytes()
+            values = values[mask]
+        yield values.numpy().tobytes()

@@ -1,0 +1,63 @@
+"""What trains a network for being pruned, before the first round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated
+
+from torch import nn
+
+from orchestrator.training.loop import Extras
+from orchestrator.training.optimizers import Phase
+from orchestrator.trial.context import Bench, State, channel_groups
+from orchestrator.trial.recovery import Length, epochs_of
+from orchestrator.trial.stages import train_more
+from pruning import regularization
+from pruning.registry import Between, Registry
+
+preparations = Registry("preparation")
+
+
+@preparations.register(summary="nothing")
+def none(bench: Bench, state: State) -> State:
+    """The state as it is."""
+    return state
+
+
+def _check_group_lasso(*, epochs: int | str, **lasso: object) -> None:
+    regularization.regularizers.get({"method": "group_lasso", **lasso})
+
+
+@preparations.register(
+    summary="train on with a penalty that empties whole groups",
+    paper="Wen et al., SSL, NeurIPS 2016",
+    check=_check_group_lasso,
+    channels=True,
+)
+def group_lasso(
+    bench: Bench,
+    state: State,
+    *,
+    kind: str = "group",
+    strength: Annotated[float, Between(0, under=True)] = 1e-4,
+    mode: str = "proximal",
+    group_scale: str = "sqrt",
+    warmup: Annotated[float, Between(0, 1)] = 0.0,
+    epochs: Length = "100%",
+) -> State:
+    """The last `epochs` of the recipe once more, now with group lasso.
+
+    `kind` is group, filter or channel; `mode` proximal or subgradient; `group_scale` sqrt or none. Groups
+    that the proximal mode has emptied are exactly zero: `threshold(unit='absolute')` finds them.
+    """
+    recipe = bench.config.train
+    length = epochs_of(epochs, recipe)
+    options = {"kind": kind, "strength": strength, "mode": mode, "group_scale": group_scale, "warmup": warmup}
+    bind = regularization.regularizers.get({"method": "group_lasso", **options})
+    hooks: Callable[[nn.Module], Extras] = lambda net: Extras(  # noqa: E731  one expression, typed
+        regularizer=bind(net, groups=channel_groups(bench))
+    )
+    phase = Phase(length, start=max(0, recipe.epochs - length))
+    untaught = replace(bench, taught=False)  # it learns from the labels alone, whatever recoveries do
+    return train_more(untaught, state, phase, stage="group_lasso", round=0, hooks=hooks)

@@ -1,0 +1,210 @@
+"""The stages of a trial: pure functions from one state to the next.
+
+Each is seeded from (seed, stage, round), so that a state from the store and one just computed have
+the same bits on one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.data.batches import balanced_sample
+from orchestrator.data.loading import Dataset
+from orchestrator.errors import CollapsedError
+from orchestrator.system.determinism import global_states
+from orchestrator.training.checkpoint import snapshot
+from orchestrator.training.loop import Extras, Underway, train
+from orchestrator.training.optimizers import Phase
+from orchestrator.trial.context import Bench, State, channel_groups, make_bench, seed_for
+from orchestrator.trial.metrics import train_flops
+from orchestrator.trial.structure import layers_protected, units_of
+from orchestrator.trial.weight_transfer import Ancestor
+from pruning.controls import shuffle_masks
+from pruning.criteria import criteria
+from pruning.engine import prune
+from pruning.masking import Group, Masks, masked
+
+Hooks = Callable[[nn.Module], Extras]
+SAMPLES_PER_CLASS = 10  # images per class for criteria that look at data (SNIP, GraSP: >= 10)
+
+
+def initial(bench: Bench, *, draw: str = "init", round: int = 0) -> State:
+    """The untrained network, or what it inherits; another `draw` or round gives other initial weights.
+
+    Whatever is inherited, another draw is a fresh one: its masks are those of who asks for it.
+    """
+    weights, masks = snapshot(bench.build(draw=draw, round=round)), Masks()
+    if bench.config.start != "scratch" and draw == "init":
+        weights, kept = bench.inherited(weights)
+        masks = kept if bench.config.start == "masked" else masks
+    return State(weights, masks, micro_batch=bench.config.numerics.micro_batch)
+
+
+def dense(bench: Bench, *, epochs: int | None = None) -> State:
+    """The network trained from its initial weights; `epochs` stops early, at a point on the way."""
+    phase = Phase(bench.config.train.epochs if epochs is None else epochs)
+    return (
+        train_more(bench, initial(bench), phase, stage="dense", round=0) if phase.epochs else initial(bench)
+    )
+
+
+def train_more(
+    bench: Bench, state: State, phase: Phase, *, stage: str, round: int, hooks: Hooks | None = None
+) -> State:
+    """`state` trained on for one phase under its masks; half the micro-batch each time memory runs out.
+
+    `hooks(net)` gives what is added to the training of this very network. What the bench's book knows of
+    this training is not done again.
+    """
+    underway = None if bench.book is None else bench.book.take(stage, round)
+    if underway is not None:
+        state = replace(state, micro_batch=underway.micro_batch)
+    try:
+        return _train(bench, state, phase, underway, stage=stage, round=round, hooks=hooks)
+    except (RuntimeError, MemoryError) as error:
+        if not _memory_ran_out(error):
+            raise
+        if state.micro_batch <= 1:
+            raise CollapsedError("memory runs out even with one image at a time") from error
+    # Only here, after the except block: until its end the error holds the tensors of what did not fit.
+    smaller = max(1, min(state.micro_batch, bench.config.batch_size) // 2)
+    state = replace(state, micro_batch=smaller)
+    return train_more(bench, state, phase, stage=stage, round=round, hooks=hooks)
+
+
+def _train(
+    bench: Bench,
+    state: State,
+    phase: Phase,
+    underway: Underway | None,
+    *,
+    stage: str,
+    round: int,
+    hooks: Hooks | None,
+) -> State:
+    """One try, with the state's micro-batch."""
+    net, device = bench.restore(state), bench.data.train.images.device
+    generator = torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round))
+    with bench.seeded(stage, round):
+        extras = Extras(loss=bench.loss) if hooks is None else hooks(net)
+        book = None if extras.forgetful else bench.book
+        records = train(
+            net,
+            bench.data.train,
+            bench.data.validation,
+            recipe=bench.config.train,
+            phase=phase,
+            batch_size=bench.config.batch_size,
+            numerics=replace(bench.config.numerics, micro_batch=state.micro_batch),
+            generator=generator,
+            masks=state.masks,
+            extras=extras,
+            report=None if bench.report is None else partial(bench.report, stage),
+            underway=underway,
+            keep=None if book is None else partial(book.keep, stage, round),
+        )
+        weights = snapshot(net)
+        if book is not None:
+            stands = (generator.get_state(), global_states(device), extras.remembered())
+            book.finish(stage, round, Underway(tuple(records), state.micro_batch, weights, {}, *stands))
+    return replace(
+        state,
+        weights=weights,
+        epochs=state.epochs + phase.epochs,
+        train_seconds=state.train_seconds + sum(record.seconds for record in records),
+        train_flops=state.train_flops
+        + train_flops(bench.cost, len(bench.data.train) * phase.epochs, taught=bench.taught),
+        history=tuple(records),
+    )
+
+
+def _memory_ran_out(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error says that memory ran out; torch's own allocator on the CPU has no class for it."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def prune_round(
+    bench: Bench, config: TrialConfig, state: State, groups: Sequence[Group] | None, *, round: int
+) -> State:
+    """One round of pruning: new masks, and the weights with their dead entries at zero."""
+    masks = choose_masks(bench, config, bench.borrow(state), state.masks, groups, round=round)
+    return replace(state, weights=masked(state.weights, masks), masks=masks, history=())
+
+
+def choose_masks(
+    bench: Bench,
+    config: TrialConfig,
+    net: nn.Module,
+    masks: Masks,
+    groups: Sequence[Group] | None,
+    *,
+    round: int,
+    protect: Sequence[str] = (),
+) -> Masks:
+    """The masks of one round for a network as it stands; `protect` adds layers to those of the trial."""
+    wanted, seed = config.prune, seed_for(bench.config.seed, "prune", round)
+    needs_data = criteria.get(wanted.criterion).traits.get("data", False)
+    with bench.seeded("prune", round):
+        chosen = prune(
+            _to_look_at(net, run=bool(needs_data)),
+            amount=wanted.amount,
+            criterion=wanted.criterion,
+            granularity=wanted.granularity,
+            scope=wanted.scope,
+            schedule=wanted.schedule,
+            round=round,
+            masks=masks or None,
+            protect=(*layers_protected(bench.built, wanted.protect), *protect),
+            groups=groups,
+            sample=_sample(bench, seed) if needs_data else None,
+            seed=seed,
+            invert=wanted.control == "invert",
+        )
+    if wanted.control == "shuffle":
+        chosen = shuffle_masks(
+            chosen, torch.Generator().manual_seed(seed_for(bench.config.seed, "shuffle", round))
+        )
+    return chosen
+
+
+def _to_look_at(net: nn.Module, *, run: bool) -> nn.Module:
+    """The network for a criterion, on the CPU: itself, or a copy for one that runs it."""
+    # Whatever the device: scores are float64, and the choice must not depend on it.
+    on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
+    return net if on_cpu and not run else deepcopy(net).cpu()
+
+
+def weights_at(bench: Bench, epoch: int) -> Mapping[str, Tensor]:
+    """The dense network's weights after `epoch` epochs; trained so far again, bit for bit, if need be."""
+    if epoch == bench.config.train.epochs and bench.reference is not None:
+        return bench.reference.weights
+    if epoch == 0:
+        return initial(bench).weights
+    return _weights_at(bench.config, bench.data, bench.ancestor, epoch)
+
+
+@lru_cache(maxsize=2)
+def _weights_at(
+    config: DenseConfig, data: Dataset, ancestor: Ancestor | None, epoch: int
+) -> Mapping[str, Tensor]:
+    return dense(make_bench(config, data, ancestor=ancestor), epochs=epoch).weights
+
+
+def _sample(bench: Bench, seed: int) -> tuple[Tensor, Tensor]:
+    images, labels = balanced_sample(bench.data.train, per_class=SAMPLES_PER_CLASS, seed=seed)
+    return images.cpu(), labels.cpu()
+
+
+def groups_for(bench: Bench, config: TrialConfig) -> tuple[Group, ...] | None:
+    """What the trial's granularity removes together; None for single weights."""
+    wanted = config.prune
+    if wanted.granularity == "channel":
+        return channel_groups(bench, wanted.protect)
+    return units_of(bench.built, wanted.protect) if wanted.granularity == "unit" else None

@@ -1,0 +1,107 @@
+"""A task of a sweep: what a worker runs, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
+
+if TYPE_CHECKING:
+    from orchestrator.config import EarlyStopping
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a worker records what it does, all paths absolute; and how its sweep stops trials, if it does.
+
+    `state_dir` is for results that wait for a server, if it is not the user's own; `checkpoint_seconds`
+    lie between two checkpoints, if it is not a minute.
+    """
+
+    uri: str
+    experiment: str
+    sweep_run: str
+    data_dir: str | None
+    code: str  # as `sources.check_code` takes it
+    stop: EarlyStopping | None = None
+    state_dir: str | None = None
+    checkpoint_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A dense training or a pruned trial, ready to run; `parent` is the key that it waits for.
+
+    Where it `leads`, a control is to walk along its rounds.
+    """
+
+    key: str
+    name: str
+    config: DenseConfig | TrialConfig
+    parent: str | None = None
+    tags: Mapping[str, str] | None = None
+    leads: bool = False
+
+    @property
+    def dense(self) -> DenseConfig:
+        """The dense training that it is, or starts from."""
+        return self.config.dense if isinstance(self.config, TrialConfig) else self.config
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Point:
+        content = json.loads(text)
+        build = TrialConfig.from_json if content["parent"] else dense_from_json
+        return cls(**{**content, "config": build(content["config"])})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one point ended: its final metrics, or None and why it failed or was stopped."""
+
+    point: Point
+    metrics: Mapping[str, float] | None
+    reason: str = ""
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended, now or before this sweep began; `metrics` are those of a complete one."""
+
+    state: Literal["complete", "stopped", "failed"]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Past:
+    """A trial that ended before this sweep began: what its rounds reported, and None if it was stopped."""
+
+    config: TrialConfig
+    rounds: tuple[Mapping[str, float], ...]
+    val_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How all points ended.
+
+    `signal` is the one that interrupted the sweep, or 0; `no_room` what a worker said whose disk was full.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    signal: int = 0
+    no_room: str = ""
+
+    @property
+    def failures(self) -> list[Outcome]:
+        return [o for o in self.outcomes if o.metrics is None and not o.stopped]
+
+    @property
+    def stopped(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.stopped]
