@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.system.files import rewrite
+from orchestrator.system.files import replace_file
 from orchestrator.system.provenance import environment
 
 FACTS = ("processor", "cores", "python", "package.torch", "package.ray", "package.mlflow", "commit")
@@ -23,4 +23,4 @@ def keep(place: Path, name: str, rows: list[Row], *, known: list[str]) -> None:
         row["environment"] = {name: facts[name] for name in FACTS}
     every = sorted(kept + rows, key=lambda row: order[row["benchmark"]])
     place.parent.mkdir(parents=True, exist_ok=True)
-    rewrite(place, json.dumps({"rows": every}, indent=1) + "\n")
+    replace_file(place, json.dumps({"rows": every}, indent=1) + "\n")

@@ -114,8 +114,8 @@ def params(row: Row) -> Row:
 
 def _copy(tracker: Tracker, pattern: Row, others: Sequence[Row]) -> None:
     """Runs as that of the pattern, with the numbers and the files of other rows."""
-    model = tracker.of_point(pattern["key"])[0]
-    folder = model.place("..")
+    model = tracker.runs_of_task(pattern["key"])[0]
+    folder = model.local_path("..")
     assert folder is not None
     with sqlite3.connect(tracker.uri.removeprefix("sqlite:///")) as connection:
         run = connection.execute("SELECT * FROM runs WHERE run_uuid = ?", [model.run_id])

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 import models
 import pruning
-from orchestrator.latency.measure import BATCHES, Forms, Latency, check_equal, measure, one_thread
+from orchestrator.latency.measure import BATCHES, Latency, NetworkVariants, check_equal, measure, one_thread
 from orchestrator.latency.sparse import CsrLinear, CsrPointwise, candidates, csr, dead_parts, sparse
 from orchestrator.system.machine import watch_load
 from orchestrator.system.provenance import environment
@@ -59,7 +59,7 @@ class Row:
         timing = found.timing
         times = timing.spreads["dense"].p50, timing.spreads[other].p50
         measured, masked = timing.ratios[other], timing.ratios.get("masked")
-        return cls(what, found.batch, *times, theoretical, measured, masked, timing.aa, timing.doubts)
+        return cls(what, found.batch, *times, theoretical, measured, masked, timing.self_ratio, timing.doubts)
 
 
 def patiently(time: Callable[[], Latency], patience: float) -> Latency:
@@ -99,7 +99,7 @@ def cut_out(patience: float, *, quick: bool) -> Iterator[Row]:
                 net, amount=amount, criterion="l2", granularity="channel", scope="layer", groups=groups
             )
             small = pruning.shrink(net, masks, image, groups=groups)
-            forms = Forms(net, shape, sparse(net, masks, ()), small, masks)
+            forms = NetworkVariants(net, shape, sparse(net, masks, ()), small, masks)
             what = f"{model} {'x'.join(map(str, shape))}, {amount:.0%} of channels cut out"
             for batch in BATCHES:
                 found = patiently(partial(measure, forms, batch=batch, seconds=SECONDS), patience)
@@ -113,7 +113,7 @@ def in_csr(patience: float) -> Iterator[Row]:
     dense = profile(net, DIGITS)
     for amount in SPARSITIES:
         masks = pruning.prune(net, amount=amount, criterion="magnitude", granularity="weight", scope="layer")
-        forms = Forms(net, DIGITS, sparse(net, masks, ()), masks=masks)
+        forms = NetworkVariants(net, DIGITS, sparse(net, masks, ()), masks=masks)
         theory = dense.total_macs / effective_macs(dense, masks)
         for batch in BATCHES:
             for which, layers in (("all", candidates(net, dead_parts(masks))), ("the faster", None)):

@@ -18,7 +18,7 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data.loading import Dataset, Split
 from orchestrator.space.techniques import resolve
 from orchestrator.trial import stages
-from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.run import run_trial
 
 AMOUNTS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
@@ -31,10 +31,10 @@ BATCH = 256
 class Shelf:
     """A store that holds one dense network."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: NetworkState) -> None:
         self.state = state
 
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return self.state
 
 
@@ -83,7 +83,7 @@ def levels() -> list[TrialConfig]:
 
 
 def trained(config: TrialConfig, data: Dataset) -> Shelf:
-    return Shelf(stages.dense(make_bench(config.dense, data)))
+    return Shelf(stages.dense(make_context(config.dense, data)))
 
 
 def accuracies(config: TrialConfig, data: Dataset, shelf: Shelf) -> list[float]:

@@ -17,13 +17,13 @@ import pruning
 from benchmarks.harness import AtMost, Done, Job, Told, benchmark, main
 from orchestrator.config import Numerics, Train
 from orchestrator.data.loading import Split
-from orchestrator.system.memory import keep_freed_memory
+from orchestrator.system.memory import disable_malloc_trim
 from orchestrator.training.loop import train
-from orchestrator.training.optimizers import Phase, make_optimizer
+from orchestrator.training.optimizers import TrainingPhase, make_optimizer
 from pruning.masking import prunable_layers
 
 torch.set_num_threads(1)
-keep_freed_memory()  # as workers do
+disable_malloc_trim()  # as workers do
 
 GREY, COLOUR, BATCH = (1, 28, 28), (3, 32, 32), 256
 NUMERICS = Numerics(micro_batch=16_384)
@@ -88,7 +88,7 @@ class Trainer:
             self.split,
             self.validation,
             recipe=RECIPE,
-            phase=Phase(1),
+            phase=TrainingPhase(1),
             batch_size=BATCH,
             numerics=NUMERICS,
             generator=torch.Generator().manual_seed(0),

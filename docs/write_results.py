@@ -25,7 +25,7 @@ from orchestrator.analysis.intervals import test_set_width
 from orchestrator.analysis.orders import turning
 from orchestrator.analysis.pareto import earlier_networks
 from orchestrator.analysis.plots import accuracy_against_sparsity
-from orchestrator.analysis.results import find_sweep, joined
+from orchestrator.analysis.results import find_sweep, load_results
 from orchestrator.analysis.tables import differences_asked, listed, markdown, sparsest_table, tables
 from orchestrator.data.datasets import split_sizes
 from orchestrator.space.space import load_space
@@ -94,7 +94,7 @@ def write(space: str, options: Sequence[str]) -> None:
     uri = default_uri(Path.cwd())
     initialise(uri)
     tracker = Tracker(uri, space)
-    sweep = joined(tracker, find_sweep(tracker, space))
+    sweep = load_results(tracker, find_sweep(tracker, space))
     frame = sweep.results
     earlier = earlier_networks(frame, sweep.runs.values(), tracker)
     page = PAGES / f"{space}.md"

@@ -26,7 +26,7 @@ from orchestrator.data.datasets import split_sizes
 from orchestrator.formatting import format_percent
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.provenance import environment
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 from pruning.registry import parse
 
 # What a network has lost in the end, how, and by which amount.
@@ -78,7 +78,7 @@ def read(sweeps: Sequence[str]) -> pd.DataFrame:
     return found.drop_duplicates("key")
 
 
-def called(ancestor: RunRow) -> str:
+def called(ancestor: RunRecord) -> str:
     """How the ancestor was pruned."""
     if ancestor.tags["kind"] == "dense":
         return "dense"
@@ -183,7 +183,7 @@ def main() -> None:
         "# transfer",
         TASK,
         f"The ancestors are runs of `{first.name}.yaml`, and of the same with {others}:",
-        f"```yaml\n{tracker.text(first, 'space.yaml')}```",
+        f"```yaml\n{tracker.read_text(first, 'space.yaml')}```",
         f"```\n{commands}\n```",
         f"{len(found)} trials on {facts['cores']} cores ({facts['processor']}), revision {facts['commit']}.",
         f"Differences to scratch, over all tables of this page: {verdict(every)}",

@@ -104,7 +104,7 @@ class DenseConfig:
 
     @cached_property
     def _own_key(self) -> str:
-        return _key("dense", _told(self))
+        return _key("dense", non_default_fields(self))
 
 
 @dataclass(frozen=True)
@@ -156,22 +156,22 @@ def method_name(text: str) -> str:
 
 def flat(config: DenseConfig) -> Iterator[tuple[str, Json]]:
     """(dotted name, value) for every field; of transfer only where a training starts from an ancestor."""
-    for name, value in _told(config).items():
+    for name, value in non_default_fields(config).items():
         if isinstance(value, Mapping):
             yield from ((f"{name}.{inner}", item) for inner, item in value.items())
         else:
             yield name, value
 
 
-def _told(config: DenseConfig) -> dict[str, Json]:
+def non_default_fields(config: DenseConfig) -> dict[str, Json]:
     """All fields but those that came later and have their default: keys of before stay."""
-    told = {name: value for name, value in asdict(config).items() if LATER.get(name, ...) != value}
-    return {**told, "train": recipe_told(told["train"])}
+    told = {name: value for name, value in asdict(config).items() if ADDED_LATER.get(name, ...) != value}
+    return {**told, "train": non_default_recipe(told["train"])}
 
 
-def recipe_told(recipe: Mapping[str, Json]) -> dict[str, Json]:
+def non_default_recipe(recipe: Mapping[str, Json]) -> dict[str, Json]:
     """The same of a recipe's fields."""
-    return {name: value for name, value in recipe.items() if LATER.get(f"train.{name}", ...) != value}
+    return {name: value for name, value in recipe.items() if ADDED_LATER.get(f"train.{name}", ...) != value}
 
 
 def _key(stage: str, content: Mapping[str, Json]) -> str:
@@ -180,7 +180,7 @@ def _key(stage: str, content: Mapping[str, Json]) -> str:
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-LATER: Mapping[str, Json] = {
+ADDED_LATER: Mapping[str, Json] = {
     "start": "scratch",
     "ancestor_sha256": "",
     "data_sha256": "",
@@ -208,14 +208,14 @@ class EarlyStopping:
     """How trials are stopped: the pruner's full text, and the axes within which settings compete."""
 
     text: str
-    within: tuple[str, ...] = DEFAULT_GROUP_BY
+    group_by: tuple[str, ...] = DEFAULT_GROUP_BY
 
     def __str__(self) -> str:
         """What a stopped trial is known by: under another rule it may not have been stopped."""
         return (
             self.text
-            if self.within == DEFAULT_GROUP_BY
-            else f"{self.text} within {', '.join(self.within) or 'all'}"
+            if self.group_by == DEFAULT_GROUP_BY
+            else f"{self.text} within {', '.join(self.group_by) or 'all'}"
         )
 
 

@@ -57,7 +57,7 @@ class StoreError(UnusableError):
     pass
 
 
-class AwayError(StoreError):
+class StoreUnavailableError(StoreError):
     pass
 
 
@@ -97,7 +97,7 @@ class BusyError(OrchestrateError):
     exit_code = 6
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
+def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
     """One line for a name that is not known: the nearest names first, else all of them."""
     names = sorted(allowed)
     near = get_close_matches(given, names, n=3, cutoff=0.5)

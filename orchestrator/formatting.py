@@ -23,10 +23,10 @@ def escape_controls(text: str, *, allowed: str = "") -> str:
     r"""The text with `\n`, `\x1b`, `\u202e` in the place of each of them, save for the allowed ones."""
     if text.isprintable():
         return text
-    return "".join(shown(sign) if _is_control(sign, allowed) else sign for sign in text)
+    return "".join(escape_character(sign) if _is_control(sign, allowed) else sign for sign in text)
 
 
-def shown(sign: str) -> str:
+def escape_character(sign: str) -> str:
     """A character as Python's escape for it."""
     return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
 

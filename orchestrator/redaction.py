@@ -30,7 +30,7 @@ SCHEME = re.compile(r"\b(Bearer|Basic|Digest)\s+(?=\S*[\d=._+/])[\w=.+/~-]{6,}")
 SETTING = re.compile(r"(?i)\b([\w-]*(?:password|passwd|pwd|token|secret)[\w-]*=)[^\s&'\",;)]+")
 
 
-def shown(text: str) -> str:
+def redact_uri(text: str) -> str:
     """A URI, or a message that quotes one, without user name, password and secrets among its options."""
     text = USER.sub(f"//{HIDDEN}@", text)
     text = ENCODED_USER.sub(f"%2F%2F{HIDDEN}%40", text)
@@ -41,11 +41,11 @@ def shown(text: str) -> str:
     return SETTING.sub(rf"\1{HIDDEN}", text)
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """As `shown`; besides, wherever they stand, the secrets that this process has from its environment."""
     for secret in sorted(set(_secrets()), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return shown(text)
+    return redact_uri(text)
 
 
 def _option(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ from time import process_time
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.model_io.state_dict_files import tensors_of
+from orchestrator.model_io.state_dict_files import read_state_dict
 
 EMPTY = pickle.dumps({}, 2)
 
@@ -19,7 +19,7 @@ def refused(path: Path, match: str) -> None:
     """In a second of this processor, in one line."""
     started = process_time()
     with pytest.raises(StoreError, match=match) as caught:
-        tensors_of(path)
+        read_state_dict(path)
     assert process_time() - started < 2
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000

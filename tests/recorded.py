@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.worker import run_task
 from orchestrator.system import provenance
-from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.trial.task import Point, Settings
+from orchestrator.tracking import RunRecord, Tracker, initialise
+from orchestrator.trial.task import Task, WorkerSettings
 
 MODELS = {
     "slp": "slp",
@@ -49,11 +49,11 @@ class Store:
         parent = self.tracker.row(self.dense(family))
         prune = Prune("l2()", "channel", "layer", "iterative(rounds=3)", 0.5)
         config = TrialConfig(self._configs[parent.tags["key"]], prune, "finetune(epochs=1)", "x")
-        point = Point(config.key(), f"stopped {family}", config, parent=config.dense.key())
-        run_point(point, self._settings(), judge=lambda facts: "it has seen enough")
-        return self.tracker.of_point(config.key())[0].run_id
+        point = Task(config.key(), f"stopped {family}", config, parent=config.dense.key())
+        run_task(point, self._settings(), should_stop=lambda facts: "it has seen enough")
+        return self.tracker.runs_of_task(config.key())[0].run_id
 
-    def row(self, run_id: str) -> RunRow:
+    def row(self, run_id: str) -> RunRecord:
         return self.tracker.row(run_id)
 
     def model(self, run_id: str) -> Path:
@@ -67,16 +67,16 @@ class Store:
         if found is None:
             if isinstance(config, TrialConfig):
                 name = f"{config.prune.granularity} {config.dense.model}"
-                point = Point(config.key(), name, config, parent=config.dense.key())
+                point = Task(config.key(), name, config, parent=config.dense.key())
             else:
-                point = Point(config.key(), f"dense {config.model}", config)
-            run_point(point, self._settings())
+                point = Task(config.key(), f"dense {config.model}", config)
+            run_task(point, self._settings())
             found = self.tracker.finished_one(config.key())
         assert found is not None
         if isinstance(config, DenseConfig):
             self._configs[config.key()] = config
         return found.run_id
 
-    def _settings(self) -> Settings:
-        place = provenance.place()
-        return Settings(self.uri, "recorded", "0" * 32, None, place, state_dir=str(self.folder))
+    def _settings(self) -> WorkerSettings:
+        place = provenance.install_path()
+        return WorkerSettings(self.uri, "recorded", "0" * 32, None, place, state_dir=str(self.folder))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 
 ROOT = Path(__file__).parent.parent
 NAME = "small"
@@ -58,7 +58,7 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
         time.sleep(0.7)  # whoever asks a server takes time from it
 
 
-def finished(uri: str) -> list[RunRow]:
+def finished(uri: str) -> list[RunRecord]:
     """The whole results in the store."""
     return Tracker(uri, NAME).search("attributes.status = 'FINISHED' and tags.key LIKE '_%'")
 
@@ -85,4 +85,4 @@ def check_all_there(uri: str) -> None:
     for row in rows:
         assert row.metrics["final/accuracy"] > 0
         assert row.params["batch_size"] == "32"
-        assert tracker.text(row, "model/manifest.json")
+        assert tracker.read_text(row, "model/manifest.json")

@@ -16,14 +16,14 @@ from orchestrator import tracking
 from orchestrator.config import EarlyStopping
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
-from orchestrator.planning.resume import identity, missing_points, plan_text, so_far
+from orchestrator.planning.resume import identity, plan_text, remaining_tasks, with_recorded_points
 from orchestrator.planning.sampling import study
-from orchestrator.planning.search_source import Asking
+from orchestrator.planning.search_source import SearchSource
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.system import signals
-from orchestrator.tracking import MetricPoint, RunRow, Tracker
-from orchestrator.trial.task import Outcome, Point
+from orchestrator.tracking import MetricPoint, RunRecord, Tracker
+from orchestrator.trial.task import Task, TaskResult
 
 TEXT = """\
 search: {method: tpe, trials: 8, startup: 3, objectives: {final/val_accuracy: max, final/macs_effective: min}}
@@ -56,26 +56,26 @@ class Search:
 
     def take_up(self, plan: Plan) -> None:
         """As `launch` does: what the sweep's run says was asked for, and how that has ended."""
-        self.asking = Asking(
-            so_far(plan, self.tracker, self.sweep),
+        self.asking = SearchSource(
+            with_recorded_points(plan, self.tracker, self.sweep),
             self.tracker,
             self.sweep,
             retry_failed=False,
             stop=self.stop,
         )
-        self.left, self.reused = missing_points(
+        self.left, self.reused = remaining_tasks(
             self.asking.plan, self.tracker, retry_failed=False, stop=self.stop
         )
-        self.asking.recall(self.left)
+        self.asking.load_finished(self.left)
 
-    def row(self, run_id: str) -> RunRow:
+    def row(self, run_id: str) -> RunRecord:
         return self.tracker.row(run_id)
 
     def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.tracker.text(self.sweep, PLAN))
+        found: dict[str, Any] = json.loads(self.tracker.read_text(self.sweep, PLAN))
         return found
 
-    def run(self, point: Point, *, ended: str = "complete") -> None:
+    def run(self, point: Task, *, ended: str = "complete") -> None:
         """Record a point's run, then tell the search."""
         metrics = None if ended != "complete" else values(point)
         tags = {"point": point.key, "manifest_sha256": hashlib.sha256(b"{}").hexdigest()}
@@ -88,15 +88,15 @@ class Search:
             }
             run.log(metrics=[MetricPoint(n, v) for n, v in found], tags=key.get(ended, {"diverged": "true"}))
             run.status = "FAILED" if ended == "failed" else "FINISHED"
-        self.asking.ended(Outcome(point, metrics, stopped=ended == "stopped"))
+        self.asking.ended(TaskResult(point, metrics, stopped=ended == "stopped"))
 
     def finish(self) -> list[str]:
         """Run everything, one at a time, dense networks first; the keys of the trials in their order."""
         order = []
         queue = list(self.left)
         done: set[str] = set()
-        while queue or not self.asking.over:
-            queue = queue or list(self.asking.more(1))
+        while queue or not self.asking.exhausted:
+            queue = queue or list(self.asking.next_tasks(1))
             if not queue:
                 break
             point = queue.pop(0)
@@ -107,7 +107,7 @@ class Search:
         return order
 
 
-def values(point: Point) -> dict[str, float]:
+def values(point: Task) -> dict[str, float]:
     """What comes of a point: a trade-off with a little of its key in it."""
     amount = getattr(getattr(point.config, "prune", None), "amount", 0.0)
     noise = int(point.key[:4], 16) / 2**20
@@ -134,13 +134,13 @@ def plan(tmp_path: Path) -> Plan:
     return plan_of(tmp_path)
 
 
-def trials(points: object) -> list[Point]:
+def trials(points: object) -> list[Task]:
     return [point for point in points if point.parent]  # type: ignore[attr-defined]
 
 
 def test_a_point_is_in_the_plan_before_it_is_handed_out(tmp_path: Path, plan: Plan) -> None:
     search = Search(tmp_path, plan)
-    dense, trial = search.asking.more(1)
+    dense, trial = search.asking.next_tasks(1)
     assert (dense.parent, trial.parent) == (None, dense.key)
     record = search.record()
     assert [row["key"] for row in load_planned_rows(json.dumps(record))] == [trial.key]
@@ -158,13 +158,13 @@ def test_a_point_is_in_the_plan_before_it_is_handed_out(tmp_path: Path, plan: Pl
 
 def test_no_more_points_are_under_way_than_there_is_room_for(tmp_path: Path, plan: Plan) -> None:
     search = Search(tmp_path, plan)
-    first = trials(search.asking.more(2))
-    second = trials(search.asking.more(2))
+    first = trials(search.asking.next_tasks(2))
+    second = trials(search.asking.next_tasks(2))
     assert len(first) == len(second) == 1
-    assert search.asking.more(2) == []
+    assert search.asking.next_tasks(2) == []
     search.run(first[0])
-    assert len(trials(search.asking.more(2))) == 1
-    assert search.asking.more(2) == []
+    assert len(trials(search.asking.next_tasks(2))) == 1
+    assert search.asking.next_tasks(2) == []
     assert len(search.record()["asked"]) == 3
 
 
@@ -172,14 +172,14 @@ def test_it_ends_with_all_its_points_and_the_study_has_them(tmp_path: Path, plan
     search = Search(tmp_path, plan)
     order = search.finish()
     assert len(set(order)) == len(order) == 8
-    assert search.asking.over
-    assert search.asking.more(9) == []
+    assert search.asking.exhausted
+    assert search.asking.next_tasks(9) == []
     found = study(plan.space, search.asking.seen())
     assert [trial.state.name for trial in found.trials] == ["COMPLETE"] * 8
-    first = search.tracker.finished([order[0]])[order[0]]
+    first = search.tracker.find_all_finished([order[0]])[order[0]]
     assert found.trials[0].values == [first.metrics[name] for name in plan.space.search.objectives]
     search.take_up(plan)
-    assert (search.left, search.reused, search.asking.over) == ([], 8, True)
+    assert (search.left, search.reused, search.asking.exhausted) == ([], 8, True)
 
 
 def test_carried_on_it_asks_for_what_it_would_have_asked_for(tmp_path: Path, plan: Plan) -> None:
@@ -187,13 +187,13 @@ def test_carried_on_it_asks_for_what_it_would_have_asked_for(tmp_path: Path, pla
     whole = Search(tmp_path / "other", plan).finish()
     search = Search(tmp_path, plan)
     for _ in range(5):
-        for point in search.asking.more(1):
+        for point in search.asking.next_tasks(1):
             search.run(point)
-    lost = search.asking.more(1)[-1]  # handed out, and then the power failed
+    lost = search.asking.next_tasks(1)[-1]  # handed out, and then the power failed
     search.take_up(plan)
     assert [point.key for point in trials(search.left)] == [lost.key] == [whole[5]]
     assert search.reused == 5
-    assert search.asking.plan == so_far(plan, search.tracker, search.sweep)
+    assert search.asking.plan == with_recorded_points(plan, search.tracker, search.sweep)
     assert search.finish() == whole[5:]
     assert [point.keys[0] for point in search.asking.plan.asked] == whole
 
@@ -203,7 +203,7 @@ def test_more_points_are_asked_for_after_those_that_are_there(tmp_path: Path, pl
     before = search.finish()
     longer = plan_of(tmp_path, "search.trials=10")
     search.take_up(longer)
-    assert not search.asking.over
+    assert not search.asking.exhausted
     assert len(search.finish()) == 2
     assert [point.keys[0] for point in search.asking.plan.asked][:8] == before
 
@@ -212,22 +212,22 @@ def test_what_the_store_has_is_told_at_once(tmp_path: Path, plan: Plan) -> None:
     search = Search(tmp_path, plan)
     first = search.finish()[:3]  # drawn at random, so that any search of this seed begins with them
     again = Search(tmp_path, plan)
-    points = trials(again.asking.more(1))
+    points = trials(again.asking.next_tasks(1))
     assert again.sweep.run_id != search.sweep.run_id
     assert points == []  # all eight follow from each other, and each is there
-    assert again.asking.found == 8
+    assert again.asking.reused == 8
     assert [point.keys[0] for point in again.asking.plan.asked][:3] == first
     assert [seen.state for seen in again.asking.seen()] == ["complete"] * 8
 
 
 def test_over_several_seeds_a_point_is_the_mean(tmp_path: Path) -> None:
     search = Search(tmp_path, plan_of(tmp_path, seeds="[0, 1]"))
-    points = search.asking.more(1)
+    points = search.asking.next_tasks(1)
     one, two = trials(points)
     assert [seen.state for seen in search.asking.seen()] == ["running"]
     search.run(one)
     assert [seen.state for seen in search.asking.seen()] == ["running"]
-    assert search.asking.more(1) == []
+    assert search.asking.next_tasks(1) == []
     search.run(two)
     (seen,) = search.asking.seen()
     means = tuple((a + b) / 2 for a, b in zip(values(one).values(), values(two).values(), strict=True))
@@ -246,7 +246,7 @@ def test_a_point_with_a_trial_that_did_not_end_well_has_no_values(
     tmp_path: Path, ends: tuple[str, str], state: str
 ) -> None:
     search = Search(tmp_path, plan_of(tmp_path, seeds="[0, 1]"), stop=STOP)
-    for point, ended in zip(trials(search.asking.more(1)), ends, strict=True):
+    for point, ended in zip(trials(search.asking.next_tasks(1)), ends, strict=True):
         search.run(point, ended=ended)
     (seen,) = search.asking.seen()
     assert (seen.state, seen.objectives) == (state, None)
@@ -266,30 +266,30 @@ def test_a_full_disk_hands_nothing_out(tmp_path: Path, plan: Plan, monkeypatch: 
 
     monkeypatch.setattr(signals._state, "no_room", "")
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert search.asking.more(1) == []
+    assert search.asking.next_tasks(1) == []
     assert search.asking.plan.asked == ()
-    assert not search.asking.over
-    assert signals.no_room().startswith("DiskFullError: no room is left in ")  # which ends the sweep
+    assert not search.asking.exhausted
+    assert signals.disk_full_reason().startswith("DiskFullError: no room is left in ")  # which ends the sweep
     monkeypatch.setattr(Path, "write_bytes", whole)
-    assert search.asking.more(1) == []
+    assert search.asking.next_tasks(1) == []
     monkeypatch.setattr(signals._state, "no_room", "")
-    assert len(trials(search.asking.more(1))) == 1
+    assert len(trials(search.asking.next_tasks(1))) == 1
 
 
 def test_nothing_is_asked_for_once_a_signal_came(
     tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = Search(tmp_path, plan)
-    points = trials(search.asking.more(2))
+    points = trials(search.asking.next_tasks(2))
     monkeypatch.setattr(signals._state, "received", 2)
-    assert search.asking.more(2) == []
-    search.asking.ended(Outcome(points[0], None, "cut off"))  # no failure: it is run again
+    assert search.asking.next_tasks(2) == []
+    search.asking.ended(TaskResult(points[0], None, "cut off"))  # no failure: it is run again
     assert [seen.state for seen in search.asking.seen()] == ["running"]
 
 
 def test_a_search_is_known_by_what_it_is_drawn_from(tmp_path: Path, plan: Plan) -> None:
     search = Search(tmp_path, plan)
-    search.asking.more(2)
+    search.asking.next_tasks(2)
     assert identity(search.asking.plan) == identity(plan)
     assert plan_text(search.asking.plan) != plan_text(plan)
     assert identity(plan_of(tmp_path, "search.trials=99")) == identity(plan)
@@ -309,11 +309,11 @@ def test_a_finite_space_ends_the_search_and_says_so(tmp_path: Path) -> None:
     found = plan_of(tmp_path, "amount=0.5", "schedule=one_shot", "search.trials=5")
     search = Search(tmp_path, found)
     assert len(search.finish()) == 2
-    assert search.asking.over
+    assert search.asking.exhausted
     assert search.asking.plan.exhausted
     assert search.record()["search"]["planned"] == 2
     search.take_up(found)
-    assert (search.left, search.asking.over) == ([], True)
+    assert (search.left, search.asking.exhausted) == ([], True)
     assert [item.count for item in search.asking.plan.excluded] == [3]
 
 

@@ -14,16 +14,16 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.errors import DiskFullError, DivergedError
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.worker import run_task
 from orchestrator.space.techniques import resolve
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.system import provenance
-from orchestrator.tracking import RunRow, Tracker, line_to
+from orchestrator.tracking import RunRecord, Tracker, breaker_for
 from orchestrator.tracking.delivery import deliver_all
 from orchestrator.trial.run import run_dense
-from orchestrator.trial.task import Point, Settings
+from orchestrator.trial.task import Task, WorkerSettings
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 DEAD = "http://127.0.0.1:9"  # nobody listens there
@@ -36,9 +36,9 @@ def trial(dense: DenseConfig = DENSE, amount: float = 0.5) -> TrialConfig:
     return TrialConfig(dense, prune, "none", "weight")
 
 
-def point(config: DenseConfig | TrialConfig) -> Point:
+def point(config: DenseConfig | TrialConfig) -> Task:
     parent = config.dense.key() if isinstance(config, TrialConfig) else None
-    return Point(config.key(), "a name", config, parent=parent)
+    return Task(config.key(), "a name", config, parent=parent)
 
 
 class Place:
@@ -49,14 +49,14 @@ class Place:
         tracking.initialise(self.uri)
         self.tracker = Tracker(self.uri, "digits")
         self.sweep = self.tracker.start("sweep", "x", tags={}).run_id
-        code = provenance.place()
-        self.there = Settings(self.uri, "digits", self.sweep, None, code)
+        code = provenance.install_path()
+        self.there = WorkerSettings(self.uri, "digits", self.sweep, None, code)
         self.gone = replace(self.there, uri=DEAD, state_dir=str(folder / "state"))
         self.waiting = Outbox(outbox_folder(DEAD, str(folder / "state")))
         self.own = Outbox(outbox_folder(self.uri))
 
-    def row(self, key: str) -> RunRow:
-        (row,) = self.tracker.of_point(key)
+    def row(self, key: str) -> RunRecord:
+        (row,) = self.tracker.runs_of_task(key)
         return row
 
 
@@ -64,29 +64,29 @@ class Place:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     yield Place(tmp_path)
-    line_to(DEAD).ask_anew()
+    breaker_for(DEAD).reset()
 
 
-def numbers(row: RunRow) -> dict[str, float]:
+def numbers(row: RunRecord) -> dict[str, float]:
     return {n: v for n, v in row.metrics.items() if "seconds" not in n and "bytes" not in n}
 
 
 def test_a_trial_finds_its_dense_network_among_what_waits(place: Place) -> None:
-    run_point(point(DENSE), place.gone)
-    final = run_point(point(trial()), place.gone)
-    dense, pruned = place.waiting.parcels()
-    assert (dense.opening.kind, pruned.opening.kind) == ("dense", "trial")
+    run_task(point(DENSE), place.gone)
+    final = run_task(point(trial()), place.gone)
+    dense, pruned = place.waiting.pending_runs()
+    assert (dense.start.kind, pruned.start.kind) == ("dense", "trial")
     assert pruned.final.items() >= final.items()
     # The same network: its own training has no epochs in the trial's curves, and no seconds in its cost.
-    assert "train/loss" not in {metric.name for metric in pruned.closing.metrics}
-    spent = {m.name: m.value for m in pruned.closing.metrics}
+    assert "train/loss" not in {metric.name for metric in pruned.end.metrics}
+    spent = {m.name: m.value for m in pruned.end.metrics}
     assert spent["ipa/train_seconds"] == dense.final["final/train_seconds"]
 
     assert deliver_all(place.uri, place.waiting) == {}
-    assert place.waiting.parcels() == []
-    run_point(point(trial(amount=0.25)), place.there)  # finds the delivered one
+    assert place.waiting.pending_runs() == []
+    run_task(point(trial(amount=0.25)), place.there)  # finds the delivered one
     again = replace(DENSE, seed=1)
-    run_point(point(again), place.there)
+    run_task(point(again), place.there)
     for key in (DENSE.key(), trial().key(), trial(amount=0.25).key(), again.key()):
         row = place.row(key)
         assert (row.status, row.tags["key"]) == ("FINISHED", key)
@@ -96,7 +96,7 @@ def test_a_trial_finds_its_dense_network_among_what_waits(place: Place) -> None:
     by_result = {"worst_class_drop", "notes"}  # of networks that have lost a class, or are at chance
     assert late.tags.keys() - by_result == early.tags.keys() - by_result
     # What waited for its parent, too, holds all its weights: the parent might never have arrived.
-    saved = model_files.load(
+    saved = model_files.load_model(
         place.tracker.folder(place.row(trial().key()), "model"),
         manifest_sha256=place.row(trial().key()).tags["manifest_sha256"],
     )
@@ -105,17 +105,17 @@ def test_a_trial_finds_its_dense_network_among_what_waits(place: Place) -> None:
 
 
 def test_waiting_or_not_the_results_are_equal(place: Place) -> None:
-    run_point(point(DENSE), place.gone)
-    run_point(point(trial()), place.gone)
+    run_task(point(DENSE), place.gone)
+    run_task(point(trial()), place.gone)
     deliver_all(place.uri, place.waiting)
     late = numbers(place.row(trial().key()))
     other = Place(place.waiting.folder.parents[2] / "other")
-    run_point(point(DENSE), other.there)
-    run_point(point(trial()), other.there)
+    run_task(point(DENSE), other.there)
+    run_task(point(trial()), other.there)
     assert late == numbers(other.row(trial().key()))
     weights = [
         run_dense(DENSE, loading.load_dataset("digits")).last.state.weights,
-        model_files.load(
+        model_files.load_model(
             place.tracker.folder(place.row(DENSE.key()), "model"),
             manifest_sha256=place.row(DENSE.key()).tags["manifest_sha256"],
         )
@@ -126,44 +126,44 @@ def test_waiting_or_not_the_results_are_equal(place: Place) -> None:
 
 
 def test_what_waits_is_not_run_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run_point(point(DENSE), place.gone)
+    first = run_task(point(DENSE), place.gone)
 
     def never(*args: object, **options: object) -> None:
         pytest.fail("it was run again")
 
     monkeypatch.setattr("orchestrator.execution.worker.run_dense", never)
-    second = run_point(point(DENSE), place.gone)
+    second = run_task(point(DENSE), place.gone)
     assert {name: second[name] for name in first} == first
-    assert len(place.waiting.parcels()) == 1
+    assert len(place.waiting.pending_runs()) == 1
 
 
 def test_what_is_stored_is_not_run_again_either(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker died after all was done, and before anybody heard of it."""
-    first = run_point(point(DENSE), place.there)
+    first = run_task(point(DENSE), place.there)
 
     def never(*args: object, **options: object) -> None:
         pytest.fail("it was run again")
 
     with monkeypatch.context() as patched:
         patched.setattr("orchestrator.execution.worker.run_dense", never)
-        second = run_point(point(DENSE), place.there)
+        second = run_task(point(DENSE), place.there)
     assert first.items() <= second.items()
     row = place.row(DENSE.key())  # which is the only one
     place.tracker.set_tag(row.run_id, "invalid", "its files are not as they were written")
-    run_point(point(DENSE), place.there)
-    again = place.tracker.finished({DENSE.key()})[DENSE.key()]
+    run_task(point(DENSE), place.there)
+    again = place.tracker.find_all_finished({DENSE.key()})[DENSE.key()]
     assert again.run_id != row.run_id
 
 
 def test_a_failure_waits_as_well(place: Place) -> None:
     config = replace(DENSE, train=Train(epochs=1, optimizer="sgd", lr=1e30))
     with pytest.raises(DivergedError):
-        run_point(point(config), place.gone)
+        run_task(point(config), place.gone)
     deliver_all(place.uri, place.waiting)
     row = place.row(config.key())
     assert (row.status, row.tags["diverged"], "key" in row.tags) == ("FAILED", "true", False)
     assert "DivergedError" in row.tags["reason"]
-    assert config.key() in place.tracker.failed({config.key()})
+    assert config.key() in place.tracker.find_all_failed({config.key()})
 
 
 def test_a_disk_that_is_full_when_the_result_is_written(
@@ -172,8 +172,8 @@ def test_a_disk_that_is_full_when_the_result_is_written(
     """The one writing function fails, at each of its calls: nothing is left that could be taken for whole."""
     from orchestrator.system import files
 
-    run_point(point(DENSE), place.there)
-    real, fault = files.write, {"at": 0, "calls": 0}
+    run_task(point(DENSE), place.there)
+    real, fault = files.write_file, {"at": 0, "calls": 0}
 
     def write(path: Path, content: bytes | str) -> None:
         fault["calls"] += 1
@@ -189,17 +189,17 @@ def test_a_disk_that_is_full_when_the_result_is_written(
         tried += 1
         fault.update(at=tried, calls=0)
         try:
-            run_point(point(config), place.there)
+            run_task(point(config), place.there)
             break
         except DiskFullError as error:
             said = str(error)
         assert "no room is left in" in said
-        assert place.own.parcels() == []
-        assert config.key() not in place.tracker.finished()
-        assert {row.status for row in place.tracker.of_point(config.key())} == {"KILLED"}
+        assert place.own.pending_runs() == []
+        assert config.key() not in place.tracker.find_all_finished()
+        assert {row.status for row in place.tracker.runs_of_task(config.key())} == {"KILLED"}
         assert not [path for path in place.own.folder.iterdir() if not path.name.startswith(".lock")]
     assert tried > 8  # model, tables, run.json: each of them once
-    assert place.tracker.finished({config.key()})[config.key()].status == "FINISHED"
+    assert place.tracker.find_all_finished({config.key()})[config.key()].status == "FINISHED"
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY])
@@ -215,7 +215,7 @@ def test_a_clock_that_jumps_changes_nothing(
 
     monkeypatch.setattr(time, "time", jumping)
     for config in (DENSE, trial(), trial(amount=0.75)):
-        run_point(point(config), place.there)
+        run_task(point(config), place.there)
         row = place.row(config.key())
         assert (row.status, row.tags["key"]) == ("FINISHED", config.key())
         assert row.end_ms is not None
@@ -224,7 +224,7 @@ def test_a_clock_that_jumps_changes_nothing(
     monkeypatch.undo()
     plain = Place(place.own.folder.parents[2] / "plain")
     for config in (DENSE, trial(), trial(amount=0.75)):
-        run_point(point(config), plain.there)
+        run_task(point(config), plain.there)
         assert numbers(plain.row(config.key())) == numbers(place.row(config.key()))
 
 
@@ -232,10 +232,10 @@ def test_a_clock_that_was_set_back_while_results_waited(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = time.time
-    run_point(point(DENSE), place.gone)
+    run_task(point(DENSE), place.gone)
     monkeypatch.setattr(time, "time", lambda: real() - DAY)
-    line_to(DEAD).ask_anew()
-    run_point(point(trial()), place.gone)
+    breaker_for(DEAD).reset()
+    run_task(point(trial()), place.gone)
     assert deliver_all(place.uri, place.waiting) == {}
-    found = place.tracker.finished({DENSE.key(), trial().key()})
+    found = place.tracker.find_all_finished({DENSE.key(), trial().key()})
     assert found.keys() == {DENSE.key(), trial().key()}

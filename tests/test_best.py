@@ -9,7 +9,7 @@ import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.analysis.best_points import best_points, best_table, found_points, front
+from orchestrator.analysis.best_points import best_points, best_table, finished_points, front
 from orchestrator.analysis.plots import accuracy_against_sparsity
 from orchestrator.analysis.settings import settings
 from orchestrator.analysis.tables import tables
@@ -75,7 +75,7 @@ def test_the_best_points_are_those_that_no_other_beats(tmp_path: Path) -> None:
 def test_a_point_counts_once_all_its_seeds_are_there(tmp_path: Path) -> None:
     plan, results = searched(tmp_path)
     results.loc[3, "status"] = "failed"
-    assert [point.number for point in found_points(plan, results)] == [1, 3, 4]
+    assert [point.number for point in finished_points(plan, results)] == [1, 3, 4]
     assert [point.number for point in best_points(plan, results)] == [1, 4]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import models
 from orchestrator.errors import StoreError
-from orchestrator.storage.model_spec import Blueprint, _outline
+from orchestrator.storage.model_spec import ModelSpec, _outline
 from orchestrator.trial.network_size import MOST_ACTIVATIONS, MOST_PARAMETERS, activations
 
 GOOD: dict[str, Any] = {  # JSON
@@ -29,8 +29,8 @@ GOOD: dict[str, Any] = {  # JSON
 }
 
 
-def read(**changes: object) -> Blueprint:
-    return Blueprint.read(json.dumps({**GOOD, **changes}).encode(), "arch.json")
+def read(**changes: object) -> ModelSpec:
+    return ModelSpec.read(json.dumps({**GOOD, **changes}).encode(), "arch.json")
 
 
 def refused(match: str, **changes: object) -> None:
@@ -150,4 +150,4 @@ def test_any_value_in_any_field_is_read_or_refused(name: str, value: object) -> 
 )
 def test_what_is_no_object_is_refused(text: bytes) -> None:
     with pytest.raises(StoreError):
-        Blueprint.read(text, "arch.json")
+        ModelSpec.read(text, "arch.json")

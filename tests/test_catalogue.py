@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.errors import UsageError
-from orchestrator.space.catalog import KINDS, entry, items, names
+from orchestrator.space.catalog import KINDS, describe, items, names
 from orchestrator.space.space import SPACES, load_space
 from pruning.registry import hyperparameters
 
@@ -29,7 +29,7 @@ def test_every_name_has_a_summary_of_its_own(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), METHODS)
 def test_every_method_shows(kind: str, name: str) -> None:
     item = next(item for item in items(kind) if item.name == name)
-    shown = entry(name)
+    shown = describe(name)
     assert f"{item.axis} {name}: {item.about}\n" in shown
     assert item.text or kind == "models"  # theirs may be one line
     assert all(line.strip() in shown for line in item.text.splitlines())
@@ -54,26 +54,26 @@ def test_every_example_is_a_line_of_a_space_file(kind: str, name: str, tmp_path:
 
 @pytest.mark.parametrize("name", ["quickstart", "weight-vs-unit"])
 def test_a_space_is_shown_as_its_file(name: str) -> None:
-    assert entry(name) == (SPACES / f"{name}.yaml").read_text()
+    assert describe(name) == (SPACES / f"{name}.yaml").read_text()
 
 
 def test_options_with_their_ranges() -> None:
     def method(*, a: int = 1, b: list[int] | None = None) -> None: ...
 
     assert [option.allowed for option in hyperparameters(method).values()] == ["int", "list[int] | None"]
-    assert "  option temperature: float in (0, inf); 200.0 if not given\n" in entry("grasp")
-    assert "  option widths: list[int]; (32, 64, 128) if not given\n" in entry("cnn")
+    assert "  option temperature: float in (0, inf); 200.0 if not given\n" in describe("grasp")
+    assert "  option widths: list[int]; (32, 64, 128) if not given\n" in describe("cnn")
     assert (
         "  option epochs: whole epochs, or a part of the training such as '10%'; '10%' if not given\n"
-        in entry("finetune")
+        in describe("finetune")
     )
-    assert "  option value: float; 0.01 if not given\n" in entry("score_below")  # no range
+    assert "  option value: float; 0.01 if not given\n" in describe("score_below")  # no range
 
 
 def test_a_name_of_several_kinds_shows_them_all() -> None:
-    shown = entry("none")
+    shown = describe("none")
     assert all(f"{axis} none: " in shown for axis in ("recover", "prepare", "distill"))
-    assert all(f"{axis} weight: " in entry("weight") for axis in ("technique", "granularity"))
+    assert all(f"{axis} weight: " in describe("weight") for axis in ("technique", "granularity"))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_name_of_several_kinds_shows_them_all() -> None:
 )
 def test_unknown_names_are_answered_with_the_nearest_of_all_kinds(given: str, near: str) -> None:
     with pytest.raises(UsageError, match=f"unknown name '{given}'; did you mean .*{near}"):
-        entry(given)
+        describe(given)
 
 
 def test_list_and_show_print_them() -> None:
@@ -89,7 +89,7 @@ def test_list_and_show_print_them() -> None:
     assert (
         listed.stdout == "none         the labels alone\nsoft_labels  softened outputs of the dense network\n"
     )
-    assert CliRunner().invoke(app, ["show", "quickstart"]).stdout == entry("quickstart")
+    assert CliRunner().invoke(app, ["show", "quickstart"]).stdout == describe("quickstart")
     assert isinstance(CliRunner().invoke(app, ["show", "quickstrat"]).exception, UsageError)
 
 

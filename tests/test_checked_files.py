@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.storage.manifest import LARGEST_MANIFEST, Folder, json_object, read_manifest
+from orchestrator.storage.manifest import LARGEST_MANIFEST, LocalFolder, json_object, read_manifest
 
 CONTENT = {"arch.json": b"{}", "weights.safetensors": b"weights"}
 
@@ -36,14 +36,14 @@ def listed(place: Path, entries: object) -> None:
 
 def refused(place: Path, match: str, sha256: str | None = None) -> None:
     with pytest.raises(StoreError, match=match) as caught:
-        read_manifest(Folder(place), manifest_sha256=sha256)
+        read_manifest(LocalFolder(place), manifest_sha256=sha256)
     assert "\n" not in str(caught.value)
 
 
 def test_whole_files_are_read(folder: Path) -> None:
     sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     for known in (sha256, None):
-        manifest = read_manifest(Folder(folder), manifest_sha256=known)
+        manifest = read_manifest(LocalFolder(folder), manifest_sha256=known)
         assert manifest.sha256 == sha256
         assert {name: manifest.read(name, at_most=7) for name in manifest.entries} == CONTENT
 
@@ -97,7 +97,7 @@ def test_what_is_no_plain_file_is_refused(folder: Path, name: str, change: Calla
 
 
 def test_a_file_that_turns_into_a_link_is_not_followed(folder: Path) -> None:
-    manifest = read_manifest(Folder(folder), manifest_sha256=None)
+    manifest = read_manifest(LocalFolder(folder), manifest_sha256=None)
     as_link(folder / "weights.safetensors")
     with pytest.raises(StoreError, match=r"weights\.safetensors"):
         manifest.read("weights.safetensors", at_most=7)
@@ -109,7 +109,7 @@ def test_a_folder_that_is_a_link_is_refused(folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_file_that_grows_after_it_was_listed_is_refused(folder: Path) -> None:
-    manifest = read_manifest(Folder(folder), manifest_sha256=None)
+    manifest = read_manifest(LocalFolder(folder), manifest_sha256=None)
     with (folder / "weights.safetensors").open("ab") as file:
         file.write(b"more")
     with pytest.raises(StoreError, match="not as it was written"):
@@ -117,7 +117,7 @@ def test_a_file_that_grows_after_it_was_listed_is_refused(folder: Path) -> None:
 
 
 def test_a_file_beyond_its_limit_is_not_opened(folder: Path) -> None:
-    manifest = read_manifest(Folder(folder), manifest_sha256=None)
+    manifest = read_manifest(LocalFolder(folder), manifest_sha256=None)
     (folder / "weights.safetensors").unlink()
     with pytest.raises(StoreError, match="has 7 bytes; 6 is the most"):
         manifest.read("weights.safetensors", at_most=6)

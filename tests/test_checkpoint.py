@@ -23,15 +23,15 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.errors import DivergedError
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import Saved
+from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import EpochRecord
 from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial import checkpointing, during_training, stages
-from orchestrator.trial.checkpointing import Journal
-from orchestrator.trial.context import State, make_bench
-from orchestrator.trial.measurement import Measured, Recalled
-from orchestrator.trial.progress import Standing, from_saved
-from orchestrator.trial.run import Result, Round, run_dense, run_trial
+from orchestrator.trial.checkpointing import TrialCheckpointer
+from orchestrator.trial.context import NetworkState, make_context
+from orchestrator.trial.measurement import MeasuredRound, ResumedRound
+from orchestrator.trial.progress import TrialProgress, from_saved
+from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 
 MLP, CNN = "mlp(widths=[16, 8])", "cnn(widths=[4, 8])"
 ADAM = Train(epochs=3, lr=3e-3, schedule="cosine", warmup_epochs=1, augment="crop_flip")
@@ -104,19 +104,19 @@ class Kept:
     files: tuple[bytes, str] | None = None
     times: int = 0
 
-    def latest(self) -> Saved | None:
-        return None if self.files is None else Saved(load(self.files[0]), json.loads(self.files[1]))
+    def load_latest(self) -> Checkpoint | None:
+        return None if self.files is None else Checkpoint(load(self.files[0]), json.loads(self.files[1]))
 
-    def keep(self, saved: Saved) -> None:
-        text = json.dumps(saved.about, allow_nan=False, sort_keys=True)
+    def save(self, saved: Checkpoint) -> None:
+        text = json.dumps(saved.metadata, allow_nan=False, sort_keys=True)
         self.files, self.times = (save(dict(saved.tensors)), text), self.times + 1
 
     def change(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor | None]) -> None:
         """Overwrite entries of what is kept; a tensor that is None goes."""
-        saved = self.latest()
+        saved = self.load_latest()
         assert saved is not None
         merged = {**saved.tensors, **tensors}
-        self.keep(Saved({n: t for n, t in merged.items() if t is not None}, {**saved.about, **about}))
+        self.save(Checkpoint({n: t for n, t in merged.items() if t is not None}, {**saved.metadata, **about}))
 
 
 @dataclass
@@ -146,17 +146,17 @@ class Process:
         *,
         every: float = 0.0,
         held: bool = True,
-    ) -> Result:
+    ) -> TrialResult:
         if isinstance(config, DenseConfig):
-            return run_dense(config, digits(), report=self.epoch, keeper=kept, every_seconds=every)
+            return run_dense(config, digits(), on_epoch=self.epoch, checkpoints=kept, every_seconds=every)
         store = Shelf() if held else Empty()
         return run_trial(
             config,
             digits(),
             store=store,
-            report=self.epoch,
-            report_round=self.round,
-            keeper=kept,
+            on_epoch=self.epoch,
+            on_round=self.round,
+            checkpoints=kept,
             every_seconds=every,
         )
 
@@ -170,22 +170,22 @@ class Process:
 
 
 @cache
-def dense(config: DenseConfig) -> State:
+def dense(config: DenseConfig) -> NetworkState:
     return run_dense(config, digits()).last.state
 
 
 class Shelf:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return dense(config)
 
 
 class Empty:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return None
 
 
 @cache
-def whole(config: DenseConfig | TrialConfig, held: bool = True) -> tuple[Result, list[Event]]:
+def whole(config: DenseConfig | TrialConfig, held: bool = True) -> tuple[TrialResult, list[Event]]:
     """A walk that nothing interrupts and nothing keeps."""
     process = Process()
     return process.run(config, held=held), process.heard
@@ -202,7 +202,7 @@ def timeless(values: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(values).items() if not name.endswith("seconds")}
 
 
-def recorded(one: Measured | Recalled) -> object:
+def recorded(one: MeasuredRound | ResumedRound) -> object:
     return timeless(one.measurement), [timeless(record) for record in one.history], one.notes
 
 
@@ -212,7 +212,7 @@ def tensors_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return list(a) == list(b) and all(torch.equal(as_bytes(a[name]), as_bytes(b[name])) for name in a)
 
 
-def assert_same(result: Result, reference: Result) -> None:
+def assert_same(result: TrialResult, reference: TrialResult) -> None:
     for one, other in ((result.last, reference.last),):
         assert tensors_equal(one.state.weights, other.state.weights)
         assert tensors_equal(one.state.masks, other.state.masks)
@@ -260,8 +260,8 @@ def test_every_checkpoint_is_a_step_further(name: str) -> None:
     """Each process is killed by its first checkpoint, and still the walk comes to its end."""
 
     class Last(Kept):
-        def keep(self, saved: Saved) -> None:
-            super().keep(saved)
+        def save(self, saved: Checkpoint) -> None:
+            super().save(saved)
             raise Killed
 
     config, kept = WALKS[name], Last()
@@ -277,7 +277,7 @@ def test_every_checkpoint_is_a_step_further(name: str) -> None:
 def test_layers_that_are_waited_for_are_pruned_in_the_end() -> None:
     """What `settled during` is here for: nothing goes in its first three epochs but in one layer."""
     kept = killed(WALKS["settled during"], 2)
-    saved = kept.latest()
+    saved = kept.load_latest()
     assert saved is not None
     dead = {name: int((~mask).sum()) for name, mask in saved.tensors.items() if mask.dtype == torch.bool}
     assert dead["0/memory/blocks.0.conv.weight"] == 2 * 9
@@ -299,25 +299,25 @@ def test_what_cannot_remember_is_trained_from_its_start(monkeypatch: pytest.Monk
 
 
 def test_trainings_of_one_name_come_back_in_their_order() -> None:
-    saved = killed(DENSE, 1).latest()
+    saved = killed(DENSE, 1).load_latest()
     assert saved is not None
-    walk = {name: saved.about[name] for name in ("key", "stage_version", "torch", "data", "dense")}
-    (first,) = from_saved(saved, walk, make_bench(DENSE, digits()).outline()).trainings
-    second = replace(first, underway=replace(first.underway, micro_batch=1))
-    book = Journal(None, walk, Standing(trainings=(first, second)), seconds_between=0.0)
-    assert book.take("dense", 0) is first.underway
-    assert book.take("dense", 0) is second.underway
-    assert book.take("dense", 0) is None
+    walk = {name: saved.metadata[name] for name in ("key", "stage_version", "torch", "data", "dense")}
+    (first,) = from_saved(saved, walk, make_context(DENSE, digits()).meta_module()).trainings
+    second = replace(first, underway=replace(first.trainer_state, micro_batch=1))
+    book = TrialCheckpointer(None, walk, TrialProgress(trainings=(first, second)), seconds_between=0.0)
+    assert book.resume("dense", 0) is first.trainer_state
+    assert book.resume("dense", 0) is second.trainer_state
+    assert book.resume("dense", 0) is None
 
 
 def test_after_a_training_of_another_name_all_is_new() -> None:
-    saved = killed(DENSE, 1).latest()
+    saved = killed(DENSE, 1).load_latest()
     assert saved is not None
-    walk = {name: saved.about[name] for name in ("key", "stage_version", "torch", "data", "dense")}
-    trainings = from_saved(saved, walk, make_bench(DENSE, digits()).outline()).trainings
-    book = Journal(None, walk, Standing(trainings=trainings), seconds_between=0.0)
-    assert book.take("dense", 1) is None
-    assert book.take("dense", 0) is None
+    walk = {name: saved.metadata[name] for name in ("key", "stage_version", "torch", "data", "dense")}
+    trainings = from_saved(saved, walk, make_context(DENSE, digits()).meta_module()).trainings
+    book = TrialCheckpointer(None, walk, TrialProgress(trainings=trainings), seconds_between=0.0)
+    assert book.resume("dense", 1) is None
+    assert book.resume("dense", 0) is None
 
 
 @given(kills=st.lists(st.integers(0, 6), max_size=6), every=st.integers(0, 4))
@@ -348,8 +348,8 @@ import os, pathlib, signal, sys
 from test_checkpoint import *
 
 class Filed(Kept):
-    def keep(self, saved):
-        super().keep(saved)
+    def save(self, saved):
+        super().save(saved)
         pathlib.Path(sys.argv[1], "tensors").write_bytes(self.files[0])
         pathlib.Path(sys.argv[1], "about").write_text(self.files[1])
 
@@ -380,7 +380,7 @@ def test_another_process_carries_on_what_sigkill_ended(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     reference, events = whole(TICKET)
     left = [event for event in events[5:] if event[0] != "round"]
-    assert done.stdout.split() == [checkpoint.digest(reference.last.state.weights), str(len(left))]
+    assert done.stdout.split() == [checkpoint.tensors_digest(reference.last.state.weights), str(len(left))]
 
 
 def test_a_dense_training_on_the_way_is_carried_on_and_done_once() -> None:
@@ -399,10 +399,10 @@ def test_a_dense_training_on_the_way_is_carried_on_and_done_once() -> None:
 def test_seconds_are_the_sum_over_the_pieces() -> None:
     _, events = whole(TICKET)
     kept = killed(TICKET, 3)
-    first = kept.latest()
+    first = kept.load_latest()
     assert first is not None
     result = Process().run(TICKET, kept)
-    rows = first.about["rounds"]
+    rows = first.metadata["rounds"]
     assert [asdict(one.measurement) for one in result.rounds[: len(rows)]] == [r["measurement"] for r in rows]
     epochs = [record.seconds for one in result.rounds for record in one.history]
     assert len(epochs) == len(events) - 3
@@ -420,17 +420,17 @@ def test_it_is_kept_once_a_minute_has_gone_by(monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
 
     class Slow(Kept):
-        def keep(self, saved: Saved) -> None:
+        def save(self, saved: Checkpoint) -> None:
             nonlocal now
             now += slow
-            after.append(len(saved.about["trainings"][0]["records"]))
+            after.append(len(saved.metadata["trainings"][0]["records"]))
 
     def epoch(stage: str, epoch: int, record: EpochRecord) -> None:
         nonlocal now
         now += 25.0
 
     # The clock is read at an epoch's end, before its 25 s are added here.
-    run_dense(dense_config(recipe=Train(epochs=10)), digits(), report=epoch, keeper=Slow())
+    run_dense(dense_config(recipe=Train(epochs=10)), digits(), on_epoch=epoch, checkpoints=Slow())
     assert after == [4, 7, 10]
 
 
@@ -442,7 +442,7 @@ def test_below_a_minute_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("orchestrator.training.loop._Loop.underway", never)
     kept = Kept()
     assert checkpoint.SECONDS_BETWEEN == 60.0
-    assert_same(run_dense(dense_config(), digits(), keeper=kept), whole(dense_config())[0])
+    assert_same(run_dense(dense_config(), digits(), checkpoints=kept), whole(dense_config())[0])
     assert kept.times == 0
 
 
@@ -461,7 +461,7 @@ def test_a_verdict_on_an_old_round_ends_the_walk_where_it_stood(config: TrialCon
     assert (len(result.rounds), result.stopped_because) == (measured, "enough")
     rounds = reference.rounds[:measured]
     last = rounds[-1]
-    assert isinstance(last, Measured)
+    assert isinstance(last, MeasuredRound)
     assert_same(result, replace(reference, rounds=rounds, last=last, stopped_because="enough"))
 
 
@@ -519,12 +519,17 @@ def test_one_on_another_dense_network_is_left_aside() -> None:
     other = Kept()
 
     class Other:
-        def dense(self, config: DenseConfig) -> State | None:
+        def dense(self, config: DenseConfig) -> NetworkState | None:
             return dense(dense_config(seed=1))
 
     with pytest.raises(Killed):
         run_trial(
-            TICKET, digits(), store=Other(), report=Process(kill_at=1).epoch, keeper=other, every_seconds=0.0
+            TICKET,
+            digits(),
+            store=Other(),
+            on_epoch=Process(kill_at=1).epoch,
+            checkpoints=other,
+            every_seconds=0.0,
         )
     result = Process().run(TICKET, other)
     assert result.rounds[0].notes[0] == "a checkpoint was left aside, it is of another dense"
@@ -560,11 +565,11 @@ def test_a_training_that_diverged_is_kept_from_before_and_diverges_again() -> No
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_records_that_are_not_finite_are_left_aside(value: float) -> None:
     kept = killed(DENSE, 1)
-    saved = kept.latest()
+    saved = kept.load_latest()
     assert saved is not None
-    (training,) = saved.about["trainings"]
+    (training,) = saved.metadata["trainings"]
     training["records"][0][0] = value
-    kept.files = (save(dict(saved.tensors)), json.dumps(saved.about))
+    kept.files = (save(dict(saved.tensors)), json.dumps(saved.metadata))
     after = Process()
     assert after.run(DENSE, kept).last.notes[0] == "a checkpoint was left aside, a loss is not finite"
     assert after.heard == whole(DENSE)[1]

@@ -14,12 +14,12 @@ import pytest
 
 from orchestrator.errors import BusyError
 from orchestrator.execution.status import status
-from orchestrator.model_io.rerun import again, compare, find
+from orchestrator.model_io.rerun import compare, find_recorded_run, rerun
 from orchestrator.storage.locks import owner
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker, initialise
 from orchestrator.tracking import lease as module
-from orchestrator.tracking.lease import beating, claim
+from orchestrator.tracking.lease import acquire_lease, heartbeat
 
 ROOT = Path(__file__).parent.parent
 PLAN_SHA256 = "f" * 64
@@ -72,7 +72,7 @@ def test_a_sweep_of_a_living_process_is_refused_and_of_a_dead_one_carried_on(tra
     run_id = held(tracker, holder)
     try:
         with pytest.raises(BusyError, match=rf"host \S+, pid {process.pid}; ") as raised:
-            claim(tracker, PLAN_SHA256, name="claimed")
+            acquire_lease(tracker, PLAN_SHA256, name="claimed")
     finally:
         process.kill()
         process.wait()
@@ -80,7 +80,7 @@ def test_a_sweep_of_a_living_process_is_refused_and_of_a_dead_one_carried_on(tra
     assert f"orchestrate status {run_id}" in str(raised.value)
     assert tracker.row(run_id).tags["owner"] == holder
 
-    with claim(tracker, PLAN_SHA256, name="claimed") as run:
+    with acquire_lease(tracker, PLAN_SHA256, name="claimed") as run:
         assert run.run_id == run_id
         row = tracker.row(run_id)
         assert (row.status, row.tags["owner"]) == ("RUNNING", owner())
@@ -91,7 +91,7 @@ def test_another_plan_is_another_sweep(tracker: Tracker) -> None:
     process, holder = other_process()
     run_id = held(tracker, holder)
     try:
-        with claim(tracker, "0" * 64, name="claimed") as run:
+        with acquire_lease(tracker, "0" * 64, name="claimed") as run:
             assert run.run_id != run_id
     finally:
         process.kill()
@@ -110,11 +110,11 @@ def test_of_another_host_the_beats_are_heard(tracker: Tracker, monkeypatch: pyte
     thread = Thread(target=beat)
     thread.start()
     with pytest.raises(BusyError, match="host another-host, pid 12"):
-        claim(tracker, PLAN_SHA256, name="claimed")
+        acquire_lease(tracker, PLAN_SHA256, name="claimed")
     thread.join()
 
     child = tracker.start("trial", "x", parent=run_id, tags={"owner": "another-host 13 3.0"}).run_id
-    with claim(tracker, PLAN_SHA256, name="claimed") as run:
+    with acquire_lease(tracker, PLAN_SHA256, name="claimed") as run:
         assert run.run_id == run_id
         assert tracker.row(child).status == "KILLED"
         assert tracker.row(child).tags["reason"] == module.TAKEN_OVER
@@ -132,16 +132,16 @@ def test_two_that_claimed_at_once_on_a_server(tracker: Tracker, monkeypatch: pyt
     first = held(tracker, "another-host 12 3.0")
     monkeypatch.setattr(module, "_rows", blind_at_first)
     with pytest.raises(BusyError, match="another-host"):
-        claim(tracker, PLAN_SHA256, name="claimed")
+        acquire_lease(tracker, PLAN_SHA256, name="claimed")
     states = {row.run_id: row.status for row in tracker.search("tags.kind = 'sweep'")}
     assert states.pop(first) == "RUNNING"
     assert list(states.values()) == ["KILLED"]
 
 
 def test_beats_go_on_until_the_end(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
-    with claim(tracker, PLAN_SHA256, name="claimed") as run:
-        with beating(tracker, run):
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    with acquire_lease(tracker, PLAN_SHA256, name="claimed") as run:
+        with heartbeat(tracker, run):
             time.sleep(0.5)
         heard = int(tracker.row(run.run_id).tags["beat"])
         time.sleep(0.2)
@@ -187,5 +187,5 @@ def test_the_same_sweep_twice_at_once(tmp_path: Path) -> None:
     assert (found.state, found.done, found.missing) == ("finished", 8, 0)
     # Made by parallel workers from stored dense networks; made again here, serially and from nothing.
     for row in tracker.search("tags.key LIKE '_%'"):
-        recorded = find(row.run_id, uri=uri)
-        assert compare(recorded, again(recorded)).differences == []
+        recorded = find_recorded_run(row.run_id, uri=uri)
+        assert compare(recorded, rerun(recorded)).differences == []

@@ -21,7 +21,7 @@ from in_process import orchestrate
 
 from orchestrator import cli
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATE_DATA_DIR", "ORCHESTRATE_DEBUG")
@@ -405,7 +405,7 @@ def has_ray(pid: int) -> bool:
     return any(word in name for name in names for word in ("raylet", "gcs_server"))
 
 
-def runs(folder: Path) -> list[RunRow]:
+def runs(folder: Path) -> list[RunRecord]:
     return Tracker(default_uri(folder), "tiny").search("")
 
 

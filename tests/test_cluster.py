@@ -26,13 +26,13 @@ from ray.cluster_utils import Cluster
 import orchestrator
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import ClusterError, StoreError
-from orchestrator.execution.options import of_cluster
-from orchestrator.execution.ray_cluster import Needs, cluster_gpus, joined_for
-from orchestrator.execution.ray_local import joined
-from orchestrator.execution.tune_experiment import run_points
-from orchestrator.system.provenance import digest, place
-from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.trial.task import Point, Settings
+from orchestrator.execution.options import cluster_resources
+from orchestrator.execution.ray_cluster import NodeRequirements, cluster_for_sweep, cluster_gpus
+from orchestrator.execution.ray_local import connect_cluster
+from orchestrator.execution.tune_experiment import run_experiment
+from orchestrator.system.provenance import install_path, source_digest
+from orchestrator.tracking import RunRecord, Tracker, initialise
+from orchestrator.trial.task import Task, WorkerSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -118,7 +118,7 @@ def second_node(address: str, *hidden: Path, hostname: str = "") -> Iterator[Non
     if os.geteuid() == 0:
         named = f"hostname {hostname}; " if hostname else ""
         words = ["unshare", "-m", "-u", "bash", "-c", named + ELSEWHERE, "_", *map(str, hidden)]
-    with process(words, env=environment) as found, joined(address):
+    with process(words, env=environment) as found, connect_cluster(address):
         for _ in range(240):
             if sum(node["Alive"] for node in ray.nodes()) == 2:
                 break
@@ -131,7 +131,7 @@ def second_node(address: str, *hidden: Path, hostname: str = "") -> Iterator[Non
 def test_a_head_that_is_known_as_127_0_0_1_is_joined() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "node_ip_address": "127.0.0.1"})
     try:
-        with joined(cluster.address):
+        with connect_cluster(cluster.address):
             assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
     finally:
         cluster.shutdown()
@@ -149,7 +149,7 @@ def orchestrate(*words: str, cwd: Path, **environment: str) -> subprocess.Comple
     )
 
 
-def trials(uri: str) -> list[RunRow]:
+def trials(uri: str) -> list[RunRecord]:
     return Tracker(uri, "space").search("tags.kind = 'trial' and attributes.status = 'FINISHED'")
 
 
@@ -181,29 +181,33 @@ def test_two_nodes_that_share_nothing_but_the_network(
     assert f"nothing to do: all {TRIALS} trials are in the store" in again.stdout
 
 
-def needs(uri: str, root: str, *datasets: str, code: str = "", data_dir: str | None = None) -> Needs:
-    return Needs(code or digest(), uri, root, datasets, data_dir)
+def needs(
+    uri: str, root: str, *datasets: str, code: str = "", data_dir: str | None = None
+) -> NodeRequirements:
+    return NodeRequirements(code or source_digest(), uri, root, datasets, data_dir)
 
 
 def test_a_node_that_cannot_do_its_part_is_named(server: str, head: str, tmp_path: Path) -> None:
-    wanted = of_cluster("cpu", head)
+    wanted = cluster_resources("cpu", head)
     good = needs(server, "mlflow-artifacts:/1", "digits")
-    with joined_for(wanted, good):
+    with cluster_for_sweep(wanted, good):
         assert ray.is_initialized()
     assert not ray.is_initialized()
     with (
         pytest.raises(ClusterError, match=r"node \S+ \(\S+\) .* another version of the code"),
-        joined_for(wanted, needs(server, "mlflow-artifacts:/1", code="0" * 64)),
+        cluster_for_sweep(wanted, needs(server, "mlflow-artifacts:/1", code="0" * 64)),
     ):
         pass
     with (
         pytest.raises(ClusterError, match=r"node \S+ \(\S+\) .*: mnist: .*absent"),
-        joined_for(wanted, needs(server, "mlflow-artifacts:/1", "mnist", data_dir=str(tmp_path / "absent"))),
+        cluster_for_sweep(
+            wanted, needs(server, "mlflow-artifacts:/1", "mnist", data_dir=str(tmp_path / "absent"))
+        ),
     ):
         pass
     with (
         pytest.raises(ClusterError, match="a trial holds 1 CPU and 1 GPU of one node"),
-        joined_for(of_cluster("cuda", head), good),
+        cluster_for_sweep(cluster_resources("cuda", head), good),
     ):
         pass
     assert cluster_gpus(head) == 0
@@ -261,15 +265,17 @@ def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(server: st
     dense = DenseConfig("slp", "digits", 64, 0, Train(epochs=100_000), Numerics())
     trial = TrialConfig(dense, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
     points = [
-        Point(dense.key(), "dense", dense),
-        Point(trial.key(), "weight", trial, parent=dense.key()),
+        Task(dense.key(), "dense", dense),
+        Task(trial.key(), "weight", trial, parent=dense.key()),
     ]
     config = {"memory_usage_threshold": 0.01, "memory_monitor_refresh_ms": 200}
     cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "_system_config": config})
     try:
-        with joined(cluster.address):
-            here = Settings(server, "memory", sweep, None, place())
-            ended = run_points(points, here, replace(of_cluster("cpu", cluster.address), retries=1), reused=0)
+        with connect_cluster(cluster.address):
+            here = WorkerSettings(server, "memory", sweep, None, install_path())
+            ended = run_experiment(
+                points, here, replace(cluster_resources("cpu", cluster.address), retries=1), reused=0
+            )
     finally:
         cluster.shutdown()
     died = "its worker died 2 times"

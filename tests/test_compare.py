@@ -9,7 +9,7 @@ import pandas
 import pytest
 from result_rows import frame, row
 
-from orchestrator.analysis.comparison import Asked, compared
+from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
 from orchestrator.analysis.paired import read_baseline
 from orchestrator.analysis.tables import markdown, pivoted, tables
 
@@ -20,28 +20,30 @@ def test_one_label_for_two_criteria_does_not_mix_them() -> None:
         row("snip/weight/layer", criterion="snip", accuracy=0.8),
         row("snip/weight/layer", criterion="snip(passes=100)", accuracy=0.6),
     )
-    assert [record["accuracy"] for record in compared(results)] == [0.9, 0.8, 0.6]
+    assert [record["accuracy"] for record in comparison_records(results)] == [0.9, 0.8, 0.6]
 
 
 def test_trials_that_did_not_finish_are_left_out() -> None:
     results = frame(row(accuracy=0.8), row(seed=1, status="failed", accuracy=math.nan))
-    (record,) = compared(results)
+    (record,) = comparison_records(results)
     assert (record["accuracy"], record["accuracy_ci95"], record["seeds"]) == (0.8, None, 1)
     nothing = frame(row(status="missing"))
-    assert compared(nothing) == []
+    assert comparison_records(nothing) == []
     assert list(pivoted(nothing)) == []
     assert markdown(tables(nothing)) == ""
 
 
 def test_records_hold_means_intervals_and_the_speedup() -> None:
-    (record,) = compared(frame(row(amount=0.75, accuracy=0.9), row(amount=0.75, accuracy=0.8, seed=1)))
+    (record,) = comparison_records(
+        frame(row(amount=0.75, accuracy=0.9), row(amount=0.75, accuracy=0.8, seed=1))
+    )
     # Two values have no interval: they are told themselves.
     assert record["accuracy"] == pytest.approx(0.85)
     assert (record["accuracy_ci95"], record["interval"]) == (None, "lowest to highest")
     assert (record["accuracy_low"], record["accuracy_high"]) == (0.8, 0.9)
     assert record["speedup_theoretical"] == 4.0
     assert json.dumps(record)
-    (dead,) = compared(frame(row(amount=1.0)))
+    (dead,) = comparison_records(frame(row(amount=1.0)))
     assert dead["speedup_theoretical"] is None
 
 
@@ -63,12 +65,14 @@ def two_methods() -> pandas.DataFrame:
 
 
 def test_nothing_is_told_that_was_not_asked() -> None:
-    (record, *_) = compared(two_methods())
+    (record, *_) = comparison_records(two_methods())
     assert not [name for name in record if "within" in name or "difference" in name or "front" in name]
 
 
 def test_a_bootstrap_interval_is_told_by_its_ends() -> None:
-    (record,) = compared(frame(*(row(seed=s, accuracy=0.94) for s in range(6))), Asked(how="bootstrap"))
+    (record,) = comparison_records(
+        frame(*(row(seed=s, accuracy=0.94) for s in range(6))), ComparisonOptions(method="bootstrap")
+    )
     assert "accuracy_ci95" not in record
     assert (record["accuracy_low"], record["accuracy_high"], record["interval"]) == (
         0.94,
@@ -79,7 +83,7 @@ def test_a_bootstrap_interval_is_told_by_its_ends() -> None:
 
 def test_a_record_counts_what_its_tables_mark() -> None:
     rows = [row(seed=s, at_chance=s == 0, empty_layers=False) for s in range(3)]
-    (record,) = compared(frame(*rows, row(seed=3, status="stopped")))
+    (record,) = comparison_records(frame(*rows, row(seed=3, status="stopped")))
     names = ("seeds", "seeds_stopped", "seeds_at_chance", "seeds_empty_layers")
     assert [record[name] for name in names] == [3, 1, 1, 0]
     assert (record["amount_text"], record["dense_accuracy"]) == ("50%", pytest.approx(0.95))
@@ -87,8 +91,8 @@ def test_a_record_counts_what_its_tables_mark() -> None:
 
 def test_differences_limits_and_fronts_stand_in_the_record_of_their_setting() -> None:
     results = two_methods()
-    asked = Asked(baseline=read_baseline("weight", results), tolerance=0.01, cost="macs")
-    records = {(r["technique"], r["amount"]): r for r in compared(results, asked)}
+    asked = ComparisonOptions(baseline=read_baseline("weight", results), tolerance=0.01, cost="macs")
+    records = {(r["technique"], r["amount"]): r for r in comparison_records(results, asked)}
     assert len({tuple(record) for record in records.values()}) == 1  # the columns of a CSV file
     neuron = records["neuron", 0.9]
     assert (neuron["baseline"], neuron["pairs"]) == ("technique=weight", 2)
@@ -105,6 +109,6 @@ def test_differences_limits_and_fronts_stand_in_the_record_of_their_setting() ->
 
 def test_a_metric_that_is_not_there_for_all_is_no_number() -> None:
     rows = [row(amount=0.5, **{"final/latency_ms_p50": 1.5}), row(amount=0.9)]
-    first, second = compared(frame(*rows))
+    first, second = comparison_records(frame(*rows))
     assert first["latency_ms_p50"] == 1.5
     assert (second["latency_ms_p50"], second["latency_ms_p50_ci95"]) == (None, None)

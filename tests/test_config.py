@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import (
-    LATER,
+    ADDED_LATER,
     DenseConfig,
     Numerics,
     Prune,
@@ -63,7 +63,7 @@ def test_fields_that_came_later_leave_the_keys_of_before() -> None:
     # Of version 2: SHA-256 of the canonical JSON without these fields, written by hand.
     assert DENSE.key() == "2f455c45d0217a78e80fa55e06e05642c62b602ba3712a3fcfeb80446d58b05a"
     assert TRIAL.key() == "3c72362dac05637ef213db893144ce50458b99edf5bc59580b38a77917185860"
-    assert not LATER.keys() & params(DENSE).keys()
+    assert not ADDED_LATER.keys() & params(DENSE).keys()
     moved_on = replace(DENSE, start="masked", ancestor_sha256="a" * 64)
     assert params(moved_on)["start"] == "masked"
     assert len({DENSE.key(), moved_on.key(), replace(moved_on, start="weights").key()}) == 3
@@ -105,7 +105,7 @@ def test_params_are_flat_and_say_everything() -> None:
     assert not any(isinstance(value, (dict, list, tuple)) for value in found.values())
     names = {f"train.{f.name}" for f in fields(Train)} | {f"numerics.{f.name}" for f in fields(Numerics)}
     names |= {field.name for record in (DenseConfig, TrialConfig, Prune) for field in fields(record)}
-    names -= LATER.keys()  # said only where they have not their default
+    names -= ADDED_LATER.keys()  # said only where they have not their default
     assert found.keys() == names - {"train", "numerics", "dense", "prune"}
 
 

@@ -11,9 +11,9 @@ from torch import nn
 import pruning
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
-from orchestrator.trial.context import State
+from orchestrator.trial.context import NetworkState
 from orchestrator.trial.macs import profile
-from orchestrator.trial.measurement import Measured
+from orchestrator.trial.measurement import MeasuredRound
 from orchestrator.trial.run import run_dense, run_trial
 
 # 64 inputs, 40 and 20 neurons, 10 classes; 90% of the neurons leave 4 and 2.
@@ -28,16 +28,16 @@ def config(model: str) -> DenseConfig:
 
 
 @cache
-def trained(model: str) -> State:
+def trained(model: str) -> NetworkState:
     return run_dense(config(model), loading.load_dataset("digits")).last.state
 
 
 class Shelf:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return trained(config.model)
 
 
-def pruned(model: str, prune: Prune) -> Measured:
+def pruned(model: str, prune: Prune) -> MeasuredRound:
     trial = TrialConfig(config(model), prune, "none", "x")
     return run_trial(trial, loading.load_dataset("digits"), store=Shelf()).last
 

@@ -19,11 +19,11 @@ from orchestrator.analysis.markdown import markdown
 from orchestrator.analysis.tables import Table
 from orchestrator.cli.output import print_table
 from orchestrator.errors import OutputError, SpaceError, StoreError
-from orchestrator.execution.progress import Phase, SweepProgress
+from orchestrator.execution.progress import SweepProgress, TaskCounter
 from orchestrator.formatting import escape_controls, first_control
 from orchestrator.report.markup import table as html_table
 from orchestrator.space.space import load_space
-from orchestrator.system.console import carry_on, print_json, print_line, print_text
+from orchestrator.system.console import print_json, print_line, print_text, resume_hint
 from orchestrator.system.output_streams import OutputStream, drawn_on, escaped
 
 ROOT = Path(__file__).parent.parent
@@ -179,8 +179,8 @@ def test_a_table_shows_names_as_they_are_without_markup(capsys: pytest.CaptureFi
 
 
 def test_progress_shows_them_too(capsys: pytest.CaptureFixture[str]) -> None:
-    with SweepProgress(Phase(0), Phase(1)) as progress:
-        progress.say(f"[red]{TITLE}\nfailed")
+    with SweepProgress(TaskCounter(0), TaskCounter(1)) as progress:
+        progress.print_line(f"[red]{TITLE}\nfailed")
     assert capsys.readouterr().err == "[red]\\x1b]0;owned\\x07\\nfailed\n"
 
 
@@ -194,7 +194,7 @@ def test_json_stays_json_and_has_none(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_command_that_carries_on_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["orchestrate", "sweep", "--space", f"{TITLE}\nx"])
-    assert carry_on() == r"interrupted; to carry on: orchestrate sweep --space '\x1b]0;owned\x07\nx'"
+    assert resume_hint() == r"interrupted; to carry on: orchestrate sweep --space '\x1b]0;owned\x07\nx'"
 
 
 def test_markdown_has_no_html_and_no_other_cells() -> None:

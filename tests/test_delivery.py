@@ -15,12 +15,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from orchestrator import tracking
-from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox, Parcel, new_id
+from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
+from orchestrator.storage.outbox import DataInput, Outbox, PendingRun, RunEnd, RunStart, new_pending_id
 from orchestrator.storage.uri import default_uri, outbox_folder
-from orchestrator.tracking import REST_SECONDS, MetricPoint, RunRow, Tracker, line_to
-from orchestrator.tracking.delivery import deliver, deliver_all
-from orchestrator.tracking.run_session import Entry
+from orchestrator.tracking import COOLDOWN_SECONDS, MetricPoint, RunRecord, Tracker, breaker_for
+from orchestrator.tracking.delivery import deliver_all, deliver_run
+from orchestrator.tracking.run_session import RunSession
 
 METRICS = (
     MetricPoint("final/accuracy", 0.75),
@@ -42,26 +42,26 @@ class Place:
         self.sweep = self.tracker.start("sweep", "x", tags={}).run_id
         self.outbox = Outbox(outbox_folder(uri))
 
-    def opening(self, key: str) -> Opening:
+    def opening(self, key: str) -> RunStart:
         tags = {"point": key, "colour": "blue"}
-        return Opening(
+        return RunStart(
             "x", "trial", "a name", self.sweep, key, tags, {"amount": 0.5, "n": None}, DATA, 1_000_000
         )
 
-    def pack(self, key: str, **closing: Any) -> Parcel:
-        def fill(folder: Path) -> Closing:
+    def pack(self, key: str, **closing: Any) -> PendingRun:
+        def fill(folder: Path) -> RunEnd:
             (folder / "model").mkdir()
             (folder / "model" / "weights").write_text(key)
-            ending = Closing("FINISHED", 2_000_000, {"manifest_sha256": "m"}, METRICS, key)
+            ending = RunEnd("FINISHED", 2_000_000, {"manifest_sha256": "m"}, METRICS, key)
             return replace(ending, **closing)
 
-        with self.outbox.packed(new_id(key), self.opening(key), fill, begun=False) as parcel:
+        with self.outbox.write(new_pending_id(key), self.opening(key), fill, begun=False) as parcel:
             return parcel
 
-    def entry(self, key: str) -> Entry:
-        return Entry(self.tracker, self.outbox, self.opening(key))
+    def entry(self, key: str) -> RunSession:
+        return RunSession(self.tracker, self.outbox, self.opening(key))
 
-    def runs(self, key: str) -> list[RunRow]:
+    def runs(self, key: str) -> list[RunRecord]:
         return self.tracker.search(f"tags.point = '{key}'")
 
 
@@ -70,21 +70,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(default_uri(tmp_path_factory.mktemp("store")))
 
 
-def fill(folder: Path, end_ms: int, *, key: str) -> Closing:
+def fill(folder: Path, end_ms: int, *, key: str) -> RunEnd:
     (folder / "model").mkdir()
     (folder / "model" / "weights").write_text(key)
-    return Closing("FINISHED", end_ms, {"manifest_sha256": "m"}, METRICS, key)
+    return RunEnd("FINISHED", end_ms, {"manifest_sha256": "m"}, METRICS, key)
 
 
 @contextmanager
-def leaving(entry: Entry) -> Iterator[None]:
+def leaving(entry: RunSession) -> Iterator[None]:
     """The rest of an entry's block, which was entered before."""
     with ExitStack() as stack:
         stack.push(entry)
         yield
 
 
-def check_whole(place: Place, row: RunRow, key: str) -> None:
+def check_whole(place: Place, row: RunRecord, key: str) -> None:
     assert (row.name, row.status) == ("a name", "FINISHED")
     assert (
         row.tags.items()
@@ -102,7 +102,7 @@ def check_whole(place: Place, row: RunRow, key: str) -> None:
     assert row.metrics == {"final/accuracy": 0.75, "train/loss": 1.0}
     history = place.tracker.client.get_metric_history(row.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.0)]  # each of them once
-    assert place.tracker.text(row, "model/weights") == key
+    assert place.tracker.read_text(row, "model/weights") == key
     assert place.tracker.data_digests(row.run_id) == {"digits": "d" * 36}
     assert row.end_ms is not None
     assert row.end_ms >= row.start_ms
@@ -117,7 +117,7 @@ def test_a_parcel_becomes_a_run_and_goes(place: Place) -> None:
     (row,) = place.runs("whole")
     check_whole(place, row, "whole")
     assert (row.start_ms, row.end_ms) == (1_000_000, 2_000_000)
-    assert place.outbox.parcels() == []
+    assert place.outbox.pending_runs() == []
     assert deliver_all(place.uri, place.outbox) == {}  # nothing to do
 
 
@@ -125,10 +125,10 @@ def test_an_entry_is_running_and_then_whole(place: Place) -> None:
     with place.entry("entered") as entry:
         (row,) = place.runs("entered")
         assert (row.status, row.params) == ("RUNNING", {"amount": "0.5", "n": "None"})
-        entry.send(lambda folder, end_ms: fill(folder, end_ms, key="entered"))
+        entry.finish(lambda folder, end_ms: fill(folder, end_ms, key="entered"))
     (row,) = place.runs("entered")
     check_whole(place, row, "entered")
-    assert place.outbox.parcels() == []
+    assert place.outbox.pending_runs() == []
 
 
 def test_a_failure_is_delivered_as_one(place: Place) -> None:
@@ -136,7 +136,7 @@ def test_a_failure_is_delivered_as_one(place: Place) -> None:
         1 / 0  # noqa: B018
     (row,) = place.runs("failed")
     assert (row.status, row.tags["reason"]) == ("FAILED", "ZeroDivisionError: division by zero")
-    assert "1 / 0" in place.tracker.text(row, "traceback.txt")
+    assert "1 / 0" in place.tracker.read_text(row, "traceback.txt")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -145,14 +145,14 @@ def test_an_interruption_leaves_no_parcel(place: Place, error: type[BaseExceptio
         raise error
     (row,) = place.runs(error.__name__)
     assert row.status == "KILLED"
-    assert place.outbox.parcels() == []
+    assert place.outbox.pending_runs() == []
 
 
 def test_a_dead_worker_s_run_is_closed_by_the_next(place: Place) -> None:
     place.entry("dead").__enter__()  # its worker dies here
     elsewhere = place.tracker.start("trial", "x", parent="another sweep", tags={"point": "dead"})
     with place.entry("dead") as entry:
-        entry.send(lambda folder, end_ms: fill(folder, end_ms, key="dead"))
+        entry.finish(lambda folder, end_ms: fill(folder, end_ms, key="dead"))
     states = sorted((row.status, row.tags.get("reason", "")) for row in place.runs("dead"))
     assert states == [("FINISHED", ""), ("KILLED", "its worker died"), ("RUNNING", "")]
     assert place.tracker.row(elsewhere.run_id).status == "RUNNING"  # another sweep is at it
@@ -161,8 +161,8 @@ def test_a_dead_worker_s_run_is_closed_by_the_next(place: Place) -> None:
 def test_a_key_that_another_run_has_by_now_is_not_given_twice(place: Place) -> None:
     with place.entry("twice") as late:
         with place.entry("twice but first") as first:
-            first.send(lambda folder, end_ms: fill(folder, end_ms, key="twice"))
-        late.send(lambda folder, end_ms: fill(folder, end_ms, key="twice"))
+            first.finish(lambda folder, end_ms: fill(folder, end_ms, key="twice"))
+        late.finish(lambda folder, end_ms: fill(folder, end_ms, key="twice"))
     (winner,) = place.runs("twice but first")
     (loser,) = place.runs("twice")
     assert winner.tags["key"] == "twice"
@@ -171,7 +171,7 @@ def test_a_key_that_another_run_has_by_now_is_not_given_twice(place: Place) -> N
         winner.run_id,
         False,
     )
-    assert place.tracker.finished({"twice"})["twice"].run_id == winner.run_id
+    assert place.tracker.find_all_finished({"twice"})["twice"].run_id == winner.run_id
 
 
 # ---- broken off
@@ -233,7 +233,7 @@ def test_broken_off_at_any_step_and_tried_again_there_is_one_run(
     assert deliver_all(place.uri, place.outbox) == {}
     (row,) = place.runs(key)
     check_whole(place, row, key)
-    assert place.outbox.parcels() == []
+    assert place.outbox.pending_runs() == []
 
 
 def test_those_are_all_the_steps(place: Place, breaking: Callable[[int, bool], list[str]]) -> None:
@@ -289,13 +289,13 @@ def test_the_worker_s_own_run_is_gone_on_with_after_a_crash(
     entry = place.entry("own").__enter__()
     calls = breaking(2, False)
     with pytest.raises(Crash), leaving(entry):
-        entry.send(lambda folder, end_ms: fill(folder, end_ms, key="own"))
+        entry.finish(lambda folder, end_ms: fill(folder, end_ms, key="own"))
     assert calls == ["log_artifacts", "log_batch"]
     monkeypatch.undo()
     (row,) = place.runs("own")
     assert row.status == "RUNNING"  # neither failed nor finished: its result waits
-    (parcel,) = place.outbox.parcels()
-    assert parcel.begun
+    (parcel,) = place.outbox.pending_runs()
+    assert parcel.params_logged
     deliver_all(place.uri, place.outbox)
     (row,) = place.runs("own")
     check_whole(place, row, "own")
@@ -311,7 +311,7 @@ def away(*args: Any, **options: Any) -> Any:
 @pytest.fixture
 def rested(place: Place) -> Iterator[None]:
     yield
-    line_to(place.uri).ask_anew()
+    breaker_for(place.uri).reset()
 
 
 def test_a_store_that_is_away_is_asked_once_and_then_left_alone(
@@ -327,16 +327,16 @@ def test_a_store_that_is_away_is_asked_once_and_then_left_alone(
     for name in ("away 1", "away 2", "away 3"):
         with place.entry(name) as entry:
             assert entry.run is None
-            entry.send(lambda folder, end_ms, name=name: fill(folder, end_ms, key=name))  # type: ignore[misc]
+            entry.finish(lambda folder, end_ms, name=name: fill(folder, end_ms, key=name))  # type: ignore[misc]
     assert tried == ["create_run"]
-    assert len(place.outbox.parcels()) == 3
-    with pytest.raises(AwayError, match="cannot be reached: API request failed"):
+    assert len(place.outbox.pending_runs()) == 3
+    with pytest.raises(StoreUnavailableError, match="cannot be reached: API request failed"):
         deliver_all(place.uri, place.outbox)
     monkeypatch.undo()
-    line_to(place.uri).ask_anew()
+    breaker_for(place.uri).reset()
     with place.entry("back") as entry:  # delivers what others had to leave
-        entry.send(lambda folder, end_ms: fill(folder, end_ms, key="back"))
-    assert place.outbox.parcels() == []
+        entry.finish(lambda folder, end_ms: fill(folder, end_ms, key="back"))
+    assert place.outbox.pending_runs() == []
     for name in ("away 1", "away 2", "away 3", "back"):
         (row,) = place.runs(name)
         check_whole(place, row, name)
@@ -347,12 +347,12 @@ def test_a_store_that_was_away_is_asked_again_after_a_while(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("orchestrator.tracking.errors.monotonic", lambda: now)
-    with pytest.raises(AwayError), place.tracker.reaching():
+    with pytest.raises(StoreUnavailableError), place.tracker.translating_errors():
         away()
-    with pytest.raises(AwayError, match="Connection refused"), place.tracker.reaching():
+    with pytest.raises(StoreUnavailableError, match="Connection refused"), place.tracker.translating_errors():
         pytest.fail("the store was asked")
-    now += REST_SECONDS
-    with place.tracker.reaching():
+    now += COOLDOWN_SECONDS
+    with place.tracker.translating_errors():
         asked = True
     assert asked
 
@@ -364,7 +364,7 @@ def test_one_that_is_refused_does_not_hold_up_the_others(place: Place) -> None:
     assert list(refused) == ["a name"]
     assert "refuses" in refused["a name"]
     check_whole(place, place.runs("welcome")[0], "welcome")
-    assert place.outbox.parcels() == [bad]
+    assert place.outbox.pending_runs() == [bad]
     assert "key" not in place.runs("refused")[0].tags
     place.outbox.remove(bad)
 
@@ -378,7 +378,7 @@ def test_a_full_disk_leaves_the_parcel(place: Place, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(LocalArtifactRepository, "log_artifacts", full)
     with pytest.raises(DiskFullError, match="no room is left for the store"):
         deliver_all(place.uri, place.outbox)
-    assert place.outbox.parcels() == [parcel]
+    assert place.outbox.pending_runs() == [parcel]
     monkeypatch.undo()
     deliver_all(place.uri, place.outbox)
     check_whole(place, place.runs("full")[0], "full")
@@ -391,24 +391,24 @@ def test_a_full_disk_is_no_failure_of_the_trial(place: Place, monkeypatch: pytes
     entry = place.entry("no room").__enter__()
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DiskFullError), leaving(entry):
-        entry.send(lambda folder, end_ms: fill(folder, end_ms, key="no room"))
+        entry.finish(lambda folder, end_ms: fill(folder, end_ms, key="no room"))
     (row,) = place.runs("no room")
     assert row.status == "KILLED"
     assert "no room is left" in row.tags["reason"]
-    assert place.outbox.parcels() == []
+    assert place.outbox.pending_runs() == []
 
 
 def test_a_held_parcel_is_left_to_who_holds_it(place: Place) -> None:
     parcel = place.pack("held")
-    with place.outbox.held(parcel) as mine:
+    with place.outbox.locked(parcel) as mine:
         assert mine
         deliver_all(place.uri, place.outbox)
         assert place.runs("held") == []
-        deliver(place.tracker, place.outbox, parcel)
+        deliver_run(place.tracker, place.outbox, parcel)
     check_whole(place, place.runs("held")[0], "held")
 
 
 def test_one_without_a_store_is_an_error_of_one_line(place: Place) -> None:
-    with pytest.raises(StoreError) as caught, place.tracker.reaching():
+    with pytest.raises(StoreError) as caught, place.tracker.translating_errors():
         place.tracker.client.get_run("f" * 32)
     assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.config import Numerics
-from orchestrator.system.determinism import deterministic, facts, level
+from orchestrator.system.determinism import deterministic, facts, summary
 from orchestrator.system.provenance import card
 
 
@@ -55,13 +55,13 @@ def test_on_a_gpu_all_is_set_and_taken_back() -> None:
 def test_operations_without_a_deterministic_form_are_named_and_other_warnings_pass() -> None:
     numerics = Numerics(device="cuda")
     with pytest.warns(UserWarning, match="something else"), deterministic("cuda") as loose:  # noqa: PT031
-        assert level(numerics, loose) == "cuda, deterministic: every operation"
+        assert summary(numerics, loose) == "cuda, deterministic: every operation"
         put()
         put()
         warnings.warn("something else", UserWarning, stacklevel=1)
     assert loose == {"put_"}
-    assert level(numerics, loose) == "cuda, deterministic: all but put_"
-    assert level(Numerics(threads=2), set()) == "cpu, threads: 2"
+    assert summary(numerics, loose) == "cuda, deterministic: all but put_"
+    assert summary(Numerics(threads=2), set()) == "cpu, threads: 2"
 
 
 @pytest.mark.parametrize("tf32", [False, True])

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
-from orchestrator.training.loop import Extras, cross_entropy
-from orchestrator.training.optimizers import Phase
+from orchestrator.training.loop import TrainingHooks, cross_entropy
+from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import stages
-from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.run import run_trial
 
@@ -107,16 +107,16 @@ def test_bad_options(options: str) -> None:
 
 
 @cache
-def dense() -> State:
-    return stages.dense(make_bench(DENSE, digits()))
+def dense() -> NetworkState:
+    return stages.dense(make_context(DENSE, digits()))
 
 
 class Shelf:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return dense()
 
 
-def walk(distill: str, prepare: str = "none", recover: str = "finetune(epochs=1)") -> State:
+def walk(distill: str, prepare: str = "none", recover: str = "finetune(epochs=1)") -> NetworkState:
     config = TrialConfig(DENSE, PRUNE, recover, "weight", prepare=prepare, distill=distill)
     return run_trial(config, digits(), store=Shelf()).last.state
 
@@ -130,13 +130,13 @@ def test_the_teachers_forward_passes_are_charged() -> None:
 
 
 def test_the_charge_is_what_torch_counts() -> None:
-    bench = make_bench(DENSE, digits())
-    loss = distillations.get("soft_labels")(bench.restore(dense()))
+    bench = make_context(DENSE, digits())
+    loss = distillations.get("soft_labels")(bench.build_module(dense()))
     net, images, labels = bench.build(), digits().train.images[:64], digits().train.labels[:64]
     with FlopCounterMode(display=False) as counter:
         loss(net(images), images, labels).backward()
-    taught = replace(bench, loss=loss, taught=True)
-    state = stages.train_more(taught, stages.initial(bench), Phase(1), stage="x", round=0)
+    taught = replace(bench, loss=loss, has_teacher=True)
+    state = stages.train_more(taught, stages.initial(bench), TrainingPhase(1), stage="x", round=0)
     assert state.train_flops * 64 == counter.get_total_flops() * 1257
 
 
@@ -157,7 +157,7 @@ def test_a_preparation_learns_from_the_labels_and_is_charged_for_them_alone() ->
 
 
 def test_the_loss_is_given_the_very_images_that_the_network_saw() -> None:
-    bench = make_bench(replace(DENSE, train=Train(epochs=1, augment="flip")), digits())
+    bench = make_context(replace(DENSE, train=Train(epochs=1, augment="flip")), digits())
     shown: list[Tensor] = []
     count = 0
 
@@ -167,9 +167,9 @@ def test_the_loss_is_given_the_very_images_that_the_network_saw() -> None:
         count += len(images)
         return cross_entropy(logits, images, labels)
 
-    def hooks(net: nn.Module) -> Extras:
+    def hooks(net: nn.Module) -> TrainingHooks:
         net.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
-        return Extras(loss=loss)
+        return TrainingHooks(loss=loss)
 
-    stages.train_more(bench, stages.initial(bench), Phase(1), stage="x", round=0, hooks=hooks)
+    stages.train_more(bench, stages.initial(bench), TrainingPhase(1), stage="x", round=0, hooks=hooks)
     assert count == 1257

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator import tracking
-from orchestrator.doctor import Finding, Report, examine
+from orchestrator.doctor import CheckResult, Report, run_checks
 from orchestrator.doctor.checks import data, devices, loopback, packages, python, ray, store
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
@@ -48,25 +48,25 @@ def command(*words: str, cwd: Path, path: Path = ROOT, **variables: str) -> subp
     )
 
 
-def by_name(found: Iterable[Finding]) -> dict[str, Finding]:
+def by_name(found: Iterable[CheckResult]) -> dict[str, CheckResult]:
     return {finding.name: finding for finding in found}
 
 
 def test_here_a_sweep_would_run_and_nothing_is_written(tmp_path: Path) -> None:
-    report = examine(default_uri(tmp_path))
+    report = run_checks(default_uri(tmp_path))
     assert report.works
     found = by_name(report.findings)
     assert {"python", "packages", "cores", "memory", "cuda", "disk", "store", "digits", "ray"} <= found.keys()
     assert "there is none yet" in found["store"].found
-    assert all(finding.do for finding in report.findings if finding.state != "ok")
+    assert all(finding.fix for finding in report.findings if finding.state != "ok")
     assert list(report.lines())[-1] == "a sweep on digits will run here"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_broken_thing_is_enough() -> None:
-    good, lacks = Finding("a", "ok", "x"), Finding("b", "lacking", "y", "do this")
+    good, lacks = CheckResult("a", "ok", "x"), CheckResult("b", "lacking", "y", "do this")
     assert Report((good, lacks)).works
-    broken = Report((good, lacks, Finding("c", "broken", "z", "do that")))
+    broken = Report((good, lacks, CheckResult("c", "broken", "z", "do that")))
     assert not broken.works
     assert list(broken.lines()) == [
         "ok       a  x",
@@ -94,7 +94,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_store_is_counted(kept: str) -> None:
     found = by_name(store(kept))
-    assert found["store"] == Finding("store", "ok", f"{kept}: 2 runs, schema up to date")
+    assert found["store"] == CheckResult("store", "ok", f"{kept}: 2 runs, schema up to date")
     assert found["disk"].state in ("ok", "lacking")
 
 
@@ -115,7 +115,7 @@ def test_a_store_of_another_version(kept: str) -> None:
         assert found.state == "broken"
         assert found.found.startswith(f"{kept}: is of the schema {revision}, ")
         assert told in found.found
-        assert do in found.do
+        assert do in found.fix
         assert Path(file).read_bytes() == before
 
 
@@ -131,7 +131,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     found = by_name(store(f"sqlite:///{tmp_path}/file/mlflow.db"))
     assert found["disk"].state == "broken"
     assert f"{tmp_path}/file cannot be written" in found["disk"].found
-    assert "MLFLOW_TRACKING_URI" in found["disk"].do
+    assert "MLFLOW_TRACKING_URI" in found["disk"].fix
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_data_sets_that_are_there_and_not(tmp_path: Path, monkeypatch: pytest.Mo
     found = by_name(data())
     assert "is corrupt: 4 bytes" in found["mnist"].found
     assert "is missing" in found["cifar10"].found
-    assert found["cifar10"].do == "`orchestrate data fetch cifar10`, if you want it"
+    assert found["cifar10"].fix == "`orchestrate data fetch cifar10`, if you want it"
 
 
 # ---- the machine
@@ -180,20 +180,20 @@ def test_a_taken_port() -> None:
             pass  # somebody else has it, which is the same to the doctor
         found = by_name(loopback())
     assert found["loopback"].state == "ok"
-    assert found["pages"].do == "`orchestrate ui --port 5001`"
+    assert found["pages"].fix == "`orchestrate ui --port 5001`"
 
 
 def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    def cuda(version: str | None) -> Finding:
+    def cuda(version: str | None) -> CheckResult:
         monkeypatch.setattr(torch.version, "cuda", version)
         return by_name(devices())["cuda"]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert "is built without CUDA" in cuda(None).found
-    assert "nvidia-smi" in cuda("13.0").do
+    assert "nvidia-smi" in cuda("13.0").fix
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "CUDA_VISIBLE_DEVICES" in cuda("13.0").found
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -209,10 +209,10 @@ def test_a_path_that_is_too_long_for_rays_sockets(tmp_path: Path, monkeypatch: p
     place.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(place))
     (found,) = ray(deep=False)
-    assert (found.state, found.do) == ("broken", "set TMPDIR=/tmp")
+    assert (found.state, found.fix) == ("broken", "set TMPDIR=/tmp")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "gone"))
     (found,) = ray(deep=False)
-    assert (found.state, found.do) == ("broken", "set TMPDIR to a folder that can be")
+    assert (found.state, found.fix) == ("broken", "set TMPDIR to a folder that can be")
 
 
 def test_folders_of_killed_sweeps_are_removed_if_that_is_asked_for(tmp_path: Path) -> None:

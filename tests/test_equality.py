@@ -19,9 +19,9 @@ from orchestrator.data import loading
 from orchestrator.planning.equality import plain, plain_key
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
 from orchestrator.space.space import load_space, names
-from orchestrator.trial.context import State
+from orchestrator.trial.context import NetworkState
 from orchestrator.trial.recovery import recoveries
-from orchestrator.trial.run import Result, run_dense, run_trial
+from orchestrator.trial.run import TrialResult, run_dense, run_trial
 from pruning.criteria import criteria, representative
 from pruning.masking import Masks
 from pruning.schedules import schedules
@@ -297,11 +297,11 @@ class Shelf:
     def __init__(self, config: DenseConfig) -> None:
         self.key, self.state = config.key(), run_dense(config, loading.load_dataset("digits")).last.state
 
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return self.state if config.key() == self.key else None
 
 
-def ran(config: TrialConfig) -> Result:
+def ran(config: TrialConfig) -> TrialResult:
     return run_trial(config, loading.load_dataset("digits"), store=Shelf(config.dense))
 
 

@@ -21,9 +21,9 @@ import orchestrator
 from orchestrator import cli
 from orchestrator.cli import completion
 from orchestrator.errors import StoreError
-from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox, new_id
+from orchestrator.storage.outbox import DataInput, Outbox, RunEnd, RunStart, new_pending_id
 from orchestrator.storage.uri import default_uri, outbox_folder
-from orchestrator.tracking import line_to
+from orchestrator.tracking import breaker_for
 
 RUN = "0123456789abcdef" * 2
 SPACE = ["--space", NAME, *(word for item in SETS for word in ("--set", item))]
@@ -78,15 +78,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     yield call
     os.environ.pop("ORCHESTRATE_DEBUG", None)
     for uri in DEAD:
-        line_to(uri).ask_anew()
+        breaker_for(uri).reset()
 
 
 def leave_waiting(uri: str) -> None:
     """A result for the store, of which `deliver` has to know."""
     data = DataInput("digits", "d" * 64, {"train": 1257})
-    opening = Opening("x", "trial", "a run", RUN, "k", {"point": "k"}, {}, data, 1_000_000)
-    with Outbox(outbox_folder(uri)).packed(
-        new_id("k"), opening, lambda folder: Closing("FINISHED", 2_000_000, {}, (), "k"), begun=False
+    opening = RunStart("x", "trial", "a run", RUN, "k", {"point": "k"}, {}, data, 1_000_000)
+    with Outbox(outbox_folder(uri)).write(
+        new_pending_id("k"), opening, lambda folder: RunEnd("FINISHED", 2_000_000, {}, (), "k"), begun=False
     ):
         pass
 
@@ -113,7 +113,7 @@ def test_a_store_that_is_away_is_one_line_without_its_secrets(
     assert "bob" not in err
     if name.startswith("deliver"):
         assert f"1 result waits in {outbox_folder(uri)}" in err
-        assert len(Outbox(outbox_folder(uri)).parcels()) == 1
+        assert len(Outbox(outbox_folder(uri)).pending_runs()) == 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -198,7 +198,7 @@ def test_a_store_of_another_schema_is_one_line_and_not_migrated(
     assert err.count("\n") == 1
     assert ("mlflow db upgrade" in err) == (revision == "451aebb31d03")
     assert hashlib.sha256(file.read_bytes()).hexdigest() == before
-    assert len(Outbox(outbox_folder(default_uri(tmp_path))).parcels()) == 1
+    assert len(Outbox(outbox_folder(default_uri(tmp_path))).pending_runs()) == 1
 
 
 # ---- a store that cannot be written

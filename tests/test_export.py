@@ -22,10 +22,10 @@ from orchestrator.errors import DataError, ExportError, StoreError, UsageError
 from orchestrator.model_io import formats as forms_module
 from orchestrator.model_io import metadata as metadata_module
 from orchestrator.model_io.export import export
-from orchestrator.model_io.formats import FORMS
-from orchestrator.model_io.metadata import compare, feeding, normalisation
+from orchestrator.model_io.formats import FORMATS
+from orchestrator.model_io.metadata import compare, normalisation, usage_text
 from orchestrator.model_io.safetensors_format import rebuilt
-from orchestrator.storage.model_spec import Blueprint
+from orchestrator.storage.model_spec import ModelSpec
 from pruning.architecture import resize
 
 
@@ -59,7 +59,7 @@ def by_hand(path: Path, images: Tensor) -> Tensor:
     return logits
 
 
-SAFETENSORS = FORMS["safetensors"]
+SAFETENSORS = FORMATS["safetensors"]
 READERS: dict[str, Callable[[Path, Tensor], Tensor]] = {
     "pt2": by_torch,
     "onnx": by_onnxruntime,
@@ -76,7 +76,7 @@ CASES = [
 
 
 def test_every_form_has_a_reader_of_its_own() -> None:
-    assert READERS.keys() == FORMS.keys()
+    assert READERS.keys() == FORMATS.keys()
 
 
 @pytest.mark.parametrize(("family", "format"), CASES)
@@ -132,7 +132,7 @@ def test_dense_runs_masks_alone_and_folders_are_exported(store: Store, tmp_path:
     if recover != "none":
         done = export(str(store.model(run_id)), format="safetensors", out=tmp_path / "folder", uri=store.uri)
         assert done.about["input"]["normalisation"] is None
-        assert "not known" in feeding(done.about)
+        assert "not known" in usage_text(done.about)
 
 
 def test_a_stopped_trial_is_exported_and_says_so(store: Store, tmp_path: Path) -> None:
@@ -141,26 +141,26 @@ def test_a_stopped_trial_is_exported_and_says_so(store: Store, tmp_path: Path) -
     assert done.about["accuracy"] is not None
 
 
-def spoiled(net: nn.Module, plan: Blueprint, path: Path) -> None:
+def spoiled(net: nn.Module, plan: ModelSpec, path: Path) -> None:
     """A form that writes another network."""
     with torch.no_grad():
         next(net.parameters()).mul_(1.5)
     SAFETENSORS.write(net, plan, path)
 
 
-def frozen(net: nn.Module, plan: Blueprint, path: Path) -> None:
+def frozen(net: nn.Module, plan: ModelSpec, path: Path) -> None:
     """A program for a batch of two alone."""
     torch.export.save(torch.export.export(net, (torch.zeros(2, *plan.input_shape),)), path)
 
 
-def not_finite(net: nn.Module, plan: Blueprint, path: Path) -> None:
+def not_finite(net: nn.Module, plan: ModelSpec, path: Path) -> None:
     twin = rebuilt_twin(net, plan)
     with torch.no_grad():
         next(twin.parameters()).fill_(float("nan"))
     SAFETENSORS.write(twin, plan, path)
 
 
-def rebuilt_twin(net: nn.Module, plan: Blueprint) -> nn.Module:
+def rebuilt_twin(net: nn.Module, plan: ModelSpec) -> nn.Module:
     twin = models.build(plan.model, input_shape=plan.input_shape, num_classes=plan.num_classes)
     twin.load_state_dict(net.state_dict())
     return twin
@@ -171,16 +171,16 @@ def test_a_file_that_computes_something_else_is_not_left_behind(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
 ) -> None:
     wrong = replace(
-        FORMS["safetensors"], write=lambda net, plan, path: write(rebuilt_twin(net, plan), plan, path)
+        FORMATS["safetensors"], write=lambda net, plan, path: write(rebuilt_twin(net, plan), plan, path)
     )
-    monkeypatch.setitem(forms_module.FORMS, "safetensors", wrong)
+    monkeypatch.setitem(forms_module.FORMATS, "safetensors", wrong)
     with pytest.raises(ExportError, match=r"off by .* is allowed|not finite"):
         export(store.dense("mlp"), format="safetensors", out=tmp_path, uri=store.uri)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fixed_batch_size_is_noticed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(forms_module.FORMS, "pt2", replace(FORMS["pt2"], write=frozen))
+    monkeypatch.setitem(forms_module.FORMATS, "pt2", replace(FORMATS["pt2"], write=frozen))
     with pytest.raises((AssertionError, RuntimeError)):  # of torch: a program refuses other sizes by itself
         export(store.dense("slp"), format="pt2", out=tmp_path, uri=store.uri)
     assert list(tmp_path.iterdir()) == []
@@ -272,9 +272,9 @@ def test_digits_are_divided_by_16_and_nothing_else() -> None:
 
 def test_what_to_feed_is_said_in_a_line() -> None:
     about = {"input": {"shape": ["batch", 3, 32, 32], "normalisation": None}}
-    assert feeding(about).startswith("input: float32, batch x 3 x 32 x 32; ")
+    assert usage_text(about).startswith("input: float32, batch x 3 x 32 x 32; ")
     about["input"]["normalisation"] = {"divide_by": 255, "mean": [0.5, 0.25], "deviation": [0.2, 0.1]}  # type: ignore[call-overload]
-    assert feeding(about).endswith("pixels divided by 255, less 0.5000, 0.2500, by 0.2000, 0.1000")
+    assert usage_text(about).endswith("pixels divided by 255, less 0.5000, 0.2500, by 0.2000, 0.1000")
 
 
 def test_data_that_are_elsewhere_leave_half_of_it_known(

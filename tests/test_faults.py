@@ -15,10 +15,10 @@ from requests import ConnectionError as Unconnected
 from requests import HTTPError, Response
 from sqlalchemy.exc import OperationalError
 
-from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.tracking import OpenRun, Tracker, initialise
+from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
+from orchestrator.tracking import ActiveRun, Tracker, initialise
 from orchestrator.tracking.artifacts import Artifacts
-from orchestrator.tracking.errors import reaching
+from orchestrator.tracking.errors import translating_errors
 
 URI = "http://me:secret@host:5000"
 
@@ -45,18 +45,18 @@ def rest(code: str) -> RestException:
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
-        (MlflowException("API request to http://x failed with exception: refused"), AwayError),
-        (database("database is locked"), AwayError),
-        (database("unable to open database file"), AwayError),
-        (rest("TEMPORARILY_UNAVAILABLE"), AwayError),
-        (rest("INTERNAL_ERROR"), AwayError),
-        (rest("REQUEST_LIMIT_EXCEEDED"), AwayError),
-        (answer(500), AwayError),
-        (answer(503), AwayError),
-        (answer(429), AwayError),
-        (Unconnected("refused"), AwayError),
-        (ConnectionResetError(104, "reset"), AwayError),
-        (OSError(5, "Input/output error"), AwayError),
+        (MlflowException("API request to http://x failed with exception: refused"), StoreUnavailableError),
+        (database("database is locked"), StoreUnavailableError),
+        (database("unable to open database file"), StoreUnavailableError),
+        (rest("TEMPORARILY_UNAVAILABLE"), StoreUnavailableError),
+        (rest("INTERNAL_ERROR"), StoreUnavailableError),
+        (rest("REQUEST_LIMIT_EXCEEDED"), StoreUnavailableError),
+        (answer(500), StoreUnavailableError),
+        (answer(503), StoreUnavailableError),
+        (answer(429), StoreUnavailableError),
+        (Unconnected("refused"), StoreUnavailableError),
+        (ConnectionResetError(104, "reset"), StoreUnavailableError),
+        (OSError(5, "Input/output error"), StoreUnavailableError),
         (database("database or disk is full"), DiskFullError),
         (OSError(28, "No space left on device"), DiskFullError),
         (OSError(122, "Disk quota exceeded"), DiskFullError),
@@ -73,7 +73,7 @@ def rest(code: str) -> RestException:
     ],
 )
 def test_each_failure_has_its_meaning(error: Exception, meaning: type[StoreError]) -> None:
-    with pytest.raises(StoreError) as caught, reaching(URI):
+    with pytest.raises(StoreError) as caught, translating_errors(URI):
         raise error
     assert type(caught.value) is meaning
     assert caught.value.exit_code == 4
@@ -84,7 +84,7 @@ def test_each_failure_has_its_meaning(error: Exception, meaning: type[StoreError
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "no file"), ValueError("x"), StoreError("known")])
 def test_what_is_no_failure_of_a_store_passes_through(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, reaching(URI):
+    with pytest.raises(type(error)) as caught, translating_errors(URI):
         raise error
     assert caught.value is error
 
@@ -95,7 +95,7 @@ def test_a_message_that_quotes_a_whole_request_is_cut_to_its_heart() -> None:
         "port=5000): Max retries exceeded with url: /api (Caused by NewConnectionError('HTTPConnection("
         "host='host', port=5000): Failed to establish a new connection: [Errno 111] Connection refused\"))"
     )
-    with pytest.raises(AwayError) as caught, reaching(URI):
+    with pytest.raises(StoreUnavailableError) as caught, translating_errors(URI):
         raise MlflowException(long)
     assert str(caught.value) == (
         "the store http://***@host:5000 cannot be reached: [Errno 111] Connection refused"
@@ -113,7 +113,7 @@ def test_a_real_file_that_another_connection_holds(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.OperationalError) as told:
             other.execute("CREATE TABLE x (y)")
         other.close()
-        with pytest.raises(AwayError, match="database is locked"), reaching(uri):
+        with pytest.raises(StoreUnavailableError, match="database is locked"), translating_errors(uri):
             raise OperationalError("CREATE", {}, told.value)
     finally:
         holder.rollback()
@@ -135,7 +135,7 @@ def test_a_server_that_is_not_there_is_noticed_in_seconds() -> None:
     assert float(seconds) < 20
 
 
-@pytest.mark.parametrize("kind", [Artifacts, Tracker, OpenRun])
+@pytest.mark.parametrize("kind", [Artifacts, Tracker, ActiveRun])
 def test_no_method_that_calls_the_store_forgets_to_say_what_its_failure_means(kind: type) -> None:
     """`client`, `uri` and `opened` ask it nothing yet; `try_tag` says by its answer that there was one."""
     own_ways = {"client", "uri", "opened", "try_tag"}
@@ -151,7 +151,7 @@ def test_no_method_that_calls_the_store_forgets_to_say_what_its_failure_means(ki
 
 
 def test_a_read_only_store_is_no_store_that_is_away() -> None:
-    with pytest.raises(StoreError) as caught, reaching(URI):
+    with pytest.raises(StoreError) as caught, translating_errors(URI):
         raise database("attempt to write a readonly database")
     assert type(caught.value) is StoreError
     assert str(caught.value) == (

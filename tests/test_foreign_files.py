@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import StoreError
-from orchestrator.model_io.state_dict_files import as_network, tensors_of
-from orchestrator.trial.network_size import size_refusal
+from orchestrator.model_io.state_dict_files import infer_architecture, read_state_dict
+from orchestrator.trial.network_size import size_conflict
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +46,7 @@ def state() -> dict[str, torch.Tensor]:
 def check_as_torch(path: Path, nested: str = "") -> None:
     theirs = torch.load(path, weights_only=False)  # which takes every protocol
     theirs = theirs[nested] if nested else theirs
-    ours = tensors_of(path)
+    ours = read_state_dict(path)
     assert list(ours) == list(theirs)
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype
@@ -177,7 +177,7 @@ def test_a_file_that_grows_is_refused(tmp_path: Path) -> None:
 )
 def test_a_network_that_is_too_large_is_refused_without_memory_for_it(model: str, match: str) -> None:
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, perf_counter()
-    reason = size_refusal((model, (1, 8, 8), 10))
+    reason = size_conflict((model, (1, 8, 8), 10))
     assert reason is not None
     assert any(part in reason for part in match.split("|"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
@@ -186,14 +186,14 @@ def test_a_network_that_is_too_large_is_refused_without_memory_for_it(model: str
 
 def test_so_is_one_whose_images_are() -> None:
     """A million maps of 32 by 32 for each of two images, again and again."""
-    reason = size_refusal(("cnn(widths=[1000000])", (3, 32, 32), 10))
+    reason = size_conflict(("cnn(widths=[1000000])", (3, 32, 32), 10))
     assert reason is not None
     assert reason.endswith("numbers for two images of (3, 32, 32); 1,000,000,000 is the most")
-    assert size_refusal(("cnn(widths=[1000])", (3, 32, 32), 10)) is None
+    assert size_conflict(("cnn(widths=[1000])", (3, 32, 32), 10)) is None
 
 
 def test_a_file_for_such_a_network_is_refused(tmp_path: Path) -> None:
     torch.save({"output.weight": torch.ones(2, 2)}, tmp_path / "net.pth")
-    tensors = tensors_of(tmp_path / "net.pth")
+    tensors = read_state_dict(tmp_path / "net.pth")
     with pytest.raises(StoreError, match="cannot be built for"):
-        as_network(tmp_path / "net.pth", tensors, model="mlp(widths=[1000000000])", image=(1, 8, 8))
+        infer_architecture(tmp_path / "net.pth", tensors, model="mlp(widths=[1000000000])", image=(1, 8, 8))

@@ -8,14 +8,14 @@ import resource
 import pytest
 import torch
 
-from orchestrator.system.memory import keep_freed_memory
+from orchestrator.system.memory import disable_malloc_trim
 
 TENSOR = 4_000_000  # numbers, 16 MB
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator")
 def test_what_is_freed_is_not_fetched_again() -> None:
-    keep_freed_memory()
+    disable_malloc_trim()
     faults = [_faults() for _ in range(6)]
     pages = 4 * TENSOR * 4 // resource.getpagesize()
     assert min(faults[1:]) < pages / 10

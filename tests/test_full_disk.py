@@ -55,7 +55,7 @@ def test_a_disk_that_fills_up_in_mid_sweep(disk: Path) -> None:
     assert "need about" in said
     assert "make room, and the same command carries on" in said
     before = {row.tags["key"]: row.run_id for row in finished(uri)}
-    waiting = {parcel.opening.point for parcel in Outbox(outbox_folder(uri)).parcels()}
+    waiting = {parcel.start.point for parcel in Outbox(outbox_folder(uri)).pending_runs()}
     assert 4 <= len(before) < TRIALS + DENSE
     assert Tracker(uri, "small").search("attributes.status = 'FAILED' and tags.point LIKE '_%'") == []
 

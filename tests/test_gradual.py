@@ -15,9 +15,9 @@ import models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.trial import during_training, stages
-from orchestrator.trial.context import Bench, State, make_bench
-from orchestrator.trial.during_training import train_gradually
-from orchestrator.trial.run import Result, run_trial
+from orchestrator.trial.context import NetworkState, TrialContext, make_context
+from orchestrator.trial.during_training import prune_during_training
+from orchestrator.trial.run import TrialResult, run_trial
 from pruning.masking import Masks
 from pruning.step import target_count
 
@@ -27,12 +27,12 @@ MLP, CNN = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])"
 digits = cache(partial(loading.load_dataset, "digits"))
 
 
-def bench(model: str = MLP, recipe: Train = ADAM) -> Bench:
+def bench(model: str = MLP, recipe: Train = ADAM) -> TrialContext:
     config = DenseConfig(model, "digits", 64, 0, recipe, Numerics(micro_batch=4096))
-    return make_bench(config, digits())
+    return make_context(config, digits())
 
 
-def trial(on: Bench, prune: Prune, recover: str = "none") -> TrialConfig:
+def trial(on: TrialContext, prune: Prune, recover: str = "none") -> TrialConfig:
     return TrialConfig(on.config, prune, recover, "x", when="during")
 
 
@@ -46,9 +46,9 @@ def settled(tolerance: float, granularity: str = "unit", amount: float = 0.9, fr
     return Prune("l2", granularity, "layer", schedule, amount)
 
 
-def run(on: Bench, prune: Prune) -> State:
+def run(on: TrialContext, prune: Prune) -> NetworkState:
     config = trial(on, prune)
-    return train_gradually(on, config, stages.groups_for(on, config))
+    return prune_during_training(on, config, stages.groups_for(on, config))
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...], Masks]]:
@@ -56,7 +56,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...],
     seen: list[tuple[int, tuple[str, ...], Masks]] = []
 
     def noted(
-        on: Bench,
+        on: TrialContext,
         config: TrialConfig,
         net: nn.Module,
         masks: Masks,
@@ -73,15 +73,15 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...],
     return seen
 
 
-def walk(on: Bench, prune: Prune, recover: str = "none") -> Result:
+def walk(on: TrialContext, prune: Prune, recover: str = "none") -> TrialResult:
     class Shelf:
-        def dense(self, config: DenseConfig) -> State | None:
+        def dense(self, config: DenseConfig) -> NetworkState | None:
             return stages.initial(on)  # what is measured as dense is of no interest here
 
     return run_trial(trial(on, prune, recover), on.data, store=Shelf())
 
 
-def dead_are_zero(state: State) -> bool:
+def dead_are_zero(state: NetworkState) -> bool:
     return not any(state.weights[name][~mask].any() for name, mask in state.masks.items())
 
 
@@ -139,16 +139,16 @@ def test_when_rounds_are_due(
     epochs: int, rounds: int, ends: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: dict[int, int] = {}
-    after_epoch = during_training._Pruner.after_epoch
+    after_epoch = during_training.EpochPruner.after_epoch
 
-    def noted(self: during_training._Pruner, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
+    def noted(self: during_training.EpochPruner, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
         before = self.round
         masks = after_epoch(self, net, epoch)
         if self.round > before:
             done[epoch] = self.round
         return masks
 
-    monkeypatch.setattr(during_training._Pruner, "after_epoch", noted)
+    monkeypatch.setattr(during_training.EpochPruner, "after_epoch", noted)
     run(bench(recipe=Train(epochs=epochs)), cubic("weight", rounds=rounds))
     assert done == ends
 

@@ -12,9 +12,15 @@ import models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.trial import stages
-from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.run import run_trial
-from orchestrator.trial.weight_transfer import Ancestor, Fit, classes_of, fit, inherit
+from orchestrator.trial.weight_transfer import (
+    SourceModel,
+    TensorMapping,
+    classes_of,
+    match_tensors,
+    transfer_weights,
+)
 from pruning.dataflow import data_flow
 
 LOW, HIGH = (
@@ -38,12 +44,14 @@ def net_of(model: str, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3
 
 def given_to(
     net: nn.Module, ancestor: nn.Module, masks: dict[str, Tensor] | None = None
-) -> tuple[Fit, State]:
+) -> tuple[TensorMapping, NetworkState]:
     """What `net` is after inheriting, and how."""
-    found = fit(net, shapes(ancestor), flow=data_flow(net), theirs=None, ours=None)
-    giver = Ancestor(ancestor.state_dict(), masks or {}, None)
-    weights, kept = inherit(dict(net.state_dict()), giver, found, parameters=parameters(net))
-    return found, State(weights, kept)
+    found = match_tensors(
+        net, shapes(ancestor), flow=data_flow(net), source_classes=None, target_classes=None
+    )
+    giver = SourceModel(ancestor.state_dict(), masks or {}, None)
+    weights, kept = transfer_weights(dict(net.state_dict()), giver, found, parameters=parameters(net))
+    return found, NetworkState(weights, kept)
 
 
 # How tensors are fitted
@@ -81,7 +89,7 @@ def test_as_many_but_other_classes_draw_it_anew_where_both_are_known(
     theirs: tuple[str, ...] | None, ours: tuple[str, ...], replaced: bool
 ) -> None:
     net = net_of("mlp(widths=[4])", classes=2)
-    found = fit(net, shapes(net), flow=data_flow(net), theirs=theirs, ours=ours)
+    found = match_tensors(net, shapes(net), flow=data_flow(net), source_classes=theirs, target_classes=ours)
     assert found.replaced == ({"output.weight": "head: other classes"} if replaced else {})
 
 
@@ -156,7 +164,9 @@ def test_a_first_linear_layer_for_another_size_is_drawn_anew_and_its_bias_stays(
 def test_other_models_are_refused_in_one_line(before: str, after: str, said: str) -> None:
     net = net_of(after)
     with pytest.raises(ValueError, match=said) as caught:
-        fit(net, shapes(net_of(before)), flow=data_flow(net), theirs=None, ours=None)
+        match_tensors(
+            net, shapes(net_of(before)), flow=data_flow(net), source_classes=None, target_classes=None
+        )
     assert str(caught.value).startswith("the models differ: ")
     assert "\n" not in str(caught.value)
 
@@ -169,39 +179,39 @@ def dense(start: str, seed: int = 0, epochs: int = 2) -> DenseConfig:
     return DenseConfig(MODEL, HIGH, 32, seed, train, numerics, start, "a" * 64 if start != "scratch" else "")
 
 
-def pruned_ancestor(share: float, seed: int = 0) -> Ancestor:
+def pruned_ancestor(share: float, seed: int = 0) -> SourceModel:
     """A network whose hidden weights are dead with this probability, its own classes known."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = net_of(MODEL)
         masks = {n: torch.rand(p.shape) >= share for n, p in net.named_parameters()}
     weights = {name: tensor * masks[name] for name, tensor in net.state_dict().items()}
-    return Ancestor(weights, masks, classes_of(LOW))
+    return SourceModel(weights, masks, classes_of(LOW))
 
 
 IMAGES = loading.load_dataset("digits", classes=[7, 8, 9], samples_per_class=12)
 
 
 class NoStore:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return None
 
 
 def test_a_start_from_weights_is_the_ancestor_and_a_fresh_head() -> None:
-    ancestor, fresh = pruned_ancestor(0.5), stages.initial(make_bench(dense("scratch"), IMAGES))
-    state = stages.initial(make_bench(dense("weights"), IMAGES, ancestor=ancestor))
+    ancestor, fresh = pruned_ancestor(0.5), stages.initial(make_context(dense("scratch"), IMAGES))
+    state = stages.initial(make_context(dense("weights"), IMAGES, ancestor=ancestor))
     assert state.masks == {}
     assert torch.equal(state.weights["hidden.0.weight"], ancestor.weights["hidden.0.weight"])
     assert torch.equal(state.weights["output.weight"], fresh.weights["output.weight"])
-    again = stages.initial(make_bench(dense("weights"), IMAGES, ancestor=ancestor), draw="reinit", round=1)
+    again = stages.initial(make_context(dense("weights"), IMAGES, ancestor=ancestor), draw="reinit", round=1)
     assert not torch.equal(again.weights["hidden.0.weight"], state.weights["hidden.0.weight"])
 
 
 def test_what_was_dead_grows_from_weights_and_stays_dead_under_masks() -> None:
     ancestor = pruned_ancestor(0.5)
     dead = ~ancestor.masks["hidden.0.weight"]
-    free = stages.dense(make_bench(dense("weights"), IMAGES, ancestor=ancestor))
-    bound = stages.dense(make_bench(dense("masked"), IMAGES, ancestor=ancestor))
+    free = stages.dense(make_context(dense("weights"), IMAGES, ancestor=ancestor))
+    bound = stages.dense(make_context(dense("masked"), IMAGES, ancestor=ancestor))
     # Pixels that are blank in every image have no gradient: most of the dead move, not all.
     assert free.weights["hidden.0.weight"][dead].count_nonzero() > dead.sum() / 2
     assert not bound.weights["hidden.0.weight"][dead].any()
@@ -211,12 +221,12 @@ def test_what_was_dead_grows_from_weights_and_stays_dead_under_masks() -> None:
 
 def test_a_training_without_its_ancestor_is_a_mistake_of_ours() -> None:
     with pytest.raises(RuntimeError, match="no ancestor was given"):
-        stages.initial(make_bench(dense("weights"), IMAGES))
+        stages.initial(make_context(dense("weights"), IMAGES))
 
 
 def test_to_rewind_to_zero_is_to_go_back_to_what_was_inherited() -> None:
     ancestor = pruned_ancestor(0.3)
-    bench = make_bench(dense("masked"), IMAGES, ancestor=ancestor)
+    bench = make_context(dense("masked"), IMAGES, ancestor=ancestor)
     assert torch.equal(stages.weights_at(bench, 0)["hidden.1.weight"], ancestor.weights["hidden.1.weight"])
     # Epoch 1 of 2 is trained again from there, bit for bit.
     there = stages.dense(bench, epochs=1).weights
@@ -242,7 +252,7 @@ def test_nothing_revives_whatever_is_asked_for(
     ancestor = pruned_ancestor(share)
     prune = Prune("l2", granularity, scope, schedule, amount)
     config = TrialConfig(dense("masked", epochs=1), prune, recover, "x", when)
-    result = run_trial(config, IMAGES, store=NoStore(), ancestor=ancestor)
+    result = run_trial(config, IMAGES, store=NoStore(), source_model=ancestor)
     state, measured = result.last.state, result.last.measurement
     kept = {name: mask for name, mask in ancestor.masks.items() if not name.startswith("output.")}
     for name, mask in kept.items():

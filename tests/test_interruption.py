@@ -15,7 +15,13 @@ import psutil
 import pytest
 
 from orchestrator.system import signals
-from orchestrator.system.signals import heeded, held, listening, received, take_back
+from orchestrator.system.signals import (
+    allow_interrupt,
+    defer_signals,
+    handle_signals,
+    received_signal,
+    reinstall_handlers,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,51 +32,51 @@ def press(number: int = signal.SIGINT) -> None:
 
 def test_a_signal_is_raised_where_one_listens() -> None:
     before = [signal.getsignal(number) for number in signals.SIGNALS]
-    with pytest.raises(KeyboardInterrupt, match="interrupted"), listening("bye"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted"), handle_signals("bye"):
         press(signal.SIGTERM)
-    assert received() == signal.SIGTERM
+    assert received_signal() == signal.SIGTERM
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
 
 def test_a_held_signal_is_noted_and_the_next_command_knows_nothing_of_it(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with listening("bye"), held():
-        assert received() == 0
+    with handle_signals("bye"), defer_signals():
+        assert received_signal() == 0
         press()
         press()  # one stop that came as two signals
-        assert received() == signal.SIGINT
+        assert received_signal() == signal.SIGINT
     assert capfd.readouterr().err == "stopping; once more to stop at once\n"
-    with held():
-        assert received() == 0
+    with defer_signals():
+        assert received_signal() == 0
 
 
 def test_what_may_be_cut_off_is_cut_off_within_what_is_held() -> None:
-    with listening("bye"), held():
-        with pytest.raises(KeyboardInterrupt), heeded():
+    with handle_signals("bye"), defer_signals():
+        with pytest.raises(KeyboardInterrupt), allow_interrupt():
             press()
-        assert received() == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt), heeded():
+        assert received_signal() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt), allow_interrupt():
             pytest.fail("it has come already")
 
 
 def test_what_came_in_a_block_that_is_over_cuts_off_nothing() -> None:
-    with held():
+    with defer_signals():
         press()
-    assert received() == signal.SIGINT
-    with heeded():
+    assert received_signal() == signal.SIGINT
+    with allow_interrupt():
         pass
 
 
 def test_handlers_that_others_put_in_place_are_replaced() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    take_back()  # outside nothing is ours
+    reinstall_handlers()  # outside nothing is ours
     assert signal.getsignal(signal.SIGTERM) is before
-    with held():
+    with defer_signals():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        take_back()
+        reinstall_handlers()
         press(signal.SIGTERM)
-        assert received() == signal.SIGTERM
+        assert received_signal() == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -16,17 +16,17 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Train
 from orchestrator.data import loading
 from orchestrator.errors import DivergedError
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.worker import run_task
 from orchestrator.storage import model_files
-from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox
+from orchestrator.storage.outbox import DataInput, Outbox, RunEnd, RunStart
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.system import provenance
-from orchestrator.tracking import RunRow, Tracker, checkpoint_store, line_to
-from orchestrator.tracking.checkpoint_store import RunKeeper
-from orchestrator.tracking.run_session import Entry
-from orchestrator.training.checkpoint import Saved
+from orchestrator.tracking import RunRecord, Tracker, breaker_for, checkpoint_store
+from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
+from orchestrator.tracking.run_session import RunSession
+from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.trial.run import run_dense
-from orchestrator.trial.task import Point, Settings
+from orchestrator.trial.task import Task, WorkerSettings
 
 
 class Place:
@@ -36,19 +36,19 @@ class Place:
         self.tracker = Tracker(uri, "x")
         self.outbox = Outbox(outbox_folder(uri))
 
-    def entry(self, key: str, sweep: str = "a sweep") -> Entry:
+    def entry(self, key: str, sweep: str = "a sweep") -> RunSession:
         data = DataInput("digits", "d" * 64, {"train": 1257})
-        opening = Opening("x", "trial", "a name", sweep, key, {"point": key}, {}, data, 1_000_000)
-        return Entry(self.tracker, self.outbox, opening).__enter__()
+        opening = RunStart("x", "trial", "a name", sweep, key, {"point": key}, {}, data, 1_000_000)
+        return RunSession(self.tracker, self.outbox, opening).__enter__()
 
-    def keeper(self, key: str, sweep: str = "a sweep") -> RunKeeper:
+    def keeper(self, key: str, sweep: str = "a sweep") -> MlflowCheckpointStore:
         """That of a worker that has just begun."""
         return self.entry(key, sweep).keeper
 
-    def row(self, keeper: RunKeeper) -> RunRow:
+    def row(self, keeper: MlflowCheckpointStore) -> RunRecord:
         return self.tracker.row(str(keeper.run_id))
 
-    def files(self, keeper: RunKeeper) -> list[str]:
+    def files(self, keeper: MlflowCheckpointStore) -> list[str]:
         folder = self.tracker.local_folder(self.row(keeper), "")
         assert folder is not None
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors"))
@@ -59,22 +59,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(default_uri(tmp_path_factory.mktemp("store")))
 
 
-def saved(number: int) -> Saved:
+def saved(number: int) -> Checkpoint:
     tensors = {
         "weight": torch.full((2, 3), float(number), dtype=torch.float64),
         "generator": torch.arange(number, dtype=torch.uint8),
         "mask": torch.tensor([True, False]),
     }
-    return Saved(tensors, {"epoch": number, "loss": [0.1 + 0.2, None], "name": "é"})
+    return Checkpoint(tensors, {"epoch": number, "loss": [0.1 + 0.2, None], "name": "é"})
 
 
-def number_of(found: Saved | None) -> int | None:
+def number_of(found: Checkpoint | None) -> int | None:
     if found is None:
         return None
-    number = found.about["epoch"]
+    number = found.metadata["epoch"]
     assert isinstance(number, int)
     expected = saved(number)
-    assert found.about == expected.about
+    assert found.metadata == expected.metadata
     assert found.tensors.keys() == expected.tensors.keys()
     for name, tensor in expected.tensors.items():
         assert found.tensors[name].dtype == tensor.dtype
@@ -84,27 +84,27 @@ def number_of(found: Saved | None) -> int | None:
 
 def test_nothing_kept_is_nothing_found(place: Place) -> None:
     keeper = place.keeper("nothing")
-    assert keeper.latest() is None
+    assert keeper.load_latest() is None
     assert (dict(keeper.tags()), list(keeper.runs())) == ({}, [])
-    assert place.keeper("nothing").latest() is None
+    assert place.keeper("nothing").load_latest() is None
 
 
 def test_the_last_one_is_found_bit_for_bit(place: Place) -> None:
     first = place.keeper("last")
     for number in range(1, 4):
-        first.keep(saved(number))
+        first.save(saved(number))
         again = place.keeper("last", "another sweep")  # which closes nothing of the first
-        assert number_of(again.latest()) == number
+        assert number_of(again.load_latest()) == number
         assert again.carried_on_from == first.run_id
     assert place.files(first) == ["checkpoint/a.safetensors", "checkpoint/b.safetensors"]
 
 
 def test_what_is_carried_on_is_said_and_closed(place: Place) -> None:
     first = place.keeper("carried")
-    first.keep(saved(1))
+    first.save(saved(1))
     second = place.keeper("carried")
     assert place.row(first).status == "KILLED"
-    assert second.latest() is not None
+    assert second.load_latest() is not None
     assert dict(second.tags()) == {"carried_on_from": first.run_id}
 
 
@@ -112,8 +112,8 @@ def test_a_crash_while_one_is_written_leaves_the_one_before(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = place.keeper("crash")
-    first.keep(saved(1))
-    first.keep(saved(2))
+    first.save(saved(1))
+    first.save(saved(2))
     tagged = place.row(first).tags[checkpoint_store.TAG]
 
     def cut(tracker: Tracker, run_id: str, files: dict[str, bytes]) -> None:
@@ -125,19 +125,19 @@ def test_a_crash_while_one_is_written_leaves_the_one_before(
 
     monkeypatch.setattr(Tracker, "upload", cut)
     with pytest.raises(KeyboardInterrupt):
-        first.keep(saved(3))
+        first.save(saved(3))
     assert place.row(first).tags[checkpoint_store.TAG] == tagged
     monkeypatch.undo()
-    assert number_of(place.keeper("crash").latest()) == 2
+    assert number_of(place.keeper("crash").load_latest()) == 2
 
 
 @pytest.mark.parametrize("harm", ["change", "remove"])
 def test_one_that_is_not_as_it_was_written_is_passed_over(place: Place, harm: str) -> None:
     first = place.keeper(f"harm {harm}")
-    first.keep(saved(1))
+    first.save(saved(1))
     second = place.keeper(f"harm {harm}")
-    assert second.latest() is not None
-    second.keep(saved(2))
+    assert second.load_latest() is not None
+    second.save(saved(2))
     path = place.tracker.local_folder(place.row(second), "checkpoint/a.safetensors")
     assert path is not None
     if harm == "change":
@@ -145,7 +145,7 @@ def test_one_that_is_not_as_it_was_written_is_passed_over(place: Place, harm: st
     else:
         path.unlink()
     third = place.keeper(f"harm {harm}")
-    assert number_of(third.latest()) == 1
+    assert number_of(third.load_latest()) == 1
     assert third.carried_on_from == first.run_id
 
 
@@ -154,7 +154,7 @@ def test_a_tag_that_nobody_here_has_written_is_passed_over(place: Place, tag: st
     key = f"tag {tag!r}".replace("'", "")
     first = place.keeper(key)
     place.tracker.set_tag(str(first.run_id), checkpoint_store.TAG, tag)
-    assert place.keeper(key).latest() is None
+    assert place.keeper(key).load_latest() is None
 
 
 def test_the_newest_is_told_by_its_number_and_not_by_a_clock(place: Place) -> None:
@@ -162,41 +162,41 @@ def test_the_newest_is_told_by_its_number_and_not_by_a_clock(place: Place) -> No
     keepers = []
     for day in (3, 2, 1):
         keeper = place.keeper("clock")
-        keeper.latest()
-        keeper.keep(saved(4 - day))
+        keeper.load_latest()
+        keeper.save(saved(4 - day))
         keepers.append(keeper)
         set_start(place, keeper, day * 86_400_000)
     found = place.keeper("clock")
-    assert number_of(found.latest()) == 3
+    assert number_of(found.load_latest()) == 3
     assert found.carried_on_from == keepers[-1].run_id
 
 
-def set_start(place: Place, keeper: RunKeeper, start_ms: int) -> None:
+def set_start(place: Place, keeper: MlflowCheckpointStore, start_ms: int) -> None:
     with sqlite3.connect(place.uri.removeprefix("sqlite:///")) as connection:
         connection.execute("UPDATE runs SET start_time = ? WHERE run_uuid = ?", (start_ms, keeper.run_id))
     connection.close()
 
 
 def test_a_finished_run_and_those_it_came_from_keep_none(place: Place) -> None:
-    chain: list[RunKeeper] = []
+    chain: list[MlflowCheckpointStore] = []
     for number in range(1, 4):
         keeper = place.keeper("finished")
-        assert number_of(keeper.latest()) == (number - 1 or None)
-        keeper.keep(saved(number))
+        assert number_of(keeper.load_latest()) == (number - 1 or None)
+        keeper.save(saved(number))
         chain.append(keeper)
     entry = place.entry("finished")
     last = entry.keeper
-    assert number_of(last.latest()) == 3
-    last.keep(saved(4))
+    assert number_of(last.load_latest()) == 3
+    last.save(saved(4))
     chain.append(last)
     unrelated = place.keeper("not finished")
-    unrelated.keep(saved(1))
+    unrelated.save(saved(1))
 
-    def fill(folder: Path, end_ms: int) -> Closing:
+    def fill(folder: Path, end_ms: int) -> RunEnd:
         (folder / "model.safetensors").write_bytes(b"the result")
-        return Closing("FINISHED", end_ms, {}, (), "finished")
+        return RunEnd("FINISHED", end_ms, {}, (), "finished")
 
-    entry.send(fill)
+    entry.finish(fill)
     assert [place.files(keeper) for keeper in chain] == [[], [], [], ["model.safetensors"]]
     assert all(checkpoint_store.TAG not in place.row(keeper).tags for keeper in chain)
     assert place.row(last).tags["carried_on_from"] == chain[2].run_id
@@ -211,30 +211,30 @@ def test_one_that_cannot_be_written_is_skipped_and_said(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper = place.keeper("skipped")
-    keeper.keep(saved(1))
+    keeper.save(saved(1))
     monkeypatch.setattr(MlflowClient, "set_tag", away)
-    keeper.keep(saved(2))  # the line is down from here on
-    keeper.keep(saved(3))
+    keeper.save(saved(2))  # the line is down from here on
+    keeper.save(saved(3))
     assert dict(keeper.tags()) == {"checkpoints_skipped": "2"}
     monkeypatch.undo()
-    line_to(place.uri).ask_anew()
-    assert number_of(place.keeper("skipped").latest()) == 1
+    breaker_for(place.uri).reset()
+    assert number_of(place.keeper("skipped").load_latest()) == 1
 
 
 def test_a_run_that_could_not_be_opened_keeps_nothing(place: Place) -> None:
-    keeper = RunKeeper(place.tracker, None, [])
-    keeper.keep(saved(1))
+    keeper = MlflowCheckpointStore(place.tracker, None, [])
+    keeper.save(saved(1))
     assert (dict(keeper.tags()), list(keeper.runs())) == ({"checkpoints_skipped": "1"}, [])
 
 
 def test_a_run_that_is_gone_has_nothing_to_remove(place: Place) -> None:
-    checkpoint_store.forget(place.tracker, ["f" * 32])
+    checkpoint_store.delete_checkpoints(place.tracker, ["f" * 32])
 
 
 def test_a_diverged_training_has_no_use_for_its_own_and_another_failure_has(place: Place) -> None:
     for error, left in ((DivergedError("x"), []), (RuntimeError("x"), ["checkpoint/a.safetensors"])):
         entry = place.entry(type(error).__name__)
-        entry.keeper.keep(saved(1))
+        entry.keeper.save(saved(1))
         entry.__exit__(type(error), error, None)
         assert place.row(entry.keeper).status == "FAILED"
         assert place.files(entry.keeper) == left
@@ -248,8 +248,8 @@ CONFIG = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=6), Nu
 
 def test_a_point_whose_worker_died_is_carried_on_with_the_same_bits(place: Place) -> None:
     sweep = place.tracker.start("sweep", "x", tags={}).run_id
-    settings = Settings(place.uri, "x", sweep, None, provenance.place(), checkpoint_seconds=0.0)
-    point = Point(CONFIG.key(), "dense", CONFIG)
+    settings = WorkerSettings(place.uri, "x", sweep, None, provenance.install_path(), checkpoint_seconds=0.0)
+    point = Task(CONFIG.key(), "dense", CONFIG)
 
     def die(at: float) -> Callable[[dict[str, float]], None]:
         def beat(values: dict[str, float]) -> None:
@@ -260,12 +260,12 @@ def test_a_point_whose_worker_died_is_carried_on_with_the_same_bits(place: Place
 
     for epoch in (2.0, 5.0):
         with pytest.raises(SystemExit):
-            run_point(point, settings, beat=die(epoch))
+            run_task(point, settings, on_progress=die(epoch))
     heard: list[float] = []
-    run_point(point, settings, beat=lambda values: heard.append(values["epoch"]))
+    run_task(point, settings, on_progress=lambda values: heard.append(values["epoch"]))
     assert heard  # something was left to do
     assert heard[0] > 2.0  # and nothing of the first worker's was done again
-    found = place.tracker.of_point(point.key)
+    found = place.tracker.runs_of_task(point.key)
     (row,) = (row for row in found if row.status == "FINISHED")
     dead = {row.run_id for row in found if row.status == "KILLED"}
     assert len(dead) == 2
@@ -274,7 +274,7 @@ def test_a_point_whose_worker_died_is_carried_on_with_the_same_bits(place: Place
         folder = place.tracker.local_folder(each, "checkpoint")
         assert folder is not None
         assert not folder.exists()
-    saved_model = model_files.load(
+    saved_model = model_files.load_model(
         place.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
     )
     whole = run_dense(CONFIG, loading.load_dataset("digits")).last.state

@@ -15,13 +15,13 @@ from whole_sweep import NAME, NOBODY, TRIALS, Begun, begin
 
 from orchestrator import cli
 from orchestrator.analysis.results import results
-from orchestrator.errors import AwayError, StoreError
+from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.execution.late_results import deliver_late
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.runs import PICTURE, REPORT, TABLES
 from orchestrator.storage.uri import default_uri, outbox_folder
-from orchestrator.tracking import NOTE, RunRow, initialise
+from orchestrator.tracking import NOTE, RunRecord, initialise
 
 ROOT = Path(__file__).parent.parent
 DEAD_OWNER = "from orchestrator.storage.locks import owner; print(owner())"
@@ -38,12 +38,12 @@ def abandon(begun: Begun) -> None:
     begun.tracker.set_tag(begun.run.run_id, "owner", done.stdout.strip())
 
 
-def sweep(begun: Begun) -> RunRow:
+def sweep(begun: Begun) -> RunRecord:
     return begun.tracker.row(begun.run.run_id)
 
 
 def waiting(uri: str) -> int:
-    return len(Outbox(outbox_folder(uri)).parcels())
+    return len(Outbox(outbox_folder(uri)).pending_runs())
 
 
 def test_all_that_waits_is_delivered_and_the_sweep_is_finished_as_by_the_next_one(
@@ -115,7 +115,7 @@ def test_a_sweep_whose_run_was_deleted_gets_no_new_one(begun: Begun, tmp_path: P
     (line,) = deliver_late(begun.uri).lines()
     assert "the run of the sweep is not in the store" in line
     assert begun.tracker.search("tags.kind = 'sweep'") == []
-    assert len(begun.tracker.finished()) == TRIALS + 1
+    assert len(begun.tracker.find_all_finished()) == TRIALS + 1
 
 
 def test_without_its_space_a_sweep_still_gets_its_tables(begun: Begun, tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_what_another_process_is_delivering_is_waited_for(
     begun.leave_waiting(tmp_path / "state")
     abandon(begun)
     outbox = Outbox(outbox_folder(begun.uri))
-    first, *_ = outbox.parcels()
+    first, *_ = outbox.pending_runs()
     done: list[int] = []
-    with outbox.held(first):
+    with outbox.locked(first):
         thread = threading.Thread(target=lambda: done.append(deliver_late(begun.uri).runs))
         thread.start()
         time.sleep(4)
@@ -170,7 +170,10 @@ def test_one_that_never_ends_is_told(begun: Begun, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("orchestrator.execution.late_results.HELD_SECONDS", 0.5)
     begun.leave_waiting(tmp_path / "state")
     outbox = Outbox(outbox_folder(begun.uri))
-    with outbox.held(outbox.parcels()[0]), pytest.raises(AwayError, match="another process has been deliv"):
+    with (
+        outbox.locked(outbox.pending_runs()[0]),
+        pytest.raises(StoreUnavailableError, match="another process has been deliv"),
+    ):
         deliver_late(begun.uri)
     assert waiting(begun.uri) == 1
 
@@ -180,7 +183,7 @@ def test_what_the_store_refuses_still_waits_and_ends_with_exit_code_4(
 ) -> None:
     begun.leave_waiting(tmp_path / "state")
     abandon(begun)
-    (trial, *_) = [p for p in Outbox(outbox_folder(begun.uri)).parcels() if p.opening.kind == "trial"]
+    (trial, *_) = [p for p in Outbox(outbox_folder(begun.uri)).pending_runs() if p.start.kind == "trial"]
     file = trial.folder / "run.json"
     content = json.loads(file.read_text())
     content["closing"]["metrics"][0]["name"] = "no@name%of a metric"
@@ -194,9 +197,9 @@ def test_what_the_store_refuses_still_waits_and_ends_with_exit_code_4(
     told = json.loads(out)
     assert told["store"] == begun.uri
     assert told["delivered"] == 2
-    assert [*told["refused"]] == [trial.opening.name]
+    assert [*told["refused"]] == [trial.start.name]
     assert [(item["state"], item["missing"]) for item in told["sweeps"]] == [("interrupted", 1)]
-    assert f"error: 1 result waits in {outbox_folder(begun.uri)} still; {trial.opening.name}: " in err
+    assert f"error: 1 result waits in {outbox_folder(begun.uri)} still; {trial.start.name}: " in err
     assert waiting(begun.uri) == 1
 
 
@@ -223,8 +226,8 @@ def test_the_folder_of_what_waits_is_its_owners_alone(begun: Begun, tmp_path: Pa
     assert outbox_folder(begun.uri).stat().st_mode & 0o777 == 0o700
     outbox_folder(begun.uri).chmod(0o755)  # as older versions left it
     outbox = Outbox(outbox_folder(begun.uri))
-    parcel = outbox.parcels()[0]
-    with outbox.packed("x-1", parcel.opening, lambda folder: parcel.closing, begun=False):
+    parcel = outbox.pending_runs()[0]
+    with outbox.write("x-1", parcel.start, lambda folder: parcel.end, begun=False):
         assert outbox.folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -238,4 +241,4 @@ def test_a_store_that_was_never_made_is_made_for_what_waits(begun: Begun, tmp_pa
     assert delivered.runs == TRIALS + 1
     assert [item.state for item in delivered.sweeps] == ["gone"]
     initialise(other)
-    assert begun.tracker.text(sweep(begun), PLAN)
+    assert begun.tracker.read_text(sweep(begun), PLAN)

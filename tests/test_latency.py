@@ -12,7 +12,7 @@ import models
 import pruning
 from orchestrator.errors import CollapsedError
 from orchestrator.latency import measure as latency
-from orchestrator.latency.measure import Forms, Latency, check_equal, measure, shipped
+from orchestrator.latency.measure import Latency, NetworkVariants, check_equal, measure, shipped
 from orchestrator.latency.sparse import sparse, supported
 from orchestrator.system.machine import MachineLoad
 from orchestrator.system.timing import Spread, Timing, batch_suffix
@@ -31,14 +31,14 @@ def network(granularity: str, criterion: str) -> tuple[nn.Module, dict[str, Tens
     )
 
 
-def forms(granularity: str, criterion: str) -> Forms:
+def forms(granularity: str, criterion: str) -> NetworkVariants:
     net, masks = network(granularity, criterion)
-    return Forms(net, SHAPE, sparse(net, masks, ()), masks=masks)
+    return NetworkVariants(net, SHAPE, sparse(net, masks, ()), masks=masks)
 
 
 def test_a_network_with_nothing_dead_has_one_form() -> None:
     net, _ = network("weight", "magnitude")
-    found = measure(Forms(net, SHAPE), batch=3, seconds=QUICK)
+    found = measure(NetworkVariants(net, SHAPE), batch=3, seconds=QUICK)
     assert (found.form, list(found.timing.spreads), found.speedup) == ("dense", ["dense"], 1.0)
 
 
@@ -132,7 +132,7 @@ def test_one_thread_is_used_and_the_number_given_back(monkeypatch: pytest.Monkey
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        measure(Forms(Net(64, 10), SHAPE), batch=2, seconds=QUICK)
+        measure(NetworkVariants(Net(64, 10), SHAPE), batch=2, seconds=QUICK)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

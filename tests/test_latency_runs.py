@@ -15,25 +15,25 @@ import pytest
 from orchestrator.analysis.results import find_sweep
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import StoreError, UsageError
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.worker import run_task
 from orchestrator.latency import runs
-from orchestrator.latency.measure import Forms, Latency
+from orchestrator.latency.measure import Latency, NetworkVariants
 from orchestrator.latency.runs import conditions, find_runs, measure_named, measure_runs, measure_sweep
 from orchestrator.latency.sparse import supported
 from orchestrator.latency.table import records, table
-from orchestrator.latency.tasks import Options, batch_sizes, plan_tasks
+from orchestrator.latency.tasks import LatencyOptions, batch_sizes, plan_tasks
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.space.techniques import resolve
 from orchestrator.storage.uri import default_uri
 from orchestrator.system import provenance
 from orchestrator.system.machine import MachineLoad
 from orchestrator.system.timing import Spread, Timing
-from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.trial.task import Point, Settings
+from orchestrator.tracking import RunRecord, Tracker, initialise
+from orchestrator.trial.task import Task, WorkerSettings
 
 DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
 POINTS = [("weight", 0.0), ("weight", 0.25), ("weight", 0.4), ("weight", 0.9), ("neuron", 0.5)]
-QUICK = Options(seconds=0.01)
+QUICK = LatencyOptions(seconds=0.01)
 needs_csr = pytest.mark.skipif(not supported(), reason="this torch has no MKL: CSR is not used")
 silent: Callable[[str], None] = lambda line: None  # noqa: E731  typed
 
@@ -58,13 +58,13 @@ class Place:
             name = (
                 f"{config.technique} {config.prune.amount:g}" if isinstance(config, TrialConfig) else "dense"
             )
-            point = Point(config.key(), name, config, parent=parent)
-            run_point(point, Settings(self.uri, "digits", run.run_id, None, provenance.place()))
+            point = Task(config.key(), name, config, parent=parent)
+            run_task(point, WorkerSettings(self.uri, "digits", run.run_id, None, provenance.install_path()))
         rows = [{"key": config.key(), "dense_key": config.dense.key()} for config in self.trials]
         self.tracker.upload(run.run_id, {PLAN: dump_plan(rows)})
         self.sweep = self.tracker.row(run.run_id)
 
-    def rows(self) -> list[RunRow]:
+    def rows(self) -> list[RunRecord]:
         return runs.trials_of(self.tracker, self.tracker.row(self.sweep.run_id))
 
 
@@ -73,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("store"))
 
 
-def timed(forms: Forms, *, batch: int, seconds: float) -> Latency:
+def timed(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
     """A measurement without a clock, of the forms that there are."""
     names = ["dense", *(["masked"] if forms.masked else []), *(["cut"] if forms.cut else [])]
     timing = Timing(
@@ -87,7 +87,7 @@ def timed(forms: Forms, *, batch: int, seconds: float) -> Latency:
 
 @needs_csr
 def test_networks_that_must_take_equally_long_are_timed_once(place: Place) -> None:
-    tasks = plan_tasks(place.tracker, place.rows(), Options(again=True))
+    tasks = plan_tasks(place.tracker, place.rows(), LatencyOptions(again=True))
     shared = sorted([row.name for row in task.rows] for task in tasks)
     assert shared == [
         ["neuron 0.5"] * 2,  # the same widths are left
@@ -144,26 +144,26 @@ def test_a_further_batch_size_is_added(place: Place, monkeypatch: pytest.MonkeyP
     measure_sweep(place.tracker, place.sweep, QUICK, tell=silent)
     asked: list[int] = []
 
-    def counted(forms: Forms, *, batch: int, seconds: float) -> Latency:
+    def counted(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
         asked.append(batch)
         return timed(forms, batch=batch, seconds=seconds)
 
     monkeypatch.setattr(runs, "measure", counted)
     rows = [row for row in place.rows() if row.name == "neuron 0.5"]
-    assert measure_runs(place.tracker, rows, Options(batches=(1, 7)), tell=silent) == 1
+    assert measure_runs(place.tracker, rows, LatencyOptions(batches=(1, 7)), tell=silent) == 1
     assert asked == [7]
     row = next(row for row in place.rows() if row.name == "neuron 0.5")
     assert row.metrics["final/latency_ms_p50_batch7"] == pytest.approx(7 / 3)
     assert conditions(row, 1)["measured_on"] == conditions(row, 7)["measured_on"]
-    assert measure_runs(place.tracker, [row], Options(batches=(1, 7), again=True), tell=silent) == 1
+    assert measure_runs(place.tracker, [row], LatencyOptions(batches=(1, 7), again=True), tell=silent) == 1
     assert asked == [7, 1, 7]
     assert place.tracker.row(row.run_id).metrics["final/latency_ms_p50"] == pytest.approx(1 / 3)
 
 
 def test_an_interruption_leaves_what_is_measured(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    options, seen = Options(batches=(8, 9)), []
+    options, seen = LatencyOptions(batches=(8, 9)), []
 
-    def interrupted(forms: Forms, *, batch: int, seconds: float) -> Latency:
+    def interrupted(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
         seen.append(batch)
         if len(seen) == 4:  # in the second network, between its two batch sizes
             raise KeyboardInterrupt
@@ -192,14 +192,14 @@ def test_the_table_has_every_form_and_a_line_per_measurement(place: Place) -> No
 
 
 def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def noisy(forms: Forms, *, batch: int, seconds: float) -> Latency:
+    def noisy(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
         found = timed(forms, batch=batch, seconds=seconds)
         return replace(found, timing=replace(found.timing, aa=1.3))
 
     monkeypatch.setattr(runs, "measure", noisy)
     lines: list[str] = []
     rows = [row for row in place.rows() if row.name == "weight 0"]
-    measure_runs(place.tracker, rows, Options(again=True), tell=lines.append)
+    measure_runs(place.tracker, rows, LatencyOptions(again=True), tell=lines.append)
     again = [place.tracker.row(row.run_id) for row in rows]
     assert [conditions(row, 1)["reliable"] for row in again] == [False, False]
     assert "unreliable: A/A is 1.30" in lines[0]

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def child(process: subprocess.Popen[str], name: str) -> psutil.Process:
     raise AssertionError(f"the sweep has ended: {process.communicate()}")
 
 
-def rows(folder: Path) -> list[RunRow]:
+def rows(folder: Path) -> list[RunRecord]:
     if not (folder / "mlruns" / "mlflow.db").exists():
         return []
     return Tracker(default_uri(folder), "weight-vs-unit").search("attributes.run_id != ''")

@@ -22,7 +22,7 @@ from local_attacker import NO_GRPC, NOBODY
 from orchestrator.errors import ClusterError
 from orchestrator.execution import ray_local
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_local import own
+from orchestrator.execution.ray_local import local_ray
 from orchestrator.execution.ray_security import listeners, new_token
 
 pytestmark = [
@@ -90,7 +90,7 @@ def address() -> str:
 @contextmanager
 def ray_at_work() -> Iterator[None]:
     """A Ray of our own with a worker."""
-    with own(ONE):
+    with local_ray(ONE):
         assert ray.get(ray.remote(lambda: 1).remote()) == 1
         yield
 
@@ -113,11 +113,11 @@ def test_a_ray_that_listens_for_other_machines_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         ray_local,
         "_loopback",
-        lambda only: ray_local.replaced(ray_local.ray_constants, ENABLE_RAY_CLUSTER=True),
+        lambda only: ray_local.patched(ray_local.ray_constants, ENABLE_RAY_CLUSTER=True),
     )
     with (
         pytest.raises(ClusterError, match=r"Ray listens on .*:\d+, and may listen on 127\.0\.0\.1 alone"),
-        own(ONE),
+        local_ray(ONE),
     ):
         pytest.fail("it went on")
     assert not ray.is_initialized()

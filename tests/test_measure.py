@@ -18,15 +18,15 @@ from orchestrator.data import loading
 from orchestrator.training import loop
 from orchestrator.training.evaluation import Evaluation, evaluate
 from orchestrator.trial import stages
-from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.metrics import (
     Measurement,
     dense_bytes,
     effective_macs,
     layer_rows,
-    living_weights,
     nonzero_parameters,
     profile,
+    remaining_weights,
     sparse_bytes,
     train_flops,
 )
@@ -137,7 +137,7 @@ def test_layer_rows_by_hand() -> None:
     mask = torch.ones(8, 1, 3, 3, dtype=torch.bool)
     mask[:2] = False
     cost, masks = profile(net, SMALL), {"blocks.0.conv.weight": mask}
-    first, last = layer_rows(net, cost, living_weights(net, cost, masks), {})
+    first, last = layer_rows(net, cost, remaining_weights(net, cost, masks), {})
     assert (first.sparsity_chosen, last.sparsity_chosen) == (0.0, 0.0)
     assert (first.layer, first.weights, first.living, first.sparsity) == ("blocks.0.conv", 72, 54, 0.25)
     assert (first.macs_dense, first.macs_effective) == (4608, 3456)
@@ -156,7 +156,7 @@ def test_training_flops_are_all_that_torch_counts_but_for_evaluation(
 ) -> None:
     """Preparations, a teacher, and every round: of a control those of its trunk, and its own last one."""
     dense = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
-    images, bench = loading.load_dataset("digits"), make_bench(dense, loading.load_dataset("digits"))
+    images, bench = loading.load_dataset("digits"), make_context(dense, loading.load_dataset("digits"))
     state = stages.dense(bench)
     config = TrialConfig(dense, PRUNED, recover, "x", prepare=prepare, distill=distill)
     run_trial(config, images, store=Shelf(state))  # what is done once in a process is done now
@@ -187,12 +187,12 @@ def test_training_seconds_leave_evaluation_out(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(loop, "evaluate", slow)
     monkeypatch.setattr(loop, "perf_counter", tick)
     dense = DenseConfig("slp", "digits", 64, 0, Train(epochs=3), Numerics(micro_batch=4096))
-    assert stages.dense(make_bench(dense, loading.load_dataset("digits"))).train_seconds == 3 * 0.5
+    assert stages.dense(make_context(dense, loading.load_dataset("digits"))).train_seconds == 3 * 0.5
 
 
 def test_refitting_takes_training_seconds_and_no_flops() -> None:
     dense = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
-    state = stages.dense(make_bench(dense, loading.load_dataset("digits")))
+    state = stages.dense(make_context(dense, loading.load_dataset("digits")))
     prune = Prune("l2", "unit", "layer", "one_shot", 0.5)
     refitted = run_trial(
         TrialConfig(dense, prune, "refit", "x"), loading.load_dataset("digits"), store=Shelf(state)
@@ -204,10 +204,10 @@ def test_refitting_takes_training_seconds_and_no_flops() -> None:
 class Shelf:
     """A store with one dense network."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: NetworkState) -> None:
         self.state = state
 
-    def dense(self, config: DenseConfig) -> State:
+    def dense(self, config: DenseConfig) -> NetworkState:
         return self.state
 
 

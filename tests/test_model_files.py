@@ -18,13 +18,13 @@ import models
 from orchestrator.errors import StoreError
 from orchestrator.storage import model_files
 from orchestrator.training.checkpoint import snapshot
-from orchestrator.trial.context import State
+from orchestrator.trial.context import NetworkState
 from pruning.masking import apply_masks
 
 ARCH = {"model": "cnn(widths=[4])", "input_shape": [1, 8, 8], "num_classes": 10}
 
 
-def state(density: float | None = None, seed: int = 0) -> State:
+def state(density: float | None = None, seed: int = 0) -> NetworkState:
     """A network of random weights; with a density, every parameter is masked to it."""
     torch.manual_seed(seed)
     net = models.build("cnn(widths=[4])", input_shape=(1, 8, 8), num_classes=10)
@@ -32,15 +32,15 @@ def state(density: float | None = None, seed: int = 0) -> State:
     if density is not None:
         masks = {name: torch.rand(p.shape) < density for name, p in net.named_parameters()}
         apply_masks(net, masks)
-    return State(snapshot(net), masks, epochs=3, train_seconds=1.5, train_flops=10**15, micro_batch=64)
+    return NetworkState(snapshot(net), masks, epochs=3, train_seconds=1.5, train_flops=10**15, micro_batch=64)
 
 
-def written(folder: Path, of: State, parent: str | None = None) -> str:
+def written(folder: Path, of: NetworkState, parent: str | None = None) -> str:
     folder.mkdir(exist_ok=True)
-    return model_files.save(folder, of, arch=ARCH, parent=parent)
+    return model_files.save_model(folder, of, arch=ARCH, parent=parent)
 
 
-def check_same(a: State, b: State) -> None:
+def check_same(a: NetworkState, b: NetworkState) -> None:
     for mine, yours in ((a.weights, b.weights), (a.masks, b.masks)):
         assert mine.keys() == yours.keys()
         for name, tensor in mine.items():
@@ -52,7 +52,7 @@ def check_same(a: State, b: State) -> None:
 
 def test_a_dense_network_comes_back(tmp_path: Path) -> None:
     sha = written(tmp_path / "model", state())
-    saved = model_files.load(tmp_path / "model", manifest_sha256=sha)
+    saved = model_files.load_model(tmp_path / "model", manifest_sha256=sha)
     check_same(state(), saved.state())
     assert {name: saved.arch[name] for name in ARCH} == ARCH
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
@@ -68,7 +68,7 @@ def test_a_masked_network_comes_back(density: float, seed: int) -> None:
     masked = state(density, seed)
     with TemporaryDirectory() as folder:
         sha = written(Path(folder) / "model", masked)
-        check_same(masked, model_files.load(Path(folder) / "model", manifest_sha256=sha).state())
+        check_same(masked, model_files.load_model(Path(folder) / "model", manifest_sha256=sha).state())
 
 
 def test_masked_entries_and_bits_take_no_room(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_masks_alone_name_their_parent(tmp_path: Path) -> None:
     masked = state(0.4)
     sha = written(tmp_path / "model", masked, parent="a" * 64)
     assert not (tmp_path / "model" / "weights.safetensors").exists()
-    saved = model_files.load(tmp_path / "model", manifest_sha256=sha)
+    saved = model_files.load_model(tmp_path / "model", manifest_sha256=sha)
     assert saved.weights is None
     assert all(torch.equal(saved.masks[name], mask) for name, mask in masked.masks.items())
     with pytest.raises(StoreError, match="masks only.*" + "a" * 64):
@@ -117,19 +117,19 @@ def test_a_file_that_is_not_as_written_is_refused_by_name(tmp_path: Path, name: 
     else:
         path.write_bytes(changed[harm])
     with pytest.raises(StoreError, match=name):
-        model_files.load(folder, manifest_sha256=sha)
+        model_files.load_model(folder, manifest_sha256=sha)
 
 
 def test_another_models_manifest_is_refused(tmp_path: Path) -> None:
     sha, other = written(tmp_path / "a", state()), written(tmp_path / "b", state(seed=1))
     assert sha != other
     with pytest.raises(StoreError, match=r"manifest\.json"):
-        model_files.load(tmp_path / "a", manifest_sha256=other)
+        model_files.load_model(tmp_path / "a", manifest_sha256=other)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not whole"):
-        model_files.load(tmp_path / "nowhere", manifest_sha256="0" * 64)
+        model_files.load_model(tmp_path / "nowhere", manifest_sha256="0" * 64)
 
 
 def rewritten(folder: Path, name: str, content: bytes) -> str:
@@ -147,7 +147,7 @@ def test_a_huge_header_is_refused_before_it_is_parsed(tmp_path: Path, length: in
     written(tmp_path / "model", state())
     forged = rewritten(tmp_path / "model", "weights.safetensors", struct.pack("<Q", length) + b"{}")
     with pytest.raises(StoreError, match="header"):
-        model_files.load(tmp_path / "model", manifest_sha256=forged)
+        model_files.load_model(tmp_path / "model", manifest_sha256=forged)
 
 
 def test_nothing_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,4 +161,4 @@ def test_nothing_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for name in names:
             monkeypatch.setattr(module, name, refuse)
     sha = written(tmp_path / "model", state(0.4))
-    check_same(state(0.4), model_files.load(tmp_path / "model", manifest_sha256=sha).state())
+    check_same(state(0.4), model_files.load_model(tmp_path / "model", manifest_sha256=sha).state())

@@ -12,10 +12,10 @@ import models
 import pruning
 from orchestrator.config import Numerics
 from orchestrator.data.loading import Split
-from orchestrator.latency.measure import Forms, measure
+from orchestrator.latency.measure import NetworkVariants, measure
 from orchestrator.model_io.metadata import compare
 from orchestrator.model_io.pt2_format import program
-from orchestrator.storage.model_spec import Blueprint, Spent
+from orchestrator.storage.model_spec import ModelSpec, TrainingCost
 from orchestrator.training.evaluation import evaluate
 from orchestrator.trial.macs import profile
 
@@ -46,8 +46,8 @@ def refit(net: nn.Module) -> object:
 
 
 def export(net: nn.Module) -> object:
-    spent = Spent(epochs=0, train_seconds=0, train_flops=0, micro_batch=1)
-    plan = Blueprint(model="x", input_shape=SHAPE, num_classes=10, spent=spent, mask_shapes={})
+    spent = TrainingCost(epochs=0, train_seconds=0, train_flops=0, micro_batch=1)
+    plan = ModelSpec(model="x", input_shape=SHAPE, num_classes=10, spent=spent, mask_shapes={})
     return program(net, plan)
 
 
@@ -58,7 +58,7 @@ RUNS: dict[str, Callable[[nn.Module], object]] = {
     "shrink": shrink,
     "refit": refit,
     "criteria": lambda net: pruning.prune(net, amount=0.5, criterion="snip", sample=(IMAGES, LABELS)),
-    "latency": lambda net: measure(Forms(net, SHAPE), batch=1, seconds=0.01),
+    "latency": lambda net: measure(NetworkVariants(net, SHAPE), batch=1, seconds=0.01),
     "compare": lambda net: compare(net, lambda images: network_in_eval()(images), SHAPE, tolerance=1e-4),
     "export": export,
 }

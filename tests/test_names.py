@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.space import catalog, hyperparameters, names, space
-from orchestrator.space.schema import Choices
+from orchestrator.space.schema import AxisValues
 from pruning.step import SCOPES
 
 ROOT = Path(__file__).parent.parent
@@ -35,13 +35,13 @@ def test_every_axis_that_takes_a_method_offers_its_names() -> None:
 
 
 def test_every_axis_is_known() -> None:
-    fields = [field.alias or name for name, field in Choices.model_fields.items()]
+    fields = [field.alias or name for name, field in AxisValues.model_fields.items()]
     assert set(fields) <= set(names.settable())
     assert names.settable() == list(space.SETTABLE)
 
 
 def test_a_space_is_its_file_unless_something_else_bears_its_name() -> None:
-    assert names.space_text("quickstart") == catalog.entry("quickstart")
+    assert names.space_text("quickstart") == catalog.describe("quickstart")
     assert names.space_text("threshold") is None  # a schedule and a stop, too
     assert names.space_text("snip") is None
     assert names.space_text("../secret") is None

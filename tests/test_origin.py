@@ -8,15 +8,15 @@ import pytest
 from recorded import Store
 
 from orchestrator.errors import StoreError
-from orchestrator.model_io.source import find, of_run
-from orchestrator.storage.manifest import Folder
+from orchestrator.model_io.source import resolve_source, source_of_run
+from orchestrator.storage.manifest import LocalFolder
 from orchestrator.tracking.artifacts import StoredFiles, files_at
 
 
 @pytest.mark.parametrize("form", ["file://{}", "file:{}", "{}"])
 def test_a_store_on_this_disk_is_read_in_place(tmp_path: Path, form: str) -> None:
     found = files_at(form.format(tmp_path / "a b"), "model", uri="sqlite:////x.db")
-    assert found == Folder(tmp_path / "a b" / "model")
+    assert found == LocalFolder(tmp_path / "a b" / "model")
 
 
 @pytest.mark.parametrize("uri", ["mlflow-artifacts:/1/2/artifacts", "s3://bucket/1", "http://host/x"])
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_every_form_of_a_runs_name_finds_the_run(store: Store) -> None:
     run_id = store.dense("slp")
     for text in (run_id, f"runs:/{run_id}", f"runs:/{run_id}/", f"runs:/{run_id}/model"):
-        found = find(text, uri=store.uri)
+        found = resolve_source(text, uri=store.uri)
         assert (found.run_id, found.accuracy) == (run_id, store.row(run_id).metrics["final/accuracy"])
         assert found.data_digests() == set(store.tracker.data_digests(run_id).values()) != set()
 
@@ -48,7 +48,7 @@ def test_a_runs_folder_that_is_a_link_is_refused(store: Store, tmp_path: Path) -
     folder = store.model(store.dense("slp"))
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    found = of_run(store.tracker, store.row(store.dense("slp")))
+    found = source_of_run(store.tracker, store.row(store.dense("slp")))
     with pytest.raises(StoreError, match="is a link"):
         found.files.sizes()
     folder.unlink()

@@ -13,13 +13,22 @@ import pytest
 from orchestrator.errors import DiskFullError
 from orchestrator.storage import outbox as parcels
 from orchestrator.storage.locks import owner
-from orchestrator.storage.outbox import HALF, RUN, Closing, DataInput, Opening, Outbox, Parcel, new_id
+from orchestrator.storage.outbox import (
+    PARTIAL,
+    RUN,
+    DataInput,
+    Outbox,
+    PendingRun,
+    RunEnd,
+    RunStart,
+    new_pending_id,
+)
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system import files
 from orchestrator.tracking import MetricPoint
 
 KEY = "0123456789abcdef" * 4
-OPENING = Opening(
+OPENING = RunStart(
     "an experiment",
     "trial",
     "weight 0.5",
@@ -30,7 +39,7 @@ OPENING = Opening(
     DataInput("digits", "d" * 64, {"train": 1257}),
     1_700_000_000_000,
 )
-CLOSING = Closing(
+CLOSING = RunEnd(
     "FINISHED",
     1_700_000_001_000,
     {"manifest_sha256": "m"},
@@ -45,15 +54,15 @@ def outbox(tmp_path: Path) -> Outbox:
     return Outbox(tmp_path / "out")
 
 
-def fill(folder: Path) -> Closing:
+def fill(folder: Path) -> RunEnd:
     (folder / "model").mkdir()
     (folder / "model" / "weights").write_bytes(b"\x00\x01")
     (folder / "layers.json").write_text("{}")
     return CLOSING
 
 
-def pack(outbox: Outbox, opening: Opening = OPENING, *, begun: bool = False) -> Parcel:
-    with outbox.packed(new_id(opening.point), opening, fill, begun=begun) as parcel:
+def pack(outbox: Outbox, opening: RunStart = OPENING, *, begun: bool = False) -> PendingRun:
+    with outbox.write(new_pending_id(opening.point), opening, fill, begun=begun) as parcel:
         return parcel
 
 
@@ -66,12 +75,12 @@ def dead_owner() -> str:
 
 def test_a_parcel_comes_back_as_it_was(outbox: Outbox) -> None:
     parcel = pack(outbox, begun=True)
-    assert outbox.parcels() == [parcel]
-    assert (parcel.opening, parcel.closing, parcel.begun) == (OPENING, CLOSING, True)
+    assert outbox.pending_runs() == [parcel]
+    assert (parcel.start, parcel.end, parcel.params_logged) == (OPENING, CLOSING, True)
     assert parcel.final == {"final/accuracy": 0.1 + 0.2}
     assert (parcel.files / "model" / "weights").read_bytes() == b"\x00\x01"
     outbox.remove(parcel)
-    assert outbox.parcels() == []
+    assert outbox.pending_runs() == []
     assert list(outbox.folder.iterdir()) == []
 
 
@@ -79,7 +88,7 @@ def test_dense_networks_come_first(outbox: Outbox) -> None:
     kinds = ["trial", "dense", "trial", "dense"]
     for number, kind in enumerate(kinds):
         pack(outbox, replace(OPENING, kind=kind, point=f"{number}" * 64))
-    assert [parcel.opening.kind for parcel in outbox.parcels()] == sorted(kinds)
+    assert [parcel.start.kind for parcel in outbox.pending_runs()] == sorted(kinds)
 
 
 def test_a_point_is_found_by_its_key_and_not_by_the_start_of_it(outbox: Outbox) -> None:
@@ -87,7 +96,7 @@ def test_a_point_is_found_by_its_key_and_not_by_the_start_of_it(outbox: Outbox) 
     pack(outbox, replace(OPENING, point=other))
     found = outbox.of_point(KEY)
     assert found is not None
-    assert found.closing.key == KEY
+    assert found.end.key == KEY
     assert outbox.of_point(other) is None
 
 
@@ -104,16 +113,16 @@ def test_a_parcel_that_is_not_as_it_was_written_is_none(outbox: Outbox, harm: st
         run.write_text(run.read_text()[:-20])
     else:
         run.write_text("")
-    assert outbox.parcels() == [whole]
+    assert outbox.pending_runs() == [whole]
     assert not harmed.folder.exists()
 
 
 def test_what_a_dead_process_left_half_done_goes_and_a_living_one_s_stays(outbox: Outbox) -> None:
-    for name in (f"{HALF}{dead_owner()} 1", f"{HALF}{owner()} 2", f"{HALF}another-host 1 2.0 3"):
+    for name in (f"{PARTIAL}{dead_owner()} 1", f"{PARTIAL}{owner()} 2", f"{PARTIAL}another-host 1 2.0 3"):
         (outbox.folder / name / "artifacts").mkdir(parents=True)
-    assert outbox.parcels() == []
+    assert outbox.pending_runs() == []
     left = sorted(path.name for path in outbox.folder.iterdir())
-    assert left == sorted([f"{HALF}{owner()} 2", f"{HALF}another-host 1 2.0 3"])
+    assert left == sorted([f"{PARTIAL}{owner()} 2", f"{PARTIAL}another-host 1 2.0 3"])
 
 
 HOLD = """
@@ -134,24 +143,24 @@ def test_one_process_holds_a_parcel(outbox: Outbox) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
-        with outbox.held(parcel) as mine:
+        with outbox.locked(parcel) as mine:
             assert not mine
         other.kill()
-    with outbox.held(parcel) as mine:  # a dead process holds nothing
+    with outbox.locked(parcel) as mine:  # a dead process holds nothing
         assert mine
     outbox.remove(parcel)
-    with outbox.held(parcel) as mine:
+    with outbox.locked(parcel) as mine:
         assert not mine
 
 
 def test_who_packs_holds_from_the_start(outbox: Outbox) -> None:
-    with outbox.packed(new_id(KEY), OPENING, fill, begun=False) as parcel:
+    with outbox.write(new_pending_id(KEY), OPENING, fill, begun=False) as parcel:
         code = HOLD.replace("sys.stdin.readline()", "pass")
         told = subprocess.run(
             [sys.executable, "-c", code, str(outbox.folder)], capture_output=True, text=True, check=True
         )
         assert told.stdout == "False\n"
-    with outbox.held(parcel) as mine:
+    with outbox.locked(parcel) as mine:
         assert mine
 
 
@@ -172,12 +181,12 @@ def test_a_full_disk_or_quota_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DiskFullError, match=f"no room is left in {tmp_path}: no more"):
-        files.write(tmp_path / "a", "text")
+        files.write_file(tmp_path / "a", "text")
 
 
 def test_another_error_is_no_full_disk(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        files.write(tmp_path / "nowhere" / "a", "text")
+        files.write_file(tmp_path / "nowhere" / "a", "text")
 
 
 def test_where_results_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,4 +210,4 @@ def test_a_run_file_holds_no_secret(outbox: Outbox) -> None:
 
 
 def test_loading_another_folder_is_none(tmp_path: Path) -> None:
-    assert parcels.load(tmp_path) is None
+    assert parcels.load_pending_run(tmp_path) is None

@@ -17,9 +17,9 @@ from orchestrator.execution.summary import Preview
 from orchestrator.execution.sweep import preview
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
-from orchestrator.trial.context import State
+from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import profile
-from orchestrator.trial.run import Result, run_trial
+from orchestrator.trial.run import TrialResult, run_trial
 
 SPACE = """\
 version: 1
@@ -73,11 +73,11 @@ def planned(tmp_path: Path, model: str, technique: str) -> Plan:
 
 
 class Empty:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return None
 
 
-def walked(model: str, granularity: str) -> Result:
+def walked(model: str, granularity: str) -> TrialResult:
     numerics = Numerics(micro_batch=256)
     dense = DenseConfig(model, "digits", 64, 0, Train(epochs=1), numerics)
     prune = Prune("l2", granularity, "layer", "one_shot", 0.5)

@@ -8,7 +8,7 @@ import pytest
 from result_rows import Row, frame, row
 from scipy import stats
 
-from orchestrator.analysis.comparison import Asked, compared
+from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
 from orchestrator.analysis.paired import Baseline, default_baseline, differences, holm, read_baseline, verdict
 from orchestrator.analysis.settings import method_label
 from orchestrator.analysis.tables import differences_table
@@ -190,7 +190,7 @@ def test_a_space_of_criteria_is_told_in_its_own_words() -> None:
     results = frame(*by_criterion())
     assert read_baseline("magnitude", results).text == "criterion=magnitude"
     assert default_baseline(results).text == "criterion=magnitude"
-    (record, *_) = compared(results, Asked(baseline=default_baseline(results)))
+    (record, *_) = comparison_records(results, ComparisonOptions(baseline=default_baseline(results)))
     assert (record["criterion"], record["baseline"]) == ("magnitude", "criterion=magnitude")
     assert "technique" not in record
     both = frame(*(row(f"magnitude/{g}", granularity=g) for g in ("weight", "unit")))

@@ -11,11 +11,11 @@ import torch
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.training.evaluation import evaluate
-from orchestrator.training.optimizers import Phase
+from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import preparation, stages
-from orchestrator.trial.context import Bench, State, channel_groups, make_bench
+from orchestrator.trial.context import NetworkState, TrialContext, channel_groups, make_context
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.run import Result, run_trial
+from orchestrator.trial.run import TrialResult, run_trial
 from pruning.masking import gather
 
 RECIPE = Train(epochs=4, optimizer="sgd", lr=0.05, momentum=0.9, schedule="linear")
@@ -27,32 +27,32 @@ digits = cache(partial(loading.load_dataset, "digits"))
 
 
 @cache
-def bench(model: str) -> Bench:
+def bench(model: str) -> TrialContext:
     config = DenseConfig(model, "digits", 64, 0, RECIPE, NUMERICS)
-    on = make_bench(config, digits())
+    on = make_context(config, digits())
     return replace(on, reference=stages.dense(on))
 
 
 @cache
-def prepared(model: str, text: str) -> State:
+def prepared(model: str, text: str) -> NetworkState:
     return preparations.get(text)(bench(model), bench(model).trained())
 
 
 class Shelf:
-    def __init__(self, on: Bench) -> None:
+    def __init__(self, on: TrialContext) -> None:
         self.on = on
 
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return self.on.trained()
 
 
-def walk(model: str, prepare: str, prune: Prune = CUT_EMPTY, recover: str = "none") -> Result:
+def walk(model: str, prepare: str, prune: Prune = CUT_EMPTY, recover: str = "none") -> TrialResult:
     on = bench(model)
     config = TrialConfig(on.config, prune, recover, "x", prepare=prepare)
     return run_trial(config, digits(), store=Shelf(on))
 
 
-def norms(on: Bench, state: State) -> dict[str, torch.Tensor]:
+def norms(on: TrialContext, state: NetworkState) -> dict[str, torch.Tensor]:
     squares = {name: weight.double().square() for name, weight in state.weights.items() if weight.dim() > 1}
     return {group.name: gather(group, squares).sqrt() for group in channel_groups(on)}
 
@@ -95,7 +95,7 @@ def test_a_threshold_cuts_out_what_is_empty_and_nothing_else(model: str) -> None
 def test_the_cut_network_gives_what_the_masked_one_gives(model: str) -> None:
     measured, on = walk(model, STRONG[model]).last, bench(model)
     images = digits().test.images
-    masked = on.restore(measured.state).eval()
+    masked = on.build_module(measured.state).eval()
     with torch.inference_mode():
         torch.testing.assert_close(measured.net.eval()(images), masked(images), rtol=0, atol=1e-5)
     assert measured.measurement.macs_physical == measured.measurement.macs_effective
@@ -104,7 +104,7 @@ def test_the_cut_network_gives_what_the_masked_one_gives(model: str) -> None:
 def test_an_mlp_without_biases_loses_nothing_with_its_empty_channels() -> None:
     # An empty group reads and writes nothing; in a CNN its norm may still shift.
     state, measured = prepared(MLP, STRONG[MLP]), walk(MLP, STRONG[MLP]).last
-    before = evaluate(bench(MLP).restore(state), digits().test, numerics=NUMERICS)
+    before = evaluate(bench(MLP).build_module(state), digits().test, numerics=NUMERICS)
     assert (before.accuracy, before.loss) == (measured.measurement.accuracy, measured.measurement.loss)
 
 
@@ -116,7 +116,7 @@ def test_the_amount_is_a_ceiling() -> None:
 
 def test_strength_0_is_the_same_training_without_a_penalty() -> None:
     on = bench(MLP)
-    plain = stages.train_more(on, on.trained(), Phase(2, start=2), stage="group_lasso", round=0)
+    plain = stages.train_more(on, on.trained(), TrainingPhase(2, start=2), stage="group_lasso", round=0)
     lasso = prepared(MLP, "group_lasso(strength=0.0, epochs=2)")
     assert all(torch.equal(plain.weights[name], weight) for name, weight in lasso.weights.items())
 
@@ -125,9 +125,9 @@ def test_strength_0_is_the_same_training_without_a_penalty() -> None:
 def test_it_is_the_end_of_the_recipe_once_more_and_charged(
     epochs: str, start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    phases: list[Phase] = []
+    phases: list[TrainingPhase] = []
 
-    def noted(on: Bench, state: State, phase: Phase, **others: object) -> State:
+    def noted(on: TrialContext, state: NetworkState, phase: TrainingPhase, **others: object) -> NetworkState:
         phases.append(phase)
         return stages.train_more(on, state, phase, **others)  # type: ignore[arg-type]
 
@@ -135,7 +135,7 @@ def test_it_is_the_end_of_the_recipe_once_more_and_charged(
     on = bench(MLP)
     state = preparations.get(f"group_lasso(epochs={epochs})")(on, on.trained())
     length = {"4": 4, "1": 1, "'50%'": 2, "'100%'": 4, "6": 6}[epochs]
-    assert phases == [Phase(length, start=start)]
+    assert phases == [TrainingPhase(length, start=start)]
     assert state.epochs == 4 + length
     assert 4 * state.train_flops == on.trained().train_flops * state.epochs
     assert state.masks == {}

@@ -15,31 +15,31 @@ from rich.console import Console
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.execution import progress as module
-from orchestrator.execution.progress import Phase, SweepProgress
-from orchestrator.trial.task import Outcome, Point
+from orchestrator.execution.progress import SweepProgress, TaskCounter
+from orchestrator.trial.task import Task, TaskResult
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
 NAME = "structured 0.975 densenet121 seed 12"
 
 
-def dense(key: str) -> Point:
-    return Point(key, f"dense {key}", DENSE)
+def dense(key: str) -> Task:
+    return Task(key, f"dense {key}", DENSE)
 
 
-def trial(key: str) -> Point:
-    return Point(key, NAME, TRIAL, parent="d")
+def trial(key: str) -> Task:
+    return Task(key, NAME, TRIAL, parent="d")
 
 
 def halfway() -> SweepProgress:
     """Of 4 dense networks one reused and one done; of 144 trials every kind, two of them running."""
-    found = SweepProgress(Phase(4, reused=1), Phase(144, reused=12))
+    found = SweepProgress(TaskCounter(4, reused=1), TaskCounter(144, reused=12))
     for point in (dense("d"), trial("a"), trial("b"), trial("c"), trial("e"), trial("f")):
         found.started(point)
-    found.ended(Outcome(dense("d"), {"final/val_accuracy": 0.99}))
-    found.ended(Outcome(trial("a"), {"final/val_accuracy": 0.875}))
-    found.ended(Outcome(trial("b"), None, "broke"))
-    found.ended(Outcome(trial("c"), None, "hopeless", stopped=True))
+    found.ended(TaskResult(dense("d"), {"final/val_accuracy": 0.99}))
+    found.ended(TaskResult(trial("a"), {"final/val_accuracy": 0.875}))
+    found.ended(TaskResult(trial("b"), None, "broke"))
+    found.ended(TaskResult(trial("c"), None, "hopeless", stopped=True))
     return found
 
 
@@ -53,23 +53,23 @@ def test_a_worker_that_starts_again_is_one_trial() -> None:
     found = halfway()
     found.started(trial("e"))
     assert len(found.trials.started) == 2
-    found.ended(Outcome(trial("e"), None, "its worker died 3 times"))
+    found.ended(TaskResult(trial("e"), None, "its worker died 3 times"))
     assert (found.trials.failed, found.trials.over, len(found.trials.started)) == (2, 16, 1)
 
 
 def test_points_that_nobody_knew_of_make_a_total_grow() -> None:
-    found = SweepProgress(Phase(0), Phase(2))
+    found = SweepProgress(TaskCounter(0), TaskCounter(2))
     for number in range(3):
         found.started(dense(f"d{number}"))
     assert (found.dense.total, found.dense.over) == (3, 0)
     for number in range(3):
-        found.ended(Outcome(trial(str(number)), None, "its dense network failed"))  # never started
+        found.ended(TaskResult(trial(str(number)), None, "its dense network failed"))  # never started
     assert (found.trials.total, found.trials.over) == (3, 3)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_three_lines_that_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "received", lambda: 0)  # whatever this process was sent before
+    monkeypatch.setattr(module, "received_signal", lambda: 0)  # whatever this process was sent before
     found = halfway()
     found.news = "starting Ray"
     text = io.StringIO()
@@ -92,7 +92,7 @@ def test_without_a_terminal_a_line_now_and_then(
         monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
         found.tick()
         assert capsys.readouterr().err == f"{found.line()}\n"
-        found.say("weight 0.9: " + "its worker died " * 10)
+        found.print_line("weight 0.9: " + "its worker died " * 10)
     said = capsys.readouterr().err
     assert said.count("\n") == 1  # never broken, however long
     assert "\x1b" not in said

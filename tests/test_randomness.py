@@ -14,11 +14,11 @@ import models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.system.determinism import global_states, seeded
-from orchestrator.training.optimizers import Phase
+from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import context, run, stages
-from orchestrator.trial.context import Bench, State, make_bench, seed_for
+from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.recovery import recoveries
-from orchestrator.trial.run import Result
+from orchestrator.trial.run import TrialResult
 from orchestrator.trial.structure import flow_of
 from pruning.criteria import Scene, criteria
 from pruning.masking import Scores
@@ -84,7 +84,7 @@ def own_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     HEARD.clear()
 
 
-def run_after(seed: int, config: DenseConfig | TrialConfig, kept: Kept | None = None) -> Result:
+def run_after(seed: int, config: DenseConfig | TrialConfig, kept: Kept | None = None) -> TrialResult:
     """A walk in a process that has drawn before; the global generator is afterwards as it was."""
     for cached in (stages._weights_at, run._assessed, context._cost):
         cached.cache_clear()
@@ -117,12 +117,12 @@ def test_killed_at_any_event_it_ends_with_the_same_bits(name: str) -> None:
 
 def test_every_training_draws_from_a_seed_of_its_stage_and_round() -> None:
     """The first numbers of each are those of a generator of one's own under that seed."""
-    stage_bench = make_bench(replace(DENSE, model="telling"), digits())
+    stage_bench = make_context(replace(DENSE, model="telling"), digits())
     state = stages.dense(stage_bench)
     first = [HEARD[0]]
     for round in (1, 2):
         HEARD.clear()
-        stages.train_more(stage_bench, state, Phase(1), stage="finetune", round=round)
+        stages.train_more(stage_bench, state, TrainingPhase(1), stage="finetune", round=round)
         first.append(HEARD[0])
     trainings = (("dense", 0), ("finetune", 1), ("finetune", 2))
     expected = [
@@ -134,11 +134,11 @@ def test_every_training_draws_from_a_seed_of_its_stage_and_round() -> None:
 
 
 def test_dropout_is_another_in_every_epoch_and_for_every_seed() -> None:
-    stages.dense(make_bench(replace(DENSE, model="telling"), digits()))
+    stages.dense(make_context(replace(DENSE, model="telling"), digits()))
     draws = [tuple(one.tolist()) for one in HEARD]
     assert len(set(draws)) == len(draws) == 3 * 4  # epochs of 200 images in batches of 50
     HEARD.clear()
-    stages.dense(make_bench(replace(DENSE, model="telling", seed=1), digits()))
+    stages.dense(make_context(replace(DENSE, model="telling", seed=1), digits()))
     assert not {tuple(one.tolist()) for one in HEARD} & set(draws)
 
 
@@ -146,7 +146,7 @@ def test_criteria_and_recoveries_of_ones_own_may_draw(monkeypatch: pytest.Monkey
     def guess(scene: Scene) -> Scores:
         return {name: torch.rand(weight.shape) for name, weight in scene.weights.items()}
 
-    def shake(state_bench: Bench, state: State, *, round: int) -> State:
+    def shake(state_bench: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
         weights = {
             name: tensor + 0.01 * torch.randn(tensor.shape) * state.masks.get(name, torch.tensor(True))
             for name, tensor in state.weights.items()
@@ -221,13 +221,13 @@ def test_on_a_gpu_its_generator_is_seeded_kept_and_given_back(name: str) -> None
 
 def run_on(
     config: DenseConfig | TrialConfig, images: loading.Dataset, process: Process, kept: Kept
-) -> Result:
+) -> TrialResult:
     if isinstance(config, DenseConfig):
-        return run.run_dense(config, images, report=process.epoch, keeper=kept, every_seconds=0.0)
+        return run.run_dense(config, images, on_epoch=process.epoch, checkpoints=kept, every_seconds=0.0)
 
     class Empty:
-        def dense(self, config: DenseConfig) -> State | None:
+        def dense(self, config: DenseConfig) -> NetworkState | None:
             return None
 
     hears = {"report": process.epoch, "report_round": process.round}
-    return run.run_trial(config, images, store=Empty(), keeper=kept, every_seconds=0.0, **hears)
+    return run.run_trial(config, images, store=Empty(), checkpoints=kept, every_seconds=0.0, **hears)

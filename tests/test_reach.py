@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.storage.uri import check_reach
+from orchestrator.storage.uri import check_reachable
 
 HERE = socket.gethostname()
 SQLITE = "sqlite:////tmp/x/mlruns/mlflow.db"
@@ -31,10 +31,10 @@ SERVED = "mlflow-artifacts:/1"
 )
 def test_what_is_only_here_is_refused(uri: str, root: str, said: str) -> None:
     with pytest.raises(StoreError, match=said):
-        check_reach(uri, root, {"c", HERE, "b"})
-    check_reach(uri, root, {HERE})
+        check_reachable(uri, root, {"c", HERE, "b"})
+    check_reachable(uri, root, {HERE})
 
 
 @pytest.mark.parametrize("root", [SERVED, "s3://bucket/1"])
 def test_what_a_server_gives_out_is_reached(root: str) -> None:
-    check_reach("http://10.0.0.9:5000", root, {"b", HERE})
+    check_reachable("http://10.0.0.9:5000", root, {"b", HERE})

@@ -17,11 +17,11 @@ from in_process import orchestrate
 from mlflow import MlflowClient
 
 from benchmarks.made_up import NAME, write
-from orchestrator.analysis.pooled import pooled
+from orchestrator.analysis.pooled import combine_sweeps
 from orchestrator.analysis.results import find_sweep
 from orchestrator.report import html_report
 from orchestrator.storage import sqlite_runs
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 
 SPACE = """
 version: 1
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def rows(folder: Path, query: str) -> list[RunRow]:
+def rows(folder: Path, query: str) -> list[RunRecord]:
     return Tracker(f"sqlite:///{folder}/mlruns/mlflow.db", "small").search(query)
 
 
@@ -119,15 +119,15 @@ def test_single_runs_stand_beside_sweeps(folder: Path) -> None:
     uri = f"sqlite:///{folder}/mlruns/mlflow.db"
     trial = rows(folder, "tags.kind = 'trial' and params.technique = 'weight' and params.seed = '0'")[0]
     (dense, *_) = rows(folder, "tags.kind = 'dense'")
-    whole = pooled(["small"], uri=uri)
-    found = pooled([trial.run_id, dense.run_id], uri=uri)
+    whole = combine_sweeps(["small"], uri=uri)
+    found = combine_sweeps([trial.run_id, dense.run_id], uri=uri)
     assert list(found["technique"]) == ["weight", "dense"]
     planned = whole[whole["key"] == trial.tags["key"]].iloc[0]
     alone = found.iloc[0]
     assert {name: planned[name] for name in whole.columns if planned[name] == planned[name]} == {
         name: alone[name] for name in whole.columns if planned[name] == planned[name]
     }
-    assert len(pooled(["small", trial.run_id, dense.run_id], uri=uri)) == len(whole) + 1
+    assert len(combine_sweeps(["small", trial.run_id, dense.run_id], uri=uri)) == len(whole) + 1
     text = orchestrate("compare", dense.run_id, trial.run_id, cwd=folder)
     assert text.returncode == 0, text.stderr
     assert "dense" in text.stdout

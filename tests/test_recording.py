@@ -13,15 +13,15 @@ from torch import Tensor, nn
 import models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.worker import run_task
 from orchestrator.model_io.load import saved_model
 from orchestrator.storage.uri import default_uri
 from orchestrator.system import provenance
-from orchestrator.tracking import RunRow, Tracker, initialise
-from orchestrator.tracking.recorder import metric_points, record
+from orchestrator.tracking import RunRecord, Tracker, initialise
+from orchestrator.tracking.recorder import metric_points, write_result
 from orchestrator.trial.metrics import compressed_bytes
 from orchestrator.trial.run import run_dense, run_trial
-from orchestrator.trial.task import Point, Settings
+from orchestrator.trial.task import Task, WorkerSettings
 
 DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=3), Numerics(micro_batch=4096))
 PRUNED = TrialConfig(
@@ -38,20 +38,20 @@ class Nothing:
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     uri = default_uri(tmp_path_factory.mktemp("store"))
     initialise(uri)
-    settings = Settings(uri, "digits", "0" * 32, None, provenance.place())
-    run_point(Point(DENSE.key(), "dense", DENSE), settings)
-    run_point(Point(PRUNED.key(), "pruned", PRUNED, parent=DENSE.key()), settings)
+    settings = WorkerSettings(uri, "digits", "0" * 32, None, provenance.install_path())
+    run_task(Task(DENSE.key(), "dense", DENSE), settings)
+    run_task(Task(PRUNED.key(), "pruned", PRUNED, parent=DENSE.key()), settings)
     return Tracker(uri, "digits")
 
 
-def row(tracker: Tracker, config: DenseConfig | TrialConfig) -> RunRow:
+def row(tracker: Tracker, config: DenseConfig | TrialConfig) -> RunRecord:
     found = tracker.finished_one(config.key())
     assert found is not None
     return found
 
 
 def classes(tracker: Tracker, config: DenseConfig | TrialConfig) -> list[dict[str, float]]:
-    content = json.loads(tracker.text(row(tracker, config), "classes.json"))
+    content = json.loads(tracker.read_text(row(tracker, config), "classes.json"))
     return [dict(zip(content["columns"], line, strict=True)) for line in content["data"]]
 
 
@@ -127,8 +127,8 @@ def test_macs_of_no_prunable_layer_have_rows_and_notes(
     projected, products = 16 * 8 * 24, 2 * 16 * 16 * 8
     whole = 16 * 8 * 4 + 16 * 8 * 8 + 80 + projected + products
     assert (measured.macs_dense, measured.macs_effective, measured.macs_physical) == (whole, whole, whole)
-    closing = record(
-        tmp_path, 0, point=Point("0" * 64, "dense", dense), result=result, parent_held=False, stop=None
+    closing = write_result(
+        tmp_path, 0, point=Task("0" * 64, "dense", dense), result=result, parent_held=False, stop=None
     )
     notes = closing.tags["notes"]
     assert f"{projected + products:,} of {whole:,} MACs are in no prunable layer: (other) mix: " in notes

@@ -12,10 +12,10 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.training.checkpoint import snapshot
 from orchestrator.training.evaluation import evaluate
-from orchestrator.training.loop import EpochRecord, Extras, train
-from orchestrator.training.optimizers import Phase, learning_rate
+from orchestrator.training.loop import EpochRecord, TrainingHooks, train
+from orchestrator.training.optimizers import TrainingPhase, learning_rate
 from orchestrator.trial import recovery, stages
-from orchestrator.trial.context import Bench, State, make_bench, seed_for
+from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_a_round, epochs_of, position_of, recoveries
 
@@ -28,29 +28,31 @@ digits = cache(partial(loading.load_dataset, "digits"))
 
 
 @cache
-def bench(model: str = MLP, recipe: Train = RECIPE, seed: int = 0) -> Bench:
+def bench(model: str = MLP, recipe: Train = RECIPE, seed: int = 0) -> TrialContext:
     config = DenseConfig(model, "digits", 256, seed, recipe, NUMERICS)
-    on = make_bench(config, digits())
+    on = make_context(config, digits())
     return replace(on, reference=stages.dense(on))
 
 
 @cache
-def pruned(on: Bench, prune: Prune = WEIGHTS, round: int = 1) -> State:
+def pruned(on: TrialContext, prune: Prune = WEIGHTS, round: int = 1) -> NetworkState:
     config = TrialConfig(on.config, prune, "none", "x")
     return stages.prune_round(on, config, on.trained(), stages.groups_for(on, config), round=round)
 
 
-def same(a: State, b: State) -> bool:
+def same(a: NetworkState, b: NetworkState) -> bool:
     return a.weights.keys() == b.weights.keys() and all(
         torch.equal(a.weights[n], b.weights[n]) for n in a.weights
     )
 
 
-def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[State, Phase]]:
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NetworkState, TrainingPhase]]:
     """What each training of a recovery starts from, in the order of the calls."""
-    seen: list[tuple[State, Phase]] = []
+    seen: list[tuple[NetworkState, TrainingPhase]] = []
 
-    def noted(on: Bench, state: State, phase: Phase, *, stage: str, round: int) -> State:
+    def noted(
+        on: TrialContext, state: NetworkState, phase: TrainingPhase, *, stage: str, round: int
+    ) -> NetworkState:
         seen.append((state, phase))
         return stages.train_more(on, state, phase, stage=stage, round=round)
 
@@ -245,7 +247,7 @@ def test_rewinding_the_rate_starts_it_where_so_many_epochs_are_left(
     after = recoveries.get(f"lr_rewind(epochs={epochs})")(on, state, round=1)
     ((start, phase),) = seen
     assert start is state
-    assert (phase.start, phase.epochs, phase.hold, phase.lr_factor) == (3 - epochs, epochs, False, 1.0)
+    assert (phase.start, phase.epochs, phase.constant_lr, phase.lr_factor) == (3 - epochs, epochs, False, 1.0)
     # Five batches of 256 an epoch: the last one starts at four fifths of it.
     assert after.history[0].lr == learning_rate(recipe, 3 - epochs + 0.8)
     assert after.history[-1].lr == on.trained().history[-1].lr
@@ -254,7 +256,7 @@ def test_rewinding_the_rate_starts_it_where_so_many_epochs_are_left(
 # ---- rewinding
 
 
-def survivors_equal(state: State, weights: dict[str, torch.Tensor]) -> bool:
+def survivors_equal(state: NetworkState, weights: dict[str, torch.Tensor]) -> bool:
     """Weights, biases and norms, with the dead ones at zero."""
     return all(
         torch.equal(
@@ -292,11 +294,11 @@ def test_rewinding_to_an_epoch_starts_from_the_dense_trainings_own_weights(
         on.data.train,
         on.data.validation,
         recipe=RECIPE,
-        phase=Phase(3),
+        phase=TrainingPhase(3),
         batch_size=256,
         numerics=NUMERICS,
         generator=torch.Generator().manual_seed(seed_for(0, "dense", 0)),
-        extras=Extras(after_epoch=note),
+        hooks=TrainingHooks(after_epoch=note),
     )
     assert all(torch.equal(way[3][name], value) for name, value in on.trained().weights.items())
     state = pruned(on, CHANNELS)
@@ -347,7 +349,7 @@ def test_refit_is_better_than_nothing(model: str, granularity: str) -> None:
     state = pruned(on, Prune("l2", granularity, "layer", "one_shot", 0.7))
     after = recoveries.get("refit")(on, state, round=1)
     cut, refitted = (
-        evaluate(on.restore(s), on.data.validation, numerics=NUMERICS).loss for s in (state, after)
+        evaluate(on.build_module(s), on.data.validation, numerics=NUMERICS).loss for s in (state, after)
     )
     assert refitted < 0.8 * cut
 

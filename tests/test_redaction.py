@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.redaction import redacted, shown
+from orchestrator.redaction import redact, redact_uri
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ from orchestrator.redaction import redacted, shown
     ],
 )
 def test_what_is_secret_is_not_shown_and_the_rest_is(text: str, expected: str) -> None:
-    assert shown(text) == expected
-    assert shown(expected) == expected
+    assert redact_uri(text) == expected
+    assert redact_uri(expected) == expected
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_environments_own_secrets_are_found_wherever_they_stand(
 ) -> None:
     """A password, as it is, quoted, and in the header that it is sent in (base64 of `bob:hun/ter 2`)."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:hun%2Fter%202@host")
-    assert redacted(f"a header says {form!r} here") == "a header says '***' here"
-    assert redacted("bob has a bobbin, and the hunter 2 dogs") == "bob has a bobbin, and the hunter 2 dogs"
+    assert redact(f"a header says {form!r} here") == "a header says '***' here"
+    assert redact("bob has a bobbin, and the hunter 2 dogs") == "bob has a bobbin, and the hunter 2 dogs"
 
 
 def test_secrets_of_variables_too_but_no_switches_and_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,4 +62,4 @@ def test_secrets_of_variables_too_but_no_switches_and_no_files(monkeypatch: pyte
     }.items():
         monkeypatch.setenv(name, value)
     text = "abcdefgh, ijklmnop, false, /etc/hosts, pq index"
-    assert redacted(text) == "***, ***, false, /etc/hosts, pq index"
+    assert redact(text) == "***, ***, false, /etc/hosts, pq index"

@@ -15,8 +15,8 @@ import orchestrator
 from orchestrator.errors import DeviceError, OrchestrateError, StoreError, UsageError
 from orchestrator.model_io import load
 from orchestrator.model_io.load import recorded_data
-from orchestrator.model_io.source import Origin, find
-from orchestrator.storage.manifest import Folder
+from orchestrator.model_io.source import ModelSource, resolve_source
+from orchestrator.storage.manifest import LocalFolder
 from orchestrator.training.evaluation import evaluate
 
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
@@ -61,7 +61,7 @@ def test_a_loaded_network_has_the_recorded_accuracy(
     run_id = store.trial(family, granularity, recover)
     net, record = orchestrator.load(f"runs:/{run_id}", uri=store.uri, strict=True)
     whole, _ = orchestrator.load(run_id, cut=False, uri=store.uri, strict=True)
-    images = recorded_data(find(run_id, uri=store.uri), "cpu")
+    images = recorded_data(resolve_source(run_id, uri=store.uri), "cpu")
     again = evaluate(net, images.test, numerics=store.numerics)
     assert again.accuracy == record.metrics["final/accuracy"] == record.accuracy
     assert sum(p.numel() for p in net.parameters()) == record.metrics["final/parameters_physical"]
@@ -251,7 +251,7 @@ def test_a_network_comes_back_on_a_gpu(store: Store) -> None:
 
 def test_a_network_whose_builder_has_changed_since_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = {"dense_code": "lab=aaa, torchvision==1.0"}
-    origin = Origin("trial", Folder(Path("/nowhere")), None, params=recorded)
+    origin = ModelSource("trial", LocalFolder(Path("/nowhere")), None, params=recorded)
     monkeypatch.setattr(load, "model_code", lambda model: {"lab": "aaa", "torchvision=": "1.0"})
     load._check_source(origin, "barnet")
     monkeypatch.setattr(load, "model_code", lambda model: {"lab": "bbb"})

@@ -19,13 +19,13 @@ import pytest
 from result_rows import Row, frame, row
 
 from orchestrator.analysis.paired import read_baseline
-from orchestrator.analysis.results import Joined
+from orchestrator.analysis.results import SweepResults
 from orchestrator.report.charts import Spec
 from orchestrator.report.featured import spread
 from orchestrator.report.page import page, plotly_source
 from orchestrator.report.section import Wanted
 from orchestrator.report.swept import Swept
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 PLOTLY = "/* plotly */"
@@ -36,9 +36,9 @@ class Reading(Tracker):
 
     texts = 0
 
-    def text(self, row: RunRow, path: str) -> str:
+    def read_text(self, row: RunRecord, path: str) -> str:
         self.texts += 1
-        return super().text(row, path)
+        return super().read_text(row, path)
 
 
 class Store:
@@ -48,12 +48,12 @@ class Store:
         self.folder = folder
         self.tracker = Reading(f"sqlite:///{folder}/none.db", "made-up")
 
-    def run(self, run_id: str, files: dict[str, Any], **tags: str) -> RunRow:
+    def run(self, run_id: str, files: dict[str, Any], **tags: str) -> RunRecord:
         place = self.folder / run_id
         place.mkdir()
         for name, content in files.items():
             (place / name).write_text(content if isinstance(content, str) else json.dumps(content))
-        return RunRow(run_id, run_id, "FINISHED", {}, {}, tags, place.as_uri(), 0, 90_000)
+        return RunRecord(run_id, run_id, "FINISHED", {}, {}, tags, place.as_uri(), 0, 90_000)
 
     def swept(
         self, rows: list[Row], *, space: str = "about: What it is.\n", name: str = "made-up", **plan: object
@@ -77,7 +77,7 @@ class Store:
         command = "orchestrate sweep --space made-up.yaml --set 'amount=0.5,<b>'"
         run = self.run("sweep", sweep, command=command)
         record = {"space": name, "excluded": [], **plan}
-        return Swept(self.tracker, run, Joined(record, frame(*rows), runs, stopped))
+        return Swept(self.tracker, run, SweepResults(record, frame(*rows), runs, stopped))
 
 
 def files(one: Row) -> dict[str, Any]:

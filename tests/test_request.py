@@ -14,15 +14,21 @@ import pytest
 from recorded import Store
 
 from orchestrator.execution import fast_path as module
-from orchestrator.execution.fast_path import ASKED, Request, answered, read_request, request_of
-from orchestrator.execution.options import Options
+from orchestrator.execution.fast_path import (
+    REQUEST_SHA256,
+    SweepRequest,
+    cached_summary,
+    read_request,
+    request_of,
+)
+from orchestrator.execution.options import SweepOptions
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
-REQUEST = Request("tiny", "version: 1", (), "cpu", "fp32", None)
+REQUEST = SweepRequest("tiny", "version: 1", (), "cpu", "fp32", None)
 SWEEP = """\
 version: 1
 axes: {model: [slp], dataset: [digits], technique: [weight], amount: [0.3, 0.6]}
@@ -45,14 +51,14 @@ def test_what_is_read_is_what_a_sweep_asks_for(tmp_path: Path) -> None:
     for space, sets in (("quickstart", ()), (str(tmp_path / "tiny.yaml"), ("seed=1,2",))):
         read = read_request(space, sets, device="cpu", precision="bf16", stop="median")
         found = load_space(space, sets)
-        assert read == request_of(found, Options("cpu", "bf16", stop="median", retries=7))
+        assert read == request_of(found, SweepOptions("cpu", "bf16", stop="median", retries=7))
     assert read_request(str(tmp_path / "none.yaml"), (), device="cpu", precision="fp32", stop=None) is None
     assert read_request(str(tmp_path), (), device="cpu", precision="fp32", stop=None) is None
 
 
 def test_a_search_is_planned_anew(tmp_path: Path) -> None:
     (tmp_path / "drawn.yaml").write_text(SWEEP + "search: {method: random, trials: 2}\n")
-    assert request_of(load_space(str(tmp_path / "drawn.yaml")), Options()) is None
+    assert request_of(load_space(str(tmp_path / "drawn.yaml")), SweepOptions()) is None
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_every_word_and_the_code_have_a_say(
     before = REQUEST.sha256()
     assert before is not None
     assert replace(REQUEST, **change).sha256() not in (before, None)
-    monkeypatch.setattr(module.sources, "digest", lambda: "other code")
+    monkeypatch.setattr(module.provenance, "source_digest", lambda: "other code")
     assert REQUEST.sha256() not in (before, None)
 
 
@@ -98,7 +104,7 @@ def test_where_other_packages_add_methods_nothing_is_answered(monkeypatch: pytes
     found = [EntryPoint("x", "y:z", group) for group in ("console_scripts", "pruning.criterion")]
     monkeypatch.setattr(module, "all_entries", lambda: found)
     assert REQUEST.sha256() is None
-    assert answered(REQUEST, uri="sqlite:////nowhere.db") is None
+    assert cached_summary(REQUEST, uri="sqlite:////nowhere.db") is None
 
 
 @pytest.fixture
@@ -110,7 +116,7 @@ def swept(tmp_path: Path) -> Store:
     rows = [{"key": run.tags["key"], "dense_key": parent.tags["key"], **AXES}]
     asked = REQUEST.sha256()
     assert asked is not None
-    with store.tracker.start("sweep", "tiny", tags={ASKED: asked}) as sweep:
+    with store.tracker.start("sweep", "tiny", tags={REQUEST_SHA256: asked}) as sweep:
         store.tracker.upload(sweep.run_id, {PLAN: dump_plan(rows, space="tiny", excluded=[])})
     return store
 
@@ -134,13 +140,13 @@ def trial_of(store: Store) -> str:
 
 
 def test_a_sweep_that_is_whole_is_told(swept: Store) -> None:
-    found = answered(REQUEST, uri=swept.uri)
+    found = cached_summary(REQUEST, uri=swept.uri)
     assert found is not None
     assert (found.space, found.trials, found.reused, found.failed, found.failures) == ("tiny", 1, 1, 0, {})
     assert found.line() == "tiny: nothing to do: all 1 trials are in the store"
     assert found.sweep.run_id == sweep_of(swept)
     assert [table.rows[-1][:2] for table in found.tables()] == [["weight", "50%"]]
-    assert answered(replace(REQUEST, stop="median"), uri=swept.uri) is None
+    assert cached_summary(replace(REQUEST, stop="median"), uri=swept.uri) is None
 
 
 @pytest.mark.parametrize("harm", ["running", "invalid", "cut", "deleted", "waiting", "plan"])
@@ -160,7 +166,7 @@ def test_whatever_is_not_as_it_was_is_looked_into(swept: Store, harm: str) -> No
         place = tracker.local_folder(tracker.row(sweep_of(swept)), PLAN)
         assert place is not None
         place.unlink()
-    assert answered(REQUEST, uri=swept.uri) is None
+    assert cached_summary(REQUEST, uri=swept.uri) is None
 
 
 @pytest.mark.slow

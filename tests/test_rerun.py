@@ -17,11 +17,18 @@ import models
 from orchestrator import cli
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DeviceError, StoreError
-from orchestrator.execution.worker import run_point
-from orchestrator.model_io.rerun import Sameness, again, compare, environment_differences, find, masked
-from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.execution.worker import run_task
+from orchestrator.model_io.rerun import (
+    BitwiseComparison,
+    compare,
+    find_recorded_run,
+    masked,
+    reproducibility_warnings,
+    rerun,
+)
+from orchestrator.tracking import RunRecord, Tracker, initialise
 from orchestrator.trial import stages
-from orchestrator.trial.task import Point, Settings
+from orchestrator.trial.task import Task, WorkerSettings
 
 NUMERICS = Numerics(micro_batch=4096)
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), NUMERICS)
@@ -52,11 +59,11 @@ class Place:
         self.sweep = self.tracker.start("sweep", "x", tags={}).run_id
         self.run(DENSE)
 
-    def run(self, config: DenseConfig | TrialConfig) -> RunRow:
+    def run(self, config: DenseConfig | TrialConfig) -> RunRecord:
         parent = config.dense.key() if isinstance(config, TrialConfig) else None
         if self.tracker.finished_one(config.key()) is None:
-            settings = Settings(self.uri, "rerun", self.sweep, None, models.__file__)
-            run_point(Point(config.key(), "a name", config, parent=parent), settings)
+            settings = WorkerSettings(self.uri, "rerun", self.sweep, None, models.__file__)
+            run_task(Task(config.key(), "a name", config, parent=parent), settings)
         row = self.tracker.finished_one(config.key())
         assert row is not None
         return row
@@ -112,11 +119,11 @@ def test_it_is_trained_anew_and_nothing_is_recorded(place: Place, command: Comma
     assert float(values["final/accuracy"]) == pytest.approx(row.metrics["final/accuracy"], rel=1e-5)
     assert {run.run_id for run in place.tracker.search("")} == before
     # From the store its parent's time would be the recorded one.
-    new = again(find(row.run_id, uri=place.uri))
+    new = rerun(find_recorded_run(row.run_id, uri=place.uri))
     assert new.result.ipa.train_seconds != row.metrics["ipa/train_seconds"]
 
 
-def remade(place: Place, row: RunRow, edit: Callable[[Path], None]) -> None:
+def remade(place: Place, row: RunRecord, edit: Callable[[Path], None]) -> None:
     """Change a recorded model, and make its manifest and tag match."""
     folder = place.tracker.folder(row, "model")
     edit(folder)
@@ -175,46 +182,46 @@ def test_a_halved_micro_batch_is_said_first(place: Place, command: Command) -> N
 def test_a_run_without_own_facts_has_those_of_its_sweep(place: Place) -> None:
     row = place.run(replace(DENSE, seed=5))
     place.tracker.folder(row, "environment.json").unlink()
-    recorded = find(row.run_id, uri=place.uri)
-    new = again(recorded)
+    recorded = find_recorded_run(row.run_id, uri=place.uri)
+    new = rerun(recorded)
     place.tracker.upload(place.sweep, {"environment.json": json.dumps({"cores": "1000"})})
-    differences = environment_differences(recorded, new)
+    differences = reproducibility_warnings(recorded, new)
     assert any(line.startswith("cores: 1000 recorded, ") for line in differences)
     assert compare(recorded, new).differences == []
 
 
 def test_what_cannot_be_run_again_is_refused(place: Place) -> None:
     with pytest.raises(StoreError, match="is a sweep; only a dense run or a trial"):
-        find(place.sweep, uri=place.uri)
+        find_recorded_run(place.sweep, uri=place.uri)
     with place.tracker.start("trial", "x", tags={"stopped_key": "k"}) as run:
         pass
     with pytest.raises(StoreError, match="was stopped early"):
-        find(run.run_id, uri=place.uri)
+        find_recorded_run(run.run_id, uri=place.uri)
     with pytest.raises(StoreError, match="there is no store"):
-        find("x", uri="sqlite:////nowhere/mlflow.db")
+        find_recorded_run("x", uri="sqlite:////nowhere/mlflow.db")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_run_of_a_gpu_needs_one(place: Place) -> None:
-    found = find(place.run(DENSE).run_id, uri=place.uri)
+    found = find_recorded_run(place.run(DENSE).run_id, uri=place.uri)
     config = replace(DENSE, numerics=replace(NUMERICS, device="cuda"))
     with pytest.raises(DeviceError, match="no CUDA device"):
-        again(replace(found, config=config))
+        rerun(replace(found, config=config))
 
 
 def test_threads_are_the_recorded_ones_and_given_back(place: Place) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        recorded = find(place.run(DENSE).run_id, uri=place.uri)
-        assert compare(recorded, again(recorded)).differences == []
+        recorded = find_recorded_run(place.run(DENSE).run_id, uri=place.uri)
+        assert compare(recorded, rerun(recorded)).differences == []
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_bits_are_compared_and_not_values() -> None:
-    same = Sameness()
+    same = BitwiseComparison()
     zero = torch.tensor([0.0, 1.0, float("nan")])
     same.add_tensors("weights", {"a": zero}, {"a": zero.clone()})
     assert same.differences == []
@@ -234,7 +241,7 @@ def test_bits_are_compared_and_not_values() -> None:
 
 
 def test_the_first_difference_is_the_earliest_epoch() -> None:
-    same = Sameness()
+    same = BitwiseComparison()
     then = {"train/loss": {1: 0.5, 2: 0.25}, "val/loss": {1: 0.5, 2: 0.3}}
     now = {"train/loss": {1: 0.5, 2: 0.2}, "val/loss": {1: 0.75, 2: 0.3, 3: 0.1}}
     same.add_epochs(then, now)

@@ -8,12 +8,12 @@ from orchestrator.errors import ClusterError, DeviceError
 from orchestrator.execution import options
 from orchestrator.execution.options import (
     Resources,
-    fitted,
-    of_cluster,
-    of_machine,
-    parts,
+    cluster_resources,
+    limit_to_nodes,
+    local_resources,
     resolve_device,
-    room,
+    slots_on_node,
+    trials_per_gpu,
 )
 from orchestrator.system import machine
 from orchestrator.system.machine import cores
@@ -27,34 +27,34 @@ CPU_NODE = {"CPU": 4.0}
     [(1.0, 1), (0.5, 2), (0.4, 2), (0.34, 2), (0.3, 3), (0.25, 4), (0.1, 10), (0.01, 100)],
 )
 def test_whole_parts_of_one_gpu(share: float, expected: int) -> None:
-    assert parts(share) == expected
+    assert trials_per_gpu(share) == expected
 
 
 def test_a_trial_is_on_one_gpu_of_one_node() -> None:
-    assert room(GPU_NODE, {"CPU": 1.0, "GPU": 0.4}) == 4  # two on each; 2 GPUs / 0.4 would be 5
-    assert room(GPU_NODE, {"CPU": 1.0, "GPU": 0.1}) == 16  # a core each
-    assert room(GPU_NODE, {"CPU": 1.0}) == 16
-    assert room(CPU_NODE, {"CPU": 1.0, "GPU": 1.0}) == 0
-    assert room({}, {"CPU": 1.0}) == 0
+    assert slots_on_node(GPU_NODE, {"CPU": 1.0, "GPU": 0.4}) == 4  # two on each; 2 GPUs / 0.4 would be 5
+    assert slots_on_node(GPU_NODE, {"CPU": 1.0, "GPU": 0.1}) == 16  # a core each
+    assert slots_on_node(GPU_NODE, {"CPU": 1.0}) == 16
+    assert slots_on_node(CPU_NODE, {"CPU": 1.0, "GPU": 1.0}) == 0
+    assert slots_on_node({}, {"CPU": 1.0}) == 0
 
 
 def test_a_cluster_is_the_sum_of_its_nodes() -> None:
-    on_gpu = of_cluster("cuda", "10.0.0.1:6379", gpus_per_trial=0.5)
-    assert fitted(on_gpu, [GPU_NODE, CPU_NODE, GPU_NODE]).concurrent == 8
-    assert fitted(of_cluster("cpu", "10.0.0.1:6379"), [GPU_NODE, CPU_NODE]).concurrent == 20
-    assert fitted(Resources(0, 0, 1.0, 3, "auto"), [GPU_NODE, CPU_NODE]).concurrent == 3
+    on_gpu = cluster_resources("cuda", "10.0.0.1:6379", gpus_per_trial=0.5)
+    assert limit_to_nodes(on_gpu, [GPU_NODE, CPU_NODE, GPU_NODE]).concurrent == 8
+    assert limit_to_nodes(cluster_resources("cpu", "10.0.0.1:6379"), [GPU_NODE, CPU_NODE]).concurrent == 20
+    assert limit_to_nodes(Resources(0, 0, 1.0, 3, "auto"), [GPU_NODE, CPU_NODE]).concurrent == 3
     with pytest.raises(ClusterError, match=r"holds 1 CPU and 0.5 GPU of one node, .* have 4 CPU and 0 GPU"):
-        fitted(on_gpu, [CPU_NODE])
+        limit_to_nodes(on_gpu, [CPU_NODE])
 
 
 def test_a_machine_gives_each_trial_a_core_or_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "cores", lambda: 4)
     monkeypatch.setattr(options, "gpus", lambda: 2)
-    found = of_machine("cpu")
-    assert (found.cpus, found.gpus, found.concurrent, found.share) == (4, 0, 4, {"CPU": 1.0})
-    found = of_machine("cuda", gpus_per_trial=0.25)
+    found = local_resources("cpu")
+    assert (found.cpus, found.gpus, found.concurrent, found.per_trial) == (4, 0, 4, {"CPU": 1.0})
+    found = local_resources("cuda", gpus_per_trial=0.25)
     assert (found.cpus, found.gpus, found.concurrent) == (8, 2, 8)  # cores do not hold GPUs back
-    assert found.share == {"CPU": 1.0, "GPU": 0.25}
+    assert found.per_trial == {"CPU": 1.0, "GPU": 0.25}
 
 
 def test_auto_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,4 +82,4 @@ def test_cores_that_may_be_used(
 
 def test_as_many_workers_are_started_as_the_points_are_worth() -> None:
     machine = Resources(cpus=64, gpus=0, gpus_per_trial=1.0, concurrent=32)
-    assert [machine.worth_starting(points) for points in (0, 1, 27, 148, 100_000)] == [1, 1, 1, 4, 32]
+    assert [machine.initial_workers(points) for points in (0, 1, 27, 148, 100_000)] == [1, 1, 1, 4, 32]

@@ -20,12 +20,12 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.execution.options import Resources
 from orchestrator.execution.status import status
-from orchestrator.execution.tune_experiment import run_points
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.tune_experiment import run_experiment
+from orchestrator.execution.worker import run_task
 from orchestrator.space.techniques import resolve
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import RunRow, Tracker
-from orchestrator.trial.task import Point, Settings
+from orchestrator.tracking import RunRecord, Tracker
+from orchestrator.trial.task import Task, WorkerSettings
 
 pytestmark = pytest.mark.slow
 
@@ -53,28 +53,28 @@ train: {epochs: 1}
 """
 
 
-def dense_point(config: DenseConfig) -> Point:
-    return Point(config.key(), f"dense {config.seed}", config)
+def dense_point(config: DenseConfig) -> Task:
+    return Task(config.key(), f"dense {config.seed}", config)
 
 
-def trial_point(technique: str, epochs: int) -> Point:
+def trial_point(technique: str, epochs: int) -> Task:
     known = resolve(technique, {})
     prune = Prune(known.criterion, known.granularity, known.scope, "one_shot", 0.5)
     trial = TrialConfig(DENSE, prune, f"finetune(epochs={epochs}, lr=1.0)", technique)
-    return Point(trial.key(), technique, trial, parent=DENSE.key())
+    return Task(trial.key(), technique, trial, parent=DENSE.key())
 
 
-def settings(folder: Path, name: str) -> tuple[Tracker, Settings]:
+def settings(folder: Path, name: str) -> tuple[Tracker, WorkerSettings]:
     uri = default_uri(folder / name)
     tracking.initialise(uri)
     tracker = Tracker(uri, name)
     sweep = tracker.start("sweep", name, tags={}).run_id
-    return tracker, Settings(uri, name, sweep, None, models.__file__)
+    return tracker, WorkerSettings(uri, name, sweep, None, models.__file__)
 
 
-def files(tracker: Tracker, row: RunRow) -> dict[str, str]:
+def files(tracker: Tracker, row: RunRecord) -> dict[str, str]:
     """Path -> SHA-256 of the tensors that a run keeps."""
-    manifest = json.loads(tracker.text(row, "model/manifest.json"))
+    manifest = json.loads(tracker.read_text(row, "model/manifest.json"))
     found = {name: entry["sha256"] for name, entry in manifest.items()}
     return {name: digest for name, digest in found.items() if name.endswith(".safetensors")}
 
@@ -113,14 +113,14 @@ def test_the_trial_of_a_killed_worker_is_done_again_in_another_process(
     tracker, place = settings(tmp_path, "killed")
     killer = Killer(tracker, victim.key, after=0.1)
     killer.start()
-    ended = run_points(points, place, TWO, reused=0)
+    ended = run_experiment(points, place, TWO, reused=0)
     assert killer.killed
     assert [outcome.reason for outcome in ended.outcomes] == [""] * len(points)
     said = capsys.readouterr().err
     assert said.count("unstructured: its worker died; it is tried again (1 of 1)") == 1
 
-    (done,) = (row for row in tracker.of_point(victim.key) if row.status == "FINISHED")
-    (killed,) = (row for row in tracker.of_point(victim.key) if row.status != "FINISHED")
+    (done,) = (row for row in tracker.runs_of_task(victim.key) if row.status == "FINISHED")
+    (killed,) = (row for row in tracker.runs_of_task(victim.key) if row.status != "FINISHED")
     assert (killed.status, killed.tags["reason"]) == ("KILLED", "its worker died")
     assert int(killed.tags["owner"].split()[1]) == killer.killed != int(done.tags["owner"].split()[1])
     assert len(tracker.search("attributes.status = 'FINISHED'")) == len(points)
@@ -128,10 +128,10 @@ def test_the_trial_of_a_killed_worker_is_done_again_in_another_process(
 
     quiet, serial = settings(tmp_path, "quiet")
     for point in points:
-        run_point(point, serial)
-    for key, row in quiet.finished().items():
+        run_task(point, serial)
+    for key, row in quiet.find_all_finished().items():
         assert files(quiet, row)
-        assert files(tracker, tracker.finished()[key]) == files(quiet, row)
+        assert files(tracker, tracker.find_all_finished()[key]) == files(quiet, row)
 
 
 def test_a_point_is_given_up_when_its_workers_die_again_and_again(tmp_path: Path) -> None:
@@ -141,13 +141,13 @@ def test_a_point_is_given_up_when_its_workers_die_again_and_again(tmp_path: Path
     first.start()
     given_up: list[tuple[str, str]] = []
     once = replace(TWO, retries=0)
-    ended = run_points(
+    ended = run_experiment(
         points, place, once, reused=0, lost=lambda point, reason: given_up.append((point.key, reason))
     )
     assert first.killed
     assert given_up == [(points[1].key, "its worker died")]
-    assert [(outcome.point.key, outcome.reason) for outcome in ended.failures] == given_up
-    assert tracker.finished().keys() == {points[0].key, points[2].key}
+    assert [(outcome.task.key, outcome.reason) for outcome in ended.failures] == given_up
+    assert tracker.find_all_finished().keys() == {points[0].key, points[2].key}
 
 
 def test_a_criterion_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:

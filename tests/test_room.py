@@ -11,17 +11,17 @@ import pytest
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DiskFullError
 from orchestrator.planning.disk_space import RUN_BYTES, check_disk_space, disk_space_message, needed_bytes
-from orchestrator.trial.task import Point
+from orchestrator.trial.task import Task
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 WEIGHTS = 64 * 16 + 16 * 8 + 8 * 10  # digits are 8x8; no biases
 
 
-def point(recover: str | None = None) -> Point:
+def point(recover: str | None = None) -> Task:
     if recover is None:
-        return Point(DENSE.key(), "dense", DENSE)
+        return Task(DENSE.key(), "dense", DENSE)
     trial = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), recover, "weight")
-    return Point(trial.key(), "weight", trial, parent=DENSE.key())
+    return Task(trial.key(), "weight", trial, parent=DENSE.key())
 
 
 def test_a_dense_run_holds_its_weights_a_trial_masks_and_what_was_trained() -> None:

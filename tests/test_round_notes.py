@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, When
 from orchestrator.data import loading
-from orchestrator.trial.context import State
-from orchestrator.trial.run import Result, run_dense, run_trial
+from orchestrator.trial.context import NetworkState
+from orchestrator.trial.run import TrialResult, run_dense, run_trial
 from pruning.registry import Registry
 from pruning.schedules import rounds_of, schedules, target_after
 
@@ -21,22 +21,22 @@ NARROW = DenseConfig("mlp(widths=[4, 4])", "digits", 64, 0, Train(epochs=1), Num
 
 
 @cache
-def trained(config: DenseConfig) -> State:
+def trained(config: DenseConfig) -> NetworkState:
     return run_dense(config, loading.load_dataset("digits")).last.state
 
 
 class Shelf:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return trained(config)
 
 
-def walk(prune: Prune, *, dense: DenseConfig = DENSE, when: When = "after") -> Result:
+def walk(prune: Prune, *, dense: DenseConfig = DENSE, when: When = "after") -> TrialResult:
     return run_trial(
         TrialConfig(dense, prune, "none", "x", when=when), loading.load_dataset("digits"), store=Shelf()
     )
 
 
-def notes(result: Result) -> list[str]:
+def notes(result: TrialResult) -> list[str]:
     """Those on amounts, round by round."""
     return [note for measured in result.rounds for note in measured.notes if "asked for" in note]
 

@@ -16,11 +16,11 @@ from optuna.trial import TrialState
 
 from orchestrator.config import Numerics
 from orchestrator.planning import sampling
-from orchestrator.planning.choices import at
+from orchestrator.planning.choices import select
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Params, expand
-from orchestrator.planning.plan import Plan, expected, make_plan
-from orchestrator.planning.sampling import Seen, next_point, study
+from orchestrator.planning.plan import Plan, make_plan, with_expected_points
+from orchestrator.planning.sampling import ObservedPoint, next_point, study
 from orchestrator.space.ranges import Range
 from orchestrator.space.space import Space, load_space
 
@@ -50,16 +50,18 @@ def asked(found: Plan) -> list[Params]:
     return [point.params for point in found.asked]
 
 
-def searched(where: Space, values: Callable[[Params], tuple[float, ...] | None], points: int) -> list[Seen]:
+def searched(
+    where: Space, values: Callable[[Params], tuple[float, ...] | None], points: int
+) -> list[ObservedPoint]:
     """A search one point at a time, without a network: `values` says what comes of a point, or None."""
-    seen: list[Seen] = []
+    seen: list[ObservedPoint] = []
     taken: set[str] = set()
     for number in range(points):
         draw = next_point(where, Numerics(), number=number, seen=seen, taken=taken)
         assert draw.expansion is not None
         taken |= {plain_key(trial.config) for trial in draw.expansion.trials}
         found = values(draw.params)
-        seen.append(Seen(draw.params, "failed" if found is None else "complete", found))
+        seen.append(ObservedPoint(draw.params, "failed" if found is None else "complete", found))
     return seen
 
 
@@ -154,10 +156,10 @@ def test_a_space_without_a_choice_has_one_point(tmp_path: Path) -> None:
 def test_a_search_by_tpe_has_no_plan_of_its_own_and_an_expected_one_at_random(tmp_path: Path) -> None:
     found = make_plan(space(tmp_path, "{method: tpe, trials: 12}"))
     assert (found.trials, found.asked, found.complete) == ((), (), False)
-    guess = expected(found)
+    guess = with_expected_points(found)
     assert asked(guess) == asked(make_plan(space(tmp_path, "{method: random, trials: 12}")))
     assert guess.space.search.method == "tpe"
-    assert len(expected(found, points=1).trials) == 1
+    assert len(with_expected_points(found, points=1).trials) == 1
 
 
 def test_its_first_points_are_those_of_a_random_search(tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ def test_a_point_follows_from_what_was_seen(tmp_path: Path, objectives: str) -> 
 
 
 def keys_of(where: Space, params: Params) -> set[str]:
-    lists = at(where, lambda name, _: params[name])
+    lists = select(where, lambda name, _: params[name])
     return {plain_key(trial.config) for trial in expand(where, lists, Numerics()).trials}
 
 
@@ -223,10 +225,10 @@ def test_the_study_has_every_point_with_its_state(tmp_path: Path) -> None:
     where = space(tmp_path, f"{{method: tpe, trials: 9, objectives: {BOTH}}}")
     params = asked(make_plan(space(tmp_path, "{method: random, trials: 4}")))
     seen = [
-        Seen(params[0], "complete", (0.5, 100.0)),
-        Seen(params[1], "stopped"),
-        Seen(params[2], "failed"),
-        Seen(params[3], "running"),
+        ObservedPoint(params[0], "complete", (0.5, 100.0)),
+        ObservedPoint(params[1], "stopped"),
+        ObservedPoint(params[2], "failed"),
+        ObservedPoint(params[3], "running"),
     ]
     found = study(where, seen)
     assert [trial.state for trial in found.trials] == [
@@ -247,7 +249,7 @@ def test_points_that_did_not_end_well_are_no_trouble(tmp_path: Path, objectives:
     params = asked(make_plan(space(tmp_path, "{method: random, trials: 16}")))
     states: tuple[sampling.State, ...] = ("complete", "stopped", "failed", "running")
     seen = [
-        Seen(one, states[n % 4], (float(n), -float(n))[:goals] if n % 4 == 0 else None)
+        ObservedPoint(one, states[n % 4], (float(n), -float(n))[:goals] if n % 4 == 0 else None)
         for n, one in enumerate(params)
     ]
     for number in range(16, 20):

@@ -11,29 +11,35 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.execution.searcher import METRICS, SUCCEEDED, AtOnce, DagSearcher, InOrder
-from orchestrator.trial.task import Outcome, Point
+from orchestrator.execution.searcher import (
+    METRICS,
+    SUCCEEDED,
+    ConcurrencyRamp,
+    DagSearcher,
+    LiveTrialScheduler,
+)
+from orchestrator.trial.task import Task, TaskResult
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 
 
-def dense(seed: int) -> Point:
+def dense(seed: int) -> Task:
     config = replace(DENSE, seed=seed)
-    return Point(config.key(), f"dense {seed}", config)
+    return Task(config.key(), f"dense {seed}", config)
 
 
-def trial(seed: int, amount: float) -> Point:
+def trial(seed: int, amount: float) -> Task:
     prune = Prune("magnitude", "weight", "layer", "one_shot", amount)
     config = TrialConfig(replace(DENSE, seed=seed), prune, "none", "weight")
-    return Point(config.key(), f"trial {seed} {amount}", config, parent=config.dense.key())
+    return Task(config.key(), f"trial {seed} {amount}", config, parent=config.dense.key())
 
 
 class Sweep:
     """A searcher and what was heard of it."""
 
-    def __init__(self, *points: Point) -> None:
-        self.outcomes: list[Outcome] = []
-        self.searcher = DagSearcher(points, self.outcomes.append, at_once=AtOnce(9, 9))
+    def __init__(self, *points: Task) -> None:
+        self.outcomes: list[TaskResult] = []
+        self.searcher = DagSearcher(points, self.outcomes.append, at_once=ConcurrencyRamp(9, 9))
         self.handed = 0
 
     def next(self) -> str:
@@ -44,12 +50,10 @@ class Sweep:
         if given is None:
             return "wait"
         self.handed += 1
-        return Point.from_text(given["point"]).name
+        return Task.from_text(given["point"]).name
 
     def ended(self) -> list[tuple[str, bool, str]]:
-        return [
-            (outcome.point.name, outcome.metrics is not None, outcome.reason) for outcome in self.outcomes
-        ]
+        return [(outcome.task.name, outcome.metrics is not None, outcome.reason) for outcome in self.outcomes]
 
 
 def test_children_come_after_their_parent() -> None:
@@ -104,10 +108,10 @@ def test_a_point_that_stopped_half_way_is_no_result() -> None:
 
 
 def test_children_are_released_even_if_nobody_can_listen() -> None:
-    def deaf(outcome: Outcome) -> None:
+    def deaf(outcome: TaskResult) -> None:
         raise OSError("the terminal is gone")
 
-    searcher = DagSearcher([dense(0), trial(0, 0.5)], deaf, at_once=AtOnce(1, 1))
+    searcher = DagSearcher([dense(0), trial(0, 0.5)], deaf, at_once=ConcurrencyRamp(1, 1))
     searcher.suggest("0")
     with pytest.raises(OSError, match="terminal"):
         searcher.on_trial_complete("0", {SUCCEEDED: 1})
@@ -134,31 +138,31 @@ class Tap:
 
     found = 0
 
-    def __init__(self, *calls: list[Point]) -> None:
+    def __init__(self, *calls: list[Task]) -> None:
         self.calls = list(calls)
         self.rooms: list[int] = []
         self.heard: list[str] = []
 
     @property
-    def over(self) -> bool:
+    def exhausted(self) -> bool:
         return not self.calls
 
-    def more(self, room: int) -> list[Point]:
+    def next_tasks(self, room: int) -> list[Task]:
         self.rooms.append(room)
         return self.calls.pop(0) if self.calls else []
 
-    def ended(self, outcome: Outcome) -> None:
-        self.heard.append(outcome.point.name)
+    def ended(self, outcome: TaskResult) -> None:
+        self.heard.append(outcome.task.name)
 
 
-def tapped(tap: Tap, *points: Point) -> Sweep:
+def tapped(tap: Tap, *points: Task) -> Sweep:
     sweep = Sweep()
-    sweep.searcher = DagSearcher(points, sweep.outcomes.append, tap, at_once=AtOnce(3, 3))
+    sweep.searcher = DagSearcher(points, sweep.outcomes.append, tap, at_once=ConcurrencyRamp(3, 3))
     return sweep
 
 
 def test_no_more_run_at_once_than_may() -> None:
-    sweep, at_once = Sweep(), AtOnce(1, 3)
+    sweep, at_once = Sweep(), ConcurrencyRamp(1, 3)
     sweep.searcher = DagSearcher([dense(n) for n in range(4)], sweep.outcomes.append, at_once=at_once)
     assert [sweep.next() for _ in range(2)] == ["dense 0", "wait"]
     at_once.first = 3
@@ -182,7 +186,7 @@ def test_another_worker_comes_once_it_pays(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("orchestrator.execution.searcher.monotonic", lambda: clock[0])
-    at_once = AtOnce(1, 3)
+    at_once = ConcurrencyRamp(1, 3)
     assert at_once.now(done=0, left=9) == 1  # no worker is there yet
     clock[0] += 50
     at_once.begin()
@@ -200,7 +204,7 @@ def test_more_is_asked_for_only_where_nothing_is_ready() -> None:
     assert tap.rooms == []
     assert [sweep.next() for _ in range(3)] == ["dense 0", "wait", "wait"]
     assert tap.rooms == [3, 3, 3]
-    assert tap.over
+    assert tap.exhausted
     sweep.searcher.on_trial_complete("1", {SUCCEEDED: 1})
     assert [sweep.next() for _ in range(3)] == ["trial 0 0.5", "trial 0 0.9", "end"]
     for running in ("0", "2", "3"):
@@ -228,11 +232,11 @@ def test_a_dense_network_that_failed_is_not_tried_for_the_next_point() -> None:
 
 
 def test_a_source_hears_before_anybody_listens() -> None:
-    def deaf(outcome: Outcome) -> None:
+    def deaf(outcome: TaskResult) -> None:
         raise OSError("the terminal is gone")
 
     tap = Tap()
-    searcher = DagSearcher([dense(0)], deaf, tap, at_once=AtOnce(1, 1))
+    searcher = DagSearcher([dense(0)], deaf, tap, at_once=ConcurrencyRamp(1, 1))
     searcher.suggest("0")
     with pytest.raises(OSError, match="terminal"):
         searcher.on_trial_complete("0", {SUCCEEDED: 1})
@@ -252,7 +256,7 @@ class Living(TuneController):
 
 
 def test_what_was_handed_out_is_run_without_a_look_at_what_has_ended() -> None:
-    chosen = InOrder().choose_trial_to_run(Living(Trial.RUNNING, Trial.PENDING))
+    chosen = LiveTrialScheduler().choose_trial_to_run(Living(Trial.RUNNING, Trial.PENDING))
     assert chosen is not None
     assert chosen.status == Trial.PENDING
-    assert InOrder().choose_trial_to_run(Living(Trial.RUNNING)) is None
+    assert LiveTrialScheduler().choose_trial_to_run(Living(Trial.RUNNING)) is None

@@ -19,7 +19,7 @@ import pytest
 from orchestrator.analysis.results import results
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -79,7 +79,7 @@ def tracker(folder: Path) -> Tracker:
     return Tracker(default_uri(folder), "search")
 
 
-def trials(folder: Path) -> list[RunRow]:
+def trials(folder: Path) -> list[RunRecord]:
     """The finished trials; none before the sweep has written its plan, when the store may be half made."""
     if not (folder / "mlruns" / "artifacts").exists():
         return []
@@ -91,7 +91,7 @@ def asked(folder: Path) -> list[str]:
     """The keys of the points in the order in which they were asked for."""
     store = tracker(folder)
     (sweep,) = store.search("tags.kind = 'sweep'")
-    return [key for point in json.loads(store.text(sweep, PLAN))["asked"] for key in point["keys"]]
+    return [key for point in json.loads(store.read_text(sweep, PLAN))["asked"] for key in point["keys"]]
 
 
 def kill(process: subprocess.Popen[str]) -> None:

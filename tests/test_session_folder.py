@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.execution.ray_session_folder import LONGEST_SOCKET, check_place, remove_dead, session_folder
+from orchestrator.execution.ray_session_folder import (
+    LONGEST_SOCKET,
+    check_temporary_folder,
+    remove_dead,
+    session_folder,
+)
 
 NOBODY = 65534
 HOLDS = """
@@ -108,15 +113,15 @@ def test_a_path_is_as_long_as_sockets_allow_and_no_longer(
         monkeypatch.setenv("RAY_TMPDIR", str(folder))
         try:
             if fits:
-                check_place()
+                check_temporary_folder()
             else:
                 with pytest.raises(OSError, match=r"too long for Ray's sockets; set TMPDIR=/tmp$"):
-                    check_place()
+                    check_temporary_folder()
         finally:
             folder.rmdir()
     monkeypatch.setenv("RAY_TMPDIR", str(place / "gone"))
     with pytest.raises(OSError, match="set TMPDIR to a folder that can be"):
-        check_place()
+        check_temporary_folder()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")

@@ -14,17 +14,17 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.errors import AwayError, DiskFullError, StoreError
+from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.execution.plan_runner import raise_if_disk_full
-from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox, new_id
+from orchestrator.storage.outbox import DataInput, Outbox, RunEnd, RunStart, new_pending_id
 from orchestrator.storage.uri import default_uri, outbox_folder
-from orchestrator.tracking import MetricPoint, Tracker, delivery, line_to
-from orchestrator.tracking.delivery import check_none_elsewhere, deliver_left, settle
-from orchestrator.trial.task import Ended, Outcome, Point
+from orchestrator.tracking import MetricPoint, Tracker, breaker_for, delivery
+from orchestrator.tracking.delivery import check_all_delivered, deliver_pending, finish_with_retries
+from orchestrator.trial.task import SweepOutcome, Task, TaskResult
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
-POINTS = [Point(DENSE.key(), "dense", DENSE), Point(TRIAL.key(), "weight", TRIAL, parent=DENSE.key())]
+POINTS = [Task(DENSE.key(), "dense", DENSE), Task(TRIAL.key(), "weight", TRIAL, parent=DENSE.key())]
 
 
 class Place:
@@ -39,17 +39,17 @@ class Place:
     def pack(self, key: str, *, sweep: str = "", metric: str = "final/accuracy") -> None:
         data = DataInput("digits", "d" * 64, {"train": 1257})
         parent = sweep or self.sweep
-        opening = Opening("x", "trial", f"run {key}", parent, key, {"point": key}, {}, data, 1_000_000)
-        closing = Closing("FINISHED", 2_000_000, {}, (MetricPoint(metric, 0.5),), key)
-        with self.outbox.packed(new_id(key), opening, lambda folder: closing, begun=False):
+        opening = RunStart("x", "trial", f"run {key}", parent, key, {"point": key}, {}, data, 1_000_000)
+        closing = RunEnd("FINISHED", 2_000_000, {}, (MetricPoint(metric, 0.5),), key)
+        with self.outbox.write(new_pending_id(key), opening, lambda folder: closing, begun=False):
             pass
 
     def conclude(self) -> int:
         self.concluded += 1
-        return len(self.tracker.finished())
+        return len(self.tracker.find_all_finished())
 
-    def settle(self, ended: Ended | None = None) -> int:
-        return settle(self.uri, self.sweep, ended or Ended(()), self.conclude)
+    def settle(self, ended: SweepOutcome | None = None) -> int:
+        return finish_with_retries(self.uri, self.sweep, ended or SweepOutcome(()), self.conclude)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(delivery, "TRY_SECONDS", 0.1)
     found = Place(tmp_path)
     yield found
-    line_to(found.uri).ask_anew()
+    breaker_for(found.uri).reset()
 
 
 def refuse_to_answer(monkeypatch: pytest.MonkeyPatch, *, times: int = 1_000_000) -> Callable[[], int]:
@@ -79,7 +79,7 @@ def test_all_is_delivered_before_the_sweep_is_concluded(place: Place) -> None:
     place.pack("a")
     place.pack("b")
     assert place.settle() == 2
-    assert place.outbox.parcels() == []
+    assert place.outbox.pending_runs() == []
 
 
 def test_a_store_that_comes_back_in_time(
@@ -101,17 +101,17 @@ def test_one_that_does_not_leaves_the_results_and_says_where(
     place.pack("b")
     place.pack("c", sweep="another sweep")
     refuse_to_answer(monkeypatch)
-    with pytest.raises(AwayError) as caught:
+    with pytest.raises(StoreUnavailableError) as caught:
         place.settle()
     assert f"2 results wait in {place.outbox.folder}, and `orchestrate deliver` delivers them" in str(
         caught.value
     )
     assert caught.value.exit_code == 4
-    assert (place.concluded, len(place.outbox.parcels())) == (0, 3)
+    assert (place.concluded, len(place.outbox.pending_runs())) == (0, 3)
     monkeypatch.undo()
-    line_to(place.uri).ask_anew()
-    deliver_left(place.uri)  # as the same command begins
-    assert place.tracker.finished().keys() == {"a", "b", "c"}
+    breaker_for(place.uri).reset()
+    deliver_pending(place.uri)  # as the same command begins
+    assert place.tracker.find_all_finished().keys() == {"a", "b", "c"}
 
 
 def test_a_store_that_goes_away_while_the_end_is_written(place: Place) -> None:
@@ -123,12 +123,12 @@ def test_a_store_that_goes_away_while_the_end_is_written(place: Place) -> None:
             raise MlflowException("API request failed with exception Connection refused")
         return "done"
 
-    assert settle(place.uri, place.sweep, Ended(()), conclude) == "done"
+    assert finish_with_retries(place.uri, place.sweep, SweepOutcome(()), conclude) == "done"
     place.concluded = -1_000_000
     with pytest.raises(
-        AwayError, match="every result is stored, and `orchestrate deliver` writes the comparison"
+        StoreUnavailableError, match="every result is stored, and `orchestrate deliver` writes the comparison"
     ):
-        settle(place.uri, place.sweep, Ended(()), conclude)
+        finish_with_retries(place.uri, place.sweep, SweepOutcome(()), conclude)
 
 
 def test_what_the_store_refuses_is_an_error_with_its_place(place: Place) -> None:
@@ -138,33 +138,35 @@ def test_what_the_store_refuses_is_an_error_with_its_place(place: Place) -> None
 
 
 def test_an_interrupted_sweep_waits_for_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped = Ended((), signal.SIGINT)
+    stopped = SweepOutcome((), signal.SIGINT)
     place.pack("a")
     calls = refuse_to_answer(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         place.settle(stopped)
     assert calls() == 1
     monkeypatch.undo()
-    line_to(place.uri).ask_anew()
+    breaker_for(place.uri).reset()
     assert place.settle(stopped) == 1
 
 
 def test_results_on_other_nodes_are_not_passed_over() -> None:
-    ended = Ended((Outcome(POINTS[0], {"x": 1.0}), Outcome(POINTS[1], {"x": 1.0})))
+    ended = SweepOutcome((TaskResult(POINTS[0], {"x": 1.0}), TaskResult(POINTS[1], {"x": 1.0})))
     frame = pandas.DataFrame({"key": [TRIAL.key(), "never run"], "status": ["missing", "missing"]})
     with pytest.raises(StoreError, match="1 result waits on other nodes of the cluster"):
-        check_none_elsewhere(frame, ended)
-    check_none_elsewhere(frame.assign(status="finished"), ended)
-    check_none_elsewhere(frame, Ended(ended.outcomes, signal.SIGINT))
+        check_all_delivered(frame, ended)
+    check_all_delivered(frame.assign(status="finished"), ended)
+    check_all_delivered(frame, SweepOutcome(ended.outcomes, signal.SIGINT))
 
 
 def test_a_full_disk_ends_a_sweep_with_what_is_needed(place: Place) -> None:
     open_run = place.tracker.start("trial", "x", parent=place.sweep, tags={"point": "p"})
-    ended = Ended((Outcome(POINTS[0], {"x": 1.0}),), no_room="DiskFullError: no room is left in /disk: full")
+    ended = SweepOutcome(
+        (TaskResult(POINTS[0], {"x": 1.0}),), disk_full="DiskFullError: no room is left in /disk: full"
+    )
     with pytest.raises(DiskFullError) as caught:
         raise_if_disk_full(place.tracker, place.sweep, ended, POINTS)
     said = str(caught.value)
     assert said.startswith(f"no room is left in /disk: full; {place.outbox.folder.parents[1]} has ")
     assert "and the run that is left needs about 80.2 kB; make room" in said
     assert place.tracker.row(open_run.run_id).status == "KILLED"
-    raise_if_disk_full(place.tracker, place.sweep, Ended(()), POINTS)
+    raise_if_disk_full(place.tracker, place.sweep, SweepOutcome(()), POINTS)

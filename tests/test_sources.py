@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.system.provenance import SOURCE_PACKAGES, check_code, digest, place
+from orchestrator.system.provenance import SOURCE_PACKAGES, check_code, install_path, source_digest
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,7 +44,7 @@ def test_a_copy_elsewhere_is_the_same_until_a_byte_differs(tmp_path: Path) -> No
 
 
 def test_another_code_is_refused() -> None:
-    check_code(place())
-    check_code(digest())
+    check_code(install_path())
+    check_code(source_digest())
     with pytest.raises(StoreError, match=r"another version of the code .* install the same one"):
         check_code("/elsewhere/models/__init__.py")

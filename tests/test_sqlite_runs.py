@@ -75,10 +75,14 @@ def test_one_metric_alone(tracker: Tracker) -> None:
 
 def test_of_two_runs_with_one_key_the_older_is_found(tracker: Tracker) -> None:
     runs = SqliteRuns(tracker.uri)
-    assert {key: row.name for key, row in runs.finished().items()} == {"k0": "t0", "k1": "t1", "k2": "t2"}
-    assert runs.finished(["k1", "k5", "k6"]).keys() == {"k1"}
-    assert runs.failed(["p8"])["p8"].name == "failed"
-    assert tracker.finished() == runs.finished()
+    assert {key: row.name for key, row in runs.find_all_finished().items()} == {
+        "k0": "t0",
+        "k1": "t1",
+        "k2": "t2",
+    }
+    assert runs.find_all_finished(["k1", "k5", "k6"]).keys() == {"k1"}
+    assert runs.find_all_failed(["p8"])["p8"].name == "failed"
+    assert tracker.find_all_finished() == runs.find_all_finished()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as Initial
 from sqlalchemy import create_engine
 
 from orchestrator import cli
-from orchestrator.errors import AwayError, DiskFullError, StoreError
+from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.tracking import Tracker, has_store, initialise, open_store
 from orchestrator.tracking.sqlite_store import make
 
@@ -102,7 +102,7 @@ def test_a_new_store_is_whole_at_once_and_nothing_lies_beside_it(file: Path) -> 
     assert has_store(uri)
     assert names(file.parent) == {"mlflow.db", ".mlflow.lock"}
     record(uri)
-    assert open_store(uri).finished().keys() == {"k"}
+    assert open_store(uri).find_all_finished().keys() == {"k"}
 
 
 def test_one_that_is_there_is_left_as_it_is(file: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_half_made_one_without_runs_is_no_store_and_is_begun_anew(
     assert digest(file) == before
     initialise(uri)
     record(uri)
-    assert open_store(uri).finished().keys() == {"k"}
+    assert open_store(uri).find_all_finished().keys() == {"k"}
     if leave is zero_bytes:
         return
     assert digest(file.with_name("mlflow.db.unfinished")) == before
@@ -254,7 +254,7 @@ def test_a_journal_whose_file_is_gone_does_not_reach_the_new_one(file: Path) -> 
     initialise(address(file))
     record(address(file))
     assert file.with_name("mlflow.db.unfinished-journal").read_bytes() == b"of another file"
-    assert open_store(address(file)).finished().keys() == {"k"}
+    assert open_store(address(file)).find_all_finished().keys() == {"k"}
 
 
 def test_a_link_to_a_file_that_is_not_there_yet_stays_a_link(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_link_to_a_file_that_is_not_there_yet_stays_a_link(tmp_path: Path) -> 
     initialise(address(link))
     record(address(link))
     assert link.is_symlink()
-    assert open_store(address(tmp_path / "disk" / "real.db")).finished().keys() == {"k"}
+    assert open_store(address(tmp_path / "disk" / "real.db")).find_all_finished().keys() == {"k"}
     assert names(tmp_path / "disk") == {"real.db", ".mlflow.lock"}
 
 
@@ -312,7 +312,7 @@ def test_a_database_without_tables_is_made_by_a_sweep_alone(file: Path) -> None:
     assert digest(file) == hashlib.sha256(b"").hexdigest()
     initialise(uri)
     record(uri)
-    assert open_store(uri).finished().keys() == {"k"}
+    assert open_store(uri).find_all_finished().keys() == {"k"}
 
 
 @pytest.mark.parametrize("leave", [older_with_run_and_fewer_tables, unknown_with_run, of_something_else])
@@ -331,11 +331,11 @@ def test_a_file_that_is_locked_as_it_is_opened_is_away(file: Path, monkeypatch: 
     initialise(address(file))
     with closing(sqlite3.connect(file, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(AwayError, match="database is locked"):
+        with pytest.raises(StoreUnavailableError, match="database is locked"):
             open_store(address(file))
         holder.rollback()
     file.rename(file.with_name("elsewhere"))  # as if its disk were not mounted
-    with pytest.raises(AwayError, match="there is no store"):
+    with pytest.raises(StoreUnavailableError, match="there is no store"):
         open_store(address(file))
 
 
@@ -389,7 +389,7 @@ def test_what_older_versions_left_when_they_were_killed_is_begun_anew(file: Path
     assert file.exists()
     initialise(uri)
     record(uri)
-    assert open_store(uri).finished().keys() == {"k"}
+    assert open_store(uri).find_all_finished().keys() == {"k"}
 
 
 @pytest.mark.slow

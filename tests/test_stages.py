@@ -17,22 +17,22 @@ from orchestrator.data import loading
 from orchestrator.errors import CollapsedError
 from orchestrator.training.checkpoint import snapshot
 from orchestrator.training.loop import EpochRecord
-from orchestrator.training.optimizers import Phase
+from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import stages
-from orchestrator.trial.context import Bench, State, make_bench, seed_for
+from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=16_384))
 
 
-def bench(config: DenseConfig = DENSE) -> Bench:
-    return make_bench(config, loading.load_dataset("digits"))
+def bench(config: DenseConfig = DENSE) -> TrialContext:
+    return make_context(config, loading.load_dataset("digits"))
 
 
 def trial(criterion: str, *, granularity: str = "weight", amount: float = 0.5) -> TrialConfig:
     return TrialConfig(DENSE, Prune(criterion, granularity, "global", "one_shot", amount), "none", "x")
 
 
-def same(a: State, b: State) -> bool:
+def same(a: NetworkState, b: NetworkState) -> bool:
     pairs = [(a.weights, b.weights), (a.masks, b.masks)]
     return all(x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs)
 
@@ -46,7 +46,7 @@ def test_seeds_of_neighbours_are_unrelated() -> None:
 
 def test_a_dense_training_is_the_same_again_and_leaves_the_global_generator() -> None:
     torch.manual_seed(3)
-    make_bench(DENSE, loading.load_dataset("digits"))  # traces and counts are made once in a process
+    make_context(DENSE, loading.load_dataset("digits"))  # traces and counts are made once in a process
     before = torch.get_rng_state()
     first = stages.dense(bench())
     assert torch.equal(torch.get_rng_state(), before)
@@ -61,7 +61,7 @@ def test_what_a_dense_training_costs() -> None:
     def report(stage: str, epoch: int, record: EpochRecord) -> None:
         heard.append((stage, epoch))
 
-    state = stages.dense(make_bench(DENSE, loading.load_dataset("digits"), report=report))
+    state = stages.dense(make_context(DENSE, loading.load_dataset("digits"), report=report))
     assert heard == [("dense", 1), ("dense", 2)]
     assert (state.epochs, state.micro_batch, len(state.history)) == (2, 16_384, 2)
     # 2 per MAC; forward and both backward passes, without the gradient of the images.
@@ -90,7 +90,7 @@ def test_pruning_is_the_same_again(criterion: str) -> None:
 
 def test_random_pruning_is_seeded_by_seed_and_round() -> None:
     on, other = bench(), bench(replace(DENSE, seed=1))
-    state = State(snapshot(on.build()), micro_batch=64)
+    state = NetworkState(snapshot(on.build()), micro_batch=64)
     found = [
         stages.prune_round(where, trial("random"), state, None, round=number).masks["hidden.0.weight"]
         for where, number in ((on, 1), (on, 2), (other, 1))
@@ -171,14 +171,14 @@ def test_half_the_micro_batch_where_memory_runs_out(
 def test_what_did_not_fit_is_freed_before_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
     on = bench()
     machine = Narrow(monkeypatch, most=20, error=on_cuda)
-    on_device = State(snapshot(on.build()), micro_batch=16_384)
-    stages.train_more(on, on_device, Phase(1), stage="dense", round=0)
+    on_device = NetworkState(snapshot(on.build()), micro_batch=16_384)
+    stages.train_more(on, on_device, TrainingPhase(1), stage="dense", round=0)
     assert machine.alive == [0] * len(machine.alive)
 
 
 def test_one_image_at_a_time_is_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
     few = loading.load_dataset("digits", samples_per_class=2)
-    on = make_bench(replace(DENSE, batch_size=1, train=Train(epochs=1)), few)
+    on = make_context(replace(DENSE, batch_size=1, train=Train(epochs=1)), few)
     Narrow(monkeypatch, most=1, error=on_cuda)  # the validation images come more at a time
     assert stages.dense(on).micro_batch == 1
 
@@ -204,7 +204,7 @@ def test_thirteen_amounts_share_one_dense_network(criterion: str, monkeypatch: p
     kept = {name: tensor.clone() for name, tensor in dense.weights.items()}
     monkeypatch.setattr(stages, "deepcopy", copies.append)
     monkeypatch.setattr(stages, "snapshot", copies.append)
-    monkeypatch.setattr(Bench, "restore", copies.append)
+    monkeypatch.setattr(TrialContext, "build_module", copies.append)
     protected = Prune(criterion, "weight", "global", "one_shot", 0.5, protect=("output",))
     for number in range(13):
         wanted = replace(protected, amount=0.07 * (number + 1))

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.execution.dashboard_agent_stub import PORTS
-from orchestrator.execution.ray_patches import AGENT, STAND_IN, changed
+from orchestrator.execution.ray_patches import AGENT, STAND_IN, rewrite_arguments
 
 # As the raylet starts its agent: the child of a process that then does something else.
 RAYLET = """\
@@ -47,6 +47,6 @@ def test_it_says_that_there_are_no_ports_and_ends_with_its_raylet(tmp_path: Path
 def test_it_is_given_the_place_of_the_agent() -> None:
     agent = "/a/python -u '/a b/agent.py' --node-id=c3 --session-dir=/tmp/session --minimal"
     words = ["raylet", f"{AGENT}{agent}", "--num_prestart_python_workers=2", "--store=/x"]
-    found = [changed(word, 5) for word in words]
+    found = [rewrite_arguments(word, 5) for word in words]
     given = f"{AGENT}{sys.executable} -I -S {STAND_IN} /tmp/session c3"
     assert found == ["raylet", given, "--num_prestart_python_workers=5", "--store=/x"]

@@ -18,7 +18,7 @@ from orchestrator.execution.status import status
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.storage.locks import owner
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import MetricPoint, RunRow, Tracker, initialise
+from orchestrator.tracking import MetricPoint, RunRecord, Tracker, initialise
 
 DEAD = owner().split()[0] + " 999999999 1.0"
 NOW = 1_000_000.0  # seconds
@@ -29,7 +29,7 @@ def planned(*keys: str) -> dict[str, dict[str, Any]]:
     return {key: {"key": key, "dense_key": key[0]} for key in keys}
 
 
-def run_row(point: str, state: str, *, below: str = "S", start: float = 0.0, end: float = 0.0) -> RunRow:
+def run_row(point: str, state: str, *, below: str = "S", start: float = 0.0, end: float = 0.0) -> RunRecord:
     """A run of a point: `done` with accuracy 0.5, or `running`, `dead`, `stopped`, `failed`, `killed`.
 
     `start` and `end` in seconds before NOW.
@@ -47,14 +47,14 @@ def run_row(point: str, state: str, *, below: str = "S", start: float = 0.0, end
     tags = {"owner": owner(), "point": point, "mlflow.parentRunId": below, **tags}
     over = None if run_status == "RUNNING" else int((NOW - end) * 1000)
     metrics = {"final/val_accuracy": 0.5}
-    return RunRow("r", f"run {point}", run_status, {}, metrics, tags, "", int((NOW - start) * 1000), over)
+    return RunRecord("r", f"run {point}", run_status, {}, metrics, tags, "", int((NOW - start) * 1000), over)
 
 
-def sweep_row(run_status: str, *, holder: str = "", started: float = 100.0, end: float = 0.0) -> RunRow:
+def sweep_row(run_status: str, *, holder: str = "", started: float = 100.0, end: float = 0.0) -> RunRecord:
     """A sweep taken up `started` seconds before NOW by this host's process 1, or by `holder`."""
     tags = {"kind": "sweep", "space": "s", "owner": holder or f"h 1 {NOW - started:.2f}"}
     over = None if run_status == "RUNNING" else int((NOW - end) * 1000)
-    return RunRow("S", "s", run_status, {}, {}, tags, "", int((NOW - started) * 1000), over)
+    return RunRecord("S", "s", run_status, {}, {}, tags, "", int((NOW - started) * 1000), over)
 
 
 def test_each_trial_is_in_one_count() -> None:
@@ -83,7 +83,7 @@ def test_each_trial_is_in_one_count() -> None:
 
 def test_the_best_is_by_validation_accuracy_and_reused_ones_are_told_apart() -> None:
     better = run_row("a2", "done", below="another sweep")
-    better = RunRow(**{**vars(better), "metrics": {"final/val_accuracy": 0.75, "final/accuracy": 0.1}})
+    better = RunRecord(**{**vars(better), "metrics": {"final/val_accuracy": 0.75, "final/accuracy": 0.1}})
     found = module._status(
         sweep_row("FINISHED"), planned("a1", "a2"), [run_row("a1", "done"), better], now=NOW
     )

@@ -26,19 +26,19 @@ from orchestrator.config import (
 )
 from orchestrator.data.loading import load_dataset
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.execution.options import Options
+from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.scheduler import OptunaStopping, PQIndexPruner, Studies, make_pruner, record_round
 from orchestrator.execution.searcher import METRICS, STOPPED, SUCCEEDED
-from orchestrator.execution.sweep import launch, make_plan, stop_rule
-from orchestrator.execution.worker import run_point
-from orchestrator.planning.plan import group_of, stop_refusal
+from orchestrator.execution.sweep import make_plan, run_sweep, stop_rule
+from orchestrator.execution.worker import run_task
+from orchestrator.planning.plan import early_stopping_conflict, group_of
 from orchestrator.planning.resume import past_trials
-from orchestrator.space.pruners import stops
+from orchestrator.space.pruners import pruners
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 from orchestrator.trial.run import Round, run_dense, run_trial
-from orchestrator.trial.task import Past, Point, Settings
+from orchestrator.trial.task import PreviousTrial, Task, WorkerSettings
 from pruning.phases import NOT_SEEN, REGULARISING, UNDERFITTING
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "pq_pruner.py"
@@ -53,8 +53,8 @@ def trial_config(amount: float, *, seed: int = 0, setting: int = 0, count: int =
     return TrialConfig(replace(DENSE, seed=seed), prune, recover, "unstructured")
 
 
-def point_of(config: TrialConfig) -> Point:
-    return Point(config.key(), "a trial", config, parent=config.dense.key())
+def point_of(config: TrialConfig) -> Task:
+    return Task(config.key(), "a trial", config, parent=config.dense.key())
 
 
 def values(number: int, accuracy: float, *, count: int = 5, index: float = 0.1) -> dict[str, float]:
@@ -158,8 +158,8 @@ CLASSES = {
 
 
 def test_all_names_are_there() -> None:
-    assert set(stops) == CLASSES.keys()
-    assert all(stops.get(name).traits["summary"] for name in stops)
+    assert set(pruners) == CLASSES.keys()
+    assert all(pruners.get(name).traits["summary"] for name in pruners)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -168,7 +168,7 @@ def test_each_name_is_a_pruner_that_judges(name: str) -> None:
     studies = Studies(EarlyStopping(name))
     for setting in range(3):
         config = trial_config(0.5, setting=setting)
-        said = [studies.round(config.key(), config, values(n, 0.8)) for n in range(1, 6)]
+        said = [studies.report_round(config.key(), config, values(n, 0.8)) for n in range(1, 6)]
         studies.end(config.key(), value=0.8)
         assert said[-1] == ""  # at its last round
     (study,) = studies._groups.values()
@@ -196,17 +196,17 @@ def test_the_median_of_the_group_decides() -> None:
     studies = Studies(EarlyStopping("median(n_startup_trials=2)"))
     for setting in range(2):
         config = trial_config(0.5, setting=setting)
-        assert [studies.round(config.key(), config, values(n, 0.9)) for n in range(1, 6)] == [""] * 5
+        assert [studies.report_round(config.key(), config, values(n, 0.9)) for n in range(1, 6)] == [""] * 5
         studies.end(config.key(), value=0.9)
     worse = trial_config(0.5, setting=2)
-    assert studies.round(worse.key(), worse, values(1, 0.9)) == ""
-    low = [studies.round(worse.key(), worse, values(n, 0.1)) for n in (2, 3)]
+    assert studies.report_round(worse.key(), worse, values(1, 0.9)) == ""
+    low = [studies.report_round(worse.key(), worse, values(n, 0.1)) for n in (2, 3)]
     assert low[0] == ""  # its best so far is what is compared
     (study,) = studies._groups.values()
     studies.end(worse.key(), value=None, stopped=True)
     other = trial_config(0.5, setting=3)
     why = "round 1: validation accuracy 0.1000, by median(n_startup_trials=2)"
-    assert studies.round(other.key(), other, values(1, 0.1)) == why
+    assert studies.report_round(other.key(), other, values(1, 0.1)) == why
     studies.end(other.key(), value=None)
     states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     assert [trial.state for trial in study.trials] == states
@@ -216,16 +216,16 @@ def test_99_percent_is_not_killed_by_10() -> None:
     studies = Studies(EarlyStopping("median(n_startup_trials=2)"))
     for setting in range(3):
         config = trial_config(0.1, setting=setting)
-        studies.round(config.key(), config, values(1, 0.9))
+        studies.report_round(config.key(), config, values(1, 0.9))
         studies.end(config.key(), value=0.9)
     sparse = trial_config(0.99)
-    assert studies.round(sparse.key(), sparse, values(1, 0.2)) == ""
-    everyone = Studies(EarlyStopping("median(n_startup_trials=2)", within=("dataset",)))
+    assert studies.report_round(sparse.key(), sparse, values(1, 0.2)) == ""
+    everyone = Studies(EarlyStopping("median(n_startup_trials=2)", group_by=("dataset",)))
     for setting in range(3):
         config = trial_config(0.1, setting=setting)
-        everyone.round(config.key(), config, values(1, 0.9))
+        everyone.report_round(config.key(), config, values(1, 0.9))
         everyone.end(config.key(), value=0.9)
-    assert "by median(n_startup_trials=2) within dataset" in everyone.round(
+    assert "by median(n_startup_trials=2) within dataset" in everyone.report_round(
         sparse.key(), sparse, values(1, 0.2)
     )
 
@@ -234,7 +234,9 @@ def test_what_ended_before_this_sweep_is_compared_with() -> None:
     told = Told(
         "median(n_startup_trials=2)",
         *(
-            Past(trial_config(0.5, setting=setting), tuple(values(n, 0.9) for n in range(1, 6)), accuracy)
+            PreviousTrial(
+                trial_config(0.5, setting=setting), tuple(values(n, 0.9) for n in range(1, 6)), accuracy
+            )
             for setting, accuracy in enumerate([0.9, 0.9, None])
         ),
     )
@@ -252,12 +254,14 @@ def test_settings_compete_with_settings_and_never_the_seeds_of_one(tmp_path: Pat
     studies = Studies(EarlyStopping("median(n_startup_trials=1)"))
     for seed in range(9):
         config = trial_config(0.5, seed=seed)
-        assert studies.round(config.key(), config, values(1, 0.9)) == ""
+        assert studies.report_round(config.key(), config, values(1, 0.9)) == ""
         studies.end(config.key(), value=0.9)
     unlucky = trial_config(0.5, seed=9)
-    assert studies.round(unlucky.key(), unlucky, values(1, 0.1)) == ""
+    assert studies.report_round(unlucky.key(), unlucky, values(1, 0.1)) == ""
     worse = trial_config(0.5, seed=3, setting=1)
-    assert studies.round(worse.key(), worse, values(1, 0.5)).startswith("round 1: validation accuracy 0.5000")
+    assert studies.report_round(worse.key(), worse, values(1, 0.5)).startswith(
+        "round 1: validation accuracy 0.5000"
+    )
 
 
 def test_groups_are_of_one_seed_and_what_makes_trials_comparable() -> None:
@@ -280,24 +284,24 @@ def test_groups_are_of_one_seed_and_what_makes_trials_comparable() -> None:
 class Told:
     """A scheduler, and the reasons that it tells; trials by their points."""
 
-    def __init__(self, text: str, *past: Past) -> None:
+    def __init__(self, text: str, *past: PreviousTrial) -> None:
         self.reasons: dict[str, str] = {}
         self.scheduler = OptunaStopping(EarlyStopping(text), self.reasons.__setitem__, past)
 
-    def result(self, point: Point, result: dict[str, Any]) -> str:
+    def result(self, point: Task, result: dict[str, Any]) -> str:
         return self.scheduler.on_trial_result(None, self.trial(point), result)  # type: ignore[arg-type]
 
-    def complete(self, point: Point, result: dict[str, Any]) -> None:
+    def complete(self, point: Task, result: dict[str, Any]) -> None:
         self.scheduler.on_trial_complete(None, self.trial(point), result)  # type: ignore[arg-type]
 
     @staticmethod
-    def trial(point: Point) -> Any:
+    def trial(point: Task) -> Any:
         return type("Trial", (), {"config": {"point": point.to_text()}})
 
 
 def test_only_rounds_of_trials_count() -> None:
     told = Told("threshold(lower=0.5)")
-    dense, trial = Point(DENSE.key(), "dense", DENSE), point_of(trial_config(0.5))
+    dense, trial = Task(DENSE.key(), "dense", DENSE), point_of(trial_config(0.5))
     assert told.result(dense, {SUCCEEDED: 0, **values(1, 0.1)}) == "CONTINUE"
     assert told.result(trial, {SUCCEEDED: 0, "epoch": 1.0, "val_accuracy": 0.1}) == "CONTINUE"
     assert told.reasons == {}
@@ -323,7 +327,7 @@ def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
         return "enough" if round.number == 2 else ""
 
     config = trial_config(0.9, count=4)
-    stopped = run_trial(config, load_dataset("digits"), store=Shelf(), report_round=at_two)
+    stopped = run_trial(config, load_dataset("digits"), store=Shelf(), on_round=at_two)
     assert (len(stopped.rounds), stopped.stopped_because) == (2, "enough")
     assert [(round.number, round.rounds) for round in heard] == [(1, 4), (2, 4)]
     assert heard[1].measurement == stopped.last.measurement
@@ -332,7 +336,7 @@ def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
         trial_config(0.9, count=2),
         load_dataset("digits"),
         store=Shelf(),
-        report_round=lambda _: "" if _.number < 2 else "x",
+        on_round=lambda _: "" if _.number < 2 else "x",
     )
     assert (len(whole.rounds), whole.stopped_because) == (2, "")
 
@@ -340,17 +344,17 @@ def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
 RULE = EarlyStopping("threshold(lower=0.5, upper=1.0, n_warmup_steps=0, interval_steps=1)")
 
 
-def place(folder: Path, stop: EarlyStopping | None) -> tuple[Tracker, Settings]:
+def place(folder: Path, stop: EarlyStopping | None) -> tuple[Tracker, WorkerSettings]:
     uri = default_uri(folder)
     tracking.initialise(uri)
     tracker = Tracker(uri, "x")
     sweep = tracker.start("sweep", "x", tags={}).run_id
-    return tracker, Settings(uri, "x", sweep, None, models.__file__, stop)
+    return tracker, WorkerSettings(uri, "x", sweep, None, models.__file__, stop)
 
 
 def test_a_stopped_run_is_finished_and_marked_and_never_whole(tmp_path: Path) -> None:
     tracker, where = place(tmp_path, RULE)
-    run_point(Point(DENSE.key(), "dense", DENSE), where)
+    run_task(Task(DENSE.key(), "dense", DENSE), where)
     point = point_of(trial_config(0.9))
     heard: list[dict[str, float]] = []
 
@@ -358,7 +362,7 @@ def test_a_stopped_run_is_finished_and_marked_and_never_whole(tmp_path: Path) ->
         heard.append(values)
         return "hopeless" if values["round"] == 2 else ""
 
-    assert run_point(point, where, judge=judge) == {}
+    assert run_task(point, where, should_stop=judge) == {}
     (row,) = tracker.search(f"tags.point = '{point.key}'")
     assert row.status == "FINISHED"
     marks = {"stopped_key": point.key, "stop": str(RULE), "stopped_because": "hopeless", "phase": NOT_SEEN}
@@ -366,15 +370,15 @@ def test_a_stopped_run_is_finished_and_marked_and_never_whole(tmp_path: Path) ->
     assert "key" not in row.tags
     assert not [name for name in row.metrics if name.startswith("final/")]
     assert row.metrics["round/val_accuracy"] == heard[-1]["val_accuracy"]
-    table = json.loads(tracker.text(row, "rounds.json"))
+    table = json.loads(tracker.read_text(row, "rounds.json"))
     assert [line[table["columns"].index("phase")] for line in table["data"]] == [NOT_SEEN] * 2
-    assert set(tracker.stopped({point.key}, str(RULE))) == {point.key}
-    assert tracker.stopped({point.key}, "median") == tracker.finished({point.key}) == {}
-    assert tracker.failed({point.key}) == {}
+    assert set(tracker.find_all_stopped({point.key}, str(RULE))) == {point.key}
+    assert tracker.find_all_stopped({point.key}, "median") == tracker.find_all_finished({point.key}) == {}
+    assert tracker.find_all_failed({point.key}) == {}
 
-    final = run_point(point, where, judge=lambda values: "")
+    final = run_task(point, where, should_stop=lambda values: "")
     assert final["final/sparsity"] > 0.8
-    assert tracker.finished({point.key})[point.key].tags["phase"] == NOT_SEEN
+    assert tracker.find_all_finished({point.key})[point.key].tags["phase"] == NOT_SEEN
 
 
 SPACE = """\
@@ -430,7 +434,7 @@ def test_a_rule_that_can_stop_nothing_is_refused_before_the_sweep(
     space(tmp_path, more)
     found = load_space(str(tmp_path / "stopping.yaml"), sets)
     with pytest.raises(SpaceError) as raised:
-        launch(found, Options(), uri=default_uri(tmp_path))
+        run_sweep(found, SweepOptions(), uri=default_uri(tmp_path))
     assert said in str(raised.value)
     assert not (tmp_path / "mlruns").exists()
 
@@ -450,7 +454,7 @@ def test_a_rule_that_can_stop_something_is_taken(more: str, sets: tuple[str, ...
     found = load_space(str(tmp_path / "stopping.yaml"), sets)
     rule = stop_rule(found)
     assert rule is not None
-    assert stop_refusal(make_plan(found), rule) is None
+    assert early_stopping_conflict(make_plan(found), rule) is None
 
 
 @pytest.mark.parametrize(
@@ -475,8 +479,8 @@ def test_the_command_line_that_says_it_wrong_is_refused(tmp_path: Path) -> None:
 def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Path) -> None:
     """At 100% a network is at chance from its last rounds on; the others stay well above the bound."""
     found, uri = space(tmp_path), default_uri(tmp_path)
-    stopping = Options(stop="threshold(lower=0.5)")
-    summary = launch(found, stopping, uri=uri)
+    stopping = SweepOptions(stop="threshold(lower=0.5)")
+    summary = run_sweep(found, stopping, uri=uri)
     tracker = Tracker(uri, found.name)
     table = summary.results.set_index("amount")
     assert dict(table["status"]) == {0.2: "finished", 0.4: "finished", 0.6: "finished", 1.0: "stopped"}
@@ -502,13 +506,13 @@ def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Pa
     told = Told("threshold(lower=0.5)", *past)
     assert told.reasons == {}
 
-    again = launch(found, stopping, uri=uri)
+    again = run_sweep(found, stopping, uri=uri)
     assert (again.ended.outcomes, again.reused, again.stopped) == ((), 4, 1)
 
-    whole = launch(found, Options(), uri=uri)
-    assert [outcome.point.key for outcome in whole.ended.outcomes] == [key]
+    whole = run_sweep(found, SweepOptions(), uri=uri)
+    assert [outcome.task.key for outcome in whole.ended.outcomes] == [key]
     assert set(whole.results["status"]) == {"finished"}
-    assert tracker.finished({key})[key].run_id != row.run_id
+    assert tracker.find_all_finished({key})[key].run_id != row.run_id
     open_runs = tracker.search("attributes.status = 'RUNNING'")
     assert open_runs == []
 
@@ -522,13 +526,13 @@ def rounds_judged(text: str, *, count: int = 8) -> list[int]:
     for setting in range(10):
         config = trial_config(0.5 + setting / 100)
         for number in range(1, count + 1):
-            studies.round(str(setting), config, values(number, 0.8, count=count))
+            studies.report_round(str(setting), config, values(number, 0.8, count=count))
         studies.end(str(setting), value=0.8)
     hopeless = trial_config(0.7)
     return [
         number
         for number in range(1, count + 1)
-        if studies.round("hopeless", hopeless, values(number, 0.1, count=count + 1))
+        if studies.report_round("hopeless", hopeless, values(number, 0.1, count=count + 1))
     ]
 
 
@@ -598,5 +602,5 @@ def test_patience_counts_rounds() -> None:
     """The best of all but the last three rounds must be above all of those: not before round 4."""
     rule = "patient(wrapped='threshold(lower=0.5)', patience=2)"
     studies, config = Studies(EarlyStopping(rule)), trial_config(0.5)
-    found = [bool(studies.round("a", config, values(n, 0.4 - 0.01 * n, count=9))) for n in range(1, 7)]
+    found = [bool(studies.report_round("a", config, values(n, 0.4 - 0.01 * n, count=9))) for n in range(1, 7)]
     assert found == [False, False, False, True, True, True]

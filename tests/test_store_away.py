@@ -15,12 +15,12 @@ from server import Server
 from small_sweep import DENSE, LONGEST, NAME, ROOT, TRIALS, check_all_there, finished, sweeping, until
 
 from orchestrator.config import DenseConfig, Numerics, Train
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.worker import run_task
 from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.system import provenance
 from orchestrator.tracking import Tracker, initialise
-from orchestrator.trial.task import Point, Settings
+from orchestrator.trial.task import Task, WorkerSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -37,12 +37,12 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
         with sweeping(tmp_path / "client", server.uri) as process:
             until(lambda: len(finished(server.uri)) >= 3, process)
             server.kill()
-            until(lambda: len(outbox.parcels()) >= 3, process)  # it goes on computing
+            until(lambda: len(outbox.pending_runs()) >= 3, process)  # it goes on computing
             server.start()
             until(lambda: len(finished(server.uri)) >= 7, process)  # what waited is delivered
             server.kill()
             assert process.wait(LONGEST) == 4, log.read_text()
-        waiting = {parcel.opening.point: parcel for parcel in outbox.parcels()}
+        waiting = {parcel.start.point: parcel for parcel in outbox.pending_runs()}
         assert f"{len(waiting)} results wait in {outbox.folder}, and `orchestrate deliver` delivers them" in (
             log.read_text()
         )
@@ -55,10 +55,10 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
         with sweeping(tmp_path / "client", server.uri) as process:
             assert process.wait(LONGEST) == 0, log.read_text()
         check_all_there(server.uri)
-        assert outbox.parcels() == []
+        assert outbox.pending_runs() == []
         # Delivered as they were, and not run again.
         ended = {row.tags["key"]: row.end_ms for row in finished(server.uri)}
-        assert all(ended[key] == parcel.closing.end_ms for key, parcel in waiting.items())
+        assert all(ended[key] == parcel.end.end_ms for key, parcel in waiting.items())
     finally:
         server.kill()
 
@@ -81,14 +81,14 @@ def test_a_sqlite_file_that_is_locked_for_a_while(tmp_path: Path) -> None:
         connection.execute("BEGIN EXCLUSIVE")
         locked = time.monotonic()
         try:
-            until(lambda: len(outbox.parcels()) >= 3, process)  # it goes on computing
+            until(lambda: len(outbox.pending_runs()) >= 3, process)  # it goes on computing
             time.sleep(max(0.0, locked + 45 - time.monotonic()))
         finally:
             connection.rollback()
             connection.close()
         assert process.wait(LONGEST) == 0, (tmp_path / "log.txt").read_text()
     check_all_there(uri)
-    assert outbox.parcels() == []
+    assert outbox.pending_runs() == []
 
 
 def test_checkpoints_through_a_server_are_found_and_removed(tmp_path: Path) -> None:
@@ -98,26 +98,32 @@ def test_checkpoints_through_a_server_are_found_and_removed(tmp_path: Path) -> N
         initialise(server.uri)
         tracker = Tracker(server.uri, "x")
         sweep = tracker.start("sweep", "x", tags={}).run_id
-        settings = Settings(
-            server.uri, "x", sweep, None, provenance.place(), state_dir=str(tmp_path), checkpoint_seconds=0.0
+        settings = WorkerSettings(
+            server.uri,
+            "x",
+            sweep,
+            None,
+            provenance.install_path(),
+            state_dir=str(tmp_path),
+            checkpoint_seconds=0.0,
         )
         config = DenseConfig(
             "mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=6), Numerics(micro_batch=4096)
         )
-        point = Point(config.key(), "dense", config)
+        point = Task(config.key(), "dense", config)
 
         def die(values: dict[str, float]) -> None:
             if values["epoch"] == 4.0:
                 raise SystemExit
 
         with pytest.raises(SystemExit):
-            run_point(point, settings, beat=die)
+            run_task(point, settings, on_progress=die)
         kept = list((tmp_path / "server" / "artifacts").rglob("checkpoint/*.safetensors"))
         assert len(kept) == 2
         heard: list[float] = []
-        run_point(point, settings, beat=lambda values: heard.append(values["epoch"]))
+        run_task(point, settings, on_progress=lambda values: heard.append(values["epoch"]))
         assert heard[0] > 2.0
-        row = tracker.finished({config.key()})[config.key()]
+        row = tracker.find_all_finished({config.key()})[config.key()]
         assert "carried_on_from" in row.tags
         assert "checkpoints_left_in" not in row.tags
         assert not list((tmp_path / "server" / "artifacts").rglob("checkpoint/*.safetensors"))

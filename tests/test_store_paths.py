@@ -19,7 +19,7 @@ from orchestrator.execution.summary import Summary
 from orchestrator.storage.runs import PICTURE
 from orchestrator.storage.uri import default_uri, exists, outbox_folder, sqlite_path, sqlite_uri, store_folder
 from orchestrator.tracking import Tracker, initialise
-from orchestrator.trial.task import Ended
+from orchestrator.trial.task import SweepOutcome
 
 NAMES = [
     "a?b",
@@ -62,9 +62,9 @@ def test_a_store_is_made_there_and_nowhere_else(tmp_path: Path, name: str) -> No
     with Tracker(uri, "x").start("trial", "a", tags={"key": "k"}) as run:
         pass
     Tracker(uri, "x").upload(run.run_id, {"a/b.txt": "text"})
-    row = Tracker(uri, "x").finished()["k"]
-    assert Tracker(uri, "x").text(row, "a/b.txt") == "text"
-    assert row.place("a/b.txt") == (
+    row = Tracker(uri, "x").find_all_finished()["k"]
+    assert Tracker(uri, "x").read_text(row, "a/b.txt") == "text"
+    assert row.local_path("a/b.txt") == (
         tmp_path / name / "mlruns" / "artifacts" / "x" / row.run_id / "artifacts/a/b.txt"
     )
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -94,7 +94,7 @@ def test_every_command_reads_what_a_sweep_wrote_in_a_folder_whose_name_needs_esc
         assert raised.value.code == 0, capsys.readouterr().err
     assert (folder / f"{NAME}.html").exists()
     (sweep,) = Tracker(default_uri(folder), NAME).search("tags.kind = 'sweep'")
-    picture = Summary(NAME, 0, sweep, orchestrator.results(NAME), Ended(()), 0).picture()
+    picture = Summary(NAME, 0, sweep, orchestrator.results(NAME), SweepOutcome(()), 0).picture()
     assert picture is not None
     assert picture.name == PICTURE
     assert [path.name for path in tmp_path.iterdir() if path.name != "state"] == [folder.name]

@@ -19,13 +19,13 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.execution import searcher
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_local import own
-from orchestrator.execution.tune_experiment import run_points
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.ray_local import local_ray
+from orchestrator.execution.tune_experiment import run_experiment
+from orchestrator.execution.worker import run_task
 from orchestrator.space.techniques import resolve
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
-from orchestrator.trial.task import Outcome, Point, Settings
+from orchestrator.trial.task import Task, TaskResult, WorkerSettings
 
 pytestmark = pytest.mark.slow
 
@@ -35,23 +35,23 @@ WORKERS = ("ray::IDLE", "ray::ImplicitFunc")
 TWO = Resources(cpus=2, gpus=0, gpus_per_trial=1.0, concurrent=2)
 
 
-def dense_point(config: DenseConfig) -> Point:
-    return Point(config.key(), f"dense {config.seed}", config)
+def dense_point(config: DenseConfig) -> Task:
+    return Task(config.key(), f"dense {config.seed}", config)
 
 
-def trial_point(config: DenseConfig, technique: str, amount: float = 0.5, recover: str = "none") -> Point:
+def trial_point(config: DenseConfig, technique: str, amount: float = 0.5, recover: str = "none") -> Task:
     known = resolve(technique, {})
     prune = Prune(known.criterion, known.granularity, known.scope, "one_shot", amount)
     trial = TrialConfig(config, prune, recover, technique)
-    return Point(trial.key(), technique, trial, parent=config.key())
+    return Task(trial.key(), technique, trial, parent=config.key())
 
 
-def settings(folder: Path, name: str) -> tuple[Tracker, Settings]:
+def settings(folder: Path, name: str) -> tuple[Tracker, WorkerSettings]:
     uri = default_uri(folder / name)
     tracking.initialise(uri)
     tracker = Tracker(uri, name)
     sweep = tracker.start("sweep", name, tags={}).run_id
-    return tracker, Settings(uri, name, sweep, None, models.__file__)
+    return tracker, WorkerSettings(uri, name, sweep, None, models.__file__)
 
 
 class Ears(threading.Thread):
@@ -85,7 +85,7 @@ def _title(process: psutil.Process) -> str:
     return ""
 
 
-def numbers(outcome: Outcome) -> dict[str, float]:
+def numbers(outcome: TaskResult) -> dict[str, float]:
     """The final metrics that no clock decides."""
     found = outcome.metrics or {}
     return {
@@ -110,7 +110,7 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     tracker, place = settings(tmp_path, "swept")
     ears = Ears()
     ears.start()
-    ended = run_points(points, place, TWO, reused=0)
+    ended = run_experiment(points, place, TWO, reused=0)
     ears.done.set()
     ears.join()
     assert len(ears.busy) == 1  # what so few points are worth, and none for Tune
@@ -120,13 +120,13 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     assert ears.heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
     assert ended.signal == 0
-    assert {outcome.point.key for outcome in ended.outcomes} == {point.key for point in points}
+    assert {outcome.task.key for outcome in ended.outcomes} == {point.key for point in points}
     assert len(ended.outcomes) == len(points)
-    order = [outcome.point.key for outcome in ended.outcomes]
+    order = [outcome.task.key for outcome in ended.outcomes]
     for point in points:
         assert point.parent is None or order.index(point.parent) < order.index(point.key)
 
-    reasons = {outcome.point.key: outcome.reason for outcome in ended.failures}
+    reasons = {outcome.task.key: outcome.reason for outcome in ended.failures}
     why = "DivergedError: the loss is no longer finite in epoch 1 of 2"
     assert reasons == {bad.key(): why} | {
         point.key: f"its dense network failed: {why}" for point in points[:2]
@@ -134,12 +134,12 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
 
     rows = tracker.search(f"tags.`mlflow.parentRunId` = '{place.sweep_run}'")
     assert sorted(row.status for row in rows) == ["FAILED"] + ["FINISHED"] * 10  # dropped ones have no run
-    assert tracker.finished().keys() == {point.key for point in points} - reasons.keys()
+    assert tracker.find_all_finished().keys() == {point.key for point in points} - reasons.keys()
 
     _, serial = settings(tmp_path, "serial")
-    found = {outcome.point.key: numbers(outcome) for outcome in ended.outcomes}
+    found = {outcome.task.key: numbers(outcome) for outcome in ended.outcomes}
     for point in sorted(points[3:], key=lambda point: point.parent is not None):
-        final = run_point(point, serial)
+        final = run_task(point, serial)
         assert found[point.key] == {name: v for name, v in final.items() if not name.endswith("seconds")}
 
 
@@ -154,20 +154,20 @@ def test_an_interrupted_sweep_ends_by_itself_and_blames_no_worker(tmp_path: Path
     tracker, place = settings(tmp_path, "interrupted")
 
     def interrupt() -> None:
-        while not tracker.finished():
+        while not tracker.find_all_finished():
             time.sleep(0.2)
         time.sleep(3)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
     started = time.monotonic()
-    ended = run_points(points, place, TWO, reused=0)
+    ended = run_experiment(points, place, TWO, reused=0)
     assert time.monotonic() - started < 120
     assert ended.signal == signal.SIGINT
-    assert [(outcome.point.key, outcome.metrics is not None) for outcome in ended.outcomes] == [
+    assert [(outcome.task.key, outcome.metrics is not None) for outcome in ended.outcomes] == [
         (DENSE.key(), True)
     ]
-    assert tracker.finished().keys() == {DENSE.key()}
+    assert tracker.find_all_finished().keys() == {DENSE.key()}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -185,7 +185,7 @@ def test_an_epoch_that_takes_minutes_does_not_hold_up_the_end(tmp_path: Path) ->
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    ended = run_points([dense_point(endless), trial_point(endless, "weight")], place, TWO, reused=0)
+    ended = run_experiment([dense_point(endless), trial_point(endless, "weight")], place, TWO, reused=0)
     assert time.monotonic() - pressed[0] < 60  # about 7 on an idle machine
     assert (ended.signal, ended.outcomes) == (signal.SIGTERM, ())
     assert not [child for child in psutil.Process().children() if "ray" in child.name()]
@@ -201,7 +201,7 @@ def test_a_trial_sees_the_one_gpu_that_it_holds(tmp_path: Path) -> None:
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
     halves = Resources(cpus=4, gpus=2, gpus_per_trial=0.5, concurrent=4)
-    with own(halves):
-        task = ray.remote(num_cpus=halves.share["CPU"], num_gpus=halves.share["GPU"])(seen)
+    with local_ray(halves):
+        task = ray.remote(num_cpus=halves.per_trial["CPU"], num_gpus=halves.per_trial["GPU"])(seen)
         assert sorted(ray.get([task.remote(number) for number in range(4)])) == ["0", "0", "1", "1"]
     assert not ray.is_initialized()

@@ -12,7 +12,7 @@ from orchestrator import tracking
 from orchestrator.report import mlflow_page
 from orchestrator.space.space import Space, load_space
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import MetricPoint, RunRow, Tracker
+from orchestrator.tracking import MetricPoint, RunRecord, Tracker
 
 SPACE = """\
 about: Two ways.
@@ -44,7 +44,7 @@ def tracker(uri: str, request: pytest.FixtureRequest) -> Tracker:
     return Tracker(uri, request.node.name)
 
 
-def a_sweep(tracker: Tracker) -> RunRow:
+def a_sweep(tracker: Tracker) -> RunRecord:
     with tracker.start("sweep", "two", tags={}) as run:
         pass
     return tracker.row(run.run_id)

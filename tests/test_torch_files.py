@@ -15,7 +15,7 @@ import pytest
 import torch
 from crafted_files import EMPTY, archive, lying, number, refused, view
 
-from orchestrator.model_io.state_dict_files import tensors_of
+from orchestrator.model_io.state_dict_files import read_state_dict
 
 ROOT = Path(__file__).parent.parent
 
@@ -77,14 +77,14 @@ def test_a_program_of_torchscript_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_honest_view_is_read(tmp_path: Path) -> None:
-    found = tensors_of(lying(tmp_path, view(), view(offset=1, shape=(2,), strides=(2,))))
+    found = read_state_dict(lying(tmp_path, view(), view(offset=1, shape=(2,), strides=(2,))))
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"000000": (4,), "000001": (2,)}
 
 
 def test_a_mapping_as_python_2_wrote_it_is_read(tmp_path: Path) -> None:
     pair = b"](X\x01\0\0\0a" + view() + b"e"
     content = b"\x80\x02ccollections\nOrderedDict\n](" + pair + b"e\x85R."
-    found = tensors_of(archive(tmp_path / "net.pth", content, {"archive/data/0": bytes(16)}))
+    found = read_state_dict(archive(tmp_path / "net.pth", content, {"archive/data/0": bytes(16)}))
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": [0.0] * 4}
 
 

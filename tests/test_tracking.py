@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.storage.locks import owner, owner_lives
-from orchestrator.storage.uri import default_uri, exists, shown
+from orchestrator.storage.locks import is_owner_alive, owner
+from orchestrator.storage.uri import default_uri, exists, redact_uri
 from orchestrator.tracking import MetricPoint, Tracker, compare_address
 
 
@@ -78,7 +78,7 @@ def test_the_environment_names_another(
     ],
 )
 def test_secrets_are_not_shown(uri: str, expected: str) -> None:
-    assert shown(uri) == expected
+    assert redact_uri(uri) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
     errors = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert exists(uri)
-    assert Tracker(uri, "x").finished() == {}
+    assert Tracker(uri, "x").find_all_finished() == {}
 
 
 # ---- a run
@@ -137,7 +137,7 @@ def test_a_run_from_start_to_end(tracker: Tracker) -> None:
     assert row.metrics == {"final/accuracy": 0.5, "train/loss": 0.5}
     assert row.tags.items() >= {("kind", "dense"), ("colour", "blue"), ("key", "k"), ("owner", owner())}
     assert row.start_ms <= (row.end_ms or 0)
-    assert tracker.text(row, "a/b.txt") == "text é"
+    assert tracker.read_text(row, "a/b.txt") == "text é"
     assert tracker.folder(row, "c.bin").read_bytes() == b"\x00\x01"
     history = tracker.client.get_metric_history(run.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
@@ -163,7 +163,7 @@ def test_an_unforeseen_error_leaves_its_traceback(tracker: Tracker) -> None:
         1 / 0  # noqa: B018
     row = tracker.row(run.run_id)
     assert (row.status, row.tags["reason"]) == ("FAILED", "ZeroDivisionError: division by zero")
-    assert "1 / 0" in tracker.text(row, "traceback.txt")
+    assert "1 / 0" in tracker.read_text(row, "traceback.txt")
 
 
 def test_an_error_of_ours_leaves_its_line(tracker: Tracker) -> None:
@@ -173,7 +173,7 @@ def test_an_error_of_ours_leaves_its_line(tracker: Tracker) -> None:
     assert row.status == "FAILED"
     assert row.tags["reason"].startswith("DivergedError: the loss went on")
     with pytest.raises(StoreError, match="no artifact"):
-        tracker.text(row, "traceback.txt")
+        tracker.read_text(row, "traceback.txt")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -227,13 +227,13 @@ def test_finished_runs_by_key_over_the_whole_store(uri: str, tracker: Tracker) -
         pass
     fail(tracker, "fin-e")
     with tracker.start("dense", "running", tags={"key": "fin-f"}) as run:
-        found = tracker.finished()
+        found = tracker.find_all_finished()
         assert tracker.finished_one("fin-f") is None
     assert {key: row.run_id for key, row in found.items() if key.startswith("fin-")} == {
         "fin-a": first,
         "fin-b": other,
     }
-    assert tracker.finished({"fin-b", "fin-x"}).keys() == {"fin-b"}
+    assert tracker.find_all_finished({"fin-b", "fin-x"}).keys() == {"fin-b"}
     rows = {key: tracker.finished_one(key) for key in ("fin-a", "fin-b", "fin-c", "fin-d", "fin-e", "fin-x")}
     assert {key: row.run_id for key, row in rows.items() if row} == {"fin-a": first, "fin-b": other}
     tracker.client.delete_run(other)
@@ -246,7 +246,7 @@ def test_failed_runs_by_point_the_latest(tracker: Tracker) -> None:
     latest = fail(tracker, "fail-a", "the second")
     finish(tracker, "fail-b")
     fail(tracker, "fail-c")
-    found = tracker.failed({"fail-a", "fail-b", "fail-x"})
+    found = tracker.find_all_failed({"fail-a", "fail-b", "fail-x"})
     assert {key: row.run_id for key, row in found.items()} == {"fail-a": latest}
     assert found["fail-a"].tags["reason"] == "DivergedError: the second"
 
@@ -261,16 +261,16 @@ def test_search_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_owners() -> None:
-    assert owner_lives(owner())
-    assert not owner_lives(dead_process())
+    assert is_owner_alive(owner())
+    assert not is_owner_alive(dead_process())
     host, pid, started, tick = owner().split()
-    assert not owner_lives(f"{host} {pid} {started} {tick[:-1]}")  # the pid was given to another
-    assert not owner_lives(f"{host} {pid} {started} 00000000{tick[8:]}")  # before a reboot
-    assert owner_lives(f"{host} {pid} {float(started) - 86_400:.2f} {tick}")  # the clock was set since
-    assert owner_lives(f"{host} {pid} {started}")  # as runs of before say it
-    assert not owner_lives(f"{host} {pid} {float(started) - 1000:.2f}")
-    assert owner_lives(f"not-{host} 1 2.0")
-    assert owner_lives("")  # a run of somebody else, by other means
+    assert not is_owner_alive(f"{host} {pid} {started} {tick[:-1]}")  # the pid was given to another
+    assert not is_owner_alive(f"{host} {pid} {started} 00000000{tick[8:]}")  # before a reboot
+    assert is_owner_alive(f"{host} {pid} {float(started) - 86_400:.2f} {tick}")  # the clock was set since
+    assert is_owner_alive(f"{host} {pid} {started}")  # as runs of before say it
+    assert not is_owner_alive(f"{host} {pid} {float(started) - 1000:.2f}")
+    assert is_owner_alive(f"not-{host} 1 2.0")
+    assert is_owner_alive("")  # a run of somebody else, by other means
 
 
 def test_runs_of_dead_processes_are_closed(tracker: Tracker) -> None:
@@ -338,7 +338,7 @@ def test_runs_that_bring_one_data_set_at_once_all_have_it(tmp_path: Path) -> Non
     runs = [tracker.start("trial", f"{number}", tags={}) for number in range(8)]
     together = Barrier(len(runs))
 
-    def bring(run: tracking.OpenRun) -> None:
+    def bring(run: tracking.ActiveRun) -> None:
         together.wait()
         run.log_data("digits", "d" * 64, {"train": 1257})
 

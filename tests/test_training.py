@@ -23,7 +23,7 @@ from orchestrator.data.loading import Split
 from orchestrator.errors import DivergedError, SpaceError
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.loop import EpochRecord, train
-from orchestrator.training.optimizers import Phase, learning_rate, make_optimizer
+from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
 
 NUMERICS = Numerics(micro_batch=4096)
 SGD = Train(epochs=1, optimizer="sgd", lr=0.1, momentum=0.0)
@@ -49,14 +49,14 @@ def fit(
     micro_batch: int = 4096,
     seed: int = 0,
     masks: dict[str, Tensor] | None = None,
-    phase: Phase | None = None,
+    phase: TrainingPhase | None = None,
 ) -> list[EpochRecord]:
     return train(
         net,
         split,
         split,
         recipe=recipe,
-        phase=phase or Phase(recipe.epochs),
+        phase=phase or TrainingPhase(recipe.epochs),
         batch_size=batch_size,
         numerics=replace(NUMERICS, micro_batch=micro_batch),
         generator=torch.Generator().manual_seed(seed),
@@ -189,9 +189,11 @@ def test_phases_move_along_the_schedule_or_hold() -> None:
     whole = fit(network("slp"), split, recipe, batch_size=20)
     # The last of two steps of each epoch starts half an epoch in.
     assert [record.lr for record in whole] == pytest.approx([0.1 * (1 - (n + 0.5) / 4) for n in range(4)])
-    part = fit(network("slp"), split, recipe, batch_size=20, phase=Phase(2, start=1, lr_factor=3))
+    part = fit(network("slp"), split, recipe, batch_size=20, phase=TrainingPhase(2, start=1, lr_factor=3))
     assert [record.lr for record in part] == pytest.approx([0.3 * (1 - 1.5 / 4), 0.3 * (1 - 2.5 / 4)])
-    held = fit(network("slp"), split, recipe, batch_size=20, phase=Phase(2, start=3, hold=True))
+    held = fit(
+        network("slp"), split, recipe, batch_size=20, phase=TrainingPhase(2, start=3, constant_lr=True)
+    )
     assert [record.lr for record in held] == pytest.approx([0.025, 0.025])
 
 
@@ -236,11 +238,11 @@ def test_report_hears_of_every_epoch() -> None:
         images(20),
         images(20, seed=1),
         recipe=SGD,
-        phase=Phase(3),
+        phase=TrainingPhase(3),
         batch_size=10,
         numerics=NUMERICS,
         generator=torch.Generator().manual_seed(0),
-        report=lambda epoch, record: heard.append((epoch, record)),
+        on_epoch=lambda epoch, record: heard.append((epoch, record)),
     )
     assert heard == list(enumerate(records, start=1))
 
@@ -271,7 +273,7 @@ def test_bfloat16_trains() -> None:
         split,
         split,
         recipe=SGD,
-        phase=Phase(1),
+        phase=TrainingPhase(1),
         batch_size=20,
         numerics=Numerics(precision="bf16", micro_batch=64),
         generator=torch.Generator().manual_seed(0),

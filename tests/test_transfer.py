@@ -22,19 +22,19 @@ import orchestrator
 from models.densenet import present_name
 from models.torchvision_compat import models as torchvision_models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.errors import AwayError, OrchestrateError, SpaceError, StoreError, UsageError
-from orchestrator.execution.options import Options
-from orchestrator.execution.publish import command
-from orchestrator.execution.worker import run_point
+from orchestrator.errors import OrchestrateError, SpaceError, StoreError, StoreUnavailableError, UsageError
+from orchestrator.execution.options import SweepOptions
+from orchestrator.execution.publish import reproduce_command
+from orchestrator.execution.worker import run_task
 from orchestrator.model_io import rerun
-from orchestrator.model_io.pretrained import descended, heritage, told
-from orchestrator.model_io.state_dict_files import as_network, tensors_of
+from orchestrator.model_io.pretrained import load_source_model, transfer_messages, with_source_model
+from orchestrator.model_io.state_dict_files import infer_architecture, read_state_dict
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.resume import identity, missing_points
+from orchestrator.planning.resume import identity, remaining_tasks
 from orchestrator.space.space import Space, load_space
 from orchestrator.system import provenance
-from orchestrator.tracking import RunRow, Tracker, source_models
-from orchestrator.trial.task import Point, Settings
+from orchestrator.tracking import RunRecord, Tracker, source_models
+from orchestrator.trial.task import Task, WorkerSettings
 
 OTHERS = "dataset=digits(classes=[0, 1], samples_per_class=8)"
 SPACE = """\
@@ -63,7 +63,7 @@ def refused(
     kind: type[OrchestrateError], match: str, space: Space, source: str | Path, uri: str = ""
 ) -> None:
     with pytest.raises(kind, match=match) as caught:
-        make_plan(descended(space, str(source), uri=uri))
+        make_plan(with_source_model(space, str(source), uri=uri))
     assert "\n" not in str(caught.value)
 
 
@@ -82,7 +82,7 @@ def test_trials_from_scratch_have_the_keys_that_they_have_without_an_ancestor(
 ) -> None:
     alone = make_plan(space_in(tmp_path, "start=scratch"))
     unsaid = make_plan(space_in(tmp_path, text=SPACE.replace("  start: [scratch, weights, masked]\n", "")))
-    moved = make_plan(descended(space_in(tmp_path), store.trial("mlp"), uri=store.uri))
+    moved = make_plan(with_source_model(space_in(tmp_path), store.trial("mlp"), uri=store.uri))
     by_start: dict[str, list[str]] = {}
     for trial in moved.trials:
         by_start.setdefault(trial.config.dense.start, []).append(trial.key)
@@ -96,16 +96,16 @@ def test_trials_from_scratch_have_the_keys_that_they_have_without_an_ancestor(
 
 def test_a_space_that_says_nothing_of_it_starts_from_the_weights(store: Store, tmp_path: Path) -> None:
     space = space_in(tmp_path, text=SPACE.replace("  start: [scratch, weights, masked]\n", ""))
-    found = make_plan(descended(space, store.dense("mlp"), uri=store.uri))
+    found = make_plan(with_source_model(space, store.dense("mlp"), uri=store.uri))
     assert {trial.config.dense.start for trial in found.trials} == {"weights"}
     refused(UsageError, "every start of moved is scratch", space_in(tmp_path, "start=scratch"), "x")
 
 
 def test_the_ancestors_model_takes_the_place_of_the_spaces(store: Store, tmp_path: Path) -> None:
     before = space_in(tmp_path, "model=slp,mlp(widths=[3])")
-    space = descended(before, store.trial("cnn"), uri=store.uri)
+    space = with_source_model(before, store.trial("cnn"), uri=store.uri)
     assert space.axes.model == ("cnn(widths=[8, 16])",)
-    lines = list(told(before, space))
+    lines = list(transfer_messages(before, space))
     assert lines[0].endswith("takes the place of the space's: cnn(widths=[8, 16])")
     assert ": 12 of 14 tensors of " in lines[1]
     assert lines[1].endswith(
@@ -115,41 +115,41 @@ def test_the_ancestors_model_takes_the_place_of_the_spaces(store: Store, tmp_pat
 
 
 def test_masks_that_mask_nothing_are_no_other_start(store: Store, tmp_path: Path) -> None:
-    found = make_plan(descended(space_in(tmp_path), store.dense("mlp"), uri=store.uri))
+    found = make_plan(with_source_model(space_in(tmp_path), store.dense("mlp"), uri=store.uri))
     assert {config.start for config in found.dense} == {"scratch", "weights"}
     assert [item.count for item in found.excluded] == [2]
     assert "nothing of the ancestor is pruned; start weights is the same" in found.excluded[0].reason
 
 
 def test_a_network_of_which_nothing_would_be_left_is_no_start(store: Store, tmp_path: Path) -> None:
-    found = make_plan(descended(space_in(tmp_path), store.dense("slp"), uri=store.uri))
+    found = make_plan(with_source_model(space_in(tmp_path), store.dense("slp"), uri=store.uri))
     assert {config.start for config in found.dense} == {"scratch"}
     assert any("all is drawn anew" in item.reason for item in found.excluded)
 
 
 def test_data_sets_that_inherit_alike_are_told_together(store: Store, tmp_path: Path) -> None:
     before = space_in(tmp_path, "dataset=digits(classes=[0,1]),digits(classes=[3,4]),digits")
-    lines = list(told(before, descended(before, store.dense("mlp"), uri=store.uri)))
+    lines = list(transfer_messages(before, with_source_model(before, store.dense("mlp"), uri=store.uri)))
     assert [line.partition(" of ")[0] for line in lines] == ["2 data sets: 2", "digits: 3"]
 
 
 def test_masks_that_stay_cannot_be_dealt_out_anew(store: Store, tmp_path: Path) -> None:
     space = space_in(tmp_path, "control=shuffle", "technique=weight", "recover=none")
-    found = make_plan(descended(space, store.trial("mlp", "weight"), uri=store.uri))
+    found = make_plan(with_source_model(space, store.trial("mlp", "weight"), uri=store.uri))
     assert {config.start for config in found.dense} == {"scratch", "weights"}
     assert "start masked, whose masks stay" in found.excluded[0].reason
 
 
 def test_the_ancestor_is_part_of_what_a_sweep_and_its_runs_are_known_by(store: Store, tmp_path: Path) -> None:
-    one = make_plan(descended(space_in(tmp_path), store.trial("mlp"), uri=store.uri))
-    other = make_plan(descended(space_in(tmp_path), store.trial("mlp", "weight"), uri=store.uri))
+    one = make_plan(with_source_model(space_in(tmp_path), store.trial("mlp"), uri=store.uri))
+    other = make_plan(with_source_model(space_in(tmp_path), store.trial("mlp", "weight"), uri=store.uri))
     assert identity(one) != identity(other)
     assert {trial.key for trial in one.trials} & {trial.key for trial in other.trials} == {
         trial.key for trial in one.trials if trial.config.dense.start == "scratch"
     }
     search = ("search.method=tpe", "search.trials=2", "search.objectives={final/val_accuracy: max}")
     drawn = [
-        make_plan(descended(space_in(tmp_path, *search), store.trial(f), uri=store.uri))
+        make_plan(with_source_model(space_in(tmp_path, *search), store.trial(f), uri=store.uri))
         for f in ("mlp", "cnn")
     ]
     assert identity(drawn[0]) != identity(drawn[1])
@@ -157,7 +157,9 @@ def test_the_ancestor_is_part_of_what_a_sweep_and_its_runs_are_known_by(store: S
 
 def test_the_command_that_repeats_a_sweep_names_the_ancestor(store: Store, tmp_path: Path) -> None:
     run = store.trial("mlp")
-    assert f"--from {run}" in command(descended(space_in(tmp_path), run, uri=store.uri), Options())
+    assert f"--from {run}" in reproduce_command(
+        with_source_model(space_in(tmp_path), run, uri=store.uri), SweepOptions()
+    )
 
 
 # What an ancestor is, whatever it is called
@@ -165,11 +167,11 @@ def test_the_command_that_repeats_a_sweep_names_the_ancestor(store: Store, tmp_p
 
 def test_one_network_has_one_hash_wherever_it_lies(store: Store, tmp_path: Path) -> None:
     run, space = store.trial("cnn"), space_in(tmp_path)
-    known = heritage(space, run, uri=store.uri)
-    assert heritage(space, f"runs:/{run}", uri=store.uri).sha256 == known.sha256
+    known = load_source_model(space, run, uri=store.uri)
+    assert load_source_model(space, f"runs:/{run}", uri=store.uri).sha256 == known.sha256
     # A folder does not say which classes its outputs are of: it is another ancestor, with the same tensors.
     copy = shutil.copytree(store.model(run), tmp_path / "copy")
-    folder = heritage(space, str(copy), uri=store.uri)
+    folder = load_source_model(space, str(copy), uri=store.uri)
     assert (folder.classes, folder.name) == (None, "copy")
     assert known.classes == tuple(f"digits/{label}" for label in range(10))
     weights, masks = "weights.safetensors", "masks.safetensors"
@@ -180,7 +182,7 @@ def test_one_network_has_one_hash_wherever_it_lies(store: Store, tmp_path: Path)
 
 def test_a_trial_that_keeps_masks_alone_and_one_cut_out_are_taken_whole(store: Store, tmp_path: Path) -> None:
     run = store.trial("cnn", "channel", "none")
-    found = heritage(space_in(tmp_path), run, uri=store.uri)
+    found = load_source_model(space_in(tmp_path), run, uri=store.uri)
     whole, record = orchestrator.load(run, cut=False, uri=store.uri)
     assert found.pruned
     assert found.shapes == {name: tuple(tensor.shape) for name, tensor in whole.state_dict().items()}
@@ -196,7 +198,7 @@ def read_back(files: Mapping[str, bytes], folder: Path) -> tuple[dict[str, Tenso
     place.mkdir()
     for name, content in files.items():
         (place / name).write_bytes(content)
-    saved = model_files.read(model_files.Folder(place), manifest_sha256=None)
+    saved = model_files.read(model_files.LocalFolder(place), manifest_sha256=None)
     return saved.state().weights, saved.masks
 
 
@@ -229,7 +231,7 @@ def test_a_pickle_that_would_run_something_is_refused(
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Exploit()))
     for name in ("evil.pth", "bare.pth"):
         with pytest.raises(StoreError, match="refused: it holds more than tensors, or is damaged") as caught:
-            tensors_of(Path(name))
+            read_state_dict(Path(name))
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "exploited").exists()
     torch.load("evil.pth", weights_only=False)  # the trap is a real one
@@ -246,7 +248,7 @@ def test_damaged_files_and_other_content_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").write_bytes(b"")
     for name in ("bare", "log", "complex", "half", "noise", "empty"):
         with pytest.raises(StoreError, match=f"{name}.pth") as caught:
-            tensors_of(tmp_path / f"{name}.pth")
+            read_state_dict(tmp_path / f"{name}.pth")
         assert "\n" not in str(caught.value)
 
 
@@ -256,8 +258,8 @@ def test_a_state_dict_is_read_plain_or_nested(tmp_path: Path, nested: str, kind:
     net = models.build("cnn(widths=[4])", input_shape=(1, 8, 8), num_classes=3).to(kind)
     content = net.state_dict()
     torch.save({nested: content, "epoch": 3} if nested else content, tmp_path / "net.pth")
-    found = as_network(
-        tmp_path / "net.pth", tensors_of(tmp_path / "net.pth"), model="cnn(widths=[4])", image=(1, 8, 8)
+    found = infer_architecture(
+        tmp_path / "net.pth", read_state_dict(tmp_path / "net.pth"), model="cnn(widths=[4])", image=(1, 8, 8)
     )
     weights, shape, classes = found
     assert (shape, classes) == ((1, 8, 8), 3)
@@ -279,7 +281,7 @@ def test_a_file_tells_channels_inputs_and_classes(
     net = models.build(model, input_shape=of, num_classes=7)
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     path = tmp_path / "net.safetensors"
-    assert as_network(path, tensors_of(path), model=model, image=(1, 8, 8))[1:] == (found, 7)
+    assert infer_architecture(path, read_state_dict(path), model=model, image=(1, 8, 8))[1:] == (found, 7)
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -292,7 +294,7 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
         ("cnn", "is missing"),
     ):
         with pytest.raises(StoreError, match=said) as caught:
-            as_network(path, tensors_of(path), model=model, image=(1, 8, 8))
+            infer_architecture(path, read_state_dict(path), model=model, image=(1, 8, 8))
         assert "\n" not in str(caught.value)
     refused(
         SpaceError,
@@ -329,8 +331,8 @@ def test_torchvisions_densenet_gives_its_own_logits(tmp_path: Path) -> None:
     )
     assert sum(n not in theirs.state_dict() for n in old) == 58 * (4 + 4 + 1 + 1)
     torch.save(old, tmp_path / "densenet121.pth")
-    tensors = tensors_of(tmp_path / "densenet121.pth")
-    weights, shape, classes = as_network(
+    tensors = read_state_dict(tmp_path / "densenet121.pth")
+    weights, shape, classes = infer_architecture(
         tmp_path / "densenet121.pth", tensors, model="densenet121", image=(3, 32, 32)
     )
     assert (shape, classes) == ((3, 224, 224), 1000)
@@ -340,8 +342,8 @@ def test_torchvisions_densenet_gives_its_own_logits(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(net.eval()(images), theirs(images))
     space = space_in(tmp_path, "model=densenet121", "dataset=cifar10", "start=weights")
-    found = descended(space, str(tmp_path / "densenet121.pth"), uri="")
-    (line,) = told(space, found)
+    found = with_source_model(space, str(tmp_path / "densenet121.pth"), uri="")
+    (line,) = transfer_messages(space, found)
     assert "cifar10: 724 of 727 tensors of densenet121.pth; drawn anew: " in line
     assert "features.conv0.weight (stem: 64x3x7x7 to 64x3x3x3)" in line
     assert "classifier.weight (head: 1000 classes to 10)" in line
@@ -354,25 +356,29 @@ class Moved:
     """A plan from an ancestor, its points run by workers' own code in the store of that."""
 
     def __init__(self, store: Store, folder: Path, source: str, *sets: str) -> None:
-        self.plan: Plan = make_plan(descended(space_in(folder, *sets), source, uri=store.uri))
+        self.plan: Plan = make_plan(with_source_model(space_in(folder, *sets), source, uri=store.uri))
         self.tracker = Tracker(store.uri, "moved")
         self.folder = folder
         assert self.plan.space.ancestor is not None
         run = self.tracker.start("sweep", "moved", tags={})
-        source_models.keep(self.tracker, self.tracker.row(run.run_id), self.plan.space.ancestor)
+        source_models.upload_source_model(
+            self.tracker, self.tracker.row(run.run_id), self.plan.space.ancestor
+        )
         run.end("FINISHED")
         self.sweep = self.tracker.row(run.run_id)
 
-    def run(self) -> list[RunRow]:
-        points, _ = missing_points(self.plan, self.tracker, retry_failed=False)
+    def run(self) -> list[RunRecord]:
+        points, _ = remaining_tasks(self.plan, self.tracker, retry_failed=False)
         for point in points:
-            run_point(point, self.settings())
+            run_task(point, self.settings())
         keys = [trial.key for trial in self.plan.trials] + [config.key() for config in self.plan.dense]
-        return [self.tracker.finished(keys)[key] for key in keys]
+        return [self.tracker.find_all_finished(keys)[key] for key in keys]
 
-    def settings(self) -> Settings:
-        place = provenance.place()
-        return Settings(self.tracker.uri, "moved", self.sweep.run_id, None, place, state_dir=str(self.folder))
+    def settings(self) -> WorkerSettings:
+        place = provenance.install_path()
+        return WorkerSettings(
+            self.tracker.uri, "moved", self.sweep.run_id, None, place, state_dir=str(self.folder)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -381,12 +387,12 @@ def moved(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Moved:
 
 
 @pytest.fixture(scope="module")
-def rows(moved: Moved) -> list[RunRow]:
+def rows(moved: Moved) -> list[RunRecord]:
     source_models._by_hash.cache_clear()
     return moved.run()
 
 
-def test_every_run_says_where_it_comes_from(store: Store, moved: Moved, rows: list[RunRow]) -> None:
+def test_every_run_says_where_it_comes_from(store: Store, moved: Moved, rows: list[RunRecord]) -> None:
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
     assert len(rows) == 6 + 3
@@ -401,7 +407,7 @@ def test_every_run_says_where_it_comes_from(store: Store, moved: Moved, rows: li
     assert sum(row.params.get("start") == "masked" for row in rows) == 3
 
 
-def test_what_was_gone_is_counted_and_an_amount_is_of_all_weights(rows: list[RunRow]) -> None:
+def test_what_was_gone_is_counted_and_an_amount_is_of_all_weights(rows: list[RunRecord]) -> None:
     hidden, head = 24 * 64 + 16 * 24, 2 * 16
     gone = (24 * 64 + 1) // 2 + 16 * 24 // 2  # half of each hidden layer
     found = {
@@ -418,23 +424,23 @@ def test_what_was_gone_is_counted_and_an_amount_is_of_all_weights(rows: list[Run
     assert found["masked", "trial", 0.8] == pytest.approx(int(0.8 * (hidden + head) + 0.5) / (hidden + head))
 
 
-def test_a_transferred_run_comes_out_again_with_the_same_bits(store: Store, rows: list[RunRow]) -> None:
+def test_a_transferred_run_comes_out_again_with_the_same_bits(store: Store, rows: list[RunRecord]) -> None:
     for row in rows:
         if row.params.get("start") in ("weights", "masked") and row.params.get("amount") in (None, "0.8"):
             source_models._by_hash.cache_clear()
-            recorded = rerun.find(row.run_id, uri=store.uri)
+            recorded = rerun.find_recorded_run(row.run_id, uri=store.uri)
             assert list(recorded.reservations()) == []
-            same = rerun.compare(recorded, rerun.again(recorded))
+            same = rerun.compare(recorded, rerun.rerun(recorded))
             assert same.differences == []
 
 
-def test_a_loaded_network_of_theirs_has_the_recorded_accuracy(store: Store, rows: list[RunRow]) -> None:
+def test_a_loaded_network_of_theirs_has_the_recorded_accuracy(store: Store, rows: list[RunRecord]) -> None:
     for row in rows:
         orchestrator.load(row.run_id, uri=store.uri, strict=True)
 
 
-def test_there_is_nothing_left_to_run_the_second_time(moved: Moved, rows: list[RunRow]) -> None:
-    assert missing_points(moved.plan, moved.tracker, retry_failed=False) == ([], 6)
+def test_there_is_nothing_left_to_run_the_second_time(moved: Moved, rows: list[RunRecord]) -> None:
+    assert remaining_tasks(moved.plan, moved.tracker, retry_failed=False) == ([], 6)
 
 
 def config_of(sha256: str) -> DenseConfig:
@@ -445,15 +451,15 @@ def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
     source_models._by_hash.cache_clear()
-    found = source_models.ancestor_of(moved.tracker, config_of(ancestor.sha256))
+    found = source_models.load_source_model(moved.tracker, config_of(ancestor.sha256))
     assert found is not None
-    assert found is source_models.ancestor_of(moved.tracker, config_of(ancestor.sha256))  # in memory
+    assert found is source_models.load_source_model(moved.tracker, config_of(ancestor.sha256))  # in memory
     assert found.classes == ancestor.classes
-    assert source_models.ancestor_of(moved.tracker, replace(config_of(""), start="scratch")) is None
+    assert source_models.load_source_model(moved.tracker, replace(config_of(""), start="scratch")) is None
     with pytest.raises(StoreError, match="no sweep of this store has it; a sweep with the same --from"):
-        source_models.ancestor_of(moved.tracker, config_of("b" * 64))
+        source_models.load_source_model(moved.tracker, config_of("b" * 64))
     with pytest.raises(StoreError, match="is no SHA-256 of an ancestor"):
-        source_models.ancestor_of(moved.tracker, config_of("' or tags.kind LIKE '%"))
+        source_models.load_source_model(moved.tracker, config_of("' or tags.kind LIKE '%"))
 
 
 def test_a_store_that_was_away_a_moment_ago_is_asked_for_an_ancestor_again(
@@ -462,12 +468,12 @@ def test_a_store_that_was_away_a_moment_ago_is_asked_for_an_ancestor_again(
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
     source_models._by_hash.cache_clear()
-    with pytest.raises(AwayError), moved.tracker.reaching():
-        raise AwayError("database is locked")
-    with pytest.raises(AwayError, match="database is locked"), moved.tracker.reaching():
+    with pytest.raises(StoreUnavailableError), moved.tracker.translating_errors():
+        raise StoreUnavailableError("database is locked")
+    with pytest.raises(StoreUnavailableError, match="database is locked"), moved.tracker.translating_errors():
         pytest.fail("nobody waits for a store again that is away")
     monkeypatch.setattr(source_models, "TRY_SECONDS", 0.0)
-    assert source_models.ancestor_of(moved.tracker, config_of(ancestor.sha256)) is not None
+    assert source_models.load_source_model(moved.tracker, config_of(ancestor.sha256)) is not None
 
 
 def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(
@@ -480,19 +486,21 @@ def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(
     assert folder is not None
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    point = missing_points(place.plan, place.tracker, retry_failed=False)[0][0]
+    point = remaining_tasks(place.plan, place.tracker, retry_failed=False)[0][0]
     source_models._by_hash.cache_clear()
     with pytest.raises(StoreError, match=r"weights\.safetensors is not as it was written"):
-        run_point(point, place.settings())
+        run_task(point, place.settings())
     weights.write_bytes(b"")  # its size differs: that is seen without reading it
-    source_models.keep(place.tracker, place.sweep, ancestor)
-    run_point(point, place.settings())
+    source_models.upload_source_model(place.tracker, place.sweep, ancestor)
+    run_task(point, place.settings())
     assert place.tracker.finished_one(point.key) is not None
 
 
-def test_a_transferred_run_is_an_ancestor_as_well(store: Store, rows: list[RunRow], tmp_path: Path) -> None:
+def test_a_transferred_run_is_an_ancestor_as_well(
+    store: Store, rows: list[RunRecord], tmp_path: Path
+) -> None:
     run = next(row for row in rows if row.params.get("start") == "masked" and row.tags["kind"] == "trial")
-    found = heritage(space_in(tmp_path), run.run_id, uri=store.uri)
+    found = load_source_model(space_in(tmp_path), run.run_id, uri=store.uri)
     assert found.pruned
     assert found.classes == ("digits/0", "digits/1")
 
@@ -501,6 +509,6 @@ def test_a_trial_from_an_ancestor_travels_as_text() -> None:
     config = TrialConfig(
         config_of("a" * 64), Prune("magnitude()", "weight", "layer", "one_shot()", 0.5), "none", "x"
     )
-    point = Point(config.key(), "a name", config, parent=config.dense.key())
-    assert Point.from_text(point.to_text()) == point
+    point = Task(config.key(), "a name", config, parent=config.dense.key())
+    assert Task.from_text(point.to_text()) == point
     assert json.loads(point.to_text())["config"]["dense"]["start"] == "masked"

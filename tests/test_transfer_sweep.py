@@ -69,7 +69,7 @@ def test_a_logged_network_is_taken_on_to_other_classes(
     (tmp_path / "first.yaml").write_text(FIRST)
     orchestrate("sweep", "--space", "first.yaml", "--device", "cpu")
     tracker = Tracker(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}", "transfer")
-    (trial,) = (run for run in tracker.finished().values() if run.tags["kind"] == "trial")
+    (trial,) = (run for run in tracker.find_all_finished().values() if run.tags["kind"] == "trial")
     move = ["--space", "transfer", "--device", "cpu", *(word for item in SETS for word in ("--set", item))]
 
     assert "give --from MODEL" in orchestrate("plan", *move, code=2).stderr
@@ -87,7 +87,9 @@ def test_a_logged_network_is_taken_on_to_other_classes(
     (sweep,) = tracker.search("tags.kind = 'sweep'")
     assert sweep.tags["ancestor"] == trial.run_id
     assert f"--from {trial.run_id}" in sweep.tags["command"]
-    runs = [run for run in tracker.finished().values() if run.tags["mlflow.parentRunId"] == sweep.run_id]
+    runs = [
+        run for run in tracker.find_all_finished().values() if run.tags["mlflow.parentRunId"] == sweep.run_id
+    ]
     descended = [run for run in runs if run.params.get("start") in ("weights", "masked")]
     assert len(descended) == 2 * 3
     for run in descended:

@@ -14,10 +14,10 @@ from orchestrator.data import loading
 from orchestrator.errors import DivergedError
 from orchestrator.space.techniques import TECHNIQUES, resolve
 from orchestrator.training.evaluation import evaluate
-from orchestrator.trial.context import State, make_bench
-from orchestrator.trial.measurement import Measured, measure
+from orchestrator.trial.context import NetworkState, make_context
+from orchestrator.trial.measurement import MeasuredRound, measure
 from orchestrator.trial.metrics import profile
-from orchestrator.trial.run import Result, run_dense, run_trial
+from orchestrator.trial.run import TrialResult, run_dense, run_trial
 
 MODELS = ("slp", "mlp(widths=[32, 16])", "cnn(widths=[8, 16])")
 SLP, MLP, CNN = MODELS
@@ -28,10 +28,10 @@ digits = cache(partial(loading.load_dataset, "digits"))
 class Shelf:
     """A store in memory."""
 
-    def __init__(self, *states: tuple[DenseConfig, State]) -> None:
+    def __init__(self, *states: tuple[DenseConfig, NetworkState]) -> None:
         self.states = {config.key(): state for config, state in states}
 
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return self.states.get(config.key())
 
 
@@ -40,11 +40,11 @@ def dense_config(model: str, epochs: int = 2) -> DenseConfig:
 
 
 @cache
-def dense(model: str) -> Result:
+def dense(model: str) -> TrialResult:
     return run_dense(dense_config(model), digits())
 
 
-def walk(model: str, prune: Prune, recover: str = "none") -> Result:
+def walk(model: str, prune: Prune, recover: str = "none") -> TrialResult:
     shelf = Shelf((dense_config(model), dense(model).last.state))
     return run_trial(TrialConfig(dense_config(model), prune, recover, "x"), digits(), store=shelf)
 
@@ -54,12 +54,12 @@ def technique(name: str, amount: float, schedule: str = "one_shot") -> Prune:
     return Prune(known.criterion, known.granularity, known.scope, schedule, amount)
 
 
-def met(measured: Measured) -> tuple[str, ...]:
+def met(measured: MeasuredRound) -> tuple[str, ...]:
     """The notes but for those on networks that have collapsed."""
     return tuple(note for note in measured.notes if not note.startswith("round"))
 
 
-def pruned(model: str, name: str, amount: float, recover: str = "none") -> Measured:
+def pruned(model: str, name: str, amount: float, recover: str = "none") -> MeasuredRound:
     return walk(model, technique(name, amount), recover).last
 
 
@@ -266,7 +266,7 @@ def test_a_note_where_one_unit_of_each_layer_had_to_stay() -> None:
 
 
 def test_a_network_that_gives_no_number_has_diverged() -> None:
-    bench = make_bench(dense_config(MLP), digits())
+    bench = make_context(dense_config(MLP), digits())
     state = dense(MLP).last.state
     broken = {name: tensor * float("nan") for name, tensor in state.weights.items()}
     with pytest.raises(DivergedError, match="not finite"):

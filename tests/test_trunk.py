@@ -18,18 +18,18 @@ from orchestrator.data.loading import Dataset
 from orchestrator.data.loading import load_dataset as digits
 from orchestrator.errors import StoreError
 from orchestrator.execution.searcher import SUCCEEDED
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import Plan, PlannedTrial
-from orchestrator.planning.resume import missing_points
+from orchestrator.planning.resume import remaining_tasks
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
-from orchestrator.tracking.round_masks import SHA256, TRUNK, from_bytes, to_bytes, trunk_of
+from orchestrator.tracking.round_masks import SHA256, TRUNK, from_bytes, load_round_masks, to_bytes
 from orchestrator.training.loop import EpochRecord
-from orchestrator.trial.context import State
-from orchestrator.trial.recovery import Trunk, walked_along
-from orchestrator.trial.run import Result, run_trial
-from orchestrator.trial.task import Point, Settings
+from orchestrator.trial.context import NetworkState
+from orchestrator.trial.recovery import RoundMasks, mask_source_config
+from orchestrator.trial.run import TrialResult, run_trial
+from orchestrator.trial.task import Task, WorkerSettings
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 PRUNE = Prune("magnitude", "weight", "layer", "iterative(rounds=3)", 0.8)
@@ -38,37 +38,39 @@ CONTROL = replace(TICKET, recover="reinit")
 
 
 class Empty:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return None
 
 
-def walk(config: TrialConfig, shared: Trunk | None = None, heard: list[str] | None = None) -> Result:
+def walk(
+    config: TrialConfig, shared: RoundMasks | None = None, heard: list[str] | None = None
+) -> TrialResult:
     def hear(stage: str, epoch: int, record: object) -> None:
         if heard is not None:
             heard.append(stage)
 
-    return run_trial(config, images(), store=Empty(), shared=shared, report=hear)
+    return run_trial(config, images(), store=Empty(), masks_from=shared, on_epoch=hear)
 
 
 def images() -> Dataset:
     return digits("digits", device="cpu")
 
 
-def numbers(result: Result) -> list[dict[str, object]]:
+def numbers(result: TrialResult) -> list[dict[str, object]]:
     rows = [asdict(measured.measurement) for measured in result.rounds]
     return [{name: v for name, v in row.items() if not name.endswith("seconds")} for row in rows]
 
 
 def test_who_walks_along_whom() -> None:
-    assert walked_along(CONTROL) == TICKET
-    assert walked_along(TICKET) is None
-    assert walked_along(replace(TICKET, recover="finetune(epochs=1)")) is None
-    assert walked_along(replace(CONTROL, prune=replace(PRUNE, schedule="one_shot"))) is None
-    assert walked_along(replace(CONTROL, when="init")) is None
+    assert mask_source_config(CONTROL) == TICKET
+    assert mask_source_config(TICKET) is None
+    assert mask_source_config(replace(TICKET, recover="finetune(epochs=1)")) is None
+    assert mask_source_config(replace(CONTROL, prune=replace(PRUNE, schedule="one_shot"))) is None
+    assert mask_source_config(replace(CONTROL, when="init")) is None
 
 
 def test_a_control_along_a_trunk_is_the_control_alone_bit_for_bit() -> None:
-    trunk = walk(TICKET).trunk
+    trunk = walk(TICKET).round_masks
     assert trunk is not None
     assert trunk.key == TICKET.key()
     heard: list[str] = []
@@ -88,7 +90,7 @@ def epochs(history: tuple[EpochRecord, ...]) -> list[EpochRecord]:
 
 
 def test_a_trunk_as_a_file_and_back() -> None:
-    trunk = walk(TICKET).trunk
+    trunk = walk(TICKET).round_masks
     assert trunk is not None
     data = to_bytes(trunk)
     # 3 rounds of 64 * 16 + 16 * 8 + 8 * 10 weights, one bit each, are 462 bytes.
@@ -112,24 +114,24 @@ def plan_of(*configs: TrialConfig) -> Plan:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> tuple[Tracker, Settings]:
+def place(tmp_path: Path) -> tuple[Tracker, WorkerSettings]:
     uri = default_uri(tmp_path)
     tracking.initialise(uri)
     tracker = Tracker(uri, "x")
     sweep = tracker.start("sweep", "x", tags={}).run_id
-    return tracker, Settings(uri, "x", sweep, None, models.__file__)
+    return tracker, WorkerSettings(uri, "x", sweep, None, models.__file__)
 
 
-def test_in_a_store_the_control_comes_second_and_trains_less(place: tuple[Tracker, Settings]) -> None:
+def test_in_a_store_the_control_comes_second_and_trains_less(place: tuple[Tracker, WorkerSettings]) -> None:
     tracker, settings = place
-    points, _ = missing_points(plan_of(CONTROL, TICKET), tracker, retry_failed=False)
+    points, _ = remaining_tasks(plan_of(CONTROL, TICKET), tracker, retry_failed=False)
     dense, control, ticket = points
     assert (control.parent, ticket.parent) == (TICKET.key(), DENSE.key())
-    assert (control.leads, ticket.leads) == (False, True)
+    assert (control.saves_round_masks, ticket.saves_round_masks) == (False, True)
     beats: list[float] = []
     for point in (dense, ticket, control):
         beats.clear()
-        run_point(point, settings, beat=lambda values: beats.append(values["epoch"]))
+        run_task(point, settings, on_progress=lambda values: beats.append(values["epoch"]))
     assert len(beats) == 3 * 2
     row = tracker.finished_one(CONTROL.key())
     assert row is not None
@@ -140,37 +142,37 @@ def test_in_a_store_the_control_comes_second_and_trains_less(place: tuple[Tracke
         assert name.endswith("seconds") or row.metrics[name] == value, name
 
 
-def test_a_trial_that_nobody_follows_leaves_no_trunk(place: tuple[Tracker, Settings]) -> None:
+def test_a_trial_that_nobody_follows_leaves_no_trunk(place: tuple[Tracker, WorkerSettings]) -> None:
     tracker, settings = place
-    points, _ = missing_points(plan_of(TICKET), tracker, retry_failed=False)
+    points, _ = remaining_tasks(plan_of(TICKET), tracker, retry_failed=False)
     for point in points:
-        run_point(point, settings)
+        run_task(point, settings)
     row = tracker.finished_one(TICKET.key())
     assert row is not None
     assert not tracker.has(row, TRUNK)
-    assert trunk_of(tracker, CONTROL) is None
-    (control,), _ = missing_points(plan_of(TICKET, CONTROL), tracker, retry_failed=False)
+    assert load_round_masks(tracker, CONTROL) is None
+    (control,), _ = remaining_tasks(plan_of(TICKET, CONTROL), tracker, retry_failed=False)
     assert control.parent == DENSE.key()  # it does not wait for what is done already
 
 
-def test_a_damaged_trunk_is_not_walked_along(place: tuple[Tracker, Settings]) -> None:
+def test_a_damaged_trunk_is_not_walked_along(place: tuple[Tracker, WorkerSettings]) -> None:
     tracker, settings = place
-    points, _ = missing_points(plan_of(TICKET, CONTROL), tracker, retry_failed=False)
+    points, _ = remaining_tasks(plan_of(TICKET, CONTROL), tracker, retry_failed=False)
     for point in points[:2]:
-        run_point(point, settings)
+        run_task(point, settings)
     row = tracker.finished_one(TICKET.key())
     assert row is not None
-    assert trunk_of(tracker, CONTROL) is not None
+    assert load_round_masks(tracker, CONTROL) is not None
     file = tracker.local_folder(row, TRUNK)
     assert file is not None
     file.write_bytes(file.read_bytes()[:-1] + b"\x55")
-    assert trunk_of(tracker, CONTROL) is None
+    assert load_round_masks(tracker, CONTROL) is None
 
 
 def swept() -> tuple[Sweep, list[str]]:
-    dense = Point(DENSE.key(), "dense", DENSE)
-    ticket = Point(TICKET.key(), "ticket", TICKET, parent=DENSE.key(), leads=True)
-    control = Point(CONTROL.key(), "control", CONTROL, parent=TICKET.key())
+    dense = Task(DENSE.key(), "dense", DENSE)
+    ticket = Task(TICKET.key(), "ticket", TICKET, parent=DENSE.key(), saves_round_masks=True)
+    control = Task(CONTROL.key(), "control", CONTROL, parent=TICKET.key())
     sweep = Sweep(dense, control, ticket)
     return sweep, [sweep.next(), sweep.next()]
 

@@ -13,9 +13,9 @@ from orchestrator.config import Control, DenseConfig, Numerics, Prune, Train, Tr
 from orchestrator.data import loading
 from orchestrator.planning.estimate import _epochs
 from orchestrator.trial import stages
-from orchestrator.trial.context import State, make_bench
+from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.recovery import recoveries
-from orchestrator.trial.run import Result, run_dense, run_trial
+from orchestrator.trial.run import TrialResult, run_dense, run_trial
 from pruning.masking import Masks
 from pruning.step import target_count
 
@@ -30,12 +30,12 @@ def dense_config(model: str, seed: int = 0) -> DenseConfig:
 
 
 @cache
-def dense(model: str, seed: int = 0) -> Result:
+def dense(model: str, seed: int = 0) -> TrialResult:
     return run_dense(dense_config(model, seed), digits())
 
 
 class Shelf:
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return dense(config.model, config.seed).last.state
 
 
@@ -47,7 +47,7 @@ def walk(
     when: When = "after",
     seed: int = 0,
     prepare: str = "none",
-) -> Result:
+) -> TrialResult:
     config = TrialConfig(dense_config(model, seed), prune, recover, "x", when=when, prepare=prepare)
     return run_trial(config, digits(), store=Shelf())
 
@@ -113,7 +113,7 @@ def test_what_is_pruned_at_init_is_trained_once(recover: str, schedule: str) -> 
 
 def test_masks_at_init_are_of_the_initial_weights() -> None:
     state = walk(weights(0.5), "rewind", when="init").last.state
-    start = stages.initial(make_bench(dense_config(MLP), digits())).weights
+    start = stages.initial(make_context(dense_config(MLP), digits())).weights
     for name, size in LAYERS.items():
         magnitude = start[name].abs()
         assert int((~state.masks[name]).sum()) == size // 2
@@ -123,7 +123,7 @@ def test_masks_at_init_are_of_the_initial_weights() -> None:
 def test_without_recovery_nothing_is_trained() -> None:
     result = walk(weights(0.5), "none", when="init")
     assert (result.last.measurement.epochs, result.last.measurement.train_flops) == (0, 0)
-    start = stages.initial(make_bench(dense_config(MLP), digits())).weights
+    start = stages.initial(make_context(dense_config(MLP), digits())).weights
     for name, mask in result.last.state.masks.items():
         assert torch.equal(result.last.state.weights[name], torch.where(mask, start[name], 0.0))
 

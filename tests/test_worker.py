@@ -19,21 +19,21 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
 from orchestrator.data import loading
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.execution.worker import DenseStore, run_point
+from orchestrator.execution.worker import StoredDenseNetworks, run_task
 from orchestrator.planning.plan import Plan, PlannedTrial
-from orchestrator.planning.resume import missing_points
+from orchestrator.planning.resume import remaining_tasks
 from orchestrator.space.space import load_space
 from orchestrator.space.techniques import resolve
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import default_uri, outbox_folder
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.tracking.delivery import tracker_of
-from orchestrator.trial.context import State
+from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.params import params
 from orchestrator.trial.run import run_dense, run_trial
-from orchestrator.trial.task import Point, Settings
+from orchestrator.trial.task import Task, WorkerSettings
 
 MODEL = "mlp(widths=[16, 8])"
 DENSE = DenseConfig(MODEL, "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
@@ -48,9 +48,9 @@ def trial_config(name: str = "weight", recover: str = "none", dense: DenseConfig
     return TrialConfig(dense, prune, recover, name)
 
 
-def point(config: DenseConfig | TrialConfig) -> Point:
+def point(config: DenseConfig | TrialConfig) -> Task:
     parent = config.dense.key() if isinstance(config, TrialConfig) else None
-    return Point(config.key(), "a name", config, parent=parent, tags={"colour": "blue"})
+    return Task(config.key(), "a name", config, parent=parent, tags={"colour": "blue"})
 
 
 def timeless(values: dict[str, float]) -> dict[str, float]:
@@ -65,28 +65,28 @@ class Place:
         self.tracker = Tracker(uri, experiment)
         sweep = self.tracker.start("sweep", "x", tags={}).run_id
         self.outbox = Outbox(outbox_folder(uri))
-        self.settings = Settings(uri, experiment, sweep, None, models.__file__)
+        self.settings = WorkerSettings(uri, experiment, sweep, None, models.__file__)
 
-    def run(self, config: DenseConfig | TrialConfig) -> tuple[RunRow, dict[str, float]]:
-        final = run_point(point(config), self.settings)
+    def run(self, config: DenseConfig | TrialConfig) -> tuple[RunRecord, dict[str, float]]:
+        final = run_task(point(config), self.settings)
         return self.row(config), final
 
-    def row(self, config: DenseConfig | TrialConfig) -> RunRow:
+    def row(self, config: DenseConfig | TrialConfig) -> RunRecord:
         return next(iter(self.tracker.search(f"tags.point = '{config.key()}'")))
 
-    def load(self, row: RunRow) -> model_files.Saved:
-        return model_files.load(
+    def load(self, row: RunRecord) -> model_files.SavedModel:
+        return model_files.load_model(
             self.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
         )
 
-    def steps(self, row: RunRow, name: str) -> list[int]:
+    def steps(self, row: RunRecord, name: str) -> list[int]:
         return [point.step for point in self.tracker.client.get_metric_history(row.run_id, name)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     found = Place(default_uri(tmp_path_factory.mktemp("store")), "digits")
-    run_point(point(DENSE), found.settings)
+    run_task(point(DENSE), found.settings)
     return found
 
 
@@ -110,14 +110,14 @@ def test_a_dense_run_is_whole(place: Place) -> None:
 
 def test_a_dense_run_keeps_its_files(place: Place) -> None:
     row = place.row(DENSE)
-    confusion = torch.tensor(json.loads(place.tracker.text(row, "confusion.json")))
+    confusion = torch.tensor(json.loads(place.tracker.read_text(row, "confusion.json")))
     assert confusion.sum() == 360
     assert confusion.trace() / 360 == pytest.approx(row.metrics["final/accuracy"])
-    layers = json.loads(place.tracker.text(row, "layers.json"))
+    layers = json.loads(place.tracker.read_text(row, "layers.json"))
     assert [line[0] for line in layers["data"]] == ["hidden.0", "hidden.1", "output"]
-    config = json.loads(place.tracker.text(row, "config.json"))
-    assert Point.from_text(point(DENSE).to_text()).config == dense_from_json(config)
-    operators = json.loads(place.tracker.text(row, "operators.json"))
+    config = json.loads(place.tracker.read_text(row, "config.json"))
+    assert Task.from_text(point(DENSE).to_text()).config == dense_from_json(config)
+    operators = json.loads(place.tracker.read_text(row, "operators.json"))
     assert operators["macs"] == {"hidden.0": 64 * 16, "hidden.1": 16 * 8, "output": 8 * 10}
     assert operators["notes"] == []
     assert operators.keys() == {"macs", "notes", "unsupported", "not_counted"}
@@ -127,7 +127,7 @@ def test_the_reloaded_dense_network_is_the_computed_one(place: Place) -> None:
     computed = run_dense(DENSE, loading.load_dataset("digits")).last.state
     for loaded in (
         place.load(place.row(DENSE)).state(),
-        DenseStore(place.tracker, place.outbox).dense(DENSE),
+        StoredDenseNetworks(place.tracker, place.outbox).dense(DENSE),
     ):
         assert loaded is not None
         assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in computed.weights.items())
@@ -136,10 +136,10 @@ def test_the_reloaded_dense_network_is_the_computed_one(place: Place) -> None:
 
 
 class Shelf:
-    def __init__(self, state: State | None) -> None:
+    def __init__(self, state: NetworkState | None) -> None:
         self.state = state
 
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return self.state
 
 
@@ -185,14 +185,14 @@ def test_rounds_are_counted_on(place: Place) -> None:
 def test_a_diverged_training_is_a_result_without_a_key(place: Place) -> None:
     config = replace(DENSE, train=Train(epochs=2, optimizer="sgd", lr=1e30))
     with pytest.raises(DivergedError):
-        run_point(point(config), place.settings)
+        run_task(point(config), place.settings)
     row = place.row(config)
     assert row.status == "FAILED"
     assert (row.tags["diverged"], "epoch 1 of 2" in row.tags["reason"]) == ("true", True)
     assert "key" not in row.tags
     assert not {name for name in row.metrics if name.startswith("final/")}
-    assert config.key() in place.tracker.failed({config.key()})
-    assert place.tracker.finished({config.key()}) == {}
+    assert config.key() in place.tracker.find_all_failed({config.key()})
+    assert place.tracker.find_all_finished({config.key()}) == {}
 
 
 def test_what_waits_for_a_diverged_training_is_not_tried_again(place: Place) -> None:
@@ -206,13 +206,13 @@ def test_what_waits_for_a_diverged_training_is_not_tried_again(place: Place) -> 
     )
 
     def missing(retry_failed: bool = False) -> list[str]:
-        points, _ = missing_points(plan, place.tracker, retry_failed=retry_failed)
+        points, _ = remaining_tasks(plan, place.tracker, retry_failed=retry_failed)
         return [point.key for point in points]
 
     everything = [config.key(), *(trial.key() for trial in trials)]
     assert missing() == everything
     with pytest.raises(DivergedError):
-        run_point(point(config), place.settings)
+        run_task(point(config), place.settings)
     assert missing() == []
     assert missing(retry_failed=True) == everything
 
@@ -223,21 +223,21 @@ def test_an_error_leaves_a_failed_run_without_a_key(place: Place, monkeypatch: p
     def broken(*args: object, **options: object) -> str:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(model_files, "save", broken)
+    monkeypatch.setattr(model_files, "save_model", broken)
     with pytest.raises(RuntimeError, match="out of order"):
-        run_point(point(config), place.settings)
+        run_task(point(config), place.settings)
     row = place.row(config)
     assert (row.status, "key" in row.tags, "diverged" in row.tags) == ("FAILED", False, False)
     assert row.tags["reason"] == "RuntimeError: out of order"
-    assert "in broken" in place.tracker.text(row, "traceback.txt")
-    assert place.outbox.parcels() == []
+    assert "in broken" in place.tracker.read_text(row, "traceback.txt")
+    assert place.outbox.pending_runs() == []
 
 
 def test_a_dense_network_that_is_stored_later_is_found(place: Place) -> None:
     config = replace(DENSE, seed=5)
-    assert DenseStore(place.tracker, place.outbox).dense(config) is None
-    run_point(point(config), place.settings)
-    assert DenseStore(place.tracker, place.outbox).dense(config) is not None
+    assert StoredDenseNetworks(place.tracker, place.outbox).dense(config) is None
+    run_task(point(config), place.settings)
+    assert StoredDenseNetworks(place.tracker, place.outbox).dense(config) is not None
 
 
 def test_a_stored_network_that_was_changed_is_refused(place: Place) -> None:
@@ -246,25 +246,25 @@ def test_a_stored_network_that_was_changed_is_refused(place: Place) -> None:
     path = place.tracker.folder(row, "model") / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
     with pytest.raises(StoreError, match=r"weights\.safetensors"):
-        DenseStore(place.tracker, place.outbox).dense(config)
+        StoredDenseNetworks(place.tracker, place.outbox).dense(config)
 
 
 def test_other_models_packages_are_refused(place: Place) -> None:
     with pytest.raises(StoreError, match="another version of the code"):
-        run_point(point(DENSE), replace(place.settings, code="/elsewhere/models/__init__.py"))
+        run_task(point(DENSE), replace(place.settings, code="/elsewhere/models/__init__.py"))
 
 
 def test_points_survive_being_text() -> None:
     protected = replace(trial_config(), prune=replace(trial_config().prune, protect=("output",)))
     for config in (DENSE, trial_config(), protected):
-        again = Point.from_text(point(config).to_text())
+        again = Task.from_text(point(config).to_text())
         assert again == point(config)
         assert again.config.key() == again.key
 
 
 def test_beats_are_heard(place: Place) -> None:
     heard: list[dict[str, float]] = []
-    run_point(point(replace(DENSE, seed=8)), place.settings, beat=heard.append)
+    run_task(point(replace(DENSE, seed=8)), place.settings, on_progress=heard.append)
     assert heard == [{"epoch": 1.0}, {"epoch": 2.0}]
 
 
@@ -285,7 +285,7 @@ def test_a_run_takes_few_calls(place: Place, monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setattr(client, name, counted(name, method))
     for config in (replace(DENSE, seed=9), trial_config("random")):
         calls.clear()
-        run_point(point(config), place.settings)
+        run_task(point(config), place.settings)
         assert sum(calls.values()) <= 8, calls
 
 

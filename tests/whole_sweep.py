@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.execution.options import Options
-from orchestrator.execution.publish import command, conclude
-from orchestrator.execution.worker import run_point
+from orchestrator.execution.options import SweepOptions
+from orchestrator.execution.publish import publish_results, reproduce_command
+from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.plan_file import PLAN
-from orchestrator.planning.resume import digest, missing_points, plan_text
+from orchestrator.planning.resume import digest, plan_text, remaining_tasks
 from orchestrator.space.space import load_space
 from orchestrator.storage.runs import COMMAND
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system import provenance
-from orchestrator.tracking import OpenRun, Tracker, initialise, line_to
-from orchestrator.tracking.lease import claim
-from orchestrator.trial.task import Ended, Point, Settings
+from orchestrator.tracking import ActiveRun, Tracker, breaker_for, initialise
+from orchestrator.tracking.lease import acquire_lease
+from orchestrator.trial.task import SweepOutcome, Task, WorkerSettings
 
 NAME = "weight-vs-unit"
 SETS = ("seed=0", "train.epochs=1", "amount=0,0.5", "technique=weight", "model=mlp(widths=[16])")
@@ -30,21 +30,23 @@ class Begun:
     """A sweep whose run is open, and whose points have not been run yet."""
 
     uri: str
-    run: OpenRun
-    points: tuple[Point, ...]
+    run: ActiveRun
+    points: tuple[Task, ...]
 
     @property
     def tracker(self) -> Tracker:
         return Tracker(self.uri, NAME)
 
-    def settings(self, uri: str, state_dir: Path) -> Settings:
-        return Settings(uri, NAME, self.run.run_id, None, provenance.place(), state_dir=str(state_dir))
+    def settings(self, uri: str, state_dir: Path) -> WorkerSettings:
+        return WorkerSettings(
+            uri, NAME, self.run.run_id, None, provenance.install_path(), state_dir=str(state_dir)
+        )
 
-    def leave_waiting(self, state_dir: Path, points: tuple[Point, ...] | None = None) -> None:
+    def leave_waiting(self, state_dir: Path, points: tuple[Task, ...] | None = None) -> None:
         """Run points while the store is away: their results wait for it, on this machine."""
         for point in self.points if points is None else points:
-            run_point(point, self.settings(NOBODY, state_dir))
-        line_to(NOBODY).ask_anew()
+            run_task(point, self.settings(NOBODY, state_dir))
+        breaker_for(NOBODY).reset()
         place = outbox_folder(self.uri)
         place.parent.mkdir(parents=True, exist_ok=True)
         outbox_folder(NOBODY, str(state_dir)).rename(place)
@@ -56,11 +58,11 @@ def begin(uri: str) -> Begun:
     space = load_space(NAME, SETS)
     plan = make_plan(space, device="cpu", precision="fp32")
     tracker = Tracker(uri, NAME)
-    run = claim(tracker, digest(plan, None), name=NAME)
-    tracker.set_tag(run.run_id, COMMAND, command(space, Options()))
+    run = acquire_lease(tracker, digest(plan, None), name=NAME)
+    tracker.set_tag(run.run_id, COMMAND, reproduce_command(space, SweepOptions()))
     tracker.upload(run.run_id, {"space.yaml": space.text})
     tracker.rewrite(tracker.row(run.run_id), PLAN, plan_text(plan))
-    points, _ = missing_points(plan, tracker, retry_failed=False)
+    points, _ = remaining_tasks(plan, tracker, retry_failed=False)
     return Begun(uri, run, tuple(points))
 
 
@@ -68,8 +70,10 @@ def record_sweep(uri: str, state_dir: Path) -> str:
     """A finished one; the id of a trial's run."""
     begun = begin(uri)
     for point in begun.points:
-        run_point(point, begun.settings(uri, state_dir))
-    conclude(begun.tracker, begun.tracker.row(begun.run.run_id), load_space(NAME, SETS), Ended(()))
+        run_task(point, begun.settings(uri, state_dir))
+    publish_results(
+        begun.tracker, begun.tracker.row(begun.run.run_id), load_space(NAME, SETS), SweepOutcome(())
+    )
     begun.run.end("FINISHED")
     (row, *_) = begun.tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial'")
     return row.run_id

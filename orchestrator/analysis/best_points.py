@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.tables import Table, figure
 from orchestrator.planning.plan import Plan
-from orchestrator.trial.params import DEFAULTS, short
+from orchestrator.trial.params import DEFAULTS, without_defaults
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,7 +22,7 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Found:
+class FrontPoint:
     """A point of which every trial is finished: means over its seeds. `number` counts from 1."""
 
     number: int
@@ -36,7 +36,7 @@ class Found:
         return {"point": self.number, "params": dict(self.params), "means": means, "seeds": self.seeds}
 
 
-def found_points(plan: Plan, results: DataFrame) -> list[Found]:
+def finished_points(plan: Plan, results: DataFrame) -> list[FrontPoint]:
     """The finished points of a search, in the order in which they were asked for."""
     objectives = plan.space.search.objectives
     done = results[results["status"] == "finished"].set_index("key", drop=False)
@@ -47,7 +47,7 @@ def found_points(plan: Plan, results: DataFrame) -> list[Found]:
             means = {name: _mean(rows, name) for name in (*objectives, TEST_ACCURACY)}
             wanted = {name: means[name] for name in objectives}
             if not any(isnan(value) for value in means.values()):
-                found.append(Found(number, point.params, wanted, means[TEST_ACCURACY], len(rows)))
+                found.append(FrontPoint(number, point.params, wanted, means[TEST_ACCURACY], len(rows)))
     return found
 
 
@@ -56,10 +56,10 @@ def _mean(rows: DataFrame, name: str) -> float:
     return fsum(rows[name]) / len(rows) if name in rows else nan
 
 
-def best_points(plan: Plan, results: DataFrame) -> list[Found]:
+def best_points(plan: Plan, results: DataFrame) -> list[FrontPoint]:
     """The Pareto front of a search, the best by the first objective first; nothing for a grid."""
     ways = plan.space.search.objectives
-    points = found_points(plan, results)
+    points = finished_points(plan, results)
     scores = [[(1 if ways[name] == "max" else -1) * v for name, v in p.objectives.items()] for p in points]
     chosen = sorted(front(scores), key=lambda n: (scores[n], -n), reverse=True)
     return [points[number] for number in chosen]
@@ -109,4 +109,4 @@ def _shown(name: str, value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return short(name, value) if name in DEFAULTS else str(value)
+    return without_defaults(name, value) if name in DEFAULTS else str(value)

@@ -11,8 +11,8 @@ from orchestrator.analysis.intervals import (
     DIFFERENCE,
     FRACTION,
     Bounds,
-    How,
     Interval,
+    IntervalMethod,
     dense_interval,
     interval,
 )
@@ -64,20 +64,20 @@ Key = tuple[tuple[str, str], ...]  # of a setting, or of a method
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonOptions:
     """What a comparison is to say beside the means; `tolerance` is a fraction, `cost` a key of COSTS."""
 
-    how: How = "t"
+    method: IntervalMethod = "t"
     baseline: Baseline | None = None
     tolerance: float | None = None
     cost: str | None = None
     earlier: DataFrame | None = None  # networks of earlier rounds, as rows of `results`
 
 
-ASKED_NOTHING = Asked()
+DEFAULT_OPTIONS = ComparisonOptions()
 
 
-def compared(results: DataFrame, asked: Asked = ASKED_NOTHING) -> list[Record]:
+def comparison_records(results: DataFrame, asked: ComparisonOptions = DEFAULT_OPTIONS) -> list[Record]:
     """One record per setting: its axes, the seeds, the mean and interval of each metric, and what was asked.
 
     Every interval is told by its ends, `_low` and `_high`, and a t interval that is not cut at a bound by
@@ -94,11 +94,11 @@ def compared(results: DataFrame, asked: Asked = ASKED_NOTHING) -> list[Record]:
         record |= {f"seeds_{name}": count(rows, name) for name in ("at_chance", "empty_layers")}
         for name in METRICS:
             if f"final/{name}" in rows:
-                whole = _interval(rows, name, asked.how)
-                record |= _told(name, whole, asked)
+                whole = _interval(rows, name, asked.method)
+                record |= _interval_fields(name, whole, asked)
                 record |= {"interval": whole.kind} if whole and name == "accuracy" else {}
-        if (dense := dense_interval(rows, how=asked.how)) is not None:
-            record |= _told("dense_accuracy", dense, asked)
+        if (dense := dense_interval(rows, how=asked.method)) is not None:
+            record |= _interval_fields("dense_accuracy", dense, asked)
         record["speedup_theoretical"] = _ratio(rows)
         for found in more:
             record |= found.get(_key(setting), found.get(_key(setting, method=True), {}))
@@ -106,7 +106,7 @@ def compared(results: DataFrame, asked: Asked = ASKED_NOTHING) -> list[Record]:
     return records
 
 
-def _interval(rows: DataFrame, name: str, how: How) -> Interval | None:
+def _interval(rows: DataFrame, name: str, how: IntervalMethod) -> Interval | None:
     """None where the metric was not measured for all seeds."""
     values = rows[f"final/{name}"]
     return interval(values.tolist(), how=how, bounds=_bounds(name)) if values.notna().all() else None
@@ -118,15 +118,15 @@ def _bounds(name: str) -> Bounds:
     return DIFFERENCE if name == "worst_class_drop" else AMOUNT
 
 
-def _told(name: str, found: Interval | None, asked: Asked) -> Record:
+def _interval_fields(name: str, found: Interval | None, asked: ComparisonOptions) -> Record:
     if found is None:
         return _unknown(name, asked)
-    half = {f"{name}_ci95": found.half_width} if asked.how == "t" else {}
+    half = {f"{name}_ci95": found.half_width} if asked.method == "t" else {}
     return {name: found.mean, **half, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def _unknown(name: str, asked: Asked) -> Record:
-    columns = ("", "_ci95", "_low", "_high") if asked.how == "t" else ("", "_low", "_high")
+def _unknown(name: str, asked: ComparisonOptions) -> Record:
+    columns = ("", "_ci95", "_low", "_high") if asked.method == "t" else ("", "_low", "_high")
     return {f"{name}{column}": None for column in columns}
 
 
@@ -140,33 +140,37 @@ def _key(setting: Mapping[str, object], *, method: bool = False) -> Key:
     return tuple((name, str(value)) for name, value in setting.items() if not method or name != "amount")
 
 
-def _of_methods(results: DataFrame, asked: Asked) -> dict[Key, Record]:
+def _of_methods(results: DataFrame, asked: ComparisonOptions) -> dict[Key, Record]:
     if asked.tolerance is None:
         return {}
     told: dict[Key, Record] = {}
-    for found in sparsest(results, tolerance=asked.tolerance, how=asked.how, earlier=asked.earlier):
+    for found in sparsest(results, tolerance=asked.tolerance, how=asked.method, earlier=asked.earlier):
         told[_key(found.method)] = {
             "tolerance": asked.tolerance,
-            **_told("sparsity_within", found.sparsity, asked),
-            **_told("accuracy_within", found.accuracy, asked),
-            **_told("loss_within", found.loss, asked),
+            **_interval_fields("sparsity_within", found.sparsity, asked),
+            **_interval_fields("accuracy_within", found.accuracy, asked),
+            **_interval_fields("loss_within", found.loss, asked),
             "seeds_within": found.found,
         }
     return told
 
 
-def _of_baseline(results: DataFrame, asked: Asked) -> dict[Key, Record]:
+def _of_baseline(results: DataFrame, asked: ComparisonOptions) -> dict[Key, Record]:
     if asked.baseline is None:
         return {}
     untested: Record = {"difference_p": None, "difference_p_holm": None, "comparisons": None}
-    none: Record = {"baseline": asked.baseline.text, **_told("difference", None, asked), "pairs": 0}
+    none: Record = {
+        "baseline": asked.baseline.text,
+        **_interval_fields("difference", None, asked),
+        "pairs": 0,
+    }
     none |= untested
     told = {_key(setting): none for setting, _ in settings(results)}
-    every = differences(results, asked.baseline, how=asked.how)
+    every = differences(results, asked.baseline, how=asked.method)
     for found in every:
         told[_key(found.setting)] = {
             "baseline": asked.baseline.text,
-            **_told("difference", found.difference, asked),
+            **_interval_fields("difference", found.difference, asked),
             "pairs": found.difference.count,
             "difference_p": found.difference.p,
             "difference_p_holm": found.p_holm,
@@ -175,12 +179,12 @@ def _of_baseline(results: DataFrame, asked: Asked) -> dict[Key, Record]:
     return told
 
 
-def _of_front(results: DataFrame, asked: Asked) -> dict[Key, Record]:
+def _of_front(results: DataFrame, asked: ComparisonOptions) -> dict[Key, Record]:
     if asked.cost is None:
         return {}
     return {
         _key(one.setting): {f"on_front_{asked.cost}": one.on_front}
-        for one in candidates(results, asked.cost, how=asked.how)
+        for one in candidates(results, asked.cost, how=asked.method)
     }
 
 
@@ -205,7 +209,7 @@ class Sparsest:
     stopped: int = 0
 
 
-def within(rows: DataFrame, tolerance: float) -> Index:
+def sparsest_within(rows: DataFrame, tolerance: float) -> Index:
     """The rows, one per seed that has one, with the sparsest network within the tolerance (a fraction)."""
     is_near = rows["final/val_accuracy"] >= rows["ipa/val_accuracy"] - tolerance - ROUNDING
     near = rows[is_near & (rows["final/sparsity"] > 0)]  # a network that is not pruned is none
@@ -215,7 +219,7 @@ def within(rows: DataFrame, tolerance: float) -> Index:
 
 
 def sparsest(
-    results: DataFrame, *, tolerance: float, how: How = "t", earlier: DataFrame | None = None
+    results: DataFrame, *, tolerance: float, how: IntervalMethod = "t", earlier: DataFrame | None = None
 ) -> list[Sparsest]:
     """One entry per method, in the order of the plan.
 
@@ -239,12 +243,16 @@ def _sparsest_key(method: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _sparsest(
-    method: Mapping[str, object], rows: DataFrame, earlier: DataFrame | None, tolerance: float, how: How
+    method: Mapping[str, object],
+    rows: DataFrame,
+    earlier: DataFrame | None,
+    tolerance: float,
+    how: IntervalMethod,
 ) -> Sparsest:
     import pandas
 
     every = rows if earlier is None else pandas.concat([rows, earlier], ignore_index=True)
-    best = every.loc[within(every, tolerance)]
+    best = every.loc[sparsest_within(every, tolerance)]
     seeds = rows.drop_duplicates("seed")
     stopped = int(rows.attrs.get("stopped", 0))
     if best.empty:

@@ -18,7 +18,7 @@ RESAMPLES = 9999
 FEWEST_FOR_INTERVAL = 3  # the t interval of two values is 13 times as wide as their distance
 FEWEST_FOR_BOOTSTRAP, ENOUGH_FOR_BOOTSTRAP = 6, 10
 NO_SPREAD = 1e-12  # differences of equal fractions differ by their last bits
-How = Literal["t", "bootstrap"]
+IntervalMethod = Literal["t", "bootstrap"]
 Bounds = tuple[float, float]
 FRACTION: Bounds = (0.0, 1.0)
 DIFFERENCE: Bounds = (-1.0, 1.0)  # of two fractions
@@ -43,7 +43,7 @@ class Interval:
     low: float | None
     high: float | None
     count: int
-    how: How = "t"
+    how: IntervalMethod = "t"
     is_cut: bool = False
     p: float | None = None
 
@@ -91,7 +91,7 @@ class Interval:
         return self.text()
 
 
-def interval(values: Sequence[float], *, how: How = "t", bounds: Bounds = FRACTION) -> Interval:
+def interval(values: Sequence[float], *, how: IntervalMethod = "t", bounds: Bounds = FRACTION) -> Interval:
     """The mean and its interval, within the bounds of the values.
 
     ValueError without values; UsageError for a bootstrap of fewer than six.
@@ -116,7 +116,7 @@ def interval(values: Sequence[float], *, how: How = "t", bounds: Bounds = FRACTI
     return Interval(mean, low, high, count, "t", is_cut, _p_value(mean, error, count - 1))
 
 
-def dense_interval(rows: DataFrame, *, how: How = "t") -> Interval | None:
+def dense_interval(rows: DataFrame, *, how: IntervalMethod = "t") -> Interval | None:
     """The test accuracy of the dense networks behind rows of `results`; None where none is recorded."""
     if "ipa/accuracy" not in rows or rows["ipa/accuracy"].isna().any():
         return None
@@ -145,7 +145,7 @@ def _p_value(mean: float, error: float, freedom: int) -> float | None:
     return float(2 * stdtr(freedom, -abs(mean / error)))
 
 
-def meaning(intervals: Iterable[Interval], *, how: How = "t") -> str:
+def meaning(intervals: Iterable[Interval], *, how: IntervalMethod = "t") -> str:
     """What stands behind the means of these intervals, all kinds that are among them, for a header."""
     every = list(intervals)
     spread = [shown for shown in every if shown.low is not None]

@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.intervals import DIFFERENCE, How, Interval, interval
+from orchestrator.analysis.intervals import DIFFERENCE, Interval, IntervalMethod, interval
 from orchestrator.analysis.notes import marks
 from orchestrator.analysis.settings import (
     AXES,
     NETWORK,
     amount_label,
     axis_columns,
+    distinguishing_columns,
     is_by_criterion,
     settings,
-    telling,
 )
-from orchestrator.errors import UsageError, unknown
+from orchestrator.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -107,7 +107,7 @@ def default_baseline(results: DataFrame) -> Baseline:
     return Baseline(DENSE, {})
 
 
-def differences(results: DataFrame, baseline: Baseline, *, how: How = "t") -> list[Difference]:
+def differences(results: DataFrame, baseline: Baseline, *, how: IntervalMethod = "t") -> list[Difference]:
     """Each setting that has trials with a partner, the baseline itself left out, in the order of the plan."""
     finished = results[results["status"] == "finished"]
     if finished.empty:
@@ -194,7 +194,7 @@ def _matched(finished: DataFrame, baseline: Baseline) -> list[str]:
     last = [c for c in rest if c == "technique"] if any(c in TRIPLE for c in given) else []
     ordered = [*(c for c in rest if c not in last), *last]
     first = [*given, *(c for c in (*NETWORK, "amount") if c not in given)]
-    return [c for c in telling(finished, first, ordered) if c not in given]
+    return [c for c in distinguishing_columns(finished, first, ordered) if c not in given]
 
 
 def _column_of(name: str, results: DataFrame) -> str:
@@ -217,7 +217,7 @@ def _known(column: str, results: DataFrame) -> dict[str, object]:
 def _value(column: str, text: str, results: DataFrame) -> object:
     columns = axis_columns(results)
     if column not in columns:
-        raise UsageError(f"--baseline: {unknown('column', column, [*columns, DENSE])}")
+        raise UsageError(f"--baseline: {unknown_name('column', column, [*columns, DENSE])}")
     known = _known(column, results)
     if text in known:
         return known[text]
@@ -231,7 +231,7 @@ def _value(column: str, text: str, results: DataFrame) -> object:
     if len(short) == 1:
         return known[short[0]]
     kind = column if column != "technique" else "technique of these trials (or column=value)"
-    raise UsageError(f"--baseline: {unknown(kind, text, known)}")
+    raise UsageError(f"--baseline: {unknown_name(kind, text, known)}")
 
 
 def _parts(text: str) -> list[str]:

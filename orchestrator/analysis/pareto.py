@@ -8,22 +8,28 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.analysis.intervals import How, Interval, interval
+from orchestrator.analysis.intervals import Interval, IntervalMethod, interval
 from orchestrator.analysis.notes import marks
-from orchestrator.analysis.settings import NETWORK, amount_label, method_label, settings, telling
+from orchestrator.analysis.settings import (
+    NETWORK,
+    amount_label,
+    distinguishing_columns,
+    method_label,
+    settings,
+)
 from orchestrator.errors import StoreError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from orchestrator.storage.runs import RunRow, Runs
+    from orchestrator.storage.runs import RunRecord, Runs
 
 
 ROUNDS = "rounds.json"
 ONE_ROUND = "one_shot"
 
 
-def earlier_networks(trials: DataFrame, runs: Iterable[RunRow], tracker: Runs) -> DataFrame:
+def earlier_networks(trials: DataFrame, runs: Iterable[RunRecord], tracker: Runs) -> DataFrame:
     """The networks of finished trials after every round but the last, as rows of `results`.
 
     What was measured of a round stands under `final/`, in place of the trial's own. `runs` hold the
@@ -43,9 +49,9 @@ def earlier_networks(trials: DataFrame, runs: Iterable[RunRow], tracker: Runs) -
     return pandas.DataFrame(table)
 
 
-def _earlier(trial: dict[str, Any], run: RunRow, tracker: Runs) -> Iterable[dict[str, Any]]:
+def _earlier(trial: dict[str, Any], run: RunRecord, tracker: Runs) -> Iterable[dict[str, Any]]:
     try:
-        measured = json.loads(tracker.text(run, ROUNDS))
+        measured = json.loads(tracker.read_text(run, ROUNDS))
     except StoreError:  # an artifact that is gone: the end of the trial still counts
         return
     for row in measured["data"][:-1]:
@@ -121,7 +127,7 @@ def front(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
     return member
 
 
-def candidates(results: DataFrame, cost: str, *, how: How = "t") -> list[Candidate]:
+def candidates(results: DataFrame, cost: str, *, how: IntervalMethod = "t") -> list[Candidate]:
     """Every setting and dense network whose cost was measured, data set by data set, in the plan's order.
 
     `cost` is a key of COSTS. Costs of a dense network are those of the unpruned model.
@@ -138,7 +144,7 @@ def candidates(results: DataFrame, cost: str, *, how: How = "t") -> list[Candida
     return ranked
 
 
-def _pruned(results: DataFrame, column: str, how: How) -> list[Candidate]:
+def _pruned(results: DataFrame, column: str, how: IntervalMethod) -> list[Candidate]:
     return [
         Candidate(
             setting,
@@ -156,13 +162,13 @@ def _pruned(results: DataFrame, column: str, how: How) -> list[Candidate]:
     ]
 
 
-def _dense(results: DataFrame, column: str, how: How) -> list[Candidate]:
+def _dense(results: DataFrame, column: str, how: IntervalMethod) -> list[Candidate]:
     """The dense networks behind the trials, each training once, over seeds."""
     finished = results[results["status"] == "finished"]
     if column not in finished or finished.empty:
         return []
     recipe = [c for c in finished.columns if c.startswith(("model.", "train.", "numerics."))]
-    columns = telling(finished, NETWORK, recipe)
+    columns = distinguishing_columns(finished, NETWORK, recipe)
     known = finished[finished[column].notna()].drop_duplicates("dense_key")
     found = []
     for values, rows in known.groupby(columns, sort=False, dropna=False):

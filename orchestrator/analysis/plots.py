@@ -29,7 +29,7 @@ MOST_ON_ALL_AXES = 6  # networks that are drawn over MACs as well
 
 
 @dataclass(frozen=True)
-class Mark:
+class DataPoint:
     """A point of a line, all in fractions; `low` and `high` are the ends of its bar.
 
     `xs` are the means of `AXES_OF_COST`, as fractions of the dense network; `is_whole` is False for a mean
@@ -48,7 +48,7 @@ class Panel:
     """Lines of points by method, and the accuracies of the dense networks that they start from."""
 
     name: str
-    lines: dict[str, list[Mark]] = field(default_factory=dict)
+    lines: dict[str, list[DataPoint]] = field(default_factory=dict)
     dense: list[float] = field(default_factory=list)
     joined: bool = True  # by lines; the points of a search differ in more than their amounts
 
@@ -119,7 +119,9 @@ def _panels(results: DataFrame) -> list[Panel]:
         line = method_names(setting) if searched else method_label(setting)
         xs = {name: of(rows) for name, of in COSTS_OF.items()}
         whole = not rows.attrs.get(STOPPED)
-        panel.lines.setdefault(line, []).append(Mark(xs, *spread(rows["final/accuracy"].tolist()), whole))
+        panel.lines.setdefault(line, []).append(
+            DataPoint(xs, *spread(rows["final/accuracy"].tolist()), whole)
+        )
         if (dense := dense_interval(rows)) is not None:
             panel.dense.append(dense.mean)
     return list(panels.values())[:MOST_PANELS]
@@ -187,7 +189,9 @@ def _mark_decades(axis: Axes, xs: Sequence[float]) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _line(axis: Axes, marks: Sequence[Mark], label: str, number: int, cost: str, is_joined: bool) -> None:
+def _line(
+    axis: Axes, marks: Sequence[DataPoint], label: str, number: int, cost: str, is_joined: bool
+) -> None:
     colour, marker = OKABE_ITO[number % 7], MARKERS[(number + number // 7) % 7]
     x = [100 * mark.xs[cost] for mark in marks]
     axis.errorbar(

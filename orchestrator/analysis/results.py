@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.column_types import typed
-from orchestrator.errors import AwayError, StoreError, unknown
+from orchestrator.errors import StoreError, StoreUnavailableError, unknown_name
 from orchestrator.planning.plan_file import PLAN, Record, load_planned_rows
-from orchestrator.storage.locks import owner_lives
-from orchestrator.storage.runs import RunRow, Runs
+from orchestrator.storage.locks import is_owner_alive
+from orchestrator.storage.runs import RunRecord, Runs
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.console import print_line
 
@@ -25,7 +25,7 @@ EMPTY = ("key", "dense_key", "seed", "status", "run_id", "reason", "notes")
 AT_CHANCE, NO_LIVING_WEIGHT = "at chance on validation", "no living weight"  # in the notes of a run
 
 
-def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> RunRow:
+def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> RunRecord:
     """The sweep of a run id, or the latest one of a space. StoreError, with near names, if there is none.
 
     A sweep that failed to start does not hide the one before it, and stderr says so; `latest_of_any`
@@ -45,11 +45,13 @@ def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> 
             return row
         raise StoreError(f"run {sweep} is a {row.tags.get('kind', 'foreign run')}, not a sweep")
     raise StoreError(
-        f"{unknown('sweep', sweep, set(experiments) - {'Default'})}; `orchestrate sweep` runs one"
+        f"{unknown_name('sweep', sweep, set(experiments) - {'Default'})}; `orchestrate sweep` runs one"
     )
 
 
-def latest(tracker: Tracker, rows: Sequence[RunRow], is_fit: Callable[[Tracker, RunRow], bool]) -> RunRow:
+def latest(
+    tracker: Tracker, rows: Sequence[RunRecord], is_fit: Callable[[Tracker, RunRecord], bool]
+) -> RunRecord:
     """The first of these, the newest first, that is fit; the newest where none is."""
     row = next((row for row in rows if is_fit(tracker, row)), rows[0])
     if row is not rows[0]:
@@ -62,28 +64,28 @@ def latest(tracker: Tracker, rows: Sequence[RunRow], is_fit: Callable[[Tracker, 
     return row
 
 
-def is_planned(tracker: Runs, sweep: RunRow) -> bool:
+def is_planned(tracker: Runs, sweep: RunRecord) -> bool:
     """Whether a sweep got as far as its plan."""
     if sweep.status == "FINISHED":
         return True
     try:
-        tracker.text(sweep, PLAN)
-    except AwayError:
+        tracker.read_text(sweep, PLAN)
+    except StoreUnavailableError:
         raise
     except StoreError:
         return False
     return True
 
 
-def _has_results(tracker: Tracker, sweep: RunRow) -> bool:
+def _has_results(tracker: Tracker, sweep: RunRecord) -> bool:
     """Whether any trial of its plan has ended, by whichever sweep; or may still, where it is at work."""
     if not is_planned(tracker, sweep):
         return False
     if sweep.status == "FINISHED":
         return True
-    if sweep.status == "RUNNING" and owner_lives(sweep.tags.get("owner", "")):
+    if sweep.status == "RUNNING" and is_owner_alive(sweep.tags.get("owner", "")):
         return True
-    return bool((joined(tracker, sweep).results["status"] != "missing").any())
+    return bool((load_results(tracker, sweep).results["status"] != "missing").any())
 
 
 def results(sweep: str, *, uri: str | None = None) -> DataFrame:
@@ -95,38 +97,40 @@ def results(sweep: str, *, uri: str | None = None) -> DataFrame:
     from orchestrator.tracking import open_store
 
     tracker = open_store(default_uri(Path.cwd(), uri), sweep)
-    return frame(tracker, find_sweep(tracker, sweep))
+    return results_frame(tracker, find_sweep(tracker, sweep))
 
 
 @dataclass(frozen=True, eq=False)
-class Joined:
+class SweepResults:
     """A sweep's plan, `results` of it, and its runs by key: the finished, with the dense; the stopped."""
 
     plan: Record
     results: DataFrame
-    runs: Mapping[str, RunRow]
-    stopped: Mapping[str, RunRow] = field(default_factory=dict)
+    runs: Mapping[str, RunRecord]
+    stopped: Mapping[str, RunRecord] = field(default_factory=dict)
 
 
-def frame(tracker: Runs, sweep: RunRow) -> DataFrame:
+def results_frame(tracker: Runs, sweep: RunRecord) -> DataFrame:
     """`results` for a sweep that was found already."""
-    return joined(tracker, sweep).results
+    return load_results(tracker, sweep).results
 
 
-def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None = None) -> Joined:
+def load_results(
+    tracker: Runs, sweep: RunRecord, *, known: Mapping[str, RunRecord] | None = None
+) -> SweepResults:
     """The plan of a sweep with the runs that hold its keys; the store is asked once for each way to end.
 
     `known` are all its finished runs, where they have been asked for already.
     """
     import pandas
 
-    plan = tracker.text(sweep, PLAN)
+    plan = tracker.read_text(sweep, PLAN)
     rows = load_planned_rows(plan)
     keys = {row["key"] for row in rows} | {row["dense_key"] for row in rows}
-    finished = tracker.finished(keys) if known is None else {k: known[k] for k in keys if k in known}
+    finished = tracker.find_all_finished(keys) if known is None else {k: known[k] for k in keys if k in known}
     stop = json.loads(plan).get("stop")
-    stopped = {} if stop is None else tracker.stopped(keys - set(finished), stop)
-    failed = tracker.failed(keys - set(finished) - set(stopped))
+    stopped = {} if stop is None else tracker.find_all_stopped(keys - set(finished), stop)
+    failed = tracker.find_all_failed(keys - set(finished) - set(stopped))
     table = []
     for row in rows:
         done = finished.get(row["key"])
@@ -155,7 +159,7 @@ def joined(tracker: Runs, sweep: RunRow, *, known: Mapping[str, RunRow] | None =
     about = json.loads(plan)
     results.attrs["objectives"] = about.get("search", {}).get("objectives", {})
     results.attrs["excluded"] = about.get("excluded", [])
-    return Joined(about, results, finished, stopped)
+    return SweepResults(about, results, finished, stopped)
 
 
 def at_end(tags: Mapping[str, str]) -> dict[str, bool]:
@@ -164,12 +168,12 @@ def at_end(tags: Mapping[str, str]) -> dict[str, bool]:
     return {"at_chance": AT_CHANCE in notes, "empty_layers": NO_LIVING_WEIGHT in notes}
 
 
-def is_at_chance(dense: RunRow | None) -> bool:
+def is_at_chance(dense: RunRecord | None) -> bool:
     """Whether a dense network, where it is known, does no better than chance."""
     return dense is not None and at_end(dense.tags)["at_chance"]
 
 
-def _reason(run: RunRow | None, parent: RunRow | None) -> str | None:
+def _reason(run: RunRecord | None, parent: RunRecord | None) -> str | None:
     if run is None and parent is not None:
         return f"its dense network failed: {parent.tags.get('reason')}"
     return run.tags.get("stopped_because", run.tags.get("reason")) if run else None
@@ -185,10 +189,10 @@ def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
     from orchestrator.tracking import open_store
 
     tracker = open_store(default_uri(Path.cwd(), uri), sweep)
-    trials = frame(tracker, find_sweep(tracker, sweep))
+    trials = results_frame(tracker, find_sweep(tracker, sweep))
     table = []
     for trial in trials[trials["status"].isin(("finished", "stopped"))].to_dict("records"):
-        measured = json.loads(tracker.text(tracker.row(trial["run_id"]), "rounds.json"))
+        measured = json.loads(tracker.read_text(tracker.row(trial["run_id"]), "rounds.json"))
         axes = {name: value for name, value in trial.items() if "/" not in str(name)}
         for number, row in enumerate(measured["data"], start=1):
             table.append({**axes, "round": number, **dict(zip(measured["columns"], row, strict=True))})

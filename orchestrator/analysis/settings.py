@@ -30,7 +30,7 @@ AXES = (
     "distill",
 )
 NETWORK = ("model", "dataset", "batch_size")  # a panel of a picture, a table of accuracies
-NO_SETTING = (
+NON_CONFIG_COLUMNS = (
     "key",
     "dense_key",
     "seed",
@@ -48,7 +48,7 @@ STOPPED = "stopped"  # in the attrs of a setting's rows: how many of its seeds w
 ADAPTIVE = ("pq_index", "threshold", "column_mean", "mean_norm", "score_below")  # `amount` is their ceiling
 HASH = re.compile("([0-9a-f]{8})[0-9a-f]{56}")  # of an ancestor
 LONG_NUMBER = re.compile(r"\d+\.\d{4,}(e-?\d+)?")
-UNSAID = ("none", "after", "None")  # that nothing was done goes without saying
+DEFAULT_LABELS = ("none", "after", "None")  # that nothing was done goes without saying
 
 
 def is_by_criterion(results: DataFrame) -> bool:
@@ -62,11 +62,11 @@ def is_by_criterion(results: DataFrame) -> bool:
 
 def axis_columns(results: DataFrame) -> list[str]:
     """Every column that is an axis or a field of the configuration, those of AXES first."""
-    others = [c for c in results.columns if c not in NO_SETTING and "/" not in c]
+    others = [c for c in results.columns if c not in NON_CONFIG_COLUMNS and "/" not in c]
     return [*(c for c in AXES if c in others), *(c for c in others if c not in AXES)]
 
 
-def telling(results: DataFrame, first: Sequence[str], columns: Sequence[str]) -> list[str]:
+def distinguishing_columns(results: DataFrame, first: Sequence[str], columns: Sequence[str]) -> list[str]:
     """`first`, and of `columns`, in their order, those that tell apart what those before them do not."""
     chosen, count = list(first), results.groupby(list(first), dropna=False).ngroups
     for column in columns:
@@ -87,7 +87,7 @@ def setting_columns(results: DataFrame) -> list[str]:
     if results.attrs.get("objectives"):
         return _searched_columns(results)
     first = [c for c in (*NETWORK, "technique", "amount") if c in results.columns]
-    chosen = telling(results, first, axis_columns(results))
+    chosen = distinguishing_columns(results, first, axis_columns(results))
     return [*(c for c in chosen if c != "amount"), "amount"]
 
 
@@ -140,7 +140,7 @@ def method_label(setting: Mapping[str, object]) -> str:
     """What was done, without the values that mean that nothing was."""
     told = [value for name, value in setting.items() if name not in (*NETWORK, "amount")]
     # A table of several sweeps has no value where only another sweep has the axis.
-    said = (_text(v) for v in told if v is not None and v == v and v not in UNSAID)
+    said = (_text(v) for v in told if v is not None and v == v and v not in DEFAULT_LABELS)
     return ", ".join(HASH.sub(r"\1", text) for text in said) or "nothing"
 
 
@@ -149,7 +149,7 @@ def point_label(setting: Mapping[str, object]) -> str:
     told = [
         _text(value) if name in AXES else f"{name}={_text(value)}"
         for name, value in setting.items()
-        if name not in (*NETWORK, "amount") and value not in UNSAID
+        if name not in (*NETWORK, "amount") and value not in DEFAULT_LABELS
     ]
     return LONG_NUMBER.sub(lambda found: f"{float(found[0]):.4g}", ", ".join(told)) or "nothing"
 
@@ -162,7 +162,9 @@ def _text(value: object) -> str:
 def method_names(setting: Mapping[str, object]) -> str:
     """What was done, without options and numbers: what points of a search may have in common."""
     axes = [name for name in AXES if name in setting and name not in NETWORK]
-    return ", ".join(method_name(str(setting[a])) for a in axes if setting[a] not in UNSAID) or "nothing"
+    return (
+        ", ".join(method_name(str(setting[a])) for a in axes if setting[a] not in DEFAULT_LABELS) or "nothing"
+    )
 
 
 def amount_label(rows: DataFrame) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.comparison import Asked, sparsest
-from orchestrator.analysis.intervals import How, Interval, dense_interval, interval, meaning
+from orchestrator.analysis.comparison import ComparisonOptions, sparsest
+from orchestrator.analysis.intervals import Interval, IntervalMethod, dense_interval, interval, meaning
 from orchestrator.analysis.markdown import markdown as markdown
 from orchestrator.analysis.notes import SURVIVORS, dense_marks, legend, marks, stopped_note
 from orchestrator.analysis.paired import DENSE, Baseline, default_baseline, differences, is_equal, verdict
@@ -52,7 +52,7 @@ class Table:
     note: str = ""
 
 
-def caption(found: Iterable[Interval], how: How = "t") -> str:
+def caption(found: Iterable[Interval], how: IntervalMethod = "t") -> str:
     """What stands in a column of accuracies, these intervals."""
     return f"test accuracy in %, {meaning(found, how=how)}"
 
@@ -63,7 +63,7 @@ def with_legend(table: Table) -> Table:
     return replace(table, note=f"{table.note} {signs}.".strip()) if signs else table
 
 
-def tables(results: DataFrame, *, how: How = "t") -> list[Table]:
+def tables(results: DataFrame, *, how: IntervalMethod = "t") -> list[Table]:
     """Mean accuracies; the note of the last names the settings that were stopped at every seed."""
     found = _accuracies(results, how)
     if (stopped := stopped_note(results)) and not found:
@@ -73,7 +73,7 @@ def tables(results: DataFrame, *, how: How = "t") -> list[Table]:
     return found
 
 
-def _accuracies(results: DataFrame, how: How) -> list[Table]:
+def _accuracies(results: DataFrame, how: IntervalMethod) -> list[Table]:
     """Amounts by methods, where a few methods share their amounts; else a row per setting."""
     if objectives := results.attrs.get("objectives"):
         return [searched(results, objectives, how=how)]
@@ -84,19 +84,21 @@ def _accuracies(results: DataFrame, how: How) -> list[Table]:
     return few if narrow and full and deep else listed(results, how=how)
 
 
-def asked_tables(results: DataFrame, asked: Asked) -> list[Table]:
+def comparison_tables(results: DataFrame, asked: ComparisonOptions) -> list[Table]:
     """`tables`, and one table for each thing that is asked."""
-    found = tables(results, how=asked.how)
+    found = tables(results, how=asked.method)
     if asked.tolerance is not None:
-        found.append(sparsest_table(results, tolerance=asked.tolerance, how=asked.how, earlier=asked.earlier))
+        found.append(
+            sparsest_table(results, tolerance=asked.tolerance, how=asked.method, earlier=asked.earlier)
+        )
     if asked.baseline is not None:
-        found.append(differences_table(results, asked.baseline, how=asked.how))
+        found.append(differences_table(results, asked.baseline, how=asked.method))
     if asked.cost is not None:
-        found.append(front_table(results, asked.cost, how=asked.how))
+        found.append(front_table(results, asked.cost, how=asked.method))
     return found
 
 
-def differences_asked(results: DataFrame, *, how: How = "t") -> list[Table]:
+def differences_asked(results: DataFrame, *, how: IntervalMethod = "t") -> list[Table]:
     """Paired differences to the first value of what was swept, where there is anything to compare."""
     if results.attrs.get("objectives"):
         return []
@@ -104,7 +106,7 @@ def differences_asked(results: DataFrame, *, how: How = "t") -> list[Table]:
     return [differences_table(results, baseline, how=how)] if differences(results, baseline) else []
 
 
-def pivoted(results: DataFrame, *, how: How = "t") -> list[Table]:
+def pivoted(results: DataFrame, *, how: IntervalMethod = "t") -> list[Table]:
     """A row of mean test accuracies per amount, a column per method; the dense networks above them."""
     panels: dict[str, list[tuple[dict[str, object], DataFrame]]] = {}
     for setting, rows in settings(results):
@@ -112,7 +114,7 @@ def pivoted(results: DataFrame, *, how: How = "t") -> list[Table]:
     return [_pivoted(title, cells, how) for title, cells in panels.items()]
 
 
-def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], how: How) -> Table:
+def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], how: IntervalMethod) -> Table:
     columns = list(dict.fromkeys(method_label(setting) for setting, _ in cells))
     by_amount: dict[float, dict[str, str]] = {}
     labels: dict[float, dict[str, None]] = {}
@@ -135,7 +137,7 @@ def _pivoted(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], h
     return with_legend(Table(f"{title}: {caption(found, how)}", ["amount", *columns], lines))
 
 
-def listed(results: DataFrame, *, how: How = "t") -> list[Table]:
+def listed(results: DataFrame, *, how: IntervalMethod = "t") -> list[Table]:
     """A row per setting: how well it does, what is left of it, and what it has cost since the first epoch.
 
     The dense networks that the settings come from stand above them, each once.
@@ -146,7 +148,7 @@ def listed(results: DataFrame, *, how: How = "t") -> list[Table]:
     return [_listed(title, cells, how) for title, cells in panels.items()]
 
 
-def _listed(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], how: How) -> Table:
+def _listed(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], how: IntervalMethod) -> Table:
     above = dict(dense_sets([rows for _, rows in cells]))
     lines, shown = [], []
     for number, (setting, rows) in enumerate(cells):
@@ -161,7 +163,7 @@ def _listed(title: str, cells: Sequence[tuple[dict[str, object], DataFrame]], ho
     return with_legend(Table(f"{title}: {caption(shown, how)}", LISTED, lines))
 
 
-def searched(results: DataFrame, objectives: Mapping[str, str], *, how: How = "t") -> Table:
+def searched(results: DataFrame, objectives: Mapping[str, str], *, how: IntervalMethod = "t") -> Table:
     """A row per point of a search, the best by the first objective first."""
     first, way = next(iter(objectives.items()))
     own = [name.removeprefix("final/") for name in objectives]
@@ -200,7 +202,7 @@ def _costs(rows: DataFrame) -> list[str]:
 
 
 def sparsest_table(
-    results: DataFrame, *, tolerance: float, how: How = "t", earlier: DataFrame | None = None
+    results: DataFrame, *, tolerance: float, how: IntervalMethod = "t", earlier: DataFrame | None = None
 ) -> Table:
     """A row per method: the highest sparsity that it reaches within the tolerance of dense.
 
@@ -237,7 +239,7 @@ def points(number: float) -> str:
     return "point" if number == 1 else "points"
 
 
-def differences_table(results: DataFrame, baseline: Baseline, *, how: How = "t") -> Table:
+def differences_table(results: DataFrame, baseline: Baseline, *, how: IntervalMethod = "t") -> Table:
     """A row per setting that pairs with the baseline: how much better it is, in points of test accuracy."""
     every = differences(results, baseline, how=how)
     rows = [
@@ -264,7 +266,7 @@ def differences_table(results: DataFrame, baseline: Baseline, *, how: How = "t")
     return with_legend(Table(f"difference to {baseline.text}, paired by seed", header, rows, note))
 
 
-def front_table(results: DataFrame, cost: str, *, how: How = "t") -> Table:
+def front_table(results: DataFrame, cost: str, *, how: IntervalMethod = "t") -> Table:
     """The Pareto front, cheapest first within each data set."""
     front = members(candidates(results, cost, how=how))
     rows = [

@@ -17,9 +17,9 @@ from extensions import unreadable
 from orchestrator.cli import info, models, results, sweep
 from orchestrator.cli.options import check_outside
 from orchestrator.errors import OrchestrateError, OutputError
-from orchestrator.redaction import redacted
+from orchestrator.redaction import redact
 from orchestrator.system.console import print_line, print_text
-from orchestrator.system.memory import rarely_collected
+from orchestrator.system.memory import infrequent_gc
 from orchestrator.system.output_streams import escaped, output_streams
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def main() -> None:
     """
     with output_streams() as is_open:
         try:
-            with rarely_collected():
+            with infrequent_gc():
                 if not is_open:
                     raise OutputError("standard output is closed; give it somewhere to go, as > /dev/null")
                 check_outside()
@@ -86,9 +86,9 @@ def _command() -> Any:  # the command of typer, whose types are its own
 
 
 def _print_traceback(error: Exception) -> None:
-    print_text(redacted("".join(format_exception(error)).rstrip("\n")), error=True)
+    print_text(redact("".join(format_exception(error)).rstrip("\n")), error=True)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    print_line(f"error: {redacted(message)}", error=True)
+    print_line(f"error: {redact(message)}", error=True)
     raise SystemExit(exit_code)

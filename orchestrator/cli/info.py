@@ -26,9 +26,9 @@ KIND_HELP = (
 @app.command("list")
 def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP, autocompletion=completion.kinds)]) -> None:
     """The names that a space file may use."""
-    from orchestrator.space.names import KINDS, names, others
+    from orchestrator.space.names import KINDS, names, plugin_names
 
-    if kind in KINDS and not others(kind):
+    if kind in KINDS and not plugin_names(kind):
         found = list(names(kind).items())
     else:  # what another package brings is told by its code, which wants torch
         from orchestrator.space import catalog
@@ -48,9 +48,9 @@ def show(
 
     text = space_text(name)
     if text is None:
-        from orchestrator.space.catalog import entry
+        from orchestrator.space.catalog import describe
 
-        text = entry(name)
+        text = describe(name)
     print_text(text.rstrip("\n"))
 
 
@@ -97,7 +97,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """What works here and what does not, each with what to do; exit 4 if a sweep on digits would not run."""
-    from orchestrator.doctor import examine
+    from orchestrator.doctor import run_checks
 
     if clean:
         from orchestrator.execution.ray_session_folder import remove_dead
@@ -106,7 +106,7 @@ def doctor(
         for folder in removed:
             print_line(f"removed {folder}", error=True)
         print_line(f"{len(removed)} temporary folders of killed sweeps removed", error=True)
-    report = examine(uri(), deep=deep)
+    report = run_checks(uri(), deep=deep)
     if as_json:
         print_json(report.to_json())
     else:

@@ -127,9 +127,9 @@ def load(name: str, sets: list[str], source: str | None = None) -> Space:
     given = load_space(name, sets)
     if source is None:
         return given
-    from orchestrator.model_io.pretrained import descended, told
+    from orchestrator.model_io.pretrained import transfer_messages, with_source_model
 
-    found = descended(given, source, uri=uri())
-    for line in told(given, found):
+    found = with_source_model(given, source, uri=uri())
+    for line in transfer_messages(given, found):
         print_line(line, error=True)
     return found

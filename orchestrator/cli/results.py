@@ -18,8 +18,8 @@ from orchestrator.cli.options import (
     uri,
 )
 from orchestrator.cli.output import print_table
-from orchestrator.system.console import carry_on, print_json, print_line, print_text
-from orchestrator.system.signals import listening, received
+from orchestrator.system.console import print_json, print_line, print_text, resume_hint
+from orchestrator.system.signals import handle_signals, received_signal
 
 app = typer.Typer()
 
@@ -44,28 +44,28 @@ def compare(
     ] = None,
 ) -> None:
     """Means and 95% intervals over seeds of every setting; differences, limits and fronts if asked."""
-    from orchestrator.analysis.comparison import Asked, compared
+    from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
     from orchestrator.analysis.paired import read_baseline
-    from orchestrator.analysis.pooled import pooled, pooled_earlier
+    from orchestrator.analysis.pooled import combine_earlier_networks, combine_sweeps
 
-    table = pooled(sweeps, uri=uri())
-    asked = Asked(
+    table = combine_sweeps(sweeps, uri=uri())
+    asked = ComparisonOptions(
         interval.value,
         None if baseline is None else read_baseline(baseline, table),
         tolerance / 100,
         None if pareto is None else pareto.value,
-        pooled_earlier(table, uri=uri()),
+        combine_earlier_networks(table, uri=uri()),
     )
     if as_json:
-        print_json(compared(table, asked), default=float)
+        print_json(comparison_records(table, asked), default=float)
     elif as_csv:
         import pandas
 
-        print_text(pandas.DataFrame(compared(table, asked)).to_csv(index=False).rstrip("\n"))
+        print_text(pandas.DataFrame(comparison_records(table, asked)).to_csv(index=False).rstrip("\n"))
     else:
-        from orchestrator.analysis.tables import asked_tables
+        from orchestrator.analysis.tables import comparison_tables
 
-        for part in asked_tables(table, asked):
+        for part in comparison_tables(table, asked):
             print_table(part)
 
 
@@ -115,15 +115,15 @@ def latency(
     """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
     from orchestrator.latency.runs import measure_named
     from orchestrator.latency.table import records, table
-    from orchestrator.latency.tasks import Options, batch_sizes
+    from orchestrator.latency.tasks import LatencyOptions, batch_sizes
 
-    options = Options(batch_sizes(batch), seconds_each, again)
-    with listening(carry_on()):
+    options = LatencyOptions(batch_sizes(batch), seconds_each, again)
+    with handle_signals(resume_hint()):
         try:
             found = records(measure_named(names, options, uri=uri()), options.batches)
         except KeyboardInterrupt:  # what was measured is recorded
-            print_line(carry_on(), error=True)
-            raise typer.Exit(128 + received()) from None
+            print_line(resume_hint(), error=True)
+            raise typer.Exit(128 + received_signal()) from None
     if as_json:
         print_json(found)
     else:

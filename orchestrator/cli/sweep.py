@@ -23,8 +23,8 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.output import print_summary
 from orchestrator.errors import DiffersError
-from orchestrator.system.console import carry_on, print_json, print_line
-from orchestrator.system.signals import listening, received
+from orchestrator.system.console import print_json, print_line, resume_hint
+from orchestrator.system.signals import handle_signals, received_signal
 
 if TYPE_CHECKING:
     from orchestrator.config import Precision
@@ -84,7 +84,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
-    with listening(carry_on(), start_seconds=START_SECONDS):
+    with handle_signals(resume_hint(), start_seconds=START_SECONDS):
         summary = None
         with suppress(KeyboardInterrupt):
             summary = _swept(
@@ -102,11 +102,11 @@ def sweep(
             )
         if summary is not None:
             _tell(summary, as_json=as_json)
-            if latency and not received():
+            if latency and not received_signal():
                 _time(summary)
-        if received():
-            print_line(carry_on(), error=True)
-            raise typer.Exit(128 + received())
+        if received_signal():
+            print_line(resume_hint(), error=True)
+            raise typer.Exit(128 + received_signal())
     raise typer.Exit(3 if summary is not None and summary.failed else 0)
 
 
@@ -127,11 +127,11 @@ def _swept(
     found = resolve_device(device, address=address)
     if source is None and (done := _done(space, sets, device=found, precision=precision, stop=stop)):
         return done
-    from orchestrator.execution.options import Options
-    from orchestrator.execution.sweep import launch
+    from orchestrator.execution.options import SweepOptions
+    from orchestrator.execution.sweep import run_sweep
 
-    options = Options(found, precision, address=address, stop=stop, **more)
-    return launch(load(space, sets, source), options, uri=uri())
+    options = SweepOptions(found, precision, address=address, stop=stop, **more)
+    return run_sweep(load(space, sets, source), options, uri=uri())
 
 
 def _tell(summary: Summary, *, as_json: bool) -> None:
@@ -152,10 +152,10 @@ def _time(summary: Summary) -> None:
 
 def _done(space: str, sets: list[str], *, device: str, precision: str, stop: str | None) -> Summary | None:
     """The summary of a sweep whose trials are all in the store, without a plan."""
-    from orchestrator.execution.fast_path import answered, read_request
+    from orchestrator.execution.fast_path import cached_summary, read_request
 
     request = read_request(space, sets, device=device, precision=precision, stop=stop)
-    return None if request is None else answered(request, uri=uri())
+    return None if request is None else cached_summary(request, uri=uri())
 
 
 @app.command()
@@ -183,7 +183,7 @@ def status(
 @app.command()
 def deliver(as_json: JsonOption = False) -> None:
     """Results that wait on this machine for a store that was away: to the store, without a sweep."""
-    with listening(carry_on()):
+    with handle_signals(resume_hint()):
         from orchestrator.errors import StoreError
         from orchestrator.execution.late_results import deliver_late
 
@@ -191,8 +191,8 @@ def deliver(as_json: JsonOption = False) -> None:
         with suppress(KeyboardInterrupt):
             delivered = deliver_late(uri())
         if delivered is None:  # what is not delivered yet waits as before
-            print_line(carry_on(), error=True)
-            raise typer.Exit(128 + received())
+            print_line(resume_hint(), error=True)
+            raise typer.Exit(128 + received_signal())
     if as_json:
         print_json(delivered.to_json())
     else:
@@ -213,16 +213,16 @@ def rerun(
     """Do a recorded run again, exactly, from a dense network trained anew. Records nothing."""
     from orchestrator.model_io import rerun as module
 
-    recorded = module.find(run, uri=uri())
+    recorded = module.find_recorded_run(run, uri=uri())
     for reservation in recorded.reservations():
         print_line(f"note: {reservation}", error=True)
-    new = module.again(recorded)
+    new = module.rerun(recorded)
     print_line(f"{recorded.row.name}: {new.level}", error=True)
     if not check:
         for name, value in new.result.last.measurement.metrics("final").items():
             print_line(f"{name:<26} {value:.6g}")
         return
-    same, facts = module.compare(recorded, new), module.environment_differences(recorded, new)
+    same, facts = module.compare(recorded, new), module.reproducibility_warnings(recorded, new)
     for line in same.lines():
         print_line(line)
     for fact in facts or ["the same"]:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from orchestrator.data.loading import Split
 from orchestrator.data.splits import first_per_class
-from orchestrator.errors import SpaceError, unknown
+from orchestrator.errors import SpaceError, unknown_name
 
 
 def iter_batches(
@@ -56,7 +56,7 @@ def augment(images: Tensor, generator: Generator, *, kind: str) -> Tensor:
     SpaceError for an unknown kind.
     """
     if kind not in AUGMENTATIONS:
-        raise SpaceError(unknown("augmentation", kind, AUGMENTATIONS))
+        raise SpaceError(unknown_name("augmentation", kind, AUGMENTATIONS))
     if kind == "none":
         return images
     count, channels, height, width = images.shape

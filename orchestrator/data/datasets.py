@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extensions import Plugins
-from orchestrator.errors import DataError, SpaceError, unknown
+from orchestrator.errors import DataError, SpaceError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ DATASETS: Plugins[DatasetInfo] = Plugins(
 def info(name: str) -> DatasetInfo:
     """The data set of that name; SpaceError with the nearest names, or with why it cannot be imported."""
     if name not in DATASETS:
-        raise SpaceError(unknown("dataset", name, DATASETS))
+        raise SpaceError(unknown_name("dataset", name, DATASETS))
     try:
         return DATASETS[name]
     except ValueError as error:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 
-from orchestrator.doctor.result import Finding, Report, State
-from orchestrator.execution.ray_session_folder import check_place
+from orchestrator.doctor.result import CheckResult, Report, State
+from orchestrator.execution.ray_session_folder import check_temporary_folder
 from orchestrator.formatting import format_gigabytes
-from orchestrator.storage.uri import exists, shown, store_folder
+from orchestrator.storage.uri import exists, redact_uri, store_folder
 
 if TYPE_CHECKING:
     from orchestrator.tracking.connection import Health
@@ -34,32 +34,34 @@ OLDEST = (3, 11)
 INSTALL = "`make install`, or pip install the package anew"
 
 
-def python() -> Iterator[Finding]:
+def python() -> Iterator[CheckResult]:
     """The interpreter, and whether `models` and `pruning` are ours and not a folder's of the same name."""
     old = sys.version_info < OLDEST
     found = f"{platform.python_version()} in {sys.prefix}, on {platform.platform()}"
-    yield Finding("python", "broken" if old else "ok", found, "install Python 3.11 or newer" if old else "")
+    yield CheckResult(
+        "python", "broken" if old else "ok", found, "install Python 3.11 or newer" if old else ""
+    )
     ours = Path(__file__).parent.parent.parent
     for name in ("models", "pruning"):
         spec = find_spec(name)
         place = Path(spec.origin).parent.parent if spec and spec.origin else None
         if place != ours:
             told = f"found {f'in {place}' if place else 'nowhere'}, and not in {ours}"
-            yield Finding(name, "broken", told, "run from another folder, and look at PYTHONPATH")
+            yield CheckResult(name, "broken", told, "run from another folder, and look at PYTHONPATH")
 
 
-def packages() -> Iterator[Finding]:
+def packages() -> Iterator[CheckResult]:
     """Everything that is required, at the versions that are allowed."""
     wanted = _requirements()
     if not wanted:
-        yield Finding("packages", "broken", f"{PROJECT} is not installed", INSTALL)
+        yield CheckResult("packages", "broken", f"{PROJECT} is not installed", INSTALL)
         return
     bad = [problem for one in wanted if _applies(one, "") and (problem := _problem(one))]
     told = "; ".join(bad) or ", ".join(f"{name} {version(name)}" for name in TOLD)
-    yield Finding("packages", "broken" if bad else "ok", told, INSTALL if bad else "")
+    yield CheckResult("packages", "broken" if bad else "ok", told, INSTALL if bad else "")
 
 
-def extras() -> Iterator[Finding]:
+def extras() -> Iterator[CheckResult]:
     """The optional groups, but those for developers."""
     wanted = _requirements()
     given = metadata(PROJECT).get_all("Provides-Extra") or [] if wanted else []
@@ -68,7 +70,7 @@ def extras() -> Iterator[Finding]:
         bad = [problem for one in own if (problem := _problem(one))]
         told = "; ".join(bad) or ", ".join(f"{one.name} {version(one.name)}" for one in own)
         do = f"pip install '{PROJECT}[{extra}]', if you want it" if bad else ""
-        yield Finding(f"extra {extra}", "lacking" if bad else "ok", told, do)
+        yield CheckResult(f"extra {extra}", "lacking" if bad else "ok", told, do)
 
 
 def _requirements() -> list[Requirement]:
@@ -98,71 +100,73 @@ PAGES_PORT = 5000
 DEEP_SECONDS = 120
 
 
-def devices() -> Iterator[Finding]:
+def devices() -> Iterator[CheckResult]:
     """What trials run on."""
     import psutil
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("cores", "ok", f"{os.cpu_count()}, {usable} of them for this process")
+    yield CheckResult("cores", "ok", f"{os.cpu_count()}, {usable} of them for this process")
     memory = psutil.virtual_memory()
     little = memory.available < LITTLE_MEMORY
     told = f"{format_gigabytes(memory.available)} free of {format_gigabytes(memory.total)}"
     do = "close other programs, or run one trial at a time: `--max-concurrent 1`" if little else ""
-    yield Finding("memory", "lacking" if little else "ok", told, do)
+    yield CheckResult("memory", "lacking" if little else "ok", told, do)
     yield _cuda()
 
 
-def _cuda() -> Finding:
+def _cuda() -> CheckResult:
     import torch
 
     build = f"torch {torch.__version__}"
     if torch.cuda.is_available():
         found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
         named = ", ".join(f"{device.name} ({format_gigabytes(device.total_memory)})" for device in found)
-        return Finding("cuda", "ok", f"{named}; {build}")
+        return CheckResult("cuda", "ok", f"{named}; {build}")
     if torch.version.cuda is None:
         why, do = "is built without CUDA", "install a CUDA build of torch to use a GPU; none is needed"
     elif os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         why, do = "sees no device: CUDA_VISIBLE_DEVICES hides them", "unset it to use a GPU"
     else:
         why, do = "sees no device", "ask `nvidia-smi` whether there is a GPU with a driver; none is needed"
-    return Finding("cuda", "lacking", f"{build} {why}", do)
+    return CheckResult("cuda", "lacking", f"{build} {why}", do)
 
 
-def loopback() -> Iterator[Finding]:
+def loopback() -> Iterator[CheckResult]:
     """Everything listens on 127.0.0.1, the pages on a port of their own."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             socket.create_connection(server.getsockname(), timeout=2).close()
     except OSError as error:
-        yield Finding("loopback", "broken", f"127.0.0.1: {error.strerror}", "bring the interface lo up")
+        yield CheckResult("loopback", "broken", f"127.0.0.1: {error.strerror}", "bring the interface lo up")
         return
-    yield Finding("loopback", "ok", "127.0.0.1 can be listened on and reached")
+    yield CheckResult("loopback", "ok", "127.0.0.1 can be listened on and reached")
     try:
         socket.create_server(("127.0.0.1", PAGES_PORT)).close()
     except OSError:
         do = f"`orchestrate ui --port {PAGES_PORT + 1}`"
-        yield Finding("pages", "lacking", f"another program listens on port {PAGES_PORT}", do)
+        yield CheckResult("pages", "lacking", f"another program listens on port {PAGES_PORT}", do)
 
 
-def ray(*, deep: bool) -> Iterator[Finding]:
+def ray(*, deep: bool) -> Iterator[CheckResult]:
     """Whether Ray's programs are there and have a place for their sockets; `deep` starts them."""
     spec = find_spec("ray")
     folder = Path(spec.origin).parent / "core" / "src" / "ray" if spec and spec.origin else Path()
     programs = (folder / "gcs" / "gcs_server", folder / "raylet" / "raylet")
     missing = [program.name for program in programs if not os.access(program, os.X_OK)]
     if missing:
-        yield Finding("ray", "broken", f"it lacks {' and '.join(missing)}", "`make install`")
+        yield CheckResult("ray", "broken", f"it lacks {' and '.join(missing)}", "`make install`")
         return
     try:
-        check_place()
+        check_temporary_folder()
     except OSError as error:
-        yield Finding("ray", "broken", *str(error).split("; ", 1))
+        yield CheckResult("ray", "broken", *str(error).split("; ", 1))
     else:
-        yield _started_ray() if deep else Finding("ray", "ok", "its programs are there; --deep starts them")
+        yield (
+            _started_ray() if deep else CheckResult("ray", "ok", "its programs are there; --deep starts them")
+        )
 
 
-def _started_ray() -> Finding:
+def _started_ray() -> CheckResult:
     """In a process of its own, which may hang or crash without taking this one along."""
     code = "from orchestrator.execution.ray_check import seconds_to_answer as ask; print(f'{ask():.1f}')"
     try:
@@ -170,34 +174,34 @@ def _started_ray() -> Finding:
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEEP_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return Finding(
+        return CheckResult(
             "ray", "broken", f"it did not answer in {DEEP_SECONDS} s", "try again with less running"
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Finding(
-            "ray", "broken", f"it did not start: {shown(last)[:200]}", "`ray start --head` says more"
+        return CheckResult(
+            "ray", "broken", f"it did not start: {redact_uri(last)[:200]}", "`ray start --head` says more"
         )
-    return Finding("ray", "ok", f"started and answered in {done.stdout.strip()} s, and stopped")
+    return CheckResult("ray", "ok", f"started and answered in {done.stdout.strip()} s, and stopped")
 
 
 LITTLE_ROOM, NO_ROOM = 2_000_000_000, 100_000_000  # bytes
 
 
-def store(uri: str) -> Iterator[Finding]:
+def store(uri: str) -> Iterator[CheckResult]:
     """Where runs are kept, and whether it can be used; secrets of its address are not told."""
     folder = store_folder(uri)
     if folder is not None:
         yield _disk(folder)
     found = _health(uri)
     if found is None:
-        yield Finding("store", "ok", f"{shown(uri)}: there is none yet, the first sweep makes it")
+        yield CheckResult("store", "ok", f"{redact_uri(uri)}: there is none yet, the first sweep makes it")
         return
     if found.problem:
-        yield Finding("store", "broken", f"{shown(uri)}: {found.problem}", found.do)
+        yield CheckResult("store", "broken", f"{redact_uri(uri)}: {found.problem}", found.do)
     else:
         runs = "it answers" if found.runs is None else f"{found.runs} runs, schema up to date"
-        yield Finding("store", "ok", f"{shown(uri)}: {runs}")
+        yield CheckResult("store", "ok", f"{redact_uri(uri)}: {runs}")
 
 
 def _health(uri: str) -> Health | None:
@@ -209,21 +213,21 @@ def _health(uri: str) -> Health | None:
     return health(uri) if is_begun(uri) else None
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(folder: Path) -> CheckResult:
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
             free = shutil.disk_usage(place).free
     except OSError as error:
         told = f"{place} cannot be written: {error.strerror}"
-        return Finding("disk", "broken", told, "set MLFLOW_TRACKING_URI, or run from another folder")
+        return CheckResult("disk", "broken", told, "set MLFLOW_TRACKING_URI, or run from another folder")
     state: State = "broken" if free < NO_ROOM else "lacking" if free < LITTLE_ROOM else "ok"
-    return Finding(
+    return CheckResult(
         "disk", state, f"{format_gigabytes(free)} free at {place}", "" if state == "ok" else "make room"
     )
 
 
-def data() -> Iterator[Finding]:
+def data() -> Iterator[CheckResult]:
     """Every data set: there and whole, or what is missing."""
     from orchestrator.data.datasets import OWN, digits_file
     from orchestrator.data.loading import path, verify
@@ -231,19 +235,21 @@ def data() -> Iterator[Finding]:
 
     try:
         digits_file()
-        yield Finding("digits", "ok", "inside scikit-learn")
+        yield CheckResult("digits", "ok", "inside scikit-learn")
     except DataError as error:
-        yield Finding("digits", "broken", *str(error).removeprefix("digits: ").split("; "))
+        yield CheckResult("digits", "broken", *str(error).removeprefix("digits: ").split("; "))
     place = path()
     for name in (name for name, info in OWN.items() if info.source is not None):
         problems = verify(name, place) if place.is_dir() else [f"there is no folder {place}"]
         if problems:
-            yield Finding(name, "lacking", problems[0], f"`orchestrate data fetch {name}`, if you want it")
+            yield CheckResult(
+                name, "lacking", problems[0], f"`orchestrate data fetch {name}`, if you want it"
+            )
         else:
-            yield Finding(name, "ok", f"whole, in {place}")
+            yield CheckResult(name, "ok", f"whole, in {place}")
 
 
-def plugins() -> Iterator[Finding]:
+def plugins() -> Iterator[CheckResult]:
     """Every part of another package: whether it can be imported, and has a name of its own."""
     from extensions import package_of, problems
     from orchestrator.data.datasets import DATASETS
@@ -256,15 +262,15 @@ def plugins() -> Iterator[Finding]:
         for entry, problem in problems([(kind, group)]):
             name = f"{kind} {entry.name}"
             if problem:
-                yield Finding(name, "lacking", *problem.rsplit("; ", 1))
+                yield CheckResult(name, "lacking", *problem.rsplit("; ", 1))
             elif entry.name in own_names(plural):
                 told = f"of {package_of(entry)} is left out: the name is taken"
-                yield Finding(name, "lacking", told, "choose another name in its entry point")
+                yield CheckResult(name, "lacking", told, "choose another name in its entry point")
             else:
-                yield Finding(name, "ok", f"of {package_of(entry)}")
+                yield CheckResult(name, "ok", f"of {package_of(entry)}")
 
 
-def examine(uri: str, *, deep: bool = False) -> Report:
+def run_checks(uri: str, *, deep: bool = False) -> Report:
     """Look at everything, with the store at `uri`; `deep` starts Ray and stops it."""
     machine = python(), packages(), devices(), store(uri), data()
     parts = *machine, loopback(), ray(deep=deep), extras(), plugins()

@@ -10,18 +10,18 @@ State = Literal["ok", "lacking", "broken"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """`broken` keeps a sweep on digits from running, `lacking` does not; `do` is what helps."""
 
     name: str
     state: State
     found: str
-    do: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
 
     @property
     def works(self) -> bool:
@@ -36,8 +36,8 @@ class Report:
         width = max(len(finding.name) for finding in self.findings)
         for finding in self.findings:
             yield f"{finding.state:<7}  {finding.name:<{width}}  {finding.found}"
-            if finding.do:
-                yield f"{'':<7}  {'':<{width}}  -> {finding.do}"
+            if finding.fix:
+                yield f"{'':<7}  {'':<{width}}  -> {finding.fix}"
         broken = [finding.name for finding in self.findings if finding.state == "broken"]
         yield (
             f"a sweep will not run: see {', '.join(broken)}" if broken else "a sweep on digits will run here"

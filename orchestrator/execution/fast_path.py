@@ -11,32 +11,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extensions import all_entries
-from orchestrator.analysis.results import joined
+from orchestrator.analysis.results import load_results
 from orchestrator.data.datasets import OWN
 from orchestrator.data.files import path, stamp
 from orchestrator.errors import DataError, StoreError
 from orchestrator.execution.summary import Summary
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.space.names import SPACES
-from orchestrator.storage.manifest import looks_whole
-from orchestrator.storage.runs import RunRow
+from orchestrator.storage.manifest import sizes_match
+from orchestrator.storage.runs import RunRecord
 from orchestrator.storage.sqlite_runs import SqliteRuns
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system import provenance
 from orchestrator.system.files import read_regular
-from orchestrator.trial.task import Ended
+from orchestrator.trial.task import SweepOutcome
 
 if TYPE_CHECKING:
-    from orchestrator.execution.options import Options
+    from orchestrator.execution.options import SweepOptions
     from orchestrator.space.space import Space
 
-ASKED = "asked_sha256"
+REQUEST_SHA256 = "asked_sha256"
 LARGEST_SPACE = 256 * 1024  # bytes, as in yaml_text; a longer file is refused by who reads it in earnest
 OTHERS = ("models.", "pruning.", "orchestrator.")  # groups of entry points by which others add methods
 
 
 @dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """All that decides the plan of a sweep besides the code; `stop` is what --stop says."""
 
     name: str
@@ -53,7 +53,7 @@ class Request:
         """
         if any(entry.group.startswith(OTHERS) for entry in all_entries()):
             return None
-        facts = [asdict(self), provenance.digest(), _torchvision(), str(path()), *map(_stamp, OWN)]
+        facts = [asdict(self), provenance.source_digest(), _torchvision(), str(path()), *map(_stamp, OWN)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -72,16 +72,16 @@ def _stamp(dataset: str) -> list[list[str | int]] | None:
         return None
 
 
-def request_of(space: Space, options: Options) -> Request | None:
+def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
     """What a space asks for; None for what its text alone does not tell: a search, another network."""
     if space.search.method != "grid" or space.ancestor is not None:
         return None
-    return Request(space.name, space.text, space.sets, options.device, options.precision, options.stop)
+    return SweepRequest(space.name, space.text, space.sets, options.device, options.precision, options.stop)
 
 
 def read_request(
     space: str, sets: Sequence[str], *, device: str, precision: str, stop: str | None
-) -> Request | None:
+) -> SweepRequest | None:
     """The same from the words of a command; None where there is no such text."""
     named = space in {file.stem for file in SPACES.glob("*.yaml")}
     file = SPACES / f"{space}.yaml" if named else Path(space)
@@ -89,10 +89,10 @@ def read_request(
         text = read_regular(file, at_most=LARGEST_SPACE).decode("utf-8-sig")
     except (OSError, ValueError):  # what is wrong is told by who reads it in earnest
         return None
-    return Request(file.stem, text, tuple(sets), device, precision, stop)
+    return SweepRequest(file.stem, text, tuple(sets), device, precision, stop)
 
 
-def answered(request: Request, *, uri: str) -> Summary | None:
+def cached_summary(request: SweepRequest, *, uri: str) -> Summary | None:
     """The summary of a sweep whose trials are all in the store; None where that has to be looked into.
 
     So it has for a server, and where a trial failed.
@@ -102,7 +102,7 @@ def answered(request: Request, *, uri: str) -> Summary | None:
         return None
     runs = SqliteRuns(uri)
     try:
-        sweep = next(iter(runs.search(f"tags.kind = 'sweep' and tags.{ASKED} = '{asked}'")), None)
+        sweep = next(iter(runs.search(f"tags.kind = 'sweep' and tags.{REQUEST_SHA256} = '{asked}'")), None)
         if sweep is None or sweep.status != "FINISHED":
             return None
         return _summary(request, runs, sweep)
@@ -119,17 +119,17 @@ def _is_anything_waiting(uri: str) -> bool:
         return True
 
 
-def _summary(request: Request, runs: SqliteRuns, sweep: RunRow) -> Summary | None:
-    text = runs.text(sweep, PLAN)
+def _summary(request: SweepRequest, runs: SqliteRuns, sweep: RunRecord) -> Summary | None:
+    text = runs.read_text(sweep, PLAN)
     keys = {row[name] for row in load_planned_rows(text) for name in ("key", "dense_key")}
-    known = runs.finished(keys)
+    known = runs.find_all_finished(keys)
     if not all(map(_looks_whole, known.values())):
         return None
-    results = joined(runs, sweep, known=known).results
+    results = load_results(runs, sweep, known=known).results
     if not results["status"].isin(("finished", "stopped")).all():
         return None
-    return Summary(request.name, len(results), sweep, results, Ended(()), len(results))
+    return Summary(request.name, len(results), sweep, results, SweepOutcome(()), len(results))
 
 
-def _looks_whole(row: RunRow) -> bool:
-    return looks_whole(row.place("model"), row.tags.get("manifest_sha256", ""))
+def _looks_whole(row: RunRecord) -> bool:
+    return sizes_match(row.local_path("model"), row.tags.get("manifest_sha256", ""))

@@ -15,19 +15,19 @@ from typing import Any
 
 from orchestrator import tracking
 from orchestrator.analysis.results import is_planned
-from orchestrator.errors import AwayError, BusyError, OrchestrateError, StoreError
-from orchestrator.execution.publish import LONGEST, conclude
+from orchestrator.errors import BusyError, OrchestrateError, StoreError, StoreUnavailableError
+from orchestrator.execution.publish import LONGEST, publish_results
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.space.space import Space, load_space
-from orchestrator.storage.locks import on_this_host, owner_lives
-from orchestrator.storage.outbox import Outbox, Parcel
+from orchestrator.storage.locks import is_owner_alive, on_this_host
+from orchestrator.storage.outbox import Outbox, PendingRun
 from orchestrator.storage.runs import COMMAND
-from orchestrator.storage.uri import outbox_folder, shown
+from orchestrator.storage.uri import outbox_folder, redact_uri
 from orchestrator.system.console import print_line
-from orchestrator.tracking import RunRow, Tracker, has_store, line_to
+from orchestrator.tracking import RunRecord, Tracker, breaker_for, has_store
 from orchestrator.tracking.delivery import HELD_SECONDS, TRY_SECONDS, deliver_all, results_wait, tracker_of
-from orchestrator.tracking.lease import beating, claim
-from orchestrator.trial.task import Ended
+from orchestrator.tracking.lease import acquire_lease, heartbeat
+from orchestrator.trial.task import SweepOutcome
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Delivered:
     def to_json(self) -> dict[str, Any]:  # JSON
         sweeps = [asdict(sweep) for sweep in self.sweeps]
         return {
-            "store": shown(self.uri),
+            "store": redact_uri(self.uri),
             "delivered": self.runs,
             "sweeps": sweeps,
             "refused": self.refused,
@@ -80,7 +80,7 @@ class Delivered:
     def lines(self) -> Iterator[str]:
         """The same for a reader."""
         if not self.sweeps and not self.refused:
-            yield f"nothing waits for the store {shown(self.uri)}"
+            yield f"nothing waits for the store {redact_uri(self.uri)}"
         yield from (sweep.line() for sweep in self.sweeps)
 
     def problem(self) -> str:
@@ -97,12 +97,12 @@ def deliver_late(uri: str) -> Delivered:
     Also of those whose results are all there, and whose process died before it could. AwayError, with
     what still waits, where the store cannot be reached; nothing is lost then.
     """
-    outbox, arrived = Outbox(outbox_folder(uri)), list[Parcel]()
+    outbox, arrived = Outbox(outbox_folder(uri)), list[PendingRun]()
     refused: dict[str, str] = {}
-    if outbox.parcels():
+    if outbox.pending_runs():
         try:
             tracking.initialise(uri)
-            line_to(uri).ask_anew()
+            breaker_for(uri).reset()
             refused = _deliver(uri, outbox, arrived)
         except StoreError as error:
             raise type(error)(f"{error}; {results_wait(outbox.count())} in {outbox.folder}") from error
@@ -122,7 +122,7 @@ def _is_there(uri: str) -> bool:
     return False
 
 
-def _deliver(uri: str, outbox: Outbox, arrived: list[Parcel]) -> dict[str, str]:
+def _deliver(uri: str, outbox: Outbox, arrived: list[PendingRun]) -> dict[str, str]:
     """What is refused; what another process is delivering is waited for."""
     end, has_spoken = monotonic() + HELD_SECONDS, False
     while True:
@@ -131,19 +131,21 @@ def _deliver(uri: str, outbox: Outbox, arrived: list[Parcel]) -> dict[str, str]:
         if held <= 0:
             return refused
         if monotonic() > end:
-            raise AwayError(f"another process has been delivering {held} results for {HELD_SECONDS:.0f} s")
+            raise StoreUnavailableError(
+                f"another process has been delivering {held} results for {HELD_SECONDS:.0f} s"
+            )
         if not has_spoken:
             print_line(f"another process is delivering {held} results; waiting for it", error=True)
             has_spoken = True
         sleep(TRY_SECONDS / 10)
 
 
-def _finish_sweeps(uri: str, arrived: Collection[Parcel]) -> Iterator[LateSweep]:
+def _finish_sweeps(uri: str, arrived: Collection[PendingRun]) -> Iterator[LateSweep]:
     tracker = Tracker(uri, "")
-    with tracker.reaching():
+    with tracker.translating_errors():
         rows = {row.run_id: row for row in tracker.search("tags.kind = 'sweep'", everywhere=True)}
-    spaces = {parcel.opening.parent: parcel.opening.experiment for parcel in arrived}
-    counts = Counter((parcel.opening.parent, parcel.opening.kind) for parcel in arrived)
+    spaces = {parcel.start.parent: parcel.start.experiment for parcel in arrived}
+    counts = Counter((parcel.start.parent, parcel.start.kind) for parcel in arrived)
     left = {
         row.run_id: row.tags.get("space", row.name) for row in rows.values() if _lacks_its_end(tracker, row)
     }
@@ -154,32 +156,32 @@ def _finish_sweeps(uri: str, arrived: Collection[Parcel]) -> Iterator[LateSweep]
         yield LateSweep(space, sweep, counts[sweep, "trial"], counts[sweep, "dense"], state, missing)
 
 
-def _lacks_its_end(tracker: Tracker, row: RunRow) -> bool:
+def _lacks_its_end(tracker: Tracker, row: RunRecord) -> bool:
     """Whether a dead process of this host left a sweep open of which no trial is missing."""
     holder = row.tags.get("owner", "")
-    if row.status != "RUNNING" or not on_this_host(holder) or owner_lives(holder):
+    if row.status != "RUNNING" or not on_this_host(holder) or is_owner_alive(holder):
         return False
     if not is_planned(tracker, row):
         return False
-    plan = tracker.text(row, PLAN)
+    plan = tracker.read_text(row, PLAN)
     keys = {trial["key"] for trial in load_planned_rows(plan)}
     stop = json.loads(plan).get("stop")
-    ended = tracker.finished(keys).keys() | tracker.failed(keys).keys()
-    ended |= set() if stop is None else tracker.stopped(keys, stop).keys()
+    ended = tracker.find_all_finished(keys).keys() | tracker.find_all_failed(keys).keys()
+    ended |= set() if stop is None else tracker.find_all_stopped(keys, stop).keys()
     return keys <= ended and not _unasked(plan)
 
 
-def _finished(tracker: Tracker, row: RunRow) -> tuple[str, int]:
+def _finished(tracker: Tracker, row: RunRecord) -> tuple[str, int]:
     """Bring the run of a sweep to its end: how it stands then, and how many trials are missing."""
     try:
         with (
-            claim(tracker, row.tags["plan_sha256"], name=row.tags.get("space", row.name)) as run,
-            beating(tracker, run),
-            tracker.reaching(),
+            acquire_lease(tracker, row.tags["plan_sha256"], name=row.tags.get("space", row.name)) as run,
+            heartbeat(tracker, run),
+            tracker.translating_errors(),
         ):
             sweep = tracker.row(run.run_id)
-            results = conclude(tracker, sweep, _space(tracker, sweep), Ended(()))
-            missing = int((results["status"] == "missing").sum()) + _unasked(tracker.text(sweep, PLAN))
+            results = publish_results(tracker, sweep, _space(tracker, sweep), SweepOutcome(()))
+            missing = int((results["status"] == "missing").sum()) + _unasked(tracker.read_text(sweep, PLAN))
             run.status = "KILLED" if missing else "FINISHED"
     except BusyError:
         return "running", 0
@@ -192,7 +194,7 @@ def _unasked(plan: str) -> int:
     return max(0, int(planned) - len(load_planned_rows(plan)))
 
 
-def _space(tracker: Tracker, sweep: RunRow) -> Space | None:
+def _space(tracker: Tracker, sweep: RunRecord) -> Space | None:
     """The space of a sweep, from its text and its command; None where they do not tell it here."""
     name, command = sweep.tags.get("space", ""), sweep.tags.get(COMMAND, "")
     if not name or Path(name).name != name or not command or len(command) >= LONGEST:
@@ -202,9 +204,9 @@ def _space(tracker: Tracker, sweep: RunRow) -> Space | None:
         sets = [value for word, value in pairwise(words) if word == "--set"]
         with TemporaryDirectory() as folder:
             file = Path(folder, f"{name}.yaml")
-            file.write_text(tracker.text(sweep, "space.yaml"), encoding="utf-8")
+            file.write_text(tracker.read_text(sweep, "space.yaml"), encoding="utf-8")
             return load_space(str(file), sets)
-    except AwayError:
+    except StoreUnavailableError:
         raise
     except (OrchestrateError, ValueError, OSError):  # of other code, without a plug-in, cut
         return None

@@ -55,53 +55,53 @@ class Resources:
     retries: int = 2
 
     @property
-    def share(self) -> dict[str, float]:
+    def per_trial(self) -> dict[str, float]:
         """What one trial holds, in Ray's words."""
         return {"CPU": 1.0} | ({"GPU": self.gpus_per_trial} if self.gpus else {})
 
-    def worth_starting(self, points: int) -> int:
+    def initial_workers(self, points: int) -> int:
         """How many workers so many points are worth, even if they train nothing."""
         return max(1, min(self.concurrent, int(points * POINT_SECONDS / WORKER_SECONDS)))
 
 
-def of_machine(device: Device, *, gpus_per_trial: float = 1.0) -> Resources:
+def local_resources(device: Device, *, gpus_per_trial: float = 1.0) -> Resources:
     """All that this machine has; a trial on a GPU waits for no core."""
     there = gpus() if device == "cuda" else 0
-    fit = there * parts(gpus_per_trial) if there else cores()
+    fit = there * trials_per_gpu(gpus_per_trial) if there else cores()
     return Resources(max(cores(), fit), there, gpus_per_trial, max(1, fit))
 
 
-def of_cluster(device: Device, address: str, *, gpus_per_trial: float = 1.0) -> Resources:
+def cluster_resources(device: Device, address: str, *, gpus_per_trial: float = 1.0) -> Resources:
     """What a trial holds there; how many fit is known once the cluster is joined."""
     return Resources(0, int(device == "cuda"), gpus_per_trial, ANY_NUMBER, address)
 
 
-def fitted(resources: Resources, nodes: Iterable[Mapping[str, float]]) -> Resources:
+def limit_to_nodes(resources: Resources, nodes: Iterable[Mapping[str, float]]) -> Resources:
     """`resources` with no more trials at once than the nodes hold. ClusterError where not one fits."""
     there = list(nodes)
-    total = sum(room(node, resources.share) for node in there)
+    total = sum(slots_on_node(node, resources.per_trial) for node in there)
     if total:
         return replace(resources, concurrent=min(resources.concurrent, total))
-    wanted = " and ".join(f"{amount:g} {name}" for name, amount in resources.share.items())
+    wanted = " and ".join(f"{amount:g} {name}" for name, amount in resources.per_trial.items())
     have = " and ".join(f"{sum(node.get(name, 0.0) for node in there):g} {name}" for name in ("CPU", "GPU"))
     raise ClusterError(f"a trial holds {wanted} of one node, and no node has that; all together have {have}")
 
 
-def room(node: Mapping[str, float], share: Mapping[str, float]) -> int:
+def slots_on_node(node: Mapping[str, float], share: Mapping[str, float]) -> int:
     """How many trials one node holds; the parts of two GPUs make no whole one."""
     cpus = int(node.get("CPU", 0.0) / share["CPU"])
     if not (part := share.get("GPU")):
         return cpus
-    return min(cpus, int(node.get("GPU", 0.0)) * parts(part))
+    return min(cpus, int(node.get("GPU", 0.0)) * trials_per_gpu(part))
 
 
-def parts(share: float) -> int:
+def trials_per_gpu(share: float) -> int:
     """How many trials that hold `share` of a GPU fit on one; Ray counts in ten thousandths."""
     return 10_000 // max(1, round(share * 10_000))
 
 
 @dataclass(frozen=True)
-class Options:
+class SweepOptions:
     """How to run a sweep; none of it changes a result on one kind of device."""
 
     device: Device = "cpu"
@@ -116,15 +116,15 @@ class Options:
     def resources(self) -> Resources:
         """What a trial holds, of the cluster of `address` or of this machine."""
         if self.address is None:
-            found = of_machine(self.device, gpus_per_trial=self.gpus_per_trial)
+            found = local_resources(self.device, gpus_per_trial=self.gpus_per_trial)
         else:
-            found = of_cluster(self.device, self.address, gpus_per_trial=self.gpus_per_trial)
+            found = cluster_resources(self.device, self.address, gpus_per_trial=self.gpus_per_trial)
         most = self.max_concurrent or found.concurrent
         return replace(found, concurrent=min(most, found.concurrent), retries=self.retries)
 
     def code(self) -> str:
         """What a worker must run: here what lies in the same place, on other nodes the same sources."""
-        return provenance.place() if self.address is None else provenance.digest()
+        return provenance.install_path() if self.address is None else provenance.source_digest()
 
     def data_dir(self) -> str | None:
         """Where workers find data sets; every node of a cluster has its own place, unless one is set."""

@@ -18,31 +18,31 @@ from rich.table import Table
 from orchestrator.formatting import format_duration
 from orchestrator.system.console import plain
 from orchestrator.system.output_streams import drawn_on
-from orchestrator.system.signals import STOPPING, received
-from orchestrator.trial.task import Outcome, Point
+from orchestrator.system.signals import STOPPING, received_signal
+from orchestrator.trial.task import Task, TaskResult
 
 
 @dataclass(frozen=True)
-class Pace:
+class RateEstimate:
     """One kind of run, in seconds: what those that ended took, and how long the others are at it.
 
     `todo` counts what has not ended, those that run among them.
     """
 
     todo: int
-    took: Sequence[float] = ()
+    durations: Sequence[float] = ()
     running: Sequence[float] = ()
 
 
-def seconds_left(paces: Sequence[Pace], *, concurrent: float) -> float | None:
+def eta_seconds(paces: Sequence[RateEstimate], *, concurrent: float) -> float | None:
     """Seconds until all is done, `concurrent` runs at a time; None where a kind to do has not ended once."""
     work, longest = 0.0, 0.0
     for pace in paces:
         if not pace.todo:
             continue
-        if not pace.took:
+        if not pace.durations:
             return None
-        mean = sum(pace.took) / len(pace.took)
+        mean = sum(pace.durations) / len(pace.durations)
         rest = [max(0.0, mean - seconds) for seconds in pace.running]
         work += mean * max(0, pace.todo - len(rest)) + sum(rest)
         longest = max([longest, mean if pace.todo > len(rest) else 0.0, *rest])
@@ -55,7 +55,7 @@ NARROW = 70  # columns, below which the bars are short
 
 
 @dataclass
-class Phase:
+class TaskCounter:
     """The dense trainings or the trials: how many there are, and how they stand."""
 
     total: int
@@ -75,8 +75,8 @@ class Phase:
         self.started[key] = monotonic()
         self.total = max(self.total, self.over + len(self.started))
 
-    def end(self, outcome: Outcome) -> None:
-        began = self.started.pop(outcome.point.key, None)
+    def end(self, outcome: TaskResult) -> None:
+        began = self.started.pop(outcome.task.key, None)
         if began is not None:
             self.took.append(monotonic() - began)
         self.stopped += outcome.stopped
@@ -84,9 +84,11 @@ class Phase:
         self.failed += outcome.metrics is None and not outcome.stopped
         self.total = max(self.total, self.over + len(self.started))
 
-    def pace(self) -> Pace:
+    def pace(self) -> RateEstimate:
         now = monotonic()
-        return Pace(max(0, self.total - self.over), self.took, [now - at for at in self.started.values()])
+        return RateEstimate(
+            max(0, self.total - self.over), self.took, [now - at for at in self.started.values()]
+        )
 
     def counts(self) -> str:
         """What there is of each; what matters most comes first, a narrow terminal cuts off the rest."""
@@ -98,7 +100,7 @@ class Phase:
 class SweepProgress:
     """Counts how the points of a sweep stand; use it in a `with`. Everything goes to stderr."""
 
-    def __init__(self, dense: Phase, trials: Phase) -> None:
+    def __init__(self, dense: TaskCounter, trials: TaskCounter) -> None:
         self.dense, self.trials = dense, trials
         self.concurrent = 1
         self.news = ""  # what is waited for while nothing runs
@@ -127,19 +129,19 @@ class SweepProgress:
         if self._live:
             self._live.stop()
 
-    def started(self, point: Point) -> None:
+    def started(self, point: Task) -> None:
         """A point is running, for the first time or again."""
         self.news = ""
         self._phase(point).begin(point.key)
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: TaskResult) -> None:
         """One more point has ended."""
-        self._phase(outcome.point).end(outcome)
-        if outcome.metrics and outcome.point.parent:
-            found = outcome.metrics["final/val_accuracy"], outcome.point.name
+        self._phase(outcome.task).end(outcome)
+        if outcome.metrics and outcome.task.parent:
+            found = outcome.metrics["final/val_accuracy"], outcome.task.name
             self._best = max(self._best or found, found, key=lambda pair: pair[0])
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """One line that stays, above the bars."""
         self._console.print(plain(line), soft_wrap=True)
 
@@ -147,7 +149,7 @@ class SweepProgress:
         """Time has gone by: where there is no bar, a line is due now and then."""
         if self._live is None and monotonic() - self._spoken > SECONDS_BETWEEN_LINES:
             self._spoken = monotonic()
-            self.say(self.line())
+            self.print_line(self.line())
 
     def line(self) -> str:
         """All of it in one line."""
@@ -156,11 +158,11 @@ class SweepProgress:
         parts += [phase.counts() for phase in (self.trials,) if phase.counts()]
         return ", ".join([*parts, *self._remarks()])
 
-    def _phase(self, point: Point) -> Phase:
+    def _phase(self, point: Task) -> TaskCounter:
         return self.trials if point.parent else self.dense
 
     def _remarks(self) -> Iterator[str]:
-        left = seconds_left([self.dense.pace(), self.trials.pace()], concurrent=self.concurrent)
+        left = eta_seconds([self.dense.pace(), self.trials.pace()], concurrent=self.concurrent)
         yield f"{format_duration(monotonic() - self._began)} so far"
         if left is not None:
             yield f"about {format_duration(left)} left"
@@ -181,7 +183,7 @@ class SweepProgress:
         whole = Table.grid(expand=True)
         whole.add_column(no_wrap=True, overflow="ellipsis")
         whole.add_row(grid)
-        news = STOPPING if received() else self.news
+        news = STOPPING if received_signal() else self.news
         whole.add_row(plain(", ".join([*([news] if news else []), *self._remarks()])))
         return whole
 

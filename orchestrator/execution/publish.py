@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 
 from orchestrator import tracking
 from orchestrator.analysis.plots import accuracy_against_sparsity
-from orchestrator.analysis.results import joined
+from orchestrator.analysis.results import load_results
 from orchestrator.analysis.tables import differences_asked, markdown, tables
 from orchestrator.report import html_report
 from orchestrator.report.mlflow_page import links, tell
 from orchestrator.space.space import SPACES, Space
 from orchestrator.storage.runs import PICTURE, REPORT, TABLES
-from orchestrator.tracking import RunRow, Tracker
-from orchestrator.trial.task import Ended
+from orchestrator.tracking import RunRecord, Tracker
+from orchestrator.trial.task import SweepOutcome
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from orchestrator.execution.options import Options
+    from orchestrator.execution.options import SweepOptions
 
 LONGEST = 4000  # characters; the store cuts tags at 8000
 
 
-def command(space: Space, options: Options) -> str:
+def reproduce_command(space: Space, options: SweepOptions) -> str:
     """What brings the same points to the same results; how many run at once, and where, changes none.
 
     A space that is no named one is called by its file, which the run keeps under `space.yaml`.
@@ -41,7 +41,7 @@ def command(space: Space, options: Options) -> str:
     return shlex.join(words)[:LONGEST]
 
 
-def prepare() -> None:
+def preload_plotting() -> None:
     """Load what pictures are drawn with, half a second's work, while this process waits for its workers."""
     Thread(target=_load, daemon=True).start()
 
@@ -51,14 +51,16 @@ def _load() -> None:
     import matplotlib.figure  # noqa: F401
 
 
-def conclude(tracker: Tracker, sweep: RunRow, space: Space | None, ended: Ended) -> DataFrame:
+def publish_results(
+    tracker: Tracker, sweep: RunRecord, space: Space | None, ended: SweepOutcome
+) -> DataFrame:
     """What the sweep's run shows in the end; done twice, it shows the same.
 
     Where the space is not known its run has no description, and does not say what was swept.
     """
     if ended.signal:
         tracker.close_children(sweep.run_id, "interrupted")
-    known = joined(tracker, sweep)
+    known = load_results(tracker, sweep)
     results = known.results
     if space is not None:
         tell(tracker, sweep, space=space, results=results)

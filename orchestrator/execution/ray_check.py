@@ -7,15 +7,15 @@ from time import perf_counter
 import ray
 
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_local import own
+from orchestrator.execution.ray_local import local_ray
 
 ANSWER_SECONDS = 60
 
 
-def seconds_to_answer() -> float:
+def measure_ray_startup() -> float:
     """From nothing to the answer of a first worker. ClusterError where Ray does not start."""
     started = perf_counter()
-    with own(Resources(cpus=1, gpus=0, gpus_per_trial=1.0, concurrent=1)):
+    with local_ray(Resources(cpus=1, gpus=0, gpus_per_trial=1.0, concurrent=1)):
         ray.get(ray.remote(_answer).remote(), timeout=ANSWER_SECONDS)
         return perf_counter() - started
 

@@ -15,16 +15,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator import tracking
 from orchestrator.data.files import check
 from orchestrator.errors import ClusterError, OrchestrateError
-from orchestrator.execution.options import Resources, fitted
-from orchestrator.execution.ray_local import Node, joined, living_nodes
-from orchestrator.storage.uri import SERVER, check_reach, exists, shown
+from orchestrator.execution.options import Resources, limit_to_nodes
+from orchestrator.execution.ray_local import Node, connect_cluster, living_nodes
+from orchestrator.storage.uri import SERVER, check_reachable, exists, redact_uri
 from orchestrator.system.provenance import check_code
 
 ANSWER_SECONDS = 90.0  # a node imports MLflow first, and may have to install Ray's environment
 
 
 @dataclass(frozen=True)
-class Needs:
+class NodeRequirements:
     """What a node must have: the code, the store within reach, and the files of the data sets."""
 
     code: str
@@ -34,7 +34,7 @@ class Needs:
     data_dir: str | None
 
 
-def check_nodes(found: Sequence[Node], needs: Needs) -> None:
+def check_nodes(found: Sequence[Node], needs: NodeRequirements) -> None:
     """ClusterError with the first problem of a node that may get a trial."""
     ask = ray.remote(num_cpus=0, max_retries=0)(_problem)
     asked = {}
@@ -63,12 +63,12 @@ def _answers(asked: Mapping[Any, Node]) -> Iterator[str]:
                 yield f"{name}: {problem}"
 
 
-def _problem(needs: Needs) -> str:
+def _problem(needs: NodeRequirements) -> str:
     """What a node lacks, in one line; runs there."""
     try:
         check_code(needs.code)
         if not exists(needs.uri):
-            return f"the store {shown(needs.uri)} is a file that it does not see; {SERVER}"
+            return f"the store {redact_uri(needs.uri)} is a file that it does not see; {SERVER}"
         tracking.initialise(needs.uri)
         for name in needs.datasets:
             check(name, None if needs.data_dir is None else Path(needs.data_dir))
@@ -78,17 +78,17 @@ def _problem(needs: Needs) -> str:
 
 
 @contextmanager
-def joined_for(resources: Resources, needs: Needs) -> Iterator[None]:
+def cluster_for_sweep(resources: Resources, needs: NodeRequirements) -> Iterator[None]:
     """The cluster at the address of `resources`. ClusterError or StoreError where it is not fit."""
-    with joined(resources.address or "auto"):
+    with connect_cluster(resources.address or "auto"):
         found = living_nodes()
-        fitted(resources, [node["Resources"] for node in found])
-        check_reach(needs.uri, needs.artifact_root, {node["NodeManagerHostname"] for node in found})
+        limit_to_nodes(resources, [node["Resources"] for node in found])
+        check_reachable(needs.uri, needs.artifact_root, {node["NodeManagerHostname"] for node in found})
         check_nodes(found, needs)
         yield
 
 
 def cluster_gpus(address: str) -> float:
     """The GPUs of all nodes of a cluster."""
-    with joined(address):
+    with connect_cluster(address):
         return float(sum(node["Resources"].get("GPU", 0.0) for node in living_nodes()))

@@ -15,8 +15,8 @@ from threading import Event, Thread
 import psutil
 
 from orchestrator.errors import ClusterError
-from orchestrator.execution.ray_session_folder import kill_processes
-from orchestrator.system.signals import close_all, received, shown_cursor
+from orchestrator.execution.ray_session_folder import kill_ray_processes
+from orchestrator.system.signals import close_all, received_signal, shown_cursor
 
 LOOK_SECONDS = 0.25
 GRACE_SECONDS = 1.5  # for workers to close their runs once a sweep is stopped; Tune would give them 10
@@ -49,7 +49,7 @@ def watched(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
+def kill_stragglers() -> Iterator[None]:
     """Within the block, workers below this process that outlive a signal by `GRACE_SECONDS` are killed."""
     with _in_thread(_end_workers):
         yield
@@ -90,7 +90,7 @@ def death() -> str:
 def _end_with_ray(done: Event, folder: Path) -> None:
     while not done.wait(LOOK_SECONDS):
         if why := death():
-            kill_processes(folder)
+            kill_ray_processes(folder)
             close_all(why)
             sys.stdout.flush()
             os.write(2, f"{shown_cursor()}error: {why}\n".encode())
@@ -99,7 +99,7 @@ def _end_with_ray(done: Event, folder: Path) -> None:
 
 def _end_workers(done: Event) -> None:
     while not done.wait(LOOK_SECONDS):
-        if received():
+        if received_signal():
             if not done.wait(GRACE_SECONDS):
                 _kill_trials()
             return

@@ -17,12 +17,17 @@ from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_liveness import forget, impatient, watched
-from orchestrator.execution.ray_patches import only_needed, replaced
+from orchestrator.execution.ray_liveness import forget, kill_stragglers, watched
+from orchestrator.execution.ray_patches import minimal_processes, patched
 from orchestrator.execution.ray_security import check_loopback, new_token
-from orchestrator.execution.ray_session_folder import RAY, check_place, kill_processes, session_folder
+from orchestrator.execution.ray_session_folder import (
+    RAY,
+    check_temporary_folder,
+    kill_ray_processes,
+    session_folder,
+)
 from orchestrator.system.machine import environment_variables
-from orchestrator.system.signals import RAISED, heeded, held, pending, take_back
+from orchestrator.system.signals import RAISED, allow_interrupt, defer_signals, pending, reinstall_handlers
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
@@ -56,7 +61,7 @@ class _NoFolder(JobConfig):
 
 
 @contextmanager
-def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
+def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
     """A Ray of our own that listens on loopback alone, and asks for a token of its own.
 
     So many workers are started at once: they get `ready` while the block goes on. ClusterError where it does
@@ -68,10 +73,10 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
         new_token(),
         _loopback(only=True),
         watched(folder),
-        replaced(worker, print_to_stdstream=_say_nothing),
+        patched(worker, print_to_stdstream=_say_nothing),
     ):
         try:
-            with only_needed(folder, ready=ready):
+            with minimal_processes(folder, ready=ready):
                 _start(
                     "Ray did not start",
                     address="local",
@@ -82,11 +87,11 @@ def own(resources: Resources, *, ready: int = 0) -> Iterator[None]:
                     _temp_dir=str(folder / RAY),
                 )
             check_loopback()
-            with impatient():
+            with kill_stragglers():
                 yield
         finally:
             _shut_down()
-            kill_processes(folder)  # what a start that was cut off has left
+            kill_ray_processes(folder)  # what a start that was cut off has left
 
 
 @contextmanager
@@ -94,7 +99,7 @@ def _private_folder(*, sockets: bool) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             if sockets:
-                check_place()
+                check_temporary_folder()
             folder = stack.enter_context(session_folder())
         except OSError as error:
             raise ClusterError(f"Ray did not start: {error}") from error
@@ -102,9 +107,9 @@ def _private_folder(*, sockets: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def joined(address: str) -> Iterator[None]:
+def connect_cluster(address: str) -> Iterator[None]:
     """A Ray cluster that somebody else has started. ClusterError where there is none."""
-    _knock(address)
+    _check_address(address)
     with _loopback(only=_on_loopback(address)), _private_folder(sockets=False) as folder:
         empty = folder / "empty"
         empty.mkdir()
@@ -125,7 +130,7 @@ def _say_nothing(*what: object, **options: object) -> None:
 
 def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
     try:
-        with held(), heeded(), _no_handler():
+        with defer_signals(), allow_interrupt(), _no_handler():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
         forget()
@@ -136,7 +141,7 @@ def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
         raise ClusterError(f"{failure}: {reason}") from error
 
 
-def _knock(address: str) -> None:
+def _check_address(address: str) -> None:
     """ClusterError, at once, for what is no address or does not answer; Ray would try for a minute."""
     if address == "auto":
         return
@@ -178,15 +183,15 @@ def _shut_down() -> None:
 def _no_handler() -> Iterator[None]:
     """Ray puts a handler for SIGTERM in the place of ours, and its C++ another, which aborts in the end."""
     try:
-        with replaced(utils, set_sigterm_handler=lambda handler: None):
+        with patched(utils, set_sigterm_handler=lambda handler: None):
             yield
     finally:
-        take_back()
+        reinstall_handlers()
 
 
 def _loopback(*, only: bool) -> AbstractContextManager[None]:
     """What ray has read of its environment as it was imported, which may be before us."""
-    return replaced(ray_constants, ENABLE_RAY_CLUSTER=not only)
+    return patched(ray_constants, ENABLE_RAY_CLUSTER=not only)
 
 
 def living_nodes() -> list[Node]:

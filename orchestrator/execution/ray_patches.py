@@ -20,7 +20,7 @@ from orchestrator.execution.ray_session_folder import SESSION, WORKERS
 
 
 @contextmanager
-def replaced(place: Any, **values: Any) -> Iterator[None]:  # a module or a class, and whatever it holds
+def patched(place: Any, **values: Any) -> Iterator[None]:  # a module or a class, and whatever it holds
     """Within the block the attributes of `place` have these values."""
     before = {name: getattr(place, name) for name in values}
     for name, value in values.items():
@@ -32,14 +32,14 @@ def replaced(place: Any, **values: Any) -> Iterator[None]:  # a module or a clas
             setattr(place, name, value)
 
 
-STAND_IN = Path(__file__).with_name("stand_in.py")
+STAND_IN = Path(__file__).with_name("dashboard_agent_stub.py")
 UMASK = "ORCHESTRATE_UMASK"  # of the process that started Ray, for its workers
 LOOK_SECONDS = 0.01
 AGENT, AHEAD = "--dashboard_agent_command=", "--num_prestart_python_workers="
 
 
 @contextmanager
-def only_needed(folder: Path, *, ready: int) -> Iterator[None]:
+def minimal_processes(folder: Path, *, ready: int) -> Iterator[None]:
     """Ray starts `ready` workers ahead, and not one for every core, nor what scales a cluster, follows its
     logs or answers for a dashboard: each is a Python that imports for a second. What they write is for this
     user alone, temporary files of workers in the session's `folder`, and nothing to the terminal.
@@ -53,15 +53,15 @@ def only_needed(folder: Path, *, ready: int) -> Iterator[None]:
 
     def started(command: list[str], *place: Any, **options: Any) -> Any:  # Ray's own
         options["env_updates"] = {**(options.get("env_updates") or {}), **inherited}
-        information = start([changed(word, ready) for word in command], *place, **options)
+        information = start([rewrite_arguments(word, ready) for word in command], *place, **options)
         watch(Path(command[0]).name, information.process)
         return information
 
     with (
-        replaced(parameter, RayParams=fewer),
-        replaced(node, wait_for_persisted_port=partial(_wait_for_port, wait)),
-        replaced(node.Node, start_api_server=_without_page),
-        replaced(services, start_ray_process=started, ConsolePopen=private),
+        patched(parameter, RayParams=fewer),
+        patched(node, wait_for_persisted_port=partial(_wait_for_port, wait)),
+        patched(node.Node, start_api_server=_without_page),
+        patched(services, start_ray_process=started, ConsolePopen=private),
     ):
         yield
 
@@ -89,7 +89,7 @@ def restore_umask() -> None:
         os.umask(int(os.environ[UMASK], 8))
 
 
-def changed(word: str, ready: int) -> str:
+def rewrite_arguments(word: str, ready: int) -> str:
     """A word of the command that starts the raylet, as it is to be."""
     if word.startswith(AHEAD):
         return f"{AHEAD}{ready}"

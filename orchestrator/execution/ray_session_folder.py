@@ -71,7 +71,7 @@ def _remove_if_dead(folder: Path) -> bool:
         if not folder.name.startswith(UNLOCKED) and not (folder / LOCK).is_file():
             return False  # of that name, and not of ours
         with FileLock(folder / LOCK, blocking=False):
-            kill_processes(folder)  # Ray's agent outlives a killed driver by a minute
+            kill_ray_processes(folder)  # Ray's agent outlives a killed driver by a minute
             shutil.rmtree(folder)
     except (Timeout, OSError):
         return False
@@ -82,7 +82,7 @@ def _place() -> str:
     return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
 
 
-def kill_processes(folder: Path) -> None:
+def kill_ray_processes(folder: Path) -> None:
     """Kill Ray's processes of this session, whoever their parent is by now: each has a log in its folder."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -91,7 +91,7 @@ def kill_processes(folder: Path) -> None:
                 process.kill()
 
 
-def check_place() -> None:
+def check_temporary_folder() -> None:
     """OSError where Ray cannot put its sockets or its shared memory, with what to do about it."""
     place = _place()
     if not os.access(place, os.W_OK):

@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config import EarlyStopping, TrialConfig
-from orchestrator.execution.searcher import STOPPED, SUCCEEDED, InOrder, metrics_of
+from orchestrator.execution.searcher import STOPPED, SUCCEEDED, LiveTrialScheduler, metrics_of
 from orchestrator.planning.plan import group_of
-from orchestrator.space.pruners import stops
-from orchestrator.trial.task import Past, Point
+from orchestrator.space.pruners import pruners
+from orchestrator.trial.task import PreviousTrial, Task
 from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
 from pruning.scalars import real_number
 
@@ -120,7 +120,7 @@ def make_pruner(text: str) -> BasePruner:
     """The pruner of a text form, `median(n_startup_trials=2)`. ValueError for what `stops` does not know."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        pruner: BasePruner = stops.get(text)(_make)
+        pruner: BasePruner = pruners.get(text)(_make)
     return pruner
 
 
@@ -138,7 +138,7 @@ class Studies:
         self._groups: dict[tuple[str, ...], optuna.Study] = {}
         self._open: dict[str, tuple[optuna.Study, optuna.Trial]] = {}
 
-    def round(self, key: str, config: TrialConfig, values: Mapping[str, float]) -> str:
+    def report_round(self, key: str, config: TrialConfig, values: Mapping[str, float]) -> str:
         """Report a trial's round; why the trial is to be stopped, or nothing.
 
         At its last round a trial has nothing left to save: it is not stopped there.
@@ -169,15 +169,15 @@ class Studies:
         else:
             study.tell(trial, value)
 
-    def recall(self, past: Past) -> None:
+    def replay(self, past: PreviousTrial) -> None:
         """Take up a trial that ended before, so that a sweep that is carried on compares with it, too."""
         key = past.config.key()
         for values in past.rounds:
-            self.round(key, past.config, values)
+            self.report_round(key, past.config, values)
         self.end(key, value=past.val_accuracy, stopped=past.val_accuracy is None)
 
     def _ask(self, key: str, config: TrialConfig) -> tuple[optuna.Study, optuna.Trial]:
-        group = group_of(config, self.stop.within)
+        group = group_of(config, self.stop.group_by)
         if group not in self._groups:
             # No parameter is drawn from the sampler; a seed keeps it from the system's randomness.
             sampler = optuna.samplers.RandomSampler(seed=0)
@@ -194,7 +194,7 @@ class Studies:
         return f"validation accuracy {_last(frozen):.4f}, by {self.stop}"
 
 
-class OptunaStopping(InOrder):
+class OptunaStopping(LiveTrialScheduler):
     """Tune's scheduler: every round goes to `Studies`, every verdict to `tell(key, reason)`.
 
     It never answers STOP: a worker then gets the SystemExit that an interruption gives it, too, and Tune
@@ -205,20 +205,20 @@ class OptunaStopping(InOrder):
     _supports_buffered_results = False  # a verdict must be there before the worker goes on
 
     def __init__(
-        self, stop: EarlyStopping, tell: Callable[[str, str], None], past: Sequence[Past] = ()
+        self, stop: EarlyStopping, tell: Callable[[str, str], None], past: Sequence[PreviousTrial] = ()
     ) -> None:
         super().__init__()
         self._studies = Studies(stop)
         self._tell = tell
         for trial in past:
-            self._studies.recall(trial)
+            self._studies.replay(trial)
 
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
     ) -> str:
-        point = Point.from_text(trial.config["point"])
+        point = Task.from_text(trial.config["point"])
         if isinstance(point.config, TrialConfig) and "round" in result:
-            reason = self._studies.round(point.key, point.config, result)
+            reason = self._studies.report_round(point.key, point.config, result)
             if reason:
                 self._tell(point.key, reason)
         return str(TrialScheduler.CONTINUE)
@@ -226,13 +226,13 @@ class OptunaStopping(InOrder):
     def on_trial_complete(
         self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
     ) -> None:
-        key = Point.from_text(trial.config["point"]).key
+        key = Task.from_text(trial.config["point"]).key
         value = metrics_of(result).get("final/val_accuracy") if result.get(SUCCEEDED) else None
         self._studies.end(key, value=value, stopped=STOPPED in result)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """Its worker died; it may be tried again, and then has its rounds before it, not its verdict."""
-        key = Point.from_text(trial.config["point"]).key
+        key = Task.from_text(trial.config["point"]).key
         self._studies.end(key, value=None)
         self._tell(key, "")
 

@@ -16,7 +16,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.execution.options import WORKER_SECONDS
-from orchestrator.trial.task import Outcome, Point
+from orchestrator.trial.task import Task, TaskResult
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -27,30 +27,30 @@ SUCCEEDED = "succeeded"  # reported as 1 or 0; `done` is Tune's own, and true at
 METRICS = "metrics"  # reported as one text: Tune keeps a dozen statistics of every number that it is told
 
 
-class Source(Protocol):
+class TaskSource(Protocol):
     """Where points come from that nobody knows at the start."""
 
-    found: int  # trials that needed no run once they were asked for: the store had them
+    reused: int  # trials that needed no run once they were asked for: the store had them
 
     @property
-    def over(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether `more` will never give another one."""
         ...
 
-    def more(self, room: int) -> Sequence[Point]:
+    def next_tasks(self, room: int) -> Sequence[Task]:
         """Points to run next, with the dense ones that the store lacks; none where it waits for results.
 
         `room` is how many may be under way at once.
         """
         ...
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: TaskResult) -> None:
         """Hears of every end, before the next `more`."""
         ...
 
 
 @dataclass
-class AtOnce:
+class ConcurrencyRamp:
     """How many points may run at once: as many as there are workers, `first`; the `most` once that pays.
 
     Another worker takes WORKER_SECONDS to start. It is not asked for before the others have run for as
@@ -75,7 +75,7 @@ class AtOnce:
         return self.first
 
 
-class InOrder(FIFOScheduler):
+class LiveTrialScheduler(FIFOScheduler):
     """Tune's scheduler: a point runs once it is handed out.
 
     Tune's own looks through all trials for it, those that have ended, too, whatever happens.
@@ -99,12 +99,12 @@ class DagSearcher(Searcher):
 
     def __init__(
         self,
-        points: Sequence[Point],
-        listen: Callable[[Outcome], None],
-        source: Source | None = None,
+        points: Sequence[Task],
+        listen: Callable[[TaskResult], None],
+        source: TaskSource | None = None,
         *,
-        at_once: AtOnce,
-        died: Callable[[Point], str] = lambda point: DIED,
+        at_once: ConcurrencyRamp,
+        died: Callable[[Task], str] = lambda point: DIED,
     ) -> None:
         super().__init__(metric=SUCCEEDED, mode="max")
         self._died = died
@@ -114,28 +114,28 @@ class DagSearcher(Searcher):
         self._source = source
         self._open: set[str] = set()  # keys of points that were added and have not ended
         self._lost: dict[str, str] = {}  # keys of points that failed, and why
-        self._ready: deque[Point] = deque()
-        self._waiting: dict[str, list[Point]] = {}
-        self._running: dict[str, Point] = {}
+        self._ready: deque[Task] = deque()
+        self._waiting: dict[str, list[Task]] = {}
+        self._running: dict[str, Task] = {}
         self._add(points)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:  # what Tune calls a config
         if not self._ready and self._source is not None:
-            self._add(self._source.more(self._at_once.most))
+            self._add(self._source.next_tasks(self._at_once.most))
         room = self._at_once.now(done=self._done, left=len(self._open))
         if self._ready and len(self._running) < room:
             point = self._running[trial_id] = self._ready.popleft()
             return {"point": point.to_text()}
-        more = self._ready or self._waiting or (self._source is not None and not self._source.over)
+        more = self._ready or self._waiting or (self._source is not None and not self._source.exhausted)
         return None if more else cast(dict[str, Any], Searcher.FINISHED)
 
-    def _add(self, points: Sequence[Point]) -> None:
+    def _add(self, points: Sequence[Task]) -> None:
         """What is under way already, or has failed, is no new point: two may need one dense network."""
         fresh = [point for point in points if point.key not in self._open and point.key not in self._lost]
         self._open |= {point.key for point in fresh}
         for point in fresh:
             if (reason := self._lost.get(point.dense.key())) is not None:
-                self._end(Outcome(point, None, _for_want_of(reason)))
+                self._end(TaskResult(point, None, _dependency_failed(reason)))
             elif point.parent in self._open and point.parent is not None:
                 self._waiting.setdefault(point.parent, []).append(point)
             else:
@@ -149,15 +149,15 @@ class DagSearcher(Searcher):
             return
         result = result or {}
         if STOPPED in result and not error:
-            self._end(Outcome(point, None, str(result[STOPPED]), stopped=True))
+            self._end(TaskResult(point, None, str(result[STOPPED]), stopped=True))
             return
         failed = error or not result.get(SUCCEEDED)
         reason = str(result.get("reason") or self._died(point)) if failed else ""
-        self._end(Outcome(point, None if failed else metrics_of(result), reason))
+        self._end(TaskResult(point, None if failed else metrics_of(result), reason))
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: TaskResult) -> None:
         # Before `listen`: Tune swallows what it raises, and would wait for the children for ever.
-        key = outcome.point.key
+        key = outcome.task.key
         children = self._waiting.pop(key, [])
         self._open.discard(key)
         self._done += 1
@@ -169,8 +169,8 @@ class DagSearcher(Searcher):
             self._source.ended(outcome)
         self._listen(outcome)
         for child in children if outcome.metrics is None else ():
-            if outcome.point.dense.key() in self._lost:
-                self._end(Outcome(child, None, _for_want_of(self._lost[child.dense.key()])))
+            if outcome.task.dense.key() in self._lost:
+                self._end(TaskResult(child, None, _dependency_failed(self._lost[child.dense.key()])))
             else:
                 self._ready.append(child)
 
@@ -191,5 +191,5 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
     return {sys.intern(name): value for name, value in json.loads(result.get(METRICS, "{}")).items()}
 
 
-def _for_want_of(reason: str) -> str:
+def _dependency_failed(reason: str) -> str:
     return f"its dense network failed: {reason}"

@@ -12,12 +12,12 @@ from typing import Any
 
 from orchestrator.analysis.results import find_sweep, is_planned, latest
 from orchestrator.errors import StoreError
-from orchestrator.execution.progress import Pace, seconds_left
+from orchestrator.execution.progress import RateEstimate, eta_seconds
 from orchestrator.formatting import format_duration
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
-from orchestrator.storage.locks import owner_lives
-from orchestrator.storage.uri import shown
-from orchestrator.tracking import RunRow, Tracker, open_store
+from orchestrator.storage.locks import is_owner_alive
+from orchestrator.storage.uri import redact_uri
+from orchestrator.tracking import RunRecord, Tracker, open_store
 
 FAILURES_SHOWN = 5
 BEST = "final/val_accuracy"
@@ -98,26 +98,26 @@ def status(sweep: str | None = None, *, uri: str) -> Status:
     """
     tracker = open_store(uri, sweep or "")
     found = find_sweep(tracker, sweep, latest_of_any=True) if sweep else _latest(tracker)
-    plan = tracker.text(found, PLAN)
+    plan = tracker.read_text(found, PLAN)
     trials = {row["key"]: row for row in load_planned_rows(plan)}
     planned = json.loads(plan).get("search", {}).get("planned", 0)  # a search asks for them as it goes
     runs = tracker.search("tags.point LIKE '_%'", everywhere=True, metric=BEST)
     return _status(found, trials, runs, now=time.time(), unasked=max(0, planned - len(trials)))
 
 
-def _latest(tracker: Tracker) -> RunRow:
+def _latest(tracker: Tracker) -> RunRecord:
     """The sweep that is at work, or else the one taken up last, of those that have a plan."""
     rows = tracker.search("tags.kind = 'sweep'", everywhere=True)
     if not rows:
-        raise StoreError(f"no sweep in {shown(tracker.uri)}; `orchestrate sweep` runs one")
+        raise StoreError(f"no sweep in {redact_uri(tracker.uri)}; `orchestrate sweep` runs one")
     ordered = sorted(rows, key=lambda row: (_lives(row), _since(row)), reverse=True)
     return latest(tracker, ordered, is_planned)
 
 
 def _status(
-    sweep: RunRow,
+    sweep: RunRecord,
     trials: Mapping[str, Mapping[str, Any]],
-    runs: Sequence[RunRow],
+    runs: Sequence[RunRecord],
     *,
     now: float,
     unasked: int = 0,
@@ -164,25 +164,25 @@ def _status(
     )
 
 
-def _place(states: Mapping[str, Mapping[str, RunRow]], key: str, dense_key: str) -> str:
+def _place(states: Mapping[str, Mapping[str, RunRecord]], key: str, dense_key: str) -> str:
     """The one count that a trial belongs to."""
     found = next((name for name, runs in states.items() if key in runs), None)
     return found or ("failed" if dense_key in states["failed"] else "missing")
 
 
-def _val_accuracy(run: RunRow) -> float:
+def _val_accuracy(run: RunRecord) -> float:
     return run.metrics[BEST]
 
 
-def _states(sweep: RunRow, runs: Sequence[RunRow]) -> dict[str, dict[str, RunRow]]:
+def _states(sweep: RunRecord, runs: Sequence[RunRecord]) -> dict[str, dict[str, RunRecord]]:
     """Done, running, stopped, failed -> key -> the run that says so; a key is in one of them at most."""
-    states: dict[str, dict[str, RunRow]] = {name: {} for name in ("done", "running", "stopped", "failed")}
+    states: dict[str, dict[str, RunRecord]] = {name: {} for name in ("done", "running", "stopped", "failed")}
     alive = _lives(sweep)
     for run in runs:  # newest first: an older run of the same key says less
         key = run.tags["point"]
         if run.status == "FINISHED" and "key" in run.tags and "invalid" not in run.tags:
             states["done"][key] = run  # of two with one key the older, as everywhere
-        elif run.status == "RUNNING" and alive and _below(sweep, run) and owner_lives(run.tags["owner"]):
+        elif run.status == "RUNNING" and alive and _below(sweep, run) and is_owner_alive(run.tags["owner"]):
             states["running"].setdefault(key, run)
         elif run.status == "FINISHED" and "stopped_key" in run.tags:
             states["stopped"].setdefault(key, run)
@@ -196,47 +196,47 @@ def _states(sweep: RunRow, runs: Sequence[RunRow]) -> dict[str, dict[str, RunRow
 
 
 def _left(
-    mine: Sequence[RunRow], dense_keys: Collection[str], dense_todo: int, trials_todo: int, now: float
+    mine: Sequence[RunRecord], dense_keys: Collection[str], dense_todo: int, trials_todo: int, now: float
 ) -> float | None:
     """Seconds for what is to do, from the runs that the process at work has begun."""
     dense = [run for run in mine if run.tags["point"] in dense_keys]
     trials = [run for run in mine if run.tags["point"] not in dense_keys]
     paces = [_pace(dense, dense_todo, now), _pace(trials, trials_todo, now)]
-    return seconds_left(paces, concurrent=_most_at_once(mine, now))
+    return eta_seconds(paces, concurrent=_most_at_once(mine, now))
 
 
-def _pace(runs: Sequence[RunRow], todo: int, now: float) -> Pace:
+def _pace(runs: Sequence[RunRecord], todo: int, now: float) -> RateEstimate:
     took = [(run.end_ms - run.start_ms) / 1000 for run in runs if run.status in ENDED and run.end_ms]
-    return Pace(todo, took, [now - run.start_ms / 1000 for run in runs if run.status == "RUNNING"])
+    return RateEstimate(todo, took, [now - run.start_ms / 1000 for run in runs if run.status == "RUNNING"])
 
 
-def _most_at_once(runs: Sequence[RunRow], now: float) -> int:
+def _most_at_once(runs: Sequence[RunRecord], now: float) -> int:
     """The most runs that were under way at one moment."""
     steps = [(run.start_ms, 1) for run in runs] + [(run.end_ms or 1000 * now, -1) for run in runs]
     return max(accumulate(step for _, step in sorted(steps)), default=0)
 
 
-def _last_sign(sweep: RunRow, runs: Sequence[RunRow]) -> int:
+def _last_sign(sweep: RunRecord, runs: Sequence[RunRecord]) -> int:
     """When a sweep whose process died was last heard of: the last time a run of it began or ended."""
     return max((run.end_ms or run.start_ms for run in runs if _below(sweep, run)), default=sweep.start_ms)
 
 
-def _holder(sweep: RunRow) -> tuple[str, int | None]:
+def _holder(sweep: RunRecord) -> tuple[str, int | None]:
     """Host and process id of who holds, or last held, the sweep."""
     parts = sweep.tags.get("owner", "").split()
     return (parts[0], int(parts[1])) if len(parts) >= 3 else ("unknown", None)
 
 
-def _since(sweep: RunRow) -> float:
+def _since(sweep: RunRecord) -> float:
     """When the process that holds, or last held, the sweep took it up."""
     parts = sweep.tags.get("owner", "").split()
     started = float(parts[2]) if len(parts) >= 3 else 0.0
     return max(started, sweep.start_ms / 1000)
 
 
-def _lives(sweep: RunRow) -> bool:
-    return sweep.status == "RUNNING" and owner_lives(sweep.tags.get("owner", ""))
+def _lives(sweep: RunRecord) -> bool:
+    return sweep.status == "RUNNING" and is_owner_alive(sweep.tags.get("owner", ""))
 
 
-def _below(sweep: RunRow, run: RunRow) -> bool:
+def _below(sweep: RunRecord, run: RunRecord) -> bool:
     return run.tags.get("mlflow.parentRunId") == sweep.run_id

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.analysis.comparison import compared
+from orchestrator.analysis.comparison import comparison_records
 from orchestrator.analysis.tables import Table, tables
 from orchestrator.formatting import format_duration, format_size
-from orchestrator.storage.runs import PICTURE, REPORT, RunRow
-from orchestrator.trial.task import Ended
+from orchestrator.storage.runs import PICTURE, REPORT, RunRecord
+from orchestrator.trial.task import SweepOutcome
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from orchestrator.analysis.best_points import Found
+    from orchestrator.analysis.best_points import FrontPoint
     from orchestrator.planning.changes import Changes
     from orchestrator.planning.estimate import Estimate
     from orchestrator.planning.plan import Plan
@@ -125,14 +125,16 @@ class Summary:
 
     space: str
     trials: int
-    sweep: RunRow
+    sweep: RunRecord
     results: DataFrame
-    ended: Ended
+    ended: SweepOutcome
     reused: int
     search: Plan | None = None
 
     @classmethod
-    def of_plan(cls, plan: Plan, sweep: RunRow, results: DataFrame, ended: Ended, reused: int) -> Summary:
+    def of_plan(
+        cls, plan: Plan, sweep: RunRecord, results: DataFrame, ended: SweepOutcome, reused: int
+    ) -> Summary:
         """Of a plan, as far as it is known."""
         search = plan if plan.asked else None
         return cls(plan.space.name, len(plan.trials), sweep, results, ended, reused, search)
@@ -140,7 +142,7 @@ class Summary:
     @property
     def failures(self) -> dict[str, str]:
         """Name of a point that failed just now -> reason."""
-        return {outcome.point.name: outcome.reason for outcome in self.ended.failures}
+        return {outcome.task.name: outcome.reason for outcome in self.ended.failures}
 
     @property
     def failed(self) -> int:
@@ -163,7 +165,7 @@ class Summary:
         best = best_table(self.search, self.results)
         return [] if best is None else [best]
 
-    def best(self) -> list[Found]:
+    def best(self) -> list[FrontPoint]:
         """The best points of a search; none of a grid."""
         if self.search is None:
             return []
@@ -191,7 +193,7 @@ class Summary:
         return self._file(REPORT)
 
     def _file(self, name: str) -> Path | None:
-        path = self.sweep.place(name)
+        path = self.sweep.local_path(name)
         return path if path is not None and path.exists() else None
 
     def to_json(self) -> dict[str, Any]:  # JSON
@@ -205,5 +207,5 @@ class Summary:
             "failed": self.failed,
             "failures": self.failures,
             **({"best": [point.to_json() for point in self.best()]} if self.search else {}),
-            "results": compared(self.results),
+            "results": comparison_records(self.results),
         }

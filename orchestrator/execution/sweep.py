@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from orchestrator.config import DenseConfig, Device, EarlyStopping, Precision
 from orchestrator.data.files import check
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.execution.options import Options, of_machine
+from orchestrator.execution.options import SweepOptions, local_resources
 from orchestrator.execution.progress import waiting
 from orchestrator.execution.summary import Preview
 from orchestrator.planning.changes import Changes, changes
 from orchestrator.planning.constraints import shape_of
 from orchestrator.planning.estimate import estimate
 from orchestrator.planning.fingerprints import missing_data
-from orchestrator.planning.plan import Plan, expected, make_plan, stop_refusal
-from orchestrator.planning.resume import so_far, stopped_keys, sweep_before
-from orchestrator.space.pruners import stops
+from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
+from orchestrator.planning.resume import stopped_keys, sweep_before, with_recorded_points
+from orchestrator.space.pruners import pruners
 from orchestrator.space.space import Space
 from orchestrator.space.values import method
 from orchestrator.storage.uri import exists
@@ -27,12 +27,12 @@ from orchestrator.trial.structure import unpruned_of
 from pruning.registry import parse
 
 if TYPE_CHECKING:
-    from orchestrator.execution.options import Options
+    from orchestrator.execution.options import SweepOptions
     from orchestrator.execution.summary import Summary
 
 
 @contextmanager
-def ahead(plan: Plan, options: Options, *, uri: str) -> Iterator[None]:
+def start_ray_early(plan: Plan, options: SweepOptions, *, uri: str) -> Iterator[None]:
     """Where there is no store yet all is to be run: Ray starts while MLflow is imported and makes one.
 
     Nothing where there is a store, or a cluster to join. DataError before anything is written.
@@ -41,14 +41,14 @@ def ahead(plan: Plan, options: Options, *, uri: str) -> Iterator[None]:
         yield
         return
     check_data(needed_data(plan, plan.dense))
-    from orchestrator.execution.ray_local import own
+    from orchestrator.execution.ray_local import local_ray
 
     most = len(plan.trials) or plan.space.points
     with ThreadPoolExecutor(1) as beside, ExitStack() as ray:
         with waiting("starting Ray, making the store"):
             store = beside.submit(_make_store, uri)
             resources = options.resources()
-            ray.enter_context(own(resources, ready=resources.worth_starting(most)))
+            ray.enter_context(local_ray(resources, ready=resources.initial_workers(most)))
             store.result()
         yield
 
@@ -85,13 +85,13 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
 
         tracker = open_store(uri, space.name) if has_store(uri) else None
     if tracker is not None:
-        plan = so_far(plan, tracker, sweep_before(tracker, plan, stop))
-    asked, plan, done, changed = len(plan.asked), expected(plan), set[str](), Changes()
+        plan = with_recorded_points(plan, tracker, sweep_before(tracker, plan, stop))
+    asked, plan, done, changed = len(plan.asked), with_expected_points(plan), set[str](), Changes()
     if tracker is not None:
         keys = {trial.key for trial in plan.trials}
-        done = set(tracker.finished()) | stopped_keys(tracker, keys, stop)
+        done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = changes(plan, tracker, done=done)
-    cost = estimate(plan, finished=done, concurrency=of_machine(device).concurrent)
+    cost = estimate(plan, finished=done, concurrency=local_resources(device).concurrent)
     to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
     return Preview(plan, cost, asked, changed, _unpruned(plan), missing_data(to_run))
 
@@ -109,21 +109,21 @@ def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {model: tuple(layers) for model, layers in names.items() if layers}
 
 
-def launch(space: Space, options: Options, *, uri: str) -> Summary:
+def run_sweep(space: Space, options: SweepOptions, *, uri: str) -> Summary:
     """Run what the store does not hold yet. DataError and StoreError come before any training."""
     plan = make_plan(space, device=options.device, precision=options.precision)
     _check_something_to_run(plan)
     stop = stop_rule(space, options.stop)
     check_can_stop(plan, stop)
-    with ahead(plan, options, uri=uri):
-        from orchestrator.execution.plan_runner import carry_out  # and MLflow with it
+    with start_ray_early(plan, options, uri=uri):
+        from orchestrator.execution.plan_runner import execute_plan  # and MLflow with it
 
-        return carry_out(plan, options, stop, uri=uri)
+        return execute_plan(plan, options, stop, uri=uri)
 
 
 def _check_something_to_run(plan: Plan) -> None:
     """SpaceError for a space without a trial; for a search that asks as it goes, without a first point."""
-    plan = expected(plan, points=1)
+    plan = with_expected_points(plan, points=1)
     if not plan.trials:
         reason = plan.excluded[0].reason
         raise SpaceError(f"{plan.space.name}: no trial is left: {reason}; see `orchestrate plan`")
@@ -131,7 +131,7 @@ def _check_something_to_run(plan: Plan) -> None:
 
 def check_can_stop(plan: Plan, stop: EarlyStopping | None) -> None:
     """SpaceError where the rule could stop no trial of the plan: what is asked for would not happen."""
-    reason = None if stop is None else stop_refusal(plan, stop)
+    reason = None if stop is None else early_stopping_conflict(plan, stop)
     if reason is not None:
         raise SpaceError(f"{plan.space.name}: {reason}")
 
@@ -144,6 +144,6 @@ def stop_rule(space: Space, wanted: str | None = None) -> EarlyStopping | None:
     if wanted is None:
         return None if space.stop is None else EarlyStopping(space.stop, space.stop_within)
     try:
-        return None if wanted.strip() == "none" else EarlyStopping(method(wanted, stops), space.stop_within)
+        return None if wanted.strip() == "none" else EarlyStopping(method(wanted, pruners), space.stop_within)
     except ValueError as error:
         raise UsageError(f"--stop {wanted[:80]}: {error}") from error

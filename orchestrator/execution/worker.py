@@ -12,35 +12,39 @@ import torch
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import loading
 from orchestrator.data.loading import load_planned_data
-from orchestrator.errors import AwayError, StoreError
+from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.planning.fingerprints import code_of, read_code
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import DataInput, Outbox
 from orchestrator.storage.uri import outbox_folder
-from orchestrator.system.determinism import LOOSE, deterministic
-from orchestrator.system.memory import keep_freed_memory, peak_memory
+from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic
+from orchestrator.system.memory import disable_malloc_trim, peak_memory
 from orchestrator.system.provenance import card, check_code
 from orchestrator.tracking import Tracker
-from orchestrator.tracking.checkpoint_store import RunKeeper
+from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
 from orchestrator.tracking.delivery import deliver_all, tracker_of
-from orchestrator.tracking.recorder import record
-from orchestrator.tracking.round_masks import trunk_of
-from orchestrator.tracking.run_session import Entry, opening_of
-from orchestrator.tracking.source_models import ancestor_of, inheritance
-from orchestrator.trial.context import State
+from orchestrator.tracking.recorder import write_result
+from orchestrator.tracking.round_masks import load_round_masks
+from orchestrator.tracking.run_session import RunSession, make_run_start
+from orchestrator.tracking.source_models import load_source_model, transfer_tags
+from orchestrator.trial.context import NetworkState
 from orchestrator.trial.params import params
-from orchestrator.trial.recovery import Trunk
-from orchestrator.trial.run import Result, Round, run_dense, run_trial
-from orchestrator.trial.task import Point, Settings
-from orchestrator.trial.weight_transfer import Ancestor
+from orchestrator.trial.recovery import RoundMasks
+from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
+from orchestrator.trial.task import Task, WorkerSettings
+from orchestrator.trial.weight_transfer import SourceModel
 
-Beat = Callable[[dict[str, float]], None]
-Judge = Callable[[dict[str, float]], str]  # of a round: why the trial is to stop, or nothing
+OnProgress = Callable[[dict[str, float]], None]
+ShouldStop = Callable[[dict[str, float]], str]  # of a round: why the trial is to stop, or nothing
 KEPT_DENSE = 4  # dense states that one worker keeps in memory
 
 
-def run_point(
-    point: Point, settings: Settings, *, beat: Beat | None = None, judge: Judge | None = None
+def run_task(
+    point: Task,
+    settings: WorkerSettings,
+    *,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> dict[str, float]:
     """Run a point and record it as one MLflow run; the final metrics come back, or {} if `judge` stopped it.
 
@@ -50,68 +54,75 @@ def run_point(
     check_code(settings.code)
     dense = point.dense
     torch.set_num_threads(dense.numerics.threads)
-    keep_freed_memory()
+    disable_malloc_trim()
     check_source(point.config)
     images = load_planned_data(dense, settings.data_dir)
     tracker = tracker_of(settings.uri, settings.experiment)
     outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
     if (waiting := outbox.of_point(point.key)) is not None:  # a worker died between its work and the store
-        with suppress(AwayError):
+        with suppress(StoreUnavailableError):
             deliver_all(settings.uri, outbox)
         return waiting.final
     facts = DataInput(images.name, images.digest, _sizes(images))
-    opening = opening_of(point, settings, params=params(point.config), data=facts)
-    store = DenseStore(tracker, outbox)
-    with Entry(tracker, outbox, opening) as entry:
+    opening = make_run_start(point, settings, params=params(point.config), data=facts)
+    store = StoredDenseNetworks(tracker, outbox)
+    with RunSession(tracker, outbox, opening) as entry:
         if entry.done is not None:
             return {name: v for name, v in entry.done.metrics.items() if name.startswith("final/")}
-        ancestor = ancestor_of(tracker, dense)
-        shared = trunk_of(tracker, point.config) if isinstance(point.config, TrialConfig) else None
-        walk = partial(_walk, point.config, images, store=store, ancestor=ancestor, beat=beat, judge=judge)
+        ancestor = load_source_model(tracker, dense)
+        shared = load_round_masks(tracker, point.config) if isinstance(point.config, TrialConfig) else None
+        walk = partial(
+            _run, point.config, images, store=store, ancestor=ancestor, beat=on_progress, judge=should_stop
+        )
         peak = peak_memory(dense.numerics.device)
         with deterministic(dense.numerics.device, tf32=dense.numerics.tf32) as loose:
             result = walk(keeper=entry.keeper, every_seconds=settings.checkpoint_seconds, shared=shared)
-        found = partial(record, point=point, result=result, parent_held=store.held, stop=settings.stop)
-        marks = {LOOSE: ", ".join(sorted(loose))} if loose else {}
+        found = partial(write_result, point=point, result=result, parent_held=store.held, stop=settings.stop)
+        marks = {NONDETERMINISTIC_TAG: ", ".join(sorted(loose))} if loose else {}
         marks |= card(dense.numerics.device)
-        marks |= inheritance(dense, images, ancestor)
+        marks |= transfer_tags(dense, images, ancestor)
         marks |= {} if shared is None else {"trunk_key": shared.key}
-        entry.send(partial(found, peak_bytes=peak(), marks=marks))
+        entry.finish(partial(found, peak_bytes=peak(), extra_tags=marks))
     return {} if result.stopped_because else result.last.measurement.metrics("final")
 
 
-def _walk(
+def _run(
     config: DenseConfig | TrialConfig,
     images: loading.Dataset,
     *,
-    store: DenseStore,
-    ancestor: Ancestor | None,
-    shared: Trunk | None,
-    beat: Beat | None,
-    judge: Judge | None,
-    keeper: RunKeeper,
+    store: StoredDenseNetworks,
+    ancestor: SourceModel | None,
+    shared: RoundMasks | None,
+    beat: OnProgress | None,
+    judge: ShouldStop | None,
+    keeper: MlflowCheckpointStore,
     every_seconds: float | None,
-) -> Result:
+) -> TrialResult:
     report = None if beat is None else lambda stage, epoch, record: beat({"epoch": float(epoch)})
     if not isinstance(config, TrialConfig):
         return run_dense(
-            config, images, ancestor=ancestor, report=report, keeper=keeper, every_seconds=every_seconds
+            config,
+            images,
+            source_model=ancestor,
+            on_epoch=report,
+            checkpoints=keeper,
+            every_seconds=every_seconds,
         )
     heard = None if judge is None else partial(_judged, judge)
     return run_trial(
         config,
         images,
         store=store,
-        ancestor=ancestor,
-        shared=shared,
-        report=report,
-        report_round=heard,
-        keeper=keeper,
+        source_model=ancestor,
+        masks_from=shared,
+        on_epoch=report,
+        on_round=heard,
+        checkpoints=keeper,
         every_seconds=every_seconds,
     )
 
 
-def _judged(judge: Judge, round: Round) -> str:
+def _judged(judge: ShouldStop, round: Round) -> str:
     here, dense = round.measurement, round.ipa
     return judge(
         {
@@ -127,7 +138,7 @@ def _judged(judge: Judge, round: Round) -> str:
     )
 
 
-class DenseStore:
+class StoredDenseNetworks:
     """Dense states by key, from MLflow, else from what waits for it; the last few stay in memory.
 
     `held`: the last one was in MLflow.
@@ -138,26 +149,26 @@ class DenseStore:
         self.outbox = outbox
         self.held = False
 
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         # In this order: what is in neither place was in neither at any moment between.
         waiting = self._waiting(config.key())
         stored = self._stored(config.key()) if waiting is None else None
         self.held = stored is not None
         return waiting or stored
 
-    def _waiting(self, key: str) -> State | None:
+    def _waiting(self, key: str) -> NetworkState | None:
         parcel = self.outbox.of_point(key)
         if parcel is None:
             return None
         try:
-            return _waiting_state(parcel.files / "model", parcel.closing.tags["manifest_sha256"])
+            return _waiting_state(parcel.files / "model", parcel.end.tags["manifest_sha256"])
         except StoreError:  # delivered at this very moment
             return None
 
-    def _stored(self, key: str) -> State | None:
+    def _stored(self, key: str) -> NetworkState | None:
         try:
             state = _dense_state(self.tracker, key)
-        except AwayError:
+        except StoreUnavailableError:
             state = None
         if state is None:
             _dense_state.cache_clear()  # it may be there the next time
@@ -165,19 +176,19 @@ class DenseStore:
 
 
 @lru_cache(maxsize=KEPT_DENSE)
-def _waiting_state(folder: Path, manifest_sha256: str) -> State:
-    return model_files.load(folder, manifest_sha256=manifest_sha256).state()
+def _waiting_state(folder: Path, manifest_sha256: str) -> NetworkState:
+    return model_files.load_model(folder, manifest_sha256=manifest_sha256).state()
 
 
 @lru_cache(maxsize=KEPT_DENSE)
-def _dense_state(tracker: Tracker, key: str) -> State | None:
-    with tracker.reaching():
+def _dense_state(tracker: Tracker, key: str) -> NetworkState | None:
+    with tracker.translating_errors():
         row = tracker.finished_one(key)
         if row is None:
             return None
         folder = tracker.folder(row, "model")
     try:
-        saved = model_files.load(folder, manifest_sha256=row.tags["manifest_sha256"])
+        saved = model_files.load_model(folder, manifest_sha256=row.tags["manifest_sha256"])
     except StoreError as error:
         tracker.try_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
         raise

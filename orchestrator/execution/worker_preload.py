@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 
-from orchestrator.system.memory import rarely_collected
+from orchestrator.system.memory import infrequent_gc
 
-with rarely_collected():
+with infrequent_gc():
     import orchestrator.execution.trainable  # noqa: F401
     from orchestrator.execution.ray_patches import restore_umask
 restore_umask()

@@ -23,7 +23,7 @@ TOLERANCE = 1e-4  # of the largest output: cutting and CSR add up in another ord
 
 
 @dataclass(frozen=True, eq=False)
-class Forms:
+class NetworkVariants:
     """One network: dense; `masked`, None where nothing is dead; `cut`, None where nothing can be cut out."""
 
     dense: nn.Module
@@ -52,7 +52,7 @@ class Latency:
 
     def metrics(self) -> dict[str, float]:
         """`latency/...` of every form, and `latency_ms_p50` under `final/` and `ipa/`: shipped, and dense."""
-        found = {"speedup": self.speedup, "aa": self.timing.aa}
+        found = {"speedup": self.speedup, "aa": self.timing.self_ratio}
         for form, spread in self.timing.spreads.items():
             found |= {f"{form}_ms_p50": spread.p50, f"{form}_ms_iqr": spread.iqr}
         both = {"final": self.form, "ipa": "dense"}
@@ -66,7 +66,7 @@ class Latency:
 
 
 def measure(
-    forms: Forms, *, batch: int, seconds: float = SECONDS, csr_layers: Sequence[str] | None = None
+    forms: NetworkVariants, *, batch: int, seconds: float = SECONDS, csr_layers: Sequence[str] | None = None
 ) -> Latency:
     """Time all forms side by side for about `seconds` each, after checking that their outputs are equal.
 
@@ -83,7 +83,7 @@ def measure(
 
 
 def _networks(
-    forms: Forms, images: Tensor, csr_layers: Sequence[str] | None
+    forms: NetworkVariants, images: Tensor, csr_layers: Sequence[str] | None
 ) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
     """The forms that there are, by name, and the layers in CSR."""
     given = {"dense": forms.dense, "masked": forms.masked, "cut": forms.cut}

@@ -10,14 +10,14 @@ from typing import Any
 import models
 from orchestrator.analysis.results import find_sweep
 from orchestrator.errors import StoreError
-from orchestrator.latency.measure import Forms, Latency, measure
-from orchestrator.latency.tasks import STANDARD, Options, plan_tasks
-from orchestrator.model_io.load import network, saved_model
+from orchestrator.latency.measure import Latency, NetworkVariants, measure
+from orchestrator.latency.tasks import STANDARD, LatencyOptions, plan_tasks
+from orchestrator.model_io.load import build_module, saved_model
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.system.console import print_line
 from orchestrator.system.determinism import seeded
 from orchestrator.system.provenance import environment
-from orchestrator.tracking import MetricPoint, RunRow, Tracker, open_store
+from orchestrator.tracking import MetricPoint, RunRecord, Tracker, open_store
 
 TAG = "latency"  # of a run: batch size -> how its latencies were measured, as JSON
 Tell = Callable[[str], None]
@@ -29,8 +29,8 @@ def to_stderr(line: str) -> None:
 
 
 def measure_named(
-    names: Sequence[str], options: Options = STANDARD, *, uri: str, tell: Tell = to_stderr
-) -> list[RunRow]:
+    names: Sequence[str], options: LatencyOptions = STANDARD, *, uri: str, tell: Tell = to_stderr
+) -> list[RunRecord]:
     """Measure what is named, as `find_runs` does it; its runs come back as they are then.
 
     StoreError where there is no such store, sweep or run.
@@ -43,28 +43,28 @@ def measure_named(
 
 
 def measure_sweep(
-    tracker: Tracker, sweep: RunRow, options: Options = STANDARD, *, tell: Tell = to_stderr
+    tracker: Tracker, sweep: RunRecord, options: LatencyOptions = STANDARD, *, tell: Tell = to_stderr
 ) -> int:
     """Measure all finished trials of a sweep that have no latency yet; how many networks were timed."""
     return measure_runs(tracker, trials_of(tracker, sweep), options, tell=tell)
 
 
-def trials_of(tracker: Tracker, sweep: RunRow) -> list[RunRow]:
+def trials_of(tracker: Tracker, sweep: RunRecord) -> list[RunRecord]:
     """The finished trials of a sweep, in the order of its plan."""
-    keys = [row["key"] for row in load_planned_rows(tracker.text(sweep, PLAN))]
-    done = tracker.finished(set(keys))
+    keys = [row["key"] for row in load_planned_rows(tracker.read_text(sweep, PLAN))]
+    done = tracker.find_all_finished(set(keys))
     return [done[key] for key in keys if key in done]
 
 
-def find_runs(tracker: Tracker, names: Sequence[str]) -> list[RunRow]:
+def find_runs(tracker: Tracker, names: Sequence[str]) -> list[RunRecord]:
     """The runs of spaces' latest sweeps, and of the ids of sweeps, trials and dense runs; each once."""
-    found: dict[str, RunRow] = {}
+    found: dict[str, RunRecord] = {}
     for name in names:
         found |= {row.run_id: row for row in _named(tracker, name)}
     return list(found.values())
 
 
-def _named(tracker: Tracker, name: str) -> list[RunRow]:
+def _named(tracker: Tracker, name: str) -> list[RunRecord]:
     if len(name) == 32 and all(sign in "0123456789abcdef" for sign in name):
         row = tracker.row(name)
         if row.tags.get("kind") in ("dense", "trial"):
@@ -75,7 +75,7 @@ def _named(tracker: Tracker, name: str) -> list[RunRow]:
 
 
 def measure_runs(
-    tracker: Tracker, rows: Sequence[RunRow], options: Options = STANDARD, *, tell: Tell = to_stderr
+    tracker: Tracker, rows: Sequence[RunRecord], options: LatencyOptions = STANDARD, *, tell: Tell = to_stderr
 ) -> int:
     """Measure the networks of these runs one after the other; each is recorded before the next.
 
@@ -98,25 +98,25 @@ def _said(latency: Latency) -> str:
     return f"batch {latency.batch}: {latency.form} {shipped.p50:.3g} ms, {latency.speedup:.3g}x{doubts}"
 
 
-def load_forms(tracker: Tracker, row: RunRow) -> Forms:
+def load_forms(tracker: Tracker, row: RunRecord) -> NetworkVariants:
     """The network of a run in all its forms; the dense one is a fresh draw, as fast as any."""
     saved = saved_model(tracker, row)
     model, shape, classes = saved.blueprint.built_as
     with seeded(0):
         dense = models.build(model, input_shape=shape, num_classes=classes)
     if all(mask.all() for mask in saved.masks.values()):
-        return Forms(dense, shape)
-    forms = Forms(dense, shape, network(saved, tracker, cut=False), masks=saved.masks)
+        return NetworkVariants(dense, shape)
+    forms = NetworkVariants(dense, shape, build_module(saved, tracker, cut=False), masks=saved.masks)
     if saved.blueprint.cut_widths is None:
         return forms
-    return replace(forms, cut=network(saved, tracker, cut=True))
+    return replace(forms, cut=build_module(saved, tracker, cut=True))
 
 
-def _record(tracker: Tracker, row: RunRow, found: Sequence[Latency], *, measured_on: str) -> None:
+def _record(tracker: Tracker, row: RunRecord, found: Sequence[Latency], *, measured_on: str) -> None:
     """Metrics and tag in one call: a run has both or neither."""
     points = [MetricPoint(name, value) for latency in found for name, value in latency.metrics().items()]
     new = {str(latency.batch): _conditions(latency, measured_on) for latency in found}
-    tracker.opened(row).log(metrics=points, tags={TAG: json.dumps({**_tag(row), **new})})
+    tracker.attach(row).log(metrics=points, tags={TAG: json.dumps({**_tag(row), **new})})
 
 
 def _conditions(latency: Latency, measured_on: str) -> Json:
@@ -138,11 +138,11 @@ def _conditions(latency: Latency, measured_on: str) -> Json:
     }
 
 
-def conditions(row: RunRow, batch: int) -> Json:
+def conditions(row: RunRecord, batch: int) -> Json:
     """How a run's latency at a batch size was measured; empty where it was not."""
     found: Json = _tag(row).get(str(batch), {})
     return found
 
 
-def _tag(row: RunRow) -> dict[str, Json]:
+def _tag(row: RunRecord) -> dict[str, Json]:
     return dict(json.loads(row.tags.get(TAG, "{}")))

@@ -10,19 +10,19 @@ from orchestrator.latency.measure import FORMS
 from orchestrator.latency.runs import conditions
 from orchestrator.latency.tasks import measured
 from orchestrator.system.timing import batch_suffix
-from orchestrator.tracking import RunRow
+from orchestrator.tracking import RunRecord
 
 Record = Mapping[str, Any]  # JSON
 TITLE = "one forward pass on one thread: median in ms; IQR is of the form that one would ship"
 HEADER = ("network", "runs", "batch", "form", *FORMS, "IQR", "speedup", "MACs", "A/A", "reliable")
 
 
-def records(rows: Iterable[RunRow], batches: Sequence[int]) -> list[Record]:
+def records(rows: Iterable[RunRecord], batches: Sequence[int]) -> list[Record]:
     """One record per run and batch size that has a latency; all that is known of it."""
     return [_record(row, batch) for row in rows for batch in batches if measured(row, batch)]
 
 
-def _record(row: RunRow, batch: int) -> Record:
+def _record(row: RunRecord, batch: int) -> Record:
     told, metrics, end = conditions(row, batch), row.metrics, batch_suffix(batch)
     # A form that only an earlier measurement had is not one of this.
     times = {

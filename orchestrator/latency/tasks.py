@@ -19,14 +19,14 @@ from orchestrator.errors import UsageError
 from orchestrator.latency.measure import BATCHES, SECONDS
 from orchestrator.latency.sparse import HALF, convertible, supported
 from orchestrator.storage.manifest import ARCH, MANIFEST, MASKS
-from orchestrator.storage.model_spec import Blueprint, Shape
+from orchestrator.storage.model_spec import ModelSpec, Shape
 from orchestrator.system.timing import batch_suffix
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 from pruning.masking import prunable_layers
 
 
 @dataclass(frozen=True)
-class Options:
+class LatencyOptions:
     """Batch sizes; seconds for each form of a network at each; `again`: also what was measured before."""
 
     batches: tuple[int, ...] = BATCHES
@@ -34,14 +34,14 @@ class Options:
     again: bool = False
 
 
-STANDARD = Options()
+STANDARD = LatencyOptions()
 
 
 @dataclass(frozen=True)
-class Task:
+class TimingJob:
     """Runs that one measurement stands for; the network is that of the first."""
 
-    rows: tuple[RunRow, ...]
+    rows: tuple[RunRecord, ...]
     batches: tuple[int, ...]
 
 
@@ -53,28 +53,28 @@ def batch_sizes(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(sizes))
 
 
-def plan_tasks(tracker: Tracker, rows: Iterable[RunRow], options: Options) -> list[Task]:
+def plan_tasks(tracker: Tracker, rows: Iterable[RunRecord], options: LatencyOptions) -> list[TimingJob]:
     """The runs that have no latency at one of the batch sizes, those of equal networks together."""
-    together: dict[tuple[tuple[int, ...], tuple[object, ...]], list[RunRow]] = {}
+    together: dict[tuple[tuple[int, ...], tuple[object, ...]], list[RunRecord]] = {}
     for row in rows:
         missing = tuple(batch for batch in options.batches if options.again or not measured(row, batch))
         if missing:
             together.setdefault((missing, _network_key(tracker, row)), []).append(row)
-    return [Task(tuple(alike), missing) for (missing, _), alike in together.items()]
+    return [TimingJob(tuple(alike), missing) for (missing, _), alike in together.items()]
 
 
-def measured(row: RunRow, batch: int) -> bool:
+def measured(row: RunRecord, batch: int) -> bool:
     return f"final/latency_ms_p50{batch_suffix(batch)}" in row.metrics
 
 
-def _network_key(tracker: Tracker, row: RunRow) -> tuple[object, ...]:
+def _network_key(tracker: Tracker, row: RunRecord) -> tuple[object, ...]:
     """Equal for the runs whose networks must take equally long."""
-    plan = Blueprint.read(tracker.text(row, f"model/{ARCH}").encode(), f"model/{ARCH}")
+    plan = ModelSpec.read(tracker.read_text(row, f"model/{ARCH}").encode(), f"model/{ARCH}")
     if plan.cut_widths is not None:
         return (*plan.built_as, json.dumps(plan.cut_widths, sort_keys=True))
     sparsity = {name: row.metrics.get(f"layers/{name}", 0.0) for name in _convertible(*plan.built_as)}
     if supported() and max(sparsity.values(), default=0.0) > HALF:
-        manifest = json.loads(tracker.text(row, f"model/{MANIFEST}"))
+        manifest = json.loads(tracker.read_text(row, f"model/{MANIFEST}"))
         return (*plan.built_as, manifest[MASKS]["sha256"])
     return (*plan.built_as, row.metrics["final/sparsity"] > 0)
 

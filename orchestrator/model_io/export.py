@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ExportError, UsageError, unknown
-from orchestrator.model_io.formats import form
-from orchestrator.model_io.load import opened, recorded_data
-from orchestrator.model_io.metadata import compare, feeding, metadata
+from orchestrator.errors import ExportError, UsageError, unknown_name
+from orchestrator.model_io.formats import find_format
+from orchestrator.model_io.load import load_module, recorded_data
+from orchestrator.model_io.metadata import compare, metadata, usage_text
 from orchestrator.model_io.quantization import Int8, quantize
-from orchestrator.model_io.source import Origin, find
+from orchestrator.model_io.source import ModelSource, resolve_source
 from orchestrator.storage.manifest import entry_of
 from orchestrator.system.files import FULL
 from orchestrator.tracking import MetricPoint
@@ -49,7 +49,7 @@ class Exported:
             f"{what}largest output difference {check['largest']:.3g} in batches of "
             f"{', '.join(map(str, check['batches']))}; {check['allowed']:.3g} is allowed"
         )
-        yield feeding(self.about)
+        yield usage_text(self.about)
         yield from self.int8.lines() if self.int8 else ()
 
 
@@ -63,11 +63,11 @@ def export(
     an unknown word or a file that exists; ExportError where the file cannot be written, or does not compute
     what the network does: then there is none.
     """
-    chosen = form(format)
+    chosen = find_format(format)
     _check_quantization(quantization, format)
-    origin = find(source, uri=uri)
+    origin = resolve_source(source, uri=uri)
     target = _target(out, origin, suffix=f"{'-int8' if quantization else ''}.{format}")
-    net, saved = opened(origin, cut=not whole)
+    net, saved = load_module(origin, cut=not whole)
     with _aside(target) as folder:
         written = folder / target.name
         chosen.write(net, saved.blueprint, written)
@@ -85,12 +85,12 @@ def export(
 
 def _check_quantization(name: str, format: str) -> None:
     if name and name not in QUANTIZED:
-        raise UsageError(unknown("quantization", name, QUANTIZED))
+        raise UsageError(unknown_name("quantization", name, QUANTIZED))
     if name and format != "onnx":
         raise UsageError(f"--quantize {name} goes with --format onnx, not with {format}")
 
 
-def _target(out: Path, origin: Origin, *, suffix: str) -> Path:
+def _target(out: Path, origin: ModelSource, *, suffix: str) -> Path:
     """The path of the file. UsageError where there is one already, or no folder for it."""
     if out.is_dir():
         name = re.sub(r"[^\w.=-]+", "-", origin.name).strip("-.")
@@ -118,7 +118,7 @@ def _aside(target: Path) -> Iterator[Path]:
         raise ExportError(f"{target} cannot be written: {room}; --out names another place") from error
 
 
-def _quantized(written: Path, origin: Origin) -> Int8:
+def _quantized(written: Path, origin: ModelSource) -> Int8:
     """Put the int8 form in the place of a file."""
     if "dataset" not in origin.params:
         raise UsageError(f"{origin.name} names no data set, and int8 needs its training images")
@@ -137,10 +137,10 @@ def _finish(written: Path, about: Mapping[str, Any], target: Path) -> None:
     written.replace(target)
 
 
-def _record(origin: Origin, int8: Int8 | None) -> None:
+def _record(origin: ModelSource, int8: Int8 | None) -> None:
     if int8 is None or origin.tracker is None:
         return
     points = [MetricPoint(name, value) for name, value in int8.metrics().items()]
     row = origin.tracker.row(origin.run_id)
-    with origin.tracker.reaching():
-        origin.tracker.opened(row).log(metrics=points, tags={"int8": int8.how})
+    with origin.tracker.translating_errors():
+        origin.tracker.attach(row).log(metrics=points, tags={"int8": int8.how})

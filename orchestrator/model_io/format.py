@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from orchestrator.storage.model_spec import Blueprint
+from orchestrator.storage.model_spec import ModelSpec
 
 Run = Callable[[Tensor], Tensor]  # images float32 [N, C, H, W] -> logits [N, classes]
 
 
 @dataclass(frozen=True)
-class Form:
+class ExportFormat:
     """`tolerance`: how far an output may be off, for outputs up to 1; for larger ones in proportion.
 
     `needs`: packages of the extra `export`.
@@ -23,6 +23,6 @@ class Form:
     name: str
     about: str
     tolerance: float
-    write: Callable[[nn.Module, Blueprint, Path], None]
+    write: Callable[[nn.Module, ModelSpec, Path], None]
     runner: Callable[[Path], Run]
     needs: tuple[str, ...] = ()

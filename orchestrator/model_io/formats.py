@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from orchestrator.errors import ExportError, UsageError, unknown
+from orchestrator.errors import ExportError, UsageError, unknown_name
 from orchestrator.model_io import onnx_format, pt2_format, safetensors_format
-from orchestrator.model_io.format import Form
+from orchestrator.model_io.format import ExportFormat
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
-FORMS = {
-    "pt2": Form("pt2", "torch's exported program", 1e-6, pt2_format.write, pt2_format.runner),
-    "onnx": Form("onnx", "a graph for ONNX Runtime", 1e-5, onnx_format.write, onnx_format.runner, ONNX),
-    "safetensors": Form(
+FORMATS = {
+    "pt2": ExportFormat("pt2", "torch's exported program", 1e-6, pt2_format.write, pt2_format.runner),
+    "onnx": ExportFormat(
+        "onnx", "a graph for ONNX Runtime", 1e-5, onnx_format.write, onnx_format.runner, ONNX
+    ),
+    "safetensors": ExportFormat(
         "safetensors", "tensors, by name", 0.0, safetensors_format.write, safetensors_format.runner
     ),
 }
 
 
-def form(name: str) -> Form:
+def find_format(name: str) -> ExportFormat:
     """The form of a name. UsageError with the nearest names; ExportError where its packages are missing."""
-    if name not in FORMS:
-        raise UsageError(unknown("format", name, FORMS))
-    missing = [package for package in FORMS[name].needs if find_spec(package) is None]
+    if name not in FORMATS:
+        raise UsageError(unknown_name("format", name, FORMATS))
+    missing = [package for package in FORMATS[name].needs if find_spec(package) is None]
     if missing:
         raise ExportError(
             f"--format {name} needs {', '.join(missing)}, not installed here: "
             "pip install 'pruning-orchestrator[export]'"
         )
-    return FORMS[name]
+    return FORMATS[name]

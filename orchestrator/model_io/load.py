@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from orchestrator.config import Numerics
 from orchestrator.data.loading import Dataset, load_dataset
 from orchestrator.errors import DeviceError, StoreError
-from orchestrator.model_io.source import Origin, find, of_run
+from orchestrator.model_io.source import ModelSource, resolve_source, source_of_run
 from orchestrator.planning.fingerprints import model_code, read_code
 from orchestrator.storage import model_files
-from orchestrator.storage.model_spec import Blueprint
+from orchestrator.storage.model_spec import ModelSpec
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker
+from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker
 from orchestrator.training.evaluation import evaluate
 from pruning.architecture import widths
 from pruning.masking import Masks, apply_masks
@@ -40,7 +40,7 @@ class Record:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     masks: Masks
-    blueprint: Blueprint
+    blueprint: ModelSpec
     accuracy: float | None
     verified: bool
 
@@ -64,27 +64,27 @@ def load(
     finds another accuracy; DeviceError for a device that is not there.
     """
     place = _device(device)
-    found = find(source, uri=default_uri(Path.cwd(), uri), manifest_sha256=manifest_sha256)
+    found = resolve_source(source, uri=default_uri(Path.cwd(), uri), manifest_sha256=manifest_sha256)
     if found.manifest_sha256 is None:
         text = f"{found.files.where}: without manifest_sha256 its files are compared with each other only"
         warnings.warn(text, stacklevel=2)
-    net, saved = opened(found, cut=cut)
+    net, saved = load_module(found, cut=cut)
     net.to(place)
     if strict:
-        check_accuracy(net, found, saved.blueprint)
+        verify_accuracy(net, found, saved.blueprint)
     verified = found.manifest_sha256 is not None
     about = (found.run_id, found.name, found.params, found.metrics, found.tags)
     return net, Record(*about, saved.masks, saved.blueprint, found.accuracy, verified)
 
 
-def opened(origin: Origin, *, cut: bool) -> tuple[nn.Module, model_files.Saved]:
+def load_module(origin: ModelSource, *, cut: bool) -> tuple[nn.Module, model_files.SavedModel]:
     """The network of an origin, masked or cut out, and the files as they were read."""
     saved = model_files.read(origin.files, manifest_sha256=origin.manifest_sha256)
     _check_source(origin, saved.blueprint.model)
-    return network(saved, origin.tracker, cut=cut), saved
+    return build_module(saved, origin.tracker, cut=cut), saved
 
 
-def _check_source(origin: Origin, model: str) -> None:
+def _check_source(origin: ModelSource, model: str) -> None:
     """StoreError where another package builds the model, and its source is not that of the recorded network.
 
     A warning where the model is built from another version of a package.
@@ -103,7 +103,7 @@ def _check_source(origin: Origin, model: str) -> None:
             )
 
 
-def network(saved: model_files.Saved, tracker: Tracker | None, *, cut: bool) -> nn.Module:
+def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut: bool) -> nn.Module:
     """The network of checked files, masked or cut out, on the CPU in eval mode."""
     plan = saved.blueprint
     net = plan.network(weights_of(tracker, saved))
@@ -121,13 +121,13 @@ def network(saved: model_files.Saved, tracker: Tracker | None, *, cut: bool) -> 
     raise StoreError("what the masks leave of this network is not what was recorded: other widths")
 
 
-def saved_model(tracker: Tracker, row: RunRow) -> model_files.Saved:
+def saved_model(tracker: Tracker, row: RunRecord) -> model_files.SavedModel:
     """The checked files of a run; StoreError where it holds no whole model."""
-    found = of_run(tracker, row)
+    found = source_of_run(tracker, row)
     return model_files.read(found.files, manifest_sha256=found.manifest_sha256)
 
 
-def weights_of(tracker: Tracker | None, saved: model_files.Saved) -> dict[str, Tensor]:
+def weights_of(tracker: Tracker | None, saved: model_files.SavedModel) -> dict[str, Tensor]:
     """Its weights, or those of the parent where it holds masks alone (not masked yet)."""
     if saved.weights is not None:
         return saved.weights
@@ -158,7 +158,7 @@ def _device(text: str) -> torch.device:
     return device
 
 
-def check_accuracy(net: nn.Module, origin: Origin, blueprint: Blueprint) -> None:
+def verify_accuracy(net: nn.Module, origin: ModelSource, blueprint: ModelSpec) -> None:
     """StoreError unless the network has the recorded accuracy on the recorded data set's test images."""
     if origin.accuracy is None or "dataset" not in origin.params:
         raise StoreError(
@@ -181,13 +181,13 @@ def check_accuracy(net: nn.Module, origin: Origin, blueprint: Blueprint) -> None
         )
 
 
-def recorded_data(origin: Origin, device: str | torch.device) -> Dataset:
+def recorded_data(origin: ModelSource, device: str | torch.device) -> Dataset:
     """The data set that a network was measured on; DataError where its files are not there."""
     name, options = parse(origin.params["dataset"])
     return load_dataset(name, device=device, **options)
 
 
-def _numerics(origin: Origin, blueprint: Blueprint) -> Numerics:
+def _numerics(origin: ModelSource, blueprint: ModelSpec) -> Numerics:
     """As the network was measured; of the text params only those that decide numbers."""
     planned = Numerics()
     given = {

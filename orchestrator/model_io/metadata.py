@@ -13,10 +13,10 @@ from torch import nn
 from orchestrator.data.datasets import info
 from orchestrator.data.loading import scaling
 from orchestrator.errors import DataError, ExportError
-from orchestrator.model_io.format import Form, Run
-from orchestrator.model_io.source import Origin
-from orchestrator.storage.manifest import Entry
-from orchestrator.storage.model_files import Saved
+from orchestrator.model_io.format import ExportFormat, Run
+from orchestrator.model_io.source import ModelSource
+from orchestrator.storage.manifest import ManifestEntry
+from orchestrator.storage.model_files import SavedModel
 from orchestrator.trial.metrics import profile
 from pruning.modes import eval_mode
 from pruning.registry import parse
@@ -25,7 +25,13 @@ Json = Any  # what json can write
 
 
 def metadata(
-    origin: Origin, saved: Saved, net: nn.Module, *, form: Form, file: Entry, comparison: Comparison
+    origin: ModelSource,
+    saved: SavedModel,
+    net: nn.Module,
+    *,
+    form: ExportFormat,
+    file: ManifestEntry,
+    comparison: Comparison,
 ) -> dict[str, Json]:
     """The content of FILE.json; nothing in it depends on the time, the place or the machine."""
     plan = saved.blueprint
@@ -76,7 +82,7 @@ def normalisation(dataset: str) -> Mapping[str, Json] | None:
     }
 
 
-def feeding(metadata: Mapping[str, Json]) -> str:
+def usage_text(metadata: Mapping[str, Json]) -> str:
     """What the caller has to feed, in a line."""
     shape = " x ".join(map(str, metadata["input"]["shape"]))
     found = metadata["input"]["normalisation"]

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from orchestrator.errors import ExportError, UsageError
 from orchestrator.model_io.format import Run
 from orchestrator.model_io.pt2_format import program, quietly
-from orchestrator.storage.model_spec import Blueprint
+from orchestrator.storage.model_spec import ModelSpec
 
 IMAGES, LOGITS = "images", "logits"
 LARGEST = 2_000_000_000  # bytes that one file of protobuf can hold
 
 
-def write(net: nn.Module, plan: Blueprint, path: Path) -> None:
+def write(net: nn.Module, plan: ModelSpec, path: Path) -> None:
     import onnx
 
     held = sum(tensor.nbytes for tensor in net.state_dict().values())

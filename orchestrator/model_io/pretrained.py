@@ -11,21 +11,21 @@ from torch import Tensor
 
 from orchestrator.config import Json
 from orchestrator.errors import SpaceError, StoreError, UsageError
-from orchestrator.model_io.load import opened
-from orchestrator.model_io.source import FORMS, Origin, find
-from orchestrator.model_io.state_dict_files import SUFFIXES, as_network, tensors_of
+from orchestrator.model_io.load import load_module
+from orchestrator.model_io.source import FORMS, ModelSource, resolve_source
+from orchestrator.model_io.state_dict_files import SUFFIXES, infer_architecture, read_state_dict
 from orchestrator.planning.constraints import fitted, shape_of
 from orchestrator.space import values
 from orchestrator.space.space import Space
 from orchestrator.storage import model_files
-from orchestrator.trial.context import State
-from orchestrator.trial.weight_transfer import Heritage, classes_of
+from orchestrator.trial.context import NetworkState
+from orchestrator.trial.weight_transfer import SourceModelInfo, classes_of
 from pruning.masking import Masks
 
-Network = tuple[State, dict[str, Json]]  # with what arch.json says of it
+Network = tuple[NetworkState, dict[str, Json]]  # with what arch.json says of it
 
 
-def descended(space: Space, source: str, *, uri: str) -> Space:
+def with_source_model(space: Space, source: str, *, uri: str) -> Space:
     """The space with the network that `source` names as its ancestor, and that network's model for its own.
 
     A space that says nothing of `start` starts from the ancestor's weights. StoreError where there is no
@@ -36,12 +36,12 @@ def descended(space: Space, source: str, *, uri: str) -> Space:
         raise UsageError(
             f"--from {source[:80]}: every start of {space.name} is scratch; add weights or masked"
         )
-    ancestor = heritage(space, source, uri=uri)
+    ancestor = load_source_model(space, source, uri=uri)
     axes = space.axes.model_copy(update={"model": (values.model(ancestor.model),), "start": starts})
     return space.model_copy(update={"axes": axes, "ancestor": ancestor})
 
 
-def told(before: Space, space: Space) -> Iterator[str]:
+def transfer_messages(before: Space, space: Space) -> Iterator[str]:
     """What there is to say of a descent: the model that gives way, and what is inherited, by data set."""
     ancestor = space.ancestor
     if ancestor is None:
@@ -62,7 +62,7 @@ def told(before: Space, space: Space) -> Iterator[str]:
         yield f"{names[0] if len(names) == 1 else f'{len(names)} data sets'}: {text}"
 
 
-def heritage(space: Space, source: str, *, uri: str) -> Heritage:
+def load_source_model(space: Space, source: str, *, uri: str) -> SourceModelInfo:
     """The network that `source` names, whole and in a form of its own: equal networks have equal hashes."""
     path = Path(source)
     if path.suffix in SUFFIXES and not path.is_dir():
@@ -70,13 +70,13 @@ def heritage(space: Space, source: str, *, uri: str) -> Heritage:
             raise StoreError(f"{source[:200]}: there is no such file; give one, or {FORMS}")
         name, (state, arch) = path.name, _of_file(space, path)
     else:
-        origin = find(source, uri=uri)
+        origin = resolve_source(source, uri=uri)
         name, (state, arch) = origin.run_id or origin.name, _logged(origin)
     if broken := [key for key, tensor in state.weights.items() if not tensor.isfinite().all()]:
         raise StoreError(f"{source[:200]}: {broken[0]} is not finite everywhere; nothing can start from it")
     sha256, files = _written(state, arch)
     classes = arch.get("classes")
-    return Heritage(
+    return SourceModelInfo(
         sha256,
         source,
         name,
@@ -90,13 +90,13 @@ def heritage(space: Space, source: str, *, uri: str) -> Heritage:
     )
 
 
-def _logged(origin: Origin) -> Network:
+def _logged(origin: ModelSource) -> Network:
     """The network of a run, a registered model or a folder, whole, dead weights at zero."""
-    net, saved = opened(origin, cut=False)
+    net, saved = load_module(origin, cut=False)
     plan = saved.blueprint
     arch = plan.model_dump(mode="json", include={"model", "input_shape", "num_classes"})
     classes = _classes(origin.params.get("dataset"), plan.num_classes) or plan.classes
-    return State(_plain(net.state_dict()), saved.masks), arch | (
+    return NetworkState(_plain(net.state_dict()), saved.masks), arch | (
         {"classes": list(classes)} if classes else {}
     )
 
@@ -120,15 +120,17 @@ def _of_file(space: Space, path: Path) -> Network:
             "give one, as --set model=densenet121"
         )
     model, masks = space.axes.model[0], Masks()
-    tensors = tensors_of(path)
-    weights, shape, classes = as_network(path, tensors, model=model, image=shape_of(space.axes.dataset[0])[0])
-    return State(weights, masks), {"model": model, "input_shape": list(shape), "num_classes": classes}
+    tensors = read_state_dict(path)
+    weights, shape, classes = infer_architecture(
+        path, tensors, model=model, image=shape_of(space.axes.dataset[0])[0]
+    )
+    return NetworkState(weights, masks), {"model": model, "input_shape": list(shape), "num_classes": classes}
 
 
-def _written(state: State, arch: Mapping[str, Json]) -> tuple[str, dict[str, bytes]]:
+def _written(state: NetworkState, arch: Mapping[str, Json]) -> tuple[str, dict[str, bytes]]:
     """The SHA-256 of the manifest and the files; what the network has cost is no part of them."""
     with tempfile.TemporaryDirectory() as place:
-        sha256 = model_files.save(Path(place), state, arch={**arch, "cut_widths": None})
+        sha256 = model_files.save_model(Path(place), state, arch={**arch, "cut_widths": None})
         return sha256, {path.name: path.read_bytes() for path in sorted(Path(place).iterdir())}
 
 

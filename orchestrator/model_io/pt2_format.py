@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from orchestrator.model_io.format import Run
-from orchestrator.storage.model_spec import Blueprint
+from orchestrator.storage.model_spec import ModelSpec
 from pruning.modes import eval_mode
 
 EXAMPLE = 3  # images; from 1 alone torch would take the batch's size for fixed
 BATCH = "batch"
 
 
-def program(net: nn.Module, plan: Blueprint) -> ExportedProgram:
+def program(net: nn.Module, plan: ModelSpec) -> ExportedProgram:
     """The network in eval mode as a graph with an open batch size."""
     images = torch.zeros((EXAMPLE, *plan.input_shape))
     with quietly(), eval_mode(net):
@@ -30,7 +30,7 @@ def program(net: nn.Module, plan: Blueprint) -> ExportedProgram:
     return found
 
 
-def write(net: nn.Module, plan: Blueprint, path: Path) -> None:
+def write(net: nn.Module, plan: ModelSpec, path: Path) -> None:
     with quietly():
         torch.export.save(program(net, plan), path)
 

@@ -61,7 +61,7 @@ class Int8:
         for size, timing in self.timings.items():
             found[f"int8/latency_ms_p50{batch_suffix(size)}"] = timing.spreads["int8"].p50
             found[f"int8/fp32_latency_ms_p50{batch_suffix(size)}"] = timing.spreads["fp32"].p50
-            found[f"int8/aa{batch_suffix(size)}"] = timing.aa
+            found[f"int8/aa{batch_suffix(size)}"] = timing.self_ratio
         return found
 
     def lines(self) -> Iterator[str]:

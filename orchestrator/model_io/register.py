@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 from orchestrator.errors import UsageError
-from orchestrator.model_io.formats import FORMS
-from orchestrator.model_io.load import opened, weights_of
+from orchestrator.model_io.formats import FORMATS
+from orchestrator.model_io.load import load_module, weights_of
 from orchestrator.model_io.metadata import Comparison, compare
-from orchestrator.model_io.source import NETWORK, Origin, find, of_run
+from orchestrator.model_io.source import NETWORK, ModelSource, resolve_source, source_of_run
 from orchestrator.storage import model_files
 from orchestrator.storage.manifest import MANIFEST, read_manifest
-from orchestrator.storage.model_files import Saved
-from orchestrator.system.files import write
-from orchestrator.tracking import RunRow, Tracker, model_registry
-from orchestrator.trial.context import State
+from orchestrator.storage.model_files import SavedModel
+from orchestrator.system.files import write_file
+from orchestrator.tracking import RunRecord, Tracker, model_registry
+from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import profile
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -36,7 +36,7 @@ EXAMPLES = 2  # images
 
 
 @dataclass(frozen=True)
-class Entered:
+class RegisteredVersion:
     """A version of a registered model; `comparison` is None where it was there already."""
 
     name: str
@@ -58,25 +58,25 @@ class Entered:
         yield f'orchestrator.load("models:/{self.name}{which}")'
 
 
-def register(source: str, *, name: str, alias: str | None = None, uri: str) -> Entered:
+def register(source: str, *, name: str, alias: str | None = None, uri: str) -> RegisteredVersion:
     """Enter a run's network under a name; the same network of the same run is entered once.
 
     UsageError for a name or an alias that cannot be, StoreError where there is no whole network.
     """
     _check(name, alias)
-    found = find(source, uri=uri)
+    found = resolve_source(source, uri=uri)
     if found.tracker is None:
         raise UsageError(f"{source} is a folder; give a run of the store, whose record goes with it")
     tracker = found.tracker
     row = tracker.row(found.run_id)
-    origin = of_run(tracker, row)
+    origin = source_of_run(tracker, row)
     same = {"run_id": row.run_id, "run_manifest_sha256": str(origin.manifest_sha256)}
     comparison, version = None, model_registry.version_of(tracker, name, same)
     if version is None:
-        comparison, version = _enter(tracker, row, origin, name=name, same=same)
+        comparison, version = _create_version(tracker, row, origin, name=name, same=same)
     if alias is not None:
         model_registry.set_alias(tracker, name, alias, version)
-    return Entered(name, version, alias, f"run {row.run_id} ({row.name})", comparison)
+    return RegisteredVersion(name, version, alias, f"run {row.run_id} ({row.name})", comparison)
 
 
 def _check(name: str, alias: str | None) -> None:
@@ -89,12 +89,12 @@ def _check(name: str, alias: str | None) -> None:
         )
 
 
-def _enter(
-    tracker: Tracker, row: RunRow, origin: Origin, *, name: str, same: Mapping[str, str]
+def _create_version(
+    tracker: Tracker, row: RunRecord, origin: ModelSource, *, name: str, same: Mapping[str, str]
 ) -> tuple[Comparison, str]:
     """Its MLflow model and its own files as a logged model, then the version; what has a version is whole."""
-    net, saved = opened(origin, cut=True)
-    pt2, shape = FORMS["pt2"], saved.blueprint.input_shape
+    net, saved = load_module(origin, cut=True)
+    pt2, shape = FORMATS["pt2"], saved.blueprint.input_shape
     with tempfile.TemporaryDirectory() as place, model_registry.logged_model(tracker, row, name) as model_id:
         folder = Path(place) / "model"
         images = torch.rand((EXAMPLES, *shape), generator=torch.Generator().manual_seed(0))
@@ -111,23 +111,23 @@ def _enter(
     return comparison, version
 
 
-def _own_files(folder: Path, origin: Origin, saved: Saved) -> str:
+def _own_files(folder: Path, origin: ModelSource, saved: SavedModel) -> str:
     """The network's files with its weights; the manifest's SHA-256. Those that have weights are copied."""
     folder.mkdir()
     plan = saved.blueprint
     if saved.weights is None:
         weights = weights_of(origin.tracker, saved)
-        state = State(weights, saved.masks, **dict(plan.spent))
+        state = NetworkState(weights, saved.masks, **dict(plan.spent))
         arch = plan.model_dump(mode="json", include={"model", "input_shape", "num_classes", "cut_widths"})
-        return model_files.save(folder, state, arch=arch)
+        return model_files.save_model(folder, state, arch=arch)
     manifest = read_manifest(origin.files, manifest_sha256=saved.manifest_sha256)
     for name, entry in manifest.entries.items():
-        write(folder / name, manifest.read(name, at_most=entry.bytes))
-    write(folder / MANIFEST, manifest.text)
+        write_file(folder / name, manifest.read(name, at_most=entry.bytes))
+    write_file(folder / MANIFEST, manifest.text)
     return manifest.sha256
 
 
-def _tags(origin: Origin, net: nn.Module, saved: Saved) -> dict[str, str]:
+def _tags(origin: ModelSource, net: nn.Module, saved: SavedModel) -> dict[str, str]:
     """What the registry's pages show of a version, with numbers in full: a load is held against them."""
     cost, metrics = profile(net, saved.blueprint.input_shape), origin.metrics
     found = {"accuracy": origin.accuracy, "sparsity": metrics.get("final/sparsity", metrics.get("sparsity"))}

@@ -18,20 +18,20 @@ from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.load import saved_model, weights_of
 from orchestrator.planning.changes import of_config
 from orchestrator.planning.fingerprints import current
-from orchestrator.system.determinism import LOOSE, deterministic, level
+from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic, summary
 from orchestrator.system.provenance import environment
-from orchestrator.tracking import DIGEST_LENGTH, RunRow, Tracker, open_store
+from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker, open_store
 from orchestrator.tracking.recorder import CONFIG, ENVIRONMENT, metric_points
-from orchestrator.tracking.source_models import ancestor_of
-from orchestrator.trial.context import State
-from orchestrator.trial.run import Result, run_dense, run_trial
+from orchestrator.tracking.source_models import load_source_model
+from orchestrator.trial.context import NetworkState
+from orchestrator.trial.run import TrialResult, run_dense, run_trial
 
 EPOCH_METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 History = Mapping[str, Mapping[int, float]]  # metric name -> step -> value
 
 
 @dataclass
-class Sameness:
+class BitwiseComparison:
     """What was compared so far, and every difference in the order in which a run comes to it."""
 
     tensors: int = 0
@@ -111,11 +111,11 @@ def _shown(value: float | None) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Recorded:
+class RecordedRun:
     """A run of the store, and the configuration that it recorded."""
 
     tracker: Tracker
-    row: RunRow
+    row: RunRecord
     config: DenseConfig | TrialConfig
 
     @property
@@ -128,7 +128,7 @@ class Recorded:
             yield f"its micro-batch was halved to {halved} as memory ran out: equal bits are not promised"
         if self.dense.numerics.device != "cpu" and "cuda.deterministic" not in self.environment():
             yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
-        if loose := self.row.tags.get(LOOSE):
+        if loose := self.row.tags.get(NONDETERMINISTIC_TAG):
             yield f"{loose} have no deterministic form on a GPU: equal bits are not promised"
         for change in of_config(self.config, current(self.config)):
             yield f"since it was recorded, {change}: equal bits are not promised"
@@ -139,23 +139,23 @@ class Recorded:
         """The run's own facts; those of its sweep for a run from before runs had them."""
         tracker, row = self.tracker, self.row
         try:
-            return dict(json.loads(tracker.text(row, ENVIRONMENT)))
+            return dict(json.loads(tracker.read_text(row, ENVIRONMENT)))
         except StoreError:
             if (parent := row.tags.get("mlflow.parentRunId")) is None:
                 raise
-        return dict(json.loads(tracker.text(tracker.row(parent), ENVIRONMENT)))
+        return dict(json.loads(tracker.read_text(tracker.row(parent), ENVIRONMENT)))
 
 
 @dataclass(frozen=True, eq=False)
-class Again:
+class RerunResult:
     """What came out this time; `level` says how much of it was deterministic."""
 
-    result: Result
+    result: TrialResult
     data: Dataset
     level: str
 
 
-def find(run: str, *, uri: str) -> Recorded:
+def find_recorded_run(run: str, *, uri: str) -> RecordedRun:
     """The finished dense or trial run of an id, or `runs:/<id>`. StoreError where there is none."""
     tracker = open_store(uri)
     row = tracker.row(run.removeprefix("runs:/").strip("/"))
@@ -165,36 +165,36 @@ def find(run: str, *, uri: str) -> Recorded:
     if "key" not in row.tags:
         state = "was stopped early" if "stopped_key" in row.tags else f"is {row.status}"
         raise StoreError(f"run {row.run_id} {state} and holds no whole result to run again")
-    content = json.loads(tracker.text(row, CONFIG))
+    content = json.loads(tracker.read_text(row, CONFIG))
     try:
         config = (TrialConfig.from_json if kind == "trial" else dense_from_json)(content)
     except (TypeError, KeyError) as error:
         raise StoreError(f"the {CONFIG} of run {row.run_id} is of another version: {error}") from error
-    return Recorded(tracker, row, config)
+    return RecordedRun(tracker, row, config)
 
 
 class _Nothing:
     """A store without a dense network, so that it is trained anew."""
 
-    def dense(self, config: DenseConfig) -> State | None:
+    def dense(self, config: DenseConfig) -> NetworkState | None:
         return None
 
 
-def again(recorded: Recorded) -> Again:
+def rerun(recorded: RecordedRun) -> RerunResult:
     """Run the recorded configuration in this process; nothing is written to the store."""
     config, numerics = recorded.config, recorded.dense.numerics
     if numerics.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
     images = load_data(recorded.dense.dataset, str(data_path()), numerics.device)
-    ancestor = ancestor_of(recorded.tracker, recorded.dense)
-    walk: Callable[[], Result]
+    ancestor = load_source_model(recorded.tracker, recorded.dense)
+    walk: Callable[[], TrialResult]
     if isinstance(config, TrialConfig):
-        walk = partial(run_trial, config, images, store=_Nothing(), ancestor=ancestor)
+        walk = partial(run_trial, config, images, store=_Nothing(), source_model=ancestor)
     else:
-        walk = partial(run_dense, config, images, ancestor=ancestor)
+        walk = partial(run_dense, config, images, source_model=ancestor)
     with _threads(numerics), deterministic(numerics.device, tf32=numerics.tf32) as loose:
         result = walk()
-    return Again(result, images, level(numerics, loose))
+    return RerunResult(result, images, summary(numerics, loose))
 
 
 @contextmanager
@@ -207,9 +207,9 @@ def _threads(numerics: Numerics) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def compare(recorded: Recorded, new: Again) -> Sameness:
+def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
     """Epochs, masks, weights and the other metrics, in this order."""
-    same, tracker, run_id = Sameness(), recorded.tracker, recorded.row.run_id
+    same, tracker, run_id = BitwiseComparison(), recorded.tracker, recorded.row.run_id
     now: dict[str, dict[int, float]] = {}
     for point in metric_points(new.result):
         now.setdefault(point.name, {})[point.step] = float(point.value)
@@ -229,7 +229,7 @@ def compare(recorded: Recorded, new: Again) -> Sameness:
     return same
 
 
-def environment_differences(recorded: Recorded, new: Again) -> list[str]:
+def reproducibility_warnings(recorded: RecordedRun, new: RerunResult) -> list[str]:
     """Fact by fact, what the run recorded of its environment and what is the case now."""
     then, now = recorded.environment(), dict(environment())
     digests = recorded.tracker.data_digests(recorded.row.run_id)

@@ -12,7 +12,7 @@ import models
 from orchestrator.errors import StoreError
 from orchestrator.formatting import is_encodable
 from orchestrator.model_io.format import Run
-from orchestrator.storage.model_spec import Blueprint
+from orchestrator.storage.model_spec import ModelSpec
 from orchestrator.storage.tensor_files import METADATA, header, header_and, tensors
 from orchestrator.system.files import open_regular, read_regular, size_of
 from pruning.architecture import resize, widths
@@ -20,7 +20,7 @@ from pruning.architecture import resize, widths
 ARCH = "arch"  # in the file's metadata
 
 
-def write(net: nn.Module, plan: Blueprint, path: Path) -> None:
+def write(net: nn.Module, plan: ModelSpec, path: Path) -> None:
     """The state dict; its widths stand in `cut_widths`, and nothing of it is masked any more."""
     about = plan.model_copy(update={"cut_widths": widths(net), "mask_shapes": {}, "parent": None})
     content = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
@@ -38,7 +38,7 @@ def rebuilt(path: Path) -> nn.Module:
     text = metadata.get(ARCH) if isinstance(metadata, dict) else None
     if not isinstance(text, str) or not is_encodable(text):
         raise StoreError(f"{path} has no {ARCH!r} among its metadata: it is no export of a network")
-    plan = Blueprint.read(text.encode(), f"{ARCH} of {path}")
+    plan = ModelSpec.read(text.encode(), f"{ARCH} of {path}")
     net = _outline(plan, path)
     forms = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in net.state_dict().items()}
     if size > header_and(sum(tensor.nbytes for tensor in net.state_dict().values())):
@@ -50,7 +50,7 @@ def rebuilt(path: Path) -> nn.Module:
     return net.eval()
 
 
-def _outline(plan: Blueprint, path: Path) -> nn.Module:
+def _outline(plan: ModelSpec, path: Path) -> nn.Module:
     plan.outline()  # refuses what is too large
     with torch.device("meta"):
         whole = models.build(plan.model, input_shape=plan.input_shape, num_classes=plan.num_classes)

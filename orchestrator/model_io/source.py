@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.errors import StoreError, UsageError
-from orchestrator.storage.manifest import ARCH, Files, Folder
-from orchestrator.tracking import RunRow, Tracker, open_store
+from orchestrator.storage.manifest import ARCH, FileSource, LocalFolder
+from orchestrator.tracking import RunRecord, Tracker, open_store
 from orchestrator.tracking.artifacts import files_at
 from orchestrator.tracking.model_registry import registered
 
@@ -21,11 +21,11 @@ FORMS = "a run's id, runs:/<id>, models:/name@alias, models:/name/3, or a folder
 
 
 @dataclass(frozen=True, eq=False)
-class Origin:
+class ModelSource:
     """A network that can be read. `manifest_sha256` is what was kept apart from its files, if anything."""
 
     name: str
-    files: Files
+    files: FileSource
     manifest_sha256: str | None
     run_id: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Origin:
         return set(self.tracker.data_digests(self.run_id).values()) if self.tracker else set()
 
 
-def find(source: str | Path, *, uri: str, manifest_sha256: str | None = None) -> Origin:
+def resolve_source(source: str | Path, *, uri: str, manifest_sha256: str | None = None) -> ModelSource:
     """The origin that a text names. StoreError, or UsageError for a text that names none, in one line."""
     text = str(source)
     if text.startswith("models:"):
@@ -53,13 +53,13 @@ def find(source: str | Path, *, uri: str, manifest_sha256: str | None = None) ->
     run_id = text.removeprefix("runs:/").strip("/").removesuffix(f"/{MODEL}")
     if text.startswith("runs:") or RUN_ID.fullmatch(text):
         tracker = _store(uri)
-        return of_run(tracker, tracker.row(run_id))
+        return source_of_run(tracker, tracker.row(run_id))
     if Path(text).is_dir():
         return _folder(Path(text).resolve(), manifest_sha256)
     raise StoreError(f"no run {text[:200]!r}, and no folder either; give {FORMS}")
 
 
-def of_run(tracker: Tracker, row: RunRow) -> Origin:
+def source_of_run(tracker: Tracker, row: RunRecord) -> ModelSource:
     """A run's own network; StoreError where it holds none that is whole."""
     if "manifest_sha256" not in row.tags:
         reason = f" ({row.tags['reason'].splitlines()[0][:200]})" if row.tags.get("reason") else ""
@@ -72,14 +72,14 @@ def of_run(tracker: Tracker, row: RunRow) -> Origin:
         raise StoreError(f"run {row.run_id} was found to be damaged: {row.tags['invalid'][:300]}")
     files = files_at(row.artifact_uri, MODEL, uri=tracker.uri)
     about = (row.run_id, row.params, row.metrics, row.tags)
-    return Origin(row.name, files, row.tags["manifest_sha256"], *about, tracker)
+    return ModelSource(row.name, files, row.tags["manifest_sha256"], *about, tracker)
 
 
 def _store(uri: str) -> Tracker:
     return open_store(uri)
 
 
-def _registered(tracker: Tracker, text: str) -> Origin:
+def _registered(tracker: Tracker, text: str) -> ModelSource:
     named = REGISTERED.fullmatch(text)
     if named is None:
         raise UsageError(
@@ -94,10 +94,12 @@ def _registered(tracker: Tracker, text: str) -> Origin:
         )
     files = files_at(found.artifact_uri, NETWORK, uri=tracker.uri)
     about = (found.run_id, found.params, found.metrics, found.tags)
-    return Origin(f"{name} version {found.version}", files, found.tags["manifest_sha256"], *about, tracker)
+    return ModelSource(
+        f"{name} version {found.version}", files, found.tags["manifest_sha256"], *about, tracker
+    )
 
 
-def _folder(path: Path, manifest_sha256: str | None) -> Origin:
+def _folder(path: Path, manifest_sha256: str | None) -> ModelSource:
     if not (path / ARCH).exists():
         raise StoreError(f"{path} has no {ARCH}: it is no saved network; give {FORMS}")
-    return Origin(path.name, Folder(path), manifest_sha256)
+    return ModelSource(path.name, LocalFolder(path), manifest_sha256)

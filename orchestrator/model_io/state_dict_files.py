@@ -28,7 +28,7 @@ MOST_SPARE = 64_000_000  # bytes that tensors of one storage may take beyond twi
 Shape = tuple[int, int, int]
 
 
-def tensors_of(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The named tensors of a file, names of before as they are today. StoreError for anything else.
 
     It takes no more memory than the file has bytes, twice, whatever the file claims of itself.
@@ -107,7 +107,7 @@ def _tensor(path: Path, name: str, view: View, data: Mapping[str, bytearray]) ->
     return whole.as_strided(view.shape, strides, view.offset)
 
 
-def as_network(
+def infer_architecture(
     path: Path, tensors: Mapping[str, Tensor], *, model: str, image: Shape
 ) -> tuple[dict[str, Tensor], Shape, int]:
     """(weights, input shape, number of classes) of a file of this model; StoreError if it is of another.

@@ -12,20 +12,22 @@ from orchestrator.space.values import Value
 from pruning.registry import parse
 
 Lists = Mapping[str, tuple[Any, ...]]  # an axis's name and its values
-Pick = Callable[[str, Choice], Value]  # one of the values of an axis or of a METHOD.OPTION
+Chooser = Callable[[str, Choice], Value]  # one of the values of an axis or of a METHOD.OPTION
 
 
-def grid(space: Space) -> Lists:
+def iter_grid(space: Space) -> Lists:
     """Every axis's values; methods with every combination of the listed values of their options."""
     options = space.axes.options
     return {
-        axis: hyperparameters.spread(axis, chosen, options) if axis in hyperparameters.TUNED else chosen
+        axis: hyperparameters.iter_texts(axis, chosen, options)
+        if axis in hyperparameters.METHOD_REGISTRIES
+        else chosen
         for axis, choice in space.choices().items()
         for chosen in (hyperparameters.listed(choice),)
     }
 
 
-def at(space: Space, pick: Pick) -> Lists:
+def select(space: Space, pick: Chooser) -> Lists:
     """One value for every axis but the seed: what `pick` says where there is a choice.
 
     It is asked axis by axis, and for an option right after its method, only where that was picked.
@@ -36,14 +38,14 @@ def at(space: Space, pick: Pick) -> Lists:
             found[axis] = hyperparameters.listed(choice)
             continue
         value = _picked(axis, choice, pick)
-        if axis in hyperparameters.TUNED:
+        if axis in hyperparameters.METHOD_REGISTRIES:
             name = parse(value)[0]
-            own = hyperparameters.own(axis, value, space.axes.options)
+            own = hyperparameters.hyperparameters_of(axis, value, space.axes.options)
             picked = {option: _picked(f"{name}.{option}", one, pick) for option, one in own.items()}
             value = hyperparameters.with_options(value, picked) if picked else value
         found[axis] = (value,)
     return found
 
 
-def _picked(name: str, choice: Choice, pick: Pick) -> Value:
+def _picked(name: str, choice: Choice, pick: Chooser) -> Value:
     return choice[0] if isinstance(choice, tuple) and len(choice) == 1 else pick(name, choice)

@@ -11,12 +11,12 @@ import models
 from orchestrator.config import Prune, Start, When, method_name
 from orchestrator.data.datasets import info, split_sizes
 from orchestrator.errors import SpaceError
-from orchestrator.trial.network_size import size_refusal
+from orchestrator.trial.network_size import size_conflict
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.stages import SAMPLES_PER_CLASS
 from orchestrator.trial.structure import channels_of, check_weights, flow_of, layers_protected, units_of
-from orchestrator.trial.weight_transfer import Fit, Heritage, classes_of, fit
+from orchestrator.trial.weight_transfer import SourceModelInfo, TensorMapping, classes_of, match_tensors
 from pruning.criteria import criteria
 from pruning.engine import check_grouped, check_invert, groups_of, prune
 from pruning.granularity import amount_for, granularities
@@ -40,14 +40,14 @@ def train_size(dataset: str) -> int:
     return split_sizes(name, **options)[0]
 
 
-def model_refusal(model: str, dataset: str) -> str | None:
+def model_conflict(model: str, dataset: str) -> str | None:
     """Why the model takes no images of the data set, or is too large for this machine."""
-    reason = size_refusal((model, *shape_of(dataset)))  # options are any literal: torch refuses some
+    reason = size_conflict((model, *shape_of(dataset)))  # options are any literal: torch refuses some
     return None if reason is None else f"{model} on {dataset}: {reason}"
 
 
 @lru_cache(maxsize=1024)
-def start_refusal(start: Start, model: str, dataset: str, ancestor: Heritage | None) -> str | None:
+def start_conflict(start: Start, model: str, dataset: str, ancestor: SourceModelInfo | None) -> str | None:
     """Why a training cannot start from the ancestor. SpaceError where there is none to start from."""
     if start == "scratch":
         return None
@@ -65,15 +65,17 @@ def start_refusal(start: Start, model: str, dataset: str, ancestor: Heritage | N
 
 
 @lru_cache(maxsize=1024)
-def fitted(model: str, dataset: str, ancestor: Heritage) -> Fit:
+def fitted(model: str, dataset: str, ancestor: SourceModelInfo) -> TensorMapping:
     """How the model takes the ancestor's tensors on the data set; ValueError where it cannot."""
     built = (model, *shape_of(dataset))
     net, ours = _skeleton(*built), classes_of(dataset)
-    return fit(net, ancestor.shapes, flow=flow_of(built), theirs=ancestor.classes, ours=ours)
+    return match_tensors(
+        net, ancestor.shapes, flow=flow_of(built), source_classes=ancestor.classes, target_classes=ours
+    )
 
 
 @lru_cache(maxsize=4096)
-def protect_refusal(model: str, dataset: str, granularity: str, protect: tuple[str, ...]) -> str | None:
+def protect_conflict(model: str, dataset: str, granularity: str, protect: tuple[str, ...]) -> str | None:
     """Why nothing is left to prune. SpaceError for a layer that the model does not have."""
     built = (model, *shape_of(dataset))
     layers = list(prunable_layers(_skeleton(*built)))
@@ -96,7 +98,7 @@ def protect_refusal(model: str, dataset: str, granularity: str, protect: tuple[s
 
 
 @lru_cache(maxsize=4096)
-def structure_refusal(
+def structure_conflict(
     model: str, dataset: str, granularity: str, protect: tuple[str, ...], recover: str, prepare: str
 ) -> str | None:
     """Why the model's weights, units or channels cannot be removed exactly; a fresh network is tried.
@@ -118,7 +120,7 @@ def structure_refusal(
 
 
 @lru_cache(maxsize=4096)
-def scope_refusal(granularity: str, scope: str) -> str | None:
+def scope_conflict(granularity: str, scope: str) -> str | None:
     """Why the engine takes no such pair: tried on a network of three layers."""
     net, batch = _three_layers()
     try:
@@ -129,7 +131,7 @@ def scope_refusal(granularity: str, scope: str) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def score_refusal(criterion: str, granularity: str) -> str | None:
+def score_conflict(criterion: str, granularity: str) -> str | None:
     """Why the criterion cannot rank what the granularity removes."""
     net, batch = _three_layers()
     method, pattern = criteria.get(criterion), granularities.get(granularity)
@@ -147,7 +149,7 @@ def _three_layers() -> tuple[nn.Module, Tensor]:
 
 
 @lru_cache(maxsize=4096)
-def amount_refusal(granularity: str, amount: float) -> str | None:
+def amount_conflict(granularity: str, amount: float) -> str | None:
     """Why a granularity takes no such amount."""
     try:
         amount_for(granularities.get(granularity), amount)
@@ -157,7 +159,7 @@ def amount_refusal(granularity: str, amount: float) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def criterion_refusal(
+def criterion_conflict(
     model: str, dataset: str, criterion: str, granularity: str, protect: tuple[str, ...]
 ) -> str | None:
     """Why a criterion cannot rank this model's units, or has too few images of this data set to do so."""
@@ -187,7 +189,7 @@ def _skeleton(model: str, shape: Shape, num_classes: int) -> nn.Module:
         return models.build(model, input_shape=shape, num_classes=num_classes)
 
 
-def order_refusal(prune: Prune, when: When, prepare: str, recover: str) -> str | None:
+def order_conflict(prune: Prune, when: When, prepare: str, recover: str) -> str | None:
     """Why pruning cannot be done at that moment, or in that order."""
     schedule = schedules.get(prune.schedule)
     if prune.control == "shuffle" and (rounds_of(schedule) > 1 or when == "during"):

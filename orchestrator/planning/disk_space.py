@@ -17,7 +17,7 @@ from orchestrator.formatting import format_size
 from orchestrator.planning.constraints import shape_of
 from orchestrator.trial.metrics import dense_bytes
 from orchestrator.trial.recovery import reuses_dense_weights
-from orchestrator.trial.task import Point
+from orchestrator.trial.task import Task
 from pruning.masking import prunable_layers
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 RUN_BYTES = 80_000  # of one without its tensors: ten files of a block each, and its rows in the database
 
 
-def check_disk_space(points: Sequence[Point], folder: Path | None) -> None:
+def check_disk_space(points: Sequence[Task], folder: Path | None) -> None:
     """DiskFullError where the points would not fit on the disk of `folder`; None is a store elsewhere."""
     if folder is not None and needed_bytes(points) > shutil.disk_usage(folder).free:
         raise DiskFullError(disk_space_message(points, folder))
 
 
-def disk_space_message(points: Sequence[Point], folder: Path) -> str:
+def disk_space_message(points: Sequence[Task], folder: Path) -> str:
     """What is there, what is needed for the points, and what to do."""
     free = format_size(shutil.disk_usage(folder).free)
     left = "the run that is left needs" if len(points) == 1 else f"the {len(points)} runs that are left need"
@@ -41,12 +41,12 @@ def disk_space_message(points: Sequence[Point], folder: Path) -> str:
     return f"{folder} has {free} left, and {left} about {need}; make room, and the same command carries on"
 
 
-def needed_bytes(points: Iterable[Point]) -> int:
+def needed_bytes(points: Iterable[Task]) -> int:
     """Bytes that the runs of these points take: weights where they were trained, masks, and the rest."""
     return sum(_needed(point) for point in points)
 
 
-def _needed(point: Point) -> int:
+def _needed(point: Task) -> int:
     weights, masks = _tensor_bytes(point.dense.model, *shape_of(point.dense.dataset))
     if not isinstance(point.config, TrialConfig):
         return RUN_BYTES + weights

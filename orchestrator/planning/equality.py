@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from orchestrator.config import DenseConfig, Prune, Train, TrialConfig, method_name, method_text
 from orchestrator.planning.constraints import _skeleton, shape_of
-from orchestrator.trial.params import short
+from orchestrator.trial.params import without_defaults
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_of, recoveries
 from orchestrator.trial.structure import flow_of, layers_protected
@@ -141,7 +141,7 @@ def _differences(config: TrialConfig, first: TrialConfig) -> Iterator[tuple[str,
     """(axis, its value here, its value there, why both are the same) wherever the two differ."""
     prune, other = config.prune, first.prune
     layer = f"{method_name(config.dense.model)} has one layer to prune"
-    where = short("granularity", prune.granularity)
+    where = without_defaults("granularity", prune.granularity)
     linear = {"of_linear"} & {name for p in (prune, other) for name in criteria.get(p.criterion).traits}
     because = {
         "criterion": "choose the same of one Linear layer"
@@ -169,5 +169,7 @@ def _differences(config: TrialConfig, first: TrialConfig) -> Iterator[tuple[str,
 
 
 def _difference(axis: str, ours: str, theirs: str, why: str) -> tuple[str, str, str, str]:
-    ours, theirs = (text if "." in axis or axis == "scope" else short(axis, text) for text in (ours, theirs))
+    ours, theirs = (
+        text if "." in axis or axis == "scope" else without_defaults(axis, text) for text in (ours, theirs)
+    )
     return axis, ours, theirs, f"{axis} {ours} and {theirs} {why}"

@@ -22,15 +22,15 @@ from orchestrator.config import (
 )
 from orchestrator.planning.choices import Lists
 from orchestrator.planning.constraints import (
-    amount_refusal,
-    criterion_refusal,
-    model_refusal,
-    order_refusal,
-    protect_refusal,
-    scope_refusal,
-    score_refusal,
-    start_refusal,
-    structure_refusal,
+    amount_conflict,
+    criterion_conflict,
+    model_conflict,
+    order_conflict,
+    protect_conflict,
+    scope_conflict,
+    score_conflict,
+    start_conflict,
+    structure_conflict,
     train_size,
 )
 from orchestrator.planning.equality import plain_key, same
@@ -41,7 +41,7 @@ from orchestrator.space.ranges import Choice
 from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Space
 from orchestrator.space.values import Value
-from orchestrator.trial.params import short
+from orchestrator.trial.params import without_defaults
 from pruning.registry import parse
 
 Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
@@ -82,7 +82,7 @@ class Expansion:
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampledPoint:
     """A point, or no expansion where no new one was found; why the draws before it could not be run."""
 
     params: Params
@@ -91,7 +91,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class _Base:
+class DenseVariant:
     """What a dense training is of; `ruled` are the numbers of the exclude entries that may hold for it."""
 
     dense: DenseConfig
@@ -101,7 +101,7 @@ class _Base:
 
 
 @dataclass(frozen=True)
-class _Branch:
+class PruningVariant:
     """What is done with a dense network; the same for every one of them."""
 
     prune: Prune
@@ -125,7 +125,7 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
             exclusion = None if reason is None else Exclusion(reason, 0)
             if exclusion is None:
                 key = plain_key(trial)
-                exclusion = _twice(trials[key], trial, base) if key in trials else None
+                exclusion = _duplicate_reason(trials[key], trial, base) if key in trials else None
             if exclusion is None:
                 trials[key] = PlannedTrial(trial, trial.key(), base.requested)
                 needed = True
@@ -137,7 +137,7 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
     return Expansion(tuple(trials.values()), tuple(dense), excluded)
 
 
-def _bases(space: Space, lists: Lists, numerics: Numerics) -> Iterator[_Base]:
+def _bases(space: Space, lists: Lists, numerics: Numerics) -> Iterator[DenseVariant]:
     for model, dataset in product(lists["model"], lists["dataset"]):
         planned = replace(numerics, micro_batch=micro_batch_of(model))
         starts = lists.get("start", ("scratch",))
@@ -146,12 +146,12 @@ def _bases(space: Space, lists: Lists, numerics: Numerics) -> Iterator[_Base]:
             size = min(requested, train_size(dataset))
             point = {"model": model, "dataset": dataset, "batch_size": requested, "seed": seed, **asked}
             parts = (_ancestor(space, start), data_sha256(dataset), dense_code(model, dataset))
-            yield _Base(
+            yield DenseVariant(
                 DenseConfig(model, dataset, size, seed, train, planned, start, *parts),
                 requested,
-                model_refusal(model, dataset)
+                model_conflict(model, dataset)
                 or _recipe_refusal(train)
-                or start_refusal(start, model, dataset, space.ancestor),
+                or start_conflict(start, model, dataset, space.ancestor),
                 _ruled(space.exclude, {**point, "start": start}),
             )
 
@@ -174,7 +174,7 @@ def _recipe_refusal(train: Train) -> str | None:
     return None
 
 
-def _branches(space: Space, lists: Lists) -> Iterator[_Branch]:
+def _branches(space: Space, lists: Lists) -> Iterator[PruningVariant]:
     pruned = product(_techniques(space, lists), lists["schedule"], lists["amount"], lists["control"])
     trained = list(product(*(lists[axis] for axis in TRAINED)))
     for (technique, schedule, amount, control), values in product(pruned, trained):
@@ -183,7 +183,9 @@ def _branches(space: Space, lists: Lists) -> Iterator[_Branch]:
         fields = {**dict(zip(TRAINED, values, strict=True)), "technique": label}
         point = {**vars(prune), **fields}
         fields["trial_code"] = _code_of_trial(prune, fields)
-        yield _Branch(prune, fields, _branch_refusal(prune, fields, point), _ruled(space.exclude, point))
+        yield PruningVariant(
+            prune, fields, _branch_refusal(prune, fields, point), _ruled(space.exclude, point)
+        )
 
 
 def _code_of_trial(prune: Prune, fields: Point) -> str:
@@ -192,13 +194,13 @@ def _code_of_trial(prune: Prune, fields: Point) -> str:
 
 
 def _branch_refusal(prune: Prune, fields: Point, point: Point) -> str | None:
-    tuned = (hyperparameters.refusal(axis, point[axis]) for axis in hyperparameters.TUNED)
+    tuned = (hyperparameters.refusal(axis, point[axis]) for axis in hyperparameters.METHOD_REGISTRIES)
     return (
         next(filter(None, tuned), None)
-        or scope_refusal(prune.granularity, prune.scope)
-        or score_refusal(prune.criterion, prune.granularity)
-        or amount_refusal(prune.granularity, prune.amount)
-        or order_refusal(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
+        or scope_conflict(prune.granularity, prune.scope)
+        or score_conflict(prune.criterion, prune.granularity)
+        or amount_conflict(prune.granularity, prune.amount)
+        or order_conflict(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
     )
 
 
@@ -227,7 +229,8 @@ def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
 
 def _label(triple: Mapping[str, str], several: Collection[str]) -> str:
     return "/".join(
-        short(axis, triple[axis]) if axis != "scope" else triple[axis] for axis in ("criterion", *several)
+        without_defaults(axis, triple[axis]) if axis != "scope" else triple[axis]
+        for axis in ("criterion", *several)
     )
 
 
@@ -235,7 +238,7 @@ def _ruled(rules: Collection[Exclude], point: Point) -> frozenset[int]:
     return frozenset(number for number, rule in enumerate(rules) if rule.matches(point))
 
 
-def _refusal(space: Space, base: _Base, branch: _Branch) -> str | None:
+def _refusal(space: Space, base: DenseVariant, branch: PruningVariant) -> str | None:
     """Why a point is not run: the space says so, or it cannot be."""
     if rules := base.ruled & branch.ruled:
         return _rule_text(space.exclude[min(rules)])
@@ -246,9 +249,9 @@ def _refusal(space: Space, base: _Base, branch: _Branch) -> str | None:
         return "control shuffle deals the masks out anew: start masked, whose masks stay, cannot have it"
     methods = (branch.fields["recover"], branch.fields["prepare"])
     return (
-        protect_refusal(model, dataset, prune.granularity, prune.protect)
-        or structure_refusal(model, dataset, prune.granularity, prune.protect, *methods)
-        or criterion_refusal(model, dataset, prune.criterion, prune.granularity, prune.protect)
+        protect_conflict(model, dataset, prune.granularity, prune.protect)
+        or structure_conflict(model, dataset, prune.granularity, prune.protect, *methods)
+        or criterion_conflict(model, dataset, prune.criterion, prune.granularity, prune.protect)
     )
 
 
@@ -262,7 +265,7 @@ def _either(chosen: Choice) -> str:
     return " or ".join(map(str, chosen)) if isinstance(chosen, tuple) else str(chosen)
 
 
-def _twice(first: PlannedTrial, trial: TrialConfig, base: _Base) -> Exclusion:
+def _duplicate_reason(first: PlannedTrial, trial: TrialConfig, base: DenseVariant) -> Exclusion:
     if first.key != trial.key():
         found = same(trial, first.config)
         return Exclusion(found.reason, 0, found.axis, found.left_out, found.planned)

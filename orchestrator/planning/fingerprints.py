@@ -21,10 +21,10 @@ from orchestrator.data import loading
 from orchestrator.data.datasets import info
 from orchestrator.data.files import check, path, stamp
 from orchestrator.errors import DataError, StoreError
-from orchestrator.space.hyperparameters import TUNED
+from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.ranges import Choice
 from orchestrator.system import provenance
-from orchestrator.system.files import rewrite
+from orchestrator.system.files import replace_file
 from pruning.registry import parse
 
 DIGESTS = "digests.json"  # beside the data: their digests, as long as the files are the same
@@ -62,7 +62,7 @@ def _own_sha256(dataset: str, files: str, root: Path) -> str:
     name, options = parse(dataset)
     if info(name).source is None:
         return _digest_or_nothing(name, options)
-    fact = {"files": json.loads(files), "code": provenance.digest()}
+    fact = {"files": json.loads(files), "code": provenance.source_digest()}
     book = _read_book(root / DIGESTS)
     held = book.get(dataset, {})
     if {key: held.get(key) for key in fact} == fact:
@@ -71,7 +71,7 @@ def _own_sha256(dataset: str, files: str, root: Path) -> str:
     if found:
         fact["files"] = stamp(name) or []  # an archive may have been unpacked
         with suppress(OSError, StoreError):  # a folder that cannot be written: read anew the next time
-            rewrite(root / DIGESTS, json.dumps({**book, dataset: {**fact, "sha256": found}}, indent=1))
+            replace_file(root / DIGESTS, json.dumps({**book, dataset: {**fact, "sha256": found}}, indent=1))
     return found
 
 
@@ -130,18 +130,18 @@ def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str
 
 @cache
 def method_code(axis: str, name: str) -> Mapping[str, str]:
-    registry = TUNED[axis]
+    registry = METHOD_REGISTRIES[axis]
     method = registry.get(name)
     return _code_of(registry.group, method.name, method.function)
 
 
-def of_choices(choices: Mapping[str, Choice]) -> dict[str, str]:
+def fingerprint_choices(choices: Mapping[str, Choice]) -> dict[str, str]:
     """All that trials of these axes may be made of; what a search is known by before its trials are."""
     texts = {axis: one if isinstance(one, tuple) else () for axis, one in choices.items()}
     found = {f"data of {dataset}": data_sha256(str(dataset)) for dataset in texts["dataset"]}
     pairs = [(str(model), str(dataset)) for model in texts["model"] for dataset in texts["dataset"]]
     found |= {f"{model} on {dataset}": dense_code(model, dataset) for model, dataset in pairs}
-    for axis in TUNED:
+    for axis in METHOD_REGISTRIES:
         for text in texts.get(axis, ()):
             found |= method_code(axis, parse(str(text))[0])
     return {name: digest for name, digest in found.items() if digest}

@@ -6,19 +6,35 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.config import LATER, DenseConfig, Device, EarlyStopping, Numerics, Precision, TrialConfig
+from orchestrator.config import (
+    ADDED_LATER,
+    DenseConfig,
+    Device,
+    EarlyStopping,
+    Numerics,
+    Precision,
+    TrialConfig,
+)
 from orchestrator.errors import SpaceError
-from orchestrator.planning.choices import grid
-from orchestrator.planning.constraints import model_refusal
+from orchestrator.planning.choices import iter_grid
+from orchestrator.planning.constraints import model_conflict
 from orchestrator.planning.equality import plain_key
-from orchestrator.planning.expansion import Draw, Exclusion, Params, PlannedTrial, expand
+from orchestrator.planning.expansion import Exclusion, Params, PlannedTrial, SampledPoint, expand
 from orchestrator.planning.fingerprints import refresh
-from orchestrator.space.pruners import stops, trials_needed
+from orchestrator.space.pruners import pruners, trials_needed
 from orchestrator.space.space import Space
 from orchestrator.trial.params import params
 from orchestrator.trial.run import measured_rounds
 
-__all__ = ["Exclusion", "Plan", "PlannedTrial", "SearchPoint", "expected", "grown", "make_plan"]
+__all__ = [
+    "Exclusion",
+    "Plan",
+    "PlannedTrial",
+    "SearchPoint",
+    "extended",
+    "make_plan",
+    "with_expected_points",
+]
 DRAWN_AGAIN = "drawn again"
 
 
@@ -63,13 +79,13 @@ def make_plan(
     refresh()
     numerics = Numerics(device, precision, threads)
     if space.search.method == "grid":
-        found = expand(space, grid(space), numerics)
+        found = expand(space, iter_grid(space), numerics)
         return Plan(space, found.trials, found.dense, found.excluded, numerics=numerics)
     plan = Plan(space, (), (), (), numerics=numerics)
     return plan if space.search.method == "tpe" else _drawn(plan, space.search.points)
 
 
-def expected(plan: Plan, *, points: int | None = None) -> Plan:
+def with_expected_points(plan: Plan, *, points: int | None = None) -> Plan:
     """What a plan may come to: the points that a search has yet to ask for are drawn at random.
 
     No more than there are to be, or than `points` if that is given.
@@ -81,7 +97,7 @@ def expected(plan: Plan, *, points: int | None = None) -> Plan:
     return replace(_drawn(loose, points or search.points), space=plan.space)
 
 
-def grown(plan: Plan, draws: Sequence[Draw]) -> Plan:
+def extended(plan: Plan, draws: Sequence[SampledPoint]) -> Plan:
     """The plan with the points that were drawn; exhausted where one could not be."""
     found = [draw.expansion for draw in draws if draw.expansion is not None]
     points = [
@@ -105,7 +121,7 @@ def _exhausted(plan: Plan) -> Plan:
     return replace(plan, excluded=(*plan.excluded, missing), exhausted=True)
 
 
-def _with_refused(excluded: tuple[Exclusion, ...], draws: Sequence[Draw]) -> tuple[Exclusion, ...]:
+def _with_refused(excluded: tuple[Exclusion, ...], draws: Sequence[SampledPoint]) -> tuple[Exclusion, ...]:
     """One entry for all draws that could not be run: with continuous axes hardly two reasons are equal."""
     refused = [reason for draw in draws for reason in draw.refused]
     if not refused:
@@ -122,45 +138,45 @@ def _drawn(plan: Plan, points: int) -> Plan:
     from orchestrator.planning.sampling import next_point  # optuna is for searches alone
 
     taken = {plain_key(trial.config) for trial in plan.trials}
-    draws: list[Draw] = []
+    draws: list[SampledPoint] = []
     while len(plan.asked) + len(draws) < points and (not draws or draws[-1].expansion is not None):
         number = len(plan.asked) + len(draws)
         draw = next_point(plan.space, plan.numerics, number=number, seen=(), taken=taken)
         taken.update(plain_key(trial.config) for trial in (draw.expansion.trials if draw.expansion else ()))
         draws.append(draw)
-    return grown(plan, draws)
+    return extended(plan, draws)
 
 
 def _check_models(space: Space) -> None:
     for model in space.axes.model:
-        refusals = [model_refusal(model, dataset) for dataset in space.axes.dataset]
+        refusals = [model_conflict(model, dataset) for dataset in space.axes.dataset]
         if all(refusals):
             raise SpaceError(f"{space.name}: {refusals[0]}")
 
 
 def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
     """The values that trials must share to be compared: those of the axes `within`, and the seed."""
-    found = {**LATER, **params(config)}
+    found = {**ADDED_LATER, **params(config)}
     return (*(str(found[axis]) for axis in within), str(config.dense.seed))
 
 
-def stop_refusal(plan: Plan, stop: EarlyStopping) -> str | None:
+def early_stopping_conflict(plan: Plan, stop: EarlyStopping) -> str | None:
     """Why the rule can stop no trial of the plan, and what to do; None where it can."""
-    configs = [trial.config for trial in expected(plan).trials]
+    configs = [trial.config for trial in with_expected_points(plan).trials]
     judged = [config for config in configs if measured_rounds(config) > 1]
     if configs and not judged:
         return (
-            f"{stops.get(stop.text)} would stop nothing: trials are stopped between rounds, and each here "
+            f"{pruners.get(stop.text)} would stop nothing: trials are stopped between rounds, and each here "
             "has one; give a schedule of several, such as iterative(rounds=5), or --stop none"
         )
-    largest = max(Counter(group_of(config, stop.within) for config in judged).values(), default=0)
+    largest = max(Counter(group_of(config, stop.group_by) for config in judged).values(), default=0)
     needed = trials_needed(stop.text)
     if not judged or largest >= needed:
         return None
-    shared = ", ".join(axis for axis in stop.within if not axis.startswith("train."))
+    shared = ", ".join(axis for axis in stop.group_by if not axis.startswith("train."))
     fewer = f"n_startup_trials={largest - 1}, " if largest > 1 else ""
     return (
-        f"{stops.get(stop.text)} would stop nothing: settings compete at one seed"
+        f"{pruners.get(stop.text)} would stop nothing: settings compete at one seed"
         f"{f' and equal {shared}' if shared else ''}, {needed} are needed, and there are {largest} at most; "
         f"give {fewer}more settings, fewer axes in stop_within, or --stop none"
     )

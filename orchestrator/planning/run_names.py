@@ -38,7 +38,9 @@ def _varies(space: Space, axis: str, choice: Choice) -> bool:
     if isinstance(choice, Range) or len(choice) > 1:
         return True
     options = (
-        hyperparameters.own(axis, choice[0], space.axes.options) if axis in hyperparameters.TUNED else {}
+        hyperparameters.hyperparameters_of(axis, choice[0], space.axes.options)
+        if axis in hyperparameters.METHOD_REGISTRIES
+        else {}
     )
     return any(isinstance(values, Range) or len(values) > 1 for values in options.values())
 

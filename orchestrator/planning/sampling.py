@@ -19,9 +19,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
 from orchestrator.config import Numerics
-from orchestrator.planning.choices import at
+from orchestrator.planning.choices import select
 from orchestrator.planning.equality import plain_key
-from orchestrator.planning.expansion import Draw, Expansion, Params, expand
+from orchestrator.planning.expansion import Expansion, Params, SampledPoint, expand
 from orchestrator.space import hyperparameters
 from orchestrator.space.ranges import Choice, Range
 from orchestrator.space.space import Space
@@ -40,7 +40,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedPoint:
     """A point that was asked for; `objectives` in the order of the space's, for a complete one."""
 
     params: Params
@@ -49,8 +49,8 @@ class Seen:
 
 
 def next_point(
-    space: Space, numerics: Numerics, *, number: int, seen: Sequence[Seen], taken: Collection[str]
-) -> Draw:
+    space: Space, numerics: Numerics, *, number: int, seen: Sequence[ObservedPoint], taken: Collection[str]
+) -> SampledPoint:
     """Point `number`, from 0, after those `seen`: one whose trials can be run, and none of them `taken`.
 
     `taken` are keys of plain configurations: a point equal by definition to one before is no new one.
@@ -62,13 +62,13 @@ def next_point(
         if not found.trials:
             refused.append(found.excluded[0].reason)
         elif not any(plain_key(trial.config) in taken for trial in found.trials):
-            return Draw(params, found, tuple(refused))
+            return SampledPoint(params, found, tuple(refused))
         if not params:
             break  # there is nothing to choose
-    return Draw({}, None, tuple(refused))
+    return SampledPoint({}, None, tuple(refused))
 
 
-def study(space: Space, seen: Sequence[Seen]) -> optuna.Study:
+def study(space: Space, seen: Sequence[ObservedPoint]) -> optuna.Study:
     """An Optuna study of a search, in memory; a stopped point is PRUNED, one that failed is FAIL."""
     ways = {"max": optuna.study.StudyDirection.MAXIMIZE, "min": optuna.study.StudyDirection.MINIMIZE}
     directions = [ways[way] for way in space.search.objectives.values()]
@@ -77,7 +77,7 @@ def study(space: Space, seen: Sequence[Seen]) -> optuna.Study:
     return found
 
 
-def _trial(space: Space, point: Seen) -> optuna.trial.FrozenTrial:
+def _trial(space: Space, point: ObservedPoint) -> optuna.trial.FrozenTrial:
     choices = {**space.choices(), **space.axes.options}
     return optuna.trial.create_trial(
         state=STATES[point.state],
@@ -98,7 +98,7 @@ def _drawn(
         params[name] = _suggested(trial, name, choice)
         return params[name]
 
-    found = expand(space, at(space, pick), numerics)
+    found = expand(space, select(space, pick), numerics)
     past.tell(trial, state=TrialState.FAIL)  # of this study no more is heard: the next one is built anew
     return params, found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.analysis.comparison import within
+from orchestrator.analysis.comparison import sparsest_within
 from orchestrator.analysis.notes import legend
 from orchestrator.report.featured import Group, groups, left_out
 from orchestrator.report.heat import heat_table
@@ -92,7 +92,7 @@ def _chosen(group: Group, tolerance: float) -> set[str]:
 
         rows = pandas.concat([cell.rows for cell in group.cells if cell.method == method])
         lowest = rows[rows["seed"] == rows["seed"].min()]
-        keys |= set(lowest.loc[within(lowest, tolerance), "key"])
+        keys |= set(lowest.loc[sparsest_within(lowest, tolerance), "key"])
     return keys
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.data.datasets import split_sizes
 from orchestrator.storage.runs import REPORT
-from orchestrator.tracking import NOTE, MetricPoint, RunRow, Tracker, compare_address
-from orchestrator.trial.params import DEFAULTS, short
+from orchestrator.tracking import NOTE, MetricPoint, RunRecord, Tracker, compare_address
+from orchestrator.trial.params import DEFAULTS, without_defaults
 from pruning.registry import parse
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ COLUMNS = (
 SCATTERS = ("final/sparsity", "final/macs_effective")  # each under the accuracy
 
 
-def tell(tracker: Tracker, sweep: RunRow, *, space: Space, results: DataFrame) -> None:
+def tell(tracker: Tracker, sweep: RunRecord, *, space: Space, results: DataFrame) -> None:
     """Params, metrics and data sets of the sweep's run; what its experiment is, and a view of its trials.
 
     Told again, it is the same.
     """
-    run, new = tracker.opened(sweep), swept(space)
+    run, new = tracker.attach(sweep), swept(space)
     known = {name: text for name, text in new.items() if name not in sweep.params}  # none is told anew
     run.log(params=known, metrics=counts(results))
     for trial in results[results["status"] == "finished"].drop_duplicates("dataset").to_dict("records"):
@@ -52,7 +52,7 @@ def tell(tracker: Tracker, sweep: RunRow, *, space: Space, results: DataFrame) -
         tracker.set_experiment_tag(tag, text)
 
 
-def links(tracker: Tracker, sweep: RunRow) -> str:
+def links(tracker: Tracker, sweep: RunRecord) -> str:
     """From the sweep's page to its report and its trials, in Markdown, by addresses within the pages.
 
     They are the first line of a description: the pages fold it, and what lies in the fold takes no click.
@@ -74,13 +74,13 @@ def addresses(base: str, tracker: Tracker, *, shared: bool) -> dict[str, str]:
     return found
 
 
-def best_runs(tracker: Tracker) -> list[RunRow]:
+def best_runs(tracker: Tracker) -> list[RunRecord]:
     """Of each method the sparsest trial within a point of its dense network, or else the most accurate one.
 
     All by accuracy on validation images.
     """
     rows = tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial' and tags.key LIKE '_%'")
-    methods: dict[tuple[str, ...], list[RunRow]] = {}
+    methods: dict[tuple[str, ...], list[RunRecord]] = {}
     for row in rows:
         methods.setdefault(tuple(row.params.get(name, "") for name in METHOD), []).append(row)
     best = [max(filter(_near, found), key=_sparsity, default=None) for found in methods.values()]
@@ -88,15 +88,15 @@ def best_runs(tracker: Tracker) -> list[RunRow]:
     return sorted(chosen, key=_sparsity, reverse=True)[:MOST_COMPARED]
 
 
-def _near(row: RunRow) -> bool:
+def _near(row: RunRecord) -> bool:
     return _val_accuracy(row) >= row.metrics["ipa/val_accuracy"] - NEAR
 
 
-def _val_accuracy(row: RunRow) -> float:
+def _val_accuracy(row: RunRecord) -> float:
     return row.metrics["final/val_accuracy"]
 
 
-def _sparsity(row: RunRow) -> float:
+def _sparsity(row: RunRecord) -> float:
     return row.metrics["final/sparsity"]
 
 
@@ -108,7 +108,8 @@ def swept(space: Space) -> dict[str, str]:
 def _listed(axis: str, chosen: object) -> str:
     values = chosen if isinstance(chosen, tuple) else (chosen,)
     told = (
-        short(axis, value) if axis in DEFAULTS and isinstance(value, str) else str(value) for value in values
+        without_defaults(axis, value) if axis in DEFAULTS and isinstance(value, str) else str(value)
+        for value in values
     )
     text = ", ".join(told)
     return text if len(text) <= PARAM_LENGTH else f"{text[: PARAM_LENGTH - 1]}…"

@@ -23,7 +23,7 @@ import psutil
 from orchestrator.errors import StoreError
 from orchestrator.report import mlflow_page
 from orchestrator.report.mlflow_page import TRAINING, VIEW_TAG
-from orchestrator.storage.uri import SQLITE, shown, store_folder
+from orchestrator.storage.uri import SQLITE, redact_uri, store_folder
 from orchestrator.system.console import print_line
 from orchestrator.tracking import Tracker, open_store
 from orchestrator.tracking.authentication import APP_NAME, TOKEN_VARIABLE
@@ -174,7 +174,7 @@ def _listens(pid: int, port: int) -> bool:
 def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
-    return shown(lines[-1]) if lines else "it said nothing"
+    return redact_uri(lines[-1]) if lines else "it said nothing"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.analysis.intervals import How
+from orchestrator.analysis.intervals import IntervalMethod
 from orchestrator.analysis.paired import Baseline
 from orchestrator.report.charts import Spec
 from orchestrator.report.markup import Html, tag
@@ -16,7 +16,7 @@ class Wanted:
     """How a report is made; `tolerance` is a fraction of accuracy, without a baseline it takes its own."""
 
     tolerance: float = 0.01
-    how: How = "t"
+    how: IntervalMethod = "t"
     baseline: Baseline | None = None
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.analysis.settings import NO_SETTING, axis_columns, is_by_criterion
+from orchestrator.analysis.settings import NON_CONFIG_COLUMNS, axis_columns, is_by_criterion
 from orchestrator.report.markup import Html, facts, joined, paragraph, table, tag
 from orchestrator.report.section import Section
 from orchestrator.report.swept import Swept
 
 MOST_VALUES = 24
-UNSAID = (*NO_SETTING, "status")
+UNSAID = (*NON_CONFIG_COLUMNS, "status")
 
 
 def setup(swept: Swept) -> Section:

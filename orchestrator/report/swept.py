@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.analysis.notes import marks
 from orchestrator.analysis.pareto import earlier_networks
 from orchestrator.analysis.plots import spread
-from orchestrator.analysis.results import Joined
+from orchestrator.analysis.results import SweepResults
 from orchestrator.analysis.settings import (
     amount_label,
     method_label,
@@ -26,7 +26,7 @@ from orchestrator.analysis.tables import Table
 from orchestrator.errors import OrchestrateError, StoreError
 from orchestrator.space import yaml_loader
 from orchestrator.storage.runs import COMMAND
-from orchestrator.tracking import RunRow, Tracker
+from orchestrator.tracking import RunRecord, Tracker
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -74,8 +74,8 @@ class Swept:
     """One sweep. Texts are as people wrote them: nothing in it is safe to show unescaped."""
 
     tracker: Tracker
-    run: RunRow
-    joined: Joined
+    run: RunRecord
+    joined: SweepResults
 
     @property
     def name(self) -> str:
@@ -181,7 +181,7 @@ class Swept:
     def space_text(self) -> str:
         """The space file, or "" where it is gone."""
         try:
-            return self.tracker.text(self.run, SPACE)
+            return self.tracker.read_text(self.run, SPACE)
         except StoreError:
             return ""
 
@@ -196,7 +196,7 @@ class Swept:
     @cached_property
     def environment(self) -> dict[str, str]:
         try:
-            return dict(json.loads(self.tracker.text(self.run, ENVIRONMENT)))
+            return dict(json.loads(self.tracker.read_text(self.run, ENVIRONMENT)))
         except StoreError:
             return {}
 
@@ -205,20 +205,20 @@ class Swept:
         """The command that ran it; "" where it was not recorded."""
         return self.run.tags.get(COMMAND, "")
 
-    def file(self, run: RunRow | None, path: str) -> Json | None:
+    def file(self, run: RunRecord | None, path: str) -> Json | None:
         """A JSON artifact of a run; None where it is gone."""
         if run is None:
             return None
         try:
-            return json.loads(self.tracker.text(run, path))
+            return json.loads(self.tracker.read_text(run, path))
         except StoreError:
             return None
 
-    def run_of(self, row: Mapping[str, Json]) -> RunRow | None:
+    def run_of(self, row: Mapping[str, Json]) -> RunRecord | None:
         """The run of a row of `results`, finished or stopped."""
         key = str(row["key"])
         return self.joined.runs.get(key) or self.joined.stopped.get(key)
 
-    def dense_of(self, row: Mapping[str, Json]) -> RunRow | None:
+    def dense_of(self, row: Mapping[str, Json]) -> RunRecord | None:
         """The run of the dense network behind a row of `results`."""
         return self.joined.runs.get(str(row["dense_key"]))

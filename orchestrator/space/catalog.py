@@ -13,9 +13,9 @@ from extensions import PluginError
 from models import BUILDERS
 from orchestrator.config import method_text
 from orchestrator.data.datasets import DATASETS, DatasetInfo, split_sizes
-from orchestrator.errors import UsageError, unknown
+from orchestrator.errors import UsageError, unknown_name
 from orchestrator.space import space
-from orchestrator.space.pruners import stops
+from orchestrator.space.pruners import pruners
 from orchestrator.space.techniques import TECHNIQUES
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
@@ -54,11 +54,11 @@ def names(kind: str) -> list[tuple[str, str]]:
 def items(kind: str) -> tuple[Item, ...]:
     """Everything of one kind. UsageError for an unknown kind."""
     if kind not in KINDS:
-        raise UsageError(unknown("kind of name", kind, KINDS))
+        raise UsageError(unknown_name("kind of name", kind, KINDS))
     return tuple(KINDS[kind]())
 
 
-def entry(name: str) -> str:
+def describe(name: str) -> str:
     """All that is known of a name, of every kind that has it; a space alone is its file, as it is.
 
     UsageError, with the nearest names of all kinds, where none has it.
@@ -67,7 +67,7 @@ def entry(name: str) -> str:
     found = [item for item in known if item.name == name]
     if not found:
         _check_plugins(name)
-        raise UsageError(unknown("name", name, {item.name for item in known}))
+        raise UsageError(unknown_name("name", name, {item.name for item in known}))
     if len(found) == 1 and not found[0].axis:
         return found[0].text
     return "\n".join(_described(item) for item in found)
@@ -78,7 +78,15 @@ def _check_plugins(name: str) -> None:
     try:
         for parts in (BUILDERS, DATASETS):
             parts.get(name)
-        for registry in (criteria, granularities, schedules, recoveries, preparations, distillations, stops):
+        for registry in (
+            criteria,
+            granularities,
+            schedules,
+            recoveries,
+            preparations,
+            distillations,
+            pruners,
+        ):
             if name in tuple(registry):
                 registry.get(name)
     except PluginError as error:
@@ -163,5 +171,5 @@ KINDS: dict[str, Callable[[], list[Item]]] = {
     "recoveries": _registered(recoveries, "recover"),
     "preparations": _registered(preparations, "prepare"),
     "distillations": _registered(distillations, "distill"),
-    "stops": _registered(stops, "stop"),
+    "stops": _registered(pruners, "stop"),
 }

@@ -24,7 +24,7 @@ from pruning.schedules import schedules
 
 FIELD = "METHOD.OPTION"  # where they stand once they are apart from the axes
 # Axis -> the methods that it takes.
-TUNED = {
+METHOD_REGISTRIES = {
     "criterion": criteria,
     "granularity": granularities,
     "schedule": schedules,
@@ -39,7 +39,7 @@ def names() -> list[str]:
     return sorted(
         {
             f"{m}.{option}"
-            for registry in TUNED.values()
+            for registry in METHOD_REGISTRIES.values()
             for m in registry
             for option in _known(registry.kind, m)
         }
@@ -48,27 +48,27 @@ def names() -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _known(kind: str, method: str) -> Mapping[str, Hyperparameter]:
-    registry = next(registry for registry in TUNED.values() if registry.kind == kind)
+    registry = next(registry for registry in METHOD_REGISTRIES.values() if registry.kind == kind)
     return hyperparameters(registry.get(method).function)
 
 
-def takers(key: str) -> list[str]:
+def axes_accepting(key: str) -> list[str]:
     """The axes that take METHOD, and with it OPTION, of `METHOD.OPTION`."""
     method, _, option = key.partition(".")
     return [
         axis
-        for axis, registry in TUNED.items()
+        for axis, registry in METHOD_REGISTRIES.items()
         if method in registry and option in _known(registry.kind, method)
     ]
 
 
-def apart(data: Value) -> Value:
+def split_hyperparameters(data: Value) -> Value:
     """Plain axes with the options of methods in a mapping of their own; each value knows its name."""
     if not isinstance(data, Mapping):
         return data
     if FIELD in data:
         raise ValueError(f"{FIELD} stands for a method and one of its options; write it as {names()[0]}")
-    own = {key: (key, value) for key, value in data.items() if isinstance(key, str) and takers(key)}
+    own = {key: (key, value) for key, value in data.items() if isinstance(key, str) and axes_accepting(key)}
     others = {key: value for key, value in data.items() if key not in own}
     return {**others, FIELD: own} if own else others
 
@@ -76,8 +76,8 @@ def apart(data: Value) -> Value:
 def _choice(named: tuple[str, Value]) -> Choice:
     """The typed values of one option."""
     key, given = named
-    axis, option = takers(key)[0], key.partition(".")[2]
-    hyper = _known(TUNED[axis].kind, method_name(key.partition(".")[0]))[option]
+    axis, option = axes_accepting(key)[0], key.partition(".")[2]
+    hyper = _known(METHOD_REGISTRIES[axis].kind, method_name(key.partition(".")[0]))[option]
     check = partial(_typed, key, hyper)
     if is_range(given):
         return read(given, check)
@@ -96,11 +96,13 @@ def _typed(key: str, hyper: Hyperparameter, given: Sequence[Value]) -> tuple[Val
     return tuple(typed(key.partition(".")[2], value, hyper) for value in given)
 
 
-def own(axis: str, text: str, options: Mapping[str, Choice]) -> dict[str, Choice]:
+def hyperparameters_of(axis: str, text: str, options: Mapping[str, Choice]) -> dict[str, Choice]:
     """Those of `options` that the method `text` has, by the names of its options."""
     name = method_name(text)
     split = {
-        key: key.partition(".")[2] for key in options if key.partition(".")[0] == name and axis in takers(key)
+        key: key.partition(".")[2]
+        for key in options
+        if key.partition(".")[0] == name and axis in axes_accepting(key)
     }
     return {option: options[key] for key, option in split.items()}
 
@@ -118,23 +120,25 @@ def listed(chosen: Choice) -> tuple[Value, ...]:
 
 def count(axis: str, texts: Sequence[str], options: Mapping[str, Choice]) -> int:
     """How many `spread` gives, without making them."""
-    sizes = ([len(listed(chosen)) for chosen in own(axis, text, options).values()] for text in texts)
+    sizes = (
+        [len(listed(chosen)) for chosen in hyperparameters_of(axis, text, options).values()] for text in texts
+    )
     return sum(prod(size for size in found if size) for found in sizes)
 
 
-def spread(axis: str, texts: Sequence[str], options: Mapping[str, Choice]) -> tuple[str, ...]:
+def iter_texts(axis: str, texts: Sequence[str], options: Mapping[str, Choice]) -> tuple[str, ...]:
     """Every method with every combination of the listed values of its options."""
     found = []
     for text in texts:
-        mine = own(axis, text, options)
+        mine = hyperparameters_of(axis, text, options)
         for combination in product(*map(listed, mine.values())):
             found.append(with_options(text, dict(zip(mine, combination, strict=True))) if mine else text)
     return tuple(found)
 
 
-def not_chosen(key: str, chosen: Mapping[str, Choice]) -> str | None:
+def unused_reason(key: str, chosen: Mapping[str, Choice]) -> str | None:
     """Why nothing takes the option `key`, if nothing does; `chosen` are the methods of each axis."""
-    axes, method = takers(key), key.partition(".")[0]
+    axes, method = axes_accepting(key), key.partition(".")[0]
     there = sorted({method_name(text) for axis in axes for text in listed(chosen.get(axis, ()))})
     if method in there:
         return None
@@ -146,7 +150,7 @@ def not_chosen(key: str, chosen: Mapping[str, Choice]) -> str | None:
 def refusal(axis: str, text: str) -> str | None:
     """Why the registry takes no such combination of options."""
     try:
-        TUNED[axis].get(text)
+        METHOD_REGISTRIES[axis].get(text)
     except ValueError as error:
         return f"{axis} {method_name(text)}: {error}"
     return None

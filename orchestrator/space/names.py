@@ -37,13 +37,13 @@ def names(kind: str) -> dict[str, str]:
         return {file.stem: _about(file) for file in sorted(SPACES.glob("*.yaml"))}
     if kind == "models":
         built = {name: _summary_of("models", builder) for name, builder in _dict("models", "OWN")}
-        return {**built, **dict.fromkeys(others(kind), "")}
+        return {**built, **dict.fromkeys(plugin_names(kind), "")}
     if kind == "datasets":
-        return {**{name: info.about for name, info in OWN.items()}, **dict.fromkeys(others(kind), "")}
+        return {**{name: info.about for name, info in OWN.items()}, **dict.fromkeys(plugin_names(kind), "")}
     if kind == "techniques":
         return {name: _last_text(call) for name, call in _dict("orchestrator", "TECHNIQUES")}
     found = {name: method.summary for name, method in _registered()[kind].items()}
-    return dict(sorted({**found, **dict.fromkeys(others(kind), "")}.items()))
+    return dict(sorted({**found, **dict.fromkeys(plugin_names(kind), "")}.items()))
 
 
 def space_text(name: str) -> str | None:
@@ -52,7 +52,7 @@ def space_text(name: str) -> str | None:
     return (SPACES / f"{name}.yaml").read_text(encoding="utf-8") if kinds == ["spaces"] else None
 
 
-def others(kind: str) -> list[str]:
+def plugin_names(kind: str) -> list[str]:
     """The names that other packages bring; what they are about is in their code."""
     groups = {"models": "models.builder", "datasets": DATASETS.group}
     group = groups.get(kind) or f"pruning.{REGISTRIES.get(kind, ('',))[0]}"

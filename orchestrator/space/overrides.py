@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.errors import SpaceError, unknown
+from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import hyperparameters, values, yaml_loader
 from orchestrator.space.schema import AXIS_NAMES, Search
 from orchestrator.space.values import RANGE
@@ -21,9 +21,9 @@ def with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Pl
     for item in sets:
         key, equals, text = item.partition("=")
         key = key.strip()
-        if not equals or not (key in SETTABLE or hyperparameters.takers(key)):
+        if not equals or not (key in SETTABLE or hyperparameters.axes_accepting(key)):
             known = (*SETTABLE, *hyperparameters.names())
-            hint = unknown("key", key, known) if equals else "write key=value or key=v1,v2"
+            hint = unknown_name("key", key, known) if equals else "write key=value or key=v1,v2"
             raise SpaceError(f"--set {item[:80]}: {hint}")
         chosen = [yaml_loader.read(part, f"--set {item[:80]}").data for part in _split(text)]
         if not chosen and key != "protect":
@@ -66,11 +66,13 @@ def _outdone(key: str, given: Mapping[str, Plain], chosen: list[Plain]) -> Seque
     if key == "technique":
         return TECHNIQUE_AXES
     rivals = ["technique"] if key in TECHNIQUE_AXES else []
-    if key not in hyperparameters.TUNED:
+    if key not in hyperparameters.METHOD_REGISTRIES:
         return rivals
     now = {_method(value) for value in chosen}
     return rivals + [
-        name for name in given if key in hyperparameters.takers(name) and name.partition(".")[0] not in now
+        name
+        for name in given
+        if key in hyperparameters.axes_accepting(name) and name.partition(".")[0] not in now
     ]
 
 

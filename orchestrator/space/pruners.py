@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pruning.phases import DELTA, PATIENCE
 from pruning.registry import Between, Registry
 
-stops = Registry("stop")
+pruners = Registry("stop")
 Make = Callable[..., Any]  # of optuna's classes, which carry no types
 Count = Annotated[int, Between(0, 1_000_000)]
 Positive = Annotated[int, Between(1, 1_000_000)]
@@ -19,7 +19,7 @@ FIRST = 1  # the first round; Optuna's warm-up and intervals take steps for coun
 
 def trials_needed(text: str) -> int:
     """How many trials a group must have before one of them can be stopped; 1 for what looks at it alone."""
-    method = stops.get(text)
+    method = pruners.get(text)
     if method.name == "patient":
         return trials_needed(method.options["wrapped"])
     if method.traits.get("alone"):
@@ -27,7 +27,7 @@ def trials_needed(text: str) -> int:
     return 1 + max(1, int(method.options.get("n_startup_trials", 1)))
 
 
-@stops.register(summary="worse than the median of the finished trials at the same round")
+@pruners.register(summary="worse than the median of the finished trials at the same round")
 def median(
     make: Make,
     *,
@@ -49,7 +49,7 @@ def median(
     )
 
 
-@stops.register(summary="outside the best `percentile` of the finished trials at the same round")
+@pruners.register(summary="outside the best `percentile` of the finished trials at the same round")
 def percentile(
     make: Make,
     *,
@@ -70,7 +70,7 @@ def percentile(
     )
 
 
-@stops.register(summary="not among the best at a rung", paper="Li et al., MLSys 2020")
+@pruners.register(summary="not among the best at a rung", paper="Li et al., MLSys 2020")
 def halving(
     make: Make,
     *,
@@ -94,7 +94,7 @@ def _check_hyperband(*, min_resource: int, max_resource: int, **others: object) 
         raise ValueError(f"max_resource is {max_resource}; it must be 0 or at least {min_resource} rounds")
 
 
-@stops.register(
+@pruners.register(
     summary="halving, in brackets of several lengths", paper="Li et al., JMLR 2018", check=_check_hyperband
 )
 def hyperband(
@@ -120,7 +120,7 @@ def _check_threshold(*, lower: float, upper: float, **others: object) -> None:
         raise ValueError(f"lower is {lower} and upper is {upper}; lower must not be above upper")
 
 
-@stops.register(summary="a validation accuracy outside fixed bounds", check=_check_threshold, alone=True)
+@pruners.register(summary="a validation accuracy outside fixed bounds", check=_check_threshold, alone=True)
 def threshold(
     make: Make,
     *,
@@ -140,11 +140,11 @@ def threshold(
 
 
 def _check_patient(*, wrapped: str, **others: object) -> None:
-    if stops.get(wrapped).name == "patient":
+    if pruners.get(wrapped).name == "patient":
         raise ValueError(f"wrapped is {wrapped!r}; patient cannot wrap itself")
 
 
-@stops.register(summary="another one, once a trial has got no better for a while", check=_check_patient)
+@pruners.register(summary="another one, once a trial has got no better for a while", check=_check_patient)
 def patient(
     make: Make,
     *,
@@ -153,10 +153,10 @@ def patient(
     min_delta: Annotated[float, Between(0, under=True)] = 0.0,
 ) -> object:
     """Asks `wrapped` only once `patience` + 1 rounds lie more than `min_delta` below the best before."""
-    return make("PatientPruner", stops.get(wrapped)(make), patience=patience, min_delta=min_delta)
+    return make("PatientPruner", pruners.get(wrapped)(make), patience=patience, min_delta=min_delta)
 
 
-@stops.register(summary="worse than the best finished trial by a signed-rank test over its rounds")
+@pruners.register(summary="worse than the best finished trial by a signed-rank test over its rounds")
 def wilcoxon(
     make: Make,
     *,
@@ -167,7 +167,7 @@ def wilcoxon(
     return make("WilcoxonPruner", p_threshold=p_threshold, n_startup_steps=n_startup_steps)
 
 
-@stops.register(
+@pruners.register(
     summary="past the compressible phase and worse than the dense network",
     paper="Diao et al., ICLR 2023",
     alone=True,

@@ -11,7 +11,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Validati
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from orchestrator.errors import unknown
+from orchestrator.errors import unknown_name
 from orchestrator.space import values
 from orchestrator.space.values import Value
 
@@ -76,7 +76,7 @@ def read(value: Mapping[str, Value], check: Check) -> Range:
     """The range of a mapping; `check` types its numbers as it does a list's. ValueError for no range."""
     for key in value:
         if key not in KEYS:
-            raise ValueError(unknown("key of a range", key, KEYS))
+            raise ValueError(unknown_name("key of a range", key, KEYS))
     if not {"low", "high"} <= value.keys():
         raise ValueError(f"a range needs low and high: {FORM}")
     log = value.get("log", False)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from orchestrator.config import Train, method_name
-from orchestrator.errors import unknown
+from orchestrator.errors import unknown_name
 from orchestrator.space import hyperparameters, values
 from orchestrator.space.hyperparameters import Options
 from orchestrator.space.ranges import Choice, Range, Ranged
@@ -75,7 +75,7 @@ class Recipe(Closed):
     channels_last: bool = Train.channels_last
 
 
-class Choices(Closed):
+class AxisValues(Closed):
     """Values for each axis, or a range of numbers; empty where nothing is said of it."""
 
     model: Axis[Model] = ()
@@ -108,12 +108,12 @@ class Choices(Closed):
 
     def given(self) -> dict[str, Choice]:
         """The values of every axis that has some, by its name in a file."""
-        named = {field.alias or name: name for name, field in Choices.model_fields.items()}
+        named = {field.alias or name: name for name, field in AxisValues.model_fields.items()}
         found: dict[str, Choice] = {axis: getattr(self, name) for axis, name in named.items()}
         return {axis: chosen for axis, chosen in found.items() if chosen}
 
 
-class Axes(Choices):
+class Axes(AxisValues):
     """`axes:`; what is left out has one value. `options`: those of methods, as `pq_index.gamma`."""
 
     model: Axis[Model]
@@ -131,7 +131,7 @@ class Axes(Choices):
     @model_validator(mode="before")
     @classmethod
     def _options_apart(cls, data: Any) -> Any:  # plain YAML, of any type
-        return hyperparameters.apart(data)
+        return hyperparameters.split_hyperparameters(data)
 
     @model_validator(mode="after")
     def _one_way_to_name_a_technique(self) -> Axes:
@@ -140,7 +140,7 @@ class Axes(Choices):
         return self
 
 
-class Exclude(Choices):
+class Exclude(AxisValues):
     """One entry of `exclude:`. A method without options stands for it with any options."""
 
     @field_validator(*METHOD_AXES, mode="wrap")
@@ -168,7 +168,7 @@ def _holds(chosen: Choice, value: Value) -> bool:
     return value in chosen or (isinstance(value, str) and method_name(value) in chosen)
 
 
-AXIS_NAMES = tuple(field.alias or name for name, field in Choices.model_fields.items())
+AXIS_NAMES = tuple(field.alias or name for name, field in AxisValues.model_fields.items())
 AxisName = Annotated[str, OneOf("axis", AXIS_NAMES)]
 
 ON_TEST_IMAGES = ("accuracy", "top5", "loss")
@@ -187,7 +187,7 @@ def _check_names(objectives: Mapping[str, Direction]) -> Mapping[str, Direction]
             better = "final/val_loss" if plain == "loss" else DEFAULT
             raise ValueError(f"{name} is of the test images, by which nothing is chosen; take {better}")
         if name not in DRIVING:
-            raise ValueError(unknown("objective", name, DRIVING))
+            raise ValueError(unknown_name("objective", name, DRIVING))
     return objectives
 
 

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_
 from pydantic.json_schema import SkipJsonSchema
 
 from orchestrator.config import DEFAULT_GROUP_BY, TRAIN_FIELDS
-from orchestrator.errors import SpaceError, unknown
+from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.formatting import first_control
 from orchestrator.space import hyperparameters, yaml_loader
 from orchestrator.space.overrides import SETTABLE as SETTABLE
@@ -23,9 +23,9 @@ from orchestrator.space.types import Closed, Recovery, StopRule
 from orchestrator.space.values import MAX_POINTS, as_list
 from orchestrator.space.yaml_loader import MAX_BYTES, Document, Path, Plain
 from orchestrator.system.files import read_regular
-from orchestrator.trial.weight_transfer import Heritage
+from orchestrator.trial.weight_transfer import SourceModelInfo
 
-SPACES = File(__file__).parent / "spaces"
+SPACES = File(__file__).parent.parent / "spaces"
 MAX_MESSAGE = 500  # characters; a value of any length may be in it
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -54,7 +54,7 @@ class Space(Closed):
     name: str
     text: str
     sets: tuple[str, ...] = ()
-    ancestor: SkipJsonSchema[InstanceOf[Heritage] | None] = None
+    ancestor: SkipJsonSchema[InstanceOf[SourceModelInfo] | None] = None
 
     @property
     def points(self) -> int:
@@ -77,7 +77,7 @@ class Space(Closed):
     def _sizes(self) -> Iterator[int]:
         for axis, chosen in self.choices().items():
             if isinstance(chosen, tuple):
-                tuned = axis in hyperparameters.TUNED
+                tuned = axis in hyperparameters.METHOD_REGISTRIES
                 yield hyperparameters.count(axis, chosen, self.axes.options) if tuned else len(chosen)
 
     @model_validator(mode="after")
@@ -85,7 +85,7 @@ class Space(Closed):
         if self.recover is not None and self.axes.recover:
             raise ValueError("recover is given twice, at the top and as an axis; give it once")
         for key in self.axes.options:
-            if reason := hyperparameters.not_chosen(key, self.choices()):
+            if reason := hyperparameters.unused_reason(key, self.choices()):
                 raise _PlacedError(("axes", key), reason)
         if self.search.method == "grid":
             self._refuse_ranges()
@@ -136,7 +136,7 @@ def load_space(name_or_path: str, sets: Sequence[str] = ()) -> Space:
     if not isinstance(document.data, dict):
         raise SpaceError(f"{document.where(())}: a space is a mapping with the key axes")
     for key in document.data.keys() - set(FILE_KEYS):
-        raise SpaceError(f"{document.where((key,))}: {unknown('key', key, FILE_KEYS)}")
+        raise SpaceError(f"{document.where((key,))}: {unknown_name('key', key, FILE_KEYS)}")
     data, origins = with_sets(document.data, sets)
     try:
         return Space.model_validate({**data, "name": file.stem, "text": text, "sets": tuple(sets)})
@@ -161,7 +161,7 @@ def _text_of(file: File, given: str) -> str:
         if not file.exists():
             if file.suffix in (".yaml", ".yml") or "/" in given:
                 raise SpaceError(f"{given}: there is no such file; named spaces are {', '.join(names())}")
-            raise SpaceError(unknown("space", given, names()))
+            raise SpaceError(unknown_name("space", given, names()))
         content = read_regular(file, at_most=MAX_BYTES)
         return content.decode("utf-8-sig") if len(content) <= MAX_BYTES else " " * len(content)
     except UnicodeDecodeError as error:
@@ -181,7 +181,7 @@ def _space_error(error: ValidationError, document: Document, origins: dict[Path,
     place = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
     dotted = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in path))
     if first["type"] == "extra_forbidden":
-        message = unknown("key", str(path[-1]), _keys_at(path[:-1]))
+        message = unknown_name("key", str(path[-1]), _keys_at(path[:-1]))
     elif first["type"] == "missing":
         message = f"{dotted} is missing"
     elif first["type"] == "value_error":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.config import Json, method_text
-from orchestrator.errors import unknown
+from orchestrator.errors import unknown_name
 from pruning.criteria import criteria
 
 
@@ -32,7 +32,7 @@ TECHNIQUES = {
 def resolve(name: str, options: Mapping[str, Json]) -> Technique:
     """A technique, its criterion in full text; `options` are the criterion's. ValueError for unknown ones."""
     if name not in TECHNIQUES:
-        raise ValueError(unknown("technique", name, TECHNIQUES))
+        raise ValueError(unknown_name("technique", name, TECHNIQUES))
     known = TECHNIQUES[name]
     method = criteria.get({"method": known.criterion, **options})
     return Technique(method_text(method.name, method.options), known.granularity, known.scope, known.about)

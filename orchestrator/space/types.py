@@ -24,9 +24,9 @@ import models
 from orchestrator.config import Control, Start, When
 from orchestrator.data.batches import AUGMENTATIONS
 from orchestrator.data.datasets import DATASETS
-from orchestrator.errors import unknown
+from orchestrator.errors import unknown_name
 from orchestrator.space import values
-from orchestrator.space.pruners import stops
+from orchestrator.space.pruners import pruners
 from orchestrator.space.ranges import is_range
 from orchestrator.space.techniques import TECHNIQUES
 from orchestrator.space.values import Value
@@ -93,7 +93,7 @@ class OneOf:
 
     def _check(self, name: str) -> str:
         if name not in self.allowed:
-            raise ValueError(unknown(self.kind, name, self.allowed))
+            raise ValueError(unknown_name(self.kind, name, self.allowed))
         return name
 
 
@@ -132,7 +132,7 @@ Scope = Annotated[str, OneOf("scope", SCOPES)]
 Schedule = Annotated[str, PlainValidator(_method(schedules)), Named(schedules)]
 Amount = Annotated[float, PlainValidator(values.amount), WithJsonSchema(_FRACTION)]
 Recovery = Annotated[str, PlainValidator(_method(recoveries)), Named(recoveries)]
-StopRule = Annotated[str, PlainValidator(_method(stops)), Named(stops)]
+StopRule = Annotated[str, PlainValidator(_method(pruners)), Named(pruners)]
 Moment = Annotated[str, OneOf("when", get_args(When))]
 Preparation = Annotated[str, PlainValidator(_method(preparations)), Named(preparations)]
 Distillation = Annotated[str, PlainValidator(_method(distillations)), Named(distillations)]

@@ -15,7 +15,7 @@ from typing import Any
 import models
 from orchestrator.config import method_text
 from orchestrator.data.datasets import DATASETS, check_options
-from orchestrator.errors import SpaceError, unknown
+from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
 from pruning.registry import Registry, parse
 
@@ -76,7 +76,7 @@ def full_text(name: str, options: Mapping[str, Value]) -> str:
 def model(value: Value) -> str:
     name, options = spec(value, "model")
     if name not in models.BUILDERS:
-        raise ValueError(unknown("model", name, models.BUILDERS))
+        raise ValueError(unknown_name("model", name, models.BUILDERS))
     return full_text(*models.resolve(name, **options))
 
 
@@ -84,10 +84,10 @@ def dataset(value: Value) -> str:
     """Options that are None, which stand for all of the images, are left out."""
     name, options = spec(value, "dataset")
     if name not in DATASETS:
-        raise ValueError(unknown("dataset", name, DATASETS))
+        raise ValueError(unknown_name("dataset", name, DATASETS))
     known = list(inspect.signature(check_options).parameters)[1:]
     for option in options.keys() - set(known):
-        raise ValueError(unknown(f"option of {name}", option, known))
+        raise ValueError(unknown_name(f"option of {name}", option, known))
     given = {key: options[key] for key in known if options.get(key) is not None}
     classes, samples = given.get("classes"), given.get("samples_per_class")
     if classes is not None and not _is_whole_numbers(classes):

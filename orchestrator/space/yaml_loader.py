@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from orchestrator.errors import SpaceError
-from orchestrator.formatting import first_control, shown
+from orchestrator.formatting import escape_character, first_control
 
 Plain = Any  # None, bool, int, float, str, list or dict with text keys
 Path = tuple[str | int, ...]
@@ -165,7 +165,7 @@ def _check_text(text: str, place: str, allowed: str = "") -> None:
 
 def _refuse_control(sign: str, place: str) -> NoReturn:
     raise SpaceError(
-        f"{place}: the control character {shown(sign)} is in it; write text without (in `about`, newlines "
+        f"{place}: the control character {escape_character(sign)} is in it; write text without (in `about`, newlines "
         "and tabs may be)"
     )
 

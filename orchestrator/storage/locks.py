@@ -27,7 +27,9 @@ def owner() -> str:
 
 @lru_cache(maxsize=1)
 def _owner(pid: int) -> str:
-    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.2f} {_tick(pid)}".rstrip()
+    return (
+        f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.2f} {_start_ticks(pid)}".rstrip()
+    )
 
 
 def on_this_host(text: str) -> bool:
@@ -35,21 +37,21 @@ def on_this_host(text: str) -> bool:
     return text.partition(" ")[0] == socket.gethostname()
 
 
-def owner_lives(text: str) -> bool:
+def is_owner_alive(text: str) -> bool:
     """False only where the owner was on this host and is gone; another host's is taken to live."""
     parts = text.split()
     if len(parts) not in (3, 4) or parts[0] != socket.gethostname():
         return True
     pid = int(parts[1])
     if len(parts) == 4:
-        return _tick(pid) == parts[3]
+        return _start_ticks(pid) == parts[3]
     try:
         return abs(psutil.Process(pid).create_time() - float(parts[2])) < 1
     except psutil.Error:
         return False
 
 
-def _tick(pid: int) -> str:
+def _start_ticks(pid: int) -> str:
     """When a process began, in ticks since the boot of its machine; empty if it is gone, or not on Linux."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -59,8 +61,8 @@ def _tick(pid: int) -> str:
 
 
 @contextmanager
-def alone(uri: str, name: str, *, seconds: float, otherwise: type[StoreError]) -> Iterator[None]:
-    """Hold the lock `name` for the block; `otherwise` is raised if others have it all those seconds.
+def store_lock(uri: str, name: str, *, seconds: float, error: type[StoreError]) -> Iterator[None]:
+    """Hold the lock `name` for the block; `error` is raised if it is held elsewhere for `seconds`.
 
     For a store elsewhere nothing is held.
     """
@@ -73,8 +75,8 @@ def alone(uri: str, name: str, *, seconds: float, otherwise: type[StoreError]) -
     lock = FileLock(folder / name, timeout=seconds)
     try:
         lock.acquire()
-    except Timeout as error:
-        raise otherwise(f"{lock.lock_file} has been held for {seconds:.0f} s; try again") from error
+    except Timeout as timeout:
+        raise error(f"{lock.lock_file} has been held for {seconds:.0f} s; try again") from timeout
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ NAMES = (ARCH, WEIGHTS, MASKS)
 LARGEST_MANIFEST = 10_000  # bytes; three names with their sizes and hashes take 400
 
 
-class Files(Protocol):
+class FileSource(Protocol):
     """Files in one folder, here or in a store elsewhere; nothing in them is trusted."""
 
     @property
@@ -33,7 +33,7 @@ class Files(Protocol):
 
 
 @dataclass(frozen=True)
-class Folder:
+class LocalFolder:
     """A folder on this disk."""
 
     path: Path
@@ -65,23 +65,23 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """What a manifest says of one file."""
 
     bytes: int
     sha256: str
 
 
-def entry_of(data: bytes) -> Entry:
-    return Entry(len(data), hashlib.sha256(data).hexdigest())
+def entry_of(data: bytes) -> ManifestEntry:
+    return ManifestEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The files of a saved network as they were written, none of them read yet."""
 
-    files: Files
-    entries: Mapping[str, Entry]
+    files: FileSource
+    entries: Mapping[str, ManifestEntry]
     text: bytes
     sha256: str
 
@@ -96,7 +96,7 @@ class Manifest:
         return data
 
 
-def read_manifest(files: Files, *, manifest_sha256: str | None) -> Manifest:
+def read_manifest(files: FileSource, *, manifest_sha256: str | None) -> Manifest:
     """The manifest, after a look at the names and sizes of all that lies beside it.
 
     Without `manifest_sha256`, which is kept apart from the files, they can only be compared with each
@@ -121,7 +121,7 @@ def read_manifest(files: Files, *, manifest_sha256: str | None) -> Manifest:
     return Manifest(files, entries, text, sha256)
 
 
-def _manifest_text(files: Files, sizes: Mapping[str, int]) -> bytes:
+def _manifest_text(files: FileSource, sizes: Mapping[str, int]) -> bytes:
     if MANIFEST not in sizes:
         raise StoreError(f"{files.where} has no {MANIFEST}; the saved network is not whole")
     if sizes[MANIFEST] > LARGEST_MANIFEST:
@@ -129,7 +129,7 @@ def _manifest_text(files: Files, sizes: Mapping[str, int]) -> bytes:
     return files.read(MANIFEST, sizes[MANIFEST])
 
 
-def _entry(path: str, name: str, given: object) -> Entry:
+def _entry(path: str, name: str, given: object) -> ManifestEntry:
     if name not in NAMES:
         raise StoreError(f"{path} names {name!r}; a saved network has {', '.join(NAMES)} and nothing else")
     if not isinstance(given, dict) or given.keys() != {"bytes", "sha256"}:
@@ -137,7 +137,7 @@ def _entry(path: str, name: str, given: object) -> Entry:
     size, sha256 = given["bytes"], given["sha256"]
     if type(size) is not int or size < 0 or not isinstance(sha256, str):
         raise StoreError(f"{path}: {name} has no whole number of bytes, or no SHA-256")
-    return Entry(size, sha256)
+    return ManifestEntry(size, sha256)
 
 
 def json_object(text: bytes, path: str) -> dict[str, Any]:  # any JSON value
@@ -162,7 +162,7 @@ def _not_whole(error: OSError) -> StoreError:
     return StoreError(f"{error.filename}: {error.strerror}; the saved network is not whole")
 
 
-def looks_whole(folder: Path | None, manifest_sha256: str) -> bool:
+def sizes_match(folder: Path | None, manifest_sha256: str) -> bool:
     """Whether the manifest is the one written and every file has its size; True for a folder elsewhere.
 
     A quick look, for thousands of folders; `load` compares every byte.

@@ -24,24 +24,24 @@ from orchestrator.storage.manifest import (
     MANIFEST,
     MASKS,
     WEIGHTS,
-    Files,
-    Folder,
+    FileSource,
+    LocalFolder,
     Manifest,
     entry_of,
     read_manifest,
 )
-from orchestrator.storage.model_spec import LARGEST_ARCH, Blueprint
+from orchestrator.storage.model_spec import LARGEST_ARCH, ModelSpec
 from orchestrator.storage.tensor_files import header_and, pack, packed_bytes, tensors, unpack
-from orchestrator.system.files import write
-from orchestrator.trial.context import State
+from orchestrator.system.files import write_file
+from orchestrator.trial.context import NetworkState
 from pruning.masking import Masks
 
 
 @dataclass(frozen=True, eq=False)
-class Saved:
+class SavedModel:
     """What a folder holds. `weights` is None where they are the parent's, under `masks`."""
 
-    blueprint: Blueprint
+    blueprint: ModelSpec
     weights: dict[str, Tensor] | None
     masks: Masks
     manifest_sha256: str
@@ -50,14 +50,16 @@ class Saved:
     def arch(self) -> Mapping[str, Any]:  # JSON
         return self.blueprint.model_dump(mode="json")
 
-    def state(self) -> State:
+    def state(self) -> NetworkState:
         """The state that was saved; StoreError where its weights are with its parent."""
         if self.weights is None:
             raise StoreError(f"this model holds masks only; its weights are those of {self.blueprint.parent}")
-        return State(self.weights, self.masks, **dict(self.blueprint.spent))
+        return NetworkState(self.weights, self.masks, **dict(self.blueprint.spent))
 
 
-def save(folder: Path, state: State, *, arch: Mapping[str, Any], parent: str | None = None) -> str:
+def save_model(
+    folder: Path, state: NetworkState, *, arch: Mapping[str, Any], parent: str | None = None
+) -> str:
     """Write a state into an empty folder; the manifest's SHA-256 comes back.
 
     `arch` says how to build the network; with `parent`, the key of a dense network, the weights are
@@ -71,34 +73,34 @@ def save(folder: Path, state: State, *, arch: Mapping[str, Any], parent: str | N
     }
     shapes = {name: list(mask.shape) for name, mask in state.masks.items()}
     content = {**arch, "spent": spent, "mask_shapes": shapes, "parent": parent}
-    write(folder / ARCH, json.dumps(content, indent=1, sort_keys=True))
+    write_file(folder / ARCH, json.dumps(content, indent=1, sort_keys=True))
     if parent is None:
         living = {
             name: tensor[state.masks[name]] if name in state.masks else tensor
             for name, tensor in state.weights.items()
         }
-        write(folder / WEIGHTS, safe({name: tensor.contiguous() for name, tensor in living.items()}))
+        write_file(folder / WEIGHTS, safe({name: tensor.contiguous() for name, tensor in living.items()}))
     if state.masks:
-        write(folder / MASKS, safe({name: pack(mask) for name, mask in state.masks.items()}))
+        write_file(folder / MASKS, safe({name: pack(mask) for name, mask in state.masks.items()}))
     files = {path.name: vars(entry_of(path.read_bytes())) for path in sorted(folder.iterdir())}
     text = json.dumps(files, indent=1, sort_keys=True).encode()
-    write(folder / MANIFEST, text)
+    write_file(folder / MANIFEST, text)
     return hashlib.sha256(text).hexdigest()
 
 
-def load(folder: Path, *, manifest_sha256: str) -> Saved:
+def load_model(folder: Path, *, manifest_sha256: str) -> SavedModel:
     """Read a folder after checking every byte of it; StoreError names the file that is not as written."""
-    return read(Folder(folder), manifest_sha256=manifest_sha256)
+    return read(LocalFolder(folder), manifest_sha256=manifest_sha256)
 
 
-def read(files: Files, *, manifest_sha256: str | None) -> Saved:
+def read(files: FileSource, *, manifest_sha256: str | None) -> SavedModel:
     """The same for files anywhere. Without the manifest's hash they are compared with each other only.
 
     arch.json comes first: it says how large the rest may be, and which tensors there have to be.
     """
     manifest = read_manifest(files, manifest_sha256=manifest_sha256)
     path = f"{files.where}/{ARCH}"
-    blueprint = Blueprint.read(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
+    blueprint = ModelSpec.read(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
     outline, parameters = blueprint.outline(), blueprint.parameters()
     if manifest_sha256 is None:  # files of anybody
         blueprint.check_run()
@@ -113,16 +115,16 @@ def read(files: Files, *, manifest_sha256: str | None) -> Saved:
         raise StoreError(f"{path}: mask_shapes and {MASKS} do not go together")
     masks = _masks(manifest, blueprint)
     weights = None if blueprint.parent else _weights(manifest, outline, masks)
-    return Saved(blueprint, weights, masks, manifest.sha256)
+    return SavedModel(blueprint, weights, masks, manifest.sha256)
 
 
 def read_checked(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
     """The bytes of every file that the manifest names, each compared with its size and hash."""
-    manifest = read_manifest(Folder(folder), manifest_sha256=manifest_sha256)
+    manifest = read_manifest(LocalFolder(folder), manifest_sha256=manifest_sha256)
     return {name: manifest.read(name, at_most=entry.bytes) for name, entry in manifest.entries.items()}
 
 
-def _masks(manifest: Manifest, blueprint: Blueprint) -> Masks:
+def _masks(manifest: Manifest, blueprint: ModelSpec) -> Masks:
     shapes = {name: tuple(shape) for name, shape in blueprint.mask_shapes.items()}
     if not shapes:
         return {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import models
 from orchestrator.errors import StoreError
 from orchestrator.storage.manifest import json_object
-from orchestrator.trial.network_size import BAD_SIZES, activations, outline, too_many_activations
+from orchestrator.trial.network_size import BAD_SIZES, activations, meta_module, too_many_activations
 
 LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
 
@@ -26,7 +26,7 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Spent(_Closed):
+class TrainingCost(_Closed):
     """What a network had cost when it was saved; `micro_batch` images went through it at once."""
 
     epochs: Count
@@ -35,7 +35,7 @@ class Spent(_Closed):
     micro_batch: Count
 
 
-class Blueprint(_Closed):
+class ModelSpec(_Closed):
     """A network and the masks beside it. `parent`: the key of the dense network that has its weights.
 
     `classes`: what an ancestor's outputs are of, as `digits/5`, where that is known.
@@ -45,13 +45,13 @@ class Blueprint(_Closed):
     input_shape: Shape
     num_classes: Annotated[int, Field(ge=2, le=1_000_000)]
     cut_widths: dict[str, list[Size]] | None = None
-    spent: Spent
+    spent: TrainingCost
     mask_shapes: dict[str, list[Size]]
     parent: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     classes: list[Annotated[str, Field(max_length=200)]] | None = None
 
     @classmethod
-    def read(cls, text: bytes, path: str) -> Blueprint:
+    def read(cls, text: bytes, path: str) -> ModelSpec:
         """From arch.json; StoreError, in one line, that names the first field that is not as it has to be."""
         json_object(text, path)  # refuses names that stand twice
         try:
@@ -90,7 +90,7 @@ class Blueprint(_Closed):
 @lru_cache(maxsize=8)
 def _outline(model: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     try:
-        return outline((model, input_shape, num_classes))
+        return meta_module((model, input_shape, num_classes))
     except BAD_SIZES as error:
         raise _not_built(model, input_shape, error) from error
 

@@ -15,9 +15,9 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import StoreError
-from orchestrator.storage.locks import owner, owner_lives
+from orchestrator.storage.locks import is_owner_alive, owner
 from orchestrator.storage.runs import MetricPoint, Value
-from orchestrator.system.files import make_private, room_in, write
+from orchestrator.system.files import make_private, translating_disk_full, write_file
 
 RUN, FILES = "run.json", "artifacts"
 
@@ -32,7 +32,7 @@ class DataInput:
 
 
 @dataclass(frozen=True)
-class Opening:
+class RunStart:
     """A run as it begins; `parent` is its sweep's run."""
 
     experiment: str
@@ -47,7 +47,7 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Closing:
+class RunEnd:
     """A run as it ends. `key` is the one that it may be found by, if it is whole.
 
     `emptied` are runs whose checkpoints nobody needs once this one is stored.
@@ -62,13 +62,13 @@ class Closing:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class PendingRun:
     """A run, whole, in `folder`. `begun`: its params and data are in the store already."""
 
     folder: Path
-    opening: Opening
-    closing: Closing
-    begun: bool = False
+    start: RunStart
+    end: RunEnd
+    params_logged: bool = False
 
     @property
     def id(self) -> str:
@@ -82,36 +82,36 @@ class Parcel:
     @property
     def final(self) -> dict[str, float]:
         """The final metrics of a whole run, by name."""
-        return {point.name: point.value for point in self.closing.metrics if point.name.startswith("final/")}
+        return {point.name: point.value for point in self.end.metrics if point.name.startswith("final/")}
 
 
-def save(parcel: Parcel) -> None:
+def save_pending_run(parcel: PendingRun) -> None:
     """Write run.json beside the artifacts, which are there already; DiskFullError."""
     content = {
-        "opening": asdict(parcel.opening),
-        "closing": asdict(parcel.closing),
-        "begun": parcel.begun,
+        "opening": asdict(parcel.start),
+        "closing": asdict(parcel.end),
+        "begun": parcel.params_logged,
         "files": {path: _digest(parcel.files / path) for path in _paths(parcel.files)},
     }
-    write(parcel.folder / RUN, json.dumps(content))
+    write_file(parcel.folder / RUN, json.dumps(content))
 
 
-def load(folder: Path) -> Parcel | None:
+def load_pending_run(folder: Path) -> PendingRun | None:
     """A parcel, every file of it compared with its hash; None for one that is not whole."""
     try:
         content = json.loads((folder / RUN).read_bytes())
         whole = all(_digest(folder / FILES / path) == sha256 for path, sha256 in content["files"].items())
-        return _parcel(folder, content) if whole else None
+        return _pending_run(folder, content) if whole else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
-def _parcel(folder: Path, content: Mapping[str, Any]) -> Parcel:  # JSON
+def _pending_run(folder: Path, content: Mapping[str, Any]) -> PendingRun:  # JSON
     opening, closing = content["opening"], content["closing"]
-    return Parcel(
+    return PendingRun(
         folder,
-        Opening(**{**opening, "data": DataInput(**opening["data"])}),
-        Closing(
+        RunStart(**{**opening, "data": DataInput(**opening["data"])}),
+        RunEnd(
             **{
                 **closing,
                 "metrics": tuple(MetricPoint(**point) for point in closing["metrics"]),
@@ -130,12 +130,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-HALF = ".half "  # before the owner of a folder that is being written, or removed
+PARTIAL = ".half "  # before the owner of a folder that is being written, or removed
 LOCK = ".lock"
-Fill = Callable[[Path], Closing]  # writes a run's files into a folder, and says how the run ends
+Fill = Callable[[Path], RunEnd]  # writes a run's files into a folder, and says how the run ends
 
 
-def new_id(point: str) -> str:
+def new_pending_id(point: str) -> str:
     """The name of a parcel of a point."""
     return f"{point[:16]}-{uuid4().hex[:16]}"
 
@@ -145,22 +145,22 @@ class Outbox:
     folder: Path
 
     @contextmanager
-    def packed(self, id: str, opening: Opening, fill: Fill, *, begun: bool) -> Iterator[Parcel]:
+    def write(self, id: str, opening: RunStart, fill: Fill, *, begun: bool) -> Iterator[PendingRun]:
         """A new parcel, whole, held by this process until the end of the block. DiskFullError."""
-        half, place = self._half(), self.folder / id
+        half, place = self._partial_folder(), self.folder / id
         with ExitStack() as cleaning:
             cleaning.callback(shutil.rmtree, half, ignore_errors=True)
-            with room_in(self.folder):
+            with translating_disk_full(self.folder):
                 make_private(self.folder)
                 (half / FILES).mkdir(parents=True)
                 closing = fill(half / FILES)
-                save(Parcel(half, opening, closing, begun))
+                save_pending_run(PendingRun(half, opening, closing, begun))
                 cleaning.enter_context(FileLock(half / LOCK))  # before anyone else can see it
                 half.rename(place)
-            yield Parcel(place, opening, closing, begun)
+            yield PendingRun(place, opening, closing, begun)
 
     @contextmanager
-    def held(self, parcel: Parcel) -> Iterator[bool]:
+    def locked(self, parcel: PendingRun) -> Iterator[bool]:
         """Whether this process alone holds the parcel now; not if another has it, or has delivered it."""
         lock = FileLock(parcel.folder / LOCK, timeout=0)
         try:
@@ -176,21 +176,21 @@ class Outbox:
         finally:
             lock.release()
 
-    def parcels(self) -> list[Parcel]:
+    def pending_runs(self) -> list[PendingRun]:
         """All that wait, dense ones first; what a dead process left half-done is removed."""
         found = [parcel for folder in self._folders() if (parcel := self._load(folder))]
-        return sorted(found, key=lambda parcel: (parcel.opening.kind != "dense", parcel.id))
+        return sorted(found, key=lambda parcel: (parcel.start.kind != "dense", parcel.id))
 
     def count(self) -> int:
         """How many wait, whole or not."""
         return len(self._folders())
 
-    def of_point(self, key: str) -> Parcel | None:
+    def of_point(self, key: str) -> PendingRun | None:
         """The whole result of a point that waits here."""
         found = (self._load(folder) for folder in self.folder.glob(f"{key[:16]}-*"))
-        return next((parcel for parcel in found if parcel and parcel.closing.key == key), None)
+        return next((parcel for parcel in found if parcel and parcel.end.key == key), None)
 
-    def remove(self, parcel: Parcel) -> None:
+    def remove(self, parcel: PendingRun) -> None:
         """Out of sight first: what is removed in part is no parcel."""
         self._discard(parcel.folder)
 
@@ -203,27 +203,27 @@ class Outbox:
                 "by an MLflow server, and set MLFLOW_TRACKING_URI to it"
             ) from error
         for folder in folders:
-            if folder.name.startswith(HALF) and not owner_lives(_owner_of(folder)):
+            if folder.name.startswith(PARTIAL) and not is_owner_alive(_owner_of(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
         return [folder for folder in folders if not folder.name.startswith(".")]
 
-    def _load(self, folder: Path) -> Parcel | None:
-        parcel = load(folder)
+    def _load(self, folder: Path) -> PendingRun | None:
+        parcel = load_pending_run(folder)
         if parcel is None:
             self._discard(folder)  # unless another process has delivered it meanwhile, and it is gone
         return parcel
 
     def _discard(self, folder: Path) -> None:
-        half = self._half()
+        half = self._partial_folder()
         try:
             folder.rename(half)
         except FileNotFoundError:
             return
         shutil.rmtree(half, ignore_errors=True)
 
-    def _half(self) -> Path:
-        return self.folder / f"{HALF}{owner()} {uuid4().hex[:8]}"
+    def _partial_folder(self) -> Path:
+        return self.folder / f"{PARTIAL}{owner()} {uuid4().hex[:8]}"
 
 
 def _owner_of(half: Path) -> str:
-    return half.name.removeprefix(HALF).rpartition(" ")[0]
+    return half.name.removeprefix(PARTIAL).rpartition(" ")[0]

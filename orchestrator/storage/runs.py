@@ -28,7 +28,7 @@ class MetricPoint:
 
 
 @dataclass(frozen=True)
-class RunRow:
+class RunRecord:
     """One run as the store lists it."""
 
     run_id: str
@@ -41,7 +41,7 @@ class RunRow:
     start_ms: int
     end_ms: int | None
 
-    def place(self, path: str) -> Path | None:
+    def local_path(self, path: str) -> Path | None:
         """Where its artifacts below `path` lie on this disk; None for a store elsewhere."""
         if not self.artifact_uri.startswith("file://"):
             return None
@@ -52,19 +52,19 @@ class Runs(ABC):
     """Runs by their keys, over a whole store; how it is searched is a subclass's."""
 
     @abstractmethod
-    def search(self, query: str, *, everywhere: bool = False) -> list[RunRow]:
+    def search(self, query: str, *, everywhere: bool = False) -> list[RunRecord]:
         """Active runs, newest first."""
 
     @abstractmethod
-    def text(self, row: RunRow, path: str) -> str:
+    def read_text(self, row: RunRecord, path: str) -> str:
         """A text artifact of a run."""
 
-    def finished(self, keys: Collection[str] | None = None) -> dict[str, RunRow]:
+    def find_all_finished(self, keys: Collection[str] | None = None) -> dict[str, RunRecord]:
         """Key -> finished run; of two with one key the older."""
         if keys is not None and len(keys) <= FEW_KEYS:
-            rows = {key: self.finished_one(key) for key in keys}
+            rows = {key: self.find_finished(key) for key in keys}
             return {key: row for key, row in rows.items() if row is not None}
-        found: dict[str, RunRow] = {}
+        found: dict[str, RunRecord] = {}
         for row in self.search("attributes.status = 'FINISHED' and tags.key LIKE '_%'", everywhere=True):
             key = row.tags["key"]
             wanted = (keys is None or key in keys) and "invalid" not in row.tags
@@ -72,18 +72,18 @@ class Runs(ABC):
                 found[key] = row
         return found
 
-    def finished_one(self, key: str) -> RunRow | None:
+    def find_finished(self, key: str) -> RunRecord | None:
         """The finished run of one key, or None."""
         rows = self.search(f"attributes.status = 'FINISHED' and tags.key = '{key}'", everywhere=True)
         return next((row for row in reversed(rows) if "invalid" not in row.tags), None)
 
-    def stopped(self, keys: Collection[str], stop: str) -> dict[str, RunRow]:
+    def find_all_stopped(self, keys: Collection[str], stop: str) -> dict[str, RunRecord]:
         """Key -> the latest run that was stopped by the rule `stop`."""
         rows = self.search("attributes.status = 'FINISHED' and tags.stopped_key LIKE '_%'", everywhere=True)
         found = {row.tags["stopped_key"]: row for row in reversed(rows) if row.tags.get("stop") == stop}
         return {key: row for key, row in found.items() if key in keys}
 
-    def failed(self, keys: Collection[str]) -> dict[str, RunRow]:
+    def find_all_failed(self, keys: Collection[str]) -> dict[str, RunRecord]:
         """Key -> the latest FAILED run of the point."""
         if not keys:
             return {}

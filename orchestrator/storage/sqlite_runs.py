@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.errors import StoreError
-from orchestrator.storage.runs import RunRow, Runs
-from orchestrator.storage.uri import SQLITE, shown, sqlite_path
+from orchestrator.storage.runs import RunRecord, Runs
+from orchestrator.storage.uri import SQLITE, redact_uri, sqlite_path
 
 SCHEMAS = ("dc11669786a5",)  # alembic_version of MLflow 3.17
 LOCKED_SECONDS = 20.0
@@ -29,7 +29,7 @@ Where = tuple[str, list[str]]  # SQL, and what stands for its question marks
 
 def search(
     uri: str, query: str, experiments: Sequence[str] | None = None, *, metric: str | None = None
-) -> list[RunRow] | None:
+) -> list[RunRecord] | None:
     """Active runs of these experiments, or of all that are active, newest first, as MLflow finds them.
 
     With `metric` the rows have this metric alone, and no params. None where MLflow has to be asked.
@@ -53,15 +53,15 @@ class SqliteRuns(Runs):
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
-    def search(self, query: str, *, everywhere: bool = False) -> list[RunRow]:
+    def search(self, query: str, *, everywhere: bool = False) -> list[RunRecord]:
         """StoreError where MLflow would have to be asked."""
         found = search(self.uri, query)
         if found is None:
-            raise StoreError(f"{shown(self.uri)}: only MLflow can tell")
+            raise StoreError(f"{redact_uri(self.uri)}: only MLflow can tell")
         return found
 
-    def text(self, row: RunRow, path: str) -> str:
-        place = row.place(path)
+    def read_text(self, row: RunRecord, path: str) -> str:
+        place = row.local_path(path)
         if place is None or not place.exists():
             raise StoreError(f"run {row.run_id} has no artifact {path} on this disk")
         return place.read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def _is(value: str | None) -> str:
     return "<> ''" if value is None else "= ?"
 
 
-def _rows(connection: sqlite3.Connection, where: Where, metric: str | None) -> list[RunRow]:
+def _rows(connection: sqlite3.Connection, where: Where, metric: str | None) -> list[RunRecord]:
     condition, values = where
     columns = "r.run_uuid, r.name, r.status, r.artifact_uri, r.start_time, r.end_time"
     order = "ORDER BY r.start_time DESC, r.run_uuid"
@@ -119,7 +119,7 @@ def _rows(connection: sqlite3.Connection, where: Where, metric: str | None) -> l
     texts = told("params", "value") if metric is None else ()
     settings = _by_run((run, key, intern(value)) for run, key, value in texts)
     return [
-        RunRow(
+        RunRecord(
             run_id,
             name or marks[run_id].get("mlflow.runName") or "",
             status,

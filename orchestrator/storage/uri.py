@@ -10,8 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import AwayError, StoreError
-from orchestrator.redaction import shown as shown
+from orchestrator.errors import StoreError, StoreUnavailableError
+from orchestrator.redaction import redact_uri as redact_uri
 
 SQLITE = "sqlite:///"
 WRITE_SO = f"write {SQLITE}/PATH/TO/FILE.db"
@@ -30,10 +30,10 @@ def default_uri(folder: Path, given: str | None = None) -> str:
         return uri
     rest = uri.removeprefix(SQLITE)
     if rest == uri or rest in ("", ":memory:") or rest.startswith("file:"):
-        raise StoreError(f"the store {shown(uri)} is no file that every process finds; {WRITE_SO}")
+        raise StoreError(f"the store {redact_uri(uri)} is no file that every process finds; {WRITE_SO}")
     if "?" in rest:
         raise StoreError(
-            f"the store {shown(uri)} has a `?`, behind which MLflow reads options; "
+            f"the store {redact_uri(uri)} has a `?`, behind which MLflow reads options; "
             "write %3F for a question mark in a path, and no options"
         )
     literal, path = Path(rest), Path(unquote(rest))
@@ -86,7 +86,7 @@ def outbox_folder(uri: str, state_dir: str | None = None) -> Path:
     if folder is not None:
         return folder / ".outbox" / sqlite_path(uri).name
     # Without its secrets: who changes a password finds the same folder.
-    name = hashlib.sha256(shown(uri).encode()).hexdigest()[:16]
+    name = hashlib.sha256(redact_uri(uri).encode()).hexdigest()[:16]
     return (state_folder() if state_dir is None else Path(state_dir)) / "outbox" / name
 
 
@@ -96,31 +96,31 @@ def exists(uri: str) -> bool:
         return not uri.startswith(SQLITE) or sqlite_path(uri).exists()
     except OSError as error:  # a folder that may not be searched, a name that is too long
         raise StoreError(
-            f"the store {shown(uri)} cannot be looked for: {error.strerror}; set MLFLOW_TRACKING_URI"
+            f"the store {redact_uri(uri)} cannot be looked for: {error.strerror}; set MLFLOW_TRACKING_URI"
         ) from error
 
 
-def no_store(uri: str) -> AwayError:
+def no_store(uri: str) -> StoreUnavailableError:
     """What is to be raised where there is none; a disk that is not mounted may bring it back."""
-    return AwayError(f"there is no store at {shown(uri)}; `orchestrate sweep` makes one")
+    return StoreUnavailableError(f"there is no store at {redact_uri(uri)}; `orchestrate sweep` makes one")
 
 
 SERVER = "start an `mlflow server --serve-artifacts` that they reach, and set MLFLOW_TRACKING_URI to it"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def check_reach(uri: str, artifact_root: str, hosts: Collection[str]) -> None:
+def check_reachable(uri: str, artifact_root: str, hosts: Collection[str]) -> None:
     """StoreError where a store or its files lie on this host alone and `hosts` has others."""
     others = sorted(set(hosts) - {socket.gethostname()})
     if not others:
         return
     named = f"the Ray cluster has nodes on other hosts ({', '.join(others[:3])})"
     if store_folder(uri) is not None:
-        raise StoreError(f"{named}, and the store {shown(uri)} is a file of this one; {SERVER}")
+        raise StoreError(f"{named}, and the store {redact_uri(uri)} is a file of this one; {SERVER}")
     if urlsplit(uri).hostname in LOOPBACK:
-        raise StoreError(f"{named}, for which {shown(uri)} is not this host; {SERVER}")
+        raise StoreError(f"{named}, for which {redact_uri(uri)} is not this host; {SERVER}")
     if urlsplit(artifact_root).scheme in ("", "file"):
         raise StoreError(
-            f"{named}, and the server keeps files at {shown(artifact_root)}, for each host its own disk; "
+            f"{named}, and the server keeps files at {redact_uri(artifact_root)}, for each host its own disk; "
             f"{SERVER}, and give the space another name: an experiment keeps its place for files"
         )

@@ -32,7 +32,7 @@ def print_json(content: Any, *, default: Callable[[Any], Any] | None = None) -> 
     print(json.dumps(content, indent=1, default=default).replace("\x7f", r"\u007f"))
 
 
-def carry_on() -> str:
+def resume_hint() -> str:
     """The command that was given, to be given again."""
     return escape_controls(f"interrupted; to carry on: {shlex.join(['orchestrate', *sys.argv[1:]])}")
 

@@ -14,7 +14,7 @@ from orchestrator.config import Numerics
 
 # Read by cuBLAS when it is first used: fixed buffers, without which its sums may be ordered anew.
 CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-LOOSE = "nondeterministic"  # the tag of a run that names them
+NONDETERMINISTIC_TAG = "nondeterministic"  # the tag of a run that names them
 NO_FORM = "does not have a deterministic implementation"
 
 
@@ -39,7 +39,7 @@ def deterministic(device: str, *, tf32: bool = False) -> Iterator[set[str]]:
     rounding = _tf32()
     _set_tf32((tf32, tf32))
     try:
-        with _hearing(loose):
+        with capture_warning(loose):
             yield loose
     finally:
         _set_tf32(rounding)
@@ -49,7 +49,7 @@ def deterministic(device: str, *, tf32: bool = False) -> Iterator[set[str]]:
 
 
 @contextmanager
-def _hearing(loose: set[str]) -> Iterator[None]:
+def capture_warning(loose: set[str]) -> Iterator[None]:
     """Keeps the names that torch warns of; every other warning goes its way."""
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -83,7 +83,7 @@ def _set_fill(mode: bool) -> None:
     torch._C._set_deterministic_fill_uninitialized_memory(mode)
 
 
-def level(numerics: Numerics, loose: Collection[str]) -> str:
+def summary(numerics: Numerics, loose: Collection[str]) -> str:
     """How much of a walk was deterministic, in words."""
     if numerics.device == "cpu":
         return f"cpu, threads: {numerics.threads}"

@@ -16,16 +16,16 @@ PRIVATE = 0o700
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write(path: Path, content: bytes | str) -> None:
+def write_file(path: Path, content: bytes | str) -> None:
     """A whole file; DiskFullError where there is no room for it."""
-    with room_in(path.parent):
+    with translating_disk_full(path.parent):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def rewrite(path: Path, content: bytes | str) -> None:
+def replace_file(path: Path, content: bytes | str) -> None:
     """A file in place of the one before: whoever reads it finds the old one or the new one, whole."""
     aside = path.with_name(f".{path.name}.new")
-    write(aside, content)
+    write_file(aside, content)
     aside.replace(path)
 
 
@@ -39,7 +39,7 @@ def make_private(folder: Path) -> None:
 
 
 @contextmanager
-def room_in(folder: Path) -> Iterator[None]:
+def translating_disk_full(folder: Path) -> Iterator[None]:
     """DiskFullError, which names the folder, for a disk or a quota that is full."""
     try:
         yield

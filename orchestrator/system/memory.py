@@ -15,7 +15,7 @@ RARELY = (100_000, 20, 100)
 
 
 @contextmanager
-def rarely_collected() -> Iterator[None]:
+def infrequent_gc() -> Iterator[None]:
     """Garbage is looked for rarely within the block.
 
     What imports and pages of runs make are hundreds of thousands of small objects that stay. Looking
@@ -26,7 +26,7 @@ def rarely_collected() -> Iterator[None]:
 
 
 @contextmanager
-def collected_again() -> Iterator[None]:
+def default_gc() -> Iterator[None]:
     """Within such a block: as Python does by itself, but never in what is there by now; at its end, all."""
     gc.freeze()
     try:
@@ -92,7 +92,7 @@ KEPT_BYTES = 1 << 30
 LARGEST_BYTES = 32 << 20  # the most that glibc takes; what is larger always comes from the system
 
 
-def keep_freed_memory() -> None:
+def disable_malloc_trim() -> None:
     """Let this process keep up to a gigabyte of what it frees; where the C library is not glibc, nothing.
 
     Left alone, glibc returns the gradients at every step, and fetching them back is a page fault for every

@@ -102,16 +102,16 @@ SOURCE_PACKAGES = ("models", "pruning", "orchestrator", "extensions")
 SUFFIXES = (".py", ".yaml")
 
 
-def place() -> str:
+def install_path() -> str:
     """Where this process has its packages from; enough for others on this machine."""
     found = find_spec("models")  # without importing it, and torch with it
     return str(found.origin if found else None)
 
 
 @cache
-def digest() -> str:
+def source_digest() -> str:
     """The SHA-256 of the sources of all packages, wherever they are installed."""
-    root, found = Path(place()).parent.parent, hashlib.sha256()
+    root, found = Path(install_path()).parent.parent, hashlib.sha256()
     for path in sorted(path for package in SOURCE_PACKAGES for path in (root / package).rglob("*")):
         if path.suffix in SUFFIXES:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -121,9 +121,9 @@ def digest() -> str:
 
 def check_code(wanted: str) -> None:
     """StoreError unless this process runs the code of a `place`, or of a `digest`."""
-    if wanted == place() or wanted == digest():
+    if wanted == install_path() or wanted == source_digest():
         return
     raise StoreError(
-        f"this worker has another version of the code than the sweep, in {Path(place()).parent.parent}; "
+        f"this worker has another version of the code than the sweep, in {Path(install_path()).parent.parent}; "
         "install the same one on every node"
     )

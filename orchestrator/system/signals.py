@@ -37,17 +37,17 @@ class _State:
 _state = _State()
 
 
-def received() -> int:
+def received_signal() -> int:
     """The first signal since `listening` or `held` began, or 0."""
     return _state.received
 
 
-def no_room() -> str:
+def disk_full_reason() -> str:
     """What was said of a full disk since `listening` or `held` began; nothing if there was room."""
     return _state.no_room
 
 
-def tell_no_room(reason: str) -> None:
+def request_stop_disk_full(reason: str) -> None:
     """The command is to end by itself: nothing more can be written."""
     _state.no_room = _state.no_room or reason
 
@@ -58,14 +58,14 @@ def pending() -> bool:
 
 
 @contextmanager
-def listening(last_words: str, *, start_seconds: float | None = None) -> Iterator[None]:
+def handle_signals(exit_message: str, *, start_seconds: float | None = None) -> Iterator[None]:
     """The first signal raises KeyboardInterrupt, unless it is `held`; a second one prints and exits.
 
     One that comes before `has_begun` is called ends the process after `start_seconds`, if nothing else has:
     imports of C++ libraries swallow a KeyboardInterrupt, or hear of it late.
     """
     with _handling():
-        _state.last_words.append(last_words)
+        _state.last_words.append(exit_message)
         _state.start_seconds = start_seconds
         try:
             yield
@@ -80,7 +80,7 @@ def has_begun() -> None:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """The block asks `received`, and ends by itself: what is raised within Ray becomes another error."""
     with _handling():
         _state.holding += 1
@@ -91,7 +91,7 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def allow_interrupt() -> Iterator[None]:
     """Within `held`: KeyboardInterrupt at once, all the same, if a signal comes or has come already."""
     before, _state.holding = _state.holding, 0
     try:
@@ -125,7 +125,7 @@ def shown_cursor() -> str:
     return f"\n{SHOW_CURSOR}" if sys.stderr.isatty() else ""
 
 
-def take_back() -> None:
+def reinstall_handlers() -> None:
     """Install the handlers again, where others may have put theirs."""
     if _state.depth:
         for number in SIGNALS:

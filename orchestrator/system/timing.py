@@ -33,13 +33,13 @@ class Timing:
 
     spreads: Mapping[str, Spread]
     ratios: Mapping[str, float]
-    aa: float
+    self_ratio: float
     load: MachineLoad
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why no claim should rest on these times; empty where they can be relied on."""
-        found = [] if LOWEST_AA <= self.aa <= HIGHEST_AA else [f"A/A is {self.aa:.2f}"]
+        found = [] if LOWEST_AA <= self.self_ratio <= HIGHEST_AA else [f"A/A is {self.self_ratio:.2f}"]
         return (*found, *([self.load.busy] if self.load.busy else []))
 
 

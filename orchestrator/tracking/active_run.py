@@ -15,14 +15,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from orchestrator.errors import OrchestrateError, StoreError
-from orchestrator.redaction import redacted
+from orchestrator.redaction import redact
 from orchestrator.storage.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, Value
 from orchestrator.tracking.errors import STORE_FAULTS, reached
 
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 
 
-class OpenRun:
+class ActiveRun:
     """A run that is being written; use it in a `with`."""
 
     def __init__(self, client: MlflowClient, run_id: str, artifact_uri: str) -> None:
@@ -36,7 +36,7 @@ class OpenRun:
         """The address of its store."""
         return str(self.client.tracking_uri)
 
-    def __enter__(self) -> OpenRun:
+    def __enter__(self) -> ActiveRun:
         return self
 
     def __exit__(
@@ -55,8 +55,8 @@ class OpenRun:
 
     def _end_with(self, error: BaseException) -> None:
         if not isinstance(error, OrchestrateError):
-            self.client.log_text(self.run_id, redacted("".join(format_exception(error))), "traceback.txt")
-        self.client.set_tag(self.run_id, "reason", redacted(f"{type(error).__name__}: {error}")[:TAG_LENGTH])
+            self.client.log_text(self.run_id, redact("".join(format_exception(error))), "traceback.txt")
+        self.client.set_tag(self.run_id, "reason", redact(f"{type(error).__name__}: {error}")[:TAG_LENGTH])
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
         self.end("KILLED" if stopped else "FAILED")
 

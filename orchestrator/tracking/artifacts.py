@@ -15,19 +15,19 @@ from mlflow import MlflowClient
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.storage.manifest import Files, Folder
-from orchestrator.storage.runs import RunRow
-from orchestrator.storage.uri import shown
-from orchestrator.system.files import rewrite, write
+from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
+from orchestrator.storage.manifest import FileSource, LocalFolder
+from orchestrator.storage.runs import RunRecord
+from orchestrator.storage.uri import redact_uri
+from orchestrator.system.files import replace_file, write_file
 from orchestrator.tracking.connection import connect
-from orchestrator.tracking.errors import reached, reaching
+from orchestrator.tracking.errors import reached, translating_errors
 
 
-def files_at(artifact_uri: str, path: str, *, uri: str) -> Files:
+def files_at(artifact_uri: str, path: str, *, uri: str) -> FileSource:
     """What lies below `path` of an artifact location; `uri` is the store that it belongs to."""
     if urlsplit(artifact_uri).scheme in ("file", ""):
-        return Folder(Path(url2pathname(urlsplit(artifact_uri).path)) / path)
+        return LocalFolder(Path(url2pathname(urlsplit(artifact_uri).path)) / path)
     return StoredFiles(artifact_uri, path, uri)
 
 
@@ -41,7 +41,7 @@ class StoredFiles:
 
     @property
     def where(self) -> str:
-        return f"{shown(self.artifact_uri)}/{self.path}"
+        return f"{redact_uri(self.artifact_uri)}/{self.path}"
 
     def sizes(self) -> Mapping[str, int]:
         with self._repository() as repository:
@@ -57,12 +57,12 @@ class StoredFiles:
         with tempfile.TemporaryDirectory() as folder:
             with self._repository() as repository:
                 place = repository.download_artifacts(f"{self.path}/{name}", folder)
-            return Folder(Path(place).parent).read(name, size)
+            return LocalFolder(Path(place).parent).read(name, size)
 
     @contextmanager
     def _repository(self) -> Iterator[ArtifactRepository]:
         try:
-            with reaching(self.uri):
+            with translating_errors(self.uri):
                 yield get_artifact_repository(self.artifact_uri, tracking_uri=self.uri)
         except OSError as error:  # of this disk: a file that is not there
             raise StoreError(f"{self.where} cannot be read: {error.strerror}") from error
@@ -87,48 +87,48 @@ class Artifacts:
             for path, content in files.items():
                 place = Path(folder) / path
                 place.parent.mkdir(parents=True, exist_ok=True)
-                write(place, content)
+                write_file(place, content)
             self.client.log_artifacts(run_id, folder)
 
     @reached
-    def rewrite(self, row: RunRow, path: str, content: str) -> None:
+    def rewrite(self, row: RunRecord, path: str, content: str) -> None:
         """A text artifact anew; on this disk, never half of one."""
         if (place := self.local_folder(row, path)) is None:
             self.upload(row.run_id, {path: content})
             return
         place.parent.mkdir(parents=True, exist_ok=True)
-        rewrite(place, content)
+        replace_file(place, content)
 
     @reached
-    def has(self, row: RunRow, path: str) -> bool:
+    def has(self, row: RunRecord, path: str) -> bool:
         """Whether a run has an artifact."""
         if (place := self.local_folder(row, path)) is not None:
             return place.exists()
         return any(item.path == path for item in self.client.list_artifacts(row.run_id))
 
     @reached
-    def text(self, row: RunRow, path: str) -> str:
+    def read_text(self, row: RunRecord, path: str) -> str:
         """A text artifact of a run; StoreError if it is not there."""
         try:
             return self.read(row, path).decode()
-        except (AwayError, DiskFullError):
+        except (StoreUnavailableError, DiskFullError):
             raise
         except (OSError, StoreError, UnicodeDecodeError) as error:
             raise StoreError(f"run {row.run_id} has no artifact {path}: {error}") from error
 
-    def local_folder(self, row: RunRow, path: str) -> Path | None:
+    def local_folder(self, row: RunRecord, path: str) -> Path | None:
         """Where a run's artifacts below `path` lie on this disk; None for a store elsewhere."""
-        return row.place(path)
+        return row.local_path(path)
 
     @reached
-    def folder(self, row: RunRow, path: str) -> Path:
+    def folder(self, row: RunRecord, path: str) -> Path:
         """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""
         return self.local_folder(row, path) or Path(
             self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp())
         )
 
     @reached
-    def read(self, row: RunRow, path: str) -> bytes:
+    def read(self, row: RunRecord, path: str) -> bytes:
         """One file of a run."""
         if (place := self.local_folder(row, path)) is not None:
             return place.read_bytes()
@@ -136,7 +136,7 @@ class Artifacts:
             return Path(self.client.download_artifacts(row.run_id, path, folder)).read_bytes()
 
     @reached
-    def delete_files(self, row: RunRow, path: str) -> None:
+    def delete_files(self, row: RunRecord, path: str) -> None:
         """Remove a run's artifacts below `path`, if there are any."""
         place = self.local_folder(row, path)
         if place is None:

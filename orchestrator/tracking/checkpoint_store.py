@@ -8,22 +8,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from safetensors.torch import load, save
 
-from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.tracking import RunRow, Tracker
-from orchestrator.training.checkpoint import Saved
+from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
+from orchestrator.tracking import RunRecord, Tracker
+from orchestrator.training.checkpoint import Checkpoint
 
 FOLDER = TAG = "checkpoint"  # the tag says which slot holds, the how-manieth checkpoint it is, its SHA-256
 ABOUT = "about"
 SLOTS = ("a", "b")
 
 
-class RunKeeper:
+class MlflowCheckpointStore:
     """The checkpoints of one point: written to its run, read from those that it `carries on`.
 
     `run_id` is None for a run that could not be opened: such a one keeps nothing.
     """
 
-    def __init__(self, tracker: Tracker, run_id: str | None, earlier: Sequence[RunRow]) -> None:
+    def __init__(self, tracker: Tracker, run_id: str | None, earlier: Sequence[RunRecord]) -> None:
         self.tracker = tracker
         self.run_id = run_id
         self.earlier = [row for row in earlier if TAG in row.tags]
@@ -32,12 +32,12 @@ class RunKeeper:
         self.skipped = 0
         self.carried_on_from = ""
 
-    def latest(self) -> Saved | None:
+    def load_latest(self) -> Checkpoint | None:
         """The newest checkpoint of an unfinished run of this point that is as it was written."""
         unfinished = [row for row in self.earlier if row.status != "FINISHED"]
         for row in sorted(unfinished, key=_number, reverse=True):
             try:
-                with self.tracker.reaching():
+                with self.tracker.translating_errors():
                     saved = _read(self.tracker, row)
             except (StoreError, FileNotFoundError):
                 saved = None
@@ -46,19 +46,19 @@ class RunKeeper:
                 return saved
         return None
 
-    def keep(self, saved: Saved) -> None:
+    def save(self, saved: Checkpoint) -> None:
         """Write to the other slot, then point at it. Skipped where the store is away; DiskFullError."""
         if self.run_id is None:
             self.skipped += 1
             return
         slot, count = SLOTS[self.written % 2], self.count + 1
-        content = save(dict(saved.tensors), {ABOUT: json.dumps(dict(saved.about))})
+        content = save(dict(saved.tensors), {ABOUT: json.dumps(dict(saved.metadata))})
         tag = f"{slot} {count} {hashlib.sha256(content).hexdigest()}"
         try:
-            with self.tracker.reaching():
+            with self.tracker.translating_errors():
                 self.tracker.upload(self.run_id, {_path(slot): content})
                 self.tracker.set_tag(self.run_id, TAG, tag)
-        except AwayError:
+        except StoreUnavailableError:
             self.skipped += 1
             return
         self.count, self.written = count, self.written + 1
@@ -75,7 +75,7 @@ class RunKeeper:
         yield from (row.run_id for row in self.earlier if row.status != "RUNNING")
 
 
-def forget(tracker: Tracker, run_ids: Iterable[str]) -> list[str]:
+def delete_checkpoints(tracker: Tracker, run_ids: Iterable[str]) -> list[str]:
     """Remove the checkpoints of these runs; those come back whose store refuses to delete files."""
     return [run_id for run_id in run_ids if not _forgotten(tracker, run_id)]
 
@@ -86,9 +86,9 @@ def _forgotten(tracker: Tracker, run_id: str) -> bool:
     except StoreError:
         return True  # it is gone, and its files with it
     try:
-        with tracker.reaching():
+        with tracker.translating_errors():
             tracker.delete_files(row, FOLDER)
-    except (AwayError, DiskFullError):
+    except (StoreUnavailableError, DiskFullError):
         raise
     except StoreError:
         return False
@@ -97,7 +97,7 @@ def _forgotten(tracker: Tracker, run_id: str) -> bool:
     return True
 
 
-def _read(tracker: Tracker, row: RunRow) -> Saved | None:
+def _read(tracker: Tracker, row: RunRecord) -> Checkpoint | None:
     slot, _, sha256 = _parts(row)
     if slot not in SLOTS:
         return None
@@ -105,15 +105,15 @@ def _read(tracker: Tracker, row: RunRow) -> Saved | None:
     if hashlib.sha256(content).hexdigest() != sha256:
         return None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return Saved(load(content), json.loads(header["__metadata__"][ABOUT]))
+    return Checkpoint(load(content), json.loads(header["__metadata__"][ABOUT]))
 
 
-def _number(row: RunRow) -> int:
+def _number(row: RunRecord) -> int:
     number = _parts(row)[1]
     return int(number) if number.isdecimal() else 0
 
 
-def _parts(row: RunRow) -> list[str]:
+def _parts(row: RunRecord) -> list[str]:
     """Slot, number and SHA-256; a tag that is none of ours names no slot."""
     parts = row.tags[TAG].split(" ")
     return parts if len(parts) == 3 else ["", "", ""]

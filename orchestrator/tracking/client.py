@@ -13,21 +13,21 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import StoreError
 from orchestrator.storage import sqlite_runs
-from orchestrator.storage.locks import owner, owner_lives
-from orchestrator.storage.runs import RunRow, Runs
-from orchestrator.storage.uri import shown, store_folder
-from orchestrator.system.memory import rarely_collected
-from orchestrator.tracking.active_run import OpenRun
+from orchestrator.storage.locks import is_owner_alive, owner
+from orchestrator.storage.runs import RunRecord, Runs
+from orchestrator.storage.uri import redact_uri, store_folder
+from orchestrator.system.memory import infrequent_gc
+from orchestrator.tracking.active_run import ActiveRun
 from orchestrator.tracking.artifacts import Artifacts
-from orchestrator.tracking.errors import STORE_FAULTS, line_to, reached
+from orchestrator.tracking.errors import STORE_FAULTS, breaker_for, reached
 
 NOTE = "mlflow.note.content"
 NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000
 
 
-def row_of(run: Run) -> RunRow:
+def row_of(run: Run) -> RunRecord:
     """A run of MLflow's as a row."""
-    return RunRow(
+    return RunRecord(
         run.info.run_id,
         run.info.run_name or "",
         run.info.status,
@@ -68,9 +68,9 @@ class Tracker(Artifacts, Runs):
         self._experiments: list[str] = []
         self._experiments_until = 0.0
 
-    def reaching(self) -> AbstractContextManager[None]:
+    def translating_errors(self) -> AbstractContextManager[None]:
         """Calls of this store; what they raise where it is away, full or refuses is in `faults.reaching`."""
-        return line_to(self.uri).reaching()
+        return breaker_for(self.uri).translating_errors()
 
     @property
     @reached
@@ -118,35 +118,35 @@ class Tracker(Artifacts, Runs):
         parent: str | None = None,
         tags: Mapping[str, str],
         start_ms: int | None = None,
-    ) -> OpenRun:
+    ) -> ActiveRun:
         """A RUNNING run: FINISHED at the end of its block, FAILED with the reason if the block raises."""
         described = {"kind": kind, "owner": owner(), **tags}
         if parent is not None:
             described["mlflow.parentRunId"] = parent
         created = self.client.create_run(self.experiment_id, start_ms, described, run_name=name)
-        return OpenRun(self.client, created.info.run_id, created.info.artifact_uri)
+        return ActiveRun(self.client, created.info.run_id, created.info.artifact_uri)
 
-    def opened(self, row: RunRow) -> OpenRun:
+    def attach(self, row: RunRecord) -> ActiveRun:
         """A run that was begun before, to be written on."""
-        return OpenRun(self.client, row.run_id, row.artifact_uri)
+        return ActiveRun(self.client, row.run_id, row.artifact_uri)
 
     @reached
-    def reopen(self, run_id: str) -> OpenRun:
+    def reopen(self, run_id: str) -> ActiveRun:
         """A run of before, RUNNING again under this process."""
         self.client.update_run(run_id, "RUNNING")
         self.client.set_tag(run_id, "owner", owner())
-        return self.opened(self.row(run_id))
+        return self.attach(self.row(run_id))
 
-    def of_point(self, key: str) -> list[RunRow]:
+    def runs_of_task(self, key: str) -> list[RunRecord]:
         """The runs of one point in this experiment, however they ended or did not."""
         return self.search(f"tags.point = '{key}'")
 
-    def of_parcel(self, id: str) -> RunRow | None:
+    def run_of_pending(self, id: str) -> RunRecord | None:
         """The run that was begun for a parcel."""
         return next(iter(self.search(f"tags.parcel = '{id}'")), None)
 
     @reached
-    def search(self, query: str, *, everywhere: bool = False, metric: str | None = None) -> list[RunRow]:
+    def search(self, query: str, *, everywhere: bool = False, metric: str | None = None) -> list[RunRecord]:
         """Active runs of this experiment, or of the whole store, newest first.
 
         Who wants one `metric` alone, and no params, may get no others, in less time.
@@ -160,7 +160,7 @@ class Tracker(Artifacts, Runs):
         return self._search(query, self._all_experiments() if own is None else own)
 
     @reached
-    def finished_one(self, key: str) -> RunRow | None:
+    def finished_one(self, key: str) -> RunRecord | None:
         """The finished run of one key, or None."""
         query = f"attributes.status = 'FINISHED' and tags.key = '{key}'"
         rows = sqlite_runs.search(self.uri, query)
@@ -191,12 +191,12 @@ class Tracker(Artifacts, Runs):
         """All experiments, as they were a moment ago: none that is younger holds a finished run."""
         return self._experiments if monotonic() < self._experiments_until else self._all_experiments()
 
-    def _search(self, query: str, ids: list[str]) -> list[RunRow]:
+    def _search(self, query: str, ids: list[str]) -> list[RunRecord]:
         """As MLflow finds them, page by page."""
-        rows: list[RunRow] = []
+        rows: list[RunRecord] = []
         token: str | None = None
         while True:
-            with rarely_collected():
+            with infrequent_gc():
                 page = self.client.search_runs(ids, query, ViewType.ACTIVE_ONLY, PAGE, page_token=token)
                 rows += [row_of(run) for run in page]
             token = page.token
@@ -204,7 +204,7 @@ class Tracker(Artifacts, Runs):
                 return rows
 
     @reached
-    def row(self, run_id: str) -> RunRow:
+    def row(self, run_id: str) -> RunRecord:
         """One run by its id; StoreError if there is none."""
         try:
             return row_of(self.client.get_run(run_id))
@@ -212,14 +212,14 @@ class Tracker(Artifacts, Runs):
             if error.error_code not in NO_SUCH_RUN:
                 raise
             raise StoreError(
-                f"no run {run_id!r} in {shown(self.uri)}; `orchestrate ui` shows what there is"
+                f"no run {run_id!r} in {redact_uri(self.uri)}; `orchestrate ui` shows what there is"
             ) from error
 
     @reached
     def close_abandoned(self) -> None:
         """Mark runs of this experiment that a dead process of this host left RUNNING as KILLED."""
         for row in self.search("attributes.status = 'RUNNING'"):
-            if not owner_lives(row.tags.get("owner", "")):
+            if not is_owner_alive(row.tags.get("owner", "")):
                 self.close(row.run_id, "its process died before the run was finished")
 
     @reached

@@ -15,9 +15,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import DiskFullError, StoreError
-from orchestrator.storage.uri import SQLITE, shown, sqlite_path
+from orchestrator.storage.uri import SQLITE, redact_uri, sqlite_path
 from orchestrator.system.machine import environment_variables
-from orchestrator.tracking.errors import STORE_FAULTS, is_full, reaching, reason_of
+from orchestrator.tracking.errors import STORE_FAULTS, is_full, reason_of, translating_errors
 from orchestrator.tracking.sqlite_store import check_database, check_usable, has_store, is_database, make
 
 
@@ -44,7 +44,7 @@ def connect(uri: str) -> MlflowClient:
         except STORE_FAULTS as error:
             if isinstance(error, MlflowException) and not isinstance(error.__cause__, SQLAlchemyError):
                 raise  # an address that is none, or of a store that is refused
-            with reaching(uri):
+            with translating_errors(uri):
                 raise
 
 
@@ -59,9 +59,11 @@ def _usable(uri: str) -> Iterator[None]:
         ValueError,
     ) as error:  # a driver may be missing, an address be none
         if is_full(error):
-            raise DiskFullError(f"no room is left for the store {shown(uri)}: {reason_of(error)}") from error
+            raise DiskFullError(
+                f"no room is left for the store {redact_uri(uri)}: {reason_of(error)}"
+            ) from error
         raise StoreError(
-            f"the store {shown(uri)} cannot be used: {reason_of(error)}; set MLFLOW_TRACKING_URI"
+            f"the store {redact_uri(uri)} cannot be used: {reason_of(error)}; set MLFLOW_TRACKING_URI"
         ) from error
 
 
@@ -99,9 +101,9 @@ def health(uri: str) -> Health:
         return _of_database(uri)
     except StoreError as error:
         problem, _, do = str(error).rpartition("; ")
-        return Health(problem=problem.removeprefix(f"the store {shown(uri)} "), do=do)
+        return Health(problem=problem.removeprefix(f"the store {redact_uri(uri)} "), do=do)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a driver may be missing
-        reason = next(iter(shown(str(error)).splitlines()), type(error).__name__)
+        reason = next(iter(redact_uri(str(error)).splitlines()), type(error).__name__)
         return Health(
             problem=reason[:200], do="start the server, or set MLFLOW_TRACKING_URI to another store"
         )
@@ -125,4 +127,4 @@ def _of_database(uri: str) -> Health:
     if found == (wanted := _get_latest_schema_revision()):
         return Health(runs=int(runs or 0))
     problem = f"its schema is {found}, and this MLflow wants {wanted}"
-    return Health(int(runs or 0), problem, f"copy it, then `mlflow db upgrade {shown(uri)}`")
+    return Health(int(runs or 0), problem, f"copy it, then `mlflow db upgrade {redact_uri(uri)}`")

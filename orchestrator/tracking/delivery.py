@@ -9,15 +9,15 @@ from threading import Event, Thread
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.storage.locks import alone
-from orchestrator.storage.outbox import Closing, Outbox, Parcel
+from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
+from orchestrator.storage.locks import store_lock
+from orchestrator.storage.outbox import Outbox, PendingRun, RunEnd
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system.console import print_line
-from orchestrator.system.signals import received
-from orchestrator.tracking import REST_SECONDS, TAG_LENGTH, OpenRun, Tracker, line_to
-from orchestrator.tracking.checkpoint_store import forget
-from orchestrator.trial.task import Ended
+from orchestrator.system.signals import received_signal
+from orchestrator.tracking import COOLDOWN_SECONDS, TAG_LENGTH, ActiveRun, Tracker, breaker_for
+from orchestrator.tracking.checkpoint_store import delete_checkpoints
+from orchestrator.trial.task import SweepOutcome
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,65 +32,67 @@ def tracker_of(uri: str, experiment: str) -> Tracker:
     return Tracker(uri, experiment)
 
 
-def deliver(tracker: Tracker, outbox: Outbox, parcel: Parcel, *, run: OpenRun | None = None) -> None:
+def deliver_run(
+    tracker: Tracker, outbox: Outbox, parcel: PendingRun, *, run: ActiveRun | None = None
+) -> None:
     """All of a parcel that this process holds: files before the key, the key before the end.
 
     `run` is the one that was opened for it just now, if there is one; else it is looked for. AwayError,
     DiskFullError or StoreError leave the parcel where it is.
     """
-    with tracker.reaching():
+    with tracker.translating_errors():
         _write(tracker, parcel, run)
     outbox.remove(parcel)
 
 
 def deliver_all(
-    uri: str, outbox: Outbox, *, on_delivered: Callable[[Parcel], None] | None = None
+    uri: str, outbox: Outbox, *, on_delivered: Callable[[PendingRun], None] | None = None
 ) -> Mapping[str, str]:
     """Everything that waits and that no other process is delivering; what is refused, and why, by name.
 
     AwayError and DiskFullError come at the first one that meets them.
     """
     refused: dict[str, str] = {}
-    for parcel in outbox.parcels():
-        with outbox.held(parcel) as mine:
+    for parcel in outbox.pending_runs():
+        with outbox.locked(parcel) as mine:
             if not mine:
                 continue
             try:
-                deliver(tracker_of(uri, parcel.opening.experiment), outbox, parcel)
-            except (AwayError, DiskFullError):
+                deliver_run(tracker_of(uri, parcel.start.experiment), outbox, parcel)
+            except (StoreUnavailableError, DiskFullError):
                 raise
             except StoreError as error:
-                refused[parcel.opening.name] = str(error)
+                refused[parcel.start.name] = str(error)
             else:
                 if on_delivered is not None:
                     on_delivered(parcel)
     return refused
 
 
-def _write(tracker: Tracker, parcel: Parcel, run: OpenRun | None) -> None:
-    opening, closing = parcel.opening, parcel.closing
-    begun = parcel.begun and run is not None
+def _write(tracker: Tracker, parcel: PendingRun, run: ActiveRun | None) -> None:
+    opening, closing = parcel.start, parcel.end
+    begun = parcel.params_logged and run is not None
     if run is None:
-        row = tracker.of_parcel(parcel.id)
+        row = tracker.run_of_pending(parcel.id)
         if row is not None and (row.status, row.end_ms) == (closing.status, closing.end_ms):
             return  # all of it is there, and only the parcel was not removed
         if row is not None and "reason" in row.tags:
             tracker.delete_tag(row.run_id, "reason")  # it was given up, and closed
-        run = _begin(tracker, parcel) if row is None else tracker.opened(row)
+        run = _begin(tracker, parcel) if row is None else tracker.attach(row)
     if not begun:
         run.log(params=opening.params)
         run.log_data(opening.data.name, opening.data.digest, opening.data.sizes)
     run.log_folder(parcel.files)
-    kept = forget(tracker, closing.emptied)
+    kept = delete_checkpoints(tracker, closing.emptied)
     tags = {**closing.tags, **({"checkpoints_left_in": ", ".join(kept)[:TAG_LENGTH]} if kept else {})}
-    with alone(tracker.uri, LOCK, seconds=LOCK_SECONDS, otherwise=AwayError):
+    with store_lock(tracker.uri, LOCK, seconds=LOCK_SECONDS, error=StoreUnavailableError):
         tags |= _key(tracker, run, closing)
         run.log(metrics=closing.metrics, tags=tags, at_ms=closing.end_ms)
         run.end(closing.status, end_ms=closing.end_ms)
 
 
-def _begin(tracker: Tracker, parcel: Parcel) -> OpenRun:
-    opening = parcel.opening
+def _begin(tracker: Tracker, parcel: PendingRun) -> ActiveRun:
+    opening = parcel.start
     return tracker.start(
         opening.kind,
         opening.name,
@@ -100,7 +102,7 @@ def _begin(tracker: Tracker, parcel: Parcel) -> OpenRun:
     )
 
 
-def _key(tracker: Tracker, run: OpenRun, closing: Closing) -> dict[str, str]:
+def _key(tracker: Tracker, run: ActiveRun, closing: RunEnd) -> dict[str, str]:
     """The tag by which a whole run is found; a run whose key another has by now says which one that is."""
     if closing.key is None:
         return {}
@@ -116,23 +118,23 @@ COMMAND = "`orchestrate deliver`"
 T = TypeVar("T")
 
 
-class _HeldError(AwayError):
+class _HeldError(StoreUnavailableError):
     """Results that another process has taken up, and not delivered yet."""
 
 
-def deliver_left(uri: str) -> None:
+def deliver_pending(uri: str) -> None:
     """Deliver what an earlier sweep had to leave. AwayError, DiskFullError."""
     for name, reason in deliver_all(uri, Outbox(outbox_folder(uri))).items():
         print_line(f"not delivered: {name}: {reason}", error=True)
 
 
 @contextmanager
-def delivering(uri: str) -> Iterator[None]:
+def deliver_in_background(uri: str) -> Iterator[None]:
     """Deliver now and then what workers had to leave: one may have died since."""
     done = Event()
 
     def deliver() -> None:
-        while not done.wait(REST_SECONDS):
+        while not done.wait(COOLDOWN_SECONDS):
             with suppress(StoreError):
                 deliver_all(uri, Outbox(outbox_folder(uri)))
 
@@ -142,11 +144,11 @@ def delivering(uri: str) -> Iterator[None]:
         yield
     finally:
         done.set()
-        if not received():  # who was interrupted waits for no store
-            thread.join(timeout=REST_SECONDS)
+        if not received_signal():  # who was interrupted waits for no store
+            thread.join(timeout=COOLDOWN_SECONDS)
 
 
-def settle(uri: str, sweep_run: str, ended: Ended, conclude: Callable[[], T]) -> T:
+def finish_with_retries(uri: str, sweep_run: str, ended: SweepOutcome, conclude: Callable[[], T]) -> T:
     """Deliver all that waits, then `conclude`; both again for a while where the store is away.
 
     AwayError or StoreError say where the results wait. A sweep that a signal ended is left as it is:
@@ -157,22 +159,22 @@ def settle(uri: str, sweep_run: str, ended: Ended, conclude: Callable[[], T]) ->
     start, told = monotonic(), False
     while True:
         try:
-            line_to(uri).ask_anew()
+            breaker_for(uri).reset()
             _deliver(uri, sweep_run)
-            with line_to(uri).reaching():
+            with breaker_for(uri).translating_errors():
                 return conclude()
-        except AwayError as error:
+        except StoreUnavailableError as error:
             if monotonic() > start + (HELD_SECONDS if isinstance(error, _HeldError) else WAIT_SECONDS):
-                raise AwayError(f"{error}; {_waiting(uri, sweep_run)}") from error
+                raise StoreUnavailableError(f"{error}; {_waiting(uri, sweep_run)}") from error
             if not told:
                 print_line(f"{error}; trying for {WAIT_SECONDS:.0f} s", error=True)
             told = True
             sleep(TRY_SECONDS)
 
 
-def check_none_elsewhere(results: DataFrame, ended: Ended) -> None:
+def check_all_delivered(results: DataFrame, ended: SweepOutcome) -> None:
     """StoreError for results of a cluster's nodes that did not reach the store: they wait there."""
-    done = {outcome.point.key for outcome in ended.outcomes if outcome.metrics is not None}
+    done = {outcome.task.key for outcome in ended.outcomes if outcome.metrics is not None}
     count = int(((results["status"] == "missing") & results["key"].isin(done)).sum())
     if count and not ended.signal:
         raise StoreError(
@@ -186,9 +188,9 @@ def _interrupted(uri: str, conclude: Callable[[], T]) -> T:
     with suppress(StoreError):
         deliver_all(uri, Outbox(outbox_folder(uri)))
     try:
-        with line_to(uri).reaching():
+        with breaker_for(uri).translating_errors():
             return conclude()
-    except AwayError as error:
+    except StoreUnavailableError as error:
         raise KeyboardInterrupt("interrupted") from error
 
 
@@ -201,7 +203,7 @@ def _deliver(uri: str, sweep_run: str) -> None:
 
 
 def _left(uri: str, sweep_run: str) -> int:
-    return sum(parcel.opening.parent == sweep_run for parcel in Outbox(outbox_folder(uri)).parcels())
+    return sum(parcel.start.parent == sweep_run for parcel in Outbox(outbox_folder(uri)).pending_runs())
 
 
 def _waiting(uri: str, sweep_run: str) -> str:

@@ -17,14 +17,14 @@ from mlflow.exceptions import MlflowException
 from requests import HTTPError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from orchestrator.errors import AwayError, DiskFullError, StoreError
-from orchestrator.storage.uri import shown
+from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
+from orchestrator.storage.uri import redact_uri
 from orchestrator.system.files import FULL
 
-REST_SECONDS = 15.0  # a store that was away is not asked again for so long
+COOLDOWN_SECONDS = 15.0  # a store that was away is not asked again for so long
 
 
-class Line:
+class CircuitBreaker:
     """Calls of one store."""
 
     def __init__(self, uri: str) -> None:
@@ -33,26 +33,26 @@ class Line:
         self._why = ""
 
     @contextmanager
-    def reaching(self) -> Iterator[None]:
+    def translating_errors(self) -> Iterator[None]:
         """As `faults.reaching`; AwayError at once where the store was away a moment ago."""
         if monotonic() < self._down_until:
-            raise AwayError(self._why)
+            raise StoreUnavailableError(self._why)
         try:
-            with reaching(self.uri):
+            with translating_errors(self.uri):
                 yield
-        except AwayError as error:
-            self._down_until, self._why = monotonic() + REST_SECONDS, str(error)
+        except StoreUnavailableError as error:
+            self._down_until, self._why = monotonic() + COOLDOWN_SECONDS, str(error)
             raise
 
-    def ask_anew(self) -> None:
+    def reset(self) -> None:
         """Whoever asks next asks the store."""
         self._down_until = 0.0
 
 
 @lru_cache(maxsize=64)
-def line_to(uri: str) -> Line:
+def breaker_for(uri: str) -> CircuitBreaker:
     """The one line of this process to a store."""
-    return Line(uri)
+    return CircuitBreaker(uri)
 
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -96,14 +96,14 @@ def reached(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P
 
     @wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with reaching(self.uri):
+        with translating_errors(self.uri):
             return method(self, *args, **kwargs)
 
     return call
 
 
 @contextmanager
-def reaching(uri: str) -> Iterator[None]:
+def translating_errors(uri: str) -> Iterator[None]:
     """Calls of a store: AwayError where it cannot be reached now, DiskFullError where its disk is full.
 
     StoreError for what the store refuses for good. A file that is not there passes through.
@@ -119,20 +119,20 @@ def reaching(uri: str) -> Iterator[None]:
 def _meaning(error: Exception, uri: str) -> StoreError:
     reason = reason_of(error)
     if is_full(error):
-        return DiskFullError(f"no room is left for the store {shown(uri)}: {reason}")
+        return DiskFullError(f"no room is left for the store {redact_uri(uri)}: {reason}")
     if _is_away(error):
-        return AwayError(f"the store {shown(uri)} cannot be reached: {reason}")
+        return StoreUnavailableError(f"the store {redact_uri(uri)} cannot be reached: {reason}")
     if READ_ONLY in str(error):
         return StoreError(
-            f"the store {shown(uri)} cannot be written: it is read-only here; "
+            f"the store {redact_uri(uri)} cannot be written: it is read-only here; "
             "ask its owner, or set MLFLOW_TRACKING_URI to another one"
         )
-    return StoreError(f"the store {shown(uri)} refuses: {reason}")
+    return StoreError(f"the store {redact_uri(uri)} refuses: {reason}")
 
 
 def reason_of(error: Exception) -> str:
     """The heart of a message that may quote a whole request, in one line without secrets."""
-    text = shown(str(error))
+    text = redact_uri(str(error))
     if found := HEART.search(text):
         return found.group()
     lines = text.splitlines()

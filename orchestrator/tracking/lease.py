@@ -8,19 +8,22 @@ from threading import Event, Thread
 from time import monotonic, sleep
 
 from orchestrator.errors import BusyError, StoreError
-from orchestrator.storage.locks import alone, on_this_host, owner, owner_lives
+from orchestrator.storage.locks import is_owner_alive, on_this_host, owner, store_lock
 from orchestrator.system.console import print_line
-from orchestrator.tracking import OpenRun, RunRow, Tracker
+from orchestrator.tracking import ActiveRun, RunRecord, Tracker
 
-BEAT_SECONDS = 10.0
+HEARTBEAT_SECONDS = 10.0
 SILENCE_SECONDS = 35.0  # after which another host's process is taken to be gone
 LOCK, LOCK_SECONDS = ".claim.lock", 120.0
 TAKEN_OVER = "its process is gone, and another took the sweep over"
 
 
-def claim(tracker: Tracker, plan_sha256: str, *, name: str) -> OpenRun:
+def acquire_lease(tracker: Tracker, plan_sha256: str, *, name: str) -> ActiveRun:
     """The sweep's run under this process: a new one, or that of before. BusyError if another has it."""
-    with alone(tracker.uri, LOCK, seconds=LOCK_SECONDS, otherwise=StoreError), tracker.reaching():
+    with (
+        store_lock(tracker.uri, LOCK, seconds=LOCK_SECONDS, error=StoreError),
+        tracker.translating_errors(),
+    ):
         rows = _rows(tracker, plan_sha256)
         _refuse_if_busy(tracker, rows)
         tracker.close_abandoned()
@@ -37,7 +40,7 @@ def claim(tracker: Tracker, plan_sha256: str, *, name: str) -> OpenRun:
 
 
 @contextmanager
-def beating(tracker: Tracker, run: OpenRun) -> Iterator[None]:
+def heartbeat(tracker: Tracker, run: ActiveRun) -> Iterator[None]:
     """Keep telling the store that this process is at it."""
     done = Event()
 
@@ -46,7 +49,7 @@ def beating(tracker: Tracker, run: OpenRun) -> Iterator[None]:
         while True:
             count += 1
             tracker.try_tag(run.run_id, "beat", str(count))
-            if done.wait(BEAT_SECONDS):
+            if done.wait(HEARTBEAT_SECONDS):
                 return
 
     thread = Thread(target=beat, daemon=True)
@@ -55,34 +58,34 @@ def beating(tracker: Tracker, run: OpenRun) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join(timeout=BEAT_SECONDS)
+        thread.join(timeout=HEARTBEAT_SECONDS)
 
 
-def _rows(tracker: Tracker, plan_sha256: str) -> list[RunRow]:
+def _rows(tracker: Tracker, plan_sha256: str) -> list[RunRecord]:
     return tracker.search(f"tags.kind = 'sweep' and tags.plan_sha256 = '{plan_sha256}'")
 
 
-def _refuse_if_busy(tracker: Tracker, rows: list[RunRow]) -> None:
+def _refuse_if_busy(tracker: Tracker, rows: list[RunRecord]) -> None:
     for row in rows:
         if row.status == "RUNNING" and row.tags.get("owner") != owner() and _lives(tracker, row):
             raise _busy(row)
 
 
-def _refuse_if_late(tracker: Tracker, run: OpenRun, plan_sha256: str) -> None:
+def _refuse_if_late(tracker: Tracker, run: ActiveRun, plan_sha256: str) -> None:
     """On a server, where two may look before either claims: who then sees another steps back."""
     for row in _rows(tracker, plan_sha256):
         if row.run_id == run.run_id and row.tags.get("owner") != owner():
             raise _busy(row)  # both opened the same run; it is the other's now
-        if row.run_id != run.run_id and row.status == "RUNNING" and owner_lives(row.tags.get("owner", "")):
+        if row.run_id != run.run_id and row.status == "RUNNING" and is_owner_alive(row.tags.get("owner", "")):
             tracker.close(run.run_id, "another process was running this sweep already")
             raise _busy(row)
 
 
-def _lives(tracker: Tracker, row: RunRow) -> bool:
+def _lives(tracker: Tracker, row: RunRecord) -> bool:
     """Whether a RUNNING run's owner is at it; of another host's it takes a while to know that it is not."""
     holder = row.tags.get("owner", "")
     if on_this_host(holder):
-        return owner_lives(holder)
+        return is_owner_alive(holder)
     print_line(f"listening whether {_named(holder)} still runs this sweep", error=True)
     end = monotonic() + SILENCE_SECONDS
     while monotonic() < end:
@@ -95,7 +98,7 @@ def _lives(tracker: Tracker, row: RunRow) -> bool:
     return False
 
 
-def _busy(row: RunRow) -> BusyError:
+def _busy(row: RunRecord) -> BusyError:
     return BusyError(
         f"this sweep is running already: {_named(row.tags.get('owner', ''))}; "
         f"`orchestrate status {row.run_id}` shows how far it is, and stopping it there lets it go on here"

@@ -14,8 +14,8 @@ import mlflow
 from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
-from orchestrator.errors import StoreError, unknown
-from orchestrator.storage.runs import RunRow
+from orchestrator.errors import StoreError, unknown_name
+from orchestrator.storage.runs import RunRecord
 from orchestrator.tracking.client import Tracker
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Registered:
 def registered(tracker: Tracker, name: str, *, version: str = "", alias: str = "") -> Registered:
     """The version of a number, or else of an alias. StoreError, with what there is, for any other."""
     client = tracker.client
-    with tracker.reaching():
+    with tracker.translating_errors():
         try:
             if alias:
                 found = client.get_model_version_by_alias(name, alias)
@@ -73,28 +73,28 @@ def _missing(tracker: Tracker, name: str, which: str) -> str:
     if not names:
         return f"no model is registered yet, {name!r} neither; `orchestrate register` makes one"
     if name not in names:
-        return f"{unknown('registered model', name, names)}; `orchestrate register` makes one"
+        return f"{unknown_name('registered model', name, names)}; `orchestrate register` makes one"
     versions = [str(found.version) for found in client.search_model_versions(f"name = '{name}'")]
     allowed = [*versions, *client.get_registered_model(name).aliases]
-    return f"{name}: {unknown('version or alias', which, allowed)}"
+    return f"{name}: {unknown_name('version or alias', which, allowed)}"
 
 
 def version_of(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | None:
     """The latest version of a registered model that bears these tags, or None."""
-    with tracker.reaching():
+    with tracker.translating_errors():
         versions = tracker.client.search_model_versions(f"name = '{name}'")
     same = [int(found.version) for found in versions if tags.items() <= found.tags.items()]
     return str(max(same)) if same else None
 
 
 @contextmanager
-def logged_model(tracker: Tracker, row: RunRow, name: str) -> Iterator[str]:
+def logged_model(tracker: Tracker, row: RunRecord, name: str) -> Iterator[str]:
     """The id of a new logged model of a run: READY at the end of the block, FAILED if that raises.
 
     It bears the run's params and final metrics.
     """
     client = tracker.client
-    with tracker.reaching():
+    with tracker.translating_errors():
         experiment_id = client.get_run(row.run_id).info.experiment_id
         model = client.create_logged_model(experiment_id, name, row.run_id, params=dict(row.params))
     try:
@@ -104,7 +104,7 @@ def logged_model(tracker: Tracker, row: RunRow, name: str) -> Iterator[str]:
         raise
     now = int(time.time() * 1000)
     finals = {key: value for key, value in row.metrics.items() if key.startswith("final/")}
-    with tracker.reaching():
+    with tracker.translating_errors():
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(row.run_id, [LoggedModelOutput(model.model_id, step=0)])
         client.log_batch(
@@ -113,7 +113,7 @@ def logged_model(tracker: Tracker, row: RunRow, name: str) -> Iterator[str]:
         )
 
 
-def save_program(folder: Path, net: nn.Module, images: Tensor, *, row: RunRow, model_id: str) -> Path:
+def save_program(folder: Path, net: nn.Module, images: Tensor, *, row: RunRecord, model_id: str) -> Path:
     """A network as MLflow's pytorch model, an exported program (pt2), in a new folder; that file's path.
 
     `images`: an example of two or more; from one the batch's size would be taken for fixed.
@@ -135,7 +135,7 @@ def save_program(folder: Path, net: nn.Module, images: Tensor, *, row: RunRow, m
 
 def upload(tracker: Tracker, model_id: str, folder: Path) -> None:
     """The files of a logged model."""
-    with tracker.reaching():
+    with tracker.translating_errors():
         tracker.client.log_model_artifacts(model_id, str(folder))
 
 
@@ -144,7 +144,7 @@ def add_version(
 ) -> str:
     """A new version of a registered model, which is made if there is none of that name; its number."""
     client, source = tracker.client, f"{MODELS}{model_id}"
-    with tracker.reaching():
+    with tracker.translating_errors():
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -159,7 +159,7 @@ def add_version(
 
 def set_alias(tracker: Tracker, name: str, alias: str, version: str) -> None:
     """From now on the alias is this version's, whosever it was."""
-    with tracker.reaching():
+    with tracker.translating_errors():
         tracker.client.set_registered_model_alias(name, alias, version)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import DenseConfig, EarlyStopping, TrialConfig
-from orchestrator.space.pruners import stops
+from orchestrator.space.pruners import pruners
 from orchestrator.storage import model_files
-from orchestrator.storage.outbox import Closing
+from orchestrator.storage.outbox import RunEnd
 from orchestrator.storage.runs import TAG_LENGTH, MetricPoint
-from orchestrator.system.files import write
+from orchestrator.system.files import write_file
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import round_masks
 from orchestrator.training.loop import EpochRecord
@@ -28,9 +28,9 @@ from orchestrator.trial.metrics import (
     worst,
 )
 from orchestrator.trial.recovery import reuses_dense_weights
-from orchestrator.trial.run import Result
+from orchestrator.trial.run import TrialResult
 from orchestrator.trial.structure import unpruned_of
-from orchestrator.trial.task import Point
+from orchestrator.trial.task import Task
 from pruning.architecture import widths
 from pruning.phases import phases
 
@@ -50,17 +50,17 @@ PER_ROUND = (
 )
 
 
-def record(
+def write_result(
     folder: Path,
     end_ms: int,
     *,
-    point: Point,
-    result: Result,
+    point: Task,
+    result: TrialResult,
     parent_held: bool,
     stop: EarlyStopping | None,
     peak_bytes: int | None = None,
-    marks: Mapping[str, str] | None = None,
-) -> Closing:
+    extra_tags: Mapping[str, str] | None = None,
+) -> RunEnd:
     """Write the files of a result into an empty folder; how its run ends comes back.
 
     `peak_bytes` is the most memory that its process took for it, if that is known; `marks` are more tags.
@@ -69,26 +69,26 @@ def record(
     # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
     untouched = parent_held and isinstance(point.config, TrialConfig) and reuses_dense_weights(point.config)
     (folder / "model").mkdir()
-    manifest = model_files.save(
+    manifest = model_files.save_model(
         folder / "model",
         result.last.state,
         arch=_architecture(point.dense, result),
         parent=point.dense.key() if untouched else None,
     )
     for name, content in _tables(point, result, found).items():
-        write(folder / name, content)
-    tags = {"manifest_sha256": manifest, **_said(point.dense, result, found), **(marks or {})}
+        write_file(folder / name, content)
+    tags = {"manifest_sha256": manifest, **_outcome_tags(point.dense, result, found), **(extra_tags or {})}
     tags |= _not_pruned(point, result)
-    if point.leads and result.trunk is not None:
-        tags |= {round_masks.SHA256: round_masks.leave(folder, result.trunk)}
+    if point.saves_round_masks and result.round_masks is not None:
+        tags |= {round_masks.SHA256: round_masks.save_round_masks(folder, result.round_masks)}
     if result.stopped_because:
         why = result.stopped_because[:TAG_LENGTH]
         tags |= {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why}
     key = None if result.stopped_because else point.key
-    return Closing("FINISHED", end_ms, tags, (*metric_points(result), *_bytes(result, peak_bytes)), key)
+    return RunEnd("FINISHED", end_ms, tags, (*metric_points(result), *_bytes(result, peak_bytes)), key)
 
 
-def _tables(point: Point, result: Result, found: Sequence[str]) -> dict[str, str]:
+def _tables(point: Task, result: TrialResult, found: Sequence[str]) -> dict[str, str]:
     """File name -> JSON, of every file beside the model."""
     cost = result.cost
     ops = {
@@ -108,7 +108,7 @@ def _tables(point: Point, result: Result, found: Sequence[str]) -> dict[str, str
     }
 
 
-def _not_pruned(point: Point, result: Result) -> dict[str, str]:
+def _not_pruned(point: Task, result: TrialResult) -> dict[str, str]:
     """A tag that names what of a trial's network has weights and is not pruned."""
     if not isinstance(point.config, TrialConfig):
         return {}
@@ -117,7 +117,7 @@ def _not_pruned(point: Point, result: Result) -> dict[str, str]:
     return {"not_pruned": ", ".join(names)[:TAG_LENGTH]} if names else {}
 
 
-def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str, str]:
+def _outcome_tags(dense: DenseConfig, result: TrialResult, found: Sequence[str]) -> dict[str, str]:
     """Tags on how it went: notes, the last phase, the class that lost most, memory that ran out."""
     planned = min(dense.numerics.micro_batch, dense.batch_size)
     used = min(result.last.state.micro_batch, dense.batch_size)
@@ -129,19 +129,19 @@ def _said(dense: DenseConfig, result: Result, found: Sequence[str]) -> dict[str,
     return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})
 
 
-def _phases(result: Result, stop: EarlyStopping | None) -> list[str]:
+def _phases(result: TrialResult, stop: EarlyStopping | None) -> list[str]:
     """The phase of every round, the dense network's index before them.
 
     A whole trial's own phases depend on nothing but itself; a stopped one's are those that stopped it.
     """
     indices = [result.ipa.pq_index, *(measured.measurement.pq_index for measured in result.rounds)]
-    method = stops.get(stop.text) if stop is not None and result.stopped_because else None
+    method = pruners.get(stop.text) if stop is not None and result.stopped_because else None
     if method is None or method.name != "pq_index":
         return phases(indices)[1:]
     return phases(indices, delta=method.options["delta"], patience=method.options["patience"])[1:]
 
 
-def _rounds_table(result: Result, found: Sequence[str]) -> dict[str, list[Any]]:
+def _rounds_table(result: TrialResult, found: Sequence[str]) -> dict[str, list[Any]]:
     """The measurements of every round; with their phases, if there are any."""
     table = _table([measured.measurement for measured in result.rounds])
     if not found:
@@ -150,7 +150,7 @@ def _rounds_table(result: Result, found: Sequence[str]) -> dict[str, list[Any]]:
     return {"columns": [*table["columns"], "phase"], "data": rows}
 
 
-def metric_points(result: Result) -> list[MetricPoint]:
+def metric_points(result: TrialResult) -> list[MetricPoint]:
     """Every metric that the run of a result bears; one that was stopped has no final ones."""
     final = {} if result.stopped_because else result.last.measurement.metrics("final")
     points = [MetricPoint(name, value) for name, value in final.items()]
@@ -160,11 +160,11 @@ def metric_points(result: Result) -> list[MetricPoint]:
     return [*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)]
 
 
-def _classes(result: Result) -> tuple[ClassRow, ...]:
+def _classes(result: TrialResult) -> tuple[ClassRow, ...]:
     return class_rows(result.data.class_names, dense=result.dense_confusion, pruned=result.last.confusion)
 
 
-def _bytes(result: Result, peak: int | None) -> Iterator[MetricPoint]:
+def _bytes(result: TrialResult, peak: int | None) -> Iterator[MetricPoint]:
     """Apart from `metric_points`: another version of zstd, or another process, gives other numbers."""
     if not result.stopped_because:
         state = result.last.state
@@ -175,7 +175,7 @@ def _bytes(result: Result, peak: int | None) -> Iterator[MetricPoint]:
             yield MetricPoint("final/peak_memory_bytes", float(peak))
 
 
-def _notes(result: Result) -> str:
+def _notes(result: TrialResult) -> str:
     """What there was to say of the rounds, each thing at the first round that had it."""
     first: dict[str, str] = {}
     for measured in result.rounds:
@@ -197,7 +197,7 @@ def _macs_notes(cost: Profile) -> Iterator[str]:
         yield f"{len(cost.notes) - 3} more notes on MACs in operators.json"
 
 
-def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:
+def _architecture(dense: DenseConfig, result: TrialResult) -> dict[str, object]:
     """How to build the network again; `cut_widths` are the layers' sizes once dead channels are out."""
     return {
         "model": dense.model,
@@ -207,7 +207,7 @@ def _architecture(dense: DenseConfig, result: Result) -> dict[str, object]:
     }
 
 
-def _curves(result: Result) -> Iterator[MetricPoint]:
+def _curves(result: TrialResult) -> Iterator[MetricPoint]:
     """Loss and accuracy per epoch; the steps go on from round to round."""
     step = 0
     for measured in result.rounds:
@@ -225,7 +225,7 @@ def _epoch(record: EpochRecord, step: int) -> Iterator[MetricPoint]:
     yield MetricPoint("train/seconds", record.seconds, step)
 
 
-def _rounds(result: Result) -> Iterator[MetricPoint]:
+def _rounds(result: TrialResult) -> Iterator[MetricPoint]:
     for number, measured in enumerate(result.rounds, start=1):
         values = asdict(measured.measurement)
         yield from (MetricPoint(f"round/{name}", float(values[name]), number) for name in PER_ROUND)

@@ -11,24 +11,24 @@ import torch
 from safetensors.torch import save as safe
 
 from orchestrator.config import TrialConfig
-from orchestrator.errors import AwayError, StoreError
+from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.storage import model_files
 from orchestrator.storage.tensor_files import pack, packed_bytes, tensors, unpack
-from orchestrator.system.files import write
-from orchestrator.trial.context import State
-from orchestrator.trial.recovery import Trunk, walked_along
+from orchestrator.system.files import write_file
+from orchestrator.trial.context import NetworkState
+from orchestrator.trial.recovery import RoundMasks, mask_source_config
 from pruning.masking import Masks
 from pruning.schedules import rounds_of, schedules
 
 if TYPE_CHECKING:
-    from orchestrator.tracking import RunRow, Tracker
+    from orchestrator.tracking import RunRecord, Tracker
 
 TRUNK = "trunk.safetensors"
 SHA256 = "trunk_sha256"  # the tag of a run that has left one
 COUNTS, SECONDS = "counts", "seconds"  # of rounds: epochs, training FLOPs, micro-batch; training time
 
 
-def to_bytes(trunk: Trunk) -> bytes:
+def to_bytes(trunk: RoundMasks) -> bytes:
     """Masks as bits, named by round and tensor, and what each round had cost."""
     counts = [(state.epochs, state.train_flops, state.micro_batch) for state in trunk.rounds]
     content = {
@@ -41,14 +41,14 @@ def to_bytes(trunk: Trunk) -> bytes:
     return safe(content)
 
 
-def leave(folder: Path, trunk: Trunk) -> str:
+def save_round_masks(folder: Path, trunk: RoundMasks) -> str:
     """Write the file into a run's folder; its SHA-256 comes back."""
     data = to_bytes(trunk)
-    write(folder / TRUNK, data)
+    write_file(folder / TRUNK, data)
     return hashlib.sha256(data).hexdigest()
 
 
-def from_bytes(data: bytes, key: str, *, rounds: int, like: Masks, path: str) -> Trunk:
+def from_bytes(data: bytes, key: str, *, rounds: int, like: Masks, path: str) -> RoundMasks:
     """The rounds again; StoreError where they are not so many, or of other tensors than `like`."""
     numbers = range(1, rounds + 1)
     forms: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
@@ -59,9 +59,9 @@ def from_bytes(data: bytes, key: str, *, rounds: int, like: Masks, path: str) ->
     forms |= {COUNTS: ((rounds, 3), torch.int64), SECONDS: ((rounds,), torch.float64)}
     found = tensors(data, forms, path)
     spent = zip(found[COUNTS].tolist(), found[SECONDS].tolist(), strict=True)
-    return Trunk(
+    return RoundMasks(
         tuple(
-            State(
+            NetworkState(
                 {},
                 {name: unpack(found[f"{number}/{name}"], tuple(mask.shape)) for name, mask in like.items()},
                 epochs=epochs,
@@ -75,24 +75,24 @@ def from_bytes(data: bytes, key: str, *, rounds: int, like: Masks, path: str) ->
     )
 
 
-def trunk_of(tracker: Tracker, config: TrialConfig) -> Trunk | None:
+def load_round_masks(tracker: Tracker, config: TrialConfig) -> RoundMasks | None:
     """The rounds along which a control goes, if the store has them whole; else it walks them itself."""
-    leader = walked_along(config)
+    leader = mask_source_config(config)
     if leader is None:
         return None
-    with suppress(AwayError, StoreError), tracker.reaching():
+    with suppress(StoreUnavailableError, StoreError), tracker.translating_errors():
         row = tracker.finished_one(leader.key())
         return None if row is None else _read(tracker, row, leader)
     return None
 
 
-def _read(tracker: Tracker, row: RunRow, leader: TrialConfig) -> Trunk | None:
+def _read(tracker: Tracker, row: RunRecord, leader: TrialConfig) -> RoundMasks | None:
     if SHA256 not in row.tags:
         return None
     data = tracker.read(row, TRUNK)
     if hashlib.sha256(data).hexdigest() != row.tags[SHA256]:
         raise StoreError(f"{TRUNK} of run {row.run_id} is not as it was written")
-    saved = model_files.load(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
+    saved = model_files.load_model(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
     rounds = rounds_of(schedules.get(leader.prune.schedule))
     path = f"{TRUNK} of run {row.run_id}"
     return from_bytes(data, leader.key(), rounds=rounds, like=saved.masks, path=path)

@@ -12,45 +12,51 @@ from time import monotonic
 from traceback import format_exception
 from types import TracebackType
 
-from orchestrator.errors import AwayError, DiskFullError, DivergedError, OrchestrateError, StoreError
-from orchestrator.redaction import redacted
-from orchestrator.storage.outbox import Closing, DataInput, Opening, Outbox, new_id
-from orchestrator.system.files import write
-from orchestrator.tracking import TAG_LENGTH, OpenRun, RunRow, Tracker, Value
-from orchestrator.tracking.checkpoint_store import RunKeeper
-from orchestrator.tracking.delivery import deliver, deliver_all
-from orchestrator.trial.task import Point, Settings
+from orchestrator.errors import (
+    DiskFullError,
+    DivergedError,
+    OrchestrateError,
+    StoreError,
+    StoreUnavailableError,
+)
+from orchestrator.redaction import redact
+from orchestrator.storage.outbox import DataInput, Outbox, RunEnd, RunStart, new_pending_id
+from orchestrator.system.files import write_file
+from orchestrator.tracking import TAG_LENGTH, ActiveRun, RunRecord, Tracker, Value
+from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
+from orchestrator.tracking.delivery import deliver_all, deliver_run
+from orchestrator.trial.task import Task, WorkerSettings
 
 DIED = "its worker died"
 
 
-class Entry:
+class RunSession:
     """Use it in a `with`, and `send` what is to be recorded; an error that leaves the block is sent itself.
 
     `run` is the one that the store shows as RUNNING, None if the store did not answer; `keeper` has its
     checkpoints, and those that earlier runs of the point left. With `done` there is nothing left to do.
     """
 
-    def __init__(self, tracker: Tracker, outbox: Outbox, opening: Opening) -> None:
+    def __init__(self, tracker: Tracker, outbox: Outbox, opening: RunStart) -> None:
         self.tracker = tracker
         self.outbox = outbox
-        self.opening = opening
-        self.id = new_id(opening.point)
-        self.run: OpenRun | None = None
-        self.done: RunRow | None = None
+        self.start = opening
+        self.id = new_pending_id(opening.point)
+        self.run: ActiveRun | None = None
+        self.done: RunRecord | None = None
         self.begun = False
         self.packed = False
-        self.keeper = RunKeeper(tracker, None, ())
+        self.keeper = MlflowCheckpointStore(tracker, None, ())
         self._since = monotonic()
 
-    def __enter__(self) -> Entry:
-        with suppress(AwayError), self.tracker.reaching():
+    def __enter__(self) -> RunSession:
+        with suppress(StoreUnavailableError), self.tracker.translating_errors():
             self._begin()
         return self
 
     def _begin(self) -> None:
-        tracker, opening = self.tracker, self.opening
-        earlier = [self._closed(row) for row in tracker.of_point(opening.point)]
+        tracker, opening = self.tracker, self.start
+        earlier = [self._closed(row) for row in tracker.runs_of_task(opening.point)]
         self.done = next((row for row in earlier if self._is_whole(row)), None)
         if self.done is not None:
             return
@@ -58,38 +64,38 @@ class Entry:
         self.run = tracker.start(
             opening.kind, opening.name, parent=opening.parent, tags=tags, start_ms=opening.start_ms
         )
-        self.keeper = RunKeeper(tracker, self.run.run_id, earlier)
+        self.keeper = MlflowCheckpointStore(tracker, self.run.run_id, earlier)
         self.run.log(params=opening.params)
         self.run.log_data(opening.data.name, opening.data.digest, opening.data.sizes)
         self.begun = True
 
-    def _is_whole(self, row: RunRow) -> bool:
+    def _is_whole(self, row: RunRecord) -> bool:
         """Whether a worker of this sweep brought the point to its end, and died before it could say so."""
-        ours = row.tags.get("mlflow.parentRunId") == self.opening.parent
-        whole = row.status == "FINISHED" and row.tags.get("key") == self.opening.point
+        ours = row.tags.get("mlflow.parentRunId") == self.start.parent
+        whole = row.status == "FINISHED" and row.tags.get("key") == self.start.point
         return ours and whole and "invalid" not in row.tags
 
-    def _closed(self, row: RunRow) -> RunRow:
+    def _closed(self, row: RunRecord) -> RunRecord:
         """A run of the same point; this sweep, which runs a point once at a time, has left none RUNNING."""
-        if row.status != "RUNNING" or row.tags.get("mlflow.parentRunId") != self.opening.parent:
+        if row.status != "RUNNING" or row.tags.get("mlflow.parentRunId") != self.start.parent:
             return row
         self.tracker.close(row.run_id, DIED)
         return replace(row, status="KILLED")
 
-    def send(self, fill: Callable[[Path, int], Closing]) -> None:
+    def finish(self, fill: Callable[[Path, int], RunEnd]) -> None:
         """Pack a run's files, which `fill(folder, end_ms)` writes, and deliver them if the store answers."""
         # The clock may have been set meanwhile: no run ends before it began.
-        end_ms = self.opening.start_ms + round(1000 * (monotonic() - self._since))
-        packed = self.outbox.packed(
-            self.id, self.opening, lambda folder: self._with_tags(fill(folder, end_ms)), begun=self.begun
+        end_ms = self.start.start_ms + round(1000 * (monotonic() - self._since))
+        packed = self.outbox.write(
+            self.id, self.start, lambda folder: self._with_tags(fill(folder, end_ms)), begun=self.begun
         )
-        with suppress(AwayError):
+        with suppress(StoreUnavailableError):
             with packed as parcel:
                 self.packed = True
-                deliver(self.tracker, self.outbox, parcel, run=self.run if self.begun else None)
+                deliver_run(self.tracker, self.outbox, parcel, run=self.run if self.begun else None)
             deliver_all(self.tracker.uri, self.outbox)
 
-    def _with_tags(self, closing: Closing) -> Closing:
+    def _with_tags(self, closing: RunEnd) -> RunEnd:
         """With what there is to say of checkpoints; a result, even a diverged one, needs none any more."""
         result = closing.status == "FINISHED" or "diverged" in closing.tags
         emptied = tuple(self.keeper.runs()) if result else ()
@@ -101,15 +107,17 @@ class Entry:
         if error is None or self.packed:
             return
         if isinstance(error, Exception) and not isinstance(error, DiskFullError):
-            self.send(partial(_failure, error=error))
+            self.finish(partial(_failure, error=error))
         elif self.run is not None:
-            with suppress(StoreError), self.tracker.reaching():
+            with suppress(StoreError), self.tracker.translating_errors():
                 self.tracker.close(self.run.run_id, _reason(error))
 
 
-def opening_of(point: Point, settings: Settings, *, params: dict[str, Value], data: DataInput) -> Opening:
+def make_run_start(
+    point: Task, settings: WorkerSettings, *, params: dict[str, Value], data: DataInput
+) -> RunStart:
     """How the run of a point begins, now."""
-    return Opening(
+    return RunStart(
         experiment=settings.experiment,
         kind="trial" if point.parent else "dense",
         name=point.name,
@@ -122,13 +130,13 @@ def opening_of(point: Point, settings: Settings, *, params: dict[str, Value], da
     )
 
 
-def _failure(folder: Path, end_ms: int, *, error: Exception) -> Closing:
+def _failure(folder: Path, end_ms: int, *, error: Exception) -> RunEnd:
     """FAILED with the reason; an error that nobody foresaw leaves its traceback."""
     if not isinstance(error, OrchestrateError):
-        write(folder / "traceback.txt", redacted("".join(format_exception(error))))
+        write_file(folder / "traceback.txt", redact("".join(format_exception(error))))
     tags = {"reason": _reason(error)} | ({"diverged": "true"} if isinstance(error, DivergedError) else {})
-    return Closing("FAILED", end_ms, tags)
+    return RunEnd("FAILED", end_ms, tags)
 
 
 def _reason(error: BaseException) -> str:
-    return redacted(f"{type(error).__name__}: {error}")[:TAG_LENGTH]
+    return redact(f"{type(error).__name__}: {error}")[:TAG_LENGTH]

@@ -9,13 +9,13 @@ from time import monotonic, sleep
 
 from orchestrator.config import DenseConfig
 from orchestrator.data.loading import Dataset
-from orchestrator.errors import AwayError, StoreError
+from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.storage import model_files
-from orchestrator.storage.manifest import looks_whole
-from orchestrator.tracking import TAG_LENGTH, RunRow, Tracker, line_to
+from orchestrator.storage.manifest import sizes_match
+from orchestrator.tracking import TAG_LENGTH, RunRecord, Tracker, breaker_for
 from orchestrator.tracking.artifacts import files_at
-from orchestrator.trial.context import fit_of, make_bench
-from orchestrator.trial.weight_transfer import Ancestor, Heritage
+from orchestrator.trial.context import fit_of, make_context
+from orchestrator.trial.weight_transfer import SourceModel, SourceModelInfo
 
 FOLDER = NAME = "ancestor"  # of a sweep's run: the artifacts' folder, and the tag with the ancestor's name
 SHA256 = "ancestor_sha256"  # the tag with the SHA-256 of the folder's manifest
@@ -23,17 +23,17 @@ WAIT_SECONDS, TRY_SECONDS = 60.0, 1.0
 HASH = re.compile("[0-9a-f]{64}")
 
 
-def keep(tracker: Tracker, sweep: RunRow, ancestor: Heritage) -> None:
+def upload_source_model(tracker: Tracker, sweep: RunRecord, ancestor: SourceModelInfo) -> None:
     """Put the ancestor among the artifacts of a sweep's run, files before the tag; once is enough."""
     there = sweep.tags.get(SHA256) == ancestor.sha256
-    if there and looks_whole(tracker.local_folder(sweep, FOLDER), ancestor.sha256):
+    if there and sizes_match(tracker.local_folder(sweep, FOLDER), ancestor.sha256):
         return
     tracker.upload(sweep.run_id, {f"{FOLDER}/{name}": content for name, content in ancestor.files.items()})
     tracker.set_tag(sweep.run_id, NAME, ancestor.name)
     tracker.set_tag(sweep.run_id, SHA256, ancestor.sha256)
 
 
-def ancestor_of(tracker: Tracker, config: DenseConfig) -> Ancestor | None:
+def load_source_model(tracker: Tracker, config: DenseConfig) -> SourceModel | None:
     """What a training starts from, every file of it checked; None for one that starts from a draw.
 
     StoreError where no sweep of the store has it whole. It stays in memory, for the next trial of a process.
@@ -44,21 +44,21 @@ def ancestor_of(tracker: Tracker, config: DenseConfig) -> Ancestor | None:
     last = monotonic() + WAIT_SECONDS
     while True:
         try:
-            with tracker.reaching():
+            with tracker.translating_errors():
                 return _by_hash(tracker, config.ancestor_sha256)
-        except AwayError:
+        except StoreUnavailableError:
             if monotonic() > last:
                 raise
             sleep(TRY_SECONDS)
-            line_to(tracker.uri).ask_anew()
+            breaker_for(tracker.uri).reset()
 
 
-def inheritance(config: DenseConfig, data: Dataset, ancestor: Ancestor | None) -> dict[str, str]:
+def transfer_tags(config: DenseConfig, data: Dataset, ancestor: SourceModel | None) -> dict[str, str]:
     """What a run's tags say of it: how many tensors came from the ancestor, and which did not, and why."""
     if ancestor is None:
         return {}
-    bench = make_bench(config, data)
-    found = fit_of(bench, bench.outline(), ancestor)
+    bench = make_context(config, data)
+    found = fit_of(bench, bench.meta_module(), ancestor)
     told = {
         "inherited": found.inherited,
         "adapted": _listed(found.adapted),
@@ -72,16 +72,16 @@ def _listed(reasons: Mapping[str, str]) -> str:
 
 
 @lru_cache(maxsize=2)
-def _by_hash(tracker: Tracker, sha256: str) -> Ancestor:
+def _by_hash(tracker: Tracker, sha256: str) -> SourceModel:
     if not HASH.fullmatch(sha256):
         raise StoreError(f"{sha256[:80]!r} is no SHA-256 of an ancestor")
-    with tracker.reaching():
+    with tracker.translating_errors():
         rows = tracker.search(f"tags.kind = 'sweep' and tags.{SHA256} = '{sha256}'", everywhere=True)
     damage = "no sweep of this store has it"
     for row in rows:
         try:
             return _read(tracker, row, sha256)
-        except AwayError:
+        except StoreUnavailableError:
             raise
         except StoreError as error:
             damage = str(error)
@@ -91,8 +91,8 @@ def _by_hash(tracker: Tracker, sha256: str) -> Ancestor:
     )
 
 
-def _read(tracker: Tracker, row: RunRow, sha256: str) -> Ancestor:
+def _read(tracker: Tracker, row: RunRecord, sha256: str) -> SourceModel:
     files = files_at(row.artifact_uri, FOLDER, uri=tracker.uri)
     saved = model_files.read(files, manifest_sha256=sha256)
     classes = saved.blueprint.classes
-    return Ancestor(saved.state().weights, saved.masks, None if classes is None else tuple(classes))
+    return SourceModel(saved.state().weights, saved.masks, None if classes is None else tuple(classes))

@@ -28,10 +28,10 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.version import VERSION
 from sqlalchemy import create_engine, inspect, text
 
-from orchestrator.errors import AwayError, StoreError
-from orchestrator.storage.uri import SQLITE, exists, no_store, shown, sqlite_path, sqlite_uri
+from orchestrator.errors import StoreError, StoreUnavailableError
+from orchestrator.storage.uri import SQLITE, exists, no_store, redact_uri, sqlite_path, sqlite_uri
 from orchestrator.system.console import print_line
-from orchestrator.tracking.errors import reaching
+from orchestrator.tracking.errors import translating_errors
 
 LOCK, LOCK_SECONDS = ".mlflow.lock", 60.0
 QUIET_SECONDS = 2.0  # a file that is being made by a process without our lock is written more often
@@ -94,7 +94,7 @@ def check_database(uri: str, *, is_to_be_made: bool = False) -> None:
     """The same of a database of another kind, which is made by a sweep where it has no tables at all."""
     engine = create_engine(uri)
     try:
-        with reaching(uri), engine.connect() as connection:
+        with translating_errors(uri), engine.connect() as connection:
             tables = frozenset(inspect(connection).get_table_names())
             query = text(f"SELECT version_num FROM {VERSIONS}")
             rows = connection.execute(query).fetchall() if VERSIONS in tables else []
@@ -109,21 +109,21 @@ def check_database(uri: str, *, is_to_be_made: bool = False) -> None:
 def _check_schema(uri: str, found: Contents) -> None:
     head, known = _revisions()
     if not found.is_of_mlflow:
-        raise StoreError(f"{shown(uri)} is a database of something else; set MLFLOW_TRACKING_URI")
+        raise StoreError(f"{redact_uri(uri)} is a database of something else; set MLFLOW_TRACKING_URI")
     if found.revision not in known:
         raise StoreError(
-            f"the store {shown(uri)} is of the schema {found.revision or 'without a name'}, which MLflow "
+            f"the store {redact_uri(uri)} is of the schema {found.revision or 'without a name'}, which MLflow "
             f"{VERSION} does not know; use the MLflow that made it, or set MLFLOW_TRACKING_URI"
         )
     if found.revision != head:
         raise StoreError(
-            f"the store {shown(uri)} is of the schema {found.revision}, and MLflow {VERSION} wants {head}; "
-            f"make a copy, then `mlflow db upgrade '{shown(uri)}'`"
+            f"the store {redact_uri(uri)} is of the schema {found.revision}, and MLflow {VERSION} wants {head}; "
+            f"make a copy, then `mlflow db upgrade '{redact_uri(uri)}'`"
         )
     if not found.has_all_tables:
         missing = sorted(set(Base.metadata.tables) - found.tables)
         raise StoreError(
-            f"the store {shown(uri)} lacks the table {missing[0]}; restore the file from a copy, "
+            f"the store {redact_uri(uri)} lacks the table {missing[0]}; restore the file from a copy, "
             "or set MLFLOW_TRACKING_URI"
         )
 
@@ -149,7 +149,7 @@ def contents(uri: str) -> Contents:
     """What the file holds, read without changing it. StoreError for what is no database."""
     path = sqlite_path(uri)
     if not path.is_file():  # a folder; or a pipe, which would be waited for
-        raise StoreError(f"the store {shown(uri)} is no regular file; set MLFLOW_TRACKING_URI")
+        raise StoreError(f"the store {redact_uri(uri)} is no regular file; set MLFLOW_TRACKING_URI")
     try:
         try:
             return _contents(path, "ro")
@@ -159,11 +159,11 @@ def contents(uri: str) -> Contents:
             return _contents(path, "rw")  # a killed process was writing: SQLite takes that back first
     except sqlite3.OperationalError as error:
         if "readonly" in str(error) or not os.access(path, os.R_OK):
-            raise StoreError(f"the store {shown(uri)} cannot be read: {error}; ask its owner") from error
-        raise AwayError(f"the store {shown(uri)} cannot be reached: {error}") from error
+            raise StoreError(f"the store {redact_uri(uri)} cannot be read: {error}; ask its owner") from error
+        raise StoreUnavailableError(f"the store {redact_uri(uri)} cannot be reached: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StoreError(
-            f"the store {shown(uri)} cannot be used: {error}; set MLFLOW_TRACKING_URI"
+            f"the store {redact_uri(uri)} cannot be used: {error}; set MLFLOW_TRACKING_URI"
         ) from error
 
 
@@ -199,7 +199,7 @@ def _check_writable(uri: str, place: Path) -> None:
     for path in (place, place.parent):
         if not os.access(path, os.W_OK):
             raise StoreError(
-                f"the store {shown(uri)} cannot be written: {path} is read-only here; "
+                f"the store {redact_uri(uri)} cannot be written: {path} is read-only here; "
                 "ask its owner, or set MLFLOW_TRACKING_URI to another one"
             )
 
@@ -239,7 +239,7 @@ def _move_away(place: Path, uri: str) -> None:
     """What lies there, and what a file that is gone has left: SQLite would take that for the new one's."""
     if place.exists() and place.stat().st_size:
         print_line(
-            f"the store {shown(uri)} was never made to its end, and holds no runs: it is begun anew, "
+            f"the store {redact_uri(uri)} was never made to its end, and holds no runs: it is begun anew, "
             f"and the old file is {place.name}{UNFINISHED}",
             error=True,
         )

@@ -16,23 +16,23 @@ SECONDS_BETWEEN = 60.0  # of one process; from its start, then from the end of t
 
 
 @dataclass(frozen=True, eq=False)
-class Saved:
+class Checkpoint:
     """A checkpoint: tensors on the CPU, contiguous, none sharing memory; and JSON without NaN.
 
     Nothing of it changes later: it may be written while the training goes on.
     """
 
     tensors: Mapping[str, Tensor]
-    about: Mapping[str, Json]
+    metadata: Mapping[str, Json]
 
 
-class Keeper(Protocol):
+class CheckpointStore(Protocol):
     """Where the last checkpoint of one walk lies."""
 
-    def latest(self) -> Saved | None:
+    def load_latest(self) -> Checkpoint | None:
         """What an earlier process left; None for a fresh start."""
 
-    def keep(self, saved: Saved) -> None:
+    def save(self, saved: Checkpoint) -> None:
         """Take the place of the one before."""
 
 
@@ -69,7 +69,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names and bytes, in the order of the names."""
     found = hashlib.sha256()
     for name in sorted(tensors):

@@ -18,9 +18,9 @@ from orchestrator.data.batches import augment, iter_batches
 from orchestrator.data.loading import Split
 from orchestrator.errors import DivergedError
 from orchestrator.system.determinism import global_states, set_global_states
-from orchestrator.training.checkpoint import Saved, load_optimizer, optimizer_tensors, snapshot
+from orchestrator.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, snapshot
 from orchestrator.training.evaluation import evaluate, precision
-from orchestrator.training.optimizers import Phase, learning_rate, make_optimizer
+from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
 from pruning.masking import bits_of
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, images, labels) -> the sum over the batch
@@ -39,17 +39,17 @@ def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
-class Memory(Protocol):
+class StatefulHook(Protocol):
     """What `after_epoch` knows from epoch to epoch, beside the network."""
 
-    def saved(self) -> Saved: ...
+    def state_dict(self) -> Checkpoint: ...
 
-    def restore(self, saved: Saved) -> Mapping[str, Tensor]:
+    def load_state_dict(self, saved: Checkpoint) -> Mapping[str, Tensor]:
         """Know it again; the masks in force come back."""
 
 
 @dataclass(frozen=True, eq=False)
-class Extras:
+class TrainingHooks:
     """What may be added to a plain training.
 
     `after_epoch(epoch)` may change the network and gives new masks, or None for those of before; what
@@ -59,18 +59,18 @@ class Extras:
     loss: Loss = cross_entropy
     regularizer: Regularizer | None = None
     after_epoch: Callable[[int], Mapping[str, Tensor] | None] | None = None
-    memory: Memory | None = None
+    stateful: StatefulHook | None = None
 
     @property
-    def forgetful(self) -> bool:
+    def cannot_resume(self) -> bool:
         """Whether what `after_epoch` knows would be lost: such a training cannot be carried on."""
-        return self.after_epoch is not None and self.memory is None
+        return self.after_epoch is not None and self.stateful is None
 
-    def remembered(self) -> Saved:
-        return Saved({}, {}) if self.memory is None else self.memory.saved()
+    def state_dict(self) -> Checkpoint:
+        return Checkpoint({}, {}) if self.stateful is None else self.stateful.state_dict()
 
 
-PLAIN = Extras()
+NO_HOOKS = TrainingHooks()
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,11 @@ class EpochRecord:
     seconds: float
 
 
-Report = Callable[[int, EpochRecord], None]
+OnEpoch = Callable[[int, EpochRecord], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Underway:
+class TrainerState:
     """A training between two epochs, on the CPU: what it goes on from with the same bits.
 
     Its position in the schedule is the number of its records. `optimizer` may be empty after the last.
@@ -102,22 +102,22 @@ class Underway:
     optimizer: Mapping[str, Tensor]
     generator: Tensor
     global_generators: Mapping[str, Tensor]
-    memory: Saved
+    hook_state: Checkpoint
 
 
-Keep = Callable[[Callable[[], Underway]], None]  # called at every epoch's end; calls for what it wants
+Keep = Callable[[Callable[[], TrainerState]], None]  # called at every epoch's end; calls for what it wants
 
 
-class Book(Protocol):
+class TrainingCheckpointer(Protocol):
     """Where the trainings of a walk are written down, so that another process carries on with them."""
 
-    def take(self, stage: str, round: int) -> Underway | None:
+    def resume(self, stage: str, round: int) -> TrainerState | None:
         """How far the next training came before; None if it is new."""
 
-    def keep(self, stage: str, round: int, capture: Callable[[], Underway]) -> None:
+    def maybe_save(self, stage: str, round: int, capture: Callable[[], TrainerState]) -> None:
         """An epoch has ended."""
 
-    def finish(self, stage: str, round: int, underway: Underway) -> None:
+    def finished(self, stage: str, round: int, underway: TrainerState) -> None:
         """The training has ended."""
 
 
@@ -127,15 +127,15 @@ def train(
     validation: Split,
     *,
     recipe: Train,
-    phase: Phase,
+    phase: TrainingPhase,
     batch_size: int,
     numerics: Numerics,
     generator: torch.Generator,
     masks: Mapping[str, Tensor] | None = None,
-    extras: Extras = PLAIN,
-    report: Report | None = None,
-    underway: Underway | None = None,
-    keep: Keep | None = None,
+    hooks: TrainingHooks = NO_HOOKS,
+    on_epoch: OnEpoch | None = None,
+    resume_from: TrainerState | None = None,
+    maybe_save: Keep | None = None,
 ) -> list[EpochRecord]:
     """Train `net` in place for one phase with a fresh optimizer; masked weights are zero after every step.
 
@@ -143,27 +143,27 @@ def train(
     With `underway` it goes on from there, those records first. DivergedError once a loss is not finite.
     """
     loop = _Loop(
-        net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, extras
+        net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, hooks
     )
     records: list[EpochRecord] = []
-    if underway is not None:
-        masks = loop.go_on_from(underway) or masks
-        records += underway.records
+    if resume_from is not None:
+        masks = loop.go_on_from(resume_from) or masks
+        records += resume_from.records
     mask = _Masker(net, masks or {})
     for epoch in range(len(records), phase.epochs):
         started = perf_counter()
         loss, hits, rate = loop.epoch(epoch, mask)
-        new = extras.after_epoch(epoch + 1) if extras.after_epoch else None
+        new = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
         mask = mask if new is None else _Masker(net, new)
         seconds = perf_counter() - started
         held_out = evaluate(net, validation, numerics=numerics)
         if not math.isfinite(loss) or not math.isfinite(held_out.loss):
             raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1} of {phase.epochs}")
         records.append(EpochRecord(loss, hits, held_out.loss, held_out.accuracy, rate, seconds))
-        if keep is not None:
-            keep(partial(loop.underway, tuple(records)))
-        if report is not None:
-            report(epoch + 1, records[-1])
+        if maybe_save is not None:
+            maybe_save(partial(loop.underway, tuple(records)))
+        if on_epoch is not None:
+            on_epoch(epoch + 1, records[-1])
     return records
 
 
@@ -173,11 +173,11 @@ class _Loop:
     split: Split
     optimizer: torch.optim.Optimizer
     recipe: Train
-    phase: Phase
+    phase: TrainingPhase
     batch_size: int
     numerics: Numerics
     generator: torch.Generator
-    extras: Extras
+    extras: TrainingHooks
 
     def epoch(self, number: int, mask: _Masker) -> tuple[float, float, float]:
         """One pass over the split: (mean loss, accuracy, last learning rate)."""
@@ -198,29 +198,29 @@ class _Loop:
         summed, right = torch.stack([total, hits]).tolist()  # the epoch's only wait for the device
         return summed / size, right / size, rate
 
-    def underway(self, records: tuple[EpochRecord, ...]) -> Underway:
+    def underway(self, records: tuple[EpochRecord, ...]) -> TrainerState:
         """Where the training stands after these epochs, copied."""
-        return Underway(
+        return TrainerState(
             records,
             self.numerics.micro_batch,
             snapshot(self.net),
             optimizer_tensors(self.optimizer),
             self.generator.get_state(),
             global_states(self.split.images.device),
-            self.extras.remembered(),
+            self.extras.state_dict(),
         )
 
-    def go_on_from(self, underway: Underway) -> Mapping[str, Tensor] | None:
+    def go_on_from(self, underway: TrainerState) -> Mapping[str, Tensor] | None:
         """Stand where a training stood; the masks in force, if its hooks know of any."""
         self.net.load_state_dict(underway.weights)
         load_optimizer(self.optimizer, underway.optimizer)
         self.generator.set_state(underway.generator)
         set_global_states(underway.global_generators, self.split.images.device)
-        memory = self.extras.memory
-        return None if memory is None else memory.restore(underway.memory)
+        memory = self.extras.stateful
+        return None if memory is None else memory.load_state_dict(underway.hook_state)
 
     def _set_rate(self, epochs: float, *, step: float) -> float:
-        position = self.phase.start + (0.0 if self.phase.hold else epochs)
+        position = self.phase.start + (0.0 if self.phase.constant_lr else epochs)
         rate = self.phase.lr_factor * learning_rate(self.recipe, position, step=step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

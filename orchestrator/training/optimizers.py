@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from orchestrator.config import Train
-from orchestrator.errors import SpaceError, unknown
+from orchestrator.errors import SpaceError, unknown_name
 
 Kind = TypeVar("Kind", bound=Optimizer)
 
@@ -57,7 +57,7 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 @dataclass(frozen=True)
-class Phase:
+class TrainingPhase:
     """`epochs` to train, starting at position `start` (in epochs) of the recipe's learning-rate schedule.
 
     With `hold` the position stays where it is: the rate is constant. `lr_factor` scales it.
@@ -65,7 +65,7 @@ class Phase:
 
     epochs: int
     start: float = 0.0
-    hold: bool = False
+    constant_lr: bool = False
     lr_factor: float = 1.0
 
 
@@ -75,12 +75,12 @@ def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
     `step` is the length of a step in epochs: the warm-up counts it, so that the first is not for nothing.
     """
     if train.schedule not in LR_SCHEDULES:
-        raise SpaceError(unknown("learning-rate schedule", train.schedule, LR_SCHEDULES))
+        raise SpaceError(unknown_name("learning-rate schedule", train.schedule, LR_SCHEDULES))
     warm = min(1.0, (position + step) / train.warmup_epochs) if train.warmup_epochs else 1.0
     return train.lr * warm * LR_SCHEDULES[train.schedule](min(position / train.epochs, 1.0))
 
 
 def make_optimizer(train: Train, net: nn.Module) -> Optimizer:
     if train.optimizer not in OPTIMIZERS:
-        raise SpaceError(unknown("optimizer", train.optimizer, OPTIMIZERS))
+        raise SpaceError(unknown_name("optimizer", train.optimizer, OPTIMIZERS))
     return OPTIMIZERS[train.optimizer](list(net.parameters()), train)

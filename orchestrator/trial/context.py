@@ -15,17 +15,23 @@ import models
 from orchestrator.config import DenseConfig
 from orchestrator.data.loading import Dataset
 from orchestrator.system.determinism import seeded
-from orchestrator.training.loop import Book, EpochRecord, Loss, cross_entropy
+from orchestrator.training.loop import EpochRecord, Loss, TrainingCheckpointer, cross_entropy
 from orchestrator.trial.metrics import Profile, profile
 from orchestrator.trial.structure import Built, channels_of, flow_of
-from orchestrator.trial.weight_transfer import Ancestor, Fit, classes_of, fit, inherit
+from orchestrator.trial.weight_transfer import (
+    SourceModel,
+    TensorMapping,
+    classes_of,
+    match_tensors,
+    transfer_weights,
+)
 from pruning.masking import Group, Masks
 
 Report = Callable[[str, int, EpochRecord], None]
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class NetworkState:
     """A network between two stages: its tensors, its masks, and what they have cost since init.
 
     `micro_batch` is below the planned one where memory ran out: such a state promises no equal bits.
@@ -41,7 +47,7 @@ class State:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class TrialContext:
     """What all stages of one trial share: the configuration, the images, the cost of one of them.
 
     `reference` is the trained dense network, once there is one; `loss` is what recoveries minimise,
@@ -53,11 +59,11 @@ class Bench:
     data: Dataset
     cost: Profile
     report: Report | None = None
-    reference: State | None = None
+    reference: NetworkState | None = None
     loss: Loss = cross_entropy
-    taught: bool = False
-    book: Book | None = None
-    ancestor: Ancestor | None = None
+    has_teacher: bool = False
+    checkpointer: TrainingCheckpointer | None = None
+    source_model: SourceModel | None = None
 
     @property
     def built(self) -> Built:
@@ -81,46 +87,48 @@ class Bench:
 
     def inherited(self, drawn: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks]:
         """The ancestor's weights and masks in place of those drawn; RuntimeError where there is none."""
-        if self.ancestor is None:
+        if self.source_model is None:
             raise RuntimeError(f"a training starts from {self.config.start}, and no ancestor was given")
-        outline = self.outline()
+        outline = self.meta_module()
         parameters = {name: tuple(one.shape) for name, one in outline.named_parameters()}
-        found = fit_of(self, outline, self.ancestor)
-        return inherit(drawn, self.ancestor, found, parameters=parameters)
+        found = fit_of(self, outline, self.source_model)
+        return transfer_weights(drawn, self.source_model, found, parameters=parameters)
 
-    def trained(self) -> State:
+    def trained(self) -> NetworkState:
         """The dense network; RuntimeError before there is one."""
         if self.reference is None:
             raise RuntimeError("the dense network is asked for before it was trained")
         return self.reference
 
-    def restore(self, state: State) -> nn.Module:
+    def build_module(self, state: NetworkState) -> nn.Module:
         """The state's network, on the data's device."""
         # Built without storage: nothing is drawn only to be overwritten; `to_empty` imports half of torch.
-        net, device = self.outline(), self.data.train.images.device
+        net, device = self.meta_module(), self.data.train.images.device
         copies = {name: one.to(device, copy=True).contiguous() for name, one in state.weights.items()}
         net.load_state_dict(copies, assign=True)
         if self.config.train.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         return net
 
-    def borrow(self, state: State) -> nn.Module:
+    def view_module(self, state: NetworkState) -> nn.Module:
         """A network, on the CPU, of the state's own tensors, to be looked at and left as it is."""
-        net = self.outline()
+        net = self.meta_module()
         net.load_state_dict(state.weights, assign=True)
         return net
 
-    def outline(self) -> nn.Module:
+    def meta_module(self) -> nn.Module:
         """The network without storage: names, shapes and types."""
         with torch.device("meta"):
             return self._network()
 
 
-def fit_of(bench: Bench, outline: nn.Module, ancestor: Ancestor) -> Fit:
+def fit_of(bench: TrialContext, outline: nn.Module, ancestor: SourceModel) -> TensorMapping:
     """How the bench's network takes an ancestor's tensors. ValueError for another model."""
     shapes = {name: tuple(tensor.shape) for name, tensor in ancestor.weights.items()}
     ours = classes_of(bench.config.dataset)
-    return fit(outline, shapes, flow=flow_of(bench.built), theirs=ancestor.classes, ours=ours)
+    return match_tensors(
+        outline, shapes, flow=flow_of(bench.built), source_classes=ancestor.classes, target_classes=ours
+    )
 
 
 def seed_for(seed: int, stage: str, round: int) -> int:
@@ -129,15 +137,15 @@ def seed_for(seed: int, stage: str, round: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def make_bench(
-    config: DenseConfig, data: Dataset, *, report: Report | None = None, ancestor: Ancestor | None = None
-) -> Bench:
+def make_context(
+    config: DenseConfig, data: Dataset, *, report: Report | None = None, ancestor: SourceModel | None = None
+) -> TrialContext:
     """The bench of a configuration; one image's cost is counted once in a process for each model."""
     cost = _cost(config.model, data.input_shape, data.num_classes)
-    return Bench(config, data, cost, report, ancestor=ancestor)
+    return TrialContext(config, data, cost, report, source_model=ancestor)
 
 
-def channel_groups(bench: Bench, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
+def channel_groups(bench: TrialContext, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
     """The channel groups of the bench's model; ValueError where a channel cannot be cut out exactly."""
     return channels_of(bench.built, protect)
 

@@ -9,10 +9,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from orchestrator.config import TrialConfig
-from orchestrator.training.checkpoint import Saved
-from orchestrator.training.loop import Extras
-from orchestrator.training.optimizers import Phase
-from orchestrator.trial.context import Bench, State
+from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.loop import TrainingHooks
+from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import choose_masks, initial, train_more
 from orchestrator.trial.structure import layers_protected
 from pruning.masking import Group, Masks, apply_masks, full_masks, gather, prunable_layers
@@ -22,27 +22,29 @@ LAST_ROUND_AT = 0.75  # of the training; what is left repairs
 SMALLEST = 1e-12
 
 
-def train_gradually(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None) -> State:
+def prune_during_training(
+    bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None
+) -> NetworkState:
     """Train from the initial weights and prune on the way, by the schedule of the configuration."""
     start = initial(bench)
-    pruner = _Pruner(bench, config, groups, start.masks)
+    pruner = EpochPruner(bench, config, groups, start.masks)
     hooks = partial(_extras, pruner)
-    phase = Phase(bench.config.train.epochs)
+    phase = TrainingPhase(bench.config.train.epochs)
     state = train_more(bench, start, phase, stage="during", round=0, hooks=hooks)
     return replace(state, masks=pruner.masks)
 
 
-def _extras(pruner: _Pruner, net: nn.Module) -> Extras:
+def _extras(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
     pruner.start()  # again, where memory ran out and the training starts anew
     after_epoch = partial(pruner.after_epoch, net)
-    return Extras(loss=pruner.bench.loss, after_epoch=after_epoch, memory=pruner)
+    return TrainingHooks(loss=pruner.bench.loss, after_epoch=after_epoch, stateful=pruner)
 
 
-class _Pruner:
+class EpochPruner:
     """The masks so far, and the mean norms that tell whether a layer has settled."""
 
     def __init__(
-        self, bench: Bench, config: TrialConfig, groups: Sequence[Group] | None, inherited: Masks
+        self, bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None, inherited: Masks
     ) -> None:
         self.bench, self.config, self.groups = bench, config, groups
         self.schedule = schedules.get(config.prune.schedule)
@@ -57,14 +59,14 @@ class _Pruner:
         self.norms: dict[str, float] = {}
         self.round = 0
 
-    def saved(self) -> Saved:
+    def state_dict(self) -> Checkpoint:
         """What the next epochs depend on."""
-        return Saved(dict(self.masks), {"round": self.round, "norms": dict(self.norms)})
+        return Checkpoint(dict(self.masks), {"round": self.round, "norms": dict(self.norms)})
 
-    def restore(self, saved: Saved) -> Masks:
+    def load_state_dict(self, saved: Checkpoint) -> Masks:
         """Stand where `saved` was read; the masks so far."""
-        self.masks, self.norms = dict(saved.tensors), dict(saved.about["norms"])
-        self.round = saved.about["round"]
+        self.masks, self.norms = dict(saved.tensors), dict(saved.metadata["norms"])
+        self.round = saved.metadata["round"]
         return self.masks
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:

@@ -14,19 +14,19 @@ from orchestrator.config import TrialConfig
 from orchestrator.errors import DivergedError
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.loop import EpochRecord
-from orchestrator.trial.context import Bench, State, channel_groups
+from orchestrator.trial.context import NetworkState, TrialContext, channel_groups
 from orchestrator.trial.metrics import (
     LayerRow,
     Measurement,
-    collapse,
-    concentration,
+    collapse_notes,
     dense_bytes,
     effective_macs,
     layer_rows,
-    living_weights,
     nonzero_parameters,
     profile,
+    remaining_weights,
     sparse_bytes,
+    sparsity_indices,
 )
 from orchestrator.trial.structure import layers_protected
 from pruning.masking import Group, Masks, alive_in, alive_units, prunable_layers, sparsity
@@ -36,10 +36,10 @@ from pruning.structure import dead_groups, propagate, shrink
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredRound:
     """A state, what it measures, and the network as it would be shipped: cut where channels could go."""
 
-    state: State
+    state: NetworkState
     measurement: Measurement
     net: nn.Module
     cut: bool
@@ -54,7 +54,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Recalled:
+class ResumedRound:
     """A round that an earlier process measured: all that is recorded of a round that is not the last."""
 
     measurement: Measurement
@@ -63,22 +63,26 @@ class Recalled:
 
 
 def measure(
-    bench: Bench,
-    state: State,
+    bench: TrialContext,
+    state: NetworkState,
     groups: Sequence[Group] | None,
     *,
     config: TrialConfig | None = None,
     round: int = 0,
-) -> Measured:
+) -> MeasuredRound:
     """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
     with bench.seeded("measure", round):  # for a network that draws in eval mode, too
         return _measured(bench, state, groups, config, round)
 
 
 def _measured(
-    bench: Bench, state: State, groups: Sequence[Group] | None, config: TrialConfig | None, round: int
-) -> Measured:
-    net = bench.restore(state)
+    bench: TrialContext,
+    state: NetworkState,
+    groups: Sequence[Group] | None,
+    config: TrialConfig | None,
+    round: int,
+) -> MeasuredRound:
+    net = bench.build_module(state)
     numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
     test = evaluate(net, bench.data.test, numerics=numerics)
     held_out = evaluate(net, bench.data.validation, numerics=numerics)
@@ -86,10 +90,10 @@ def _measured(
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
     small, notes = _cut(bench, net, state.masks, config, round=round)
     masks, whole = _propagated(bench, net, state.masks, config)
-    living = living_weights(net, bench.cost, masks)
+    living = remaining_weights(net, bench.cost, masks)
     if config is not None:
         notes += _differences(config, state.masks, groups, round=round)
-    notes += collapse(masks, held_out, classes=bench.data.num_classes, round=round)
+    notes += collapse_notes(masks, held_out, classes=bench.data.num_classes, round=round)
     measurement = Measurement(
         accuracy=test.accuracy,
         top5=test.top5,
@@ -106,11 +110,11 @@ def _measured(
         **_costs(bench, net, small, masks, living),
     )
     rows = tuple(layer_rows(net, bench.cost, living, state.masks))
-    return Measured(state, measurement, small, small is not net, rows, masks, test.confusion, notes)
+    return MeasuredRound(state, measurement, small, small is not net, rows, masks, test.confusion, notes)
 
 
 def _propagated(
-    bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None
+    bench: TrialContext, net: nn.Module, masks: Masks, config: TrialConfig | None
 ) -> tuple[Masks, Masks]:
     """The masks with what is dead by consequence, where whole units or channels go; and the whole ones.
 
@@ -141,12 +145,12 @@ def _propagated(
 
 
 def _costs(
-    bench: Bench, net: nn.Module, small: nn.Module, masks: Masks, living: Mapping[str, Tensor]
+    bench: TrialContext, net: nn.Module, small: nn.Module, masks: Masks, living: Mapping[str, Tensor]
 ) -> dict[str, Any]:  # int or float
     """What is left of the network: dense, with its masks, and cut out."""
     physical = bench.cost if small is net else profile(small, bench.data.input_shape)
     nonzero = nonzero_parameters(bench.cost, masks)
-    index, gini = concentration(living)
+    index, gini = sparsity_indices(living)
     return {
         "sparsity": sparsity(masks),
         "pq_index": index,
@@ -182,7 +186,7 @@ def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int,
 
 
 def _cut(
-    bench: Bench, net: nn.Module, masks: Masks, config: TrialConfig | None, *, round: int
+    bench: TrialContext, net: nn.Module, masks: Masks, config: TrialConfig | None, *, round: int
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The network without its dead channels, where whole units or channels go; and what there is to say."""
     if config is None or config.prune.granularity not in ("unit", "channel"):

@@ -92,7 +92,7 @@ def layer_rows(
     for name, weights in living.items():
         total, alive, macs = layers[name].weight.numel(), weights.numel(), dense.macs[name]
         mask = chosen.get(dense.weights[name])
-        indices = concentration({name: weights})
+        indices = sparsity_indices({name: weights})
         effective = round(Fraction(macs * alive, total))
         by_mask = 0.0 if mask is None else 1 - alive_in(mask) / total
         rows.append(LayerRow(name, total, alive, 1 - alive / total, *indices, macs, effective, by_mask))
@@ -100,7 +100,7 @@ def layer_rows(
     return [*rows, *others]
 
 
-def living_weights(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def remaining_weights(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Layer -> its living weights, one dimension, on the CPU."""
     found = {}
     for name, layer in prunable_layers(net).items():
@@ -109,13 +109,13 @@ def living_weights(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) 
     return found
 
 
-def concentration(weights: Mapping[str, Tensor]) -> tuple[float, float]:
+def sparsity_indices(weights: Mapping[str, Tensor]) -> tuple[float, float]:
     """(PQ index with p = 0.5 and q = 1, Gini index) of all these weights together; larger = sparser."""
     values = torch.cat(list(weights.values()))
     return pq_index(values), gini(values)
 
 
-def collapse(
+def collapse_notes(
     masks: Mapping[str, Tensor], held_out: Evaluation, *, classes: int, round: int
 ) -> tuple[str, ...]:
     """One note for layers without a living weight, and one for a network that does no better than chance.

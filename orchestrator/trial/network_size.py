@@ -19,7 +19,7 @@ Built = tuple[str, tuple[int, int, int], int]
 BAD_SIZES = (TypeError, ValueError, RuntimeError, OverflowError, MemoryError)
 
 
-def outline(built: Built) -> nn.Module:
+def meta_module(built: Built) -> nn.Module:
     """The network without storage, in eval mode. ValueError, or one of BAD_SIZES, where it cannot be."""
     model, shape, classes = built
     with torch.device("meta"):
@@ -31,10 +31,10 @@ def outline(built: Built) -> nn.Module:
 
 
 @lru_cache(maxsize=256)
-def size_refusal(built: Built) -> str | None:
+def size_conflict(built: Built) -> str | None:
     """Why a network is too large to be built and traced on this machine; None where it is not, or is none."""
     try:
-        net = outline(built)
+        net = meta_module(built)
     except BAD_SIZES as error:
         return " ".join(str(error).split())[:200]
     held = sum(parameter.nbytes for parameter in net.parameters())

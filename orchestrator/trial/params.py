@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 import models
-from orchestrator.config import LATER, DenseConfig, Json, TrialConfig, flat, method_text
+from orchestrator.config import ADDED_LATER, DenseConfig, Json, TrialConfig, flat, method_text
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_a_round, recoveries
@@ -21,7 +21,7 @@ def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
     if isinstance(config, TrialConfig):
         own = {**vars(config), **vars(config.prune), "protect": ",".join(config.prune.protect)}
         del own["dense"], own["prune"]
-        own = {name: value for name, value in own.items() if LATER.get(name, ...) != value}
+        own = {name: value for name, value in own.items() if ADDED_LATER.get(name, ...) != value}
         return {**params(config.dense), **_with_methods(own)}
     return _with_methods(dict(flat(config)))
 
@@ -51,7 +51,7 @@ def _further_training(config: TrialConfig) -> str:
     return "trained on" if trains or config.prepare != "none" else ""
 
 
-def short(axis: str, text: str) -> str:
+def without_defaults(axis: str, text: str) -> str:
     """The text of a method without the options that have their default value."""
     name, options = parse(text)
     defaults = _defaults(axis, name)
@@ -71,7 +71,7 @@ def _with_methods(values: Mapping[str, Json]) -> dict[str, Json]:
 
 @cache
 def _short(axis: str, text: str) -> str:
-    return short(axis, text)
+    return without_defaults(axis, text)
 
 
 @cache

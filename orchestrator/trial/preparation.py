@@ -8,9 +8,9 @@ from typing import Annotated
 
 from torch import nn
 
-from orchestrator.training.loop import Extras
-from orchestrator.training.optimizers import Phase
-from orchestrator.trial.context import Bench, State, channel_groups
+from orchestrator.training.loop import TrainingHooks
+from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.trial.context import NetworkState, TrialContext, channel_groups
 from orchestrator.trial.recovery import Length, epochs_of
 from orchestrator.trial.stages import train_more
 from pruning import regularization
@@ -20,7 +20,7 @@ preparations = Registry("preparation")
 
 
 @preparations.register(summary="nothing")
-def none(bench: Bench, state: State) -> State:
+def none(bench: TrialContext, state: NetworkState) -> NetworkState:
     """The state as it is."""
     return state
 
@@ -36,8 +36,8 @@ def _check_group_lasso(*, epochs: int | str, **lasso: object) -> None:
     channels=True,
 )
 def group_lasso(
-    bench: Bench,
-    state: State,
+    bench: TrialContext,
+    state: NetworkState,
     *,
     kind: str = "group",
     strength: Annotated[float, Between(0, under=True)] = 1e-4,
@@ -45,7 +45,7 @@ def group_lasso(
     group_scale: str = "sqrt",
     warmup: Annotated[float, Between(0, 1)] = 0.0,
     epochs: Length = "100%",
-) -> State:
+) -> NetworkState:
     """The last `epochs` of the recipe once more, now with group lasso.
 
     `kind` is group, filter or channel; `mode` proximal or subgradient; `group_scale` sqrt or none. Groups
@@ -55,9 +55,9 @@ def group_lasso(
     length = epochs_of(epochs, recipe)
     options = {"kind": kind, "strength": strength, "mode": mode, "group_scale": group_scale, "warmup": warmup}
     bind = regularization.regularizers.get({"method": "group_lasso", **options})
-    hooks: Callable[[nn.Module], Extras] = lambda net: Extras(  # noqa: E731  one expression, typed
+    hooks: Callable[[nn.Module], TrainingHooks] = lambda net: TrainingHooks(  # noqa: E731  one expression, typed
         regularizer=bind(net, groups=channel_groups(bench))
     )
-    phase = Phase(length, start=max(0, recipe.epochs - length))
-    untaught = replace(bench, taught=False)  # it learns from the labels alone, whatever recoveries do
+    phase = TrainingPhase(length, start=max(0, recipe.epochs - length))
+    untaught = replace(bench, has_teacher=False)  # it learns from the labels alone, whatever recoveries do
     return train_more(untaught, state, phase, stage="group_lasso", round=0, hooks=hooks)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config import Json
-from orchestrator.training.checkpoint import Saved
-from orchestrator.training.loop import EpochRecord, Underway
-from orchestrator.trial.context import State
-from orchestrator.trial.measurement import Measured, Recalled
+from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.loop import EpochRecord, TrainerState
+from orchestrator.trial.context import NetworkState
+from orchestrator.trial.measurement import MeasuredRound, ResumedRound
 from orchestrator.trial.metrics import Measurement
 
 FORM = 2  # raise it when a checkpoint is written in another form: older ones are not carried on
@@ -21,16 +21,16 @@ Parts = Mapping[tuple[str, str], dict[str, Tensor]]  # (where, what), such as (t
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class UnfinishedTraining:
     """A training of a walk: one that has ended, or one under way."""
 
     stage: str
     round: int
-    underway: Underway
+    trainer_state: TrainerState
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class TrialProgress:
     """Where a walk stands. In round 0 the dense network is trained and prepared.
 
     `top` is the state that the round starts from, `last` the one measured last, of `rounds`. `trainings`
@@ -38,13 +38,13 @@ class Standing:
     """
 
     round: int = 0
-    top: State | None = None
-    rounds: tuple[Measured | Recalled, ...] = ()
-    last: State | None = None
-    trainings: tuple[Training, ...] = ()
+    round_start: NetworkState | None = None
+    rounds: tuple[MeasuredRound | ResumedRound, ...] = ()
+    last_measured: NetworkState | None = None
+    trainings: tuple[UnfinishedTraining, ...] = ()
 
 
-def to_saved(standing: Standing, walk: Mapping[str, Json]) -> Saved:
+def to_saved(standing: TrialProgress, walk: Mapping[str, Json]) -> Checkpoint:
     """A copy to be kept; `walk` says which walk it is of."""
     tensors = {
         f"{where}/{what}/{name}": tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -56,29 +56,29 @@ def to_saved(standing: Standing, walk: Mapping[str, Json]) -> Saved:
         "form": FORM,
         "tensors": _forms(tensors),
         "round": standing.round,
-        "top": _spent(standing.top),
-        "last": "top" if standing.last is standing.top else _spent(standing.last),
+        "top": _spent(standing.round_start),
+        "last": "top" if standing.last_measured is standing.round_start else _spent(standing.last_measured),
         "rounds": [
             {"measurement": asdict(one.measurement), "history": _rows(one.history), "notes": list(one.notes)}
             for one in standing.rounds
         ],
         "trainings": [_training_about(training) for training in standing.trainings],
     }
-    return Saved(tensors, about)
+    return Checkpoint(tensors, about)
 
 
-def _parts(standing: Standing) -> Iterator[tuple[tuple[str, str], Mapping[str, Tensor]]]:
-    other = None if standing.last is standing.top else standing.last
-    for where, state in (("top", standing.top), ("last", other)):
+def _parts(standing: TrialProgress) -> Iterator[tuple[tuple[str, str], Mapping[str, Tensor]]]:
+    other = None if standing.last_measured is standing.round_start else standing.last_measured
+    for where, state in (("top", standing.round_start), ("last", other)):
         if state is not None:
             yield (where, "weights"), state.weights
             yield (where, "masks"), state.masks
     for number, training in enumerate(standing.trainings):
-        yield (str(number), "weights"), training.underway.weights
-        yield (str(number), "optimizer"), training.underway.optimizer
-        yield (str(number), "generator"), {"": training.underway.generator}
-        yield (str(number), "global"), training.underway.global_generators
-        yield (str(number), "memory"), training.underway.memory.tensors
+        yield (str(number), "weights"), training.trainer_state.weights
+        yield (str(number), "optimizer"), training.trainer_state.optimizer
+        yield (str(number), "generator"), {"": training.trainer_state.generator}
+        yield (str(number), "global"), training.trainer_state.global_generators
+        yield (str(number), "memory"), training.trainer_state.hook_state.tensors
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> list[Json]:
@@ -86,7 +86,7 @@ def _forms(tensors: Mapping[str, Tensor]) -> list[Json]:
     return [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()]
 
 
-def _spent(state: State | None) -> Json:
+def _spent(state: NetworkState | None) -> Json:
     if state is None:
         return None
     names = ("epochs", "train_seconds", "train_flops", "micro_batch")
@@ -97,19 +97,19 @@ def _rows(history: tuple[EpochRecord, ...]) -> Json:
     return [list(astuple(record)) for record in history]
 
 
-def _training_about(training: Training) -> Json:
+def _training_about(training: UnfinishedTraining) -> Json:
     return {
         "stage": training.stage,
         "round": training.round,
-        "records": _rows(training.underway.records),
-        "micro_batch": training.underway.micro_batch,
-        "memory": training.underway.memory.about,
+        "records": _rows(training.trainer_state.records),
+        "micro_batch": training.trainer_state.micro_batch,
+        "memory": training.trainer_state.hook_state.metadata,
     }
 
 
-def from_saved(saved: Saved, walk: Mapping[str, Json], outline: nn.Module) -> Standing:
+def from_saved(saved: Checkpoint, walk: Mapping[str, Json], outline: nn.Module) -> TrialProgress:
     """Where the walk stood. ValueError, with what does not fit, for anything that is not whole and of it."""
-    about = saved.about
+    about = saved.metadata
     for name, value in {**walk, "form": FORM}.items():
         if about.get(name) != value:
             raise ValueError(f"it is of another {name}")
@@ -117,7 +117,7 @@ def from_saved(saved: Saved, walk: Mapping[str, Json], outline: nn.Module) -> St
         parts = _taken_apart(saved)
         top = _state(about["top"], "top", parts)
         last = top if about["last"] == "top" else _state(about["last"], "last", parts)
-        standing = Standing(
+        standing = TrialProgress(
             about["round"],
             top,
             tuple(_recalled(row) for row in about["rounds"]),
@@ -130,9 +130,9 @@ def from_saved(saved: Saved, walk: Mapping[str, Json], outline: nn.Module) -> St
     return standing
 
 
-def _taken_apart(saved: Saved) -> Parts:
-    named = {name: saved.tensors[name] for name, _, _ in saved.about["tensors"]}
-    if _forms(named) != [list(form) for form in saved.about["tensors"]]:
+def _taken_apart(saved: Checkpoint) -> Parts:
+    named = {name: saved.tensors[name] for name, _, _ in saved.metadata["tensors"]}
+    if _forms(named) != [list(form) for form in saved.metadata["tensors"]]:
         raise ValueError("it is not whole: a tensor has another type or shape")
     parts: dict[tuple[str, str], dict[str, Tensor]] = {}
     for path, tensor in named.items():
@@ -141,36 +141,40 @@ def _taken_apart(saved: Saved) -> Parts:
     return parts
 
 
-def _state(spent: Json, where: str, parts: Parts) -> State | None:
-    return None if spent is None else State(parts[where, "weights"], parts.get((where, "masks"), {}), **spent)
+def _state(spent: Json, where: str, parts: Parts) -> NetworkState | None:
+    return (
+        None
+        if spent is None
+        else NetworkState(parts[where, "weights"], parts.get((where, "masks"), {}), **spent)
+    )
 
 
-def _recalled(row: Json) -> Recalled:
-    return Recalled(Measurement(**row["measurement"]), _history(row["history"]), tuple(row["notes"]))
+def _recalled(row: Json) -> ResumedRound:
+    return ResumedRound(Measurement(**row["measurement"]), _history(row["history"]), tuple(row["notes"]))
 
 
 def _history(rows: Json) -> tuple[EpochRecord, ...]:
     return tuple(EpochRecord(*row) for row in rows)
 
 
-def _training(row: Json, where: str, parts: Parts) -> Training:
-    underway = Underway(
+def _training(row: Json, where: str, parts: Parts) -> UnfinishedTraining:
+    underway = TrainerState(
         _history(row["records"]),
         row["micro_batch"],
         parts[where, "weights"],
         parts.get((where, "optimizer"), {}),
         parts[where, "generator"][""],
         parts[where, "global"],
-        Saved(parts.get((where, "memory"), {}), row["memory"]),
+        Checkpoint(parts.get((where, "memory"), {}), row["memory"]),
     )
-    return Training(row["stage"], row["round"], underway)
+    return UnfinishedTraining(row["stage"], row["round"], underway)
 
 
-def _check(standing: Standing, outline: nn.Module) -> None:
+def _check(standing: TrialProgress, outline: nn.Module) -> None:
     """ValueError unless everything fits the network and is finite."""
     forms = {name: (tensor.shape, tensor.dtype) for name, tensor in outline.state_dict().items()}
-    underway = [training.underway for training in standing.trainings]
-    states = [state for state in (standing.top, standing.last) if state is not None]
+    underway = [training.trainer_state for training in standing.trainings]
+    states = [state for state in (standing.round_start, standing.last_measured) if state is not None]
     for weights in (*(state.weights for state in states), *(one.weights for one in underway)):
         if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} != forms:
             raise ValueError("its weights are not those of the network")
@@ -179,9 +183,11 @@ def _check(standing: Standing, outline: nn.Module) -> None:
     records = [record for one in (*standing.rounds, *standing.trainings) for record in _epochs(one)]
     if not all(math.isfinite(value) for record in records for value in astuple(record)):
         raise ValueError("a loss is not finite")
-    if (standing.top is None) != (standing.round == 0) or (standing.last is None) != (not standing.rounds):
+    if (standing.round_start is None) != (standing.round == 0) or (standing.last_measured is None) != (
+        not standing.rounds
+    ):
         raise ValueError("it is not whole: a state is missing")
 
 
-def _epochs(one: Measured | Recalled | Training) -> tuple[EpochRecord, ...]:
-    return one.underway.records if isinstance(one, Training) else one.history
+def _epochs(one: MeasuredRound | ResumedRound | UnfinishedTraining) -> tuple[EpochRecord, ...]:
+    return one.trainer_state.records if isinstance(one, UnfinishedTraining) else one.history

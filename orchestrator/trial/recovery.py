@@ -11,8 +11,8 @@ from typing import Annotated
 from torch import Tensor
 
 from orchestrator.config import Train, TrialConfig
-from orchestrator.training.optimizers import Phase
-from orchestrator.trial.context import Bench, State, channel_groups
+from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.trial.context import NetworkState, TrialContext, channel_groups
 from orchestrator.trial.stages import initial, train_more, weights_at
 from pruning import decomposition
 from pruning.masking import masked
@@ -22,17 +22,17 @@ from pruning.structure import whole_layers
 
 
 @dataclass(frozen=True, eq=False)
-class Trunk:
+class RoundMasks:
     """The states of a walk right after each round's pruning, without their weights: masks, and their cost.
 
     `key` is that of the trial whose walk it was.
     """
 
-    rounds: tuple[State, ...]
+    rounds: tuple[NetworkState, ...]
     key: str
 
 
-def walked_along(config: TrialConfig) -> TrialConfig | None:
+def mask_source_config(config: TrialConfig) -> TrialConfig | None:
     """The trial along whose walk a control goes; None for a trial that goes its own way.
 
     A control of one round has the dense network's masks: there is nothing to share but those.
@@ -44,7 +44,7 @@ def walked_along(config: TrialConfig) -> TrialConfig | None:
     return replace(config, recover=str(name))
 
 
-def bare(state: State) -> State:
+def masks_only(state: NetworkState) -> NetworkState:
     """What a control is given of a state: its masks, and what they have cost."""
     return replace(state, weights={}, history=())
 
@@ -140,7 +140,7 @@ def _of_reinit(train: Train) -> int:
 
 
 @recoveries.register(summary="nothing: the network as pruning left it", trains=False)
-def none(bench: Bench, state: State, *, round: int) -> State:
+def none(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
     """The state as it is."""
     return state
 
@@ -150,11 +150,13 @@ def none(bench: Bench, state: State, *, round: int) -> State:
     paper="Renda et al., ICLR 2020",
     length=_of_finetune,
 )
-def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", lr: Factor = 1.0) -> State:
+def finetune(
+    bench: TrialContext, state: NetworkState, *, round: int, epochs: Length = "10%", lr: Factor = 1.0
+) -> NetworkState:
     """Train the survivors on at a constant rate: `lr` times the recipe's at the start of its last epoch."""
     recipe = bench.config.train
     last = max(recipe.epochs - 1, recipe.warmup_epochs)
-    phase = Phase(epochs_of(epochs, recipe), start=last, hold=True, lr_factor=lr)
+    phase = TrainingPhase(epochs_of(epochs, recipe), start=last, constant_lr=True, lr_factor=lr)
     return train_more(bench, state, phase, stage="finetune", round=round)
 
 
@@ -164,7 +166,7 @@ def finetune(bench: Bench, state: State, *, round: int, epochs: Length = "10%", 
     length=_of_rewind,
     again=True,
 )
-def rewind(bench: Bench, state: State, *, round: int, to: Position = 0) -> State:
+def rewind(bench: TrialContext, state: NetworkState, *, round: int, to: Position = 0) -> NetworkState:
     """The lottery ticket: survivors, biases and norms go back to epoch `to`, 0 being the initial draw.
 
     The training from there on is done again, learning rates included.
@@ -179,7 +181,9 @@ def rewind(bench: Bench, state: State, *, round: int, to: Position = 0) -> State
     paper="Renda et al., ICLR 2020",
     length=_of_lr_rewind,
 )
-def lr_rewind(bench: Bench, state: State, *, round: int, epochs: Length = "100%") -> State:
+def lr_rewind(
+    bench: TrialContext, state: NetworkState, *, round: int, epochs: Length = "100%"
+) -> NetworkState:
     """Train the survivors through the last `epochs` of the learning-rate schedule once more."""
     start = bench.config.train.epochs - _of_lr_rewind(bench.config.train, epochs=epochs)
     return train_more(bench, state, _rest(bench, start), stage="lr_rewind", round=round)
@@ -192,7 +196,7 @@ def lr_rewind(bench: Bench, state: State, *, round: int, epochs: Length = "100%"
     again=True,
     trunk="rewind",
 )
-def reinit(bench: Bench, state: State, *, round: int) -> State:
+def reinit(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
     """Fresh initial weights for the survivors, biases and norms, and the whole training.
 
     The masks are those of the lottery ticket: the next round prunes what `rewind` has trained.
@@ -207,27 +211,27 @@ def reinit(bench: Bench, state: State, *, round: int) -> State:
     channels=True,
     trains=False,
 )
-def refit(bench: Bench, state: State, *, round: int, images: Images = 500) -> State:
+def refit(bench: TrialContext, state: NetworkState, *, round: int, images: Images = 500) -> NetworkState:
     """Correct what reads the dead units so that it is given what the dense network gave it, front to back.
 
     For units and channels, however they were chosen; ValueError where several layers read one group.
     """
-    net, dense = bench.restore(state).cpu(), bench.restore(bench.trained()).cpu()
+    net, dense = bench.build_module(state).cpu(), bench.build_module(bench.trained()).cpu()
     seen = bench.data.train.images[:images].cpu()
-    groups = channel_groups(bench, whole_layers(bench.outline(), state.masks))
+    groups = channel_groups(bench, whole_layers(bench.meta_module(), state.masks))
     started = perf_counter()
     changed = decomposition.refit(net, state.masks, groups, seen, dense=dense)
     seconds = state.train_seconds + perf_counter() - started
     return replace(state, weights={**state.weights, **changed}, train_seconds=seconds, history=())
 
 
-def rewound(state: State, weights: Mapping[str, Tensor]) -> State:
+def rewound(state: NetworkState, weights: Mapping[str, Tensor]) -> NetworkState:
     """The state with other weights under its own masks; what it has cost stays."""
     return replace(state, weights=masked(weights, state.masks))
 
 
-def _rest(bench: Bench, start: int) -> Phase:
-    return Phase(bench.config.train.epochs - start, start=start)
+def _rest(bench: TrialContext, start: int) -> TrainingPhase:
+    return TrainingPhase(bench.config.train.epochs - start, start=start)
 
 
 def reuses_dense_weights(config: TrialConfig) -> bool:

@@ -11,26 +11,26 @@ from torch import Tensor
 
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data.loading import Dataset
-from orchestrator.training.checkpoint import Keeper
+from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.trial import stages
-from orchestrator.trial.checkpointing import Journal, open_journal
-from orchestrator.trial.context import Bench, Report, State, make_bench
+from orchestrator.trial.checkpointing import TrialCheckpointer, resume_or_start
+from orchestrator.trial.context import NetworkState, Report, TrialContext, make_context
 from orchestrator.trial.distillation import distillations
-from orchestrator.trial.during_training import train_gradually
-from orchestrator.trial.measurement import Measured, Recalled, measure
+from orchestrator.trial.during_training import prune_during_training
+from orchestrator.trial.measurement import MeasuredRound, ResumedRound, measure
 from orchestrator.trial.metrics import Measurement, Profile
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import Trunk, bare, recoveries
-from orchestrator.trial.weight_transfer import Ancestor
+from orchestrator.trial.recovery import RoundMasks, masks_only, recoveries
+from orchestrator.trial.weight_transfer import SourceModel
 from pruning.masking import Group
 from pruning.registry import Method
 from pruning.schedules import rounds_of, schedules
 
 
-class Store(Protocol):
+class DenseStore(Protocol):
     """Where finished dense trainings are found; None for one that is not there."""
 
-    def dense(self, config: DenseConfig) -> State | None: ...
+    def dense(self, config: DenseConfig) -> NetworkState | None: ...
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Round:
     ipa: Measurement
 
 
-ReportRound = Callable[[Round], str]  # why the walk is to end there; empty to go on
+OnRound = Callable[[Round], str]  # why the walk is to end there; empty to go on
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class TrialResult:
     """A walk: the dense network's own measurement (`ipa`), one entry per round, and the `last` of them.
 
     `dense_confusion` is the dense network's, [true, predicted] on test images.
@@ -56,105 +56,107 @@ class Result:
     """
 
     ipa: Measurement
-    rounds: tuple[Measured | Recalled, ...]
-    last: Measured
+    rounds: tuple[MeasuredRound | ResumedRound, ...]
+    last: MeasuredRound
     cost: Profile
     data: Dataset
     dense_confusion: Tensor
     stopped_because: str = ""
-    trunk: Trunk | None = None
+    round_masks: RoundMasks | None = None
 
 
 def run_dense(
     config: DenseConfig,
     data: Dataset,
     *,
-    ancestor: Ancestor | None = None,
-    report: Report | None = None,
-    keeper: Keeper | None = None,
+    source_model: SourceModel | None = None,
+    on_epoch: Report | None = None,
+    checkpoints: CheckpointStore | None = None,
     every_seconds: float | None = None,
-) -> Result:
+) -> TrialResult:
     """Train and measure the dense network of a configuration, from its ancestor if it has one.
 
     Every minute, or `every_seconds`, the keeper is given where the training stands; what an earlier
     process gave it is carried on.
     """
-    bench = make_bench(config, data, report=report, ancestor=ancestor)
-    journal = open_journal(keeper, bench, key=config.key(), dense=None, every_seconds=every_seconds)
-    bench = replace(bench, book=journal)
+    bench = make_context(config, data, report=on_epoch, ancestor=source_model)
+    journal = resume_or_start(checkpoints, bench, key=config.key(), dense=None, every_seconds=every_seconds)
+    bench = replace(bench, checkpointer=journal)
     measured = journal.measured(measure(bench, stages.dense(bench), None))
-    return Result(measured.measurement, (measured,), measured, bench.cost, data, measured.confusion)
+    return TrialResult(measured.measurement, (measured,), measured, bench.cost, data, measured.confusion)
 
 
 def run_trial(
     config: TrialConfig,
     data: Dataset,
     *,
-    store: Store,
-    ancestor: Ancestor | None = None,
-    shared: Trunk | None = None,
-    report: Report | None = None,
-    report_round: ReportRound | None = None,
-    keeper: Keeper | None = None,
+    store: DenseStore,
+    source_model: SourceModel | None = None,
+    masks_from: RoundMasks | None = None,
+    on_epoch: Report | None = None,
+    on_round: OnRound | None = None,
+    checkpoints: CheckpointStore | None = None,
     every_seconds: float | None = None,
-) -> Result:
+) -> TrialResult:
     """Prune, recover and measure, round after round, from the stored dense network or a new one.
 
     `report_round` hears of every round once it is measured, and may end the walk before the next. Rounds
     that an earlier process measured are reported again first; it may end the walk where that one stood.
     A control walks along the `shared` rounds, if there are any. The keeper is as for `run_dense`.
     """
-    bench = make_bench(config.dense, data, report=report, ancestor=ancestor)
+    bench = make_context(config.dense, data, report=on_epoch, ancestor=source_model)
     held = store.dense(config.dense)
-    journal = open_journal(
-        keeper, bench, key=config.key(), dense=held, shared=shared, every_seconds=every_seconds
+    journal = resume_or_start(
+        checkpoints, bench, key=config.key(), dense=held, shared=masks_from, every_seconds=every_seconds
     )
-    bench = replace(bench, book=journal)
+    bench = replace(bench, checkpointer=journal)
     dense = held or stages.dense(bench)
     ipa, confusion = _assessed(config.dense, data, dense)
     bench = _with_teacher(replace(bench, reference=dense), config)
     groups = stages.groups_for(bench, config)
     stopped_because = ""
-    for round in _rounds(bench, config, groups, journal, ipa, shared):
-        reason = report_round(round) if report_round is not None else ""
+    for round in _rounds(bench, config, groups, journal, ipa, masks_from):
+        reason = on_round(round) if on_round is not None else ""
         if reason and round.number < round.rounds:
             stopped_because = reason
             break
     last = _last(bench, config, groups, journal)
     rounds = (*journal.standing.rounds[:-1], last)
-    trunk = journal.trunk(config.key(), rounds_of(schedules.get(config.prune.schedule)))
-    return Result(ipa, rounds, last, bench.cost, data, confusion, stopped_because, trunk)
+    trunk = journal.round_masks(config.key(), rounds_of(schedules.get(config.prune.schedule)))
+    return TrialResult(ipa, rounds, last, bench.cost, data, confusion, stopped_because, trunk)
 
 
-def _with_teacher(bench: Bench, config: TrialConfig) -> Bench:
+def _with_teacher(bench: TrialContext, config: TrialConfig) -> TrialContext:
     distillation = distillations.get(config.distill)
     with bench.seeded("distill", 0):
-        loss = distillation(bench.restore(bench.trained()))
-    return replace(bench, loss=loss, taught=bool(distillation.traits["teaches"]))
+        loss = distillation(bench.build_module(bench.trained()))
+    return replace(bench, loss=loss, has_teacher=bool(distillation.traits["teaches"]))
 
 
 def _rounds(
-    bench: Bench,
+    bench: TrialContext,
     config: TrialConfig,
     groups: Sequence[Group] | None,
-    journal: Journal,
+    journal: TrialCheckpointer,
     ipa: Measurement,
-    shared: Trunk | None,
+    shared: RoundMasks | None,
 ) -> Iterator[Round]:
     """Every round once it is measured, those that an earlier process measured at once."""
     planned, earlier = measured_rounds(config), journal.standing.rounds
     for number, recalled in enumerate(earlier, start=1):
         yield Round(number, planned, recalled.measurement, ipa)
-    for number, state in _walk(bench, config, groups, journal, shared):
+    for number, state in _run_rounds(bench, config, groups, journal, shared):
         if number > len(earlier):
             measured = journal.measured(measure(bench, state, groups, config=config, round=number))
             yield Round(number, planned, measured.measurement, ipa)
 
 
-def _last(bench: Bench, config: TrialConfig, groups: Sequence[Group] | None, journal: Journal) -> Measured:
+def _last(
+    bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None, journal: TrialCheckpointer
+) -> MeasuredRound:
     """The round measured last; its network and layers again, if an earlier process measured it."""
     rounds = journal.standing.rounds
-    if isinstance(rounds[-1], Measured):
+    if isinstance(rounds[-1], MeasuredRound):
         return rounds[-1]
     again = measure(bench, journal.last, groups, config=config, round=len(rounds))
     state = replace(again.state, history=rounds[-1].history)
@@ -167,25 +169,25 @@ def measured_rounds(config: TrialConfig) -> int:
 
 
 @lru_cache(maxsize=4)
-def _assessed(config: DenseConfig, data: Dataset, dense: State) -> tuple[Measurement, Tensor]:
+def _assessed(config: DenseConfig, data: Dataset, dense: NetworkState) -> tuple[Measurement, Tensor]:
     """The initial performance assessment and its confusion; once in a process for a dense network."""
-    measured = measure(make_bench(config, data), dense, None)
+    measured = measure(make_context(config, data), dense, None)
     return measured.measurement, measured.confusion
 
 
-def _walk(
-    bench: Bench,
+def _run_rounds(
+    bench: TrialContext,
     config: TrialConfig,
     groups: Sequence[Group] | None,
-    journal: Journal,
-    shared: Trunk | None,
-) -> Iterator[tuple[int, State]]:
+    journal: TrialCheckpointer,
+    shared: RoundMasks | None,
+) -> Iterator[tuple[int, NetworkState]]:
     """The state after every recovery, and which of those to be measured it is."""
     recover, rounds = recoveries.get(config.recover), rounds_of(schedules.get(config.prune.schedule))
     if config.when == "during":
-        yield 1, _recovered(bench, recover, train_gradually(bench, config, groups), round=1)
+        yield 1, _recovered(bench, recover, prune_during_training(bench, config, groups), round=1)
         return
-    first, state = journal.standing.round, journal.standing.top
+    first, state = journal.standing.round, journal.standing.round_start
     if state is None:
         state = stages.initial(bench) if config.when == "init" else bench.trained()
         with bench.seeded("prepare", 0):
@@ -204,14 +206,14 @@ def _walk(
         if config.when == "init" and round < rounds:
             state = pruned
             continue
-        recovered = _recovered(bench, recover, bare(pruned) if control else pruned, round=round)
+        recovered = _recovered(bench, recover, masks_only(pruned) if control else pruned, round=round)
         yield (1 if config.when == "init" else round), recovered
         if round < rounds and shared is None:
             state = _recovered(bench, trunk, pruned, round=round) if control else recovered
 
 
-def _recovered(bench: Bench, recover: Method, state: State, *, round: int) -> State:
+def _recovered(bench: TrialContext, recover: Method, state: NetworkState, *, round: int) -> NetworkState:
     """The state after a recovery; what that draws from the global generators is its own and the round's."""
     with bench.seeded(f"recover/{recover.name}", round):
-        recovered: State = recover(bench, state, round=round)
+        recovered: NetworkState = recover(bench, state, round=round)
     return recovered

@@ -20,22 +20,22 @@ from orchestrator.data.loading import Dataset
 from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import global_states
 from orchestrator.training.checkpoint import snapshot
-from orchestrator.training.loop import Extras, Underway, train
-from orchestrator.training.optimizers import Phase
-from orchestrator.trial.context import Bench, State, channel_groups, make_bench, seed_for
+from orchestrator.training.loop import TrainerState, TrainingHooks, train
+from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.trial.context import NetworkState, TrialContext, channel_groups, make_context, seed_for
 from orchestrator.trial.metrics import train_flops
 from orchestrator.trial.structure import layers_protected, units_of
-from orchestrator.trial.weight_transfer import Ancestor
+from orchestrator.trial.weight_transfer import SourceModel
 from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
 from pruning.engine import prune
 from pruning.masking import Group, Masks, masked
 
-Hooks = Callable[[nn.Module], Extras]
+Hooks = Callable[[nn.Module], TrainingHooks]
 SAMPLES_PER_CLASS = 10  # images per class for criteria that look at data (SNIP, GraSP: >= 10)
 
 
-def initial(bench: Bench, *, draw: str = "init", round: int = 0) -> State:
+def initial(bench: TrialContext, *, draw: str = "init", round: int = 0) -> NetworkState:
     """The untrained network, or what it inherits; another `draw` or round gives other initial weights.
 
     Whatever is inherited, another draw is a fresh one: its masks are those of who asks for it.
@@ -44,26 +44,32 @@ def initial(bench: Bench, *, draw: str = "init", round: int = 0) -> State:
     if bench.config.start != "scratch" and draw == "init":
         weights, kept = bench.inherited(weights)
         masks = kept if bench.config.start == "masked" else masks
-    return State(weights, masks, micro_batch=bench.config.numerics.micro_batch)
+    return NetworkState(weights, masks, micro_batch=bench.config.numerics.micro_batch)
 
 
-def dense(bench: Bench, *, epochs: int | None = None) -> State:
+def dense(bench: TrialContext, *, epochs: int | None = None) -> NetworkState:
     """The network trained from its initial weights; `epochs` stops early, at a point on the way."""
-    phase = Phase(bench.config.train.epochs if epochs is None else epochs)
+    phase = TrainingPhase(bench.config.train.epochs if epochs is None else epochs)
     return (
         train_more(bench, initial(bench), phase, stage="dense", round=0) if phase.epochs else initial(bench)
     )
 
 
 def train_more(
-    bench: Bench, state: State, phase: Phase, *, stage: str, round: int, hooks: Hooks | None = None
-) -> State:
+    bench: TrialContext,
+    state: NetworkState,
+    phase: TrainingPhase,
+    *,
+    stage: str,
+    round: int,
+    hooks: Hooks | None = None,
+) -> NetworkState:
     """`state` trained on for one phase under its masks; half the micro-batch each time memory runs out.
 
     `hooks(net)` gives what is added to the training of this very network. What the bench's book knows of
     this training is not done again.
     """
-    underway = None if bench.book is None else bench.book.take(stage, round)
+    underway = None if bench.checkpointer is None else bench.checkpointer.resume(stage, round)
     if underway is not None:
         state = replace(state, micro_batch=underway.micro_batch)
     try:
@@ -80,21 +86,21 @@ def train_more(
 
 
 def _train(
-    bench: Bench,
-    state: State,
-    phase: Phase,
-    underway: Underway | None,
+    bench: TrialContext,
+    state: NetworkState,
+    phase: TrainingPhase,
+    underway: TrainerState | None,
     *,
     stage: str,
     round: int,
     hooks: Hooks | None,
-) -> State:
+) -> NetworkState:
     """One try, with the state's micro-batch."""
-    net, device = bench.restore(state), bench.data.train.images.device
+    net, device = bench.build_module(state), bench.data.train.images.device
     generator = torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round))
     with bench.seeded(stage, round):
-        extras = Extras(loss=bench.loss) if hooks is None else hooks(net)
-        book = None if extras.forgetful else bench.book
+        extras = TrainingHooks(loss=bench.loss) if hooks is None else hooks(net)
+        book = None if extras.cannot_resume else bench.checkpointer
         records = train(
             net,
             bench.data.train,
@@ -105,22 +111,22 @@ def _train(
             numerics=replace(bench.config.numerics, micro_batch=state.micro_batch),
             generator=generator,
             masks=state.masks,
-            extras=extras,
-            report=None if bench.report is None else partial(bench.report, stage),
-            underway=underway,
-            keep=None if book is None else partial(book.keep, stage, round),
+            hooks=extras,
+            on_epoch=None if bench.report is None else partial(bench.report, stage),
+            resume_from=underway,
+            maybe_save=None if book is None else partial(book.maybe_save, stage, round),
         )
         weights = snapshot(net)
         if book is not None:
-            stands = (generator.get_state(), global_states(device), extras.remembered())
-            book.finish(stage, round, Underway(tuple(records), state.micro_batch, weights, {}, *stands))
+            stands = (generator.get_state(), global_states(device), extras.state_dict())
+            book.finished(stage, round, TrainerState(tuple(records), state.micro_batch, weights, {}, *stands))
     return replace(
         state,
         weights=weights,
         epochs=state.epochs + phase.epochs,
         train_seconds=state.train_seconds + sum(record.seconds for record in records),
         train_flops=state.train_flops
-        + train_flops(bench.cost, len(bench.data.train) * phase.epochs, taught=bench.taught),
+        + train_flops(bench.cost, len(bench.data.train) * phase.epochs, taught=bench.has_teacher),
         history=tuple(records),
     )
 
@@ -131,15 +137,20 @@ def _memory_ran_out(error: RuntimeError | MemoryError) -> bool:
 
 
 def prune_round(
-    bench: Bench, config: TrialConfig, state: State, groups: Sequence[Group] | None, *, round: int
-) -> State:
+    bench: TrialContext,
+    config: TrialConfig,
+    state: NetworkState,
+    groups: Sequence[Group] | None,
+    *,
+    round: int,
+) -> NetworkState:
     """One round of pruning: new masks, and the weights with their dead entries at zero."""
-    masks = choose_masks(bench, config, bench.borrow(state), state.masks, groups, round=round)
+    masks = choose_masks(bench, config, bench.view_module(state), state.masks, groups, round=round)
     return replace(state, weights=masked(state.weights, masks), masks=masks, history=())
 
 
 def choose_masks(
-    bench: Bench,
+    bench: TrialContext,
     config: TrialConfig,
     net: nn.Module,
     masks: Masks,
@@ -181,28 +192,28 @@ def _to_look_at(net: nn.Module, *, run: bool) -> nn.Module:
     return net if on_cpu and not run else deepcopy(net).cpu()
 
 
-def weights_at(bench: Bench, epoch: int) -> Mapping[str, Tensor]:
+def weights_at(bench: TrialContext, epoch: int) -> Mapping[str, Tensor]:
     """The dense network's weights after `epoch` epochs; trained so far again, bit for bit, if need be."""
     if epoch == bench.config.train.epochs and bench.reference is not None:
         return bench.reference.weights
     if epoch == 0:
         return initial(bench).weights
-    return _weights_at(bench.config, bench.data, bench.ancestor, epoch)
+    return _weights_at(bench.config, bench.data, bench.source_model, epoch)
 
 
 @lru_cache(maxsize=2)
 def _weights_at(
-    config: DenseConfig, data: Dataset, ancestor: Ancestor | None, epoch: int
+    config: DenseConfig, data: Dataset, ancestor: SourceModel | None, epoch: int
 ) -> Mapping[str, Tensor]:
-    return dense(make_bench(config, data, ancestor=ancestor), epochs=epoch).weights
+    return dense(make_context(config, data, ancestor=ancestor), epochs=epoch).weights
 
 
-def _sample(bench: Bench, seed: int) -> tuple[Tensor, Tensor]:
+def _sample(bench: TrialContext, seed: int) -> tuple[Tensor, Tensor]:
     images, labels = balanced_sample(bench.data.train, per_class=SAMPLES_PER_CLASS, seed=seed)
     return images.cpu(), labels.cpu()
 
 
-def groups_for(bench: Bench, config: TrialConfig) -> tuple[Group, ...] | None:
+def groups_for(bench: TrialContext, config: TrialConfig) -> tuple[Group, ...] | None:
     """What the trial's granularity removes together; None for single weights."""
     wanted = config.prune
     if wanted.granularity == "channel":

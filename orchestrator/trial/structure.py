@@ -11,7 +11,7 @@ from torch import nn
 
 import models
 from orchestrator.system.determinism import seeded
-from orchestrator.trial.network_size import size_refusal
+from orchestrator.trial.network_size import size_conflict
 from pruning.dataflow import DataFlow, data_flow, protected_layers, unpruned
 from pruning.masking import Group
 from pruning.own_weights import check_own_weights
@@ -76,7 +76,7 @@ def _answers(function: Callable[..., object], args: tuple[object, ...]) -> objec
 @lru_cache(maxsize=2)
 def _network(built: Built) -> nn.Module:
     """A fresh network, to be looked at and left as it is. ValueError for one that is too large."""
-    if reason := size_refusal(built):
+    if reason := size_conflict(built):
         raise ValueError(reason)
     model, shape, classes = built
     with seeded(0):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorkerSettings:
     """Where a worker records what it does, all paths absolute; and how its sweep stops trials, if it does.
 
     `state_dir` is for results that wait for a server, if it is not the user's own; `checkpoint_seconds`
@@ -32,7 +32,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Point:
+class Task:
     """A dense training or a pruned trial, ready to run; `parent` is the key that it waits for.
 
     Where it `leads`, a control is to walk along its rounds.
@@ -43,7 +43,7 @@ class Point:
     config: DenseConfig | TrialConfig
     parent: str | None = None
     tags: Mapping[str, str] | None = None
-    leads: bool = False
+    saves_round_masks: bool = False
 
     @property
     def dense(self) -> DenseConfig:
@@ -54,24 +54,24 @@ class Point:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_text(cls, text: str) -> Point:
+    def from_text(cls, text: str) -> Task:
         content = json.loads(text)
         build = TrialConfig.from_json if content["parent"] else dense_from_json
         return cls(**{**content, "config": build(content["config"])})
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """How one point ended: its final metrics, or None and why it failed or was stopped."""
 
-    point: Point
+    task: Task
     metrics: Mapping[str, float] | None
     reason: str = ""
     stopped: bool = False
 
 
 @dataclass(frozen=True)
-class Ending:
+class FinalState:
     """How a trial ended, now or before this sweep began; `metrics` are those of a complete one."""
 
     state: Literal["complete", "stopped", "failed"]
@@ -79,7 +79,7 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Past:
+class PreviousTrial:
     """A trial that ended before this sweep began: what its rounds reported, and None if it was stopped."""
 
     config: TrialConfig
@@ -88,20 +88,20 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Ended:
+class SweepOutcome:
     """How all points ended.
 
     `signal` is the one that interrupted the sweep, or 0; `no_room` what a worker said whose disk was full.
     """
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[TaskResult, ...]
     signal: int = 0
-    no_room: str = ""
+    disk_full: str = ""
 
     @property
-    def failures(self) -> list[Outcome]:
+    def failures(self) -> list[TaskResult]:
         return [o for o in self.outcomes if o.metrics is None and not o.stopped]
 
     @property
-    def stopped(self) -> list[Outcome]:
+    def stopped(self) -> list[TaskResult]:
         return [outcome for outcome in self.outcomes if outcome.stopped]

@@ -20,7 +20,7 @@ SUMMED = "stem: 3 channels summed"
 
 
 @dataclass(frozen=True, eq=False)
-class Ancestor:
+class SourceModel:
     """A whole network to start from: its dead weights at zero, its masks, and what its outputs are of.
 
     `classes` are as `classes_of` names them; None where they are not known.
@@ -32,7 +32,7 @@ class Ancestor:
 
 
 @dataclass(frozen=True)
-class Fit:
+class TensorMapping:
     """How each tensor of a network comes about: all but the `replaced`, which are drawn, are inherited.
 
     `adapted` and `replaced` say why, by name.
@@ -53,14 +53,14 @@ def classes_of(dataset: str) -> tuple[str, ...]:
     return tuple(f"{name}/{label}" for label in options.get("classes") or range(info(name).num_classes))
 
 
-def fit(
+def match_tensors(
     outline: nn.Module,
     shapes: Shapes,
     *,
     flow: DataFlow,
-    theirs: tuple[str, ...] | None,
-    ours: tuple[str, ...] | None,
-) -> Fit:
+    source_classes: tuple[str, ...] | None,
+    target_classes: tuple[str, ...] | None,
+) -> TensorMapping:
     """How a network of this outline takes the tensors of an ancestor. ValueError if it is of another model.
 
     `flow` is that of such a network: the head is what makes the logits, the stem what runs first.
@@ -73,7 +73,7 @@ def fit(
         raise ValueError(f"the models differ: {others[0]:.80} of the ancestor has no place here")
     stem, replaced = flow.layers[0], dict[str, str]()
     for head in flow.outputs:
-        replaced |= _head(head, here, shapes, theirs, ours)
+        replaced |= _head(head, here, shapes, source_classes, target_classes)
     adapted: dict[str, str] = {}
     for name, shape in here.items():
         if name in replaced or shape == shapes[name]:
@@ -86,7 +86,7 @@ def fit(
             adapted[name] = why
         else:
             replaced[name] = f"stem: {_sizes(shapes[name])} to {_sizes(shape)}"
-    return Fit(tuple(here), adapted, replaced)
+    return TensorMapping(tuple(here), adapted, replaced)
 
 
 def _head(
@@ -113,23 +113,23 @@ def _channels(before: tuple[int, ...], now: tuple[int, ...]) -> str:
     return {(1, COLOURS): REPEATED, (COLOURS, 1): SUMMED}.get((before[1], now[1]), "")
 
 
-def inherit(
-    drawn: Mapping[str, Tensor], ancestor: Ancestor, found: Fit, *, parameters: Shapes
+def transfer_weights(
+    initial: Mapping[str, Tensor], source: SourceModel, mapping: TensorMapping, *, parameters: Shapes
 ) -> tuple[dict[str, Tensor], Masks]:
     """The weights to start from, and the ancestor's masks on them; of what is drawn anew all is alive.
 
     `drawn` is a fresh state dict of the network, `parameters` its parameters in their order.
     """
     weights = {}
-    for name, fresh in drawn.items():
-        given = ancestor.weights[name] if name not in found.replaced else fresh
-        weights[name] = _fitted(given, found.adapted.get(name, "")).to(fresh.dtype).clone()
+    for name, fresh in initial.items():
+        given = source.weights[name] if name not in mapping.replaced else fresh
+        weights[name] = _fitted(given, mapping.adapted.get(name, "")).to(fresh.dtype).clone()
     masks = {
         name: torch.ones(shape, dtype=torch.bool)
-        if name in found.replaced
-        else _fitted_mask(ancestor.masks[name], found.adapted.get(name, ""))
+        if name in mapping.replaced
+        else _fitted_mask(source.masks[name], mapping.adapted.get(name, ""))
         for name, shape in parameters.items()
-        if name in ancestor.masks
+        if name in source.masks
     }
     return weights, masks
 
@@ -151,7 +151,7 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Heritage:
+class SourceModelInfo:
     """The network of --from. `sha256`: of the manifest among its `files`, which hold it whole.
 
     `source` is what was given, `name` a run's id or a file's name. `model`, `input_shape` and `num_classes`

@@ -13,7 +13,7 @@ from typing import IO
 
 from orchestrator.storage.model_files import read_checked
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import RunRow, Tracker, initialise
+from orchestrator.tracking import RunRecord, Tracker, initialise
 
 ROOT = Path(__file__).parents[2]
 NAME = "kills"
@@ -88,7 +88,7 @@ class Place:
             start_new_session=True,
         )
 
-    def runs(self) -> list[RunRow]:
+    def runs(self) -> list[RunRecord]:
         """All runs below the sweep; none while there is no store yet."""
         database = self.work / "mlruns" / "mlflow.db"
         if self.uri.startswith("sqlite") and not database.exists():
@@ -99,7 +99,7 @@ class Place:
     def bits(self) -> dict[str, object]:
         """Key -> the digests of its tensors and the numbers that no clock decides."""
         tracker, bits = self.tracker, dict[str, object]()
-        for key, row in tracker.finished().items():
+        for key, row in tracker.find_all_finished().items():
             files = read_checked(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
             tensors = {name: data for name, data in files.items() if name.endswith(".safetensors")}
             bits[key] = (tensors, numbers(row.metrics), history(tracker, row))
@@ -110,15 +110,15 @@ def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.endswith(TIMED)}
 
 
-def history(tracker: Tracker, row: RunRow) -> tuple[dict[int, float], ...]:
+def history(tracker: Tracker, row: RunRecord) -> tuple[dict[int, float], ...]:
     return tuple(tracker.history(row.run_id, name) for name in ("train/loss", "val/accuracy", "sparsity"))
 
 
-def finished(rows: list[RunRow]) -> Counter[str]:
+def finished(rows: list[RunRecord]) -> Counter[str]:
     """Key -> how many finished runs bear it."""
     return Counter(row.tags["key"] for row in rows if row.status == "FINISHED" and "key" in row.tags)
 
 
-def begun(rows: list[RunRow]) -> Counter[str]:
+def begun(rows: list[RunRecord]) -> Counter[str]:
     """Point -> how many runs were begun for it."""
     return Counter(row.tags["point"] for row in rows)

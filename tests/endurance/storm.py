@@ -17,7 +17,7 @@ from small_space import LONGEST, POINTS, Place, begun, finished
 
 from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import outbox_folder
-from orchestrator.tracking import RunRow
+from orchestrator.tracking import RunRecord
 
 EARLY = 0.3  # of the kills that can be done while the sweep still starts, before there may be a store
 EARLY_SECONDS = 8.0
@@ -105,7 +105,7 @@ class Storm:
 
     def _hit(self, process: subprocess.Popen[bytes], kind: str, *, to_come: int) -> None:
         fault, dice = FAULTS[kind], self.world.dice
-        rows: list[RunRow] = []
+        rows: list[RunRecord] = []
         is_early = fault.is_early and dice.random() < EARLY
         if is_early:
             with suppress(subprocess.TimeoutExpired):
@@ -124,7 +124,7 @@ class Storm:
         elif fault.seconds:
             self._check_end(process, row, code, size, started)
 
-    def _wait_for_points(self, process: subprocess.Popen[bytes], to_come: int) -> list[RunRow]:
+    def _wait_for_points(self, process: subprocess.Popen[bytes], to_come: int) -> list[RunRecord]:
         """Until some more points are finished, and a little longer; or until the sweep is over."""
         dice = self.world.dice
         while process.poll() is None and not named(WORKER, process.pid):
@@ -188,7 +188,7 @@ class Storm:
         rows = self.place.runs()
         starts, ends, running = begun(rows), finished(rows), self._running()
         equal = self.place.bits() == self.reference
-        waiting = Outbox(outbox_folder(self.place.uri, str(self.place.folder / "state"))).parcels()
+        waiting = Outbox(outbox_folder(self.place.uri, str(self.place.folder / "state"))).pending_runs()
         for row, before, started in zip(self.rows, self._finished, self._begun, strict=True):
             row.again = sum(starts[key] > started[key] for key in before)
             row.duplicates = sum(count > 1 for count in ends.values())

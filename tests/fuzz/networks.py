@@ -16,11 +16,11 @@ from safetensors.torch import save
 
 import models
 from orchestrator.model_io.safetensors_format import rebuilt
-from orchestrator.model_io.state_dict_files import tensors_of
+from orchestrator.model_io.state_dict_files import read_state_dict
 from orchestrator.storage import model_files
-from orchestrator.storage.manifest import Folder, looks_whole, read_manifest
-from orchestrator.storage.model_spec import Blueprint
-from orchestrator.trial.context import State
+from orchestrator.storage.manifest import LocalFolder, read_manifest, sizes_match
+from orchestrator.storage.model_spec import ModelSpec
+from orchestrator.trial.context import NetworkState
 
 from .edits import NUMBERS, changed, edited, scalars
 
@@ -55,7 +55,9 @@ def saved() -> dict[str, bytes]:
     mask = torch.arange(4 * 64).reshape(4, 64) % 3 == 0
     with TemporaryDirectory() as place:
         about = {name: ARCH[name] for name in ("model", "input_shape", "num_classes", "cut_widths")}
-        model_files.save(Path(place), State(net.state_dict(), {"hidden.0.weight": mask}), arch=about)
+        model_files.save_model(
+            Path(place), NetworkState(net.state_dict(), {"hidden.0.weight": mask}), arch=about
+        )
         return {path.name: path.read_bytes() for path in Path(place).iterdir()}
 
 
@@ -78,7 +80,7 @@ def arch_files() -> st.SearchStrategy[bytes]:
 
 
 def read_arch(folder: Path, data: bytes) -> None:
-    plan = Blueprint.read(data, "arch.json")
+    plan = ModelSpec.read(data, "arch.json")
     plan.outline()
     plan.check_run()
 
@@ -89,8 +91,8 @@ def manifests() -> st.SearchStrategy[bytes]:
 
 def read_manifest_of(folder: Path, data: bytes) -> None:
     _write(folder, {**saved(), "manifest.json": data})
-    looks_whole(folder, hashlib.sha256(data).hexdigest())
-    manifest = read_manifest(Folder(folder), manifest_sha256=None)
+    sizes_match(folder, hashlib.sha256(data).hexdigest())
+    manifest = read_manifest(LocalFolder(folder), manifest_sha256=None)
     for name in manifest.entries:
         manifest.read(name, at_most=100_000)
 
@@ -120,7 +122,7 @@ def safetensors_files() -> st.SearchStrategy[bytes]:
 def read_safetensors(folder: Path, data: bytes) -> None:
     path = folder / "crafted.safetensors"
     path.write_bytes(data)
-    found = tensors_of(path)
+    found = read_state_dict(path)
     assert sum(tensor.nbytes for tensor in found.values()) <= 2 * len(data) + 64_000_000
 
 
@@ -138,7 +140,7 @@ def folders(draw: st.DrawFn) -> dict[str, bytes]:
 
 def read_folder(folder: Path, files: dict[str, bytes]) -> None:
     _write(folder, files)
-    found = model_files.read(Folder(folder), manifest_sha256=None)
+    found = model_files.read(LocalFolder(folder), manifest_sha256=None)
     assert set(found.masks) == set(found.blueprint.mask_shapes)
 
 

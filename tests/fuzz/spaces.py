@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orchestrator.formatting import first_control
-from orchestrator.planning.constraints import model_refusal
+from orchestrator.planning.constraints import model_conflict
 from orchestrator.space import yaml_loader
 from orchestrator.space.space import FILE_KEYS, SPACES, load_space
 
@@ -123,7 +123,7 @@ def read_space(folder: Path, data: bytes) -> None:
     assert first_control(space.about.rstrip("\n"), allowed="\n\t") is None
     assert space.points <= 1_000_000
     for model in space.axes.model[:3]:
-        model_refusal(model, "digits")
+        model_conflict(model, "digits")
 
 
 def settings() -> st.SearchStrategy[list[str]]:
@@ -141,7 +141,7 @@ def settings() -> st.SearchStrategy[list[str]]:
 def read_settings(folder: Path, sets: list[str]) -> None:
     space = load_space("weight-vs-unit", sets)
     for model in space.axes.model[:3]:
-        model_refusal(model, "digits")
+        model_conflict(model, "digits")
 
 
 def read_yaml(folder: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from hypothesis import strategies as st
 
-from orchestrator.model_io.state_dict_files import tensors_of
+from orchestrator.model_io.state_dict_files import read_state_dict
 
 from .edits import NUMBERS, edited
 
@@ -134,7 +134,7 @@ def torch_files() -> st.SearchStrategy[bytes]:
 def read_torch_file(folder: Path, data: bytes) -> None:
     path = folder / "crafted.pth"
     path.write_bytes(data)
-    found = tensors_of(path)
+    found = read_state_dict(path)
     assert (
         sum(tensor.numel() * tensor.element_size() for tensor in found.values()) <= 2 * len(data) + 64_000_000
     )
