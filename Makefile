@@ -48,7 +48,7 @@ check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
 	$(BIN)/pytest tests/test_docs.py
 
 bench: export OMP_NUM_THREADS := 1
-bench: $(STAMP)  ## side-by-side measurements with peers, and their page
+bench: $(STAMP)  ## measure against baselines, and update the page
 	$(BIN)/python -m benchmarks
 	$(BIN)/python docs/write_benchmarks.py
 

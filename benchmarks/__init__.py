@@ -1,1 +1,1 @@
-"""Side-by-side measurements: `python -m benchmarks [--full]`, or one file, `python -m benchmarks.sweeps`."""
+"""Benchmarks: `python -m benchmarks [--full]` runs all, `python -m benchmarks.sweeps` one file."""

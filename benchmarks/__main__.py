@@ -1,4 +1,4 @@
-"""All benchmarks, one file after the other, each in a process of its own."""
+"""Run all benchmark files, each in its own process."""
 
 from __future__ import annotations
 

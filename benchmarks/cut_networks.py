@@ -1,11 +1,11 @@
-"""Dense against cut out, side by side in one process: a forward pass and a training step.
+"""Dense and cut networks side by side in one process: a forward pass and a training step.
 
     python benchmarks/cut_networks.py [SWEEP]
 
-With SWEEP, the networks are those that its trials have left, beside the dense ones that they started
-from; without, an mlp, a cnn and densenet121 with half and nine tenths of their channels cut out. The two
-sides alternate in every round; `A/A` is the dense network against itself, and a ratio is no claim where
-that leaves [0.9, 1.1].
+With SWEEP, the networks are those of its trials, compared with dense networks of the same model. Without,
+they are an mlp, a cnn and densenet121 with 50% and 90% of their channels cut out. The sides alternate in
+every round. `A/A` is the dense network against itself; a ratio is not reliable if that is outside [0.9,
+1.1].
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Pair:
     images: Tensor
 
 
-def fresh() -> Iterator[Pair]:
-    """Networks as they are built, with the channels of lowest 2-norm cut out."""
+def new_pairs() -> Iterator[Pair]:
+    """Yield new networks, with the channels of lowest 2-norm cut out."""
     for name, shape in NETWORKS:
         torch.manual_seed(0)
         net = models.build(name, input_shape=shape, num_classes=10).eval()
@@ -57,8 +57,8 @@ def fresh() -> Iterator[Pair]:
             )
 
 
-def recorded(sweep: str) -> Iterator[Pair]:
-    """One network of each setting of a sweep, and its dense one; of the first seed."""
+def recorded_pairs(sweep: str) -> Iterator[Pair]:
+    """Yield the first seed's network of each setting of a sweep, with a dense one."""
     frame = orchestrator.results(sweep)
     frame = frame[(frame["status"] == "finished") & (frame["seed"] == frame["seed"].min())]
     for trial in frame.to_dict("records"):
@@ -69,12 +69,12 @@ def recorded(sweep: str) -> Iterator[Pair]:
         yield Pair(about, dense, small, torch.rand(BATCH, *shape))
 
 
-def forward(net: nn.Module, images: Tensor) -> None:
+def forward_pass(net: nn.Module, images: Tensor) -> None:
     with torch.inference_mode():
         net.eval()(images)
 
 
-def step(net: nn.Module, images: Tensor) -> None:
+def train_step(net: nn.Module, images: Tensor) -> None:
     net.train()
     labels = torch.zeros(len(images), dtype=torch.long)
     functional.cross_entropy(net(images), labels).backward()
@@ -84,13 +84,13 @@ def step(net: nn.Module, images: Tensor) -> None:
             parameter.grad = None
 
 
-def milliseconds(what: str, net: nn.Module, images: Tensor) -> float:
-    scope = {"run": {"forward": forward, "step": step}[what], "net": net, "images": images}
+def measure_ms(what: str, net: nn.Module, images: Tensor) -> float:
+    scope = {"run": {"forward": forward_pass, "step": train_step}[what], "net": net, "images": images}
     return 1e3 * float(Timer("run(net, images)", globals=scope).blocked_autorange(min_run_time=0.2).median)
 
 
 def compare(pair: Pair) -> dict[str, object]:
-    """Medians of the times, of their ratios round by round, and the ratio of MACs."""
+    """Return the median times, the median of their ratios over rounds, and the ratio of MACs."""
     shape = tuple(pair.images.shape[1:])
     macs = [profile(net, shape).total_macs for net in (pair.dense, pair.small)]  # type: ignore[arg-type]
     row: dict[str, object] = {
@@ -100,7 +100,7 @@ def compare(pair: Pair) -> dict[str, object]:
     }
     for what in ("forward", "step"):
         times = [
-            [milliseconds(what, net, pair.images) for net in (pair.dense, pair.small, pair.dense)]
+            [measure_ms(what, net, pair.images) for net in (pair.dense, pair.small, pair.dense)]
             for _ in range(ROUNDS)
         ]
         row[f"{what} dense ms"] = median(first for first, _, _ in times)
@@ -112,7 +112,7 @@ def compare(pair: Pair) -> dict[str, object]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows = [compare(pair) for pair in (recorded(sys.argv[1]) if len(sys.argv) > 1 else fresh())]
+    rows = [compare(pair) for pair in (recorded_pairs(sys.argv[1]) if len(sys.argv) > 1 else new_pairs())]
     header = list(rows[0])
     print("| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
     for row in rows:

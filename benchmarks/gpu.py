@@ -1,7 +1,6 @@
-"""Trials a minute on a GPU: one at a time, several at once, captured CUDA graphs, networks stacked as one.
+"""Trials a minute on a GPU: one at a time, several in parallel, as CUDA graphs, and stacked as one network.
 
-Without a CUDA device it says so and gives no row. It was written where there is none, and has never run on
-one: its first results are to be looked at with care.
+Without a CUDA device it prints so and gives no rows. It has never run on a GPU: check its first results.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, stack_module_state, vmap
 
 import models
-from benchmarks.harness import Done, Job, Told, benchmark, main
+from benchmarks.harness import Job, Reported, SideResult, benchmark, main
 from orchestrator.trial.metrics import profile, train_flops
 
 DEVICE = "cuda"
-STEPS, WARM = 50, 4  # steps of a trial, and of a network before it is timed
-TOGETHER = 4  # trials at once
+STEPS, WARMUP_STEPS = 50, 4  # steps of a trial; steps before timing
+PARALLEL = 4  # trials that run at the same time
 ROUNDS = 5
 RATE = 0.01
-TRIALS = Told("trials", "trials/min")
+TRIALS = Reported("trials", "trials/min")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A network and its batch. Every form trains it by plain SGD: all do the same arithmetic."""
+    """A network and its batch size. Every runner trains it by plain SGD, so all do the same arithmetic."""
 
     model: str
     batch: int
@@ -49,11 +48,11 @@ class Setting:
         return images.to(DEVICE), torch.arange(self.batch, device=DEVICE) % 10
 
     def floor(self) -> str:
-        """FLOPs and bytes of a step; what launches cost is what a graph saves."""
+        """Return a note with the FLOPs and bytes of a step."""
         net = self.network()
         gigaflops = train_flops(profile(net, self.shape), self.batch) / 1e9
-        held = sum(weight.numel() * weight.element_size() for weight in net.parameters()) / 1e6
-        return f"A step is {gigaflops:.2f} GFLOP, and moves {5 * held:.1f} MB of weights and gradients."
+        megabytes = sum(weight.numel() * weight.element_size() for weight in net.parameters()) / 1e6
+        return f"A step is {gigaflops:.2f} GFLOP, and moves {5 * megabytes:.1f} MB of weights and gradients."
 
 
 SETTINGS = (
@@ -63,28 +62,28 @@ SETTINGS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Form:
-    """How `trials` trials are run: one step of all of them, and the weights of the first."""
+class TrialRunner:
+    """A way to run `trials` trials: one step of all of them, and the weights of the first."""
 
     step: Callable[[], None]
     weights: Callable[[], list[Tensor]]
     trials: int = 1
 
-    def run(self) -> Done:
-        """One trial of each, waited for."""
+    def run(self) -> SideResult:
+        """Run the trials and wait for the device."""
         started = perf_counter()
         for _ in range(STEPS):
             self.step()
         first = [weight.detach().cpu() for weight in self.weights()]  # waits for the device
-        return _done(perf_counter() - started, self.trials, first)
+        return _make_result(perf_counter() - started, self.trials, first)
 
 
-def _done(seconds: float, trials: int, value: object = None) -> Done:
-    return Done(value, measures={"seconds": seconds / trials, "trials": 60 * trials / seconds})
+def _make_result(seconds: float, trials: int, value: object = None) -> SideResult:
+    return SideResult(value, measures={"seconds": seconds / trials, "trials": 60 * trials / seconds})
 
 
-def plain(setting: Setting) -> Form:
-    """One network, a launch for every operation."""
+def plain_loop(setting: Setting) -> TrialRunner:
+    """Return a runner of one network, with a kernel launch for every operation."""
     net, (images, labels) = setting.network(), setting.batch_of()
     optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
 
@@ -93,88 +92,99 @@ def plain(setting: Setting) -> Form:
         nn.functional.cross_entropy(net(images), labels).backward()
         optimizer.step()
 
-    for _ in range(WARM):
+    for _ in range(WARMUP_STEPS):
         step()
-    return Form(step, lambda: list(net.parameters()))
+    return TrialRunner(step, lambda: list(net.parameters()))
 
 
-def captured(setting: Setting) -> Form:
-    """The same step, launched as one graph."""
+def cuda_graph(setting: Setting) -> TrialRunner:
+    """Return a runner of one network whose step is one CUDA graph."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        form = plain(setting)
+        runner = plain_loop(setting)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        form.step()
-    return Form(graph.replay, form.weights)
+        runner.step()
+    return TrialRunner(graph.replay, runner.weights)
 
 
-def stacked(setting: Setting) -> Form:
-    """Networks of one shape trained as one; their batch norms keep no running statistics."""
-    nets = [setting.network(seed) for seed in range(TOGETHER)]
+def stacked_networks(setting: Setting) -> TrialRunner:
+    """Return a runner of several networks stacked as one; their batch norms keep no running statistics."""
+    nets = [setting.network(seed) for seed in range(PARALLEL)]
     for net in nets:
         replace_all_batch_norm_modules_(net)
     weights, buffers = stack_module_state(nets)
     images, labels = setting.batch_of()
 
-    def loss(own: dict[str, Tensor], kept: dict[str, Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(functional_call(nets[0], (own, kept), (images,)), labels)
+    def loss(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(functional_call(nets[0], (weights, buffers), (images,)), labels)
 
     gradients = vmap(grad(loss))
 
     @torch.no_grad()
     def step() -> None:
-        for name, slope in gradients(weights, buffers).items():
-            weights[name].sub_(slope, alpha=RATE)
+        for name, gradient in gradients(weights, buffers).items():
+            weights[name].sub_(gradient, alpha=RATE)
 
-    for _ in range(WARM):
+    for _ in range(WARMUP_STEPS):
         step()
-    return Form(step, lambda: [weight[0] for weight in weights.values()], TOGETHER)
+    return TrialRunner(step, lambda: [weight[0] for weight in weights.values()], PARALLEL)
 
 
-def _one_of_several(setting: Setting, turn: Barrier) -> None:
-    form = plain(setting)
-    while True:  # a daemon: it ends with who started it
-        turn.wait()
-        form.run()
-        turn.wait()
+def _run_worker(setting: Setting, barrier: Barrier) -> None:
+    runner = plain_loop(setting)
+    while True:  # a daemon process: it ends with its parent
+        barrier.wait()
+        runner.run()
+        barrier.wait()
 
 
-def fractions(setting: Setting) -> Callable[[], Done]:
-    """A trial in each of several processes on one GPU, all at once, as `--gpus-per-trial 0.25` runs them."""
+def parallel_processes(setting: Setting) -> Callable[[], SideResult]:
+    """Return a function that runs a trial in each of several processes, as `--gpus-per-trial 0.25` does."""
     context = multiprocessing.get_context("spawn")
-    turn = context.Barrier(TOGETHER + 1)
-    for _ in range(TOGETHER):
-        context.Process(target=_one_of_several, args=(setting, turn), daemon=True).start()
+    barrier = context.Barrier(PARALLEL + 1)
+    for _ in range(PARALLEL):
+        context.Process(target=_run_worker, args=(setting, barrier), daemon=True).start()
 
-    def run() -> Done:
-        turn.wait()
+    def run() -> SideResult:
+        barrier.wait()
         started = perf_counter()
-        turn.wait()
-        return _done(perf_counter() - started, TOGETHER)
+        barrier.wait()
+        return _make_result(perf_counter() - started, PARALLEL)
 
     return run
 
 
-def _near(ours: list[Tensor], peer: list[Tensor]) -> bool:
-    return all(torch.allclose(one, other, atol=1e-3) for one, other in zip(ours, peer, strict=True))
+def _is_close(ours: list[Tensor], baseline: list[Tensor]) -> bool:
+    return all(torch.allclose(*pair, atol=1e-3) for pair in zip(ours, baseline, strict=True))
 
 
 @benchmark
 def trials() -> Iterator[Job]:
-    """Every form of running trials against the plain loop."""
+    """Compare every runner with the plain loop."""
     if not torch.cuda.is_available():
         print("skipped: torch sees no CUDA device here", flush=True)
         return
     for setting in SETTINGS:
         what = f"{setting.model}, batch {setting.batch}, trials of {STEPS} steps"
-        job = partial(Job, peer_name="one at a time", claims=(TRIALS,), rounds=ROUNDS, note=setting.floor())
-        alike = {"equal": "weights to 1e-3", "same": _near}
-        yield job(f"{what}, captured", ours=captured(setting).run, peer=plain(setting).run, **alike)
-        yield job(f"{what}, {TOGETHER} stacked", ours=stacked(setting).run, peer=plain(setting).run, **alike)
-        yield job(f"{what}, {TOGETHER} at once", ours=fractions(setting), peer=plain(setting).run)
+        job = partial(
+            Job, baseline_name="one at a time", claims=(TRIALS,), rounds=ROUNDS, note=setting.floor()
+        )
+        check = {"equal": "weights to 1e-3", "is_equal": _is_close}
+        yield job(
+            f"{what}, captured", ours=cuda_graph(setting).run, baseline=plain_loop(setting).run, **check
+        )
+        yield job(
+            f"{what}, {PARALLEL} stacked",
+            ours=stacked_networks(setting).run,
+            baseline=plain_loop(setting).run,
+            **check,
+        )
+        yield job(
+            f"{what}, {PARALLEL} at once", ours=parallel_processes(setting), baseline=plain_loop(setting).run
+        )
 
 
 if __name__ == "__main__":

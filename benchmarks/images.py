@@ -1,4 +1,4 @@
-"""Batches of images: by index from resident tensors, against a DataLoader over PIL images."""
+"""Batches of images: by index from tensors in memory, against a DataLoader over PIL images."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import AtLeast, Job, benchmark, main
-from benchmarks.training import BATCH, COLOUR, GREY, split_of
+from benchmarks.training import BATCH, COLOUR, GREY, make_split
 from orchestrator.data.batches import augment, iter_batches
 from orchestrator.data.loading import Split
 
 torch.set_num_threads(1)
 
 
-def pictures(shape: tuple[int, int, int], count: int) -> list[Any]:
-    """PIL images, grey or in colour."""
+def make_pil_images(shape: tuple[int, int, int], count: int) -> list[Any]:
+    """Return random PIL images, grey or in colour."""
     from PIL import Image
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, *shape), generator=generator, dtype=torch.uint8)
-    return [Image.fromarray((one[0] if shape[0] == 1 else one.permute(1, 2, 0)).numpy()) for one in pixels]
+    return [
+        Image.fromarray((image[0] if shape[0] == 1 else image.permute(1, 2, 0)).numpy()) for image in pixels
+    ]
 
 
-class Listed(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """As torchvision's data sets: an image is transformed when it is asked for."""
+class ImageListDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """A list of images that are transformed on access, as in torchvision's data sets."""
 
     def __init__(self, images: list[Any], transform: Callable[[Any], Tensor]) -> None:
         self.images, self.transform = images, transform
@@ -39,11 +41,11 @@ class Listed(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return self.transform(self.images[index]), index % 10
 
 
-def _through(loader: Any) -> int:
+def _count_images(loader: Any) -> int:
     return sum(len(labels) for _, labels in loader)
 
 
-def _by_index(split: Split, kind: str, generator: torch.Generator) -> int:
+def _iterate_batches(split: Split, kind: str, generator: torch.Generator) -> int:
     images = 0
     for index in iter_batches(len(split), BATCH, generator):
         augment(split.images[index], generator, kind=kind)
@@ -53,7 +55,7 @@ def _by_index(split: Split, kind: str, generator: torch.Generator) -> int:
 
 @benchmark
 def images() -> Iterator[Job]:
-    """An epoch of shuffled batches of 256, scaled and, in colour, augmented; no network."""
+    """Iterate an epoch of shuffled batches of 256, scaled and, in colour, augmented."""
     from models.torchvision_compat import transforms
 
     scaled = [transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
@@ -66,20 +68,20 @@ def images() -> Iterator[Job]:
             moved,
             "crop_flip",
             AtLeast(8.0, aim=20.0),
-            "Both draw a crop and a flip for every image; other draws, so no equal bits.",
+            "Both sides crop and flip every image at random; the bits differ.",
         ),
     ):
         count = 4 * BATCH
-        listed = Listed(pictures(shape, count), transforms.Compose([*before, *scaled]))
-        loader = torch.utils.data.DataLoader(listed, BATCH, shuffle=True)
+        dataset = ImageListDataset(make_pil_images(shape, count), transforms.Compose([*before, *scaled]))
+        loader = torch.utils.data.DataLoader(dataset, BATCH, shuffle=True)
         yield Job(
             what,
-            ours=partial(_by_index, split_of(shape, count), kind, torch.Generator().manual_seed(0)),
-            peer=partial(_through, loader),
-            peer_name="DataLoader over PIL images",
+            ours=partial(_iterate_batches, make_split(shape, count), kind, torch.Generator().manual_seed(0)),
+            baseline=partial(_count_images, loader),
+            baseline_name="DataLoader over PIL images",
             claims=(claim,),
             rounds=15,
-            equal="as many images",
+            equal="the number of images",
             note=note,
         )
 

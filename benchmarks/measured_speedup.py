@@ -1,13 +1,14 @@
-"""Measured against theoretical speedup: networks cut out, unstructured masks in CSR, and single layers.
+"""Measured against theoretical speedup: cut networks, unstructured masks in CSR, and single layers.
 
     python benchmarks/measured_speedup.py [cut] [csr] [layers] [quick] [patience=SECONDS] [PICTURE.png]
 
-Both sides are timed in turns in one process, on one thread, after a check that their outputs are equal.
-Theoretical is the ratio of MACs; `masks alone` is the dense network with zeros in it. A/A is the dense side
-against itself; a line is marked where that leaves [0.9, 1.1] or the machine has other work. With patience,
-such a line is measured again for so long; if it never is undisturbed, the least disturbed one is shown.
-`cut`, `csr` and `layers` are the parts, all without a word. `quick` leaves densenet121 on 3x32x32 out, which
-takes minutes.
+Both sides are timed in turns in one process on one thread, after a check that their outputs are equal. The
+theoretical speedup is the ratio of MACs. `masks alone` is the dense network with zeros. A/A is the dense side
+against itself. A line is marked if that is outside [0.9, 1.1] or the machine has other load. With `patience`,
+such a line is measured again for up to that time, and the least disturbed measurement is shown.
+
+`cut`, `csr` and `layers` select parts; the default is all. `quick` omits densenet121 on 3x32x32, which takes
+minutes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ HEADER = ("what", "batch", "dense ms", "ms", "theoretical", "measured", "masks a
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; the speedups are the dense side's time over the other's."""
+    """One comparison; speedups are the dense time divided by the other time."""
 
     what: str
     batch: int
@@ -55,26 +56,34 @@ class Row:
     doubts: tuple[str, ...]
 
     @classmethod
-    def of(cls, what: str, found: Latency, *, other: str, theoretical: float) -> Row:
-        timing = found.timing
+    def of(cls, what: str, latency: Latency, *, other: str, theoretical: float) -> Row:
+        timing = latency.timing
         times = timing.spreads["dense"].p50, timing.spreads[other].p50
         measured, masked = timing.ratios[other], timing.ratios.get("masked")
-        return cls(what, found.batch, *times, theoretical, measured, masked, timing.self_ratio, timing.doubts)
+        return cls(
+            what, latency.batch, *times, theoretical, measured, masked, timing.self_ratio, timing.doubts
+        )
 
 
-def patiently(time: Callable[[], Latency], patience: float) -> Latency:
-    """A measurement without a doubt, if one of a few is; else the control in order, and least load."""
-    deadline, found = monotonic() + patience, []
+def measure_undisturbed(time: Callable[[], Latency], patience: float) -> Latency:
+    """Return the first reliable measurement of a few, or the one with the best control and least load."""
+    deadline, latencies = monotonic() + patience, []
     for _ in range(TRIES if patience else 1):
         wait_for_quiet(deadline)
-        found.append(time())
-        if not found[-1].timing.doubts:
-            return found[-1]
-    return min(found, key=lambda one: (not LOWEST_AA <= one.timing.aa <= HIGHEST_AA, one.timing.load.others))
+        latencies.append(time())
+        if not latencies[-1].timing.doubts:
+            return latencies[-1]
+    return min(
+        latencies,
+        key=lambda latency: (
+            not LOWEST_AA <= latency.timing.aa <= HIGHEST_AA,
+            latency.timing.load.others,
+        ),
+    )
 
 
 def wait_for_quiet(deadline: float) -> None:
-    """Sleep until nothing else ran for a second, or it is over."""
+    """Sleep until the machine was quiet for a second, or until the deadline."""
     while monotonic() < deadline:
         load = watch_load()
         sleep(1.0)
@@ -87,8 +96,8 @@ def network(model: str, shape: tuple[int, int, int]) -> nn.Module:
     return models.build(model, input_shape=shape, num_classes=10).eval()
 
 
-def cut_out(patience: float, *, quick: bool) -> Iterator[Row]:
-    """Channels of lowest 2-norm cut out of fresh networks."""
+def cut_rows(patience: float, *, quick: bool) -> Iterator[Row]:
+    """Yield rows of new networks with the channels of lowest 2-norm cut out."""
     for model, shape in NETWORKS:
         if quick and (model, shape) == ("densenet121", COLOUR):
             continue
@@ -102,13 +111,13 @@ def cut_out(patience: float, *, quick: bool) -> Iterator[Row]:
             forms = NetworkVariants(net, shape, sparse(net, masks, ()), small, masks)
             what = f"{model} {'x'.join(map(str, shape))}, {amount:.0%} of channels cut out"
             for batch in BATCHES:
-                found = patiently(partial(measure, forms, batch=batch, seconds=SECONDS), patience)
+                latency = measure_undisturbed(partial(measure, forms, batch=batch, seconds=SECONDS), patience)
                 theory = dense / profile(small, shape).total_macs
-                yield Row.of(what, found, other="cut", theoretical=theory)
+                yield Row.of(what, latency, other="cut", theoretical=theory)
 
 
-def in_csr(patience: float) -> Iterator[Row]:
-    """The smallest weights of each layer of the mlp: every layer in CSR, then only those that win a race."""
+def csr_rows(patience: float) -> Iterator[Row]:
+    """Yield rows of an mlp with its smallest weights removed: all layers in CSR, then the faster ones."""
     net = network("mlp", DIGITS)
     dense = profile(net, DIGITS)
     for amount in SPARSITIES:
@@ -118,14 +127,14 @@ def in_csr(patience: float) -> Iterator[Row]:
         for batch in BATCHES:
             for which, layers in (("all", candidates(net, dead_parts(masks))), ("the faster", None)):
                 time = partial(measure, forms, batch=batch, seconds=SECONDS, csr_layers=layers)
-                found = patiently(time, patience)
-                what = f"mlp 1x8x8, {amount:.0%} of weights, {which} {len(found.csr_layers)} layers in CSR"
-                if "csr" in found.timing.spreads:
-                    yield Row.of(what, found, other="csr", theoretical=theory)
+                latency = measure_undisturbed(time, patience)
+                what = f"mlp 1x8x8, {amount:.0%} of weights, {which} {len(latency.csr_layers)} layers in CSR"
+                if "csr" in latency.timing.spreads:
+                    yield Row.of(what, latency, other="csr", theoretical=theory)
 
 
-class Unfolded(nn.Module):
-    """A convolution in CSR on unfolded images: what sparse_inference leaves out, and why."""
+class UnfoldedCsrConv(nn.Module):
+    """A convolution in CSR on unfolded images, which the product does not use because it is slow."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
@@ -133,29 +142,29 @@ class Unfolded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         columns = functional.unfold(images, self.size, padding=self.size // 2)
-        found = torch.stack([self.matrix @ one for one in columns])
-        return found.reshape(len(images), -1, *images.shape[2:])
+        outputs = torch.stack([self.matrix @ column for column in columns])
+        return outputs.reshape(len(images), -1, *images.shape[2:])
 
 
-Convert = Callable[[Any], nn.Module]  # of a layer of its own kind
+Convert = Callable[[Any], nn.Module]  # converts a layer of one kind
 LAYERS: dict[str, tuple[Callable[[], nn.Linear | nn.Conv2d], Convert, tuple[int, ...]]] = {
     "Linear 1000 to 1000": (lambda: nn.Linear(1000, 1000), CsrLinear, (1000,)),
     "1x1 convolution 512 to 128, 8x8": (lambda: nn.Conv2d(512, 128, 1), CsrPointwise, (512, 8, 8)),
     "3x3 convolution 128 to 32, 8x8, unfolded": (
         lambda: nn.Conv2d(128, 32, 3, padding=1, bias=False),
-        Unfolded,
+        UnfoldedCsrConv,
         (128, 8, 8),
     ),
     "3x3 convolution 128 to 32, 32x32, unfolded": (
         lambda: nn.Conv2d(128, 32, 3, padding=1, bias=False),
-        Unfolded,
+        UnfoldedCsrConv,
         (128, 32, 32),
     ),
 }
 
 
-def layers(patience: float) -> Iterator[Row]:
-    """Single layers with random masks, as they are in the mlp and in densenet121."""
+def layer_rows(patience: float) -> Iterator[Row]:
+    """Yield rows of single layers with random masks, in shapes of the mlp and of densenet121."""
     torch.manual_seed(0)
     for name, (build, convert, shape) in LAYERS.items():
         for amount in SPARSITIES:
@@ -164,8 +173,8 @@ def layers(patience: float) -> Iterator[Row]:
             theory = layer.weight.numel() / int(layer.weight.count_nonzero())
             nets = {"dense": layer, "csr": convert(layer)}
             for batch in (1, 32):
-                found = patiently(partial(time_layers, nets, torch.rand(batch, *shape)), patience)
-                yield Row.of(f"{name}, {amount:.0%} dead", found, other="csr", theoretical=theory)
+                latency = measure_undisturbed(partial(time_layers, nets, torch.rand(batch, *shape)), patience)
+                yield Row.of(f"{name}, {amount:.0%} dead", latency, other="csr", theoretical=theory)
 
 
 @torch.inference_mode()
@@ -176,32 +185,32 @@ def time_layers(nets: dict[str, nn.Module], images: Tensor) -> Latency:
     return Latency(len(images), timing, "csr")
 
 
-def printed(rows: Iterator[Row]) -> list[Row]:
-    """Print a table line by line, as it comes."""
+def print_rows(rows: Iterator[Row]) -> list[Row]:
+    """Print a table line by line while its rows are measured."""
     print(f"\n| {' | '.join(HEADER)} |\n|" + " --- |" * len(HEADER))
-    found = []
+    printed = []
     for row in rows:
         ratios = f"{row.theoretical:.3g}x", f"{row.measured:.3g}x"
         masked = "" if row.masked is None else f"{row.masked:.2f}x"
-        doubt = f" (unreliable: {', '.join(row.doubts)})" if row.doubts else ""
+        unreliable = f" (unreliable: {', '.join(row.doubts)})" if row.doubts else ""
         cells = row.what, str(row.batch), f"{row.dense_ms:.3g}", f"{row.other_ms:.3g}", *ratios, masked
-        print(f"| {' | '.join(cells)} | {row.aa:.2f}{doubt} |", flush=True)
-        found.append(row)
-    return found
+        print(f"| {' | '.join(cells)} | {row.aa:.2f}{unreliable} |", flush=True)
+        printed.append(row)
+    return printed
 
 
 def draw(rows: list[Row], path: str) -> None:
-    """Measured over theoretical speedup; on the diagonal they are equal."""
+    """Draw the measured against the theoretical speedup, with a diagonal where they are equal."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for kind, colour, marker in (("cut out", "#0072B2", "o"), ("in CSR", "#D55E00", "^")):
-        for batch, inside in ((1, "none"), (256, colour)):
-            own = [row for row in rows if kind in row.what and row.batch == batch]
-            points = [row.theoretical for row in own], [row.measured for row in own]
+        for batch, fill in ((1, "none"), (256, colour)):
+            series = [row for row in rows if kind in row.what and row.batch == batch]
+            points = [row.theoretical for row in series], [row.measured for row in series]
             label = f"{kind}, batch {batch}"
-            axes.scatter(*points, marker=marker, label=label, edgecolors=colour, facecolors=inside)
+            axes.scatter(*points, marker=marker, label=label, edgecolors=colour, facecolors=fill)
     ends = [1, 1.5 * max(row.theoretical for row in rows)]
     axes.plot(ends, ends, color="black", linewidth=0.8, label="as in theory")
     axes.set(xscale="log", yscale="log", xlabel="theoretical speedup (MACs)", ylabel="measured speedup")
@@ -215,13 +224,13 @@ def main() -> None:
     facts = environment()
     print(f"{facts['processor']}, {facts['cores']} cores, one thread; torch {facts['package.torch']}")
     parts = {
-        "cut": partial(cut_out, patience, quick="quick" in words),
-        "csr": partial(in_csr, patience),
-        "layers": partial(layers, patience),
+        "cut": partial(cut_rows, patience, quick="quick" in words),
+        "csr": partial(csr_rows, patience),
+        "layers": partial(layer_rows, patience),
     }
-    wanted = [name for name in parts if name in words] or list(parts)
-    rows = {name: printed(parts[name]()) for name in wanted}
-    lists = {name: [asdict(row) for row in found] for name, found in rows.items()}
+    selected = [name for name in parts if name in words] or list(parts)
+    rows = {name: print_rows(parts[name]()) for name in selected}
+    lists = {name: [asdict(row) for row in part] for name, part in rows.items()}
     print(json.dumps({"environment": facts, **lists}))
     for path in (word for word in words if word.endswith(".png")):
         draw([*rows.get("cut", []), *rows.get("csr", [])], path)

@@ -1,6 +1,6 @@
-"""Sweeps as a person starts them, each in a new process and a fresh store: start-up and all else included.
+"""Sweeps as a user starts them: each in a new process and an empty store, including start-up.
 
-The peer is `benchmarks/peer.py`. CPU seconds are those of all processes, Ray's own included.
+The baseline is `benchmarks/baseline.py`. CPU seconds are those of all processes, including Ray's.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import AtMost, Done, Job, Told, benchmark, main
-from benchmarks.processes import command, python
+from benchmarks.harness import AtMost, Job, Reported, SideResult, benchmark, main
+from benchmarks.processes import python_command, run_command
 
-ORCHESTRATE = python("-m", "orchestrator.cli")
-SCRIPT = str(Path(sys.executable).with_name("orchestrate"))  # its completion goes by this name
-PEER = Path(__file__).parent / "peer.py"
+ORCHESTRATE = python_command("-m", "orchestrator.cli")
+SCRIPT = str(Path(sys.executable).with_name("orchestrate"))  # completion needs the script of this name
+BASELINE = Path(__file__).parent / "baseline.py"
 NAME = "job"
 SPACE = """\
 version: 1
-about: The peer's job.
+about: The benchmark sweep.
 axes:
   model: ["mlp(widths=[256, 256], bias=True)"]
   dataset: [digits]
@@ -45,81 +45,88 @@ ray.get([ray.remote(lambda: __import__("torch") and None).remote() for _ in rang
 ray.shutdown()
 """
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-WALL, CPU = Told(), Told("cpu")
+WALL, CPU = Reported(), Reported("cpu")
 BASH = {"_ORCHESTRATE_COMPLETE": "complete_bash", "COMP_WORDS": "orchestrate sweep --set ", "COMP_CWORD": "3"}
 
 
 @contextmanager
-def place() -> Iterator[Path]:
-    """A folder with the space in it, where a sweep makes its store."""
+def make_sweep_folder() -> Iterator[Path]:
+    """Yield a folder with the space file, where a sweep creates its store."""
     with tempfile.TemporaryDirectory(prefix="orchestrate-bench-") as folder:
         (Path(folder) / f"{NAME}.yaml").write_text(SPACE)
         yield Path(folder)
 
 
-def ours(folder: Path) -> Done:
-    """The sweep in an empty store; how many networks it left, and their accuracies at the amounts."""
+def run_sweep(folder: Path) -> SideResult:
+    """Run the sweep in an empty store; return its number of models and the accuracies by amount."""
     shutil.rmtree(folder / "mlruns", ignore_errors=True)
-    said, done = command(SWEEP, folder=folder, environment=ONE_THREAD)
+    output, result = run_command(SWEEP, folder=folder, environment=ONE_THREAD)
     by_amount: dict[float, list[float]] = {}
-    for row in json.loads(said)["results"]:
+    for row in json.loads(output)["results"]:
         by_amount.setdefault(row["amount"], []).append(row["accuracy"])
     models = len(list(folder.glob("mlruns/artifacts/*/*/artifacts/model/manifest.json"))) - 1  # the dense one
-    return Done({"models": models, "accuracies": list(by_amount.values())}, done.measures, done.elsewhere)
+    return SideResult(
+        {"models": models, "accuracies": list(by_amount.values())}, result.measures, result.child_cpu_seconds
+    )
 
 
-def peer(folder: Path) -> Done:
+def run_baseline(folder: Path) -> SideResult:
     with tempfile.TemporaryDirectory(dir=folder) as store:
-        said, done = command(python(str(PEER), store), folder=folder, environment=ONE_THREAD)
-    return Done(json.loads(said.splitlines()[-1]), done.measures, done.elsewhere)
+        output, result = run_command(
+            python_command(str(BASELINE), store), folder=folder, environment=ONE_THREAD
+        )
+    return SideResult(json.loads(output.splitlines()[-1]), result.measures, result.child_cpu_seconds)
 
 
-def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """As many models, and up to half of the weights gone, where nothing depends on luck, equal accuracy."""
-    means = [[sum(pair) / len(pair) for pair in side["accuracies"][:3]] for side in (one, other)]
+def is_similar(ours: dict[str, Any], baseline: dict[str, Any]) -> bool:
+    """Return whether the numbers of models are equal, and the accuracies at amounts up to 50% similar.
+
+    At larger amounts the accuracy depends on the random weights.
+    """
+    means = [[sum(pair) / len(pair) for pair in side["accuracies"][:3]] for side in (ours, baseline)]
     near = all(abs(a - b) < 0.03 for a, b in zip(*means, strict=True))
-    return bool(one["models"] == other["models"] and near)
+    return bool(ours["models"] == baseline["models"] and near)
 
 
 @benchmark
-def the_peers_job() -> Iterator[Job]:
-    with place() as folder:
+def benchmark_sweep() -> Iterator[Job]:
+    with make_sweep_folder() as folder:
         yield Job(
-            "the peer's job: 26 trials, 13 epochs, a model each",
-            ours=partial(ours, folder),
-            peer=partial(peer, folder),
-            peer_name="Ray Tune, MLflow, torch.nn.utils.prune",
+            "a sweep of 26 trials, 13 epochs and a model each",
+            ours=partial(run_sweep, folder),
+            baseline=partial(run_baseline, folder),
+            baseline_name="Ray Tune, MLflow, torch.nn.utils.prune",
             claims=(AtMost(0.5), AtMost(0.55, measure="cpu")),
             rounds=3,
             warm=False,
             equal="26 models each, accuracies within 3 points up to amount 50%",
-            same=alike,
+            is_equal=is_similar,
         )
         yield Job(
-            "start-up floor of both: imports, Ray, two workers that import torch",
-            ours=lambda: command(python("-c", FLOOR), folder=folder)[1],
+            "start-up alone: imports, Ray, two workers that import torch",
+            ours=lambda: run_command(python_command("-c", FLOOR), folder=folder)[1],
             claims=(WALL, CPU),
             rounds=3,
         )
 
 
 @benchmark
-def nothing_to_do() -> Iterator[Job]:
-    with place() as folder:
-        ours(folder)
+def finished_sweep() -> Iterator[Job]:
+    with make_sweep_folder() as folder:
+        run_sweep(folder)
         yield Job(
-            "a sweep of 26 trials that are all in the store",
-            ours=lambda: command(SWEEP, folder=folder)[1],
+            "the same sweep with all trials in the store",
+            ours=lambda: run_command(SWEEP, folder=folder)[1],
             claims=(AtMost(5, aim=3), CPU),
         )
         yield Job(
             "--help",
-            ours=lambda: command([*ORCHESTRATE, "--help"], folder=folder)[1],
+            ours=lambda: run_command([*ORCHESTRATE, "--help"], folder=folder)[1],
             claims=(AtMost(0.3, measure="cpu"), WALL),
         )
         yield Job(
             "completion of names, bash",
-            ours=lambda: command([SCRIPT], folder=folder, environment=BASH)[1],
+            ours=lambda: run_command([SCRIPT], folder=folder, environment=BASH)[1],
             claims=(AtMost(0.5, measure="cpu"), WALL),
         )
 

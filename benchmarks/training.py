@@ -1,4 +1,4 @@
-"""Training: an epoch against the matmul peak, the masked step, and options that change bits."""
+"""Training: an epoch against its matrix products alone, the masked step, and options that change bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.utils import prune as torch_prune
 
 import models
 import pruning
-from benchmarks.harness import AtMost, Done, Job, Told, benchmark, main
+from benchmarks.harness import AtMost, Job, Reported, SideResult, benchmark, main
 from orchestrator.config import Numerics, Train
 from orchestrator.data.loading import Split
 from orchestrator.system.memory import disable_malloc_trim
@@ -30,8 +30,8 @@ NUMERICS = Numerics(micro_batch=16_384)
 RECIPE = Train(epochs=1)
 
 
-def split_of(shape: tuple[int, int, int], count: int, *, seed: int = 0) -> Split:
-    """Noise with labels: what an image holds costs nothing."""
+def make_split(shape: tuple[int, int, int], count: int, *, seed: int = 0) -> Split:
+    """Return noise with random labels; the content of images does not affect the time."""
     generator = torch.Generator().manual_seed(seed)
     return Split(
         torch.randn((count, *shape), generator=generator), torch.randint(10, (count,), generator=generator)
@@ -39,14 +39,14 @@ def split_of(shape: tuple[int, int, int], count: int, *, seed: int = 0) -> Split
 
 
 def network(name: str = "mlp", shape: tuple[int, int, int] = GREY) -> nn.Module:
-    """The same initial weights every time."""
+    """Return a network with the same initial weights every time."""
     torch.manual_seed(0)
     return models.build(name, input_shape=shape, num_classes=10)
 
 
 @dataclass(frozen=True, eq=False)
-class Matmuls:
-    """The matrix products of one step of a network of linear layers, each in its own memory."""
+class MatrixProducts:
+    """The matrix products of one step of a network of linear layers, each with separate memory."""
 
     calls: tuple[Callable[[], Tensor], ...]
     flops: int
@@ -58,8 +58,8 @@ class Matmuls:
         return perf_counter() - started
 
 
-def matmuls(net: nn.Module, batch: int) -> Matmuls:
-    """Outputs, gradients of weights, and of inputs but for the first layer's."""
+def matrix_products(net: nn.Module, batch: int) -> MatrixProducts:
+    """Return the products for outputs, weight gradients, and input gradients except the first layer's."""
     calls: list[Callable[[], Tensor]] = []
     flops = 0
     for number, layer in enumerate(prunable_layers(net).values()):
@@ -69,11 +69,11 @@ def matmuls(net: nn.Module, batch: int) -> Matmuls:
         calls += [partial(torch.mm, dy.t(), x, out=torch.empty(outs, ins))]
         calls += [partial(torch.mm, dy, w, out=torch.empty(batch, ins))] if number else []
         flops += (3 if number else 2) * 2 * batch * ins * outs
-    return Matmuls(tuple(calls), flops)
+    return MatrixProducts(tuple(calls), flops)
 
 
 class Trainer:
-    """One network, trained an epoch at a time by the library's own loop."""
+    """One network, trained one epoch at a time by `orchestrator.training.loop`."""
 
     def __init__(self, split: Split, masks: dict[str, Tensor] | None = None) -> None:
         self.net, self.split, self.masks = network(), split, masks
@@ -81,8 +81,8 @@ class Trainer:
         if masks is not None:
             pruning.apply_masks(self.net, masks)
 
-    def epoch(self) -> Done:
-        """The seconds are the epoch's own: data, steps, masks and metrics, without the validation."""
+    def epoch(self) -> SideResult:
+        """Train one epoch; the seconds include data, steps, masks and metrics, but not the validation."""
         record = train(
             self.net,
             self.split,
@@ -94,28 +94,28 @@ class Trainer:
             generator=torch.Generator().manual_seed(0),
             masks=self.masks,
         )[-1]
-        return Done(measures={"seconds": record.seconds, "steps": record.seconds})
+        return SideResult(measures={"seconds": record.seconds, "steps": record.seconds})
 
 
 @benchmark
 def epoch() -> Iterator[Job]:
-    """An epoch of the five-layer mlp, 12 batches of 256, without masks and with."""
-    split = split_of(GREY, 12 * BATCH)
+    """Train the five-layer mlp for an epoch of 12 batches of 256, without and with masks."""
+    split = make_split(GREY, 12 * BATCH)
     dense = network()
-    products = matmuls(dense, BATCH)
+    products = matrix_products(dense, BATCH)
     steps = len(split) // BATCH
 
-    def peak() -> Done:
-        return Done(measures={"seconds": sum(products.seconds() for _ in range(steps))})
+    def peak() -> SideResult:
+        return SideResult(measures={"seconds": sum(products.seconds() for _ in range(steps))})
 
     masks = pruning.prune(dense, amount=0.9)
     gigaflops = products.flops / 1e9
-    for name, given in (("no masks", None), ("masks at 90%", masks)):
+    for name, epoch_masks in (("no masks", None), ("masks at 90%", masks)):
         yield Job(
             f"mlp epoch at batch 256, {name}, against its matmuls alone",
-            ours=Trainer(split, given).epoch,
-            peer=peak,
-            peer_name=f"the {gigaflops:.2f} GFLOP of matrix products of each step",
+            ours=Trainer(split, epoch_masks).epoch,
+            baseline=peak,
+            baseline_name=f"the {gigaflops:.2f} GFLOP of matrix products of each step",
             claims=(AtMost(1 / 0.8, limit=1.0),),
             rounds=25,
             note="1.25 is 80% of the peak. Adam alone moves 67 MB a step, about a ninth of its time.",
@@ -123,7 +123,7 @@ def epoch() -> Iterator[Job]:
 
 
 class Steps:
-    """Single steps of the mlp under Adam, on one batch; `after` follows the optimizer."""
+    """Single steps of the mlp with Adam on one batch; `after` is called after the optimizer step."""
 
     def __init__(self, net: nn.Module, batch: Split, after: Callable[[], object] | None = None) -> None:
         self.net, self.batch, self.after = net, batch, after
@@ -140,10 +140,10 @@ class Steps:
 
 @benchmark
 def masked_step() -> Iterator[Job]:
-    """What masks add to a step, by the library's own masks and by torch.nn.utils.prune."""
-    from orchestrator.training.loop import _Masker  # the loop's own
+    """Measure the cost of masks in a step, with the masks of this project and of torch.nn.utils.prune."""
+    from orchestrator.training.loop import _Masker  # the masks of the training loop
 
-    batch, dense = split_of(GREY, BATCH), network()
+    batch, dense = make_split(GREY, BATCH), network()
     masks = pruning.prune(dense, amount=0.9)
     ours, theirs = network(), network()
     pruning.apply_masks(ours, masks)
@@ -153,17 +153,17 @@ def masked_step() -> Iterator[Job]:
     yield Job(
         "masked step, mlp, batch 256, 90%",
         ours=masked,
-        peer=Steps(dense, batch).step,
-        peer_name="the dense step",
+        baseline=Steps(dense, batch).step,
+        baseline_name="the dense step",
         claims=(AtMost(1.03, limit=1.0),),
         rounds=61,
         number=4,
     )
     yield Job(
-        "masked step, mlp, batch 256, 90%, the library's masks and torch's",
+        "masked step, mlp, batch 256, 90%, this project's masks and torch's",
         ours=masked,
-        peer=Steps(theirs, batch).step,
-        peer_name="torch.nn.utils.prune",
+        baseline=Steps(theirs, batch).step,
+        baseline_name="torch.nn.utils.prune",
         claims=(AtMost(1.0),),
         rounds=41,
         number=4,
@@ -172,14 +172,16 @@ def masked_step() -> Iterator[Job]:
 
 @benchmark
 def options() -> Iterator[Job]:
-    """What the options that change bits give: `--precision bf16` and `train.channels_last`, one step each."""
+    """Time one step with the options that change bits: `--precision bf16` and `train.channels_last`."""
     for model, shape, batch in (("mlp", GREY, BATCH), ("cnn", COLOUR, 64)):
-        images_, plain = split_of(shape, batch), network(model, shape)
+        batch_split, net = make_split(shape, batch), network(model, shape)
         for name, bf16, last in (("bf16", True, False), ("channels_last", False, True), ("both", True, True)):
             if model == "mlp" and last:
                 continue
-            other = deepcopy(plain).to(memory_format=torch.channels_last if last else torch.preserve_format)
-            steps = Steps(other, images_).step
+            option_net = deepcopy(net).to(
+                memory_format=torch.channels_last if last else torch.preserve_format
+            )
+            steps = Steps(option_net, batch_split).step
 
             def step(steps: Callable[[], None] = steps, bf16: bool = bf16) -> None:
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -188,9 +190,9 @@ def options() -> Iterator[Job]:
             yield Job(
                 f"{model} step at batch {batch}, {name}",
                 ours=step,
-                peer=Steps(plain, images_).step,
-                peer_name="float32, contiguous",
-                claims=(Told(),),
+                baseline=Steps(net, batch_split).step,
+                baseline_name="float32, contiguous",
+                claims=(Reported(),),
                 rounds=11,
                 number=2,
             )

@@ -1,8 +1,8 @@
-"""Take the pictures of the MLflow pages, docs/pictures/ui-*.png, after a small sweep in a store of its own.
+"""Take the pictures of the MLflow pages, docs/pictures/ui-*.png, of a small sweep in a temporary store.
 
     python docs/take_pictures.py
 
-It needs a Chromium on the PATH and the package playwright. tests/test_pages.py looks at the same pages.
+It needs Chromium on the PATH and the package playwright. tests/test_pages.py tests the same pages.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ axes:
 train: {epochs: 8, lr: 3e-3}
 recover: finetune(epochs=1)
 """
-# The first visit would open a panel that asks for a language model.
+# Without this the first visit opens a panel that asks for a language model.
 NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
-SECONDS = 300  # that a page, or the server, may take on a machine that is busy
+SECONDS = 300  # timeout of a page and of the server, on a busy machine
 
 
 def orchestrate(*words: str, folder: Path) -> str:
-    """What a command prints, run in a folder; its store is below it."""
-    done = subprocess.run(
+    """Run a command in a folder, with its store below it; return its stdout."""
+    process = subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -51,20 +51,20 @@ def orchestrate(*words: str, folder: Path) -> str:
         text=True,
         check=True,
     )
-    return done.stdout
+    return process.stdout
 
 
 def sweep(folder: Path) -> None:
-    """A small sweep, whose store is below the folder."""
+    """Run a small sweep with its store below the folder."""
     (folder / "small.yaml").write_text(SPACE)
     orchestrate("sweep", "--space", "small.yaml", "--device", "cpu", folder=folder)
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[dict[str, str]]:
-    """`orchestrate ui` on a free port: word -> address, as it prints them for the space `small`."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    """Serve `orchestrate ui` on a free port; yield the addresses that it prints for `small`, by label."""
+    with socket.create_server(("127.0.0.1", 0)) as free_socket:
+        port = free_socket.getsockname()[1]
     with (folder / "ui.txt").open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.cli", "ui", "--port", str(port)],
@@ -81,51 +81,51 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _addresses(process: subprocess.Popen[bytes], file: Path) -> dict[str, str]:
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end and process.poll() is None:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
         lines = [line.split() for line in file.read_text().splitlines() if line.startswith("small: ")]
         if lines and lines[-1][1] == "best":
-            return {word: address for _, word, address in lines}
+            return {label: address for _, label, address in lines}
         time.sleep(0.2)
-    raise RuntimeError(f"the pages did not come up: {file.read_text()}")
+    raise RuntimeError(f"the server did not start: {file.read_text()}")
 
 
 def chromium() -> str | None:
-    """Where the browser is; None where there is none."""
+    """Return the path of Chromium, or None."""
     return next(filter(None, map(shutil.which, CHROMIUM)), None)
 
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """One page of a headless Chromium."""
+    """Yield a page of a headless Chromium."""
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
+        browser = playwright.chromium.launch(
             executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
         )
-        page = started.new_page(viewport={"width": 1360, "height": 900})
+        page = browser.new_page(viewport={"width": 1360, "height": 900})
         page.set_default_timeout(SECONDS * 1000)
         page.add_init_script(NO_ASSISTANT)
         try:
             yield page
         finally:
-            started.close()
+            browser.close()
 
 
 def visit(page: Page, address: str, text: str) -> None:
-    """Open an address, and wait until it shows a text."""
-    page.goto("about:blank")  # an address that differs behind # alone would not load anew
+    """Open an address and wait until it shows a text."""
+    page.goto("about:blank")  # otherwise an address that differs only after # is not reloaded
     page.goto(address)
     page.get_by_text(text).first.wait_for()
 
 
 def unfold(page: Page) -> None:
-    """Show a description whole, its picture included."""
+    """Unfold a description and wait for its picture."""
     page.get_by_text("Show more").click()
     page.wait_for_function("[...document.images].some(image => image.naturalWidth > 400)")
 
 
 def picture(page: Page, name: str) -> None:
-    page.wait_for_timeout(3000)  # charts move into place
+    page.wait_for_timeout(3000)  # charts are animated
     page.screenshot(path=PICTURES / f"ui-{name}.png")
 
 

@@ -2,7 +2,7 @@
 
     python docs/write_benchmarks.py
 
-A table stands between `<!-- table FILE -->` and `<!-- end -->`; all else on the page is written by hand.
+The tables are between `<!-- table FILE -->` and `<!-- end -->`. The rest of the page is written by hand.
 """
 
 from __future__ import annotations
@@ -17,39 +17,41 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
-HEADER = ("what", "ours", "peer", "ratio", "target", "limit", "reached", "measured")
-SIGNS = {"AtMost": "at most ", "AtLeast": "at least ", "Told": ""}
+HEADER = ("what", "ours", "baseline", "ratio", "target", "limit", "reached", "measured")
+BOUNDS = {"AtMost": "at most ", "AtLeast": "at least ", "Reported": ""}
 Row = dict[str, Any]  # JSON
 
 
 def table(name: str) -> str:
-    """The rows of a file of results, and below them what there is to say of them; empty without any."""
-    place = RESULTS / f"{name}.json"
-    if not place.exists():
+    """Return the table of a results file, with its notes, machine and picture."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
         return "Not measured yet."
-    rows = json.loads(place.read_text(encoding="utf-8"))["rows"]
-    if not rows:  # it was skipped
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    if not rows:  # the benchmark was skipped
         return "Not measured yet."
-    lines = [HEADER, ["---"] * len(HEADER), *(cells(row) for row in rows)]
+    lines = [HEADER, ["---"] * len(HEADER), *(row_cells(row) for row in rows)]
     notes = dict.fromkeys(f"{row['what']}: {row['note']}" for row in rows if row["note"])
     picture = f"pictures/{name}.png"
-    drawn = [f"![{name} in curves]({picture})"] if (PAGE.parent / picture).exists() else []
-    parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines), *notes, machine(rows), *drawn]
-    return "\n\n".join(parts)
+    image = [f"![Curves of {name}]({picture})"] if (PAGE.parent / picture).exists() else []
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([text, *notes, machine(rows), *image])
 
 
-def cells(row: Row) -> list[str]:
-    ratio = "" if row["ratio"] is None else f"{spread(row['ratio'])}"
+def row_cells(row: Row) -> list[str]:
+    ratio = baseline = ""
     if row["ratio"] is not None:
-        ratio += " (peer / ours)" if row["kind"] == "AtLeast" else " (ours / peer)"
-    peer = "" if row["peer"] is None else f"{spread(row['peer'])} {row['unit']} ({row['peer_name']})"
-    aim = "" if row["aim"] is None else f", {row['aim']:g} to aim at"
-    target = "" if row["target"] is None else f"{SIGNS[row['kind']]}{row['target']:g}{aim}"
+        sides = "baseline / ours" if row["kind"] == "AtLeast" else "ours / baseline"
+        ratio = f"{quartiles(row['ratio'])} ({sides})"
+    if row["baseline"] is not None:
+        baseline = f"{quartiles(row['baseline'])} {row['unit']} ({row['baseline_name']})"
+    aim = "" if row["aim"] is None else f"; aim {row['aim']:g}"
+    target = "" if row["target"] is None else f"{BOUNDS[row['kind']]}{row['target']:g}{aim}"
     what = row["what"] if row["measure"] == "seconds" else f"{row['what']}: {row['measure']}"
     return [
         what,
-        f"{spread(row['ours'])} {row['unit']}".strip(),
-        peer,
+        f"{quartiles(row['ours'])} {row['unit']}".strip(),
+        baseline,
         ratio,
         target,
         "" if row["limit"] is None else f"{row['limit']:g}",
@@ -58,13 +60,13 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def spread(found: dict[str, float]) -> str:
-    """The median, and the quartiles where they differ from it."""
-    middle, low, high = (figure(found[name]) for name in ("median", "low", "high"))
-    return middle if low == high else f"{middle} [{low}, {high}]"
+def quartiles(values: dict[str, float]) -> str:
+    """Return the median, and the quartiles if they differ from it."""
+    median, low, high = (number(values[name]) for name in ("median", "low", "high"))
+    return median if low == high else f"{median} [{low}, {high}]"
 
 
-def figure(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -74,11 +76,11 @@ def machine(rows: Sequence[Row]) -> str:
     return f"{facts['processor']}, {facts['cores']} cores; Python {facts['python']}, {versions}."
 
 
-def written(page: str) -> str:
-    """The page with all tables anew."""
+def update_tables(page: str) -> str:
+    """Return the page with all tables replaced."""
     return re.sub(
         r"<!-- table (\w+) -->.*?<!-- end -->",
-        lambda found: f"<!-- table {found[1]} -->\n\n{table(found[1])}\n\n<!-- end -->",
+        lambda match: f"<!-- table {match[1]} -->\n\n{table(match[1])}\n\n<!-- end -->",
         page,
         flags=re.DOTALL,
     )
@@ -89,8 +91,8 @@ def main() -> None:
     from benchmarks import growth
 
     if (RESULTS / "growth.json").exists():
-        growth.draw()
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        growth.draw_growth()
+    PAGE.write_text(update_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
     python docs/write_results.py SPACE [SPACE ...] [--set KEY=VALUES ...]
     python docs/write_results.py --all
 
-`--all` writes every page anew that has a command of its own, by that command, and docs/results/equal.md
-from the same store. What the store has is not run again. What a page says under "What it says" is
-written by hand, and is kept when the page is written anew.
+`--all` updates every page that has its own command, by that command, and docs/results/equal.md from the same
+store. Stored results are not run again. The section "What it says" is written by hand and kept.
 """
 
 from __future__ import annotations
@@ -35,30 +34,30 @@ from orchestrator.tracking import Tracker, initialise
 from pruning.registry import parse
 
 PAGES = Path(__file__).parent / "results"
-SAYS = "## What it says"
+CONCLUSION = "## What it says"
 COMMAND = re.compile(r"^\$ orchestrate sweep --space (\S+)(.*)$", re.MULTILINE)
 TOLERANCE = 0.01
 
 
-def shown(frame: DataFrame, earlier: DataFrame) -> Iterator[str]:
-    """The tables: accuracies, what is left of the networks and what they cost, what pairs of seeds say."""
-    found = tables(frame)
-    yield markdown(found)
+def result_tables(frame: DataFrame, earlier: DataFrame) -> Iterator[str]:
+    """Yield the tables of accuracies, costs, and paired differences."""
+    accuracies = tables(frame)
+    yield markdown(accuracies)
     if not frame.attrs.get("objectives"):
-        if found != listed(frame):
+        if accuracies != listed(frame):
             yield markdown(listed(frame))
         yield markdown([sparsest_table(frame, tolerance=TOLERANCE, earlier=earlier)])
     if differences := differences_asked(frame):
         yield markdown(differences)
     else:
-        yield "No differences are paired: the points of a search share no setting."
-    if turned := list(turning(frame)):
+        yield "There are no paired differences: the points of a search share no setting."
+    if orders := list(turning(frame)):
         yield "**which axis turns an order**"
-        yield "\n".join([turned[0], *([""] if turned[1:] else []), *(f"- {text}" for text in turned[1:])])
+        yield "\n".join([orders[0], *([""] if orders[1:] else []), *(f"- {text}" for text in orders[1:])])
 
 
 def machine() -> str:
-    """What ran it: processor, versions, and the revision of the code."""
+    """Return the processor, the versions, and the revision of the code."""
     facts = environment()
     return (
         f"{facts['cores']} cores ({facts['processor']}), torch {facts['package.torch']}, revision "
@@ -67,11 +66,11 @@ def machine() -> str:
 
 
 def width(frame: DataFrame) -> str:
-    """What the size of each test set leaves to an accuracy."""
+    """Return the uncertainty of an accuracy from the size of each test set."""
     parts = []
     for name, rows in frame[frame["status"] == "finished"].groupby("dataset", sort=False):
-        known, options = parse(str(name))
-        images, dense = split_sizes(known, **options)[2], float(rows["ipa/accuracy"].mean())
+        dataset, options = parse(str(name))
+        images, dense = split_sizes(dataset, **options)[2], float(rows["ipa/accuracy"].mean())
         points = test_set_width(dense, images)
         parts.append(
             f"the {images:,} test images of {name} alone leave ± {points:.1f} points to {100 * dense:.1f}%"
@@ -82,14 +81,14 @@ def width(frame: DataFrame) -> str:
 
 
 def write(space: str, options: Sequence[str]) -> None:
-    """Sweep, and write the page."""
+    """Run a sweep and write its page."""
     command = ["orchestrate", "sweep", "--space", space, *options]
     started = perf_counter()
-    swept = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", *command[1:], "--json"], stdout=subprocess.PIPE, text=True
     )
-    if swept.returncode not in (0, 3):
-        raise SystemExit(swept.returncode)
+    if process.returncode not in (0, 3):
+        raise SystemExit(process.returncode)
     seconds = perf_counter() - started
     uri = default_uri(Path.cwd())
     initialise(uri)
@@ -98,44 +97,44 @@ def write(space: str, options: Sequence[str]) -> None:
     frame = sweep.results
     earlier = earlier_networks(frame, sweep.runs.values(), tracker)
     page = PAGES / f"{space}.md"
-    before = page.read_text() if page.exists() else f"{SAYS}\n"
+    old_page = page.read_text() if page.exists() else f"{CONCLUSION}\n"
     (PAGES / f"{space}.png").write_bytes(accuracy_against_sparsity(frame, title=space))
-    took = f"{len(frame)} trials, {seconds:.0f} s on {machine()}."
-    same = f"$ {shlex.join(command)}\n" in before
-    if same and not json.loads(swept.stdout)["ran"]:  # nothing was left to do: the time is that of before
-        took = next((line for line in before.splitlines() if " s on " in line), took)
+    duration = f"{len(frame)} trials, {seconds:.0f} s on {machine()}."
+    is_same_command = f"$ {shlex.join(command)}\n" in old_page
+    if is_same_command and not json.loads(process.stdout)["ran"]:  # keep the time of the run that trained
+        duration = next((line for line in old_page.splitlines() if " s on " in line), duration)
     parts = [
         f"# {space}",
         load_space(space).about,
         f"```\n$ {shlex.join(command)}\n```",
-        took,
+        duration,
         width(frame),
         f"![Accuracy against sparsity, and against MACs where they differ]({space}.png)",
-        *shown(frame, earlier),
-        f"{SAYS}{before.partition(SAYS)[2]}",
+        *result_tables(frame, earlier),
+        f"{CONCLUSION}{old_page.partition(CONCLUSION)[2]}",
     ]
     page.write_text("\n\n".join(parts))
 
 
-def recorded() -> Iterator[tuple[str, list[str]]]:
-    """Each page's space and options, from the first command on it; pages of other kinds are left out."""
+def recorded_commands() -> Iterator[tuple[str, list[str]]]:
+    """Yield each page's space and options, from its first command; skip pages of other kinds."""
     for page in sorted(PAGES.glob("*.md")):
-        found = COMMAND.search(page.read_text())
-        if found and found[1] == page.stem:
-            yield found[1], shlex.split(found[2])
+        match = COMMAND.search(page.read_text())
+        if match and match[1] == page.stem:
+            yield match[1], shlex.split(match[2])
 
 
 def main() -> None:
     words = sys.argv[1:]
     if words == ["--all"]:
-        for space, options in recorded():
+        for space, options in recorded_commands():
             print(space, *options, flush=True)
             write(space, options)
         subprocess.run([sys.executable, str(PAGES.parent / "write_equal.py")], check=True)
         return
     first = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
     if not first:
-        raise SystemExit(f"no space is named; usage:{__doc__.partition(chr(10))[2]}")
+        raise SystemExit(f"name at least one space; usage:{__doc__.partition(chr(10))[2]}")
     for space in words[:first]:
         write(space, words[first:])
 

@@ -1,4 +1,4 @@
-"""Write results/search.md: what a search found, from the JSON that `orchestrate sweep --json` printed.
+"""Write docs/results/search.md: the results of searches, from the JSON of `orchestrate sweep --json`.
 
 python docs/write_search.py tpe=FILE,... random=FILE,...
 """
@@ -16,18 +16,18 @@ from orchestrator.analysis.paired import verdict
 from orchestrator.system.provenance import environment
 
 PAGE = Path(__file__).parent / "results" / "search.md"
-MARK = "## What it says\n"
+CONCLUSION = "## What it says\n"  # this section is written by hand and kept
 Point = tuple[float, float]  # validation accuracy, log10 of the effective MACs
 
 
 def front(file: str) -> list[dict[str, float]]:
-    """The best points of a search: their means by metric."""
+    """Return the Pareto front of a search: the means of each point by metric."""
     best = json.loads(Path(file).read_text())["best"]
     return sorted((point["means"] for point in best), key=lambda means: means["final/macs_effective"])
 
 
 def hypervolume(points: Sequence[Point], corner: Point) -> float:
-    """The area between a front and a corner that is worse than all of it."""
+    """Return the area between a front and a reference point that is worse than all of it."""
     area, accuracy = 0.0, corner[0]
     for height, cost in sorted(points, key=lambda point: point[1]):
         if height > accuracy:
@@ -41,16 +41,16 @@ def plane(means: dict[str, float]) -> Point:
 
 
 def paired(areas: Mapping[tuple[str, int], float]) -> Iterator[str]:
-    """The first search's hypervolume minus each other's, seed by seed."""
-    first, *others = dict.fromkeys(method for method, _ in areas)
+    """Yield the differences of the first search's hypervolume to each other search's, paired by seed."""
+    first, *baselines = dict.fromkeys(method for method, _ in areas)
     gains = [
         interval(
             [areas[first, n] - areas[other, n] for m, n in areas if m == first and (other, n) in areas],
             bounds=ANY,
         )
-        for other in others
+        for other in baselines
     ]
-    for other, gain in zip(others, gains, strict=True):
+    for other, gain in zip(baselines, gains, strict=True):
         ends = "" if gain.low is None else f" [{gain.low:.3f} to {gain.high:.3f}], {gain.kind}"
         yield f"Hypervolume of {first} minus {other}, {gain.count} pairs: {gain.mean:.3f}{ends}."
     yield verdict(gains)
@@ -67,12 +67,12 @@ def main() -> None:
         for method, _, files in (word.partition("=") for word in sys.argv[1:])
         for number, file in enumerate(files.split(","))
     }
-    corner = (0.0, max(plane(means)[1] for found in fronts.values() for means in found))
+    corner = (0.0, max(plane(means)[1] for points in fronts.values() for means in points))
     lines = ["| search | seed | points on the front | hypervolume |", "|---|---|---|---|"]
-    for (method, number), found in fronts.items():
-        area = hypervolume([plane(means) for means in found], corner)
-        lines.append(f"| {method} | {number} | {len(found)} | {area:.3f} |")
-    areas = {key: hypervolume([plane(means) for means in found], corner) for key, found in fronts.items()}
+    for (method, number), points in fronts.items():
+        area = hypervolume([plane(means) for means in points], corner)
+        lines.append(f"| {method} | {number} | {len(points)} | {area:.3f} |")
+    areas = {key: hypervolume([plane(means) for means in points], corner) for key, points in fronts.items()}
     lines += ["", *paired(areas), "", machine()]
     lines += [
         "",
@@ -81,13 +81,13 @@ def main() -> None:
         "| search | effective MACs | validation % | test % |",
         "|---|---|---|---|",
     ]
-    for (method, number), found in fronts.items():
-        for means in found if number == 0 else ():
-            shown = f"{100 * means['final/val_accuracy']:.1f} | {100 * means['final/accuracy']:.1f}"
-            lines.append(f"| {method} | {means['final/macs_effective']:,.0f} | {shown} |")
+    for (method, number), points in fronts.items():
+        for means in points if number == 0 else ():
+            accuracies = f"{100 * means['final/val_accuracy']:.1f} | {100 * means['final/accuracy']:.1f}"
+            lines.append(f"| {method} | {means['final/macs_effective']:,.0f} | {accuracies} |")
     head, _, rest = PAGE.read_text().partition("<!-- table -->\n")
-    said = rest[rest.index(MARK) :]
-    PAGE.write_text(f"{head}<!-- table -->\n" + "\n".join(lines) + f"\n\n{said}")
+    conclusion = rest[rest.index(CONCLUSION) :]
+    PAGE.write_text(f"{head}<!-- table -->\n" + "\n".join(lines) + f"\n\n{conclusion}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Write docs/results/transfer.md: taken on from the digits 0 to 4 to 5 to 9, against from scratch.
+"""Write docs/results/transfer.md: transfer from the digits 0 to 4 to 5 to 9, against training from scratch.
 
     python docs/write_transfer.py SWEEP ...
 
-Reads sweeps of `transfer`, each --from another network of one sweep; runs nothing. What the page says
-under "What it says" is written by hand, and is kept when the page is written anew.
+It reads sweeps of `transfer`, each --from another source model of one sweep, and runs nothing. The section
+"What it says" is written by hand and kept.
 """
 
 from __future__ import annotations
@@ -29,92 +29,91 @@ from orchestrator.system.provenance import environment
 from orchestrator.tracking import RunRecord, Tracker
 from pruning.registry import parse
 
-# What a network has lost in the end, how, and by which amount.
+# title, technique and amount of the final pruning
 FINALS = (
     ("nothing more is pruned", "weight", 0.0),
     ("80% of the weights", "weight", 0.8),
     ("half of the channels", "structured", 0.5),
 )
 PAGE = Path(__file__).parent / "results" / "transfer.md"
-SAYS = "## What it says"
+CONCLUSION = "## What it says"
 TASK = """\
-A network is trained on the digits 0 to 4 and pruned there, then taken on to the digits 5 to 9, of which
-there are few images: `weights` starts from its weights, `masked` from its weights under its masks, which
-stay. The head is drawn anew. As the networks from scratch, all are trained for 100 epochs, pruned to the
-amount, and fine-tuned for 10 more. Five seeds, 180 test images; the ancestor is one network, so that what
-differs between seeds is the new head and the order of the images and, from scratch, the whole draw."""
+A source model is trained and pruned on the digits 0 to 4, then transferred to few images of the digits 5
+to 9. `weights` starts from its weights, `masked` from its weights under its masks, which stay on. The output
+layer is initialised. All networks, including those from scratch, are trained for 100 epochs, pruned to the
+amount, and fine-tuned for 10 more. There are five seeds and 180 test images. The source model is one network:
+seeds differ in the new output layer and the order of images and, from scratch, in all initial weights."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One way to come to a network, and its trials."""
+    """The trials of one source model and start, or of training from scratch."""
 
     label: str
     rows: pd.DataFrame
 
     def at(self, images: int) -> Mapping[int, float]:
-        """Seed -> accuracy."""
-        here = self.rows[self.rows["images"] == images]
-        return dict(zip(here["seed"], here["final/accuracy"], strict=True))
+        """Return the accuracies by seed."""
+        rows = self.rows[self.rows["images"] == images]
+        return dict(zip(rows["seed"], rows["final/accuracy"], strict=True))
 
     def mean(self, images: int) -> Interval:
         return interval(list(self.at(images).values()))
 
 
 def read(sweeps: Sequence[str]) -> pd.DataFrame:
-    """The trials of all sweeps, each with what it descends from and the number of its images."""
+    """Return the trials of all sweeps, with their source model and number of training images."""
     tracker = Tracker(default_uri(Path.cwd()), "transfer")
     frames = []
     for sweep in sweeps:
         frame = orchestrator.results(sweep)
-        ancestor = tracker.row(tracker.row(sweep).tags["ancestor"])
-        frame["ancestor"] = called(ancestor)
+        source = tracker.row(tracker.row(sweep).tags["ancestor"])
+        frame["source"] = source_label(source)
         frames.append(frame)
-    found = pd.concat(frames, ignore_index=True)
-    found["images"] = [
-        split_sizes(name, **options)[0] for name, options in map(parse, found["dataset"].astype(str))
+    trials = pd.concat(frames, ignore_index=True)
+    trials["images"] = [
+        split_sizes(name, **options)[0] for name, options in map(parse, trials["dataset"].astype(str))
     ]
-    found.loc[found["start"] == "scratch", "ancestor"] = ""
-    return found.drop_duplicates("key")
+    trials.loc[trials["start"] == "scratch", "source"] = ""
+    return trials.drop_duplicates("key")
 
 
-def called(ancestor: RunRecord) -> str:
-    """How the ancestor was pruned."""
-    if ancestor.tags["kind"] == "dense":
+def source_label(source: RunRecord) -> str:
+    """Return how the source model was pruned."""
+    if source.tags["kind"] == "dense":
         return "dense"
-    return f"{ancestor.params['technique']} {format_percent(float(ancestor.params['amount']))}"
+    return f"{source.params['technique']} {format_percent(float(source.params['amount']))}"
 
 
 def shell(commands: Sequence[str]) -> str:
-    """As a person types them: what all have in common, the data sets, once."""
+    """Return the commands as shell lines, with their common data sets in a variable."""
     data = next(word for word in shlex.split(commands[-1]) if word.startswith("dataset="))
     quoted, short = shlex.quote(data), '"$DATA"'
     return "\n".join([f"$ DATA={quoted}", *(f"$ {command.replace(quoted, short)}" for command in commands)])
 
 
-def lines(found: pd.DataFrame, technique: str, amount: float) -> list[Line]:
-    """From scratch first, then every ancestor and start that were pruned in the end by this much."""
-    here = found[found["amount"] == amount]
-    # Where nothing is removed, it does not matter in which way.
-    here = here[(here["technique"] == technique) | ((amount == 0) & (here["start"] != "scratch"))]
-    scratch = Line("scratch", here[here["start"] == "scratch"])
-    others = [
-        Line(f"{ancestor}, {start}", rows)
-        for (ancestor, start), rows in here[here["start"] != "scratch"].groupby(
-            ["ancestor", "start"], sort=False
-        )
+def lines(trials: pd.DataFrame, technique: str, amount: float) -> list[Line]:
+    """Return the line from scratch, then one for each source model and start, at one final pruning."""
+    trials = trials[trials["amount"] == amount]
+    # At amount 0 the technique has no effect.
+    trials = trials[(trials["technique"] == technique) | ((amount == 0) & (trials["start"] != "scratch"))]
+    is_scratch = trials["start"] == "scratch"
+    transfers = [
+        Line(f"{source}, {start}", rows)
+        for (source, start), rows in trials[~is_scratch].groupby(["source", "start"], sort=False)
     ]
-    return [scratch, *others]
+    return [Line("scratch", trials[is_scratch]), *transfers]
 
 
 def gain(line: Line, base: Line, images: int) -> Interval:
-    """The mean difference over the seeds of both, with its interval."""
-    own, other = line.at(images), base.at(images)
-    return interval([own[seed] - other[seed] for seed in own if seed in other], bounds=DIFFERENCE)
+    """Return the mean difference over common seeds, with its interval."""
+    accuracies, baseline = line.at(images), base.at(images)
+    pairs = [(accuracies[seed], baseline[seed]) for seed in accuracies if seed in baseline]
+    return interval([accuracy - base_accuracy for accuracy, base_accuracy in pairs], bounds=DIFFERENCE)
 
 
 def gains(all_lines: Sequence[Line]) -> list[list[Interval]]:
-    """For each number of images, what every line but the first gains on it."""
+    """Return the differences of every line to the first, for each number of images."""
     base = all_lines[0]
     return [
         [gain(line, base, count) for line in all_lines[1:]] for count in sorted(base.rows["images"].unique())
@@ -122,12 +121,12 @@ def gains(all_lines: Sequence[Line]) -> list[list[Interval]]:
 
 
 def section(title: str, all_lines: Sequence[Line]) -> list[str]:
-    """Two tables: accuracies by number of images, and what is gained on scratch, seed by seed."""
+    """Return two tables by number of images: accuracies, and differences to scratch paired by seed."""
     counts = sorted(all_lines[0].rows["images"].unique())
     header = ["images", *(line.label for line in all_lines)]
     rows = [[str(count), *(str(line.mean(count)) for line in all_lines)] for count in counts]
     differences = [
-        [str(count), *(one.text(sign="+") for one in row)]
+        [str(count), *(difference.text(sign="+") for difference in row)]
         for count, row in zip(counts, gains(all_lines), strict=True)
     ]
     return [
@@ -137,7 +136,7 @@ def section(title: str, all_lines: Sequence[Line]) -> list[str]:
 
 
 def picture(panels: Mapping[str, Sequence[Line]], path: Path) -> None:
-    """Accuracy against the number of training images, with 95% intervals; a panel for each final amount."""
+    """Draw accuracy against the number of training images, with 95% intervals; a panel per final amount."""
     height = -(-len(panels) // 3)
     figure, axes = plt.subplots(height, 3, figsize=(15, 4 * height), sharey="row", squeeze=False)
     for axis, (title, all_lines) in zip(axes.flat, panels.items(), strict=True):
@@ -148,8 +147,8 @@ def picture(panels: Mapping[str, Sequence[Line]], path: Path) -> None:
                 [0.0 if mean.low is None else 100 * (mean.mean - mean.low) for mean in means],
                 [0.0 if mean.high is None else 100 * (mean.high - mean.mean) for mean in means],
             ]
-            values, look = [100 * mean.mean for mean in means], {"color": colour, "marker": marker}
-            axis.errorbar(counts, values, ends, label=line.label, capsize=3, **look)
+            values, style = [100 * mean.mean for mean in means], {"color": colour, "marker": marker}
+            axis.errorbar(counts, values, ends, label=line.label, capsize=3, **style)
         axis.set_xscale("log")
         axis.set_xticks(counts, [str(count) for count in counts])
         axis.minorticks_off()
@@ -164,32 +163,32 @@ def picture(panels: Mapping[str, Sequence[Line]], path: Path) -> None:
 
 
 def main() -> None:
-    found = read(sys.argv[1:])
+    trials = read(sys.argv[1:])
     tracker = Tracker(default_uri(Path.cwd()), "transfer")
     panels = {
         f"{model.partition('(')[0]}, {title}": lines(rows, technique, amount)
-        for model, rows in found.groupby("model", sort=False)
+        for model, rows in trials.groupby("model", sort=False)
         for title, technique, amount in FINALS
     }
     picture(panels, PAGE.with_suffix(".png"))
     rows = [tracker.row(sweep) for sweep in sys.argv[1:]]
     first = tracker.row(tracker.row(rows[0].tags["ancestor"]).tags["mlflow.parentRunId"])
     commands = shell([row.tags["command"] for row in (first, *rows)])
-    others = " and ".join(f"`{model}`" for model in list(found["model"].unique())[1:])
-    every = [one for all_lines in panels.values() for row in gains(all_lines) for one in row]
+    other_models = " and ".join(f"`{model}`" for model in list(trials["model"].unique())[1:])
+    differences = [gain for all_lines in panels.values() for row in gains(all_lines) for gain in row]
     facts = environment()
-    before = PAGE.read_text() if PAGE.exists() else f"{SAYS}\n"
+    old_page = PAGE.read_text() if PAGE.exists() else f"{CONCLUSION}\n"
     parts = [
         "# transfer",
         TASK,
-        f"The ancestors are runs of `{first.name}.yaml`, and of the same with {others}:",
+        f"The source models are runs of `{first.name}.yaml`, and of the same space with {other_models}:",
         f"```yaml\n{tracker.read_text(first, 'space.yaml')}```",
         f"```\n{commands}\n```",
-        f"{len(found)} trials on {facts['cores']} cores ({facts['processor']}), revision {facts['commit']}.",
-        f"Differences to scratch, over all tables of this page: {verdict(every)}",
+        f"{len(trials)} trials on {facts['cores']} cores ({facts['processor']}), revision {facts['commit']}.",
+        f"Differences to scratch, over all tables of this page: {verdict(differences)}",
         f"![Accuracy against the number of images]({PAGE.stem}.png)",
         *(part for title, all_lines in panels.items() for part in section(title, all_lines)),
-        f"{SAYS}{before.partition(SAYS)[2]}",
+        f"{CONCLUSION}{old_page.partition(CONCLUSION)[2]}",
     ]
     PAGE.write_text("\n\n".join(parts))
 

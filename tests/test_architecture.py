@@ -48,9 +48,10 @@ OWNERS = {
     "onnx": ("orchestrator.model_io.onnx_format", "orchestrator.model_io.quantization"),
     "onnxruntime": ("orchestrator.model_io.onnx_format", "orchestrator.model_io.quantization"),
     "torchvision": ("models.torchvision_compat",),
+    "jinja2": ("orchestrator.report.components",),
     "torch_pruning": ("pruning",),
 }
-HEAVY = {"torch", "ray", "mlflow", "optuna", "sklearn", "pandas", "matplotlib", "scipy"}
+HEAVY = {"torch", "ray", "mlflow", "optuna", "sklearn", "pandas", "matplotlib", "scipy", "plotly", "jinja2"}
 
 
 @cache

@@ -21,7 +21,7 @@ from orchestrator.cli.output import print_table
 from orchestrator.errors import OutputError, SpaceError, StoreError
 from orchestrator.execution.progress import SweepProgress, TaskCounter
 from orchestrator.formatting import escape_controls, first_control
-from orchestrator.report.markup import table as html_table
+from orchestrator.report.components import TableBlock, render_blocks
 from orchestrator.space.space import load_space
 from orchestrator.system.console import print_json, print_line, print_text, resume_hint
 from orchestrator.system.output_streams import OutputStream, drawn_on, escaped
@@ -205,7 +205,7 @@ def test_markdown_has_no_html_and_no_other_cells() -> None:
 
 
 def test_html_has_none_of_a_names() -> None:
-    assert "<script>" not in html_table(["<script>"], [["<script>alert(1)</script>"]])
+    assert "<script>" not in render_blocks([TableBlock(["<script>"], [["<script>alert(1)</script>"]])])
 
 
 # The streams

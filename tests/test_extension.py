@@ -104,13 +104,13 @@ def lab(tmp_path: Path) -> Path:
 def test_it_prunes(installed: Path, tmp_path: Path) -> None:
     done = python("-c", PRUNE, cwd=tmp_path, site=installed)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "the largest weights leave first: the worst that one can do\n"
+    assert done.stdout == "removes the largest weights first: the worst choice, for comparison\n"
 
 
 def test_the_command_line_lists_it(installed: Path, tmp_path: Path) -> None:
     done = python("-m", "orchestrator.cli", "list", "criteria", cwd=tmp_path, site=installed)
     found = [tuple(line.split(maxsplit=1)) for line in done.stdout.splitlines()]
-    about = "the largest weights leave first: the worst that one can do"
+    about = "removes the largest weights first: the worst choice, for comparison"
     assert set(found) - set(names("criteria")) == {("largest_first", about)}
     assert len(found) == len(names("criteria")) + 1
 
@@ -132,8 +132,8 @@ def test_a_space_may_use_it_and_it_is_a_near_name_like_any_other(installed: Path
 @pytest.mark.parametrize(
     ("kind", "name", "about"),
     [
-        ("schedules", "halve", "half of what is still to go, at every round"),
-        ("models", "maxout", "A maxout network with one hidden layer; Goodfellow et al., ICML 2013."),
+        ("schedules", "halve", "removes half of the remaining amount at every round"),
+        ("models", "maxout", "A maxout network with one hidden layer (Goodfellow et al., ICML 2013)."),
         ("datasets", "bars", "bars on noise"),
     ],
 )

@@ -211,12 +211,12 @@ def test_only_a_server_of_our_own_is_waited_for() -> None:
     """Another program that is quicker to take the port is not taken for it."""
     with socket.create_server(("127.0.0.1", 0)) as ours:
         port = ours.getsockname()[1]
-        assert mlflow_ui._listens(os.getpid(), port)
-        assert not mlflow_ui._listens(os.getpid(), port + 1)
+        assert mlflow_ui.is_listening(os.getpid(), port)
+        assert not mlflow_ui.is_listening(os.getpid(), port + 1)
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        assert not mlflow_ui._listens(child.pid, port)
+        assert not mlflow_ui.is_listening(child.pid, port)
         child.communicate(b"\n")
-        assert not mlflow_ui._listens(child.pid, port)
+        assert not mlflow_ui.is_listening(child.pid, port)
 
 
 def test_an_installation_that_does_not_know_the_app_says_so(

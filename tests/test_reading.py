@@ -16,7 +16,7 @@ from conftest import OUTSIDE
 from in_process import orchestrate
 from mlflow import MlflowClient
 
-from benchmarks.made_up import NAME, write
+from benchmarks.synthetic import NAME, write_store
 from orchestrator.analysis.pooled import combine_sweeps
 from orchestrator.analysis.results import find_sweep
 from orchestrator.report import html_report
@@ -147,7 +147,7 @@ def test_a_store_is_asked_once_however_many_runs_it_holds(
     counts = []
     for number, trials in enumerate((4, 144)):  # the last 44 of which are copies
         uri = f"sqlite:///{tmp_path}/{number}/mlruns/mlflow.db"
-        write(uri, trials)
+        write_store(uri, trials)
         asked.clear()
         tracker = Tracker(uri, NAME)
         text = html_report(tracker, find_sweep(tracker, NAME))

@@ -20,11 +20,9 @@ from result_rows import Row, frame, row
 
 from orchestrator.analysis.paired import read_baseline
 from orchestrator.analysis.results import SweepResults
-from orchestrator.report.charts import Spec
-from orchestrator.report.featured import spread
-from orchestrator.report.page import page, plotly_source
-from orchestrator.report.section import Wanted
-from orchestrator.report.swept import Swept
+from orchestrator.report.charts import TEMPLATE, Figure
+from orchestrator.report.data import ReportData, ReportOptions, evenly_spread
+from orchestrator.report.page import plotly_source, render_page
 from orchestrator.tracking import RunRecord, Tracker
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -49,41 +47,47 @@ class Store:
         self.tracker = Reading(f"sqlite:///{folder}/none.db", "made-up")
 
     def run(self, run_id: str, files: dict[str, Any], **tags: str) -> RunRecord:
-        place = self.folder / run_id
-        place.mkdir()
+        folder = self.folder / run_id
+        folder.mkdir()
         for name, content in files.items():
-            (place / name).write_text(content if isinstance(content, str) else json.dumps(content))
-        return RunRecord(run_id, run_id, "FINISHED", {}, {}, tags, place.as_uri(), 0, 90_000)
+            (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return RunRecord(run_id, run_id, "FINISHED", {}, {}, tags, folder.as_uri(), 0, 90_000)
 
-    def swept(
+    def report_data(
         self, rows: list[Row], *, space: str = "about: What it is.\n", name: str = "made-up", **plan: object
-    ) -> Swept:
+    ) -> ReportData:
         """A sweep of these rows; every finished one has its files, and so has its dense network."""
         runs, stopped = {}, {}
-        for number, one in enumerate(rows):
-            one |= {"key": f"k{number}", "dense_key": f"d{one['model']}{one['seed']}", "run_id": f"r{number}"}
-            one |= {"reason": one.get("reason"), "notes": one.get("notes", "")}
-            if one["status"] == "finished":
-                runs[one["key"]] = self.run(one["run_id"], files(one))
-            if one["status"] == "stopped":
-                before = {name: float(value) for name, value in one.items() if name.startswith("ipa/")}
-                whole = files(one)["rounds.json"]
-                ran = {"rounds.json": whole | {"data": whole["data"][: one.pop("rounds", 1)]}}
-                stopped[one["key"]] = replace(self.run(one["run_id"], ran), metrics=before)
-                one |= {name: math.nan for name in one if name.startswith(("final/", "ipa/", "layers/"))}
-            if one["dense_key"] not in runs:
-                runs[one["dense_key"]] = self.run(one["dense_key"], files(one | {"final/accuracy": 0.95}))
+        for number, entry in enumerate(rows):
+            entry |= {
+                "key": f"k{number}",
+                "dense_key": f"d{entry['model']}{entry['seed']}",
+                "run_id": f"r{number}",
+            }
+            entry |= {"reason": entry.get("reason"), "notes": entry.get("notes", "")}
+            if entry["status"] == "finished":
+                runs[entry["key"]] = self.run(entry["run_id"], files(entry))
+            if entry["status"] == "stopped":
+                before = {name: float(value) for name, value in entry.items() if name.startswith("ipa/")}
+                whole = files(entry)["rounds.json"]
+                ran = {"rounds.json": whole | {"data": whole["data"][: entry.pop("rounds", 1)]}}
+                stopped[entry["key"]] = replace(self.run(entry["run_id"], ran), metrics=before)
+                entry |= {name: math.nan for name in entry if name.startswith(("final/", "ipa/", "layers/"))}
+            if entry["dense_key"] not in runs:
+                runs[entry["dense_key"]] = self.run(
+                    entry["dense_key"], files(entry | {"final/accuracy": 0.95})
+                )
         sweep = {"space.yaml": space, "environment.json": {"package.torch": "2.13.0", "cores": "2"}}
         command = "orchestrate sweep --space made-up.yaml --set 'amount=0.5,<b>'"
         run = self.run("sweep", sweep, command=command)
         record = {"space": name, "excluded": [], **plan}
-        return Swept(self.tracker, run, SweepResults(record, frame(*rows), runs, stopped))
+        return ReportData(self.tracker, run, SweepResults(record, frame(*rows), runs, stopped))
 
 
-def files(one: Row) -> dict[str, Any]:
-    right = round(100 * one["final/accuracy"])
+def files(entry: Row) -> dict[str, Any]:
+    right = round(100 * entry["final/accuracy"])
     rounds = [
-        [one["final/sparsity"] * n / 4, one["final/accuracy"], 0.9, 2.0, 0.1 * n, "regularising"]
+        [entry["final/sparsity"] * n / 4, entry["final/accuracy"], 0.9, 2.0, 0.1 * n, "regularising"]
         for n in (1, 2, 3, 4)
     ]
     columns = ["sparsity", "accuracy", "val_accuracy", "compression", "pq_index", "phase"]
@@ -94,25 +98,29 @@ def files(one: Row) -> dict[str, Any]:
     }
 
 
-def trial(technique: str = "weight", amount: float = 0.5, seed: int = 0, **given: Any) -> Row:
+def trial(technique: str = "weight", amount: float = 0.5, seed: int = 0, **overrides: Any) -> Row:
     layers = {"layers/hidden": amount, "layers/output": 0.0}
-    accuracy = given.pop("accuracy", 0.95 - amount / 4 - 0.01 * seed)
+    accuracy = overrides.pop("accuracy", 0.95 - amount / 4 - 0.01 * seed)
     costs = {"final/macs_effective": 640 * (1 - amount), "ipa/macs_effective": 640.0}
     costs |= {"final/bytes_sparse": 999 * (1.1 - amount), "ipa/bytes_sparse": 999.0}
     costs |= {"final/compression": 1 / (1.01 - amount), "ipa/val_accuracy": 0.95, "ipa/sparsity": 0.0}
     costs |= {"ipa/pq_index": 0.2, "ipa/compression": 1.0, "final/val_accuracy": accuracy}
     fields = {"schedule": "one_shot", "numerics.threads": 1, "train.lr": 0.1}
-    return row(technique, amount, seed, accuracy, **fields, **layers, **costs) | given
+    return row(technique, amount, seed, accuracy, **fields, **layers, **costs) | overrides
 
 
-def grid(**given: Any) -> list[Row]:
+def grid(**overrides: Any) -> list[Row]:
     points = product(("weight", "neuron"), (0.0, 0.5, 0.9), (0, 1, 2))
-    return [trial(t, a, s, **given) for t, a, s in points]
+    return [trial(t, a, s, **overrides) for t, a, s in points]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
+
+
+def page(data: ReportData, options: ReportOptions | None = None) -> str:
+    return render_page(data, options or ReportOptions())
 
 
 class Elements(HTMLParser):
@@ -123,7 +131,7 @@ class Elements(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.all: list[tuple[str, dict[str, str | None], list[str]]] = []
         self._open: list[tuple[str, list[str]]] = []
         self.feed(text.replace(plotly_source(), PLOTLY))
         self.close()
@@ -131,7 +139,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         texts: list[str] = []
-        self.found.append((tag, dict(attrs), texts))
+        self.all.append((tag, dict(attrs), texts))
         if tag != "meta":
             self._open.append((tag, texts))
 
@@ -143,51 +151,51 @@ class Elements(HTMLParser):
         for _, texts in self._open:
             texts.append(data)
 
-    def of(self, tag: str, **wanted: str) -> list[str]:
+    def of(self, tag: str, **attributes: str) -> list[str]:
         """The texts of all elements of one kind."""
         return [
             "".join(texts)
-            for name, given, texts in self.found
-            if name == tag and wanted.items() <= given.items()
+            for name, actual, texts in self.all
+            if name == tag and attributes.items() <= actual.items()
         ]
 
 
-def charts(text: str) -> dict[str, Spec]:
-    (found,) = Elements(text).of("script", id="charts")
-    specs: dict[str, Spec] = json.loads(found)
-    return specs
+def charts(text: str) -> dict[str, Figure]:
+    (source,) = Elements(text).of("script", id="charts")
+    figures: dict[str, Figure] = json.loads(source)["figures"]
+    return figures
 
 
 def test_every_section_is_there_and_in_the_contents(store: Store) -> None:
-    text = page(store.swept(grid()), Wanted())
+    text = page(store.report_data(grid()))
     elements = Elements(text)
     titles = elements.of("h2")
     assert titles == [
-        "In short",
-        "Accuracy against what is left",
-        "What is worth its cost",
-        "Seed by seed against weight",
+        "Summary",
+        "Accuracy against sparsity and cost",
+        "Pareto fronts",
+        "Paired differences to weight",
         "Layer by layer",
         "Class by class",
-        "Every setting",
-        "What did not make it",
-        "What was swept, and with what",
+        "All settings",
+        "Failed, stopped and excluded trials",
+        "Setup",
     ]
     assert elements.of("a") == titles
     assert elements.of("h1") == ["made-up"]
     assert "What it is." in elements.of("p")
     assert "2.13.0" in elements.of("dd")
     assert any("amount=0.5,<b>" in command for command in elements.of("pre"))
-    anchors = {given["href"] for name, given, _ in elements.found if name == "a"}
-    assert anchors == {f"#{given['id']}" for name, given, _ in elements.found if name == "section"}
+    anchors = {attrs["href"] for name, attrs, _ in elements.all if name == "a"}
+    assert anchors == {f"#{attrs['id']}" for name, attrs, _ in elements.all if name == "section"}
 
 
 def test_every_chart_has_its_place_and_is_one_that_plotly_takes(store: Store) -> None:
     import plotly.graph_objects as go
 
-    text = page(store.swept([*grid(), *(trial("neuron", 0.9, s, model="cnn") for s in (0, 1))]), Wanted())
+    text = page(store.report_data([*grid(), *(trial("neuron", 0.9, s, model="cnn") for s in (0, 1))]))
     specs = charts(text)
-    places = [given["id"] for name, given, _ in Elements(text).found if given.get("class") == "chart"]
+    places = [attrs["id"] for name, attrs, _ in Elements(text).all if attrs.get("class") == "chart"]
     assert sorted(places) == sorted(specs)
     assert {
         "sparsity-0",
@@ -198,13 +206,14 @@ def test_every_chart_has_its_place_and_is_one_that_plotly_takes(store: Store) ->
         "difference-0",
     } <= specs.keys()
     for spec in specs.values():
-        plain = json.loads(re.sub(r"theme:\w+", "black", json.dumps(spec)))
+        whole = {**spec, "layout": {**spec["layout"], "template": TEMPLATE}}
+        plain = json.loads(re.sub(r"theme:\w+", "black", json.dumps(whole)))
         go.Figure(plain)  # ValueError for a property or a value that is not in the schema
 
 
 def test_points_are_means_over_seeds_with_their_intervals(store: Store) -> None:
     rows = [trial("weight", 0.5, s, accuracy=v) for s, v in enumerate((0.8, 0.85, 0.9))]
-    spec = charts(page(store.swept([*rows, trial("weight", 0.9)]), Wanted()))["sparsity-0"]
+    spec = charts(page(store.report_data([*rows, trial("weight", 0.9)])))["sparsity-0"]
     (line,) = spec["data"]
     assert line["x"] == [50, 90]
     assert line["y"][0] == pytest.approx(85)
@@ -217,14 +226,14 @@ def test_nothing_that_a_person_wrote_is_html_or_ends_a_script(store: Store) -> N
     rows = [trial(EVIL, a, s, dataset=EVIL, notes=EVIL) for a in (0.5, 0.9) for s in (0, 1)]
     rows.append(trial("weight", 0.5, status="failed", reason=EVIL))
     excluded = [{"reason": EVIL, "count": 3}]
-    swept = store.swept(rows, space=f"about: '{EVIL}'\n# {EVIL}\n", name=EVIL, excluded=excluded)
-    text = page(swept, Wanted())
+    data = store.report_data(rows, space=f"about: '{EVIL}'\n# {EVIL}\n", name=EVIL, excluded=excluded)
+    text = page(data)
     elements = Elements(text)
-    kinds = [(name, given.get("id")) for name, given, _ in elements.found if name in ("script", "img")]
+    kinds = [(name, attrs.get("id")) for name, attrs, _ in elements.all if name in ("script", "img")]
     assert kinds == [("script", "charts"), ("script", None), ("script", None)]
     assert elements.of("h1") == [EVIL]
     assert EVIL in elements.of("p")
-    assert sum(EVIL in told for told in elements.of("td")) >= 3
+    assert sum(EVIL in cell for cell in elements.of("td")) >= 3
     # Plotly reads tags of its own: in its texts a name is escaped once more.
     names = {line["name"] for spec in charts(text).values() for line in spec["data"] if "name" in line}
     assert names
@@ -242,26 +251,26 @@ def texts_of(value: object) -> list[str]:
 
 
 def test_nothing_is_fetched(store: Store) -> None:
-    text = page(store.swept(grid()), Wanted())
+    text = page(store.report_data(grid()))
     elements = Elements(text)
-    for name, given, _ in elements.found:
+    for name, attrs, _ in elements.all:
         assert name not in ("link", "iframe", "object", "embed", "base", "form")
         for attribute in ("src", "href", "srcset", "data", "action", "poster"):
-            assert (given.get(attribute) or "#").startswith("#")
+            assert (attrs.get(attribute) or "#").startswith("#")
     (style,) = elements.of("style")
     assert not re.search(r"url\(|@import|https?:", style)
-    styles = "".join(given.get("style") or "" for _, given, _ in elements.found)
+    styles = "".join(attrs.get("style") or "" for _, attrs, _ in elements.all)
     assert "url" not in styles
     (own,) = (source for source in elements.of("script")[1:] if source != PLOTLY)
     assert not re.search(r"https?:|fetch\(|XMLHttpRequest|import\(", own)
 
 
 def test_only_its_own_scripts_may_run(store: Store) -> None:
-    elements = Elements(page(store.swept(grid()), Wanted()))
+    elements = Elements(page(store.report_data(grid())))
     (policy,) = (
-        given["content"]
-        for name, given, _ in elements.found
-        if given.get("http-equiv") == "Content-Security-Policy"
+        attrs["content"]
+        for name, attrs, _ in elements.all
+        if attrs.get("http-equiv") == "Content-Security-Policy"
     )
     rules = dict(rule.strip().split(" ", 1) for rule in (policy or "").split(";"))
     assert rules["default-src"] == "'none'"
@@ -273,12 +282,12 @@ def test_only_its_own_scripts_may_run(store: Store) -> None:
 def test_the_same_results_make_the_same_file(store: Store, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    assert page(store.swept(grid()), Wanted()) == page(Store(other).swept(grid()), Wanted())
+    assert page(store.report_data(grid())) == page(Store(other).report_data(grid()))
 
 
 def test_a_bounded_number_of_files_is_read(store: Store) -> None:
     rows = [trial(t, n / 20, model=m) for m, t, n in product("pqrst", "abcdefg", (1, 2, 3))]
-    text = page(store.swept(rows), Wanted())
+    text = page(store.report_data(rows))
     # 4 networks of 6 methods and 3 amounts: the confusion matrix of each, and of its dense network;
     # the layers of each network once; the sweep's space file and environment; one matrix for the number
     # of test images.
@@ -287,13 +296,13 @@ def test_a_bounded_number_of_files_is_read(store: Store) -> None:
 
 
 def test_many_amounts_are_shown_evenly_spread_with_both_ends(store: Store) -> None:
-    cells = store.swept([trial("weight", n / 40) for n in range(40)]).cells
-    shown = spread(cells, 14)
+    settings = store.report_data([trial("weight", n / 40) for n in range(40)]).settings
+    shown = evenly_spread(settings, 14)
     assert len(shown) == 14
     assert (shown[0].amount, shown[-1].amount) == (0, 39 / 40)
     steps = [round(40 * (b.amount - a.amount)) for a, b in pairwise(shown)]
     assert set(steps) == {3}
-    assert spread(cells[:3], 14) == tuple(cells[:3])
+    assert evenly_spread(settings[:3], 14) == tuple(settings[:3])
 
 
 def test_what_did_not_make_it_is_told_with_its_reason(store: Store) -> None:
@@ -303,7 +312,7 @@ def test_what_did_not_make_it_is_told_with_its_reason(store: Store) -> None:
         trial("weight", 0.7, 1, status="stopped", reason="worse than the median"),
         trial("weight", 0.7, 2, status="missing"),
     ]
-    text = page(store.swept(rows, excluded=[{"reason": "no hidden layer", "count": 12}]), Wanted())
+    text = page(store.report_data(rows, excluded=[{"reason": "no hidden layer", "count": 12}]))
     cells = Elements(text).of("td")
     for reason, count in (
         ("the loss is no longer finite", "1"),
@@ -316,27 +325,27 @@ def test_what_did_not_make_it_is_told_with_its_reason(store: Store) -> None:
 
 
 def test_a_sweep_without_a_result_has_a_report(store: Store) -> None:
-    text = page(store.swept([trial(status="failed", reason="out of luck")]), Wanted())
-    assert Elements(text).of("h2") == ["What did not make it", "What was swept, and with what"]
+    text = page(store.report_data([trial(status="failed", reason="out of luck")]))
+    assert Elements(text).of("h2") == ["Failed, stopped and excluded trials", "Setup"]
     assert charts(text) == {}
-    assert "script-src 'none'" in text.replace("&#x27;", "'")
+    assert "script-src 'none'" in text.replace("&#39;", "'")
 
 
 def test_latency_is_drawn_where_it_was_measured(store: Store, tmp_path: Path) -> None:
-    without = page(store.swept(grid()), Wanted())
+    without = page(store.report_data(grid()))
     assert "orchestrate latency made-up" in without
     assert "latency-0" not in charts(without)
     other = tmp_path / "other"
     other.mkdir()
     times = {"final/latency_ms_p50": 0.4, "latency/dense_ms_p50": 0.9}
-    with_times = page(Store(other).swept(grid(**times)), Wanted())
+    with_times = page(Store(other).report_data(grid(**times)))
     assert "orchestrate latency" not in with_times
     assert {"latency-0", "front-latency-0"} <= charts(with_times).keys()
 
 
 def test_methods_of_one_sparsity_stand_in_rows(store: Store) -> None:
     rows = [trial("weight", 0.9, s, recover=r) for r in ("rewind", "reinit") for s in (0, 1)]
-    specs = charts(page(store.swept(rows), Wanted()))
+    specs = charts(page(store.report_data(rows)))
     assert specs["accuracy-0"]["layout"]["yaxis"]["ticktext"] == ["weight, rewind", "weight, reinit"]
     assert "sparsity-0" not in specs
     assert specs["difference-0"]["layout"]["yaxis"]["ticktext"] == ["weight, reinit"]
@@ -344,8 +353,8 @@ def test_methods_of_one_sparsity_stand_in_rows(store: Store) -> None:
 
 def test_rounds_are_drawn_with_their_phases(store: Store) -> None:
     rows = [trial("weight", 0.9, s, schedule="iterative(rounds=4)") for s in (0, 1)]
-    swept = store.swept(rows)
-    text = page(swept, Wanted())
+    data = store.report_data(rows)
+    text = page(data)
     specs = charts(text)
     (accuracy,) = specs["rounds-accuracy-0"]["data"]
     assert accuracy["x"] == pytest.approx([100, 77.5, 55, 32.5, 10])
@@ -353,15 +362,15 @@ def test_rounds_are_drawn_with_their_phases(store: Store) -> None:
         assert line["y"] == pytest.approx([0.2, 0.1, 0.2, 0.3, 0.4])
         assert line["marker"]["symbol"] == ["circle-open"] + ["circle"] * 4
     # Within 5 points of the dense 0.95 are the rounds before the last, at 0.90, but not its end at 0.72.
-    assert "67.5 [67.5 to 67.5]" in Elements(page(swept, Wanted(0.05))).of("td")
+    assert "67.5 [67.5 to 67.5]" in Elements(page(data, ReportOptions(0.05))).of("td")
 
 
 def test_a_round_is_the_mean_of_all_seeds_that_ran_it_stopped_ones_included(store: Store) -> None:
-    def of(accuracy: float, seed: int, **given: Any) -> Row:
-        return trial("weight", 0.9, seed, accuracy=accuracy, schedule="iterative(rounds=4)", **given)
+    def of(accuracy: float, seed: int, **overrides: Any) -> Row:
+        return trial("weight", 0.9, seed, accuracy=accuracy, schedule="iterative(rounds=4)", **overrides)
 
     early = [of(0.6, 1, status="stopped", rounds=1), of(0.7, 2, status="stopped", rounds=2)]
-    text = page(store.swept([of(0.8, 0), *early]), Wanted())
+    text = page(store.report_data([of(0.8, 0), *early]))
     (line,) = charts(text)["rounds-accuracy-0"]["data"]
     # Dense, then round 1 of three seeds, round 2 of two, and from there on one that was left.
     assert line["y"] == pytest.approx([95, 70, 75, 80, 80])
@@ -378,21 +387,21 @@ def test_what_was_stopped_is_told_by_its_setting(store: Store) -> None:
         for s in (0, 1)
     ]
     rows.append(trial("weight", 0.9, 3, status="stopped", reason="round 1: accuracy 0.41, by median"))
-    found = Elements(page(store.swept(rows), Wanted()))
-    cells = found.of("td")
+    elements = Elements(page(store.report_data(rows)))
+    cells = elements.of("td")
     assert "random at 50%" in cells
     assert "seed 0: round 1: accuracy 0.01, by median; seed 1: round 1: accuracy 0.11, by median" in cells
     assert cells[cells.index("weight at 90%") + 1] == "1 of 4"
-    texts = found.of("p")
+    texts = elements.of("p")
     assert texts.count("Stopped at every seed, and so in no table: random at 50% (2 seeds).") == 2
 
 
 def test_a_layer_table_marks_means_of_survivors(store: Store) -> None:
     early = trial("neuron", 0.9, 1, status="stopped", rounds=1)
     rows = [trial("weight", 0.9, 0), trial("neuron", 0.9, 0), early]
-    found = Elements(page(store.swept(rows), Wanted()))
-    assert "neuron§" in found.of("th")
-    assert "weight" in found.of("th")
+    elements = Elements(page(store.report_data(rows)))
+    assert "neuron§" in elements.of("th")
+    assert "weight" in elements.of("th")
 
 
 def test_the_phases_are_those_of_pruning() -> None:
@@ -403,27 +412,29 @@ def test_the_phases_are_those_of_pruning() -> None:
 
 
 def test_a_baseline_and_a_tolerance_that_were_asked_for(store: Store) -> None:
-    swept = store.swept([trial(t, a, s) for t, a, s in product(("weight", "neuron"), (0.5, 0.9), range(6))])
-    wanted = Wanted(0.05, "bootstrap", read_baseline("neuron", swept.results))
-    text = page(swept, wanted)
+    data = store.report_data(
+        [trial(t, a, s) for t, a, s in product(("weight", "neuron"), (0.5, 0.9), range(6))]
+    )
+    options = ReportOptions(0.05, "bootstrap", read_baseline("neuron", data.results))
+    text = page(data, options)
     titles = Elements(text).of("h2") + Elements(text).of("h3")
-    assert "Seed by seed against neuron" in titles
+    assert "Paired differences to neuron" in titles
     assert "Highest sparsity within 5 points of dense" in titles
     assert "bootstrap" in text
 
 
 def test_a_run_whose_files_are_gone_is_passed_over(store: Store, tmp_path: Path) -> None:
-    swept = store.swept(grid())
+    data = store.report_data(grid())
     for file in [
         *tmp_path.glob("*/confusion.json"),
         *tmp_path.glob("*/layers.json"),
         *tmp_path.glob("sweep/*"),
     ]:
         file.unlink()
-    titles = Elements(page(swept, Wanted())).of("h2")
+    titles = Elements(page(data)).of("h2")
     assert "Class by class" not in titles
     assert "Layer by layer" not in titles
-    assert "Every setting" in titles
+    assert "All settings" in titles
 
 
 # ---- in a browser
@@ -458,7 +469,7 @@ def test_it_opens_offline_with_its_charts_drawn_and_runs_no_other_script(
     store: Store, tmp_path: Path
 ) -> None:
     rows = [trial(t, a, s) for t, a, s in product(("weight", EVIL), (0.5, 0.9), (0, 1))]
-    text = page(store.swept(rows, name=EVIL), Wanted())
+    text = page(store.report_data(rows, name=EVIL))
     # What would happen if something had slipped through:
     text = text.replace("<main>", "<script>document.title = 'taken over'</script><main>")
     file = tmp_path / "report.html"

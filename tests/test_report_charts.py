@@ -9,11 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.report.charts import COLOURS, DASHES, GLYPHS, MARKERS, Axis, layout, looks
-from orchestrator.report.classes import class_accuracies
-from orchestrator.report.heat import heat_table
-from orchestrator.report.markup import chart_text, escaped, script_json, table, tag
-from orchestrator.report.plots import Mark, dot_chart, line_chart, spread_out
+from orchestrator.report.charts import (
+    COLOURS,
+    DASHES,
+    GLYPHS,
+    SYMBOLS,
+    Axis,
+    Point,
+    dot_chart,
+    line_chart,
+    make_layout,
+    make_line_styles,
+    plotly_text,
+    spread_out,
+)
+from orchestrator.report.components import (
+    Details,
+    Heading,
+    HeatMap,
+    Paragraph,
+    TableBlock,
+    environment,
+    render_blocks,
+)
+from orchestrator.report.layers_classes import class_accuracies
 
 
 @given(st.lists(st.floats(0, 100), max_size=6))
@@ -31,12 +50,12 @@ def test_labels_that_do_not_touch_stay_where_they_are() -> None:
 
 
 def test_seven_methods_differ_in_colour_and_marker_and_the_next_in_the_pair() -> None:
-    found = looks(f"method {n}" for n in range(28)).values()
-    assert len({(look.colour, look.marker, look.dash) for look in found}) == 28
-    first = list(found)[:7]
-    assert len({look.colour for look in first}) == len({look.marker for look in first}) == 7
-    assert len(COLOURS) == len(MARKERS) == len(GLYPHS) == 7
-    assert [look.dash for look in first[:4]] == list(DASHES)
+    styles = list(make_line_styles(f"method {n}" for n in range(28)).values())
+    assert len({(style.colour, style.symbol, style.dash) for style in styles}) == 28
+    first = styles[:7]
+    assert len({style.colour for style in first}) == len({style.symbol for style in first}) == 7
+    assert len(COLOURS) == len(SYMBOLS) == len(GLYPHS) == 7
+    assert [style.dash for style in first[:4]] == list(DASHES)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +68,14 @@ def test_seven_methods_differ_in_colour_and_marker_and_the_next_in_the_pair() ->
     ],
 )
 def test_ticks_of_a_logarithmic_axis_are_whole_numbers(values: tuple[float, ...], ticks: list[str]) -> None:
-    frame = layout(Axis("x", log=True), Axis("y"), xs=values)
+    frame = make_layout(Axis("x", is_log=True), Axis("y"), xs=values)
     assert frame["xaxis"]["ticktext"] == ticks
 
 
 def test_lines_are_named_at_their_ends() -> None:
-    lines = {"a": [Mark(0, 90), Mark(50, 80)], "b<c": [Mark(0, 90), Mark(50, 80.1)]}
+    lines = {"a": [Point(0, 90), Point(50, 80)], "b<c": [Point(0, 90), Point(50, 80.1)]}
     y = Axis("accuracy", range=(0, 100))
-    spec = line_chart(lines, looks(lines), x=Axis("x"), y=y, height=256, labelled=True)
+    spec = line_chart(lines, make_line_styles(lines), x=Axis("x"), y=y, height=256, has_end_labels=True)
     first, second = spec["layout"]["annotations"]
     assert first["text"].endswith("● </span> a") or first["text"].endswith("●</span> a")
     assert second["text"].endswith("b&lt;c")
@@ -65,8 +84,8 @@ def test_lines_are_named_at_their_ends() -> None:
 
 
 def test_rows_of_dots_go_from_the_top_down() -> None:
-    marks = {"a": Mark(0, 90, 85, 93), "b": Mark(0, 80)}
-    spec = dot_chart(marks, looks(marks), x=Axis("accuracy"), level=("dense", 95))
+    marks = {"a": Point(0, 90, (85, 93)), "b": Point(0, 80)}
+    spec = dot_chart(marks, make_line_styles(marks), x=Axis("accuracy"), reference=("dense", 95))
     assert [line["y"] for line in spec["data"]] == [[0], [1]]
     assert spec["layout"]["yaxis"]["range"] == [1.5, -0.5]
     assert spec["layout"]["yaxis"]["ticktext"] == ["a", "b"]
@@ -75,17 +94,33 @@ def test_rows_of_dots_go_from_the_top_down() -> None:
 
 
 def test_what_is_no_html_is_escaped_and_attributes_with_it() -> None:
-    assert tag("p", "<b>", tag("b", "x"), class_='"><i') == '<p class="&quot;&gt;&lt;i">&lt;b&gt;<b>x</b></p>'
-    assert '<td class="n">&lt;i&gt;</td>' in table(["a", "b"], [["x", "<i>"]])
-    assert escaped("'") == "&#x27;"
-    assert chart_text("<b>&") == "&lt;b&gt;&amp;"
+    blocks = [Paragraph("<b>", style='"><i'), Details("<u>", [Heading("'<")])]
+    html = render_blocks(blocks)
+    assert '<p class="&#34;&gt;&lt;i">&lt;b&gt;</p>' in html
+    assert "<summary>&lt;u&gt;</summary>" in html
+    assert "<h3>&#39;&lt;</h3>" in html
+    assert '<td class="n">&lt;i&gt;</td>' in render_blocks([TableBlock(["a", "b"], [["x", "<i>"]])])
+    assert plotly_text("<b>&") == "&lt;b&gt;&amp;"
+
+
+def test_of_many_rows_the_first_are_shown_and_the_others_counted() -> None:
+    table = TableBlock(["a"], [[f"row {n}"] for n in range(5)], max_rows=3, row_name="settings")
+    html = render_blocks([table])
+    assert html.count("<td>") == 3
+    assert "2 more settings are not shown." in html
+    assert "not shown" not in render_blocks([TableBlock(["a"], [["x"]] * 3, max_rows=3)])
 
 
 @given(st.text())
 def test_json_in_a_script_is_read_back_and_ends_nothing(text: str) -> None:
-    found = script_json({text: [text, "</script><!--"]})
-    assert not {"<", ">", "&"} & set(found)
-    assert json.loads(found) == {text: [text, "</script><!--"]}
+    script = environment().from_string("{{ data|tojson }}").render(data={text: [text, "</script><!--"]})
+    assert not {"<", ">", "&"} & set(script)
+    assert json.loads(script) == {text: [text, "</script><!--"]}
+
+
+def test_json_in_a_script_has_no_nan() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        environment().from_string("{{ data|tojson }}").render(data=[float("nan")])
 
 
 def test_class_accuracies_by_hand() -> None:
@@ -93,7 +128,8 @@ def test_class_accuracies_by_hand() -> None:
 
 
 def test_a_heat_map_has_a_number_in_every_cell() -> None:
-    found = heat_table("layer", ["0", "50"], [("hidden", [0.0, 0.502]), ("output", [None, 0.95])], over="%")
+    rows: list[tuple[str, list[float | None]]] = [("hidden", [0.0, 0.502]), ("output", [None, 0.95])]
+    found = render_blocks([HeatMap("layer", "%", ["0", "50"], rows)])
     assert 'style="--heat:50.2%">50</td>' in found
     assert '<td class="hot" style="--heat:95.0%">95</td>' in found
     assert '<td class="none"></td>' in found

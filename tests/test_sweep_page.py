@@ -73,7 +73,7 @@ def results(run_id: str) -> pandas.DataFrame:
 
 
 def test_every_axis_is_told_in_short(space: Space) -> None:
-    told = mlflow_page.swept(space)
+    told = mlflow_page.axis_params(space)
     assert told["model"] == "mlp(widths=[16]), slp"
     assert told["dataset"] == "digits, digits(classes=[0, 1])"
     assert told["technique"] == "weight, neuron"
@@ -84,13 +84,13 @@ def test_every_axis_is_told_in_short(space: Space) -> None:
 
 def test_a_long_axis_is_cut(space: Space, tmp_path: Path) -> None:
     (tmp_path / "long.yaml").write_text(SPACE.replace("0..2", "0..999"))
-    told = mlflow_page.swept(load_space(str(tmp_path / "long.yaml")))["seed"]
+    told = mlflow_page.axis_params(load_space(str(tmp_path / "long.yaml")))["seed"]
     assert len(told) == 500
     assert told.endswith("…")
 
 
 def test_counts_are_of_the_plan() -> None:
-    told = {point.name: point.value for point in mlflow_page.counts(results("x"))}
+    told = {point.name: point.value for point in mlflow_page.status_metrics(results("x"))}
     assert told == {
         "sweep/planned": 6,
         "sweep/done": 2,
@@ -100,29 +100,29 @@ def test_counts_are_of_the_plan() -> None:
         "sweep/best_val_accuracy": 0.75,
     }
     none = pandas.DataFrame({"status": ["failed"]})
-    assert "sweep/best_val_accuracy" not in {point.name for point in mlflow_page.counts(none)}
+    assert "sweep/best_val_accuracy" not in {point.name for point in mlflow_page.status_metrics(none)}
 
 
 def test_told_twice_it_is_the_same(tracker: Tracker, space: Space) -> None:
     sweep, trial = a_sweep(tracker), a_trial(tracker, "weight", 0.5, 0.9)
-    mlflow_page.tell(tracker, sweep, space=space, results=results(trial))
+    mlflow_page.publish_sweep_page(tracker, sweep, space=space, results=results(trial))
     first = tracker.row(sweep.run_id)
-    mlflow_page.tell(tracker, sweep, space=space, results=results(trial))
+    mlflow_page.publish_sweep_page(tracker, sweep, space=space, results=results(trial))
     # One that is carried on knows its params already.
-    mlflow_page.tell(tracker, first, space=space, results=results(trial))
+    mlflow_page.publish_sweep_page(tracker, first, space=space, results=results(trial))
     again = tracker.row(sweep.run_id)
     assert (again.params, again.metrics) == (first.params, first.metrics)
-    assert again.params == mlflow_page.swept(space)
+    assert again.params == mlflow_page.axis_params(space)
     assert again.metrics["sweep/done"] == 2
     assert tracker.data_digests(sweep.run_id) == {"digits": "abc"}
     (experiment,) = (e for e in tracker.client.search_experiments() if e.name == tracker.experiment)
     assert experiment.tags[tracking.NOTE] == "Two ways."
-    assert experiment.tags["mlflow.sharedViewState.trials"] == mlflow_page.view()
+    assert experiment.tags["mlflow.sharedViewState.trials"] == mlflow_page.view_state()
 
 
 def test_the_view_is_what_the_pages_read() -> None:
     """Its form is MLflow's own and undocumented: test_pages.py looks at what a browser makes of it."""
-    state = json.loads(mlflow_page.view())
+    state = json.loads(mlflow_page.view_state())
     assert "metrics.`final/accuracy`" in state["selectedColumns"]
     assert "params.`technique`" in state["selectedColumns"]
     (section,) = state["compareRunSections"]
@@ -143,17 +143,17 @@ def test_the_best_are_the_sparsest_that_are_near_their_dense_network(tracker: Tr
 
 def test_links_are_addresses_within_the_pages(tracker: Tracker) -> None:
     sweep = a_sweep(tracker)
-    text = mlflow_page.links(tracker, sweep)
+    text = mlflow_page.page_links(tracker, sweep)
     assert text.startswith(
         f"[report](#/experiments/{tracker.experiment_id}/runs/{sweep.run_id}/artifacts/report.html?"
     )
     assert "[trials](#/experiments/" in text
     assert "[best]" not in text  # there is none
     trial = a_trial(tracker, "weight", 0.5, 0.9)
-    assert trial in mlflow_page.links(tracker, sweep)
+    assert trial in mlflow_page.page_links(tracker, sweep)
 
 
 def test_without_the_view_there_are_plain_addresses(tracker: Tracker) -> None:
-    found = mlflow_page.addresses("http://127.0.0.1:5000", tracker, shared=False)
+    found = mlflow_page.trial_addresses("http://127.0.0.1:5000", tracker, has_view=False)
     place = f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs"
     assert found == {"trials": f"{place}?workflowType=machine_learning"}

@@ -1,4 +1,4 @@
-"""PQIndexPruner in plain Optuna: how much to prune a round, on digits, without Ray or MLflow.
+"""PQIndexPruner in plain Optuna: search for the fraction to prune per round, without Ray or MLflow.
 
 python docs/examples/pq_pruner.py
 """
@@ -19,7 +19,7 @@ ROUNDS, STEPS = 8, 40
 
 
 def train(net: nn.Module, images: loading.Split, masks: Masks) -> None:
-    """A few steps of Adam on all images; what is pruned stays so."""
+    """Train for a few steps of Adam on all images; pruned weights stay zero."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -34,15 +34,15 @@ def accuracy(net: nn.Module, images: loading.Split) -> float:
 
 
 def index(net: nn.Module, masks: Masks) -> float:
-    """The PQ index of the living weights."""
+    """Return the PQ index of the remaining weights."""
     weights = dict(net.named_parameters())
-    found = [weights[name][masks[name]] if name in masks else w.flatten() for name, w in weights.items()]
-    return pruning.pq_index(torch.cat(found))
+    remaining = [weights[name][masks[name]] if name in masks else w.flatten() for name, w in weights.items()]
+    return pruning.pq_index(torch.cat(remaining))
 
 
 def objective(trial: optuna.Trial) -> float:
     digits = loading.load_dataset("digits")
-    share = trial.suggest_float("share", 0.2, 0.8)  # of the living weights, each round
+    share = trial.suggest_float("share", 0.2, 0.8)  # of the remaining weights, each round
     torch.manual_seed(trial.number)
     net = models.build("mlp(widths=[32])", input_shape=digits.input_shape, num_classes=digits.num_classes)
     train(net, digits.train, {})
@@ -64,7 +64,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def search(trials: int = 6) -> optuna.Study:
-    """Every trial of the study, stopped or whole, with its phases."""
+    """Run a study; its trials are stopped or complete, and have phases."""
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.RandomSampler(seed=0),
@@ -75,8 +75,8 @@ def search(trials: int = 6) -> optuna.Study:
 
 
 if __name__ == "__main__":
-    found = search()
-    for trial in found.trials:
-        phase = found.pruner.phase(trial)
+    study = search()
+    for trial in study.trials:
+        phase = study.pruner.phase(trial)
         steps, share = len(trial.intermediate_values), trial.params["share"]
         print(f"share {share:.2f}: {steps} rounds, {trial.state.name}, {phase}, {trial.value:.3f}")

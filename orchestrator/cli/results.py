@@ -87,7 +87,7 @@ def report(
     interval: IntervalOption = IntervalChoice.t,
 ) -> None:
     """A sweep as one HTML file that needs no network: charts, tables, and what it was run with."""
-    from orchestrator.report.written import write_report
+    from orchestrator.report.page import write_report
 
     place = write_report(
         sweep, uri=uri(), out=out, baseline=baseline, tolerance=tolerance / 100, how=interval.value

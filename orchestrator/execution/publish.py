@@ -11,7 +11,7 @@ from orchestrator.analysis.plots import accuracy_against_sparsity
 from orchestrator.analysis.results import load_results
 from orchestrator.analysis.tables import differences_asked, markdown, tables
 from orchestrator.report import html_report
-from orchestrator.report.mlflow_page import links, tell
+from orchestrator.report.mlflow_page import page_links, publish_sweep_page
 from orchestrator.space.space import SPACES, Space
 from orchestrator.storage.runs import PICTURE, REPORT, TABLES
 from orchestrator.tracking import RunRecord, Tracker
@@ -63,13 +63,13 @@ def publish_results(
     known = load_results(tracker, sweep)
     results = known.results
     if space is not None:
-        tell(tracker, sweep, space=space, results=results)
+        publish_sweep_page(tracker, sweep, space=space, results=results)
     if (results["status"] == "finished").any() and not ended.signal:  # who stops a sweep does not wait
         table = markdown([*tables(results), *differences_asked(results)])
         picture = accuracy_against_sparsity(results, title=sweep.tags.get("space", sweep.name))
-        report = html_report(tracker, sweep, known=known)
+        report = html_report(tracker, sweep, loaded=known)
         tracker.upload(sweep.run_id, {PICTURE: picture, TABLES: table, REPORT: report})
-        about = f"{links(tracker, sweep)}\n\n{'' if space is None else space.about}"
+        about = f"{page_links(tracker, sweep)}\n\n{'' if space is None else space.about}"
         tracker.set_tag(sweep.run_id, tracking.NOTE, note(sweep.run_id, about, table))
     return results
 

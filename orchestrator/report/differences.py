@@ -7,93 +7,48 @@ from collections.abc import Sequence
 from orchestrator.analysis.paired import Baseline, Difference, default_baseline, differences
 from orchestrator.analysis.settings import method_label, panel_title
 from orchestrator.analysis.tables import differences_table
-from orchestrator.report.charts import Axis, Looks, Spec, key, looks
-from orchestrator.report.markup import Html, joined, paragraph, tag, texts_table
-from orchestrator.report.plots import Mark, dot_chart, dots_height, line_chart
-from orchestrator.report.section import Section, Wanted, place, side_by_side
-from orchestrator.report.swept import Swept
+from orchestrator.report.charts import MAX_LINES, Axis, Chart, Point, dot_chart, dot_chart_height, line_chart
+from orchestrator.report.components import (
+    Block,
+    Charts,
+    Details,
+    Legend,
+    Paragraph,
+    Section,
+    from_table,
+    note,
+)
+from orchestrator.report.data import ReportData, ReportOptions
 
-MOST_PANELS, MOST_ROWS, MOST_LINES = 12, 40, 14
-TALL, SMALL = 360, 270
+MAX_PANELS, MAX_ROWS = 12, 40
+LARGE, SMALL = 360, 270
 UNIT = "difference in test accuracy, points"
 
 
-def paired_differences(swept: Swept, wanted: Wanted) -> Section | None:
-    """A chart per network with the amount along it; None where nothing pairs, as in a search."""
-    if swept.searched:
+def differences_section(data: ReportData, options: ReportOptions) -> Section | None:
+    """Draw the differences of each network over the amount; None where nothing pairs, as in a search."""
+    if data.is_search:
         return None
-    baseline = wanted.baseline or default_baseline(swept.results)
-    found = differences(swept.results, baseline, how=wanted.how)
-    if not found:
+    baseline = options.baseline or default_baseline(data.results)
+    paired = differences(data.results, baseline, how=options.how)
+    if not paired:
         return None
     by_panel: dict[str, list[Difference]] = {}
-    for one in found:
-        by_panel.setdefault(panel_title(one.setting), []).append(one)
-    charts: dict[str, Spec] = {}
-    places = [
-        _placed(number, panel, mine, looks(swept.methods), baseline, charts, alone=len(by_panel) == 1)
-        for number, (panel, mine) in enumerate(list(by_panel.items())[:MOST_PANELS])
+    for difference in paired:
+        by_panel.setdefault(panel_title(difference.setting), []).append(difference)
+    table = differences_table(data.results, baseline, how=options.how)
+    blocks: list[Block] = [Paragraph(_introduction(baseline)), note(table.note)]
+    methods = {method_label(difference.setting) for difference in paired}
+    styles = data.styles
+    if len(methods) <= MAX_LINES and not all(map(_has_one_amount, by_panel.values())):
+        blocks.append(Legend({name: style for name, style in styles.items() if name in methods}))
+    charts = [
+        _chart(data, f"difference-{number}", panel, group, baseline, is_single=len(by_panel) == 1)
+        for number, (panel, group) in enumerate(list(by_panel.items())[:MAX_PANELS])
     ]
-    table = differences_table(swept.results, baseline, how=wanted.how)
-    numbers = tag(
-        "details",
-        tag("summary", "The numbers"),
-        texts_table(swept.told(table), texts=swept.texts, most=MOST_ROWS),
-    )
-    text = (paragraph(_introduction(baseline)), paragraph(table.note, class_="note"))
-    shown = looks(swept.methods)
-    said = {method_label(one.setting) for one in found}
-    keyed = key({name: look for name, look in shown.items() if name in said})
-    any_lines = any(not _dotted(mine) for mine in by_panel.values()) and len(said) <= MOST_LINES
-    parts = (*text, keyed if any_lines else Html(""), side_by_side(*places), numbers)
-    return Section("differences", f"Seed by seed against {_short(baseline)}", joined(parts), charts)
-
-
-def _dotted(found: Sequence[Difference]) -> bool:
-    """Whether each method has one amount only: then they stand in rows."""
-    return len({method_label(one.setting) for one in found}) == len(found)
-
-
-def _placed(
-    number: int,
-    panel: str,
-    found: Sequence[Difference],
-    styles: Looks,
-    baseline: Baseline,
-    charts: dict[str, Spec],
-    *,
-    alone: bool,
-) -> Html:
-    """The place of one network's chart, which is put among `charts`."""
-    chart_id = f"difference-{number}"
-    about = f"{UNIT}, to {baseline.text}: {panel}"
-    title = "" if alone else panel
-    level = (_short(baseline), 0.0)
-    methods = list(dict.fromkeys(method_label(one.setting) for one in found))
-    if _dotted(found):
-        marks = {method: _marks(found, method)[0] for method in methods}
-        charts[chart_id] = dot_chart(marks, styles, x=Axis(UNIT), level=level)
-        return place(chart_id, label=about, height=dots_height(len(marks)), title=title)
-    height = TALL if alone else SMALL
-    charts[chart_id] = line_chart(
-        {method: _marks(found, method) for method in methods},
-        styles,
-        x=Axis(_amount_title(found)),
-        y=Axis(UNIT),
-        level=level,
-        height=height,
-    )
-    return place(chart_id, label=about, height=height, title=title, unit=UNIT)
-
-
-def _amount_title(found: Sequence[Difference]) -> str:
-    ceiling = any(one.amount.startswith("by ") for one in found)
-    return "amount asked for, %" + (" (the most that an adaptive schedule may take)" if ceiling else "")
-
-
-def _short(baseline: Baseline) -> str:
-    """Its values, which say it all to a reader of the charts."""
-    return "dense" if baseline.is_dense else ", ".join(map(str, baseline.values.values()))
+    numbers = from_table(table, has_network=data.has_networks, max_rows=MAX_ROWS)
+    blocks += [Charts(charts), Details("The numbers", [numbers])]
+    return Section("differences", f"Paired differences to {_short_name(baseline)}", blocks)
 
 
 def _introduction(baseline: Baseline) -> str:
@@ -106,13 +61,50 @@ def _introduction(baseline: Baseline) -> str:
     )
 
 
-def _marks(found: Sequence[Difference], method: str) -> list[Mark]:
-    marks = []
-    for one in found:
-        if method_label(one.setting) == method:
-            amount = float(str(one.setting["amount"]))
-            gain = one.difference
-            low, high = (None if end is None else 100 * end for end in (gain.low, gain.high))
-            said = (f"amount {one.amount}", f"{gain.text(sign='+')} points, {gain.count} pairs")
-            marks.append(Mark(100 * amount, 100 * gain.mean, low, high, said))
-    return sorted(marks, key=lambda mark: mark.x)
+def _short_name(baseline: Baseline) -> str:
+    return "dense" if baseline.is_dense else ", ".join(map(str, baseline.values.values()))
+
+
+def _has_one_amount(group: Sequence[Difference]) -> bool:
+    """Return whether each method has one amount only: then a dot chart shows them."""
+    return len({method_label(difference.setting) for difference in group}) == len(group)
+
+
+def _chart(
+    data: ReportData,
+    chart_id: str,
+    panel: str,
+    group: Sequence[Difference],
+    baseline: Baseline,
+    *,
+    is_single: bool,
+) -> Chart:
+    styles = data.styles
+    label = f"{UNIT}, to {baseline.text}: {panel}"
+    title = "" if is_single else panel
+    reference = (_short_name(baseline), 0.0)
+    lines = {
+        method: _points(group, method)
+        for method in dict.fromkeys(method_label(difference.setting) for difference in group)
+    }
+    if _has_one_amount(group):
+        dots = {method: points[0] for method, points in lines.items()}
+        figure = dot_chart(dots, styles, x=Axis(UNIT), reference=reference)
+        return Chart(chart_id, figure, label, dot_chart_height(len(dots)), title)
+    is_ceiling = any(difference.amount.startswith("by ") for difference in group)
+    amount = "amount asked for, %" + (" (the most that an adaptive schedule may take)" if is_ceiling else "")
+    height = LARGE if is_single else SMALL
+    figure = line_chart(lines, styles, x=Axis(amount), y=Axis(UNIT), height=height, reference=reference)
+    return Chart(chart_id, figure, label, height, title, unit=UNIT)
+
+
+def _points(group: Sequence[Difference], method: str) -> list[Point]:
+    points = []
+    for difference in group:
+        if method_label(difference.setting) == method:
+            amount = float(str(difference.setting["amount"]))
+            gain = difference.difference
+            bar = None if gain.low is None or gain.high is None else (100 * gain.low, 100 * gain.high)
+            hover_lines = (f"amount {difference.amount}", f"{gain.text(sign='+')} points, {gain.count} pairs")
+            points.append(Point(100 * amount, 100 * gain.mean, bar, hover_lines))
+    return sorted(points, key=lambda point: point.x)

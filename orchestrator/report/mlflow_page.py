@@ -1,4 +1,4 @@
-"""What a sweep's own run tells in the MLflow pages: what was swept, how it went, and a view of its trials."""
+"""What the run of a sweep shows in the MLflow UI: its axes, its counts and a view of its trials."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from orchestrator.space.space import Space
 
-VIEW = "trials"  # the key that an address names it by
+VIEW = "trials"  # the key by which an address names the view
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-TRAINING = "workflowType=machine_learning"  # the pages open on another side of MLflow
-PARAM_LENGTH = 500
-NEAR = 0.01  # of its dense network's accuracy on validation images
-METHOD = ("model", "dataset", "batch_size", "technique", "schedule", "recover")
-MOST_COMPARED = 8
+TRAINING = "workflowType=machine_learning"  # without it the UI opens on its pages for language models
+MAX_PARAM_LENGTH = 500
+TOLERANCE = 0.01  # of the dense network's accuracy on validation images
+METHOD_PARAMS = ("model", "dataset", "batch_size", "technique", "schedule", "recover")
+MAX_COMPARED = 8
 COLUMNS = (
     "params.`technique`",
     "params.`amount`",
@@ -32,64 +32,76 @@ COLUMNS = (
     "metrics.`final/sparsity`",
     "metrics.`final/macs_effective`",
 )
-SCATTERS = ("final/sparsity", "final/macs_effective")  # each under the accuracy
+SCATTER_METRICS = ("final/sparsity", "final/macs_effective")  # a chart of accuracy against each
+STATUS_METRICS = {
+    "finished": "sweep/done",
+    "stopped": "sweep/stopped",
+    "failed": "sweep/failed",
+    "missing": "sweep/missing",
+}
 
 
-def tell(tracker: Tracker, sweep: RunRecord, *, space: Space, results: DataFrame) -> None:
-    """Params, metrics and data sets of the sweep's run; what its experiment is, and a view of its trials.
+def publish_sweep_page(tracker: Tracker, sweep: RunRecord, *, space: Space, results: DataFrame) -> None:
+    """Log params, metrics and data sets to the sweep's run, and describe its experiment.
 
-    Told again, it is the same.
+    Calling it again changes nothing but the counts.
     """
-    run, new = tracker.attach(sweep), swept(space)
-    known = {name: text for name, text in new.items() if name not in sweep.params}  # none is told anew
-    run.log(params=known, metrics=counts(results))
+    run = tracker.attach(sweep)
+    # MLflow refuses to log a param twice with another value.
+    params = {name: text for name, text in axis_params(space).items() if name not in sweep.params}
+    run.log(params=params, metrics=status_metrics(results))
     for trial in results[results["status"] == "finished"].drop_duplicates("dataset").to_dict("records"):
         name, options = parse(trial["dataset"])
         sizes = dict(zip(("train", "validation", "test"), split_sizes(name, **options), strict=True))
-        for data, digest in tracker.data_digests(trial["run_id"]).items():
-            run.log_data(data, digest, sizes)
-    for tag, text in ((NOTE, space.about), (VIEW_TAG, view())):
-        tracker.set_experiment_tag(tag, text)
+        for dataset, digest in tracker.data_digests(trial["run_id"]).items():
+            run.log_data(dataset, digest, sizes)
+    tracker.set_experiment_tag(NOTE, space.about)
+    tracker.set_experiment_tag(VIEW_TAG, view_state())
 
 
-def links(tracker: Tracker, sweep: RunRecord) -> str:
-    """From the sweep's page to its report and its trials, in Markdown, by addresses within the pages.
+def page_links(tracker: Tracker, sweep: RunRecord) -> str:
+    """Return Markdown links from the sweep's page to its report and its trials, relative to the UI.
 
-    They are the first line of a description: the pages fold it, and what lies in the fold takes no click.
+    They must be the first line of a description: the UI folds it, and links in the fold cannot be clicked.
     """
     report = f"/#/experiments/{tracker.experiment_id}/runs/{sweep.run_id}/artifacts/{REPORT}?{TRAINING}"
-    found = {"report": report, **addresses("", tracker, shared=True)}
-    return " · ".join(f"[{word}]({place.removeprefix('/')})" for word, place in found.items())
+    addresses = {"report": report, **trial_addresses("", tracker, has_view=True)}
+    return " · ".join(f"[{name}]({address.removeprefix('/')})" for name, address in addresses.items())
 
 
-def addresses(base: str, tracker: Tracker, *, shared: bool) -> dict[str, str]:
-    """The trials of an experiment, as charts too if its view is `shared`, and the best of them compared."""
-    place = f"{base}/#/experiments/{tracker.experiment_id}/runs"
-    view = f"viewStateShareKey={VIEW}&" if shared else ""
-    found = {"trials": f"{place}?{view}{TRAINING}"}
-    if shared:
-        found["charts"] = f"{place}?{view}compareRunsMode=CHART&{TRAINING}"
-    if best := [row.run_id for row in best_runs(tracker)]:
-        found["best"] = compare_address(base, tracker.experiment_id, best)
-    return found
+def trial_addresses(base: str, tracker: Tracker, *, has_view: bool) -> dict[str, str]:
+    """Return name -> address of an experiment's trials, their charts, and its best trials compared.
+
+    There are charts only where the experiment has the view of `publish_sweep_page`.
+    """
+    runs = f"{base}/#/experiments/{tracker.experiment_id}/runs"
+    view = f"viewStateShareKey={VIEW}&" if has_view else ""
+    addresses = {"trials": f"{runs}?{view}{TRAINING}"}
+    if has_view:
+        addresses["charts"] = f"{runs}?{view}compareRunsMode=CHART&{TRAINING}"
+    if run_ids := [row.run_id for row in best_runs(tracker)]:
+        addresses["best"] = compare_address(base, tracker.experiment_id, run_ids)
+    return addresses
 
 
 def best_runs(tracker: Tracker) -> list[RunRecord]:
-    """Of each method the sparsest trial within a point of its dense network, or else the most accurate one.
+    """Return each method's sparsest trial within a point of its dense network, or its most accurate one.
 
-    All by accuracy on validation images.
+    All are chosen by accuracy on validation images; the sparsest come first.
     """
-    rows = tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial' and tags.key LIKE '_%'")
+    trials = tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial' and tags.key LIKE '_%'")
     methods: dict[tuple[str, ...], list[RunRecord]] = {}
-    for row in rows:
-        methods.setdefault(tuple(row.params.get(name, "") for name in METHOD), []).append(row)
-    best = [max(filter(_near, found), key=_sparsity, default=None) for found in methods.values()]
-    chosen = [row or max(found, key=_val_accuracy) for row, found in zip(best, methods.values(), strict=True)]
-    return sorted(chosen, key=_sparsity, reverse=True)[:MOST_COMPARED]
+    for row in trials:
+        methods.setdefault(tuple(row.params.get(name, "") for name in METHOD_PARAMS), []).append(row)
+    best = [
+        max(filter(_is_near_dense, rows), key=_sparsity, default=None) or max(rows, key=_val_accuracy)
+        for rows in methods.values()
+    ]
+    return sorted(best, key=_sparsity, reverse=True)[:MAX_COMPARED]
 
 
-def _near(row: RunRecord) -> bool:
-    return _val_accuracy(row) >= row.metrics["ipa/val_accuracy"] - NEAR
+def _is_near_dense(row: RunRecord) -> bool:
+    return _val_accuracy(row) >= row.metrics["ipa/val_accuracy"] - TOLERANCE
 
 
 def _val_accuracy(row: RunRecord) -> float:
@@ -100,47 +112,39 @@ def _sparsity(row: RunRecord) -> float:
     return row.metrics["final/sparsity"]
 
 
-def swept(space: Space) -> dict[str, str]:
-    """Every axis with the values it takes, in short, as a trial's params have them."""
-    return {axis: _listed(axis, chosen) for axis, chosen in space.choices().items()}
+def axis_params(space: Space) -> dict[str, str]:
+    """Return axis -> its values in short, as the params of a trial show them."""
+    return {axis: _values_text(axis, values) for axis, values in space.choices().items()}
 
 
-def _listed(axis: str, chosen: object) -> str:
-    values = chosen if isinstance(chosen, tuple) else (chosen,)
-    told = (
+def _values_text(axis: str, values: object) -> str:
+    text = ", ".join(
         without_defaults(axis, value) if axis in DEFAULTS and isinstance(value, str) else str(value)
-        for value in values
+        for value in (values if isinstance(values, tuple) else (values,))
     )
-    text = ", ".join(told)
-    return text if len(text) <= PARAM_LENGTH else f"{text[: PARAM_LENGTH - 1]}…"
+    return text if len(text) <= MAX_PARAM_LENGTH else f"{text[: MAX_PARAM_LENGTH - 1]}…"
 
 
-def counts(results: DataFrame) -> Iterator[MetricPoint]:
-    """How many trials are planned, how they ended, and the best validation accuracy, if any is done."""
+def status_metrics(results: DataFrame) -> Iterator[MetricPoint]:
+    """Yield how many trials are planned and how they ended, then the best validation accuracy, if any."""
     status = results["status"]
     yield MetricPoint("sweep/planned", float(len(results)))
-    for name, word in (
-        ("done", "finished"),
-        ("stopped", "stopped"),
-        ("failed", "failed"),
-        ("missing", "missing"),
-    ):
-        yield MetricPoint(f"sweep/{name}", float((status == word).sum()))
+    for name, metric in STATUS_METRICS.items():
+        yield MetricPoint(metric, float((status == name).sum()))
     if (status == "finished").any():
         yield MetricPoint("sweep/best_val_accuracy", float(results["final/val_accuracy"].max()))
 
 
-def view() -> str:
-    """The columns and charts with which the pages open, in a form of MLflow's own that is undocumented."""
-    charts = [_scatter(metric) for metric in SCATTERS]
+def view_state() -> str:
+    """Return the columns and charts with which the UI opens, as JSON in MLflow's undocumented format."""
     section = {"uuid": VIEW, "name": "Trials", "display": True, "isReordered": False, "deleted": False}
     state: Mapping[str, object] = {
         "searchFilter": "tags.kind = 'trial'",
         "orderByKey": "metrics.`final/val_accuracy`",
         "orderByAsc": False,
         "selectedColumns": list(COLUMNS),
-        "runsHiddenMode": "SHOW_ALL",  # its own first choice is ten runs
-        "compareRunCharts": charts,
+        "runsHiddenMode": "SHOW_ALL",  # MLflow's default shows ten runs
+        "compareRunCharts": [_scatter(metric) for metric in SCATTER_METRICS],
         "compareRunSections": [{**section, "isGenerated": False}],
         "isAccordionReordered": True,  # or the section would stand last
     }

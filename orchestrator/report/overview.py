@@ -1,131 +1,227 @@
-"""What it comes to, in one table; and every setting, in another."""
+"""The sections that are tables: the summary, all settings, trials without a result, and the setup."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from markupsafe import Markup
 
 from orchestrator.analysis.intervals import dense_interval, interval, test_set_width
-from orchestrator.analysis.notes import dense_marks, legend, stopped_note
-from orchestrator.analysis.settings import dense_sets
+from orchestrator.analysis.notes import Stopped, dense_marks, legend, stopped_note, stopped_settings
+from orchestrator.analysis.settings import axis_columns, dense_sets, is_by_criterion
 from orchestrator.analysis.tables import caption, searched, sparsest_table
-from orchestrator.report.markup import Html, joined, paragraph, table, tag, texts_table
-from orchestrator.report.section import Section, Wanted
-from orchestrator.report.swept import Cell, Swept
-
-MOST_METHODS, MOST_ROWS, BEST_POINTS = 60, 300, 12
-
-
-def in_short(swept: Swept, wanted: Wanted) -> Section:
-    """How sparse each method gets at little loss; of a search its best points."""
-    if swept.searched:
-        objectives = swept.results.attrs["objectives"]
-        best = searched(swept.results, objectives, how=wanted.how)
-        parts: tuple[Html, ...] = (
-            paragraph(f"{best.title[0].upper()}{best.title[1:]}."),
-            texts_table(best, texts=2, most=BEST_POINTS),
-        )
-        return Section("short", "In short", joined(parts))
-    found = sparsest_table(swept.results, tolerance=wanted.tolerance, how=wanted.how, earlier=swept.earlier)
-    parts = (
-        tag("h3", found.title[0].upper() + found.title[1:]),
-        texts_table(swept.told(found), texts=swept.texts, most=MOST_METHODS),
-        paragraph(found.note, class_="note"),
-    )
-    return Section("short", "In short", joined(parts))
-
-
-def all_settings(swept: Swept, wanted: Wanted) -> Section:
-    """The numbers behind the charts, and how to read them."""
-    shown = swept.cells[:MOST_ROWS]
-    intervals = [interval(cell.rows["final/accuracy"].tolist(), how=wanted.how) for cell in shown]
-    reading = READING.format(caption=caption(intervals, wanted.how))
-    signs = legend(cell.marks + dense_marks(cell.rows) for cell in shown)
-    parts: list[Html] = [
-        paragraph(f"{reading} {_width(swept)}".strip(), class_="note"),
-        paragraph(f"{signs}.", class_="note") if signs else Html(""),
-        paragraph(stopped, class_="note") if (stopped := stopped_note(swept.results)) else Html(""),
-    ]
-    for panel in dict.fromkeys(cell.panel for cell in shown):
-        mine = [cell for cell in shown if cell.panel == panel]
-        rows = [*_dense_rows(mine, wanted), *(_row(cell, wanted) for cell in mine)]
-        parts += [tag("h4", panel), table(*_without_blanks(rows))]
-    if len(swept.cells) > MOST_ROWS:
-        command = tag("code", f"orchestrate compare {swept.name} --csv")
-        text = f"The first {MOST_ROWS} of {len(swept.cells):,} settings. All of them: "
-        parts.append(paragraph(text, command, class_="note"))
-    return Section("settings", "Every setting", joined(parts))
-
-
-def _dense_rows(cells: Sequence[Cell], wanted: Wanted) -> Iterator[list[str]]:
-    """A row for each set of dense networks behind these settings."""
-    for _, rows in dense_sets([cell.rows for cell in cells]):
-        if (dense := dense_interval(rows, how=wanted.how)) is not None:
-            yield ["dense", "", f"{dense}{dense_marks(rows)}", *[""] * (len(HEADER) - 4), str(dense.count)]
-
-
-def _without_blanks(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows without the columns that no run has a value for."""
-    used = [n for n in range(len(HEADER)) if n < 2 or any(row[n] for row in rows)]
-    return [HEADER[n] for n in used], [[row[n] for n in used] for row in rows]
-
-
-def _or_blank(cell: Cell, name: str, whole: float) -> str:
-    """A mean as a part of the whole in percent; blank for runs of before it was counted."""
-    if name not in cell.rows or cell.rows[name].isna().any():
-        return ""
-    return f"{100 * cell.mean(name) / whole:.2f}"
-
-
-def _width(swept: Swept) -> str:
-    """What the size of the test set alone does to an accuracy."""
-    parts = []
-    for name, images in swept.test_images.items():
-        dense = float(swept.finished.loc[swept.finished["dataset"] == name, "ipa/accuracy"].mean())
-        width = test_set_width(dense, images)
-        parts.append(f"{name} has {images:,} test images, by which alone {100 * dense:.1f}% is ± {width:.1f}")
-    if not parts:
-        return ""
-    return f"{'; '.join(parts)} points: no number of seeds narrows that, though pairs share it."
-
-
-def _row(cell: Cell, wanted: Wanted) -> list[str]:
-    dense = cell.mean("final/macs_dense")
-    return [
-        cell.name,
-        cell.amount_text,
-        f"{interval(cell.rows['final/accuracy'].tolist(), how=wanted.how)}{cell.marks}",
-        f"{cell.mean('final/loss'):.3f}",
-        f"{100 * cell.mean('final/sparsity'):.2f}",
-        _or_blank(cell, "final/sparsity_chosen", 1),
-        f"{100 * cell.mean('final/macs_effective') / dense:.2f}",
-        _or_blank(cell, "final/macs_effective_chosen", dense),
-        f"{100 * cell.mean('final/macs_physical') / dense:.2f}",
-        f"{cell.mean('final/parameters_physical'):,.0f}",
-        f"{cell.mean('final/epochs'):g}",
-        f"{cell.mean('final/train_flops') / 1e9:,.3g}",
-        str(len(cell.rows)),
-    ]
-
-
-HEADER = (
-    "method",
-    "amount",
-    "accuracy",
-    "loss",
-    "sparsity, %",
-    "chosen, %",
-    "MACs, %",
-    "MACs chosen, %",
-    "MACs cut, %",
-    "parameters cut",
-    "epochs",
-    "GFLOPs",
-    "seeds",
+from orchestrator.report.components import (
+    Block,
+    Code,
+    Details,
+    Facts,
+    Heading,
+    Paragraph,
+    Section,
+    TableBlock,
+    from_table,
+    note,
 )
-READING = (
+from orchestrator.report.data import ReportData, ReportOptions, Setting
+
+MAX_METHODS, MAX_POINTS, MAX_SETTINGS = 60, 12, 300
+MAX_REASONS, MAX_SEED_REASONS = 30, 3
+MAX_VALUES = 24
+SETTINGS_NOTE = (
     "Accuracy is {caption}. Sparsity counts what is dead, by choice or because all that it reads or all "
     "that reads it is dead; chosen is what the masks took away by themselves. MACs are those of a machine "
     "that skips dead weights, as a share of the dense "
     "network's; cut is what is left after dead channels are taken out for good. Epochs and GFLOPs count "
     "all training since the first epoch of the dense network."
 )
+
+
+def summary_section(data: ReportData, options: ReportOptions) -> Section:
+    """List the highest sparsity of each method within the tolerance, or the best points of a search."""
+    blocks: list[Block]
+    if data.is_search:
+        table = searched(data.results, data.results.attrs["objectives"], how=options.how)
+        title = f"{table.title[0].upper()}{table.title[1:]}"
+        blocks = [Paragraph(f"{title}."), from_table(table, has_network=True, max_rows=MAX_POINTS)]
+    else:
+        table = sparsest_table(
+            data.results, tolerance=options.tolerance, how=options.how, earlier=data.earlier
+        )
+        blocks = [
+            Heading(f"{table.title[0].upper()}{table.title[1:]}"),
+            from_table(table, has_network=data.has_networks, max_rows=MAX_METHODS),
+            note(table.note),
+        ]
+    return Section("short", "Summary", blocks)
+
+
+def settings_section(data: ReportData, options: ReportOptions) -> Section:
+    """List the numbers behind the charts, and say how to read them."""
+    settings = data.settings[:MAX_SETTINGS]
+    intervals = [interval(s.rows["final/accuracy"].tolist(), how=options.how) for s in settings]
+    reading = SETTINGS_NOTE.format(caption=caption(intervals, options.how))
+    signs = legend(setting.marks + dense_marks(setting.rows) for setting in settings)
+    blocks: list[Block] = [
+        note(f"{reading} {_test_set_note(data)}".strip()),
+        note(f"{signs}." if signs else ""),
+        note(stopped_note(data.results)),
+    ]
+    for panel in dict.fromkeys(setting.panel for setting in settings):
+        group = [setting for setting in settings if setting.panel == panel]
+        rows = [*_dense_rows(group, options), *(_setting_row(setting, options) for setting in group)]
+        # Drop the columns that no run has a value for.
+        header = [n for n in rows[-1] if n in ("method", "amount") or any(row.get(n) for row in rows)]
+        cells = [[row.get(name, "") for name in header] for row in rows]
+        blocks += [Heading(panel, level=4), TableBlock(header, cells)]
+    if len(data.settings) > MAX_SETTINGS:
+        count = f"The first {MAX_SETTINGS} of {len(data.settings):,} settings."
+        command = f"orchestrate compare {data.name} --csv"
+        blocks.append(note(Markup("{} All of them: <code>{}</code>").format(count, command)))
+    return Section("settings", "All settings", blocks)
+
+
+def _test_set_note(data: ReportData) -> str:
+    """Return how far the size of the test sets alone determines an accuracy, or ""."""
+    texts = []
+    for dataset, images in data.test_image_counts.items():
+        dense = float(data.finished.loc[data.finished["dataset"] == dataset, "ipa/accuracy"].mean())
+        width = f"{100 * dense:.1f}% is ± {test_set_width(dense, images):.1f}"
+        texts.append(f"{dataset} has {images:,} test images, by which alone {width}")
+    return (
+        f"{'; '.join(texts)} points: no number of seeds narrows that, though pairs share it." if texts else ""
+    )
+
+
+def _dense_rows(settings: Sequence[Setting], options: ReportOptions) -> Iterator[dict[str, str]]:
+    """Yield a row for each set of dense networks behind the settings."""
+    for _, rows in dense_sets([setting.rows for setting in settings]):
+        if (dense := dense_interval(rows, how=options.how)) is not None:
+            yield {"method": "dense", "accuracy": f"{dense}{dense_marks(rows)}", "seeds": str(dense.count)}
+
+
+def _setting_row(setting: Setting, options: ReportOptions) -> dict[str, str]:
+    accuracy = interval(setting.rows["final/accuracy"].tolist(), how=options.how)
+    dense_macs = setting.mean("final/macs_dense")
+    return {
+        "method": setting.name,
+        "amount": setting.amount_text,
+        "accuracy": f"{accuracy}{setting.marks}",
+        "loss": f"{setting.mean('final/loss'):.3f}",
+        "sparsity, %": _percent(setting, "sparsity"),
+        "chosen, %": _percent(setting, "sparsity_chosen"),
+        "MACs, %": _percent(setting, "macs_effective", of=dense_macs),
+        "MACs chosen, %": _percent(setting, "macs_effective_chosen", of=dense_macs),
+        "MACs cut, %": _percent(setting, "macs_physical", of=dense_macs),
+        "parameters cut": f"{setting.mean('final/parameters_physical'):,.0f}",
+        "epochs": f"{setting.mean('final/epochs'):g}",
+        "GFLOPs": f"{setting.mean('final/train_flops') / 1e9:,.3g}",
+        "seeds": str(len(setting.rows)),
+    }
+
+
+def _percent(setting: Setting, metric: str, *, of: float = 1) -> str:
+    """Return a mean as a percentage of a total, or "" for runs from before it was measured."""
+    name = f"final/{metric}"
+    if name not in setting.rows or setting.rows[name].isna().any():
+        return ""
+    return f"{100 * setting.mean(name) / of:.2f}"
+
+
+def outcomes_section(data: ReportData) -> Section:
+    """Count how the trials of the plan ended: what failed, was stopped or left out, and why."""
+    status = data.results["status"]
+    counts = Counter(status)
+    failed = data.results[data.results["status"] == "failed"]
+    excluded = [(str(item["reason"]), int(item["count"])) for item in data.loaded.plan.get("excluded", ())]
+    reasons = {
+        "Failed": Counter(str(reason) for reason in failed["reason"]).most_common(),
+        "Never tried: excluded from the plan": excluded,
+        "Finished, with notes": Counter(str(text) for text in data.finished["notes"] if text).most_common(),
+    }
+    if not any(reasons.values()) and not counts["missing"] and not counts["stopped"]:
+        text = f"All {len(status):,} trials of the plan have finished, and nothing was left out."
+        return Section("ends", "Failed, stopped and excluded trials", [Paragraph(text)])
+    line = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+    blocks: list[Block] = [Paragraph(f"{len(status):,} trials were planned: {line}.")]
+    if counts["missing"]:
+        blocks.append(note("What is missing runs when the sweep is started again."))
+    if stopped := list(stopped_settings(data.results)):
+        rows = [_stopped_row(setting) for setting in stopped]
+        header = ["setting", "seeds stopped", "why"]
+        table = TableBlock(header, rows, max_rows=MAX_REASONS, row_name="settings")
+        blocks += [Heading("Stopped early"), Paragraph(stopped_note(data.results)), table]
+    for title, pairs in reasons.items():
+        if pairs:
+            rows = [[reason, f"{count:,}"] for reason, count in pairs]
+            table = TableBlock(["reason", "trials"], rows, max_rows=MAX_REASONS, row_name="reasons")
+            blocks += [Heading(title), table]
+    return Section("ends", "Failed, stopped and excluded trials", blocks)
+
+
+def _stopped_row(setting: Stopped) -> list[str]:
+    """Return a setting, how many of its seeds were stopped, and the reasons of the first of them."""
+    stopped = setting.rows[setting.rows["status"] == "stopped"].sort_values("seed")
+    pairs = zip(stopped["seed"], stopped["reason"], strict=True)
+    reasons = [f"seed {seed}: {reason}" for seed, reason in pairs]
+    hidden = len(reasons) - MAX_SEED_REASONS
+    text = "; ".join(reasons[:MAX_SEED_REASONS]) + (f"; and {hidden} more" if hidden > 0 else "")
+    return [setting.label, f"{len(stopped)} of {len(setting.rows)}", text]
+
+
+def setup_section(data: ReportData) -> Section:
+    """List what was swept and with what: axes, command, space file, versions and machine."""
+    results = data.results
+    # `technique` repeats the criterion where that is an axis.
+    has_criterion = is_by_criterion(results)
+    columns = [name for name in axis_columns(results) if name != "technique" or not has_criterion]
+    axes = [name for name in (*columns, "seed") if results[name].nunique(dropna=False) > 1]
+    fixed = [[name, str(results[name].iloc[0])] for name in columns if name not in axes]
+    blocks: list[Block] = [
+        TableBlock(["axis", "values"], [[name, _values_text(data, name)] for name in axes], text_columns=2),
+        Details("What was the same for all", [TableBlock(["field", "value"], fixed, text_columns=2)]),
+    ]
+    if data.command:
+        blocks += [Heading("To repeat it"), Code(data.command)]
+    else:
+        blocks.append(note("The command that ran it was not recorded."))
+    if data.space_text:
+        title = "The space file, before what the command sets in it"
+        blocks.append(Details(title, [Code(data.space_text)]))
+    prefix = "package."
+    versions = {k.removeprefix(prefix): v for k, v in data.environment.items() if k.startswith(prefix)}
+    machine = {k: v for k, v in data.environment.items() if not k.startswith(prefix)}
+    numerics = {
+        name.removeprefix("numerics."): ", ".join(map(str, results[name].drop_duplicates()))
+        for name in results.columns
+        if name.startswith("numerics.")
+    }
+    blocks += [Heading("Environment"), Facts({**machine, **numerics}), Details("Versions", [Facts(versions)])]
+    return Section("setup", "Setup", blocks)
+
+
+def _values_text(data: ReportData, column: str) -> str:
+    values = [
+        f"{value:g}" if isinstance(value, float) else str(value)
+        for value in data.results[column].drop_duplicates()
+        if value == value and value is not None
+    ]
+    hidden = len(values) - MAX_VALUES
+    return ", ".join(values[:MAX_VALUES]) + (f", and {hidden:,} more" if hidden > 0 else "")
+
+
+def headline(data: ReportData) -> Facts:
+    """Return the facts at the head of the page."""
+    results, run = data.results, data.run
+    values: dict[str, object] = {"network": data.panels[0]} if len(data.panels) == 1 else {}
+    values |= {"trials": f"{len(results):,}", "finished": f"{len(data.finished):,}"}
+    values |= {"reused": f"{data.reused_count:,}"} if data.reused_count else {}
+    values["dense trainings"] = f"{int(results['dense_key'].nunique()):,}"
+    values["seeds"] = f"{int(results['seed'].nunique())}"
+    values["begun"] = datetime.fromtimestamp(run.start_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if run.end_ms:
+        values["elapsed"] = str(timedelta(seconds=(run.end_ms - run.start_ms) // 1000))
+    recorded = {"processor": "processor", "commit": "revision"}
+    values |= {name: data.environment[key] for key, name in recorded.items() if key in data.environment}
+    return Facts(values)

@@ -1,115 +1,128 @@
-"""The report's one page: sections in order, styles, scripts and data inside, and nothing from outside.
+"""The report's HTML page: sections in order, with styles, scripts and data inside.
 
-The Content-Security-Policy lets only the two scripts of this page run, known by their hashes, and
-nothing be fetched: a name that slipped through as HTML could still not act.
+The Content-Security-Policy lets only the two scripts of the page run, known by their hashes, and nothing
+be fetched: even a text that slipped through as HTML could do nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator.report.classes import classes
-from orchestrator.report.curves import curves
-from orchestrator.report.differences import paired_differences
-from orchestrator.report.ends import ends
-from orchestrator.report.fronts import fronts
-from orchestrator.report.layers import layers
-from orchestrator.report.markup import Html, joined, paragraph, script_json, tag
-from orchestrator.report.overview import all_settings, in_short
-from orchestrator.report.rounds import rounds
-from orchestrator.report.section import Section, Wanted
-from orchestrator.report.setup import headline, setup
-from orchestrator.report.swept import Swept
+from markupsafe import Markup
+
+from orchestrator.analysis.intervals import IntervalMethod
+from orchestrator.analysis.paired import read_baseline
+from orchestrator.analysis.results import find_sweep, load_results
+from orchestrator.errors import UsageError
+from orchestrator.report.accuracy import accuracy_section
+from orchestrator.report.charts import TEMPLATE
+from orchestrator.report.components import Section, environment
+from orchestrator.report.data import ReportData, ReportOptions
+from orchestrator.report.differences import differences_section
+from orchestrator.report.layers_classes import classes_section, layers_section
+from orchestrator.report.overview import (
+    headline,
+    outcomes_section,
+    settings_section,
+    setup_section,
+    summary_section,
+)
+from orchestrator.report.pareto import pareto_section
+from orchestrator.report.rounds import rounds_section
+from orchestrator.system.files import replace_file
+from orchestrator.tracking import open_store
 
 
-def page(swept: Swept, wanted: Wanted) -> str:
-    """The whole file."""
-    sections = _sections(swept, wanted)
-    charts = {chart_id: spec for section in sections for chart_id, spec in section.charts.items()}
-    scripts = [plotly_source(), _own("script.js")] if charts else []
-    body = joined(
-        (
-            tag("header", tag("p", "Pruning sweep", class_="kind"), tag("h1", swept.name), *_about(swept)),
-            tag("div", headline(swept), class_="headline"),
-            _contents(sections),
-            tag("main", *(_whole(section) for section in sections)),
-            tag("script", script_json(charts), type="application/json", id="charts"),
-            *(tag("script", Html(source)) for source in scripts),
-        ),
-        "\n",
+def write_report(
+    sweep: str,
+    *,
+    uri: str,
+    out: Path | None = None,
+    baseline: str | None = None,
+    tolerance: float = 0.01,
+    how: IntervalMethod = "t",
+) -> Path:
+    """Write the report of a sweep, by default to SPACE.html in the working directory, and return its path.
+
+    Raises StoreError if there is no such sweep, UsageError where the file cannot be written.
+    """
+    tracker = open_store(uri, sweep)
+    run = find_sweep(tracker, sweep)
+    data = ReportData(tracker, run, load_results(tracker, run))
+    options = ReportOptions(
+        tolerance, how, None if baseline is None else read_baseline(baseline, data.results)
     )
-    head = joined(
-        (
-            tag("meta", charset="utf-8"),
-            tag("meta", http_equiv="Content-Security-Policy", content=policy(scripts)),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="color-scheme", content="light dark"),
-            tag("title", f"{swept.name}: pruning sweep"),
-            tag("style", Html(_own("style.css"))),
-        ),
-        "\n",
-    )
-    document = tag("html", tag("head", head), "\n", tag("body", body), lang="en")
-    return f"<!DOCTYPE html>\n{document}\n".replace("</meta>", "")
+    text = render_page(data, options)
+    path = (out or Path(Path(f"{data.name}.html").name)).absolute()
+    try:
+        replace_file(path, text)
+    except OSError as error:
+        raise UsageError(f"--out {path}: {error.strerror}; name a file that can be written") from error
+    return path
 
 
-def _sections(swept: Swept, wanted: Wanted) -> list[Section]:
-    if swept.finished.empty:
-        return [ends(swept), setup(swept)]
-    found = [
-        in_short(swept, wanted),
-        curves(swept),
-        rounds(swept),
-        fronts(swept, wanted),
-        paired_differences(swept, wanted),
-        layers(swept),
-        classes(swept, wanted),
-        all_settings(swept, wanted),
-        ends(swept),
-        setup(swept),
-    ]
-    return [section for section in found if section is not None]
-
-
-def _about(swept: Swept) -> list[Html]:
-    return [paragraph(swept.about, class_="about")] if swept.about else []
-
-
-def _contents(sections: list[Section]) -> Html:
-    items = (tag("li", tag("a", section.title, href=f"#{section.anchor}")) for section in sections)
-    return tag("nav", tag("ol", *items), aria_label="Contents")
-
-
-def _whole(section: Section) -> Html:
-    return tag("section", tag("h2", section.title), section.body, id=section.anchor)
-
-
-def policy(scripts: list[str]) -> str:
-    """What the page may do: run these scripts, style itself; fetch, frame and send nothing."""
-    hashes = " ".join(f"'sha256-{b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+def render_page(data: ReportData, options: ReportOptions) -> str:
+    """Return the report as one HTML file; it is the same for the same results."""
+    sections = _sections(data, options)
+    figures = {chart.chart_id: chart.figure for section in sections for chart in section.charts}
+    scripts = [plotly_source(), _resource("script.js")] if figures else []
     return (
-        f"default-src 'none'; script-src {hashes or chr(39) + 'none' + chr(39)}; style-src 'unsafe-inline'; "
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            data=data,
+            headline=headline(data),
+            sections=sections,
+            charts={"template": TEMPLATE, "figures": figures},
+            policy=content_security_policy(scripts),
+            style=Markup(_resource("style.css")),
+            scripts=list(map(Markup, scripts)),
+        )
+    )
+
+
+def _sections(data: ReportData, options: ReportOptions) -> list[Section]:
+    if data.finished.empty:
+        return [outcomes_section(data), setup_section(data)]
+    sections = [
+        summary_section(data, options),
+        accuracy_section(data),
+        rounds_section(data),
+        pareto_section(data, options),
+        differences_section(data, options),
+        layers_section(data),
+        classes_section(data, options),
+        settings_section(data, options),
+        outcomes_section(data),
+        setup_section(data),
+    ]
+    return [section for section in sections if section is not None]
+
+
+def content_security_policy(scripts: Sequence[str]) -> str:
+    """Return a policy that allows these scripts and inline styles, and forbids to fetch, frame or send."""
+    digests = [b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    sources = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    return (
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
 @cache
 def plotly_source() -> str:
-    """plotly.js, as the Python package brings it; the package itself is not imported."""
+    """Return plotly.js from the Python package, without importing that."""
     spec = find_spec("plotly")
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
-    # Its licence's header stays in it. Nothing in it may end the script element.
-    return (
-        (folder / "package_data" / "plotly.min.js")
-        .read_text(encoding="utf-8")
-        .replace("</script", "<\\/script")
-    )
+    source = (folder / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return source.replace("</script", "<\\/script")  # or it would end the script element
 
 
-def _own(name: str) -> str:
+def _resource(name: str) -> str:
     return files("orchestrator.report").joinpath(name).read_text(encoding="utf-8")

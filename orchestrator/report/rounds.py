@@ -1,4 +1,4 @@
-"""What happened from round to round: accuracy, and the PQ index with its phases."""
+"""Accuracy and the PQ index from round to round."""
 
 from __future__ import annotations
 
@@ -8,216 +8,205 @@ from typing import Any
 
 from orchestrator.analysis.notes import SURVIVORS
 from orchestrator.analysis.plots import spread
-from orchestrator.report.charts import Axis, Look, Spec, key, layout, looks
-from orchestrator.report.curves import ACCURACY
-from orchestrator.report.featured import MOST_METHODS, MOST_PANELS
-from orchestrator.report.markup import Html, chart_text, joined, paragraph, tag
-from orchestrator.report.plots import Mark, can_label, line_chart
-from orchestrator.report.section import Section, place, side_by_side
-from orchestrator.report.swept import Swept
-
-MOST_TRIALS = 60
-FEWEST_ROUNDS = 3
-TALL, SMALL = 400, 250
-NOT_SEEN = "phase not seen"
-SURVIVED = (
-    "Hollow points (§) are means of survivors: other seeds were stopped early, before that round. "
-    "Rounds of trials that were stopped later count. "
+from orchestrator.report.accuracy import ACCURACY
+from orchestrator.report.charts import (
+    Axis,
+    Chart,
+    Figure,
+    LineStyle,
+    Point,
+    can_label_ends,
+    hover_text,
+    line_chart,
+    make_layout,
 )
-# A phase, as pruning.phases names it -> how it is drawn; `pruning` brings torch, and is not imported.
+from orchestrator.report.components import Block, Charts, Heading, Legend, Paragraph, Section
+from orchestrator.report.data import MAX_METHODS, MAX_PANELS, ReportData
+
+MAX_TRIALS = 60
+MIN_ROUNDS = 3
+LARGE, SMALL = 400, 250
+NOT_SEEN = "phase not seen"
+# Phase -> symbol and glyph. The names are those of pruning.phases, which would import torch.
 PHASES = {
     NOT_SEEN: ("circle-open", "○"),
     "regularising": ("circle", "●"),
     "underfitting": ("square", "■"),
     "collapsing": ("x", "✖"),
 }
-
-
-MEASURED = ("sparsity", "accuracy", "val_accuracy", "compression", "pq_index")
-Round = Mapping[str, Any]  # what was measured, by its name, and the phase
+MEASUREMENTS = ("sparsity", "accuracy", "val_accuracy", "compression", "pq_index")
+SURVIVORS_NOTE = (
+    "Hollow points (§) are means of survivors: other seeds were stopped early, before that round. "
+    "Rounds of trials that were stopped later count. "
+)
+Round = Mapping[str, Any]  # measurement -> value, and the phase
 
 
 @dataclass(frozen=True)
-class Walk:
-    """A trial, a row of `results`, with its rounds, the dense network before them."""
+class TrialCurve:
+    """A trial, a row of `results`, with its rounds; the first is the dense network."""
 
     panel: str
     method: str
     row: Mapping[str, Any]
-    steps: tuple[Round, ...]
-
-    @property
-    def seed(self) -> int:
-        return int(self.row["seed"])
-
-    def of(self, name: str) -> list[float]:
-        """One measurement along the rounds."""
-        return [step[name] for step in self.steps]
+    rounds: tuple[Round, ...]
 
     @property
     def was_stopped(self) -> bool:
         return bool(self.row["status"] == "stopped")
 
-    @property
-    def phases(self) -> list[str]:
-        return [step["phase"] for step in self.steps]
-
-    def said(self, number: int) -> str:
-        """What is told of a round when it is pointed at."""
-        index = f"PQ index {self.of('pq_index')[number]:.3f}"
-        lines = (f"seed {self.seed}, round {number}", index, self.phases[number])
-        return "<br>".join(map(chart_text, lines))
+    def values(self, measurement: str) -> list[float]:
+        """Return a measurement along the rounds."""
+        return [entry[measurement] for entry in self.rounds]
 
 
-def rounds(swept: Swept) -> Section | None:
-    """None for a sweep whose trials have fewer than three rounds. At most 60 runs' files are read."""
-    candidates, total = _candidates(swept)
-    read = [walk for walk in (_walk(swept, *one) for one in candidates) if walk is not None]
-    shown = {(walk.panel, walk.method) for walk in read if not walk.was_stopped}
-    walks = [walk for walk in read if (walk.panel, walk.method) in shown]
-    if not walks:
+def rounds_section(data: ReportData) -> Section | None:
+    """Draw accuracy and PQ index round by round; None where no trial has three rounds.
+
+    At most MAX_TRIALS files are read.
+    """
+    candidates, total = _candidates(data)
+    read = [curve for candidate in candidates if (curve := _load_curve(data, *candidate)) is not None]
+    finished = {(curve.panel, curve.method) for curve in read if not curve.was_stopped}
+    curves = [curve for curve in read if (curve.panel, curve.method) in finished]
+    if not curves:
         return None
-    styles = looks(swept.methods)
-    charts: dict[str, Spec] = {}
-    parts: list[Html] = [_introduction(walks, total)]
-    for number, panel in enumerate(dict.fromkeys(walk.panel for walk in walks)):
-        mine = [walk for walk in walks if walk.panel == panel]
-        methods = list(dict.fromkeys(walk.method for walk in mine))
-        accuracy_id = f"rounds-accuracy-{number}"
-        charts[accuracy_id] = _accuracy_chart(mine, methods, styles)
-        about = f"Test accuracy against sparsity, round by round: {panel}"
-        parts.append(tag("h3", panel))
-        if not can_label(methods):
-            parts.append(key({name: styles[name] for name in methods}))
-        parts.append(side_by_side(place(accuracy_id, label=about, height=TALL, unit=ACCURACY)))
-        places = []
-        for index, method in enumerate(methods):
-            chart_id = f"rounds-pq-{number}-{index}"
-            own = [walk for walk in mine if walk.method == method]
-            charts[chart_id] = _pq_chart(own, styles[method], bounds=_pq_range(mine))
-            about = f"PQ index over rounds: {method}, {panel}"
-            places.append(place(chart_id, label=about, height=SMALL, title=method, unit="PQ index"))
-        parts += [tag("h4", "PQ index, a line per seed"), _phase_key(), side_by_side(*places)]
-    return Section("rounds", "Round by round", joined(parts), charts)
+    blocks: list[Block] = [_introduction(curves, total)]
+    for number, panel in enumerate(dict.fromkeys(curve.panel for curve in curves)):
+        blocks += _panel_blocks(data, number, panel, [curve for curve in curves if curve.panel == panel])
+    return Section("rounds", "Round by round", blocks)
 
 
-def _introduction(walks: Sequence[Walk], total: int) -> Html:
-    read = len(walks)
-    some = f" Read were {read} of {total} trials, the lowest seeds first." if read < total else ""
-    stopped = SURVIVED if any(walk.was_stopped for walk in walks) else ""
-    return paragraph(
+def _introduction(curves: Sequence[TrialCurve], total: int) -> Paragraph:
+    survivors = SURVIVORS_NOTE if any(curve.was_stopped for curve in curves) else ""
+    limit = (
+        f" Read were {len(curves)} of {total} trials, the lowest seeds first." if len(curves) < total else ""
+    )
+    return Paragraph(
         "Accuracy after each round against what remains, means over the seeds that ran the round. "
-        f"{stopped}The PQ index (p = 0.5, q = 1) of "
+        f"{survivors}The PQ index (p = 0.5, q = 1) of "
         "the retrained network falls while pruning regularises, rises when it begins to underfit, and falls "
         "again when it collapses (Diao et al., ICLR 2023); where no turning point is confirmed, no phase is "
-        "claimed." + some
+        f"claimed.{limit}"
     )
 
 
-def _phase_key() -> Html:
-    return tag("ul", *(tag("li", glyph, " ", name) for name, (_, glyph) in PHASES.items()), class_="key")
+def _panel_blocks(data: ReportData, number: int, panel: str, curves: Sequence[TrialCurve]) -> Iterator[Block]:
+    by_method: dict[str, list[TrialCurve]] = {}
+    for curve in curves:
+        by_method.setdefault(curve.method, []).append(curve)
+    yield Heading(panel)
+    if not can_label_ends(list(by_method)):
+        yield Legend({method: data.styles[method] for method in by_method})
+    figure = _accuracy_figure(by_method, data.styles)
+    label = f"Test accuracy against sparsity, round by round: {panel}"
+    yield Charts([Chart(f"rounds-accuracy-{number}", figure, label, LARGE, unit=ACCURACY)])
+    yield Heading("PQ index, a line per seed", level=4)
+    yield Legend({phase: glyph for phase, (_, glyph) in PHASES.items()})
+    values = [value for curve in curves for value in curve.values("pq_index")]
+    margin = 0.06 * (max(values) - min(values)) or 0.01
+    axis = Axis(range=(min(values) - margin, max(values) + margin))  # one for all methods, to compare them
+    charts = []
+    for index, (method, group) in enumerate(by_method.items()):
+        figure = {
+            "data": [_pq_trace(curve, data.styles[method]) for curve in group],
+            "layout": make_layout(Axis("round (0: dense)"), axis),
+        }
+        label = f"PQ index over rounds: {method}, {panel}"
+        charts.append(Chart(f"rounds-pq-{number}-{index}", figure, label, SMALL, method, "PQ index"))
+    yield Charts(charts)
 
 
-def _candidates(swept: Swept) -> tuple[list[tuple[str, str, Mapping[str, Any]]], int]:
-    """(panel, method, row) of trials to read, the lowest seeds first, and how many there would be."""
-    found: list[tuple[str, str, Mapping[str, Any]]] = []
-    for panel in swept.panels[:MOST_PANELS]:
-        for method in list(dict.fromkeys(cell.method for cell in swept.of(panel))):
-            cell = swept.of(panel, method)[-1]  # the sparsest has the longest way
-            if not str(cell.rows["schedule"].iloc[0]).startswith("one_shot"):
-                rows = (*cell.trials, *swept.stopped_of(cell))
-                found += [(panel, method, row) for row in rows]
-    kept = set(list(dict.fromkeys(method for _, method, _ in found))[:MOST_METHODS])
-    shown = [one for one in found if one[1] in kept]
-    order = {seed: n for n, seed in enumerate(sorted({one[2]["seed"] for one in shown}))}
-    shown.sort(key=lambda one: order[one[2]["seed"]])  # stable: in the order of the plan within a seed
-    chosen = shown[:MOST_TRIALS]
-    return sorted(chosen, key=lambda one: found.index(one)), len(found)
+def _candidates(data: ReportData) -> tuple[list[tuple[str, str, Mapping[str, Any]]], int]:
+    """Return (panel, method, row) of the trials to read, and how many there would be without a limit."""
+    candidates: list[tuple[str, str, Mapping[str, Any]]] = []
+    for panel in data.panels[:MAX_PANELS]:
+        for method in data.methods_of(panel):
+            sparsest = data.settings_of(panel, method)[-1]  # it has the most rounds
+            if not str(sparsest.rows["schedule"].iloc[0]).startswith("one_shot"):
+                trials = (*sparsest.trials, *data.stopped_trials(sparsest))
+                candidates += [(panel, method, row) for row in trials]
+    methods = list(dict.fromkeys(method for _, method, _ in candidates))[:MAX_METHODS]
+    allowed = [n for n, (_, method, _) in enumerate(candidates) if method in methods]
+    # The lowest seeds first; the sort is stable, so that a seed's trials stay in the order of the plan.
+    lowest_seeds = sorted(allowed, key=lambda n: candidates[n][2]["seed"])[:MAX_TRIALS]
+    return [candidates[n] for n in sorted(lowest_seeds)], len(candidates)
 
 
-def _walk(swept: Swept, panel: str, method: str, row: Mapping[str, Any]) -> Walk | None:
-    run = swept.run_of(row)
-    table = swept.file(run, "rounds.json")
+def _load_curve(data: ReportData, panel: str, method: str, row: Mapping[str, Any]) -> TrialCurve | None:
+    run = data.trial_run(row)
+    table = data.load_json(run, "rounds.json")
+    is_stopped = row["status"] == "stopped"
     if run is None or table is None or not table["data"]:
         return None
-    if row["status"] != "stopped" and len(table["data"]) < FEWEST_ROUNDS:
+    if not is_stopped and len(table["data"]) < MIN_ROUNDS:
         return None
-    measured = [dict(zip(table["columns"], values, strict=True)) for values in table["data"]]
-    # Of a stopped trial `results` have no measurements, its run has those of its dense network.
-    before = run.metrics if row["status"] == "stopped" else row
-    dense = {name: before[f"ipa/{name}"] for name in MEASURED}
-    return Walk(panel, method, row, ({**dense, "phase": NOT_SEEN}, *_with_phases(dense, measured)))
+    pruned = [dict(zip(table["columns"], values, strict=True)) for values in table["data"]]
+    # `results` has no measurements of a stopped trial; its run has those of its dense network.
+    metrics = run.metrics if is_stopped else row
+    dense = {name: metrics[f"ipa/{name}"] for name in MEASUREMENTS}
+    return TrialCurve(panel, method, row, ({**dense, "phase": NOT_SEEN}, *_with_phases(dense, pruned)))
 
 
-def _with_phases(dense: Round, measured: Sequence[Round]) -> Sequence[Round]:
-    """The rounds with their phases, which the first versions did not record."""
-    if "phase" in measured[0]:
-        return measured
+def _with_phases(dense: Round, pruned: Sequence[Round]) -> Sequence[Round]:
+    """Return the rounds with their phases, which the first versions did not record."""
+    if "phase" in pruned[0]:
+        return pruned
     from pruning.phases import phases
 
-    found = phases([dense["pq_index"], *(one["pq_index"] for one in measured)])
-    return [{**one, "phase": phase} for one, phase in zip(measured, found[1:], strict=True)]
+    names = phases([dense["pq_index"], *(entry["pq_index"] for entry in pruned)])
+    return [{**entry, "phase": name} for entry, name in zip(pruned, names[1:], strict=True)]
 
 
-def _accuracy_chart(walks: Sequence[Walk], methods: Sequence[str], styles: Mapping[str, Look]) -> Spec:
-    lines = {method: list(_means([walk for walk in walks if walk.method == method])) for method in methods}
-    lowest = min(mark.y if mark.low is None else mark.low for marks in lines.values() for mark in marks)
+def _accuracy_figure(
+    by_method: Mapping[str, Sequence[TrialCurve]], styles: Mapping[str, LineStyle]
+) -> Figure:
+    lines = {method: list(_mean_points(curves)) for method, curves in by_method.items()}
+    lowest = min(min(point.bar or (point.y,)) for points in lines.values() for point in points)
     floor = 10 * ((lowest - 2) // 10)
-    bounds = (floor, 100.5) if floor >= 50 else (0.0, 102.0)
     return line_chart(
         lines,
         styles,
-        x=Axis("weights that remain, %", log=True, reversed=True),
-        y=Axis(ACCURACY, range=bounds),
-        height=TALL,
-        labelled=can_label(methods),
+        x=Axis("weights that remain, %", is_log=True, is_reversed=True),
+        y=Axis(ACCURACY, range=(floor, 100.5) if floor >= 50 else (0.0, 102.0)),
+        height=LARGE,
+        has_end_labels=can_label_ends(list(by_method)),
     )
 
 
-def _means(walks: Sequence[Walk]) -> Iterator[Mark]:
-    """One mark per round, the mean of all trials that ran it, by what remains in percent.
+def _mean_points(curves: Sequence[TrialCurve]) -> Iterator[Point]:
+    """Yield the mean of each round, over the trials that ran it, at the percent of weights that remain.
 
-    Hollow where other trials were stopped before it.
+    A point is hollow where other trials were stopped before its round.
     """
-    for number in range(max(len(walk.steps) for walk in walks)):
-        there = [walk for walk in walks if number < len(walk.steps)]
-        mean, low, high = spread([walk.of("accuracy")[number] for walk in there])
-        x = 100 - 100 * sum(walk.of("sparsity")[number] for walk in there) / len(there)
-        if x <= 0:  # no place on a logarithmic axis
+    for number in range(max(len(curve.rounds) for curve in curves)):
+        survivors = [curve for curve in curves if number < len(curve.rounds)]
+        mean, low, high = (100 * end for end in spread([c.values("accuracy")[number] for c in survivors]))
+        x = 100 - 100 * sum(curve.values("sparsity")[number] for curve in survivors) / len(survivors)
+        if x <= 0:  # a logarithmic axis has no place for it
             return
-        said = [f"round {number}" if number else "dense", f"{x:.1f}% remain", f"accuracy {100 * mean:.1f}%"]
-        has_lost = any(walk.was_stopped for walk in walks if number >= len(walk.steps))
-        if has_lost:
-            said.append(f"{SURVIVORS} {len(there)} of {len(walks)} seeds, the others were stopped before it")
-        has_bar = len(there) > 1
-        bottom, top = (100 * low, 100 * high) if has_bar else (None, None)
-        yield Mark(x, 100 * mean, bottom, top, tuple(said), has_lost)
+        lines = [f"round {number}" if number else "dense", f"{x:.1f}% remain", f"accuracy {mean:.1f}%"]
+        is_hollow = any(curve.was_stopped for curve in curves if number >= len(curve.rounds))
+        if is_hollow:
+            count = f"{len(survivors)} of {len(curves)} seeds"
+            lines.append(f"{SURVIVORS} {count}, the others were stopped before it")
+        yield Point(x, mean, (low, high) if len(survivors) > 1 else None, tuple(lines), is_hollow)
 
 
-def _pq_range(walks: Sequence[Walk]) -> tuple[float, float]:
-    """One for all methods of a network, so that their charts can be compared."""
-    values = [value for walk in walks for value in walk.of("pq_index")]
-    air = 0.06 * (max(values) - min(values)) or 0.01
-    return min(values) - air, max(values) + air
-
-
-def _pq_chart(walks: Sequence[Walk], look: Look, *, bounds: tuple[float, float]) -> Spec:
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "x": list(range(len(walk.steps))),
-            "y": walk.of("pq_index"),
-            "text": [walk.said(number) for number in range(len(walk.steps))],
-            "hovertemplate": "%{text}<extra></extra>",
-            "line": {"color": look.colour, "width": 1},
-            "marker": {
-                "symbol": [PHASES.get(phase, PHASES[NOT_SEEN])[0] for phase in walk.phases],
-                "size": 6,
-                "color": look.colour,
-            },
-            "cliponaxis": False,
-        }
-        for walk in walks
-    ]
-    return {"data": data, "layout": layout(Axis("round (0: dense)"), Axis("PQ index", range=bounds))}
+def _pq_trace(curve: TrialCurve, style: LineStyle) -> Figure:
+    seed = int(curve.row["seed"])
+    return {
+        "type": "scatter",
+        "x": list(range(len(curve.rounds))),
+        "y": curve.values("pq_index"),
+        "text": [
+            hover_text((f"seed {seed}, round {n}", f"PQ index {entry['pq_index']:.3f}", entry["phase"]))
+            for n, entry in enumerate(curve.rounds)
+        ],
+        "line": {"color": style.colour, "width": 1},
+        "marker": {
+            "symbol": [PHASES.get(entry["phase"], PHASES[NOT_SEEN])[0] for entry in curve.rounds],
+            "size": 6,
+            "color": style.colour,
+        },
+    }

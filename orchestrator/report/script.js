@@ -1,7 +1,7 @@
 // Draws the charts of the report, in the page's colours: by day, by night and on paper.
 (() => {
   "use strict";
-  const specs = JSON.parse(document.getElementById("charts").textContent);
+  const { template, figures } = JSON.parse(document.getElementById("charts").textContent);
   const night = matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
 
@@ -12,7 +12,7 @@
     return Object.fromEntries(names.map((name) => ["theme:" + name, colour(name)]));
   };
 
-  // Colours stand in places of their own, and inside the styled glyphs of labels.
+  // A colour is a whole string, or in the style of a label's glyph; texts are never searched for one.
   const themed = (value, colours) => {
     if (typeof value === "string") {
       if (value in colours) return colours[value];
@@ -28,23 +28,23 @@
 
   const draw = () => {
     const colours = palette();
-    for (const [id, spec] of Object.entries(specs)) {
-      const place = document.getElementById(id);
-      const waiting = place.querySelector(".waiting");
-      if (waiting) waiting.remove();
-      const drawn = themed(spec, colours);
-      const size = { width: place.clientWidth, height: place.clientHeight };
-      Plotly.react(place, drawn.data, { ...drawn.layout, ...size }, { displayModeBar: false });
+    const look = themed(template, colours);
+    for (const [id, figure] of Object.entries(figures)) {
+      const element = document.getElementById(id);
+      element.querySelector(".waiting")?.remove();
+      const { data, layout } = themed(figure, colours);
+      const size = { width: element.clientWidth, height: element.clientHeight };
+      Plotly.react(element, data, { ...layout, ...size, template: look }, { displayModeBar: false });
     }
   };
 
-  let later = 0;
+  let timer = 0;
   let width = root.clientWidth;
   addEventListener("resize", () => {
     if (root.clientWidth === width || root.classList.contains("paper")) return;
     width = root.clientWidth;
-    clearTimeout(later);
-    later = setTimeout(draw, 150);
+    clearTimeout(timer);
+    timer = setTimeout(draw, 150);
   });
   const onPaper = (on) => { root.classList.toggle("paper", on); draw(); };
   addEventListener("beforeprint", () => onPaper(true));

@@ -1,4 +1,4 @@
-"""A criterion of a third party: the decorator is all there is to it."""
+"""A criterion in a package of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pruning.criteria import Scene, criteria
 from pruning.masking import Scores
 
 
-@criteria.register(summary="the largest weights leave first: the worst that one can do")
+@criteria.register(summary="removes the largest weights first: the worst choice, for comparison")
 def largest_first(scene: Scene) -> Scores:
-    """-|w|; larger stays."""
+    """Return -|w| for every weight; the lowest scores are removed."""
     return {name: -weight.double().abs() for name, weight in scene.weights.items()}

@@ -1,1 +1,1 @@
-"""Parts of a third party: each is found by its entry point in pyproject.toml."""
+"""Plug-ins; pyproject.toml has an entry point for each."""

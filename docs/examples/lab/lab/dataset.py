@@ -1,4 +1,4 @@
-"""A data set: what is known of it without its files, and a function that reads them."""
+"""A data set: its description, and a function that reads its files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ TRAIN, TEST = 400, 100
 
 
 def read(data_dir: Path) -> Raw:
-    """Bright bars on noise, standing (0) or lying (1). One that needs files takes them from `data_dir`.
+    """Return images of bright bars on noise, vertical (0) or horizontal (1).
 
-    The last TEST images are the test set. Where a file is missing, raise a DataError that says what to do.
+    The last TEST images are the test set. A data set with files reads them from `data_dir`. If a file
+    is missing, it raises a DataError that says what to do.
     """
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     labels = np.arange(TRAIN + TEST) % 2
-    images = draw.integers(0, 128, size=(TRAIN + TEST, 1, 8, 8), dtype=np.uint8)
-    for image, label, place in zip(images, labels, draw.integers(0, 8, TRAIN + TEST), strict=True):
-        bar = image[0, :, place] if label == 0 else image[0, place]
+    images = rng.integers(0, 128, size=(TRAIN + TEST, 1, 8, 8), dtype=np.uint8)
+    for image, label, index in zip(images, labels, rng.integers(0, 8, TRAIN + TEST), strict=True):
+        bar = image[0, :, index] if label == 0 else image[0, index]
         bar[:] = 255
-    return Raw(images, labels.astype(np.int64), TEST, ("standing", "lying"))
+    return Raw(images, labels.astype(np.int64), TEST, ("vertical", "horizontal"))
 
 
-# A tenth of what is not for the test is for validation.
+# A tenth of the images outside the test set is for validation.
 BARS = DatasetInfo("bars", "bars on noise", (1, 8, 8), 2, TRAIN * 9 // 10, TRAIN // 10, TEST, read=read)

@@ -1,4 +1,4 @@
-"""A model: a function from the shape of an image and the number of classes to a network."""
+"""A model: a function of the image shape and the number of classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Maxout(nn.Module):
-    """One hidden layer, whose units are the largest of several linear ones."""
+    """One hidden layer; each unit is the maximum of several linear units."""
 
     def __init__(self, features: int, units: int, pieces: int, num_classes: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Maxout(nn.Module):
 def maxout(
     input_shape: tuple[int, int, int], num_classes: int, *, units: int = 32, pieces: int = 2
 ) -> nn.Module:
-    """A maxout network with one hidden layer; Goodfellow et al., ICML 2013."""
+    """A maxout network with one hidden layer (Goodfellow et al., ICML 2013)."""
     if units < 1 or pieces < 1:
         raise ValueError(f"units is {units} and pieces is {pieces}; give 1 or more of each")
     return Maxout(prod(input_shape), units, pieces, num_classes)

@@ -1,4 +1,4 @@
-"""A schedule: how many more units of each pool leave at a round."""
+"""A schedule: how many units of each pool are removed at a round."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pruning.schedules import remaining, schedules
 from pruning.step import Pools
 
 
-@schedules.register(summary="half of what is still to go, at every round")
+@schedules.register(summary="removes half of the remaining amount at every round")
 def halve(pools: Pools, *, amount: float, round: int, rounds: Annotated[int, Between(1, 100)] = 4) -> Tensor:
-    """Half of the rest, rounded up, at each round but the last, which lands on the amount exactly."""
-    rest = remaining(pools, amount)
-    return rest if round >= rounds else (rest + 1) // 2
+    """Return half of the remaining count, rounded up; all of it at the last round."""
+    count = remaining(pools, amount)
+    return count if round >= rounds else (count + 1) // 2

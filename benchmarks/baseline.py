@@ -1,10 +1,11 @@
-"""The peer of `benchmarks.sweeps`: what a good user writes with Ray Tune, MLflow and torch's own pruning.
+"""The baseline of `benchmarks.sweeps`: a good script with Ray Tune, MLflow and torch's own pruning.
 
-    python benchmarks/peer.py FOLDER
+    python benchmarks/baseline.py FOLDER
 
-Digits, a 64-256-256-10 network, two methods by 13 amounts, 10 epochs dense and 3 after pruning; actors are
-used again, requirements are given, one thread a trial, and a model that can be loaded for every trial. The
-store is FOLDER/mlflow.db; the last line on stdout is JSON: the number of models, and accuracies by amount.
+It trains a 64-256-256-10 network on digits: two methods by 13 amounts, 10 epochs dense and 3 after pruning.
+It reuses actors, passes the requirements, uses one thread a trial, and logs a loadable model for every
+trial. The store is FOLDER/mlflow.db. The last line on stdout is JSON: the number of models, and accuracies
+by amount.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ EPOCHS, FINETUNE, BATCH, LR = 10, 3, 64, 1e-3
 Split = tuple[torch.Tensor, torch.Tensor]
 
 
-def data() -> tuple[Split, Split]:
+def load_data() -> tuple[Split, Split]:
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(
         images.astype("float32") / 16, labels, test_size=0.2, stratify=labels, random_state=0
@@ -59,7 +60,7 @@ def accuracy(net: nn.Module, split: Split) -> float:
     return float((net(images).argmax(1) == labels).float().mean())
 
 
-def cut(net: nn.Module, method: str, amount: float) -> None:
+def prune_layers(net: nn.Module, method: str, amount: float) -> None:
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
     if method == "weight":
         for layer in layers:
@@ -69,15 +70,15 @@ def cut(net: nn.Module, method: str, amount: float) -> None:
             prune.ln_structured(layer, "weight", amount, n=2, dim=0)
 
 
-def trial(config: dict[str, Any]) -> None:
+def run_trial(config: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    train_split, test_split = data()
+    train_split, test_split = load_data()
     net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     train(net, train_split, epochs=EPOCHS)
     dense = accuracy(net, test_split)
     if config["amount"]:
-        cut(net, config["method"], config["amount"])
+        prune_layers(net, config["method"], config["amount"])
     train(net, train_split, epochs=FINETUNE)
     for layer in net.modules():
         if isinstance(layer, nn.Linear) and prune.is_pruned(layer):
@@ -95,8 +96,8 @@ def main() -> None:
     client = MlflowClient(uri)
     client.create_experiment("models", artifact_location=(folder / "artifacts").as_uri())
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    found = tune.Tuner(
-        trial,
+    results = tune.Tuner(
+        run_trial,
         param_space={
             "method": tune.grid_search(list(METHODS)),
             "amount": tune.grid_search(list(AMOUNTS)),
@@ -111,7 +112,7 @@ def main() -> None:
     ).fit()
     ray.shutdown()
     by_amount = {amount: [] for amount in AMOUNTS}
-    for result in found:
+    for result in results:
         by_amount[result.config["amount"]].append(result.metrics["accuracy"])
     experiment = client.get_experiment_by_name("models").experiment_id
     models = len(client.search_logged_models([experiment]))
