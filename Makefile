@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 FLOORS := .venv-floors
 KILLS ?= 200
+SECONDS ?= 600
 SEED ?= 1
 
 .DEFAULT_GOAL := help
@@ -22,13 +23,16 @@ sweep: $(STAMP)  ## the quickstart sweep: real results and a picture in a minute
 
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## the tests, fast ones first, then those that start sweeps, servers and browsers
-	$(BIN)/pytest -n $(WORKERS) -m "not slow"
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not long"
+	failed=0; \
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" || failed=1; \
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not long" || failed=1; \
+	exit $$failed
 
 test-long: export OMP_NUM_THREADS := 1
-test-long: $(STAMP)  ## a night: the longest tests, ten minutes of the fuzzer, KILLS=200 random kills from SEED=1
+test-long: $(STAMP)  ## a night: the longest tests, all laws at length, SECONDS=600 of the fuzzer, KILLS=200 random kills
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
-	$(BIN)/python -m tests.fuzz --seconds 600
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --hypothesis-profile many -m "hypothesis and not slow"
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 	$(BIN)/python tests/endurance --kills $(KILLS) --seed $(SEED)
 
 test-floors: export OMP_NUM_THREADS := 1

@@ -3,33 +3,77 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-# Before torch is imported anywhere: oversubscribed threads cost more than ten times, and change bits.
-os.environ["OMP_NUM_THREADS"] = "1"
-# An MLflow server starts half a dozen processes for jobs that nothing here has.
-os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from recorded import Store
+    from server import Server
+
+# Nothing else of the caller's shell reaches a test or a process that one starts: NO_COLOR, COLUMNS, LC_ALL,
+# PYTHONWARNINGS, a proxy, MLFLOW_TRACKING_URI or RAY_ADDRESS would each change what is printed or done.
+INHERITED = re.compile(
+    "PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|LD_LIBRARY_PATH|FUZZ_SECONDS|(CUDA|NVIDIA|PYTEST_XDIST)_.*"
+)
+CACHES = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+for variable in [name for name in os.environ if not INHERITED.fullmatch(name)]:
+    del os.environ[variable]
+os.environ |= {
+    "LANG": "C.UTF-8",
+    "PYTHONPATH": str(Path(__file__).parent.parent),  # a child tests this tree, whichever is installed
+    "XDG_CACHE_HOME": CACHES,  # matplotlib's list of fonts takes seconds to make
+    # Before torch is imported anywhere: oversubscribed threads cost more than ten times, and change bits.
+    "OMP_NUM_THREADS": "1",
+    # An MLflow server starts half a dozen processes for jobs that nothing here has.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 OUTSIDE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATE_DATA_DIR", "ORCHESTRATE_STATE_DIR")
 
-settings.register_profile("project", deadline=None, max_examples=50, derandomize=True)
-settings.load_profile("project")
+settings.register_profile("few", deadline=None, max_examples=15, derandomize=True)
+settings.register_profile("many", settings.get_profile("few"), max_examples=60)  # make test-long
+settings.load_profile("few")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _empty_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No data sets, no results that wait for a store, no settings of the person who runs the tests."""
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(autouse=True)
-def _no_outside_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what MLflow, Ray or an earlier test of this process set."""
     for name in OUTSIDE:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """An empty store for a module's recorded runs."""
+    from recorded import Store
+
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`mlflow server --serve-artifacts`, for tests that do not stop it."""
+    from server import Server
+
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
 
 
 def _allowed_seconds(item: pytest.Item) -> float:

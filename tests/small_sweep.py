@@ -36,12 +36,11 @@ def sweeping(folder: Path, uri: str | None = None) -> Iterator[subprocess.Popen[
     """A sweep under way, its store in the folder unless `uri` says where; what it says goes to log.txt."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{NAME}.yaml").write_text(SPACE)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
-    clean |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ORCHESTRATE_STATE_DIR": str(folder / "state")}
-    clean |= {} if uri is None else {"MLFLOW_TRACKING_URI": uri}
+    environment = {**os.environ, "ORCHESTRATE_STATE_DIR": str(folder / "state")}
+    environment |= {} if uri is None else {"MLFLOW_TRACKING_URI": uri}
     command = [sys.executable, "-m", "orchestrator.cli", "sweep", "--space", str(folder / f"{NAME}.yaml")]
     with (folder / "log.txt").open("a") as log:
-        process = subprocess.Popen(command, cwd=folder, env=clean, stdout=log, stderr=log, text=True)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, text=True)
         try:
             yield process
         finally:

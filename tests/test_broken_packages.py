@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import forked
 import pytest
 from python_process import python
 
@@ -64,15 +65,14 @@ def install(folder: Path, code: str, target: str, *, name: str = "faulty") -> Pa
 
 
 def orchestrate(site: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; sys.argv[0] = 'orchestrate'; from orchestrator.cli import main; main()"
-    return python("-c", code, *words, cwd=site.parent, site=site, more=environment)
+    return forked.orchestrate(*words, cwd=site.parent, site=site, **environment)
 
 
 def test_one_warning_for_each_and_an_error_where_one_is_asked_for(tmp_path: Path) -> None:
     for number, (code, target, _) in enumerate(FAULTS.values()):
         site = install(tmp_path, code, target, name=f"faulty{number}")
     asked = [f"{axis}=faulty{number}" for axis in sorted(AXES) for number in range(len(FAULTS))]
-    done = python("-c", ASK_ALL, json.dumps(asked), cwd=site.parent, site=site)
+    done = forked.python(ASK_ALL, json.dumps(asked), cwd=site.parent, site=site)
     assert done.returncode == 0, done.stderr
     reasons = {f"faulty{number}": reason for number, (_, _, reason) in enumerate(FAULTS.values())}
     warnings = sorted(done.stderr.splitlines())
@@ -144,7 +144,7 @@ def test_of_a_list_of_parts_that_cannot_be_read_the_package_is_named(
         (("list", "models"), 0, "warning"),
         (("plan", "--space", "quickstart"), 4, "error"),
     ):
-        done = orchestrate(site, *words)
+        done = python("-m", "orchestrator.cli", *words, cwd=site.parent, site=site)
         assert done.returncode == exit_code, done.stderr
         last = done.stderr.splitlines()[-1]
         assert last.startswith(f"{kind}{text_of}")
@@ -175,5 +175,5 @@ def part(input_shape: Shape, num_classes: int, *, width: Width = 3) -> Network:
     assert "option width: " in done.stdout
     assert "types are known to its checker alone" in done.stdout
     build = "import models; net = models.build('faulty(width=5)', input_shape=(1, 8, 8), num_classes=2)"
-    done = python("-c", f"{build}; print(len(net[1].bias))", cwd=site.parent, site=site)
+    done = forked.python(f"{build}; print(len(net[1].bias))", cwd=site.parent, site=site)
     assert done.stdout == "5\n"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import forked
 import psutil
 import pytest
 from import_times import imported
@@ -24,7 +25,6 @@ from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import RunRecord, Tracker
 
 ROOT = Path(__file__).parent.parent
-OUTSIDE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATE_DATA_DIR", "ORCHESTRATE_DEBUG")
 TINY = """\
 version: 1
 about: Two techniques on a small network.
@@ -42,16 +42,11 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "orchestrator.cli", *words]
 
 
-def environment() -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
-    return {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
 def started(*words: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*words),
         cwd=cwd,
-        env={**environment(), **extra},
+        env={**os.environ, **extra},
         capture_output=True,
         text=True,
         timeout=300,
@@ -388,13 +383,15 @@ class Ended:
 
 
 def watched(*words: str, cwd: Path) -> Ended:
-    with (cwd / "out.txt").open("w") as out, (cwd / "err.txt").open("w") as err:
-        process = subprocess.Popen(command(*words), cwd=cwd, env=environment(), stdout=out, stderr=err)
-        ray = False
-        while process.poll() is None:
-            ray |= has_ray(process.pid)
-            time.sleep(0.1)
-    return Ended(process.returncode, (cwd / "out.txt").read_text(), (cwd / "err.txt").read_text(), ray)
+    streams = cwd / "out.txt", cwd / "err.txt"
+    for stream in streams:
+        stream.unlink(missing_ok=True)
+    process = forked.start_python(forked.CLI, *words, cwd=cwd, streams=streams)
+    ray = False
+    while process.is_alive():
+        ray |= has_ray(process.pid)
+        process.join(0.1)
+    return Ended(process.exitcode, *(stream.read_text() for stream in streams), ray)
 
 
 def has_ray(pid: int) -> bool:

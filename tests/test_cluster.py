@@ -7,11 +7,9 @@ Ray are empty: what a worker there needs, it must get through Ray and the server
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,6 +20,7 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from server import Server
 
 import orchestrator
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
@@ -52,15 +51,8 @@ axes:
 train: {epochs: 25}
 recover: finetune(epochs=10)
 """
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
 # The second node's own disk: tmpfs over what the driver, the store and Ray have on this one.
 ELSEWHERE = 'for place in "$@"; do mount -t tmpfs none "$place" || exit 9; done; cd /; exec $START'
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager
@@ -79,21 +71,8 @@ def process(words: list[str], **options: object) -> Iterator[subprocess.Popen[by
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An MLflow server that gives out files, too."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    words += ["--workers", "1", "--serve-artifacts", "--artifacts-destination", str(folder / "files")]
-    words += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    uri = f"http://127.0.0.1:{port}"
-    with process(words, cwd=folder, env=CLEAN) as found:
-        for _ in range(600):
-            with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
-                assert answer.status == 200
-                break
-            assert found.poll() is None
-            time.sleep(0.5)
-        yield uri
+def uri(server: Server) -> str:
+    return server.uri
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +81,6 @@ def head() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
-        patch.setenv("PYTHONPATH", str(ROOT))
         cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         yield cluster.address
         cluster.shutdown()
@@ -113,7 +91,7 @@ def second_node(address: str, *hidden: Path, hostname: str = "") -> Iterator[Non
     """Another node on this machine, with one CPU; `hidden` folders are empty for it."""
     start = f"{Path(sys.executable).parent / 'ray'} start --address={address} --num-cpus=1 --block"
     start += " --node-ip-address=127.0.0.3"
-    environment = {**CLEAN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "PYTHONPATH": str(ROOT), "START": start}
+    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "START": start}
     words = start.split()
     if os.geteuid() == 0:
         named = f"hostname {hostname}; " if hostname else ""
@@ -141,7 +119,7 @@ def orchestrate(*words: str, cwd: Path, **environment: str) -> subprocess.Comple
     return subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", *words],
         cwd=cwd,
-        env={**CLEAN, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=900,
@@ -155,23 +133,23 @@ def trials(uri: str) -> list[RunRecord]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
 def test_two_nodes_that_share_nothing_but_the_network(
-    server: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = tmp_path / "driver"
     temporary = driver / "tmp"
     temporary.mkdir(parents=True)
     (driver / "space.yaml").write_text(SPACE)
-    settings = {"MLFLOW_TRACKING_URI": server, "RAY_ADDRESS": head, "TMPDIR": str(temporary)}
+    settings = {"MLFLOW_TRACKING_URI": uri, "RAY_ADDRESS": head, "TMPDIR": str(temporary)}
     with second_node(head, tmp_path.parent, Path("/tmp/ray")):  # the server's folder is below the first
         done = orchestrate("sweep", "--space", "space.yaml", "--device", "cpu", cwd=driver, **settings)
     assert done.returncode == 0, done.stderr
     assert f"{TRIALS} trials, {TRIALS + 4} runs made" in done.stdout
     assert not (driver / "mlruns").exists()
 
-    found = trials(server)
+    found = trials(uri)
     assert len(found) == TRIALS
     assert len({row.tags["node"] for row in found}) == 2
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     table = orchestrator.results("space")
     assert list(table["status"]) == ["finished"] * TRIALS
     net, _ = orchestrator.load(f"runs:/{found[0].run_id}")
@@ -187,21 +165,21 @@ def needs(
     return NodeRequirements(code or source_digest(), uri, root, datasets, data_dir)
 
 
-def test_a_node_that_cannot_do_its_part_is_named(server: str, head: str, tmp_path: Path) -> None:
+def test_a_node_that_cannot_do_its_part_is_named(uri: str, head: str, tmp_path: Path) -> None:
     wanted = cluster_resources("cpu", head)
-    good = needs(server, "mlflow-artifacts:/1", "digits")
+    good = needs(uri, "mlflow-artifacts:/1", "digits")
     with cluster_for_sweep(wanted, good):
         assert ray.is_initialized()
     assert not ray.is_initialized()
     with (
         pytest.raises(ClusterError, match=r"node \S+ \(\S+\) .* another version of the code"),
-        cluster_for_sweep(wanted, needs(server, "mlflow-artifacts:/1", code="0" * 64)),
+        cluster_for_sweep(wanted, needs(uri, "mlflow-artifacts:/1", code="0" * 64)),
     ):
         pass
     with (
         pytest.raises(ClusterError, match=r"node \S+ \(\S+\) .*: mnist: .*absent"),
         cluster_for_sweep(
-            wanted, needs(server, "mlflow-artifacts:/1", "mnist", data_dir=str(tmp_path / "absent"))
+            wanted, needs(uri, "mlflow-artifacts:/1", "mnist", data_dir=str(tmp_path / "absent"))
         ),
     ):
         pass
@@ -227,9 +205,9 @@ def test_a_store_on_this_disk_is_refused_for_a_node_on_another_host(head: str, t
 
 
 @pytest.mark.long
-def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, tmp_path: Path) -> None:
+def test_the_trials_of_a_lost_node_are_done_on_another(uri: str, head: str, tmp_path: Path) -> None:
     (tmp_path / "lost.yaml").write_text(SPACE)
-    tracker = Tracker(server, "lost")
+    tracker = Tracker(uri, "lost")
 
     def on_the_second() -> bool:
         with suppress(StoreError):
@@ -243,7 +221,7 @@ def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, t
         "train.epochs=60",
     ]  # so that the first node has not done all of it before the second begins
     done: list[subprocess.CompletedProcess[str]] = []
-    sweep = Thread(target=lambda: done.append(orchestrate(*words, cwd=tmp_path, MLFLOW_TRACKING_URI=server)))
+    sweep = Thread(target=lambda: done.append(orchestrate(*words, cwd=tmp_path, MLFLOW_TRACKING_URI=uri)))
     with second_node(head):
         sweep.start()
         while not on_the_second():
@@ -258,10 +236,10 @@ def test_the_trials_of_a_lost_node_are_done_on_another(server: str, head: str, t
 
 
 @pytest.mark.long
-def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(server: str) -> None:
+def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(uri: str) -> None:
     """Tune ends the whole experiment there. Here the monitor finds every worker too large."""
-    initialise(server)
-    sweep = Tracker(server, "memory").start("sweep", "memory", tags={}).run_id
+    initialise(uri)
+    sweep = Tracker(uri, "memory").start("sweep", "memory", tags={}).run_id
     dense = DenseConfig("slp", "digits", 64, 0, Train(epochs=100_000), Numerics())
     trial = TrialConfig(dense, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
     points = [
@@ -272,7 +250,7 @@ def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(server: st
     cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "_system_config": config})
     try:
         with connect_cluster(cluster.address):
-            here = WorkerSettings(server, "memory", sweep, None, install_path())
+            here = WorkerSettings(uri, "memory", sweep, None, install_path())
             ended = run_experiment(
                 points, here, replace(cluster_resources("cpu", cluster.address), retries=1), reused=0
             )

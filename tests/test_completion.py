@@ -54,7 +54,7 @@ def typed(shell: str, line: str, cwd: Path, **extra: str) -> subprocess.Complete
         "fish": {"_TYPER_COMPLETE_ARGS": " ".join(words), "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
     }[shell]
     code = "import sys; sys.argv = ['orchestrate']; from orchestrator.cli import main; main()"
-    asked |= {"PYTHONPATH": str(ROOT), "_ORCHESTRATE_COMPLETE": f"complete_{shell}"}
+    asked |= {"_ORCHESTRATE_COMPLETE": f"complete_{shell}"}
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -140,7 +140,7 @@ def test_a_real_bash_completes(folder: Path) -> None:
             "-c",
             "import sys; sys.argv[0] = 'orchestrate'; from orchestrator.cli import main; main()",
         ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "_ORCHESTRATE_COMPLETE": "source_bash"},
+        env={**os.environ, "_ORCHESTRATE_COMPLETE": "source_bash"},
         capture_output=True,
         text=True,
         check=True,
@@ -157,7 +157,6 @@ complete -p orchestrate"""
     done = subprocess.run(
         [bash, "--norc", "-c", typed],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,

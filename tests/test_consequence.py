@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 from torch import nn
+from trained import Trained, digits
 
 import pruning
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.data import loading
-from orchestrator.trial.context import NetworkState
 from orchestrator.trial.macs import profile
 from orchestrator.trial.measurement import MeasuredRound
-from orchestrator.trial.run import run_dense, run_trial
+from orchestrator.trial.run import run_trial
 
 # 64 inputs, 40 and 20 neurons, 10 classes; 90% of the neurons leave 4 and 2.
 MACS = 64 * 40 + 40 * 20 + 20 * 10
@@ -27,19 +24,9 @@ def config(model: str) -> DenseConfig:
     return DenseConfig(model, "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
 
 
-@cache
-def trained(model: str) -> NetworkState:
-    return run_dense(config(model), loading.load_dataset("digits")).last.state
-
-
-class Shelf:
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        return trained(config.model)
-
-
 def pruned(model: str, prune: Prune) -> MeasuredRound:
     trial = TrialConfig(config(model), prune, "none", "x")
-    return run_trial(trial, loading.load_dataset("digits"), store=Shelf()).last
+    return run_trial(trial, digits(), store=Trained()).last
 
 
 def mlp(*, bias: bool) -> str:

@@ -276,7 +276,7 @@ def test_on_a_real_terminal_nothing_is_obeyed(tmp_path: Path) -> None:
     process = os.posix_spawn(
         sys.executable,
         words,
-        {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        {**os.environ, "TERM": "xterm"},
         file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1), (os.POSIX_SPAWN_DUP2, writer, 2)],
     )
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache, partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from trained import Trained, digits, trained
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.data import loading
 from orchestrator.training.loop import TrainingHooks, cross_entropy
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import stages
@@ -21,7 +20,6 @@ from orchestrator.trial.run import run_trial
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 PRUNE = Prune("magnitude", "weight", "layer", "one_shot", 0.5)
-digits = cache(partial(loading.load_dataset, "digits"))
 
 IMAGES, LABELS = (
     torch.randn(6, 5, generator=torch.Generator().manual_seed(0)),
@@ -106,19 +104,13 @@ def test_bad_options(options: str) -> None:
 # ---- in a walk
 
 
-@cache
 def dense() -> NetworkState:
-    return stages.dense(make_context(DENSE, digits()))
-
-
-class Shelf:
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        return dense()
+    return trained(DENSE).last.state
 
 
 def walk(distill: str, prepare: str = "none", recover: str = "finetune(epochs=1)") -> NetworkState:
     config = TrialConfig(DENSE, PRUNE, recover, "weight", prepare=prepare, distill=distill)
-    return run_trial(config, digits(), store=Shelf()).last.state
+    return run_trial(config, digits(), store=Trained()).last.state
 
 
 def test_the_teachers_forward_passes_are_charged() -> None:

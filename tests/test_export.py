@@ -29,11 +29,6 @@ from orchestrator.storage.model_spec import ModelSpec
 from pruning.architecture import resize
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 def by_torch(path: Path, images: Tensor) -> Tensor:
     logits: Tensor = torch.export.load(path).module()(images)
     return logits

@@ -7,9 +7,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
-from python_process import python
 
 from orchestrator.errors import SpaceError
 from orchestrator.space.catalog import names
@@ -102,13 +102,13 @@ def lab(tmp_path: Path) -> Path:
 
 
 def test_it_prunes(installed: Path, tmp_path: Path) -> None:
-    done = python("-c", PRUNE, cwd=tmp_path, site=installed)
+    done = forked.python(PRUNE, cwd=tmp_path, site=installed)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "removes the largest weights first: the worst choice, for comparison\n"
 
 
 def test_the_command_line_lists_it(installed: Path, tmp_path: Path) -> None:
-    done = python("-m", "orchestrator.cli", "list", "criteria", cwd=tmp_path, site=installed)
+    done = forked.orchestrate("list", "criteria", cwd=tmp_path, site=installed)
     found = [tuple(line.split(maxsplit=1)) for line in done.stdout.splitlines()]
     about = "removes the largest weights first: the worst choice, for comparison"
     assert set(found) - set(names("criteria")) == {("largest_first", about)}
@@ -117,7 +117,7 @@ def test_the_command_line_lists_it(installed: Path, tmp_path: Path) -> None:
 
 def test_a_space_may_use_it_and_it_is_a_near_name_like_any_other(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
-    done = python("-c", READ, cwd=tmp_path, site=installed)
+    done = forked.python(READ, cwd=tmp_path, site=installed)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first == "('largest_first', 'magnitude')"
@@ -138,16 +138,16 @@ def test_a_space_may_use_it_and_it_is_a_near_name_like_any_other(installed: Path
     ],
 )
 def test_the_lab_is_listed_and_shown(lab: Path, tmp_path: Path, kind: str, name: str, about: str) -> None:
-    done = python("-m", "orchestrator.cli", "list", kind, cwd=tmp_path, site=lab)
+    done = forked.orchestrate("list", kind, cwd=tmp_path, site=lab)
     found = [tuple(line.split(maxsplit=1)) for line in done.stdout.splitlines()]
     assert set(found) - set(names(kind)) == {(name, about)}
-    shown = python("-m", "orchestrator.cli", "show", name, cwd=tmp_path, site=lab)
+    shown = forked.orchestrate("show", name, cwd=tmp_path, site=lab)
     assert f" {name}: {about}\n" in shown.stdout
 
 
 @pytest.mark.slow
 def test_a_space_of_the_lab_is_run(lab: Path, tmp_path: Path) -> None:
-    done = python("-c", TRIAL, str(LAB / "lab.yaml"), cwd=tmp_path, site=lab)
+    done = forked.python(TRIAL, str(LAB / "lab.yaml"), cwd=tmp_path, site=lab)
     assert done.returncode == 0, done.stderr
     *masks, rounds, accuracy = done.stdout.splitlines()
     # Three quarters of each layer; half of what is to go, a quarter, and the rest.
@@ -165,7 +165,7 @@ def test_a_name_that_is_taken_leaves_out_that_part_alone(tmp_path: Path) -> None
     for given, taken in (("maxout", "cnn"), ("bars", "digits"), ("halve", "cubic")):
         text = text.replace(f"{given} =", f"{taken} =")
     file.write_text(text)
-    done = python("-c", TAKEN, cwd=tmp_path, site=place)
+    done = forked.python(TAKEN, cwd=tmp_path, site=place)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["models.cnn", "8x8", "pruning.schedules"]
     warned = done.stderr.splitlines()
@@ -217,7 +217,7 @@ def test_a_broken_package_breaks_its_own_names_alone(tmp_path: Path) -> None:
     sections = [f"[{group}]\n{line}\n" for group, line in BROKEN.items()]
     (info / "entry_points.txt").write_text("\n".join(sections))
     (tmp_path / "space.yaml").write_text(SPACE.replace("largest_first, ", ""))
-    done = python("-c", SURVIVES, cwd=tmp_path, site=place)
+    done = forked.python(SURVIVES, cwd=tmp_path, site=place)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 3
@@ -225,7 +225,7 @@ def test_a_broken_package_breaks_its_own_names_alone(tmp_path: Path) -> None:
         assert f"{name!r} of the package shattered cannot be imported" in line
         assert "ModuleNotFoundError: No module named 'what_nobody_has'" in line
     for kind in ("models", "datasets"):
-        listed = python("-m", "orchestrator.cli", "list", kind, cwd=tmp_path, site=place)
+        listed = forked.orchestrate("list", kind, cwd=tmp_path, site=place)
         assert listed.returncode == 0, listed.stderr
         assert [line.split()[0] for line in listed.stdout.splitlines()] == [n for n, _ in names(kind)]
         (warning,) = listed.stderr.splitlines()
@@ -259,7 +259,7 @@ def test_one_module_may_hold_a_model_and_a_data_set(tmp_path: Path, first: str) 
     code += (
         "print(d.info('both_images').about, len(models.build('plain', input_shape=(1, 8, 8), num_classes=2)))"
     )
-    done = python("-c", code, cwd=tmp_path, site=place)
+    done = forked.python(code, cwd=tmp_path, site=place)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "none 2\n"
 
@@ -290,7 +290,7 @@ def test_a_sweep_whose_source_or_data_changed_runs_anew(lab: Path, tmp_path: Pat
 
     def orchestrate(*words: str) -> tuple[int, str, str]:
         here = {"ORCHESTRATE_DATA_DIR": str(tmp_path / "data")}
-        done = python("-m", "orchestrator.cli", *words, cwd=tmp_path, site=lab, more=here)
+        done = forked.orchestrate(*words, cwd=tmp_path, site=lab, seconds=500, **here)
         return done.returncode, done.stdout, done.stderr
 
     def sweep() -> tuple[dict[str, Any], str]:

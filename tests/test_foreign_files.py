@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from crafted_files import refused
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import StoreError
@@ -90,7 +90,6 @@ def test_a_zip_without_checksums_is_read_as_torch_reads_it(tmp_path: Path) -> No
     check_as_torch(tmp_path / "net.pth")
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     shapes=st.lists(st.lists(st.integers(1, 5), max_size=4), min_size=1, max_size=5),
     zipped=st.booleans(),

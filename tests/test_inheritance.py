@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -236,7 +236,6 @@ def test_to_rewind_to_zero_is_to_go_back_to_what_was_inherited() -> None:
 RECOVERIES = ("none", "finetune(epochs=1)", "rewind(to=0)", "reinit", "lr_rewind(epochs=1)")
 
 
-@settings(max_examples=40)
 @given(
     amount=st.floats(0, 1),
     share=st.sampled_from([0.0, 0.3, 0.9]),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
+import forked
 import pytest
 from whole_sweep import NAME, NOBODY, TRIALS, Begun, begin
 
@@ -23,8 +25,7 @@ from orchestrator.storage.runs import PICTURE, REPORT, TABLES
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import NOTE, RunRecord, initialise
 
-ROOT = Path(__file__).parent.parent
-DEAD_OWNER = "from orchestrator.storage.locks import owner; print(owner())"
+OWNER = "from orchestrator.storage.locks import owner; print(owner())"
 
 
 @pytest.fixture
@@ -32,10 +33,14 @@ def begun(tmp_path: Path) -> Begun:
     return begin(default_uri(tmp_path))
 
 
+@cache
+def dead_owner() -> str:
+    return subprocess.run([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def abandon(begun: Begun) -> None:
     """As if the process that ran the sweep had ended, and could not say so."""
-    done = subprocess.run([sys.executable, "-c", DEAD_OWNER], capture_output=True, text=True, check=True)
-    begun.tracker.set_tag(begun.run.run_id, "owner", done.stdout.strip())
+    begun.tracker.set_tag(begun.run.run_id, "owner", dead_owner())
 
 
 def sweep(begun: Begun) -> RunRecord:
@@ -97,7 +102,7 @@ def test_a_sweep_that_lacks_its_end_alone_is_finished_too(begun: Begun, tmp_path
 
 def test_a_sweep_that_is_at_work_finishes_itself(begun: Begun, tmp_path: Path) -> None:
     begun.leave_waiting(tmp_path / "state")
-    code = f"{DEAD_OWNER}; import sys; sys.stdout.flush(); input()"
+    code = f"{OWNER}; import sys; sys.stdout.flush(); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as other:  # type: ignore[call-overload]
         assert other.stdout is not None
@@ -206,15 +211,15 @@ def test_what_the_store_refuses_still_waits_and_ends_with_exit_code_4(
 def test_two_at_once_deliver_everything_once(begun: Begun, tmp_path: Path) -> None:
     begun.leave_waiting(tmp_path / "state")
     abandon(begun)
-    env = {**os.environ, "MLFLOW_TRACKING_URI": begun.uri, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "orchestrator.cli", "deliver", "--json"]
-    both = [
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    told = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert sum(json.loads(out)["delivered"] for out, _ in told) == TRIALS + 1
+    command = ("deliver", "--json")
+    with ThreadPoolExecutor() as pool:
+        both = [
+            pool.submit(forked.orchestrate, *command, cwd=tmp_path, MLFLOW_TRACKING_URI=begun.uri)
+            for _ in range(2)
+        ]
+    told = [future.result() for future in both]
+    assert [done.returncode for done in told] == [0, 0], told
+    assert sum(json.loads(done.stdout)["delivered"] for done in told) == TRIALS + 1
     assert sweep(begun).status == "FINISHED"
     rows = begun.tracker.search("tags.point LIKE '_%'")
     assert len(rows) == TRIALS + 1

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 
 from orchestrator.analysis.results import find_sweep
@@ -247,25 +245,11 @@ def test_other_batch_sizes_are_refused(text: str) -> None:
         batch_sizes(text)
 
 
-def command(*words: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **extra}
-    return subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *words],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-
-
 @pytest.mark.slow
-def test_the_command_prints_json_and_progress_apart(place: Place) -> None:
+def test_the_command_prints_json_and_progress_apart(place: Place, tmp_path: Path) -> None:
     row = next(row for row in place.rows() if row.name == "weight 0.25")
     words = ["latency", row.run_id, "--batch", "3", "--seconds-each", "0.01", "--json"]
-    done = command(*words, MLFLOW_TRACKING_URI=place.uri)
+    done = forked.orchestrate(*words, cwd=tmp_path, MLFLOW_TRACKING_URI=place.uri)
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert (record["run_id"], record["batch"]) == (row.run_id, 3)
@@ -279,7 +263,7 @@ def test_a_sweep_measures_when_it_is_over(tmp_path: Path) -> None:
         "  technique: [weight, structured]\n  amount: [75%]\ntrain: {epochs: 1}\n"
     )
     words = ["sweep", "--space", "tiny.yaml", "--latency"]
-    done = command(*words, cwd=tmp_path)
+    done = forked.orchestrate(*words, cwd=tmp_path, seconds=500)
     assert done.returncode == 0, done.stderr
     tracker = Tracker(default_uri(tmp_path), "tiny")
     rows = runs.trials_of(tracker, find_sweep(tracker, "tiny"))
@@ -287,6 +271,6 @@ def test_a_sweep_measures_when_it_is_over(tmp_path: Path) -> None:
     assert all(row.metrics["final/latency_ms_p50"] > 0 for row in rows)
     assert {conditions(row, 1)["form"] for row in rows} >= {"cut"}
     assert "2/2 structured" in done.stderr
-    again = command(*words, cwd=tmp_path)
+    again = forked.orchestrate(*words, cwd=tmp_path, seconds=500)
     assert again.returncode == 0
     assert "batch 1:" not in again.stderr  # nothing is left to time

@@ -34,10 +34,8 @@ def sweep(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """The sweep, with a folder for temporary files of its own; whatever is left of it is killed."""
     variables = os.environ | {
         "TMPDIR": str(temporary(folder)),
-        "OMP_NUM_THREADS": "1",
         "SWEEP_TEST": str(folder),
     }
-    variables.pop("MLFLOW_TRACKING_URI", None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(COMMAND, cwd=folder, env=variables, text=True, **pipes) as process:
         try:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import models
@@ -62,7 +62,6 @@ def test_a_dense_network_comes_back(tmp_path: Path) -> None:
     }
 
 
-@settings(max_examples=20)
 @given(density=st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.99, 1.0]), seed=st.integers(0, 1000))
 def test_a_masked_network_comes_back(density: float, seed: int) -> None:
     masked = state(density, seed)

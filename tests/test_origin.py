@@ -31,11 +31,6 @@ def test_secrets_of_an_address_are_not_shown() -> None:
     assert "secret" not in found.where
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 def test_every_form_of_a_runs_name_finds_the_run(store: Store) -> None:
     run_id = store.dense("slp")
     for text in (run_id, f"runs:/{run_id}", f"runs:/{run_id}/", f"runs:/{run_id}/model"):

@@ -8,6 +8,7 @@ import pytest
 import torch.nn.functional as F
 from adversarial import Graph, conv, pooled
 from torch import nn
+from trained import Empty
 
 import models
 import pruning
@@ -17,7 +18,6 @@ from orchestrator.execution.summary import Preview
 from orchestrator.execution.sweep import preview
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
-from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import profile
 from orchestrator.trial.run import TrialResult, run_trial
 
@@ -70,11 +70,6 @@ def own_models(monkeypatch: pytest.MonkeyPatch) -> None:
 def planned(tmp_path: Path, model: str, technique: str) -> Plan:
     (tmp_path / "own.yaml").write_text(SPACE.format(model=model, technique=technique))
     return make_plan(load_space(str(tmp_path / "own.yaml")))
-
-
-class Empty:
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        return None
 
 
 def walked(model: str, granularity: str) -> TrialResult:

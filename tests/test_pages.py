@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 from orchestrator.errors import StoreError
@@ -34,9 +35,13 @@ WHOLE = 2 * 3 * 2
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a small sweep was run, and one of its networks registered."""
     place = tmp_path_factory.mktemp("pages")
-    PICTURES["sweep"](place)
+    (place / "small.yaml").write_text(PICTURES["SPACE"])
+    short = ("--set", "train.epochs=2", "--device", "cpu")
+    done = forked.orchestrate("sweep", "--space", "small.yaml", *short, cwd=place, seconds=600)
+    assert done.returncode == 0, done.stderr
     trial = Tracker(default_uri(place), "small").search("tags.kind = 'trial'")[0]
-    PICTURES["orchestrate"]("register", trial.run_id, "--name", "winner", "--alias", "champion", folder=place)
+    named = ("--name", "winner", "--alias", "champion")
+    assert forked.orchestrate("register", trial.run_id, *named, cwd=place).returncode == 0
     return place
 
 

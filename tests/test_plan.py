@@ -243,18 +243,22 @@ def test_planning_leaves_the_global_seeds_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_hundred_thousand_points_are_planned_at_a_constant_cost_each() -> None:
+@pytest.mark.parametrize(
+    "seeds", [50, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.long])], ids=["a tenth", "all"]
+)
+def test_a_hundred_thousand_points_are_planned_at_a_constant_cost_each(seeds: int) -> None:
     sets = [
-        "seed=0..499",
+        f"seed=0..{seeds - 1}",
         "technique=weight,neuron,structured,unstructured,random",
         "amount=0,.1,.2,.3,.4,.5,.6,.7,.8,.9",
     ]
     space = load_space("quickstart", [*sets, "recover=none,finetune(epochs=1)"])
     started = process_time()
     found = make_plan(space)
-    assert process_time() - started < 60  # 2 on an idle core; were each compared with all, hours
-    assert len(found.trials) == 2 * 500 * 5 * 10 * 2 == 100_000
-    assert len(found.dense) == 1000
+    # 0.1 ms each on an idle core; were each compared with all, hours
+    assert process_time() - started < 10 + seeds / 10
+    assert len(found.trials) == 2 * seeds * 5 * 10 * 2
+    assert len(found.dense) == 2 * seeds
 
 
 # Keys

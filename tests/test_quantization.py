@@ -21,11 +21,6 @@ from orchestrator.model_io.quantization import quantize
 pytestmark = pytest.mark.slow  # times four files, and exports each first
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantization, "SECONDS", 0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_law import EXAMPLE, cut, largest_difference
 from torch import Tensor, nn
@@ -109,7 +109,6 @@ def built(blocks: Sequence[Block], seed: int) -> nn.Module:
     return RandomGraph(blocks).eval()
 
 
-@settings(max_examples=60)
 @given(
     blocks=blocks_of((*PLAIN, *OTHERS)),
     seed=st.integers(0, 99),
@@ -137,7 +136,6 @@ def test_any_graph_is_cut_with_equal_outputs_or_refused(
         assert largest_difference(net, masks, small) < 1e-9
 
 
-@settings(max_examples=30)
 @given(blocks=blocks_of(PLAIN), seed=st.integers(0, 99))
 def test_graphs_of_plain_blocks_are_cut(blocks: list[Block], seed: int) -> None:
     net = built(blocks, seed)

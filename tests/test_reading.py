@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
-from conftest import OUTSIDE
 from in_process import orchestrate
 from mlflow import MlflowClient
 
@@ -37,25 +34,13 @@ train: {epochs: 1, optimizer: adam, lr: 1e-2}
 """
 
 
-def sweep(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
-    return subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "sweep", *words],
-        cwd=cwd,
-        env={**kept, "PYTHONPATH": str(Path(__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=560,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a small space was swept."""
     place = tmp_path_factory.mktemp("swept")
     (place / "small.yaml").write_text(SPACE)
-    done = sweep("--space", "small.yaml", "--set", "train.lr=0.02", "--device", "cpu", cwd=place)
+    words = ("sweep", "--space", "small.yaml", "--set", "train.lr=0.02", "--device", "cpu")
+    done = forked.orchestrate(*words, cwd=place, seconds=560)
     assert done.returncode == 0, done.stderr
     assert "report: " in done.stdout
     return place

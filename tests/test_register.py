@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import mlflow
 import pytest
 import torch
 from recorded import Store
+from server import Server
 
 import orchestrator
 from orchestrator.errors import StoreError, UsageError
@@ -25,35 +19,9 @@ needs_time = pytest.mark.slow  # MLflow's pytorch module alone takes 3 s to impo
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def behind_a_server(server: Server) -> Store:
     """The same behind `mlflow server --serve-artifacts`: nothing of its disk is used."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            for _ in range(240):
-                try:
-                    urlopen(f"{address}/health", timeout=5).close()
-                    break
-                except (URLError, OSError):
-                    assert process.poll() is None, (folder / "log.txt").read_text()
-                    time.sleep(0.5)
-            yield Store(folder, address)
-        finally:
-            process.terminate()
-            process.wait(30)
+    return Store(server.folder, server.uri)
 
 
 def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -62,7 +30,7 @@ def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 
 @needs_time
-@pytest.mark.parametrize("place", ["store", "server"])
+@pytest.mark.parametrize("place", ["store", pytest.param("behind_a_server", id="server")])
 @pytest.mark.parametrize(("granularity", "recover"), [("channel", "finetune(epochs=1)"), ("weight", "none")])
 def test_a_registered_network_comes_back_and_is_whole_in_itself(
     request: pytest.FixtureRequest,
@@ -144,7 +112,8 @@ def test_a_changed_file_of_a_registered_model_is_refused(store: Store) -> None:
 
 
 @needs_time
-def test_changed_artifacts_behind_a_server_are_refused(server: Store) -> None:
+def test_changed_artifacts_behind_a_server_are_refused(behind_a_server: Store) -> None:
+    server = behind_a_server
     run_id = server.trial("mlp", "weight")
     orchestrator.load(run_id, uri=server.uri, strict=True)
     (model,) = (server.folder / "artifacts").rglob(f"{run_id}/artifacts/model")

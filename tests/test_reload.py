@@ -22,11 +22,6 @@ from orchestrator.training.evaluation import evaluate
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 @pytest.fixture
 def copy(store: Store, tmp_path: Path) -> Path:
     """A folder with a network of its own."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 
@@ -159,18 +158,8 @@ def test_a_criterion_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.4\nName: crasher\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text(ENTRY)
     (tmp_path / "space.yaml").write_text(SPACE)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
-    environment = {**clean, "PYTHONPATH": os.pathsep.join([str(ROOT), str(site)]), "OMP_NUM_THREADS": "1"}
     words = ["sweep", "--space", "space.yaml", "--device", "cpu", "--retries", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *words],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    done = forked.orchestrate(*words, cwd=tmp_path, site=site, seconds=400)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("its worker died; it is tried again (1 of 1)") == 1

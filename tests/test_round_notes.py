@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import get_args
 
 import pytest
+from trained import Trained, digits
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, When
-from orchestrator.data import loading
-from orchestrator.trial.context import NetworkState
-from orchestrator.trial.run import TrialResult, run_dense, run_trial
+from orchestrator.trial.run import TrialResult, run_trial
 from pruning.registry import Registry
 from pruning.schedules import rounds_of, schedules, target_after
 
@@ -20,20 +18,8 @@ DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=1), Nu
 NARROW = DenseConfig("mlp(widths=[4, 4])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
 
 
-@cache
-def trained(config: DenseConfig) -> NetworkState:
-    return run_dense(config, loading.load_dataset("digits")).last.state
-
-
-class Shelf:
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        return trained(config)
-
-
 def walk(prune: Prune, *, dense: DenseConfig = DENSE, when: When = "after") -> TrialResult:
-    return run_trial(
-        TrialConfig(dense, prune, "none", "x", when=when), loading.load_dataset("digits"), store=Shelf()
-    )
+    return run_trial(TrialConfig(dense, prune, "none", "x", when=when), digits(), store=Trained())
 
 
 def notes(result: TrialResult) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
@@ -118,7 +118,12 @@ def test_log_ranges_are_drawn_by_their_logarithm(tmp_path: Path) -> None:
     assert {type(params["batch_size"]) for params in found} == {int}
 
 
-def test_refused_draws_are_drawn_again_and_told(tmp_path: Path) -> None:
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MOST_DRAWS", 100)
+
+
+def test_refused_draws_are_drawn_again_and_told(tmp_path: Path, few_draws: None) -> None:
     axes = (
         "axes: {model: mlp, dataset: digits, amount: 0.5, schedule: pq_index, "
         "pq_index.p: [0.5, 1], pq_index.q: [1, 2]}\n"
@@ -135,7 +140,7 @@ def test_refused_draws_are_drawn_again_and_told(tmp_path: Path) -> None:
     assert more.exhausted
 
 
-def test_a_space_without_a_point_is_exhausted_at_once(tmp_path: Path) -> None:
+def test_a_space_without_a_point_is_exhausted_at_once(tmp_path: Path, few_draws: None) -> None:
     axes = "axes: {model: slp, dataset: digits, amount: {low: 0.1, high: 0.2}}\nexclude: {model: slp}\n"
     found = make_plan(space(tmp_path, "{method: random, trials: 7}", axes))
     assert (found.trials, found.asked) == ((), ())
@@ -212,7 +217,7 @@ def test_tpe_finds_what_chance_does_not(tmp_path: Path) -> None:
     assert late("tpe") > 0.75 * late("random")  # both are negative: nearer by a quarter at least
 
 
-def test_a_finite_space_is_found_whole_and_then_exhausted(tmp_path: Path) -> None:
+def test_a_finite_space_is_found_whole_and_then_exhausted(tmp_path: Path, few_draws: None) -> None:
     axes = "axes: {model: slp, dataset: digits, amount: [0.1, 0.2, 0.3], technique: [weight, random]}\n"
     where = space(tmp_path, "{method: tpe, trials: 9, startup: 2}", axes)
     seen = searched(where, lambda params: (params["amount"],), 6)
@@ -269,7 +274,6 @@ def test_nothing_is_said_on_stderr(
 # Laws
 
 
-@settings(max_examples=30)
 @given(
     st.decimals("0.001", 1000, places=3),
     st.decimals("0.001", 1000, places=3),

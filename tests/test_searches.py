@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -46,19 +45,13 @@ train: {{epochs: 2}}
 """
 
 
-def environment() -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
-    return {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
 @contextmanager
 def sweeping(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A sweep in a process of its own, which is gone at the end."""
     (folder / "search.yaml").write_text(SPACE)
     line = [sys.executable, "-m", "orchestrator.cli", "sweep", "--space", "search.yaml", "--json", *words]
-    process = subprocess.Popen(
-        line, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(line, cwd=folder, text=True, **pipes)
     try:
         yield process
     finally:

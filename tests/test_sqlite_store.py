@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +13,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import forked
 import pytest
+from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels.initial_models import Base as Initial
 from sqlalchemy import create_engine
 
@@ -25,8 +26,6 @@ from orchestrator.tracking.sqlite_store import make
 
 OLDER = "451aebb31d03"  # the first schema of MLflow, of 2019
 UNKNOWN = "ffffffffffff"
-MAKE = "from orchestrator.tracking import initialise; initialise({!r})"
-LEAVE = "from mlflow import MlflowClient; MlflowClient({!r})"  # as it was made before: in place
 
 
 @pytest.fixture
@@ -350,12 +349,12 @@ def tables(file: Path) -> int:
         return 0
 
 
-def killed(code: str, until: Callable[[], bool]) -> None:
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not until():
+def killed(function: Callable[[str], object], uri: str, until: Callable[[], bool]) -> None:
+    process = forked.start(function, uri)
+    while process.is_alive() and not until():
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
 
 # Numbers of tables, of the 65 that there are at last; three of them drawn.
@@ -368,7 +367,8 @@ MOMENTS = (1, 4, 11, 17, 30, 44, 63, *random.Random(12).sample(range(2, 64), 3))
 def test_a_process_that_is_killed_while_it_makes_a_store_leaves_none(file: Path, moment: int) -> None:
     uri = address(file)
     killed(
-        MAKE.format(uri),
+        initialise,
+        uri,
         lambda: any(tables(aside) >= moment for aside in file.parent.glob(".mlflow.db.*.new")),
     )
     assert not file.exists()
@@ -385,7 +385,7 @@ def test_a_process_that_is_killed_while_it_makes_a_store_leaves_none(file: Path,
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_what_older_versions_left_when_they_were_killed_is_begun_anew(file: Path, moment: int) -> None:
     uri = address(file)
-    killed(LEAVE.format(uri), lambda: tables(file) >= moment)
+    killed(MlflowClient, uri, lambda: tables(file) >= moment)  # as it was made before: in place
     assert file.exists()
     initialise(uri)
     record(uri)
@@ -395,9 +395,9 @@ def test_what_older_versions_left_when_they_were_killed_is_begun_anew(file: Path
 @pytest.mark.slow
 def test_four_processes_that_begin_at_once_share_one_store(file: Path) -> None:
     file.write_bytes(b"")
-    code = MAKE.format(address(file))
-    all_of_them = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]
-    errors = [process.communicate(timeout=240)[1] for process in all_of_them]
-    assert [process.returncode for process in all_of_them] == [0] * 4, errors
+    all_of_them = [forked.start(initialise, address(file)) for _ in range(4)]
+    for process in all_of_them:
+        process.join(240)
+    assert [process.exitcode for process in all_of_them] == [0] * 4
     assert names(file.parent) == {"mlflow.db", ".mlflow.lock"}
     record(address(file))

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from trained import Trained
 
 import models
 from orchestrator import tracking
@@ -37,7 +38,7 @@ from orchestrator.space.pruners import pruners
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
-from orchestrator.trial.run import Round, run_dense, run_trial
+from orchestrator.trial.run import Round, run_trial
 from orchestrator.trial.task import PreviousTrial, Task, WorkerSettings
 from pruning.phases import NOT_SEEN, REGULARISING, UNDERFITTING
 
@@ -314,11 +315,6 @@ def test_only_rounds_of_trials_count() -> None:
     assert [found.state for found in study.trials] == [TrialState.PRUNED]
 
 
-class Shelf:
-    def dense(self, config: DenseConfig) -> Any:
-        return run_dense(config, load_dataset("digits")).last.state
-
-
 def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
     heard: list[Round] = []
 
@@ -327,7 +323,7 @@ def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
         return "enough" if round.number == 2 else ""
 
     config = trial_config(0.9, count=4)
-    stopped = run_trial(config, load_dataset("digits"), store=Shelf(), on_round=at_two)
+    stopped = run_trial(config, load_dataset("digits"), store=Trained(), on_round=at_two)
     assert (len(stopped.rounds), stopped.stopped_because) == (2, "enough")
     assert [(round.number, round.rounds) for round in heard] == [(1, 4), (2, 4)]
     assert heard[1].measurement == stopped.last.measurement
@@ -335,7 +331,7 @@ def test_a_walk_ends_where_it_is_told_and_never_at_its_last_round() -> None:
     whole = run_trial(
         trial_config(0.9, count=2),
         load_dataset("digits"),
-        store=Shelf(),
+        store=Trained(),
         on_round=lambda _: "" if _.number < 2 else "x",
     )
     assert (len(whole.rounds), whole.stopped_because) == (2, "")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from server import Server
-from small_sweep import DENSE, LONGEST, NAME, ROOT, TRIALS, check_all_there, finished, sweeping, until
+from small_sweep import DENSE, LONGEST, NAME, TRIALS, check_all_there, finished, sweeping, until
 
 from orchestrator.config import DenseConfig, Numerics, Train
 from orchestrator.execution.worker import run_task
@@ -66,7 +66,7 @@ def test_a_server_that_comes_back_in_mid_sweep_and_one_that_does_not(
 def deliver(uri: str) -> str:
     """What `orchestrate deliver --json` says."""
     command = [sys.executable, "-m", "orchestrator.cli", "deliver", "--json"]
-    env = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "MLFLOW_TRACKING_URI": uri}
     return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 

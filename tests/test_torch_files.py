@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 import subprocess
@@ -230,7 +229,6 @@ def most_memory(path: Path) -> int:
     """Bytes that a process of its own takes at most, beyond what it had before."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,

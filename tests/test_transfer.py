@@ -49,11 +49,6 @@ recover: finetune(epochs=1)
 """
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 def space_in(folder: Path, *sets: str, text: str = SPACE) -> Space:
     (folder / "moved.yaml").write_text(text)
     return load_space(str(folder / "moved.yaml"), sets)

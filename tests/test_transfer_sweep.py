@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
+import forked
+import in_process
 import pytest
 
 from orchestrator.tracking import Tracker
 
-ROOT = Path(__file__).parent.parent
 FIRST = """\
 version: 1
 axes:
@@ -32,29 +31,20 @@ SETS = (
     "train.epochs=3",
 )
 SECONDS = 900.0  # of one command on a machine with much else to do
-Done = subprocess.CompletedProcess[str]
+Done = CompletedProcess[str]
 
 
 @pytest.fixture
-def orchestrate(tmp_path: Path) -> Callable[..., Done]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "RAY"))}
-    clean |= {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "ORCHESTRATE_STATE_DIR": str(tmp_path / "state"),
-        "RAY_raylet_start_wait_time_s": "400",  # on a machine with much else to do
-    }
+def orchestrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """A command's result; what starts Ray is a process of its own."""
+    monkeypatch.setenv("ORCHESTRATE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "400")  # on a machine with much else to do
 
     def call(*words: str, code: int = 0) -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *words],
-            cwd=tmp_path,
-            env=clean,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+        if words[0] == "sweep":
+            done = forked.orchestrate(*words, cwd=tmp_path, seconds=SECONDS)
+        else:
+            done = in_process.orchestrate(*words, cwd=tmp_path)
         assert done.returncode == code, done.stderr
         return done
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache, partial
 
 import pytest
 import torch
+from trained import Empty, Trained, digits, trained
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.data import loading
 from orchestrator.errors import DivergedError
 from orchestrator.space.techniques import TECHNIQUES, resolve
 from orchestrator.training.evaluation import evaluate
-from orchestrator.trial.context import NetworkState, make_context
+from orchestrator.trial.context import make_context
 from orchestrator.trial.measurement import MeasuredRound, measure
 from orchestrator.trial.metrics import profile
 from orchestrator.trial.run import TrialResult, run_dense, run_trial
@@ -22,31 +21,18 @@ from orchestrator.trial.run import TrialResult, run_dense, run_trial
 MODELS = ("slp", "mlp(widths=[32, 16])", "cnn(widths=[8, 16])")
 SLP, MLP, CNN = MODELS
 NUMERICS = Numerics(micro_batch=4096)
-digits = cache(partial(loading.load_dataset, "digits"))
-
-
-class Shelf:
-    """A store in memory."""
-
-    def __init__(self, *states: tuple[DenseConfig, NetworkState]) -> None:
-        self.states = {config.key(): state for config, state in states}
-
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        return self.states.get(config.key())
 
 
 def dense_config(model: str, epochs: int = 2) -> DenseConfig:
     return DenseConfig(model, "digits", 64, 0, Train(epochs=epochs), NUMERICS)
 
 
-@cache
 def dense(model: str) -> TrialResult:
-    return run_dense(dense_config(model), digits())
+    return trained(dense_config(model))
 
 
 def walk(model: str, prune: Prune, recover: str = "none") -> TrialResult:
-    shelf = Shelf((dense_config(model), dense(model).last.state))
-    return run_trial(TrialConfig(dense_config(model), prune, recover, "x"), digits(), store=shelf)
+    return run_trial(TrialConfig(dense_config(model), prune, recover, "x"), digits(), store=Trained())
 
 
 def technique(name: str, amount: float, schedule: str = "one_shot") -> Prune:
@@ -208,7 +194,7 @@ def test_a_protected_layer_is_whole_and_no_part_of_the_sparsity() -> None:
 def test_a_stored_dense_network_and_one_just_computed_give_the_same_bits(recover: str) -> None:
     config = TrialConfig(dense_config(CNN), technique("random", 0.5), recover, "random")
     stored = walk(CNN, config.prune, recover)
-    computed = run_trial(config, digits(), store=Shelf())
+    computed = run_trial(config, digits(), store=Empty())
     for name, weight in stored.last.state.weights.items():
         assert torch.equal(weight, computed.last.state.weights[name])
     a, b = stored.last.measurement, computed.last.measurement

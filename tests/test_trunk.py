@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 from test_search import Sweep
+from trained import Empty
 
 import models
 from orchestrator import tracking
@@ -26,7 +27,6 @@ from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.round_masks import SHA256, TRUNK, from_bytes, load_round_masks, to_bytes
 from orchestrator.training.loop import EpochRecord
-from orchestrator.trial.context import NetworkState
 from orchestrator.trial.recovery import RoundMasks, mask_source_config
 from orchestrator.trial.run import TrialResult, run_trial
 from orchestrator.trial.task import Task, WorkerSettings
@@ -35,11 +35,6 @@ DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Num
 PRUNE = Prune("magnitude", "weight", "layer", "iterative(rounds=3)", 0.8)
 TICKET = TrialConfig(DENSE, PRUNE, "rewind", "weight")
 CONTROL = replace(TICKET, recover="reinit")
-
-
-class Empty:
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        return None
 
 
 def walk(

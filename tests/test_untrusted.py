@@ -39,11 +39,6 @@ class Exploit:
         return os.mkdir, (str(self.marker),)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 @pytest.fixture(autouse=True)
 def _own_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """MLflow's own store for what names none, forgotten at the end."""

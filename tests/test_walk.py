@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import math
-from functools import cache, partial
 from itertools import pairwise
 
 import pytest
 import torch
+from trained import Trained, digits, trained
 
 from orchestrator.config import Control, DenseConfig, Numerics, Prune, Train, TrialConfig, When
-from orchestrator.data import loading
 from orchestrator.planning.estimate import _epochs
 from orchestrator.trial import stages
-from orchestrator.trial.context import NetworkState, make_context
+from orchestrator.trial.context import make_context
 from orchestrator.trial.recovery import recoveries
-from orchestrator.trial.run import TrialResult, run_dense, run_trial
+from orchestrator.trial.run import TrialResult, run_trial
 from pruning.masking import Masks
 from pruning.step import target_count
 
 EPOCHS = 2
 MLP, CNN, DEEP = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])", "mlp(widths=[8, 8, 8, 8, 8])"
 LAYERS = {"hidden.0.weight": 2048, "hidden.1.weight": 512, "output.weight": 160}
-digits = cache(partial(loading.load_dataset, "digits"))
 
 
 def dense_config(model: str, seed: int = 0) -> DenseConfig:
     return DenseConfig(model, "digits", 64, seed, Train(epochs=EPOCHS, lr=1e-2), Numerics(micro_batch=4096))
 
 
-@cache
 def dense(model: str, seed: int = 0) -> TrialResult:
-    return run_dense(dense_config(model, seed), digits())
-
-
-class Shelf:
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        return dense(config.model, config.seed).last.state
+    return trained(dense_config(model, seed))
 
 
 def walk(
@@ -49,7 +41,7 @@ def walk(
     prepare: str = "none",
 ) -> TrialResult:
     config = TrialConfig(dense_config(model, seed), prune, recover, "x", when=when, prepare=prepare)
-    return run_trial(config, digits(), store=Shelf())
+    return run_trial(config, digits(), store=Trained())
 
 
 def weights(

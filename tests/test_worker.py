@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from trained import Empty
 
 import models
 from orchestrator import tracking
@@ -29,7 +30,6 @@ from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.tracking.delivery import tracker_of
-from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.params import params
 from orchestrator.trial.run import run_dense, run_trial
@@ -135,20 +135,12 @@ def test_the_reloaded_dense_network_is_the_computed_one(place: Place) -> None:
         assert spent == (computed.epochs, computed.train_flops, computed.micro_batch)
 
 
-class Shelf:
-    def __init__(self, state: NetworkState | None) -> None:
-        self.state = state
-
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        return self.state
-
-
 @pytest.mark.parametrize("recover", ["none", "finetune(epochs=3, lr=1.0)"])
 @pytest.mark.parametrize("name", ["weight", "structured"])
 def test_a_trial_starts_from_the_stored_network(place: Place, name: str, recover: str) -> None:
     config = trial_config(name, recover)
     row, final = place.run(config)
-    computed = run_trial(config, loading.load_dataset("digits"), store=Shelf(None)).last
+    computed = run_trial(config, loading.load_dataset("digits"), store=Empty()).last
     assert row.tags.items() >= {("kind", "trial"), ("key", config.key())}
     assert row.tags.get("notes", "") == "; ".join(computed.notes)
     assert timeless(final) == timeless(computed.measurement.metrics("final"))
@@ -292,7 +284,8 @@ def test_a_run_takes_few_calls(place: Place, monkeypatch: pytest.MonkeyPatch) ->
 FIRST_POINTS = """\
 import sys
 from pathlib import Path
-from tests.test_worker import DENSE, Place, trial_config
+sys.path.append("tests")
+from test_worker import DENSE, Place, trial_config
 from orchestrator.storage.uri import default_uri
 already = set(sys.modules)
 place = Place(default_uri(Path(sys.argv[1])), "x")

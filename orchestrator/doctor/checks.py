@@ -238,15 +238,22 @@ def data() -> Iterator[CheckResult]:
         yield CheckResult("digits", "ok", "inside scikit-learn")
     except DataError as error:
         yield CheckResult("digits", "broken", *str(error).removeprefix("digits: ").split("; "))
-    place = path()
+    folder = path()
     for name in (name for name, info in OWN.items() if info.source is not None):
-        problems = verify(name, place) if place.is_dir() else [f"there is no folder {place}"]
+        try:
+            problems = verify(name, folder) if folder.is_dir() else [f"there is no folder {folder}"]
+        except Exception as error:  # noqa: BLE001  torchvision broken, or another `models`, which may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            yield CheckResult(
+                name, "lacking", f"cannot be checked: {reason}", "mend what is broken above first"
+            )
+            continue
         if problems:
             yield CheckResult(
                 name, "lacking", problems[0], f"`orchestrate data fetch {name}`, if you want it"
             )
         else:
-            yield CheckResult(name, "ok", f"whole, in {place}")
+            yield CheckResult(name, "ok", f"whole, in {folder}")
 
 
 def plugins() -> Iterator[CheckResult]:

@@ -13,6 +13,7 @@ SHORT = [sys.executable, str(Path(__file__).parent), "--short", "--seed", "1"]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_sweep_that_is_killed_again_and_again_loses_repeats_and_leaves_nothing() -> None:
     """In a process of its own, which adopts the orphans of what it kills."""
