@@ -27,10 +27,9 @@ from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import EpochRecord
 from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial import checkpointing, during_training, stages
-from orchestrator.trial.checkpointing import TrialCheckpointer
+from orchestrator.trial.checkpointing import TrialCheckpointer, TrialProgress, load_progress
 from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound
-from orchestrator.trial.progress import TrialProgress, from_saved
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 
 MLP, CNN = "mlp(widths=[16, 8])", "cnn(widths=[4, 8])"
@@ -88,6 +87,9 @@ WALKS = {
         dense_config(), weights("iterative(rounds=3)", "snip"), "rewind", "x", when="init"
     ),
 }
+
+
+TRAINER = "trainings/0/trainer_state"  # where a checkpoint has the tensors of its first training
 
 
 class Killed(BaseException):
@@ -280,8 +282,8 @@ def test_layers_that_are_waited_for_are_pruned_in_the_end() -> None:
     saved = kept.load_latest()
     assert saved is not None
     dead = {name: int((~mask).sum()) for name, mask in saved.tensors.items() if mask.dtype == torch.bool}
-    assert dead["0/memory/blocks.0.conv.weight"] == 2 * 9
-    assert dead["0/memory/blocks.1.conv.weight"] == 0
+    assert dead[f"{TRAINER}/hook_state/tensors/blocks.0.conv.weight"] == 2 * 9
+    assert dead[f"{TRAINER}/hook_state/tensors/blocks.1.conv.weight"] == 0
     masks = whole(WALKS["settled during"])[0].last.state.masks
     assert int((~masks["blocks.0.conv.weight"]).sum()) == 3 * 9
     assert int((~masks["blocks.1.conv.weight"]).sum()) > 0
@@ -291,7 +293,7 @@ def test_what_cannot_remember_is_trained_from_its_start(monkeypatch: pytest.Monk
     config = WALKS["cubic during"]
     reference, events = whole(config)
     extras = during_training._extras
-    monkeypatch.setattr(during_training, "_extras", lambda *given: replace(extras(*given), memory=None))
+    monkeypatch.setattr(during_training, "_extras", lambda *given: replace(extras(*given), stateful=None))
     for at in (1, 3):  # in its second epoch, and in the one of the recovery
         after = Process()
         assert_same(after.run(config, killed(config, at)), reference)
@@ -302,9 +304,9 @@ def test_trainings_of_one_name_come_back_in_their_order() -> None:
     saved = killed(DENSE, 1).load_latest()
     assert saved is not None
     walk = {name: saved.metadata[name] for name in ("key", "stage_version", "torch", "data", "dense")}
-    (first,) = from_saved(saved, walk, make_context(DENSE, digits()).meta_module()).trainings
-    second = replace(first, underway=replace(first.trainer_state, micro_batch=1))
-    book = TrialCheckpointer(None, walk, TrialProgress(trainings=(first, second)), seconds_between=0.0)
+    (first,) = load_progress(saved, walk, make_context(DENSE, digits()).meta_module()).trainings
+    second = replace(first, trainer_state=replace(first.trainer_state, micro_batch=1))
+    book = TrialCheckpointer(None, walk, TrialProgress(trainings=(first, second)), every_seconds=0.0)
     assert book.resume("dense", 0) is first.trainer_state
     assert book.resume("dense", 0) is second.trainer_state
     assert book.resume("dense", 0) is None
@@ -314,8 +316,8 @@ def test_after_a_training_of_another_name_all_is_new() -> None:
     saved = killed(DENSE, 1).load_latest()
     assert saved is not None
     walk = {name: saved.metadata[name] for name in ("key", "stage_version", "torch", "data", "dense")}
-    trainings = from_saved(saved, walk, make_context(DENSE, digits()).meta_module()).trainings
-    book = TrialCheckpointer(None, walk, TrialProgress(trainings=trainings), seconds_between=0.0)
+    trainings = load_progress(saved, walk, make_context(DENSE, digits()).meta_module()).trainings
+    book = TrialCheckpointer(None, walk, TrialProgress(trainings=trainings), every_seconds=0.0)
     assert book.resume("dense", 1) is None
     assert book.resume("dense", 0) is None
 
@@ -423,7 +425,7 @@ def test_it_is_kept_once_a_minute_has_gone_by(monkeypatch: pytest.MonkeyPatch, s
         def save(self, saved: Checkpoint) -> None:
             nonlocal now
             now += slow
-            after.append(len(saved.metadata["trainings"][0]["records"]))
+            after.append(len(saved.metadata["trainings"][0]["trainer_state"]["records"]))
 
     def epoch(stage: str, epoch: int, record: EpochRecord) -> None:
         nonlocal now
@@ -438,7 +440,7 @@ def test_below_a_minute_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> No
     def never(*_: object) -> None:
         raise AssertionError("copied")
 
-    monkeypatch.setattr(checkpointing, "to_saved", never)
+    monkeypatch.setattr(checkpointing, "pack", never)
     monkeypatch.setattr("orchestrator.training.loop._Loop.underway", never)
     kept = Kept()
     assert checkpoint.SECONDS_BETWEEN == 60.0
@@ -482,14 +484,18 @@ def test_no_verdict_ends_a_walk_in_its_last_round() -> None:
         ({"torch": "1.0"}, {}, "it is of another torch"),
         ({"data": "x"}, {}, "it is of another data"),
         ({"form": 0}, {}, "it is of another form"),
-        ({"form": 1}, {}, "it is of another form"),  # without the states of the global generators
-        ({}, {"0/weights/output.weight": None}, "it is not whole: KeyError('0/weights/output.weight')"),
-        ({}, {"0/optimizer/0/momentum_buffer": None}, "it is not whole: KeyError("),
-        ({}, {"0/generator/": None}, "it is not whole: KeyError("),
-        ({}, {"0/global/cpu": None}, "it is not whole: KeyError("),
-        ({}, {"0/weights/output.weight": torch.zeros(1)}, "it is not whole: a tensor has another"),
-        ({}, {"0/weights/output.weight": torch.full((10, 8), torch.nan)}, "a weight is not finite"),
-        ({"trainings": [{"stage": "dense"}]}, {}, "it is not whole: KeyError('records')"),
+        ({"form": 2}, {}, "it is of another form"),
+        (
+            {},
+            {f"{TRAINER}/weights/output.weight": None},
+            f"it is not whole: KeyError('{TRAINER}/weights/output.weight')",
+        ),
+        ({}, {f"{TRAINER}/optimizer/0/momentum_buffer": None}, "it is not whole: KeyError("),
+        ({}, {f"{TRAINER}/generator": None}, "it is not whole: KeyError("),
+        ({}, {f"{TRAINER}/global_generators/cpu": None}, "it is not whole: KeyError("),
+        ({}, {f"{TRAINER}/weights/output.weight": torch.zeros(1)}, "it is not whole: a tensor has another"),
+        ({}, {f"{TRAINER}/weights/output.weight": torch.full((10, 8), torch.nan)}, "a weight is not finite"),
+        ({"trainings": [{"stage": "dense"}]}, {}, "it is not whole: KeyError('trainer_state')"),
         ({"rounds": None}, {}, "it is not whole: TypeError("),
         ({"round": 1}, {}, "it is not whole: a state is missing"),
     ],
@@ -503,7 +509,7 @@ def test_what_does_not_fit_is_left_aside_with_a_note(
     result = after.run(DENSE, kept)
     assert after.heard == events  # all of it
     note, *others = result.last.notes
-    assert note.startswith(f"a checkpoint was left aside, {why}")
+    assert note.startswith(f"a checkpoint was ignored: {why}")
     bare = replace(result.last, notes=tuple(others))
     assert_same(replace(result, rounds=(bare,), last=bare), reference)
 
@@ -512,7 +518,7 @@ def test_one_of_another_network_is_left_aside() -> None:
     kept = killed(dense_config("mlp(widths=[8, 8])", SGD), 1)
     kept.change({"key": DENSE.key()}, {})
     result = Process().run(DENSE, kept)
-    assert result.last.notes[0] == "a checkpoint was left aside, its weights are not those of the network"
+    assert result.last.notes[0] == "a checkpoint was ignored: its weights are not those of the network"
 
 
 def test_one_on_another_dense_network_is_left_aside() -> None:
@@ -532,7 +538,7 @@ def test_one_on_another_dense_network_is_left_aside() -> None:
             every_seconds=0.0,
         )
     result = Process().run(TICKET, other)
-    assert result.rounds[0].notes[0] == "a checkpoint was left aside, it is of another dense"
+    assert result.rounds[0].notes[0] == "a checkpoint was ignored: it is of another dense"
     assert tensors_equal(result.last.state.weights, whole(TICKET)[0].last.state.weights)
 
 
@@ -544,8 +550,8 @@ def test_what_is_left_aside_is_replaced_by_what_is_whole() -> None:
     after = Process()
     result = after.run(TICKET, kept)
     assert after.epochs == [event for event in whole(TICKET)[1][5:] if event[0] != "round"]
-    assert result.rounds[0].notes[0] == "a checkpoint was left aside, it is of another stage_version"
-    assert not any("left aside" in note for one in result.rounds[1:] for note in one.notes)
+    assert result.rounds[0].notes[0] == "a checkpoint was ignored: it is of another stage_version"
+    assert not any("ignored" in note for one in result.rounds[1:] for note in one.notes)
 
 
 # ---- a training that diverges
@@ -568,10 +574,10 @@ def test_records_that_are_not_finite_are_left_aside(value: float) -> None:
     saved = kept.load_latest()
     assert saved is not None
     (training,) = saved.metadata["trainings"]
-    training["records"][0][0] = value
+    training["trainer_state"]["records"][0]["train_loss"] = value
     kept.files = (save(dict(saved.tensors)), json.dumps(saved.metadata))
     after = Process()
-    assert after.run(DENSE, kept).last.notes[0] == "a checkpoint was left aside, a loss is not finite"
+    assert after.run(DENSE, kept).last.notes[0] == "a checkpoint was ignored: a loss is not finite"
     assert after.heard == whole(DENSE)[1]
 
 

@@ -226,11 +226,11 @@ def test_a_training_without_its_ancestor_is_a_mistake_of_ours() -> None:
 
 def test_to_rewind_to_zero_is_to_go_back_to_what_was_inherited() -> None:
     ancestor = pruned_ancestor(0.3)
-    bench = make_context(dense("masked"), IMAGES, ancestor=ancestor)
-    assert torch.equal(stages.weights_at(bench, 0)["hidden.1.weight"], ancestor.weights["hidden.1.weight"])
+    context = make_context(dense("masked"), IMAGES, ancestor=ancestor)
+    assert torch.equal(stages.weights_at(context, 0)["hidden.1.weight"], ancestor.weights["hidden.1.weight"])
     # Epoch 1 of 2 is trained again from there, bit for bit.
-    there = stages.dense(bench, epochs=1).weights
-    assert all(torch.equal(stages.weights_at(bench, 1)[name], value) for name, value in there.items())
+    there = stages.dense(context, epochs=1).weights
+    assert all(torch.equal(stages.weights_at(context, 1)[name], value) for name, value in there.items())
 
 
 RECOVERIES = ("none", "finetune(epochs=1)", "rewind(to=0)", "reinit", "lr_rewind(epochs=1)")

@@ -28,7 +28,7 @@ digits = cache(partial(loading.load_dataset, "digits"))
 
 
 @cache
-def bench(model: str = MLP, recipe: Train = RECIPE, seed: int = 0) -> TrialContext:
+def context(model: str = MLP, recipe: Train = RECIPE, seed: int = 0) -> TrialContext:
     config = DenseConfig(model, "digits", 256, seed, recipe, NUMERICS)
     on = make_context(config, digits())
     return replace(on, reference=stages.dense(on))
@@ -69,7 +69,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NetworkState, Training
 def test_masks_stay_bits_repeat_and_the_cost_is_what_the_plan_says(
     name: str, prune: Prune, model: str
 ) -> None:
-    on = bench(model)
+    on = context(model)
     before = pruned(on, prune)
     copies = {name: tensor.clone() for name, tensor in before.weights.items()}
     after = recoveries.get(name)(on, before, round=1)
@@ -91,7 +91,7 @@ def test_masks_stay_bits_repeat_and_the_cost_is_what_the_plan_says(
 
 @pytest.mark.parametrize("name", sorted(set(recoveries) - {"none", "refit"}))
 def test_what_trains_is_seeded_by_its_round_and_the_seed(name: str) -> None:
-    on, method = bench(), recoveries.get(name)
+    on, method = context(), recoveries.get(name)
     state = pruned(on)
     assert not same(method(on, state, round=1), method(on, state, round=2))
     other = replace(on, config=replace(on.config, seed=1))
@@ -99,7 +99,7 @@ def test_what_trains_is_seeded_by_its_round_and_the_seed(name: str) -> None:
 
 
 def test_none_is_the_state_itself() -> None:
-    on = bench()
+    on = context()
     assert recoveries.get("none")(on, on.trained(), round=1) is on.trained()
 
 
@@ -219,7 +219,7 @@ def test_options_are_checked_where_they_are_read() -> None:
 
 
 def test_a_percentage_is_of_the_training() -> None:
-    on = bench(recipe=replace(RECIPE, epochs=1))
+    on = context(recipe=replace(RECIPE, epochs=1))
     assert recoveries.get("finetune(epochs='50%')")(on, on.trained(), round=1).epochs == 2
 
 
@@ -227,7 +227,7 @@ def test_a_percentage_is_of_the_training() -> None:
 
 
 def test_finetuning_holds_the_last_rate() -> None:
-    on = bench(recipe=replace(RECIPE, epochs=4))
+    on = context(recipe=replace(RECIPE, epochs=4))
     before = pruned(on)
     after = recoveries.get("finetune(epochs=3, lr=2.0)")(on, before, round=1)
     # Linear from 0.1 at epoch 0 to 0 at epoch 4: 0.025 where the last epoch starts.
@@ -241,7 +241,7 @@ def test_rewinding_the_rate_starts_it_where_so_many_epochs_are_left(
     schedule: str, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(RECIPE, schedule=schedule)
-    on = bench(recipe=recipe)
+    on = context(recipe=recipe)
     state = pruned(on)
     seen = starts(monkeypatch)
     after = recoveries.get(f"lr_rewind(epochs={epochs})")(on, state, round=1)
@@ -268,7 +268,7 @@ def survivors_equal(state: NetworkState, weights: dict[str, torch.Tensor]) -> bo
 
 @pytest.mark.parametrize("model", [MLP, CNN])
 def test_rewinding_to_0_starts_from_the_initial_weights(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench(model)
+    on = context(model)
     state = pruned(on, CHANNELS)
     seen = starts(monkeypatch)
     recoveries.get("rewind")(on, state, round=1)
@@ -282,7 +282,7 @@ def test_rewinding_to_0_starts_from_the_initial_weights(model: str, monkeypatch:
 def test_rewinding_to_an_epoch_starts_from_the_dense_trainings_own_weights(
     model: str, to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on = bench(model)
+    on = context(model)
     # The whole training by hand; on its way the weights after `to` epochs are noted.
     net, way = on.build(), dict[int, dict[str, torch.Tensor]]()
 
@@ -317,14 +317,14 @@ def test_training_so_far_again_is_quiet_and_not_charged() -> None:
     def report(stage: str, epoch: int, record: EpochRecord) -> None:
         heard.append(stage)
 
-    on = replace(bench(), report=report)
+    on = replace(context(), report=report)
     after = recoveries.get("rewind(to=2)")(on, pruned(on), round=1)
     assert heard == ["rewind"]
     assert after.epochs == 3 + 1
 
 
 def test_another_draw_is_another_network_for_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench()
+    on = context()
     state = pruned(on)
     seen = starts(monkeypatch)
     for round in (1, 1, 2):
@@ -345,7 +345,7 @@ def test_another_draw_is_another_network_for_every_round(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("model", [MLP, CNN])
 @pytest.mark.parametrize("granularity", ["unit", "channel"])
 def test_refit_is_better_than_nothing(model: str, granularity: str) -> None:
-    on = bench(model, Train(epochs=12, lr=3e-2))
+    on = context(model, Train(epochs=12, lr=3e-2))
     state = pruned(on, Prune("l2", granularity, "layer", "one_shot", 0.7))
     after = recoveries.get("refit")(on, state, round=1)
     cut, refitted = (
@@ -355,7 +355,7 @@ def test_refit_is_better_than_nothing(model: str, granularity: str) -> None:
 
 
 def test_refit_looks_at_no_label() -> None:
-    on = bench(CNN)
+    on = context(CNN)
     state = pruned(on, CHANNELS)
     blind = replace(on.data, train=replace(on.data.train, labels=torch.zeros_like(on.data.train.labels)))
     method = recoveries.get("refit(images=100)")

@@ -122,12 +122,12 @@ class TrialContext:
             return self._network()
 
 
-def fit_of(bench: TrialContext, outline: nn.Module, ancestor: SourceModel) -> TensorMapping:
-    """How the bench's network takes an ancestor's tensors. ValueError for another model."""
+def fit_of(context: TrialContext, outline: nn.Module, ancestor: SourceModel) -> TensorMapping:
+    """How the context's network takes an ancestor's tensors. ValueError for another model."""
     shapes = {name: tuple(tensor.shape) for name, tensor in ancestor.weights.items()}
-    ours = classes_of(bench.config.dataset)
+    ours = classes_of(context.config.dataset)
     return match_tensors(
-        outline, shapes, flow=flow_of(bench.built), source_classes=ancestor.classes, target_classes=ours
+        outline, shapes, flow=flow_of(context.built), source_classes=ancestor.classes, target_classes=ours
     )
 
 
@@ -140,14 +140,14 @@ def seed_for(seed: int, stage: str, round: int) -> int:
 def make_context(
     config: DenseConfig, data: Dataset, *, report: Report | None = None, ancestor: SourceModel | None = None
 ) -> TrialContext:
-    """The bench of a configuration; one image's cost is counted once in a process for each model."""
+    """The context of a configuration; one image's cost is counted once in a process for each model."""
     cost = _cost(config.model, data.input_shape, data.num_classes)
     return TrialContext(config, data, cost, report, source_model=ancestor)
 
 
-def channel_groups(bench: TrialContext, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
-    """The channel groups of the bench's model; ValueError where a channel cannot be cut out exactly."""
-    return channels_of(bench.built, protect)
+def channel_groups(context: TrialContext, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
+    """The channel groups of the context's model; ValueError where a channel cannot be cut out exactly."""
+    return channels_of(context.built, protect)
 
 
 @lru_cache(maxsize=16)

@@ -23,34 +23,34 @@ SMALLEST = 1e-12
 
 
 def prune_during_training(
-    bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None
+    context: TrialContext, config: TrialConfig, groups: Sequence[Group] | None
 ) -> NetworkState:
     """Train from the initial weights and prune on the way, by the schedule of the configuration."""
-    start = initial(bench)
-    pruner = EpochPruner(bench, config, groups, start.masks)
+    start = initial(context)
+    pruner = EpochPruner(context, config, groups, start.masks)
     hooks = partial(_extras, pruner)
-    phase = TrainingPhase(bench.config.train.epochs)
-    state = train_more(bench, start, phase, stage="during", round=0, hooks=hooks)
+    phase = TrainingPhase(context.config.train.epochs)
+    state = train_more(context, start, phase, stage="during", round=0, hooks=hooks)
     return replace(state, masks=pruner.masks)
 
 
 def _extras(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
     pruner.start()  # again, where memory ran out and the training starts anew
     after_epoch = partial(pruner.after_epoch, net)
-    return TrainingHooks(loss=pruner.bench.loss, after_epoch=after_epoch, stateful=pruner)
+    return TrainingHooks(loss=pruner.context.loss, after_epoch=after_epoch, stateful=pruner)
 
 
 class EpochPruner:
     """The masks so far, and the mean norms that tell whether a layer has settled."""
 
     def __init__(
-        self, bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None, inherited: Masks
+        self, context: TrialContext, config: TrialConfig, groups: Sequence[Group] | None, inherited: Masks
     ) -> None:
-        self.bench, self.config, self.groups = bench, config, groups
+        self.context, self.config, self.groups = context, config, groups
         self.schedule = schedules.get(config.prune.schedule)
         # Of all layers from the start: one that never settles is whole, and counts in the sparsity.
-        protect = layers_protected(bench.built, config.prune.protect)
-        self.whole = full_masks(bench.build().cpu(), groups, protect=protect) | inherited
+        protect = layers_protected(context.built, config.prune.protect)
+        self.whole = full_masks(context.build().cpu(), groups, protect=protect) | inherited
         self.start()
 
     def start(self) -> None:
@@ -79,7 +79,7 @@ class EpochPruner:
             return None
         for round in range(done + 1, due + 1):
             self.masks = choose_masks(
-                self.bench, self.config, net, self.masks, self.groups, round=round, protect=waiting
+                self.context, self.config, net, self.masks, self.groups, round=round, protect=waiting
             )
             apply_masks(net, self.masks)
         return self.masks if due else None
@@ -87,14 +87,14 @@ class EpochPruner:
     def _prunable(self, norms: Mapping[str, float]) -> dict[str, float]:
         """Without protected layers; groups hold none."""
         protect = self.config.prune.protect if self.groups is None else ()
-        kept = layers_protected(self.bench.built, protect)
+        kept = layers_protected(self.context.built, protect)
         return {name: norm for name, norm in norms.items() if name not in kept}
 
     def _rounds_due(self, epoch: int) -> int:
         """A schedule that waits for layers looks at every epoch; others spread their rounds."""
         if "tolerance" in self.schedule.options:
             return epoch
-        rounds, epochs = rounds_of(self.schedule), self.bench.config.train.epochs
+        rounds, epochs = rounds_of(self.schedule), self.context.config.train.epochs
         return min(rounds, int(rounds * epoch / max(1.0, LAST_ROUND_AT * epochs) + 1e-9))
 
     def _unsettled(self, norms: Mapping[str, float]) -> tuple[str, ...]:

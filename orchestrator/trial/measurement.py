@@ -63,7 +63,7 @@ class ResumedRound:
 
 
 def measure(
-    bench: TrialContext,
+    context: TrialContext,
     state: NetworkState,
     groups: Sequence[Group] | None,
     *,
@@ -71,29 +71,29 @@ def measure(
     round: int = 0,
 ) -> MeasuredRound:
     """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
-    with bench.seeded("measure", round):  # for a network that draws in eval mode, too
-        return _measured(bench, state, groups, config, round)
+    with context.seeded("measure", round):  # for a network that draws in eval mode, too
+        return _measured(context, state, groups, config, round)
 
 
 def _measured(
-    bench: TrialContext,
+    context: TrialContext,
     state: NetworkState,
     groups: Sequence[Group] | None,
     config: TrialConfig | None,
     round: int,
 ) -> MeasuredRound:
-    net = bench.build_module(state)
-    numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
-    test = evaluate(net, bench.data.test, numerics=numerics)
-    held_out = evaluate(net, bench.data.validation, numerics=numerics)
+    net = context.build_module(state)
+    numerics = replace(context.config.numerics, micro_batch=state.micro_batch)
+    test = evaluate(net, context.data.test, numerics=numerics)
+    held_out = evaluate(net, context.data.validation, numerics=numerics)
     if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
-    small, notes = _cut(bench, net, state.masks, config, round=round)
-    masks, whole = _propagated(bench, net, state.masks, config)
-    living = remaining_weights(net, bench.cost, masks)
+    small, notes = _cut(context, net, state.masks, config, round=round)
+    masks, whole = _propagated(context, net, state.masks, config)
+    living = remaining_weights(net, context.cost, masks)
     if config is not None:
         notes += _differences(config, state.masks, groups, round=round)
-    notes += collapse_notes(masks, held_out, classes=bench.data.num_classes, round=round)
+    notes += collapse_notes(masks, held_out, classes=context.data.num_classes, round=round)
     measurement = Measurement(
         accuracy=test.accuracy,
         top5=test.top5,
@@ -106,15 +106,15 @@ def _measured(
         train_seconds=state.train_seconds,
         train_flops=state.train_flops,
         sparsity_chosen=sparsity({**whole, **state.masks}),
-        macs_effective_chosen=effective_macs(bench.cost, state.masks),
-        **_costs(bench, net, small, masks, living),
+        macs_effective_chosen=effective_macs(context.cost, state.masks),
+        **_costs(context, net, small, masks, living),
     )
-    rows = tuple(layer_rows(net, bench.cost, living, state.masks))
+    rows = tuple(layer_rows(net, context.cost, living, state.masks))
     return MeasuredRound(state, measurement, small, small is not net, rows, masks, test.confusion, notes)
 
 
 def _propagated(
-    bench: TrialContext, net: nn.Module, masks: Masks, config: TrialConfig | None
+    context: TrialContext, net: nn.Module, masks: Masks, config: TrialConfig | None
 ) -> tuple[Masks, Masks]:
     """The masks with what is dead by consequence, where whole units or channels go; and the whole ones.
 
@@ -126,14 +126,14 @@ def _propagated(
         return masks, {}
     parameters, protect = dict(net.named_parameters()), config.prune.protect
     try:
-        groups = channel_groups(bench, protect)
+        groups = channel_groups(context, protect)
     except ValueError:
         result = masks
         counted = [
-            name for name in prunable_layers(net) if name not in layers_protected(bench.built, protect)
+            name for name in prunable_layers(net) if name not in layers_protected(context.built, protect)
         ]
     else:
-        image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
+        image = torch.zeros((2, *context.data.input_shape))  # of which the shape counts alone
         result = propagate(net, masks, groups, example_input=image)
         counted = [member.module for group in groups for member in group.members]
     whole = {
@@ -145,22 +145,22 @@ def _propagated(
 
 
 def _costs(
-    bench: TrialContext, net: nn.Module, small: nn.Module, masks: Masks, living: Mapping[str, Tensor]
+    context: TrialContext, net: nn.Module, small: nn.Module, masks: Masks, living: Mapping[str, Tensor]
 ) -> dict[str, Any]:  # int or float
     """What is left of the network: dense, with its masks, and cut out."""
-    physical = bench.cost if small is net else profile(small, bench.data.input_shape)
-    nonzero = nonzero_parameters(bench.cost, masks)
+    physical = context.cost if small is net else profile(small, context.data.input_shape)
+    nonzero = nonzero_parameters(context.cost, masks)
     index, gini = sparsity_indices(living)
     return {
         "sparsity": sparsity(masks),
         "pq_index": index,
         "gini": gini,
-        "compression": bench.cost.parameters / max(nonzero, 1),
-        "parameters_dense": bench.cost.parameters,
+        "compression": context.cost.parameters / max(nonzero, 1),
+        "parameters_dense": context.cost.parameters,
         "parameters_nonzero": nonzero,
         "parameters_physical": physical.parameters,
-        "macs_dense": bench.cost.total_macs,
-        "macs_effective": effective_macs(bench.cost, masks),
+        "macs_dense": context.cost.total_macs,
+        "macs_effective": effective_macs(context.cost, masks),
         "macs_physical": physical.total_macs,
         "bytes_dense": dense_bytes(net),
         "bytes_sparse": sparse_bytes(net, masks),
@@ -186,16 +186,16 @@ def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int,
 
 
 def _cut(
-    bench: TrialContext, net: nn.Module, masks: Masks, config: TrialConfig | None, *, round: int
+    context: TrialContext, net: nn.Module, masks: Masks, config: TrialConfig | None, *, round: int
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The network without its dead channels, where whole units or channels go; and what there is to say."""
     if config is None or config.prune.granularity not in ("unit", "channel"):
         return net, ()
     if all(mask.all() for mask in masks.values()):
         return net, ()
-    image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
+    image = torch.zeros((2, *context.data.input_shape))  # of which the shape counts alone
     try:
-        groups = channel_groups(bench, config.prune.protect)
+        groups = channel_groups(context, config.prune.protect)
         small = shrink(net, masks, image, groups=groups)
         return small, _emptied(dead_groups(groups, masks, net=net), config.prune.granularity, round=round)
     except ValueError as error:

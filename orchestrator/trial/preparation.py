@@ -20,7 +20,7 @@ preparations = Registry("preparation")
 
 
 @preparations.register(summary="nothing")
-def none(bench: TrialContext, state: NetworkState) -> NetworkState:
+def none(context: TrialContext, state: NetworkState) -> NetworkState:
     """The state as it is."""
     return state
 
@@ -36,7 +36,7 @@ def _check_group_lasso(*, epochs: int | str, **lasso: object) -> None:
     channels=True,
 )
 def group_lasso(
-    bench: TrialContext,
+    context: TrialContext,
     state: NetworkState,
     *,
     kind: str = "group",
@@ -51,13 +51,13 @@ def group_lasso(
     `kind` is group, filter or channel; `mode` proximal or subgradient; `group_scale` sqrt or none. Groups
     that the proximal mode has emptied are exactly zero: `threshold(unit='absolute')` finds them.
     """
-    recipe = bench.config.train
+    recipe = context.config.train
     length = epochs_of(epochs, recipe)
     options = {"kind": kind, "strength": strength, "mode": mode, "group_scale": group_scale, "warmup": warmup}
     bind = regularization.regularizers.get({"method": "group_lasso", **options})
     hooks: Callable[[nn.Module], TrainingHooks] = lambda net: TrainingHooks(  # noqa: E731  one expression, typed
-        regularizer=bind(net, groups=channel_groups(bench))
+        regularizer=bind(net, groups=channel_groups(context))
     )
     phase = TrainingPhase(length, start=max(0, recipe.epochs - length))
-    untaught = replace(bench, has_teacher=False)  # it learns from the labels alone, whatever recoveries do
+    untaught = replace(context, has_teacher=False)  # it learns from the labels alone, whatever recoveries do
     return train_more(untaught, state, phase, stage="group_lasso", round=0, hooks=hooks)

@@ -140,7 +140,7 @@ def _of_reinit(train: Train) -> int:
 
 
 @recoveries.register(summary="nothing: the network as pruning left it", trains=False)
-def none(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
+def none(context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
     """The state as it is."""
     return state
 
@@ -151,13 +151,13 @@ def none(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkStat
     length=_of_finetune,
 )
 def finetune(
-    bench: TrialContext, state: NetworkState, *, round: int, epochs: Length = "10%", lr: Factor = 1.0
+    context: TrialContext, state: NetworkState, *, round: int, epochs: Length = "10%", lr: Factor = 1.0
 ) -> NetworkState:
     """Train the survivors on at a constant rate: `lr` times the recipe's at the start of its last epoch."""
-    recipe = bench.config.train
+    recipe = context.config.train
     last = max(recipe.epochs - 1, recipe.warmup_epochs)
     phase = TrainingPhase(epochs_of(epochs, recipe), start=last, constant_lr=True, lr_factor=lr)
-    return train_more(bench, state, phase, stage="finetune", round=round)
+    return train_more(context, state, phase, stage="finetune", round=round)
 
 
 @recoveries.register(
@@ -166,14 +166,14 @@ def finetune(
     length=_of_rewind,
     again=True,
 )
-def rewind(bench: TrialContext, state: NetworkState, *, round: int, to: Position = 0) -> NetworkState:
+def rewind(context: TrialContext, state: NetworkState, *, round: int, to: Position = 0) -> NetworkState:
     """The lottery ticket: survivors, biases and norms go back to epoch `to`, 0 being the initial draw.
 
     The training from there on is done again, learning rates included.
     """
-    start = position_of(to, bench.config.train)
-    earlier = rewound(state, weights_at(bench, start))
-    return train_more(bench, earlier, _rest(bench, start), stage="rewind", round=round)
+    start = position_of(to, context.config.train)
+    earlier = rewound(state, weights_at(context, start))
+    return train_more(context, earlier, _rest(context, start), stage="rewind", round=round)
 
 
 @recoveries.register(
@@ -182,11 +182,11 @@ def rewind(bench: TrialContext, state: NetworkState, *, round: int, to: Position
     length=_of_lr_rewind,
 )
 def lr_rewind(
-    bench: TrialContext, state: NetworkState, *, round: int, epochs: Length = "100%"
+    context: TrialContext, state: NetworkState, *, round: int, epochs: Length = "100%"
 ) -> NetworkState:
     """Train the survivors through the last `epochs` of the learning-rate schedule once more."""
-    start = bench.config.train.epochs - _of_lr_rewind(bench.config.train, epochs=epochs)
-    return train_more(bench, state, _rest(bench, start), stage="lr_rewind", round=round)
+    start = context.config.train.epochs - _of_lr_rewind(context.config.train, epochs=epochs)
+    return train_more(context, state, _rest(context, start), stage="lr_rewind", round=round)
 
 
 @recoveries.register(
@@ -196,13 +196,13 @@ def lr_rewind(
     again=True,
     trunk="rewind",
 )
-def reinit(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
+def reinit(context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
     """Fresh initial weights for the survivors, biases and norms, and the whole training.
 
     The masks are those of the lottery ticket: the next round prunes what `rewind` has trained.
     """
-    fresh = rewound(state, initial(bench, draw="reinit", round=round).weights)
-    return train_more(bench, fresh, _rest(bench, 0), stage="reinit", round=round)
+    fresh = rewound(state, initial(context, draw="reinit", round=round).weights)
+    return train_more(context, fresh, _rest(context, 0), stage="reinit", round=round)
 
 
 @recoveries.register(
@@ -211,14 +211,14 @@ def reinit(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkSt
     channels=True,
     trains=False,
 )
-def refit(bench: TrialContext, state: NetworkState, *, round: int, images: Images = 500) -> NetworkState:
+def refit(context: TrialContext, state: NetworkState, *, round: int, images: Images = 500) -> NetworkState:
     """Correct what reads the dead units so that it is given what the dense network gave it, front to back.
 
     For units and channels, however they were chosen; ValueError where several layers read one group.
     """
-    net, dense = bench.build_module(state).cpu(), bench.build_module(bench.trained()).cpu()
-    seen = bench.data.train.images[:images].cpu()
-    groups = channel_groups(bench, whole_layers(bench.meta_module(), state.masks))
+    net, dense = context.build_module(state).cpu(), context.build_module(context.trained()).cpu()
+    seen = context.data.train.images[:images].cpu()
+    groups = channel_groups(context, whole_layers(context.meta_module(), state.masks))
     started = perf_counter()
     changed = decomposition.refit(net, state.masks, groups, seen, dense=dense)
     seconds = state.train_seconds + perf_counter() - started
@@ -230,8 +230,8 @@ def rewound(state: NetworkState, weights: Mapping[str, Tensor]) -> NetworkState:
     return replace(state, weights=masked(weights, state.masks))
 
 
-def _rest(bench: TrialContext, start: int) -> TrainingPhase:
-    return TrainingPhase(bench.config.train.epochs - start, start=start)
+def _rest(context: TrialContext, start: int) -> TrainingPhase:
+    return TrainingPhase(context.config.train.epochs - start, start=start)
 
 
 def reuses_dense_weights(config: TrialConfig) -> bool:

@@ -79,11 +79,13 @@ def run_dense(
     Every minute, or `every_seconds`, the keeper is given where the training stands; what an earlier
     process gave it is carried on.
     """
-    bench = make_context(config, data, report=on_epoch, ancestor=source_model)
-    journal = resume_or_start(checkpoints, bench, key=config.key(), dense=None, every_seconds=every_seconds)
-    bench = replace(bench, checkpointer=journal)
-    measured = journal.measured(measure(bench, stages.dense(bench), None))
-    return TrialResult(measured.measurement, (measured,), measured, bench.cost, data, measured.confusion)
+    context = make_context(config, data, report=on_epoch, ancestor=source_model)
+    checkpointer = resume_or_start(
+        checkpoints, context, key=config.key(), dense=None, every_seconds=every_seconds
+    )
+    context = replace(context, checkpointer=checkpointer)
+    measured = checkpointer.add_measured(measure(context, stages.dense(context), None))
+    return TrialResult(measured.measurement, (measured,), measured, context.cost, data, measured.confusion)
 
 
 def run_trial(
@@ -104,61 +106,64 @@ def run_trial(
     that an earlier process measured are reported again first; it may end the walk where that one stood.
     A control walks along the `shared` rounds, if there are any. The keeper is as for `run_dense`.
     """
-    bench = make_context(config.dense, data, report=on_epoch, ancestor=source_model)
+    context = make_context(config.dense, data, report=on_epoch, ancestor=source_model)
     held = store.dense(config.dense)
-    journal = resume_or_start(
-        checkpoints, bench, key=config.key(), dense=held, shared=masks_from, every_seconds=every_seconds
+    checkpointer = resume_or_start(
+        checkpoints, context, key=config.key(), dense=held, masks_from=masks_from, every_seconds=every_seconds
     )
-    bench = replace(bench, checkpointer=journal)
-    dense = held or stages.dense(bench)
+    context = replace(context, checkpointer=checkpointer)
+    dense = held or stages.dense(context)
     ipa, confusion = _assessed(config.dense, data, dense)
-    bench = _with_teacher(replace(bench, reference=dense), config)
-    groups = stages.groups_for(bench, config)
+    context = _with_teacher(replace(context, reference=dense), config)
+    groups = stages.groups_for(context, config)
     stopped_because = ""
-    for round in _rounds(bench, config, groups, journal, ipa, masks_from):
+    for round in _rounds(context, config, groups, checkpointer, ipa, masks_from):
         reason = on_round(round) if on_round is not None else ""
         if reason and round.number < round.rounds:
             stopped_because = reason
             break
-    last = _last(bench, config, groups, journal)
-    rounds = (*journal.standing.rounds[:-1], last)
-    trunk = journal.round_masks(config.key(), rounds_of(schedules.get(config.prune.schedule)))
-    return TrialResult(ipa, rounds, last, bench.cost, data, confusion, stopped_because, trunk)
+    last = _last(context, config, groups, checkpointer)
+    rounds = (*checkpointer.progress.rounds[:-1], last)
+    trunk = checkpointer.round_masks(config.key(), rounds_of(schedules.get(config.prune.schedule)))
+    return TrialResult(ipa, rounds, last, context.cost, data, confusion, stopped_because, trunk)
 
 
-def _with_teacher(bench: TrialContext, config: TrialConfig) -> TrialContext:
+def _with_teacher(context: TrialContext, config: TrialConfig) -> TrialContext:
     distillation = distillations.get(config.distill)
-    with bench.seeded("distill", 0):
-        loss = distillation(bench.build_module(bench.trained()))
-    return replace(bench, loss=loss, has_teacher=bool(distillation.traits["teaches"]))
+    with context.seeded("distill", 0):
+        loss = distillation(context.build_module(context.trained()))
+    return replace(context, loss=loss, has_teacher=bool(distillation.traits["teaches"]))
 
 
 def _rounds(
-    bench: TrialContext,
+    context: TrialContext,
     config: TrialConfig,
     groups: Sequence[Group] | None,
-    journal: TrialCheckpointer,
+    checkpointer: TrialCheckpointer,
     ipa: Measurement,
     shared: RoundMasks | None,
 ) -> Iterator[Round]:
     """Every round once it is measured, those that an earlier process measured at once."""
-    planned, earlier = measured_rounds(config), journal.standing.rounds
+    planned, earlier = measured_rounds(config), checkpointer.progress.rounds
     for number, recalled in enumerate(earlier, start=1):
         yield Round(number, planned, recalled.measurement, ipa)
-    for number, state in _run_rounds(bench, config, groups, journal, shared):
+    for number, state in _run_rounds(context, config, groups, checkpointer, shared):
         if number > len(earlier):
-            measured = journal.measured(measure(bench, state, groups, config=config, round=number))
+            measured = checkpointer.add_measured(measure(context, state, groups, config=config, round=number))
             yield Round(number, planned, measured.measurement, ipa)
 
 
 def _last(
-    bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None, journal: TrialCheckpointer
+    context: TrialContext,
+    config: TrialConfig,
+    groups: Sequence[Group] | None,
+    checkpointer: TrialCheckpointer,
 ) -> MeasuredRound:
     """The round measured last; its network and layers again, if an earlier process measured it."""
-    rounds = journal.standing.rounds
+    rounds = checkpointer.progress.rounds
     if isinstance(rounds[-1], MeasuredRound):
         return rounds[-1]
-    again = measure(bench, journal.last, groups, config=config, round=len(rounds))
+    again = measure(context, checkpointer.last_measured, groups, config=config, round=len(rounds))
     state = replace(again.state, history=rounds[-1].history)
     return replace(again, state=state, measurement=rounds[-1].measurement, notes=rounds[-1].notes)
 
@@ -176,44 +181,44 @@ def _assessed(config: DenseConfig, data: Dataset, dense: NetworkState) -> tuple[
 
 
 def _run_rounds(
-    bench: TrialContext,
+    context: TrialContext,
     config: TrialConfig,
     groups: Sequence[Group] | None,
-    journal: TrialCheckpointer,
+    checkpointer: TrialCheckpointer,
     shared: RoundMasks | None,
 ) -> Iterator[tuple[int, NetworkState]]:
     """The state after every recovery, and which of those to be measured it is."""
     recover, rounds = recoveries.get(config.recover), rounds_of(schedules.get(config.prune.schedule))
     if config.when == "during":
-        yield 1, _recovered(bench, recover, prune_during_training(bench, config, groups), round=1)
+        yield 1, _recovered(context, recover, prune_during_training(context, config, groups), round=1)
         return
-    first, state = journal.standing.round, journal.standing.round_start
+    first, state = checkpointer.progress.round, checkpointer.progress.round_start
     if state is None:
-        state = stages.initial(bench) if config.when == "init" else bench.trained()
-        with bench.seeded("prepare", 0):
-            first, state = 1, preparations.get(config.prepare)(bench, state)
+        state = stages.initial(context) if config.when == "init" else context.trained()
+        with context.seeded("prepare", 0):
+            first, state = 1, preparations.get(config.prepare)(context, state)
     # A control is a branch: the walk goes on along the trunk that it is compared with.
     trunk = recoveries.get(recover.traits.get("trunk", config.recover))
     control = trunk.name != recover.name
     for round in range(first, rounds + 1):
-        journal.begin(round, state)
+        checkpointer.start_round(round, state)
         if shared is None:
-            pruned = stages.prune_round(bench, config, state, groups, round=round)
+            pruned = stages.prune_round(context, config, state, groups, round=round)
         else:
             pruned = shared.rounds[round - 1]
-        journal.pruned(round, pruned)
+        checkpointer.add_pruned(round, pruned)
         # An untrained network is trained once, under the masks of the last round.
         if config.when == "init" and round < rounds:
             state = pruned
             continue
-        recovered = _recovered(bench, recover, masks_only(pruned) if control else pruned, round=round)
+        recovered = _recovered(context, recover, masks_only(pruned) if control else pruned, round=round)
         yield (1 if config.when == "init" else round), recovered
         if round < rounds and shared is None:
-            state = _recovered(bench, trunk, pruned, round=round) if control else recovered
+            state = _recovered(context, trunk, pruned, round=round) if control else recovered
 
 
-def _recovered(bench: TrialContext, recover: Method, state: NetworkState, *, round: int) -> NetworkState:
+def _recovered(context: TrialContext, recover: Method, state: NetworkState, *, round: int) -> NetworkState:
     """The state after a recovery; what that draws from the global generators is its own and the round's."""
-    with bench.seeded(f"recover/{recover.name}", round):
-        recovered: NetworkState = recover(bench, state, round=round)
+    with context.seeded(f"recover/{recover.name}", round):
+        recovered: NetworkState = recover(context, state, round=round)
     return recovered

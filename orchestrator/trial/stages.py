@@ -35,28 +35,30 @@ Hooks = Callable[[nn.Module], TrainingHooks]
 SAMPLES_PER_CLASS = 10  # images per class for criteria that look at data (SNIP, GraSP: >= 10)
 
 
-def initial(bench: TrialContext, *, draw: str = "init", round: int = 0) -> NetworkState:
+def initial(context: TrialContext, *, draw: str = "init", round: int = 0) -> NetworkState:
     """The untrained network, or what it inherits; another `draw` or round gives other initial weights.
 
     Whatever is inherited, another draw is a fresh one: its masks are those of who asks for it.
     """
-    weights, masks = snapshot(bench.build(draw=draw, round=round)), Masks()
-    if bench.config.start != "scratch" and draw == "init":
-        weights, kept = bench.inherited(weights)
-        masks = kept if bench.config.start == "masked" else masks
-    return NetworkState(weights, masks, micro_batch=bench.config.numerics.micro_batch)
+    weights, masks = snapshot(context.build(draw=draw, round=round)), Masks()
+    if context.config.start != "scratch" and draw == "init":
+        weights, kept = context.inherited(weights)
+        masks = kept if context.config.start == "masked" else masks
+    return NetworkState(weights, masks, micro_batch=context.config.numerics.micro_batch)
 
 
-def dense(bench: TrialContext, *, epochs: int | None = None) -> NetworkState:
+def dense(context: TrialContext, *, epochs: int | None = None) -> NetworkState:
     """The network trained from its initial weights; `epochs` stops early, at a point on the way."""
-    phase = TrainingPhase(bench.config.train.epochs if epochs is None else epochs)
+    phase = TrainingPhase(context.config.train.epochs if epochs is None else epochs)
     return (
-        train_more(bench, initial(bench), phase, stage="dense", round=0) if phase.epochs else initial(bench)
+        train_more(context, initial(context), phase, stage="dense", round=0)
+        if phase.epochs
+        else initial(context)
     )
 
 
 def train_more(
-    bench: TrialContext,
+    context: TrialContext,
     state: NetworkState,
     phase: TrainingPhase,
     *,
@@ -66,27 +68,27 @@ def train_more(
 ) -> NetworkState:
     """`state` trained on for one phase under its masks; half the micro-batch each time memory runs out.
 
-    `hooks(net)` gives what is added to the training of this very network. What the bench's book knows of
+    `hooks(net)` gives what is added to the training of this very network. What the context's book knows of
     this training is not done again.
     """
-    underway = None if bench.checkpointer is None else bench.checkpointer.resume(stage, round)
+    underway = None if context.checkpointer is None else context.checkpointer.resume(stage, round)
     if underway is not None:
         state = replace(state, micro_batch=underway.micro_batch)
     try:
-        return _train(bench, state, phase, underway, stage=stage, round=round, hooks=hooks)
+        return _train(context, state, phase, underway, stage=stage, round=round, hooks=hooks)
     except (RuntimeError, MemoryError) as error:
         if not _memory_ran_out(error):
             raise
         if state.micro_batch <= 1:
             raise CollapsedError("memory runs out even with one image at a time") from error
     # Only here, after the except block: until its end the error holds the tensors of what did not fit.
-    smaller = max(1, min(state.micro_batch, bench.config.batch_size) // 2)
+    smaller = max(1, min(state.micro_batch, context.config.batch_size) // 2)
     state = replace(state, micro_batch=smaller)
-    return train_more(bench, state, phase, stage=stage, round=round, hooks=hooks)
+    return train_more(context, state, phase, stage=stage, round=round, hooks=hooks)
 
 
 def _train(
-    bench: TrialContext,
+    context: TrialContext,
     state: NetworkState,
     phase: TrainingPhase,
     underway: TrainerState | None,
@@ -96,23 +98,23 @@ def _train(
     hooks: Hooks | None,
 ) -> NetworkState:
     """One try, with the state's micro-batch."""
-    net, device = bench.build_module(state), bench.data.train.images.device
-    generator = torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round))
-    with bench.seeded(stage, round):
-        extras = TrainingHooks(loss=bench.loss) if hooks is None else hooks(net)
-        book = None if extras.cannot_resume else bench.checkpointer
+    net, device = context.build_module(state), context.data.train.images.device
+    generator = torch.Generator().manual_seed(seed_for(context.config.seed, stage, round))
+    with context.seeded(stage, round):
+        extras = TrainingHooks(loss=context.loss) if hooks is None else hooks(net)
+        book = None if extras.cannot_resume else context.checkpointer
         records = train(
             net,
-            bench.data.train,
-            bench.data.validation,
-            recipe=bench.config.train,
+            context.data.train,
+            context.data.validation,
+            recipe=context.config.train,
             phase=phase,
-            batch_size=bench.config.batch_size,
-            numerics=replace(bench.config.numerics, micro_batch=state.micro_batch),
+            batch_size=context.config.batch_size,
+            numerics=replace(context.config.numerics, micro_batch=state.micro_batch),
             generator=generator,
             masks=state.masks,
             hooks=extras,
-            on_epoch=None if bench.report is None else partial(bench.report, stage),
+            on_epoch=None if context.report is None else partial(context.report, stage),
             resume_from=underway,
             maybe_save=None if book is None else partial(book.maybe_save, stage, round),
         )
@@ -126,7 +128,7 @@ def _train(
         epochs=state.epochs + phase.epochs,
         train_seconds=state.train_seconds + sum(record.seconds for record in records),
         train_flops=state.train_flops
-        + train_flops(bench.cost, len(bench.data.train) * phase.epochs, taught=bench.has_teacher),
+        + train_flops(context.cost, len(context.data.train) * phase.epochs, taught=context.has_teacher),
         history=tuple(records),
     )
 
@@ -137,7 +139,7 @@ def _memory_ran_out(error: RuntimeError | MemoryError) -> bool:
 
 
 def prune_round(
-    bench: TrialContext,
+    context: TrialContext,
     config: TrialConfig,
     state: NetworkState,
     groups: Sequence[Group] | None,
@@ -145,12 +147,12 @@ def prune_round(
     round: int,
 ) -> NetworkState:
     """One round of pruning: new masks, and the weights with their dead entries at zero."""
-    masks = choose_masks(bench, config, bench.view_module(state), state.masks, groups, round=round)
+    masks = choose_masks(context, config, context.view_module(state), state.masks, groups, round=round)
     return replace(state, weights=masked(state.weights, masks), masks=masks, history=())
 
 
 def choose_masks(
-    bench: TrialContext,
+    context: TrialContext,
     config: TrialConfig,
     net: nn.Module,
     masks: Masks,
@@ -160,9 +162,9 @@ def choose_masks(
     protect: Sequence[str] = (),
 ) -> Masks:
     """The masks of one round for a network as it stands; `protect` adds layers to those of the trial."""
-    wanted, seed = config.prune, seed_for(bench.config.seed, "prune", round)
+    wanted, seed = config.prune, seed_for(context.config.seed, "prune", round)
     needs_data = criteria.get(wanted.criterion).traits.get("data", False)
-    with bench.seeded("prune", round):
+    with context.seeded("prune", round):
         chosen = prune(
             _to_look_at(net, run=bool(needs_data)),
             amount=wanted.amount,
@@ -172,15 +174,15 @@ def choose_masks(
             schedule=wanted.schedule,
             round=round,
             masks=masks or None,
-            protect=(*layers_protected(bench.built, wanted.protect), *protect),
+            protect=(*layers_protected(context.built, wanted.protect), *protect),
             groups=groups,
-            sample=_sample(bench, seed) if needs_data else None,
+            sample=_sample(context, seed) if needs_data else None,
             seed=seed,
             invert=wanted.control == "invert",
         )
     if wanted.control == "shuffle":
         chosen = shuffle_masks(
-            chosen, torch.Generator().manual_seed(seed_for(bench.config.seed, "shuffle", round))
+            chosen, torch.Generator().manual_seed(seed_for(context.config.seed, "shuffle", round))
         )
     return chosen
 
@@ -192,13 +194,13 @@ def _to_look_at(net: nn.Module, *, run: bool) -> nn.Module:
     return net if on_cpu and not run else deepcopy(net).cpu()
 
 
-def weights_at(bench: TrialContext, epoch: int) -> Mapping[str, Tensor]:
+def weights_at(context: TrialContext, epoch: int) -> Mapping[str, Tensor]:
     """The dense network's weights after `epoch` epochs; trained so far again, bit for bit, if need be."""
-    if epoch == bench.config.train.epochs and bench.reference is not None:
-        return bench.reference.weights
+    if epoch == context.config.train.epochs and context.reference is not None:
+        return context.reference.weights
     if epoch == 0:
-        return initial(bench).weights
-    return _weights_at(bench.config, bench.data, bench.source_model, epoch)
+        return initial(context).weights
+    return _weights_at(context.config, context.data, context.source_model, epoch)
 
 
 @lru_cache(maxsize=2)
@@ -208,14 +210,14 @@ def _weights_at(
     return dense(make_context(config, data, ancestor=ancestor), epochs=epoch).weights
 
 
-def _sample(bench: TrialContext, seed: int) -> tuple[Tensor, Tensor]:
-    images, labels = balanced_sample(bench.data.train, per_class=SAMPLES_PER_CLASS, seed=seed)
+def _sample(context: TrialContext, seed: int) -> tuple[Tensor, Tensor]:
+    images, labels = balanced_sample(context.data.train, per_class=SAMPLES_PER_CLASS, seed=seed)
     return images.cpu(), labels.cpu()
 
 
-def groups_for(bench: TrialContext, config: TrialConfig) -> tuple[Group, ...] | None:
+def groups_for(context: TrialContext, config: TrialConfig) -> tuple[Group, ...] | None:
     """What the trial's granularity removes together; None for single weights."""
     wanted = config.prune
     if wanted.granularity == "channel":
-        return channel_groups(bench, wanted.protect)
-    return units_of(bench.built, wanted.protect) if wanted.granularity == "unit" else None
+        return channel_groups(context, wanted.protect)
+    return units_of(context.built, wanted.protect) if wanted.granularity == "unit" else None
