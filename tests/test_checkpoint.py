@@ -292,8 +292,8 @@ def test_layers_that_are_waited_for_are_pruned_in_the_end() -> None:
 def test_what_cannot_remember_is_trained_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     config = WALKS["cubic during"]
     reference, events = whole(config)
-    extras = during_training._extras
-    monkeypatch.setattr(during_training, "_extras", lambda *given: replace(extras(*given), stateful=None))
+    extras = during_training._make_hooks
+    monkeypatch.setattr(during_training, "_make_hooks", lambda *given: replace(extras(*given), stateful=None))
     for at in (1, 3):  # in its second epoch, and in the one of the recovery
         after = Process()
         assert_same(after.run(config, killed(config, at)), reference)
@@ -361,7 +361,7 @@ if (about := pathlib.Path(sys.argv[1], "about")).exists():
     kept.files = about.with_name("tensors").read_bytes(), about.read_text()
 try:
     process = Process(kill_at=at)
-    print(checkpoint.digest(process.run(TICKET, kept).last.state.weights), len(process.epochs))
+    print(checkpoint.tensors_digest(process.run(TICKET, kept).last.state.weights), len(process.epochs))
 except Killed:
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -441,7 +441,7 @@ def test_below_a_minute_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> No
         raise AssertionError("copied")
 
     monkeypatch.setattr(checkpointing, "pack", never)
-    monkeypatch.setattr("orchestrator.training.loop._Loop.underway", never)
+    monkeypatch.setattr("orchestrator.training.loop._Loop.state_dict", never)
     kept = Kept()
     assert checkpoint.SECONDS_BETWEEN == 60.0
     assert_same(run_dense(dense_config(), digits(), checkpoints=kept), whole(dense_config())[0])

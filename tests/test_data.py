@@ -29,7 +29,7 @@ from models.torchvision_compat import datasets as vision
 from orchestrator.data import loading
 from orchestrator.data.batches import AUGMENTATIONS, augment, balanced_sample, iter_batches
 from orchestrator.data.files import check
-from orchestrator.data.splits import stratified
+from orchestrator.data.splits import stratified_split
 from orchestrator.errors import DataError, SpaceError
 
 
@@ -111,9 +111,9 @@ def test_a_stratified_split_is_scikit_learns_position_by_position(labels, share,
         expected = train_test_split(positions, test_size=count, stratify=labels, random_state=seed)
     except ValueError:
         with pytest.raises(ValueError, match="either side"):
-            stratified(labels, count, seed=seed)
+            stratified_split(labels, count, seed=seed)
         return
-    for found, theirs in zip(stratified(labels, count, seed=seed), expected, strict=True):
+    for found, theirs in zip(stratified_split(labels, count, seed=seed), expected, strict=True):
         assert np.array_equal(found, theirs)
 
 

@@ -171,5 +171,7 @@ def test_the_loss_is_given_the_very_images_that_the_network_saw() -> None:
         net.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
         return TrainingHooks(loss=loss)
 
-    stages.train_more(context, stages.initial(context), TrainingPhase(1), stage="x", round=0, hooks=hooks)
+    stages.train_more(
+        context, stages.initial(context), TrainingPhase(1), stage="x", round=0, make_hooks=hooks
+    )
     assert count == 1257

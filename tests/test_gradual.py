@@ -47,8 +47,7 @@ def settled(tolerance: float, granularity: str = "unit", amount: float = 0.9, fr
 
 
 def run(on: TrialContext, prune: Prune) -> NetworkState:
-    config = trial(on, prune)
-    return prune_during_training(on, config, stages.groups_for(on, config))
+    return prune_during_training(replace(on, trial=trial(on, prune)))
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...], Masks]]:
@@ -56,16 +55,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...],
     seen: list[tuple[int, tuple[str, ...], Masks]] = []
 
     def noted(
-        on: TrialContext,
-        config: TrialConfig,
-        net: nn.Module,
-        masks: Masks,
-        groups: object,
-        *,
-        round: int,
-        protect: tuple[str, ...],
+        on: TrialContext, net: nn.Module, masks: Masks, *, round: int, protect: tuple[str, ...]
     ) -> Masks:
-        chosen = stages.choose_masks(on, config, net, masks, groups, round=round, protect=protect)  # type: ignore[arg-type]
+        chosen = stages.choose_masks(on, net, masks, round=round, protect=protect)
         seen.append((round, protect, chosen))
         return chosen
 
@@ -275,7 +267,7 @@ def test_mean_norms_by_hand(model: str) -> None:
         for layer in layers
     ]
     assert list(during_training._mean_norms(net, None).values()) == pytest.approx(expected, rel=1e-5)
-    units = stages.groups_for(context(model), trial(context(model), settled(1.0)))
+    units = replace(context(model), trial=trial(context(model), settled(1.0))).groups
     assert list(during_training._mean_norms(net, units).values()) == pytest.approx(expected[:-1], rel=1e-5)
 
 

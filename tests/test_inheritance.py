@@ -199,19 +199,21 @@ class NoStore:
 
 def test_a_start_from_weights_is_the_ancestor_and_a_fresh_head() -> None:
     ancestor, fresh = pruned_ancestor(0.5), stages.initial(make_context(dense("scratch"), IMAGES))
-    state = stages.initial(make_context(dense("weights"), IMAGES, ancestor=ancestor))
+    state = stages.initial(make_context(dense("weights"), IMAGES, source_model=ancestor))
     assert state.masks == {}
     assert torch.equal(state.weights["hidden.0.weight"], ancestor.weights["hidden.0.weight"])
     assert torch.equal(state.weights["output.weight"], fresh.weights["output.weight"])
-    again = stages.initial(make_context(dense("weights"), IMAGES, ancestor=ancestor), draw="reinit", round=1)
+    again = stages.initial(
+        make_context(dense("weights"), IMAGES, source_model=ancestor), draw="reinit", round=1
+    )
     assert not torch.equal(again.weights["hidden.0.weight"], state.weights["hidden.0.weight"])
 
 
 def test_what_was_dead_grows_from_weights_and_stays_dead_under_masks() -> None:
     ancestor = pruned_ancestor(0.5)
     dead = ~ancestor.masks["hidden.0.weight"]
-    free = stages.dense(make_context(dense("weights"), IMAGES, ancestor=ancestor))
-    bound = stages.dense(make_context(dense("masked"), IMAGES, ancestor=ancestor))
+    free = stages.dense(make_context(dense("weights"), IMAGES, source_model=ancestor))
+    bound = stages.dense(make_context(dense("masked"), IMAGES, source_model=ancestor))
     # Pixels that are blank in every image have no gradient: most of the dead move, not all.
     assert free.weights["hidden.0.weight"][dead].count_nonzero() > dead.sum() / 2
     assert not bound.weights["hidden.0.weight"][dead].any()
@@ -226,7 +228,7 @@ def test_a_training_without_its_ancestor_is_a_mistake_of_ours() -> None:
 
 def test_to_rewind_to_zero_is_to_go_back_to_what_was_inherited() -> None:
     ancestor = pruned_ancestor(0.3)
-    context = make_context(dense("masked"), IMAGES, ancestor=ancestor)
+    context = make_context(dense("masked"), IMAGES, source_model=ancestor)
     assert torch.equal(stages.weights_at(context, 0)["hidden.1.weight"], ancestor.weights["hidden.1.weight"])
     # Epoch 1 of 2 is trained again from there, bit for bit.
     there = stages.dense(context, epochs=1).weights

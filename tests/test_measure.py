@@ -30,7 +30,7 @@ from orchestrator.trial.metrics import (
     sparse_bytes,
     train_flops,
 )
-from orchestrator.trial.recovery import epochs_a_round
+from orchestrator.trial.recovery import epochs_per_round
 from orchestrator.trial.run import run_trial
 
 SMALL = (1, 8, 8)
@@ -162,14 +162,14 @@ def test_training_flops_are_all_that_torch_counts_but_for_evaluation(
     run_trial(config, images, store=Shelf(state))  # what is done once in a process is done now
     with FlopCounterMode(display=False) as counter:
         result = run_trial(config, images, store=Shelf(state))
-    last, prepared, trained = result.last.state, prepare != "none", epochs_a_round(recover, dense.train)
+    last, prepared, trained = result.last.state, prepare != "none", epochs_per_round(recover, dense.train)
     rounds = 2
     assert last.epochs == dense.train.epochs + prepared + rounds * trained
     unrecorded = trained if recover == "reinit" else 0  # its own first round leads nowhere
     phases = prepared + rounds * trained + unrecorded
     evaluated = len(images.validation) * (phases + rounds) + len(images.test) * rounds
     forward = 2 * context.cost.total_macs
-    lost = train_flops(context.cost, len(images.train) * unrecorded, taught=distill != "none")
+    lost = train_flops(context.cost, len(images.train) * unrecorded, has_teacher=distill != "none")
     assert counter.get_total_flops() == last.train_flops - state.train_flops + lost + forward * evaluated
 
 

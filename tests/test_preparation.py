@@ -13,9 +13,10 @@ from orchestrator.data import loading
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import preparation, stages
-from orchestrator.trial.context import NetworkState, TrialContext, channel_groups, make_context
+from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.run import TrialResult, run_trial
+from orchestrator.trial.structure import channels_of
 from pruning.masking import gather
 
 RECIPE = Train(epochs=4, optimizer="sgd", lr=0.05, momentum=0.9, schedule="linear")
@@ -30,12 +31,12 @@ digits = cache(partial(loading.load_dataset, "digits"))
 def context(model: str) -> TrialContext:
     config = DenseConfig(model, "digits", 64, 0, RECIPE, NUMERICS)
     on = make_context(config, digits())
-    return replace(on, reference=stages.dense(on))
+    return replace(on, dense_state=stages.dense(on))
 
 
 @cache
 def prepared(model: str, text: str) -> NetworkState:
-    return preparations.get(text)(context(model), context(model).trained())
+    return preparations.get(text)(context(model), context(model).trained_dense())
 
 
 class Shelf:
@@ -43,7 +44,7 @@ class Shelf:
         self.on = on
 
     def dense(self, config: DenseConfig) -> NetworkState | None:
-        return self.on.trained()
+        return self.on.trained_dense()
 
 
 def walk(model: str, prepare: str, prune: Prune = CUT_EMPTY, recover: str = "none") -> TrialResult:
@@ -54,12 +55,12 @@ def walk(model: str, prepare: str, prune: Prune = CUT_EMPTY, recover: str = "non
 
 def norms(on: TrialContext, state: NetworkState) -> dict[str, torch.Tensor]:
     squares = {name: weight.double().square() for name, weight in state.weights.items() if weight.dim() > 1}
-    return {group.name: gather(group, squares).sqrt() for group in channel_groups(on)}
+    return {group.name: gather(group, squares).sqrt() for group in channels_of(on.architecture, ())}
 
 
 def test_none_is_the_state_itself() -> None:
     on = context(MLP)
-    assert preparations.get("none")(on, on.trained()) is on.trained()
+    assert preparations.get("none")(on, on.trained_dense()) is on.trained_dense()
 
 
 @pytest.mark.parametrize("model", [MLP, CNN])
@@ -116,7 +117,7 @@ def test_the_amount_is_a_ceiling() -> None:
 
 def test_strength_0_is_the_same_training_without_a_penalty() -> None:
     on = context(MLP)
-    plain = stages.train_more(on, on.trained(), TrainingPhase(2, start=2), stage="group_lasso", round=0)
+    plain = stages.train_more(on, on.trained_dense(), TrainingPhase(2, start=2), stage="group_lasso", round=0)
     lasso = prepared(MLP, "group_lasso(strength=0.0, epochs=2)")
     assert all(torch.equal(plain.weights[name], weight) for name, weight in lasso.weights.items())
 
@@ -133,20 +134,20 @@ def test_it_is_the_end_of_the_recipe_once_more_and_charged(
 
     monkeypatch.setattr(preparation, "train_more", noted)
     on = context(MLP)
-    state = preparations.get(f"group_lasso(epochs={epochs})")(on, on.trained())
+    state = preparations.get(f"group_lasso(epochs={epochs})")(on, on.trained_dense())
     length = {"4": 4, "1": 1, "'50%'": 2, "'100%'": 4, "6": 6}[epochs]
     assert phases == [TrainingPhase(length, start=start)]
     assert state.epochs == 4 + length
-    assert 4 * state.train_flops == on.trained().train_flops * state.epochs
+    assert 4 * state.train_flops == on.trained_dense().train_flops * state.epochs
     assert state.masks == {}
 
 
 def test_preparing_is_the_same_again_and_differs_by_seed() -> None:
     on, text = context(MLP), "group_lasso(epochs=1)"
-    first, again = (preparations.get(text)(on, on.trained()) for _ in range(2))
+    first, again = (preparations.get(text)(on, on.trained_dense()) for _ in range(2))
     assert all(torch.equal(first.weights[name], weight) for name, weight in again.weights.items())
     other = replace(on, config=replace(on.config, seed=1))
-    weights = preparations.get(text)(other, on.trained()).weights
+    weights = preparations.get(text)(other, on.trained_dense()).weights
     assert not torch.equal(first.weights["output.weight"], weights["output.weight"])
 
 

@@ -86,7 +86,7 @@ def own_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run_after(seed: int, config: DenseConfig | TrialConfig, kept: Kept | None = None) -> TrialResult:
     """A walk in a process that has drawn before; the global generator is afterwards as it was."""
-    for cached in (stages._weights_at, run._assessed, context._cost):
+    for cached in (stages._weights_at, run._assess_dense, context._cost):
         cached.cache_clear()
     torch.manual_seed(seed)
     torch.rand(seed)

@@ -24,7 +24,7 @@ from orchestrator.trial.context import NetworkState, TrialContext, make_context,
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=16_384))
 
 
-def context(config: DenseConfig = DENSE) -> TrialContext:
+def context(config: DenseConfig | TrialConfig = DENSE) -> TrialContext:
     return make_context(config, loading.load_dataset("digits"))
 
 
@@ -61,7 +61,7 @@ def test_what_a_dense_training_costs() -> None:
     def report(stage: str, epoch: int, record: EpochRecord) -> None:
         heard.append((stage, epoch))
 
-    state = stages.dense(make_context(DENSE, loading.load_dataset("digits"), report=report))
+    state = stages.dense(make_context(DENSE, loading.load_dataset("digits"), on_epoch=report))
     assert heard == [("dense", 1), ("dense", 2)]
     assert (state.epochs, state.micro_batch, len(state.history)) == (2, 16_384, 2)
     # 2 per MAC; forward and both backward passes, without the gradient of the images.
@@ -70,10 +70,10 @@ def test_what_a_dense_training_costs() -> None:
 
 
 def test_pruning_leaves_its_input_and_zeroes_what_is_dead() -> None:
-    on = context()
+    on = context(trial("magnitude"))
     dense = stages.dense(on)
     before = {name: tensor.clone() for name, tensor in dense.weights.items()}
-    state = stages.prune_round(on, trial("magnitude"), dense, None, round=1)
+    state = stages.prune_round(on, dense, round=1)
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.weights.items())
     assert sum(int((~mask).sum()) for mask in state.masks.values()) == 1360
     for name, mask in state.masks.items():
@@ -82,17 +82,18 @@ def test_pruning_leaves_its_input_and_zeroes_what_is_dead() -> None:
 
 @pytest.mark.parametrize("criterion", ["random", "snip", "magnitude"])
 def test_pruning_is_the_same_again(criterion: str) -> None:
-    on = context()
+    on = context(trial(criterion))
     dense = stages.dense(on)
-    first, again = (stages.prune_round(on, trial(criterion), dense, None, round=1) for _ in range(2))
+    first, again = (stages.prune_round(on, dense, round=1) for _ in range(2))
     assert same(first, again)
 
 
 def test_random_pruning_is_seeded_by_seed_and_round() -> None:
-    on, other = context(), context(replace(DENSE, seed=1))
+    config = trial("random")
+    on, other = context(config), context(replace(config, dense=replace(DENSE, seed=1)))
     state = NetworkState(snapshot(on.build()), micro_batch=64)
     found = [
-        stages.prune_round(where, trial("random"), state, None, round=number).masks["hidden.0.weight"]
+        stages.prune_round(where, state, round=number).masks["hidden.0.weight"]
         for where, number in ((on, 1), (on, 2), (other, 1))
     ]
     assert not torch.equal(found[0], found[1])
@@ -100,10 +101,10 @@ def test_random_pruning_is_seeded_by_seed_and_round() -> None:
 
 
 def test_groups_are_what_the_granularity_says() -> None:
-    on = context()
-    assert stages.groups_for(on, trial("magnitude")) is None
-    units = stages.groups_for(on, trial("l2", granularity="unit"))
-    channels = stages.groups_for(on, trial("l2", granularity="channel"))
+    assert context().groups is None
+    assert context(trial("magnitude")).groups is None
+    units = context(trial("l2", granularity="unit")).groups
+    channels = context(trial("l2", granularity="channel")).groups
     assert units is not None
     assert channels is not None
     assert [group.size for group in units] == [group.size for group in channels] == [32, 16]
@@ -207,8 +208,8 @@ def test_thirteen_amounts_share_one_dense_network(criterion: str, monkeypatch: p
     monkeypatch.setattr(TrialContext, "build_module", copies.append)
     protected = Prune(criterion, "weight", "global", "one_shot", 0.5, protect=("output",))
     for number in range(13):
-        wanted = replace(protected, amount=0.07 * (number + 1))
-        pruned = stages.prune_round(here, replace(trial(criterion), prune=wanted), dense, None, round=1)
+        config = replace(trial(criterion), prune=replace(protected, amount=0.07 * (number + 1)))
+        pruned = stages.prune_round(replace(here, trial=config), dense, round=1)
         shared = {name for name in kept if pruned.weights[name].data_ptr() == dense.weights[name].data_ptr()}
         assert shared == {"output.weight"}
         for name, mask in pruned.masks.items():
@@ -218,8 +219,8 @@ def test_thirteen_amounts_share_one_dense_network(criterion: str, monkeypatch: p
 
 
 def test_a_criterion_that_runs_the_network_runs_a_copy() -> None:
-    here = context()
+    here = context(trial("snip"))
     state = stages.initial(here)
     kept = {name: tensor.clone() for name, tensor in state.weights.items()}
-    stages.prune_round(here, trial("snip"), state, None, round=1)
+    stages.prune_round(here, state, round=1)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in state.weights.items())

@@ -270,4 +270,4 @@ def test_a_network_that_gives_no_number_has_diverged() -> None:
     state = dense(MLP).last.state
     broken = {name: tensor * float("nan") for name, tensor in state.weights.items()}
     with pytest.raises(DivergedError, match="not finite"):
-        measure(context, replace(state, weights=broken), None)
+        measure(context, replace(state, weights=broken))
