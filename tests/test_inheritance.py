@@ -222,7 +222,7 @@ def test_what_was_dead_grows_from_weights_and_stays_dead_under_masks() -> None:
 
 
 def test_a_training_without_its_ancestor_is_a_mistake_of_ours() -> None:
-    with pytest.raises(RuntimeError, match="no ancestor was given"):
+    with pytest.raises(RuntimeError, match="no source model was given"):
         stages.initial(make_context(dense("weights"), IMAGES))
 
 

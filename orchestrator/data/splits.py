@@ -67,16 +67,16 @@ def _shares(sizes: Index, count: int, random: np.random.RandomState) -> Index:
     Equal remainders are drawn from.
     """
     exact = sizes / sizes.sum() * count
-    whole = np.floor(exact)
-    missing, remainders = int(count - whole.sum()), exact - whole
+    counts = np.floor(exact)
+    missing, remainders = int(count - counts.sum()), exact - counts
     for remainder in np.unique(remainders)[::-1]:
         if missing <= 0:
             break
         (equal,) = np.where(remainders == remainder)
         classes = random.choice(equal, size=min(len(equal), missing), replace=False)
-        whole[classes] += 1
+        counts[classes] += 1
         missing -= len(classes)
-    shares: Index = whole.astype(np.int64)
+    shares: Index = counts.astype(np.int64)
     return shares
 
 

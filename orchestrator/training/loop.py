@@ -149,10 +149,9 @@ def train(
     loop = _Loop(
         net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, hooks
     )
-    records: list[EpochRecord] = []
+    records = [] if resume_from is None else list(resume_from.records)
     if resume_from is not None:
         masks = loop.load_state_dict(resume_from) or masks
-        records += resume_from.records
     apply_masks = Masker(net, masks or {})
     for epoch in range(len(records), phase.epochs):
         started = perf_counter()

@@ -87,7 +87,7 @@ class TrialProgress:
             raise ValueError("a loss is not finite")
         has_start, has_measured = self.round_start is not None, self.last_measured is not None
         if has_start != (self.round > 0) or has_measured != bool(self.rounds):
-            raise ValueError("it is not whole: a state is missing")
+            raise ValueError("it is incomplete: a state is missing")
 
 
 def _network_state(values: Mapping[str, Any] | None) -> NetworkState | None:
@@ -133,12 +133,12 @@ def pack(state: Mapping[str, object]) -> Checkpoint:
 
 
 def unpack(saved: Checkpoint) -> dict[str, Any]:
-    """Return the nested state that `pack` copied; KeyError, TypeError or ValueError if it is not whole."""
+    """Return the nested state that `pack` copied; KeyError, TypeError or ValueError if it is incomplete."""
     state: dict[str, Any] = deepcopy(dict(saved.metadata))
     for path, dtype, shape in state.pop("tensors"):
         tensor = saved.tensors["/".join(map(str, path))]
         if (str(tensor.dtype), list(tensor.shape)) != (dtype, shape):
-            raise ValueError("it is not whole: a tensor has another type or shape")
+            raise ValueError("it is incomplete: a tensor has another type or shape")
         container = state
         for name in path[:-1]:
             container = container[name]
@@ -196,7 +196,7 @@ class TrialCheckpointer:
     def last_measured(self) -> NetworkState:
         """The state that was measured last. RuntimeError before there is one."""
         if self.progress.last_measured is None:
-            raise RuntimeError("the last state is asked for before one was measured")
+            raise RuntimeError("no round has been measured yet")
         return self.progress.last_measured
 
     def add_measured(self, measured: MeasuredRound) -> MeasuredRound:
@@ -280,5 +280,5 @@ def load_progress(saved: Checkpoint, identity: Mapping[str, Json], network: nn.M
         progress = TrialProgress.from_state_dict(unpack(saved))
         progress.check(network)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"it is not whole: {error!r}") from error
+        raise ValueError(f"it is incomplete: {error!r}") from error
     return progress

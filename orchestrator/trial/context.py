@@ -111,7 +111,7 @@ class TrialContext:
         RuntimeError where there is no source model.
         """
         if self.source_model is None:
-            raise RuntimeError(f"a training starts from {self.config.start}, and no ancestor was given")
+            raise RuntimeError(f"a training starts from {self.config.start}, and no source model was given")
         parameters = {
             name: tuple(parameter.shape) for name, parameter in self.meta_module().named_parameters()
         }
@@ -131,7 +131,7 @@ class TrialContext:
     def trained_dense(self) -> NetworkState:
         """Return the dense network. RuntimeError before it is trained."""
         if self.dense_state is None:
-            raise RuntimeError("the dense network is asked for before it was trained")
+            raise RuntimeError("the dense network has not been trained yet")
         return self.dense_state
 
     def build_module(self, state: NetworkState) -> nn.Module:

@@ -70,10 +70,8 @@ class EpochPruner:
         norms = self._prunable(_mean_norms(net, self.context.groups))
         unsettled = self._unsettled(norms)
         due = self._rounds_due(epoch)
-        done, self.round = (
-            self.round,
-            due,
-        )  # the round of an epoch in which all layers wait is not made up for
+        # Where all layers wait the round of this epoch is left out, not made up for later.
+        done, self.round = self.round, due
         if len(unsettled) == len(norms):
             return None
         for round in range(done + 1, due + 1):
