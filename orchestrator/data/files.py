@@ -47,19 +47,19 @@ def default_data_dir() -> Path:
     return chosen_data_dir() or Path.home() / ".cache" / "orchestrate" / "data"
 
 
-def path(data_dir: Path | None = None) -> Path:
+def data_folder(data_dir: Path | None = None) -> Path:
     """Return the data folder, absolute; it need not exist."""
     return (data_dir or default_data_dir()).expanduser().absolute()
 
 
-def stamp(name: str, data_dir: Path | None = None) -> list[list[str | int]] | None:
+def file_stamps(name: str, data_dir: Path | None = None) -> list[list[str | int]] | None:
     """Return [path, size, time of the last change in ns] of every file of a data set that is there.
 
     Nothing is read, and nothing imported. None for a data set of another package, whose files only it knows.
     """
     if name not in OWN or OWN[name].read is not None:
         return None
-    root, source = path(data_dir), OWN[name].source
+    root, source = data_folder(data_dir), OWN[name].source
     if source is None:
         return _stamps([digits_file()], digits_file().parent)
     folder, archive = LAYOUT[source]
@@ -74,7 +74,7 @@ def _stamps(files: Sequence[Path], root: Path) -> list[list[str | int]]:
 
 def verify(name: str, data_dir: Path | None = None) -> list[str]:
     """Return what is wrong with the files, a line each; empty where they can be read. Writes nothing."""
-    source, root = _source(name), path(data_dir)
+    source, root = _source(name), data_folder(data_dir)
     if (reader := info(name).read) is not None:
         try:
             _read_plugin(name, reader, root)
@@ -92,7 +92,7 @@ def verify(name: str, data_dir: Path | None = None) -> list[str]:
     return [] if problem is None else [problem]
 
 
-def check(name: str, data_dir: Path | None = None) -> None:
+def check_files(name: str, data_dir: Path | None = None) -> None:
     """DataError, one line, unless the files can be read."""
     if problems := verify(name, data_dir):
         if info(name).read is not None:
@@ -106,7 +106,7 @@ def check(name: str, data_dir: Path | None = None) -> None:
 
 def fetch(name: str, data_dir: Path | None = None) -> Path:
     """Download what is missing or corrupt, check its MD5, return the data folder. DataError on failure."""
-    source, root = _source(name), path(data_dir)
+    source, root = _source(name), data_folder(data_dir)
     if source is None:
         return root
     archive = _archive(source, root)
@@ -126,14 +126,14 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
     return root
 
 
-def read(name: str, data_dir: Path | None = None) -> Raw:
+def read_raw(name: str, data_dir: Path | None = None) -> Raw:
     """Read a data set's arrays. DataError, one line, where a file is missing or corrupt."""
-    source, root = _source(name), path(data_dir)
+    source, root = _source(name), data_folder(data_dir)
     if (reader := info(name).read) is not None:
         return _read_plugin(name, reader, root)
     if source is None:
         return read_digits()
-    check(name, root)
+    check_files(name, root)
     _unpack(name, source, root)
     return _read_cifar(source, root) if hasattr(source, "train_list") else _read_mnist(source, root)
 

@@ -23,30 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config import DenseConfig
-from orchestrator.data.datasets import DATASETS, DatasetInfo, Raw, check_options, info, split_sizes
-from orchestrator.data.files import default_data_dir, fetch, path, read, verify
+from orchestrator.data.datasets import Raw, check_options, info
+from orchestrator.data.files import read_raw
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
 from pruning.registry import parse
-
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "DatasetInfo",
-    "Scaling",
-    "Split",
-    "default_data_dir",
-    "digest",
-    "fetch",
-    "info",
-    "load_data",
-    "load_dataset",
-    "load_planned_data",
-    "path",
-    "scaling",
-    "split_sizes",
-    "verify",
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +70,7 @@ class Scaling:
 def scaling(name: str, *, data_dir: Path | None = None) -> Scaling:
     """Return the scale of a data set. SpaceError for unknown names, DataError for missing or bad files."""
     levels = info(name).levels
-    raw = read(name, data_dir)
+    raw = read_raw(name, data_dir)
     mean, deviation = _scale(raw, split_indices(name, raw)[0], levels=levels)
     return Scaling(levels, tuple(mean.tolist()), tuple(deviation.tolist()))
 
@@ -153,7 +134,7 @@ def _select(
     name: str, data_dir: Path | None, *, classes: Sequence[int] | None, samples_per_class: int | None
 ) -> _Selection:
     check_options(name, classes=classes, samples_per_class=samples_per_class)
-    raw = read(name, data_dir)
+    raw = read_raw(name, data_dir)
     splits = split_indices(name, raw)
     mean, deviation = _scale(raw, splits[0], levels=info(name).levels)
     labels = np.arange(info(name).num_classes) if classes is None else np.array(classes, dtype=np.int64)
