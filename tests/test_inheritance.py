@@ -158,7 +158,11 @@ def test_a_first_linear_layer_for_another_size_is_drawn_anew_and_its_bias_stays(
         ("mlp(widths=[4])", "mlp(widths=[5])", "hidden.0.weight is 4x64 in the ancestor, 5x64 here"),
         ("mlp(widths=[4, 6])", "mlp(widths=[4, 7])", "hidden.1.weight is 6x4 in the ancestor, 7x4 here"),
         ("mlp(widths=[4])", "mlp(widths=[4, 4])", "the ancestor has no hidden.1.weight"),
-        ("mlp(widths=[4], bias=True)", "mlp(widths=[4])", "hidden.0.bias of the ancestor has no place here"),
+        (
+            "mlp(widths=[4], bias=True)",
+            "mlp(widths=[4])",
+            "hidden.0.bias of the ancestor is not in this model",
+        ),
     ],
 )
 def test_other_models_are_refused_in_one_line(before: str, after: str, said: str) -> None:

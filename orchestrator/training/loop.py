@@ -173,6 +173,8 @@ def train(
 
 @dataclass(frozen=True, eq=False)
 class _Loop:
+    """One training, an epoch at a time: what it trains, on what, by which recipe."""
+
     net: nn.Module
     split: Split
     optimizer: torch.optim.Optimizer

@@ -71,7 +71,7 @@ def match_tensors(
     if missing := sorted(shapes.keys() - source_shapes.keys()):
         raise ValueError(f"the models differ: the ancestor has no {missing[0]}")
     if surplus := sorted(source_shapes.keys() - shapes.keys()):
-        raise ValueError(f"the models differ: {surplus[0]:.80} of the ancestor has no place here")
+        raise ValueError(f"the models differ: {surplus[0]:.80} of the ancestor is not in this model")
     stem, replaced = flow.layers[0], dict[str, str]()
     for head in flow.outputs:
         if reason := _head_conflict(head, shapes, source_shapes, source_classes, target_classes):
