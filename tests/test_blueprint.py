@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import models
 from orchestrator.errors import StoreError
 from orchestrator.storage.model_spec import ModelSpec, _outline
-from orchestrator.trial.network_size import MOST_ACTIVATIONS, MOST_PARAMETERS, activations
+from orchestrator.trial.network_size import MAX_ACTIVATIONS, MAX_PARAMETERS, activations
 
 GOOD: dict[str, Any] = {  # JSON
     "model": "cnn(widths=[4, 8])",
@@ -90,9 +90,9 @@ def test_the_limits_leave_room_for_real_networks() -> None:
     plan = read(model="densenet121", input_shape=[3, 224, 224], num_classes=1000, mask_shapes={})
     count = sum(tensor.numel() for tensor in plan.parameters().values())
     assert count == 7_978_856  # as published for torchvision's
-    assert count * 100 < MOST_PARAMETERS
+    assert count * 100 < MAX_PARAMETERS
     given = activations(_outline(*plan.built_as), torch.empty((2, 3, 224, 224), device="meta"))
-    assert given * 5 < MOST_ACTIVATIONS
+    assert given * 5 < MAX_ACTIVATIONS
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,9 @@ from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import EpochRecord
 from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial import checkpointing, during_training, stages
-from orchestrator.trial.checkpointing import TrialCheckpointer
+from orchestrator.trial.checkpointing import TrialCheckpointer, TrialProgress, load_progress, pack, unpack
 from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound
-from orchestrator.trial.progress import TrialProgress, from_saved
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 
 MLP, CNN = "mlp(widths=[16, 8])", "cnn(widths=[4, 8])"
@@ -90,6 +89,9 @@ WALKS = {
 }
 
 
+TRAINER = "trainings/0/trainer_state"  # where a checkpoint has the tensors of its first training
+
+
 class Killed(BaseException):
     """The end of a process."""
 
@@ -98,8 +100,8 @@ Event = tuple[str, int]  # a stage and its epoch, or "round" and its number
 
 
 @dataclass
-class Kept:
-    """A keeper in memory, of what could lie in files: bytes and text."""
+class MemoryStore:
+    """A checkpoint store in memory, of what could lie in files: bytes and text."""
 
     files: tuple[bytes, str] | None = None
     times: int = 0
@@ -142,7 +144,7 @@ class Process:
     def run(
         self,
         config: DenseConfig | TrialConfig,
-        kept: Kept | None = None,
+        kept: MemoryStore | None = None,
         *,
         every: float = 0.0,
         held: bool = True,
@@ -191,8 +193,8 @@ def whole(config: DenseConfig | TrialConfig, held: bool = True) -> tuple[TrialRe
     return process.run(config, held=held), process.heard
 
 
-def killed(config: DenseConfig | TrialConfig, at: int, *, held: bool = True) -> Kept:
-    kept = Kept()
+def killed(config: DenseConfig | TrialConfig, at: int, *, held: bool = True) -> MemoryStore:
+    kept = MemoryStore()
     with pytest.raises(Killed):
         Process(kill_at=at).run(config, kept, held=held)
     return kept
@@ -243,7 +245,7 @@ def test_killed_at_any_event_it_ends_with_the_same_bits(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "lottery ticket", "reinit", "group lasso", "settled during"])
 def test_killed_after_every_epoch_it_ends_with_the_same_bits(name: str) -> None:
-    config, kept = WALKS[name], Kept()
+    config, kept = WALKS[name], MemoryStore()
     reference, events = whole(config)
     for _ in [event for event in events if event[0] != "round"]:
         process = Process()
@@ -259,7 +261,7 @@ def test_killed_after_every_epoch_it_ends_with_the_same_bits(name: str) -> None:
 def test_every_checkpoint_is_a_step_further(name: str) -> None:
     """Each process is killed by its first checkpoint, and still the walk comes to its end."""
 
-    class Last(Kept):
+    class Last(MemoryStore):
         def save(self, saved: Checkpoint) -> None:
             super().save(saved)
             raise Killed
@@ -280,8 +282,8 @@ def test_layers_that_are_waited_for_are_pruned_in_the_end() -> None:
     saved = kept.load_latest()
     assert saved is not None
     dead = {name: int((~mask).sum()) for name, mask in saved.tensors.items() if mask.dtype == torch.bool}
-    assert dead["0/memory/blocks.0.conv.weight"] == 2 * 9
-    assert dead["0/memory/blocks.1.conv.weight"] == 0
+    assert dead[f"{TRAINER}/hook_state/tensors/blocks.0.conv.weight"] == 2 * 9
+    assert dead[f"{TRAINER}/hook_state/tensors/blocks.1.conv.weight"] == 0
     masks = whole(WALKS["settled during"])[0].last.state.masks
     assert int((~masks["blocks.0.conv.weight"]).sum()) == 3 * 9
     assert int((~masks["blocks.1.conv.weight"]).sum()) > 0
@@ -290,8 +292,8 @@ def test_layers_that_are_waited_for_are_pruned_in_the_end() -> None:
 def test_what_cannot_remember_is_trained_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     config = WALKS["cubic during"]
     reference, events = whole(config)
-    extras = during_training._extras
-    monkeypatch.setattr(during_training, "_extras", lambda *given: replace(extras(*given), memory=None))
+    extras = during_training._make_hooks
+    monkeypatch.setattr(during_training, "_make_hooks", lambda *given: replace(extras(*given), stateful=None))
     for at in (1, 3):  # in its second epoch, and in the one of the recovery
         after = Process()
         assert_same(after.run(config, killed(config, at)), reference)
@@ -301,30 +303,32 @@ def test_what_cannot_remember_is_trained_from_its_start(monkeypatch: pytest.Monk
 def test_trainings_of_one_name_come_back_in_their_order() -> None:
     saved = killed(DENSE, 1).load_latest()
     assert saved is not None
-    walk = {name: saved.metadata[name] for name in ("key", "stage_version", "torch", "data", "dense")}
-    (first,) = from_saved(saved, walk, make_context(DENSE, digits()).meta_module()).trainings
-    second = replace(first, underway=replace(first.trainer_state, micro_batch=1))
-    book = TrialCheckpointer(None, walk, TrialProgress(trainings=(first, second)), seconds_between=0.0)
-    assert book.resume("dense", 0) is first.trainer_state
-    assert book.resume("dense", 0) is second.trainer_state
-    assert book.resume("dense", 0) is None
+    identity = {name: saved.metadata[name] for name in ("key", "stage_version", "torch", "data", "dense")}
+    (first,) = load_progress(saved, identity, make_context(DENSE, digits()).meta_module()).trainings
+    second = replace(first, trainer_state=replace(first.trainer_state, micro_batch=1))
+    checkpointer = TrialCheckpointer(
+        None, identity, TrialProgress(trainings=(first, second)), every_seconds=0.0
+    )
+    assert checkpointer.resume("dense", 0) is first.trainer_state
+    assert checkpointer.resume("dense", 0) is second.trainer_state
+    assert checkpointer.resume("dense", 0) is None
 
 
 def test_after_a_training_of_another_name_all_is_new() -> None:
     saved = killed(DENSE, 1).load_latest()
     assert saved is not None
-    walk = {name: saved.metadata[name] for name in ("key", "stage_version", "torch", "data", "dense")}
-    trainings = from_saved(saved, walk, make_context(DENSE, digits()).meta_module()).trainings
-    book = TrialCheckpointer(None, walk, TrialProgress(trainings=trainings), seconds_between=0.0)
-    assert book.resume("dense", 1) is None
-    assert book.resume("dense", 0) is None
+    identity = {name: saved.metadata[name] for name in ("key", "stage_version", "torch", "data", "dense")}
+    trainings = load_progress(saved, identity, make_context(DENSE, digits()).meta_module()).trainings
+    checkpointer = TrialCheckpointer(None, identity, TrialProgress(trainings=trainings), every_seconds=0.0)
+    assert checkpointer.resume("dense", 1) is None
+    assert checkpointer.resume("dense", 0) is None
 
 
 @given(kills=st.lists(st.integers(0, 6), max_size=6), every=st.integers(0, 4))
 @settings(max_examples=15)
 def test_any_row_of_kills_and_any_clock_end_with_the_same_bits(kills: list[int], every: int) -> None:
     reference, _ = whole(TICKET)
-    kept, now = Kept(), 0.0
+    kept, now = MemoryStore(), 0.0
 
     def later(*_: object) -> None:
         nonlocal now
@@ -347,19 +351,19 @@ ANOTHER = """
 import os, pathlib, signal, sys
 from test_checkpoint import *
 
-class Filed(Kept):
+class FileStore(MemoryStore):
     def save(self, saved):
         super().save(saved)
         pathlib.Path(sys.argv[1], "tensors").write_bytes(self.files[0])
         pathlib.Path(sys.argv[1], "about").write_text(self.files[1])
 
 torch.set_num_threads(1)
-kept, at = Filed(), int(sys.argv[2])
+kept, at = FileStore(), int(sys.argv[2])
 if (about := pathlib.Path(sys.argv[1], "about")).exists():
     kept.files = about.with_name("tensors").read_bytes(), about.read_text()
 try:
     process = Process(kill_at=at)
-    print(checkpoint.digest(process.run(TICKET, kept).last.state.weights), len(process.epochs))
+    print(checkpoint.tensors_digest(process.run(TICKET, kept).last.state.weights), len(process.epochs))
 except Killed:
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -393,6 +397,47 @@ def test_a_dense_training_on_the_way_is_carried_on_and_done_once() -> None:
         assert after.epochs == [event for event in events[at + 1 :] if event[0] != "round"]
 
 
+# ---- a nested state as tensors and JSON
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
+TENSORS = st.lists(st.floats(width=32, allow_nan=False), max_size=3).map(torch.tensor)
+NAMES = st.text("ab./", min_size=1, max_size=3)
+STATES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(NAMES, inner | TENSORS, max_size=3)
+        | st.dictionaries(NAMES, TENSORS, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+def as_bits(value: Any) -> Any:
+    """Comparable: tensors as type and bytes, mappings of tensors alone in their order."""
+    if isinstance(value, Tensor):
+        return str(value.dtype), value.numpy().tobytes()
+    if isinstance(value, dict):
+        pairs = [(name, as_bits(item)) for name, item in value.items()]
+        ordered = all(isinstance(item, Tensor) for item in value.values())
+        return pairs if ordered else sorted(pairs, key=lambda pair: pair[0])
+    return [as_bits(item) for item in value] if isinstance(value, list) else value
+
+
+@given(state=st.dictionaries(st.sampled_from(["state", "round", "history"]), STATES))
+def test_a_nested_state_comes_back_from_bytes_and_text(state: dict[str, Any]) -> None:
+    saved = pack(state)
+    if len(saved.tensors) < len(saved.metadata["tensors"]):
+        return  # two paths with one name in a file, such as a/b: a, b and a, which no state of a trial has
+    store = MemoryStore()
+    store.save(saved)
+    loaded = store.load_latest()
+    assert loaded is not None
+    assert as_bits(unpack(loaded)) == as_bits(state)
+
+
 # ---- what a carried-on walk has cost
 
 
@@ -419,11 +464,11 @@ def test_it_is_kept_once_a_minute_has_gone_by(monkeypatch: pytest.MonkeyPatch, s
     now, after = 1000.0, list[int]()
     monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
 
-    class Slow(Kept):
+    class Slow(MemoryStore):
         def save(self, saved: Checkpoint) -> None:
             nonlocal now
             now += slow
-            after.append(len(saved.metadata["trainings"][0]["records"]))
+            after.append(len(saved.metadata["trainings"][0]["trainer_state"]["records"]))
 
     def epoch(stage: str, epoch: int, record: EpochRecord) -> None:
         nonlocal now
@@ -438,9 +483,9 @@ def test_below_a_minute_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> No
     def never(*_: object) -> None:
         raise AssertionError("copied")
 
-    monkeypatch.setattr(checkpointing, "to_saved", never)
-    monkeypatch.setattr("orchestrator.training.loop._Loop.underway", never)
-    kept = Kept()
+    monkeypatch.setattr(checkpointing, "pack", never)
+    monkeypatch.setattr("orchestrator.training.loop._Loop.state_dict", never)
+    kept = MemoryStore()
     assert checkpoint.SECONDS_BETWEEN == 60.0
     assert_same(run_dense(dense_config(), digits(), checkpoints=kept), whole(dense_config())[0])
     assert kept.times == 0
@@ -482,16 +527,20 @@ def test_no_verdict_ends_a_walk_in_its_last_round() -> None:
         ({"torch": "1.0"}, {}, "it is of another torch"),
         ({"data": "x"}, {}, "it is of another data"),
         ({"form": 0}, {}, "it is of another form"),
-        ({"form": 1}, {}, "it is of another form"),  # without the states of the global generators
-        ({}, {"0/weights/output.weight": None}, "it is not whole: KeyError('0/weights/output.weight')"),
-        ({}, {"0/optimizer/0/momentum_buffer": None}, "it is not whole: KeyError("),
-        ({}, {"0/generator/": None}, "it is not whole: KeyError("),
-        ({}, {"0/global/cpu": None}, "it is not whole: KeyError("),
-        ({}, {"0/weights/output.weight": torch.zeros(1)}, "it is not whole: a tensor has another"),
-        ({}, {"0/weights/output.weight": torch.full((10, 8), torch.nan)}, "a weight is not finite"),
-        ({"trainings": [{"stage": "dense"}]}, {}, "it is not whole: KeyError('records')"),
-        ({"rounds": None}, {}, "it is not whole: TypeError("),
-        ({"round": 1}, {}, "it is not whole: a state is missing"),
+        ({"form": 2}, {}, "it is of another form"),
+        (
+            {},
+            {f"{TRAINER}/weights/output.weight": None},
+            f"it is incomplete: KeyError('{TRAINER}/weights/output.weight')",
+        ),
+        ({}, {f"{TRAINER}/optimizer/0/momentum_buffer": None}, "it is incomplete: KeyError("),
+        ({}, {f"{TRAINER}/generator": None}, "it is incomplete: KeyError("),
+        ({}, {f"{TRAINER}/global_generators/cpu": None}, "it is incomplete: KeyError("),
+        ({}, {f"{TRAINER}/weights/output.weight": torch.zeros(1)}, "it is incomplete: a tensor has another"),
+        ({}, {f"{TRAINER}/weights/output.weight": torch.full((10, 8), torch.nan)}, "a weight is not finite"),
+        ({"trainings": [{"stage": "dense"}]}, {}, "it is incomplete: KeyError('trainer_state')"),
+        ({"rounds": None}, {}, "it is incomplete: TypeError("),
+        ({"round": 1}, {}, "it is incomplete: a state is missing"),
     ],
 )
 def test_what_does_not_fit_is_left_aside_with_a_note(
@@ -503,7 +552,7 @@ def test_what_does_not_fit_is_left_aside_with_a_note(
     result = after.run(DENSE, kept)
     assert after.heard == events  # all of it
     note, *others = result.last.notes
-    assert note.startswith(f"a checkpoint was left aside, {why}")
+    assert note.startswith(f"a checkpoint was ignored: {why}")
     bare = replace(result.last, notes=tuple(others))
     assert_same(replace(result, rounds=(bare,), last=bare), reference)
 
@@ -512,11 +561,11 @@ def test_one_of_another_network_is_left_aside() -> None:
     kept = killed(dense_config("mlp(widths=[8, 8])", SGD), 1)
     kept.change({"key": DENSE.key()}, {})
     result = Process().run(DENSE, kept)
-    assert result.last.notes[0] == "a checkpoint was left aside, its weights are not those of the network"
+    assert result.last.notes[0] == "a checkpoint was ignored: its weights are not those of the network"
 
 
 def test_one_on_another_dense_network_is_left_aside() -> None:
-    other = Kept()
+    other = MemoryStore()
 
     class Other:
         def dense(self, config: DenseConfig) -> NetworkState | None:
@@ -532,7 +581,7 @@ def test_one_on_another_dense_network_is_left_aside() -> None:
             every_seconds=0.0,
         )
     result = Process().run(TICKET, other)
-    assert result.rounds[0].notes[0] == "a checkpoint was left aside, it is of another dense"
+    assert result.rounds[0].notes[0] == "a checkpoint was ignored: it is of another dense"
     assert tensors_equal(result.last.state.weights, whole(TICKET)[0].last.state.weights)
 
 
@@ -544,8 +593,8 @@ def test_what_is_left_aside_is_replaced_by_what_is_whole() -> None:
     after = Process()
     result = after.run(TICKET, kept)
     assert after.epochs == [event for event in whole(TICKET)[1][5:] if event[0] != "round"]
-    assert result.rounds[0].notes[0] == "a checkpoint was left aside, it is of another stage_version"
-    assert not any("left aside" in note for one in result.rounds[1:] for note in one.notes)
+    assert result.rounds[0].notes[0] == "a checkpoint was ignored: it is of another stage_version"
+    assert not any("ignored" in note for one in result.rounds[1:] for note in one.notes)
 
 
 # ---- a training that diverges
@@ -553,7 +602,7 @@ def test_what_is_left_aside_is_replaced_by_what_is_whole() -> None:
 
 def test_a_training_that_diverged_is_kept_from_before_and_diverges_again() -> None:
     config = dense_config("slp", Train(epochs=6, optimizer="sgd", lr=1e3, weight_decay=1.0))
-    kept, first, again = Kept(), Process(), Process()
+    kept, first, again = MemoryStore(), Process(), Process()
     with pytest.raises(DivergedError) as told:
         first.run(config, kept)
     assert kept.times == len(first.heard) == 3
@@ -568,10 +617,10 @@ def test_records_that_are_not_finite_are_left_aside(value: float) -> None:
     saved = kept.load_latest()
     assert saved is not None
     (training,) = saved.metadata["trainings"]
-    training["records"][0][0] = value
+    training["trainer_state"]["records"][0]["train_loss"] = value
     kept.files = (save(dict(saved.tensors)), json.dumps(saved.metadata))
     after = Process()
-    assert after.run(DENSE, kept).last.notes[0] == "a checkpoint was left aside, a loss is not finite"
+    assert after.run(DENSE, kept).last.notes[0] == "a checkpoint was ignored: a loss is not finite"
     assert after.heard == whole(DENSE)[1]
 
 

@@ -26,10 +26,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from models.torchvision_compat import datasets as vision
-from orchestrator.data import loading
+from orchestrator.data import datasets, files, loading
 from orchestrator.data.batches import AUGMENTATIONS, augment, balanced_sample, iter_batches
-from orchestrator.data.files import check
-from orchestrator.data.splits import stratified
+from orchestrator.data.files import check_files
+from orchestrator.data.splits import stratified_split
 from orchestrator.errors import DataError, SpaceError
 
 
@@ -42,7 +42,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def test_import_and_metadata_load_nothing_heavy():
     code = (
-        "import sys; from orchestrator.data import loading as data; data.split_sizes('cifar10'); "
+        "import sys; from orchestrator.data import datasets, files; datasets.split_sizes('cifar10'); "
         "print({'torch', 'sklearn', 'torchvision', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -60,18 +60,18 @@ def test_import_and_metadata_load_nothing_heavy():
     ],
 )
 def test_split_sizes(name, sizes):
-    assert loading.split_sizes(name) == sizes
-    assert loading.DATASETS[name].name == name
+    assert datasets.split_sizes(name) == sizes
+    assert datasets.DATASETS[name].name == name
 
 
 def test_split_sizes_of_a_part_of_a_balanced_data_set():
-    assert loading.split_sizes("cifar10", classes=[7, 2]) == (9_000, 1_000, 2_000)
-    assert loading.split_sizes("cifar100", samples_per_class=20) == (2_000, 5_000, 10_000)
+    assert datasets.split_sizes("cifar10", classes=[7, 2]) == (9_000, 1_000, 2_000)
+    assert datasets.split_sizes("cifar100", samples_per_class=20) == (2_000, 5_000, 10_000)
 
 
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(SpaceError, match="unknown dataset 'cifar-10'; did you mean cifar10"):
-        loading.info("cifar-10")
+        datasets.info("cifar-10")
 
 
 @pytest.mark.parametrize("classes", [[], [3], [1, 1], [0, 10], [-1, 2]])
@@ -82,17 +82,17 @@ def test_bad_classes_say_what_is_allowed(classes):
 
 def test_samples_per_class_is_one_or_more():
     with pytest.raises(SpaceError, match="samples_per_class=0; give 1 or more"):
-        loading.split_sizes("digits", samples_per_class=0)
+        datasets.split_sizes("digits", samples_per_class=0)
 
 
 def test_data_dir_argument_then_environment_then_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "environment"))
-    assert loading.path() == tmp_path / "environment"
-    assert loading.path(tmp_path / "argument") == tmp_path / "argument"
+    assert files.data_folder() == tmp_path / "environment"
+    assert files.data_folder(tmp_path / "argument") == tmp_path / "argument"
     monkeypatch.delenv("ORCHESTRATE_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert loading.path() == tmp_path / ".cache" / "orchestrate" / "data"
-    assert loading.path(Path("here")).is_absolute()
+    assert files.data_folder() == tmp_path / ".cache" / "orchestrate" / "data"
+    assert files.data_folder(Path("here")).is_absolute()
 
 
 # ---- digits
@@ -111,9 +111,9 @@ def test_a_stratified_split_is_scikit_learns_position_by_position(labels, share,
         expected = train_test_split(positions, test_size=count, stratify=labels, random_state=seed)
     except ValueError:
         with pytest.raises(ValueError, match="either side"):
-            stratified(labels, count, seed=seed)
+            stratified_split(labels, count, seed=seed)
         return
-    for found, theirs in zip(stratified(labels, count, seed=seed), expected, strict=True):
+    for found, theirs in zip(stratified_split(labels, count, seed=seed), expected, strict=True):
         assert np.array_equal(found, theirs)
 
 
@@ -136,9 +136,10 @@ def test_digits_are_scikit_learns_own_stratified_splits(digits):
 
 def test_digits_have_the_sizes_and_class_counts_that_are_written_down(digits):
     splits = (digits.train, digits.validation, digits.test)
-    assert tuple(len(split) for split in splits) == loading.split_sizes("digits")
+    assert tuple(len(split) for split in splits) == datasets.split_sizes("digits")
     assert (
-        tuple(tuple(split.labels.bincount().tolist()) for split in splits) == loading.info("digits").per_class
+        tuple(tuple(split.labels.bincount().tolist()) for split in splits)
+        == datasets.info("digits").per_class
     )
     assert digits.train.images.dtype == torch.float32
     assert digits.train.labels.dtype == torch.int64
@@ -171,7 +172,7 @@ def test_the_digest_tells_other_data_apart(digits):
 def test_sizes_with_options_are_known_without_loading(options):
     loaded = loading.load_dataset("digits", **options)
     sizes = (len(loaded.train), len(loaded.validation), len(loaded.test))
-    assert sizes == loading.split_sizes("digits", **options)
+    assert sizes == datasets.split_sizes("digits", **options)
 
 
 def test_classes_are_relabelled_in_the_order_given_and_stay_in_their_split(digits):
@@ -336,9 +337,9 @@ def raw_folder(name: str, root: Path) -> Path:
 
 def test_mnist_is_fetched_from_the_second_mirror_and_loaded(small_mnist, tmp_path, capfd):
     root = tmp_path / "data"
-    assert len(loading.verify(small_mnist, root)) == 4
-    assert loading.fetch(small_mnist, root) == root
-    assert loading.verify(small_mnist, root) == []
+    assert len(files.verify(small_mnist, root)) == 4
+    assert files.fetch(small_mnist, root) == root
+    assert files.verify(small_mnist, root) == []
     assert sorted(file.suffix for file in raw_folder(small_mnist, root).iterdir()) == [".gz"] * 4
     loaded = loading.load_dataset(small_mnist, data_dir=root)
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [180, 20, 30]
@@ -347,7 +348,7 @@ def test_mnist_is_fetched_from_the_second_mirror_and_loaded(small_mnist, tmp_pat
 
 
 def test_mnist_is_scaled_by_its_own_training_split(small_mnist, tmp_path):
-    loading.fetch(small_mnist, tmp_path)
+    files.fetch(small_mnist, tmp_path)
     loaded = loading.load_dataset(small_mnist, data_dir=tmp_path)
     images, labels = grey(200, 0)
     chosen, _ = train_test_split(np.arange(200), test_size=20, stratify=labels, random_state=0)
@@ -365,7 +366,7 @@ def test_mnist_is_scaled_by_its_own_training_split(small_mnist, tmp_path):
 
 
 def test_a_corrupt_file_is_one_line_and_is_fetched_again(small_mnist, tmp_path):
-    loading.fetch(small_mnist, tmp_path)
+    files.fetch(small_mnist, tmp_path)
     file = raw_folder(small_mnist, tmp_path) / "train-images-idx3-ubyte.gz"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -377,12 +378,12 @@ def test_a_corrupt_file_is_one_line_and_is_fetched_again(small_mnist, tmp_path):
     assert f"{file} is corrupt: {len(content)} bytes with md5 {md5(content).hexdigest()}, expected" in message
     assert "'digits'" in message
     assert caught.value.exit_code == 4
-    loading.fetch(small_mnist, tmp_path)
-    assert loading.verify(small_mnist, tmp_path) == []
+    files.fetch(small_mnist, tmp_path)
+    assert files.verify(small_mnist, tmp_path) == []
 
 
 def test_what_is_unpacked_or_processed_beside_the_archives_is_not_trusted(small_mnist, tmp_path):
-    loading.fetch(small_mnist, tmp_path)
+    files.fetch(small_mnist, tmp_path)
     digest = loading.load_dataset(small_mnist, data_dir=tmp_path).digest
     folder = raw_folder(small_mnist, tmp_path)
     (folder / "train-images-idx3-ubyte").write_bytes(b"other")
@@ -400,9 +401,9 @@ def test_missing_data_names_the_file_its_md5_and_digits(name, tmp_path):
         loading.load_dataset(name, data_dir=tmp_path)
     message = str(caught.value)
     with pytest.raises(DataError) as beforehand:
-        check(name, tmp_path)
+        check_files(name, tmp_path)
     assert str(beforehand.value) == message
-    check("digits", tmp_path)
+    check_files("digits", tmp_path)
     assert "\n" not in message
     for part in (str(tmp_path), "is missing (expected md5", f"orchestrate data fetch {name}", "'digits'"):
         assert part in message
@@ -410,8 +411,8 @@ def test_missing_data_names_the_file_its_md5_and_digits(name, tmp_path):
 
 
 def test_digits_need_no_files(tmp_path):
-    assert loading.verify("digits", tmp_path) == []
-    assert loading.fetch("digits", tmp_path / "none") == tmp_path / "none"
+    assert files.verify("digits", tmp_path) == []
+    assert files.fetch("digits", tmp_path / "none") == tmp_path / "none"
     assert not (tmp_path / "none").exists()
 
 
@@ -429,7 +430,7 @@ def test_a_network_failure_is_one_line(broken, server, monkeypatch, tmp_path):
     monkeypatch.setattr(vision.CIFAR10, "url", broken(server[0]) + "cifar-10-python.tar.gz")
     for name, file in (("mnist", "train-images-idx3-ubyte.gz"), ("cifar10", "cifar-10-python.tar.gz")):
         with pytest.raises(DataError) as caught:
-            loading.fetch(name, tmp_path / "data")
+            files.fetch(name, tmp_path / "data")
         message = str(caught.value)
         assert "\n" not in message
         assert f"could not fetch {file}" in message
@@ -443,7 +444,7 @@ def test_a_wrong_download_is_not_kept(server, monkeypatch, tmp_path):
     (folder / "train-images-idx3-ubyte.gz").write_bytes(b"a captive portal")
     monkeypatch.setattr(vision.MNIST, "mirrors", [address])
     with pytest.raises(DataError, match="could not fetch train-images-idx3-ubyte"):
-        loading.fetch("mnist", tmp_path / "data")
+        files.fetch("mnist", tmp_path / "data")
     assert [file for file in (tmp_path / "data").rglob("*") if file.is_file()] == []
 
 
@@ -492,11 +493,11 @@ def small_cifar(request, server, monkeypatch) -> tuple[str, type, dict[str, dict
 
 def test_cifar_is_fetched_unpacked_and_loaded(small_cifar, tmp_path):
     name, source, batches = small_cifar
-    root = loading.fetch(name, tmp_path / "data")
+    root = files.fetch(name, tmp_path / "data")
     assert sorted(file.name for file in root.iterdir()) == sorted([source.base_folder, source.filename])
     assert sorted(file.name for file in (root / source.base_folder).iterdir()) == sorted(batches)
     loaded = loading.load_dataset(name, data_dir=root)
-    classes = loading.info(name).num_classes
+    classes = datasets.info(name).num_classes
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [
         9 * classes,
         classes,
@@ -519,8 +520,8 @@ def test_cifar_is_fetched_unpacked_and_loaded(small_cifar, tmp_path):
 def test_an_archive_put_there_by_hand_is_enough(small_cifar, server, tmp_path):
     name, source, _ = small_cifar
     (tmp_path / source.filename).write_bytes((server[1] / source.filename).read_bytes())
-    assert loading.verify(name, tmp_path) == []
-    assert len(loading.load_dataset(name, data_dir=tmp_path).test) == loading.info(name).num_classes
+    assert files.verify(name, tmp_path) == []
+    assert len(loading.load_dataset(name, data_dir=tmp_path).test) == datasets.info(name).num_classes
     assert sorted(file.name for file in tmp_path.glob(f"{source.base_folder}/.*")) == []
 
 
@@ -537,7 +538,7 @@ class Bomb:
 def test_no_pickle_is_opened_before_its_md5_is_right(small_cifar, tmp_path):
     name, source, batches = small_cifar
     root, sign = tmp_path / "data", tmp_path / "went-off"
-    loading.fetch(name, root)
+    files.fetch(name, root)
     bomb = pickle.dumps(Bomb(sign))
     for part in batches:
         (root / source.base_folder / part).write_bytes(bomb)
@@ -548,12 +549,12 @@ def test_no_pickle_is_opened_before_its_md5_is_right(small_cifar, tmp_path):
     with pytest.raises(DataError, match=f"{source.filename} is corrupt: 10 bytes"):
         loading.load_dataset(name, data_dir=root)
     (tmp_path / "archive").replace(root / source.filename)
-    assert len(loading.load_dataset(name, data_dir=root).test) == loading.info(name).num_classes
+    assert len(loading.load_dataset(name, data_dir=root).test) == datasets.info(name).num_classes
     assert not sign.exists()
 
 
 def test_the_digest_is_of_what_was_read(small_mnist, tmp_path, monkeypatch):
-    loading.fetch(small_mnist, tmp_path)
+    files.fetch(small_mnist, tmp_path)
     before = loading.load_dataset(small_mnist, data_dir=tmp_path).digest
     source = {"mnist": vision.MNIST, "fashion-mnist": vision.FashionMNIST}[small_mnist]
     images, _ = grey(200, 0)

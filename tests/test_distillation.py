@@ -122,13 +122,13 @@ def test_the_teachers_forward_passes_are_charged() -> None:
 
 
 def test_the_charge_is_what_torch_counts() -> None:
-    bench = make_context(DENSE, digits())
-    loss = distillations.get("soft_labels")(bench.build_module(dense()))
-    net, images, labels = bench.build(), digits().train.images[:64], digits().train.labels[:64]
+    context = make_context(DENSE, digits())
+    loss = distillations.get("soft_labels")(context.build_module(dense()))
+    net, images, labels = context.build(), digits().train.images[:64], digits().train.labels[:64]
     with FlopCounterMode(display=False) as counter:
         loss(net(images), images, labels).backward()
-    taught = replace(bench, loss=loss, has_teacher=True)
-    state = stages.train_more(taught, stages.initial(bench), TrainingPhase(1), stage="x", round=0)
+    taught = replace(context, loss=loss, has_teacher=True)
+    state = stages.train_more(taught, stages.initial(context), TrainingPhase(1), stage="x", round=0)
     assert state.train_flops * 64 == counter.get_total_flops() * 1257
 
 
@@ -149,7 +149,7 @@ def test_a_preparation_learns_from_the_labels_and_is_charged_for_them_alone() ->
 
 
 def test_the_loss_is_given_the_very_images_that_the_network_saw() -> None:
-    bench = make_context(replace(DENSE, train=Train(epochs=1, augment="flip")), digits())
+    context = make_context(replace(DENSE, train=Train(epochs=1, augment="flip")), digits())
     shown: list[Tensor] = []
     count = 0
 
@@ -163,5 +163,7 @@ def test_the_loss_is_given_the_very_images_that_the_network_saw() -> None:
         net.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
         return TrainingHooks(loss=loss)
 
-    stages.train_more(bench, stages.initial(bench), TrainingPhase(1), stage="x", round=0, hooks=hooks)
+    stages.train_more(
+        context, stages.initial(context), TrainingPhase(1), stage="x", round=0, make_hooks=hooks
+    )
     assert count == 1257

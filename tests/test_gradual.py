@@ -27,7 +27,7 @@ MLP, CNN = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])"
 digits = cache(partial(loading.load_dataset, "digits"))
 
 
-def bench(model: str = MLP, recipe: Train = ADAM) -> TrialContext:
+def context(model: str = MLP, recipe: Train = ADAM) -> TrialContext:
     config = DenseConfig(model, "digits", 64, 0, recipe, Numerics(micro_batch=4096))
     return make_context(config, digits())
 
@@ -47,8 +47,7 @@ def settled(tolerance: float, granularity: str = "unit", amount: float = 0.9, fr
 
 
 def run(on: TrialContext, prune: Prune) -> NetworkState:
-    config = trial(on, prune)
-    return prune_during_training(on, config, stages.groups_for(on, config))
+    return prune_during_training(replace(on, trial=trial(on, prune)))
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...], Masks]]:
@@ -56,16 +55,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...],
     seen: list[tuple[int, tuple[str, ...], Masks]] = []
 
     def noted(
-        on: TrialContext,
-        config: TrialConfig,
-        net: nn.Module,
-        masks: Masks,
-        groups: object,
-        *,
-        round: int,
-        protect: tuple[str, ...],
+        on: TrialContext, net: nn.Module, masks: Masks, *, round: int, protect: tuple[str, ...]
     ) -> Masks:
-        chosen = stages.choose_masks(on, config, net, masks, groups, round=round, protect=protect)  # type: ignore[arg-type]
+        chosen = stages.choose_masks(on, net, masks, round=round, protect=protect)
         seen.append((round, protect, chosen))
         return chosen
 
@@ -94,7 +86,7 @@ def dead_are_zero(state: NetworkState) -> bool:
 def test_cubic_lands_on_the_amount_with_zeros_where_it_pruned(
     granularity: str, model: str, recipe: Train
 ) -> None:
-    measured = walk(bench(model, recipe), cubic(granularity)).last
+    measured = walk(context(model, recipe), cubic(granularity)).last
     sizes = {
         (MLP, "weight"): (2048, 512, 160),
         (CNN, "weight"): (72, 1152, 160),
@@ -114,7 +106,7 @@ def test_cubic_lands_on_the_amount_with_zeros_where_it_pruned(
 
 def test_rounds_fall_on_the_ends_of_epochs_and_masks_only_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watched(monkeypatch)
-    on = bench(recipe=Train(epochs=8))
+    on = context(recipe=Train(epochs=8))
     run(on, cubic("weight", rounds=3, scope="global"))
     # Three rounds within three quarters of eight epochs: after epochs 2, 4 and 6.
     assert [round for round, _, _ in seen] == [1, 2, 3]
@@ -149,13 +141,13 @@ def test_when_rounds_are_due(
         return masks
 
     monkeypatch.setattr(during_training.EpochPruner, "after_epoch", noted)
-    run(bench(recipe=Train(epochs=epochs)), cubic("weight", rounds=rounds))
+    run(context(recipe=Train(epochs=epochs)), cubic("weight", rounds=rounds))
     assert done == ends
 
 
 @pytest.mark.parametrize("recipe", [ADAM, MOMENTUM], ids=["adam", "momentum"])
 def test_what_was_pruned_at_first_is_not_revived_by_what_the_optimizer_remembers(recipe: Train) -> None:
-    on = bench(recipe=recipe)
+    on = context(recipe=recipe)
     state = run(on, cubic("weight", rounds=1, amount=0.5))
     # One round, after the third of four epochs: a whole epoch of steps follows.
     assert dead_are_zero(state)
@@ -166,7 +158,7 @@ def test_what_was_pruned_at_first_is_not_revived_by_what_the_optimizer_remembers
 
 
 def test_it_is_one_training_from_the_initial_weights_and_the_same_again() -> None:
-    on = bench()
+    on = context()
     first, again = run(on, cubic("weight")), run(on, cubic("weight"))
     assert all(torch.equal(first.weights[name], weight) for name, weight in again.weights.items())
     assert all(torch.equal(first.masks[name], mask) for name, mask in again.masks.items())
@@ -174,14 +166,14 @@ def test_it_is_one_training_from_the_initial_weights_and_the_same_again() -> Non
 
 
 def test_a_recovery_follows_the_training() -> None:
-    result = walk(bench(), cubic("weight"), "finetune(epochs=2)")
+    result = walk(context(), cubic("weight"), "finetune(epochs=2)")
     assert len(result.rounds) == 1
     assert result.last.measurement.epochs == 4 + 2
     assert dead_are_zero(result.last.state)
 
 
 def test_a_protected_layer_stays_whole() -> None:
-    state = run(bench(), replace(cubic("weight"), protect=("output",)))
+    state = run(context(), replace(cubic("weight"), protect=("output",)))
     assert "output.weight" not in state.masks
     assert state.weights["output.weight"].all()
 
@@ -195,7 +187,7 @@ def test_with_a_large_tolerance_every_layer_is_pruned_once_it_was_seen_twice(
     granularity: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = watched(monkeypatch)
-    on = bench(model)
+    on = context(model)
     state = run(on, settled(1e9, granularity, fraction=1.0))
     # After the first epoch there is nothing to compare with; then one look per epoch.
     assert len(seen) == 3
@@ -210,7 +202,7 @@ def test_with_a_large_tolerance_every_layer_is_pruned_once_it_was_seen_twice(
 
 @pytest.mark.parametrize("granularity", ["weight", "unit", "channel"])
 def test_with_a_tiny_tolerance_the_network_stays_dense(granularity: str) -> None:
-    on = bench()
+    on = context()
     measured = walk(on, settled(1e-12, granularity)).last
     dense = stages.dense(on)
     # The stage's name seeds the batches: the same training but for their order.
@@ -225,7 +217,7 @@ def test_with_a_tiny_tolerance_the_network_stays_dense(granularity: str) -> None
 @pytest.mark.parametrize("granularity", ["weight", "unit", "channel"])
 def test_only_layers_that_have_settled_are_pruned(granularity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watched(monkeypatch)
-    on = bench()
+    on = context()
     norm = during_training._mean_norms
     count = 0
 
@@ -262,25 +254,25 @@ def test_a_protected_layer_that_settles_alone_prunes_nothing(monkeypatch: pytest
         return {"hidden.0": 2.0**count, "hidden.1": 2.0**count, "output": 1.0}
 
     monkeypatch.setattr(during_training, "_mean_norms", norms)
-    state = run(bench(), replace(settled(0.05, "weight"), protect=("output",)))
+    state = run(context(), replace(settled(0.05, "weight"), protect=("output",)))
     assert all(mask.all() for mask in state.masks.values())
 
 
 @pytest.mark.parametrize("model", [MLP, CNN])
 def test_mean_norms_by_hand(model: str) -> None:
-    net = bench(model).build()
+    net = context(model).build()
     layers = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
     expected = [
         sum(float(row.square().sum()) ** 0.5 for row in layer.weight.detach()) / len(layer.weight)
         for layer in layers
     ]
     assert list(during_training._mean_norms(net, None).values()) == pytest.approx(expected, rel=1e-5)
-    units = stages.groups_for(bench(model), trial(bench(model), settled(1.0)))
+    units = replace(context(model), trial=trial(context(model), settled(1.0))).groups
     assert list(during_training._mean_norms(net, units).values()) == pytest.approx(expected[:-1], rel=1e-5)
 
 
 def test_the_amount_is_a_ceiling() -> None:
-    free, capped = (walk(bench(), settled(1e9, amount=amount)).last for amount in (0.95, 0.125))
+    free, capped = (walk(context(), settled(1e9, amount=amount)).last for amount in (0.95, 0.125))
     assert free.measurement.amount > 0.125
     # 4 of 32 and 2 of 16.
     assert capped.measurement.amount == 0.125
@@ -291,7 +283,7 @@ def test_the_amount_is_a_ceiling() -> None:
 
 @pytest.mark.parametrize("prune", [cubic("weight"), settled(1e9, fraction=0.9)], ids=["cubic", "mean_norm"])
 def test_where_memory_runs_out_all_begins_anew(prune: Prune, monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench()
+    on = context()
     half = replace(on, config=replace(on.config, numerics=Numerics(micro_batch=32)))
     wanted = run(half, prune)
     build, passes = models.build, 0

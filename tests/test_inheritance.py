@@ -158,7 +158,11 @@ def test_a_first_linear_layer_for_another_size_is_drawn_anew_and_its_bias_stays(
         ("mlp(widths=[4])", "mlp(widths=[5])", "hidden.0.weight is 4x64 in the ancestor, 5x64 here"),
         ("mlp(widths=[4, 6])", "mlp(widths=[4, 7])", "hidden.1.weight is 6x4 in the ancestor, 7x4 here"),
         ("mlp(widths=[4])", "mlp(widths=[4, 4])", "the ancestor has no hidden.1.weight"),
-        ("mlp(widths=[4], bias=True)", "mlp(widths=[4])", "hidden.0.bias of the ancestor has no place here"),
+        (
+            "mlp(widths=[4], bias=True)",
+            "mlp(widths=[4])",
+            "hidden.0.bias of the ancestor is not in this model",
+        ),
     ],
 )
 def test_other_models_are_refused_in_one_line(before: str, after: str, said: str) -> None:
@@ -199,19 +203,21 @@ class NoStore:
 
 def test_a_start_from_weights_is_the_ancestor_and_a_fresh_head() -> None:
     ancestor, fresh = pruned_ancestor(0.5), stages.initial(make_context(dense("scratch"), IMAGES))
-    state = stages.initial(make_context(dense("weights"), IMAGES, ancestor=ancestor))
+    state = stages.initial(make_context(dense("weights"), IMAGES, source_model=ancestor))
     assert state.masks == {}
     assert torch.equal(state.weights["hidden.0.weight"], ancestor.weights["hidden.0.weight"])
     assert torch.equal(state.weights["output.weight"], fresh.weights["output.weight"])
-    again = stages.initial(make_context(dense("weights"), IMAGES, ancestor=ancestor), draw="reinit", round=1)
+    again = stages.initial(
+        make_context(dense("weights"), IMAGES, source_model=ancestor), draw="reinit", round=1
+    )
     assert not torch.equal(again.weights["hidden.0.weight"], state.weights["hidden.0.weight"])
 
 
 def test_what_was_dead_grows_from_weights_and_stays_dead_under_masks() -> None:
     ancestor = pruned_ancestor(0.5)
     dead = ~ancestor.masks["hidden.0.weight"]
-    free = stages.dense(make_context(dense("weights"), IMAGES, ancestor=ancestor))
-    bound = stages.dense(make_context(dense("masked"), IMAGES, ancestor=ancestor))
+    free = stages.dense(make_context(dense("weights"), IMAGES, source_model=ancestor))
+    bound = stages.dense(make_context(dense("masked"), IMAGES, source_model=ancestor))
     # Pixels that are blank in every image have no gradient: most of the dead move, not all.
     assert free.weights["hidden.0.weight"][dead].count_nonzero() > dead.sum() / 2
     assert not bound.weights["hidden.0.weight"][dead].any()
@@ -220,17 +226,17 @@ def test_what_was_dead_grows_from_weights_and_stays_dead_under_masks() -> None:
 
 
 def test_a_training_without_its_ancestor_is_a_mistake_of_ours() -> None:
-    with pytest.raises(RuntimeError, match="no ancestor was given"):
+    with pytest.raises(RuntimeError, match="no source model was given"):
         stages.initial(make_context(dense("weights"), IMAGES))
 
 
 def test_to_rewind_to_zero_is_to_go_back_to_what_was_inherited() -> None:
     ancestor = pruned_ancestor(0.3)
-    bench = make_context(dense("masked"), IMAGES, ancestor=ancestor)
-    assert torch.equal(stages.weights_at(bench, 0)["hidden.1.weight"], ancestor.weights["hidden.1.weight"])
+    context = make_context(dense("masked"), IMAGES, source_model=ancestor)
+    assert torch.equal(stages.weights_at(context, 0)["hidden.1.weight"], ancestor.weights["hidden.1.weight"])
     # Epoch 1 of 2 is trained again from there, bit for bit.
-    there = stages.dense(bench, epochs=1).weights
-    assert all(torch.equal(stages.weights_at(bench, 1)[name], value) for name, value in there.items())
+    there = stages.dense(context, epochs=1).weights
+    assert all(torch.equal(stages.weights_at(context, 1)[name], value) for name, value in there.items())
 
 
 RECOVERIES = ("none", "finetune(epochs=1)", "rewind(to=0)", "reinit", "lr_rewind(epochs=1)")

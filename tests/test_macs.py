@@ -216,7 +216,7 @@ def test_training_flops_are_torchs(name: str) -> None:
     # torch counts a weight's gradient as if nothing were grouped; it costs what a forward pass does.
     surplus = {"grouped": 2 * (9216 // 4 + 3 * 576), "transposed": 2 * 972}.get(name, 0)
     assert train_flops(cost, 1) == counter.get_total_flops() - surplus
-    assert train_flops(cost, 5, taught=True) == 5 * (train_flops(cost, 1) + 2 * cost.total_macs)
+    assert train_flops(cost, 5, has_teacher=True) == 5 * (train_flops(cost, 1) + 2 * cost.total_macs)
 
 
 @pytest.mark.parametrize(("name", "shape"), MODELS)

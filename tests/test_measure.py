@@ -30,7 +30,7 @@ from orchestrator.trial.metrics import (
     sparse_bytes,
     train_flops,
 )
-from orchestrator.trial.recovery import epochs_a_round
+from orchestrator.trial.recovery import epochs_per_round
 from orchestrator.trial.run import run_trial
 
 SMALL = (1, 8, 8)
@@ -156,20 +156,20 @@ def test_training_flops_are_all_that_torch_counts_but_for_evaluation(
 ) -> None:
     """Preparations, a teacher, and every round: of a control those of its trunk, and its own last one."""
     dense = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
-    images, bench = loading.load_dataset("digits"), make_context(dense, loading.load_dataset("digits"))
-    state = stages.dense(bench)
+    images, context = loading.load_dataset("digits"), make_context(dense, loading.load_dataset("digits"))
+    state = stages.dense(context)
     config = TrialConfig(dense, PRUNED, recover, "x", prepare=prepare, distill=distill)
     run_trial(config, images, store=Shelf(state))  # what is done once in a process is done now
     with FlopCounterMode(display=False) as counter:
         result = run_trial(config, images, store=Shelf(state))
-    last, prepared, trained = result.last.state, prepare != "none", epochs_a_round(recover, dense.train)
+    last, prepared, trained = result.last.state, prepare != "none", epochs_per_round(recover, dense.train)
     rounds = 2
     assert last.epochs == dense.train.epochs + prepared + rounds * trained
     unrecorded = trained if recover == "reinit" else 0  # its own first round leads nowhere
     phases = prepared + rounds * trained + unrecorded
     evaluated = len(images.validation) * (phases + rounds) + len(images.test) * rounds
-    forward = 2 * bench.cost.total_macs
-    lost = train_flops(bench.cost, len(images.train) * unrecorded, taught=distill != "none")
+    forward = 2 * context.cost.total_macs
+    lost = train_flops(context.cost, len(images.train) * unrecorded, has_teacher=distill != "none")
     assert counter.get_total_flops() == last.train_flops - state.train_flops + lost + forward * evaluated
 
 

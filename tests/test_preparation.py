@@ -13,9 +13,10 @@ from orchestrator.data import loading
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import preparation, stages
-from orchestrator.trial.context import NetworkState, TrialContext, channel_groups, make_context
+from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.run import TrialResult, run_trial
+from orchestrator.trial.structure import channels_of
 from pruning.masking import gather
 
 RECIPE = Train(epochs=4, optimizer="sgd", lr=0.05, momentum=0.9, schedule="linear")
@@ -27,15 +28,15 @@ digits = cache(partial(loading.load_dataset, "digits"))
 
 
 @cache
-def bench(model: str) -> TrialContext:
+def context(model: str) -> TrialContext:
     config = DenseConfig(model, "digits", 64, 0, RECIPE, NUMERICS)
     on = make_context(config, digits())
-    return replace(on, reference=stages.dense(on))
+    return replace(on, dense_state=stages.dense(on))
 
 
 @cache
 def prepared(model: str, text: str) -> NetworkState:
-    return preparations.get(text)(bench(model), bench(model).trained())
+    return preparations.get(text)(context(model), context(model).trained_dense())
 
 
 class Shelf:
@@ -43,28 +44,28 @@ class Shelf:
         self.on = on
 
     def dense(self, config: DenseConfig) -> NetworkState | None:
-        return self.on.trained()
+        return self.on.trained_dense()
 
 
 def walk(model: str, prepare: str, prune: Prune = CUT_EMPTY, recover: str = "none") -> TrialResult:
-    on = bench(model)
+    on = context(model)
     config = TrialConfig(on.config, prune, recover, "x", prepare=prepare)
     return run_trial(config, digits(), store=Shelf(on))
 
 
 def norms(on: TrialContext, state: NetworkState) -> dict[str, torch.Tensor]:
     squares = {name: weight.double().square() for name, weight in state.weights.items() if weight.dim() > 1}
-    return {group.name: gather(group, squares).sqrt() for group in channel_groups(on)}
+    return {group.name: gather(group, squares).sqrt() for group in channels_of(on.architecture, ())}
 
 
 def test_none_is_the_state_itself() -> None:
-    on = bench(MLP)
-    assert preparations.get("none")(on, on.trained()) is on.trained()
+    on = context(MLP)
+    assert preparations.get("none")(on, on.trained_dense()) is on.trained_dense()
 
 
 @pytest.mark.parametrize("model", [MLP, CNN])
 def test_the_proximal_mode_leaves_exact_zeros(model: str) -> None:
-    on = bench(model)
+    on = context(model)
     after = norms(on, prepared(model, STRONG[model]))
     empty = {name: int((norm == 0).sum()) for name, norm in after.items()}
     assert sum(empty.values()) > 0
@@ -79,7 +80,7 @@ def test_the_proximal_mode_leaves_exact_zeros(model: str) -> None:
 def test_a_threshold_cuts_out_what_is_empty_and_nothing_else(model: str) -> None:
     measured = walk(model, STRONG[model]).last
     found, state = measured.measurement, prepared(model, STRONG[model])
-    empty = {name: norm == 0 for name, norm in norms(bench(model), state).items()}
+    empty = {name: norm == 0 for name, norm in norms(context(model), state).items()}
     gone, total = (
         sum(int(count) for count in counts)
         for counts in zip(*((norm.sum(), norm.numel()) for norm in empty.values()), strict=True)
@@ -93,7 +94,7 @@ def test_a_threshold_cuts_out_what_is_empty_and_nothing_else(model: str) -> None
 
 @pytest.mark.parametrize("model", [MLP, CNN])
 def test_the_cut_network_gives_what_the_masked_one_gives(model: str) -> None:
-    measured, on = walk(model, STRONG[model]).last, bench(model)
+    measured, on = walk(model, STRONG[model]).last, context(model)
     images = digits().test.images
     masked = on.build_module(measured.state).eval()
     with torch.inference_mode():
@@ -104,7 +105,7 @@ def test_the_cut_network_gives_what_the_masked_one_gives(model: str) -> None:
 def test_an_mlp_without_biases_loses_nothing_with_its_empty_channels() -> None:
     # An empty group reads and writes nothing; in a CNN its norm may still shift.
     state, measured = prepared(MLP, STRONG[MLP]), walk(MLP, STRONG[MLP]).last
-    before = evaluate(bench(MLP).build_module(state), digits().test, numerics=NUMERICS)
+    before = evaluate(context(MLP).build_module(state), digits().test, numerics=NUMERICS)
     assert (before.accuracy, before.loss) == (measured.measurement.accuracy, measured.measurement.loss)
 
 
@@ -115,8 +116,8 @@ def test_the_amount_is_a_ceiling() -> None:
 
 
 def test_strength_0_is_the_same_training_without_a_penalty() -> None:
-    on = bench(MLP)
-    plain = stages.train_more(on, on.trained(), TrainingPhase(2, start=2), stage="group_lasso", round=0)
+    on = context(MLP)
+    plain = stages.train_more(on, on.trained_dense(), TrainingPhase(2, start=2), stage="group_lasso", round=0)
     lasso = prepared(MLP, "group_lasso(strength=0.0, epochs=2)")
     assert all(torch.equal(plain.weights[name], weight) for name, weight in lasso.weights.items())
 
@@ -132,28 +133,28 @@ def test_it_is_the_end_of_the_recipe_once_more_and_charged(
         return stages.train_more(on, state, phase, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(preparation, "train_more", noted)
-    on = bench(MLP)
-    state = preparations.get(f"group_lasso(epochs={epochs})")(on, on.trained())
+    on = context(MLP)
+    state = preparations.get(f"group_lasso(epochs={epochs})")(on, on.trained_dense())
     length = {"4": 4, "1": 1, "'50%'": 2, "'100%'": 4, "6": 6}[epochs]
     assert phases == [TrainingPhase(length, start=start)]
     assert state.epochs == 4 + length
-    assert 4 * state.train_flops == on.trained().train_flops * state.epochs
+    assert 4 * state.train_flops == on.trained_dense().train_flops * state.epochs
     assert state.masks == {}
 
 
 def test_preparing_is_the_same_again_and_differs_by_seed() -> None:
-    on, text = bench(MLP), "group_lasso(epochs=1)"
-    first, again = (preparations.get(text)(on, on.trained()) for _ in range(2))
+    on, text = context(MLP), "group_lasso(epochs=1)"
+    first, again = (preparations.get(text)(on, on.trained_dense()) for _ in range(2))
     assert all(torch.equal(first.weights[name], weight) for name, weight in again.weights.items())
     other = replace(on, config=replace(on.config, seed=1))
-    weights = preparations.get(text)(other, on.trained()).weights
+    weights = preparations.get(text)(other, on.trained_dense()).weights
     assert not torch.equal(first.weights["output.weight"], weights["output.weight"])
 
 
 @pytest.mark.parametrize("kind", ["filter", "channel", "group"])
 @pytest.mark.parametrize("model", [MLP, CNN])
 def test_every_kind_shrinks_every_model(kind: str, model: str) -> None:
-    on = bench(model)
+    on = context(model)
     free, held = (
         prepared(model, f"group_lasso(kind='{kind}', strength={strength}, epochs=1)")
         for strength in (0.0, 0.01)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_checkpoint import Kept, Killed, Process, assert_same, digits, tensors_equal
+from test_checkpoint import Killed, MemoryStore, Process, assert_same, digits, tensors_equal
 from torch import Tensor, nn
 
 import models
@@ -84,9 +84,9 @@ def own_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     HEARD.clear()
 
 
-def run_after(seed: int, config: DenseConfig | TrialConfig, kept: Kept | None = None) -> TrialResult:
+def run_after(seed: int, config: DenseConfig | TrialConfig, kept: MemoryStore | None = None) -> TrialResult:
     """A walk in a process that has drawn before; the global generator is afterwards as it was."""
-    for cached in (stages._weights_at, run._assessed, context._cost):
+    for cached in (stages._weights_at, run._assess_dense, context._cost):
         cached.cache_clear()
     torch.manual_seed(seed)
     torch.rand(seed)
@@ -107,7 +107,7 @@ def test_killed_at_any_event_it_ends_with_the_same_bits(name: str) -> None:
     events = Process()
     events.run(WALKS[name], held=False)
     for at in range(len(events.heard)):
-        kept = Kept()
+        kept = MemoryStore()
         before = torch.get_rng_state()
         with pytest.raises(Killed):
             Process(kill_at=at).run(WALKS[name], kept, held=False)
@@ -117,12 +117,12 @@ def test_killed_at_any_event_it_ends_with_the_same_bits(name: str) -> None:
 
 def test_every_training_draws_from_a_seed_of_its_stage_and_round() -> None:
     """The first numbers of each are those of a generator of one's own under that seed."""
-    stage_bench = make_context(replace(DENSE, model="telling"), digits())
-    state = stages.dense(stage_bench)
+    stage_context = make_context(replace(DENSE, model="telling"), digits())
+    state = stages.dense(stage_context)
     first = [HEARD[0]]
     for round in (1, 2):
         HEARD.clear()
-        stages.train_more(stage_bench, state, TrainingPhase(1), stage="finetune", round=round)
+        stages.train_more(stage_context, state, TrainingPhase(1), stage="finetune", round=round)
         first.append(HEARD[0])
     trainings = (("dense", 0), ("finetune", 1), ("finetune", 2))
     expected = [
@@ -206,7 +206,7 @@ def test_on_a_gpu_its_generator_is_seeded_kept_and_given_back(name: str) -> None
     for seed, kill_at in ((1, None), (2, None), (3, 1)):
         torch.manual_seed(seed)
         torch.rand(seed, device="cuda")
-        before, kept = (torch.get_rng_state(), torch.cuda.get_rng_state()), Kept()
+        before, kept = (torch.get_rng_state(), torch.cuda.get_rng_state()), MemoryStore()
         for at in [kill_at, None] if kill_at is not None else [None]:
             process = Process(kill_at=at)
             try:
@@ -220,7 +220,7 @@ def test_on_a_gpu_its_generator_is_seeded_kept_and_given_back(name: str) -> None
 
 
 def run_on(
-    config: DenseConfig | TrialConfig, images: loading.Dataset, process: Process, kept: Kept
+    config: DenseConfig | TrialConfig, images: loading.Dataset, process: Process, kept: MemoryStore
 ) -> TrialResult:
     if isinstance(config, DenseConfig):
         return run.run_dense(config, images, on_epoch=process.epoch, checkpoints=kept, every_seconds=0.0)

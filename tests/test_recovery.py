@@ -17,7 +17,7 @@ from orchestrator.training.optimizers import TrainingPhase, learning_rate
 from orchestrator.trial import recovery, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_a_round, epochs_of, position_of, recoveries
+from orchestrator.trial.recovery import epochs_of, epochs_per_round, position_of, recoveries
 
 RECIPE = Train(epochs=3, optimizer="sgd", lr=0.1, schedule="linear")
 NUMERICS = Numerics(micro_batch=4096)
@@ -28,16 +28,16 @@ digits = cache(partial(loading.load_dataset, "digits"))
 
 
 @cache
-def bench(model: str = MLP, recipe: Train = RECIPE, seed: int = 0) -> TrialContext:
+def context(model: str = MLP, recipe: Train = RECIPE, seed: int = 0) -> TrialContext:
     config = DenseConfig(model, "digits", 256, seed, recipe, NUMERICS)
     on = make_context(config, digits())
-    return replace(on, reference=stages.dense(on))
+    return replace(on, dense_state=stages.dense(on))
 
 
 @cache
 def pruned(on: TrialContext, prune: Prune = WEIGHTS, round: int = 1) -> NetworkState:
     config = TrialConfig(on.config, prune, "none", "x")
-    return stages.prune_round(on, config, on.trained(), stages.groups_for(on, config), round=round)
+    return stages.prune_round(replace(on, trial=config), on.trained_dense(), round=round)
 
 
 def same(a: NetworkState, b: NetworkState) -> bool:
@@ -69,7 +69,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NetworkState, Training
 def test_masks_stay_bits_repeat_and_the_cost_is_what_the_plan_says(
     name: str, prune: Prune, model: str
 ) -> None:
-    on = bench(model)
+    on = context(model)
     before = pruned(on, prune)
     copies = {name: tensor.clone() for name, tensor in before.weights.items()}
     after = recoveries.get(name)(on, before, round=1)
@@ -81,7 +81,7 @@ def test_masks_stay_bits_repeat_and_the_cost_is_what_the_plan_says(
         assert not after.weights[key][~mask].any()
     assert all(torch.equal(before.weights[key], tensor) for key, tensor in copies.items())
 
-    epochs = epochs_a_round(name, RECIPE)
+    epochs = epochs_per_round(name, RECIPE)
     assert after.epochs == before.epochs + epochs
     # The dense network took three epochs, and they all cost the same.
     assert 3 * after.train_flops == before.train_flops * (3 + epochs)
@@ -91,7 +91,7 @@ def test_masks_stay_bits_repeat_and_the_cost_is_what_the_plan_says(
 
 @pytest.mark.parametrize("name", sorted(set(recoveries) - {"none", "refit"}))
 def test_what_trains_is_seeded_by_its_round_and_the_seed(name: str) -> None:
-    on, method = bench(), recoveries.get(name)
+    on, method = context(), recoveries.get(name)
     state = pruned(on)
     assert not same(method(on, state, round=1), method(on, state, round=2))
     other = replace(on, config=replace(on.config, seed=1))
@@ -99,8 +99,8 @@ def test_what_trains_is_seeded_by_its_round_and_the_seed(name: str) -> None:
 
 
 def test_none_is_the_state_itself() -> None:
-    on = bench()
-    assert recoveries.get("none")(on, on.trained(), round=1) is on.trained()
+    on = context()
+    assert recoveries.get("none")(on, on.trained_dense(), round=1) is on.trained_dense()
 
 
 # ---- lengths
@@ -204,7 +204,7 @@ def test_points_that_are_none(point: float | str) -> None:
     ],
 )
 def test_epochs_a_round_by_hand(text: str, epochs: int) -> None:
-    assert epochs_a_round(text, Train(epochs=20)) == epochs
+    assert epochs_per_round(text, Train(epochs=20)) == epochs
 
 
 def test_options_are_checked_where_they_are_read() -> None:
@@ -219,15 +219,15 @@ def test_options_are_checked_where_they_are_read() -> None:
 
 
 def test_a_percentage_is_of_the_training() -> None:
-    on = bench(recipe=replace(RECIPE, epochs=1))
-    assert recoveries.get("finetune(epochs='50%')")(on, on.trained(), round=1).epochs == 2
+    on = context(recipe=replace(RECIPE, epochs=1))
+    assert recoveries.get("finetune(epochs='50%')")(on, on.trained_dense(), round=1).epochs == 2
 
 
 # ---- fine-tuning and learning rates
 
 
 def test_finetuning_holds_the_last_rate() -> None:
-    on = bench(recipe=replace(RECIPE, epochs=4))
+    on = context(recipe=replace(RECIPE, epochs=4))
     before = pruned(on)
     after = recoveries.get("finetune(epochs=3, lr=2.0)")(on, before, round=1)
     # Linear from 0.1 at epoch 0 to 0 at epoch 4: 0.025 where the last epoch starts.
@@ -241,7 +241,7 @@ def test_rewinding_the_rate_starts_it_where_so_many_epochs_are_left(
     schedule: str, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(RECIPE, schedule=schedule)
-    on = bench(recipe=recipe)
+    on = context(recipe=recipe)
     state = pruned(on)
     seen = starts(monkeypatch)
     after = recoveries.get(f"lr_rewind(epochs={epochs})")(on, state, round=1)
@@ -250,7 +250,7 @@ def test_rewinding_the_rate_starts_it_where_so_many_epochs_are_left(
     assert (phase.start, phase.epochs, phase.constant_lr, phase.lr_factor) == (3 - epochs, epochs, False, 1.0)
     # Five batches of 256 an epoch: the last one starts at four fifths of it.
     assert after.history[0].lr == learning_rate(recipe, 3 - epochs + 0.8)
-    assert after.history[-1].lr == on.trained().history[-1].lr
+    assert after.history[-1].lr == on.trained_dense().history[-1].lr
 
 
 # ---- rewinding
@@ -268,7 +268,7 @@ def survivors_equal(state: NetworkState, weights: dict[str, torch.Tensor]) -> bo
 
 @pytest.mark.parametrize("model", [MLP, CNN])
 def test_rewinding_to_0_starts_from_the_initial_weights(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench(model)
+    on = context(model)
     state = pruned(on, CHANNELS)
     seen = starts(monkeypatch)
     recoveries.get("rewind")(on, state, round=1)
@@ -282,7 +282,7 @@ def test_rewinding_to_0_starts_from_the_initial_weights(model: str, monkeypatch:
 def test_rewinding_to_an_epoch_starts_from_the_dense_trainings_own_weights(
     model: str, to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on = bench(model)
+    on = context(model)
     # The whole training by hand; on its way the weights after `to` epochs are noted.
     net, way = on.build(), dict[int, dict[str, torch.Tensor]]()
 
@@ -300,7 +300,7 @@ def test_rewinding_to_an_epoch_starts_from_the_dense_trainings_own_weights(
         generator=torch.Generator().manual_seed(seed_for(0, "dense", 0)),
         hooks=TrainingHooks(after_epoch=note),
     )
-    assert all(torch.equal(way[3][name], value) for name, value in on.trained().weights.items())
+    assert all(torch.equal(way[3][name], value) for name, value in on.trained_dense().weights.items())
     state = pruned(on, CHANNELS)
     seen = starts(monkeypatch)
     after = recoveries.get(f"rewind(to={to})")(on, state, round=1)
@@ -308,7 +308,7 @@ def test_rewinding_to_an_epoch_starts_from_the_dense_trainings_own_weights(
     assert survivors_equal(start, way[to])
     assert not survivors_equal(start, way[to - 1] if to > 1 else on.build().state_dict())
     assert (phase.start, phase.epochs) == (to, 3 - to)
-    assert after.history[-1].lr == on.trained().history[-1].lr
+    assert after.history[-1].lr == on.trained_dense().history[-1].lr
 
 
 def test_training_so_far_again_is_quiet_and_not_charged() -> None:
@@ -317,14 +317,14 @@ def test_training_so_far_again_is_quiet_and_not_charged() -> None:
     def report(stage: str, epoch: int, record: EpochRecord) -> None:
         heard.append(stage)
 
-    on = replace(bench(), report=report)
+    on = replace(context(), on_epoch=report)
     after = recoveries.get("rewind(to=2)")(on, pruned(on), round=1)
     assert heard == ["rewind"]
     assert after.epochs == 3 + 1
 
 
 def test_another_draw_is_another_network_for_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench()
+    on = context()
     state = pruned(on)
     seen = starts(monkeypatch)
     for round in (1, 1, 2):
@@ -345,7 +345,7 @@ def test_another_draw_is_another_network_for_every_round(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("model", [MLP, CNN])
 @pytest.mark.parametrize("granularity", ["unit", "channel"])
 def test_refit_is_better_than_nothing(model: str, granularity: str) -> None:
-    on = bench(model, Train(epochs=12, lr=3e-2))
+    on = context(model, Train(epochs=12, lr=3e-2))
     state = pruned(on, Prune("l2", granularity, "layer", "one_shot", 0.7))
     after = recoveries.get("refit")(on, state, round=1)
     cut, refitted = (
@@ -355,7 +355,7 @@ def test_refit_is_better_than_nothing(model: str, granularity: str) -> None:
 
 
 def test_refit_looks_at_no_label() -> None:
-    on = bench(CNN)
+    on = context(CNN)
     state = pruned(on, CHANNELS)
     blind = replace(on.data, train=replace(on.data.train, labels=torch.zeros_like(on.data.train.labels)))
     method = recoveries.get("refit(images=100)")

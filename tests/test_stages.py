@@ -24,7 +24,7 @@ from orchestrator.trial.context import NetworkState, TrialContext, make_context,
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=16_384))
 
 
-def bench(config: DenseConfig = DENSE) -> TrialContext:
+def context(config: DenseConfig | TrialConfig = DENSE) -> TrialContext:
     return make_context(config, loading.load_dataset("digits"))
 
 
@@ -48,11 +48,11 @@ def test_a_dense_training_is_the_same_again_and_leaves_the_global_generator() ->
     torch.manual_seed(3)
     make_context(DENSE, loading.load_dataset("digits"))  # traces and counts are made once in a process
     before = torch.get_rng_state()
-    first = stages.dense(bench())
+    first = stages.dense(context())
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    assert same(first, stages.dense(bench()))
-    assert not same(first, stages.dense(bench(replace(DENSE, seed=1))))
+    assert same(first, stages.dense(context()))
+    assert not same(first, stages.dense(context(replace(DENSE, seed=1))))
 
 
 def test_what_a_dense_training_costs() -> None:
@@ -61,7 +61,7 @@ def test_what_a_dense_training_costs() -> None:
     def report(stage: str, epoch: int, record: EpochRecord) -> None:
         heard.append((stage, epoch))
 
-    state = stages.dense(make_context(DENSE, loading.load_dataset("digits"), report=report))
+    state = stages.dense(make_context(DENSE, loading.load_dataset("digits"), on_epoch=report))
     assert heard == [("dense", 1), ("dense", 2)]
     assert (state.epochs, state.micro_batch, len(state.history)) == (2, 16_384, 2)
     # 2 per MAC; forward and both backward passes, without the gradient of the images.
@@ -70,10 +70,10 @@ def test_what_a_dense_training_costs() -> None:
 
 
 def test_pruning_leaves_its_input_and_zeroes_what_is_dead() -> None:
-    on = bench()
+    on = context(trial("magnitude"))
     dense = stages.dense(on)
     before = {name: tensor.clone() for name, tensor in dense.weights.items()}
-    state = stages.prune_round(on, trial("magnitude"), dense, None, round=1)
+    state = stages.prune_round(on, dense, round=1)
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.weights.items())
     assert sum(int((~mask).sum()) for mask in state.masks.values()) == 1360
     for name, mask in state.masks.items():
@@ -82,17 +82,18 @@ def test_pruning_leaves_its_input_and_zeroes_what_is_dead() -> None:
 
 @pytest.mark.parametrize("criterion", ["random", "snip", "magnitude"])
 def test_pruning_is_the_same_again(criterion: str) -> None:
-    on = bench()
+    on = context(trial(criterion))
     dense = stages.dense(on)
-    first, again = (stages.prune_round(on, trial(criterion), dense, None, round=1) for _ in range(2))
+    first, again = (stages.prune_round(on, dense, round=1) for _ in range(2))
     assert same(first, again)
 
 
 def test_random_pruning_is_seeded_by_seed_and_round() -> None:
-    on, other = bench(), bench(replace(DENSE, seed=1))
+    config = trial("random")
+    on, other = context(config), context(replace(config, dense=replace(DENSE, seed=1)))
     state = NetworkState(snapshot(on.build()), micro_batch=64)
     found = [
-        stages.prune_round(where, trial("random"), state, None, round=number).masks["hidden.0.weight"]
+        stages.prune_round(where, state, round=number).masks["hidden.0.weight"]
         for where, number in ((on, 1), (on, 2), (other, 1))
     ]
     assert not torch.equal(found[0], found[1])
@@ -100,10 +101,10 @@ def test_random_pruning_is_seeded_by_seed_and_round() -> None:
 
 
 def test_groups_are_what_the_granularity_says() -> None:
-    on = bench()
-    assert stages.groups_for(on, trial("magnitude")) is None
-    units = stages.groups_for(on, trial("l2", granularity="unit"))
-    channels = stages.groups_for(on, trial("l2", granularity="channel"))
+    assert context().groups is None
+    assert context(trial("magnitude")).groups is None
+    units = context(trial("l2", granularity="unit")).groups
+    channels = context(trial("l2", granularity="channel")).groups
     assert units is not None
     assert channels is not None
     assert [group.size for group in units] == [group.size for group in channels] == [32, 16]
@@ -157,7 +158,7 @@ def of_another_kind() -> BaseException:
 def test_half_the_micro_batch_where_memory_runs_out(
     monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException]
 ) -> None:
-    on = bench()
+    on = context()
     reference = stages.dense(on)
     machine = Narrow(monkeypatch, most=20, error=error)
     state = stages.dense(on)
@@ -169,7 +170,7 @@ def test_half_the_micro_batch_where_memory_runs_out(
 
 
 def test_what_did_not_fit_is_freed_before_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench()
+    on = context()
     machine = Narrow(monkeypatch, most=20, error=on_cuda)
     on_device = NetworkState(snapshot(on.build()), micro_batch=16_384)
     stages.train_more(on, on_device, TrainingPhase(1), stage="dense", round=0)
@@ -184,14 +185,14 @@ def test_one_image_at_a_time_is_the_last_try(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_memory_that_does_not_hold_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench()
+    on = context()
     Narrow(monkeypatch, most=0, error=on_cuda)
     with pytest.raises(CollapsedError, match="one image"):
         stages.dense(on)
 
 
 def test_other_runtime_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = bench()
+    on = context()
     Narrow(monkeypatch, most=20, error=of_another_kind)
     with pytest.raises(RuntimeError, match="mat1"):
         stages.dense(on)
@@ -199,7 +200,7 @@ def test_other_runtime_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("criterion", ["magnitude", "l2", "random"])
 def test_thirteen_amounts_share_one_dense_network(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, copies = bench(), []
+    here, copies = context(), []
     dense = stages.dense(here, epochs=1)
     kept = {name: tensor.clone() for name, tensor in dense.weights.items()}
     monkeypatch.setattr(stages, "deepcopy", copies.append)
@@ -207,8 +208,8 @@ def test_thirteen_amounts_share_one_dense_network(criterion: str, monkeypatch: p
     monkeypatch.setattr(TrialContext, "build_module", copies.append)
     protected = Prune(criterion, "weight", "global", "one_shot", 0.5, protect=("output",))
     for number in range(13):
-        wanted = replace(protected, amount=0.07 * (number + 1))
-        pruned = stages.prune_round(here, replace(trial(criterion), prune=wanted), dense, None, round=1)
+        config = replace(trial(criterion), prune=replace(protected, amount=0.07 * (number + 1)))
+        pruned = stages.prune_round(replace(here, trial=config), dense, round=1)
         shared = {name for name in kept if pruned.weights[name].data_ptr() == dense.weights[name].data_ptr()}
         assert shared == {"output.weight"}
         for name, mask in pruned.masks.items():
@@ -218,8 +219,8 @@ def test_thirteen_amounts_share_one_dense_network(criterion: str, monkeypatch: p
 
 
 def test_a_criterion_that_runs_the_network_runs_a_copy() -> None:
-    here = bench()
+    here = context(trial("snip"))
     state = stages.initial(here)
     kept = {name: tensor.clone() for name, tensor in state.weights.items()}
-    stages.prune_round(here, trial("snip"), state, None, round=1)
+    stages.prune_round(here, state, round=1)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in state.weights.items())

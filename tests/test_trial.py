@@ -252,8 +252,8 @@ def test_a_note_where_one_unit_of_each_layer_had_to_stay() -> None:
 
 
 def test_a_network_that_gives_no_number_has_diverged() -> None:
-    bench = make_context(dense_config(MLP), digits())
+    context = make_context(dense_config(MLP), digits())
     state = dense(MLP).last.state
     broken = {name: tensor * float("nan") for name, tensor in state.weights.items()}
     with pytest.raises(DivergedError, match="not finite"):
-        measure(bench, replace(state, weights=broken), None)
+        measure(context, replace(state, weights=broken))

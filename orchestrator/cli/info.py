@@ -62,7 +62,7 @@ def data_fetch(
     ],
 ) -> None:
     """Download a data set and check it."""
-    from orchestrator.data.loading import fetch
+    from orchestrator.data.files import fetch
 
     print_line(fetch(name))
 
@@ -72,7 +72,7 @@ def data_verify(
     name: Annotated[str, typer.Argument(help="A data set.", autocompletion=completion.datasets)],
 ) -> None:
     """Check that a data set's files are there and whole."""
-    from orchestrator.data.loading import verify
+    from orchestrator.data.files import verify
     from orchestrator.errors import DataError
 
     if problems := verify(name):
@@ -83,9 +83,9 @@ def data_verify(
 @data_app.command("path")
 def data_path() -> None:
     """The folder where data sets lie; ORCHESTRATE_DATA_DIR sets it."""
-    from orchestrator.data.loading import path
+    from orchestrator.data.files import data_folder
 
-    print_line(path())
+    print_line(data_folder())
 
 
 @app.command()

@@ -15,26 +15,23 @@ from orchestrator.errors import SpaceError, unknown_name
 def iter_batches(
     size: int, batch_size: int, generator: Generator, *, device: torch.device | None = None
 ) -> Iterator[Tensor]:
-    """Indices that cover 0 .. size-1 once, shuffled, batch_size at a time; the last one may be short.
+    """Return batches of indices that cover 0 .. size-1 once, shuffled; the last batch may be short.
 
     A last image on its own joins the batch before it: batch norm has no statistics of one image. All
-    of the order is drawn by the call itself, on the generator's device, and moved to `device` as a whole.
+    of the order is drawn by the call itself, on the generator's device, and moved to `device` at once.
+    ValueError for a size below 1.
     """
-    import torch
-
     if size < 1 or batch_size < 1:
         raise ValueError(f"size={size}, batch_size={batch_size}: both are 1 or more")
     order = torch.randperm(size, generator=generator, device=generator.device)
-    parts = list(torch.split(order.to(device or generator.device), batch_size))
-    if batch_size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return iter(parts)
+    batches = list(torch.split(order.to(device or generator.device), batch_size))
+    if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return iter(batches)
 
 
 def balanced_sample(split: Split, *, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(images, labels), by class: exactly `per_class` of every class; SpaceError if one has fewer."""
-    import torch
-
+    """Return (images, labels) by class, exactly `per_class` of every class. SpaceError if one has fewer."""
     labels = split.labels.cpu().numpy()
     counts = torch.bincount(split.labels.cpu())
     fewest = int(counts[counts > 0].min())
@@ -49,10 +46,10 @@ AUGMENTATIONS = ("none", "flip", "crop_flip")
 
 
 def augment(images: Tensor, generator: Generator, *, kind: str) -> Tensor:
-    """A batch [N, C, H, W], each image by its own draw; on the images' device, drawn on the generator's.
+    """Augment a batch [N, C, H, W], each image by its own draw, which the generator makes on its device.
 
     `flip`: left and right swapped in half of the images. `crop_flip`: also moved by up to an eighth of the
-    height (4 pixels at 32 and at 28, 1 at 8), zeros (the mean colour, once scaled) from outside.
+    height (4 pixels at 32 and at 28, 1 at 8), with zeros (the mean colour, once scaled) from outside.
     SpaceError for an unknown kind.
     """
     if kind not in AUGMENTATIONS:
@@ -60,11 +57,10 @@ def augment(images: Tensor, generator: Generator, *, kind: str) -> Tensor:
     if kind == "none":
         return images
     count, channels, height, width = images.shape
-    pad = _crop_pad(height) if kind == "crop_flip" else 0
+    pad = max(1, (height + 4) // 8) if kind == "crop_flip" else 0
 
     def draw(high: int) -> Tensor:
-        drawn = torch.randint(high, (count, 1), generator=generator, device=generator.device)
-        return drawn.to(images.device)
+        return torch.randint(high, (count, 1), generator=generator, device=generator.device).to(images.device)
 
     across = torch.arange(width, device=images.device).expand(count, width)
     columns = torch.where(draw(2) == 1, width - 1 - across, across) + draw(2 * pad + 1)
@@ -73,7 +69,3 @@ def augment(images: Tensor, generator: Generator, *, kind: str) -> Tensor:
     # One gather over flat pixels: 4 to 6 times the speed of indexing by row and column
     pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).flatten(1)
     return padded.gather(2, pixels[:, None, :].expand(count, channels, -1)).view(images.shape)
-
-
-def _crop_pad(height: int) -> int:
-    return max(1, (height + 4) // 8)

@@ -1,4 +1,4 @@
-"""Data sets by name, with their facts and options."""
+"""Data sets by name: what is known of them without their files, and their options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """What the authors gave: uint8 [N, C, H, W] and int64 [N]; the last `own_test` are the test set."""
+    """A data set as its authors published it: images uint8 [N, C, H, W] and labels int64 [N].
+
+    The last `own_test` images are the authors' test set; 0 where they have none.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -28,11 +31,12 @@ class Raw:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set without its files. `source`: torchvision's class; None: embedded.
+    """What is known of a data set without its files.
 
-    `read`, of another package's, takes the data folder and raises DataError where its files are not there.
-    Images hold whole numbers from 0 to `levels`. `per_class`: images per class in (train, validation, test),
-    None where the classes are (almost) equally frequent.
+    `source` is the name of torchvision's class, None for `digits` and for the data sets of other packages.
+    Those `read` their files from the data folder, and raise DataError where they are not there. Images hold
+    whole numbers from 0 to `levels`. `per_class`: images per class in (train, validation, test), None where
+    the classes are (almost) equally frequent.
     """
 
     name: str
@@ -49,6 +53,7 @@ class DatasetInfo:
 
     @property
     def split_sizes(self) -> tuple[int, int, int]:
+        """Images for (training, validation, test)."""
         return self.train_images, self.validation_images, self.test_images
 
 
@@ -88,7 +93,7 @@ DATASETS: Plugins[DatasetInfo] = Plugins(
 
 
 def info(name: str) -> DatasetInfo:
-    """The data set of that name; SpaceError with the nearest names, or with why it cannot be imported."""
+    """Return the data set of a name. SpaceError with the nearest names, or why it cannot be imported."""
     if name not in DATASETS:
         raise SpaceError(unknown_name("dataset", name, DATASETS))
     try:
@@ -99,10 +104,11 @@ def info(name: str) -> DatasetInfo:
 
 def check_options(name: str, *, classes: Sequence[int] | None, samples_per_class: int | None) -> None:
     """SpaceError unless `classes` are two or more different classes and `samples_per_class` is 1 or more."""
-    known = range(info(name).num_classes)
-    if classes is not None and not (2 <= len(classes) == len(set(classes) & set(known))):
+    labels = range(info(name).num_classes)
+    if classes is not None and not (2 <= len(classes) == len(set(classes) & set(labels))):
         raise SpaceError(
-            f"{name}: classes={list(classes)}; give two or more different ones from 0 to {known[-1]}, or none"
+            f"{name}: classes={list(classes)}; give two or more different ones from 0 to {labels[-1]}, "
+            "or none"
         )
     if samples_per_class is not None and samples_per_class < 1:
         raise SpaceError(f"{name}: samples_per_class={samples_per_class}; give 1 or more, or none")
@@ -111,32 +117,35 @@ def check_options(name: str, *, classes: Sequence[int] | None, samples_per_class
 def split_sizes(
     name: str, *, classes: Sequence[int] | None = None, samples_per_class: int | None = None
 ) -> tuple[int, int, int]:
-    """(train, validation, test) images, without loading; with options, approximate but for `digits`."""
+    """Return the images for (train, validation, test) without loading them.
+
+    With options they are approximate, but for `digits`. SpaceError for a bad option.
+    """
     check_options(name, classes=classes, samples_per_class=samples_per_class)
-    known = info(name)
+    dataset = info(name)
     if classes is None and samples_per_class is None:
-        return known.split_sizes
-    even = [(size // known.num_classes,) * known.num_classes for size in known.split_sizes]
-    chosen = range(known.num_classes) if classes is None else classes
-    train, validation, test = ([counts[label] for label in chosen] for counts in known.per_class or even)
+        return dataset.split_sizes
+    even = [(size // dataset.num_classes,) * dataset.num_classes for size in dataset.split_sizes]
+    labels = range(dataset.num_classes) if classes is None else classes
+    train, validation, test = ([counts[label] for label in labels] for counts in dataset.per_class or even)
     limit = max(train) if samples_per_class is None else samples_per_class
     return sum(min(count, limit) for count in train), sum(validation), sum(test)
 
 
-FILE = "datasets/data/digits.csv.gz"
+DIGITS_FILE = "datasets/data/digits.csv.gz"  # of scikit-learn, which need not be imported to read it
 
 
 def digits_file() -> Path:
-    """Where it lies; DataError where there is none."""
-    found = find_spec("sklearn")
-    place = Path(found.origin).parent / FILE if found and found.origin else None
-    if place is None or not place.exists():
-        raise DataError(f"digits: scikit-learn has no file {FILE}; install scikit-learn anew")
-    return place
+    """Return the path of scikit-learn's digits. DataError where there are none."""
+    package = find_spec("sklearn")
+    path = Path(package.origin).parent / DIGITS_FILE if package and package.origin else None
+    if path is None or not path.exists():
+        raise DataError(f"digits: scikit-learn has no file {DIGITS_FILE}; install scikit-learn anew")
+    return path
 
 
 def read_digits() -> Raw:
-    """1797 images of 8x8 in 17 shades, and their labels."""
+    """Return scikit-learn's digits: 1797 images of 8x8 in 17 shades."""
     import numpy as np
 
     rows = np.loadtxt(digits_file(), delimiter=",", dtype="uint8")

@@ -1,4 +1,4 @@
-"""The data sets' files: where they lie, whether they are whole, how they are fetched and read.
+"""Files of data sets: find, download, check and read them.
 
 The files of all but `digits` are torchvision's, in its layout under the data folder, each with a known MD5.
 No byte of a file is parsed, and no pickle of CIFAR's is opened, before that MD5 has been checked.
@@ -33,85 +33,86 @@ LAYOUT = {
     "CIFAR10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
     "CIFAR100": ("cifar-100-python", "cifar-100-python.tar.gz"),
 }
-DOWNLOAD_ERRORS = (OSError, HTTPException, RuntimeError)  # the last: torchvision's word for a wrong MD5
+DOWNLOAD_ERRORS = (OSError, HTTPException, RuntimeError)  # torchvision raises the last for a wrong MD5
 
 
 def chosen_data_dir() -> Path | None:
-    """ORCHESTRATE_DATA_DIR, absolute, if it is set: the only place that reads it."""
-    chosen = os.environ.get("ORCHESTRATE_DATA_DIR")
-    return Path(chosen).expanduser().absolute() if chosen else None
+    """Return ORCHESTRATE_DATA_DIR, absolute, if it is set. Nothing else reads that variable."""
+    folder = os.environ.get("ORCHESTRATE_DATA_DIR")
+    return Path(folder).expanduser().absolute() if folder else None
 
 
 def default_data_dir() -> Path:
-    """`chosen_data_dir`, or else ~/.cache/orchestrate/data."""
+    """Return the folder that the environment sets, or else ~/.cache/orchestrate/data."""
     return chosen_data_dir() or Path.home() / ".cache" / "orchestrate" / "data"
 
 
-def path(data_dir: Path | None = None) -> Path:
-    """The data folder, absolute; it need not exist."""
+def data_folder(data_dir: Path | None = None) -> Path:
+    """Return the data folder, absolute; it need not exist."""
     return (data_dir or default_data_dir()).expanduser().absolute()
 
 
-def stamp(name: str, data_dir: Path | None = None) -> list[list[str | int]] | None:
-    """[path, size, time of the last change in ns] of every file of a data set of ours; empty without one.
+def file_stamps(name: str, data_dir: Path | None = None) -> list[list[str | int]] | None:
+    """Return [path, size, time of the last change in ns] of every file of a data set that is there.
 
     Nothing is read, and nothing imported. None for a data set of another package, whose files only it knows.
     """
     if name not in OWN or OWN[name].read is not None:
         return None
-    root, source = path(data_dir), OWN[name].source
+    root, source = data_folder(data_dir), OWN[name].source
     if source is None:
         return _stamps([digits_file()], digits_file().parent)
     folder, archive = LAYOUT[source]
-    inside = sorted((root / folder).iterdir()) if (root / folder).is_dir() else []
-    return _stamps([*inside, *([root / archive] if archive else [])], root)
+    files = sorted((root / folder).iterdir()) if (root / folder).is_dir() else []
+    return _stamps([*files, *([root / archive] if archive else [])], root)
 
 
 def _stamps(files: Sequence[Path], root: Path) -> list[list[str | int]]:
-    known = [(file, file.stat()) for file in files if file.is_file()]
-    return [[str(file.relative_to(root)), seen.st_size, seen.st_mtime_ns] for file, seen in known]
+    stats = [(file, file.stat()) for file in files if file.is_file()]
+    return [[str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
 
 
 def verify(name: str, data_dir: Path | None = None) -> list[str]:
-    """What is wrong with the files, one line each; empty where `load` will read them. Writes nothing."""
-    source, root = _source(name), path(data_dir)
-    if (own := info(name).read) is not None:
+    """Return what is wrong with the files, a line each; empty where they can be read. Writes nothing."""
+    source, root = _source(name), data_folder(data_dir)
+    if (reader := info(name).read) is not None:
         try:
-            _read_own(name, own, root)
+            _read_plugin(name, reader, root)
         except DataError as error:
             return [str(error).removeprefix(f"{name}: ")]
         return []
     if source is None:
         return []
-    problems = _problems(_files(source, root))
-    archive = _archive(source, root)
+    files, archive = _files(source, root), _archive(source, root)
+    problems = [problem for file, md5 in files if (problem := _problem(file, md5)) is not None]
     if archive is None or not problems:
         return problems
-    # Batches that are missing or corrupt are unpacked anew, so only the archive is asked for
-    return _problems([archive])
+    # Batches that are missing or corrupt are unpacked again: only the archive matters.
+    problem = _problem(*archive)
+    return [] if problem is None else [problem]
 
 
-def check(name: str, data_dir: Path | None = None) -> None:
-    """DataError, one line, unless `load` will read the files."""
+def check_files(name: str, data_dir: Path | None = None) -> None:
+    """DataError, one line, unless the files can be read."""
     if problems := verify(name, data_dir):
         if info(name).read is not None:
             raise DataError(f"{name}: {problems[0]}")
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        omitted = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(
-            f"{name}: {problems[0]}{more}; put it there or run `orchestrate data fetch {name}`, "
+            f"{name}: {problems[0]}{omitted}; put it there or run `orchestrate data fetch {name}`, "
             "or use the data set 'digits', which needs no files"
         )
 
 
 def fetch(name: str, data_dir: Path | None = None) -> Path:
-    """Download what is missing or corrupt, check its MD5, give the data folder; DataError where it cannot."""
-    source, root = _source(name), path(data_dir)
+    """Download what is missing or corrupt, check its MD5, return the data folder. DataError on failure."""
+    source, root = _source(name), data_folder(data_dir)
     if source is None:
         return root
     archive = _archive(source, root)
     mirrors = source.mirrors if archive is None else [source.url.removesuffix(source.filename)]
-    wanted = _files(source, root) if archive is None else [archive]
-    broken = [(file, md5) for file, md5 in wanted if _problem(file, md5)] if verify(name, root) else []
+    files = _files(source, root) if archive is None else [archive]
+    broken = [(file, md5) for file, md5 in files if _problem(file, md5)] if verify(name, root) else []
     for file, md5 in broken:
         try:
             _download(mirrors, file, md5)
@@ -125,20 +126,20 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
     return root
 
 
-def read(name: str, data_dir: Path | None = None) -> Raw:
-    """A data set's arrays. DataError, one line, where a file is missing or corrupt."""
-    source, root = _source(name), path(data_dir)
-    if (own := info(name).read) is not None:
-        return _read_own(name, own, root)
+def read_raw(name: str, data_dir: Path | None = None) -> Raw:
+    """Read a data set's arrays. DataError, one line, where a file is missing or corrupt."""
+    source, root = _source(name), data_folder(data_dir)
+    if (reader := info(name).read) is not None:
+        return _read_plugin(name, reader, root)
     if source is None:
         return read_digits()
-    check(name, root)
+    check_files(name, root)
     _unpack(name, source, root)
     return _read_cifar(source, root) if hasattr(source, "train_list") else _read_mnist(source, root)
 
 
-def _read_own(name: str, reader: Callable[[Path], Raw], root: Path) -> Raw:
-    """What another package's reader gives. DataError, one line, for whatever it raises."""
+def _read_plugin(name: str, reader: Callable[[Path], Raw], root: Path) -> Raw:
+    """Read a data set of another package. DataError, one line, for whatever its reader raises."""
     try:
         return reader(root)
     except DataError:
@@ -158,19 +159,15 @@ def _source(name: str) -> Any:  # one of torchvision's untyped classes
 
 
 def _files(source: Any, root: Path) -> list[tuple[Path, str]]:
-    """(file, MD5) of all that is parsed: MNIST's .gz files (unpacked, they have no MD5), CIFAR's pickles."""
+    """Return (file, MD5) of all that is parsed: MNIST's .gz files (unpacked: none), CIFAR's pickles."""
     if hasattr(source, "train_list"):
-        listed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        return [(root / source.base_folder / file, md5) for file, md5 in listed]
+        files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        return [(root / source.base_folder / file, md5) for file, md5 in files]
     return [(root / source.__name__ / "raw" / file, md5) for file, md5 in source.resources]
 
 
 def _archive(source: Any, root: Path) -> tuple[Path, str] | None:
     return (root / source.filename, source.tgz_md5) if hasattr(source, "tgz_md5") else None
-
-
-def _problems(files: Sequence[tuple[Path, str]]) -> list[str]:
-    return [problem for file, md5 in files if (problem := _problem(file, md5)) is not None]
 
 
 def _problem(file: Path, md5: str) -> str | None:
@@ -179,33 +176,34 @@ def _problem(file: Path, md5: str) -> str | None:
     try:
         if not file.is_file():
             return f"{file} is missing (expected md5 {md5})"
-        found = datasets.utils.calculate_md5(file)
+        actual = datasets.utils.calculate_md5(file)
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}"
-    if found == md5:
+    if actual == md5:
         return None
-    return f"{file} is corrupt: {file.stat().st_size} bytes with md5 {found}, expected md5 {md5}"
+    return f"{file} is corrupt: {file.stat().st_size} bytes with md5 {actual}, expected md5 {md5}"
 
 
 def _download(mirrors: Sequence[str], file: Path, md5: str) -> None:
-    """Into a folder aside, then renamed; the last mirror's error is raised."""
+    """Download into a temporary folder, then rename. Raises the last mirror's error where all fail."""
     from models.torchvision_compat import datasets
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=file.parent, prefix=".fetch-") as aside, _patient_and_quiet():
+    with TemporaryDirectory(dir=file.parent, prefix=".fetch-") as folder, _download_settings():
         for mirror in mirrors:
             try:
-                datasets.utils.download_url(mirror + file.name, aside, file.name, md5)
+                datasets.utils.download_url(mirror + file.name, folder, file.name, md5)
                 break
             except DOWNLOAD_ERRORS:
                 if mirror == mirrors[-1]:
                     raise
-        os.replace(Path(aside) / file.name, file)
+        os.replace(Path(folder) / file.name, file)
 
 
 @contextmanager
-def _patient_and_quiet() -> Iterator[None]:
-    """torchvision sets no timeout: a silent server would hang for ever. Its bar is for terminals only."""
+def _download_settings() -> Iterator[None]:
+    """Set a timeout, and show torchvision's progress bar on terminals only."""
+    # torchvision sets no timeout: a silent server would hang for ever.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(FETCH_TIMEOUT_SECONDS)
     try:
@@ -213,14 +211,14 @@ def _patient_and_quiet() -> Iterator[None]:
             with redirect_stderr(drawn_on(sys.stderr)):
                 yield
         else:
-            with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            with open(os.devnull, "w") as devnull, redirect_stderr(devnull):
                 yield
     finally:
         socket.setdefaulttimeout(before)
 
 
 def _unpack(name: str, source: Any, root: Path) -> None:
-    """CIFAR's missing or corrupt pickles out of the verified archive: aside, checked, then renamed."""
+    """Unpack CIFAR's missing or corrupt pickles from the verified archive: checked first, then renamed."""
     archive = _archive(source, root)
     if archive is None:
         return
@@ -230,15 +228,16 @@ def _unpack(name: str, source: Any, root: Path) -> None:
     folder = root / source.base_folder
     try:
         folder.mkdir(exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".unpack-") as aside, tarfile.open(archive[0]) as tar:
+        with TemporaryDirectory(dir=folder, prefix=".unpack-") as temporary, tarfile.open(archive[0]) as tar:
             for file, md5 in broken:
-                _unpack_one(tar, f"{source.base_folder}/{file.name}", Path(aside) / file.name, md5)
-                os.replace(Path(aside) / file.name, file)
+                target = Path(temporary) / file.name
+                _unpack_member(tar, f"{source.base_folder}/{file.name}", target, md5)
+                os.replace(target, file)
     except (OSError, KeyError, tarfile.TarError) as error:
         raise DataError(f"{name}: could not unpack {archive[0]} into {folder}: {error}") from error
 
 
-def _unpack_one(tar: tarfile.TarFile, member: str, target: Path, md5: str) -> None:
+def _unpack_member(tar: tarfile.TarFile, member: str, target: Path, md5: str) -> None:
     stream = tar.extractfile(member)
     if stream is None:
         raise KeyError(f"{member} is no file")
@@ -249,25 +248,25 @@ def _unpack_one(tar: tarfile.TarFile, member: str, target: Path, md5: str) -> No
 
 
 def _read_mnist(source: Any, root: Path) -> Raw:
-    """Unpacked to a folder of its own: what stands unpacked beside the .gz has no MD5 and is not trusted."""
+    """Read MNIST's files from a temporary folder: what lies unpacked beside the .gz has no MD5 to check."""
     import numpy as np
 
     from models.torchvision_compat import datasets
 
-    parts: dict[str, NDArray[Any]] = {}  # uint8 images and int64 labels
+    arrays: dict[str, NDArray[Any]] = {}  # uint8 images and int64 labels
     with TemporaryDirectory() as folder:
         for archive, _ in _files(source, root):
             datasets.utils.extract_archive(str(archive), folder)
             file = Path(folder) / archive.stem
             reader = "read_image_file" if "images" in file.name else "read_label_file"
-            parts[file.name] = getattr(datasets.mnist, reader)(str(file)).numpy()
-    images = [parts[f"{part}-images-idx3-ubyte"] for part in ("train", "t10k")]
-    labels = [parts[f"{part}-labels-idx1-ubyte"] for part in ("train", "t10k")]
+            arrays[file.name] = getattr(datasets.mnist, reader)(str(file)).numpy()
+    images = [arrays[f"{split}-images-idx3-ubyte"] for split in ("train", "t10k")]
+    labels = [arrays[f"{split}-labels-idx1-ubyte"] for split in ("train", "t10k")]
     return Raw(np.concatenate(images)[:, None], np.concatenate(labels), len(labels[1]), tuple(source.classes))
 
 
 def _read_cifar(source: Any, root: Path) -> Raw:
-    """torchvision checks the MD5 of every batch once more before it unpickles the first."""
+    """Read CIFAR's pickles; torchvision checks the MD5 of every one again before it opens the first."""
     import numpy as np
 
     train, test = source(root, train=True), source(root, train=False)

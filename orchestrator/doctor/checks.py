@@ -230,7 +230,7 @@ def _disk(folder: Path) -> CheckResult:
 def data() -> Iterator[CheckResult]:
     """Every data set: there and whole, or what is missing."""
     from orchestrator.data.datasets import OWN, digits_file
-    from orchestrator.data.loading import path, verify
+    from orchestrator.data.files import data_folder, verify
     from orchestrator.errors import DataError
 
     try:
@@ -238,7 +238,7 @@ def data() -> Iterator[CheckResult]:
         yield CheckResult("digits", "ok", "inside scikit-learn")
     except DataError as error:
         yield CheckResult("digits", "broken", *str(error).removeprefix("digits: ").split("; "))
-    folder = path()
+    folder = data_folder()
     for name in (name for name, info in OWN.items() if info.source is not None):
         try:
             problems = verify(name, folder) if folder.is_dir() else [f"there is no folder {folder}"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from extensions import all_entries
 from orchestrator.analysis.results import load_results
 from orchestrator.data.datasets import OWN
-from orchestrator.data.files import path, stamp
+from orchestrator.data.files import data_folder, file_stamps
 from orchestrator.errors import DataError, StoreError
 from orchestrator.execution.summary import Summary
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
@@ -53,7 +53,13 @@ class SweepRequest:
         """
         if any(entry.group.startswith(OTHERS) for entry in all_entries()):
             return None
-        facts = [asdict(self), provenance.source_digest(), _torchvision(), str(path()), *map(_stamp, OWN)]
+        facts = [
+            asdict(self),
+            provenance.source_digest(),
+            _torchvision(),
+            str(data_folder()),
+            *map(_stamp, OWN),
+        ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -67,7 +73,7 @@ def _torchvision() -> str:
 
 def _stamp(dataset: str) -> list[list[str | int]] | None:
     try:
-        return stamp(dataset)
+        return file_stamps(dataset)
     except (DataError, OSError):  # it cannot be read, as who needs it will say
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.config import Device, Precision
-from orchestrator.data.files import chosen_data_dir, path
+from orchestrator.data.files import chosen_data_dir, data_folder
 from orchestrator.errors import ClusterError, DeviceError
 from orchestrator.system import provenance
 from orchestrator.system.machine import cores, gpus
@@ -128,5 +128,5 @@ class SweepOptions:
 
     def data_dir(self) -> str | None:
         """Where workers find data sets; every node of a cluster has its own place, unless one is set."""
-        chosen = path() if self.address is None else chosen_data_dir()
+        chosen = data_folder() if self.address is None else chosen_data_dir()
         return None if chosen is None else str(chosen)

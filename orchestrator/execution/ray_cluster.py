@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator import tracking
-from orchestrator.data.files import check
+from orchestrator.data.files import check_files
 from orchestrator.errors import ClusterError, OrchestrateError
 from orchestrator.execution.options import Resources, limit_to_nodes
 from orchestrator.execution.ray_local import Node, connect_cluster, living_nodes
@@ -71,7 +71,7 @@ def _problem(needs: NodeRequirements) -> str:
             return f"the store {redact_uri(needs.uri)} is a file that it does not see; {SERVER}"
         tracking.initialise(needs.uri)
         for name in needs.datasets:
-            check(name, None if needs.data_dir is None else Path(needs.data_dir))
+            check_files(name, None if needs.data_dir is None else Path(needs.data_dir))
     except OrchestrateError as error:
         return str(error)
     return ""

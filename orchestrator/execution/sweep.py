@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.config import DenseConfig, Device, EarlyStopping, Precision
-from orchestrator.data.files import check
+from orchestrator.data.files import check_files
 from orchestrator.errors import SpaceError, UsageError
 from orchestrator.execution.options import SweepOptions, local_resources
 from orchestrator.execution.progress import waiting
@@ -69,7 +69,7 @@ def needed_data(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
 
 def check_data(datasets: Iterable[str]) -> None:
     for name in datasets:
-        check(name)
+        check_files(name)
 
 
 def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:

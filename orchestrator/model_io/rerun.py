@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from orchestrator.config import DenseConfig, Numerics, TrialConfig, dense_from_json
+from orchestrator.data.files import data_folder
 from orchestrator.data.loading import Dataset, load_data
-from orchestrator.data.loading import path as data_path
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.load import saved_model, weights_of
 from orchestrator.planning.changes import of_config
@@ -185,7 +185,7 @@ def rerun(recorded: RecordedRun) -> RerunResult:
     config, numerics = recorded.config, recorded.dense.numerics
     if numerics.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
-    images = load_data(recorded.dense.dataset, str(data_path()), numerics.device)
+    images = load_data(recorded.dense.dataset, str(data_folder()), numerics.device)
     ancestor = load_source_model(recorded.tracker, recorded.dense)
     walk: Callable[[], TrialResult]
     if isinstance(config, TrialConfig):

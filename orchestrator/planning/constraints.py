@@ -113,7 +113,7 @@ def structure_conflict(
         if method_name(granularity) == "channel" or recoveries.get(recover).traits.get("channels"):
             channels_of(built, protect)
         if preparations.get(prepare).traits.get("channels"):
-            channels_of(built)
+            channels_of(built, ())
     except ValueError as error:
         return f"{granularity} of {method_name(model)}: {error}"
     return None

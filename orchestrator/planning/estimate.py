@@ -23,7 +23,7 @@ from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.metrics import Profile, dense_bytes, profile, train_flops
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_a_round, epochs_of, recoveries
+from orchestrator.trial.recovery import epochs_of, epochs_per_round, recoveries
 from pruning.criteria import criteria
 from pruning.masking import prunable_layers
 from pruning.registry import parse
@@ -223,7 +223,7 @@ class _Speeds:
         key = (dense.model, dense.dataset, dense.batch_size, dense.train, *stages)
         if key not in self.costs:
             known, epochs = self.of(dense), _epochs(config)
-            taught = bool(distillations.get(config.distill).traits["teaches"])
+            taught = bool(distillations.get(config.distill).traits["needs_teacher"])
             stored = known.mask_bytes + (known.weight_bytes if epochs else 0)
             self.costs[key] = self._training(dense, epochs, _rounds(schedule) + 1, stored, taught=taught)
         return self.costs[key]
@@ -237,7 +237,8 @@ class _Speeds:
         steps = epochs * ceil(train / config.batch_size)
         image_passes = epochs * train * (1 + FORWARD_SHARE * taught) + FORWARD_SHARE * looked_at
         seconds = image_passes * known.image_seconds + steps * known.step_seconds
-        return _Cost(seconds, train_flops(known.cost, epochs * train, taught=taught), RUN_BYTES + stored)
+        flops = train_flops(known.cost, epochs * train, has_teacher=taught)
+        return _Cost(seconds, flops, RUN_BYTES + stored)
 
 
 @cache
@@ -249,7 +250,7 @@ def _split_sizes(dataset: str) -> tuple[int, int, int]:
 def _epochs(config: TrialConfig) -> int:
     """Epochs of the whole trial, the dense training aside."""
     train = config.dense.train
-    recovery = epochs_a_round(config.recover, train)
+    recovery = epochs_per_round(config.recover, train)
     if config.when == "during":
         return train.epochs + recovery
     length = preparations.get(config.prepare).options.get("epochs")

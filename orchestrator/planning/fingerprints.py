@@ -19,7 +19,7 @@ from extensions import all_entries, top_package
 from orchestrator.config import DenseConfig, Prune, TrialConfig
 from orchestrator.data import loading
 from orchestrator.data.datasets import info
-from orchestrator.data.files import check, path, stamp
+from orchestrator.data.files import check_files, data_folder, file_stamps
 from orchestrator.errors import DataError, StoreError
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.ranges import Choice
@@ -48,12 +48,12 @@ def data_sha256(dataset: str) -> str:
     """The digest of a data set in text form, as it is loaded; empty where it cannot be."""
     name, options = parse(dataset)
     try:
-        files = stamp(name)
+        files = file_stamps(name)
     except DataError:
         return ""
     if files is None:  # of another package: what is read decides
         return _digest_or_nothing(name, options)
-    return _own_sha256(dataset, json.dumps(files), path()) if files else ""
+    return _own_sha256(dataset, json.dumps(files), data_folder()) if files else ""
 
 
 @lru_cache(maxsize=64)
@@ -69,7 +69,7 @@ def _own_sha256(dataset: str, files: str, root: Path) -> str:
         return str(held["sha256"])
     found = _digest_or_nothing(name, options)
     if found:
-        fact["files"] = stamp(name) or []  # an archive may have been unpacked
+        fact["files"] = file_stamps(name) or []  # an archive may have been unpacked
         with suppress(OSError, StoreError):  # a folder that cannot be written: read anew the next time
             replace_file(root / DIGESTS, json.dumps({**book, dataset: {**fact, "sha256": found}}, indent=1))
     return found
@@ -95,7 +95,7 @@ def missing_data(datasets: set[str]) -> dict[str, str]:
     missing = {}
     for name in sorted({parse(text)[0] for text in datasets if not data_sha256(text)}):
         try:
-            check(name)
+            check_files(name)
         except DataError as error:
             missing[name] = str(error).removeprefix(f"{name}: ")
     return missing

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import models
 from orchestrator.errors import StoreError
 from orchestrator.storage.manifest import json_object
-from orchestrator.trial.network_size import BAD_SIZES, activations, meta_module, too_many_activations
+from orchestrator.trial.network_size import BAD_SIZES, activation_conflict, activations, meta_module
 
 LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
 
@@ -102,7 +102,7 @@ def _check_run(model: str, input_shape: tuple[int, int, int], num_classes: int) 
         given = activations(net, torch.empty((2, *input_shape), device="meta"))
     except BAD_SIZES as error:
         raise _not_built(model, input_shape, error) from error
-    if reason := too_many_activations((model, input_shape, num_classes), given):
+    if reason := activation_conflict((model, input_shape, num_classes), given):
         raise StoreError(reason)
 
 

@@ -169,7 +169,7 @@ def _bytes(result: TrialResult, peak: int | None) -> Iterator[MetricPoint]:
     if not result.stopped_because:
         state = result.last.state
         yield MetricPoint(
-            "final/bytes_compressed", float(compressed_bytes(state.weights, result.last.living))
+            "final/bytes_compressed", float(compressed_bytes(state.weights, result.last.effective_masks))
         )
         if peak is not None:
             yield MetricPoint("final/peak_memory_bytes", float(peak))

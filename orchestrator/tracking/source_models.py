@@ -14,7 +14,7 @@ from orchestrator.storage import model_files
 from orchestrator.storage.manifest import sizes_match
 from orchestrator.tracking import TAG_LENGTH, RunRecord, Tracker, breaker_for
 from orchestrator.tracking.artifacts import files_at
-from orchestrator.trial.context import fit_of, make_context
+from orchestrator.trial.context import make_context
 from orchestrator.trial.weight_transfer import SourceModel, SourceModelInfo
 
 FOLDER = NAME = "ancestor"  # of a sweep's run: the artifacts' folder, and the tag with the ancestor's name
@@ -57,8 +57,7 @@ def transfer_tags(config: DenseConfig, data: Dataset, ancestor: SourceModel | No
     """What a run's tags say of it: how many tensors came from the ancestor, and which did not, and why."""
     if ancestor is None:
         return {}
-    bench = make_context(config, data)
-    found = fit_of(bench, bench.meta_module(), ancestor)
+    found = make_context(config, data).match(ancestor)
     told = {
         "inherited": found.inherited,
         "adapted": _listed(found.adapted),

@@ -1,4 +1,4 @@
-"""What is kept of an unfinished walk, so that another process carries on from there with the same bits."""
+"""Checkpoints of an unfinished training: tensors and JSON, from which it resumes with the same bits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from orchestrator.config import Json
 
-SECONDS_BETWEEN = 60.0  # of one process; from its start, then from the end of the last checkpoint
+SECONDS_BETWEEN = 60.0  # from a process's start, then from the end of its last checkpoint
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint: tensors on the CPU, contiguous, none sharing memory; and JSON without NaN.
+    """Tensors on the CPU, contiguous, none sharing memory with another; and JSON without NaN.
 
-    Nothing of it changes later: it may be written while the training goes on.
+    Nothing of it changes later: it may be written while the training continues.
     """
 
     tensors: Mapping[str, Tensor]
@@ -27,24 +27,24 @@ class Checkpoint:
 
 
 class CheckpointStore(Protocol):
-    """Where the last checkpoint of one walk lies."""
+    """Holds the last checkpoint of one trial."""
 
     def load_latest(self) -> Checkpoint | None:
-        """What an earlier process left; None for a fresh start."""
+        """Return what an earlier process saved; None for a fresh start."""
 
     def save(self, saved: Checkpoint) -> None:
-        """Take the place of the one before."""
+        """Replace the checkpoint before."""
 
 
 def snapshot(net: nn.Module) -> dict[str, Tensor]:
-    """The state dict, copied to the CPU, contiguous."""
+    """Return the state dict, copied to the CPU, contiguous."""
     return {name: _copy(tensor) for name, tensor in net.state_dict().items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`index of the parameter/name` -> what the optimizer keeps of it, copied to the CPU.
+    """Return the optimizer's state by `index of the parameter/name`, copied to the CPU.
 
-    Its options are left out: they are the recipe's, and the learning rate is set at every step.
+    Its options are not in it: they are the recipe's, and the learning rate is set at every step.
     """
     state = optimizer.state_dict()["state"]
     return {
@@ -57,11 +57,11 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give a fresh optimizer what `optimizer_tensors` read from another."""
+    """Load what `optimizer_tensors` returned into a fresh optimizer of the same parameters."""
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for place, tensor in tensors.items():
-        index, _, name = place.partition("/")
+    for path, tensor in tensors.items():
+        index, _, name = path.partition("/")
         like = parameters[int(index)] if tensor.shape == parameters[int(index)].shape else tensor
         # Copied: the optimizer writes into what it is given, and its bits depend on the alignment. In the
         # order of the parameter: fused optimizers go through both as they lie in memory.
@@ -70,9 +70,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and bytes, in the order of the names."""
-    found = hashlib.sha256()
+    """Return the SHA-256 (hex) over names and bytes, in the order of the names."""
+    digest = hashlib.sha256()
     for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""How well a network does on a split."""
+"""Accuracy, loss and confusion matrix of a network on a split."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from pruning.modes import eval_mode
 
 @dataclass(frozen=True)
 class Evaluation:
-    """On one split: fractions for the accuracies, nats for the cross-entropy `loss`."""
+    """The results on one split: accuracies are fractions, `loss` is the mean cross-entropy in nats."""
 
     accuracy: float
     top5: float
     loss: float
-    confusion: Tensor
+    confusion: Tensor  # int64 [true class, predicted class], on the CPU
     seconds: float
 
 
 @torch.inference_mode()
 def evaluate(net: nn.Module, split: Split, *, numerics: Numerics) -> Evaluation:
-    """Accuracy, top-5 accuracy, mean cross-entropy and confusion matrix [true, predicted], in eval mode.
+    """Evaluate a network in eval mode, a micro-batch of images at a time.
 
-    Every module is left in the mode that it was in.
+    Every module is in the mode afterwards that it was in before.
     """
     started = perf_counter()
-    parts = []
+    outputs = []
     with eval_mode(net):
-        for images in split.images.split(numerics.micro_batch):  # views, in the order of the whole in memory
+        for images in split.images.split(numerics.micro_batch):  # views, of one order in memory
             with precision(numerics, images.device):
-                parts.append(net(images).float())
-    logits = torch.cat(parts)
+                outputs.append(net(images).float())
+    logits = torch.cat(outputs)
     classes = logits.shape[1]
     ranked = logits.topk(min(5, classes), dim=1).indices
     confusion = torch.bincount(split.labels * classes + ranked[:, 0], minlength=classes * classes)
     loss = functional.cross_entropy(logits, split.labels)
-    found = ranked == split.labels[:, None]
-    hits, hits5, nats = torch.stack([found[:, 0].sum(), found.any(1).sum(), loss.double()]).tolist()
+    is_hit = ranked == split.labels[:, None]
+    # One wait for the device in place of three.
+    hits, hits5, nats = torch.stack([is_hit[:, 0].sum(), is_hit.any(1).sum(), loss.double()]).tolist()
     size = len(split)
     return Evaluation(
         hits / size, hits5 / size, nats, confusion.reshape(classes, classes).cpu(), perf_counter() - started
@@ -51,4 +52,5 @@ def evaluate(net: nn.Module, split: Split, *, numerics: Numerics) -> Evaluation:
 
 
 def precision(numerics: Numerics, device: torch.device) -> torch.autocast:
+    """Run the block in bfloat16 where the numerics say so."""
     return torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16")

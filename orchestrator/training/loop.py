@@ -1,4 +1,4 @@
-"""What may be added to a plain training: a loss, a regularizer, something to do after every epoch."""
+"""The training loop, what may be added to it, and its state between two epochs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, images, labels) ->
 
 
 class Regularizer(Protocol):
-    """What a regularizer does around every optimizer step; `progress` in [0, 1] is of the phase."""
+    """Acts before and after every optimizer step; `progress` in [0, 1] is that of the phase."""
 
     def before_step(self, *, progress: float) -> None: ...
 
@@ -35,25 +35,26 @@ class Regularizer(Protocol):
 
 
 def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """Sum of -log p(label), in nats."""
+    """Return the sum of -log p(label), in nats."""
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
 class StatefulHook(Protocol):
-    """What `after_epoch` knows from epoch to epoch, beside the network."""
+    """What `after_epoch` remembers from epoch to epoch, beside the network."""
 
-    def state_dict(self) -> Checkpoint: ...
+    def state_dict(self) -> Checkpoint:
+        """Return what the next epochs depend on."""
 
     def load_state_dict(self, saved: Checkpoint) -> Mapping[str, Tensor]:
-        """Know it again; the masks in force come back."""
+        """Load what `state_dict` returned, and return the masks in force."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingHooks:
     """What may be added to a plain training.
 
-    `after_epoch(epoch)` may change the network and gives new masks, or None for those of before; what
-    it remembers is in `memory`. A loss and a regularizer keep nothing from step to step.
+    `after_epoch(epoch)` may change the network, and returns new masks or None for those of before; what it
+    remembers is in `stateful`. A loss and a regularizer keep nothing from step to step.
     """
 
     loss: Loss = cross_entropy
@@ -63,10 +64,11 @@ class TrainingHooks:
 
     @property
     def cannot_resume(self) -> bool:
-        """Whether what `after_epoch` knows would be lost: such a training cannot be carried on."""
+        """Whether what `after_epoch` remembers would be lost: such a training starts anew."""
         return self.after_epoch is not None and self.stateful is None
 
     def state_dict(self) -> Checkpoint:
+        """Return what `after_epoch` remembers; empty where it is not stateful."""
         return Checkpoint({}, {}) if self.stateful is None else self.stateful.state_dict()
 
 
@@ -75,7 +77,7 @@ NO_HOOKS = TrainingHooks()
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch of training gave; `seconds` without the validation."""
+    """The results of one epoch of training; losses in nats, `seconds` without the validation."""
 
     train_loss: float
     train_accuracy: float
@@ -90,9 +92,9 @@ OnEpoch = Callable[[int, EpochRecord], None]
 
 @dataclass(frozen=True, eq=False)
 class TrainerState:
-    """A training between two epochs, on the CPU: what it goes on from with the same bits.
+    """A training between two epochs, on the CPU: it resumes from this with the same bits.
 
-    Its position in the schedule is the number of its records. `optimizer` may be empty after the last.
+    Its position in the schedule is the number of its records. `optimizer` may be empty after the last epoch.
     `generator` is that of the order and the augmentation; dropout draws from the global ones.
     """
 
@@ -105,20 +107,21 @@ class TrainerState:
     hook_state: Checkpoint
 
 
-Keep = Callable[[Callable[[], TrainerState]], None]  # called at every epoch's end; calls for what it wants
+# Called at every epoch's end with a function that captures the state: a copy is made only where one is due.
+MaybeSave = Callable[[Callable[[], TrainerState]], None]
 
 
 class TrainingCheckpointer(Protocol):
-    """Where the trainings of a walk are written down, so that another process carries on with them."""
+    """Records the trainings of a trial, so that another process can resume them."""
 
     def resume(self, stage: str, round: int) -> TrainerState | None:
-        """How far the next training came before; None if it is new."""
+        """Return how far an earlier process came with the next training; None to start it anew."""
 
     def maybe_save(self, stage: str, round: int, capture: Callable[[], TrainerState]) -> None:
-        """An epoch has ended."""
+        """Save the captured state after an epoch, if it is time."""
 
-    def finished(self, stage: str, round: int, underway: TrainerState) -> None:
-        """The training has ended."""
+    def finished(self, stage: str, round: int, trainer_state: TrainerState) -> None:
+        """Record a finished training."""
 
 
 def train(
@@ -135,33 +138,34 @@ def train(
     hooks: TrainingHooks = NO_HOOKS,
     on_epoch: OnEpoch | None = None,
     resume_from: TrainerState | None = None,
-    maybe_save: Keep | None = None,
+    maybe_save: MaybeSave | None = None,
 ) -> list[EpochRecord]:
     """Train `net` in place for one phase with a fresh optimizer; masked weights are zero after every step.
 
     Batches and augmentation are drawn from `generator`, dropout from the global one: the caller seeds both.
-    With `underway` it goes on from there, those records first. DivergedError once a loss is not finite.
+    Returns a record per epoch; with `resume_from` those of its epochs come first. DivergedError once a loss
+    is not finite.
     """
     loop = _Loop(
         net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, hooks
     )
-    records: list[EpochRecord] = []
+    records = [] if resume_from is None else list(resume_from.records)
     if resume_from is not None:
-        masks = loop.go_on_from(resume_from) or masks
-        records += resume_from.records
-    mask = _Masker(net, masks or {})
+        masks = loop.load_state_dict(resume_from) or masks
+    apply_masks = Masker(net, masks or {})
     for epoch in range(len(records), phase.epochs):
         started = perf_counter()
-        loss, hits, rate = loop.epoch(epoch, mask)
-        new = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
-        mask = mask if new is None else _Masker(net, new)
+        loss, accuracy, lr = loop.run_epoch(epoch, apply_masks)
+        new_masks = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
+        if new_masks is not None:
+            apply_masks = Masker(net, new_masks)
         seconds = perf_counter() - started
-        held_out = evaluate(net, validation, numerics=numerics)
-        if not math.isfinite(loss) or not math.isfinite(held_out.loss):
+        evaluation = evaluate(net, validation, numerics=numerics)
+        if not math.isfinite(loss) or not math.isfinite(evaluation.loss):
             raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1} of {phase.epochs}")
-        records.append(EpochRecord(loss, hits, held_out.loss, held_out.accuracy, rate, seconds))
+        records.append(EpochRecord(loss, accuracy, evaluation.loss, evaluation.accuracy, lr, seconds))
         if maybe_save is not None:
-            maybe_save(partial(loop.underway, tuple(records)))
+            maybe_save(partial(loop.state_dict, tuple(records)))
         if on_epoch is not None:
             on_epoch(epoch + 1, records[-1])
     return records
@@ -169,6 +173,8 @@ def train(
 
 @dataclass(frozen=True, eq=False)
 class _Loop:
+    """One training, an epoch at a time: what it trains, on what, by which recipe."""
+
     net: nn.Module
     split: Split
     optimizer: torch.optim.Optimizer
@@ -177,29 +183,29 @@ class _Loop:
     batch_size: int
     numerics: Numerics
     generator: torch.Generator
-    extras: TrainingHooks
+    hooks: TrainingHooks
 
-    def epoch(self, number: int, mask: _Masker) -> tuple[float, float, float]:
-        """One pass over the split: (mean loss, accuracy, last learning rate)."""
+    def run_epoch(self, epoch: int, apply_masks: Masker) -> tuple[float, float, float]:
+        """Pass over the split once, and return (mean loss, accuracy, last learning rate)."""
         self.net.train()
         size, device = len(self.split), self.split.images.device
-        total, hits, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
+        loss_sum, correct, lr = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
         steps = math.ceil(size / self.batch_size)
-        for step, index in enumerate(iter_batches(size, self.batch_size, self.generator, device=device)):
-            rate = self._set_rate(number + step / steps, step=1 / steps)
+        for step, batch in enumerate(iter_batches(size, self.batch_size, self.generator, device=device)):
+            lr = self._set_lr(epoch + step / steps, step=1 / steps)
             self.optimizer.zero_grad(set_to_none=True)
-            # Parts of nearly one size: a part of one image would have no batch statistics.
-            for part in index.tensor_split(math.ceil(len(index) / self.numerics.micro_batch)):
-                loss, right = self._accumulate(part, len(index))
-                total += loss
-                hits += right
-            self._step(rate, progress=(number + step / steps) / self.phase.epochs)
-            mask()
-        summed, right = torch.stack([total, hits]).tolist()  # the epoch's only wait for the device
-        return summed / size, right / size, rate
+            # Micro-batches of nearly one size: one of a single image would have no batch statistics.
+            for micro_batch in batch.tensor_split(math.ceil(len(batch) / self.numerics.micro_batch)):
+                loss, hits = self._accumulate(micro_batch, len(batch))
+                loss_sum += loss
+                correct += hits
+            self._step(lr, progress=(epoch + step / steps) / self.phase.epochs)
+            apply_masks()
+        total_loss, total_correct = torch.stack([loss_sum, correct]).tolist()  # the only wait for the device
+        return total_loss / size, total_correct / size, lr
 
-    def underway(self, records: tuple[EpochRecord, ...]) -> TrainerState:
-        """Where the training stands after these epochs, copied."""
+    def state_dict(self, records: tuple[EpochRecord, ...]) -> TrainerState:
+        """Return a copy of the training's state after the epochs of these records."""
         return TrainerState(
             records,
             self.numerics.micro_batch,
@@ -207,49 +213,48 @@ class _Loop:
             optimizer_tensors(self.optimizer),
             self.generator.get_state(),
             global_states(self.split.images.device),
-            self.extras.state_dict(),
+            self.hooks.state_dict(),
         )
 
-    def go_on_from(self, underway: TrainerState) -> Mapping[str, Tensor] | None:
-        """Stand where a training stood; the masks in force, if its hooks know of any."""
-        self.net.load_state_dict(underway.weights)
-        load_optimizer(self.optimizer, underway.optimizer)
-        self.generator.set_state(underway.generator)
-        set_global_states(underway.global_generators, self.split.images.device)
-        memory = self.extras.stateful
-        return None if memory is None else memory.load_state_dict(underway.hook_state)
+    def load_state_dict(self, state: TrainerState) -> Mapping[str, Tensor] | None:
+        """Load what `state_dict` returned, and return the masks in force, if the hooks have any."""
+        self.net.load_state_dict(state.weights)
+        load_optimizer(self.optimizer, state.optimizer)
+        self.generator.set_state(state.generator)
+        set_global_states(state.global_generators, self.split.images.device)
+        return None if self.hooks.stateful is None else self.hooks.stateful.load_state_dict(state.hook_state)
 
-    def _set_rate(self, epochs: float, *, step: float) -> float:
+    def _set_lr(self, epochs: float, *, step: float) -> float:
         position = self.phase.start + (0.0 if self.phase.constant_lr else epochs)
-        rate = self.phase.lr_factor * learning_rate(self.recipe, position, step=step)
+        lr = self.phase.lr_factor * learning_rate(self.recipe, position, step=step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+            group["lr"] = lr
+        return lr
 
-    def _accumulate(self, part: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """Add the gradient of one part of a batch; (its summed loss, how many it has right)."""
+    def _accumulate(self, index: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Add the gradient of one micro-batch, and return (its summed loss, its correct predictions)."""
         # Not index_select: it orders grey images otherwise in memory, and convolutions then have other bits.
-        images = augment(self.split.images[part], self.generator, kind=self.recipe.augment)
-        labels = self.split.labels[part]
+        images = augment(self.split.images[index], self.generator, kind=self.recipe.augment)
+        labels = self.split.labels[index]
         with precision(self.numerics, images.device):
             logits = self.net(images)
-        loss = self.extras.loss(logits.float(), images, labels)
-        (loss / batch).backward()
+        loss = self.hooks.loss(logits.float(), images, labels)
+        (loss / batch_size).backward()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
-    def _step(self, rate: float, *, progress: float) -> None:
-        regularizer = self.extras.regularizer
+    def _step(self, lr: float, *, progress: float) -> None:
+        regularizer = self.hooks.regularizer
         if regularizer is not None:
             regularizer.before_step(progress=progress)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         if regularizer is not None:
-            regularizer.after_step(rate, progress=progress)
+            regularizer.after_step(lr, progress=progress)
 
 
-class _Masker:
-    """Sets dead weights to zero, whatever the step has made of them; its copies are made once.
+class Masker:
+    """Set dead weights to zero at every call, whatever a step has made of them; the masks are copied once.
 
     What is multiplied are the bits (see `bits_of`): in floats, 0 times an infinite weight is NaN.
     """

@@ -1,4 +1,4 @@
-"""The recipe of a training: its optimizer, and its learning rate at every position."""
+"""Optimizers, and the learning rate at every position of a training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Kind = TypeVar("Kind", bound=Optimizer)
 
 
 def _uncompiled(kind: type[Kind]) -> type[Kind]:
-    """The optimizer without what `torch.compile` needs of it: to import that costs every worker a second."""
-    aside = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
-    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in aside}
+    """Return the optimizer without torch's wrappers for `torch.compile`, whose import costs a worker 1 s."""
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
     methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
     return cast(type[Kind], type(kind.__name__, (kind,), methods))
 
@@ -60,7 +60,7 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 class TrainingPhase:
     """`epochs` to train, starting at position `start` (in epochs) of the recipe's learning-rate schedule.
 
-    With `hold` the position stays where it is: the rate is constant. `lr_factor` scales it.
+    With `constant_lr` the position, and so the rate, stays where it starts. `lr_factor` scales the rate.
     """
 
     epochs: int
@@ -70,9 +70,10 @@ class TrainingPhase:
 
 
 def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
-    """The recipe's rate at `position` epochs: a linear warm-up, then its schedule. SpaceError if unknown.
+    """Return the recipe's rate at `position` epochs: a linear warm-up, then its schedule.
 
-    `step` is the length of a step in epochs: the warm-up counts it, so that the first is not for nothing.
+    `step` is the length of a step in epochs: the warm-up counts it, so that the first step learns.
+    SpaceError for an unknown schedule.
     """
     if train.schedule not in LR_SCHEDULES:
         raise SpaceError(unknown_name("learning-rate schedule", train.schedule, LR_SCHEDULES))
@@ -81,6 +82,7 @@ def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
 
 
 def make_optimizer(train: Train, net: nn.Module) -> Optimizer:
+    """Return the recipe's optimizer for all parameters of a network. SpaceError for an unknown name."""
     if train.optimizer not in OPTIMIZERS:
         raise SpaceError(unknown_name("optimizer", train.optimizer, OPTIMIZERS))
     return OPTIMIZERS[train.optimizer](list(net.parameters()), train)

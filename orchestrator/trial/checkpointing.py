@@ -1,136 +1,284 @@
-"""Save an unfinished trial periodically, and resume it."""
+"""Save the progress of an unfinished trial periodically, and resume it with the same bits."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from orchestrator.config import STAGE_VERSION, Json
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import CheckpointStore, tensors_digest
-from orchestrator.training.loop import TrainerState
+from orchestrator.training.checkpoint import Checkpoint, CheckpointStore, tensors_digest
+from orchestrator.training.loop import EpochRecord, TrainerState
 from orchestrator.trial.context import NetworkState, TrialContext
-from orchestrator.trial.measurement import MeasuredRound
-from orchestrator.trial.progress import TrialProgress, UnfinishedTraining, from_saved, to_saved
+from orchestrator.trial.measurement import MeasuredRound, ResumedRound
+from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.recovery import RoundMasks, masks_only
+
+FORM = 3  # raise it when a checkpoint is written in another form: one of an older form is ignored
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingProgress:
+    """One training of a trial, finished or not."""
+
+    stage: str
+    round: int
+    trainer_state: TrainerState
+
+
+@dataclass(frozen=True, eq=False)
+class TrialProgress:
+    """How far a trial has come. In round 0 the dense network is trained and prepared.
+
+    `round_start` is the state that the current round starts from, `last_measured` the state measured last,
+    `rounds` the measured rounds, and `trainings` those of the current round, in their order.
+    """
+
+    round: int = 0
+    round_start: NetworkState | None = None
+    rounds: tuple[MeasuredRound | ResumedRound, ...] = ()
+    last_measured: NetworkState | None = None
+    trainings: tuple[TrainingProgress, ...] = ()
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the progress as nested mappings, sequences and dataclasses of tensors and JSON values."""
+        shared = self.last_measured is self.round_start  # as after a round that continues from the last one
+        return {
+            **vars(self),
+            "rounds": [ResumedRound(row.measurement, row.history, row.notes) for row in self.rounds],
+            "last_measured": "round_start" if shared else self.last_measured,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> TrialProgress:
+        """Return the progress of a `state_dict` whose dataclasses have become mappings."""
+        round_start, last = _network_state(state["round_start"]), state["last_measured"]
+        rounds = [
+            ResumedRound(Measurement(**row["measurement"]), _records(row["history"]), tuple(row["notes"]))
+            for row in state["rounds"]
+        ]
+        trainings = [
+            TrainingProgress(row["stage"], row["round"], _trainer_state(row["trainer_state"]))
+            for row in state["trainings"]
+        ]
+        last_measured = round_start if last == "round_start" else _network_state(last)
+        return cls(state["round"], round_start, tuple(rounds), last_measured, tuple(trainings))
+
+    def check(self, network: nn.Module) -> None:
+        """ValueError unless every state fits the network (which may be on `meta`) and is finite."""
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()}
+        states = [state for state in (self.round_start, self.last_measured) if state is not None]
+        trainers = [training.trainer_state for training in self.trainings]
+        for weights in (*(state.weights for state in states), *(trainer.weights for trainer in trainers)):
+            if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} != expected:
+                raise ValueError("its weights are not those of the network")
+            if not all(tensor.isfinite().all() for tensor in weights.values()):
+                raise ValueError("a weight is not finite")
+        histories = [*(row.history for row in self.rounds), *(trainer.records for trainer in trainers)]
+        records = [record for history in histories for record in history]
+        if not all(math.isfinite(value) for record in records for value in vars(record).values()):
+            raise ValueError("a loss is not finite")
+        has_start, has_measured = self.round_start is not None, self.last_measured is not None
+        if has_start != (self.round > 0) or has_measured != bool(self.rounds):
+            raise ValueError("it is incomplete: a state is missing")
+
+
+def _network_state(values: Mapping[str, Any] | None) -> NetworkState | None:
+    return None if values is None else NetworkState(**{**values, "history": _records(values["history"])})
+
+
+def _trainer_state(values: Mapping[str, Any]) -> TrainerState:
+    hook_state = Checkpoint(**values["hook_state"])
+    return TrainerState(**{**values, "records": _records(values["records"]), "hook_state": hook_state})
+
+
+def _records(rows: list[dict[str, float]]) -> tuple[EpochRecord, ...]:
+    return tuple(EpochRecord(**row) for row in rows)
+
+
+# ---- a nested state as tensors and JSON
+
+
+def pack(state: Mapping[str, object]) -> Checkpoint:
+    """Copy a nested state: its tensors by path, such as `round_start/weights/head.bias`, the rest as JSON."""
+    tensors: dict[str, Tensor] = {}
+    paths: list[Json] = []
+
+    def remainder(value: Any, path: tuple[str | int, ...]) -> Json:
+        if isinstance(value, (list, tuple)):
+            return [remainder(item, (*path, index)) for index, item in enumerate(value)]
+        if is_dataclass(value):
+            value = {field.name: getattr(value, field.name) for field in fields(value)}
+        if not isinstance(value, Mapping):
+            return value
+        values: dict[str, Json] = {}
+        for name, item in value.items():
+            if isinstance(item, Tensor):
+                copy = item.detach().clone(memory_format=torch.contiguous_format)
+                tensors["/".join(map(str, (*path, name)))] = copy
+                # Neither safetensors nor JSON promises an order, and ties in pruning go by it.
+                paths.append([[*path, name], str(copy.dtype), list(copy.shape)])
+            else:
+                values[name] = remainder(item, (*path, name))
+        return values
+
+    return Checkpoint(tensors, {**remainder(state, ()), "tensors": paths})
+
+
+def unpack(saved: Checkpoint) -> dict[str, Any]:
+    """Return the nested state that `pack` copied; KeyError, TypeError or ValueError if it is incomplete."""
+    state: dict[str, Any] = deepcopy(dict(saved.metadata))
+    for path, dtype, shape in state.pop("tensors"):
+        tensor = saved.tensors["/".join(map(str, path))]
+        if (str(tensor.dtype), list(tensor.shape)) != (dtype, shape):
+            raise ValueError("it is incomplete: a tensor has another type or shape")
+        container = state
+        for name in path[:-1]:
+            container = container[name]
+        container[path[-1]] = tensor
+    return state
+
+
+# ---- saved by the clock
 
 
 class TrialCheckpointer:
-    """The book of one walk's trainings and rounds.
+    """Record the trainings and rounds of one trial, and save its progress every so many seconds.
 
-    It goes on from a standing that an earlier process left: what it holds is not done again. `note`
-    says why one was left aside.
+    It starts from the `progress` of an earlier process: what that finished is not done again. `identity`
+    says which trial it is of; a `note` is added to the round that is measured next.
     """
 
     def __init__(
         self,
-        keeper: CheckpointStore | None,
-        walk: Mapping[str, Json],
-        standing: TrialProgress,
+        store: CheckpointStore | None,
+        identity: Mapping[str, Json],
+        progress: TrialProgress,
         *,
-        seconds_between: float,
+        every_seconds: float,
         note: str = "",
     ) -> None:
-        self.standing = replace(standing, trainings=())
-        self._before = list(standing.trainings)  # those that this process has not come to yet
-        self._keeper, self._walk, self._note = keeper, walk, note
-        self._seconds_between, self._since = seconds_between, time.monotonic()
-        self._pruned: dict[int, NetworkState] = {}
+        self.progress = replace(progress, trainings=())
+        self._earlier_trainings = list(progress.trainings)  # not yet asked for by this process
+        self._store, self._identity, self._note = store, identity, note
+        self._every_seconds, self._saved_at = every_seconds, time.monotonic()
+        self._round_masks: dict[int, NetworkState] = {}
 
-    def begin(self, round: int, state: NetworkState) -> None:
-        """A round begins from `state`."""
-        if round == self.standing.round:
-            return  # the walk is carried on within it
-        dense = tuple(training for training in self.standing.trainings if training.stage == "dense")
-        self.standing = replace(self.standing, round=round, round_start=state, trainings=dense)
-        if self._due():
-            self._keep(self.standing)
+    def start_round(self, round: int, state: NetworkState) -> None:
+        """Record that a round starts from `state`."""
+        if round == self.progress.round:
+            return  # resumed within this round
+        # The dense training stays: whoever resumes within this round needs the dense network, too.
+        dense = tuple(training for training in self.progress.trainings if training.stage == "dense")
+        self.progress = replace(self.progress, round=round, round_start=state, trainings=dense)
+        if self._is_due():
+            self._save(self.progress)
 
-    def pruned(self, round: int, state: NetworkState) -> None:
-        """A round has pruned, and trains next."""
-        self._pruned[round] = masks_only(state)
+    def add_pruned(self, round: int, state: NetworkState) -> None:
+        """Record the masks of a round, before it trains."""
+        self._round_masks[round] = masks_only(state)
 
     def round_masks(self, key: str, rounds: int) -> RoundMasks | None:
-        """What a control needs of the walk; None where an earlier process has pruned some of its rounds."""
+        """Return the masks of all rounds for a control; None if an earlier process pruned some of them."""
         numbers = range(1, rounds + 1)
-        whole = self._pruned.keys() == set(numbers)
-        return RoundMasks(tuple(self._pruned[number] for number in numbers), key) if whole else None
+        if self._round_masks.keys() != set(numbers):
+            return None
+        return RoundMasks(tuple(self._round_masks[number] for number in numbers), key)
 
     @property
-    def last(self) -> NetworkState:
-        """The state that was measured last; RuntimeError before there is one."""
-        if self.standing.last_measured is None:
-            raise RuntimeError("the last state is asked for before one was measured")
-        return self.standing.last_measured
+    def last_measured(self) -> NetworkState:
+        """The state that was measured last. RuntimeError before there is one."""
+        if self.progress.last_measured is None:
+            raise RuntimeError("no round has been measured yet")
+        return self.progress.last_measured
 
-    def measured(self, measured: MeasuredRound) -> MeasuredRound:
-        """A round has been measured; it comes back with what there is to say of it."""
+    def add_measured(self, measured: MeasuredRound) -> MeasuredRound:
+        """Record a measured round, and return it with the note of why a checkpoint was ignored, if any."""
         if self._note:
             measured, self._note = replace(measured, notes=(self._note, *measured.notes)), ""
-        rounds = (*self.standing.rounds, measured)
-        self.standing = replace(self.standing, rounds=rounds, last_measured=measured.state)
+        rounds = (*self.progress.rounds, measured)
+        self.progress = replace(self.progress, rounds=rounds, last_measured=measured.state)
         return measured
 
     def resume(self, stage: str, round: int) -> TrainerState | None:
-        """How far an earlier process came with the next training; None if it had not begun."""
-        if self._before and (self._before[0].stage, self._before[0].round) == (stage, round):
-            return self._before.pop(0).trainer_state
-        self._before.clear()
+        """Return how far an earlier process came with the next training; None to start it anew."""
+        earlier = self._earlier_trainings
+        if earlier and (earlier[0].stage, earlier[0].round) == (stage, round):
+            return earlier.pop(0).trainer_state
+        earlier.clear()  # from here on this trial goes another way
         return None
 
     def maybe_save(self, stage: str, round: int, capture: Callable[[], TrainerState]) -> None:
-        """An epoch has ended: keep where the walk stands, if it is time."""
-        if self._due():
-            self._keep(self._with(UnfinishedTraining(stage, round, capture())))
+        """Save the progress after an epoch, if it is time; only then is the trainer's state captured."""
+        if self._is_due():
+            self._save(self._with_training(stage, round, capture()))
 
-    def finished(self, stage: str, round: int, underway: TrainerState) -> None:
-        """A training has ended."""
-        self.standing = self._with(UnfinishedTraining(stage, round, underway))
+    def finished(self, stage: str, round: int, trainer_state: TrainerState) -> None:
+        """Record a finished training."""
+        self.progress = self._with_training(stage, round, trainer_state)
 
-    def _with(self, training: UnfinishedTraining) -> TrialProgress:
-        return replace(self.standing, trainings=(*self.standing.trainings, training))
+    def _with_training(self, stage: str, round: int, state: TrainerState) -> TrialProgress:
+        training = TrainingProgress(stage, round, state)
+        return replace(self.progress, trainings=(*self.progress.trainings, training))
 
-    def _due(self) -> bool:
-        return self._keeper is not None and time.monotonic() - self._since >= self._seconds_between
+    def _is_due(self) -> bool:
+        return self._store is not None and time.monotonic() - self._saved_at >= self._every_seconds
 
-    def _keep(self, standing: TrialProgress) -> None:
-        if self._keeper is not None:
-            self._keeper.save(to_saved(standing, self._walk))
-            self._since = time.monotonic()  # a slow keeper does not hold up the walk all the time
+    def _save(self, progress: TrialProgress) -> None:
+        if self._store is not None:
+            self._store.save(pack({**self._identity, "form": FORM, **progress.state_dict()}))
+            self._saved_at = time.monotonic()  # after it: a slow store does not take all of the time
 
 
 def resume_or_start(
-    keeper: CheckpointStore | None,
-    bench: TrialContext,
+    store: CheckpointStore | None,
+    context: TrialContext,
     *,
     key: str,
     dense: NetworkState | None,
-    shared: RoundMasks | None = None,
+    masks_from: RoundMasks | None = None,
     every_seconds: float | None = None,
 ) -> TrialCheckpointer:
-    """The journal of the walk of a key, with what an earlier process left of it, if that fits.
+    """Return the checkpointer of the trial `key`, from the latest checkpoint in the store if that fits.
 
-    `dense` is the stored dense network that the walk starts from, or None where it is trained on the way;
-    `shared` is what it need not walk itself.
+    `dense` is the stored dense network that the trial starts from, None where the trial trains it;
+    `masks_from` are the masks that it need not prune itself. Without a store nothing is saved.
     """
-    between = checkpoint.SECONDS_BETWEEN if every_seconds is None else every_seconds
-    if keeper is None:
-        return TrialCheckpointer(None, {}, TrialProgress(), seconds_between=between)
-    walk = {
+    every_seconds = checkpoint.SECONDS_BETWEEN if every_seconds is None else every_seconds
+    if store is None:
+        return TrialCheckpointer(None, {}, TrialProgress(), every_seconds=every_seconds)
+    identity = {
         "key": key,
         "stage_version": STAGE_VERSION,
         "torch": str(torch.__version__),
-        "data": bench.data.digest,
+        "data": context.data.digest,
         "dense": None if dense is None else tensors_digest(dense.weights),
-        "rounds_shared": shared is not None,
+        "rounds_shared": masks_from is not None,
     }
-    standing, note, saved = TrialProgress(), "", keeper.load_latest()
+    progress, note, saved = TrialProgress(), "", store.load_latest()
     if saved is not None:
         try:
-            standing = from_saved(saved, walk, bench.meta_module())
+            progress = load_progress(saved, identity, context.meta_module())
         except ValueError as error:
-            note = f"a checkpoint was left aside, {error}"
-    return TrialCheckpointer(keeper, walk, standing, seconds_between=between, note=note)
+            note = f"a checkpoint was ignored: {error}"
+    return TrialCheckpointer(store, identity, progress, every_seconds=every_seconds, note=note)
+
+
+def load_progress(saved: Checkpoint, identity: Mapping[str, Json], network: nn.Module) -> TrialProgress:
+    """Return the progress that a checkpoint holds. ValueError, with the reason, if it does not fit."""
+    for name, value in {**identity, "form": FORM}.items():
+        if saved.metadata.get(name) != value:
+            raise ValueError(f"it is of another {name}")
+    try:
+        progress = TrialProgress.from_state_dict(unpack(saved))
+        progress.check(network)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is incomplete: {error!r}") from error
+    return progress

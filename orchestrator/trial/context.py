@@ -1,4 +1,4 @@
-"""What the stages of a trial share, and the state between two of them."""
+"""What the stages of a trial share, and the state of a network between two of them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator.config import DenseConfig
+from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data.loading import Dataset
 from orchestrator.system.determinism import seeded
 from orchestrator.training.loop import EpochRecord, Loss, TrainingCheckpointer, cross_entropy
 from orchestrator.trial.metrics import Profile, profile
-from orchestrator.trial.structure import Built, channels_of, flow_of
+from orchestrator.trial.network_size import Architecture
+from orchestrator.trial.structure import channels_of, flow_of, units_of
 from orchestrator.trial.weight_transfer import (
     SourceModel,
     TensorMapping,
@@ -27,12 +28,12 @@ from orchestrator.trial.weight_transfer import (
 )
 from pruning.masking import Group, Masks
 
-Report = Callable[[str, int, EpochRecord], None]
+OnStageEpoch = Callable[[str, int, EpochRecord], None]  # (stage, epoch from 1, its record)
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkState:
-    """A network between two stages: its tensors, its masks, and what they have cost since init.
+    """A network between two stages: its tensors, its masks, and what they have cost since initialisation.
 
     `micro_batch` is below the planned one where memory ran out: such a state promises no equal bits.
     """
@@ -48,35 +49,54 @@ class NetworkState:
 
 @dataclass(frozen=True, eq=False)
 class TrialContext:
-    """What all stages of one trial share: the configuration, the images, the cost of one of them.
+    """What all stages of one trial share: the configuration, the data, the cost of one image.
 
-    `reference` is the trained dense network, once there is one; `loss` is what recoveries minimise,
-    and `taught` says that it runs the dense network as well. In `book` every training is written down.
-    `ancestor` is what the dense training starts from, unless that is a draw.
+    `trial` is None for a dense training. `dense_state` is the trained dense network, once there is one.
+    Recoveries minimise `loss`; `has_teacher` says that it runs the dense network as well. Every training
+    is recorded in the `checkpointer`. The dense training starts from `source_model`, if there is one.
     """
 
     config: DenseConfig
     data: Dataset
     cost: Profile
-    report: Report | None = None
-    reference: NetworkState | None = None
+    trial: TrialConfig | None = None
+    on_epoch: OnStageEpoch | None = None
+    dense_state: NetworkState | None = None
     loss: Loss = cross_entropy
     has_teacher: bool = False
     checkpointer: TrainingCheckpointer | None = None
     source_model: SourceModel | None = None
 
     @property
-    def built(self) -> Built:
+    def architecture(self) -> Architecture:
         """What the network is built from."""
         return self.config.model, self.data.input_shape, self.data.num_classes
 
+    @property
+    def pruned_trial(self) -> TrialConfig:
+        """The configuration of the trial. RuntimeError in a dense training."""
+        if self.trial is None:
+            raise RuntimeError("a dense training is not pruned")
+        return self.trial
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...] | None:
+        """What the trial's granularity removes together; None for single weights and a dense training.
+
+        ValueError where a channel cannot be cut out exactly.
+        """
+        if self.trial is None or self.trial.prune.granularity not in ("channel", "unit"):
+            return None
+        find_groups = channels_of if self.trial.prune.granularity == "channel" else units_of
+        return find_groups(self.architecture, self.trial.prune.protect)
+
     def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:
-        """A network with the trial's initial weights, on the data's device."""
+        """Return a network with the trial's initial weights, on the data's device."""
         with seeded(seed_for(self.config.seed, draw, round)):
             return self._network().to(self.data.train.images.device)
 
     def seeded(self, stage: str, round: int) -> AbstractContextManager[None]:
-        """torch's global generators under a seed of this stage and round; as they were afterwards."""
+        """Seed torch's global generators for a stage and round; on exit they are as they were before."""
         seed = seed_for(self.config.seed, f"{stage}/global", round)
         return seeded(seed, self.data.train.images.device)
 
@@ -85,69 +105,78 @@ class TrialContext:
             self.config.model, input_shape=self.data.input_shape, num_classes=self.data.num_classes
         )
 
-    def inherited(self, drawn: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks]:
-        """The ancestor's weights and masks in place of those drawn; RuntimeError where there is none."""
-        if self.source_model is None:
-            raise RuntimeError(f"a training starts from {self.config.start}, and no ancestor was given")
-        outline = self.meta_module()
-        parameters = {name: tuple(one.shape) for name, one in outline.named_parameters()}
-        found = fit_of(self, outline, self.source_model)
-        return transfer_weights(drawn, self.source_model, found, parameters=parameters)
+    def inherit(self, initial: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks]:
+        """Return the source model's weights in place of `initial` ones, and its masks.
 
-    def trained(self) -> NetworkState:
-        """The dense network; RuntimeError before there is one."""
-        if self.reference is None:
-            raise RuntimeError("the dense network is asked for before it was trained")
-        return self.reference
+        RuntimeError where there is no source model.
+        """
+        if self.source_model is None:
+            raise RuntimeError(f"a training starts from {self.config.start}, and no source model was given")
+        parameters = {
+            name: tuple(parameter.shape) for name, parameter in self.meta_module().named_parameters()
+        }
+        mapping = self.match(self.source_model)
+        return transfer_weights(initial, self.source_model, mapping, parameters=parameters)
+
+    def match(self, source: SourceModel) -> TensorMapping:
+        """Return how the network takes the tensors of a source model. ValueError for another model."""
+        return match_tensors(
+            self.meta_module(),
+            {name: tuple(tensor.shape) for name, tensor in source.weights.items()},
+            flow=flow_of(self.architecture),
+            source_classes=source.classes,
+            target_classes=classes_of(self.config.dataset),
+        )
+
+    def trained_dense(self) -> NetworkState:
+        """Return the dense network. RuntimeError before it is trained."""
+        if self.dense_state is None:
+            raise RuntimeError("the dense network has not been trained yet")
+        return self.dense_state
 
     def build_module(self, state: NetworkState) -> nn.Module:
-        """The state's network, on the data's device."""
+        """Return a network with a copy of the state's tensors, on the data's device."""
         # Built without storage: nothing is drawn only to be overwritten; `to_empty` imports half of torch.
         net, device = self.meta_module(), self.data.train.images.device
-        copies = {name: one.to(device, copy=True).contiguous() for name, one in state.weights.items()}
+        copies = {name: tensor.to(device, copy=True).contiguous() for name, tensor in state.weights.items()}
         net.load_state_dict(copies, assign=True)
         if self.config.train.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         return net
 
     def view_module(self, state: NetworkState) -> nn.Module:
-        """A network, on the CPU, of the state's own tensors, to be looked at and left as it is."""
+        """Return a network on the CPU that shares the state's tensors: to be read, not changed."""
         net = self.meta_module()
         net.load_state_dict(state.weights, assign=True)
         return net
 
     def meta_module(self) -> nn.Module:
-        """The network without storage: names, shapes and types."""
+        """Return the network without storage: names, shapes and types."""
         with torch.device("meta"):
             return self._network()
 
 
-def fit_of(bench: TrialContext, outline: nn.Module, ancestor: SourceModel) -> TensorMapping:
-    """How the bench's network takes an ancestor's tensors. ValueError for another model."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in ancestor.weights.items()}
-    ours = classes_of(bench.config.dataset)
-    return match_tensors(
-        outline, shapes, flow=flow_of(bench.built), source_classes=ancestor.classes, target_classes=ours
-    )
-
-
 def seed_for(seed: int, stage: str, round: int) -> int:
-    """A seed for one stage, unrelated to those of its neighbours."""
+    """Return the seed of one stage and round, in [0, 2^63), unrelated to those of its neighbours."""
     digest = hashlib.sha256(f"{seed}/{stage}/{round}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def make_context(
-    config: DenseConfig, data: Dataset, *, report: Report | None = None, ancestor: SourceModel | None = None
+    config: DenseConfig | TrialConfig,
+    data: Dataset,
+    *,
+    on_epoch: OnStageEpoch | None = None,
+    source_model: SourceModel | None = None,
 ) -> TrialContext:
-    """The bench of a configuration; one image's cost is counted once in a process for each model."""
-    cost = _cost(config.model, data.input_shape, data.num_classes)
-    return TrialContext(config, data, cost, report, source_model=ancestor)
+    """Return the context of a dense training or a trial.
 
-
-def channel_groups(bench: TrialContext, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
-    """The channel groups of the bench's model; ValueError where a channel cannot be cut out exactly."""
-    return channels_of(bench.built, protect)
+    The cost of one image is counted once in a process for each architecture.
+    """
+    trial = config if isinstance(config, TrialConfig) else None
+    dense = config.dense if isinstance(config, TrialConfig) else config
+    cost = _cost(dense.model, data.input_shape, data.num_classes)
+    return TrialContext(dense, data, cost, trial, on_epoch, source_model=source_model)
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Learning from the dense network as well as from the labels."""
+"""Distillation: losses that learn from the dense network as well as from the labels."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ Temperature = Annotated[float, Between(0.0, 1000.0, above=True)]
 Weight = Annotated[float, Between(0.0, 1.0)]
 
 
-@distillations.register(summary="the labels alone", teaches=False)
+@distillations.register(summary="the labels alone", needs_teacher=False)
 def none(teacher: nn.Module) -> Loss:
-    """Plain cross-entropy."""
+    """Return plain cross-entropy."""
     return cross_entropy
 
 
 @distillations.register(
-    summary="softened outputs of the dense network", paper="Hinton et al., 2015", teaches=True
+    summary="softened outputs of the dense network", paper="Hinton et al., 2015", needs_teacher=True
 )
 def soft_labels(teacher: nn.Module, *, temperature: Temperature = 4.0, weight: Weight = 0.5) -> Loss:
-    """(1 - weight) CE + weight T^2 KL(teacher_T || student_T), T the temperature of both softmaxes.
+    """Return (1 - weight) CE + weight T^2 KL(teacher_T || student_T), summed over the batch.
 
-    T^2 keeps the gradients of the soft part of one size whatever the temperature.
+    T is the temperature of both softmaxes; T^2 keeps the gradients of the soft part of one size whatever it
+    is. The teacher is put into eval mode.
     """
     teacher.eval()
 

@@ -8,7 +8,6 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from orchestrator.config import TrialConfig
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
@@ -18,101 +17,98 @@ from orchestrator.trial.structure import layers_protected
 from pruning.masking import Group, Masks, apply_masks, full_masks, gather, prunable_layers
 from pruning.schedules import rounds_of, schedules
 
-LAST_ROUND_AT = 0.75  # of the training; what is left repairs
-SMALLEST = 1e-12
+LAST_ROUND_AT = 0.75  # of the training; the epochs after it repair what pruning broke
+SMALLEST_NORM = 1e-12  # in place of 0, which relative changes are divided by
 
 
-def prune_during_training(
-    bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None
-) -> NetworkState:
-    """Train from the initial weights and prune on the way, by the schedule of the configuration."""
-    start = initial(bench)
-    pruner = EpochPruner(bench, config, groups, start.masks)
-    hooks = partial(_extras, pruner)
-    phase = TrainingPhase(bench.config.train.epochs)
-    state = train_more(bench, start, phase, stage="during", round=0, hooks=hooks)
+def prune_during_training(context: TrialContext) -> NetworkState:
+    """Train from the initial weights and prune on the way, by the trial's schedule."""
+    start = initial(context)
+    pruner = EpochPruner(context, start.masks)
+    phase = TrainingPhase(context.config.train.epochs)
+    make_hooks = partial(_make_hooks, pruner)
+    state = train_more(context, start, phase, stage="during", round=0, make_hooks=make_hooks)
     return replace(state, masks=pruner.masks)
 
 
-def _extras(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
-    pruner.start()  # again, where memory ran out and the training starts anew
+def _make_hooks(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
+    pruner.reset()  # again, where memory ran out and the training starts anew
     after_epoch = partial(pruner.after_epoch, net)
-    return TrainingHooks(loss=pruner.bench.loss, after_epoch=after_epoch, stateful=pruner)
+    return TrainingHooks(loss=pruner.context.loss, after_epoch=after_epoch, stateful=pruner)
 
 
 class EpochPruner:
-    """The masks so far, and the mean norms that tell whether a layer has settled."""
+    """Prune at the end of an epoch; holds the masks so far and each layer's mean norm of the last epoch."""
 
-    def __init__(
-        self, bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None, inherited: Masks
-    ) -> None:
-        self.bench, self.config, self.groups = bench, config, groups
-        self.schedule = schedules.get(config.prune.schedule)
-        # Of all layers from the start: one that never settles is whole, and counts in the sparsity.
-        protect = layers_protected(bench.built, config.prune.protect)
-        self.whole = full_masks(bench.build().cpu(), groups, protect=protect) | inherited
-        self.start()
+    def __init__(self, context: TrialContext, inherited: Masks) -> None:
+        self.context, self.options = context, context.pruned_trial.prune
+        self.schedule = schedules.get(self.options.schedule)
+        # Of all layers from the start: one that never settles has a full mask, and counts in the sparsity.
+        protect = layers_protected(context.architecture, self.options.protect)
+        fresh = full_masks(context.build().cpu(), context.groups, protect=protect)
+        self.initial_masks = fresh | inherited
+        self.reset()
 
-    def start(self) -> None:
-        """Nothing is pruned but what was inherited so, and nothing known, as before the first epoch."""
-        self.masks: Masks = self.whole
+    def reset(self) -> None:
+        """Return to the state before the first epoch: nothing is pruned but what was inherited so."""
+        self.masks: Masks = self.initial_masks
         self.norms: dict[str, float] = {}
         self.round = 0
 
     def state_dict(self) -> Checkpoint:
-        """What the next epochs depend on."""
+        """Return what the next epochs depend on."""
         return Checkpoint(dict(self.masks), {"round": self.round, "norms": dict(self.norms)})
 
     def load_state_dict(self, saved: Checkpoint) -> Masks:
-        """Stand where `saved` was read; the masks so far."""
+        """Load what `state_dict` returned, and return the masks so far."""
         self.masks, self.norms = dict(saved.tensors), dict(saved.metadata["norms"])
         self.round = saved.metadata["round"]
         return self.masks
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
-        """Prune in place for every round that is due at this epoch's end; the masks if any was."""
-        norms = self._prunable(_mean_norms(net, self.groups))
-        waiting = self._unsettled(norms)
+        """Prune in place for every round that is due at this epoch's end; return the masks if any was."""
+        norms = self._prunable(_mean_norms(net, self.context.groups))
+        unsettled = self._unsettled(norms)
         due = self._rounds_due(epoch)
-        done, self.round = self.round, due  # an epoch that was waited through is not made up for
-        if len(waiting) == len(norms):
+        # Where all layers wait the round of this epoch is left out, not made up for later.
+        done, self.round = self.round, due
+        if len(unsettled) == len(norms):
             return None
         for round in range(done + 1, due + 1):
-            self.masks = choose_masks(
-                self.bench, self.config, net, self.masks, self.groups, round=round, protect=waiting
-            )
+            self.masks = choose_masks(self.context, net, self.masks, round=round, protect=unsettled)
             apply_masks(net, self.masks)
         return self.masks if due else None
 
     def _prunable(self, norms: Mapping[str, float]) -> dict[str, float]:
-        """Without protected layers; groups hold none."""
-        protect = self.config.prune.protect if self.groups is None else ()
-        kept = layers_protected(self.bench.built, protect)
-        return {name: norm for name, norm in norms.items() if name not in kept}
+        """Leave out the protected layers; groups hold none."""
+        protect = self.options.protect if self.context.groups is None else ()
+        protected = layers_protected(self.context.architecture, protect)
+        return {name: norm for name, norm in norms.items() if name not in protected}
 
     def _rounds_due(self, epoch: int) -> int:
-        """A schedule that waits for layers looks at every epoch; others spread their rounds."""
+        """Return the rounds due by `epoch`: one each for a schedule that waits for layers, else spread."""
         if "tolerance" in self.schedule.options:
             return epoch
-        rounds, epochs = rounds_of(self.schedule), self.bench.config.train.epochs
+        rounds, epochs = rounds_of(self.schedule), self.context.config.train.epochs
+        # The small number makes up for quotients that come out just below a whole number.
         return min(rounds, int(rounds * epoch / max(1.0, LAST_ROUND_AT * epochs) + 1e-9))
 
     def _unsettled(self, norms: Mapping[str, float]) -> tuple[str, ...]:
-        """Layers whose mean unit norm still changes by `tolerance` or more, relative, per epoch."""
+        """Return layers whose mean unit norm still changes by `tolerance` or more, relative, per epoch."""
         if "tolerance" not in self.schedule.options:
             return ()
-        moving = []
+        unsettled = []
         for name, norm in norms.items():
             before = self.norms.get(name)
-            change = abs(norm - before) / max(before, SMALLEST) if before is not None else float("inf")
+            change = abs(norm - before) / max(before, SMALLEST_NORM) if before is not None else float("inf")
             if change >= self.schedule.options["tolerance"]:
-                moving.append(name)
+                unsettled.append(name)
             self.norms[name] = norm
-        return tuple(moving)
+        return tuple(unsettled)
 
 
 def _mean_norms(net: nn.Module, groups: Sequence[Group] | None) -> dict[str, float]:
-    """Mean 2-norm of the units of each group, or of the rows of each layer, by its name."""
+    """Return the mean 2-norm of the units of each group, or of the rows of each layer, by its name."""
     layers = prunable_layers(net)
     if groups is None:
         return {

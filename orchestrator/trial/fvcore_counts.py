@@ -13,31 +13,31 @@ MULTIPLY_ADDS = ("conv", "linear", "addmm", "matmul", "bmm", "baddbmm", "einsum"
 
 @dataclass(frozen=True)
 class FvcoreCounts:
-    """`macs` by module, with all inside it; `others`: what is no multiply-add, by operator.
+    """What fvcore counts: `macs` by module, with all inside it; `other_ops`: all that is no MAC, by operator.
 
     `unsupported`: operators that fvcore does not know, with their number of calls. `failure`: why it could
     not count the network at all.
     """
 
     macs: Mapping[str, int] = field(default_factory=dict)
-    others: Mapping[str, int] = field(default_factory=dict)
+    other_ops: Mapping[str, int] = field(default_factory=dict)
     unsupported: Mapping[str, int] = field(default_factory=dict)
     failure: str = ""
 
-    def differences(self, ours: Mapping[str, int]) -> list[str]:
-        """A note for each innermost module of which `ours`, by module, says another number."""
+    def differences(self, counts: Mapping[str, int]) -> list[str]:
+        """Return a note for each innermost module that `counts` gives another number."""
         if self.failure:
             return [f"MACs: fvcore cannot count this network ({self.failure})"]
-        differing = [name for name, macs in self.macs.items() if macs != ours.get(name, 0)]
+        differing = [name for name, macs in self.macs.items() if macs != counts.get(name, 0)]
         return [
-            f"MACs of {name or 'the whole network'}: {ours.get(name, 0):,}, by fvcore {self.macs[name]:,}"
+            f"MACs of {name or 'the whole network'}: {counts.get(name, 0):,}, by fvcore {self.macs[name]:,}"
             for name in differing
             if not any(other != name and other.startswith(f"{name}." if name else "") for other in differing)
         ]
 
 
 def count_by_fvcore(net: nn.Module, image: Tensor) -> FvcoreCounts:
-    """What fvcore counts of one pass of `image` [1, C, H, W] through the network as it stands."""
+    """Return what fvcore counts of one pass of `image` [1, C, H, W] through the network."""
     from fvcore.nn import FlopCountAnalysis
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""How many multiply-adds one image costs, by layer: all of them, wherever in the network they run.
+"""Multiply-adds (MACs) of one image by layer: all of them, wherever in the network they run.
 
 The count is that of torch's FlopCounterMode (2 FLOPs per MAC) on a forward pass, by its formulas;
 operators that do multiply-adds and are missing there are added (`FORMULAS`). fvcore counts the same pass
-on its own, and what the two do not agree on is in `Profile.notes`.
+on its own, and where the two disagree `Profile.notes` says so.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ HEAVY = re.compile(
     r"|embedding_bag)"
 )
 Operator = Any  # torch's OpOverloadPacket
-Part = tuple[int, Sequence[Any]]  # MACs, and the operands that are multiplied
+Product = tuple[int, Sequence[Any]]  # MACs, and the operands that are multiplied
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Cost of one image through a network as it stands.
+    """The cost of one image through a network as it stands.
 
     `macs` by the name of the prunable layer that does them, in the order of `prunable_layers`;
     `other_macs`: all others, by "(other) module: operator". `weights`: the parameter that holds each
@@ -58,6 +58,7 @@ class Profile:
 
     @property
     def total_macs(self) -> int:
+        """MACs of the whole network."""
         return sum(self.macs.values()) + sum(self.other_macs.values())
 
 
@@ -72,73 +73,81 @@ def profile(net: nn.Module, input_shape: tuple[int, int, int]) -> Profile:
     image = torch.rand((1, *input_shape), generator=torch.Generator().manual_seed(0)).to(like)
     with eval_mode(net), torch.random.fork_rng(devices=[]):
         tally = _count(net, image)
-        theirs = count_by_fvcore(net, image)
+        fvcore = count_by_fvcore(net, image)
     layers = prunable_layers(net)
-    named = {id(parameter): name for name, parameter in net.named_parameters()}
-    held = {name: layer._parameters.get("weight") for name, layer in layers.items()}
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    weights = {name: layer._parameters.get("weight") for name, layer in layers.items()}
     return Profile(
-        {name: tally.layers[name] for name in layers},
-        theirs.others,
-        theirs.unsupported,
-        sum(parameter.numel() for parameter in net.parameters()),
-        dict(tally.others),
-        {name: named.get(id(weight), f"{name}.weight") for name, weight in held.items()},
-        tally.train,
-        (*_unknown(tally), *theirs.differences(tally.modules)),
+        macs={name: tally.layers[name] for name in layers},
+        other_ops=fvcore.other_ops,
+        unsupported=fvcore.unsupported,
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        other_macs=dict(tally.others),
+        weights={name: names.get(id(weight), f"{name}.weight") for name, weight in weights.items()},
+        train_macs=tally.train,
+        notes=(*tally.notes(), *fvcore.differences(tally.modules)),
     )
 
 
 @dataclass
 class _Tally:
-    """What is counted as a pass goes on; `open` holds the names of the modules that are running."""
+    """The counts of a forward pass so far; `running` holds the names of the modules that are running."""
 
     names: Mapping[nn.Module, str]
     layers: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
     modules: Counter[str] = field(default_factory=Counter)  # by name, with all inside
-    added: Counter[str] = field(default_factory=Counter)  # by operator: not FlopCounterMode's
+    by_formula: Counter[str] = field(default_factory=Counter)  # by operator: not FlopCounterMode's
     unknown: Counter[str] = field(default_factory=Counter)  # calls, by operator
     train: int = 0
-    open: list[str] = field(default_factory=lambda: [""])
+    running: list[str] = field(default_factory=lambda: [""])
     owners: dict[int, list[str]] = field(default_factory=dict)  # storage of a weight -> its layers
     parameters: set[int] = field(default_factory=set)  # storages of all parameters
 
-    def add(self, operator: Operator, parts: Sequence[Part]) -> None:
-        """Take down one call."""
-        macs = sum(part for part, _ in parts)
+    def add(self, operator: Operator, products: Sequence[Product]) -> None:
+        """Count one call of an operator."""
+        macs = sum(count for count, _ in products)
         if operator in FORMULAS:
-            self.added[str(operator)] += macs
+            self.by_formula[str(operator)] += macs
         if macs:
-            storages = {_storage(operand) for _, operands in parts for operand in operands}
-            self._book(macs, str(operator), storages)
+            storages = {_storage(operand) for _, operands in products for operand in operands}
+            self._add_to_owner(macs, str(operator), storages)
         # Backward, each operand that has a gradient takes as many again.
-        self.train += sum(part * (1 + sum(map(_has_gradient, operands))) for part, operands in parts)
-        name = self.open[-1]
+        self.train += sum(count * (1 + sum(map(_has_gradient, operands))) for count, operands in products)
+        name = self.running[-1]
         while name:
             self.modules[name] += macs
             name = name.rpartition(".")[0]
         self.modules[""] += macs
 
-    def look_at(self, operator: str) -> None:
-        """Take down an operator that looks as if it did multiply-adds, and that nothing counts."""
+    def add_unknown(self, operator: str) -> None:
+        """Count the calls of an operator without a formula, if its name says that it does multiply-adds."""
         space, _, name = operator.rpartition(".")
         if space not in ("aten", "prim", "prims") or HEAVY.match(name):
             self.unknown[operator] += 1
 
-    def _book(self, macs: int, operator: str, storages: set[int]) -> None:
-        here = self.open[-1]
-        readers = [name for storage in storages for name in self.owners.get(storage, ())]
-        computed = not storages & self.parameters  # a weight that a subclass computes from its own
-        if readers:
-            self.layers[here if here in readers else readers[0]] += macs
-        elif computed and any(here in names for names in self.owners.values()):
-            self.layers[here] += macs
+    def _add_to_owner(self, macs: int, operator: str, storages: set[int]) -> None:
+        """Add to the layer whose weight is read, or else to the running module."""
+        module = self.running[-1]
+        owners = [name for storage in storages for name in self.owners.get(storage, ())]
+        is_computed = not storages & self.parameters  # a weight that a subclass computes from its own
+        if owners:
+            self.layers[module if module in owners else owners[0]] += macs
+        elif is_computed and any(module in names for names in self.owners.values()):
+            self.layers[module] += macs
         else:
-            self.others[f"(other) {here}: {operator}" if here else f"(other) {operator}"] += macs
+            self.others[f"(other) {module}: {operator}" if module else f"(other) {operator}"] += macs
+
+    def notes(self) -> Iterator[str]:
+        """Yield a note for every operator that FlopCounterMode does not count."""
+        for operator, macs in self.by_formula.items():
+            yield f"MACs: {operator} {macs:,}, which FlopCounterMode does not count"
+        for operator, calls in self.unknown.items():
+            yield f"MACs: {operator} is not counted ({calls} calls)"
 
 
 def _storage(tensor: object) -> int:
-    """An address that the views of one tensor share; 0 where there is none (`meta`)."""
+    """Return an address that all views of a tensor share; 0 where there is none (`meta`)."""
     return tensor.untyped_storage().data_ptr() if type(tensor) in (Tensor, nn.Parameter) else 0  # type: ignore[attr-defined]
 
 
@@ -147,55 +156,61 @@ def _has_gradient(operand: object) -> bool:
 
 
 def _count(net: nn.Module, image: Tensor) -> _Tally:
-    """One pass, every call taken down where it belongs."""
+    """Run one forward pass, and count every call where it belongs."""
     tally = _Tally({module: name for name, module in net.named_modules()})
     tally.parameters = {_storage(parameter) for parameter in net.parameters()} - {0}
     for name, layer in prunable_layers(net).items():
         storage = _storage(layer._parameters.get("weight"))
         tally.owners.setdefault(storage or -id(layer), []).append(name)
     with ExitStack() as stack:
-        stack.enter_context(_opened(tally))
-        stack.enter_context(_whole_operators())
-        stack.enter_context(torch.enable_grad())  # tells what a backward pass would compute
+        stack.enter_context(_tracking_modules(tally))
+        stack.enter_context(_unfused_operators())
+        stack.enter_context(torch.enable_grad())  # operands show what a backward pass would compute
         stack.enter_context(_Counter(tally))
         net(image)
     return tally
 
 
-def _by_torch(operator: Operator, *args: Any, **keywords: Any) -> list[Part]:
+def _by_torch(operator: Operator, *args: Any, **keywords: Any) -> list[Product]:
+    """FlopCounterMode's own formula: 2 FLOPs per MAC."""
     first = 1 if str(operator).split(".")[-1] in ("addmm", "baddbmm") else 0
     return [(int(flop_registry[operator](*args, **keywords)) // 2, args[first : first + 2])]
 
 
-def _vectors(*args: Any, first: int = 0, **keywords: Any) -> list[Part]:
+def _vectors(*args: Any, first: int = 0, **keywords: Any) -> list[Product]:
     """mv, dot, vdot, and addmv behind its bias: every entry of the first operand is multiplied once."""
     return [(args[first].numel(), args[first : first + 2])]
 
 
-def _addbmm(bias: Tensor, left: Tensor, right: Tensor, **keywords: Any) -> list[Part]:
+def _addbmm(bias: Tensor, left: Tensor, right: Tensor, **keywords: Any) -> list[Product]:
     return [(left.numel() * right.shape[-1], (left, right))]
 
 
-def _trilinear(left: Tensor, weight: Tensor, right: Tensor, *args: Any, **keywords: Any) -> list[Part]:
+def _trilinear(left: Tensor, weight: Tensor, right: Tensor, *args: Any, **keywords: Any) -> list[Product]:
     """nn.Bilinear: one for each weight and row."""
     return [(weight.numel() * prod(left.shape[:-1]), (left, weight, right))]
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **keywords: Any) -> list[Part]:
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **keywords: Any) -> list[Product]:
     return [(int(sdpa_flop_count(query.shape, key.shape, value.shape)) // 2, (query, key))]
 
 
-def _recurrent(inputs: Tensor, weight: Tensor, recurrent: Tensor, *args: Any, **keywords: Any) -> list[Part]:
+def _recurrent(
+    inputs: Tensor, weight: Tensor, recurrent: Tensor, *args: Any, **keywords: Any
+) -> list[Product]:
     """One layer over all steps; the first step's state is given, and has no gradient."""
-    rows = inputs.numel() // inputs.shape[-1]
-    steps = inputs.shape[0]
-    first = recurrent.numel() * (rows // steps)
-    rest = recurrent.numel() * rows - first
-    return [(weight.numel() * rows, (inputs, weight)), (first, (recurrent,)), (rest, (recurrent, recurrent))]
+    rows, steps = inputs.numel() // inputs.shape[-1], inputs.shape[0]
+    first_step = recurrent.numel() * (rows // steps)
+    later_steps = recurrent.numel() * rows - first_step
+    return [
+        (weight.numel() * rows, (inputs, weight)),
+        (first_step, (recurrent,)),
+        (later_steps, (recurrent, recurrent)),
+    ]
 
 
 _aten = torch.ops.aten
-FORMULAS: dict[Operator, Callable[..., list[Part]]] = {
+FORMULAS: dict[Operator, Callable[..., list[Product]]] = {
     _aten.mv: _vectors,
     _aten.dot: _vectors,
     _aten.vdot: _vectors,
@@ -208,7 +223,7 @@ FORMULAS: dict[Operator, Callable[..., list[Part]]] = {
 
 
 class _Counter(TorchDispatchMode):
-    """What FlopCounterMode does, call by call, with the operands at hand.
+    """Count as FlopCounterMode does, call by call, with the operands at hand.
 
     FlopCounterMode itself imports torch's compiler, which takes every worker two seconds.
     """
@@ -228,27 +243,27 @@ class _Counter(TorchDispatchMode):
         kwargs, operator = kwargs or {}, getattr(func, "overloadpacket", func)
         formula = self._formulas.get(operator)
         if formula is None and isinstance(func, OpOverload):
-            with self:  # an operator that is made of others is seen as those
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+            with self:  # an operator that is made of others is counted as those
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         out = func(*args, **kwargs)
         if formula is not None:
             self._tally.add(operator, formula(*args, out_val=out, **kwargs))
         else:
-            self._tally.look_at(str(operator))
+            self._tally.add_unknown(str(operator))
         return out
 
 
 @contextmanager
-def _opened(tally: _Tally) -> Iterator[None]:
-    """Keep `tally.open` while modules run; by global hooks, since attention looks at a module's own."""
+def _tracking_modules(tally: _Tally) -> Iterator[None]:
+    """Keep `tally.running` up to date, by global hooks: attention behaves otherwise with a module's own."""
 
     def begin(module: nn.Module, inputs: object) -> None:
-        tally.open.append(tally.names.get(module, tally.open[-1]))
+        tally.running.append(tally.names.get(module, tally.running[-1]))
 
     def end(module: nn.Module, inputs: object, outputs: object) -> None:
-        tally.open.pop()
+        tally.running.pop()
 
     handles = [
         register_module_forward_pre_hook(begin),
@@ -262,19 +277,12 @@ def _opened(tally: _Tally) -> Iterator[None]:
 
 
 @contextmanager
-def _whole_operators() -> Iterator[None]:
-    """Without the fused kernels whose multiply-adds nobody sees: of attention in eval mode, and cuDNN's."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+def _unfused_operators() -> Iterator[None]:
+    """Disable fused kernels, whose MACs cannot be counted: of attention in eval mode, and cuDNN's."""
+    is_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.backends.cudnn.flags(enabled=False):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _unknown(tally: _Tally) -> Iterator[str]:
-    for operator, macs in tally.added.items():
-        yield f"MACs: {operator} {macs:,}, which FlopCounterMode does not count"
-    for operator, calls in tally.unknown.items():
-        yield f"MACs: {operator} is not counted ({calls} calls)"
+        torch.backends.mha.set_fastpath_enabled(is_enabled)

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.config import TrialConfig
 from orchestrator.errors import DivergedError
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.loop import EpochRecord
-from orchestrator.trial.context import NetworkState, TrialContext, channel_groups
+from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.metrics import (
     LayerRow,
     Measurement,
@@ -28,7 +27,7 @@ from orchestrator.trial.metrics import (
     sparse_bytes,
     sparsity_indices,
 )
-from orchestrator.trial.structure import layers_protected
+from orchestrator.trial.structure import channels_of, layers_protected
 from pruning.masking import Group, Masks, alive_in, alive_units, prunable_layers, sparsity
 from pruning.schedules import rounds_of, schedules, target_after
 from pruning.step import target_count
@@ -37,14 +36,14 @@ from pruning.structure import dead_groups, propagate, shrink
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRound:
-    """A state, what it measures, and the network as it would be shipped: cut where channels could go."""
+    """A state with its measurement, and the network as it would be deployed: dead channels cut out."""
 
     state: NetworkState
     measurement: Measurement
     net: nn.Module
     cut: bool
     layers: tuple[LayerRow, ...]
-    living: Masks  # with what is dead by consequence
+    effective_masks: Masks  # with what is dead by consequence
     confusion: Tensor
     notes: tuple[str, ...]
 
@@ -55,192 +54,169 @@ class MeasuredRound:
 
 @dataclass(frozen=True)
 class ResumedRound:
-    """A round that an earlier process measured: all that is recorded of a round that is not the last."""
+    """A round that an earlier process measured: what is recorded of every round but the last."""
 
     measurement: Measurement
     history: tuple[EpochRecord, ...]
     notes: tuple[str, ...]
 
 
-def measure(
-    bench: TrialContext,
-    state: NetworkState,
-    groups: Sequence[Group] | None,
-    *,
-    config: TrialConfig | None = None,
-    round: int = 0,
-) -> MeasuredRound:
-    """Evaluate a state on test and validation images, and count what it costs dense, masked and cut."""
-    with bench.seeded("measure", round):  # for a network that draws in eval mode, too
-        return _measured(bench, state, groups, config, round)
+def measure(context: TrialContext, state: NetworkState, *, round: int = 0) -> MeasuredRound:
+    """Evaluate a state on test and validation images, and count what it costs dense, masked and cut.
+
+    DivergedError where a loss is not finite. In the context of a dense training nothing is cut.
+    """
+    with context.seeded("measure", round):  # for a network that draws in eval mode, too
+        return _measure(context, state, round)
 
 
-def _measured(
-    bench: TrialContext,
-    state: NetworkState,
-    groups: Sequence[Group] | None,
-    config: TrialConfig | None,
-    round: int,
-) -> MeasuredRound:
-    net = bench.build_module(state)
-    numerics = replace(bench.config.numerics, micro_batch=state.micro_batch)
-    test = evaluate(net, bench.data.test, numerics=numerics)
-    held_out = evaluate(net, bench.data.validation, numerics=numerics)
-    if not math.isfinite(test.loss) or not math.isfinite(held_out.loss):
+def _measure(context: TrialContext, state: NetworkState, round: int) -> MeasuredRound:
+    net = context.build_module(state)
+    numerics = replace(context.config.numerics, micro_batch=state.micro_batch)
+    test = evaluate(net, context.data.test, numerics=numerics)
+    validation = evaluate(net, context.data.validation, numerics=numerics)
+    if not math.isfinite(test.loss) or not math.isfinite(validation.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
-    small, notes = _cut(bench, net, state.masks, config, round=round)
-    masks, whole = _propagated(bench, net, state.masks, config)
-    living = remaining_weights(net, bench.cost, masks)
-    if config is not None:
-        notes += _differences(config, state.masks, groups, round=round)
-    notes += collapse_notes(masks, held_out, classes=bench.data.num_classes, round=round)
+    cut, notes = _cut_out(context, net, state.masks, round=round)
+    masks, full = _propagate(context, net, state.masks)
+    remaining = remaining_weights(net, context.cost, masks)
+    notes += _amount_notes(context, state.masks, round=round)
+    notes += collapse_notes(masks, validation, classes=context.data.num_classes, round=round)
     measurement = Measurement(
         accuracy=test.accuracy,
         top5=test.top5,
         loss=test.loss,
-        val_accuracy=held_out.accuracy,
-        val_loss=held_out.loss,
+        val_accuracy=validation.accuracy,
+        val_loss=validation.loss,
         test_seconds=test.seconds,
-        amount=achieved_amount(state.masks, groups),
+        amount=achieved_amount(state.masks, context.groups),
         epochs=state.epochs,
         train_seconds=state.train_seconds,
         train_flops=state.train_flops,
-        sparsity_chosen=sparsity({**whole, **state.masks}),
-        macs_effective_chosen=effective_macs(bench.cost, state.masks),
-        **_costs(bench, net, small, masks, living),
+        sparsity_chosen=sparsity({**full, **state.masks}),
+        macs_effective_chosen=effective_macs(context.cost, state.masks),
+        **_costs(context, net, cut, masks, remaining),
     )
-    rows = tuple(layer_rows(net, bench.cost, living, state.masks))
-    return MeasuredRound(state, measurement, small, small is not net, rows, masks, test.confusion, notes)
+    rows = tuple(layer_rows(net, context.cost, remaining, state.masks))
+    return MeasuredRound(state, measurement, cut, cut is not net, rows, masks, test.confusion, notes)
 
 
-def _propagated(
-    bench: TrialContext, net: nn.Module, masks: Masks, config: TrialConfig | None
-) -> tuple[Masks, Masks]:
-    """The masks with what is dead by consequence, where whole units or channels go; and the whole ones.
+def _propagate(context: TrialContext, net: nn.Module, masks: Masks) -> tuple[Masks, Masks]:
+    """Return the masks with what is dead by consequence, and full masks of the other weights that count.
 
-    These are of the other weights that count in a sparsity: what reads units, dead or not, so that both
-    sparsities are fractions of the same weights at every amount. Where channels cannot be told nothing is
-    dead by consequence, and all weights count that are not protected.
+    Both are the given masks and nothing unless whole units or channels go. The other weights are those that
+    read units, dead or not, so that both sparsities are fractions of the same weights at every amount. Where
+    the channels of a network cannot be traced nothing is dead by consequence, and all weights count that are
+    not protected.
     """
-    if config is None or config.prune.granularity not in ("unit", "channel"):
+    if context.trial is None or context.groups is None:
         return masks, {}
-    parameters, protect = dict(net.named_parameters()), config.prune.protect
+    parameters, protect = dict(net.named_parameters()), context.trial.prune.protect
     try:
-        groups = channel_groups(bench, protect)
+        groups = channels_of(context.architecture, protect)
     except ValueError:
-        result = masks
-        counted = [
-            name for name in prunable_layers(net) if name not in layers_protected(bench.built, protect)
-        ]
+        propagated = masks
+        protected = layers_protected(context.architecture, protect)
+        counted = [name for name in prunable_layers(net) if name not in protected]
     else:
-        image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
-        result = propagate(net, masks, groups, example_input=image)
+        image = torch.zeros((2, *context.data.input_shape))  # only its shape matters
+        propagated = propagate(net, masks, groups, example_input=image)
         counted = [member.module for group in groups for member in group.members]
-    whole = {
+    full = {
         name: torch.ones(parameters[name].shape, dtype=torch.bool)
         for name in (f"{layer}.weight" for layer in counted)
         if name in parameters and name not in masks
     }
-    return {**whole, **result}, whole
+    return {**full, **propagated}, full
 
 
 def _costs(
-    bench: TrialContext, net: nn.Module, small: nn.Module, masks: Masks, living: Mapping[str, Tensor]
+    context: TrialContext, net: nn.Module, cut: nn.Module, masks: Masks, remaining: Mapping[str, Tensor]
 ) -> dict[str, Any]:  # int or float
-    """What is left of the network: dense, with its masks, and cut out."""
-    physical = bench.cost if small is net else profile(small, bench.data.input_shape)
-    nonzero = nonzero_parameters(bench.cost, masks)
-    index, gini = sparsity_indices(living)
+    """Count what remains of the network: dense, with its masks, and cut out."""
+    physical = context.cost if cut is net else profile(cut, context.data.input_shape)
+    nonzero = nonzero_parameters(context.cost, masks)
+    index, gini = sparsity_indices(remaining)
     return {
         "sparsity": sparsity(masks),
         "pq_index": index,
         "gini": gini,
-        "compression": bench.cost.parameters / max(nonzero, 1),
-        "parameters_dense": bench.cost.parameters,
+        "compression": context.cost.parameters / max(nonzero, 1),
+        "parameters_dense": context.cost.parameters,
         "parameters_nonzero": nonzero,
         "parameters_physical": physical.parameters,
-        "macs_dense": bench.cost.total_macs,
-        "macs_effective": effective_macs(bench.cost, masks),
+        "macs_dense": context.cost.total_macs,
+        "macs_effective": effective_macs(context.cost, masks),
         "macs_physical": physical.total_macs,
         "bytes_dense": dense_bytes(net),
         "bytes_sparse": sparse_bytes(net, masks),
-        "bytes_physical": dense_bytes(small),
+        "bytes_physical": dense_bytes(cut),
     }
 
 
 def achieved_amount(masks: Masks, groups: Sequence[Group] | None) -> float:
-    """Fraction of the units (weights, units or channels) that are gone."""
-    total, living = 0, 0
-    for _, here, alive in _pools(masks, groups):
-        total, living = total + here, living + alive
-    return 1.0 - living / total if total else 0.0
+    """Return the fraction of the units (weights, units or channels) that are removed."""
+    pools = _pools(masks, groups)
+    total = sum(size for _, size, _ in pools)
+    return 1.0 - sum(alive for _, _, alive in pools) / total if total else 0.0
 
 
 def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int, int]]:
-    """(layer or group, its units, those that live)."""
+    """Return (layer or group, its units, those that are alive)."""
     if groups is None:
-        # An ancestor's masks of units cover biases and norms as well; an amount is of weights.
+        # A source model's masks of units cover biases and norms as well; an amount is of weights.
         weights = {name: mask for name, mask in masks.items() if mask.dim() > 1}
         return [(name, mask.numel(), alive_in(mask)) for name, mask in weights.items()]
     return [(group.name, group.size, int(alive_units(group, masks).sum())) for group in groups]
 
 
-def _cut(
-    bench: TrialContext, net: nn.Module, masks: Masks, config: TrialConfig | None, *, round: int
+def _cut_out(
+    context: TrialContext, net: nn.Module, masks: Masks, *, round: int
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network without its dead channels, where whole units or channels go; and what there is to say."""
-    if config is None or config.prune.granularity not in ("unit", "channel"):
+    """Return the network without its dead channels, where whole units or channels go, and notes on it."""
+    if context.trial is None or context.groups is None or all(mask.all() for mask in masks.values()):
         return net, ()
-    if all(mask.all() for mask in masks.values()):
-        return net, ()
-    image = torch.zeros((2, *bench.data.input_shape))  # of which the shape counts alone
+    options = context.trial.prune
+    image = torch.zeros((2, *context.data.input_shape))  # only its shape matters
     try:
-        groups = channel_groups(bench, config.prune.protect)
-        small = shrink(net, masks, image, groups=groups)
-        return small, _emptied(dead_groups(groups, masks, net=net), config.prune.granularity, round=round)
+        groups = channels_of(context.architecture, options.protect)
+        cut = shrink(net, masks, image, groups=groups)
+        empty = dead_groups(groups, masks, net=net)
     except ValueError as error:
-        if config.prune.granularity == "channel":
+        if options.granularity == "channel":
             raise
         return net, (f"round {round}: not cut out, so that physical numbers are dense ones: {error}",)
-
-
-def _emptied(names: Sequence[str], granularity: str, *, round: int) -> tuple[str, ...]:
-    """One note for groups of which nothing lives: what is cut out, and counted, has zeros there."""
-    if not names:
-        return ()
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (
-        f"round {round}: nothing is left of {', '.join(names[:3])}{more}: "
-        f"cut out, it keeps one {granularity} of zeros in each",
+    if not empty:
+        return cut, ()
+    omitted = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+    return cut, (
+        f"round {round}: nothing is left of {', '.join(empty[:3])}{omitted}: "
+        f"cut out, it keeps one {options.granularity} of zeros in each",
     )
 
 
-def _differences(
-    config: TrialConfig, masks: Masks, groups: Sequence[Group] | None, *, round: int
-) -> tuple[str, ...]:
-    """One note where another number of units went than the schedule's target of this round asks for."""
+def _amount_notes(context: TrialContext, masks: Masks, *, round: int) -> tuple[str, ...]:
+    """Return one note where another number of units is removed than the schedule's target of this round."""
+    config = context.trial
+    if config is None:
+        return ()
     schedule = schedules.get(config.prune.schedule)
     # An untrained network, or one in training, is measured once, after the last round.
     number = round if config.when == "after" else rounds_of(schedule)
-    asked = target_after(schedule, amount=config.prune.amount, round=number)
-    if asked is None:
+    target = target_after(schedule, amount=config.prune.amount, round=number)
+    if target is None:
         return ()
-    pools = _pools(masks, groups)
+    pools = _pools(masks, context.groups)
     if config.prune.scope in ("global", "erk"):  # erk spreads one amount unevenly over the layers
         pools = [("the network", sum(n for _, n, _ in pools), sum(alive for _, _, alive in pools))]
-    rows = {
-        name: len(masks[name]) if config.prune.scope == "unit" else 1 for name, _, _ in pools if name in masks
-    }
-    off = [
-        f"{name} {1 - alive / total:.4f}"
-        for name, total, alive in pools
-        if total - alive != _target(asked, total, rows.get(name, 1))
-    ]
-    more = f" and {len(off) - 5} more" if len(off) > 5 else ""
-    where = f"round {number}: " if rounds_of(schedule) > 1 else ""
-    return (f"{where}asked for {asked:.4g}, achieved: {', '.join(off[:5])}{more}",) if off else ()
-
-
-def _target(amount: float, total: int, rows: int) -> int:
-    """How many of `total` units are to go where each of so many rows is counted by itself."""
-    return rows * target_count(amount, total // rows)
+    differing = []
+    for name, total, alive in pools:
+        # With scope `unit` each row of a weight is pruned, and rounded, by itself.
+        rows = len(masks[name]) if config.prune.scope == "unit" and name in masks else 1
+        if total - alive != rows * target_count(target, total // rows):
+            differing.append(f"{name} {1 - alive / total:.4f}")
+    if not differing:
+        return ()
+    omitted = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+    prefix = f"round {number}: " if rounds_of(schedule) > 1 else ""
+    return (f"{prefix}asked for {target:.4g}, achieved: {', '.join(differing[:5])}{omitted}",)

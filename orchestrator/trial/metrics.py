@@ -20,39 +20,42 @@ from pruning.pq_index import gini, pq_index
 
 
 def effective_macs(dense: Profile, masks: Mapping[str, Tensor]) -> int:
-    """MACs that a machine which skips every dead weight would do: each layer's count times its density.
+    """Return the MACs of a machine that skips every dead weight: each layer's count times its density.
 
-    Those that belong to no prunable layer count whole.
+    MACs that belong to no prunable layer count in full.
     """
-    layers = (_living_macs(macs, masks.get(dense.weights[name])) for name, macs in dense.macs.items())
-    return sum(layers) + sum(dense.other_macs.values())
-
-
-def _living_macs(macs: int, mask: Tensor | None) -> int:
-    return macs if mask is None else round(Fraction(macs * alive_in(mask), mask.numel()))
+    total = sum(dense.other_macs.values())
+    for name, macs in dense.macs.items():
+        mask = masks.get(dense.weights[name])
+        # Exact, as counts are: a float quotient would be rounded twice.
+        total += macs if mask is None else round(Fraction(macs * alive_in(mask), mask.numel()))
+    return total
 
 
 def nonzero_parameters(dense: Profile, masks: Mapping[str, Tensor]) -> int:
-    """Living parameters, biases and norms included; told by the masks, not by values that happen to be 0."""
+    """Return the number of living parameters by the masks, biases and norms included.
+
+    A living parameter whose value happens to be 0 counts.
+    """
     return dense.parameters - sum(mask.numel() - alive_in(mask) for mask in masks.values())
 
 
-def train_flops(dense: Profile, samples: int, *, taught: bool = False) -> int:
-    """FLOPs of forward and backward over `samples` images: 2 per MAC, three passes a layer.
+def train_flops(dense: Profile, samples: int, *, has_teacher: bool = False) -> int:
+    """Return the FLOPs of forward and backward over `samples` images: 2 per MAC, three passes a layer.
 
-    What reads the images needs no gradient of its input. Equal to FlopCounterMode over one training step.
-    `taught` adds the forward pass of a teacher of the same size.
+    The layers that read the images need no gradient of their input. Equal to FlopCounterMode over one
+    training step. `has_teacher` adds the forward pass of a teacher of the same size.
     """
-    return 2 * (dense.train_macs + (dense.total_macs if taught else 0)) * samples
+    return 2 * (dense.train_macs + (dense.total_macs if has_teacher else 0)) * samples
 
 
 def dense_bytes(net: nn.Module) -> int:
-    """Bytes of the state dict as safetensors stores it, header aside."""
+    """Return the bytes of the state dict as safetensors stores it, header aside."""
     return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
 
 
 def sparse_bytes(net: nn.Module, masks: Mapping[str, Tensor]) -> int:
-    """Bytes when masked tensors keep their living values and one bit per entry."""
+    """Return the bytes when masked tensors keep their living values and one bit per entry."""
     total = dense_bytes(net)
     parameters = dict(net.named_parameters())
     for name, mask in masks.items():
@@ -64,10 +67,10 @@ def sparse_bytes(net: nn.Module, masks: Mapping[str, Tensor]) -> int:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One line of the per-layer table; PQ index (p = 0.5, q = 1) and Gini index are of the living weights.
+    """One row of the per-layer table; PQ index (p = 0.5, q = 1) and Gini index are of the living weights.
 
-    `sparsity_chosen` is by the masks as chosen, all else with what is dead by consequence. Rows of MACs
-    that belong to no prunable layer have no weights.
+    `sparsity_chosen` is by the masks as pruning chose them, all else with what is dead by consequence. Rows
+    of MACs that belong to no prunable layer have no weights.
     """
 
     layer: str
@@ -82,16 +85,16 @@ class LayerRow:
 
 
 def layer_rows(
-    net: nn.Module, dense: Profile, living: Mapping[str, Tensor], chosen: Mapping[str, Tensor]
+    net: nn.Module, dense: Profile, remaining: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> list[LayerRow]:
-    """Every prunable layer with its size, what lives of it (see `living_weights`), and what it costs.
+    """Return every prunable layer with its size, its `remaining_weights`, and its cost.
 
-    `chosen` are the masks as pruning chose them. The other MACs come last.
+    `masks` are those that pruning chose. The other MACs come last.
     """
     rows, layers = [], prunable_layers(net)
-    for name, weights in living.items():
+    for name, weights in remaining.items():
         total, alive, macs = layers[name].weight.numel(), weights.numel(), dense.macs[name]
-        mask = chosen.get(dense.weights[name])
+        mask = masks.get(dense.weights[name])
         indices = sparsity_indices({name: weights})
         effective = round(Fraction(macs * alive, total))
         by_mask = 0.0 if mask is None else 1 - alive_in(mask) / total
@@ -101,24 +104,24 @@ def layer_rows(
 
 
 def remaining_weights(net: nn.Module, dense: Profile, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Layer -> its living weights, one dimension, on the CPU."""
-    found = {}
+    """Return the living weights of each layer, in one dimension, on the CPU."""
+    remaining = {}
     for name, layer in prunable_layers(net).items():
         weight, mask = layer.weight.detach().cpu(), masks.get(dense.weights[name])
-        found[name] = weight.flatten() if mask is None else weight[mask]
-    return found
+        remaining[name] = weight.flatten() if mask is None else weight[mask]
+    return remaining
 
 
 def sparsity_indices(weights: Mapping[str, Tensor]) -> tuple[float, float]:
-    """(PQ index with p = 0.5 and q = 1, Gini index) of all these weights together; larger = sparser."""
+    """Return (PQ index with p = 0.5 and q = 1, Gini index) of all weights together; larger is sparser."""
     values = torch.cat(list(weights.values()))
     return pq_index(values), gini(values)
 
 
 def collapse_notes(
-    masks: Mapping[str, Tensor], held_out: Evaluation, *, classes: int, round: int
+    masks: Mapping[str, Tensor], validation: Evaluation, *, classes: int, round: int
 ) -> tuple[str, ...]:
-    """One note for layers without a living weight, and one for a network that does no better than chance.
+    """Return a note for layers without a living weight, and one for a network no better than chance.
 
     Chance: a validation accuracy within two standard deviations of 1 / classes, or below it.
     """
@@ -127,22 +130,22 @@ def collapse_notes(
     ]
     notes = []
     if empty:
-        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
-        notes.append(f"round {round}: no living weight in {', '.join(empty[:3])}{more}")
-    chance, images = 1 / classes, int(held_out.confusion.sum())
-    if held_out.accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / images):
+        omitted = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        notes.append(f"round {round}: no living weight in {', '.join(empty[:3])}{omitted}")
+    chance, images = 1 / classes, int(validation.confusion.sum())
+    if validation.accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / images):
         notes.append(f"round {round}: at chance on validation images")
     return tuple(notes)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything that a finished network is compared by, on test images unless named `val_`.
+    """What finished networks are compared by, on test images unless named `val_`.
 
-    `*_physical` is what is left after cutting out dead channels, or the dense number where nothing
-    can be cut. `amount` is the fraction of units (weights, units or channels) that really went.
-    `*_chosen` are by the masks as chosen; all else counts what is dead by consequence as dead, too: the
-    weights that read a removed unit. Results of before these fields hold what was chosen in their place.
+    `*_physical` is what remains after dead channels are cut out, or the dense number where nothing can be
+    cut. `amount` is the fraction of units (weights, units or channels) that are removed. `*_chosen` are by
+    the masks that pruning chose; all else counts as dead, too, what is dead by consequence: the weights that
+    read a removed unit. Results older than these fields have the numbers of the chosen masks in all fields.
     """
 
     accuracy: float
@@ -172,13 +175,13 @@ class Measurement:
     macs_effective_chosen: int
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """`prefix/name` -> value, for every field."""
+        """Return every field as `prefix/name`."""
         return {f"{prefix}/{name}": float(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its test images, and the fraction of them that each network gets right."""
+    """One class: its test images, and the accuracy of the dense and the pruned network on them."""
 
     label: str
     images: int
@@ -187,12 +190,12 @@ class ClassRow:
 
     @property
     def drop(self) -> float:
-        """What pruning cost, in accuracy; below 0 where the pruned network does better."""
+        """The accuracy that pruning cost; below 0 where the pruned network is better."""
         return self.accuracy_dense - self.accuracy
 
 
 def class_rows(names: Sequence[str], *, dense: Tensor, pruned: Tensor) -> tuple[ClassRow, ...]:
-    """A row per class with test images, from confusion matrices [true, predicted] of the same images."""
+    """Return a row per class with test images, from confusion matrices [true, predicted] of equal images."""
     rows = []
     for number, (before, after) in enumerate(zip(dense.tolist(), pruned.tolist(), strict=True)):
         if images := sum(after):
@@ -201,12 +204,12 @@ def class_rows(names: Sequence[str], *, dense: Tensor, pruned: Tensor) -> tuple[
 
 
 def worst(rows: Sequence[ClassRow]) -> ClassRow:
-    """The class that has lost most; the first of several."""
+    """Return the class that has lost most; the first of several."""
     return max(rows, key=lambda row: row.drop)
 
 
 def class_metrics(rows: Sequence[ClassRow]) -> dict[str, float]:
-    """The lowest accuracy of a class, and the largest loss of one, which may be another."""
+    """Return the lowest accuracy of a class, and the largest drop of a class, which may be another."""
     return {
         "worst_class_accuracy": min(row.accuracy for row in rows),
         "worst_class_drop": worst(rows).drop,
@@ -217,16 +220,16 @@ ZSTD_LEVEL = 3  # zstd's own default; higher ones gained less than 0.2% on weigh
 
 
 def compressed_bytes(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> int:
-    """Bytes of the sparse form of a state dict after zstd, level 3; the same number for the same tensors.
+    """Return the bytes of the sparse form of a state dict after zstd; the same for the same tensors.
 
-    What is compressed has the size `sparse_bytes`. Another version of zstd may give a slightly other number.
+    Before it, they are `sparse_bytes`. Another version of zstd may give a slightly different number.
     """
     codec = pyarrow.Codec("zstd", compression_level=ZSTD_LEVEL)
     return len(codec.compress(b"".join(sparse_form(tensors, masks)), asbytes=True))
 
 
 def sparse_form(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[bytes]:
-    """Every tensor, by name; where entries are masked, one bit per entry and the living values alone."""
+    """Yield the bytes of every tensor, by name; of a masked one a bit per entry, and the living values."""
     for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu().contiguous()
         if name in masks and not masks[name].all():

@@ -9,7 +9,7 @@ import models
 from orchestrator.config import ADDED_LATER, DenseConfig, Json, TrialConfig, flat, method_text
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_a_round, recoveries
+from orchestrator.trial.recovery import epochs_per_round, recoveries
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.registry import Registry, parse
@@ -17,66 +17,61 @@ from pruning.schedules import schedules
 
 
 def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
-    """Every field of a configuration by its flat dotted name; equal for equal configurations."""
+    """Return every field of a configuration by its flat dotted name; equal for equal configurations."""
     if isinstance(config, TrialConfig):
-        own = {**vars(config), **vars(config.prune), "protect": ",".join(config.prune.protect)}
-        del own["dense"], own["prune"]
-        own = {name: value for name, value in own.items() if ADDED_LATER.get(name, ...) != value}
-        return {**params(config.dense), **_with_methods(own)}
-    return _with_methods(dict(flat(config)))
+        values = {**vars(config), **vars(config.prune), "protect": ",".join(config.prune.protect)}
+        del values["dense"], values["prune"]
+        # Without a later field at its default: params are equal to those of runs from before it was added.
+        values = {name: value for name, value in values.items() if ADDED_LATER.get(name, ...) != value}
+        return {**params(config.dense), **_with_options(values)}
+    return _with_options(dict(flat(config)))
 
 
 def amount_text(config: TrialConfig) -> str:
-    """The amount as tables and names show it: `50%`; `by pq_index` where the schedule says how much.
+    """Return the amount as tables and names show it: `50%`; `by pq_index` where the schedule decides it.
 
-    Of nothing pruned it tells whether the network is still the dense one, or was trained further.
+    An amount of 0 says how the network was trained further, unless it is still the dense one.
     """
     amount, schedule = config.prune.amount, schedules.get(config.prune.schedule)
     text = f"{100 * amount:.4g}%"
     if amount == 0:
-        return f"{text} ({training})" if (training := _further_training(config)) else text
+        training = _further_training(config)
+        return f"{text} ({training})" if training else text
     if schedule.traits.get("adaptive"):
         return f"by {schedule.name}" + ("" if amount == 1 else f", at most {text}")
     return text
 
 
 def _further_training(config: TrialConfig) -> str:
-    """What was trained beside the dense network, or after it; nothing where its weights stay."""
+    """Return how the network was trained beside the dense one, or after it; empty if its weights stay."""
     recovery, train = recoveries.get(config.recover), config.dense.train
-    trains = epochs_a_round(config.recover, train) > 0
-    if config.when == "init" and not trains:
+    is_trained = epochs_per_round(config.recover, train) > 0
+    if config.when == "init" and not is_trained:
         return "not trained"
-    if config.when != "after" or recovery.traits.get("again"):
+    if config.when != "after" or recovery.traits.get("retrains"):
         return "trained again"
-    return "trained on" if trains or config.prepare != "none" else ""
+    return "trained on" if is_trained or config.prepare != "none" else ""
 
 
 def without_defaults(axis: str, text: str) -> str:
-    """The text of a method without the options that have their default value."""
+    """Return the text of a method without the options that have their default value."""
     name, options = parse(text)
     defaults = _defaults(axis, name)
     return method_text(name, {key: value for key, value in options.items() if value != defaults.get(key)})
 
 
-def _with_methods(values: Mapping[str, Json]) -> dict[str, Json]:
-    described: dict[str, Json] = {}
+def _with_options(values: Mapping[str, Json]) -> dict[str, Json]:
+    """Add the options of every method as `axis.option`, and shorten its text."""
+    named: dict[str, Json] = {}
     for axis, value in values.items():
-        if axis in DEFAULTS:
-            described[axis] = _short(axis, value)
-            described |= {f"{axis}.{key}": str(option) for key, option in _options(axis, value).items()}
-        else:
-            described[axis] = value
-    return described
+        named |= _method_params(axis, value) if axis in DEFAULTS else {axis: value}
+    return named
 
 
 @cache
-def _short(axis: str, text: str) -> str:
-    return without_defaults(axis, text)
-
-
-@cache
-def _options(axis: str, text: str) -> dict[str, Json]:
-    return parse(text)[1]
+def _method_params(axis: str, text: str) -> dict[str, Json]:
+    options = {f"{axis}.{key}": str(option) for key, option in parse(text)[1].items()}
+    return {axis: without_defaults(axis, text), **options}
 
 
 @cache

@@ -1,8 +1,7 @@
-"""What trains a network for being pruned, before the first round."""
+"""Preparations: training that makes a network ready to be pruned, before the first round."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,9 +9,10 @@ from torch import nn
 
 from orchestrator.training.loop import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
-from orchestrator.trial.context import NetworkState, TrialContext, channel_groups
+from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.recovery import Length, epochs_of
 from orchestrator.trial.stages import train_more
+from orchestrator.trial.structure import channels_of
 from pruning import regularization
 from pruning.registry import Between, Registry
 
@@ -20,8 +20,8 @@ preparations = Registry("preparation")
 
 
 @preparations.register(summary="nothing")
-def none(bench: TrialContext, state: NetworkState) -> NetworkState:
-    """The state as it is."""
+def none(context: TrialContext, state: NetworkState) -> NetworkState:
+    """Return the state as it is."""
     return state
 
 
@@ -36,7 +36,7 @@ def _check_group_lasso(*, epochs: int | str, **lasso: object) -> None:
     channels=True,
 )
 def group_lasso(
-    bench: TrialContext,
+    context: TrialContext,
     state: NetworkState,
     *,
     kind: str = "group",
@@ -46,18 +46,20 @@ def group_lasso(
     warmup: Annotated[float, Between(0, 1)] = 0.0,
     epochs: Length = "100%",
 ) -> NetworkState:
-    """The last `epochs` of the recipe once more, now with group lasso.
+    """Train through the last `epochs` of the recipe once more, now with group lasso.
 
     `kind` is group, filter or channel; `mode` proximal or subgradient; `group_scale` sqrt or none. Groups
     that the proximal mode has emptied are exactly zero: `threshold(unit='absolute')` finds them.
     """
-    recipe = bench.config.train
+    recipe = context.config.train
     length = epochs_of(epochs, recipe)
     options = {"kind": kind, "strength": strength, "mode": mode, "group_scale": group_scale, "warmup": warmup}
-    bind = regularization.regularizers.get({"method": "group_lasso", **options})
-    hooks: Callable[[nn.Module], TrainingHooks] = lambda net: TrainingHooks(  # noqa: E731  one expression, typed
-        regularizer=bind(net, groups=channel_groups(bench))
-    )
+    make_regularizer = regularization.regularizers.get({"method": "group_lasso", **options})
+
+    def make_hooks(net: nn.Module) -> TrainingHooks:
+        return TrainingHooks(regularizer=make_regularizer(net, groups=channels_of(context.architecture, ())))
+
     phase = TrainingPhase(length, start=max(0, recipe.epochs - length))
-    untaught = replace(bench, has_teacher=False)  # it learns from the labels alone, whatever recoveries do
-    return train_more(untaught, state, phase, stage="group_lasso", round=0, hooks=hooks)
+    # It learns from the labels alone, whatever the loss of recoveries is: no cost of a teacher is counted.
+    context = replace(context, has_teacher=False)
+    return train_more(context, state, phase, stage="group_lasso", round=0, make_hooks=make_hooks)

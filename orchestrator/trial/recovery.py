@@ -1,4 +1,4 @@
-"""What follows a round of pruning: fine-tuning, rewinding, re-initialisation, refitting."""
+"""Recoveries after a round of pruning: fine-tuning, rewinding, re-initialisation, refitting."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from orchestrator.config import Train, TrialConfig
 from orchestrator.training.optimizers import TrainingPhase
-from orchestrator.trial.context import NetworkState, TrialContext, channel_groups
+from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import initial, train_more, weights_at
+from orchestrator.trial.structure import channels_of
 from pruning import decomposition
 from pruning.masking import masked
 from pruning.registry import Between, Form, Registry
@@ -23,9 +24,9 @@ from pruning.structure import whole_layers
 
 @dataclass(frozen=True, eq=False)
 class RoundMasks:
-    """The states of a walk right after each round's pruning, without their weights: masks, and their cost.
+    """The states of a trial right after each round's pruning, without their weights: masks and their cost.
 
-    `key` is that of the trial whose walk it was.
+    `key` is that of the trial.
     """
 
     rounds: tuple[NetworkState, ...]
@@ -33,11 +34,11 @@ class RoundMasks:
 
 
 def mask_source_config(config: TrialConfig) -> TrialConfig | None:
-    """The trial along whose walk a control goes; None for a trial that goes its own way.
+    """Return the trial whose masks a control prunes by; None for a trial that chooses its own.
 
     A control of one round has the dense network's masks: there is nothing to share but those.
     """
-    name = recoveries.get(config.recover).traits.get("trunk")
+    name = recoveries.get(config.recover).traits.get("masks_from")
     rounds = rounds_of(schedules.get(config.prune.schedule))
     if name is None or config.when != "after" or rounds == 1:
         return None
@@ -45,7 +46,7 @@ def mask_source_config(config: TrialConfig) -> TrialConfig | None:
 
 
 def masks_only(state: NetworkState) -> NetworkState:
-    """What a control is given of a state: its masks, and what they have cost."""
+    """Return the state without its weights: masks, and what they have cost."""
     return replace(state, weights={}, history=())
 
 
@@ -54,10 +55,13 @@ Factor = Annotated[float, Between(0.0, 1000.0, above=True)]
 Images = Annotated[int, Between(1, 1_000_000)]
 
 
-def read_length(value: object) -> int | str:
-    """Whole epochs, `1` or `1.0`, as an integer; a part of the dense training as `50%`. ValueError else."""
-    if isinstance(value, str) and _percent(value) is not None:
-        return f"{_percent(value):.10g}%"
+def parse_length(value: object) -> int | str:
+    """Return whole epochs (`1`, `1.0`) as an integer, a part of the dense training as `50%`.
+
+    ValueError for anything else.
+    """
+    if isinstance(value, str) and (percent := _percent(value)) is not None:
+        return f"{percent:.10g}%"
     if (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
@@ -65,8 +69,12 @@ def read_length(value: object) -> int | str:
         and float(value).is_integer()
     ):
         return int(value)
-    if (fraction := _fraction(value)) is not None:
-        part = f"'{100 * fraction:.10g}%'"
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) else 0.0
+    except ValueError:
+        number = 0.0
+    if 0 < number < 1:  # meant as a fraction: show how a part is written
+        part = f"'{100 * number:.10g}%'"
         raise ValueError(f"{value!r:.80} is no length; write that part of the dense training as {part}")
     raise ValueError(
         f"{value!r:.80} is no length; give whole epochs, such as 1, or a part of the dense training, such as "
@@ -74,135 +82,128 @@ def read_length(value: object) -> int | str:
     )
 
 
-def _fraction(value: object) -> float | None:
-    """What was written as a number between 0 and 1, quoted or not."""
-    try:
-        number = float(value) if isinstance(value, (int, float, str)) else 0.0
-    except ValueError:
-        return None
-    return number if 0 < number < 1 else None
-
-
-def read_point(value: object) -> int | str:
-    """A point of the dense training: 0, its start, or as `read_length`."""
-    return 0 if value in (0, "0%") and not isinstance(value, bool) else read_length(value)
+def parse_position(value: object) -> int | str:
+    """Return a point of the dense training: 0, its start, or as `parse_length`."""
+    return 0 if value in (0, "0%") and not isinstance(value, bool) else parse_length(value)
 
 
 def _percent(text: str) -> float | None:
-    """The number of a per cent in (0, 100]; None for another text."""
+    """Return the number of a percentage in (0, 100]; None for another text."""
     with suppress(ValueError):
         number = float(text.strip().removesuffix("%"))
         return number if text.strip().endswith("%") and 0 < number <= 100 else None
     return None
 
 
-Length = Annotated[int | str, Form(read_length, "whole epochs, or a part of the training such as '10%'")]
-Position = Annotated[int | str, Form(read_point, "0, whole epochs, or a part of the training such as '10%'")]
+Length = Annotated[int | str, Form(parse_length, "whole epochs, or a part of the training such as '10%'")]
+Position = Annotated[
+    int | str, Form(parse_position, "0, whole epochs, or a part of the training such as '10%'")
+]
 
 
 def epochs_of(length: int | str, train: Train) -> int:
-    """Whole epochs for a length: at least 1 for a part of the training. ValueError for anything else."""
-    known = read_length(length)
-    return known if isinstance(known, int) else max(1, round(float(known[:-1]) / 100 * train.epochs))
+    """Return a length in whole epochs, at least 1 for a part of the training. ValueError for others."""
+    parsed = parse_length(length)
+    return parsed if isinstance(parsed, int) else max(1, round(float(parsed[:-1]) / 100 * train.epochs))
 
 
 def position_of(point: int | str, train: Train) -> int:
-    """Whole epochs for a point of the dense training: 0, or as `epochs_of`, but a part may round to 0.
+    """Return a point of the dense training in whole epochs; a part may round to 0.
 
-    At least one epoch is left to train.
+    At least one epoch is left to train. ValueError if it is no point.
     """
-    known = read_point(point)
-    epochs = known if isinstance(known, int) else round(float(known[:-1]) / 100 * train.epochs)
+    parsed = parse_position(point)
+    epochs = parsed if isinstance(parsed, int) else round(float(parsed[:-1]) / 100 * train.epochs)
     return min(epochs, train.epochs - 1)
 
 
-def epochs_a_round(recover: str, train: Train) -> int:
-    """Epochs that a recovery, in text form, trains after each round."""
+def epochs_per_round(recover: str, train: Train) -> int:
+    """Return the epochs that a recovery, in text form, trains after each round."""
     method = recoveries.get(recover)
     length = method.traits.get("length")
     return int(length(train, **method.options)) if length is not None else 0
 
 
-def _of_finetune(train: Train, *, epochs: int | str, lr: float) -> int:
+def _finetune_epochs(train: Train, *, epochs: int | str, lr: float) -> int:
     return epochs_of(epochs, train)
 
 
-def _of_rewind(train: Train, *, to: int | str) -> int:
+def _rewind_epochs(train: Train, *, to: int | str) -> int:
     return train.epochs - position_of(to, train)
 
 
-def _of_lr_rewind(train: Train, *, epochs: int | str) -> int:
+def _lr_rewind_epochs(train: Train, *, epochs: int | str) -> int:
     return min(epochs_of(epochs, train), train.epochs)
 
 
-def _of_reinit(train: Train) -> int:
+def _reinit_epochs(train: Train) -> int:
     return train.epochs
 
 
 @recoveries.register(summary="nothing: the network as pruning left it", trains=False)
-def none(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
-    """The state as it is."""
+def none(context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
+    """Return the state as it is."""
     return state
 
 
 @recoveries.register(
     summary="train on at the last learning rate",
     paper="Renda et al., ICLR 2020",
-    length=_of_finetune,
+    length=_finetune_epochs,
 )
 def finetune(
-    bench: TrialContext, state: NetworkState, *, round: int, epochs: Length = "10%", lr: Factor = 1.0
+    context: TrialContext, state: NetworkState, *, round: int, epochs: Length = "10%", lr: Factor = 1.0
 ) -> NetworkState:
-    """Train the survivors on at a constant rate: `lr` times the recipe's at the start of its last epoch."""
-    recipe = bench.config.train
+    """Train the survivors on at a constant rate, `lr` times the recipe's at the start of its last epoch."""
+    recipe = context.config.train
     last = max(recipe.epochs - 1, recipe.warmup_epochs)
     phase = TrainingPhase(epochs_of(epochs, recipe), start=last, constant_lr=True, lr_factor=lr)
-    return train_more(bench, state, phase, stage="finetune", round=round)
+    return train_more(context, state, phase, stage="finetune", round=round)
 
 
 @recoveries.register(
     summary="weights back to those of an earlier epoch, then the rest of the training again",
     paper="Frankle & Carbin, ICLR 2019; Renda et al., ICLR 2020",
-    length=_of_rewind,
-    again=True,
+    length=_rewind_epochs,
+    retrains=True,
 )
-def rewind(bench: TrialContext, state: NetworkState, *, round: int, to: Position = 0) -> NetworkState:
-    """The lottery ticket: survivors, biases and norms go back to epoch `to`, 0 being the initial draw.
+def rewind(context: TrialContext, state: NetworkState, *, round: int, to: Position = 0) -> NetworkState:
+    """Set survivors, biases and norms back to epoch `to` and train from there again: the lottery ticket.
 
-    The training from there on is done again, learning rates included.
+    Epoch 0 is the initial draw. The learning rates are those of the dense training from there on.
     """
-    start = position_of(to, bench.config.train)
-    earlier = rewound(state, weights_at(bench, start))
-    return train_more(bench, earlier, _rest(bench, start), stage="rewind", round=round)
+    start = position_of(to, context.config.train)
+    earlier = _with_weights(state, weights_at(context, start))
+    return train_more(context, earlier, _phase_from(context, start), stage="rewind", round=round)
 
 
 @recoveries.register(
     summary="the weights stay, the learning rate goes back",
     paper="Renda et al., ICLR 2020",
-    length=_of_lr_rewind,
+    length=_lr_rewind_epochs,
 )
 def lr_rewind(
-    bench: TrialContext, state: NetworkState, *, round: int, epochs: Length = "100%"
+    context: TrialContext, state: NetworkState, *, round: int, epochs: Length = "100%"
 ) -> NetworkState:
     """Train the survivors through the last `epochs` of the learning-rate schedule once more."""
-    start = bench.config.train.epochs - _of_lr_rewind(bench.config.train, epochs=epochs)
-    return train_more(bench, state, _rest(bench, start), stage="lr_rewind", round=round)
+    start = context.config.train.epochs - _lr_rewind_epochs(context.config.train, epochs=epochs)
+    return train_more(context, state, _phase_from(context, start), stage="lr_rewind", round=round)
 
 
 @recoveries.register(
     summary="another initial draw under the same masks: the control",
     paper="Frankle & Carbin, ICLR 2019",
-    length=_of_reinit,
-    again=True,
-    trunk="rewind",
+    length=_reinit_epochs,
+    retrains=True,
+    masks_from="rewind",
 )
-def reinit(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
-    """Fresh initial weights for the survivors, biases and norms, and the whole training.
+def reinit(context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
+    """Draw fresh initial weights for survivors, biases and norms, and train them as the dense network.
 
     The masks are those of the lottery ticket: the next round prunes what `rewind` has trained.
     """
-    fresh = rewound(state, initial(bench, draw="reinit", round=round).weights)
-    return train_more(bench, fresh, _rest(bench, 0), stage="reinit", round=round)
+    fresh = _with_weights(state, initial(context, draw="reinit", round=round).weights)
+    return train_more(context, fresh, _phase_from(context, 0), stage="reinit", round=round)
 
 
 @recoveries.register(
@@ -211,29 +212,30 @@ def reinit(bench: TrialContext, state: NetworkState, *, round: int) -> NetworkSt
     channels=True,
     trains=False,
 )
-def refit(bench: TrialContext, state: NetworkState, *, round: int, images: Images = 500) -> NetworkState:
-    """Correct what reads the dead units so that it is given what the dense network gave it, front to back.
+def refit(context: TrialContext, state: NetworkState, *, round: int, images: Images = 500) -> NetworkState:
+    """Correct the layers that read dead units, front to back, to give out what they did in the dense network.
 
-    For units and channels, however they were chosen; ValueError where several layers read one group.
+    For units and channels, by whatever criterion; ValueError where several layers read one group.
     """
-    net, dense = bench.build_module(state).cpu(), bench.build_module(bench.trained()).cpu()
-    seen = bench.data.train.images[:images].cpu()
-    groups = channel_groups(bench, whole_layers(bench.meta_module(), state.masks))
+    net, dense = context.build_module(state).cpu(), context.build_module(context.trained_dense()).cpu()
+    sample = context.data.train.images[:images].cpu()
+    groups = channels_of(context.architecture, whole_layers(context.meta_module(), state.masks))
     started = perf_counter()
-    changed = decomposition.refit(net, state.masks, groups, seen, dense=dense)
+    corrected = decomposition.refit(net, state.masks, groups, sample, dense=dense)
     seconds = state.train_seconds + perf_counter() - started
-    return replace(state, weights={**state.weights, **changed}, train_seconds=seconds, history=())
+    return replace(state, weights={**state.weights, **corrected}, train_seconds=seconds, history=())
 
 
-def rewound(state: NetworkState, weights: Mapping[str, Tensor]) -> NetworkState:
-    """The state with other weights under its own masks; what it has cost stays."""
+def _with_weights(state: NetworkState, weights: Mapping[str, Tensor]) -> NetworkState:
+    """Return the state with other weights under its own masks; what it has cost stays."""
     return replace(state, weights=masked(weights, state.masks))
 
 
-def _rest(bench: TrialContext, start: int) -> TrainingPhase:
-    return TrainingPhase(bench.config.train.epochs - start, start=start)
+def _phase_from(context: TrialContext, start: int) -> TrainingPhase:
+    """Return the phase from epoch `start` to the end of the dense training."""
+    return TrainingPhase(context.config.train.epochs - start, start=start)
 
 
 def reuses_dense_weights(config: TrialConfig) -> bool:
-    """Whether a trial's weights are its parent's, but for the dead ones."""
+    """Return whether a trial's weights are the dense network's, but for the dead ones."""
     return (config.recover, config.when, config.prepare) == ("none", "after", "none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -14,7 +14,7 @@ from orchestrator.data.loading import Dataset
 from orchestrator.training.checkpoint import CheckpointStore
 from orchestrator.trial import stages
 from orchestrator.trial.checkpointing import TrialCheckpointer, resume_or_start
-from orchestrator.trial.context import NetworkState, Report, TrialContext, make_context
+from orchestrator.trial.context import NetworkState, OnStageEpoch, TrialContext, make_context
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.during_training import prune_during_training
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound, measure
@@ -22,20 +22,20 @@ from orchestrator.trial.metrics import Measurement, Profile
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import RoundMasks, masks_only, recoveries
 from orchestrator.trial.weight_transfer import SourceModel
-from pruning.masking import Group
 from pruning.registry import Method
 from pruning.schedules import rounds_of, schedules
 
 
 class DenseStore(Protocol):
-    """Where finished dense trainings are found; None for one that is not there."""
+    """Where finished dense trainings are stored."""
 
-    def dense(self, config: DenseConfig) -> NetworkState | None: ...
+    def dense(self, config: DenseConfig) -> NetworkState | None:
+        """Return the trained network of a configuration; None if it is not stored."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One measured round of `rounds`, beside the dense network that it is compared with."""
+    """One measured round out of `rounds`, with the dense network (`ipa`) that it is compared with."""
 
     number: int
     rounds: int
@@ -43,16 +43,16 @@ class Round:
     ipa: Measurement
 
 
-OnRound = Callable[[Round], str]  # why the walk is to end there; empty to go on
+OnRound = Callable[[Round], str]  # returns why the trial is to stop there; empty to continue
 
 
 @dataclass(frozen=True, eq=False)
 class TrialResult:
-    """A walk: the dense network's own measurement (`ipa`), one entry per round, and the `last` of them.
+    """A trial: the measurement of the dense network (`ipa`), one entry per round, and the `last` of them.
 
-    `dense_confusion` is the dense network's, [true, predicted] on test images.
-    `stopped_because` says why it ended before its last round; it is empty for a whole one. `trunk` is what
-    a control that goes the same way would be given.
+    `dense_confusion` is the dense network's, [true, predicted] on test images. `stopped_because` says why
+    the trial stopped before its last round; it is empty for a complete one. `round_masks` are for a control
+    that prunes the same way; None where an earlier process pruned some of the rounds.
     """
 
     ipa: Measurement
@@ -70,20 +70,22 @@ def run_dense(
     data: Dataset,
     *,
     source_model: SourceModel | None = None,
-    on_epoch: Report | None = None,
+    on_epoch: OnStageEpoch | None = None,
     checkpoints: CheckpointStore | None = None,
     every_seconds: float | None = None,
 ) -> TrialResult:
-    """Train and measure the dense network of a configuration, from its ancestor if it has one.
+    """Train and measure the dense network of a configuration, from its source model if it has one.
 
-    Every minute, or `every_seconds`, the keeper is given where the training stands; what an earlier
-    process gave it is carried on.
+    Every minute, or `every_seconds`, the progress is saved in `checkpoints`; what an earlier process saved
+    there is resumed. DivergedError once a loss is not finite.
     """
-    bench = make_context(config, data, report=on_epoch, ancestor=source_model)
-    journal = resume_or_start(checkpoints, bench, key=config.key(), dense=None, every_seconds=every_seconds)
-    bench = replace(bench, checkpointer=journal)
-    measured = journal.measured(measure(bench, stages.dense(bench), None))
-    return TrialResult(measured.measurement, (measured,), measured, bench.cost, data, measured.confusion)
+    context = make_context(config, data, on_epoch=on_epoch, source_model=source_model)
+    checkpointer = resume_or_start(
+        checkpoints, context, key=config.key(), dense=None, every_seconds=every_seconds
+    )
+    context = replace(context, checkpointer=checkpointer)
+    measured = checkpointer.add_measured(measure(context, stages.dense(context)))
+    return TrialResult(measured.measurement, (measured,), measured, context.cost, data, measured.confusion)
 
 
 def run_trial(
@@ -93,127 +95,125 @@ def run_trial(
     store: DenseStore,
     source_model: SourceModel | None = None,
     masks_from: RoundMasks | None = None,
-    on_epoch: Report | None = None,
+    on_epoch: OnStageEpoch | None = None,
     on_round: OnRound | None = None,
     checkpoints: CheckpointStore | None = None,
     every_seconds: float | None = None,
 ) -> TrialResult:
     """Prune, recover and measure, round after round, from the stored dense network or a new one.
 
-    `report_round` hears of every round once it is measured, and may end the walk before the next. Rounds
-    that an earlier process measured are reported again first; it may end the walk where that one stood.
-    A control walks along the `shared` rounds, if there are any. The keeper is as for `run_dense`.
+    `on_round` is called with every round once it is measured, and may stop the trial before the next one.
+    Rounds that an earlier process measured are reported again first; where it stops the trial then, the
+    result is that of the last measured round. A control takes its masks from the rounds of `masks_from`,
+    if there are any. `checkpoints` and `every_seconds` are as for `run_dense`.
     """
-    bench = make_context(config.dense, data, report=on_epoch, ancestor=source_model)
-    held = store.dense(config.dense)
-    journal = resume_or_start(
-        checkpoints, bench, key=config.key(), dense=held, shared=masks_from, every_seconds=every_seconds
+    context = make_context(config, data, on_epoch=on_epoch, source_model=source_model)
+    stored = store.dense(config.dense)
+    checkpointer = resume_or_start(
+        checkpoints,
+        context,
+        key=config.key(),
+        dense=stored,
+        masks_from=masks_from,
+        every_seconds=every_seconds,
     )
-    bench = replace(bench, checkpointer=journal)
-    dense = held or stages.dense(bench)
-    ipa, confusion = _assessed(config.dense, data, dense)
-    bench = _with_teacher(replace(bench, reference=dense), config)
-    groups = stages.groups_for(bench, config)
+    context = replace(context, checkpointer=checkpointer)
+    dense = stored or stages.dense(context)
+    ipa, confusion = _assess_dense(config.dense, data, dense)
+    context = _with_teacher(replace(context, dense_state=dense))
     stopped_because = ""
-    for round in _rounds(bench, config, groups, journal, ipa, masks_from):
+    for round in _iter_rounds(context, checkpointer, ipa, masks_from):
         reason = on_round(round) if on_round is not None else ""
         if reason and round.number < round.rounds:
             stopped_because = reason
             break
-    last = _last(bench, config, groups, journal)
-    rounds = (*journal.standing.rounds[:-1], last)
-    trunk = journal.round_masks(config.key(), rounds_of(schedules.get(config.prune.schedule)))
-    return TrialResult(ipa, rounds, last, bench.cost, data, confusion, stopped_because, trunk)
-
-
-def _with_teacher(bench: TrialContext, config: TrialConfig) -> TrialContext:
-    distillation = distillations.get(config.distill)
-    with bench.seeded("distill", 0):
-        loss = distillation(bench.build_module(bench.trained()))
-    return replace(bench, loss=loss, has_teacher=bool(distillation.traits["teaches"]))
-
-
-def _rounds(
-    bench: TrialContext,
-    config: TrialConfig,
-    groups: Sequence[Group] | None,
-    journal: TrialCheckpointer,
-    ipa: Measurement,
-    shared: RoundMasks | None,
-) -> Iterator[Round]:
-    """Every round once it is measured, those that an earlier process measured at once."""
-    planned, earlier = measured_rounds(config), journal.standing.rounds
-    for number, recalled in enumerate(earlier, start=1):
-        yield Round(number, planned, recalled.measurement, ipa)
-    for number, state in _run_rounds(bench, config, groups, journal, shared):
-        if number > len(earlier):
-            measured = journal.measured(measure(bench, state, groups, config=config, round=number))
-            yield Round(number, planned, measured.measurement, ipa)
-
-
-def _last(
-    bench: TrialContext, config: TrialConfig, groups: Sequence[Group] | None, journal: TrialCheckpointer
-) -> MeasuredRound:
-    """The round measured last; its network and layers again, if an earlier process measured it."""
-    rounds = journal.standing.rounds
-    if isinstance(rounds[-1], MeasuredRound):
-        return rounds[-1]
-    again = measure(bench, journal.last, groups, config=config, round=len(rounds))
-    state = replace(again.state, history=rounds[-1].history)
-    return replace(again, state=state, measurement=rounds[-1].measurement, notes=rounds[-1].notes)
+    last = _last_round(context, checkpointer)
+    rounds = (*checkpointer.progress.rounds[:-1], last)
+    masks = checkpointer.round_masks(config.key(), rounds_of(schedules.get(config.prune.schedule)))
+    return TrialResult(ipa, rounds, last, context.cost, data, confusion, stopped_because, masks)
 
 
 def measured_rounds(config: TrialConfig) -> int:
-    """How many states a whole walk measures: an untrained network, or one in training, only the last."""
+    """Return how many rounds a complete trial measures: only the last unless it prunes after training."""
     return rounds_of(schedules.get(config.prune.schedule)) if config.when == "after" else 1
 
 
 @lru_cache(maxsize=4)
-def _assessed(config: DenseConfig, data: Dataset, dense: NetworkState) -> tuple[Measurement, Tensor]:
-    """The initial performance assessment and its confusion; once in a process for a dense network."""
-    measured = measure(make_context(config, data), dense, None)
+def _assess_dense(config: DenseConfig, data: Dataset, dense: NetworkState) -> tuple[Measurement, Tensor]:
+    """Measure the dense network, once in a process: the initial performance assessment, and its confusion."""
+    measured = measure(make_context(config, data), dense)
     return measured.measurement, measured.confusion
 
 
-def _run_rounds(
-    bench: TrialContext,
-    config: TrialConfig,
-    groups: Sequence[Group] | None,
-    journal: TrialCheckpointer,
-    shared: RoundMasks | None,
+def _with_teacher(context: TrialContext) -> TrialContext:
+    """Add the loss of the trial's distillation, with the dense network as its teacher."""
+    distillation = distillations.get(context.pruned_trial.distill)
+    with context.seeded("distill", 0):
+        loss = distillation(context.build_module(context.trained_dense()))
+    return replace(context, loss=loss, has_teacher=bool(distillation.traits["needs_teacher"]))
+
+
+def _iter_rounds(
+    context: TrialContext, checkpointer: TrialCheckpointer, ipa: Measurement, masks_from: RoundMasks | None
+) -> Iterator[Round]:
+    """Yield every round once it is measured, those that an earlier process measured at once."""
+    planned, earlier = measured_rounds(context.pruned_trial), checkpointer.progress.rounds
+    for number, resumed in enumerate(earlier, start=1):
+        yield Round(number, planned, resumed.measurement, ipa)
+    for number, state in _iter_states(context, checkpointer, masks_from):
+        if number > len(earlier):
+            measured = checkpointer.add_measured(measure(context, state, round=number))
+            yield Round(number, planned, measured.measurement, ipa)
+
+
+def _iter_states(
+    context: TrialContext, checkpointer: TrialCheckpointer, masks_from: RoundMasks | None
 ) -> Iterator[tuple[int, NetworkState]]:
-    """The state after every recovery, and which of those to be measured it is."""
+    """Yield the state after every recovery that is to be measured, with its number among those."""
+    config = context.pruned_trial
     recover, rounds = recoveries.get(config.recover), rounds_of(schedules.get(config.prune.schedule))
     if config.when == "during":
-        yield 1, _recovered(bench, recover, prune_during_training(bench, config, groups), round=1)
+        yield 1, _recover(context, recover, prune_during_training(context), round=1)
         return
-    first, state = journal.standing.round, journal.standing.round_start
+    first, state = checkpointer.progress.round, checkpointer.progress.round_start
     if state is None:
-        state = stages.initial(bench) if config.when == "init" else bench.trained()
-        with bench.seeded("prepare", 0):
-            first, state = 1, preparations.get(config.prepare)(bench, state)
-    # A control is a branch: the walk goes on along the trunk that it is compared with.
-    trunk = recoveries.get(recover.traits.get("trunk", config.recover))
-    control = trunk.name != recover.name
+        state = stages.initial(context) if config.when == "init" else context.trained_dense()
+        with context.seeded("prepare", 0):
+            first, state = 1, preparations.get(config.prepare)(context, state)
+    # A control (reinit) branches off in every round: the next round prunes what the recovery that it is
+    # compared with (rewind) has trained, not what the control has.
+    main_recovery = recoveries.get(recover.traits.get("masks_from", config.recover))
+    is_control = main_recovery.name != recover.name
     for round in range(first, rounds + 1):
-        journal.begin(round, state)
-        if shared is None:
-            pruned = stages.prune_round(bench, config, state, groups, round=round)
+        checkpointer.start_round(round, state)
+        if masks_from is None:
+            pruned = stages.prune_round(context, state, round=round)
         else:
-            pruned = shared.rounds[round - 1]
-        journal.pruned(round, pruned)
+            pruned = masks_from.rounds[round - 1]
+        checkpointer.add_pruned(round, pruned)
         # An untrained network is trained once, under the masks of the last round.
         if config.when == "init" and round < rounds:
             state = pruned
             continue
-        recovered = _recovered(bench, recover, masks_only(pruned) if control else pruned, round=round)
+        recovered = _recover(context, recover, masks_only(pruned) if is_control else pruned, round=round)
         yield (1 if config.when == "init" else round), recovered
-        if round < rounds and shared is None:
-            state = _recovered(bench, trunk, pruned, round=round) if control else recovered
+        if round < rounds and masks_from is None:
+            state = _recover(context, main_recovery, pruned, round=round) if is_control else recovered
 
 
-def _recovered(bench: TrialContext, recover: Method, state: NetworkState, *, round: int) -> NetworkState:
-    """The state after a recovery; what that draws from the global generators is its own and the round's."""
-    with bench.seeded(f"recover/{recover.name}", round):
-        recovered: NetworkState = recover(bench, state, round=round)
+def _recover(context: TrialContext, recover: Method, state: NetworkState, *, round: int) -> NetworkState:
+    """Return the state after a recovery, whose global generators are seeded for it and the round."""
+    with context.seeded(f"recover/{recover.name}", round):
+        recovered: NetworkState = recover(context, state, round=round)
     return recovered
+
+
+def _last_round(context: TrialContext, checkpointer: TrialCheckpointer) -> MeasuredRound:
+    """Return the round measured last; measured again for its network, if an earlier process measured it."""
+    rounds = checkpointer.progress.rounds
+    last = rounds[-1]
+    if isinstance(last, MeasuredRound):
+        return last
+    measured = measure(context, checkpointer.last_measured, round=len(rounds))
+    # What an earlier process recorded stands: only its seconds would differ.
+    return replace(measured, measurement=last.measurement, notes=last.notes)

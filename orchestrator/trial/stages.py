@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor, nn
 
-from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.config import DenseConfig
 from orchestrator.data.batches import balanced_sample
 from orchestrator.data.loading import Dataset
 from orchestrator.errors import CollapsedError
@@ -22,200 +22,173 @@ from orchestrator.system.determinism import global_states
 from orchestrator.training.checkpoint import snapshot
 from orchestrator.training.loop import TrainerState, TrainingHooks, train
 from orchestrator.training.optimizers import TrainingPhase
-from orchestrator.trial.context import NetworkState, TrialContext, channel_groups, make_context, seed_for
+from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops
-from orchestrator.trial.structure import layers_protected, units_of
+from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
 from pruning.engine import prune
-from pruning.masking import Group, Masks, masked
+from pruning.masking import Masks, masked
 
-Hooks = Callable[[nn.Module], TrainingHooks]
+MakeHooks = Callable[[nn.Module], TrainingHooks]
 SAMPLES_PER_CLASS = 10  # images per class for criteria that look at data (SNIP, GraSP: >= 10)
 
 
-def initial(bench: TrialContext, *, draw: str = "init", round: int = 0) -> NetworkState:
-    """The untrained network, or what it inherits; another `draw` or round gives other initial weights.
+def initial(context: TrialContext, *, draw: str = "init", round: int = 0) -> NetworkState:
+    """Return the untrained network, or what it inherits; another `draw` or round gives other weights.
 
-    Whatever is inherited, another draw is a fresh one: its masks are those of who asks for it.
+    Another draw than "init" inherits nothing: its weights are fresh, and it has no masks.
     """
-    weights, masks = snapshot(bench.build(draw=draw, round=round)), Masks()
-    if bench.config.start != "scratch" and draw == "init":
-        weights, kept = bench.inherited(weights)
-        masks = kept if bench.config.start == "masked" else masks
-    return NetworkState(weights, masks, micro_batch=bench.config.numerics.micro_batch)
+    weights, masks = snapshot(context.build(draw=draw, round=round)), Masks()
+    if context.config.start != "scratch" and draw == "init":
+        weights, source_masks = context.inherit(weights)
+        masks = source_masks if context.config.start == "masked" else masks
+    return NetworkState(weights, masks, micro_batch=context.config.numerics.micro_batch)
 
 
-def dense(bench: TrialContext, *, epochs: int | None = None) -> NetworkState:
-    """The network trained from its initial weights; `epochs` stops early, at a point on the way."""
-    phase = TrainingPhase(bench.config.train.epochs if epochs is None else epochs)
-    return (
-        train_more(bench, initial(bench), phase, stage="dense", round=0) if phase.epochs else initial(bench)
-    )
+def dense(context: TrialContext, *, epochs: int | None = None) -> NetworkState:
+    """Train the network from its initial weights; `epochs` stops earlier, on the same way."""
+    phase = TrainingPhase(context.config.train.epochs if epochs is None else epochs)
+    start = initial(context)
+    return train_more(context, start, phase, stage="dense", round=0) if phase.epochs else start
 
 
 def train_more(
-    bench: TrialContext,
+    context: TrialContext,
     state: NetworkState,
     phase: TrainingPhase,
     *,
     stage: str,
     round: int,
-    hooks: Hooks | None = None,
+    make_hooks: MakeHooks | None = None,
 ) -> NetworkState:
-    """`state` trained on for one phase under its masks; half the micro-batch each time memory runs out.
+    """Train `state` on for one phase under its masks; with half the micro-batch each time memory runs out.
 
-    `hooks(net)` gives what is added to the training of this very network. What the bench's book knows of
-    this training is not done again.
+    `make_hooks(net)` returns what is added to the training of this very network. What an earlier process
+    trained of it, by the context's checkpointer, is not trained again. CollapsedError where memory runs
+    out with a single image.
     """
-    underway = None if bench.checkpointer is None else bench.checkpointer.resume(stage, round)
-    if underway is not None:
-        state = replace(state, micro_batch=underway.micro_batch)
+    resume_from = None if context.checkpointer is None else context.checkpointer.resume(stage, round)
+    if resume_from is not None:
+        state = replace(state, micro_batch=resume_from.micro_batch)
     try:
-        return _train(bench, state, phase, underway, stage=stage, round=round, hooks=hooks)
+        return _train(context, state, phase, resume_from, stage=stage, round=round, make_hooks=make_hooks)
     except (RuntimeError, MemoryError) as error:
-        if not _memory_ran_out(error):
+        # torch's own allocator on the CPU raises a plain RuntimeError.
+        out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not out_of_memory and "can't allocate memory" not in str(error):
             raise
         if state.micro_batch <= 1:
             raise CollapsedError("memory runs out even with one image at a time") from error
     # Only here, after the except block: until its end the error holds the tensors of what did not fit.
-    smaller = max(1, min(state.micro_batch, bench.config.batch_size) // 2)
+    smaller = max(1, min(state.micro_batch, context.config.batch_size) // 2)
     state = replace(state, micro_batch=smaller)
-    return train_more(bench, state, phase, stage=stage, round=round, hooks=hooks)
+    return train_more(context, state, phase, stage=stage, round=round, make_hooks=make_hooks)
 
 
 def _train(
-    bench: TrialContext,
+    context: TrialContext,
     state: NetworkState,
     phase: TrainingPhase,
-    underway: TrainerState | None,
+    resume_from: TrainerState | None,
     *,
     stage: str,
     round: int,
-    hooks: Hooks | None,
+    make_hooks: MakeHooks | None,
 ) -> NetworkState:
-    """One try, with the state's micro-batch."""
-    net, device = bench.build_module(state), bench.data.train.images.device
-    generator = torch.Generator().manual_seed(seed_for(bench.config.seed, stage, round))
-    with bench.seeded(stage, round):
-        extras = TrainingHooks(loss=bench.loss) if hooks is None else hooks(net)
-        book = None if extras.cannot_resume else bench.checkpointer
+    """Try the training once, with the state's micro-batch."""
+    config, data = context.config, context.data
+    net, device = context.build_module(state), data.train.images.device
+    generator = torch.Generator().manual_seed(seed_for(config.seed, stage, round))
+    with context.seeded(stage, round):
+        hooks = TrainingHooks(loss=context.loss) if make_hooks is None else make_hooks(net)
+        checkpointer = None if hooks.cannot_resume else context.checkpointer
         records = train(
             net,
-            bench.data.train,
-            bench.data.validation,
-            recipe=bench.config.train,
+            data.train,
+            data.validation,
+            recipe=config.train,
             phase=phase,
-            batch_size=bench.config.batch_size,
-            numerics=replace(bench.config.numerics, micro_batch=state.micro_batch),
+            batch_size=config.batch_size,
+            numerics=replace(config.numerics, micro_batch=state.micro_batch),
             generator=generator,
             masks=state.masks,
-            hooks=extras,
-            on_epoch=None if bench.report is None else partial(bench.report, stage),
-            resume_from=underway,
-            maybe_save=None if book is None else partial(book.maybe_save, stage, round),
+            hooks=hooks,
+            on_epoch=None if context.on_epoch is None else partial(context.on_epoch, stage),
+            resume_from=resume_from,
+            maybe_save=None if checkpointer is None else partial(checkpointer.maybe_save, stage, round),
         )
         weights = snapshot(net)
-        if book is not None:
-            stands = (generator.get_state(), global_states(device), extras.state_dict())
-            book.finished(stage, round, TrainerState(tuple(records), state.micro_batch, weights, {}, *stands))
+        if checkpointer is not None:
+            # Of a finished training the optimizer is not needed any more.
+            states = (generator.get_state(), global_states(device), hooks.state_dict())
+            trainer_state = TrainerState(tuple(records), state.micro_batch, weights, {}, *states)
+            checkpointer.finished(stage, round, trainer_state)
+    flops = train_flops(context.cost, len(data.train) * phase.epochs, has_teacher=context.has_teacher)
     return replace(
         state,
         weights=weights,
         epochs=state.epochs + phase.epochs,
         train_seconds=state.train_seconds + sum(record.seconds for record in records),
-        train_flops=state.train_flops
-        + train_flops(bench.cost, len(bench.data.train) * phase.epochs, taught=bench.has_teacher),
+        train_flops=state.train_flops + flops,
         history=tuple(records),
     )
 
 
-def _memory_ran_out(error: RuntimeError | MemoryError) -> bool:
-    """Whether an error says that memory ran out; torch's own allocator on the CPU has no class for it."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def prune_round(
-    bench: TrialContext,
-    config: TrialConfig,
-    state: NetworkState,
-    groups: Sequence[Group] | None,
-    *,
-    round: int,
-) -> NetworkState:
-    """One round of pruning: new masks, and the weights with their dead entries at zero."""
-    masks = choose_masks(bench, config, bench.view_module(state), state.masks, groups, round=round)
+def prune_round(context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
+    """Prune for one round: new masks, and the weights with their dead entries at zero."""
+    masks = choose_masks(context, context.view_module(state), state.masks, round=round)
     return replace(state, weights=masked(state.weights, masks), masks=masks, history=())
 
 
 def choose_masks(
-    bench: TrialContext,
-    config: TrialConfig,
-    net: nn.Module,
-    masks: Masks,
-    groups: Sequence[Group] | None,
-    *,
-    round: int,
-    protect: Sequence[str] = (),
+    context: TrialContext, net: nn.Module, masks: Masks, *, round: int, protect: Sequence[str] = ()
 ) -> Masks:
-    """The masks of one round for a network as it stands; `protect` adds layers to those of the trial."""
-    wanted, seed = config.prune, seed_for(bench.config.seed, "prune", round)
-    needs_data = criteria.get(wanted.criterion).traits.get("data", False)
-    with bench.seeded("prune", round):
-        chosen = prune(
-            _to_look_at(net, run=bool(needs_data)),
-            amount=wanted.amount,
-            criterion=wanted.criterion,
-            granularity=wanted.granularity,
-            scope=wanted.scope,
-            schedule=wanted.schedule,
+    """Return the masks of one round for a network as it stands; `protect` adds layers to the trial's."""
+    options, seed = context.pruned_trial.prune, context.config.seed
+    needs_data = bool(criteria.get(options.criterion).traits.get("data", False))
+    sample = None
+    if needs_data:
+        images, labels = balanced_sample(
+            context.data.train, per_class=SAMPLES_PER_CLASS, seed=seed_for(seed, "prune", round)
+        )
+        sample = images.cpu(), labels.cpu()
+    # On the CPU whatever the device: scores are float64, and the choice must not depend on it.
+    is_on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
+    with context.seeded("prune", round):
+        new_masks = prune(
+            net if is_on_cpu and not needs_data else deepcopy(net).cpu(),  # a copy for one that runs it
+            amount=options.amount,
+            criterion=options.criterion,
+            granularity=options.granularity,
+            scope=options.scope,
+            schedule=options.schedule,
             round=round,
             masks=masks or None,
-            protect=(*layers_protected(bench.built, wanted.protect), *protect),
-            groups=groups,
-            sample=_sample(bench, seed) if needs_data else None,
-            seed=seed,
-            invert=wanted.control == "invert",
+            protect=(*layers_protected(context.architecture, options.protect), *protect),
+            groups=context.groups,
+            sample=sample,
+            seed=seed_for(seed, "prune", round),
+            invert=options.control == "invert",
         )
-    if wanted.control == "shuffle":
-        chosen = shuffle_masks(
-            chosen, torch.Generator().manual_seed(seed_for(bench.config.seed, "shuffle", round))
-        )
-    return chosen
+    if options.control == "shuffle":
+        generator = torch.Generator().manual_seed(seed_for(seed, "shuffle", round))
+        return shuffle_masks(new_masks, generator)
+    return new_masks
 
 
-def _to_look_at(net: nn.Module, *, run: bool) -> nn.Module:
-    """The network for a criterion, on the CPU: itself, or a copy for one that runs it."""
-    # Whatever the device: scores are float64, and the choice must not depend on it.
-    on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
-    return net if on_cpu and not run else deepcopy(net).cpu()
-
-
-def weights_at(bench: TrialContext, epoch: int) -> Mapping[str, Tensor]:
-    """The dense network's weights after `epoch` epochs; trained so far again, bit for bit, if need be."""
-    if epoch == bench.config.train.epochs and bench.reference is not None:
-        return bench.reference.weights
+def weights_at(context: TrialContext, epoch: int) -> Mapping[str, Tensor]:
+    """Return the dense network's weights after `epoch` epochs; trained again, bit for bit, if need be."""
+    if epoch == context.config.train.epochs and context.dense_state is not None:
+        return context.dense_state.weights
     if epoch == 0:
-        return initial(bench).weights
-    return _weights_at(bench.config, bench.data, bench.source_model, epoch)
+        return initial(context).weights
+    return _weights_at(context.config, context.data, context.source_model, epoch)
 
 
 @lru_cache(maxsize=2)
 def _weights_at(
-    config: DenseConfig, data: Dataset, ancestor: SourceModel | None, epoch: int
+    config: DenseConfig, data: Dataset, source_model: SourceModel | None, epoch: int
 ) -> Mapping[str, Tensor]:
-    return dense(make_context(config, data, ancestor=ancestor), epochs=epoch).weights
-
-
-def _sample(bench: TrialContext, seed: int) -> tuple[Tensor, Tensor]:
-    images, labels = balanced_sample(bench.data.train, per_class=SAMPLES_PER_CLASS, seed=seed)
-    return images.cpu(), labels.cpu()
-
-
-def groups_for(bench: TrialContext, config: TrialConfig) -> tuple[Group, ...] | None:
-    """What the trial's granularity removes together; None for single weights."""
-    wanted = config.prune
-    if wanted.granularity == "channel":
-        return channel_groups(bench, wanted.protect)
-    return units_of(bench.built, wanted.protect) if wanted.granularity == "unit" else None
+    return dense(make_context(config, data, source_model=source_model), epochs=epoch).weights

@@ -1,9 +1,9 @@
-"""A model's layers, units and channels, seen on a fresh network once in a process."""
+"""A model's layers, units and channels, found on a fresh network once in a process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar, cast
 
 import torch
@@ -11,100 +11,87 @@ from torch import nn
 
 import models
 from orchestrator.system.determinism import seeded
-from orchestrator.trial.network_size import size_conflict
+from orchestrator.trial.network_size import Architecture, size_conflict
 from pruning.dataflow import DataFlow, data_flow, protected_layers, unpruned
 from pruning.masking import Group
 from pruning.own_weights import check_own_weights
 from pruning.structure import trace
 from pruning.units import unit_groups
 
-Shape = tuple[int, int, int]
-Built = tuple[str, Shape, int]  # a model's text, its input shape and number of classes
-
-
-def flow_of(built: Built) -> DataFlow:
-    """Which layers run, make the logits, are read by norms. ValueError for a network that cannot run."""
-    return _once(_flow_of, built)
-
-
-def layers_protected(built: Built, protect: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the layers for `protect`, in the order of the alphabet. ValueError for others."""
-    return _once(_layers_protected, built, protect)
-
-
-def channels_of(built: Built, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
-    """The channel groups. ValueError where a channel cannot be cut out exactly."""
-    return _once(_channels_of, built, protect)
-
-
-def units_of(built: Built, protect: tuple[str, ...] = ()) -> tuple[Group, ...]:
-    """One group per hidden layer."""
-    return unit_groups(_network(built), protect=protect, flow=flow_of(built))
-
-
-def unpruned_of(built: Built, granularity: str) -> tuple[str, ...]:
-    """What has weights and is not pruned, as `name (type)`. ValueError for a network that cannot run."""
-    return _once(_unpruned_of, built, granularity.partition("(")[0] in ("unit", "channel"))
-
-
-def check_weights(built: Built, protect: tuple[str, ...]) -> None:
-    """ValueError for a layer, not protected, that computes with another weight than it stores."""
-    _once(_check_weights, built, protect)
-
-
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def _once(function: Callable[_P, _T], *args: _P.args, **_: _P.kwargs) -> _T:
-    """The function's answer, or its ValueError, kept: a network that cannot be traced is traced once, too."""
-    answer = _answers(function, args)
-    if isinstance(answer, ValueError):
-        raise ValueError(str(answer))
-    return cast(_T, answer)
+def _once(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Cache the function's result, or its ValueError: a network that cannot be traced is traced once, too."""
+
+    @lru_cache(maxsize=256)
+    def outcome(*args: object) -> object:
+        try:
+            with seeded(0):  # a network may draw as it runs, too
+                return cast(Callable[..., object], function)(*args)
+        except ValueError as error:
+            return error.with_traceback(None)  # whose frames would hold the network
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        result = outcome(*args, *kwargs.values())
+        if isinstance(result, ValueError):
+            raise ValueError(str(result))
+        return cast(_T, result)
+
+    return call
 
 
-@lru_cache(maxsize=256)
-def _answers(function: Callable[..., object], args: tuple[object, ...]) -> object:
-    try:
-        with seeded(0):  # a network may draw as it runs, too
-            return function(*args)
-    except ValueError as error:
-        return error.with_traceback(None)
+@_once
+def flow_of(architecture: Architecture) -> DataFlow:
+    """Return which layers run, make the logits, are read by norms. ValueError if the network cannot run."""
+    return data_flow(_network(architecture), _image(architecture))
+
+
+@_once
+def layers_protected(architecture: Architecture, protect: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the layers for `protect`, sorted. ValueError for a layer that is not there."""
+    has_alias = bool({"input", "output"} & set(protect))
+    flow = flow_of(architecture) if has_alias else None
+    return tuple(sorted(protected_layers(_network(architecture), protect, flow=flow)))
+
+
+@_once
+def channels_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Group, ...]:
+    """Return the channel groups. ValueError where a channel cannot be cut out exactly."""
+    return trace(_network(architecture), _image(architecture), protect=protect)
+
+
+def units_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Group, ...]:
+    """Return one group of units per hidden layer. ValueError if the network cannot run."""
+    return unit_groups(_network(architecture), protect=protect, flow=flow_of(architecture))
+
+
+@_once
+def unpruned_of(architecture: Architecture, granularity: str) -> tuple[str, ...]:
+    """Return what has weights and is not pruned, as `name (type)`. ValueError if the network cannot run."""
+    is_grouped = granularity.partition("(")[0] in ("unit", "channel")
+    return unpruned(_network(architecture), flow_of(architecture) if is_grouped else None)
+
+
+@_once
+def check_weights(architecture: Architecture, protect: tuple[str, ...]) -> None:
+    """ValueError for a layer, not protected, that computes with another weight than it stores."""
+    net = _network(architecture)
+    protected = set(layers_protected(architecture, protect))
+    check_own_weights(net, {name for name, _ in net.named_modules()} - protected)
 
 
 @lru_cache(maxsize=2)
-def _network(built: Built) -> nn.Module:
-    """A fresh network, to be looked at and left as it is. ValueError for one that is too large."""
-    if reason := size_conflict(built):
+def _network(architecture: Architecture) -> nn.Module:
+    """Return a fresh network, to be read and not changed. ValueError for one that is too large."""
+    if reason := size_conflict(architecture):
         raise ValueError(reason)
-    model, shape, classes = built
+    model, shape, classes = architecture
     with seeded(0):
         return models.build(model, input_shape=shape, num_classes=classes)
 
 
-def _image(built: Built) -> torch.Tensor:
-    return torch.zeros((2, *built[1]))  # of which the shape counts alone
-
-
-def _flow_of(built: Built) -> DataFlow:
-    return data_flow(_network(built), _image(built))
-
-
-def _layers_protected(built: Built, protect: tuple[str, ...]) -> tuple[str, ...]:
-    net = _network(built)
-    aliases = {"input", "output"} & set(protect)
-    return tuple(sorted(protected_layers(net, protect, flow=flow_of(built) if aliases else None)))
-
-
-def _channels_of(built: Built, protect: tuple[str, ...]) -> tuple[Group, ...]:
-    return trace(_network(built), _image(built), protect=protect)
-
-
-def _unpruned_of(built: Built, grouped: bool) -> tuple[str, ...]:
-    return unpruned(_network(built), flow_of(built) if grouped else None)
-
-
-def _check_weights(built: Built, protect: tuple[str, ...]) -> None:
-    net = _network(built)
-    check_own_weights(net, {name for name, _ in net.named_modules()} - set(layers_protected(built, protect)))
+def _image(architecture: Architecture) -> torch.Tensor:
+    return torch.zeros((2, *architecture[1]))  # only its shape matters

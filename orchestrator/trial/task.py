@@ -1,4 +1,4 @@
-"""A task of a sweep: what a worker runs, and how it ended."""
+"""A task of a sweep: its configuration, its worker's settings, and its result."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Where a worker records what it does, all paths absolute; and how its sweep stops trials, if it does.
+    """Where a worker records its results, all paths absolute; and how its sweep stops trials, if it does.
 
     `state_dir` is for results that wait for a server, if it is not the user's own; `checkpoint_seconds`
-    lie between two checkpoints, if it is not a minute.
+    are the seconds between two checkpoints, if it is not a minute.
     """
 
     uri: str
@@ -33,9 +33,9 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Task:
-    """A dense training or a pruned trial, ready to run; `parent` is the key that it waits for.
+    """A dense training or a pruned trial, ready to run; `parent` is the key of the task that it waits for.
 
-    Where it `leads`, a control is to walk along its rounds.
+    It `saves_round_masks` where a control is to prune by them.
     """
 
     key: str
@@ -47,22 +47,24 @@ class Task:
 
     @property
     def dense(self) -> DenseConfig:
-        """The dense training that it is, or starts from."""
+        """The dense training that the task is, or starts from."""
         return self.config.dense if isinstance(self.config, TrialConfig) else self.config
 
     def to_text(self) -> str:
+        """Return the task as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> Task:
+        """Load what `to_text` returned."""
         content = json.loads(text)
-        build = TrialConfig.from_json if content["parent"] else dense_from_json
-        return cls(**{**content, "config": build(content["config"])})
+        load_config = TrialConfig.from_json if content["parent"] else dense_from_json
+        return cls(**{**content, "config": load_config(content["config"])})
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How one point ended: its final metrics, or None and why it failed or was stopped."""
+    """The result of one task: its final metrics, or None and why it failed or was stopped."""
 
     task: Task
     metrics: Mapping[str, float] | None
@@ -72,7 +74,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class FinalState:
-    """How a trial ended, now or before this sweep began; `metrics` are those of a complete one."""
+    """How a trial ended, in this sweep or before it; `metrics` are those of a complete one."""
 
     state: Literal["complete", "stopped", "failed"]
     metrics: Mapping[str, float]
@@ -80,7 +82,7 @@ class FinalState:
 
 @dataclass(frozen=True)
 class PreviousTrial:
-    """A trial that ended before this sweep began: what its rounds reported, and None if it was stopped."""
+    """A trial that ended before this sweep: what its rounds reported; no accuracy if it was stopped."""
 
     config: TrialConfig
     rounds: tuple[Mapping[str, float], ...]
@@ -89,9 +91,9 @@ class PreviousTrial:
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How all points ended.
+    """The results of all tasks.
 
-    `signal` is the one that interrupted the sweep, or 0; `no_room` what a worker said whose disk was full.
+    `signal` is the one that interrupted the sweep, or 0; `disk_full` what a worker said whose disk was full.
     """
 
     outcomes: tuple[TaskResult, ...]
@@ -100,8 +102,10 @@ class SweepOutcome:
 
     @property
     def failures(self) -> list[TaskResult]:
-        return [o for o in self.outcomes if o.metrics is None and not o.stopped]
+        """The tasks that failed."""
+        return [result for result in self.outcomes if result.metrics is None and not result.stopped]
 
     @property
     def stopped(self) -> list[TaskResult]:
-        return [outcome for outcome in self.outcomes if outcome.stopped]
+        """The trials that were stopped early."""
+        return [result for result in self.outcomes if result.stopped]

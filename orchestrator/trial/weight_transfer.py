@@ -21,9 +21,9 @@ SUMMED = "stem: 3 channels summed"
 
 @dataclass(frozen=True, eq=False)
 class SourceModel:
-    """A whole network to start from: its dead weights at zero, its masks, and what its outputs are of.
+    """A trained network to start from: weights with their dead entries at zero, and masks.
 
-    `classes` are as `classes_of` names them; None where they are not known.
+    `classes` are its outputs as `classes_of` names them; None where they are not known.
     """
 
     weights: Mapping[str, Tensor]
@@ -33,9 +33,9 @@ class SourceModel:
 
 @dataclass(frozen=True)
 class TensorMapping:
-    """How each tensor of a network comes about: all but the `replaced`, which are drawn, are inherited.
+    """How a network takes each tensor of a source model: all are inherited but the `replaced`.
 
-    `adapted` and `replaced` say why, by name.
+    `adapted` and `replaced` hold the reason, by name; the replaced tensors are drawn anew.
     """
 
     names: tuple[str, ...]
@@ -44,70 +44,72 @@ class TensorMapping:
 
     @property
     def inherited(self) -> str:
+        """How many tensors are inherited, in words."""
         return f"{len(self.names) - len(self.replaced)} of {len(self.names)} tensors"
 
 
 def classes_of(dataset: str) -> tuple[str, ...]:
-    """What the outputs of a network for this data set are of, in their order: `digits/5`, ..."""
+    """Return what the outputs of a network for this data set stand for, in order: `digits/5`, ..."""
     name, options = parse(dataset)
     return tuple(f"{name}/{label}" for label in options.get("classes") or range(info(name).num_classes))
 
 
 def match_tensors(
-    outline: nn.Module,
-    shapes: Shapes,
+    network: nn.Module,
+    source_shapes: Shapes,
     *,
     flow: DataFlow,
     source_classes: tuple[str, ...] | None,
     target_classes: tuple[str, ...] | None,
 ) -> TensorMapping:
-    """How a network of this outline takes the tensors of an ancestor. ValueError if it is of another model.
+    """Return how a network, which may be on `meta`, takes the tensors of a source model.
 
-    `flow` is that of such a network: the head is what makes the logits, the stem what runs first.
-    `theirs` and `ours` are the classes; a head of equal size is copied unless they are known to differ.
+    `flow` is that of the network: the head is what makes the logits, the stem what runs first. A head of
+    equal size is copied unless the classes are known to differ. ValueError if the models differ.
     """
-    here = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
-    if missing := sorted(here.keys() - shapes.keys()):
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if missing := sorted(shapes.keys() - source_shapes.keys()):
         raise ValueError(f"the models differ: the ancestor has no {missing[0]}")
-    if others := sorted(shapes.keys() - here.keys()):
-        raise ValueError(f"the models differ: {others[0]:.80} of the ancestor has no place here")
+    if surplus := sorted(source_shapes.keys() - shapes.keys()):
+        raise ValueError(f"the models differ: {surplus[0]:.80} of the ancestor is not in this model")
     stem, replaced = flow.layers[0], dict[str, str]()
     for head in flow.outputs:
-        replaced |= _head(head, here, shapes, source_classes, target_classes)
+        if reason := _head_conflict(head, shapes, source_shapes, source_classes, target_classes):
+            tensors = (f"{head}.weight", f"{head}.bias")
+            replaced |= {name: reason for name in tensors if name in shapes}
     adapted: dict[str, str] = {}
-    for name, shape in here.items():
-        if name in replaced or shape == shapes[name]:
+    for name, shape in shapes.items():
+        source_shape = source_shapes[name]
+        if name in replaced or shape == source_shape:
             continue
-        if name != f"{stem}.weight" or len(shape) != len(shapes[name]) or shape[0] != shapes[name][0]:
+        if name != f"{stem}.weight" or len(shape) != len(source_shape) or shape[0] != source_shape[0]:
             raise ValueError(
-                f"the models differ: {name} is {_sizes(shapes[name])} in the ancestor, {_sizes(shape)} here"
+                f"the models differ: {name} is {_sizes(source_shape)} in the ancestor, {_sizes(shape)} here"
             )
-        if why := _channels(shapes[name], shape):
-            adapted[name] = why
+        if how := _stem_adaptation(source_shape, shape):
+            adapted[name] = how
         else:
-            replaced[name] = f"stem: {_sizes(shapes[name])} to {_sizes(shape)}"
-    return TensorMapping(tuple(here), adapted, replaced)
+            replaced[name] = f"stem: {_sizes(source_shape)} to {_sizes(shape)}"
+    return TensorMapping(tuple(shapes), adapted, replaced)
 
 
-def _head(
+def _head_conflict(
     layer: str,
-    here: Shapes,
     shapes: Shapes,
-    theirs: tuple[str, ...] | None,
-    ours: tuple[str, ...] | None,
-) -> dict[str, str]:
-    """The tensors of the output layer with the reason, if it is to be drawn anew."""
-    before, now = shapes[f"{layer}.weight"][0], here[f"{layer}.weight"][0]
-    why = f"head: {before} classes to {now}"
-    if before == now:
-        if theirs is None or ours is None or theirs == ours:
-            return {}
-        why = "head: other classes"
-    return {name: why for name in (f"{layer}.weight", f"{layer}.bias") if name in here}
+    source_shapes: Shapes,
+    source_classes: tuple[str, ...] | None,
+    target_classes: tuple[str, ...] | None,
+) -> str:
+    """Return why the output layer is drawn anew; empty if it is inherited."""
+    before, now = source_shapes[f"{layer}.weight"][0], shapes[f"{layer}.weight"][0]
+    if before != now:
+        return f"head: {before} classes to {now}"
+    is_known = source_classes is not None and target_classes is not None
+    return "head: other classes" if is_known and source_classes != target_classes else ""
 
 
-def _channels(before: tuple[int, ...], now: tuple[int, ...]) -> str:
-    """How a convolution takes images with more or fewer channels; nothing where it cannot."""
+def _stem_adaptation(before: tuple[int, ...], now: tuple[int, ...]) -> str:
+    """Return how a convolution takes images with more or fewer channels; empty where it cannot."""
     if len(now) != 4 or before[2:] != now[2:]:
         return ""
     return {(1, COLOURS): REPEATED, (COLOURS, 1): SUMMED}.get((before[1], now[1]), "")
@@ -116,34 +118,32 @@ def _channels(before: tuple[int, ...], now: tuple[int, ...]) -> str:
 def transfer_weights(
     initial: Mapping[str, Tensor], source: SourceModel, mapping: TensorMapping, *, parameters: Shapes
 ) -> tuple[dict[str, Tensor], Masks]:
-    """The weights to start from, and the ancestor's masks on them; of what is drawn anew all is alive.
+    """Return the weights to start from, and the source model's masks on them.
 
-    `drawn` is a fresh state dict of the network, `parameters` its parameters in their order.
+    `initial` is a fresh state dict of the network, `parameters` its parameters in their order. Tensors that
+    are drawn anew have full masks.
     """
     weights = {}
     for name, fresh in initial.items():
-        given = source.weights[name] if name not in mapping.replaced else fresh
-        weights[name] = _fitted(given, mapping.adapted.get(name, "")).to(fresh.dtype).clone()
-    masks = {
-        name: torch.ones(shape, dtype=torch.bool)
-        if name in mapping.replaced
-        else _fitted_mask(source.masks[name], mapping.adapted.get(name, ""))
-        for name, shape in parameters.items()
-        if name in source.masks
-    }
+        tensor = fresh if name in mapping.replaced else source.weights[name]
+        how = mapping.adapted.get(name)
+        if how == REPEATED:
+            tensor = tensor.repeat(1, COLOURS, 1, 1) / COLOURS
+        elif how == SUMMED:
+            tensor = tensor.sum(dim=1, keepdim=True)
+        weights[name] = tensor.to(fresh.dtype).clone()
+    masks = {}
+    for name, shape in parameters.items():
+        if name not in source.masks:
+            continue
+        mask = torch.ones(shape, dtype=torch.bool) if name in mapping.replaced else source.masks[name]
+        how = mapping.adapted.get(name)
+        if how == REPEATED:
+            mask = mask.repeat(1, COLOURS, 1, 1)
+        elif how == SUMMED:
+            mask = mask.any(dim=1, keepdim=True)
+        masks[name] = mask
     return weights, masks
-
-
-def _fitted(weight: Tensor, how: str) -> Tensor:
-    if how == REPEATED:
-        return weight.repeat(1, COLOURS, 1, 1) / COLOURS
-    return weight.sum(dim=1, keepdim=True) if how == SUMMED else weight
-
-
-def _fitted_mask(mask: Tensor, how: str) -> Tensor:
-    if how == REPEATED:
-        return mask.repeat(1, COLOURS, 1, 1)
-    return mask.any(dim=1, keepdim=True) if how == SUMMED else mask
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
@@ -152,10 +152,10 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SourceModelInfo:
-    """The network of --from. `sha256`: of the manifest among its `files`, which hold it whole.
+    """The network of --from. `sha256` is that of the manifest among its `files`, which hold all of it.
 
-    `source` is what was given, `name` a run's id or a file's name. `model`, `input_shape` and `num_classes`
-    build it; `classes` are None where they are not known; `pruned`: some of its weights are masked.
+    `source` is the text given to --from, `name` a run's id or a file's name. `model`, `input_shape` and
+    `num_classes` build it; `classes` are None where they are not known; `pruned`: some weights are masked.
     """
 
     sha256: str
