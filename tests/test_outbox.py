@@ -130,8 +130,8 @@ import sys
 from pathlib import Path
 from orchestrator.storage.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
-(parcel,) = outbox.parcels()
-with outbox.held(parcel) as mine:
+(parcel,) = outbox.pending_runs()
+with outbox.locked(parcel) as mine:
     print(mine, flush=True)
     sys.stdin.readline()
 """
