@@ -67,7 +67,7 @@ def read(sweeps: Sequence[str]) -> pd.DataFrame:
     frames = []
     for sweep in sweeps:
         frame = orchestrator.results(sweep)
-        ancestor = tracker.row(tracker.row(sweep).tags["ancestor"])
+        ancestor = tracker.get_run(tracker.get_run(sweep).tags["ancestor"])
         frame["ancestor"] = called(ancestor)
         frames.append(frame)
     found = pd.concat(frames, ignore_index=True)
@@ -172,8 +172,8 @@ def main() -> None:
         for title, technique, amount in FINALS
     }
     picture(panels, PAGE.with_suffix(".png"))
-    rows = [tracker.row(sweep) for sweep in sys.argv[1:]]
-    first = tracker.row(tracker.row(rows[0].tags["ancestor"]).tags["mlflow.parentRunId"])
+    rows = [tracker.get_run(sweep) for sweep in sys.argv[1:]]
+    first = tracker.get_run(tracker.get_run(rows[0].tags["ancestor"]).tags["mlflow.parentRunId"])
     commands = shell([row.tags["command"] for row in (first, *rows)])
     others = " and ".join(f"`{model}`" for model in list(found["model"].unique())[1:])
     every = [one for all_lines in panels.values() for row in gains(all_lines) for one in row]

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine
 from orchestrator import cli
 from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.tracking import Tracker, has_store, initialise, open_store
-from orchestrator.tracking.sqlite_store import make
+from orchestrator.tracking.sqlite_store import create_if_missing
 
 OLDER = "451aebb31d03"  # the first schema of MLflow, of 2019
 UNKNOWN = "ffffffffffff"
@@ -80,12 +80,12 @@ def no_revision(file: Path) -> None:
 
 def older_revision(file: Path) -> None:
     """What a process leaves that was killed after a migration made a table, and before it said so."""
-    make(address(file))
+    create_if_missing(address(file))
     change(file, f"UPDATE alembic_version SET version_num = '{OLDER}'", "DROP TABLE webhooks")
 
 
 def no_table(file: Path) -> None:
-    make(address(file))
+    create_if_missing(address(file))
     change(file, "DROP TABLE trace_metrics")
 
 

@@ -198,7 +198,7 @@ def read_back(files: Mapping[str, bytes], folder: Path) -> tuple[dict[str, Tenso
     place.mkdir()
     for name, content in files.items():
         (place / name).write_bytes(content)
-    saved = model_files.read(model_files.LocalFolder(place), manifest_sha256=None)
+    saved = model_files.load_model_from(model_files.LocalFolder(place), manifest_sha256=None)
     return saved.state().weights, saved.masks
 
 
@@ -362,10 +362,10 @@ class Moved:
         assert self.plan.space.ancestor is not None
         run = self.tracker.start("sweep", "moved", tags={})
         source_models.upload_source_model(
-            self.tracker, self.tracker.row(run.run_id), self.plan.space.ancestor
+            self.tracker, self.tracker.get_run(run.run_id), self.plan.space.ancestor
         )
         run.end("FINISHED")
-        self.sweep = self.tracker.row(run.run_id)
+        self.sweep = self.tracker.get_run(run.run_id)
 
     def run(self) -> list[RunRecord]:
         points, _ = remaining_tasks(self.plan, self.tracker, retry_failed=False)
@@ -493,7 +493,7 @@ def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(
     weights.write_bytes(b"")  # its size differs: that is seen without reading it
     source_models.upload_source_model(place.tracker, place.sweep, ancestor)
     run_task(point, place.settings())
-    assert place.tracker.finished_one(point.key) is not None
+    assert place.tracker.find_finished(point.key) is not None
 
 
 def test_a_transferred_run_is_an_ancestor_as_well(

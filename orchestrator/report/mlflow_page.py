@@ -47,7 +47,7 @@ def tell(tracker: Tracker, sweep: RunRecord, *, space: Space, results: DataFrame
         name, options = parse(trial["dataset"])
         sizes = dict(zip(("train", "validation", "test"), split_sizes(name, **options), strict=True))
         for data, digest in tracker.data_digests(trial["run_id"]).items():
-            run.log_data(data, digest, sizes)
+            run.log_dataset(data, digest, sizes)
     for tag, text in ((NOTE, space.about), (VIEW_TAG, view())):
         tracker.set_experiment_tag(tag, text)
 

@@ -32,7 +32,7 @@ def _owner(pid: int) -> str:
     )
 
 
-def on_this_host(text: str) -> bool:
+def is_on_this_host(text: str) -> bool:
     """Whether an owner is, or was, a process of this host."""
     return text.partition(" ")[0] == socket.gethostname()
 

@@ -48,7 +48,7 @@ class LocalFolder:
         try:
             found = {path.name: path.lstat() for path in sorted(self.path.iterdir())}
         except OSError as error:
-            raise _not_whole(error) from error
+            raise _incomplete(error) from error
         for name, info in found.items():
             if not stat.S_ISREG(info.st_mode):
                 raise StoreError(
@@ -61,7 +61,7 @@ class LocalFolder:
             # What was a plain file when it was listed may be a link, or a FIFO, by now.
             return read_regular(self.path / name, at_most=size, follow_links=False)
         except OSError as error:
-            raise _not_whole(error) from error
+            raise _incomplete(error) from error
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ManifestEntry:
     sha256: str
 
 
-def entry_of(data: bytes) -> ManifestEntry:
+def make_entry(data: bytes) -> ManifestEntry:
     return ManifestEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -91,7 +91,7 @@ class Manifest:
         if entry.bytes > at_most:
             raise StoreError(f"{path} has {entry.bytes} bytes; {at_most} is the most that it may have here")
         data = self.files.read(name, entry.bytes)
-        if entry_of(data) != entry:
+        if make_entry(data) != entry:
             raise StoreError(f"{path} is not as it was written: its size or SHA-256 differs")
         return data
 
@@ -108,7 +108,7 @@ def read_manifest(files: FileSource, *, manifest_sha256: str | None) -> Manifest
     sha256 = hashlib.sha256(text).hexdigest()
     if manifest_sha256 is not None and sha256 != manifest_sha256:
         raise StoreError(f"{path} is not the manifest that was written with this network")
-    entries = {name: _entry(path, name, entry) for name, entry in json_object(text, path).items()}
+    entries = {name: _parse_entry(path, name, entry) for name, entry in parse_json_object(text, path).items()}
     if ARCH not in entries:
         raise StoreError(f"{path} does not name {ARCH}; the saved network is not whole")
     if extra := sorted(sizes.keys() - entries.keys() - {MANIFEST}):
@@ -129,7 +129,7 @@ def _manifest_text(files: FileSource, sizes: Mapping[str, int]) -> bytes:
     return files.read(MANIFEST, sizes[MANIFEST])
 
 
-def _entry(path: str, name: str, given: object) -> ManifestEntry:
+def _parse_entry(path: str, name: str, given: object) -> ManifestEntry:
     if name not in NAMES:
         raise StoreError(f"{path} names {name!r}; a saved network has {', '.join(NAMES)} and nothing else")
     if not isinstance(given, dict) or given.keys() != {"bytes", "sha256"}:
@@ -140,10 +140,10 @@ def _entry(path: str, name: str, given: object) -> ManifestEntry:
     return ManifestEntry(size, sha256)
 
 
-def json_object(text: bytes, path: str) -> dict[str, Any]:  # any JSON value
+def parse_json_object(text: bytes, path: str) -> dict[str, Any]:  # any JSON value
     """A JSON object in which no name stands twice; StoreError for anything else."""
     try:
-        found = json.loads(text, object_pairs_hook=_each_once)
+        found = json.loads(text, object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is no JSON that is written here: {error}") from error
     if not isinstance(found, dict):
@@ -151,14 +151,14 @@ def json_object(text: bytes, path: str) -> dict[str, Any]:  # any JSON value
     return found
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # any JSON value
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # any JSON value
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice")
     return found
 
 
-def _not_whole(error: OSError) -> StoreError:
+def _incomplete(error: OSError) -> StoreError:
     return StoreError(f"{error.filename}: {error.strerror}; the saved network is not whole")
 
 

@@ -27,11 +27,17 @@ from orchestrator.storage.manifest import (
     FileSource,
     LocalFolder,
     Manifest,
-    entry_of,
+    make_entry,
     read_manifest,
 )
 from orchestrator.storage.model_spec import LARGEST_ARCH, ModelSpec
-from orchestrator.storage.tensor_files import header_and, pack, packed_bytes, tensors, unpack
+from orchestrator.storage.tensor_files import (
+    load_expected_tensors,
+    max_file_bytes,
+    pack_mask,
+    packed_bytes,
+    unpack_mask,
+)
 from orchestrator.system.files import write_file
 from orchestrator.trial.context import NetworkState
 from pruning.masking import Masks
@@ -41,20 +47,20 @@ from pruning.masking import Masks
 class SavedModel:
     """What a folder holds. `weights` is None where they are the parent's, under `masks`."""
 
-    blueprint: ModelSpec
+    spec: ModelSpec
     weights: dict[str, Tensor] | None
     masks: Masks
     manifest_sha256: str
 
     @property
     def arch(self) -> Mapping[str, Any]:  # JSON
-        return self.blueprint.model_dump(mode="json")
+        return self.spec.model_dump(mode="json")
 
     def state(self) -> NetworkState:
         """The state that was saved; StoreError where its weights are with its parent."""
         if self.weights is None:
-            raise StoreError(f"this model holds masks only; its weights are those of {self.blueprint.parent}")
-        return NetworkState(self.weights, self.masks, **dict(self.blueprint.spent))
+            raise StoreError(f"this model holds masks only; its weights are those of {self.spec.parent}")
+        return NetworkState(self.weights, self.masks, **dict(self.spec.spent))
 
 
 def save_model(
@@ -81,8 +87,8 @@ def save_model(
         }
         write_file(folder / WEIGHTS, safe({name: tensor.contiguous() for name, tensor in living.items()}))
     if state.masks:
-        write_file(folder / MASKS, safe({name: pack(mask) for name, mask in state.masks.items()}))
-    files = {path.name: vars(entry_of(path.read_bytes())) for path in sorted(folder.iterdir())}
+        write_file(folder / MASKS, safe({name: pack_mask(mask) for name, mask in state.masks.items()}))
+    files = {path.name: vars(make_entry(path.read_bytes())) for path in sorted(folder.iterdir())}
     text = json.dumps(files, indent=1, sort_keys=True).encode()
     write_file(folder / MANIFEST, text)
     return hashlib.sha256(text).hexdigest()
@@ -90,20 +96,20 @@ def save_model(
 
 def load_model(folder: Path, *, manifest_sha256: str) -> SavedModel:
     """Read a folder after checking every byte of it; StoreError names the file that is not as written."""
-    return read(LocalFolder(folder), manifest_sha256=manifest_sha256)
+    return load_model_from(LocalFolder(folder), manifest_sha256=manifest_sha256)
 
 
-def read(files: FileSource, *, manifest_sha256: str | None) -> SavedModel:
+def load_model_from(files: FileSource, *, manifest_sha256: str | None) -> SavedModel:
     """The same for files anywhere. Without the manifest's hash they are compared with each other only.
 
     arch.json comes first: it says how large the rest may be, and which tensors there have to be.
     """
     manifest = read_manifest(files, manifest_sha256=manifest_sha256)
     path = f"{files.where}/{ARCH}"
-    blueprint = ModelSpec.read(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
-    outline, parameters = blueprint.outline(), blueprint.parameters()
+    blueprint = ModelSpec.from_json(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
+    outline, parameters = blueprint.meta_state_dict(), blueprint.meta_parameters()
     if manifest_sha256 is None:  # files of anybody
-        blueprint.check_run()
+        blueprint.check_activations()
     for name, shape in blueprint.mask_shapes.items():
         if name not in parameters or list(parameters[name].shape) != shape:
             raise StoreError(
@@ -113,37 +119,37 @@ def read(files: FileSource, *, manifest_sha256: str | None) -> SavedModel:
         raise StoreError(f"{path}: a network has either weights or a parent that has them")
     if (MASKS in manifest.entries) is not bool(blueprint.mask_shapes):
         raise StoreError(f"{path}: mask_shapes and {MASKS} do not go together")
-    masks = _masks(manifest, blueprint)
-    weights = None if blueprint.parent else _weights(manifest, outline, masks)
+    masks = _load_masks(manifest, blueprint)
+    weights = None if blueprint.parent else _load_weights(manifest, outline, masks)
     return SavedModel(blueprint, weights, masks, manifest.sha256)
 
 
-def read_checked(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
+def read_verified_files(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
     """The bytes of every file that the manifest names, each compared with its size and hash."""
     manifest = read_manifest(LocalFolder(folder), manifest_sha256=manifest_sha256)
     return {name: manifest.read(name, at_most=entry.bytes) for name, entry in manifest.entries.items()}
 
 
-def _masks(manifest: Manifest, blueprint: ModelSpec) -> Masks:
+def _load_masks(manifest: Manifest, blueprint: ModelSpec) -> Masks:
     shapes = {name: tuple(shape) for name, shape in blueprint.mask_shapes.items()}
     if not shapes:
         return {}
     sizes = {name: packed_bytes(shape) for name, shape in shapes.items()}
-    data = manifest.read(MASKS, at_most=header_and(sum(sizes.values())))
+    data = manifest.read(MASKS, at_most=max_file_bytes(sum(sizes.values())))
     forms = {name: ((size,), torch.uint8) for name, size in sizes.items()}
-    packed = tensors(data, forms, f"{manifest.files.where}/{MASKS}")
-    return {name: unpack(packed[name], shape) for name, shape in shapes.items()}
+    packed = load_expected_tensors(data, forms, f"{manifest.files.where}/{MASKS}")
+    return {name: unpack_mask(packed[name], shape) for name, shape in shapes.items()}
 
 
-def _weights(manifest: Manifest, outline: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+def _load_weights(manifest: Manifest, outline: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
     """Masked tensors hold their living values alone; the dead ones come back as zeros."""
     whole = sum(tensor.numel() * tensor.element_size() for tensor in outline.values())
     forms = {
         name: ((int(masks[name].sum()),) if name in masks else tuple(tensor.shape), tensor.dtype)
         for name, tensor in outline.items()
     }
-    data = manifest.read(WEIGHTS, at_most=header_and(whole))
-    weights = tensors(data, forms, f"{manifest.files.where}/{WEIGHTS}")
+    data = manifest.read(WEIGHTS, at_most=max_file_bytes(whole))
+    weights = load_expected_tensors(data, forms, f"{manifest.files.where}/{WEIGHTS}")
     for name, mask in masks.items():
         zeros = torch.zeros(mask.shape, dtype=weights[name].dtype)
         weights[name] = zeros.masked_scatter_(mask, weights[name])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.errors import StoreError
-from orchestrator.storage.manifest import json_object
+from orchestrator.storage.manifest import parse_json_object
 from orchestrator.trial.network_size import BAD_SIZES, activations, meta_module, too_many_activations
 
 LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
@@ -22,11 +22,11 @@ Size = Annotated[int, Field(ge=1, le=1_000_000)]
 Shape = tuple[Size, Size, Size]
 
 
-class _Closed(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class TrainingCost(_Closed):
+class TrainingCost(_StrictModel):
     """What a network had cost when it was saved; `micro_batch` images went through it at once."""
 
     epochs: Count
@@ -35,7 +35,7 @@ class TrainingCost(_Closed):
     micro_batch: Count
 
 
-class ModelSpec(_Closed):
+class ModelSpec(_StrictModel):
     """A network and the masks beside it. `parent`: the key of the dense network that has its weights.
 
     `classes`: what an ancestor's outputs are of, as `digits/5`, where that is known.
@@ -51,9 +51,9 @@ class ModelSpec(_Closed):
     classes: list[Annotated[str, Field(max_length=200)]] | None = None
 
     @classmethod
-    def read(cls, text: bytes, path: str) -> ModelSpec:
+    def from_json(cls, text: bytes, path: str) -> ModelSpec:
         """From arch.json; StoreError, in one line, that names the first field that is not as it has to be."""
-        json_object(text, path)  # refuses names that stand twice
+        parse_json_object(text, path)  # refuses names that stand twice
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -62,33 +62,33 @@ class ModelSpec(_Closed):
             raise StoreError(f"{path}: {field}: {first['msg'][:200]}; the network is not built") from error
 
     @property
-    def built_as(self) -> tuple[str, Shape, int]:
+    def architecture(self) -> tuple[str, Shape, int]:
         """All that decides which network it is, before anything is cut out."""
         return self.model, self.input_shape, self.num_classes
 
-    def outline(self) -> Mapping[str, Tensor]:
+    def meta_state_dict(self) -> Mapping[str, Tensor]:
         """The state dict as it has to be: shapes and types without storage. StoreError for too many."""
-        return _outline(*self.built_as).state_dict()
+        return _meta_module(*self.architecture).state_dict()
 
-    def parameters(self) -> Mapping[str, Tensor]:
+    def meta_parameters(self) -> Mapping[str, Tensor]:
         """The same of the parameters alone."""
-        return dict(_outline(*self.built_as).named_parameters())
+        return dict(_meta_module(*self.architecture).named_parameters())
 
-    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
+    def build_network(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """The whole network with these weights, on the CPU, in eval mode. StoreError beyond the limits."""
-        self.check_run()
+        self.check_activations()
         with torch.device("meta"):  # built without storage: nothing is drawn only to be overwritten
             net = models.build(self.model, input_shape=self.input_shape, num_classes=self.num_classes)
         net.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
         return net.eval()
 
-    def check_run(self) -> None:
+    def check_activations(self) -> None:
         """StoreError where two images would give rise to too many numbers. Costs an import of 1 s."""
-        _check_run(*self.built_as)
+        _check_activations(*self.architecture)
 
 
 @lru_cache(maxsize=8)
-def _outline(model: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def _meta_module(model: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     try:
         return meta_module((model, input_shape, num_classes))
     except BAD_SIZES as error:
@@ -96,8 +96,8 @@ def _outline(model: str, input_shape: tuple[int, int, int], num_classes: int) ->
 
 
 @lru_cache(maxsize=8)
-def _check_run(model: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
-    net = _outline(model, input_shape, num_classes)
+def _check_activations(model: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    net = _meta_module(model, input_shape, num_classes)
     try:
         given = activations(net, torch.empty((2, *input_shape), device="meta"))
     except BAD_SIZES as error:

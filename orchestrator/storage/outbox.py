@@ -80,7 +80,7 @@ class PendingRun:
         return self.folder / FILES
 
     @property
-    def final(self) -> dict[str, float]:
+    def final_metrics(self) -> dict[str, float]:
         """The final metrics of a whole run, by name."""
         return {point.name: point.value for point in self.end.metrics if point.name.startswith("final/")}
 
@@ -145,7 +145,7 @@ class Outbox:
     folder: Path
 
     @contextmanager
-    def write(self, id: str, opening: RunStart, fill: Fill, *, begun: bool) -> Iterator[PendingRun]:
+    def write(self, id: str, opening: RunStart, fill: Fill, *, params_logged: bool) -> Iterator[PendingRun]:
         """A new parcel, whole, held by this process until the end of the block. DiskFullError."""
         half, place = self._partial_folder(), self.folder / id
         with ExitStack() as cleaning:
@@ -154,10 +154,10 @@ class Outbox:
                 make_private(self.folder)
                 (half / FILES).mkdir(parents=True)
                 closing = fill(half / FILES)
-                save_pending_run(PendingRun(half, opening, closing, begun))
+                save_pending_run(PendingRun(half, opening, closing, params_logged))
                 cleaning.enter_context(FileLock(half / LOCK))  # before anyone else can see it
                 half.rename(place)
-            yield PendingRun(place, opening, closing, begun)
+            yield PendingRun(place, opening, closing, params_logged)
 
     @contextmanager
     def locked(self, parcel: PendingRun) -> Iterator[bool]:
@@ -185,7 +185,7 @@ class Outbox:
         """How many wait, whole or not."""
         return len(self._folders())
 
-    def of_point(self, key: str) -> PendingRun | None:
+    def find_task_result(self, key: str) -> PendingRun | None:
         """The whole result of a point that waits here."""
         found = (self._load(folder) for folder in self.folder.glob(f"{key[:16]}-*"))
         return next((parcel for parcel in found if parcel and parcel.end.key == key), None)

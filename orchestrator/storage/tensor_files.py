@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from orchestrator.errors import StoreError
-from orchestrator.storage.manifest import json_object
+from orchestrator.storage.manifest import parse_json_object
 
 LARGEST_HEADER = 3_000_000  # bytes; a longer one is an attack on the parser, no network
 MOST_TENSORS, MOST_DIMENSIONS = 20_000, 16
@@ -32,7 +32,7 @@ ITEM_BYTES = {
 }
 
 
-def header(start: bytes, path: str) -> dict[str, Any]:  # JSON
+def read_header(start: bytes, path: str) -> dict[str, Any]:  # JSON
     """The header of a file, from its first bytes; StoreError for one that is too long, or no JSON.
 
     safetensors itself takes a name that stands twice, and half a minute for a million empty tensors.
@@ -40,17 +40,17 @@ def header(start: bytes, path: str) -> dict[str, Any]:  # JSON
     length = int.from_bytes(start[:8], "little")
     if length > LARGEST_HEADER:
         raise StoreError(f"{path}: a header of more than {LARGEST_HEADER} bytes is refused")
-    return json_object(start[8 : 8 + length], f"the header of {path}")
+    return parse_json_object(start[8 : 8 + length], f"the header of {path}")
 
 
 def load_tensors(data: bytes, path: str) -> dict[str, Tensor]:
     """All tensors of a file, after a look at what its header says of each. StoreError for anything else."""
-    entries = {name: entry for name, entry in header(data, path).items() if name != METADATA}
+    entries = {name: entry for name, entry in read_header(data, path).items() if name != METADATA}
     if len(entries) > MOST_TENSORS:
         raise StoreError(f"{path} has {len(entries):,} tensors; {MOST_TENSORS:,} is the most")
     for name, entry in entries.items():
         _check_entry(name, entry, path)
-    return _loaded(data, path)
+    return _parse(data, path)
 
 
 def _check_entry(name: str, entry: object, path: str) -> None:
@@ -73,7 +73,7 @@ def _are_sizes(values: object) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _loaded(data: bytes, path: str) -> dict[str, Tensor]:
+def _parse(data: bytes, path: str) -> dict[str, Tensor]:
     try:
         return dict(load(data))
     except (SafetensorError, ValueError, RuntimeError, OverflowError, LookupError) as error:
@@ -81,35 +81,35 @@ def _loaded(data: bytes, path: str) -> dict[str, Tensor]:
         raise StoreError(f"{path} is no safetensors file: {reason}") from error
 
 
-def tensors(
+def load_expected_tensors(
     data: bytes, forms: Mapping[str, tuple[tuple[int, ...], torch.dtype]], path: str
 ) -> dict[str, Tensor]:
     """The tensors of these names, shapes and types; StoreError if there are others, or one is missing."""
-    named = header(data, path).keys() - {METADATA}
+    named = read_header(data, path).keys() - {METADATA}
     if differing := sorted(named ^ forms.keys()):
         here = "holds" if differing[0] in named else "lacks"
         raise StoreError(f"{path} {here} {differing[0][:80]!r}; its names are not those of the network")
-    found = _loaded(data, path)
+    found = _parse(data, path)
     for name, (shape, kind) in forms.items():
         if (tuple(found[name].shape), found[name].dtype) != (shape, kind):
             raise StoreError(
-                f"{path}: {name} is {_form(found[name].shape, found[name].dtype)}; "
-                f"the network has {_form(shape, kind)}"
+                f"{path}: {name} is {_describe(found[name].shape, found[name].dtype)}; "
+                f"the network has {_describe(shape, kind)}"
             )
     return found
 
 
-def header_and(size: int) -> int:
+def max_file_bytes(size: int) -> int:
     """The most bytes that a file with `size` bytes of tensors may have."""
     return 8 + LARGEST_HEADER + size
 
 
-def pack(mask: Tensor) -> Tensor:
+def pack_mask(mask: Tensor) -> Tensor:
     """bool of any shape -> uint8, eight entries a byte."""
     return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
 
 
-def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+def unpack_mask(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The mask of this shape again."""
     bits = np.unpackbits(packed.numpy(), count=prod(shape))
     return torch.from_numpy(bits.astype(bool)).reshape(shape)
@@ -119,5 +119,5 @@ def packed_bytes(shape: tuple[int, ...]) -> int:
     return (prod(shape) + 7) // 8
 
 
-def _form(shape: tuple[int, ...], kind: torch.dtype) -> str:
+def _describe(shape: tuple[int, ...], kind: torch.dtype) -> str:
     return f"{tuple(shape)} {str(kind).removeprefix('torch.')}"

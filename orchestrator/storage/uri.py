@@ -75,7 +75,7 @@ def state_folder() -> Path:
     return Path(os.environ.get("ORCHESTRATE_STATE_DIR") or Path(home) / "orchestrate").absolute()
 
 
-def chosen_state_dir() -> str | None:
+def custom_state_dir() -> str | None:
     """The state folder, absolute, if somebody has chosen it: then workers have it there, too."""
     return str(state_folder()) if os.environ.get("ORCHESTRATE_STATE_DIR") else None
 
@@ -90,7 +90,7 @@ def outbox_folder(uri: str, state_dir: str | None = None) -> Path:
     return (state_folder() if state_dir is None else Path(state_dir)) / "outbox" / name
 
 
-def exists(uri: str) -> bool:
+def store_exists(uri: str) -> bool:
     """Whether there is a store to read: a server is taken to be one. StoreError where nobody can see."""
     try:
         return not uri.startswith(SQLITE) or sqlite_path(uri).exists()
@@ -100,7 +100,7 @@ def exists(uri: str) -> bool:
         ) from error
 
 
-def no_store(uri: str) -> StoreUnavailableError:
+def no_store_error(uri: str) -> StoreUnavailableError:
     """What is to be raised where there is none; a disk that is not mounted may bring it back."""
     return StoreUnavailableError(f"there is no store at {redact_uri(uri)}; `orchestrate sweep` makes one")
 

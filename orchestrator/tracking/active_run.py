@@ -17,7 +17,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from orchestrator.errors import OrchestrateError, StoreError
 from orchestrator.redaction import redact
 from orchestrator.storage.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, Value
-from orchestrator.tracking.errors import STORE_FAULTS, reached
+from orchestrator.tracking.errors import STORE_FAULTS, translates_errors
 
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 
@@ -60,12 +60,12 @@ class ActiveRun:
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
         self.end("KILLED" if stopped else "FAILED")
 
-    @reached
+    @translates_errors
     def end(self, status: str, *, end_ms: int | None = None) -> None:
         """FINISHED, FAILED or KILLED; now, or at a time of before."""
         self.client.set_terminated(self.run_id, status, end_ms)
 
-    @reached
+    @translates_errors
     def log(
         self,
         *,
@@ -91,8 +91,8 @@ class ActiveRun:
             self.client.log_batch(self.run_id, points, items, marks[:PARAMS_A_CALL])
             points, items, marks = [], [], marks[PARAMS_A_CALL:]
 
-    @reached
-    def log_data(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
+    @translates_errors
+    def log_dataset(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
         """The data set as an input of the run; `digest` is cut to what MLflow holds, `sizes` in images."""
         known, sizes_text = json.dumps({"name": name}), json.dumps(dict(sizes))
         data = Dataset(name, digest[:DIGEST_LENGTH], "code", known, None, sizes_text)
@@ -105,7 +105,7 @@ class ActiveRun:
                 raise
             self.client.log_inputs(self.run_id, inputs)
 
-    @reached
+    @translates_errors
     def log_folder(self, folder: Path) -> None:
         # The client would ask the store for the run first, to learn its address.
         place = get_artifact_repository(self.artifact_uri, tracking_uri=self.client.tracking_uri)

@@ -21,18 +21,18 @@ from orchestrator.storage.runs import RunRecord
 from orchestrator.storage.uri import redact_uri
 from orchestrator.system.files import replace_file, write_file
 from orchestrator.tracking.connection import connect
-from orchestrator.tracking.errors import reached, translating_errors
+from orchestrator.tracking.errors import translates_errors, translating_errors
 
 
-def files_at(artifact_uri: str, path: str, *, uri: str) -> FileSource:
+def make_file_source(artifact_uri: str, path: str, *, uri: str) -> FileSource:
     """What lies below `path` of an artifact location; `uri` is the store that it belongs to."""
     if urlsplit(artifact_uri).scheme in ("file", ""):
         return LocalFolder(Path(url2pathname(urlsplit(artifact_uri).path)) / path)
-    return StoredFiles(artifact_uri, path, uri)
+    return RemoteFiles(artifact_uri, path, uri)
 
 
 @dataclass(frozen=True)
-class StoredFiles:
+class RemoteFiles:
     """Artifacts behind a server: listed first, then fetched one by one, by names that we chose."""
 
     artifact_uri: str
@@ -80,7 +80,7 @@ class Artifacts:
         self._client = self._client or connect(self.uri)
         return self._client
 
-    @reached
+    @translates_errors
     def upload(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
         """Artifacts of a run from text or bytes, by path."""
         with tempfile.TemporaryDirectory() as folder:
@@ -90,8 +90,8 @@ class Artifacts:
                 write_file(place, content)
             self.client.log_artifacts(run_id, folder)
 
-    @reached
-    def rewrite(self, row: RunRecord, path: str, content: str) -> None:
+    @translates_errors
+    def replace_text(self, row: RunRecord, path: str, content: str) -> None:
         """A text artifact anew; on this disk, never half of one."""
         if (place := self.local_folder(row, path)) is None:
             self.upload(row.run_id, {path: content})
@@ -99,18 +99,18 @@ class Artifacts:
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_file(place, content)
 
-    @reached
-    def has(self, row: RunRecord, path: str) -> bool:
+    @translates_errors
+    def has_artifact(self, row: RunRecord, path: str) -> bool:
         """Whether a run has an artifact."""
         if (place := self.local_folder(row, path)) is not None:
             return place.exists()
         return any(item.path == path for item in self.client.list_artifacts(row.run_id))
 
-    @reached
+    @translates_errors
     def read_text(self, row: RunRecord, path: str) -> str:
         """A text artifact of a run; StoreError if it is not there."""
         try:
-            return self.read(row, path).decode()
+            return self.read_bytes(row, path).decode()
         except (StoreUnavailableError, DiskFullError):
             raise
         except (OSError, StoreError, UnicodeDecodeError) as error:
@@ -120,22 +120,22 @@ class Artifacts:
         """Where a run's artifacts below `path` lie on this disk; None for a store elsewhere."""
         return row.local_path(path)
 
-    @reached
-    def folder(self, row: RunRecord, path: str) -> Path:
+    @translates_errors
+    def download_folder(self, row: RunRecord, path: str) -> Path:
         """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""
         return self.local_folder(row, path) or Path(
             self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp())
         )
 
-    @reached
-    def read(self, row: RunRecord, path: str) -> bytes:
+    @translates_errors
+    def read_bytes(self, row: RunRecord, path: str) -> bytes:
         """One file of a run."""
         if (place := self.local_folder(row, path)) is not None:
             return place.read_bytes()
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(row.run_id, path, folder)).read_bytes()
 
-    @reached
+    @translates_errors
     def delete_files(self, row: RunRecord, path: str) -> None:
         """Remove a run's artifacts below `path`, if there are any."""
         place = self.local_folder(row, path)

@@ -82,7 +82,7 @@ def delete_checkpoints(tracker: Tracker, run_ids: Iterable[str]) -> list[str]:
 
 def _forgotten(tracker: Tracker, run_id: str) -> bool:
     try:
-        row = tracker.row(run_id)
+        row = tracker.get_run(run_id)
     except StoreError:
         return True  # it is gone, and its files with it
     try:
@@ -101,7 +101,7 @@ def _read(tracker: Tracker, row: RunRecord) -> Checkpoint | None:
     slot, _, sha256 = _parts(row)
     if slot not in SLOTS:
         return None
-    content = tracker.read(row, _path(slot))
+    content = tracker.read_bytes(row, _path(slot))
     if hashlib.sha256(content).hexdigest() != sha256:
         return None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

@@ -19,13 +19,13 @@ from orchestrator.storage.uri import redact_uri, store_folder
 from orchestrator.system.memory import infrequent_gc
 from orchestrator.tracking.active_run import ActiveRun
 from orchestrator.tracking.artifacts import Artifacts
-from orchestrator.tracking.errors import STORE_FAULTS, breaker_for, reached
+from orchestrator.tracking.errors import STORE_FAULTS, breaker_for, translates_errors
 
 NOTE = "mlflow.note.content"
 NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000
 
 
-def row_of(run: Run) -> RunRecord:
+def make_record(run: Run) -> RunRecord:
     """A run of MLflow's as a row."""
     return RunRecord(
         run.info.run_id,
@@ -73,7 +73,7 @@ class Tracker(Artifacts, Runs):
         return breaker_for(self.uri).translating_errors()
 
     @property
-    @reached
+    @translates_errors
     def experiment_id(self) -> str:
         """The experiment's id; it is made if there is none."""
         if not self._experiment_id:
@@ -81,12 +81,12 @@ class Tracker(Artifacts, Runs):
         return self._experiment_id
 
     @property
-    @reached
+    @translates_errors
     def artifact_root(self) -> str:
         """Where the files of new runs go: a folder of a disk, or what a server answers for."""
         return str(self.client.get_experiment(self.experiment_id).artifact_location)
 
-    def _own(self) -> list[str]:
+    def _own_experiment(self) -> list[str]:
         """The experiment, if there is one: who searches makes none."""
         if not self._experiment_id:
             found = self.client.get_experiment_by_name(self.experiment)
@@ -109,7 +109,7 @@ class Tracker(Artifacts, Runs):
                 raise
             return self._find_or_create()  # another process was faster
 
-    @reached
+    @translates_errors
     def start(
         self,
         kind: str,
@@ -130,12 +130,12 @@ class Tracker(Artifacts, Runs):
         """A run that was begun before, to be written on."""
         return ActiveRun(self.client, row.run_id, row.artifact_uri)
 
-    @reached
+    @translates_errors
     def reopen(self, run_id: str) -> ActiveRun:
         """A run of before, RUNNING again under this process."""
         self.client.update_run(run_id, "RUNNING")
         self.client.set_tag(run_id, "owner", owner())
-        return self.attach(self.row(run_id))
+        return self.attach(self.get_run(run_id))
 
     def runs_of_task(self, key: str) -> list[RunRecord]:
         """The runs of one point in this experiment, however they ended or did not."""
@@ -145,13 +145,13 @@ class Tracker(Artifacts, Runs):
         """The run that was begun for a parcel."""
         return next(iter(self.search(f"tags.parcel = '{id}'")), None)
 
-    @reached
+    @translates_errors
     def search(self, query: str, *, everywhere: bool = False, metric: str | None = None) -> list[RunRecord]:
         """Active runs of this experiment, or of the whole store, newest first.
 
         Who wants one `metric` alone, and no params, may get no others, in less time.
         """
-        own = None if everywhere else self._own()
+        own = None if everywhere else self._own_experiment()
         if own == []:
             return []
         found = sqlite_runs.search(self.uri, query, own, metric=metric)
@@ -159,8 +159,8 @@ class Tracker(Artifacts, Runs):
             return found
         return self._search(query, self._all_experiments() if own is None else own)
 
-    @reached
-    def finished_one(self, key: str) -> RunRecord | None:
+    @translates_errors
+    def find_finished(self, key: str) -> RunRecord | None:
         """The finished run of one key, or None."""
         query = f"attributes.status = 'FINISHED' and tags.key = '{key}'"
         rows = sqlite_runs.search(self.uri, query)
@@ -168,17 +168,17 @@ class Tracker(Artifacts, Runs):
             rows = self._search(query, self._experiment_ids())
         return next((row for row in reversed(rows) if "invalid" not in row.tags), None)
 
-    @reached
+    @translates_errors
     def experiments(self) -> dict[str, str]:
         """Name -> id of all that are active."""
         return {e.name: str(e.experiment_id) for e in self.client.search_experiments()}
 
-    @reached
+    @translates_errors
     def experiment_tags(self) -> Mapping[str, str]:
         """What is said of this experiment."""
         return dict(self.client.get_experiment(self.experiment_id).tags)
 
-    @reached
+    @translates_errors
     def set_experiment_tag(self, name: str, text: str) -> None:
         self.client.set_experiment_tag(self.experiment_id, name, text)
 
@@ -198,16 +198,16 @@ class Tracker(Artifacts, Runs):
         while True:
             with infrequent_gc():
                 page = self.client.search_runs(ids, query, ViewType.ACTIVE_ONLY, PAGE, page_token=token)
-                rows += [row_of(run) for run in page]
+                rows += [make_record(run) for run in page]
             token = page.token
             if not token:
                 return rows
 
-    @reached
-    def row(self, run_id: str) -> RunRecord:
+    @translates_errors
+    def get_run(self, run_id: str) -> RunRecord:
         """One run by its id; StoreError if there is none."""
         try:
-            return row_of(self.client.get_run(run_id))
+            return make_record(self.client.get_run(run_id))
         except MlflowException as error:
             if error.error_code not in NO_SUCH_RUN:
                 raise
@@ -215,37 +215,37 @@ class Tracker(Artifacts, Runs):
                 f"no run {run_id!r} in {redact_uri(self.uri)}; `orchestrate ui` shows what there is"
             ) from error
 
-    @reached
+    @translates_errors
     def close_abandoned(self) -> None:
         """Mark runs of this experiment that a dead process of this host left RUNNING as KILLED."""
         for row in self.search("attributes.status = 'RUNNING'"):
             if not is_owner_alive(row.tags.get("owner", "")):
                 self.close(row.run_id, "its process died before the run was finished")
 
-    @reached
+    @translates_errors
     def close_children(self, parent: str, reason: str) -> None:
         """Mark what is still RUNNING below a run as KILLED."""
         for row in self.search(f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"):
             self.close(row.run_id, reason)
 
-    @reached
+    @translates_errors
     def close(self, run_id: str, reason: str, *, status: str = "KILLED") -> None:
         """Mark a run as KILLED, or as what `status` says, and say why."""
         self.client.set_tag(run_id, "reason", reason)
         self.client.set_terminated(run_id, status)
 
-    @reached
-    def history(self, run_id: str, name: str) -> dict[int, float]:
+    @translates_errors
+    def metric_history(self, run_id: str, name: str) -> dict[int, float]:
         """Step -> value of one metric; of two values at one step the later."""
         return {point.step: point.value for point in self.client.get_metric_history(run_id, name)}
 
-    @reached
+    @translates_errors
     def data_digests(self, run_id: str) -> dict[str, str]:
         """Name -> digest of the data sets that are inputs of a run."""
         inputs = self.client.get_run(run_id).inputs
         return {item.dataset.name: item.dataset.digest for item in (inputs.dataset_inputs if inputs else ())}
 
-    def try_tag(self, run_id: str, name: str, value: str) -> bool:
+    def try_set_tag(self, run_id: str, name: str, value: str) -> bool:
         """Set a tag; False where the store cannot be written now."""
         try:
             self.client.set_tag(run_id, name, value)
@@ -253,10 +253,10 @@ class Tracker(Artifacts, Runs):
             return False
         return True
 
-    @reached
+    @translates_errors
     def delete_tag(self, run_id: str, name: str) -> None:
         self.client.delete_tag(run_id, name)
 
-    @reached
+    @translates_errors
     def set_tag(self, run_id: str, name: str, value: str) -> None:
         self.client.set_tag(run_id, name, value)

@@ -17,15 +17,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator.errors import DiskFullError, StoreError
 from orchestrator.storage.uri import SQLITE, redact_uri, sqlite_path
 from orchestrator.system.machine import environment_variables
-from orchestrator.tracking.errors import STORE_FAULTS, is_full, reason_of, translating_errors
-from orchestrator.tracking.sqlite_store import check_database, check_usable, has_store, is_database, make
+from orchestrator.tracking.errors import STORE_FAULTS, is_disk_full, short_reason, translating_errors
+from orchestrator.tracking.sqlite_store import (
+    check_database,
+    check_usable,
+    create_if_missing,
+    has_store,
+    is_database,
+)
 
 
 def initialise(uri: str) -> None:
     """Make the store if there is none, and see that it can be written. StoreError, DiskFullError."""
     with _usable(uri):
         if uri.startswith(SQLITE):
-            make(uri)
+            create_if_missing(uri)
         elif is_database(uri):
             check_database(uri, is_to_be_made=True)
             MlflowClient(uri)  # makes the tables
@@ -58,12 +64,12 @@ def _usable(uri: str) -> Iterator[None]:
         ImportError,
         ValueError,
     ) as error:  # a driver may be missing, an address be none
-        if is_full(error):
+        if is_disk_full(error):
             raise DiskFullError(
-                f"no room is left for the store {redact_uri(uri)}: {reason_of(error)}"
+                f"no room is left for the store {redact_uri(uri)}: {short_reason(error)}"
             ) from error
         raise StoreError(
-            f"the store {redact_uri(uri)} cannot be used: {reason_of(error)}; set MLFLOW_TRACKING_URI"
+            f"the store {redact_uri(uri)} cannot be used: {short_reason(error)}; set MLFLOW_TRACKING_URI"
         ) from error
 
 
@@ -73,15 +79,15 @@ COUNT = "SELECT COUNT(*) FROM runs WHERE lifecycle_stage = 'active'"
 
 
 @dataclass(frozen=True)
-class Health:
+class StoreHealth:
     """`problem` is empty where the store can be used; `runs` is None where counting them would take long."""
 
     runs: int | None = None
     problem: str = ""
-    do: str = ""
+    fix: str = ""
 
 
-def is_begun(uri: str) -> bool:
+def is_present(uri: str) -> bool:
     """Whether there is a store to look at; one that cannot be looked into is one, too."""
     try:
         return has_store(uri)
@@ -89,34 +95,34 @@ def is_begun(uri: str) -> bool:
         return True
 
 
-def health(uri: str) -> Health:
+def check_health(uri: str) -> StoreHealth:
     """Of a server or of a database that exists; never creates or migrates one."""
     try:
         if uri.startswith(("http://", "https://")):
             with environment_variables(ONE_SHORT_TRY):
                 MlflowClient(uri).search_experiments(max_results=1)
-            return Health()
+            return StoreHealth()
         if uri.startswith(SQLITE):
             return _of_file(uri)
         return _of_database(uri)
     except StoreError as error:
         problem, _, do = str(error).rpartition("; ")
-        return Health(problem=problem.removeprefix(f"the store {redact_uri(uri)} "), do=do)
+        return StoreHealth(problem=problem.removeprefix(f"the store {redact_uri(uri)} "), fix=do)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a driver may be missing
         reason = next(iter(redact_uri(str(error)).splitlines()), type(error).__name__)
-        return Health(
-            problem=reason[:200], do="start the server, or set MLFLOW_TRACKING_URI to another store"
+        return StoreHealth(
+            problem=reason[:200], fix="start the server, or set MLFLOW_TRACKING_URI to another store"
         )
 
 
-def _of_file(uri: str) -> Health:
+def _of_file(uri: str) -> StoreHealth:
     check_usable(uri)
     path = quote(str(sqlite_path(uri)))
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=SECONDS)) as file:
-        return Health(runs=int(file.execute(COUNT).fetchone()[0]))
+        return StoreHealth(runs=int(file.execute(COUNT).fetchone()[0]))
 
 
-def _of_database(uri: str) -> Health:
+def _of_database(uri: str) -> StoreHealth:
     engine = create_engine(uri, connect_args={"connect_timeout": SECONDS})
     try:
         with engine.connect() as connection:
@@ -125,6 +131,6 @@ def _of_database(uri: str) -> Health:
     finally:
         engine.dispose()
     if found == (wanted := _get_latest_schema_revision()):
-        return Health(runs=int(runs or 0))
+        return StoreHealth(runs=int(runs or 0))
     problem = f"its schema is {found}, and this MLflow wants {wanted}"
-    return Health(int(runs or 0), problem, f"copy it, then `mlflow db upgrade {redact_uri(uri)}`")
+    return StoreHealth(int(runs or 0), problem, f"copy it, then `mlflow db upgrade {redact_uri(uri)}`")

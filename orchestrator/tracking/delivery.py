@@ -27,7 +27,7 @@ LOCK, LOCK_SECONDS = ".key.lock", 60.0
 
 
 @lru_cache(maxsize=8)
-def tracker_of(uri: str, experiment: str) -> Tracker:
+def shared_tracker(uri: str, experiment: str) -> Tracker:
     """One tracker for all of this process: what it learns of a store that is away, all know."""
     return Tracker(uri, experiment)
 
@@ -58,7 +58,7 @@ def deliver_all(
             if not mine:
                 continue
             try:
-                deliver_run(tracker_of(uri, parcel.start.experiment), outbox, parcel)
+                deliver_run(shared_tracker(uri, parcel.start.experiment), outbox, parcel)
             except (StoreUnavailableError, DiskFullError):
                 raise
             except StoreError as error:
@@ -81,7 +81,7 @@ def _write(tracker: Tracker, parcel: PendingRun, run: ActiveRun | None) -> None:
         run = _begin(tracker, parcel) if row is None else tracker.attach(row)
     if not begun:
         run.log(params=opening.params)
-        run.log_data(opening.data.name, opening.data.digest, opening.data.sizes)
+        run.log_dataset(opening.data.name, opening.data.digest, opening.data.sizes)
     run.log_folder(parcel.files)
     kept = delete_checkpoints(tracker, closing.emptied)
     tags = {**closing.tags, **({"checkpoints_left_in": ", ".join(kept)[:TAG_LENGTH]} if kept else {})}
@@ -106,7 +106,7 @@ def _key(tracker: Tracker, run: ActiveRun, closing: RunEnd) -> dict[str, str]:
     """The tag by which a whole run is found; a run whose key another has by now says which one that is."""
     if closing.key is None:
         return {}
-    other = tracker.finished_one(closing.key)
+    other = tracker.find_finished(closing.key)
     taken = other is not None and other.run_id != run.run_id
     return {"duplicate_of": other.run_id} if other and taken else {"key": closing.key}
 
@@ -178,7 +178,7 @@ def check_all_delivered(results: DataFrame, ended: SweepOutcome) -> None:
     count = int(((results["status"] == "missing") & results["key"].isin(done)).sum())
     if count and not ended.signal:
         raise StoreError(
-            f"{results_wait(count)} on other nodes of the cluster, which did not reach the store; "
+            f"{count_waiting(count)} on other nodes of the cluster, which did not reach the store; "
             f"{COMMAND} there delivers them once they do, or the same command"
         )
 
@@ -210,8 +210,8 @@ def _waiting(uri: str, sweep_run: str) -> str:
     folder, count = outbox_folder(uri), _left(uri, sweep_run)
     if not count:
         return f"every result is stored, and {COMMAND} writes the comparison"
-    return f"{results_wait(count)} in {folder}, and {COMMAND} delivers them"
+    return f"{count_waiting(count)} in {folder}, and {COMMAND} delivers them"
 
 
-def results_wait(count: int) -> str:
+def count_waiting(count: int) -> str:
     return f"{count} results wait" if count > 1 else "1 result waits"

@@ -72,11 +72,11 @@ for _name in ("mlflow", "alembic"):
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound="HasAddress")
+S = TypeVar("S", bound="HasUri")
 STORE_FAULTS = (MlflowException, SQLAlchemyError, OSError)
 NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 FULL_TEXTS = ("database or disk is full", *(os.strerror(number) for number in FULL))
-HEART = re.compile(r"\[Errno \d+\] [\w ]+|timed out|too many \d+ error responses|\(sqlite3\.\w+\) [^\n]+")
+REASON = re.compile(r"\[Errno \d+\] [\w ]+|timed out|too many \d+ error responses|\(sqlite3\.\w+\) [^\n]+")
 TRANSIENT = (408, 429)  # of the codes below 500, those that ask for another try
 
 
@@ -84,14 +84,14 @@ READ_ONLY = "attempt to write a readonly database"
 REFUSED_TEXTS = (READ_ONLY, "is not a database", "is malformed", "database schema", "no such table")
 
 
-class HasAddress(Protocol):
+class HasUri(Protocol):
     """What calls a store."""
 
     @property
     def uri(self) -> str: ...
 
 
-def reached(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+def translates_errors(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """A method that calls its store: what it raises is as within `reaching`."""
 
     @wraps(method)
@@ -113,14 +113,14 @@ def translating_errors(uri: str) -> Iterator[None]:
     except NOT_THERE:
         raise
     except STORE_FAULTS as error:
-        raise _meaning(error, uri) from error
+        raise _translate(error, uri) from error
 
 
-def _meaning(error: Exception, uri: str) -> StoreError:
-    reason = reason_of(error)
-    if is_full(error):
+def _translate(error: Exception, uri: str) -> StoreError:
+    reason = short_reason(error)
+    if is_disk_full(error):
         return DiskFullError(f"no room is left for the store {redact_uri(uri)}: {reason}")
-    if _is_away(error):
+    if _is_unavailable(error):
         return StoreUnavailableError(f"the store {redact_uri(uri)} cannot be reached: {reason}")
     if READ_ONLY in str(error):
         return StoreError(
@@ -130,16 +130,16 @@ def _meaning(error: Exception, uri: str) -> StoreError:
     return StoreError(f"the store {redact_uri(uri)} refuses: {reason}")
 
 
-def reason_of(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
     """The heart of a message that may quote a whole request, in one line without secrets."""
     text = redact_uri(str(error))
-    if found := HEART.search(text):
+    if found := REASON.search(text):
         return found.group()
     lines = text.splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
-def is_full(error: Exception) -> bool:
+def is_disk_full(error: Exception) -> bool:
     """Whether a disk or a quota is what it is about."""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
@@ -150,7 +150,7 @@ def is_full(error: Exception) -> bool:
     return local and any(text in str(error) for text in FULL_TEXTS)
 
 
-def _is_away(error: Exception) -> bool:
+def _is_unavailable(error: Exception) -> bool:
     if any(text in str(error) for text in REFUSED_TEXTS):
         return False  # of a database: as good as it will get
     if isinstance(error, MlflowException):

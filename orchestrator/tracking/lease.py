@@ -8,7 +8,7 @@ from threading import Event, Thread
 from time import monotonic, sleep
 
 from orchestrator.errors import BusyError, StoreError
-from orchestrator.storage.locks import is_owner_alive, on_this_host, owner, store_lock
+from orchestrator.storage.locks import is_on_this_host, is_owner_alive, owner, store_lock
 from orchestrator.system.console import print_line
 from orchestrator.tracking import ActiveRun, RunRecord, Tracker
 
@@ -48,7 +48,7 @@ def heartbeat(tracker: Tracker, run: ActiveRun) -> Iterator[None]:
         count = 0
         while True:
             count += 1
-            tracker.try_tag(run.run_id, "beat", str(count))
+            tracker.try_set_tag(run.run_id, "beat", str(count))
             if done.wait(HEARTBEAT_SECONDS):
                 return
 
@@ -84,13 +84,13 @@ def _refuse_if_late(tracker: Tracker, run: ActiveRun, plan_sha256: str) -> None:
 def _lives(tracker: Tracker, row: RunRecord) -> bool:
     """Whether a RUNNING run's owner is at it; of another host's it takes a while to know that it is not."""
     holder = row.tags.get("owner", "")
-    if on_this_host(holder):
+    if is_on_this_host(holder):
         return is_owner_alive(holder)
     print_line(f"listening whether {_named(holder)} still runs this sweep", error=True)
     end = monotonic() + SILENCE_SECONDS
     while monotonic() < end:
         sleep(min(1.0, SILENCE_SECONDS / 5))
-        now = tracker.row(row.run_id)
+        now = tracker.get_run(row.run_id)
         if now.status != "RUNNING":
             return False
         if now.tags.get("beat") != row.tags.get("beat"):

@@ -27,7 +27,7 @@ VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
-class Registered:
+class ModelVersion:
     """One version of a registered model. `artifact_uri`: where the files of its logged model lie."""
 
     name: str
@@ -39,7 +39,7 @@ class Registered:
     artifact_uri: str
 
 
-def registered(tracker: Tracker, name: str, *, version: str = "", alias: str = "") -> Registered:
+def load_version(tracker: Tracker, name: str, *, version: str = "", alias: str = "") -> ModelVersion:
     """The version of a number, or else of an alias. StoreError, with what there is, for any other."""
     client = tracker.client
     with tracker.translating_errors():
@@ -56,7 +56,7 @@ def registered(tracker: Tracker, name: str, *, version: str = "", alias: str = "
                 f"a model are never opened; its run is {found.run_id or 'not known'}"
             )
         model = client.get_logged_model(str(found.source).removeprefix(MODELS))
-    return Registered(
+    return ModelVersion(
         name,
         str(found.version),
         found.run_id or "",
@@ -79,7 +79,7 @@ def _missing(tracker: Tracker, name: str, which: str) -> str:
     return f"{name}: {unknown_name('version or alias', which, allowed)}"
 
 
-def version_of(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | None:
+def find_version(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | None:
     """The latest version of a registered model that bears these tags, or None."""
     with tracker.translating_errors():
         versions = tracker.client.search_model_versions(f"name = '{name}'")
@@ -88,7 +88,7 @@ def version_of(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | No
 
 
 @contextmanager
-def logged_model(tracker: Tracker, row: RunRecord, name: str) -> Iterator[str]:
+def create_logged_model(tracker: Tracker, row: RunRecord, name: str) -> Iterator[str]:
     """The id of a new logged model of a run: READY at the end of the block, FAILED if that raises.
 
     It bears the run's params and final metrics.
@@ -133,7 +133,7 @@ def save_program(folder: Path, net: nn.Module, images: Tensor, *, row: RunRecord
     return folder / PROGRAM
 
 
-def upload(tracker: Tracker, model_id: str, folder: Path) -> None:
+def upload_model_files(tracker: Tracker, model_id: str, folder: Path) -> None:
     """The files of a logged model."""
     with tracker.translating_errors():
         tracker.client.log_model_artifacts(model_id, str(folder))
@@ -150,7 +150,7 @@ def add_version(
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        with _as_default(tracker.uri):
+        with _default_tracking_uri(tracker.uri):
             made = client.create_model_version(
                 name, source, run_id, dict(tags), description=description, model_id=model_id
             )
@@ -164,7 +164,7 @@ def set_alias(tracker: Tracker, name: str, alias: str, version: str) -> None:
 
 
 @contextmanager
-def _as_default(uri: str) -> Iterator[None]:
+def _default_tracking_uri(uri: str) -> Iterator[None]:
     """The store is the process's own for a while: MLflow 3.17 looks for a version's source there alone.
 
     Without, it would make a new store in the working directory, and not find the model in it.

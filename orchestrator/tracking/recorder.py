@@ -54,9 +54,9 @@ def write_result(
     folder: Path,
     end_ms: int,
     *,
-    point: Task,
+    task: Task,
     result: TrialResult,
-    parent_held: bool,
+    is_parent_stored: bool,
     stop: EarlyStopping | None,
     peak_bytes: int | None = None,
     extra_tags: Mapping[str, str] | None = None,
@@ -65,26 +65,28 @@ def write_result(
 
     `peak_bytes` is the most memory that its process took for it, if that is known; `marks` are more tags.
     """
-    found = _phases(result, stop) if isinstance(point.config, TrialConfig) else []
+    found = _phases(result, stop) if isinstance(task.config, TrialConfig) else []
     # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
-    untouched = parent_held and isinstance(point.config, TrialConfig) and reuses_dense_weights(point.config)
+    untouched = (
+        is_parent_stored and isinstance(task.config, TrialConfig) and reuses_dense_weights(task.config)
+    )
     (folder / "model").mkdir()
     manifest = model_files.save_model(
         folder / "model",
         result.last.state,
-        arch=_architecture(point.dense, result),
-        parent=point.dense.key() if untouched else None,
+        arch=_architecture(task.dense, result),
+        parent=task.dense.key() if untouched else None,
     )
-    for name, content in _tables(point, result, found).items():
+    for name, content in _tables(task, result, found).items():
         write_file(folder / name, content)
-    tags = {"manifest_sha256": manifest, **_outcome_tags(point.dense, result, found), **(extra_tags or {})}
-    tags |= _not_pruned(point, result)
-    if point.saves_round_masks and result.round_masks is not None:
+    tags = {"manifest_sha256": manifest, **_outcome_tags(task.dense, result, found), **(extra_tags or {})}
+    tags |= _not_pruned(task, result)
+    if task.saves_round_masks and result.round_masks is not None:
         tags |= {round_masks.SHA256: round_masks.save_round_masks(folder, result.round_masks)}
     if result.stopped_because:
         why = result.stopped_because[:TAG_LENGTH]
-        tags |= {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why}
-    key = None if result.stopped_because else point.key
+        tags |= {"stopped_key": task.key, "stop": str(stop or ""), "stopped_because": why}
+    key = None if result.stopped_because else task.key
     return RunEnd("FINISHED", end_ms, tags, (*metric_points(result), *_bytes(result, peak_bytes)), key)
 
 

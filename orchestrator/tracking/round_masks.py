@@ -13,7 +13,7 @@ from safetensors.torch import save as safe
 from orchestrator.config import TrialConfig
 from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.storage import model_files
-from orchestrator.storage.tensor_files import pack, packed_bytes, tensors, unpack
+from orchestrator.storage.tensor_files import load_expected_tensors, pack_mask, packed_bytes, unpack_mask
 from orchestrator.system.files import write_file
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.recovery import RoundMasks, mask_source_config
@@ -23,16 +23,16 @@ from pruning.schedules import rounds_of, schedules
 if TYPE_CHECKING:
     from orchestrator.tracking import RunRecord, Tracker
 
-TRUNK = "trunk.safetensors"
+ROUND_MASKS = "trunk.safetensors"
 SHA256 = "trunk_sha256"  # the tag of a run that has left one
 COUNTS, SECONDS = "counts", "seconds"  # of rounds: epochs, training FLOPs, micro-batch; training time
 
 
-def to_bytes(trunk: RoundMasks) -> bytes:
+def dump_round_masks(trunk: RoundMasks) -> bytes:
     """Masks as bits, named by round and tensor, and what each round had cost."""
     counts = [(state.epochs, state.train_flops, state.micro_batch) for state in trunk.rounds]
     content = {
-        f"{number}/{name}": pack(mask)
+        f"{number}/{name}": pack_mask(mask)
         for number, state in enumerate(trunk.rounds, start=1)
         for name, mask in state.masks.items()
     }
@@ -43,12 +43,12 @@ def to_bytes(trunk: RoundMasks) -> bytes:
 
 def save_round_masks(folder: Path, trunk: RoundMasks) -> str:
     """Write the file into a run's folder; its SHA-256 comes back."""
-    data = to_bytes(trunk)
-    write_file(folder / TRUNK, data)
+    data = dump_round_masks(trunk)
+    write_file(folder / ROUND_MASKS, data)
     return hashlib.sha256(data).hexdigest()
 
 
-def from_bytes(data: bytes, key: str, *, rounds: int, like: Masks, path: str) -> RoundMasks:
+def parse_round_masks(data: bytes, key: str, *, rounds: int, like: Masks, path: str) -> RoundMasks:
     """The rounds again; StoreError where they are not so many, or of other tensors than `like`."""
     numbers = range(1, rounds + 1)
     forms: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
@@ -57,13 +57,16 @@ def from_bytes(data: bytes, key: str, *, rounds: int, like: Masks, path: str) ->
         for name, mask in like.items()
     }
     forms |= {COUNTS: ((rounds, 3), torch.int64), SECONDS: ((rounds,), torch.float64)}
-    found = tensors(data, forms, path)
+    found = load_expected_tensors(data, forms, path)
     spent = zip(found[COUNTS].tolist(), found[SECONDS].tolist(), strict=True)
     return RoundMasks(
         tuple(
             NetworkState(
                 {},
-                {name: unpack(found[f"{number}/{name}"], tuple(mask.shape)) for name, mask in like.items()},
+                {
+                    name: unpack_mask(found[f"{number}/{name}"], tuple(mask.shape))
+                    for name, mask in like.items()
+                },
                 epochs=epochs,
                 train_seconds=seconds,
                 train_flops=flops,
@@ -81,7 +84,7 @@ def load_round_masks(tracker: Tracker, config: TrialConfig) -> RoundMasks | None
     if leader is None:
         return None
     with suppress(StoreUnavailableError, StoreError), tracker.translating_errors():
-        row = tracker.finished_one(leader.key())
+        row = tracker.find_finished(leader.key())
         return None if row is None else _read(tracker, row, leader)
     return None
 
@@ -89,10 +92,12 @@ def load_round_masks(tracker: Tracker, config: TrialConfig) -> RoundMasks | None
 def _read(tracker: Tracker, row: RunRecord, leader: TrialConfig) -> RoundMasks | None:
     if SHA256 not in row.tags:
         return None
-    data = tracker.read(row, TRUNK)
+    data = tracker.read_bytes(row, ROUND_MASKS)
     if hashlib.sha256(data).hexdigest() != row.tags[SHA256]:
-        raise StoreError(f"{TRUNK} of run {row.run_id} is not as it was written")
-    saved = model_files.load_model(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
+        raise StoreError(f"{ROUND_MASKS} of run {row.run_id} is not as it was written")
+    saved = model_files.load_model(
+        tracker.download_folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
+    )
     rounds = rounds_of(schedules.get(leader.prune.schedule))
-    path = f"{TRUNK} of run {row.run_id}"
-    return from_bytes(data, leader.key(), rounds=rounds, like=saved.masks, path=path)
+    path = f"{ROUND_MASKS} of run {row.run_id}"
+    return parse_round_masks(data, leader.key(), rounds=rounds, like=saved.masks, path=path)

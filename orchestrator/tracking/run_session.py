@@ -43,10 +43,10 @@ class RunSession:
         self.start = opening
         self.id = new_pending_id(opening.point)
         self.run: ActiveRun | None = None
-        self.done: RunRecord | None = None
-        self.begun = False
-        self.packed = False
-        self.keeper = MlflowCheckpointStore(tracker, None, ())
+        self.existing: RunRecord | None = None
+        self.params_logged = False
+        self.is_written = False
+        self.checkpoints = MlflowCheckpointStore(tracker, None, ())
         self._since = monotonic()
 
     def __enter__(self) -> RunSession:
@@ -57,17 +57,17 @@ class RunSession:
     def _begin(self) -> None:
         tracker, opening = self.tracker, self.start
         earlier = [self._closed(row) for row in tracker.runs_of_task(opening.point)]
-        self.done = next((row for row in earlier if self._is_whole(row)), None)
-        if self.done is not None:
+        self.existing = next((row for row in earlier if self._is_whole(row)), None)
+        if self.existing is not None:
             return
         tags = {**opening.tags, "parcel": self.id}
         self.run = tracker.start(
             opening.kind, opening.name, parent=opening.parent, tags=tags, start_ms=opening.start_ms
         )
-        self.keeper = MlflowCheckpointStore(tracker, self.run.run_id, earlier)
+        self.checkpoints = MlflowCheckpointStore(tracker, self.run.run_id, earlier)
         self.run.log(params=opening.params)
-        self.run.log_data(opening.data.name, opening.data.digest, opening.data.sizes)
-        self.begun = True
+        self.run.log_dataset(opening.data.name, opening.data.digest, opening.data.sizes)
+        self.params_logged = True
 
     def _is_whole(self, row: RunRecord) -> bool:
         """Whether a worker of this sweep brought the point to its end, and died before it could say so."""
@@ -87,24 +87,27 @@ class RunSession:
         # The clock may have been set meanwhile: no run ends before it began.
         end_ms = self.start.start_ms + round(1000 * (monotonic() - self._since))
         packed = self.outbox.write(
-            self.id, self.start, lambda folder: self._with_tags(fill(folder, end_ms)), begun=self.begun
+            self.id,
+            self.start,
+            lambda folder: self._with_tags(fill(folder, end_ms)),
+            params_logged=self.params_logged,
         )
         with suppress(StoreUnavailableError):
             with packed as parcel:
-                self.packed = True
-                deliver_run(self.tracker, self.outbox, parcel, run=self.run if self.begun else None)
+                self.is_written = True
+                deliver_run(self.tracker, self.outbox, parcel, run=self.run if self.params_logged else None)
             deliver_all(self.tracker.uri, self.outbox)
 
     def _with_tags(self, closing: RunEnd) -> RunEnd:
         """With what there is to say of checkpoints; a result, even a diverged one, needs none any more."""
         result = closing.status == "FINISHED" or "diverged" in closing.tags
-        emptied = tuple(self.keeper.runs()) if result else ()
-        return replace(closing, tags={**closing.tags, **self.keeper.tags()}, emptied=emptied)
+        emptied = tuple(self.checkpoints.runs()) if result else ()
+        return replace(closing, tags={**closing.tags, **self.checkpoints.tags()}, emptied=emptied)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or self.packed:
+        if error is None or self.is_written:
             return
         if isinstance(error, Exception) and not isinstance(error, DiskFullError):
             self.finish(partial(_failure, error=error))
@@ -114,16 +117,16 @@ class RunSession:
 
 
 def make_run_start(
-    point: Task, settings: WorkerSettings, *, params: dict[str, Value], data: DataInput
+    task: Task, settings: WorkerSettings, *, params: dict[str, Value], data: DataInput
 ) -> RunStart:
     """How the run of a point begins, now."""
     return RunStart(
         experiment=settings.experiment,
-        kind="trial" if point.parent else "dense",
-        name=point.name,
+        kind="trial" if task.parent else "dense",
+        name=task.name,
         parent=settings.sweep_run,
-        point=point.key,
-        tags={**(point.tags or {}), "point": point.key},
+        point=task.key,
+        tags={**(task.tags or {}), "point": task.key},
         params=params,
         data=data,
         start_ms=int(time.time() * 1000),

@@ -13,7 +13,7 @@ from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.storage import model_files
 from orchestrator.storage.manifest import sizes_match
 from orchestrator.tracking import TAG_LENGTH, RunRecord, Tracker, breaker_for
-from orchestrator.tracking.artifacts import files_at
+from orchestrator.tracking.artifacts import make_file_source
 from orchestrator.trial.context import fit_of, make_context
 from orchestrator.trial.weight_transfer import SourceModel, SourceModelInfo
 
@@ -92,7 +92,7 @@ def _by_hash(tracker: Tracker, sha256: str) -> SourceModel:
 
 
 def _read(tracker: Tracker, row: RunRecord, sha256: str) -> SourceModel:
-    files = files_at(row.artifact_uri, FOLDER, uri=tracker.uri)
-    saved = model_files.read(files, manifest_sha256=sha256)
-    classes = saved.blueprint.classes
+    files = make_file_source(row.artifact_uri, FOLDER, uri=tracker.uri)
+    saved = model_files.load_model_from(files, manifest_sha256=sha256)
+    classes = saved.spec.classes
     return SourceModel(saved.state().weights, saved.masks, None if classes is None else tuple(classes))

@@ -29,7 +29,7 @@ from mlflow.version import VERSION
 from sqlalchemy import create_engine, inspect, text
 
 from orchestrator.errors import StoreError, StoreUnavailableError
-from orchestrator.storage.uri import SQLITE, exists, no_store, redact_uri, sqlite_path, sqlite_uri
+from orchestrator.storage.uri import SQLITE, no_store_error, redact_uri, sqlite_path, sqlite_uri, store_exists
 from orchestrator.system.console import print_line
 from orchestrator.tracking.errors import translating_errors
 
@@ -75,14 +75,14 @@ class Contents:
 
 def has_store(uri: str) -> bool:
     """Whether there is a store to read: a server, or a SQLite file that is whole or not ours to judge."""
-    return not uri.startswith(SQLITE) or (exists(uri) and not contents(uri).is_unfinished)
+    return not uri.startswith(SQLITE) or (store_exists(uri) and not read_contents(uri).is_unfinished)
 
 
 def check_usable(uri: str) -> None:
     """StoreError unless the SQLite store is there, and of the schema that this MLflow has. Writes nothing."""
     if not has_store(uri):
-        raise no_store(uri)
-    _check_schema(uri, contents(uri))
+        raise no_store_error(uri)
+    _check_schema(uri, read_contents(uri))
 
 
 def is_database(uri: str) -> bool:
@@ -103,7 +103,7 @@ def check_database(uri: str, *, is_to_be_made: bool = False) -> None:
     if tables:
         _check_schema(uri, Contents(tables, " and ".join(str(row[0]) for row in rows), is_empty=False))
     elif not is_to_be_made:
-        raise no_store(uri)
+        raise no_store_error(uri)
 
 
 def _check_schema(uri: str, found: Contents) -> None:
@@ -128,7 +128,7 @@ def _check_schema(uri: str, found: Contents) -> None:
         )
 
 
-def make(uri: str) -> None:
+def create_if_missing(uri: str) -> None:
     """A new store where there is none yet, or one that was never made to its end; else it is left as it is.
 
     One process at a time; StoreError for what cannot be used or written. OSError, SQLAlchemyError.
@@ -145,7 +145,7 @@ def make(uri: str) -> None:
     check_usable(uri)
 
 
-def contents(uri: str) -> Contents:
+def read_contents(uri: str) -> Contents:
     """What the file holds, read without changing it. StoreError for what is no database."""
     path = sqlite_path(uri)
     if not path.is_file():  # a folder; or a pipe, which would be waited for
@@ -206,7 +206,7 @@ def _check_writable(uri: str, place: Path) -> None:
 
 def _is_left_unfinished(uri: str, place: Path) -> bool:
     """Whether nobody goes on with it: an MLflow that knows nothing of our lock may be at work."""
-    while contents(uri).is_unfinished:
+    while read_contents(uri).is_unfinished:
         if not 0 <= time.time() - place.stat().st_mtime < QUIET_SECONDS:
             return True
         time.sleep(QUIET_SECONDS / 10)
