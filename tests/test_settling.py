@@ -55,7 +55,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(delivery, "WAIT_SECONDS", 1.0)
-    monkeypatch.setattr(delivery, "TRY_SECONDS", 0.1)
+    monkeypatch.setattr(delivery, "FIRST_RETRY_SECONDS", 0.1)
     found = Place(tmp_path)
     yield found
     breaker_for(found.uri).reset()

@@ -252,7 +252,7 @@ def test_failed_runs_by_point_the_latest(tracker: Tracker) -> None:
 
 
 def test_search_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.tracking.client.PAGE", 3)
+    monkeypatch.setattr("orchestrator.tracking.client.PAGE_RUNS", 3)
     made = [finish(tracker, f"page-{n}") for n in range(8)]
     assert {row.run_id for row in tracker.search("tags.kind = 'dense'")} == set(made)
 

@@ -27,7 +27,7 @@ from orchestrator.system.console import print_line
 from orchestrator.tracking import RunRecord, Tracker, breaker_for, has_store
 from orchestrator.tracking.delivery import (
     HELD_SECONDS,
-    TRY_SECONDS,
+    FIRST_RETRY_SECONDS,
     count_waiting,
     deliver_all,
     shared_tracker,
@@ -143,7 +143,7 @@ def _deliver(uri: str, outbox: Outbox, arrived: list[PendingRun]) -> dict[str, s
         if not has_spoken:
             print_line(f"another process is delivering {held} results; waiting for it", error=True)
             has_spoken = True
-        sleep(TRY_SECONDS / 10)
+        sleep(FIRST_RETRY_SECONDS)
 
 
 def _finish_sweeps(uri: str, arrived: Collection[PendingRun]) -> Iterator[LateSweep]:
