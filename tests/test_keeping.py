@@ -85,7 +85,7 @@ def number_of(found: Checkpoint | None) -> int | None:
 def test_nothing_kept_is_nothing_found(place: Place) -> None:
     keeper = place.keeper("nothing")
     assert keeper.load_latest() is None
-    assert (dict(keeper.tags()), list(keeper.runs())) == ({}, [])
+    assert (dict(keeper.tags()), list(keeper.obsolete_runs())) == ({}, [])
     assert place.keeper("nothing").load_latest() is None
 
 
@@ -224,7 +224,7 @@ def test_one_that_cannot_be_written_is_skipped_and_said(
 def test_a_run_that_could_not_be_opened_keeps_nothing(place: Place) -> None:
     keeper = MlflowCheckpointStore(place.tracker, None, [])
     keeper.save(saved(1))
-    assert (dict(keeper.tags()), list(keeper.runs())) == ({"checkpoints_skipped": "1"}, [])
+    assert (dict(keeper.tags()), list(keeper.obsolete_runs())) == ({"checkpoints_skipped": "1"}, [])
 
 
 def test_a_run_that_is_gone_has_nothing_to_remove(place: Place) -> None:

@@ -388,7 +388,7 @@ def moved(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Moved:
 
 @pytest.fixture(scope="module")
 def rows(moved: Moved) -> list[RunRecord]:
-    source_models._by_hash.cache_clear()
+    source_models._load_by_hash.cache_clear()
     return moved.run()
 
 
@@ -427,7 +427,7 @@ def test_what_was_gone_is_counted_and_an_amount_is_of_all_weights(rows: list[Run
 def test_a_transferred_run_comes_out_again_with_the_same_bits(store: Store, rows: list[RunRecord]) -> None:
     for row in rows:
         if row.params.get("start") in ("weights", "masked") and row.params.get("amount") in (None, "0.8"):
-            source_models._by_hash.cache_clear()
+            source_models._load_by_hash.cache_clear()
             recorded = rerun.find_recorded_run(row.run_id, uri=store.uri)
             assert list(recorded.reservations()) == []
             same = rerun.compare(recorded, rerun.rerun(recorded))
@@ -450,7 +450,7 @@ def config_of(sha256: str) -> DenseConfig:
 def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved, tmp_path: Path) -> None:
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
-    source_models._by_hash.cache_clear()
+    source_models._load_by_hash.cache_clear()
     found = source_models.load_source_model(moved.tracker, config_of(ancestor.sha256))
     assert found is not None
     assert found is source_models.load_source_model(moved.tracker, config_of(ancestor.sha256))  # in memory
@@ -458,7 +458,7 @@ def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved
     assert source_models.load_source_model(moved.tracker, replace(config_of(""), start="scratch")) is None
     with pytest.raises(StoreError, match="no sweep of this store has it; a sweep with the same --from"):
         source_models.load_source_model(moved.tracker, config_of("b" * 64))
-    with pytest.raises(StoreError, match="is no SHA-256 of an ancestor"):
+    with pytest.raises(StoreError, match="is no SHA-256 of a source model"):
         source_models.load_source_model(moved.tracker, config_of("' or tags.kind LIKE '%"))
 
 
@@ -467,12 +467,12 @@ def test_a_store_that_was_away_a_moment_ago_is_asked_for_an_ancestor_again(
 ) -> None:
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
-    source_models._by_hash.cache_clear()
+    source_models._load_by_hash.cache_clear()
     with pytest.raises(StoreUnavailableError), moved.tracker.translating_errors():
         raise StoreUnavailableError("database is locked")
     with pytest.raises(StoreUnavailableError, match="database is locked"), moved.tracker.translating_errors():
         pytest.fail("nobody waits for a store again that is away")
-    monkeypatch.setattr(source_models, "TRY_SECONDS", 0.0)
+    monkeypatch.setattr(source_models, "RETRY_SECONDS", 0.0)
     assert source_models.load_source_model(moved.tracker, config_of(ancestor.sha256)) is not None
 
 
@@ -487,7 +487,7 @@ def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     point = remaining_tasks(place.plan, place.tracker, retry_failed=False)[0][0]
-    source_models._by_hash.cache_clear()
+    source_models._load_by_hash.cache_clear()
     with pytest.raises(StoreError, match=r"weights\.safetensors is not as it was written"):
         run_task(point, place.settings())
     weights.write_bytes(b"")  # its size differs: that is seen without reading it

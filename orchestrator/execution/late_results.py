@@ -26,8 +26,8 @@ from orchestrator.storage.uri import outbox_folder, redact_uri
 from orchestrator.system.console import print_line
 from orchestrator.tracking import RunRecord, Tracker, breaker_for, has_store
 from orchestrator.tracking.delivery import (
-    HELD_SECONDS,
     FIRST_RETRY_SECONDS,
+    HELD_SECONDS,
     count_waiting,
     deliver_all,
     shared_tracker,

@@ -1,4 +1,4 @@
-"""Masks of every round, stored for controls that follow the same trial."""
+"""Store the masks of every round of a trial, for controls that use the same masks."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from pruning.schedules import rounds_of, schedules
 if TYPE_CHECKING:
     from orchestrator.tracking import RunRecord, Tracker
 
-ROUND_MASKS = "trunk.safetensors"
-SHA256 = "trunk_sha256"  # the tag of a run that has left one
-COUNTS, SECONDS = "counts", "seconds"  # of rounds: epochs, training FLOPs, micro-batch; training time
+ROUND_MASKS = "trunk.safetensors"  # the name in stores made by earlier versions, too
+SHA256 = "trunk_sha256"  # the tag of a run that has the file
+COUNTS, SECONDS = "counts", "seconds"  # per round: epochs, training FLOPs, micro-batch; training seconds
 
 
-def dump_round_masks(trunk: RoundMasks) -> bytes:
-    """Masks as bits, named by round and tensor, and what each round had cost."""
-    counts = [(state.epochs, state.train_flops, state.micro_batch) for state in trunk.rounds]
+def dump_round_masks(masks: RoundMasks) -> bytes:
+    """Serialize masks as bits, named `ROUND/TENSOR`, and the training cost of each round."""
+    counts = [(state.epochs, state.train_flops, state.micro_batch) for state in masks.rounds]
     content = {
         f"{number}/{name}": pack_mask(mask)
-        for number, state in enumerate(trunk.rounds, start=1)
+        for number, state in enumerate(masks.rounds, start=1)
         for name, mask in state.masks.items()
     }
     content[COUNTS] = torch.tensor(counts, dtype=torch.int64)
-    content[SECONDS] = torch.tensor([state.train_seconds for state in trunk.rounds], dtype=torch.float64)
+    content[SECONDS] = torch.tensor([state.train_seconds for state in masks.rounds], dtype=torch.float64)
     return safe(content)
 
 
-def save_round_masks(folder: Path, trunk: RoundMasks) -> str:
-    """Write the file into a run's folder; its SHA-256 comes back."""
-    data = dump_round_masks(trunk)
+def save_round_masks(folder: Path, masks: RoundMasks) -> str:
+    """Write the file into a run's folder; return its SHA-256."""
+    data = dump_round_masks(masks)
     write_file(folder / ROUND_MASKS, data)
     return hashlib.sha256(data).hexdigest()
 
 
 def parse_round_masks(data: bytes, key: str, *, rounds: int, like: Masks, path: str) -> RoundMasks:
-    """The rounds again; StoreError where they are not so many, or of other tensors than `like`."""
+    """Parse what `dump_round_masks` wrote. StoreError unless it has `rounds` rounds of the tensors of `like`."""
     numbers = range(1, rounds + 1)
     forms: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         f"{number}/{name}": ((packed_bytes(tuple(mask.shape)),), torch.uint8)
@@ -57,14 +57,14 @@ def parse_round_masks(data: bytes, key: str, *, rounds: int, like: Masks, path: 
         for name, mask in like.items()
     }
     forms |= {COUNTS: ((rounds, 3), torch.int64), SECONDS: ((rounds,), torch.float64)}
-    found = load_expected_tensors(data, forms, path)
-    spent = zip(found[COUNTS].tolist(), found[SECONDS].tolist(), strict=True)
+    tensors = load_expected_tensors(data, forms, path)
+    costs = zip(tensors[COUNTS].tolist(), tensors[SECONDS].tolist(), strict=True)
     return RoundMasks(
         tuple(
             NetworkState(
                 {},
                 {
-                    name: unpack_mask(found[f"{number}/{name}"], tuple(mask.shape))
+                    name: unpack_mask(tensors[f"{number}/{name}"], tuple(mask.shape))
                     for name, mask in like.items()
                 },
                 epochs=epochs,
@@ -72,24 +72,24 @@ def parse_round_masks(data: bytes, key: str, *, rounds: int, like: Masks, path: 
                 train_flops=flops,
                 micro_batch=micro_batch,
             )
-            for number, ((epochs, flops, micro_batch), seconds) in zip(numbers, spent, strict=True)
+            for number, ((epochs, flops, micro_batch), seconds) in zip(numbers, costs, strict=True)
         ),
         key,
     )
 
 
 def load_round_masks(tracker: Tracker, config: TrialConfig) -> RoundMasks | None:
-    """The rounds along which a control goes, if the store has them whole; else it walks them itself."""
-    leader = mask_source_config(config)
-    if leader is None:
+    """Load the masks that a control uses; None if the store lacks them, or the trial is no control."""
+    source = mask_source_config(config)
+    if source is None:
         return None
     with suppress(StoreUnavailableError, StoreError), tracker.translating_errors():
-        row = tracker.find_finished(leader.key())
-        return None if row is None else _read(tracker, row, leader)
+        row = tracker.find_finished(source.key())
+        return None if row is None else _load(tracker, row, source)
     return None
 
 
-def _read(tracker: Tracker, row: RunRecord, leader: TrialConfig) -> RoundMasks | None:
+def _load(tracker: Tracker, row: RunRecord, source: TrialConfig) -> RoundMasks | None:
     if SHA256 not in row.tags:
         return None
     data = tracker.read_bytes(row, ROUND_MASKS)
@@ -98,6 +98,6 @@ def _read(tracker: Tracker, row: RunRecord, leader: TrialConfig) -> RoundMasks |
     saved = model_files.load_model(
         tracker.download_folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
     )
-    rounds = rounds_of(schedules.get(leader.prune.schedule))
+    rounds = rounds_of(schedules.get(source.prune.schedule))
     path = f"{ROUND_MASKS} of run {row.run_id}"
-    return parse_round_masks(data, leader.key(), rounds=rounds, like=saved.masks, path=path)
+    return parse_round_masks(data, source.key(), rounds=rounds, like=saved.masks, path=path)

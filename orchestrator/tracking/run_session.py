@@ -100,7 +100,9 @@ class RunSession:
         """Add tags on checkpoints, and the runs whose checkpoints a result (even a diverged one) replaces."""
         has_result = run_end.status == "FINISHED" or "diverged" in run_end.tags
         tags = {**run_end.tags, **self.checkpoints.tags()}
-        return replace(run_end, tags=tags, emptied=tuple(self.checkpoints.runs()) if has_result else ())
+        return replace(
+            run_end, tags=tags, emptied=tuple(self.checkpoints.obsolete_runs()) if has_result else ()
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

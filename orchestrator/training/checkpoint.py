@@ -32,7 +32,7 @@ class CheckpointStore(Protocol):
     def load_latest(self) -> Checkpoint | None:
         """What an earlier process left; None for a fresh start."""
 
-    def save(self, saved: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Take the place of the one before."""
 
 
