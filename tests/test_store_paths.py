@@ -115,7 +115,7 @@ def test_every_command_reads_what_a_sweep_wrote_in_a_folder_whose_name_needs_esc
             "has a `\\?`, .*; write %3F for a question mark in a path, and no options",
         ),
         ("sqlite:////srv/mlflow.db?timeout=5", "has a `\\?`"),
-        ("sqlite://", "is no file that every process finds; write sqlite:////PATH/TO/FILE.db"),
+        ("sqlite://", "is no file that every process can open; write sqlite:////PATH/TO/FILE.db"),
         ("sqlite:///", "is no file"),
         ("sqlite:///:memory:", "is no file"),
         ("sqlite:///file:/srv/x.db", "is no file"),

@@ -1,4 +1,4 @@
-"""arch.json: how a saved network is built, and the limits checked before it is."""
+"""Read and check arch.json, which says how a saved network is built."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _StrictModel(BaseModel):
 
 
 class TrainingCost(_StrictModel):
-    """What a network had cost when it was saved; `micro_batch` images went through it at once."""
+    """The training cost of a saved network; `micro_batch` is the number of images per forward pass."""
 
     epochs: Count
     train_seconds: Annotated[float, Field(ge=0)]
@@ -38,7 +38,7 @@ class TrainingCost(_StrictModel):
 class ModelSpec(_StrictModel):
     """A network and the masks beside it. `parent`: the key of the dense network that has its weights.
 
-    `classes`: what an ancestor's outputs are of, as `digits/5`, where that is known.
+    `classes`: the classes of a source model's outputs, such as `digits/5`, if they are known.
     """
 
     model: Annotated[str, Field(max_length=models.MAX_TEXT)]
@@ -52,8 +52,8 @@ class ModelSpec(_StrictModel):
 
     @classmethod
     def from_json(cls, text: bytes, path: str) -> ModelSpec:
-        """From arch.json; StoreError, in one line, that names the first field that is not as it has to be."""
-        parse_json_object(text, path)  # refuses names that stand twice
+        """Parse arch.json; StoreError, in one line, that names the first invalid field."""
+        parse_json_object(text, path)  # refuses names that occur twice, which pydantic accepts
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -63,27 +63,27 @@ class ModelSpec(_StrictModel):
 
     @property
     def architecture(self) -> tuple[str, Shape, int]:
-        """All that decides which network it is, before anything is cut out."""
+        """Model, input shape and number of classes: the network before channels are cut out."""
         return self.model, self.input_shape, self.num_classes
 
     def meta_state_dict(self) -> Mapping[str, Tensor]:
-        """The state dict as it has to be: shapes and types without storage. StoreError for too many."""
+        """Return the expected state dict, on device `meta`. StoreError for a network that is too large."""
         return _meta_module(*self.architecture).state_dict()
 
     def meta_parameters(self) -> Mapping[str, Tensor]:
-        """The same of the parameters alone."""
+        """Return the expected parameters, on device `meta`. StoreError for a network that is too large."""
         return dict(_meta_module(*self.architecture).named_parameters())
 
     def build_network(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """The whole network with these weights, on the CPU, in eval mode. StoreError beyond the limits."""
+        """Build the network with these weights, on the CPU, in eval mode. StoreError if it is too large."""
         self.check_activations()
-        with torch.device("meta"):  # built without storage: nothing is drawn only to be overwritten
+        with torch.device("meta"):  # no weights are drawn only to be overwritten
             net = models.build(self.model, input_shape=self.input_shape, num_classes=self.num_classes)
         net.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
         return net.eval()
 
     def check_activations(self) -> None:
-        """StoreError where two images would give rise to too many numbers. Costs an import of 1 s."""
+        """Raise StoreError if two images have too many activations. The first call imports for 1 s."""
         _check_activations(*self.architecture)
 
 
@@ -92,20 +92,20 @@ def _meta_module(model: str, input_shape: tuple[int, int, int], num_classes: int
     try:
         return meta_module((model, input_shape, num_classes))
     except BAD_SIZES as error:
-        raise _not_built(model, input_shape, error) from error
+        raise _build_error(model, input_shape, error) from error
 
 
 @lru_cache(maxsize=8)
 def _check_activations(model: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
     net = _meta_module(model, input_shape, num_classes)
     try:
-        given = activations(net, torch.empty((2, *input_shape), device="meta"))
+        count = activations(net, torch.empty((2, *input_shape), device="meta"))
     except BAD_SIZES as error:
-        raise _not_built(model, input_shape, error) from error
-    if reason := too_many_activations((model, input_shape, num_classes), given):
+        raise _build_error(model, input_shape, error) from error
+    if reason := too_many_activations((model, input_shape, num_classes), count):
         raise StoreError(reason)
 
 
-def _not_built(model: str, input_shape: tuple[int, int, int], error: Exception) -> StoreError:
+def _build_error(model: str, input_shape: tuple[int, int, int], error: Exception) -> StoreError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return StoreError(f"a network that cannot be built: {model[:80]} for {input_shape}: {reason}")

@@ -19,7 +19,7 @@ TAKEN_OVER = "its process is gone, and another took the sweep over"
 
 
 def acquire_lease(tracker: Tracker, plan_sha256: str, *, name: str) -> ActiveRun:
-    """Return the sweep's run with this process as its owner: new, or reopened. BusyError if another has it."""
+    """Return the sweep's run, new or reopened, owned by this process. BusyError if another runs it."""
     with (
         store_lock(tracker.uri, LOCK, seconds=LOCK_SECONDS, error=StoreError),
         tracker.translating_errors(),

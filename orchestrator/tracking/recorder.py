@@ -173,7 +173,7 @@ def _classes(result: TrialResult) -> tuple[ClassRow, ...]:
 
 
 def _size_metrics(result: TrialResult, peak_bytes: int | None) -> Iterator[MetricPoint]:
-    """Yield metrics that a rerun may not reproduce: they depend on the version of zstd and on the process."""
+    """Yield metrics that a rerun may not reproduce: they depend on zstd's version and on the process."""
     if not result.stopped_because:
         state = result.last.state
         yield MetricPoint(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save as safe
+from safetensors.torch import save
 
 from orchestrator.config import TrialConfig
 from orchestrator.errors import StoreError, StoreUnavailableError
@@ -38,7 +38,7 @@ def dump_round_masks(masks: RoundMasks) -> bytes:
     }
     content[COUNTS] = torch.tensor(counts, dtype=torch.int64)
     content[SECONDS] = torch.tensor([state.train_seconds for state in masks.rounds], dtype=torch.float64)
-    return safe(content)
+    return save(content)
 
 
 def save_round_masks(folder: Path, masks: RoundMasks) -> str:
@@ -49,7 +49,7 @@ def save_round_masks(folder: Path, masks: RoundMasks) -> str:
 
 
 def parse_round_masks(data: bytes, key: str, *, rounds: int, like: Masks, path: str) -> RoundMasks:
-    """Parse what `dump_round_masks` wrote. StoreError unless it has `rounds` rounds of the tensors of `like`."""
+    """Parse what `dump_round_masks` wrote. StoreError for other rounds, or other tensors than `like`'s."""
     numbers = range(1, rounds + 1)
     forms: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         f"{number}/{name}": ((packed_bytes(tuple(mask.shape)),), torch.uint8)

@@ -97,7 +97,7 @@ class RunSession:
             deliver_all(self.tracker.uri, self.outbox)
 
     def _with_checkpoint_tags(self, run_end: RunEnd) -> RunEnd:
-        """Add tags on checkpoints, and the runs whose checkpoints a result (even a diverged one) replaces."""
+        """Add tags on checkpoints; a result, even a diverged one, makes earlier checkpoints obsolete."""
         has_result = run_end.status == "FINISHED" or "diverged" in run_end.tags
         tags = {**run_end.tags, **self.checkpoints.tags()}
         return replace(
