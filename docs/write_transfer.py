@@ -67,7 +67,7 @@ def read(sweeps: Sequence[str]) -> pd.DataFrame:
     frames = []
     for sweep in sweeps:
         frame = orchestrator.results(sweep)
-        source = tracker.row(tracker.row(sweep).tags["ancestor"])
+        source = tracker.get_run(tracker.get_run(sweep).tags["ancestor"])
         frame["source"] = source_label(source)
         frames.append(frame)
     trials = pd.concat(frames, ignore_index=True)
@@ -171,8 +171,8 @@ def main() -> None:
         for title, technique, amount in FINALS
     }
     picture(panels, PAGE.with_suffix(".png"))
-    rows = [tracker.row(sweep) for sweep in sys.argv[1:]]
-    first = tracker.row(tracker.row(rows[0].tags["ancestor"]).tags["mlflow.parentRunId"])
+    rows = [tracker.get_run(sweep) for sweep in sys.argv[1:]]
+    first = tracker.get_run(tracker.get_run(rows[0].tags["ancestor"]).tags["mlflow.parentRunId"])
     commands = shell([row.tags["command"] for row in (first, *rows)])
     other_models = " and ".join(f"`{model}`" for model in list(trials["model"].unique())[1:])
     differences = [gain for all_lines in panels.values() for row in gains(all_lines) for gain in row]

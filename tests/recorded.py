@@ -39,14 +39,14 @@ class Store:
 
     def trial(self, family: str, granularity: str = "channel", recover: str = "finetune(epochs=1)") -> str:
         """The id of a trial that lost half of its weights, units or channels."""
-        parent = self.tracker.row(self.dense(family))
+        parent = self.tracker.get_run(self.dense(family))
         dense = self._configs[parent.tags["key"]]
         prune = Prune("l2()", granularity, "layer", "one_shot()", 0.5)
         return self._run(TrialConfig(dense, prune, recover, "x"))
 
     def stopped(self, family: str) -> str:
         """The id of a trial of three rounds that was stopped after its first one."""
-        parent = self.tracker.row(self.dense(family))
+        parent = self.tracker.get_run(self.dense(family))
         prune = Prune("l2()", "channel", "layer", "iterative(rounds=3)", 0.5)
         config = TrialConfig(self._configs[parent.tags["key"]], prune, "finetune(epochs=1)", "x")
         point = Task(config.key(), f"stopped {family}", config, parent=config.dense.key())
@@ -54,7 +54,7 @@ class Store:
         return self.tracker.runs_of_task(config.key())[0].run_id
 
     def row(self, run_id: str) -> RunRecord:
-        return self.tracker.row(run_id)
+        return self.tracker.get_run(run_id)
 
     def model(self, run_id: str) -> Path:
         """The folder of its network, in a store on this disk."""
@@ -63,7 +63,7 @@ class Store:
     _configs: dict[str, DenseConfig] = {}  # noqa: RUF012  equal configurations are equal in every store
 
     def _run(self, config: DenseConfig | TrialConfig) -> str:
-        found = self.tracker.finished_one(config.key())
+        found = self.tracker.find_finished(config.key())
         if found is None:
             if isinstance(config, TrialConfig):
                 name = f"{config.prune.granularity} {config.dense.model}"
@@ -71,7 +71,7 @@ class Store:
             else:
                 point = Task(config.key(), f"dense {config.model}", config)
             run_task(point, self._settings())
-            found = self.tracker.finished_one(config.key())
+            found = self.tracker.find_finished(config.key())
         assert found is not None
         if isinstance(config, DenseConfig):
             self._configs[config.key()] = config

@@ -69,7 +69,7 @@ class Search:
         self.asking.load_finished(self.left)
 
     def row(self, run_id: str) -> RunRecord:
-        return self.tracker.row(run_id)
+        return self.tracker.get_run(run_id)
 
     def record(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.tracker.read_text(self.sweep, PLAN))

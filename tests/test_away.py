@@ -76,11 +76,11 @@ def test_a_trial_finds_its_dense_network_among_what_waits(place: Place) -> None:
     final = run_task(point(trial()), place.gone)
     dense, pruned = place.waiting.pending_runs()
     assert (dense.start.kind, pruned.start.kind) == ("dense", "trial")
-    assert pruned.final.items() >= final.items()
+    assert pruned.final_metrics.items() >= final.items()
     # The same network: its own training has no epochs in the trial's curves, and no seconds in its cost.
     assert "train/loss" not in {metric.name for metric in pruned.end.metrics}
     spent = {m.name: m.value for m in pruned.end.metrics}
-    assert spent["ipa/train_seconds"] == dense.final["final/train_seconds"]
+    assert spent["ipa/train_seconds"] == dense.final_metrics["final/train_seconds"]
 
     assert deliver_all(place.uri, place.waiting) == {}
     assert place.waiting.pending_runs() == []
@@ -97,7 +97,7 @@ def test_a_trial_finds_its_dense_network_among_what_waits(place: Place) -> None:
     assert late.tags.keys() - by_result == early.tags.keys() - by_result
     # What waited for its parent, too, holds all its weights: the parent might never have arrived.
     saved = model_files.load_model(
-        place.tracker.folder(place.row(trial().key()), "model"),
+        place.tracker.download_folder(place.row(trial().key()), "model"),
         manifest_sha256=place.row(trial().key()).tags["manifest_sha256"],
     )
     assert saved.weights is not None
@@ -116,7 +116,7 @@ def test_waiting_or_not_the_results_are_equal(place: Place) -> None:
     weights = [
         run_dense(DENSE, loading.load_dataset("digits")).last.state.weights,
         model_files.load_model(
-            place.tracker.folder(place.row(DENSE.key()), "model"),
+            place.tracker.download_folder(place.row(DENSE.key()), "model"),
             manifest_sha256=place.row(DENSE.key()).tags["manifest_sha256"],
         )
         .state()

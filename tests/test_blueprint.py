@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import models
 from orchestrator.errors import StoreError
-from orchestrator.storage.model_spec import ModelSpec, _outline
+from orchestrator.storage.model_spec import ModelSpec, _meta_module
 from orchestrator.trial.network_size import MAX_ACTIVATIONS, MAX_PARAMETERS, activations
 
 GOOD: dict[str, Any] = {  # JSON
@@ -30,12 +30,12 @@ GOOD: dict[str, Any] = {  # JSON
 
 
 def read(**changes: object) -> ModelSpec:
-    return ModelSpec.read(json.dumps({**GOOD, **changes}).encode(), "arch.json")
+    return ModelSpec.from_json(json.dumps({**GOOD, **changes}).encode(), "arch.json")
 
 
 def refused(match: str, **changes: object) -> None:
     with pytest.raises(StoreError, match=match) as caught:
-        read(**changes).check_run()
+        read(**changes).check_activations()
     assert "\n" not in str(caught.value)
 
 
@@ -46,18 +46,18 @@ def test_what_is_written_is_read() -> None:
 
 def test_the_outline_is_that_of_the_network() -> None:
     net = models.build("cnn(widths=[4, 8])", input_shape=(1, 8, 8), num_classes=10)
-    outline = read().outline()
+    outline = read().meta_state_dict()
     assert {name: (t.shape, t.dtype) for name, t in outline.items()} == {
         name: (t.shape, t.dtype) for name, t in net.state_dict().items()
     }
     assert all(tensor.is_meta for tensor in outline.values())
-    assert read().parameters().keys() == dict(net.named_parameters()).keys()
+    assert read().meta_parameters().keys() == dict(net.named_parameters()).keys()
 
 
 def test_a_network_gets_its_weights_and_draws_nothing() -> None:
     net = models.build("cnn(widths=[4, 8])", input_shape=(1, 8, 8), num_classes=10)
     before = torch.get_rng_state()
-    again = read().network(net.state_dict())
+    again = read().build_network(net.state_dict())
     assert torch.equal(torch.get_rng_state(), before)
     assert not again.training
     assert all(torch.equal(t, net.state_dict()[name]) for name, t in again.state_dict().items())
@@ -88,10 +88,10 @@ def test_many_classes_and_large_images_count_as_well() -> None:
 
 def test_the_limits_leave_room_for_real_networks() -> None:
     plan = read(model="densenet121", input_shape=[3, 224, 224], num_classes=1000, mask_shapes={})
-    count = sum(tensor.numel() for tensor in plan.parameters().values())
+    count = sum(tensor.numel() for tensor in plan.meta_parameters().values())
     assert count == 7_978_856  # as published for torchvision's
     assert count * 100 < MAX_PARAMETERS
-    given = activations(_outline(*plan.built_as), torch.empty((2, 3, 224, 224), device="meta"))
+    given = activations(_meta_module(*plan.architecture), torch.empty((2, 3, 224, 224), device="meta"))
     assert given * 5 < MAX_ACTIVATIONS
 
 
@@ -141,7 +141,7 @@ def test_a_field_that_is_not_as_it_has_to_be(changes: dict[str, object], match: 
 )
 def test_any_value_in_any_field_is_read_or_refused(name: str, value: object) -> None:
     with suppress(StoreError):  # and no other
-        read(**{name: value}).outline()
+        read(**{name: value}).meta_state_dict()
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ def test_any_value_in_any_field_is_read_or_refused(name: str, value: object) -> 
 )
 def test_what_is_no_object_is_refused(text: bytes) -> None:
     with pytest.raises(StoreError):
-        ModelSpec.read(text, "arch.json")
+        ModelSpec.from_json(text, "arch.json")

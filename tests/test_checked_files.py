@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.storage.manifest import LARGEST_MANIFEST, LocalFolder, json_object, read_manifest
+from orchestrator.storage.manifest import LARGEST_MANIFEST, LocalFolder, parse_json_object, read_manifest
 
 CONTENT = {"arch.json": b"{}", "weights.safetensors": b"weights"}
 
@@ -152,5 +152,5 @@ def test_a_manifest_beyond_all_measure_is_refused(folder: Path) -> None:
 )
 def test_json_that_is_not_written_here_is_one_line(text: bytes) -> None:
     with pytest.raises(StoreError) as caught:
-        json_object(text, "file")
+        parse_json_object(text, "file")
     assert "\n" not in str(caught.value)

@@ -77,13 +77,13 @@ def test_a_sweep_of_a_living_process_is_refused_and_of_a_dead_one_carried_on(tra
         process.wait()
     assert raised.value.exit_code == 6
     assert f"orchestrate status {run_id}" in str(raised.value)
-    assert tracker.row(run_id).tags["owner"] == holder
+    assert tracker.get_run(run_id).tags["owner"] == holder
 
     with acquire_lease(tracker, PLAN_SHA256, name="claimed") as run:
         assert run.run_id == run_id
-        row = tracker.row(run_id)
+        row = tracker.get_run(run_id)
         assert (row.status, row.tags["owner"]) == ("RUNNING", owner())
-    assert tracker.row(run_id).status == "FINISHED"
+    assert tracker.get_run(run_id).status == "FINISHED"
 
 
 def test_another_plan_is_another_sweep(tracker: Tracker) -> None:
@@ -115,8 +115,8 @@ def test_of_another_host_the_beats_are_heard(tracker: Tracker, monkeypatch: pyte
     child = tracker.start("trial", "x", parent=run_id, tags={"owner": "another-host 13 3.0"}).run_id
     with acquire_lease(tracker, PLAN_SHA256, name="claimed") as run:
         assert run.run_id == run_id
-        assert tracker.row(child).status == "KILLED"
-        assert tracker.row(child).tags["reason"] == module.TAKEN_OVER
+        assert tracker.get_run(child).status == "KILLED"
+        assert tracker.get_run(child).tags["reason"] == module.TAKEN_OVER
 
 
 def test_two_that_claimed_at_once_on_a_server(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +142,9 @@ def test_beats_go_on_until_the_end(tracker: Tracker, monkeypatch: pytest.MonkeyP
     with acquire_lease(tracker, PLAN_SHA256, name="claimed") as run:
         with heartbeat(tracker, run):
             time.sleep(0.5)
-        heard = int(tracker.row(run.run_id).tags["beat"])
+        heard = int(tracker.get_run(run.run_id).tags["beat"])
         time.sleep(0.2)
-        assert int(tracker.row(run.run_id).tags["beat"]) == heard
+        assert int(tracker.get_run(run.run_id).tags["beat"]) == heard
     assert 2 <= heard <= 12
 
 

@@ -55,7 +55,7 @@ class Place:
             ending = RunEnd("FINISHED", 2_000_000, {"manifest_sha256": "m"}, METRICS, key)
             return replace(ending, **closing)
 
-        with self.outbox.write(new_pending_id(key), self.opening(key), fill, begun=False) as parcel:
+        with self.outbox.write(new_pending_id(key), self.opening(key), fill, params_logged=False) as parcel:
             return parcel
 
     def entry(self, key: str) -> RunSession:
@@ -155,7 +155,7 @@ def test_a_dead_worker_s_run_is_closed_by_the_next(place: Place) -> None:
         entry.finish(lambda folder, end_ms: fill(folder, end_ms, key="dead"))
     states = sorted((row.status, row.tags.get("reason", "")) for row in place.runs("dead"))
     assert states == [("FINISHED", ""), ("KILLED", "its worker died"), ("RUNNING", "")]
-    assert place.tracker.row(elsewhere.run_id).status == "RUNNING"  # another sweep is at it
+    assert place.tracker.get_run(elsewhere.run_id).status == "RUNNING"  # another sweep is at it
 
 
 def test_a_key_that_another_run_has_by_now_is_not_given_twice(place: Place) -> None:

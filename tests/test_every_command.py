@@ -86,7 +86,10 @@ def leave_waiting(uri: str) -> None:
     data = DataInput("digits", "d" * 64, {"train": 1257})
     opening = RunStart("x", "trial", "a run", RUN, "k", {"point": "k"}, {}, data, 1_000_000)
     with Outbox(outbox_folder(uri)).write(
-        new_pending_id("k"), opening, lambda folder: RunEnd("FINISHED", 2_000_000, {}, (), "k"), begun=False
+        new_pending_id("k"),
+        opening,
+        lambda folder: RunEnd("FINISHED", 2_000_000, {}, (), "k"),
+        params_logged=False,
     ):
         pass
 

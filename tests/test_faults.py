@@ -137,8 +137,8 @@ def test_a_server_that_is_not_there_is_noticed_in_seconds() -> None:
 
 @pytest.mark.parametrize("kind", [Artifacts, Tracker, ActiveRun])
 def test_no_method_that_calls_the_store_forgets_to_say_what_its_failure_means(kind: type) -> None:
-    """`client`, `uri` and `opened` ask it nothing yet; `try_tag` says by its answer that there was one."""
-    own_ways = {"client", "uri", "opened", "try_tag"}
+    """`client`, `uri` and `attach` do not call it yet; `try_set_tag` returns whether there was one."""
+    own_ways = {"client", "uri", "attach", "try_set_tag"}
     methods = {name: getattr(member, "fget", member) for name, member in vars(kind).items()}
     callers = {
         name: method

@@ -43,10 +43,10 @@ class Place:
 
     def keeper(self, key: str, sweep: str = "a sweep") -> MlflowCheckpointStore:
         """That of a worker that has just begun."""
-        return self.entry(key, sweep).keeper
+        return self.entry(key, sweep).checkpoints
 
     def row(self, keeper: MlflowCheckpointStore) -> RunRecord:
-        return self.tracker.row(str(keeper.run_id))
+        return self.tracker.get_run(str(keeper.run_id))
 
     def files(self, keeper: MlflowCheckpointStore) -> list[str]:
         folder = self.tracker.local_folder(self.row(keeper), "")
@@ -85,7 +85,7 @@ def number_of(found: Checkpoint | None) -> int | None:
 def test_nothing_kept_is_nothing_found(place: Place) -> None:
     keeper = place.keeper("nothing")
     assert keeper.load_latest() is None
-    assert (dict(keeper.tags()), list(keeper.runs())) == ({}, [])
+    assert (dict(keeper.tags()), list(keeper.obsolete_runs())) == ({}, [])
     assert place.keeper("nothing").load_latest() is None
 
 
@@ -117,7 +117,7 @@ def test_a_crash_while_one_is_written_leaves_the_one_before(
     tagged = place.row(first).tags[checkpoint_store.TAG]
 
     def cut(tracker: Tracker, run_id: str, files: dict[str, bytes]) -> None:
-        folder = tracker.local_folder(tracker.row(run_id), "")
+        folder = tracker.local_folder(tracker.get_run(run_id), "")
         assert folder is not None
         for path, content in files.items():
             (folder / path).write_bytes(content[: len(content) // 2])
@@ -185,7 +185,7 @@ def test_a_finished_run_and_those_it_came_from_keep_none(place: Place) -> None:
         keeper.save(saved(number))
         chain.append(keeper)
     entry = place.entry("finished")
-    last = entry.keeper
+    last = entry.checkpoints
     assert number_of(last.load_latest()) == 3
     last.save(saved(4))
     chain.append(last)
@@ -224,7 +224,7 @@ def test_one_that_cannot_be_written_is_skipped_and_said(
 def test_a_run_that_could_not_be_opened_keeps_nothing(place: Place) -> None:
     keeper = MlflowCheckpointStore(place.tracker, None, [])
     keeper.save(saved(1))
-    assert (dict(keeper.tags()), list(keeper.runs())) == ({"checkpoints_skipped": "1"}, [])
+    assert (dict(keeper.tags()), list(keeper.obsolete_runs())) == ({"checkpoints_skipped": "1"}, [])
 
 
 def test_a_run_that_is_gone_has_nothing_to_remove(place: Place) -> None:
@@ -234,10 +234,10 @@ def test_a_run_that_is_gone_has_nothing_to_remove(place: Place) -> None:
 def test_a_diverged_training_has_no_use_for_its_own_and_another_failure_has(place: Place) -> None:
     for error, left in ((DivergedError("x"), []), (RuntimeError("x"), ["checkpoint/a.safetensors"])):
         entry = place.entry(type(error).__name__)
-        entry.keeper.save(saved(1))
+        entry.checkpoints.save(saved(1))
         entry.__exit__(type(error), error, None)
-        assert place.row(entry.keeper).status == "FAILED"
-        assert place.files(entry.keeper) == left
+        assert place.row(entry.checkpoints).status == "FAILED"
+        assert place.files(entry.checkpoints) == left
 
 
 # ---- through a worker
@@ -275,7 +275,7 @@ def test_a_point_whose_worker_died_is_carried_on_with_the_same_bits(place: Place
         assert folder is not None
         assert not folder.exists()
     saved_model = model_files.load_model(
-        place.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
+        place.tracker.download_folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
     )
     whole = run_dense(CONFIG, loading.load_dataset("digits")).last.state
     again = saved_model.state()

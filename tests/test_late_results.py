@@ -44,7 +44,7 @@ def abandon(begun: Begun) -> None:
 
 
 def sweep(begun: Begun) -> RunRecord:
-    return begun.tracker.row(begun.run.run_id)
+    return begun.tracker.get_run(begun.run.run_id)
 
 
 def waiting(uri: str) -> int:
@@ -70,7 +70,7 @@ def test_all_that_waits_is_delivered_and_the_sweep_is_finished_as_by_the_next_on
     assert row.params["seed"] == "0"
     assert "no retraining" in row.tags[NOTE]  # what the space says of itself
     for name in (PICTURE, TABLES, REPORT):
-        assert tracker.has(row, name)
+        assert tracker.has_artifact(row, name)
     assert list(results(NAME, uri=begun.uri)["status"]) == ["finished"] * TRIALS
     assert tracker.search("attributes.status = 'RUNNING'") == []
 
@@ -124,12 +124,12 @@ def test_a_sweep_whose_run_was_deleted_gets_no_new_one(begun: Begun, tmp_path: P
 
 
 def test_without_its_space_a_sweep_still_gets_its_tables(begun: Begun, tmp_path: Path) -> None:
-    begun.tracker.rewrite(sweep(begun), "space.yaml", "version: 9\n")
+    begun.tracker.replace_text(sweep(begun), "space.yaml", "version: 9\n")
     begun.leave_waiting(tmp_path / "state")
     abandon(begun)
     deliver_late(begun.uri)
     assert sweep(begun).status == "FINISHED"
-    assert begun.tracker.has(sweep(begun), TABLES)
+    assert begun.tracker.has_artifact(sweep(begun), TABLES)
 
 
 def test_nothing_waiting_is_said_and_no_store_is_made_for_it(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_the_folder_of_what_waits_is_its_owners_alone(begun: Begun, tmp_path: Pa
     outbox_folder(begun.uri).chmod(0o755)  # as older versions left it
     outbox = Outbox(outbox_folder(begun.uri))
     parcel = outbox.pending_runs()[0]
-    with outbox.write("x-1", parcel.start, lambda folder: parcel.end, begun=False):
+    with outbox.write("x-1", parcel.start, lambda folder: parcel.end, params_logged=False):
         assert outbox.folder.stat().st_mode & 0o777 == 0o700
 
 

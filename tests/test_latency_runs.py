@@ -60,10 +60,10 @@ class Place:
             run_task(point, WorkerSettings(self.uri, "digits", run.run_id, None, provenance.install_path()))
         rows = [{"key": config.key(), "dense_key": config.dense.key()} for config in self.trials]
         self.tracker.upload(run.run_id, {PLAN: dump_plan(rows)})
-        self.sweep = self.tracker.row(run.run_id)
+        self.sweep = self.tracker.get_run(run.run_id)
 
     def rows(self) -> list[RunRecord]:
-        return runs.trials_of(self.tracker, self.tracker.row(self.sweep.run_id))
+        return runs.trials_of(self.tracker, self.tracker.get_run(self.sweep.run_id))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_a_further_batch_size_is_added(place: Place, monkeypatch: pytest.MonkeyP
     assert conditions(row, 1)["measured_on"] == conditions(row, 7)["measured_on"]
     assert measure_runs(place.tracker, [row], LatencyOptions(batches=(1, 7), again=True), tell=silent) == 1
     assert asked == [7, 1, 7]
-    assert place.tracker.row(row.run_id).metrics["final/latency_ms_p50"] == pytest.approx(1 / 3)
+    assert place.tracker.get_run(row.run_id).metrics["final/latency_ms_p50"] == pytest.approx(1 / 3)
 
 
 def test_an_interruption_leaves_what_is_measured(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_the_table_has_every_form_and_a_line_per_measurement(place: Place) -> No
     assert [form in drawn.header for form in ("dense", "masked", "cut", "csr")] == [True] * 4
     assert sum(int(line[drawn.header.index("runs")]) for line in drawn.rows) == len(found)
     cut = next(record for record in found if record["name"] == "neuron 0.5")
-    metrics = place.tracker.row(cut["run_id"]).metrics
+    metrics = place.tracker.get_run(cut["run_id"]).metrics
     assert cut["speedup_theoretical"] == metrics["final/macs_dense"] / metrics["final/macs_physical"]
     assert json.loads(json.dumps(found)) == found
 
@@ -198,7 +198,7 @@ def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.M
     lines: list[str] = []
     rows = [row for row in place.rows() if row.name == "weight 0"]
     measure_runs(place.tracker, rows, LatencyOptions(again=True), tell=lines.append)
-    again = [place.tracker.row(row.run_id) for row in rows]
+    again = [place.tracker.get_run(row.run_id) for row in rows]
     assert [conditions(row, 1)["reliable"] for row in again] == [False, False]
     assert "unreliable: A/A is 1.30" in lines[0]
     assert all("no: A/A is 1.30" in line[-1] for line in table(records(again, (1, 256))).rows)
@@ -206,7 +206,7 @@ def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.M
 
 def test_runs_are_found_by_sweep_and_by_id(place: Place) -> None:
     ids = [row.run_id for row in place.rows()]
-    dense = place.tracker.finished_one(DENSE.key())
+    dense = place.tracker.find_finished(DENSE.key())
     assert dense is not None
     assert [row.run_id for row in find_runs(place.tracker, [place.sweep.run_id])] == ids
     assert [row.run_id for row in find_runs(place.tracker, ["digits"])] == ids

@@ -10,24 +10,24 @@ from recorded import Store
 from orchestrator.errors import StoreError
 from orchestrator.model_io.source import resolve_source, source_of_run
 from orchestrator.storage.manifest import LocalFolder
-from orchestrator.tracking.artifacts import StoredFiles, files_at
+from orchestrator.tracking.artifacts import RemoteFiles, make_file_source
 
 
 @pytest.mark.parametrize("form", ["file://{}", "file:{}", "{}"])
 def test_a_store_on_this_disk_is_read_in_place(tmp_path: Path, form: str) -> None:
-    found = files_at(form.format(tmp_path / "a b"), "model", uri="sqlite:////x.db")
+    found = make_file_source(form.format(tmp_path / "a b"), "model", uri="sqlite:////x.db")
     assert found == LocalFolder(tmp_path / "a b" / "model")
 
 
 @pytest.mark.parametrize("uri", ["mlflow-artifacts:/1/2/artifacts", "s3://bucket/1", "http://host/x"])
 def test_others_are_listed_first(uri: str) -> None:
-    found = files_at(uri, "model", uri="http://127.0.0.1:1")
-    assert isinstance(found, StoredFiles)
+    found = make_file_source(uri, "model", uri="http://127.0.0.1:1")
+    assert isinstance(found, RemoteFiles)
     assert found.where == f"{uri}/model"
 
 
 def test_secrets_of_an_address_are_not_shown() -> None:
-    found = files_at("https://user:secret@host/x", "model", uri="http://127.0.0.1:1")
+    found = make_file_source("https://user:secret@host/x", "model", uri="http://127.0.0.1:1")
     assert "secret" not in found.where
 
 

@@ -62,7 +62,7 @@ def fill(folder: Path) -> RunEnd:
 
 
 def pack(outbox: Outbox, opening: RunStart = OPENING, *, begun: bool = False) -> PendingRun:
-    with outbox.write(new_pending_id(opening.point), opening, fill, begun=begun) as parcel:
+    with outbox.write(new_pending_id(opening.point), opening, fill, params_logged=begun) as parcel:
         return parcel
 
 
@@ -77,7 +77,7 @@ def test_a_parcel_comes_back_as_it_was(outbox: Outbox) -> None:
     parcel = pack(outbox, begun=True)
     assert outbox.pending_runs() == [parcel]
     assert (parcel.start, parcel.end, parcel.params_logged) == (OPENING, CLOSING, True)
-    assert parcel.final == {"final/accuracy": 0.1 + 0.2}
+    assert parcel.final_metrics == {"final/accuracy": 0.1 + 0.2}
     assert (parcel.files / "model" / "weights").read_bytes() == b"\x00\x01"
     outbox.remove(parcel)
     assert outbox.pending_runs() == []
@@ -94,10 +94,10 @@ def test_dense_networks_come_first(outbox: Outbox) -> None:
 def test_a_point_is_found_by_its_key_and_not_by_the_start_of_it(outbox: Outbox) -> None:
     other = KEY[:16] + "f" * 48  # the same first letters
     pack(outbox, replace(OPENING, point=other))
-    found = outbox.of_point(KEY)
+    found = outbox.find_task_result(KEY)
     assert found is not None
     assert found.end.key == KEY
-    assert outbox.of_point(other) is None
+    assert outbox.find_task_result(other) is None
 
 
 @pytest.mark.parametrize("harm", ["change", "remove", "cut", "empty"])
@@ -130,8 +130,8 @@ import sys
 from pathlib import Path
 from orchestrator.storage.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
-(parcel,) = outbox.parcels()
-with outbox.held(parcel) as mine:
+(parcel,) = outbox.pending_runs()
+with outbox.locked(parcel) as mine:
     print(mine, flush=True)
     sys.stdin.readline()
 """
@@ -154,7 +154,7 @@ def test_one_process_holds_a_parcel(outbox: Outbox) -> None:
 
 
 def test_who_packs_holds_from_the_start(outbox: Outbox) -> None:
-    with outbox.write(new_pending_id(KEY), OPENING, fill, begun=False) as parcel:
+    with outbox.write(new_pending_id(KEY), OPENING, fill, params_logged=False) as parcel:
         code = HOLD.replace("sys.stdin.readline()", "pass")
         told = subprocess.run(
             [sys.executable, "-c", code, str(outbox.folder)], capture_output=True, text=True, check=True

@@ -45,7 +45,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 
 
 def row(tracker: Tracker, config: DenseConfig | TrialConfig) -> RunRecord:
-    found = tracker.finished_one(config.key())
+    found = tracker.find_finished(config.key())
     assert found is not None
     return found
 
@@ -128,7 +128,7 @@ def test_macs_of_no_prunable_layer_have_rows_and_notes(
     whole = 16 * 8 * 4 + 16 * 8 * 8 + 80 + projected + products
     assert (measured.macs_dense, measured.macs_effective, measured.macs_physical) == (whole, whole, whole)
     closing = write_result(
-        tmp_path, 0, point=Task("0" * 64, "dense", dense), result=result, parent_held=False, stop=None
+        tmp_path, 0, task=Task("0" * 64, "dense", dense), result=result, is_parent_stored=False, stop=None
     )
     notes = closing.tags["notes"]
     assert f"{projected + products:,} of {whole:,} MACs are in no prunable layer: (other) mix: " in notes

@@ -76,7 +76,7 @@ def test_a_stopped_trial_comes_back_as_it_was_after_its_last_round(store: Store)
     run_id = store.stopped("cnn")
     assert "key" not in store.row(run_id).tags
     net, record = orchestrator.load(run_id, uri=store.uri, strict=True)
-    assert record.accuracy == store.tracker.history(run_id, "round/accuracy")[1]
+    assert record.accuracy == store.tracker.metric_history(run_id, "round/accuracy")[1]
     assert "final/accuracy" not in record.metrics
     dense, _ = orchestrator.load(store.dense("cnn"), uri=store.uri)
     assert sum(p.numel() for p in net.parameters()) < sum(p.numel() for p in dense.parameters())

@@ -163,7 +163,7 @@ def test_whatever_is_not_as_it_was_is_looked_into(swept: Store, harm: str) -> No
     elif harm == "waiting":
         (outbox_folder(swept.uri) / "parcel").mkdir(parents=True)
     else:
-        place = tracker.local_folder(tracker.row(sweep_of(swept)), PLAN)
+        place = tracker.local_folder(tracker.get_run(sweep_of(swept)), PLAN)
         assert place is not None
         place.unlink()
     assert cached_summary(REQUEST, uri=swept.uri) is None

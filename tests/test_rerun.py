@@ -61,10 +61,10 @@ class Place:
 
     def run(self, config: DenseConfig | TrialConfig) -> RunRecord:
         parent = config.dense.key() if isinstance(config, TrialConfig) else None
-        if self.tracker.finished_one(config.key()) is None:
+        if self.tracker.find_finished(config.key()) is None:
             settings = WorkerSettings(self.uri, "rerun", self.sweep, None, models.__file__)
             run_task(Task(config.key(), "a name", config, parent=parent), settings)
-        row = self.tracker.finished_one(config.key())
+        row = self.tracker.find_finished(config.key())
         assert row is not None
         return row
 
@@ -104,7 +104,7 @@ def test_a_run_comes_out_with_the_same_bits(place: Place, command: Command, name
     masks = 0 if name == "dense" else 3
     assert lines[0].startswith(f"equal: {TENSORS + masks} tensors, ")
     metrics = int(lines[0].split()[-2])
-    epochs = len(place.tracker.history(row.run_id, "train/loss"))
+    epochs = len(place.tracker.metric_history(row.run_id, "train/loss"))
     assert epochs == {"dense": 2, "masks alone": 0, "one-shot": 2, "lottery ticket": 3, "SAP": 3}[name]
     assert metrics > EPOCHS * epochs
     assert lines[1:] == ["environment: the same"]
@@ -125,7 +125,7 @@ def test_it_is_trained_anew_and_nothing_is_recorded(place: Place, command: Comma
 
 def remade(place: Place, row: RunRecord, edit: Callable[[Path], None]) -> None:
     """Change a recorded model, and make its manifest and tag match."""
-    folder = place.tracker.folder(row, "model")
+    folder = place.tracker.download_folder(row, "model")
     edit(folder)
     files = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
     entries = {
@@ -160,9 +160,9 @@ def test_one_changed_bit_is_named(place: Place, command: Command) -> None:
 
 def test_a_changed_seed_is_named_with_its_epoch(place: Place, command: Command) -> None:
     row = place.run(replace(DENSE, seed=2))
-    path = place.tracker.folder(row, "config.json")
+    path = place.tracker.download_folder(row, "config.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 3}))
-    facts = place.tracker.folder(row, "environment.json")
+    facts = place.tracker.download_folder(row, "environment.json")
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"python": "3.0", "gpu.0": "K80"}))
     code, out, err = command("rerun", row.run_id, "--check")
     assert code == 5
@@ -181,7 +181,7 @@ def test_a_halved_micro_batch_is_said_first(place: Place, command: Command) -> N
 
 def test_a_run_without_own_facts_has_those_of_its_sweep(place: Place) -> None:
     row = place.run(replace(DENSE, seed=5))
-    place.tracker.folder(row, "environment.json").unlink()
+    place.tracker.download_folder(row, "environment.json").unlink()
     recorded = find_recorded_run(row.run_id, uri=place.uri)
     new = rerun(recorded)
     place.tracker.upload(place.sweep, {"environment.json": json.dumps({"cores": "1000"})})

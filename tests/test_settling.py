@@ -41,7 +41,7 @@ class Place:
         parent = sweep or self.sweep
         opening = RunStart("x", "trial", f"run {key}", parent, key, {"point": key}, {}, data, 1_000_000)
         closing = RunEnd("FINISHED", 2_000_000, {}, (MetricPoint(metric, 0.5),), key)
-        with self.outbox.write(new_pending_id(key), opening, lambda folder: closing, begun=False):
+        with self.outbox.write(new_pending_id(key), opening, lambda folder: closing, params_logged=False):
             pass
 
     def conclude(self) -> int:
@@ -55,7 +55,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(delivery, "WAIT_SECONDS", 1.0)
-    monkeypatch.setattr(delivery, "TRY_SECONDS", 0.1)
+    monkeypatch.setattr(delivery, "FIRST_RETRY_SECONDS", 0.1)
     found = Place(tmp_path)
     yield found
     breaker_for(found.uri).reset()
@@ -168,5 +168,5 @@ def test_a_full_disk_ends_a_sweep_with_what_is_needed(place: Place) -> None:
     said = str(caught.value)
     assert said.startswith(f"no room is left in /disk: full; {place.outbox.folder.parents[1]} has ")
     assert "and the run that is left needs about 80.2 kB; make room" in said
-    assert place.tracker.row(open_run.run_id).status == "KILLED"
+    assert place.tracker.get_run(open_run.run_id).status == "KILLED"
     raise_if_disk_full(place.tracker, place.sweep, SweepOutcome(()), POINTS)

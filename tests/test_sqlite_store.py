@@ -22,7 +22,7 @@ from sqlalchemy import create_engine
 from orchestrator import cli
 from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.tracking import Tracker, has_store, initialise, open_store
-from orchestrator.tracking.sqlite_store import make
+from orchestrator.tracking.sqlite_store import create_if_missing
 
 OLDER = "451aebb31d03"  # the first schema of MLflow, of 2019
 UNKNOWN = "ffffffffffff"
@@ -79,12 +79,12 @@ def no_revision(file: Path) -> None:
 
 def older_revision(file: Path) -> None:
     """What a process leaves that was killed after a migration made a table, and before it said so."""
-    make(address(file))
+    create_if_missing(address(file))
     change(file, f"UPDATE alembic_version SET version_num = '{OLDER}'", "DROP TABLE webhooks")
 
 
 def no_table(file: Path) -> None:
-    make(address(file))
+    create_if_missing(address(file))
     change(file, "DROP TABLE trace_metrics")
 
 
@@ -130,7 +130,7 @@ def test_a_half_made_one_without_runs_is_no_store_and_is_begun_anew(
         return
     assert digest(file.with_name("mlflow.db.unfinished")) == before
     assert capsys.readouterr().err == (
-        f"the store {uri} was never made to its end, and holds no runs: it is begun anew, "
+        f"the store {uri} was never completed, and holds no runs: a new one is created, "
         "and the old file is mlflow.db.unfinished\n"
     )
 
@@ -326,7 +326,7 @@ def test_a_database_is_never_migrated_either(file: Path, leave: Callable[[Path],
 
 def test_a_file_that_is_locked_as_it_is_opened_is_away(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then a worker goes on, and its result waits; what is refused would fail it."""
-    monkeypatch.setattr("orchestrator.tracking.sqlite_store.LOCKED_SECONDS", 0.1)
+    monkeypatch.setattr("orchestrator.tracking.sqlite_store.BUSY_SECONDS", 0.1)
     initialise(address(file))
     with closing(sqlite3.connect(file, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")

@@ -481,7 +481,7 @@ def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Pa
     table = summary.results.set_index("amount")
     assert dict(table["status"]) == {0.2: "finished", 0.4: "finished", 0.6: "finished", 1.0: "stopped"}
     assert (summary.failed, summary.stopped, summary.failures) == (0, 1, {})
-    row = tracker.row(str(table.loc[1.0, "run_id"]))
+    row = tracker.get_run(str(table.loc[1.0, "run_id"]))
     key = row.tags["stopped_key"]
     assert row.status == "FINISHED"
     assert "key" not in row.tags

@@ -17,7 +17,14 @@ from orchestrator.errors import StoreError
 from orchestrator.execution.status import status
 from orchestrator.execution.summary import Summary
 from orchestrator.storage.runs import PICTURE
-from orchestrator.storage.uri import default_uri, exists, outbox_folder, sqlite_path, sqlite_uri, store_folder
+from orchestrator.storage.uri import (
+    default_uri,
+    outbox_folder,
+    sqlite_path,
+    sqlite_uri,
+    store_exists,
+    store_folder,
+)
 from orchestrator.tracking import Tracker, initialise
 from orchestrator.trial.task import SweepOutcome
 
@@ -56,9 +63,9 @@ def test_sqlalchemy_reads_the_path_that_was_meant(tmp_path: Path, name: str) -> 
 def test_a_store_is_made_there_and_nowhere_else(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     uri = default_uri(tmp_path / name)
-    assert not exists(uri)
+    assert not store_exists(uri)
     initialise(uri)
-    assert exists(uri)
+    assert store_exists(uri)
     with Tracker(uri, "x").start("trial", "a", tags={"key": "k"}) as run:
         pass
     Tracker(uri, "x").upload(run.run_id, {"a/b.txt": "text"})
@@ -108,7 +115,7 @@ def test_every_command_reads_what_a_sweep_wrote_in_a_folder_whose_name_needs_esc
             "has a `\\?`, .*; write %3F for a question mark in a path, and no options",
         ),
         ("sqlite:////srv/mlflow.db?timeout=5", "has a `\\?`"),
-        ("sqlite://", "is no file that every process finds; write sqlite:////PATH/TO/FILE.db"),
+        ("sqlite://", "is no file that every process can open; write sqlite:////PATH/TO/FILE.db"),
         ("sqlite:///", "is no file"),
         ("sqlite:///:memory:", "is no file"),
         ("sqlite:///file:/srv/x.db", "is no file"),
@@ -150,6 +157,6 @@ def test_an_escape_that_was_a_name_is_refused_where_that_can_be_seen(tmp_path: P
 def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
     uri = sqlite_uri(tmp_path / ("a" * 300) / "mlflow.db")
     with pytest.raises(StoreError, match="cannot be looked for: File name too long; set MLFLOW_TRACKING_URI"):
-        exists(uri)
+        store_exists(uri)
     with pytest.raises(StoreError, match="File name too long"):
         initialise(uri)

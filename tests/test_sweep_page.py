@@ -47,7 +47,7 @@ def tracker(uri: str, request: pytest.FixtureRequest) -> Tracker:
 def a_sweep(tracker: Tracker) -> RunRecord:
     with tracker.start("sweep", "two", tags={}) as run:
         pass
-    return tracker.row(run.run_id)
+    return tracker.get_run(run.run_id)
 
 
 def a_trial(
@@ -60,7 +60,7 @@ def a_trial(
             metrics=[MetricPoint(name, value) for name, value in values.items()],
             tags={"key": f"{technique} {sparsity}"},
         )
-        run.log_data("digits", "abc", {"train": 1257})
+        run.log_dataset("digits", "abc", {"train": 1257})
     return run.run_id
 
 
@@ -106,11 +106,11 @@ def test_counts_are_of_the_plan() -> None:
 def test_told_twice_it_is_the_same(tracker: Tracker, space: Space) -> None:
     sweep, trial = a_sweep(tracker), a_trial(tracker, "weight", 0.5, 0.9)
     mlflow_page.publish_sweep_page(tracker, sweep, space=space, results=results(trial))
-    first = tracker.row(sweep.run_id)
+    first = tracker.get_run(sweep.run_id)
     mlflow_page.publish_sweep_page(tracker, sweep, space=space, results=results(trial))
     # One that is carried on knows its params already.
     mlflow_page.publish_sweep_page(tracker, first, space=space, results=results(trial))
-    again = tracker.row(sweep.run_id)
+    again = tracker.get_run(sweep.run_id)
     assert (again.params, again.metrics) == (first.params, first.metrics)
     assert again.params == mlflow_page.axis_params(space)
     assert again.metrics["sweep/done"] == 2

@@ -14,7 +14,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from orchestrator.errors import StoreError
-from orchestrator.storage.tensor_files import LARGEST_HEADER, pack, packed_bytes, tensors, unpack
+from orchestrator.storage.tensor_files import (
+    LARGEST_HEADER,
+    load_expected_tensors,
+    pack_mask,
+    packed_bytes,
+    unpack_mask,
+)
 
 FORMS = {"a": ((2, 3), torch.float32), "b": ((4,), torch.int64)}
 
@@ -25,12 +31,12 @@ def given_tensors() -> dict[str, Tensor]:
 
 def refused(data: bytes, match: str) -> None:
     with pytest.raises(StoreError, match=match) as caught:
-        tensors(data, FORMS, "file")
+        load_expected_tensors(data, FORMS, "file")
     assert "\n" not in str(caught.value)
 
 
 def test_the_tensors_of_a_network_come_back() -> None:
-    found = tensors(save(given_tensors()), FORMS, "file")
+    found = load_expected_tensors(save(given_tensors()), FORMS, "file")
     assert all(torch.equal(found[name], tensor) for name, tensor in given_tensors().items())
 
 
@@ -82,13 +88,13 @@ def test_a_file_cut_short_is_refused() -> None:
 @given(data=st.binary(max_size=64))
 def test_noise_is_refused(data: bytes) -> None:
     with pytest.raises(StoreError):
-        tensors(data, FORMS, "file")
+        load_expected_tensors(data, FORMS, "file")
 
 
 @given(shape=st.lists(st.integers(1, 7), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_a_packed_mask_comes_back(shape: list[int], seed: int) -> None:
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
-    packed = pack(mask)
+    packed = pack_mask(mask)
     assert packed.dtype == torch.uint8
     assert len(packed) == packed_bytes(tuple(shape)) == -(-mask.numel() // 8)
-    assert torch.equal(unpack(packed, tuple(shape)), mask)
+    assert torch.equal(unpack_mask(packed, tuple(shape)), mask)

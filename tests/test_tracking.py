@@ -16,7 +16,7 @@ import pytest
 from orchestrator import tracking
 from orchestrator.errors import DivergedError, StoreError
 from orchestrator.storage.locks import is_owner_alive, owner
-from orchestrator.storage.uri import default_uri, exists, redact_uri
+from orchestrator.storage.uri import default_uri, redact_uri, store_exists
 from orchestrator.tracking import MetricPoint, Tracker, compare_address
 
 
@@ -114,7 +114,7 @@ def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
     ]
     errors = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
-    assert exists(uri)
+    assert store_exists(uri)
     assert Tracker(uri, "x").find_all_finished() == {}
 
 
@@ -123,22 +123,22 @@ def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
 
 def test_a_run_from_start_to_end(tracker: Tracker) -> None:
     with tracker.start("dense", "a name", tags={"colour": "blue"}) as run:
-        assert tracker.row(run.run_id).status == "RUNNING"
+        assert tracker.get_run(run.run_id).status == "RUNNING"
         run.log(
             params={"train.lr": 1e-3, "none": None},
             metrics=[MetricPoint("final/accuracy", 0.5)],
             tags={"key": "k"},
         )
         run.log(metrics=[MetricPoint("train/loss", 1.0 / step, step) for step in (1, 2)])
-        run.log_data("digits", "0123456789abcdef" * 4, {"train": 1257})
+        run.log_dataset("digits", "0123456789abcdef" * 4, {"train": 1257})
         tracker.upload(run.run_id, {"a/b.txt": "text é", "c.bin": b"\x00\x01"})
-    row = tracker.row(run.run_id)
+    row = tracker.get_run(run.run_id)
     assert (row.name, row.status, row.params) == ("a name", "FINISHED", {"train.lr": "0.001", "none": "None"})
     assert row.metrics == {"final/accuracy": 0.5, "train/loss": 0.5}
     assert row.tags.items() >= {("kind", "dense"), ("colour", "blue"), ("key", "k"), ("owner", owner())}
     assert row.start_ms <= (row.end_ms or 0)
     assert tracker.read_text(row, "a/b.txt") == "text é"
-    assert tracker.folder(row, "c.bin").read_bytes() == b"\x00\x01"
+    assert tracker.download_folder(row, "c.bin").read_bytes() == b"\x00\x01"
     history = tracker.client.get_metric_history(run.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
     (data,) = tracker.client.get_run(run.run_id).inputs.dataset_inputs
@@ -152,7 +152,7 @@ def test_more_than_one_call_holds(tracker: Tracker) -> None:
             metrics=[MetricPoint("m", float(n), n) for n in range(2500)],
             tags={f"t{n}": "" for n in range(150)},
         )
-    row = tracker.row(run.run_id)
+    row = tracker.get_run(run.run_id)
     assert row.params == {f"p{n}": str(n) for n in range(250)}
     assert row.tags.keys() >= {f"t{n}" for n in range(150)}
     assert len(tracker.client.get_metric_history(run.run_id, "m")) == 2500
@@ -161,7 +161,7 @@ def test_more_than_one_call_holds(tracker: Tracker) -> None:
 def test_an_unforeseen_error_leaves_its_traceback(tracker: Tracker) -> None:
     with pytest.raises(ZeroDivisionError), tracker.start("trial", "x", tags={}) as run:
         1 / 0  # noqa: B018
-    row = tracker.row(run.run_id)
+    row = tracker.get_run(run.run_id)
     assert (row.status, row.tags["reason"]) == ("FAILED", "ZeroDivisionError: division by zero")
     assert "1 / 0" in tracker.read_text(row, "traceback.txt")
 
@@ -169,7 +169,7 @@ def test_an_unforeseen_error_leaves_its_traceback(tracker: Tracker) -> None:
 def test_an_error_of_ours_leaves_its_line(tracker: Tracker) -> None:
     with pytest.raises(DivergedError), tracker.start("trial", "x", tags={}) as run:
         raise DivergedError("the loss went " + "on and " * 200)
-    row = tracker.row(run.run_id)
+    row = tracker.get_run(run.run_id)
     assert row.status == "FAILED"
     assert row.tags["reason"].startswith("DivergedError: the loss went on")
     with pytest.raises(StoreError, match="no artifact"):
@@ -180,13 +180,13 @@ def test_an_error_of_ours_leaves_its_line(tracker: Tracker) -> None:
 def test_an_interrupted_run_is_killed(tracker: Tracker, error: type[BaseException]) -> None:
     with pytest.raises(error), tracker.start("trial", "x", tags={}) as run:
         raise error
-    assert tracker.row(run.run_id).status == "KILLED"
+    assert tracker.get_run(run.run_id).status == "KILLED"
 
 
 def test_nan_is_refused(tracker: Tracker) -> None:
     with pytest.raises(ValueError, match="final/loss is NaN"), tracker.start("trial", "x", tags={}) as run:
         run.log(metrics=[MetricPoint("a", 1.0), MetricPoint("final/loss", float("nan"))])
-    row = tracker.row(run.run_id)
+    row = tracker.get_run(run.run_id)
     assert (row.status, row.metrics) == ("FAILED", {})
 
 
@@ -194,14 +194,14 @@ def test_a_reopened_run_is_running_again_and_ours(tracker: Tracker) -> None:
     with tracker.start("sweep", "x", tags={"owner": "elsewhere 1 2.0"}) as run:
         pass
     with tracker.reopen(run.run_id) as again:
-        row = tracker.row(again.run_id)
+        row = tracker.get_run(again.run_id)
         assert (row.status, row.tags["owner"]) == ("RUNNING", owner())
-    assert tracker.row(run.run_id).status == "FINISHED"
+    assert tracker.get_run(run.run_id).status == "FINISHED"
 
 
 def test_a_run_that_is_not_there(tracker: Tracker) -> None:
     with pytest.raises(StoreError, match=r"no run 'f{32}'"):
-        tracker.row("f" * 32)
+        tracker.get_run("f" * 32)
 
 
 # ---- found again
@@ -228,16 +228,16 @@ def test_finished_runs_by_key_over_the_whole_store(uri: str, tracker: Tracker) -
     fail(tracker, "fin-e")
     with tracker.start("dense", "running", tags={"key": "fin-f"}) as run:
         found = tracker.find_all_finished()
-        assert tracker.finished_one("fin-f") is None
+        assert tracker.find_finished("fin-f") is None
     assert {key: row.run_id for key, row in found.items() if key.startswith("fin-")} == {
         "fin-a": first,
         "fin-b": other,
     }
     assert tracker.find_all_finished({"fin-b", "fin-x"}).keys() == {"fin-b"}
-    rows = {key: tracker.finished_one(key) for key in ("fin-a", "fin-b", "fin-c", "fin-d", "fin-e", "fin-x")}
+    rows = {key: tracker.find_finished(key) for key in ("fin-a", "fin-b", "fin-c", "fin-d", "fin-e", "fin-x")}
     assert {key: row.run_id for key, row in rows.items() if row} == {"fin-a": first, "fin-b": other}
     tracker.client.delete_run(other)
-    assert tracker.finished_one("fin-b") is None
+    assert tracker.find_finished("fin-b") is None
     assert run.run_id
 
 
@@ -252,7 +252,7 @@ def test_failed_runs_by_point_the_latest(tracker: Tracker) -> None:
 
 
 def test_search_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.tracking.client.PAGE", 3)
+    monkeypatch.setattr("orchestrator.tracking.client.PAGE_RUNS", 3)
     made = [finish(tracker, f"page-{n}") for n in range(8)]
     assert {row.run_id for row in tracker.search("tags.kind = 'dense'")} == set(made)
 
@@ -283,13 +283,13 @@ def test_runs_of_dead_processes_are_closed(tracker: Tracker) -> None:
         runs[name] = tracker.start("trial", name, tags=tags).run_id
     foreign = tracker.client.create_run(tracker.experiment_id).info.run_id
     tracker.close_abandoned()
-    assert {name: tracker.row(run).status for name, run in runs.items()} == {
+    assert {name: tracker.get_run(run).status for name, run in runs.items()} == {
         "dead": "KILLED",
         "living": "RUNNING",
         "elsewhere": "RUNNING",
     }
-    assert tracker.row(foreign).status == "RUNNING"
-    assert "died" in tracker.row(runs["dead"]).tags["reason"]
+    assert tracker.get_run(foreign).status == "RUNNING"
+    assert "died" in tracker.get_run(runs["dead"]).tags["reason"]
 
 
 def test_children_of_a_sweep_are_closed(tracker: Tracker) -> None:
@@ -299,7 +299,7 @@ def test_children_of_a_sweep_are_closed(tracker: Tracker) -> None:
         with tracker.start("trial", "done", parent=sweep.run_id, tags={}) as done:
             pass
         tracker.close_children(sweep.run_id, "interrupted")
-    found = [tracker.row(run).status for run in (child, other, done.run_id)]
+    found = [tracker.get_run(run).status for run in (child, other, done.run_id)]
     assert found == ["KILLED", "RUNNING", "FINISHED"]
 
 
@@ -317,7 +317,7 @@ def test_a_deleted_experiment_is_used_again(uri: str, tracker: Tracker) -> None:
 def test_a_long_note_does_not_fail_a_sweep(tracker: Tracker) -> None:
     with tracker.start("sweep", "x", tags={}) as run:
         tracker.client.set_tag(run.run_id, tracking.NOTE, "| a | table |\n" * 2000)
-    assert tracker.row(run.run_id).status == "FINISHED"
+    assert tracker.get_run(run.run_id).status == "FINISHED"
 
 
 def test_the_compare_view_has_an_address() -> None:
@@ -340,7 +340,7 @@ def test_runs_that_bring_one_data_set_at_once_all_have_it(tmp_path: Path) -> Non
 
     def bring(run: tracking.ActiveRun) -> None:
         together.wait()
-        run.log_data("digits", "d" * 64, {"train": 1257})
+        run.log_dataset("digits", "d" * 64, {"train": 1257})
 
     with ThreadPoolExecutor(len(runs)) as pool:
         list(pool.map(bring, runs))

@@ -193,7 +193,7 @@ def read_back(files: Mapping[str, bytes], folder: Path) -> tuple[dict[str, Tenso
     place.mkdir()
     for name, content in files.items():
         (place / name).write_bytes(content)
-    saved = model_files.read(model_files.LocalFolder(place), manifest_sha256=None)
+    saved = model_files.load_model_from(model_files.LocalFolder(place), manifest_sha256=None)
     return saved.state().weights, saved.masks
 
 
@@ -357,10 +357,10 @@ class Moved:
         assert self.plan.space.ancestor is not None
         run = self.tracker.start("sweep", "moved", tags={})
         source_models.upload_source_model(
-            self.tracker, self.tracker.row(run.run_id), self.plan.space.ancestor
+            self.tracker, self.tracker.get_run(run.run_id), self.plan.space.ancestor
         )
         run.end("FINISHED")
-        self.sweep = self.tracker.row(run.run_id)
+        self.sweep = self.tracker.get_run(run.run_id)
 
     def run(self) -> list[RunRecord]:
         points, _ = remaining_tasks(self.plan, self.tracker, retry_failed=False)
@@ -383,7 +383,7 @@ def moved(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Moved:
 
 @pytest.fixture(scope="module")
 def rows(moved: Moved) -> list[RunRecord]:
-    source_models._by_hash.cache_clear()
+    source_models._load_by_hash.cache_clear()
     return moved.run()
 
 
@@ -422,7 +422,7 @@ def test_what_was_gone_is_counted_and_an_amount_is_of_all_weights(rows: list[Run
 def test_a_transferred_run_comes_out_again_with_the_same_bits(store: Store, rows: list[RunRecord]) -> None:
     for row in rows:
         if row.params.get("start") in ("weights", "masked") and row.params.get("amount") in (None, "0.8"):
-            source_models._by_hash.cache_clear()
+            source_models._load_by_hash.cache_clear()
             recorded = rerun.find_recorded_run(row.run_id, uri=store.uri)
             assert list(recorded.reservations()) == []
             same = rerun.compare(recorded, rerun.rerun(recorded))
@@ -445,7 +445,7 @@ def config_of(sha256: str) -> DenseConfig:
 def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved, tmp_path: Path) -> None:
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
-    source_models._by_hash.cache_clear()
+    source_models._load_by_hash.cache_clear()
     found = source_models.load_source_model(moved.tracker, config_of(ancestor.sha256))
     assert found is not None
     assert found is source_models.load_source_model(moved.tracker, config_of(ancestor.sha256))  # in memory
@@ -453,7 +453,7 @@ def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved
     assert source_models.load_source_model(moved.tracker, replace(config_of(""), start="scratch")) is None
     with pytest.raises(StoreError, match="no sweep of this store has it; a sweep with the same --from"):
         source_models.load_source_model(moved.tracker, config_of("b" * 64))
-    with pytest.raises(StoreError, match="is no SHA-256 of an ancestor"):
+    with pytest.raises(StoreError, match="is no SHA-256 of a source model"):
         source_models.load_source_model(moved.tracker, config_of("' or tags.kind LIKE '%"))
 
 
@@ -462,12 +462,12 @@ def test_a_store_that_was_away_a_moment_ago_is_asked_for_an_ancestor_again(
 ) -> None:
     ancestor = moved.plan.space.ancestor
     assert ancestor is not None
-    source_models._by_hash.cache_clear()
+    source_models._load_by_hash.cache_clear()
     with pytest.raises(StoreUnavailableError), moved.tracker.translating_errors():
         raise StoreUnavailableError("database is locked")
     with pytest.raises(StoreUnavailableError, match="database is locked"), moved.tracker.translating_errors():
         pytest.fail("nobody waits for a store again that is away")
-    monkeypatch.setattr(source_models, "TRY_SECONDS", 0.0)
+    monkeypatch.setattr(source_models, "RETRY_SECONDS", 0.0)
     assert source_models.load_source_model(moved.tracker, config_of(ancestor.sha256)) is not None
 
 
@@ -482,13 +482,13 @@ def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     point = remaining_tasks(place.plan, place.tracker, retry_failed=False)[0][0]
-    source_models._by_hash.cache_clear()
+    source_models._load_by_hash.cache_clear()
     with pytest.raises(StoreError, match=r"weights\.safetensors is not as it was written"):
         run_task(point, place.settings())
     weights.write_bytes(b"")  # its size differs: that is seen without reading it
     source_models.upload_source_model(place.tracker, place.sweep, ancestor)
     run_task(point, place.settings())
-    assert place.tracker.finished_one(point.key) is not None
+    assert place.tracker.find_finished(point.key) is not None
 
 
 def test_a_transferred_run_is_an_ancestor_as_well(

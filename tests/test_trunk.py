@@ -25,7 +25,13 @@ from orchestrator.planning.resume import remaining_tasks
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
-from orchestrator.tracking.round_masks import SHA256, TRUNK, from_bytes, load_round_masks, to_bytes
+from orchestrator.tracking.round_masks import (
+    ROUND_MASKS,
+    SHA256,
+    dump_round_masks,
+    load_round_masks,
+    parse_round_masks,
+)
 from orchestrator.training.loop import EpochRecord
 from orchestrator.trial.recovery import RoundMasks, mask_source_config
 from orchestrator.trial.run import TrialResult, run_trial
@@ -87,11 +93,11 @@ def epochs(history: tuple[EpochRecord, ...]) -> list[EpochRecord]:
 def test_a_trunk_as_a_file_and_back() -> None:
     trunk = walk(TICKET).round_masks
     assert trunk is not None
-    data = to_bytes(trunk)
+    data = dump_round_masks(trunk)
     # 3 rounds of 64 * 16 + 16 * 8 + 8 * 10 weights, one bit each, are 462 bytes.
     assert sum(t.numel() for name, t in load(data).items() if "/" in name) == 3 * (128 + 16 + 10)
     like = trunk.rounds[0].masks
-    back = from_bytes(data, TICKET.key(), rounds=3, like=like, path="x")
+    back = parse_round_masks(data, TICKET.key(), rounds=3, like=like, path="x")
     for state, again in zip(trunk.rounds, back.rounds, strict=True):
         assert {n: m.tolist() for n, m in again.masks.items()} == {
             n: m.tolist() for n, m in state.masks.items()
@@ -100,7 +106,7 @@ def test_a_trunk_as_a_file_and_back() -> None:
             assert getattr(again, name) == getattr(state, name)
     for wrong in ({"rounds": 2, "like": like}, {"rounds": 3, "like": dict(list(like.items())[1:])}):
         with pytest.raises(StoreError, match="x holds"):
-            from_bytes(data, "", path="x", **wrong)  # type: ignore[arg-type]
+            parse_round_masks(data, "", path="x", **wrong)  # type: ignore[arg-type]
 
 
 def plan_of(*configs: TrialConfig) -> Plan:
@@ -128,7 +134,7 @@ def test_in_a_store_the_control_comes_second_and_trains_less(place: tuple[Tracke
         beats.clear()
         run_task(point, settings, on_progress=lambda values: beats.append(values["epoch"]))
     assert len(beats) == 3 * 2
-    row = tracker.finished_one(CONTROL.key())
+    row = tracker.find_finished(CONTROL.key())
     assert row is not None
     assert row.tags["trunk_key"] == TICKET.key()
     assert SHA256 not in row.tags
@@ -142,9 +148,9 @@ def test_a_trial_that_nobody_follows_leaves_no_trunk(place: tuple[Tracker, Worke
     points, _ = remaining_tasks(plan_of(TICKET), tracker, retry_failed=False)
     for point in points:
         run_task(point, settings)
-    row = tracker.finished_one(TICKET.key())
+    row = tracker.find_finished(TICKET.key())
     assert row is not None
-    assert not tracker.has(row, TRUNK)
+    assert not tracker.has_artifact(row, ROUND_MASKS)
     assert load_round_masks(tracker, CONTROL) is None
     (control,), _ = remaining_tasks(plan_of(TICKET, CONTROL), tracker, retry_failed=False)
     assert control.parent == DENSE.key()  # it does not wait for what is done already
@@ -155,10 +161,10 @@ def test_a_damaged_trunk_is_not_walked_along(place: tuple[Tracker, WorkerSetting
     points, _ = remaining_tasks(plan_of(TICKET, CONTROL), tracker, retry_failed=False)
     for point in points[:2]:
         run_task(point, settings)
-    row = tracker.finished_one(TICKET.key())
+    row = tracker.find_finished(TICKET.key())
     assert row is not None
     assert load_round_masks(tracker, CONTROL) is not None
-    file = tracker.local_folder(row, TRUNK)
+    file = tracker.local_folder(row, ROUND_MASKS)
     assert file is not None
     file.write_bytes(file.read_bytes()[:-1] + b"\x55")
     assert load_round_masks(tracker, CONTROL) is None

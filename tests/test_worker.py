@@ -29,7 +29,8 @@ from orchestrator.storage import model_files
 from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import RunRecord, Tracker
-from orchestrator.tracking.delivery import tracker_of
+from orchestrator.tracking.delivery import shared_tracker
+from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.params import params
 from orchestrator.trial.run import run_dense, run_trial
@@ -76,7 +77,7 @@ class Place:
 
     def load(self, row: RunRecord) -> model_files.SavedModel:
         return model_files.load_model(
-            self.tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
+            self.tracker.download_folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
         )
 
     def steps(self, row: RunRecord, name: str) -> list[int]:
@@ -235,7 +236,7 @@ def test_a_dense_network_that_is_stored_later_is_found(place: Place) -> None:
 def test_a_stored_network_that_was_changed_is_refused(place: Place) -> None:
     config = replace(DENSE, seed=6)
     row, _ = place.run(config)
-    path = place.tracker.folder(row, "model") / "weights.safetensors"
+    path = place.tracker.download_folder(row, "model") / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
     with pytest.raises(StoreError, match=r"weights\.safetensors"):
         StoredDenseNetworks(place.tracker, place.outbox).dense(config)
@@ -261,7 +262,7 @@ def test_beats_are_heard(place: Place) -> None:
 
 
 def test_a_run_takes_few_calls(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = tracker_of(place.settings.uri, place.settings.experiment).client
+    client = shared_tracker(place.settings.uri, place.settings.experiment).client
     calls: Counter[str] = Counter()
 
     def counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -61,7 +61,7 @@ def begin(uri: str) -> Begun:
     run = acquire_lease(tracker, digest(plan, None), name=NAME)
     tracker.set_tag(run.run_id, COMMAND, reproduce_command(space, SweepOptions()))
     tracker.upload(run.run_id, {"space.yaml": space.text})
-    tracker.rewrite(tracker.row(run.run_id), PLAN, plan_text(plan))
+    tracker.replace_text(tracker.get_run(run.run_id), PLAN, plan_text(plan))
     points, _ = remaining_tasks(plan, tracker, retry_failed=False)
     return Begun(uri, run, tuple(points))
 
@@ -72,7 +72,7 @@ def record_sweep(uri: str, state_dir: Path) -> str:
     for point in begun.points:
         run_task(point, begun.settings(uri, state_dir))
     publish_results(
-        begun.tracker, begun.tracker.row(begun.run.run_id), load_space(NAME, SETS), SweepOutcome(())
+        begun.tracker, begun.tracker.get_run(begun.run.run_id), load_space(NAME, SETS), SweepOutcome(())
     )
     begun.run.end("FINISHED")
     (row, *_) = begun.tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial'")

@@ -48,7 +48,7 @@ def _rows(tracker: Tracker, name: str, known: dict[str, RunRecord]) -> DataFrame
     import pandas
 
     if len(name) == 32 and all(sign in "0123456789abcdef" for sign in name):
-        run = tracker.row(name)
+        run = tracker.get_run(name)
         if run.tags.get("kind") in ("dense", "trial"):
             return pandas.DataFrame([_one(tracker, run)])
     sweep = find_sweep(tracker, name)

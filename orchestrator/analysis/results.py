@@ -40,7 +40,7 @@ def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> 
         if rows:
             return latest(own, rows, is_planned if latest_of_any else _has_results)
     elif len(sweep) == 32 and all(c in "0123456789abcdef" for c in sweep):
-        row = tracker.row(sweep)
+        row = tracker.get_run(sweep)
         if row.tags.get("kind") == "sweep":
             return row
         raise StoreError(f"run {sweep} is a {row.tags.get('kind', 'foreign run')}, not a sweep")
@@ -192,7 +192,7 @@ def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
     trials = results_frame(tracker, find_sweep(tracker, sweep))
     table = []
     for trial in trials[trials["status"].isin(("finished", "stopped"))].to_dict("records"):
-        measured = json.loads(tracker.read_text(tracker.row(trial["run_id"]), "rounds.json"))
+        measured = json.loads(tracker.read_text(tracker.get_run(trial["run_id"]), "rounds.json"))
         axes = {name: value for name, value in trial.items() if "/" not in str(name)}
         for number, row in enumerate(measured["data"], start=1):
             table.append({**axes, "round": number, **dict(zip(measured["columns"], row, strict=True))})

@@ -21,10 +21,10 @@ from packaging.requirements import Requirement
 from orchestrator.doctor.result import CheckResult, Report, State
 from orchestrator.execution.ray_session_folder import check_temporary_folder
 from orchestrator.formatting import format_gigabytes
-from orchestrator.storage.uri import exists, redact_uri, store_folder
+from orchestrator.storage.uri import redact_uri, store_exists, store_folder
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.connection import Health
+    from orchestrator.tracking.connection import StoreHealth
 
 
 PROJECT = "pruning-orchestrator"
@@ -198,19 +198,19 @@ def store(uri: str) -> Iterator[CheckResult]:
         yield CheckResult("store", "ok", f"{redact_uri(uri)}: there is none yet, the first sweep makes it")
         return
     if found.problem:
-        yield CheckResult("store", "broken", f"{redact_uri(uri)}: {found.problem}", found.do)
+        yield CheckResult("store", "broken", f"{redact_uri(uri)}: {found.problem}", found.fix)
     else:
         runs = "it answers" if found.runs is None else f"{found.runs} runs, schema up to date"
         yield CheckResult("store", "ok", f"{redact_uri(uri)}: {runs}")
 
 
-def _health(uri: str) -> Health | None:
+def _health(uri: str) -> StoreHealth | None:
     """How the store is; None where there is none yet, or one that was never made to its end."""
-    if not exists(uri):
+    if not store_exists(uri):
         return None
-    from orchestrator.tracking.connection import health, is_begun
+    from orchestrator.tracking.connection import check_health, is_present
 
-    return health(uri) if is_begun(uri) else None
+    return check_health(uri) if is_present(uri) else None
 
 
 def _disk(folder: Path) -> CheckResult:

@@ -19,13 +19,19 @@ from orchestrator.errors import BusyError, OrchestrateError, StoreError, StoreUn
 from orchestrator.execution.publish import LONGEST, publish_results
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.space.space import Space, load_space
-from orchestrator.storage.locks import is_owner_alive, on_this_host
+from orchestrator.storage.locks import is_on_this_host, is_owner_alive
 from orchestrator.storage.outbox import Outbox, PendingRun
 from orchestrator.storage.runs import COMMAND
 from orchestrator.storage.uri import outbox_folder, redact_uri
 from orchestrator.system.console import print_line
 from orchestrator.tracking import RunRecord, Tracker, breaker_for, has_store
-from orchestrator.tracking.delivery import HELD_SECONDS, TRY_SECONDS, deliver_all, results_wait, tracker_of
+from orchestrator.tracking.delivery import (
+    FIRST_RETRY_SECONDS,
+    HELD_SECONDS,
+    count_waiting,
+    deliver_all,
+    shared_tracker,
+)
 from orchestrator.tracking.lease import acquire_lease, heartbeat
 from orchestrator.trial.task import SweepOutcome
 
@@ -88,7 +94,7 @@ class Delivered:
         if not self.refused:
             return ""
         name, reason = next(iter(self.refused.items()))
-        return f"{results_wait(len(self.refused))} in {self.folder} still; {name}: {reason}"
+        return f"{count_waiting(len(self.refused))} in {self.folder} still; {name}: {reason}"
 
 
 def deliver_late(uri: str) -> Delivered:
@@ -105,7 +111,7 @@ def deliver_late(uri: str) -> Delivered:
             breaker_for(uri).reset()
             refused = _deliver(uri, outbox, arrived)
         except StoreError as error:
-            raise type(error)(f"{error}; {results_wait(outbox.count())} in {outbox.folder}") from error
+            raise type(error)(f"{error}; {count_waiting(outbox.count())} in {outbox.folder}") from error
     elif not _is_there(uri):
         return Delivered(uri, str(outbox.folder), (), {})
     return Delivered(uri, str(outbox.folder), tuple(_finish_sweeps(uri, arrived)), refused)
@@ -137,7 +143,7 @@ def _deliver(uri: str, outbox: Outbox, arrived: list[PendingRun]) -> dict[str, s
         if not has_spoken:
             print_line(f"another process is delivering {held} results; waiting for it", error=True)
             has_spoken = True
-        sleep(TRY_SECONDS / 10)
+        sleep(FIRST_RETRY_SECONDS)
 
 
 def _finish_sweeps(uri: str, arrived: Collection[PendingRun]) -> Iterator[LateSweep]:
@@ -152,14 +158,14 @@ def _finish_sweeps(uri: str, arrived: Collection[PendingRun]) -> Iterator[LateSw
     for sweep, space in {**left, **spaces}.items():
         state, missing = "gone", 0
         if sweep in rows:
-            state, missing = _finished(tracker_of(uri, space), rows[sweep])
+            state, missing = _finished(shared_tracker(uri, space), rows[sweep])
         yield LateSweep(space, sweep, counts[sweep, "trial"], counts[sweep, "dense"], state, missing)
 
 
 def _lacks_its_end(tracker: Tracker, row: RunRecord) -> bool:
     """Whether a dead process of this host left a sweep open of which no trial is missing."""
     holder = row.tags.get("owner", "")
-    if row.status != "RUNNING" or not on_this_host(holder) or is_owner_alive(holder):
+    if row.status != "RUNNING" or not is_on_this_host(holder) or is_owner_alive(holder):
         return False
     if not is_planned(tracker, row):
         return False
@@ -179,7 +185,7 @@ def _finished(tracker: Tracker, row: RunRecord) -> tuple[str, int]:
             heartbeat(tracker, run),
             tracker.translating_errors(),
         ):
-            sweep = tracker.row(run.run_id)
+            sweep = tracker.get_run(run.run_id)
             results = publish_results(tracker, sweep, _space(tracker, sweep), SweepOutcome(()))
             missing = int((results["status"] == "missing").sum()) + _unasked(tracker.read_text(sweep, PLAN))
             run.status = "KILLED" if missing else "FINISHED"

@@ -32,7 +32,7 @@ from orchestrator.planning.resume import (
 )
 from orchestrator.space.space import Space
 from orchestrator.storage.runs import COMMAND
-from orchestrator.storage.uri import chosen_state_dir, outbox_folder, store_folder
+from orchestrator.storage.uri import custom_state_dir, outbox_folder, store_folder
 from orchestrator.system.console import print_line
 from orchestrator.system.provenance import environment
 from orchestrator.system.signals import closing_at_end
@@ -106,7 +106,7 @@ def run_tasks(
         data_dir=options.data_dir(),
         code=options.code(),
         stop=stop,
-        state_dir=chosen_state_dir(),
+        state_dir=custom_state_dir(),
     )
     with deliver_in_background(tracker.uri), _closing(tracker, sweep_run):
         return run_experiment(
@@ -236,14 +236,14 @@ class SweepSession:
         request = request_of(space, self.options)
         asked = None if request is None else request.sha256()
         if asked is not None and sweep.tags.get(REQUEST_SHA256) != asked:
-            self.tracker.try_tag(sweep.run_id, REQUEST_SHA256, asked)
+            self.tracker.try_set_tag(sweep.run_id, REQUEST_SHA256, asked)
 
     def write_down(self, plan: Plan, sweep: RunRecord) -> None:
         """What is going to be run, where and by which command."""
         self.tracker.set_tag(sweep.run_id, COMMAND, reproduce_command(plan.space, self.options))
         facts = json.dumps(environment(), indent=1, sort_keys=True)
         self.tracker.upload(sweep.run_id, {"space.yaml": plan.space.text, "environment.json": facts})
-        self.tracker.rewrite(sweep, PLAN, plan_text(plan, stop=self.stop))
+        self.tracker.replace_text(sweep, PLAN, plan_text(plan, stop=self.stop))
         self.remember(plan.space, sweep)
         if plan.space.ancestor is not None:
             upload_source_model(self.tracker, sweep, plan.space.ancestor)
@@ -271,10 +271,10 @@ def _run_under_lease(plan: Plan, wanted: SweepSession, run: ActiveRun) -> Summar
     """Run what is left, as the one owner of the sweep's run, and record what came of it."""
     tracker = wanted.tracker
     with tracker.translating_errors():
-        sweep = tracker.row(run.run_id)
+        sweep = tracker.get_run(run.run_id)
         left = wanted.remaining(plan, sweep)
         wanted.write_down(left.plan, sweep)
-        sweep = tracker.row(run.run_id)  # with what it says now
+        sweep = tracker.get_run(run.run_id)  # with what it says now
         source = wanted.source(left, sweep)
     ended = wanted.run(left, sweep, source)
     run.status = "KILLED" if ended.signal else "FINISHED"

@@ -17,7 +17,7 @@ from orchestrator.data.files import check_files
 from orchestrator.errors import ClusterError, OrchestrateError
 from orchestrator.execution.options import Resources, limit_to_nodes
 from orchestrator.execution.ray_local import Node, connect_cluster, living_nodes
-from orchestrator.storage.uri import SERVER, check_reachable, exists, redact_uri
+from orchestrator.storage.uri import SERVER_FIX, check_reachable, redact_uri, store_exists
 from orchestrator.system.provenance import check_code
 
 ANSWER_SECONDS = 90.0  # a node imports MLflow first, and may have to install Ray's environment
@@ -67,8 +67,8 @@ def _problem(needs: NodeRequirements) -> str:
     """What a node lacks, in one line; runs there."""
     try:
         check_code(needs.code)
-        if not exists(needs.uri):
-            return f"the store {redact_uri(needs.uri)} is a file that it does not see; {SERVER}"
+        if not store_exists(needs.uri):
+            return f"the store {redact_uri(needs.uri)} is a file that it does not see; {SERVER_FIX}"
         tracking.initialise(needs.uri)
         for name in needs.datasets:
             check_files(name, None if needs.data_dir is None else Path(needs.data_dir))

@@ -22,7 +22,7 @@ from orchestrator.planning.resume import stopped_keys, sweep_before, with_record
 from orchestrator.space.pruners import pruners
 from orchestrator.space.space import Space
 from orchestrator.space.values import method
-from orchestrator.storage.uri import exists
+from orchestrator.storage.uri import store_exists
 from orchestrator.trial.structure import unpruned_of
 from pruning.registry import parse
 
@@ -37,7 +37,7 @@ def start_ray_early(plan: Plan, options: SweepOptions, *, uri: str) -> Iterator[
 
     Nothing where there is a store, or a cluster to join. DataError before anything is written.
     """
-    if exists(uri) or options.address is not None:
+    if store_exists(uri) or options.address is not None:
         yield
         return
     check_data(needed_data(plan, plan.dense))
@@ -77,7 +77,7 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
     plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
-    if exists(uri):
+    if store_exists(uri):
         from orchestrator.tracking import (
             has_store,
             open_store,  # MLflow takes a second

@@ -22,7 +22,7 @@ from orchestrator.system.memory import disable_malloc_trim, peak_memory
 from orchestrator.system.provenance import card, check_code
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
-from orchestrator.tracking.delivery import deliver_all, tracker_of
+from orchestrator.tracking.delivery import deliver_all, shared_tracker
 from orchestrator.tracking.recorder import write_result
 from orchestrator.tracking.round_masks import load_round_masks
 from orchestrator.tracking.run_session import RunSession, make_run_start
@@ -57,18 +57,20 @@ def run_task(
     disable_malloc_trim()
     check_source(point.config)
     images = load_planned_data(dense, settings.data_dir)
-    tracker = tracker_of(settings.uri, settings.experiment)
+    tracker = shared_tracker(settings.uri, settings.experiment)
     outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
-    if (waiting := outbox.of_point(point.key)) is not None:  # a worker died between its work and the store
+    if (
+        waiting := outbox.find_task_result(point.key)
+    ) is not None:  # a worker died between its work and the store
         with suppress(StoreUnavailableError):
             deliver_all(settings.uri, outbox)
-        return waiting.final
+        return waiting.final_metrics
     facts = DataInput(images.name, images.digest, _sizes(images))
     opening = make_run_start(point, settings, params=params(point.config), data=facts)
     store = StoredDenseNetworks(tracker, outbox)
     with RunSession(tracker, outbox, opening) as entry:
-        if entry.done is not None:
-            return {name: v for name, v in entry.done.metrics.items() if name.startswith("final/")}
+        if entry.existing is not None:
+            return {name: v for name, v in entry.existing.metrics.items() if name.startswith("final/")}
         ancestor = load_source_model(tracker, dense)
         shared = load_round_masks(tracker, point.config) if isinstance(point.config, TrialConfig) else None
         walk = partial(
@@ -76,8 +78,10 @@ def run_task(
         )
         peak = peak_memory(dense.numerics.device)
         with deterministic(dense.numerics.device, tf32=dense.numerics.tf32) as loose:
-            result = walk(keeper=entry.keeper, every_seconds=settings.checkpoint_seconds, shared=shared)
-        found = partial(write_result, point=point, result=result, parent_held=store.held, stop=settings.stop)
+            result = walk(keeper=entry.checkpoints, every_seconds=settings.checkpoint_seconds, shared=shared)
+        found = partial(
+            write_result, task=point, result=result, is_parent_stored=store.held, stop=settings.stop
+        )
         marks = {NONDETERMINISTIC_TAG: ", ".join(sorted(loose))} if loose else {}
         marks |= card(dense.numerics.device)
         marks |= transfer_tags(dense, images, ancestor)
@@ -157,7 +161,7 @@ class StoredDenseNetworks:
         return waiting or stored
 
     def _waiting(self, key: str) -> NetworkState | None:
-        parcel = self.outbox.of_point(key)
+        parcel = self.outbox.find_task_result(key)
         if parcel is None:
             return None
         try:
@@ -183,14 +187,14 @@ def _waiting_state(folder: Path, manifest_sha256: str) -> NetworkState:
 @lru_cache(maxsize=KEPT_DENSE)
 def _dense_state(tracker: Tracker, key: str) -> NetworkState | None:
     with tracker.translating_errors():
-        row = tracker.finished_one(key)
+        row = tracker.find_finished(key)
         if row is None:
             return None
-        folder = tracker.folder(row, "model")
+        folder = tracker.download_folder(row, "model")
     try:
         saved = model_files.load_model(folder, manifest_sha256=row.tags["manifest_sha256"])
     except StoreError as error:
-        tracker.try_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
+        tracker.try_set_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
         raise
     return saved.state()
 

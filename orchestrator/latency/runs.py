@@ -39,7 +39,7 @@ def measure_named(
     rows = find_runs(tracker, names)
     if not measure_runs(tracker, rows, options, tell=tell):
         tell(f"nothing to measure: all {len(rows)} runs have latencies; --again measures anew")
-    return [tracker.row(row.run_id) for row in rows]
+    return [tracker.get_run(row.run_id) for row in rows]
 
 
 def measure_sweep(
@@ -66,7 +66,7 @@ def find_runs(tracker: Tracker, names: Sequence[str]) -> list[RunRecord]:
 
 def _named(tracker: Tracker, name: str) -> list[RunRecord]:
     if len(name) == 32 and all(sign in "0123456789abcdef" for sign in name):
-        row = tracker.row(name)
+        row = tracker.get_run(name)
         if row.tags.get("kind") in ("dense", "trial"):
             if row.status != "FINISHED" or "key" not in row.tags:
                 raise StoreError(f"run {name} is {row.status} and holds no whole result to measure")
@@ -101,13 +101,13 @@ def _said(latency: Latency) -> str:
 def load_forms(tracker: Tracker, row: RunRecord) -> NetworkVariants:
     """The network of a run in all its forms; the dense one is a fresh draw, as fast as any."""
     saved = saved_model(tracker, row)
-    model, shape, classes = saved.blueprint.built_as
+    model, shape, classes = saved.spec.architecture
     with seeded(0):
         dense = models.build(model, input_shape=shape, num_classes=classes)
     if all(mask.all() for mask in saved.masks.values()):
         return NetworkVariants(dense, shape)
     forms = NetworkVariants(dense, shape, build_module(saved, tracker, cut=False), masks=saved.masks)
-    if saved.blueprint.cut_widths is None:
+    if saved.spec.cut_widths is None:
         return forms
     return replace(forms, cut=build_module(saved, tracker, cut=True))
 

@@ -69,14 +69,14 @@ def measured(row: RunRecord, batch: int) -> bool:
 
 def _network_key(tracker: Tracker, row: RunRecord) -> tuple[object, ...]:
     """Equal for the runs whose networks must take equally long."""
-    plan = ModelSpec.read(tracker.read_text(row, f"model/{ARCH}").encode(), f"model/{ARCH}")
+    plan = ModelSpec.from_json(tracker.read_text(row, f"model/{ARCH}").encode(), f"model/{ARCH}")
     if plan.cut_widths is not None:
-        return (*plan.built_as, json.dumps(plan.cut_widths, sort_keys=True))
-    sparsity = {name: row.metrics.get(f"layers/{name}", 0.0) for name in _convertible(*plan.built_as)}
+        return (*plan.architecture, json.dumps(plan.cut_widths, sort_keys=True))
+    sparsity = {name: row.metrics.get(f"layers/{name}", 0.0) for name in _convertible(*plan.architecture)}
     if supported() and max(sparsity.values(), default=0.0) > HALF:
         manifest = json.loads(tracker.read_text(row, f"model/{MANIFEST}"))
-        return (*plan.built_as, manifest[MASKS]["sha256"])
-    return (*plan.built_as, row.metrics["final/sparsity"] > 0)
+        return (*plan.architecture, manifest[MASKS]["sha256"])
+    return (*plan.architecture, row.metrics["final/sparsity"] > 0)
 
 
 @lru_cache(maxsize=16)

@@ -18,7 +18,7 @@ from orchestrator.model_io.load import load_module, recorded_data
 from orchestrator.model_io.metadata import compare, metadata, usage_text
 from orchestrator.model_io.quantization import Int8, quantize
 from orchestrator.model_io.source import ModelSource, resolve_source
-from orchestrator.storage.manifest import entry_of
+from orchestrator.storage.manifest import make_entry
 from orchestrator.system.files import FULL
 from orchestrator.tracking import MetricPoint
 
@@ -70,12 +70,12 @@ def export(
     net, saved = load_module(origin, cut=not whole)
     with _aside(target) as folder:
         written = folder / target.name
-        chosen.write(net, saved.blueprint, written)
+        chosen.write(net, saved.spec, written)
         run = chosen.runner(written)
-        comparison = compare(net, run, saved.blueprint.input_shape, tolerance=chosen.tolerance)
+        comparison = compare(net, run, saved.spec.input_shape, tolerance=chosen.tolerance)
         int8 = _quantized(written, origin) if quantization else None
         about = metadata(
-            origin, saved, net, form=chosen, file=entry_of(written.read_bytes()), comparison=comparison
+            origin, saved, net, form=chosen, file=make_entry(written.read_bytes()), comparison=comparison
         )
         about |= int8.about() if int8 else {}
         _finish(written, about, target)
@@ -141,6 +141,6 @@ def _record(origin: ModelSource, int8: Int8 | None) -> None:
     if int8 is None or origin.tracker is None:
         return
     points = [MetricPoint(name, value) for name, value in int8.metrics().items()]
-    row = origin.tracker.row(origin.run_id)
+    row = origin.tracker.get_run(origin.run_id)
     with origin.tracker.translating_errors():
         origin.tracker.attach(row).log(metrics=points, tags={"int8": int8.how})

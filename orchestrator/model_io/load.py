@@ -71,16 +71,16 @@ def load(
     net, saved = load_module(found, cut=cut)
     net.to(place)
     if strict:
-        verify_accuracy(net, found, saved.blueprint)
+        verify_accuracy(net, found, saved.spec)
     verified = found.manifest_sha256 is not None
     about = (found.run_id, found.name, found.params, found.metrics, found.tags)
-    return net, Record(*about, saved.masks, saved.blueprint, found.accuracy, verified)
+    return net, Record(*about, saved.masks, saved.spec, found.accuracy, verified)
 
 
 def load_module(origin: ModelSource, *, cut: bool) -> tuple[nn.Module, model_files.SavedModel]:
     """The network of an origin, masked or cut out, and the files as they were read."""
-    saved = model_files.read(origin.files, manifest_sha256=origin.manifest_sha256)
-    _check_source(origin, saved.blueprint.model)
+    saved = model_files.load_model_from(origin.files, manifest_sha256=origin.manifest_sha256)
+    _check_source(origin, saved.spec.model)
     return build_module(saved, origin.tracker, cut=cut), saved
 
 
@@ -105,8 +105,8 @@ def _check_source(origin: ModelSource, model: str) -> None:
 
 def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut: bool) -> nn.Module:
     """The network of checked files, masked or cut out, on the CPU in eval mode."""
-    plan = saved.blueprint
-    net = plan.network(weights_of(tracker, saved))
+    plan = saved.spec
+    net = plan.build_network(weights_of(tracker, saved))
     apply_masks(net, saved.masks)
     if not cut or plan.cut_widths is None:
         return net
@@ -124,23 +124,23 @@ def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut:
 def saved_model(tracker: Tracker, row: RunRecord) -> model_files.SavedModel:
     """The checked files of a run; StoreError where it holds no whole model."""
     found = source_of_run(tracker, row)
-    return model_files.read(found.files, manifest_sha256=found.manifest_sha256)
+    return model_files.load_model_from(found.files, manifest_sha256=found.manifest_sha256)
 
 
 def weights_of(tracker: Tracker | None, saved: model_files.SavedModel) -> dict[str, Tensor]:
     """Its weights, or those of the parent where it holds masks alone (not masked yet)."""
     if saved.weights is not None:
         return saved.weights
-    key = str(saved.blueprint.parent)
+    key = str(saved.spec.parent)
     if tracker is None:
         raise StoreError(f"this folder holds masks only; its weights are in the store, under the key {key}")
-    parent = tracker.finished_one(key)
+    parent = tracker.find_finished(key)
     if parent is None:
         raise StoreError(f"the dense network that this run starts from is gone: key {key}")
     dense = saved_model(tracker, parent)
-    if dense.blueprint.built_as != saved.blueprint.built_as:
+    if dense.spec.architecture != saved.spec.architecture:
         raise StoreError(
-            f"run {parent.run_id} is not the dense network of these masks, but {dense.blueprint.model}"
+            f"run {parent.run_id} is not the dense network of these masks, but {dense.spec.model}"
         )
     return dense.state().weights
 

@@ -34,9 +34,9 @@ def metadata(
     comparison: Comparison,
 ) -> dict[str, Json]:
     """The content of FILE.json; nothing in it depends on the time, the place or the machine."""
-    plan = saved.blueprint
+    plan = saved.spec
     cost = profile(net, plan.input_shape)
-    dense = sum(parameter.numel() for parameter in plan.parameters().values())
+    dense = sum(parameter.numel() for parameter in plan.meta_parameters().values())
     return {
         "format": form.name,
         "bytes": file.bytes,

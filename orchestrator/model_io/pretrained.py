@@ -93,7 +93,7 @@ def load_source_model(space: Space, source: str, *, uri: str) -> SourceModelInfo
 def _logged(origin: ModelSource) -> Network:
     """The network of a run, a registered model or a folder, whole, dead weights at zero."""
     net, saved = load_module(origin, cut=False)
-    plan = saved.blueprint
+    plan = saved.spec
     arch = plan.model_dump(mode="json", include={"model", "input_shape", "num_classes"})
     classes = _classes(origin.params.get("dataset"), plan.num_classes) or plan.classes
     return NetworkState(_plain(net.state_dict()), saved.masks), arch | (

@@ -68,10 +68,10 @@ def register(source: str, *, name: str, alias: str | None = None, uri: str) -> R
     if found.tracker is None:
         raise UsageError(f"{source} is a folder; give a run of the store, whose record goes with it")
     tracker = found.tracker
-    row = tracker.row(found.run_id)
+    row = tracker.get_run(found.run_id)
     origin = source_of_run(tracker, row)
     same = {"run_id": row.run_id, "run_manifest_sha256": str(origin.manifest_sha256)}
-    comparison, version = None, model_registry.version_of(tracker, name, same)
+    comparison, version = None, model_registry.find_version(tracker, name, same)
     if version is None:
         comparison, version = _create_version(tracker, row, origin, name=name, same=same)
     if alias is not None:
@@ -94,15 +94,18 @@ def _create_version(
 ) -> tuple[Comparison, str]:
     """Its MLflow model and its own files as a logged model, then the version; what has a version is whole."""
     net, saved = load_module(origin, cut=True)
-    pt2, shape = FORMATS["pt2"], saved.blueprint.input_shape
-    with tempfile.TemporaryDirectory() as place, model_registry.logged_model(tracker, row, name) as model_id:
+    pt2, shape = FORMATS["pt2"], saved.spec.input_shape
+    with (
+        tempfile.TemporaryDirectory() as place,
+        model_registry.create_logged_model(tracker, row, name) as model_id,
+    ):
         folder = Path(place) / "model"
         images = torch.rand((EXAMPLES, *shape), generator=torch.Generator().manual_seed(0))
         program = model_registry.save_program(folder, net, images, row=row, model_id=model_id)
-        pt2.write(net, saved.blueprint, program)  # MLflow's own names files of this machine
+        pt2.write(net, saved.spec, program)  # MLflow's own names files of this machine
         comparison = compare(net, pt2.runner(program), shape, tolerance=pt2.tolerance)
         manifest = _own_files(folder / NETWORK, origin, saved)
-        model_registry.upload(tracker, model_id, folder)
+        model_registry.upload_model_files(tracker, model_id, folder)
     tags = {**same, **_tags(origin, net, saved), "manifest_sha256": manifest}
     text = _description(row.name, tags)
     version = model_registry.add_version(
@@ -114,7 +117,7 @@ def _create_version(
 def _own_files(folder: Path, origin: ModelSource, saved: SavedModel) -> str:
     """The network's files with its weights; the manifest's SHA-256. Those that have weights are copied."""
     folder.mkdir()
-    plan = saved.blueprint
+    plan = saved.spec
     if saved.weights is None:
         weights = weights_of(origin.tracker, saved)
         state = NetworkState(weights, saved.masks, **dict(plan.spent))
@@ -129,11 +132,11 @@ def _own_files(folder: Path, origin: ModelSource, saved: SavedModel) -> str:
 
 def _tags(origin: ModelSource, net: nn.Module, saved: SavedModel) -> dict[str, str]:
     """What the registry's pages show of a version, with numbers in full: a load is held against them."""
-    cost, metrics = profile(net, saved.blueprint.input_shape), origin.metrics
+    cost, metrics = profile(net, saved.spec.input_shape), origin.metrics
     found = {"accuracy": origin.accuracy, "sparsity": metrics.get("final/sparsity", metrics.get("sparsity"))}
     tags = {name: repr(value) for name, value in found.items() if value is not None}
     tags |= {"parameters": str(cost.parameters), "macs": str(cost.total_macs)}
-    tags |= {"model": saved.blueprint.model, "dataset": origin.params.get("dataset", "")}
+    tags |= {"model": saved.spec.model, "dataset": origin.params.get("dataset", "")}
     if digests := sorted(origin.data_digests()):
         tags["data_digest"] = digests[0]
     if "stopped_because" in origin.tags:

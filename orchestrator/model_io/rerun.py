@@ -143,7 +143,7 @@ class RecordedRun:
         except StoreError:
             if (parent := row.tags.get("mlflow.parentRunId")) is None:
                 raise
-        return dict(json.loads(tracker.read_text(tracker.row(parent), ENVIRONMENT)))
+        return dict(json.loads(tracker.read_text(tracker.get_run(parent), ENVIRONMENT)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ class RerunResult:
 def find_recorded_run(run: str, *, uri: str) -> RecordedRun:
     """The finished dense or trial run of an id, or `runs:/<id>`. StoreError where there is none."""
     tracker = open_store(uri)
-    row = tracker.row(run.removeprefix("runs:/").strip("/"))
+    row = tracker.get_run(run.removeprefix("runs:/").strip("/"))
     kind = row.tags.get("kind", "foreign run")
     if kind not in ("dense", "trial"):
         raise StoreError(f"run {row.run_id} is a {kind}; only a dense run or a trial can be run again")
@@ -213,7 +213,7 @@ def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
     now: dict[str, dict[int, float]] = {}
     for point in metric_points(new.result):
         now.setdefault(point.name, {})[point.step] = float(point.value)
-    same.add_epochs({name: tracker.history(run_id, name) for name in EPOCH_METRICS}, now)
+    same.add_epochs({name: tracker.metric_history(run_id, name) for name in EPOCH_METRICS}, now)
     saved, state = saved_model(tracker, recorded.row), new.result.last.state
     same.add_tensors("mask", saved.masks, state.masks)
     old = masked(weights_of(tracker, saved), saved.masks)
@@ -222,7 +222,9 @@ def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
         if name not in recorded.row.metrics:
             continue  # a metric that this run is too old for
         values = now[name]
-        then = {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.history(run_id, name)
+        then = (
+            {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.metric_history(run_id, name)
+        )
         for step in sorted(values.keys() | then.keys()):
             label = name if step == 0 else f"round or epoch {step}, {name}"
             same.add_metric(label, then.get(step), values.get(step))

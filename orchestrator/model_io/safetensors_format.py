@@ -13,7 +13,7 @@ from orchestrator.errors import StoreError
 from orchestrator.formatting import is_encodable
 from orchestrator.model_io.format import Run
 from orchestrator.storage.model_spec import ModelSpec
-from orchestrator.storage.tensor_files import METADATA, header, header_and, tensors
+from orchestrator.storage.tensor_files import METADATA, load_expected_tensors, max_file_bytes, read_header
 from orchestrator.system.files import open_regular, read_regular, size_of
 from pruning.architecture import resize, widths
 
@@ -31,27 +31,27 @@ def rebuilt(path: Path) -> nn.Module:
     """The network of such a file, on the CPU in eval mode. StoreError for a file that is none."""
     try:
         with open_regular(path, follow_links=True) as file:
-            start, size = file.read(header_and(0)), size_of(file)
+            start, size = file.read(max_file_bytes(0)), size_of(file)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    metadata = header(start, str(path)).get(METADATA)
+    metadata = read_header(start, str(path)).get(METADATA)
     text = metadata.get(ARCH) if isinstance(metadata, dict) else None
     if not isinstance(text, str) or not is_encodable(text):
         raise StoreError(f"{path} has no {ARCH!r} among its metadata: it is no export of a network")
-    plan = ModelSpec.read(text.encode(), f"{ARCH} of {path}")
+    plan = ModelSpec.from_json(text.encode(), f"{ARCH} of {path}")
     net = _outline(plan, path)
     forms = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in net.state_dict().items()}
-    if size > header_and(sum(tensor.nbytes for tensor in net.state_dict().values())):
+    if size > max_file_bytes(sum(tensor.nbytes for tensor in net.state_dict().values())):
         raise StoreError(f"{path} is larger than its network")
     if size < sum(tensor.nbytes for tensor in net.state_dict().values()):
         raise StoreError(f"{path} is smaller than its network")
-    content = tensors(read_regular(path, at_most=size), forms, str(path))
+    content = load_expected_tensors(read_regular(path, at_most=size), forms, str(path))
     net.to_empty(device="cpu").load_state_dict(content)
     return net.eval()
 
 
 def _outline(plan: ModelSpec, path: Path) -> nn.Module:
-    plan.outline()  # refuses what is too large
+    plan.meta_state_dict()  # refuses what is too large
     with torch.device("meta"):
         whole = models.build(plan.model, input_shape=plan.input_shape, num_classes=plan.num_classes)
     try:

@@ -10,8 +10,8 @@ from pathlib import Path
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.storage.manifest import ARCH, FileSource, LocalFolder
 from orchestrator.tracking import RunRecord, Tracker, open_store
-from orchestrator.tracking.artifacts import files_at
-from orchestrator.tracking.model_registry import registered
+from orchestrator.tracking.artifacts import make_file_source
+from orchestrator.tracking.model_registry import load_version
 
 MODEL = "model"  # the folder of a network among a run's artifacts
 NETWORK = "network"  # the same among those of a registered model
@@ -53,7 +53,7 @@ def resolve_source(source: str | Path, *, uri: str, manifest_sha256: str | None 
     run_id = text.removeprefix("runs:/").strip("/").removesuffix(f"/{MODEL}")
     if text.startswith("runs:") or RUN_ID.fullmatch(text):
         tracker = _store(uri)
-        return source_of_run(tracker, tracker.row(run_id))
+        return source_of_run(tracker, tracker.get_run(run_id))
     if Path(text).is_dir():
         return _folder(Path(text).resolve(), manifest_sha256)
     raise StoreError(f"no run {text[:200]!r}, and no folder either; give {FORMS}")
@@ -70,7 +70,7 @@ def source_of_run(tracker: Tracker, row: RunRecord) -> ModelSource:
         )
     if "invalid" in row.tags:
         raise StoreError(f"run {row.run_id} was found to be damaged: {row.tags['invalid'][:300]}")
-    files = files_at(row.artifact_uri, MODEL, uri=tracker.uri)
+    files = make_file_source(row.artifact_uri, MODEL, uri=tracker.uri)
     about = (row.run_id, row.params, row.metrics, row.tags)
     return ModelSource(row.name, files, row.tags["manifest_sha256"], *about, tracker)
 
@@ -86,13 +86,13 @@ def _registered(tracker: Tracker, text: str) -> ModelSource:
             f"{text[:200]!r} names no registered model; write models:/name@alias or models:/name/3"
         )
     name, version, alias = named.groups()
-    found = registered(tracker, name, version=version or "", alias=alias or "")
+    found = load_version(tracker, name, version=version or "", alias=alias or "")
     if "manifest_sha256" not in found.tags:
         raise StoreError(
             f"{text} was not made by `orchestrate register`, and other forms of a model are never opened; "
             f"its run is {found.run_id or 'not known'}"
         )
-    files = files_at(found.artifact_uri, NETWORK, uri=tracker.uri)
+    files = make_file_source(found.artifact_uri, NETWORK, uri=tracker.uri)
     about = (found.run_id, found.params, found.metrics, found.tags)
     return ModelSource(
         f"{name} version {found.version}", files, found.tags["manifest_sha256"], *about, tracker

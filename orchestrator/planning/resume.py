@@ -110,7 +110,7 @@ def with_recorded_points(plan: Plan, tracker: Tracker, sweep: RunRecord | None) 
     StoreError where the sweep's record is of other code.
     """
     empty = replace(plan, trials=(), dense=(), excluded=(), asked=(), exhausted=False)
-    if plan.space.search.method != "tpe" or sweep is None or not tracker.has(sweep, PLAN):
+    if plan.space.search.method != "tpe" or sweep is None or not tracker.has_artifact(sweep, PLAN):
         return plan
     return _regrown(empty, json.loads(tracker.read_text(sweep, PLAN)))
 

@@ -88,7 +88,7 @@ class SearchSource:
         with tracker.translating_errors():
             points, reused = remaining_tasks(new, tracker, retry_failed=self._retry_failed, stop=stop)
             ended = final_states(new, tracker, stop=stop, open_keys={point.key for point in points})
-            tracker.rewrite(self._sweep, PLAN, plan_text(longer, stop=stop))
+            tracker.replace_text(self._sweep, PLAN, plan_text(longer, stop=stop))
         self.plan, self.reused = longer, self.reused + reused
         self._ended.update(ended)
         return points

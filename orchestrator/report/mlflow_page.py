@@ -54,7 +54,7 @@ def publish_sweep_page(tracker: Tracker, sweep: RunRecord, *, space: Space, resu
         name, options = parse(trial["dataset"])
         sizes = dict(zip(("train", "validation", "test"), split_sizes(name, **options), strict=True))
         for dataset, digest in tracker.data_digests(trial["run_id"]).items():
-            run.log_data(dataset, digest, sizes)
+            run.log_dataset(dataset, digest, sizes)
     tracker.set_experiment_tag(NOTE, space.about)
     tracker.set_experiment_tag(VIEW_TAG, view_state())
 

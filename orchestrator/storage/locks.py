@@ -14,57 +14,59 @@ import psutil
 from orchestrator.errors import StoreError
 from orchestrator.storage.uri import store_folder
 
-BOOT = Path("/proc/sys/kernel/random/boot_id")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def owner() -> str:
-    """This process, so that another can tell whether it still lives.
+    """Return a text that identifies this process, for `is_owner_alive` in another process.
 
-    Host, pid, when it began by the clock, and on Linux also what no clock moves: the boot and the tick in it.
+    It holds the host, the pid and the start time; on Linux also the boot id and the start in clock ticks
+    since the boot, which no change of the clock moves.
     """
-    return _owner(os.getpid())
+    return _describe_process(os.getpid())  # by pid, so that a forked process does not get its parent's
 
 
 @lru_cache(maxsize=1)
-def _owner(pid: int) -> str:
+def _describe_process(pid: int) -> str:
     return (
         f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.2f} {_start_ticks(pid)}".rstrip()
     )
 
 
-def on_this_host(text: str) -> bool:
+def is_on_this_host(text: str) -> bool:
     """Whether an owner is, or was, a process of this host."""
     return text.partition(" ")[0] == socket.gethostname()
 
 
 def is_owner_alive(text: str) -> bool:
-    """False only where the owner was on this host and is gone; another host's is taken to live."""
-    parts = text.split()
-    if len(parts) not in (3, 4) or parts[0] != socket.gethostname():
+    """Return False only if the owner was on this host and has ended; other hosts' count as alive."""
+    fields = text.split()
+    if len(fields) not in (3, 4) or fields[0] != socket.gethostname():
         return True
-    pid = int(parts[1])
-    if len(parts) == 4:
-        return _start_ticks(pid) == parts[3]
+    pid = int(fields[1])
+    if len(fields) == 4:
+        return _start_ticks(pid) == fields[3]
     try:
-        return abs(psutil.Process(pid).create_time() - float(parts[2])) < 1
+        return abs(psutil.Process(pid).create_time() - float(fields[2])) < 1
     except psutil.Error:
         return False
 
 
 def _start_ticks(pid: int) -> str:
-    """When a process began, in ticks since the boot of its machine; empty if it is gone, or not on Linux."""
+    """Return the boot id, and the start in ticks since the boot; empty for no process, or no Linux."""
     try:
+        # The program's name, in parentheses, may hold spaces and parentheses itself.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return f"{BOOT.read_text()[:8]}-{fields[19]}"
+        return f"{BOOT_ID.read_text()[:8]}-{fields[19]}"
     except OSError:
         return ""
 
 
 @contextmanager
 def store_lock(uri: str, name: str, *, seconds: float, error: type[StoreError]) -> Iterator[None]:
-    """Hold the lock `name` for the block; `error` is raised if it is held elsewhere for `seconds`.
+    """Hold the lock file `name` of a SQLite store's folder; raise `error` after `seconds` without it.
 
-    For a store elsewhere nothing is held.
+    A store on a server has no lock.
     """
     from filelock import FileLock, Timeout
 

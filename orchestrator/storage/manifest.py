@@ -1,4 +1,4 @@
-"""manifest.json: names, sizes and SHA-256 of the files of a saved model."""
+"""Read and check manifest.json: the names, sizes and SHA-256 of the files of a saved model."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ LARGEST_MANIFEST = 10_000  # bytes; three names with their sizes and hashes take
 
 
 class FileSource(Protocol):
-    """Files in one folder, here or in a store elsewhere; nothing in them is trusted."""
+    """The files of one folder, on this disk or in a remote store. Their content is not trusted."""
 
     @property
     def where(self) -> str:
-        """What an error calls the folder."""
+        """The folder's name in errors."""
 
     def sizes(self) -> Mapping[str, int]:
-        """Name -> bytes of all that is there; StoreError for anything but plain files."""
+        """Return name -> bytes of every file; StoreError for anything but plain files."""
 
     def read(self, name: str, size: int) -> bytes:
-        """A file of this size; one that is longer comes back longer, by a byte. StoreError if it is gone."""
+        """Read at most `size` + 1 bytes, so that a longer file shows. StoreError if the file is gone."""
 
 
 @dataclass(frozen=True)
@@ -46,39 +46,40 @@ class LocalFolder:
         if self.path.is_symlink():
             raise StoreError(f"{self.path} is a link; a saved network is a plain folder, and this is refused")
         try:
-            found = {path.name: path.lstat() for path in sorted(self.path.iterdir())}
+            infos = {path.name: path.lstat() for path in sorted(self.path.iterdir())}
         except OSError as error:
-            raise _not_whole(error) from error
-        for name, info in found.items():
+            raise _incomplete(error) from error
+        for name, info in infos.items():
             if not stat.S_ISREG(info.st_mode):
                 raise StoreError(
                     f"{self.path / name} is no plain file, and is refused: links are not followed"
                 )
-        return {name: info.st_size for name, info in found.items()}
+        return {name: info.st_size for name, info in infos.items()}
 
     def read(self, name: str, size: int) -> bytes:
         try:
-            # What was a plain file when it was listed may be a link, or a FIFO, by now.
+            # A plain file of the listing may be a link or a FIFO by now.
             return read_regular(self.path / name, at_most=size, follow_links=False)
         except OSError as error:
-            raise _not_whole(error) from error
+            raise _incomplete(error) from error
 
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """What a manifest says of one file."""
+    """The size and SHA-256 of one file."""
 
     bytes: int
     sha256: str
 
 
-def entry_of(data: bytes) -> ManifestEntry:
+def make_entry(data: bytes) -> ManifestEntry:
+    """Return the manifest's entry for a file of this content."""
     return ManifestEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a saved network as they were written, none of them read yet."""
+    """The manifest of a saved model, whose files are checked as they are read."""
 
     files: FileSource
     entries: Mapping[str, ManifestEntry]
@@ -86,21 +87,21 @@ class Manifest:
     sha256: str
 
     def read(self, name: str, *, at_most: int) -> bytes:
-        """A file, compared with its size and hash; StoreError for a difference, or one that is too large."""
+        """Read a file of at most `at_most` bytes; StoreError if its size or hash is not the entry's."""
         entry, path = self.entries[name], f"{self.files.where}/{name}"
         if entry.bytes > at_most:
-            raise StoreError(f"{path} has {entry.bytes} bytes; {at_most} is the most that it may have here")
+            raise StoreError(f"{path} has {entry.bytes} bytes; at most {at_most} are allowed")
         data = self.files.read(name, entry.bytes)
-        if entry_of(data) != entry:
+        if make_entry(data) != entry:
             raise StoreError(f"{path} is not as it was written: its size or SHA-256 differs")
         return data
 
 
 def read_manifest(files: FileSource, *, manifest_sha256: str | None) -> Manifest:
-    """The manifest, after a look at the names and sizes of all that lies beside it.
+    """Read the manifest, and check the names and sizes of the files beside it.
 
-    Without `manifest_sha256`, which is kept apart from the files, they can only be compared with each
-    other. StoreError, in one line, for a name that is no saved network's, or a file too many or too few.
+    `manifest_sha256` is stored apart from the files; without it, they can only be compared with each other.
+    StoreError, in one line, for unknown names, and for missing or additional files.
     """
     sizes = files.sizes()
     path = f"{files.where}/{MANIFEST}"
@@ -108,7 +109,7 @@ def read_manifest(files: FileSource, *, manifest_sha256: str | None) -> Manifest
     sha256 = hashlib.sha256(text).hexdigest()
     if manifest_sha256 is not None and sha256 != manifest_sha256:
         raise StoreError(f"{path} is not the manifest that was written with this network")
-    entries = {name: _entry(path, name, entry) for name, entry in json_object(text, path).items()}
+    entries = {name: _parse_entry(path, name, entry) for name, entry in parse_json_object(text, path).items()}
     if ARCH not in entries:
         raise StoreError(f"{path} does not name {ARCH}; the saved network is not whole")
     if extra := sorted(sizes.keys() - entries.keys() - {MANIFEST}):
@@ -129,50 +130,50 @@ def _manifest_text(files: FileSource, sizes: Mapping[str, int]) -> bytes:
     return files.read(MANIFEST, sizes[MANIFEST])
 
 
-def _entry(path: str, name: str, given: object) -> ManifestEntry:
+def _parse_entry(path: str, name: str, value: object) -> ManifestEntry:
     if name not in NAMES:
         raise StoreError(f"{path} names {name!r}; a saved network has {', '.join(NAMES)} and nothing else")
-    if not isinstance(given, dict) or given.keys() != {"bytes", "sha256"}:
+    if not isinstance(value, dict) or value.keys() != {"bytes", "sha256"}:
         raise StoreError(f"{path}: {name} has something else than bytes and sha256")
-    size, sha256 = given["bytes"], given["sha256"]
+    size, sha256 = value["bytes"], value["sha256"]
     if type(size) is not int or size < 0 or not isinstance(sha256, str):
         raise StoreError(f"{path}: {name} has no whole number of bytes, or no SHA-256")
     return ManifestEntry(size, sha256)
 
 
-def json_object(text: bytes, path: str) -> dict[str, Any]:  # any JSON value
-    """A JSON object in which no name stands twice; StoreError for anything else."""
+def parse_json_object(text: bytes, path: str) -> dict[str, Any]:  # any JSON value
+    """Parse a JSON object; StoreError for anything else, and for names that occur twice."""
     try:
-        found = json.loads(text, object_pairs_hook=_each_once)
+        value = json.loads(text, object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is no JSON that is written here: {error}") from error
-    if not isinstance(found, dict):
-        raise StoreError(f"{path} holds a {type(found).__name__} where an object is written")
-    return found
+        raise StoreError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} holds a {type(value).__name__} instead of an object")
+    return value
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # any JSON value
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # any JSON value
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return values
 
 
-def _not_whole(error: OSError) -> StoreError:
+def _incomplete(error: OSError) -> StoreError:
     return StoreError(f"{error.filename}: {error.strerror}; the saved network is not whole")
 
 
 def sizes_match(folder: Path | None, manifest_sha256: str) -> bool:
-    """Whether the manifest is the one written and every file has its size; True for a folder elsewhere.
+    """Whether the manifest's hash and every file's size are right; True without a local folder.
 
-    A quick look, for thousands of folders; `load` compares every byte.
+    A quick check of thousands of folders; `load_model` checks every byte.
     """
     if folder is None:
         return True
     try:
         text = read_regular(folder / MANIFEST, at_most=LARGEST_MANIFEST)
         sizes = {name: entry["bytes"] for name, entry in json.loads(text).items()}
-        whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        is_whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return False
-    return whole and hashlib.sha256(text).hexdigest() == manifest_sha256
+    return is_whole and hashlib.sha256(text).hexdigest() == manifest_sha256

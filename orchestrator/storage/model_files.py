@@ -1,8 +1,8 @@
-"""A network as files, without pickle: arch.json, weights and masks as safetensors, and a manifest.
+"""Save and load a network as files without pickle: arch.json, safetensors and a manifest.
 
-Masked tensors keep their living values alone, in order; masks are packed, eight entries a byte. A
-state that recovery did not train keeps its masks and the name of its parent, not the weights again.
-The manifest lists every file's size and SHA-256, and its own SHA-256 is kept apart from the folder.
+Of a masked tensor only the living values are saved, in order; masks are packed, eight entries a byte. A state
+that recovery did not train is saved as its masks and the key of its parent, without weights. The manifest
+lists every file's size and SHA-256; its own SHA-256 is stored apart from the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as safe
+from safetensors.torch import save
 from torch import Tensor
 
 from orchestrator.errors import StoreError
@@ -27,11 +27,17 @@ from orchestrator.storage.manifest import (
     FileSource,
     LocalFolder,
     Manifest,
-    entry_of,
+    make_entry,
     read_manifest,
 )
 from orchestrator.storage.model_spec import LARGEST_ARCH, ModelSpec
-from orchestrator.storage.tensor_files import header_and, pack, packed_bytes, tensors, unpack
+from orchestrator.storage.tensor_files import (
+    load_expected_tensors,
+    max_file_bytes,
+    pack_mask,
+    packed_bytes,
+    unpack_mask,
+)
 from orchestrator.system.files import write_file
 from orchestrator.trial.context import NetworkState
 from pruning.masking import Masks
@@ -39,31 +45,31 @@ from pruning.masking import Masks
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """What a folder holds. `weights` is None where they are the parent's, under `masks`."""
+    """The content of a folder. `weights` is None if they are the parent's, with `masks` applied."""
 
-    blueprint: ModelSpec
+    spec: ModelSpec
     weights: dict[str, Tensor] | None
     masks: Masks
     manifest_sha256: str
 
     @property
     def arch(self) -> Mapping[str, Any]:  # JSON
-        return self.blueprint.model_dump(mode="json")
+        return self.spec.model_dump(mode="json")
 
     def state(self) -> NetworkState:
-        """The state that was saved; StoreError where its weights are with its parent."""
+        """Return the saved state; StoreError if the parent has its weights."""
         if self.weights is None:
-            raise StoreError(f"this model holds masks only; its weights are those of {self.blueprint.parent}")
-        return NetworkState(self.weights, self.masks, **dict(self.blueprint.spent))
+            raise StoreError(f"this model holds masks only; its weights are those of {self.spec.parent}")
+        return NetworkState(self.weights, self.masks, **dict(self.spec.spent))
 
 
 def save_model(
     folder: Path, state: NetworkState, *, arch: Mapping[str, Any], parent: str | None = None
 ) -> str:
-    """Write a state into an empty folder; the manifest's SHA-256 comes back.
+    """Write a state into an empty folder; return the manifest's SHA-256.
 
-    `arch` says how to build the network; with `parent`, the key of a dense network, the weights are
-    left out, since they are the parent's with the dead ones at zero.
+    `arch` says how to build the network. With `parent`, the key of a dense network, no weights are written:
+    they are the parent's with the dead ones at zero.
     """
     spent = {
         "epochs": state.epochs,
@@ -79,71 +85,71 @@ def save_model(
             name: tensor[state.masks[name]] if name in state.masks else tensor
             for name, tensor in state.weights.items()
         }
-        write_file(folder / WEIGHTS, safe({name: tensor.contiguous() for name, tensor in living.items()}))
+        write_file(folder / WEIGHTS, save({name: tensor.contiguous() for name, tensor in living.items()}))
     if state.masks:
-        write_file(folder / MASKS, safe({name: pack(mask) for name, mask in state.masks.items()}))
-    files = {path.name: vars(entry_of(path.read_bytes())) for path in sorted(folder.iterdir())}
+        write_file(folder / MASKS, save({name: pack_mask(mask) for name, mask in state.masks.items()}))
+    files = {path.name: vars(make_entry(path.read_bytes())) for path in sorted(folder.iterdir())}
     text = json.dumps(files, indent=1, sort_keys=True).encode()
     write_file(folder / MANIFEST, text)
     return hashlib.sha256(text).hexdigest()
 
 
 def load_model(folder: Path, *, manifest_sha256: str) -> SavedModel:
-    """Read a folder after checking every byte of it; StoreError names the file that is not as written."""
-    return read(LocalFolder(folder), manifest_sha256=manifest_sha256)
+    """Load a folder, with every byte checked; StoreError names the file that was changed."""
+    return load_model_from(LocalFolder(folder), manifest_sha256=manifest_sha256)
 
 
-def read(files: FileSource, *, manifest_sha256: str | None) -> SavedModel:
-    """The same for files anywhere. Without the manifest's hash they are compared with each other only.
+def load_model_from(files: FileSource, *, manifest_sha256: str | None) -> SavedModel:
+    """Load files from anywhere. Without the manifest's hash they are only compared with each other.
 
-    arch.json comes first: it says how large the rest may be, and which tensors there have to be.
+    arch.json is read first: it limits the size of the other files, and says which tensors they must have.
     """
     manifest = read_manifest(files, manifest_sha256=manifest_sha256)
     path = f"{files.where}/{ARCH}"
-    blueprint = ModelSpec.read(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
-    outline, parameters = blueprint.outline(), blueprint.parameters()
-    if manifest_sha256 is None:  # files of anybody
-        blueprint.check_run()
-    for name, shape in blueprint.mask_shapes.items():
+    spec = ModelSpec.from_json(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
+    expected, parameters = spec.meta_state_dict(), spec.meta_parameters()
+    if manifest_sha256 is None:  # the files may come from anybody
+        spec.check_activations()
+    for name, shape in spec.mask_shapes.items():
         if name not in parameters or list(parameters[name].shape) != shape:
             raise StoreError(
                 f"{path}: mask_shapes: {name[:80]!r} with {shape} is no parameter of the network"
             )
-    if (WEIGHTS in manifest.entries) is (blueprint.parent is not None):
+    if (WEIGHTS in manifest.entries) is (spec.parent is not None):
         raise StoreError(f"{path}: a network has either weights or a parent that has them")
-    if (MASKS in manifest.entries) is not bool(blueprint.mask_shapes):
+    if (MASKS in manifest.entries) is not bool(spec.mask_shapes):
         raise StoreError(f"{path}: mask_shapes and {MASKS} do not go together")
-    masks = _masks(manifest, blueprint)
-    weights = None if blueprint.parent else _weights(manifest, outline, masks)
-    return SavedModel(blueprint, weights, masks, manifest.sha256)
+    masks = _load_masks(manifest, spec)
+    weights = None if spec.parent else _load_weights(manifest, expected, masks)
+    return SavedModel(spec, weights, masks, manifest.sha256)
 
 
-def read_checked(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
-    """The bytes of every file that the manifest names, each compared with its size and hash."""
+def read_verified_files(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:
+    """Read every file that the manifest names, each compared with its size and hash."""
     manifest = read_manifest(LocalFolder(folder), manifest_sha256=manifest_sha256)
     return {name: manifest.read(name, at_most=entry.bytes) for name, entry in manifest.entries.items()}
 
 
-def _masks(manifest: Manifest, blueprint: ModelSpec) -> Masks:
-    shapes = {name: tuple(shape) for name, shape in blueprint.mask_shapes.items()}
+def _load_masks(manifest: Manifest, spec: ModelSpec) -> Masks:
+    shapes = {name: tuple(shape) for name, shape in spec.mask_shapes.items()}
     if not shapes:
         return {}
     sizes = {name: packed_bytes(shape) for name, shape in shapes.items()}
-    data = manifest.read(MASKS, at_most=header_and(sum(sizes.values())))
+    data = manifest.read(MASKS, at_most=max_file_bytes(sum(sizes.values())))
     forms = {name: ((size,), torch.uint8) for name, size in sizes.items()}
-    packed = tensors(data, forms, f"{manifest.files.where}/{MASKS}")
-    return {name: unpack(packed[name], shape) for name, shape in shapes.items()}
+    packed = load_expected_tensors(data, forms, f"{manifest.files.where}/{MASKS}")
+    return {name: unpack_mask(packed[name], shape) for name, shape in shapes.items()}
 
 
-def _weights(manifest: Manifest, outline: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
-    """Masked tensors hold their living values alone; the dead ones come back as zeros."""
-    whole = sum(tensor.numel() * tensor.element_size() for tensor in outline.values())
+def _load_weights(manifest: Manifest, expected: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+    """Load the weights; dead values, which the file lacks, become zeros."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
     forms = {
         name: ((int(masks[name].sum()),) if name in masks else tuple(tensor.shape), tensor.dtype)
-        for name, tensor in outline.items()
+        for name, tensor in expected.items()
     }
-    data = manifest.read(WEIGHTS, at_most=header_and(whole))
-    weights = tensors(data, forms, f"{manifest.files.where}/{WEIGHTS}")
+    data = manifest.read(WEIGHTS, at_most=max_file_bytes(size))
+    weights = load_expected_tensors(data, forms, f"{manifest.files.where}/{WEIGHTS}")
     for name, mask in masks.items():
         zeros = torch.zeros(mask.shape, dtype=weights[name].dtype)
         weights[name] = zeros.masked_scatter_(mask, weights[name])

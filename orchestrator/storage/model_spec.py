@@ -1,4 +1,4 @@
-"""arch.json: how a saved network is built, and the limits checked before it is."""
+"""Read and check arch.json, which says how a saved network is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.errors import StoreError
-from orchestrator.storage.manifest import json_object
+from orchestrator.storage.manifest import parse_json_object
 from orchestrator.trial.network_size import BAD_SIZES, activation_conflict, activations, meta_module
 
 LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
@@ -22,12 +22,12 @@ Size = Annotated[int, Field(ge=1, le=1_000_000)]
 Shape = tuple[Size, Size, Size]
 
 
-class _Closed(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class TrainingCost(_Closed):
-    """What a network had cost when it was saved; `micro_batch` images went through it at once."""
+class TrainingCost(_StrictModel):
+    """The training cost of a saved network; `micro_batch` is the number of images per forward pass."""
 
     epochs: Count
     train_seconds: Annotated[float, Field(ge=0)]
@@ -35,10 +35,10 @@ class TrainingCost(_Closed):
     micro_batch: Count
 
 
-class ModelSpec(_Closed):
+class ModelSpec(_StrictModel):
     """A network and the masks beside it. `parent`: the key of the dense network that has its weights.
 
-    `classes`: what an ancestor's outputs are of, as `digits/5`, where that is known.
+    `classes`: the classes of a source model's outputs, such as `digits/5`, if they are known.
     """
 
     model: Annotated[str, Field(max_length=models.MAX_TEXT)]
@@ -51,9 +51,9 @@ class ModelSpec(_Closed):
     classes: list[Annotated[str, Field(max_length=200)]] | None = None
 
     @classmethod
-    def read(cls, text: bytes, path: str) -> ModelSpec:
-        """From arch.json; StoreError, in one line, that names the first field that is not as it has to be."""
-        json_object(text, path)  # refuses names that stand twice
+    def from_json(cls, text: bytes, path: str) -> ModelSpec:
+        """Parse arch.json; StoreError, in one line, that names the first invalid field."""
+        parse_json_object(text, path)  # refuses names that occur twice, which pydantic accepts
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -62,50 +62,50 @@ class ModelSpec(_Closed):
             raise StoreError(f"{path}: {field}: {first['msg'][:200]}; the network is not built") from error
 
     @property
-    def built_as(self) -> tuple[str, Shape, int]:
-        """All that decides which network it is, before anything is cut out."""
+    def architecture(self) -> tuple[str, Shape, int]:
+        """Model, input shape and number of classes: the network before channels are cut out."""
         return self.model, self.input_shape, self.num_classes
 
-    def outline(self) -> Mapping[str, Tensor]:
-        """The state dict as it has to be: shapes and types without storage. StoreError for too many."""
-        return _outline(*self.built_as).state_dict()
+    def meta_state_dict(self) -> Mapping[str, Tensor]:
+        """Return the expected state dict, on device `meta`. StoreError for a network that is too large."""
+        return _meta_module(*self.architecture).state_dict()
 
-    def parameters(self) -> Mapping[str, Tensor]:
-        """The same of the parameters alone."""
-        return dict(_outline(*self.built_as).named_parameters())
+    def meta_parameters(self) -> Mapping[str, Tensor]:
+        """Return the expected parameters, on device `meta`. StoreError for a network that is too large."""
+        return dict(_meta_module(*self.architecture).named_parameters())
 
-    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """The whole network with these weights, on the CPU, in eval mode. StoreError beyond the limits."""
-        self.check_run()
-        with torch.device("meta"):  # built without storage: nothing is drawn only to be overwritten
+    def build_network(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Build the network with these weights, on the CPU, in eval mode. StoreError if it is too large."""
+        self.check_activations()
+        with torch.device("meta"):  # no weights are drawn only to be overwritten
             net = models.build(self.model, input_shape=self.input_shape, num_classes=self.num_classes)
         net.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
         return net.eval()
 
-    def check_run(self) -> None:
-        """StoreError where two images would give rise to too many numbers. Costs an import of 1 s."""
-        _check_run(*self.built_as)
+    def check_activations(self) -> None:
+        """Raise StoreError if two images have too many activations. The first call imports for 1 s."""
+        _check_activations(*self.architecture)
 
 
 @lru_cache(maxsize=8)
-def _outline(model: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def _meta_module(model: str, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     try:
         return meta_module((model, input_shape, num_classes))
     except BAD_SIZES as error:
-        raise _not_built(model, input_shape, error) from error
+        raise _build_error(model, input_shape, error) from error
 
 
 @lru_cache(maxsize=8)
-def _check_run(model: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
-    net = _outline(model, input_shape, num_classes)
+def _check_activations(model: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    net = _meta_module(model, input_shape, num_classes)
     try:
-        given = activations(net, torch.empty((2, *input_shape), device="meta"))
+        count = activations(net, torch.empty((2, *input_shape), device="meta"))
     except BAD_SIZES as error:
-        raise _not_built(model, input_shape, error) from error
-    if reason := activation_conflict((model, input_shape, num_classes), given):
+        raise _build_error(model, input_shape, error) from error
+    if reason := activation_conflict((model, input_shape, num_classes), count):
         raise StoreError(reason)
 
 
-def _not_built(model: str, input_shape: tuple[int, int, int], error: Exception) -> StoreError:
+def _build_error(model: str, input_shape: tuple[int, int, int], error: Exception) -> StoreError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return StoreError(f"a network that cannot be built: {model[:80]} for {input_shape}: {reason}")

@@ -1,4 +1,8 @@
-"""Runs that wait in folders until the store has them."""
+"""Folders of finished runs that wait for the store.
+
+The names in run.json (`opening`, `closing`, `begun`, `emptied`, `point`) are fixed: outboxes of earlier
+versions are read.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -19,12 +22,13 @@ from orchestrator.storage.locks import is_owner_alive, owner
 from orchestrator.storage.runs import MetricPoint, Value
 from orchestrator.system.files import make_private, translating_disk_full, write_file
 
-RUN, FILES = "run.json", "artifacts"
+RUN, FILES, LOCK = "run.json", "artifacts", ".lock"
+PARTIAL = ".half "  # prefix of a folder that is being written or removed; its owner follows
 
 
 @dataclass(frozen=True)
 class DataInput:
-    """The data set that a run reads; `sizes` in images."""
+    """The data set that a run reads; `sizes` is split -> images."""
 
     name: str
     digest: str
@@ -33,7 +37,7 @@ class DataInput:
 
 @dataclass(frozen=True)
 class RunStart:
-    """A run as it begins; `parent` is its sweep's run."""
+    """The start of a run; `parent` is its sweep's run, `point` the key of its task."""
 
     experiment: str
     kind: str
@@ -48,9 +52,9 @@ class RunStart:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """A run as it ends. `key` is the one that it may be found by, if it is whole.
+    """The end of a run. `key`: by which a whole result is found; None for any other end.
 
-    `emptied` are runs whose checkpoints nobody needs once this one is stored.
+    `emptied`: runs whose checkpoints are obsolete once this run is stored.
     """
 
     status: str
@@ -63,7 +67,7 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class PendingRun:
-    """A run, whole, in `folder`. `begun`: its params and data are in the store already."""
+    """A finished run in `folder`. `params_logged`: the store has its params and data set already."""
 
     folder: Path
     start: RunStart
@@ -72,7 +76,7 @@ class PendingRun:
 
     @property
     def id(self) -> str:
-        """Its name, which its run has for a tag."""
+        """The name of its folder, and a tag of its run in the store."""
         return self.folder.name
 
     @property
@@ -80,119 +84,111 @@ class PendingRun:
         return self.folder / FILES
 
     @property
-    def final(self) -> dict[str, float]:
-        """The final metrics of a whole run, by name."""
+    def final_metrics(self) -> dict[str, float]:
+        """The final metrics of a whole result, by name."""
         return {point.name: point.value for point in self.end.metrics if point.name.startswith("final/")}
 
 
-def save_pending_run(parcel: PendingRun) -> None:
-    """Write run.json beside the artifacts, which are there already; DiskFullError."""
+Fill = Callable[[Path], RunEnd]  # writes a run's files into a folder, and returns the run's end
+
+
+def save_pending_run(pending_run: PendingRun) -> None:
+    """Write run.json beside the run's artifacts, which must be there already. DiskFullError."""
+    files = pending_run.files
+    paths = sorted(str(path.relative_to(files)) for path in files.rglob("*") if path.is_file())
     content = {
-        "opening": asdict(parcel.start),
-        "closing": asdict(parcel.end),
-        "begun": parcel.params_logged,
-        "files": {path: _digest(parcel.files / path) for path in _paths(parcel.files)},
+        "opening": asdict(pending_run.start),
+        "closing": asdict(pending_run.end),
+        "begun": pending_run.params_logged,
+        "files": {path: _digest(files / path) for path in paths},
     }
-    write_file(parcel.folder / RUN, json.dumps(content))
+    write_file(pending_run.folder / RUN, json.dumps(content))
 
 
 def load_pending_run(folder: Path) -> PendingRun | None:
-    """A parcel, every file of it compared with its hash; None for one that is not whole."""
+    """Load a pending run, and check the hash of every file; None for one that is incomplete or damaged."""
     try:
         content = json.loads((folder / RUN).read_bytes())
-        whole = all(_digest(folder / FILES / path) == sha256 for path, sha256 in content["files"].items())
-        return _pending_run(folder, content) if whole else None
+        if any(_digest(folder / FILES / path) != sha256 for path, sha256 in content["files"].items()):
+            return None
+        start, end = content["opening"], content["closing"]
+        run_start = RunStart(**{**start, "data": DataInput(**start["data"])})
+        metrics = tuple(MetricPoint(**point) for point in end["metrics"])
+        run_end = RunEnd(**{**end, "metrics": metrics, "emptied": tuple(end["emptied"])})
+        return PendingRun(folder, run_start, run_end, content["begun"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-
-def _pending_run(folder: Path, content: Mapping[str, Any]) -> PendingRun:  # JSON
-    opening, closing = content["opening"], content["closing"]
-    return PendingRun(
-        folder,
-        RunStart(**{**opening, "data": DataInput(**opening["data"])}),
-        RunEnd(
-            **{
-                **closing,
-                "metrics": tuple(MetricPoint(**point) for point in closing["metrics"]),
-                "emptied": tuple(closing["emptied"]),
-            }
-        ),
-        content["begun"],
-    )
-
-
-def _paths(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-PARTIAL = ".half "  # before the owner of a folder that is being written, or removed
-LOCK = ".lock"
-Fill = Callable[[Path], RunEnd]  # writes a run's files into a folder, and says how the run ends
-
-
-def new_pending_id(point: str) -> str:
-    """The name of a parcel of a point."""
-    return f"{point[:16]}-{uuid4().hex[:16]}"
+def new_pending_id(key: str) -> str:
+    """Return a new id for a pending run of a task."""
+    return f"{key[:16]}-{uuid4().hex[:16]}"
 
 
 @dataclass(frozen=True)
 class Outbox:
+    """A folder of pending runs, one folder each.
+
+    A pending run appears and disappears by the rename of its folder, so that no process sees half of it. Who
+    delivers it holds the lock file in its folder.
+    """
+
     folder: Path
 
     @contextmanager
-    def write(self, id: str, opening: RunStart, fill: Fill, *, begun: bool) -> Iterator[PendingRun]:
-        """A new parcel, whole, held by this process until the end of the block. DiskFullError."""
-        half, place = self._partial_folder(), self.folder / id
-        with ExitStack() as cleaning:
-            cleaning.callback(shutil.rmtree, half, ignore_errors=True)
+    def write(self, id: str, run_start: RunStart, fill: Fill, *, params_logged: bool) -> Iterator[PendingRun]:
+        """Write a pending run, and hold its lock until the end of the block. DiskFullError."""
+        partial_folder, folder = self._partial_folder(), self.folder / id
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, partial_folder, ignore_errors=True)
             with translating_disk_full(self.folder):
                 make_private(self.folder)
-                (half / FILES).mkdir(parents=True)
-                closing = fill(half / FILES)
-                save_pending_run(PendingRun(half, opening, closing, begun))
-                cleaning.enter_context(FileLock(half / LOCK))  # before anyone else can see it
-                half.rename(place)
-            yield PendingRun(place, opening, closing, begun)
+                (partial_folder / FILES).mkdir(parents=True)
+                run_end = fill(partial_folder / FILES)
+                save_pending_run(PendingRun(partial_folder, run_start, run_end, params_logged))
+                # Locked before the rename: no other process can be faster.
+                stack.enter_context(FileLock(partial_folder / LOCK))
+                partial_folder.rename(folder)
+            yield PendingRun(folder, run_start, run_end, params_logged)
 
     @contextmanager
-    def locked(self, parcel: PendingRun) -> Iterator[bool]:
-        """Whether this process alone holds the parcel now; not if another has it, or has delivered it."""
-        lock = FileLock(parcel.folder / LOCK, timeout=0)
+    def locked(self, pending_run: PendingRun) -> Iterator[bool]:
+        """Lock a pending run for the block; yield False if another process holds it or has delivered it."""
+        lock = FileLock(pending_run.folder / LOCK, timeout=0)
         try:
             lock.acquire()
-        except (Timeout, OSError):  # held by another; or gone
+        except (Timeout, OSError):  # OSError: the folder is gone
             yield False
             return
         try:
-            there = (parcel.folder / RUN).exists()
-            if not there:
-                self._discard(parcel.folder)  # the lock file has made the folder anew
-            yield there
+            is_there = (pending_run.folder / RUN).exists()
+            if not is_there:
+                self._discard(pending_run.folder)  # the lock file has created the folder again
+            yield is_there
         finally:
             lock.release()
 
     def pending_runs(self) -> list[PendingRun]:
-        """All that wait, dense ones first; what a dead process left half-done is removed."""
-        found = [parcel for folder in self._folders() if (parcel := self._load(folder))]
-        return sorted(found, key=lambda parcel: (parcel.start.kind != "dense", parcel.id))
+        """Return all pending runs, dense ones first; remove what dead processes left incomplete."""
+        pending_runs = [pending_run for folder in self._folders() if (pending_run := self._load(folder))]
+        return sorted(pending_runs, key=lambda run: (run.start.kind != "dense", run.id))
 
     def count(self) -> int:
-        """How many wait, whole or not."""
+        """Return the number of pending runs, intact or not."""
         return len(self._folders())
 
-    def of_point(self, key: str) -> PendingRun | None:
-        """The whole result of a point that waits here."""
-        found = (self._load(folder) for folder in self.folder.glob(f"{key[:16]}-*"))
-        return next((parcel for parcel in found if parcel and parcel.end.key == key), None)
+    def find_task_result(self, key: str) -> PendingRun | None:
+        """Return the pending run that holds the whole result of a task, or None."""
+        pending_runs = (self._load(folder) for folder in self.folder.glob(f"{key[:16]}-*"))
+        return next((run for run in pending_runs if run and run.end.key == key), None)
 
-    def remove(self, parcel: PendingRun) -> None:
-        """Out of sight first: what is removed in part is no parcel."""
-        self._discard(parcel.folder)
+    def remove(self, pending_run: PendingRun) -> None:
+        """Remove a pending run."""
+        self._discard(pending_run.folder)
 
     def _folders(self) -> list[Path]:
         try:
@@ -203,27 +199,25 @@ class Outbox:
                 "by an MLflow server, and set MLFLOW_TRACKING_URI to it"
             ) from error
         for folder in folders:
-            if folder.name.startswith(PARTIAL) and not is_owner_alive(_owner_of(folder)):
+            run_owner = folder.name.removeprefix(PARTIAL).rpartition(" ")[0]
+            if folder.name.startswith(PARTIAL) and not is_owner_alive(run_owner):
                 shutil.rmtree(folder, ignore_errors=True)
         return [folder for folder in folders if not folder.name.startswith(".")]
 
     def _load(self, folder: Path) -> PendingRun | None:
-        parcel = load_pending_run(folder)
-        if parcel is None:
-            self._discard(folder)  # unless another process has delivered it meanwhile, and it is gone
-        return parcel
+        pending_run = load_pending_run(folder)
+        if pending_run is None:
+            self._discard(folder)  # or another process has delivered it meanwhile, and the folder is gone
+        return pending_run
 
     def _discard(self, folder: Path) -> None:
-        half = self._partial_folder()
+        """Rename a folder before its removal: a process killed in between leaves no incomplete run."""
+        partial_folder = self._partial_folder()
         try:
-            folder.rename(half)
+            folder.rename(partial_folder)
         except FileNotFoundError:
             return
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(partial_folder, ignore_errors=True)
 
     def _partial_folder(self) -> Path:
         return self.folder / f"{PARTIAL}{owner()} {uuid4().hex[:8]}"
-
-
-def _owner_of(half: Path) -> str:
-    return half.name.removeprefix(PARTIAL).rpartition(" ")[0]

@@ -1,7 +1,7 @@
-"""Runs in MLflow: the one record of what was done. Nothing outside this package imports mlflow.
+"""Record and find runs in MLflow. No other package imports mlflow.
 
-A run is found again by the tag `key`, which it gets after its tensors are stored and before it is
-FINISHED. A run of a few calls: create, one batch or two, inputs, artifacts, the key, the end.
+A result is found by the tag `key` of its run, which is set after its files are stored and before the run is
+FINISHED. Each run takes a few calls: create, one or two batches, inputs, artifacts, the key, the end.
 """
 
 from orchestrator.storage.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, RunRecord, Value

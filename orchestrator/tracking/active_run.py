@@ -12,18 +12,23 @@ from types import TracebackType
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from orchestrator.errors import OrchestrateError, StoreError
 from orchestrator.redaction import redact
 from orchestrator.storage.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, Value
-from orchestrator.tracking.errors import STORE_FAULTS, reached
+from orchestrator.tracking.errors import STORE_FAULTS, translates_errors
+from orchestrator.tracking.mlflow_patches import artifact_repository
 
-PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
+MAX_PARAMS_PER_CALL, MAX_METRICS_PER_CALL = 100, 1000  # limits of MLflow's REST interface
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return the tag `reason` of a run that an error ended: the error's type and text without secrets."""
+    return redact(f"{type(error).__name__}: {error}")[:TAG_LENGTH]
 
 
 class ActiveRun:
-    """A run that is being written; use it in a `with`."""
+    """A run that is being written; use it in a `with`, which ends it."""
 
     def __init__(self, client: MlflowClient, run_id: str, artifact_uri: str) -> None:
         self.client = client
@@ -33,7 +38,7 @@ class ActiveRun:
 
     @property
     def uri(self) -> str:
-        """The address of its store."""
+        """The URI of its store."""
         return str(self.client.tracking_uri)
 
     def __enter__(self) -> ActiveRun:
@@ -47,25 +52,23 @@ class ActiveRun:
             return
         try:
             self._end_with(error)
-        except (
-            *STORE_FAULTS,
-            StoreError,
-        ) as fault:  # the run stays open; who claims the sweep next closes it
-            error.add_note(f"the store could not be told: {fault}")
+        except (*STORE_FAULTS, StoreError) as fault:
+            # The run stays RUNNING; the next process that acquires the sweep's lease closes it.
+            error.add_note(f"the run could not be ended in the store: {fault}")
 
     def _end_with(self, error: BaseException) -> None:
         if not isinstance(error, OrchestrateError):
             self.client.log_text(self.run_id, redact("".join(format_exception(error))), "traceback.txt")
-        self.client.set_tag(self.run_id, "reason", redact(f"{type(error).__name__}: {error}")[:TAG_LENGTH])
-        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-        self.end("KILLED" if stopped else "FAILED")
+        self.client.set_tag(self.run_id, "reason", failure_reason(error))
+        is_stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        self.end("KILLED" if is_stopped else "FAILED")
 
-    @reached
+    @translates_errors
     def end(self, status: str, *, end_ms: int | None = None) -> None:
-        """FINISHED, FAILED or KILLED; now, or at a time of before."""
+        """End the run as FINISHED, FAILED or KILLED, now or at the time `end_ms`."""
         self.client.set_terminated(self.run_id, status, end_ms)
 
-    @reached
+    @translates_errors
     def log(
         self,
         *,
@@ -74,39 +77,40 @@ class ActiveRun:
         tags: Mapping[str, str] | None = None,
         at_ms: int | None = None,
     ) -> None:
-        """Params, metrics and at last tags, in as few calls as the store's limits allow. No value may be NaN.
+        """Log params, metrics and last tags, in as few calls as MLflow's limits allow.
 
-        `at_ms` is the time of the metrics, if it is not now; logged twice at one time they are there once.
+        `at_ms` is the time of the metrics, by default now: a metric logged twice at one time and step is
+        stored once. ValueError for a metric that is NaN.
         """
         now = int(time.time() * 1000) if at_ms is None else at_ms
         points = [Metric(point.name, point.value, now, point.step) for point in metrics]
-        if bad := [point.key for point in points if point.value != point.value]:
-            raise ValueError(f"metric {bad[0]} is NaN, and is not logged")
+        if nan_names := [point.key for point in points if point.value != point.value]:
+            raise ValueError(f"metric {nan_names[0]} is NaN, and is not logged")
         items = [Param(name, str(value)) for name, value in (params or {}).items()]
-        marks = [RunTag(name, value) for name, value in (tags or {}).items()]
-        while len(points) > METRICS_A_CALL or len(items) > PARAMS_A_CALL:
-            self.client.log_batch(self.run_id, points[:METRICS_A_CALL], items[:PARAMS_A_CALL])
-            points, items = points[METRICS_A_CALL:], items[PARAMS_A_CALL:]
-        while points or items or marks:
-            self.client.log_batch(self.run_id, points, items, marks[:PARAMS_A_CALL])
-            points, items, marks = [], [], marks[PARAMS_A_CALL:]
+        run_tags = [RunTag(name, value) for name, value in (tags or {}).items()]
+        while len(points) > MAX_METRICS_PER_CALL or len(items) > MAX_PARAMS_PER_CALL:
+            self.client.log_batch(self.run_id, points[:MAX_METRICS_PER_CALL], items[:MAX_PARAMS_PER_CALL])
+            points, items = points[MAX_METRICS_PER_CALL:], items[MAX_PARAMS_PER_CALL:]
+        while points or items or run_tags:
+            self.client.log_batch(self.run_id, points, items, run_tags[:MAX_PARAMS_PER_CALL])
+            points, items, run_tags = [], [], run_tags[MAX_PARAMS_PER_CALL:]
 
-    @reached
-    def log_data(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
-        """The data set as an input of the run; `digest` is cut to what MLflow holds, `sizes` in images."""
-        known, sizes_text = json.dumps({"name": name}), json.dumps(dict(sizes))
-        data = Dataset(name, digest[:DIGEST_LENGTH], "code", known, None, sizes_text)
-        inputs = [DatasetInput(data, [InputTag("mlflow.data.context", "train")])]
+    @translates_errors
+    def log_dataset(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
+        """Log a data set as the run's input; `sizes` in images. MLflow holds DIGEST_LENGTH of its digest."""
+        source, profile = json.dumps({"name": name}), json.dumps(dict(sizes))
+        dataset = Dataset(name, digest[:DIGEST_LENGTH], "code", source, None, profile)
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])]
         try:
             self.client.log_inputs(self.run_id, inputs)
         except MlflowException as error:
-            # Two runs that bring a data set to an experiment at once: it is there for the second try.
+            # Two runs that bring one data set to an experiment at once: the second try finds it there.
             if "IntegrityError" not in str(error):
                 raise
             self.client.log_inputs(self.run_id, inputs)
 
-    @reached
+    @translates_errors
     def log_folder(self, folder: Path) -> None:
-        # The client would ask the store for the run first, to learn its address.
-        place = get_artifact_repository(self.artifact_uri, tracking_uri=self.client.tracking_uri)
-        place.log_artifacts(str(folder))
+        """Upload all files below a folder as the run's artifacts."""
+        # Not `client.log_artifacts`, which would first ask the store for the artifact URI.
+        artifact_repository(self.artifact_uri, uri=self.client.tracking_uri).log_artifacts(str(folder))

@@ -1,4 +1,4 @@
-"""Artifacts of runs, on this disk or behind a server."""
+"""Read and write artifacts of runs, on this disk or through a server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mlflow import MlflowClient
-from mlflow.store.artifact.artifact_repo import ArtifactRepository
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.storage.manifest import FileSource, LocalFolder
@@ -21,19 +19,23 @@ from orchestrator.storage.runs import RunRecord
 from orchestrator.storage.uri import redact_uri
 from orchestrator.system.files import replace_file, write_file
 from orchestrator.tracking.connection import connect
-from orchestrator.tracking.errors import reached, translating_errors
+from orchestrator.tracking.errors import translates_errors, translating_errors
+from orchestrator.tracking.mlflow_patches import ArtifactRepository, artifact_repository
 
 
-def files_at(artifact_uri: str, path: str, *, uri: str) -> FileSource:
-    """What lies below `path` of an artifact location; `uri` is the store that it belongs to."""
+def make_file_source(artifact_uri: str, path: str, *, uri: str) -> FileSource:
+    """Return the files below `path` of an artifact URI; `uri` is the store that it belongs to."""
     if urlsplit(artifact_uri).scheme in ("file", ""):
         return LocalFolder(Path(url2pathname(urlsplit(artifact_uri).path)) / path)
-    return StoredFiles(artifact_uri, path, uri)
+    return RemoteFiles(artifact_uri, path, uri)
 
 
 @dataclass(frozen=True)
-class StoredFiles:
-    """Artifacts behind a server: listed first, then fetched one by one, by names that we chose."""
+class RemoteFiles:
+    """Artifacts behind a server, listed first and then fetched one by one under names of our own.
+
+    A server is not trusted: a recursive download would write files under the names that it sends.
+    """
 
     artifact_uri: str
     path: str
@@ -45,9 +47,9 @@ class StoredFiles:
 
     def sizes(self) -> Mapping[str, int]:
         with self._repository() as repository:
-            listed = repository.list_artifacts(self.path)
+            infos = repository.list_artifacts(self.path)
         sizes: dict[str, int] = {}
-        for info in listed:
+        for info in infos:
             if info.is_dir or info.file_size is None:
                 raise StoreError(f"{self.where} holds {info.path!r}, which is no plain file; this is refused")
             sizes[PurePosixPath(info.path).name] = info.file_size
@@ -56,20 +58,20 @@ class StoredFiles:
     def read(self, name: str, size: int) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             with self._repository() as repository:
-                place = repository.download_artifacts(f"{self.path}/{name}", folder)
-            return LocalFolder(Path(place).parent).read(name, size)
+                path = repository.download_artifacts(f"{self.path}/{name}", folder)
+            return LocalFolder(Path(path).parent).read(name, size)
 
     @contextmanager
     def _repository(self) -> Iterator[ArtifactRepository]:
         try:
             with translating_errors(self.uri):
-                yield get_artifact_repository(self.artifact_uri, tracking_uri=self.uri)
-        except OSError as error:  # of this disk: a file that is not there
+                yield artifact_repository(self.artifact_uri, uri=self.uri)
+        except OSError as error:  # a missing file, which `translating_errors` lets through
             raise StoreError(f"{self.where} cannot be read: {error.strerror}") from error
 
 
 class Artifacts:
-    """Files of the runs of one store."""
+    """The files of the runs of one store."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -80,66 +82,66 @@ class Artifacts:
         self._client = self._client or connect(self.uri)
         return self._client
 
-    @reached
+    @translates_errors
     def upload(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
-        """Artifacts of a run from text or bytes, by path."""
+        """Upload artifacts of a run: path -> text or bytes."""
         with tempfile.TemporaryDirectory() as folder:
             for path, content in files.items():
-                place = Path(folder) / path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                write_file(place, content)
+                file = Path(folder) / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_file(file, content)
             self.client.log_artifacts(run_id, folder)
 
-    @reached
-    def rewrite(self, row: RunRecord, path: str, content: str) -> None:
-        """A text artifact anew; on this disk, never half of one."""
-        if (place := self.local_folder(row, path)) is None:
+    @translates_errors
+    def replace_text(self, row: RunRecord, path: str, content: str) -> None:
+        """Replace a text artifact; on this disk, in one step."""
+        if (file := self.local_folder(row, path)) is None:
             self.upload(row.run_id, {path: content})
             return
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, content)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, content)
 
-    @reached
-    def has(self, row: RunRecord, path: str) -> bool:
+    @translates_errors
+    def has_artifact(self, row: RunRecord, path: str) -> bool:
         """Whether a run has an artifact."""
-        if (place := self.local_folder(row, path)) is not None:
-            return place.exists()
+        if (file := self.local_folder(row, path)) is not None:
+            return file.exists()
         return any(item.path == path for item in self.client.list_artifacts(row.run_id))
 
-    @reached
+    @translates_errors
     def read_text(self, row: RunRecord, path: str) -> str:
-        """A text artifact of a run; StoreError if it is not there."""
+        """Return a text artifact of a run; StoreError if it is missing."""
         try:
-            return self.read(row, path).decode()
+            return self.read_bytes(row, path).decode()
         except (StoreUnavailableError, DiskFullError):
             raise
         except (OSError, StoreError, UnicodeDecodeError) as error:
             raise StoreError(f"run {row.run_id} has no artifact {path}: {error}") from error
 
     def local_folder(self, row: RunRecord, path: str) -> Path | None:
-        """Where a run's artifacts below `path` lie on this disk; None for a store elsewhere."""
+        """Return the path of a run's artifacts on this disk; None for a store elsewhere."""
         return row.local_path(path)
 
-    @reached
-    def folder(self, row: RunRecord, path: str) -> Path:
-        """A local folder with a run's artifacts below `path`: the store's own where it is on this disk."""
+    @translates_errors
+    def download_folder(self, row: RunRecord, path: str) -> Path:
+        """Return a local folder with a run's artifacts below `path`: the store's own if it is local."""
         return self.local_folder(row, path) or Path(
             self.client.download_artifacts(row.run_id, path, tempfile.mkdtemp())
         )
 
-    @reached
-    def read(self, row: RunRecord, path: str) -> bytes:
-        """One file of a run."""
-        if (place := self.local_folder(row, path)) is not None:
-            return place.read_bytes()
+    @translates_errors
+    def read_bytes(self, row: RunRecord, path: str) -> bytes:
+        """Return the content of one artifact."""
+        if (file := self.local_folder(row, path)) is not None:
+            return file.read_bytes()
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(row.run_id, path, folder)).read_bytes()
 
-    @reached
+    @translates_errors
     def delete_files(self, row: RunRecord, path: str) -> None:
         """Remove a run's artifacts below `path`, if there are any."""
-        place = self.local_folder(row, path)
-        if place is None:
-            get_artifact_repository(row.artifact_uri, tracking_uri=self.uri).delete_artifacts(path)
-        elif place.exists():
-            shutil.rmtree(place)
+        folder = self.local_folder(row, path)
+        if folder is None:
+            artifact_repository(row.artifact_uri, uri=self.uri).delete_artifacts(path)
+        elif folder.exists():
+            shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Experiments, runs and artifacts of an MLflow store."""
+"""The experiments and runs of an MLflow store."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from orchestrator.storage.uri import redact_uri, store_folder
 from orchestrator.system.memory import infrequent_gc
 from orchestrator.tracking.active_run import ActiveRun
 from orchestrator.tracking.artifacts import Artifacts
-from orchestrator.tracking.errors import STORE_FAULTS, breaker_for, reached
+from orchestrator.tracking.errors import STORE_FAULTS, breaker_for, translates_errors
 
-NOTE = "mlflow.note.content"
+NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
 NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000
+PAGE_RUNS = 1000
+NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for no valid run id
+# How long the list of experiments is reused. A new sweep takes longer from creating its experiment to its
+# first result, so that no finished run is missed.
+CACHE_SECONDS = 3.0
 
 
-def row_of(run: Run) -> RunRecord:
-    """A run of MLflow's as a row."""
+def make_record(run: Run) -> RunRecord:
+    """Turn MLflow's run into a RunRecord."""
     return RunRecord(
         run.info.run_id,
         run.info.run_name or "",
@@ -41,25 +46,20 @@ def row_of(run: Run) -> RunRecord:
 
 
 def compare_address(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """The address of MLflow's compare view for these runs."""
+    """Return the address of MLflow's page that compares these runs; `base` is the server's."""
     runs, experiments = quote(json.dumps(list(run_ids))), quote(json.dumps([experiment_id]))
     return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
-PAGE = 1000
-NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for what is no run id
-KNOWN_SECONDS = 3.0  # shorter than what lies between a new sweep's experiment and its first result
-
-
 def open_store(uri: str, experiment: str = "") -> Tracker:
-    """The tracker of a store that is there, for who reads. Writes nothing; StoreError where there is none."""
+    """Return a tracker of an existing store, for reading. Writes nothing; StoreError if there is no store."""
     tracker = Tracker(uri, experiment)
-    tracker.client  # noqa: B018  which looks whether it can be used
+    tracker.client  # noqa: B018  # connects, which checks the store
     return tracker
 
 
 class Tracker(Artifacts, Runs):
-    """One experiment of one store."""
+    """One experiment of one store: its runs, and a search over all experiments."""
 
     def __init__(self, uri: str, experiment: str) -> None:
         super().__init__(uri)
@@ -69,47 +69,47 @@ class Tracker(Artifacts, Runs):
         self._experiments_until = 0.0
 
     def translating_errors(self) -> AbstractContextManager[None]:
-        """Calls of this store; what they raise where it is away, full or refuses is in `faults.reaching`."""
+        """Within the block, translate errors of calls to this store; see `errors.translating_errors`."""
         return breaker_for(self.uri).translating_errors()
 
     @property
-    @reached
+    @translates_errors
     def experiment_id(self) -> str:
-        """The experiment's id; it is made if there is none."""
+        """The experiment's id; the experiment is created if it is missing."""
         if not self._experiment_id:
             self._experiment_id = self._find_or_create()
         return self._experiment_id
 
     @property
-    @reached
+    @translates_errors
     def artifact_root(self) -> str:
-        """Where the files of new runs go: a folder of a disk, or what a server answers for."""
+        """The URI below which the files of new runs are stored."""
         return str(self.client.get_experiment(self.experiment_id).artifact_location)
 
-    def _own(self) -> list[str]:
-        """The experiment, if there is one: who searches makes none."""
+    def _own_experiment(self) -> list[str]:
+        """Return the id of the experiment, if it exists: a search creates none."""
         if not self._experiment_id:
-            found = self.client.get_experiment_by_name(self.experiment)
-            return [] if found is None else [str(found.experiment_id)]
+            experiment = self.client.get_experiment_by_name(self.experiment)
+            return [] if experiment is None else [str(experiment.experiment_id)]
         return [self._experiment_id]
 
     def _find_or_create(self) -> str:
-        found = self.client.get_experiment_by_name(self.experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        if found is not None:
-            return str(found.experiment_id)
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         folder = store_folder(self.uri)
-        place = None if folder is None else (folder / "artifacts" / self.experiment).as_uri()
+        location = None if folder is None else (folder / "artifacts" / self.experiment).as_uri()
         self._experiments_until = 0.0
         try:
-            return str(self.client.create_experiment(self.experiment, artifact_location=place))
+            return str(self.client.create_experiment(self.experiment, artifact_location=location))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return self._find_or_create()  # another process was faster
+            return self._find_or_create()  # another process has created it meanwhile
 
-    @reached
+    @translates_errors
     def start(
         self,
         kind: str,
@@ -119,95 +119,94 @@ class Tracker(Artifacts, Runs):
         tags: Mapping[str, str],
         start_ms: int | None = None,
     ) -> ActiveRun:
-        """A RUNNING run: FINISHED at the end of its block, FAILED with the reason if the block raises."""
-        described = {"kind": kind, "owner": owner(), **tags}
+        """Create a RUNNING run: FINISHED at the end of its block, FAILED with a reason if it raises."""
+        all_tags = {"kind": kind, "owner": owner(), **tags}
         if parent is not None:
-            described["mlflow.parentRunId"] = parent
-        created = self.client.create_run(self.experiment_id, start_ms, described, run_name=name)
-        return ActiveRun(self.client, created.info.run_id, created.info.artifact_uri)
+            all_tags["mlflow.parentRunId"] = parent
+        run = self.client.create_run(self.experiment_id, start_ms, all_tags, run_name=name)
+        return ActiveRun(self.client, run.info.run_id, run.info.artifact_uri)
 
     def attach(self, row: RunRecord) -> ActiveRun:
-        """A run that was begun before, to be written on."""
+        """Return an existing run for writing."""
         return ActiveRun(self.client, row.run_id, row.artifact_uri)
 
-    @reached
+    @translates_errors
     def reopen(self, run_id: str) -> ActiveRun:
-        """A run of before, RUNNING again under this process."""
+        """Set a run RUNNING again, with this process as its owner."""
         self.client.update_run(run_id, "RUNNING")
         self.client.set_tag(run_id, "owner", owner())
-        return self.attach(self.row(run_id))
+        return self.attach(self.get_run(run_id))
 
     def runs_of_task(self, key: str) -> list[RunRecord]:
-        """The runs of one point in this experiment, however they ended or did not."""
+        """Return the runs of one task in this experiment, of any status."""
         return self.search(f"tags.point = '{key}'")
 
     def run_of_pending(self, id: str) -> RunRecord | None:
-        """The run that was begun for a parcel."""
+        """Return the run that was started for a pending run, if any."""
         return next(iter(self.search(f"tags.parcel = '{id}'")), None)
 
-    @reached
+    @translates_errors
     def search(self, query: str, *, everywhere: bool = False, metric: str | None = None) -> list[RunRecord]:
-        """Active runs of this experiment, or of the whole store, newest first.
+        """Return active runs of this experiment, or of the whole store, newest first.
 
-        Who wants one `metric` alone, and no params, may get no others, in less time.
+        With `metric` the rows may hold this metric alone, and no params, which takes less time.
         """
-        own = None if everywhere else self._own()
-        if own == []:
+        experiments = None if everywhere else self._own_experiment()
+        if experiments == []:
             return []
-        found = sqlite_runs.search(self.uri, query, own, metric=metric)
-        if found is not None:
-            return found
-        return self._search(query, self._all_experiments() if own is None else own)
+        rows = sqlite_runs.search(self.uri, query, experiments, metric=metric)
+        if rows is not None:
+            return rows
+        return self._search(query, self._all_experiments() if experiments is None else experiments)
 
-    @reached
-    def finished_one(self, key: str) -> RunRecord | None:
-        """The finished run of one key, or None."""
+    @translates_errors
+    def find_finished(self, key: str) -> RunRecord | None:
+        """Return the finished run of a key, or None; of two the older."""
         query = f"attributes.status = 'FINISHED' and tags.key = '{key}'"
         rows = sqlite_runs.search(self.uri, query)
         if rows is None:
-            rows = self._search(query, self._experiment_ids())
+            is_cached = monotonic() < self._experiments_until
+            rows = self._search(query, self._experiments if is_cached else self._all_experiments())
         return next((row for row in reversed(rows) if "invalid" not in row.tags), None)
 
-    @reached
+    @translates_errors
     def experiments(self) -> dict[str, str]:
-        """Name -> id of all that are active."""
-        return {e.name: str(e.experiment_id) for e in self.client.search_experiments()}
+        """Return name -> id of all active experiments."""
+        return {
+            experiment.name: str(experiment.experiment_id) for experiment in self.client.search_experiments()
+        }
 
-    @reached
+    @translates_errors
     def experiment_tags(self) -> Mapping[str, str]:
-        """What is said of this experiment."""
+        """Return the tags of this experiment."""
         return dict(self.client.get_experiment(self.experiment_id).tags)
 
-    @reached
+    @translates_errors
     def set_experiment_tag(self, name: str, text: str) -> None:
         self.client.set_experiment_tag(self.experiment_id, name, text)
 
     def _all_experiments(self) -> list[str]:
-        self._experiments = [str(e.experiment_id) for e in self.client.search_experiments()]
-        self._experiments_until = monotonic() + KNOWN_SECONDS
+        self._experiments = list(self.experiments().values())
+        self._experiments_until = monotonic() + CACHE_SECONDS
         return self._experiments
 
-    def _experiment_ids(self) -> list[str]:
-        """All experiments, as they were a moment ago: none that is younger holds a finished run."""
-        return self._experiments if monotonic() < self._experiments_until else self._all_experiments()
-
     def _search(self, query: str, ids: list[str]) -> list[RunRecord]:
-        """As MLflow finds them, page by page."""
+        """Search through MLflow, page by page."""
         rows: list[RunRecord] = []
         token: str | None = None
         while True:
             with infrequent_gc():
-                page = self.client.search_runs(ids, query, ViewType.ACTIVE_ONLY, PAGE, page_token=token)
-                rows += [row_of(run) for run in page]
+                page = self.client.search_runs(ids, query, ViewType.ACTIVE_ONLY, PAGE_RUNS, page_token=token)
+                rows += [make_record(run) for run in page]
             token = page.token
             if not token:
                 return rows
 
-    @reached
-    def row(self, run_id: str) -> RunRecord:
-        """One run by its id; StoreError if there is none."""
+    @translates_errors
+    def get_run(self, run_id: str) -> RunRecord:
+        """Return one run by its id; StoreError if there is none."""
         try:
-            return row_of(self.client.get_run(run_id))
+            return make_record(self.client.get_run(run_id))
         except MlflowException as error:
             if error.error_code not in NO_SUCH_RUN:
                 raise
@@ -215,48 +214,48 @@ class Tracker(Artifacts, Runs):
                 f"no run {run_id!r} in {redact_uri(self.uri)}; `orchestrate ui` shows what there is"
             ) from error
 
-    @reached
+    @translates_errors
     def close_abandoned(self) -> None:
-        """Mark runs of this experiment that a dead process of this host left RUNNING as KILLED."""
+        """Set runs of this experiment that a dead process of this host left RUNNING to KILLED."""
         for row in self.search("attributes.status = 'RUNNING'"):
             if not is_owner_alive(row.tags.get("owner", "")):
                 self.close(row.run_id, "its process died before the run was finished")
 
-    @reached
+    @translates_errors
     def close_children(self, parent: str, reason: str) -> None:
-        """Mark what is still RUNNING below a run as KILLED."""
+        """Set the RUNNING children of a run to KILLED."""
         for row in self.search(f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"):
             self.close(row.run_id, reason)
 
-    @reached
+    @translates_errors
     def close(self, run_id: str, reason: str, *, status: str = "KILLED") -> None:
-        """Mark a run as KILLED, or as what `status` says, and say why."""
+        """End a run as KILLED, or as `status`, with a tag that gives the reason."""
         self.client.set_tag(run_id, "reason", reason)
         self.client.set_terminated(run_id, status)
 
-    @reached
-    def history(self, run_id: str, name: str) -> dict[int, float]:
-        """Step -> value of one metric; of two values at one step the later."""
+    @translates_errors
+    def metric_history(self, run_id: str, name: str) -> dict[int, float]:
+        """Return step -> value of a metric; of two values at one step the later."""
         return {point.step: point.value for point in self.client.get_metric_history(run_id, name)}
 
-    @reached
+    @translates_errors
     def data_digests(self, run_id: str) -> dict[str, str]:
-        """Name -> digest of the data sets that are inputs of a run."""
+        """Return name -> digest of the data sets that are inputs of a run."""
         inputs = self.client.get_run(run_id).inputs
         return {item.dataset.name: item.dataset.digest for item in (inputs.dataset_inputs if inputs else ())}
 
-    def try_tag(self, run_id: str, name: str, value: str) -> bool:
-        """Set a tag; False where the store cannot be written now."""
+    def try_set_tag(self, run_id: str, name: str, value: str) -> bool:
+        """Set a tag; return False if the store cannot be written now."""
         try:
             self.client.set_tag(run_id, name, value)
         except (*STORE_FAULTS, StoreError):
             return False
         return True
 
-    @reached
+    @translates_errors
     def delete_tag(self, run_id: str, name: str) -> None:
         self.client.delete_tag(run_id, name)
 
-    @reached
+    @translates_errors
     def set_tag(self, run_id: str, name: str, value: str) -> None:
         self.client.set_tag(run_id, name, value)

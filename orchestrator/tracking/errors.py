@@ -1,4 +1,4 @@
-"""Errors of MLflow, databases and disks as errors of ours; a circuit breaker for stores that are down."""
+"""Translate errors of MLflow, databases and disks; a circuit breaker for stores that are down."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.storage.uri import redact_uri
 from orchestrator.system.files import FULL
 
-COOLDOWN_SECONDS = 15.0  # a store that was away is not asked again for so long
+COOLDOWN_SECONDS = 15.0  # how long a store that could not be reached is not called again
 
 
 class CircuitBreaker:
-    """Calls of one store."""
+    """Calls of one store, which fail at once for a while after the store could not be reached."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._down_until = 0.0
-        self._why = ""
+        self._open_until = 0.0
+        self._reason = ""
 
     @contextmanager
     def translating_errors(self) -> Iterator[None]:
-        """As `faults.reaching`; AwayError at once where the store was away a moment ago."""
-        if monotonic() < self._down_until:
-            raise StoreUnavailableError(self._why)
+        """Translate as the function of this name; StoreUnavailableError at once during the cooldown."""
+        if monotonic() < self._open_until:
+            raise StoreUnavailableError(self._reason)
         try:
             with translating_errors(self.uri):
                 yield
         except StoreUnavailableError as error:
-            self._down_until, self._why = monotonic() + COOLDOWN_SECONDS, str(error)
+            self._open_until, self._reason = monotonic() + COOLDOWN_SECONDS, str(error)
             raise
 
     def reset(self) -> None:
-        """Whoever asks next asks the store."""
-        self._down_until = 0.0
+        """End the cooldown: the next call goes to the store."""
+        self._open_until = 0.0
 
 
 @lru_cache(maxsize=64)
 def breaker_for(uri: str) -> CircuitBreaker:
-    """The one line of this process to a store."""
+    """Return this process's one circuit breaker for a store."""
     return CircuitBreaker(uri)
 
 
@@ -64,35 +64,33 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # a server waits 20 s for its own SQLite file
 
-# Its own tracebacks of a locked file would stand among the lines of a sweep.
+# It logs a traceback for each try at a locked file, amid the lines of a sweep.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-logging.getLogger("urllib3").setLevel(logging.ERROR)  # it quotes addresses, with what is secret in them
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # it logs URIs with their passwords
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound="HasAddress")
+S = TypeVar("S", bound="HasUri")
 STORE_FAULTS = (MlflowException, SQLAlchemyError, OSError)
 NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 FULL_TEXTS = ("database or disk is full", *(os.strerror(number) for number in FULL))
-HEART = re.compile(r"\[Errno \d+\] [\w ]+|timed out|too many \d+ error responses|\(sqlite3\.\w+\) [^\n]+")
-TRANSIENT = (408, 429)  # of the codes below 500, those that ask for another try
-
-
+REASON = re.compile(r"\[Errno \d+\] [\w ]+|timed out|too many \d+ error responses|\(sqlite3\.\w+\) [^\n]+")
+TRANSIENT = (408, 429)  # the codes below 500 that ask for another try
 READ_ONLY = "attempt to write a readonly database"
 REFUSED_TEXTS = (READ_ONLY, "is not a database", "is malformed", "database schema", "no such table")
 
 
-class HasAddress(Protocol):
-    """What calls a store."""
+class HasUri(Protocol):
+    """An object whose methods call the store at `uri`."""
 
     @property
     def uri(self) -> str: ...
 
 
-def reached(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A method that calls its store: what it raises is as within `reaching`."""
+def translates_errors(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Run a method that calls its store within `translating_errors`."""
 
     @wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -104,23 +102,24 @@ def reached(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P
 
 @contextmanager
 def translating_errors(uri: str) -> Iterator[None]:
-    """Calls of a store: AwayError where it cannot be reached now, DiskFullError where its disk is full.
+    """Within the block, turn errors of MLflow, databases and disks into errors of this package.
 
-    StoreError for what the store refuses for good. A file that is not there passes through.
+    StoreUnavailableError: the store cannot be reached now; DiskFullError: its disk is full; StoreError: it
+    refuses for good. A missing file passes through.
     """
     try:
         yield
     except NOT_THERE:
         raise
     except STORE_FAULTS as error:
-        raise _meaning(error, uri) from error
+        raise _translate(error, uri) from error
 
 
-def _meaning(error: Exception, uri: str) -> StoreError:
-    reason = reason_of(error)
-    if is_full(error):
+def _translate(error: Exception, uri: str) -> StoreError:
+    reason = short_reason(error)
+    if is_disk_full(error):
         return DiskFullError(f"no room is left for the store {redact_uri(uri)}: {reason}")
-    if _is_away(error):
+    if _is_unavailable(error):
         return StoreUnavailableError(f"the store {redact_uri(uri)} cannot be reached: {reason}")
     if READ_ONLY in str(error):
         return StoreError(
@@ -130,33 +129,33 @@ def _meaning(error: Exception, uri: str) -> StoreError:
     return StoreError(f"the store {redact_uri(uri)} refuses: {reason}")
 
 
-def reason_of(error: Exception) -> str:
-    """The heart of a message that may quote a whole request, in one line without secrets."""
+def short_reason(error: Exception) -> str:
+    """Return an error's reason in one line without secrets: its message may quote a whole request."""
     text = redact_uri(str(error))
-    if found := HEART.search(text):
-        return found.group()
+    if match := REASON.search(text):
+        return match.group()
     lines = text.splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
-def is_full(error: Exception) -> bool:
-    """Whether a disk or a quota is what it is about."""
+def is_disk_full(error: Exception) -> bool:
+    """Whether an error is about a full disk or quota."""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
-    # A copied folder's errors are texts, a database's are MLflow's; a server's own disk is not ours.
-    local = isinstance(error, (shutil.Error, sqlite3.Error, DBAPIError)) or isinstance(
-        error.__cause__, DBAPIError
-    )
-    return local and any(text in str(error) for text in FULL_TEXTS)
+    # shutil.Error holds the errors of a copied folder as texts, and MLflow wraps a database's. The same text
+    # from a server is about the server's disk.
+    is_local = isinstance(error, (shutil.Error, sqlite3.Error, DBAPIError))
+    is_local = is_local or isinstance(error.__cause__, DBAPIError)
+    return is_local and any(text in str(error) for text in FULL_TEXTS)
 
 
-def _is_away(error: Exception) -> bool:
+def _is_unavailable(error: Exception) -> bool:
     if any(text in str(error) for text in REFUSED_TEXTS):
-        return False  # of a database: as good as it will get
+        return False  # of a database: waiting does not help
     if isinstance(error, MlflowException):
         status = int(error.get_http_status_code())
     elif isinstance(error, HTTPError) and error.response is not None:
         status = error.response.status_code
     else:
-        return not isinstance(error, PermissionError)  # a connection, a database's driver, a file system
+        return not isinstance(error, PermissionError)  # an OSError or a database driver's error
     return status >= 500 or status in TRANSIENT

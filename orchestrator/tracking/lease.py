@@ -8,26 +8,26 @@ from threading import Event, Thread
 from time import monotonic, sleep
 
 from orchestrator.errors import BusyError, StoreError
-from orchestrator.storage.locks import is_owner_alive, on_this_host, owner, store_lock
+from orchestrator.storage.locks import is_on_this_host, is_owner_alive, owner, store_lock
 from orchestrator.system.console import print_line
 from orchestrator.tracking import ActiveRun, RunRecord, Tracker
 
 HEARTBEAT_SECONDS = 10.0
-SILENCE_SECONDS = 35.0  # after which another host's process is taken to be gone
+SILENCE_SECONDS = 35.0  # without a heartbeat, after which a process of another host counts as dead
 LOCK, LOCK_SECONDS = ".claim.lock", 120.0
 TAKEN_OVER = "its process is gone, and another took the sweep over"
 
 
 def acquire_lease(tracker: Tracker, plan_sha256: str, *, name: str) -> ActiveRun:
-    """The sweep's run under this process: a new one, or that of before. BusyError if another has it."""
+    """Return the sweep's run, new or reopened, owned by this process. BusyError if another runs it."""
     with (
         store_lock(tracker.uri, LOCK, seconds=LOCK_SECONDS, error=StoreError),
         tracker.translating_errors(),
     ):
-        rows = _rows(tracker, plan_sha256)
-        _refuse_if_busy(tracker, rows)
+        rows = _sweep_runs(tracker, plan_sha256)
+        _check_not_running(tracker, rows)
         tracker.close_abandoned()
-        # What a driver of another host left open: nobody else can tell that it is dead.
+        # Runs of a driver of another host: `close_abandoned` cannot know that it is dead.
         for row in (row for row in rows if row.status == "RUNNING"):
             tracker.close_children(row.run_id, TAKEN_OVER)
             tracker.close(row.run_id, TAKEN_OVER)
@@ -35,76 +35,76 @@ def acquire_lease(tracker: Tracker, plan_sha256: str, *, name: str) -> ActiveRun
             run = tracker.reopen(rows[0].run_id)
         else:
             run = tracker.start("sweep", name, tags={"plan_sha256": plan_sha256, "space": name})
-        _refuse_if_late(tracker, run, plan_sha256)
+        _check_still_owner(tracker, run, plan_sha256)
         return run
 
 
 @contextmanager
 def heartbeat(tracker: Tracker, run: ActiveRun) -> Iterator[None]:
-    """Keep telling the store that this process is at it."""
-    done = Event()
+    """Within the block, a thread sets a tag of the run every HEARTBEAT_SECONDS."""
+    stop = Event()
 
-    def beat() -> None:
+    def send_heartbeats() -> None:
         count = 0
         while True:
             count += 1
-            tracker.try_tag(run.run_id, "beat", str(count))
-            if done.wait(HEARTBEAT_SECONDS):
+            tracker.try_set_tag(run.run_id, "beat", str(count))
+            if stop.wait(HEARTBEAT_SECONDS):
                 return
 
-    thread = Thread(target=beat, daemon=True)
+    thread = Thread(target=send_heartbeats, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        stop.set()
         thread.join(timeout=HEARTBEAT_SECONDS)
 
 
-def _rows(tracker: Tracker, plan_sha256: str) -> list[RunRecord]:
+def _sweep_runs(tracker: Tracker, plan_sha256: str) -> list[RunRecord]:
     return tracker.search(f"tags.kind = 'sweep' and tags.plan_sha256 = '{plan_sha256}'")
 
 
-def _refuse_if_busy(tracker: Tracker, rows: list[RunRecord]) -> None:
+def _check_not_running(tracker: Tracker, rows: list[RunRecord]) -> None:
     for row in rows:
-        if row.status == "RUNNING" and row.tags.get("owner") != owner() and _lives(tracker, row):
-            raise _busy(row)
+        if row.status == "RUNNING" and row.tags.get("owner") != owner() and _is_alive(tracker, row):
+            raise _busy_error(row)
 
 
-def _refuse_if_late(tracker: Tracker, run: ActiveRun, plan_sha256: str) -> None:
-    """On a server, where two may look before either claims: who then sees another steps back."""
-    for row in _rows(tracker, plan_sha256):
+def _check_still_owner(tracker: Tracker, run: ActiveRun, plan_sha256: str) -> None:
+    """Give way to another process: without a lock, as on a server, two may both see no running sweep."""
+    for row in _sweep_runs(tracker, plan_sha256):
         if row.run_id == run.run_id and row.tags.get("owner") != owner():
-            raise _busy(row)  # both opened the same run; it is the other's now
+            raise _busy_error(row)  # both reopened the same run, and the other was later
         if row.run_id != run.run_id and row.status == "RUNNING" and is_owner_alive(row.tags.get("owner", "")):
             tracker.close(run.run_id, "another process was running this sweep already")
-            raise _busy(row)
+            raise _busy_error(row)
 
 
-def _lives(tracker: Tracker, row: RunRecord) -> bool:
-    """Whether a RUNNING run's owner is at it; of another host's it takes a while to know that it is not."""
-    holder = row.tags.get("owner", "")
-    if on_this_host(holder):
-        return is_owner_alive(holder)
-    print_line(f"listening whether {_named(holder)} still runs this sweep", error=True)
+def _is_alive(tracker: Tracker, row: RunRecord) -> bool:
+    """Whether the owner of a RUNNING run is alive; on another host, whether its heartbeat changes in time."""
+    run_owner = row.tags.get("owner", "")
+    if is_on_this_host(run_owner):
+        return is_owner_alive(run_owner)
+    print_line(f"checking whether {_describe_owner(run_owner)} still runs this sweep", error=True)
     end = monotonic() + SILENCE_SECONDS
     while monotonic() < end:
         sleep(min(1.0, SILENCE_SECONDS / 5))
-        now = tracker.row(row.run_id)
-        if now.status != "RUNNING":
+        latest = tracker.get_run(row.run_id)
+        if latest.status != "RUNNING":
             return False
-        if now.tags.get("beat") != row.tags.get("beat"):
+        if latest.tags.get("beat") != row.tags.get("beat"):
             return True
     return False
 
 
-def _busy(row: RunRecord) -> BusyError:
+def _busy_error(row: RunRecord) -> BusyError:
     return BusyError(
-        f"this sweep is running already: {_named(row.tags.get('owner', ''))}; "
+        f"this sweep is running already: {_describe_owner(row.tags.get('owner', ''))}; "
         f"`orchestrate status {row.run_id}` shows how far it is, and stopping it there lets it go on here"
     )
 
 
-def _named(holder: str) -> str:
-    parts = holder.split()
-    return f"host {parts[0]}, pid {parts[1]}" if len(parts) >= 3 else "a process without a name"
+def _describe_owner(text: str) -> str:
+    fields = text.split()
+    return f"host {fields[0]}, pid {fields[1]}" if len(fields) >= 3 else "an unknown process"

@@ -1,4 +1,4 @@
-"""Models and versions in MLflow's model registry."""
+"""Read and create models and versions in MLflow's model registry."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MODELS = "models:/"
-PROGRAM = Path("data", "model.pt2")  # where mlflow.pytorch puts an exported program
+PROGRAM = Path("data", "model.pt2")  # where mlflow.pytorch saves an exported program
 VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
-class Registered:
-    """One version of a registered model. `artifact_uri`: where the files of its logged model lie."""
+class ModelVersion:
+    """One version of a registered model; `artifact_uri` is that of its logged model."""
 
     name: str
     version: str
@@ -39,59 +39,59 @@ class Registered:
     artifact_uri: str
 
 
-def registered(tracker: Tracker, name: str, *, version: str = "", alias: str = "") -> Registered:
-    """The version of a number, or else of an alias. StoreError, with what there is, for any other."""
+def load_version(tracker: Tracker, name: str, *, version: str = "", alias: str = "") -> ModelVersion:
+    """Return a version by its number or its alias. StoreError, which lists what exists, for any other."""
     client = tracker.client
     with tracker.translating_errors():
         try:
             if alias:
-                found = client.get_model_version_by_alias(name, alias)
+                entry = client.get_model_version_by_alias(name, alias)
             else:
-                found = client.get_model_version(name, version)
+                entry = client.get_model_version(name, version)
         except MlflowException as error:
-            raise StoreError(_missing(tracker, name, alias or version)) from error
-        if not str(found.source).startswith(f"{MODELS}m-"):
+            raise StoreError(_unknown_version(tracker, name, alias or version)) from error
+        if not str(entry.source).startswith(f"{MODELS}m-"):
             raise StoreError(
-                f"{name} version {found.version} was not made by `orchestrate register`, and other forms of "
-                f"a model are never opened; its run is {found.run_id or 'not known'}"
+                f"{name} version {entry.version} was not made by `orchestrate register`, and other forms of "
+                f"a model are never opened; its run is {entry.run_id or 'not known'}"
             )
-        model = client.get_logged_model(str(found.source).removeprefix(MODELS))
-    return Registered(
+        model = client.get_logged_model(str(entry.source).removeprefix(MODELS))
+    return ModelVersion(
         name,
-        str(found.version),
-        found.run_id or "",
-        found.tags,
+        str(entry.version),
+        entry.run_id or "",
+        entry.tags,
         model.params or {},
         {metric.key: metric.value for metric in model.metrics or ()},
         str(model.artifact_location),
     )
 
 
-def _missing(tracker: Tracker, name: str, which: str) -> str:
+def _unknown_version(tracker: Tracker, name: str, version: str) -> str:
     client = tracker.client
     names = [model.name for model in client.search_registered_models()]
     if not names:
         return f"no model is registered yet, {name!r} neither; `orchestrate register` makes one"
     if name not in names:
         return f"{unknown_name('registered model', name, names)}; `orchestrate register` makes one"
-    versions = [str(found.version) for found in client.search_model_versions(f"name = '{name}'")]
+    versions = [str(entry.version) for entry in client.search_model_versions(f"name = '{name}'")]
     allowed = [*versions, *client.get_registered_model(name).aliases]
-    return f"{name}: {unknown_name('version or alias', which, allowed)}"
+    return f"{name}: {unknown_name('version or alias', version, allowed)}"
 
 
-def version_of(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | None:
-    """The latest version of a registered model that bears these tags, or None."""
+def find_version(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | None:
+    """Return the latest version of a registered model that has all of these tags, or None."""
     with tracker.translating_errors():
         versions = tracker.client.search_model_versions(f"name = '{name}'")
-    same = [int(found.version) for found in versions if tags.items() <= found.tags.items()]
-    return str(max(same)) if same else None
+    numbers = [int(entry.version) for entry in versions if tags.items() <= entry.tags.items()]
+    return str(max(numbers)) if numbers else None
 
 
 @contextmanager
-def logged_model(tracker: Tracker, row: RunRecord, name: str) -> Iterator[str]:
-    """The id of a new logged model of a run: READY at the end of the block, FAILED if that raises.
+def create_logged_model(tracker: Tracker, row: RunRecord, name: str) -> Iterator[str]:
+    """Yield the id of a new logged model of a run: READY at the end of the block, FAILED if it raises.
 
-    It bears the run's params and final metrics.
+    The model gets the run's params and final metrics.
     """
     client = tracker.client
     with tracker.translating_errors():
@@ -114,11 +114,11 @@ def logged_model(tracker: Tracker, row: RunRecord, name: str) -> Iterator[str]:
 
 
 def save_program(folder: Path, net: nn.Module, images: Tensor, *, row: RunRecord, model_id: str) -> Path:
-    """A network as MLflow's pytorch model, an exported program (pt2), in a new folder; that file's path.
+    """Save a network as MLflow's pytorch model, an exported program (pt2), in a new folder; return its path.
 
-    `images`: an example of two or more; from one the batch's size would be taken for fixed.
+    `images`: an example of two or more images, (N, C, H, W): export takes a batch size of 1 for fixed.
     """
-    import mlflow.pytorch  # seconds, which no other use of a store has to wait for
+    import mlflow.pytorch  # takes seconds, and no other use of a store needs it
     import torch
     from mlflow.models import Model
 
@@ -133,8 +133,8 @@ def save_program(folder: Path, net: nn.Module, images: Tensor, *, row: RunRecord
     return folder / PROGRAM
 
 
-def upload(tracker: Tracker, model_id: str, folder: Path) -> None:
-    """The files of a logged model."""
+def upload_model_files(tracker: Tracker, model_id: str, folder: Path) -> None:
+    """Upload the files of a logged model."""
     with tracker.translating_errors():
         tracker.client.log_model_artifacts(model_id, str(folder))
 
@@ -142,7 +142,7 @@ def upload(tracker: Tracker, model_id: str, folder: Path) -> None:
 def add_version(
     tracker: Tracker, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str], description: str
 ) -> str:
-    """A new version of a registered model, which is made if there is none of that name; its number."""
+    """Create a version of a registered model, and the model if it is missing; return the version's number."""
     client, source = tracker.client, f"{MODELS}{model_id}"
     with tracker.translating_errors():
         try:
@@ -150,24 +150,25 @@ def add_version(
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        with _as_default(tracker.uri):
-            made = client.create_model_version(
+        with _default_tracking_uri(tracker.uri):
+            entry = client.create_model_version(
                 name, source, run_id, dict(tags), description=description, model_id=model_id
             )
-    return str(made.version)
+    return str(entry.version)
 
 
 def set_alias(tracker: Tracker, name: str, alias: str, version: str) -> None:
-    """From now on the alias is this version's, whosever it was."""
+    """Give the alias to this version, and take it from any other."""
     with tracker.translating_errors():
         tracker.client.set_registered_model_alias(name, alias, version)
 
 
 @contextmanager
-def _as_default(uri: str) -> Iterator[None]:
-    """The store is the process's own for a while: MLflow 3.17 looks for a version's source there alone.
+def _default_tracking_uri(uri: str) -> Iterator[None]:
+    """Within the block, the store is the process's default one.
 
-    Without, it would make a new store in the working directory, and not find the model in it.
+    MLflow 3.17 searches the default store for a version's source, whatever store its client has: it would
+    create a new one in the working directory, and not find the model there.
     """
     variable = os.environ.get(VARIABLE)
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
@@ -175,6 +176,6 @@ def _as_default(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: none was set
-        os.environ.pop(VARIABLE, None)  # which it sets, too
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None is allowed, and resets it
+        os.environ.pop(VARIABLE, None)  # `set_tracking_uri` sets it
         os.environ |= {VARIABLE: variable} if variable else {}

@@ -16,7 +16,6 @@ from orchestrator.storage.runs import TAG_LENGTH, MetricPoint
 from orchestrator.system.files import write_file
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import round_masks
-from orchestrator.training.loop import EpochRecord
 from orchestrator.trial.metrics import (
     ClassRow,
     LayerRow,
@@ -36,6 +35,7 @@ from pruning.phases import phases
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
 NOTES_LENGTH = 2000  # characters
+# Fields of Measurement that become metrics `round/NAME`, one step a round.
 PER_ROUND = (
     "accuracy",
     "loss",
@@ -54,42 +54,47 @@ def write_result(
     folder: Path,
     end_ms: int,
     *,
-    point: Task,
+    task: Task,
     result: TrialResult,
-    parent_held: bool,
+    is_parent_stored: bool,
     stop: EarlyStopping | None,
     peak_bytes: int | None = None,
     extra_tags: Mapping[str, str] | None = None,
 ) -> RunEnd:
-    """Write the files of a result into an empty folder; how its run ends comes back.
+    """Write the files of a result into an empty folder; return the end of its run.
 
-    `peak_bytes` is the most memory that its process took for it, if that is known; `marks` are more tags.
+    `peak_bytes` is the peak memory of its process, if that is known; `extra_tags` are added to the tags.
     """
-    found = _phases(result, stop) if isinstance(point.config, TrialConfig) else []
-    # Without recovery the weights are the parent's with the dead ones at zero: masks say it all.
-    untouched = parent_held and isinstance(point.config, TrialConfig) and reuses_dense_weights(point.config)
+    phase_names = _phases(result, stop) if isinstance(task.config, TrialConfig) else []
+    # Without recovery the weights are the parent's with the dead ones at zero: the masks are enough.
+    masks_suffice = (
+        is_parent_stored and isinstance(task.config, TrialConfig) and reuses_dense_weights(task.config)
+    )
     (folder / "model").mkdir()
     manifest = model_files.save_model(
         folder / "model",
         result.last.state,
-        arch=_architecture(point.dense, result),
-        parent=point.dense.key() if untouched else None,
+        arch=_architecture(task.dense, result),
+        parent=task.dense.key() if masks_suffice else None,
     )
-    for name, content in _tables(point, result, found).items():
+    for name, content in _tables(task, result, phase_names).items():
         write_file(folder / name, content)
-    tags = {"manifest_sha256": manifest, **_outcome_tags(point.dense, result, found), **(extra_tags or {})}
-    tags |= _not_pruned(point, result)
-    if point.saves_round_masks and result.round_masks is not None:
+    outcome_tags = _outcome_tags(task.dense, result, phase_names)
+    tags = {"manifest_sha256": manifest, **outcome_tags, **(extra_tags or {})}
+    tags |= _unpruned_tag(task, result)
+    if task.saves_round_masks and result.round_masks is not None:
         tags |= {round_masks.SHA256: round_masks.save_round_masks(folder, result.round_masks)}
     if result.stopped_because:
-        why = result.stopped_because[:TAG_LENGTH]
-        tags |= {"stopped_key": point.key, "stop": str(stop or ""), "stopped_because": why}
-    key = None if result.stopped_because else point.key
-    return RunEnd("FINISHED", end_ms, tags, (*metric_points(result), *_bytes(result, peak_bytes)), key)
+        reason = result.stopped_because[:TAG_LENGTH]
+        tags |= {"stopped_key": task.key, "stop": str(stop or ""), "stopped_because": reason}
+    # Only a whole trial has a key: a stopped one is run again by a sweep without its stopping rule.
+    key = None if result.stopped_because else task.key
+    metrics = (*metric_points(result), *_size_metrics(result, peak_bytes))
+    return RunEnd("FINISHED", end_ms, tags, metrics, key)
 
 
-def _tables(point: Task, result: TrialResult, found: Sequence[str]) -> dict[str, str]:
-    """File name -> JSON, of every file beside the model."""
+def _tables(task: Task, result: TrialResult, phase_names: Sequence[str]) -> dict[str, str]:
+    """Return file name -> JSON, of every file beside the model."""
     cost = result.cost
     ops = {
         "macs": {**cost.macs, **cost.other_macs},
@@ -98,41 +103,42 @@ def _tables(point: Task, result: TrialResult, found: Sequence[str]) -> dict[str,
         "not_counted": cost.other_ops,
     }
     return {
-        CONFIG: json.dumps(asdict(point.config), indent=1, sort_keys=True),
+        CONFIG: json.dumps(asdict(task.config), indent=1, sort_keys=True),
         ENVIRONMENT: json.dumps(environment(), indent=1, sort_keys=True),
         "layers.json": json.dumps(_table(result.last.layers)),
-        "rounds.json": json.dumps(_rounds_table(result, found)),
+        "rounds.json": json.dumps(_rounds_table(result, phase_names)),
         "confusion.json": json.dumps(result.last.confusion.tolist()),
         "classes.json": json.dumps(_table(_classes(result))),
         "operators.json": json.dumps(ops, indent=1, sort_keys=True),
     }
 
 
-def _not_pruned(point: Task, result: TrialResult) -> dict[str, str]:
-    """A tag that names what of a trial's network has weights and is not pruned."""
-    if not isinstance(point.config, TrialConfig):
+def _unpruned_tag(task: Task, result: TrialResult) -> dict[str, str]:
+    """Return a tag with the layers of a trial's network that have weights and are not pruned."""
+    if not isinstance(task.config, TrialConfig):
         return {}
-    built = (point.dense.model, result.data.input_shape, result.data.num_classes)
-    names = unpruned_of(built, point.config.prune.granularity)
+    architecture = (task.dense.model, result.data.input_shape, result.data.num_classes)
+    names = unpruned_of(architecture, task.config.prune.granularity)
     return {"not_pruned": ", ".join(names)[:TAG_LENGTH]} if names else {}
 
 
-def _outcome_tags(dense: DenseConfig, result: TrialResult, found: Sequence[str]) -> dict[str, str]:
-    """Tags on how it went: notes, the last phase, the class that lost most, memory that ran out."""
+def _outcome_tags(dense: DenseConfig, result: TrialResult, phase_names: Sequence[str]) -> dict[str, str]:
+    """Return tags on the notes, the last phase, the class that lost most and a halved micro-batch."""
     planned = min(dense.numerics.micro_batch, dense.batch_size)
     used = min(result.last.state.micro_batch, dense.batch_size)
     tags = {"notes": notes} if (notes := _notes(result)) else {}
     tags |= {"notes_at_end": "; ".join(result.rounds[-1].notes)[:NOTES_LENGTH]} if result.rounds else {}
-    tags |= {"phase": found[-1]} if found else {}
-    lost = worst(_classes(result))
-    tags |= {"worst_class_drop": lost.label} if lost.drop > 0 else {}
+    tags |= {"phase": phase_names[-1]} if phase_names else {}
+    worst_class = worst(_classes(result))
+    tags |= {"worst_class_drop": worst_class.label} if worst_class.drop > 0 else {}
     return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})
 
 
 def _phases(result: TrialResult, stop: EarlyStopping | None) -> list[str]:
-    """The phase of every round, the dense network's index before them.
+    """Return the PQ phase of every round, from the dense network's PQ index and those of the rounds.
 
-    A whole trial's own phases depend on nothing but itself; a stopped one's are those that stopped it.
+    A whole trial uses the default rule, so that its phases depend on the trial alone; a stopped one uses the
+    rule that stopped it.
     """
     indices = [result.ipa.pq_index, *(measured.measurement.pq_index for measured in result.rounds)]
     method = pruners.get(stop.text) if stop is not None and result.stopped_because else None
@@ -141,21 +147,23 @@ def _phases(result: TrialResult, stop: EarlyStopping | None) -> list[str]:
     return phases(indices, delta=method.options["delta"], patience=method.options["patience"])[1:]
 
 
-def _rounds_table(result: TrialResult, found: Sequence[str]) -> dict[str, list[Any]]:
-    """The measurements of every round; with their phases, if there are any."""
+def _rounds_table(result: TrialResult, phase_names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return a table of the measurements of every round, with their phases if there are any."""
     table = _table([measured.measurement for measured in result.rounds])
-    if not found:
+    if not phase_names:
         return table
-    rows = [[*row, phase] for row, phase in zip(table["data"], found, strict=True)]
+    rows = [[*row, phase] for row, phase in zip(table["data"], phase_names, strict=True)]
     return {"columns": [*table["columns"], "phase"], "data": rows}
 
 
 def metric_points(result: TrialResult) -> list[MetricPoint]:
-    """Every metric that the run of a result bears; one that was stopped has no final ones."""
+    """Return every metric of a result; a stopped trial has none that begin with `final/`."""
     final = {} if result.stopped_because else result.last.measurement.metrics("final")
     points = [MetricPoint(name, value) for name, value in final.items()]
     if not result.stopped_because:
-        points += [MetricPoint(f"final/{name}", v) for name, v in class_metrics(_classes(result)).items()]
+        points += [
+            MetricPoint(f"final/{name}", value) for name, value in class_metrics(_classes(result)).items()
+        ]
     points += [MetricPoint(name, value) for name, value in result.ipa.metrics("ipa").items()]
     return [*points, *_curves(result), *_rounds(result), *_layers(result.last.layers)]
 
@@ -164,19 +172,19 @@ def _classes(result: TrialResult) -> tuple[ClassRow, ...]:
     return class_rows(result.data.class_names, dense=result.dense_confusion, pruned=result.last.confusion)
 
 
-def _bytes(result: TrialResult, peak: int | None) -> Iterator[MetricPoint]:
-    """Apart from `metric_points`: another version of zstd, or another process, gives other numbers."""
+def _size_metrics(result: TrialResult, peak_bytes: int | None) -> Iterator[MetricPoint]:
+    """Yield metrics that a rerun may not reproduce: they depend on zstd's version and on the process."""
     if not result.stopped_because:
         state = result.last.state
         yield MetricPoint(
             "final/bytes_compressed", float(compressed_bytes(state.weights, result.last.effective_masks))
         )
-        if peak is not None:
-            yield MetricPoint("final/peak_memory_bytes", float(peak))
+        if peak_bytes is not None:
+            yield MetricPoint("final/peak_memory_bytes", float(peak_bytes))
 
 
 def _notes(result: TrialResult) -> str:
-    """What there was to say of the rounds, each thing at the first round that had it."""
+    """Join the notes of the rounds and of the MACs, each note once, at the first round that has it."""
     first: dict[str, str] = {}
     for measured in result.rounds:
         for note in measured.notes:
@@ -185,20 +193,20 @@ def _notes(result: TrialResult) -> str:
 
 
 def _macs_notes(cost: Profile) -> Iterator[str]:
-    """MACs that belong to no prunable layer, and what the counters do not agree on."""
+    """Yield notes on MACs outside prunable layers, and on what the MAC counters do not agree on."""
     if cost.other_macs:
         largest = sorted(cost.other_macs, key=lambda name: -cost.other_macs[name])
-        named = ", ".join(f"{name} {cost.other_macs[name]:,}" for name in largest[:3])
-        more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
+        names = ", ".join(f"{name} {cost.other_macs[name]:,}" for name in largest[:3])
+        remainder = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
         total = sum(cost.other_macs.values())
-        yield f"{total:,} of {cost.total_macs:,} MACs are in no prunable layer: {named}{more}"
+        yield f"{total:,} of {cost.total_macs:,} MACs are in no prunable layer: {names}{remainder}"
     yield from cost.notes[:3]
     if len(cost.notes) > 3:
         yield f"{len(cost.notes) - 3} more notes on MACs in operators.json"
 
 
 def _architecture(dense: DenseConfig, result: TrialResult) -> dict[str, object]:
-    """How to build the network again; `cut_widths` are the layers' sizes once dead channels are out."""
+    """Return how to build the network again; `cut_widths` are the layers' sizes without dead channels."""
     return {
         "model": dense.model,
         "input_shape": list(result.data.input_shape),
@@ -208,21 +216,15 @@ def _architecture(dense: DenseConfig, result: TrialResult) -> dict[str, object]:
 
 
 def _curves(result: TrialResult) -> Iterator[MetricPoint]:
-    """Loss and accuracy per epoch; the steps go on from round to round."""
-    step = 0
-    for measured in result.rounds:
-        for record in measured.history:
-            step += 1
-            yield from _epoch(record, step)
-
-
-def _epoch(record: EpochRecord, step: int) -> Iterator[MetricPoint]:
-    yield MetricPoint("train/loss", record.train_loss, step)
-    yield MetricPoint("train/accuracy", record.train_accuracy, step)
-    yield MetricPoint("val/loss", record.val_loss, step)
-    yield MetricPoint("val/accuracy", record.val_accuracy, step)
-    yield MetricPoint("train/lr", record.lr, step)
-    yield MetricPoint("train/seconds", record.seconds, step)
+    """Yield loss and accuracy per epoch; steps count epochs over all rounds."""
+    records = [record for measured in result.rounds for record in measured.history]
+    for step, record in enumerate(records, start=1):
+        yield MetricPoint("train/loss", record.train_loss, step)
+        yield MetricPoint("train/accuracy", record.train_accuracy, step)
+        yield MetricPoint("val/loss", record.val_loss, step)
+        yield MetricPoint("val/accuracy", record.val_accuracy, step)
+        yield MetricPoint("train/lr", record.lr, step)
+        yield MetricPoint("train/seconds", record.seconds, step)
 
 
 def _rounds(result: TrialResult) -> Iterator[MetricPoint]:
@@ -235,14 +237,14 @@ def _rounds(result: TrialResult) -> Iterator[MetricPoint]:
 
 
 def _layers(rows: tuple[LayerRow, ...]) -> Iterator[MetricPoint]:
-    """Sparsity of each layer at step 0, where the pages draw it as a bar."""
+    """Return the sparsity of each layer, at step 0: MLflow's pages draw a metric of one step as a bar."""
     return (MetricPoint(f"layers/{row.layer}", row.sparsity) for row in rows if row.weights)
 
 
 def _table(
     rows: Sequence[LayerRow | Measurement | ClassRow],
 ) -> dict[str, list[Any]]:  # names, and cells of any type
-    """In the form that MLflow shows as a table."""
+    """Return rows in the JSON form that MLflow shows as a table."""
     return {
         "columns": [field.name for field in fields(rows[0])],
         "data": [list(vars(row).values()) for row in rows],

@@ -22,108 +22,111 @@ from orchestrator.errors import (
 from orchestrator.redaction import redact
 from orchestrator.storage.outbox import DataInput, Outbox, RunEnd, RunStart, new_pending_id
 from orchestrator.system.files import write_file
-from orchestrator.tracking import TAG_LENGTH, ActiveRun, RunRecord, Tracker, Value
+from orchestrator.tracking import ActiveRun, RunRecord, Tracker, Value
+from orchestrator.tracking.active_run import failure_reason
 from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
-from orchestrator.tracking.delivery import deliver_all, deliver_run
+from orchestrator.tracking.delivery import deliver_all, deliver_run, log_run_start, start_run
 from orchestrator.trial.task import Task, WorkerSettings
 
 DIED = "its worker died"
 
 
 class RunSession:
-    """Use it in a `with`, and `send` what is to be recorded; an error that leaves the block is sent itself.
+    """The run of one task, from its start to its result; use it in a `with`, and call `finish` once.
 
-    `run` is the one that the store shows as RUNNING, None if the store did not answer; `keeper` has its
-    checkpoints, and those that earlier runs of the point left. With `done` there is nothing left to do.
+    An error that leaves the block is recorded as the run's end. `run` is the store's RUNNING run, or None if
+    the store did not answer. `checkpoints` holds the run's checkpoints, and those of earlier runs of the
+    task. `existing` is a finished run of the task: with it there is nothing to do.
     """
 
-    def __init__(self, tracker: Tracker, outbox: Outbox, opening: RunStart) -> None:
+    def __init__(self, tracker: Tracker, outbox: Outbox, run_start: RunStart) -> None:
         self.tracker = tracker
         self.outbox = outbox
-        self.start = opening
-        self.id = new_pending_id(opening.point)
+        self.start = run_start
+        self.id = new_pending_id(run_start.point)
         self.run: ActiveRun | None = None
-        self.done: RunRecord | None = None
-        self.begun = False
-        self.packed = False
-        self.keeper = MlflowCheckpointStore(tracker, None, ())
-        self._since = monotonic()
+        self.existing: RunRecord | None = None
+        self.params_logged = False
+        self.is_written = False
+        self.checkpoints = MlflowCheckpointStore(tracker, None, ())
+        self._start_seconds = monotonic()
 
     def __enter__(self) -> RunSession:
         with suppress(StoreUnavailableError), self.tracker.translating_errors():
-            self._begin()
+            self._start()
         return self
 
-    def _begin(self) -> None:
-        tracker, opening = self.tracker, self.start
-        earlier = [self._closed(row) for row in tracker.runs_of_task(opening.point)]
-        self.done = next((row for row in earlier if self._is_whole(row)), None)
-        if self.done is not None:
+    def _start(self) -> None:
+        earlier = [self._close_if_running(row) for row in self.tracker.runs_of_task(self.start.point)]
+        self.existing = next((row for row in earlier if self._is_result(row)), None)
+        if self.existing is not None:
             return
-        tags = {**opening.tags, "parcel": self.id}
-        self.run = tracker.start(
-            opening.kind, opening.name, parent=opening.parent, tags=tags, start_ms=opening.start_ms
-        )
-        self.keeper = MlflowCheckpointStore(tracker, self.run.run_id, earlier)
-        self.run.log(params=opening.params)
-        self.run.log_data(opening.data.name, opening.data.digest, opening.data.sizes)
-        self.begun = True
+        self.run = start_run(self.tracker, self.start, self.id)
+        self.checkpoints = MlflowCheckpointStore(self.tracker, self.run.run_id, earlier)
+        log_run_start(self.run, self.start)
+        self.params_logged = True
 
-    def _is_whole(self, row: RunRecord) -> bool:
-        """Whether a worker of this sweep brought the point to its end, and died before it could say so."""
-        ours = row.tags.get("mlflow.parentRunId") == self.start.parent
-        whole = row.status == "FINISHED" and row.tags.get("key") == self.start.point
-        return ours and whole and "invalid" not in row.tags
+    def _is_result(self, row: RunRecord) -> bool:
+        """Whether a worker of this sweep stored the task's result, and died before it could report it."""
+        is_of_sweep = row.tags.get("mlflow.parentRunId") == self.start.parent
+        is_whole = row.status == "FINISHED" and row.tags.get("key") == self.start.point
+        return is_of_sweep and is_whole and "invalid" not in row.tags
 
-    def _closed(self, row: RunRecord) -> RunRecord:
-        """A run of the same point; this sweep, which runs a point once at a time, has left none RUNNING."""
+    def _close_if_running(self, row: RunRecord) -> RunRecord:
+        """Close a RUNNING run of the task and sweep: a sweep runs a task once at a time, so it is dead."""
         if row.status != "RUNNING" or row.tags.get("mlflow.parentRunId") != self.start.parent:
             return row
         self.tracker.close(row.run_id, DIED)
         return replace(row, status="KILLED")
 
     def finish(self, fill: Callable[[Path, int], RunEnd]) -> None:
-        """Pack a run's files, which `fill(folder, end_ms)` writes, and deliver them if the store answers."""
-        # The clock may have been set meanwhile: no run ends before it began.
-        end_ms = self.start.start_ms + round(1000 * (monotonic() - self._since))
-        packed = self.outbox.write(
-            self.id, self.start, lambda folder: self._with_tags(fill(folder, end_ms)), begun=self.begun
+        """Write the files to the outbox by `fill(folder, end_ms)`; deliver them if the store answers."""
+        # Not the wall clock: it may have been set back meanwhile, and no run ends before it starts.
+        end_ms = self.start.start_ms + round(1000 * (monotonic() - self._start_seconds))
+        write = self.outbox.write(
+            self.id,
+            self.start,
+            lambda folder: self._with_checkpoint_tags(fill(folder, end_ms)),
+            params_logged=self.params_logged,
         )
         with suppress(StoreUnavailableError):
-            with packed as parcel:
-                self.packed = True
-                deliver_run(self.tracker, self.outbox, parcel, run=self.run if self.begun else None)
+            with write as pending_run:
+                self.is_written = True
+                run = self.run if self.params_logged else None
+                deliver_run(self.tracker, self.outbox, pending_run, run=run)
             deliver_all(self.tracker.uri, self.outbox)
 
-    def _with_tags(self, closing: RunEnd) -> RunEnd:
-        """With what there is to say of checkpoints; a result, even a diverged one, needs none any more."""
-        result = closing.status == "FINISHED" or "diverged" in closing.tags
-        emptied = tuple(self.keeper.runs()) if result else ()
-        return replace(closing, tags={**closing.tags, **self.keeper.tags()}, emptied=emptied)
+    def _with_checkpoint_tags(self, run_end: RunEnd) -> RunEnd:
+        """Add tags on checkpoints; a result, even a diverged one, makes earlier checkpoints obsolete."""
+        has_result = run_end.status == "FINISHED" or "diverged" in run_end.tags
+        tags = {**run_end.tags, **self.checkpoints.tags()}
+        return replace(
+            run_end, tags=tags, emptied=tuple(self.checkpoints.obsolete_runs()) if has_result else ()
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or self.packed:
+        if error is None or self.is_written:
             return
         if isinstance(error, Exception) and not isinstance(error, DiskFullError):
             self.finish(partial(_failure, error=error))
         elif self.run is not None:
             with suppress(StoreError), self.tracker.translating_errors():
-                self.tracker.close(self.run.run_id, _reason(error))
+                self.tracker.close(self.run.run_id, failure_reason(error))
 
 
 def make_run_start(
-    point: Task, settings: WorkerSettings, *, params: dict[str, Value], data: DataInput
+    task: Task, settings: WorkerSettings, *, params: dict[str, Value], data: DataInput
 ) -> RunStart:
-    """How the run of a point begins, now."""
+    """Return the start of a task's run, at the present time."""
     return RunStart(
         experiment=settings.experiment,
-        kind="trial" if point.parent else "dense",
-        name=point.name,
+        kind="trial" if task.parent else "dense",
+        name=task.name,
         parent=settings.sweep_run,
-        point=point.key,
-        tags={**(point.tags or {}), "point": point.key},
+        point=task.key,
+        tags={**(task.tags or {}), "point": task.key},
         params=params,
         data=data,
         start_ms=int(time.time() * 1000),
@@ -131,12 +134,10 @@ def make_run_start(
 
 
 def _failure(folder: Path, end_ms: int, *, error: Exception) -> RunEnd:
-    """FAILED with the reason; an error that nobody foresaw leaves its traceback."""
+    """End the run as FAILED with the reason; an unexpected error also leaves its traceback."""
     if not isinstance(error, OrchestrateError):
         write_file(folder / "traceback.txt", redact("".join(format_exception(error))))
-    tags = {"reason": _reason(error)} | ({"diverged": "true"} if isinstance(error, DivergedError) else {})
+    tags = {"reason": failure_reason(error)} | (
+        {"diverged": "true"} if isinstance(error, DivergedError) else {}
+    )
     return RunEnd("FAILED", end_ms, tags)
-
-
-def _reason(error: BaseException) -> str:
-    return redact(f"{type(error).__name__}: {error}")[:TAG_LENGTH]

@@ -32,7 +32,7 @@ class CheckpointStore(Protocol):
     def load_latest(self) -> Checkpoint | None:
         """Return what an earlier process saved; None for a fresh start."""
 
-    def save(self, saved: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint before."""
 
 

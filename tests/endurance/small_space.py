@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from orchestrator.storage.model_files import read_checked
+from orchestrator.storage.model_files import read_verified_files
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import RunRecord, Tracker, initialise
 
@@ -100,7 +100,9 @@ class Place:
         """Key -> the digests of its tensors and the numbers that no clock decides."""
         tracker, bits = self.tracker, dict[str, object]()
         for key, row in tracker.find_all_finished().items():
-            files = read_checked(tracker.folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"])
+            files = read_verified_files(
+                tracker.download_folder(row, "model"), manifest_sha256=row.tags["manifest_sha256"]
+            )
             tensors = {name: data for name, data in files.items() if name.endswith(".safetensors")}
             bits[key] = (tensors, numbers(row.metrics), history(tracker, row))
         return bits
@@ -111,7 +113,9 @@ def numbers(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def history(tracker: Tracker, row: RunRecord) -> tuple[dict[int, float], ...]:
-    return tuple(tracker.history(row.run_id, name) for name in ("train/loss", "val/accuracy", "sparsity"))
+    return tuple(
+        tracker.metric_history(row.run_id, name) for name in ("train/loss", "val/accuracy", "sparsity")
+    )
 
 
 def finished(rows: list[RunRecord]) -> Counter[str]:

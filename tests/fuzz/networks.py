@@ -80,9 +80,9 @@ def arch_files() -> st.SearchStrategy[bytes]:
 
 
 def read_arch(folder: Path, data: bytes) -> None:
-    plan = ModelSpec.read(data, "arch.json")
-    plan.outline()
-    plan.check_run()
+    plan = ModelSpec.from_json(data, "arch.json")
+    plan.meta_state_dict()
+    plan.check_activations()
 
 
 def manifests() -> st.SearchStrategy[bytes]:
@@ -140,8 +140,8 @@ def folders(draw: st.DrawFn) -> dict[str, bytes]:
 
 def read_folder(folder: Path, files: dict[str, bytes]) -> None:
     _write(folder, files)
-    found = model_files.read(LocalFolder(folder), manifest_sha256=None)
-    assert set(found.masks) == set(found.blueprint.mask_shapes)
+    found = model_files.load_model_from(LocalFolder(folder), manifest_sha256=None)
+    assert set(found.masks) == set(found.spec.mask_shapes)
 
 
 @st.composite
