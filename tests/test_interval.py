@@ -49,7 +49,7 @@ def test_intervals_are_shown_in_percent() -> None:
 
 def test_a_bootstrap_interval_is_scipys() -> None:
     values = [0.91, 0.94, 0.95, 0.97, 0.99, 0.90]
-    found = interval(values, how="bootstrap")
+    found = interval(values, method="bootstrap")
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
@@ -58,25 +58,25 @@ def test_a_bootstrap_interval_is_scipys() -> None:
     assert found.high is not None
     # Skewed to the left as the values are, and inside their range, as no t interval need be.
     assert 0.90 <= found.low < found.mean < found.high <= 0.99
-    assert interval(values, how="bootstrap") == found
+    assert interval(values, method="bootstrap") == found
 
 
 def test_a_bootstrap_interval_where_bca_is_undefined() -> None:
-    assert interval([0.5] * 6, how="bootstrap").text() == "50.0 [50.0, 50.0]"
+    assert interval([0.5] * 6, method="bootstrap").text() == "50.0 [50.0, 50.0]"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_a_bootstrap_of_fewer_than_six_is_refused_in_one_line(count: int) -> None:
     with pytest.raises(UsageError, match=f"at least 6 seeds of every setting, and one has {count}") as raised:
-        interval([0.9] * count, how="bootstrap")
+        interval([0.9] * count, method="bootstrap")
     assert "\n" not in str(raised.value)
 
 
 def test_a_bootstrap_of_fewer_than_ten_is_warned_of() -> None:
-    six, ten = (interval([n / 100 for n in range(count)], how="bootstrap") for count in (6, 10))
-    assert "fewer than ten" in meaning([six], how="bootstrap")
-    assert "fewer than ten" in meaning([ten, six], how="bootstrap")
-    assert "fewer than ten" not in meaning([ten], how="bootstrap")
+    six, ten = (interval([n / 100 for n in range(count)], method="bootstrap") for count in (6, 10))
+    assert "fewer than ten" in meaning([six], method="bootstrap")
+    assert "fewer than ten" in meaning([ten, six], method="bootstrap")
+    assert "fewer than ten" not in meaning([ten], method="bootstrap")
 
 
 def test_of_two_seeds_lowest_and_highest_are_told_and_no_interval() -> None:
@@ -146,5 +146,5 @@ def test_the_test_set_alone_leaves_a_width() -> None:
 @pytest.mark.slow
 def test_a_bootstrap_of_few_seeds_covers_less_than_it_says() -> None:
     draws = np.random.default_rng(2).normal(0.5, 0.05, size=(300, 6)).tolist()
-    covered = sum(_covers(interval(row, how="bootstrap"), 0.5) for row in draws) / len(draws)
+    covered = sum(_covers(interval(row, method="bootstrap"), 0.5) for row in draws) / len(draws)
     assert 0.78 <= covered <= 0.91  # 85% in 1,500 draws: docs/numbers.md

@@ -17,8 +17,7 @@ from in_process import orchestrate
 from mlflow import MlflowClient
 
 from benchmarks.made_up import NAME, write
-from orchestrator.analysis.pooled import combine_sweeps
-from orchestrator.analysis.results import find_sweep
+from orchestrator.analysis.results import combine_sweeps, find_sweep
 from orchestrator.report import html_report
 from orchestrator.storage import sqlite_runs
 from orchestrator.tracking import RunRecord, Tracker

@@ -28,7 +28,7 @@ RESULTS = frame(
 
 def test_each_seed_is_held_against_its_own_dense_network() -> None:
     (found,) = sparsest(RESULTS, tolerance=0.01)
-    assert (found.seeds, found.found) == (3, 2)
+    assert (found.seeds, found.seeds_within) == (3, 2)
     assert found.sparsity is not None
     assert found.accuracy is not None
     assert found.loss is not None
@@ -100,7 +100,7 @@ def test_a_network_that_is_not_pruned_is_no_success() -> None:
     rows = [trial(0.0, s, val=0.95, dense=0.95, test=0.96) for s in range(3)]
     rows += [trial(0.9, s, val=0.5, dense=0.95) for s in range(3)]
     (found,) = sparsest(frame(*rows), tolerance=0.01)
-    assert (found.seeds, found.found, found.sparsity) == (3, 0, None)
+    assert (found.seeds, found.seeds_within, found.sparsity) == (3, 0, None)
     (line,) = sparsest_table(frame(*rows), tolerance=0.01).rows
     assert line[-1] == "0 of 3"
     # One seed has a pruned one: the other two count at 0.

@@ -46,7 +46,7 @@ def compare(
     """Means and 95% intervals over seeds of every setting; differences, limits and fronts if asked."""
     from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
     from orchestrator.analysis.paired import read_baseline
-    from orchestrator.analysis.pooled import combine_earlier_networks, combine_sweeps
+    from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
 
     table = combine_sweeps(sweeps, uri=uri())
     asked = ComparisonOptions(

@@ -23,7 +23,7 @@ def paired_differences(swept: Swept, wanted: Wanted) -> Section | None:
     if swept.searched:
         return None
     baseline = wanted.baseline or default_baseline(swept.results)
-    found = differences(swept.results, baseline, how=wanted.how)
+    found = differences(swept.results, baseline, method=wanted.how)
     if not found:
         return None
     by_panel: dict[str, list[Difference]] = {}
@@ -34,7 +34,7 @@ def paired_differences(swept: Swept, wanted: Wanted) -> Section | None:
         _placed(number, panel, mine, looks(swept.methods), baseline, charts, alone=len(by_panel) == 1)
         for number, (panel, mine) in enumerate(list(by_panel.items())[:MOST_PANELS])
     ]
-    table = differences_table(swept.results, baseline, how=wanted.how)
+    table = differences_table(swept.results, baseline, method=wanted.how)
     numbers = tag(
         "details",
         tag("summary", "The numbers"),

@@ -28,7 +28,7 @@ def fronts(swept: Swept, wanted: Wanted) -> Section:
     styles = looks(swept.methods)
     charts: dict[str, Spec] = {}
     parts = [paragraph(INTRODUCTION)]
-    found = {cost: candidates(swept.results, cost, how=wanted.how) for cost in DRAWN}
+    found = {cost: candidates(swept.results, cost, method=wanted.how) for cost in DRAWN}
     datasets = dict.fromkeys(str(one.setting["dataset"]) for ones in found.values() for one in ones)
     for number, dataset in enumerate(datasets):
         places: list[Html] = []

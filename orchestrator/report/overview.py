@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from orchestrator.analysis.intervals import dense_interval, interval, test_set_width
 from orchestrator.analysis.notes import dense_marks, legend, stopped_note
 from orchestrator.analysis.settings import dense_sets
-from orchestrator.analysis.tables import caption, searched, sparsest_table
+from orchestrator.analysis.tables import caption, search_table, sparsest_table
 from orchestrator.report.markup import Html, joined, paragraph, table, tag, texts_table
 from orchestrator.report.section import Section, Wanted
 from orchestrator.report.swept import Cell, Swept
@@ -19,13 +19,15 @@ def in_short(swept: Swept, wanted: Wanted) -> Section:
     """How sparse each method gets at little loss; of a search its best points."""
     if swept.searched:
         objectives = swept.results.attrs["objectives"]
-        best = searched(swept.results, objectives, how=wanted.how)
+        best = search_table(swept.results, objectives, method=wanted.how)
         parts: tuple[Html, ...] = (
             paragraph(f"{best.title[0].upper()}{best.title[1:]}."),
             texts_table(best, texts=2, most=BEST_POINTS),
         )
         return Section("short", "In short", joined(parts))
-    found = sparsest_table(swept.results, tolerance=wanted.tolerance, how=wanted.how, earlier=swept.earlier)
+    found = sparsest_table(
+        swept.results, tolerance=wanted.tolerance, method=wanted.how, earlier=swept.earlier
+    )
     parts = (
         tag("h3", found.title[0].upper() + found.title[1:]),
         texts_table(swept.told(found), texts=swept.texts, most=MOST_METHODS),
@@ -37,7 +39,7 @@ def in_short(swept: Swept, wanted: Wanted) -> Section:
 def all_settings(swept: Swept, wanted: Wanted) -> Section:
     """The numbers behind the charts, and how to read them."""
     shown = swept.cells[:MOST_ROWS]
-    intervals = [interval(cell.rows["final/accuracy"].tolist(), how=wanted.how) for cell in shown]
+    intervals = [interval(cell.rows["final/accuracy"].tolist(), method=wanted.how) for cell in shown]
     reading = READING.format(caption=caption(intervals, wanted.how))
     signs = legend(cell.marks + dense_marks(cell.rows) for cell in shown)
     parts: list[Html] = [
@@ -59,7 +61,7 @@ def all_settings(swept: Swept, wanted: Wanted) -> Section:
 def _dense_rows(cells: Sequence[Cell], wanted: Wanted) -> Iterator[list[str]]:
     """A row for each set of dense networks behind these settings."""
     for _, rows in dense_sets([cell.rows for cell in cells]):
-        if (dense := dense_interval(rows, how=wanted.how)) is not None:
+        if (dense := dense_interval(rows, method=wanted.how)) is not None:
             yield ["dense", "", f"{dense}{dense_marks(rows)}", *[""] * (len(HEADER) - 4), str(dense.count)]
 
 
@@ -93,7 +95,7 @@ def _row(cell: Cell, wanted: Wanted) -> list[str]:
     return [
         cell.name,
         cell.amount_text,
-        f"{interval(cell.rows['final/accuracy'].tolist(), how=wanted.how)}{cell.marks}",
+        f"{interval(cell.rows['final/accuracy'].tolist(), method=wanted.how)}{cell.marks}",
         f"{cell.mean('final/loss'):.3f}",
         f"{100 * cell.mean('final/sparsity'):.2f}",
         _or_blank(cell, "final/sparsity_chosen", 1),
