@@ -45,8 +45,8 @@ OWNERS = {
     "typer": ("orchestrator.cli",),
     "ray": ("orchestrator.execution",),
     "optuna": ("orchestrator.planning.sampling", "orchestrator.execution.scheduler"),
-    "onnx": ("orchestrator.model_io.onnx_format", "orchestrator.model_io.quantization"),
-    "onnxruntime": ("orchestrator.model_io.onnx_format", "orchestrator.model_io.quantization"),
+    "onnx": ("orchestrator.model_io.formats", "orchestrator.model_io.quantization"),
+    "onnxruntime": ("orchestrator.model_io.formats", "orchestrator.model_io.quantization"),
     "torchvision": ("models.torchvision_compat",),
     "torch_pruning": ("pruning",),
 }

@@ -90,7 +90,7 @@ def test_the_table_has_what_was_searched_and_what_came_of_it(tmp_path: Path) -> 
     assert table.header[6:] == ["val_accuracy", "macs_effective", "test accuracy", "seeds"]
     assert [row[0] for row in table.rows] == ["2", "1", "4"]
     assert table.rows[0][6:] == ["0.9", "400", "0.7", "2"]
-    assert "no say" in table.note
+    assert "did not decide" in table.note
     results["status"] = "missing"
     assert best_table(plan, results) is None
 

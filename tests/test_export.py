@@ -20,11 +20,8 @@ import orchestrator
 from orchestrator.data.loading import Scaling, load_dataset, scaling
 from orchestrator.errors import DataError, ExportError, StoreError, UsageError
 from orchestrator.model_io import formats as forms_module
-from orchestrator.model_io import metadata as metadata_module
-from orchestrator.model_io.export import export
-from orchestrator.model_io.formats import FORMATS
-from orchestrator.model_io.metadata import compare, normalisation, usage_text
-from orchestrator.model_io.safetensors_format import rebuilt
+from orchestrator.model_io.export import compare_outputs, export, normalisation, usage_text
+from orchestrator.model_io.formats import FORMATS, load_safetensors
 from orchestrator.storage.model_spec import ModelSpec
 from pruning.architecture import resize
 
@@ -117,10 +114,10 @@ def test_the_whole_network_keeps_its_dead_channels(store: Store, tmp_path: Path)
     cut = export(run_id, format="safetensors", out=tmp_path / "cut", uri=store.uri)
     whole = export(run_id, format="safetensors", out=tmp_path / "whole", whole=True, uri=store.uri)
     _, record = orchestrator.load(run_id, uri=store.uri)
-    assert whole.about["network"]["parameters"] == record.metrics["final/parameters_dense"]
-    assert cut.about["network"]["parameters"] == record.metrics["final/parameters_physical"]
+    assert whole.metadata["network"]["parameters"] == record.metrics["final/parameters_dense"]
+    assert cut.metadata["network"]["parameters"] == record.metrics["final/parameters_physical"]
     images = torch.rand(4, 1, 8, 8)
-    assert torch.allclose(rebuilt(cut.path)(images), rebuilt(whole.path)(images), atol=1e-4)
+    assert torch.allclose(load_safetensors(cut.path)(images), load_safetensors(whole.path)(images), atol=1e-4)
 
 
 @pytest.mark.parametrize("recover", ["none", "finetune(epochs=1)"])
@@ -131,14 +128,14 @@ def test_dense_runs_masks_alone_and_folders_are_exported(store: Store, tmp_path:
         export(source, format="safetensors", out=tmp_path / f"{number}", uri=store.uri)
     if recover != "none":
         done = export(str(store.model(run_id)), format="safetensors", out=tmp_path / "folder", uri=store.uri)
-        assert done.about["input"]["normalisation"] is None
-        assert "not known" in usage_text(done.about)
+        assert done.metadata["input"]["normalisation"] is None
+        assert "not known" in usage_text(done.metadata)
 
 
 def test_a_stopped_trial_is_exported_and_says_so(store: Store, tmp_path: Path) -> None:
     done = export(store.stopped("mlp"), format="safetensors", out=tmp_path, uri=store.uri)
     assert "its trial was stopped early: it has seen enough" in done.lines()
-    assert done.about["accuracy"] is not None
+    assert done.metadata["accuracy"] is not None
 
 
 def spoiled(net: nn.Module, plan: ModelSpec, path: Path) -> None:
@@ -188,14 +185,14 @@ def test_a_fixed_batch_size_is_noticed(store: Store, tmp_path: Path, monkeypatch
 
 def test_a_difference_is_measured_and_allowed_in_proportion() -> None:
     net = nn.Flatten()
-    found = compare(net, lambda images: images.flatten(1) + 0.25, (1, 8, 8), tolerance=0.2)
+    found = compare_outputs(net, lambda images: images.flatten(1) + 0.25, (1, 8, 8), tolerance=0.2)
     assert found.largest == pytest.approx(0.25, abs=1e-6)
     assert found.output > 2  # 640 normal numbers
     assert found.allowed == pytest.approx(0.2 * found.output)
     with pytest.raises(ExportError, match=r"off by 0\.25"):
-        compare(net, lambda images: images.flatten(1) + 0.25, (1, 8, 8), tolerance=0.01)
+        compare_outputs(net, lambda images: images.flatten(1) + 0.25, (1, 8, 8), tolerance=0.01)
     with pytest.raises(ExportError, match=r"batch 1: it gives \(1, 1, 8, 8\)"):
-        compare(net, lambda images: images, (1, 8, 8), tolerance=0.2)
+        compare_outputs(net, lambda images: images, (1, 8, 8), tolerance=0.2)
 
 
 def test_what_is_there_already_is_not_overwritten(store: Store, tmp_path: Path) -> None:
@@ -247,15 +244,15 @@ def test_a_rebuilt_file_is_held_against_its_own_architecture(store: Store, tmp_p
     data = path.read_bytes()
     path.write_bytes(data.replace(b"24, 16", b"24, 15"))
     with pytest.raises(StoreError, match=r"output|widths"):
-        rebuilt(path)
+        load_safetensors(path)
     path.write_bytes(data[:-1])
     with pytest.raises(StoreError, match="no safetensors file"):
-        rebuilt(path)
+        load_safetensors(path)
     path.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     with pytest.raises(StoreError, match="no export of a network"):
-        rebuilt(path)
+        load_safetensors(path)
     with pytest.raises(StoreError, match="cannot be read"):
-        rebuilt(tmp_path / "none")
+        load_safetensors(tmp_path / "none")
 
 
 def test_digits_are_divided_by_16_and_nothing_else() -> None:
@@ -283,4 +280,4 @@ def test_data_that_are_elsewhere_leave_half_of_it_known(
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError):
         scaling("cifar10")
-    assert metadata_module.normalisation("cifar10") == {"divide_by": 255, "mean": None, "deviation": None}
+    assert normalisation("cifar10") == {"divide_by": 255, "mean": None, "deviation": None}

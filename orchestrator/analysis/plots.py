@@ -92,8 +92,8 @@ def _draw_legend(figure: Figure, styles: Mapping[str, int], columns: int) -> Non
     pairs = (zip(*axis.get_legend_handles_labels(), strict=True) for axis in figure.axes)
     handles = {name: handle for of_axis in pairs for handle, name in of_axis}
     names = sorted(handles, key=lambda name: styles.get(name, len(styles)))  # the dense line last
-    lines, place = [handles[name] for name in names], "outside lower center"
-    figure.legend(lines, names, frameon=False, fontsize=7, loc=place, ncols=columns)
+    lines = [handles[name] for name in names]
+    figure.legend(lines, names, frameon=False, fontsize=7, loc="outside lower center", ncols=columns)
 
 
 def spread_note(results: DataFrame) -> str:
