@@ -19,9 +19,9 @@ import models
 import orchestrator
 from orchestrator.data.loading import Scaling, load_dataset, scaling
 from orchestrator.errors import DataError, ExportError, StoreError, UsageError
-from orchestrator.model_io import formats as forms_module
+from orchestrator.model_io import formats
 from orchestrator.model_io.export import compare_outputs, export, normalisation, usage_text
-from orchestrator.model_io.formats import FORMATS, load_safetensors
+from orchestrator.model_io.formats import load_safetensors
 from orchestrator.storage.model_spec import ModelSpec
 from pruning.architecture import resize
 
@@ -56,7 +56,7 @@ def by_hand(path: Path, images: Tensor) -> Tensor:
     return logits
 
 
-SAFETENSORS = FORMATS["safetensors"]
+SAFETENSORS = formats.FORMATS["safetensors"]
 READERS: dict[str, Callable[[Path, Tensor], Tensor]] = {
     "pt2": by_torch,
     "onnx": by_onnxruntime,
@@ -73,7 +73,7 @@ CASES = [
 
 
 def test_every_form_has_a_reader_of_its_own() -> None:
-    assert READERS.keys() == FORMATS.keys()
+    assert READERS.keys() == formats.FORMATS.keys()
 
 
 @pytest.mark.parametrize(("family", "format"), CASES)
@@ -168,16 +168,17 @@ def test_a_file_that_computes_something_else_is_not_left_behind(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
 ) -> None:
     wrong = replace(
-        FORMATS["safetensors"], write=lambda net, plan, path: write(rebuilt_twin(net, plan), plan, path)
+        formats.FORMATS["safetensors"],
+        write=lambda net, plan, path: write(rebuilt_twin(net, plan), plan, path),
     )
-    monkeypatch.setitem(forms_module.FORMATS, "safetensors", wrong)
+    monkeypatch.setitem(formats.FORMATS, "safetensors", wrong)
     with pytest.raises(ExportError, match=r"off by .* is allowed|not finite"):
         export(store.dense("mlp"), format="safetensors", out=tmp_path, uri=store.uri)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fixed_batch_size_is_noticed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(forms_module.FORMATS, "pt2", replace(FORMATS["pt2"], write=frozen))
+    monkeypatch.setitem(formats.FORMATS, "pt2", replace(formats.FORMATS["pt2"], write=frozen))
     with pytest.raises((AssertionError, RuntimeError)):  # of torch: a program refuses other sizes by itself
         export(store.dense("slp"), format="pt2", out=tmp_path, uri=store.uri)
     assert list(tmp_path.iterdir()) == []
@@ -234,7 +235,7 @@ def test_a_wrong_word_is_refused_before_anything_is_read(
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms_module, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(ExportError, match=r"needs onnxscript, not installed.*pruning-orchestrator\[export\]"):
         export("nothing", format="onnx", out=tmp_path, uri="sqlite:////nowhere/x.db")
 

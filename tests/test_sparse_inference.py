@@ -13,7 +13,7 @@ import pruning
 from orchestrator.latency.sparse import (
     CsrLinear,
     CsrPointwise,
-    _race,
+    _time_layer,
     candidates,
     find_faster_layers,
     is_convertible,
@@ -149,7 +149,7 @@ class Slow(nn.Module):
 @pytest.mark.parametrize(("own", "rival", "won"), [(0.01, 0.001, True), (0.001, 0.01, False)])
 def test_a_race_is_won_by_the_faster_one(own: float, rival: float, won: bool) -> None:
     found: list[str] = []
-    _race(found, "layer", Slow(rival), Slow(own), (torch.zeros(1),))
+    _time_layer(found, "layer", Slow(rival), Slow(own), (torch.zeros(1),))
     assert found == (["layer"] if won else [])
 
 

@@ -122,18 +122,21 @@ def results_frame(tracker: Runs, sweep: RunRecord) -> DataFrame:
 
 
 def load_results(
-    tracker: Runs, sweep: RunRecord, *, known: Mapping[str, RunRecord] | None = None
+    tracker: Runs, sweep: RunRecord, *, all_finished: Mapping[str, RunRecord] | None = None
 ) -> SweepResults:
     """Return the plan of a sweep joined with the runs of its keys; one query of the store for each status.
 
-    `known` are all finished runs of the store by key, if the caller has them.
+    `all_finished` are the finished runs of the whole store by key, if the caller has them.
     """
     import pandas
 
     plan = tracker.read_text(sweep, PLAN)
     content, rows = json.loads(plan), load_planned_rows(plan)
     keys = {row["key"] for row in rows} | {row["dense_key"] for row in rows}
-    finished = tracker.find_all_finished(keys) if known is None else {k: known[k] for k in keys if k in known}
+    if all_finished is None:
+        finished = tracker.find_all_finished(keys)
+    else:
+        finished = {key: all_finished[key] for key in keys if key in all_finished}
     stop = content.get("stop")
     stopped = {} if stop is None else tracker.find_all_stopped(keys - set(finished), stop)
     failed = tracker.find_all_failed(keys - set(finished) - set(stopped))
@@ -215,7 +218,7 @@ def combine_sweeps(names: Sequence[str], *, uri: str) -> DataFrame:
             continue
         sweep = find_sweep(tracker, name)
         finished = finished or dict(tracker.find_all_finished())
-        frames.append(load_results(tracker, sweep, known=finished).results)
+        frames.append(load_results(tracker, sweep, all_finished=finished).results)
     # A trial of two sweeps counts once: twice, it would narrow the intervals. One that a sweep stopped early
     # may be finished in another.
     rows = pandas.concat(frames, ignore_index=True)

@@ -146,9 +146,7 @@ def _setting_table(title: str, group: Sequence[Setting], method: IntervalMethod)
 def search_table(results: DataFrame, objectives: Mapping[str, str], *, method: IntervalMethod = "t") -> Table:
     """Return a row per point of a search, the best by the first objective first."""
     first, direction = next(iter(objectives.items()))
-    ranked = sorted(
-        settings(results), key=lambda pair: float(pair[1][first].mean()), reverse=direction == "max"
-    )
+    ranked = sorted(settings(results), key=lambda pair: pair[1][first].mean(), reverse=direction == "max")
     accuracies = [interval(rows["final/accuracy"].tolist(), method=method) for _, rows in ranked]
     lines = [
         [
