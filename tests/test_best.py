@@ -9,7 +9,8 @@ import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.analysis.best_points import best_points, best_table, finished_points, front
+from orchestrator.analysis.best_points import best_points, best_table, finished_points
+from orchestrator.analysis.pareto import front
 from orchestrator.analysis.plots import accuracy_against_sparsity
 from orchestrator.analysis.settings import settings
 from orchestrator.analysis.tables import tables

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.analysis.intervals import ANY, DIFFERENCE, Interval, interval, meaning
+from orchestrator.analysis.intervals import ANY, DIFFERENCE, Interval, interval, interval_note
 from orchestrator.analysis.intervals import test_set_width as width_of_the_test_set
 from orchestrator.errors import UsageError
 
@@ -74,9 +74,9 @@ def test_a_bootstrap_of_fewer_than_six_is_refused_in_one_line(count: int) -> Non
 
 def test_a_bootstrap_of_fewer_than_ten_is_warned_of() -> None:
     six, ten = (interval([n / 100 for n in range(count)], method="bootstrap") for count in (6, 10))
-    assert "fewer than ten" in meaning([six], method="bootstrap")
-    assert "fewer than ten" in meaning([ten, six], method="bootstrap")
-    assert "fewer than ten" not in meaning([ten], method="bootstrap")
+    assert "fewer than ten" in interval_note([six], method="bootstrap")
+    assert "fewer than ten" in interval_note([ten, six], method="bootstrap")
+    assert "fewer than ten" not in interval_note([ten], method="bootstrap")
 
 
 def test_of_two_seeds_lowest_and_highest_are_told_and_no_interval() -> None:
@@ -84,9 +84,11 @@ def test_of_two_seeds_lowest_and_highest_are_told_and_no_interval() -> None:
     assert (found.mean, found.low, found.high) == (pytest.approx(0.92), 0.90, 0.94)
     assert (found.half_width, found.p, found.kind) == (None, None, "lowest to highest")
     assert not found.leaves_zero_out
-    assert meaning([found]) == "mean [lowest to highest] of two seeds"
-    assert "[lowest to highest] where there are two seeds" in meaning([found, interval([0.1, 0.2, 0.3])])
-    assert meaning([interval([0.5])]) == "one seed, without an interval"
+    assert interval_note([found]) == "mean [lowest to highest] of two seeds"
+    assert "[lowest to highest] where there are two seeds" in interval_note(
+        [found, interval([0.1, 0.2, 0.3])]
+    )
+    assert interval_note([interval([0.5])]) == "one seed, without an interval"
 
 
 def test_intervals_of_bounded_values_stay_within_their_bounds() -> None:
@@ -96,7 +98,7 @@ def test_intervals_of_bounded_values_stay_within_their_bounds() -> None:
     assert (found.high, found.is_cut, found.half_width) == (1.0, True, None)
     assert str(found) == "98.0 -5.0/+2.0"
     assert found.kind == "95% t, cut"
-    assert "is cut" in meaning([found])
+    assert "is cut" in interval_note([found])
     low = interval([0.0, 0.02, 0.04])
     assert (low.low, low.is_cut) == (0.0, True)
     whole = interval([0.96, 0.98, 1.0], bounds=ANY)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import fsum, isnan, nan
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.analysis.pareto import front
 from orchestrator.analysis.tables import Table, format_number
 from orchestrator.planning.plan import Plan
 from orchestrator.trial.params import DEFAULTS, without_defaults
@@ -63,24 +64,6 @@ def best_points(plan: Plan, results: DataFrame) -> list[FrontPoint]:
     points = finished_points(plan, results)
     scores = [[signs[name] * value for name, value in point.objectives.items()] for point in points]
     return [points[n] for n in sorted(front(scores), key=lambda n: (scores[n], -n), reverse=True)]
-
-
-def front(scores: Sequence[Sequence[float]]) -> list[int]:
-    """Return the indices of the rows that no other row dominates; higher scores are better.
-
-    A row dominates another where it is nowhere lower and somewhere higher: equal rows are on the front
-    together.
-    """
-    members: list[int] = []
-    # Sorted: a row that dominates another comes before it.
-    for number in sorted(range(len(scores)), key=lambda n: list(scores[n]), reverse=True):
-        if not any(_dominates(scores[member], scores[number]) for member in members):
-            members.append(number)
-    return members
-
-
-def _dominates(row: Sequence[float], other: Sequence[float]) -> bool:
-    return list(row) != list(other) and all(a >= b for a, b in zip(row, other, strict=True))
 
 
 def best_table(plan: Plan, results: DataFrame) -> Table | None:

@@ -16,7 +16,7 @@ from orchestrator.analysis.intervals import (
     dense_interval,
     interval,
 )
-from orchestrator.analysis.notes import count
+from orchestrator.analysis.notes import count_seeds
 from orchestrator.analysis.paired import Baseline, differences
 from orchestrator.analysis.pareto import candidates
 from orchestrator.analysis.settings import (
@@ -99,7 +99,7 @@ def comparison_records(results: DataFrame, options: ComparisonOptions = DEFAULT_
         record |= {name: rows[name].iloc[0] for name in PARTS if name in rows and name not in setting}
         record |= {"amount_text": amount_label(rows), "seeds": len(rows)}
         record |= {"seeds_stopped": rows.attrs.get(STOPPED, 0)}
-        record |= {f"seeds_{name}": count(rows, name) for name in ("at_chance", "empty_layers")}
+        record |= {f"seeds_{name}": count_seeds(rows, name) for name in ("at_chance", "empty_layers")}
         record |= _metric_columns(rows, options.method)
         for columns in extras:
             record |= columns.get(_key(setting), columns.get(_key(setting, has_amount=False), {}))

@@ -146,7 +146,7 @@ def _p_value(mean: float, error: float, freedom: int) -> float | None:
     return float(2 * stdtr(freedom, -abs(mean / error)))
 
 
-def meaning(intervals: Iterable[Interval], *, method: IntervalMethod = "t") -> str:
+def interval_note(intervals: Iterable[Interval], *, method: IntervalMethod = "t") -> str:
     """Say for a header what the ends of these intervals are, every kind that is among them."""
     means = list(intervals)
     with_ends = [mean for mean in means if mean.low is not None]

@@ -30,17 +30,17 @@ MEANINGS = {
 
 def marks(rows: DataFrame) -> str:
     """Return the signs of a setting, from its rows as `settings` yields them; "" where none applies."""
-    signs = AT_CHANCE if count(rows, "at_chance") else ""
-    signs += EMPTY if count(rows, "empty_layers") else ""
+    signs = AT_CHANCE if count_seeds(rows, "at_chance") else ""
+    signs += EMPTY if count_seeds(rows, "empty_layers") else ""
     return signs + (SURVIVORS if rows.attrs.get(STOPPED) else "")
 
 
 def dense_marks(rows: DataFrame) -> str:
     """Return the sign of the dense networks behind a setting's rows; "" where they are better than chance."""
-    return AT_CHANCE if count(rows, "dense_at_chance") else ""
+    return AT_CHANCE if count_seeds(rows, "dense_at_chance") else ""
 
 
-def count(rows: DataFrame, column: str) -> int:
+def count_seeds(rows: DataFrame, column: str) -> int:
     """Return for how many seeds a column is true; 0 for results of versions that did not record it."""
     return int(rows[column].fillna(False).astype(bool).sum()) if column in rows else 0
 
@@ -55,7 +55,7 @@ MOST_SETTINGS = 20
 
 
 @dataclass(frozen=True)
-class Stopped:
+class StoppedSetting:
     """A setting with its rows of every status; at least one was stopped early."""
 
     label: str
@@ -70,7 +70,7 @@ class Stopped:
         return not self.count("finished") and not self.count("missing")
 
 
-def stopped_settings(results: DataFrame) -> Iterator[Stopped]:
+def stopped_settings(results: DataFrame) -> Iterator[StoppedSetting]:
     """Yield every setting of which a seed was stopped early, in the order of the plan."""
     if not (results["status"] == "stopped").any():
         return
@@ -83,7 +83,7 @@ def stopped_settings(results: DataFrame) -> Iterator[Stopped]:
         setting = dict(zip(columns, values, strict=True))
         method = point_label(setting) if is_search else method_label(setting)
         network = f", {panel_title(setting)}" if has_networks else ""
-        yield Stopped(f"{method} at {amount_label(rows)}{network}", rows)
+        yield StoppedSetting(f"{method} at {amount_label(rows)}{network}", rows)
 
 
 def stopped_note(results: DataFrame) -> str:
@@ -95,7 +95,7 @@ def stopped_note(results: DataFrame) -> str:
     return f"Stopped at every seed, and so in no table: {'; '.join(texts[:MOST_SETTINGS])}{rest}."
 
 
-def _text(stopped: Stopped) -> str:
+def _text(stopped: StoppedSetting) -> str:
     count, failed = stopped.count("stopped"), stopped.count("failed")
     seeds = f"{count} seed" if count == 1 else f"{count} seeds"
     return f"{stopped.label} ({seeds}{f', {failed} more failed' if failed else ''})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.intervals import Interval, IntervalMethod, interval
@@ -109,18 +109,23 @@ def _result(network: Candidate) -> tuple[object, ...]:
     return network.setting["dataset"], network.cost, network.val_accuracy, network.accuracy.mean
 
 
-def front(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
-    """Return whether each point is on the front: low cost, high gain. Equal points are on it together."""
-    order = sorted(range(len(costs)), key=lambda n: (costs[n], -gains[n]))
-    is_member, best = [False] * len(costs), float("-inf")
-    for _, tied in groupby(order, key=lambda n: costs[n]):
-        same_cost = list(tied)
-        highest = gains[same_cost[0]]
-        if highest > best:
-            best = highest
-            for number in same_cost:
-                is_member[number] = gains[number] == highest
-    return is_member
+def front(scores: Sequence[Sequence[float]]) -> list[int]:
+    """Return the indices of the rows that no other row dominates; higher scores are better.
+
+    A row dominates another where it is nowhere lower and somewhere higher: equal rows are on the front
+    together. A row with NaN is never on it.
+    """
+    on_front: list[int] = []
+    numbers = [n for n, row in enumerate(scores) if not any(map(isnan, row))]
+    # Sorted: a row that dominates another comes before it.
+    for number in sorted(numbers, key=lambda n: list(scores[n]), reverse=True):
+        if not any(_dominates(scores[member], scores[number]) for member in on_front):
+            on_front.append(number)
+    return on_front
+
+
+def _dominates(row: Sequence[float], other: Sequence[float]) -> bool:
+    return list(row) != list(other) and all(a >= b for a, b in zip(row, other, strict=True))
 
 
 def candidates(results: DataFrame, cost: str, *, method: IntervalMethod = "t") -> list[Candidate]:
@@ -136,8 +141,8 @@ def candidates(results: DataFrame, cost: str, *, method: IntervalMethod = "t") -
         by_dataset.setdefault(network.setting["dataset"], []).append(network)
     ranked = []
     for networks in by_dataset.values():
-        is_member = front([n.cost for n in networks], [n.val_accuracy for n in networks])
-        ranked += [replace(n, on_front=on_front) for n, on_front in zip(networks, is_member, strict=True)]
+        on_front = set(front([(-network.cost, network.val_accuracy) for network in networks]))
+        ranked += [replace(network, on_front=n in on_front) for n, network in enumerate(networks)]
     return ranked
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.comparison import ComparisonOptions, sparsest
-from orchestrator.analysis.intervals import Interval, IntervalMethod, dense_interval, interval, meaning
+from orchestrator.analysis.intervals import Interval, IntervalMethod, dense_interval, interval, interval_note
 from orchestrator.analysis.notes import SURVIVORS, dense_marks, legend, marks, stopped_note
 from orchestrator.analysis.paired import DENSE, Baseline, default_baseline, differences, is_equal, verdict
 from orchestrator.analysis.pareto import COSTS, candidates, cost_text, members
@@ -188,7 +188,8 @@ def sparsest_table(
         f"Seed by seed: the sparsest network of a method, after any round of any trial, whose validation "
         f"accuracy is at most {limit} below that of the same seed's dense network; then its test accuracy, "
         "and by how many points that is below the dense network's. A seed without one counts as its dense "
-        f"network, at sparsity 0; `seeds` says how many have one. {_sentence(meaning(shown, method=method))}"
+        "network, at sparsity 0; `seeds` says how many have one. "
+        f"{_sentence(interval_note(shown, method=method))}"
     )
     return with_legend(Table(f"highest sparsity within {limit} of dense", header, rows, note))
 
@@ -217,7 +218,7 @@ def differences_table(results: DataFrame, baseline: Baseline, *, method: Interva
         for pair in pairs
     ]
     other = "its dense network" if baseline.is_dense else baseline.text
-    means = meaning(gains, method=method).replace("over seeds", "over pairs").replace("seed", "pair")
+    means = interval_note(gains, method=method).replace("over seeds", "over pairs").replace("seed", "pair")
     note = (
         f"Test accuracy minus that of {other} at the same amount and seed, all else equal, in points; "
         f"{means}. Each interval stands alone; p is corrected for all of them (Holm). {verdict(gains)}"
@@ -255,7 +256,7 @@ def front_table(results: DataFrame, cost: str, *, method: IntervalMethod = "t") 
 
 def caption(accuracies: Iterable[Interval], method: IntervalMethod = "t") -> str:
     """Return the heading of a column of these accuracies."""
-    return f"test accuracy in %, {meaning(accuracies, method=method)}"
+    return f"test accuracy in %, {interval_note(accuracies, method=method)}"
 
 
 def with_legend(table: Table) -> Table:

@@ -28,7 +28,7 @@ from pruning.structure import shrink
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
+class ModelRecord:
     """The record of a loaded network: its run, params, final metrics, and the masks of the uncut network.
 
     `verified`: its files match a hash that is stored apart from them, not only each other.
@@ -53,7 +53,7 @@ def load(
     uri: str | None = None,
     strict: bool = False,
     manifest_sha256: str | None = None,
-) -> tuple[nn.Module, Record]:
+) -> tuple[nn.Module, ModelRecord]:
     """Load a recorded network in eval mode, and its record.
 
     `source` is `runs:/<id>` or the id alone, `models:/name@alias`, `models:/name/3`, or a folder with
@@ -76,7 +76,7 @@ def load(
     if strict:
         verify_accuracy(net, model, saved.blueprint)
     run = (model.run_id, model.name, model.params, model.metrics, model.tags)
-    return net, Record(*run, saved.masks, saved.blueprint, model.accuracy, verified)
+    return net, ModelRecord(*run, saved.masks, saved.blueprint, model.accuracy, verified)
 
 
 def load_module(model: ModelSource, *, cut: bool) -> tuple[nn.Module, model_files.SavedModel]:

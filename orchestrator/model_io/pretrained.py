@@ -11,7 +11,7 @@ import torch
 from orchestrator.config import Json
 from orchestrator.errors import SpaceError, StoreError, UsageError
 from orchestrator.model_io.load import load_module
-from orchestrator.model_io.source import FORMS, ModelSource, resolve_source
+from orchestrator.model_io.source import ACCEPTED_SOURCES, ModelSource, resolve_source
 from orchestrator.model_io.state_dict_files import SUFFIXES, infer_architecture, read_state_dict
 from orchestrator.planning.constraints import fitted, shape_of
 from orchestrator.space import values
@@ -67,7 +67,7 @@ def load_source_model(space: Space, source: str, *, uri: str) -> SourceModelInfo
     path = Path(source)
     if path.suffix in SUFFIXES and not path.is_dir():
         if not path.exists():
-            raise StoreError(f"{source[:200]}: there is no such file; give one, or {FORMS}")
+            raise StoreError(f"{source[:200]}: there is no such file; give one, or {ACCEPTED_SOURCES}")
         name, (state, arch) = path.name, _network_of_file(space, path)
     else:
         model = resolve_source(source, uri=uri)

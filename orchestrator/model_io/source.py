@@ -17,7 +17,7 @@ MODEL = "model"  # folder of the network among a run's artifacts
 NETWORK = "network"  # folder of the network among the files of a registered model
 RUN_ID = re.compile("[0-9a-f]{32}")
 REGISTERED = re.compile(r"models:/([^/@:]+)(?:/([1-9][0-9]*)|@([^/@:]+))")
-FORMS = "a run's id, runs:/<id>, models:/name@alias, models:/name/3, or a folder with arch.json"
+ACCEPTED_SOURCES = "a run's id, runs:/<id>, models:/name@alias, models:/name/3, or a folder with arch.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,9 @@ def resolve_source(source: str | Path, *, uri: str, manifest_sha256: str | None 
     if Path(text).is_dir():
         path = Path(text).resolve()
         if not (path / ARCH).exists():
-            raise StoreError(f"{path} has no {ARCH}: it is no saved network; give {FORMS}")
+            raise StoreError(f"{path} has no {ARCH}: it is no saved network; give {ACCEPTED_SOURCES}")
         return ModelSource(path.name, LocalFolder(path), manifest_sha256)
-    raise StoreError(f"no run {text[:200]!r}, and no folder either; give {FORMS}")
+    raise StoreError(f"no run {text[:200]!r}, and no folder either; give {ACCEPTED_SOURCES}")
 
 
 def source_of_run(tracker: Tracker, row: RunRecord) -> ModelSource:
