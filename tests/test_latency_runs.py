@@ -206,7 +206,7 @@ def test_the_table_has_every_form_and_a_line_per_measurement(place: Place) -> No
 def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def noisy(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
         found = timed(forms, batch=batch, seconds=seconds)
-        return replace(found, timing=replace(found.timing, aa=1.3))
+        return replace(found, timing=replace(found.timing, self_ratio=1.3))
 
     monkeypatch.setattr(runs, "measure", noisy)
     lines: list[str] = []

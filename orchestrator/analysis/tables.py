@@ -145,8 +145,8 @@ def _setting_table(title: str, group: Sequence[Setting], method: IntervalMethod)
 
 def search_table(results: DataFrame, objectives: Mapping[str, str], *, method: IntervalMethod = "t") -> Table:
     """Return a row per point of a search, the best by the first objective first."""
-    first, direction = next(iter(objectives.items()))
-    ranked = sorted(settings(results), key=lambda pair: pair[1][first].mean(), reverse=direction == "max")
+    first, goal = next(iter(objectives.items()))
+    ranked = sorted(settings(results), key=lambda pair: pair[1][first].mean(), reverse=goal == "max")
     accuracies = [interval(rows["final/accuracy"].tolist(), method=method) for _, rows in ranked]
     lines = [
         [
@@ -160,8 +160,8 @@ def search_table(results: DataFrame, objectives: Mapping[str, str], *, method: I
         ]
         for (setting, rows), accuracy in zip(ranked, accuracies, strict=True)
     ]
-    goals = ", ".join(f"{name}: {direction}" for name, direction in objectives.items())
-    columns = [name.removeprefix("final/") for name in objectives]
+    goals = ", ".join(f"{name}: {goal}" for name, goal in objectives.items())
+    columns = (name.removeprefix("final/") for name in objectives)
     header = ["network", "method", "amount", *columns, *HEADER[2:]]
     return with_legend(Table(f"every point, by {goals}; {caption(accuracies, method)}", header, lines))
 
@@ -184,12 +184,13 @@ def sparsest_table(
         rows.append([*labels, sparsity, compression, accuracy, loss, seeds])
         shown += [mean for mean in means if mean is not None]
     limit = f"{100 * tolerance:g} {'point' if 100 * tolerance == 1 else 'points'}"
+    meaning = interval_note(shown, method=method)
     note = (
         f"Seed by seed: the sparsest network of a method, after any round of any trial, whose validation "
         f"accuracy is at most {limit} below that of the same seed's dense network; then its test accuracy, "
         "and by how many points that is below the dense network's. A seed without one counts as its dense "
         "network, at sparsity 0; `seeds` says how many have one. "
-        f"{_sentence(interval_note(shown, method=method))}"
+        f"{meaning[0].upper()}{meaning[1:]}."
     )
     return with_legend(Table(f"highest sparsity within {limit} of dense", header, rows, note))
 
@@ -244,11 +245,11 @@ def front_table(results: DataFrame, cost: str, *, method: IntervalMethod = "t") 
         ]
         for member in front
     ]
+    meaning = interval_note((member.accuracy for member in front), method=method)
     note = (
         f"{cost}: {COSTS[cost].about}; means over seeds. No network of these sweeps, dense ones included, "
         "is at least as cheap and as accurate on validation images as one of these and better in one. "
-        f"{_sentence(caption((member.accuracy for member in front), method))} What is equal to a dense "
-        "network is left out."
+        f"Test accuracy in %, {meaning}. What is equal to a dense network is left out."
     )
     header = ["data set", "network", "method", "amount", cost, "validation %", "accuracy %"]
     return with_legend(Table(f"Pareto front of accuracy against {cost}", header, rows, note))
@@ -290,10 +291,6 @@ def _costs(rows: DataFrame) -> list[str]:
         f"{rows['final/epochs'].mean():g}",
         f"{flops / 1e9:.3g}",
     ]
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _escape(text: str, *, allowed: str = "") -> str:

@@ -86,7 +86,7 @@ def _difference(recorded: Tensor | None, now: Tensor | None) -> str:
     if recorded is None or now is None:
         return "not recorded" if recorded is None else "not there now"
     if (recorded.shape, recorded.dtype) != (now.shape, now.dtype):
-        return f"{_form(recorded)} recorded, {_form(now)} now"
+        return f"{_shape_text(recorded)} recorded, {_shape_text(now)} now"
     differ = _bytes(recorded).ne(_bytes(now)).any(1)
     if not (count := int(differ.sum())):
         return ""
@@ -99,7 +99,7 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.cpu().contiguous().reshape(-1, 1).view(torch.uint8)
 
 
-def _form(tensor: Tensor) -> str:
+def _shape_text(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
@@ -183,15 +183,12 @@ def rerun(recorded: RecordedRun) -> RerunResult:
         raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
     images = load_data(recorded.dense.dataset, str(data_path()), numerics.device)
     source_model = load_source_model(recorded.tracker, recorded.dense)
-    with (
-        torch_threads(numerics.threads),
-        deterministic(numerics.device, tf32=numerics.tf32) as nondeterministic_ops,
-    ):
+    with torch_threads(numerics.threads), deterministic(numerics.device, tf32=numerics.tf32) as operations:
         if isinstance(config, TrialConfig):
             result = run_trial(config, images, store=_NoDenseNetworks(), source_model=source_model)
         else:
             result = run_dense(config, images, source_model=source_model)
-    return RerunResult(result, images, summary(numerics, nondeterministic_ops))
+    return RerunResult(result, images, summary(numerics, operations))
 
 
 def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
@@ -209,24 +206,22 @@ def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
         if name not in recorded.row.metrics:
             continue  # the run is of a version without this metric
         values = now[name]
-        then = {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.history(run_id, name)
-        for step in sorted(values.keys() | then.keys()):
+        before = {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.history(run_id, name)
+        for step in sorted(values.keys() | before.keys()):
             label = name if step == 0 else f"round or epoch {step}, {name}"
-            comparison.add_metric(label, then.get(step), values.get(step))
+            comparison.add_metric(label, before.get(step), values.get(step))
     return comparison
 
 
 def environment_changes(recorded: RecordedRun, new: RerunResult) -> list[str]:
     """Return how the environment differs from the recorded one, fact by fact."""
-    then, now = recorded.environment(), dict(environment())
+    before, now = recorded.environment(), dict(environment())
     digests = recorded.tracker.data_digests(recorded.row.run_id)
-    then |= {f"data.{name}": digest for name, digest in digests.items()}
+    before |= {f"data.{name}": digest for name, digest in digests.items()}
     now |= {f"data.{new.data.name}": new.data.digest[:DIGEST_LENGTH]}
-    changed = [
-        f"{change} since it was recorded" for change in of_config(recorded.config, current(recorded.config))
-    ]
-    return changed + [
-        f"{name}: {then.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"
-        for name in dict.fromkeys((*then, *now))
-        if then.get(name) != now.get(name)
+    changes = of_config(recorded.config, current(recorded.config))
+    return [f"{change} since it was recorded" for change in changes] + [
+        f"{name}: {before.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
     ]
