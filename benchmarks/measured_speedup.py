@@ -27,8 +27,9 @@ from torch.nn import functional
 
 import models
 import pruning
-from orchestrator.latency.measure import BATCHES, Latency, NetworkVariants, check_equal, measure, one_thread
-from orchestrator.latency.sparse import CsrLinear, CsrPointwise, candidates, csr, dead_parts, sparse
+from orchestrator.latency.measure import BATCHES, Latency, NetworkVariants, check_equal, measure
+from orchestrator.latency.sparse import CsrLinear, CsrPointwise, candidates, layer_sparsity, to_csr, to_sparse
+from orchestrator.system.determinism import torch_threads
 from orchestrator.system.machine import watch_load
 from orchestrator.system.provenance import environment
 from orchestrator.system.timing import HIGHEST_AA, LOWEST_AA, side_by_side
@@ -108,7 +109,7 @@ def cut_rows(patience: float, *, quick: bool) -> Iterator[Row]:
                 net, amount=amount, criterion="l2", granularity="channel", scope="layer", groups=groups
             )
             small = pruning.shrink(net, masks, image, groups=groups)
-            forms = NetworkVariants(net, shape, sparse(net, masks, ()), small, masks)
+            forms = NetworkVariants(net, shape, to_sparse(net, masks, ()), small, masks)
             what = f"{model} {'x'.join(map(str, shape))}, {amount:.0%} of channels cut out"
             for batch in BATCHES:
                 latency = measure_undisturbed(partial(measure, forms, batch=batch, seconds=SECONDS), patience)
@@ -122,10 +123,10 @@ def csr_rows(patience: float) -> Iterator[Row]:
     dense = profile(net, DIGITS)
     for amount in SPARSITIES:
         masks = pruning.prune(net, amount=amount, criterion="magnitude", granularity="weight", scope="layer")
-        forms = NetworkVariants(net, DIGITS, sparse(net, masks, ()), masks=masks)
+        forms = NetworkVariants(net, DIGITS, to_sparse(net, masks, ()), masks=masks)
         theory = dense.total_macs / effective_macs(dense, masks)
         for batch in BATCHES:
-            for which, layers in (("all", candidates(net, dead_parts(masks))), ("the faster", None)):
+            for which, layers in (("all", candidates(net, layer_sparsity(masks))), ("the faster", None)):
                 time = partial(measure, forms, batch=batch, seconds=SECONDS, csr_layers=layers)
                 latency = measure_undisturbed(time, patience)
                 what = f"mlp 1x8x8, {amount:.0%} of weights, {which} {len(latency.csr_layers)} layers in CSR"
@@ -138,7 +139,7 @@ class UnfoldedCsrConv(nn.Module):
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
-        self.matrix, self.size = csr(layer.weight.detach().flatten(1)), layer.kernel_size[0]
+        self.matrix, self.size = to_csr(layer.weight.detach().flatten(1)), layer.kernel_size[0]
 
     def forward(self, images: Tensor) -> Tensor:
         columns = functional.unfold(images, self.size, padding=self.size // 2)
@@ -179,7 +180,7 @@ def layer_rows(patience: float) -> Iterator[Row]:
 
 @torch.inference_mode()
 def time_layers(nets: dict[str, nn.Module], images: Tensor) -> Latency:
-    with one_thread():
+    with torch_threads(1):
         check_equal(nets, images)
         timing = side_by_side({key: partial(net, images) for key, net in nets.items()}, seconds=SECONDS)
     return Latency(len(images), timing, "csr")

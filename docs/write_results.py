@@ -25,7 +25,7 @@ from orchestrator.analysis.orders import turning
 from orchestrator.analysis.pareto import earlier_networks
 from orchestrator.analysis.plots import accuracy_against_sparsity
 from orchestrator.analysis.results import find_sweep, load_results
-from orchestrator.analysis.tables import differences_asked, listed, markdown, sparsest_table, tables
+from orchestrator.analysis.tables import default_differences, markdown, setting_tables, sparsest_table, tables
 from orchestrator.data.datasets import split_sizes
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
@@ -44,10 +44,10 @@ def result_tables(frame: DataFrame, earlier: DataFrame) -> Iterator[str]:
     accuracies = tables(frame)
     yield markdown(accuracies)
     if not frame.attrs.get("objectives"):
-        if accuracies != listed(frame):
-            yield markdown(listed(frame))
+        if accuracies != setting_tables(frame):
+            yield markdown(setting_tables(frame))
         yield markdown([sparsest_table(frame, tolerance=TOLERANCE, earlier=earlier)])
-    if differences := differences_asked(frame):
+    if differences := default_differences(frame):
         yield markdown(differences)
     else:
         yield "There are no paired differences: the points of a search share no setting."

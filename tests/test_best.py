@@ -9,7 +9,8 @@ import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.analysis.best_points import best_points, best_table, finished_points, front
+from orchestrator.analysis.best_points import best_points, best_table, finished_points
+from orchestrator.analysis.pareto import front
 from orchestrator.analysis.plots import accuracy_against_sparsity
 from orchestrator.analysis.settings import settings
 from orchestrator.analysis.tables import tables
@@ -90,7 +91,7 @@ def test_the_table_has_what_was_searched_and_what_came_of_it(tmp_path: Path) -> 
     assert table.header[6:] == ["val_accuracy", "macs_effective", "test accuracy", "seeds"]
     assert [row[0] for row in table.rows] == ["2", "1", "4"]
     assert table.rows[0][6:] == ["0.9", "400", "0.7", "2"]
-    assert "no say" in table.note
+    assert "did not decide" in table.note
     results["status"] = "missing"
     assert best_table(plan, results) is None
 

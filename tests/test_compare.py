@@ -11,7 +11,7 @@ from result_rows import frame, row
 
 from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
 from orchestrator.analysis.paired import read_baseline
-from orchestrator.analysis.tables import markdown, pivoted, tables
+from orchestrator.analysis.tables import markdown, pivot_tables, tables
 
 
 def test_one_label_for_two_criteria_does_not_mix_them() -> None:
@@ -29,7 +29,7 @@ def test_trials_that_did_not_finish_are_left_out() -> None:
     assert (record["accuracy"], record["accuracy_ci95"], record["seeds"]) == (0.8, None, 1)
     nothing = frame(row(status="missing"))
     assert comparison_records(nothing) == []
-    assert list(pivoted(nothing)) == []
+    assert list(pivot_tables(nothing)) == []
     assert markdown(tables(nothing)) == ""
 
 

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.analysis.markdown import markdown
-from orchestrator.analysis.tables import Table
+from orchestrator.analysis.tables import Table, markdown
 from orchestrator.cli.output import print_table
 from orchestrator.errors import OutputError, SpaceError, StoreError
 from orchestrator.execution.progress import SweepProgress, TaskCounter

@@ -19,12 +19,9 @@ import models
 import orchestrator
 from orchestrator.data.loading import Scaling, load_dataset, scaling
 from orchestrator.errors import DataError, ExportError, StoreError, UsageError
-from orchestrator.model_io import formats as forms_module
-from orchestrator.model_io import metadata as metadata_module
-from orchestrator.model_io.export import export
-from orchestrator.model_io.formats import FORMATS
-from orchestrator.model_io.metadata import compare, normalisation, usage_text
-from orchestrator.model_io.safetensors_format import rebuilt
+from orchestrator.model_io import formats
+from orchestrator.model_io.export import compare_outputs, export, normalisation, usage_text
+from orchestrator.model_io.formats import load_safetensors
 from orchestrator.storage.model_spec import ModelSpec
 from pruning.architecture import resize
 
@@ -54,7 +51,7 @@ def by_hand(path: Path, images: Tensor) -> Tensor:
     return logits
 
 
-SAFETENSORS = FORMATS["safetensors"]
+SAFETENSORS = formats.FORMATS["safetensors"]
 READERS: dict[str, Callable[[Path, Tensor], Tensor]] = {
     "pt2": by_torch,
     "onnx": by_onnxruntime,
@@ -71,7 +68,7 @@ CASES = [
 
 
 def test_every_form_has_a_reader_of_its_own() -> None:
-    assert READERS.keys() == FORMATS.keys()
+    assert READERS.keys() == formats.FORMATS.keys()
 
 
 @pytest.mark.parametrize(("family", "format"), CASES)
@@ -112,10 +109,10 @@ def test_the_whole_network_keeps_its_dead_channels(store: Store, tmp_path: Path)
     cut = export(run_id, format="safetensors", out=tmp_path / "cut", uri=store.uri)
     whole = export(run_id, format="safetensors", out=tmp_path / "whole", whole=True, uri=store.uri)
     _, record = orchestrator.load(run_id, uri=store.uri)
-    assert whole.about["network"]["parameters"] == record.metrics["final/parameters_dense"]
-    assert cut.about["network"]["parameters"] == record.metrics["final/parameters_physical"]
+    assert whole.metadata["network"]["parameters"] == record.metrics["final/parameters_dense"]
+    assert cut.metadata["network"]["parameters"] == record.metrics["final/parameters_physical"]
     images = torch.rand(4, 1, 8, 8)
-    assert torch.allclose(rebuilt(cut.path)(images), rebuilt(whole.path)(images), atol=1e-4)
+    assert torch.allclose(load_safetensors(cut.path)(images), load_safetensors(whole.path)(images), atol=1e-4)
 
 
 @pytest.mark.parametrize("recover", ["none", "finetune(epochs=1)"])
@@ -126,14 +123,14 @@ def test_dense_runs_masks_alone_and_folders_are_exported(store: Store, tmp_path:
         export(source, format="safetensors", out=tmp_path / f"{number}", uri=store.uri)
     if recover != "none":
         done = export(str(store.model(run_id)), format="safetensors", out=tmp_path / "folder", uri=store.uri)
-        assert done.about["input"]["normalisation"] is None
-        assert "not known" in usage_text(done.about)
+        assert done.metadata["input"]["normalisation"] is None
+        assert "not known" in usage_text(done.metadata)
 
 
 def test_a_stopped_trial_is_exported_and_says_so(store: Store, tmp_path: Path) -> None:
     done = export(store.stopped("mlp"), format="safetensors", out=tmp_path, uri=store.uri)
     assert "its trial was stopped early: it has seen enough" in done.lines()
-    assert done.about["accuracy"] is not None
+    assert done.metadata["accuracy"] is not None
 
 
 def spoiled(net: nn.Module, plan: ModelSpec, path: Path) -> None:
@@ -166,16 +163,17 @@ def test_a_file_that_computes_something_else_is_not_left_behind(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
 ) -> None:
     wrong = replace(
-        FORMATS["safetensors"], write=lambda net, plan, path: write(rebuilt_twin(net, plan), plan, path)
+        formats.FORMATS["safetensors"],
+        write=lambda net, plan, path: write(rebuilt_twin(net, plan), plan, path),
     )
-    monkeypatch.setitem(forms_module.FORMATS, "safetensors", wrong)
+    monkeypatch.setitem(formats.FORMATS, "safetensors", wrong)
     with pytest.raises(ExportError, match=r"off by .* is allowed|not finite"):
         export(store.dense("mlp"), format="safetensors", out=tmp_path, uri=store.uri)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fixed_batch_size_is_noticed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(forms_module.FORMATS, "pt2", replace(FORMATS["pt2"], write=frozen))
+    monkeypatch.setitem(formats.FORMATS, "pt2", replace(formats.FORMATS["pt2"], write=frozen))
     with pytest.raises((AssertionError, RuntimeError)):  # of torch: a program refuses other sizes by itself
         export(store.dense("slp"), format="pt2", out=tmp_path, uri=store.uri)
     assert list(tmp_path.iterdir()) == []
@@ -183,14 +181,14 @@ def test_a_fixed_batch_size_is_noticed(store: Store, tmp_path: Path, monkeypatch
 
 def test_a_difference_is_measured_and_allowed_in_proportion() -> None:
     net = nn.Flatten()
-    found = compare(net, lambda images: images.flatten(1) + 0.25, (1, 8, 8), tolerance=0.2)
+    found = compare_outputs(net, lambda images: images.flatten(1) + 0.25, (1, 8, 8), tolerance=0.2)
     assert found.largest == pytest.approx(0.25, abs=1e-6)
     assert found.output > 2  # 640 normal numbers
     assert found.allowed == pytest.approx(0.2 * found.output)
     with pytest.raises(ExportError, match=r"off by 0\.25"):
-        compare(net, lambda images: images.flatten(1) + 0.25, (1, 8, 8), tolerance=0.01)
+        compare_outputs(net, lambda images: images.flatten(1) + 0.25, (1, 8, 8), tolerance=0.01)
     with pytest.raises(ExportError, match=r"batch 1: it gives \(1, 1, 8, 8\)"):
-        compare(net, lambda images: images, (1, 8, 8), tolerance=0.2)
+        compare_outputs(net, lambda images: images, (1, 8, 8), tolerance=0.2)
 
 
 def test_what_is_there_already_is_not_overwritten(store: Store, tmp_path: Path) -> None:
@@ -232,7 +230,7 @@ def test_a_wrong_word_is_refused_before_anything_is_read(
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms_module, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(ExportError, match=r"needs onnxscript, not installed.*pruning-orchestrator\[export\]"):
         export("nothing", format="onnx", out=tmp_path, uri="sqlite:////nowhere/x.db")
 
@@ -242,15 +240,15 @@ def test_a_rebuilt_file_is_held_against_its_own_architecture(store: Store, tmp_p
     data = path.read_bytes()
     path.write_bytes(data.replace(b"24, 16", b"24, 15"))
     with pytest.raises(StoreError, match=r"output|widths"):
-        rebuilt(path)
+        load_safetensors(path)
     path.write_bytes(data[:-1])
     with pytest.raises(StoreError, match="no safetensors file"):
-        rebuilt(path)
+        load_safetensors(path)
     path.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     with pytest.raises(StoreError, match="no export of a network"):
-        rebuilt(path)
+        load_safetensors(path)
     with pytest.raises(StoreError, match="cannot be read"):
-        rebuilt(tmp_path / "none")
+        load_safetensors(tmp_path / "none")
 
 
 def test_digits_are_divided_by_16_and_nothing_else() -> None:
@@ -278,4 +276,4 @@ def test_data_that_are_elsewhere_leave_half_of_it_known(
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError):
         scaling("cifar10")
-    assert metadata_module.normalisation("cifar10") == {"divide_by": 255, "mean": None, "deviation": None}
+    assert normalisation("cifar10") == {"divide_by": 255, "mean": None, "deviation": None}

@@ -47,6 +47,6 @@ def test_a_sweep_on_gpus_is_deterministic_and_shares_them(tmp_path: Path) -> Non
         recorded = find_recorded_run(row.run_id, uri=uri)
         new = rerun(recorded)
         assert new.level.startswith("cuda, deterministic: ")
-        if not list(recorded.reservations()):
+        if not list(recorded.reproducibility_warnings()):
             assert compare(recorded, new).differences == []
     assert not torch.are_deterministic_algorithms_enabled()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.analysis.intervals import ANY, DIFFERENCE, Interval, interval, meaning
+from orchestrator.analysis.intervals import ANY, DIFFERENCE, Interval, interval, interval_note
 from orchestrator.analysis.intervals import test_set_width as width_of_the_test_set
 from orchestrator.errors import UsageError
 
@@ -49,7 +49,7 @@ def test_intervals_are_shown_in_percent() -> None:
 
 def test_a_bootstrap_interval_is_scipys() -> None:
     values = [0.91, 0.94, 0.95, 0.97, 0.99, 0.90]
-    found = interval(values, how="bootstrap")
+    found = interval(values, method="bootstrap")
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
@@ -58,25 +58,25 @@ def test_a_bootstrap_interval_is_scipys() -> None:
     assert found.high is not None
     # Skewed to the left as the values are, and inside their range, as no t interval need be.
     assert 0.90 <= found.low < found.mean < found.high <= 0.99
-    assert interval(values, how="bootstrap") == found
+    assert interval(values, method="bootstrap") == found
 
 
 def test_a_bootstrap_interval_where_bca_is_undefined() -> None:
-    assert interval([0.5] * 6, how="bootstrap").text() == "50.0 [50.0, 50.0]"
+    assert interval([0.5] * 6, method="bootstrap").text() == "50.0 [50.0, 50.0]"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_a_bootstrap_of_fewer_than_six_is_refused_in_one_line(count: int) -> None:
     with pytest.raises(UsageError, match=f"at least 6 seeds of every setting, and one has {count}") as raised:
-        interval([0.9] * count, how="bootstrap")
+        interval([0.9] * count, method="bootstrap")
     assert "\n" not in str(raised.value)
 
 
 def test_a_bootstrap_of_fewer_than_ten_is_warned_of() -> None:
-    six, ten = (interval([n / 100 for n in range(count)], how="bootstrap") for count in (6, 10))
-    assert "fewer than ten" in meaning([six], how="bootstrap")
-    assert "fewer than ten" in meaning([ten, six], how="bootstrap")
-    assert "fewer than ten" not in meaning([ten], how="bootstrap")
+    six, ten = (interval([n / 100 for n in range(count)], method="bootstrap") for count in (6, 10))
+    assert "fewer than ten" in interval_note([six], method="bootstrap")
+    assert "fewer than ten" in interval_note([ten, six], method="bootstrap")
+    assert "fewer than ten" not in interval_note([ten], method="bootstrap")
 
 
 def test_of_two_seeds_lowest_and_highest_are_told_and_no_interval() -> None:
@@ -84,9 +84,11 @@ def test_of_two_seeds_lowest_and_highest_are_told_and_no_interval() -> None:
     assert (found.mean, found.low, found.high) == (pytest.approx(0.92), 0.90, 0.94)
     assert (found.half_width, found.p, found.kind) == (None, None, "lowest to highest")
     assert not found.leaves_zero_out
-    assert meaning([found]) == "mean [lowest to highest] of two seeds"
-    assert "[lowest to highest] where there are two seeds" in meaning([found, interval([0.1, 0.2, 0.3])])
-    assert meaning([interval([0.5])]) == "one seed, without an interval"
+    assert interval_note([found]) == "mean [lowest to highest] of two seeds"
+    assert "[lowest to highest] where there are two seeds" in interval_note(
+        [found, interval([0.1, 0.2, 0.3])]
+    )
+    assert interval_note([interval([0.5])]) == "one seed, without an interval"
 
 
 def test_intervals_of_bounded_values_stay_within_their_bounds() -> None:
@@ -96,7 +98,7 @@ def test_intervals_of_bounded_values_stay_within_their_bounds() -> None:
     assert (found.high, found.is_cut, found.half_width) == (1.0, True, None)
     assert str(found) == "98.0 -5.0/+2.0"
     assert found.kind == "95% t, cut"
-    assert "is cut" in meaning([found])
+    assert "is cut" in interval_note([found])
     low = interval([0.0, 0.02, 0.04])
     assert (low.low, low.is_cut) == (0.0, True)
     whole = interval([0.96, 0.98, 1.0], bounds=ANY)
@@ -146,5 +148,5 @@ def test_the_test_set_alone_leaves_a_width() -> None:
 @pytest.mark.slow
 def test_a_bootstrap_of_few_seeds_covers_less_than_it_says() -> None:
     draws = np.random.default_rng(2).normal(0.5, 0.05, size=(300, 6)).tolist()
-    covered = sum(_covers(interval(row, how="bootstrap"), 0.5) for row in draws) / len(draws)
+    covered = sum(_covers(interval(row, method="bootstrap"), 0.5) for row in draws) / len(draws)
     assert 0.78 <= covered <= 0.91  # 85% in 1,500 draws: docs/numbers.md

@@ -12,14 +12,14 @@ import models
 import pruning
 from orchestrator.errors import CollapsedError
 from orchestrator.latency import measure as latency
-from orchestrator.latency.measure import Latency, NetworkVariants, check_equal, measure, shipped
-from orchestrator.latency.sparse import sparse, supported
+from orchestrator.latency.measure import Latency, NetworkVariants, check_equal, measure, shipped_form
+from orchestrator.latency.sparse import is_supported, to_sparse
 from orchestrator.system.machine import MachineLoad
 from orchestrator.system.timing import Spread, Timing, batch_suffix
 
 SHAPE = (1, 8, 8)
 QUICK = 0.02
-needs_csr = pytest.mark.skipif(not supported(), reason="this torch has no MKL: CSR is not used")
+needs_csr = pytest.mark.skipif(not is_supported(), reason="this torch has no MKL: CSR is not used")
 
 
 def network(granularity: str, criterion: str) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -33,7 +33,7 @@ def network(granularity: str, criterion: str) -> tuple[nn.Module, dict[str, Tens
 
 def forms(granularity: str, criterion: str) -> NetworkVariants:
     net, masks = network(granularity, criterion)
-    return NetworkVariants(net, SHAPE, sparse(net, masks, ()), masks=masks)
+    return NetworkVariants(net, SHAPE, to_sparse(net, masks, ()), masks=masks)
 
 
 def test_a_network_with_nothing_dead_has_one_form() -> None:
@@ -54,7 +54,7 @@ def test_single_weights_have_a_sparse_form() -> None:
 def test_the_sparse_form_has_the_layers_that_win(monkeypatch: pytest.MonkeyPatch) -> None:
     single = forms("weight", "magnitude")
     for winners in ((), ("hidden.1",)):
-        monkeypatch.setattr(latency, "faster_layers", lambda net, masks, images, won=winners: won)
+        monkeypatch.setattr(latency, "find_faster_layers", lambda net, masks, images, won=winners: won)
         found = measure(single, batch=1, seconds=QUICK)
         assert found.csr_layers == winners
         assert ("csr" in found.timing.spreads) == bool(winners)
@@ -69,7 +69,7 @@ def test_channels_are_cut_out_and_not_tried_in_csr() -> None:
 
 
 def test_without_mkl_nothing_is_in_csr(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "supported", lambda: False)
+    monkeypatch.setattr(latency, "is_supported", lambda: False)
     assert list(measure(forms("weight", "magnitude"), batch=1, seconds=QUICK).timing.spreads) == [
         "dense",
         "masked",
@@ -87,7 +87,7 @@ def test_without_mkl_nothing_is_in_csr(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_one_would_ship(ratios: dict[str, float], form: str) -> None:
-    assert shipped(ratios) == form
+    assert shipped_form(ratios) == form
 
 
 def test_metrics_by_hand() -> None:

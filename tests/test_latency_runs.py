@@ -16,10 +16,19 @@ from orchestrator.errors import StoreError, UsageError
 from orchestrator.execution.worker import run_task
 from orchestrator.latency import runs
 from orchestrator.latency.measure import Latency, NetworkVariants
-from orchestrator.latency.runs import conditions, find_runs, measure_named, measure_runs, measure_sweep
-from orchestrator.latency.sparse import supported
-from orchestrator.latency.table import records, table
-from orchestrator.latency.tasks import LatencyOptions, batch_sizes, plan_tasks
+from orchestrator.latency.runs import (
+    LatencyOptions,
+    conditions,
+    find_runs,
+    latency_records,
+    latency_table,
+    measure_named,
+    measure_runs,
+    measure_sweep,
+    parse_batch_sizes,
+    plan_jobs,
+)
+from orchestrator.latency.sparse import is_supported
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.space.techniques import resolve
 from orchestrator.storage.uri import default_uri
@@ -32,7 +41,7 @@ from orchestrator.trial.task import Task, WorkerSettings
 DENSE = DenseConfig("mlp(widths=[24, 16])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))
 POINTS = [("weight", 0.0), ("weight", 0.25), ("weight", 0.4), ("weight", 0.9), ("neuron", 0.5)]
 QUICK = LatencyOptions(seconds=0.01)
-needs_csr = pytest.mark.skipif(not supported(), reason="this torch has no MKL: CSR is not used")
+needs_csr = pytest.mark.skipif(not is_supported(), reason="this torch has no MKL: CSR is not used")
 silent: Callable[[str], None] = lambda line: None  # noqa: E731  typed
 
 
@@ -85,7 +94,7 @@ def timed(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
 
 @needs_csr
 def test_networks_that_must_take_equally_long_are_timed_once(place: Place) -> None:
-    tasks = plan_tasks(place.tracker, place.rows(), LatencyOptions(again=True))
+    tasks = plan_jobs(place.tracker, place.rows(), LatencyOptions(remeasure=True))
     shared = sorted([row.name for row in task.rows] for task in tasks)
     assert shared == [
         ["neuron 0.5"] * 2,  # the same widths are left
@@ -99,8 +108,8 @@ def test_networks_that_must_take_equally_long_are_timed_once(place: Place) -> No
 
 def test_what_is_measured_is_recorded_once(place: Place) -> None:
     lines: list[str] = []
-    count = measure_sweep(place.tracker, place.sweep, QUICK, tell=lines.append)
-    assert count == len(lines) == len(plan_tasks(place.tracker, place.rows(), replace(QUICK, again=True)))
+    count = measure_sweep(place.tracker, place.sweep, QUICK, on_progress=lines.append)
+    assert count == len(lines) == len(plan_jobs(place.tracker, place.rows(), replace(QUICK, remeasure=True)))
     for row in place.rows():
         assert row.status == "FINISHED"
         for end in ("", "_batch256"):
@@ -126,11 +135,11 @@ def test_what_is_measured_is_recorded_once(place: Place) -> None:
     assert by_name["neuron 0.5"]["forms"] == ["dense", "masked", "cut"]
     assert by_name["neuron 0.5"]["form"] == "cut"
     assert by_name["weight 0.9"]["forms"] in (["dense", "masked"], ["dense", "masked", "csr"])
-    assert measure_sweep(place.tracker, place.sweep, QUICK, tell=silent) == 0
+    assert measure_sweep(place.tracker, place.sweep, QUICK, on_progress=silent) == 0
 
 
 def test_seeds_that_share_a_measurement_say_of_which_run_it_is(place: Place) -> None:
-    measure_sweep(place.tracker, place.sweep, QUICK, tell=silent)
+    measure_sweep(place.tracker, place.sweep, QUICK, on_progress=silent)
     first, second = (row for row in place.rows() if row.name == "neuron 0.5")
     assert conditions(first, 1) == conditions(second, 1)
     assert conditions(second, 1)["measured_on"] == first.run_id
@@ -139,7 +148,7 @@ def test_seeds_that_share_a_measurement_say_of_which_run_it_is(place: Place) -> 
 
 
 def test_a_further_batch_size_is_added(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure_sweep(place.tracker, place.sweep, QUICK, tell=silent)
+    measure_sweep(place.tracker, place.sweep, QUICK, on_progress=silent)
     asked: list[int] = []
 
     def counted(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
@@ -148,12 +157,15 @@ def test_a_further_batch_size_is_added(place: Place, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(runs, "measure", counted)
     rows = [row for row in place.rows() if row.name == "neuron 0.5"]
-    assert measure_runs(place.tracker, rows, LatencyOptions(batches=(1, 7)), tell=silent) == 1
+    assert measure_runs(place.tracker, rows, LatencyOptions(batches=(1, 7)), on_progress=silent) == 1
     assert asked == [7]
     row = next(row for row in place.rows() if row.name == "neuron 0.5")
     assert row.metrics["final/latency_ms_p50_batch7"] == pytest.approx(7 / 3)
     assert conditions(row, 1)["measured_on"] == conditions(row, 7)["measured_on"]
-    assert measure_runs(place.tracker, [row], LatencyOptions(batches=(1, 7), again=True), tell=silent) == 1
+    assert (
+        measure_runs(place.tracker, [row], LatencyOptions(batches=(1, 7), remeasure=True), on_progress=silent)
+        == 1
+    )
     assert asked == [7, 1, 7]
     assert place.tracker.get_run(row.run_id).metrics["final/latency_ms_p50"] == pytest.approx(1 / 3)
 
@@ -168,19 +180,19 @@ def test_an_interruption_leaves_what_is_measured(place: Place, monkeypatch: pyte
         return timed(forms, batch=batch, seconds=seconds)
 
     monkeypatch.setattr(runs, "measure", interrupted)
-    total = len(plan_tasks(place.tracker, place.rows(), options))
+    total = len(plan_jobs(place.tracker, place.rows(), options))
     with pytest.raises(KeyboardInterrupt):
-        measure_sweep(place.tracker, place.sweep, options, tell=silent)
+        measure_sweep(place.tracker, place.sweep, options, on_progress=silent)
     done = {row.name for row in place.rows() if any(name.endswith("_batch8") for name in row.metrics)}
     assert done == {"weight 0"}
-    assert measure_sweep(place.tracker, place.sweep, options, tell=silent) == total - 1
+    assert measure_sweep(place.tracker, place.sweep, options, on_progress=silent) == total - 1
 
 
 def test_the_table_has_every_form_and_a_line_per_measurement(place: Place) -> None:
-    rows = measure_named([place.sweep.run_id], QUICK, uri=place.uri, tell=silent)
-    found = records(rows, (1, 256))
+    rows = measure_named([place.sweep.run_id], QUICK, uri=place.uri, on_progress=silent)
+    found = latency_records(rows, (1, 256))
     assert len(found) == 2 * len(rows)
-    drawn = table(found)
+    drawn = latency_table(found)
     assert [form in drawn.header for form in ("dense", "masked", "cut", "csr")] == [True] * 4
     assert sum(int(line[drawn.header.index("runs")]) for line in drawn.rows) == len(found)
     cut = next(record for record in found if record["name"] == "neuron 0.5")
@@ -192,16 +204,16 @@ def test_the_table_has_every_form_and_a_line_per_measurement(place: Place) -> No
 def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def noisy(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
         found = timed(forms, batch=batch, seconds=seconds)
-        return replace(found, timing=replace(found.timing, aa=1.3))
+        return replace(found, timing=replace(found.timing, self_ratio=1.3))
 
     monkeypatch.setattr(runs, "measure", noisy)
     lines: list[str] = []
     rows = [row for row in place.rows() if row.name == "weight 0"]
-    measure_runs(place.tracker, rows, LatencyOptions(again=True), tell=lines.append)
-    again = [place.tracker.get_run(row.run_id) for row in rows]
+    measure_runs(place.tracker, rows, LatencyOptions(remeasure=True), on_progress=lines.append)
+    again = [place.tracker.row(row.run_id) for row in rows]
     assert [conditions(row, 1)["reliable"] for row in again] == [False, False]
     assert "unreliable: A/A is 1.30" in lines[0]
-    assert all("no: A/A is 1.30" in line[-1] for line in table(records(again, (1, 256))).rows)
+    assert all("no: A/A is 1.30" in line[-1] for line in latency_table(latency_records(again, (1, 256))).rows)
 
 
 def test_runs_are_found_by_sweep_and_by_id(place: Place) -> None:
@@ -219,7 +231,7 @@ def test_runs_are_found_by_sweep_and_by_id(place: Place) -> None:
 @pytest.mark.parametrize("name", ["digit", "0" * 32])
 def test_what_is_not_there_is_named(place: Place, name: str) -> None:
     with pytest.raises(StoreError, match=name):
-        measure_named([name], QUICK, uri=place.uri, tell=silent)
+        measure_named([name], QUICK, uri=place.uri, on_progress=silent)
 
 
 def test_a_run_without_a_result_is_refused(place: Place) -> None:
@@ -230,19 +242,19 @@ def test_a_run_without_a_result_is_refused(place: Place) -> None:
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store"):
-        measure_named(["digits"], QUICK, uri=default_uri(tmp_path), tell=silent)
+        measure_named(["digits"], QUICK, uri=default_uri(tmp_path), on_progress=silent)
     assert not list(tmp_path.iterdir())
 
 
 def test_batch_sizes_are_read() -> None:
-    assert batch_sizes("1,256") == (1, 256)
-    assert batch_sizes("8, 8,1") == (8, 1)
+    assert parse_batch_sizes("1,256") == (1, 256)
+    assert parse_batch_sizes("8, 8,1") == (8, 1)
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,", "-1", "1.5", "many"])
 def test_other_batch_sizes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="whole numbers from 1 up"):
-        batch_sizes(text)
+        parse_batch_sizes(text)
 
 
 @pytest.mark.slow

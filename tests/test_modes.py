@@ -13,8 +13,8 @@ import pruning
 from orchestrator.config import Numerics
 from orchestrator.data.loading import Split
 from orchestrator.latency.measure import NetworkVariants, measure
-from orchestrator.model_io.metadata import compare
-from orchestrator.model_io.pt2_format import program
+from orchestrator.model_io.export import compare_outputs
+from orchestrator.model_io.formats import export_program
 from orchestrator.storage.model_spec import ModelSpec, TrainingCost
 from orchestrator.training.evaluation import evaluate
 from orchestrator.trial.macs import profile
@@ -48,7 +48,7 @@ def refit(net: nn.Module) -> object:
 def export(net: nn.Module) -> object:
     spent = TrainingCost(epochs=0, train_seconds=0, train_flops=0, micro_batch=1)
     plan = ModelSpec(model="x", input_shape=SHAPE, num_classes=10, spent=spent, mask_shapes={})
-    return program(net, plan)
+    return export_program(net, plan)
 
 
 RUNS: dict[str, Callable[[nn.Module], object]] = {
@@ -59,7 +59,9 @@ RUNS: dict[str, Callable[[nn.Module], object]] = {
     "refit": refit,
     "criteria": lambda net: pruning.prune(net, amount=0.5, criterion="snip", sample=(IMAGES, LABELS)),
     "latency": lambda net: measure(NetworkVariants(net, SHAPE), batch=1, seconds=0.01),
-    "compare": lambda net: compare(net, lambda images: network_in_eval()(images), SHAPE, tolerance=1e-4),
+    "compare": lambda net: compare_outputs(
+        net, lambda images: network_in_eval()(images), SHAPE, tolerance=1e-4
+    ),
     "export": export,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,17 +21,19 @@ def dominates(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 @given(POINTS)
 def test_no_member_is_dominated_and_every_other_point_is(points: list[tuple[int, int]]) -> None:
-    chosen = front([float(cost) for cost, _ in points], [float(gain) for _, gain in points])
-    on = [point for point, is_on in zip(points, chosen, strict=True) if is_on]
-    off = [point for point, is_on in zip(points, chosen, strict=True) if not is_on]
+    numbers = front([(-float(cost), float(gain)) for cost, gain in points])
+    on = [points[number] for number in numbers]
+    off = [point for number, point in enumerate(points) if number not in numbers]
     assert not [point for point in on if any(dominates(other, point) for other in points)]
     assert all(any(dominates(other, point) for other in on) for point in off)
 
 
 def test_a_front_by_hand() -> None:
     #              cheap and bad, dominated, dearer and better, twice the same, dearer and no better
-    assert front([1, 2, 3, 3, 4], [0.5, 0.4, 0.9, 0.9, 0.9]) == [True, False, True, True, False]
-    assert front([], []) == []
+    points = [(1, 0.5), (2, 0.4), (3, 0.9), (3, 0.9), (4, 0.9)]
+    assert sorted(front([(-cost, gain) for cost, gain in points])) == [0, 2, 3]
+    assert front([]) == []
+    assert front([(1, math.nan), (0, 0.5)]) == [1]
 
 
 def measured(technique: str, amount: float, val: float, test: float, **more: object) -> dict[str, object]:

@@ -35,7 +35,7 @@ def test_int8_is_measured_as_it_is_written(store: Store, tmp_path: Path, family:
     row = store.row(run_id)
     assert done.path.name.endswith("-int8.onnx")
     assert done.int8 is not None
-    assert how in done.int8.how == row.tags["int8"]
+    assert how in done.int8.method == row.tags["int8"]
 
     logits = by_onnxruntime(done.path, digits.test.images)
     assert row.metrics["int8/accuracy"] == int((logits.argmax(1) == digits.test.labels).sum()) / 360
@@ -86,7 +86,7 @@ def test_training_images_decide_the_ranges(store: Store, tmp_path: Path) -> None
 def test_too_great_a_loss_leaves_no_file(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantization, "MOST_LOST", -1.0)
+    monkeypatch.setattr(quantization, "LARGEST_DROP", -1.0)
     with pytest.raises(ExportError, match="of validation accuracy"):
         export(store.dense("cnn"), format="onnx", out=tmp_path, quantization="int8", uri=store.uri)
     assert list(tmp_path.iterdir()) == []

@@ -13,9 +13,8 @@ import pytest
 from in_process import orchestrate
 from mlflow import MlflowClient
 
-from benchmarks.synthetic import NAME, write_store
-from orchestrator.analysis.pooled import combine_sweeps
-from orchestrator.analysis.results import find_sweep
+from benchmarks.made_up import NAME, write
+from orchestrator.analysis.results import combine_sweeps, find_sweep
 from orchestrator.report import html_report
 from orchestrator.storage import sqlite_runs
 from orchestrator.tracking import RunRecord, Tracker

@@ -248,10 +248,10 @@ def test_a_network_whose_builder_has_changed_since_is_refused(monkeypatch: pytes
     recorded = {"dense_code": "lab=aaa, torchvision==1.0"}
     origin = ModelSource("trial", LocalFolder(Path("/nowhere")), None, params=recorded)
     monkeypatch.setattr(load, "model_code", lambda model: {"lab": "aaa", "torchvision=": "1.0"})
-    load._check_source(origin, "barnet")
+    load._check_code(origin, "barnet")
     monkeypatch.setattr(load, "model_code", lambda model: {"lab": "bbb"})
     with pytest.raises(StoreError, match="the source of lab has changed since trial was recorded"):
-        load._check_source(origin, "barnet")
+        load._check_code(origin, "barnet")
     monkeypatch.setattr(load, "model_code", lambda model: {"lab": "aaa", "torchvision=": "2.0"})
     with pytest.warns(UserWarning, match=r"built by torchvision 1\.0, and 2\.0 is installed"):
-        load._check_source(origin, "barnet")
+        load._check_code(origin, "barnet")

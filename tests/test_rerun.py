@@ -21,9 +21,9 @@ from orchestrator.execution.worker import run_task
 from orchestrator.model_io.rerun import (
     BitwiseComparison,
     compare,
+    environment_changes,
     find_recorded_run,
     masked,
-    reproducibility_warnings,
     rerun,
 )
 from orchestrator.tracking import RunRecord, Tracker, initialise
@@ -185,7 +185,7 @@ def test_a_run_without_own_facts_has_those_of_its_sweep(place: Place) -> None:
     recorded = find_recorded_run(row.run_id, uri=place.uri)
     new = rerun(recorded)
     place.tracker.upload(place.sweep, {"environment.json": json.dumps({"cores": "1000"})})
-    differences = reproducibility_warnings(recorded, new)
+    differences = environment_changes(recorded, new)
     assert any(line.startswith("cores: 1000 recorded, ") for line in differences)
     assert compare(recorded, new).differences == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from result_rows import frame, row
 
-from orchestrator.analysis.settings import either, method_label, setting_columns, settings
+from orchestrator.analysis.settings import join_labels, method_label, setting_columns, settings
 
 
 def test_settings_are_in_the_order_of_the_plan_and_seeds_together() -> None:
@@ -38,4 +38,4 @@ def test_a_method_is_called_by_what_was_done() -> None:
     ],
 )
 def test_labels_of_one_amount_are_told_in_few_words(labels: list[str], text: str) -> None:
-    assert either(labels) == text
+    assert join_labels(labels) == text

@@ -13,18 +13,18 @@ import pruning
 from orchestrator.latency.sparse import (
     CsrLinear,
     CsrPointwise,
-    _race,
+    _time_layer,
     candidates,
-    convertible,
-    csr,
-    dead_parts,
-    faster_layers,
-    sparse,
-    supported,
+    find_faster_layers,
+    is_convertible,
+    is_supported,
+    layer_sparsity,
+    to_csr,
+    to_sparse,
 )
 from pruning.architecture import SelectedLinear
 
-pytestmark = pytest.mark.skipif(not supported(), reason="this torch has no MKL: CSR is not used")
+pytestmark = pytest.mark.skipif(not is_supported(), reason="this torch has no MKL: CSR is not used")
 SHAPE = (1, 8, 8)
 
 
@@ -70,7 +70,7 @@ def test_a_convolution_of_one_pixel_without_its_zeros(size: tuple[int, int], ima
 
 def test_only_living_weights_are_kept() -> None:
     matrix = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, -3.0]])
-    found = csr(matrix)
+    found = to_csr(matrix)
     assert found.values().tolist() == [2.0, 1.0, -3.0]
     assert found.crow_indices().tolist() == [0, 1, 1, 3]
     assert found.col_indices().tolist() == [1, 0, 2]
@@ -92,7 +92,7 @@ def test_only_living_weights_are_kept() -> None:
     ],
 )
 def test_what_has_a_sparse_form(layer: nn.Module, expected: bool) -> None:
-    assert convertible(layer) == expected
+    assert is_convertible(layer) == expected
 
 
 @pytest.mark.parametrize("batch", [1, 6])
@@ -101,9 +101,9 @@ def test_what_has_a_sparse_form(layer: nn.Module, expected: bool) -> None:
 def test_a_sparse_network_gives_the_masked_outputs(model: str, batch: int) -> None:
     net, masks = pruned(model, 0.9)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    layers = candidates(net, dead_parts(masks))
+    layers = candidates(net, layer_sparsity(masks))
     images = torch.rand(batch, *SHAPE)
-    masked, found = sparse(net, masks, ()), sparse(net, masks, layers)
+    masked, found = to_sparse(net, masks, ()), to_sparse(net, masks, layers)
     assert layers
     assert torch.allclose(found(images), masked(images), atol=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -113,14 +113,14 @@ def test_a_sparse_network_gives_the_masked_outputs(model: str, batch: int) -> No
 @torch.inference_mode()
 def test_a_sparse_densenet_gives_the_masked_outputs() -> None:
     net, masks = pruned("densenet121", 0.95)
-    layers = candidates(net, dead_parts(masks))
+    layers = candidates(net, layer_sparsity(masks))
     assert (
         len(layers) == 58 + 3 + 1
     )  # a bottleneck per dense layer, a transition per block but the last, the output
     images = torch.rand(2, *SHAPE)
-    expected = sparse(net, masks, ())(images)
+    expected = to_sparse(net, masks, ())(images)
     assert torch.allclose(
-        sparse(net, masks, layers)(images), expected, atol=1e-5 * float(expected.abs().max())
+        to_sparse(net, masks, layers)(images), expected, atol=1e-5 * float(expected.abs().max())
     )
 
 
@@ -133,7 +133,7 @@ def test_layers_are_tried_with_more_than_half_of_their_weights_dead() -> None:
 
 def test_dead_parts_by_hand() -> None:
     masks = {"a.weight": torch.tensor([[True, False], [False, False]]), "a.bias": torch.tensor([True, False])}
-    assert dead_parts(masks) == {"a": 0.75}
+    assert layer_sparsity(masks) == {"a": 0.75}
 
 
 class Slow(nn.Module):
@@ -149,17 +149,17 @@ class Slow(nn.Module):
 @pytest.mark.parametrize(("own", "rival", "won"), [(0.01, 0.001, True), (0.001, 0.01, False)])
 def test_a_race_is_won_by_the_faster_one(own: float, rival: float, won: bool) -> None:
     found: list[str] = []
-    _race(found, "layer", Slow(rival), Slow(own), (torch.zeros(1),))
+    _time_layer(found, "layer", Slow(rival), Slow(own), (torch.zeros(1),))
     assert found == (["layer"] if won else [])
 
 
 def test_nothing_is_raced_in_a_whole_network() -> None:
     net, masks = pruned("mlp(widths=[8])", 0.0)
-    assert faster_layers(net, masks, torch.rand(1, *SHAPE)) == ()
+    assert find_faster_layers(net, masks, torch.rand(1, *SHAPE)) == ()
 
 
 def test_races_leave_no_hooks() -> None:
     net, masks = pruned("mlp(widths=[64, 32])", 0.99)
-    found = faster_layers(net, masks, torch.rand(4, *SHAPE))
+    found = find_faster_layers(net, masks, torch.rand(4, *SHAPE))
     assert set(found) <= {"hidden.0", "hidden.1", "output"}
     assert not any(layer._forward_pre_hooks for layer in net.modules())

@@ -109,7 +109,7 @@ LIES = {
         {"shape": (0, 2**62), "strides": (1, 1)},
         {"shape": (4,), "strides": ()},
     ],
-    "a tensor that is none": [
+    "a malformed tensor": [
         {"shape": (-1,)},
         {"strides": (-1,)},
         {"shape": (1,) * 17, "strides": (1,) * 17},
@@ -215,10 +215,10 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from orchestrator.errors import StoreError
-from orchestrator.model_io.state_dict_files import tensors_of
+from orchestrator.model_io.state_dict_files import read_state_dict
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    tensors_of(Path(sys.argv[1]))
+    read_state_dict(Path(sys.argv[1]))
 except StoreError:
     pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

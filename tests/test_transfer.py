@@ -424,7 +424,7 @@ def test_a_transferred_run_comes_out_again_with_the_same_bits(store: Store, rows
         if row.params.get("start") in ("weights", "masked") and row.params.get("amount") in (None, "0.8"):
             source_models._load_by_hash.cache_clear()
             recorded = rerun.find_recorded_run(row.run_id, uri=store.uri)
-            assert list(recorded.reservations()) == []
+            assert list(recorded.reproducibility_warnings()) == []
             same = rerun.compare(recorded, rerun.rerun(recorded))
             assert same.differences == []
 

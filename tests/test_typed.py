@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from orchestrator.analysis.column_types import typed
+from orchestrator.analysis.results import with_typed_columns
 
 
 def test_options_are_numbers_where_they_are_numbers() -> None:
-    table = typed(
+    table = with_typed_columns(
         pandas.DataFrame(
             {
                 "schedule.p": ["0.5", "1.0", None],
@@ -35,5 +35,5 @@ def test_options_are_numbers_where_they_are_numbers() -> None:
 
 @pytest.mark.parametrize("dtype", [object, "string"])
 def test_texts_of_any_dtype_are_read(dtype: object) -> None:
-    table = typed(pandas.DataFrame({"schedule.p": pandas.Series(["0.5", "2"], dtype=dtype)}))  # type: ignore[call-overload]
+    table = with_typed_columns(pandas.DataFrame({"schedule.p": pandas.Series(["0.5", "2"], dtype=dtype)}))  # type: ignore[call-overload]
     assert table["schedule.p"].tolist() == [0.5, 2]

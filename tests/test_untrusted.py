@@ -24,7 +24,7 @@ from recorded import Store
 
 import orchestrator
 from orchestrator.errors import StoreError
-from orchestrator.model_io.safetensors_format import rebuilt
+from orchestrator.model_io.formats import load_safetensors
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,7 +128,7 @@ def test_an_exploit_as_an_export_is_refused(
     path = tmp_path / "net.safetensors"
     path.write_bytes(make(marker))
     with pytest.raises(StoreError):
-        rebuilt(path)
+        load_safetensors(path)
     assert not marker.exists()
 
 
@@ -183,7 +183,7 @@ def test_an_exploit_as_a_registered_model_is_refused(
 
 def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
     """Only what this process has just written is opened as a program; a .pth is read as data."""
-    allowed = {("orchestrator/model_io/pt2_format.py", "torch.export.load")}
+    allowed = {("orchestrator/model_io/formats.py", "torch.export.load")}
     loaders = {"torch.load", "torch.export.load", "torch.jit.load", "pickle.load", "pickle.loads"}
     loaders |= {"pickle.Unpickler", "zipfile.ZipFile"}
     found = set()

@@ -16,7 +16,7 @@ from orchestrator.analysis.intervals import (
     dense_interval,
     interval,
 )
-from orchestrator.analysis.notes import count
+from orchestrator.analysis.notes import count_seeds
 from orchestrator.analysis.paired import Baseline, differences
 from orchestrator.analysis.pareto import candidates
 from orchestrator.analysis.settings import (
@@ -58,14 +58,15 @@ METRICS = (
     "worst_class_drop",
 )
 FRACTIONS = ("accuracy", "top5", "sparsity", "sparsity_chosen", "val_accuracy", "worst_class_accuracy")
-METHOD = ("criterion", "granularity", "scope", "schedule", "recover")  # a column each, whatever was swept
+PARTS = ("criterion", "granularity", "scope", "schedule", "recover")  # a column each, whatever was swept
 Record = dict[str, object]
-Key = tuple[tuple[str, str], ...]  # of a setting, or of a method
+Key = tuple[tuple[str, str], ...]  # of a setting, or of a method: a setting without its amount
+ROUNDING = 1e-9  # 0.96 - 0.95 is a little more than 0.01
 
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """What a comparison is to say beside the means; `tolerance` is a fraction, `cost` a key of COSTS."""
+    """What a comparison shows beside the means; `tolerance` is a fraction, `cost` a key of COSTS."""
 
     method: IntervalMethod = "t"
     baseline: Baseline | None = None
@@ -77,39 +78,52 @@ class ComparisonOptions:
 DEFAULT_OPTIONS = ComparisonOptions()
 
 
-def comparison_records(results: DataFrame, asked: ComparisonOptions = DEFAULT_OPTIONS) -> list[Record]:
-    """One record per setting: its axes, the seeds, the mean and interval of each metric, and what was asked.
+def comparison_records(results: DataFrame, options: ComparisonOptions = DEFAULT_OPTIONS) -> list[Record]:
+    """Return one record per setting: its axes, the number of seeds, and mean and interval of each metric.
 
-    Every interval is told by its ends, `_low` and `_high`, and a t interval that is not cut at a bound by
-    half its width, `_ci95`, as well; `interval` says what the ends of the accuracy's are.
+    Every interval has the columns `_low` and `_high`; a t interval that is not cut at a bound has half its
+    width, `_ci95`, as well. `interval` says what the accuracy's ends are. Further columns follow `options`.
     """
-    more = [_of_methods(results, asked), _of_baseline(results, asked), _of_front(results, asked)]
+    extras = [
+        _tolerance_columns(results, options),
+        _baseline_columns(results, options),
+        _front_columns(results, options),
+    ]
+    is_renamed = is_by_criterion(results)  # such a space has no techniques to name
     records: list[Record] = []
-    renamed = is_by_criterion(results)  # and not by a technique
     for setting, rows in settings(results):
-        parts = {name: rows[name].iloc[0] for name in METHOD if name in rows and name not in setting}
-        named = {"criterion" if c == "technique" and renamed else c: value for c, value in setting.items()}
-        record: Record = {**named, **parts, "amount_text": amount_label(rows), "seeds": len(rows)}
+        record: Record = {
+            "criterion" if column == "technique" and is_renamed else column: value
+            for column, value in setting.items()
+        }
+        record |= {name: rows[name].iloc[0] for name in PARTS if name in rows and name not in setting}
+        record |= {"amount_text": amount_label(rows), "seeds": len(rows)}
         record |= {"seeds_stopped": rows.attrs.get(STOPPED, 0)}
-        record |= {f"seeds_{name}": count(rows, name) for name in ("at_chance", "empty_layers")}
-        for name in METRICS:
-            if f"final/{name}" in rows:
-                whole = _interval(rows, name, asked.method)
-                record |= _interval_fields(name, whole, asked)
-                record |= {"interval": whole.kind} if whole and name == "accuracy" else {}
-        if (dense := dense_interval(rows, how=asked.method)) is not None:
-            record |= _interval_fields("dense_accuracy", dense, asked)
-        record["speedup_theoretical"] = _ratio(rows)
-        for found in more:
-            record |= found.get(_key(setting), found.get(_key(setting, method=True), {}))
+        record |= {f"seeds_{name}": count_seeds(rows, name) for name in ("at_chance", "empty_layers")}
+        record |= _metric_columns(rows, options.method)
+        for columns in extras:
+            record |= columns.get(_key(setting), columns.get(_key(setting, has_amount=False), {}))
         records.append(record)
     return records
 
 
-def _interval(rows: DataFrame, name: str, how: IntervalMethod) -> Interval | None:
-    """None where the metric was not measured for all seeds."""
-    values = rows[f"final/{name}"]
-    return interval(values.tolist(), how=how, bounds=_bounds(name)) if values.notna().all() else None
+def _metric_columns(rows: DataFrame, method: IntervalMethod) -> Record:
+    """The columns of every metric of a setting; empty cells where some seeds lack it."""
+    record: Record = {}
+    for name in METRICS:
+        values = rows.get(f"final/{name}")
+        if values is None:
+            continue
+        mean = (
+            interval(values.tolist(), method=method, bounds=_bounds(name)) if values.notna().all() else None
+        )
+        record |= _interval_columns(name, mean, method)
+        record |= {"interval": mean.kind} if mean and name == "accuracy" else {}
+    if (dense := dense_interval(rows, method=method)) is not None:
+        record |= _interval_columns("dense_accuracy", dense, method)
+    effective = float(rows["final/macs_effective"].mean())  # 0 where every weight is dead
+    dense_macs = float(rows["final/macs_dense"].mean())
+    return record | {"speedup_theoretical": dense_macs / effective if effective else None}
 
 
 def _bounds(name: str) -> Bounds:
@@ -118,90 +132,84 @@ def _bounds(name: str) -> Bounds:
     return DIFFERENCE if name == "worst_class_drop" else AMOUNT
 
 
-def _interval_fields(name: str, found: Interval | None, asked: ComparisonOptions) -> Record:
-    if found is None:
-        return _unknown(name, asked)
-    half = {f"{name}_ci95": found.half_width} if asked.method == "t" else {}
-    return {name: found.mean, **half, f"{name}_low": found.low, f"{name}_high": found.high}
+def _interval_columns(name: str, mean: Interval | None, method: IntervalMethod) -> Record:
+    values: Record = {name: None if mean is None else mean.mean}
+    if method == "t":  # a bootstrap interval has no one width
+        values[f"{name}_ci95"] = None if mean is None else mean.half_width
+    low, high = (None, None) if mean is None else (mean.low, mean.high)
+    return values | {f"{name}_low": low, f"{name}_high": high}
 
 
-def _unknown(name: str, asked: ComparisonOptions) -> Record:
-    columns = ("", "_ci95", "_low", "_high") if asked.method == "t" else ("", "_low", "_high")
-    return {f"{name}{column}": None for column in columns}
+def _key(setting: Mapping[str, object], *, has_amount: bool = True) -> Key:
+    return tuple((name, str(value)) for name, value in setting.items() if has_amount or name != "amount")
 
 
-def _ratio(rows: DataFrame) -> float | None:
-    """Dense over effective MACs; None where nothing is left to multiply."""
-    effective = float(rows["final/macs_effective"].mean())
-    return float(rows["final/macs_dense"].mean()) / effective if effective else None
-
-
-def _key(setting: Mapping[str, object], *, method: bool = False) -> Key:
-    return tuple((name, str(value)) for name, value in setting.items() if not method or name != "amount")
-
-
-def _of_methods(results: DataFrame, asked: ComparisonOptions) -> dict[Key, Record]:
-    if asked.tolerance is None:
-        return {}
-    told: dict[Key, Record] = {}
-    for found in sparsest(results, tolerance=asked.tolerance, how=asked.method, earlier=asked.earlier):
-        told[_key(found.method)] = {
-            "tolerance": asked.tolerance,
-            **_interval_fields("sparsity_within", found.sparsity, asked),
-            **_interval_fields("accuracy_within", found.accuracy, asked),
-            **_interval_fields("loss_within", found.loss, asked),
-            "seeds_within": found.found,
-        }
-    return told
-
-
-def _of_baseline(results: DataFrame, asked: ComparisonOptions) -> dict[Key, Record]:
-    if asked.baseline is None:
-        return {}
-    untested: Record = {"difference_p": None, "difference_p_holm": None, "comparisons": None}
-    none: Record = {
-        "baseline": asked.baseline.text,
-        **_interval_fields("difference", None, asked),
-        "pairs": 0,
-    }
-    none |= untested
-    told = {_key(setting): none for setting, _ in settings(results)}
-    every = differences(results, asked.baseline, how=asked.method)
-    for found in every:
-        told[_key(found.setting)] = {
-            "baseline": asked.baseline.text,
-            **_interval_fields("difference", found.difference, asked),
-            "pairs": found.difference.count,
-            "difference_p": found.difference.p,
-            "difference_p_holm": found.p_holm,
-            "comparisons": len(every),
-        }
-    return told
-
-
-def _of_front(results: DataFrame, asked: ComparisonOptions) -> dict[Key, Record]:
-    if asked.cost is None:
+def _tolerance_columns(results: DataFrame, options: ComparisonOptions) -> dict[Key, Record]:
+    """Method -> the highest sparsity within the tolerance."""
+    tolerance, method = options.tolerance, options.method
+    if tolerance is None:
         return {}
     return {
-        _key(one.setting): {f"on_front_{asked.cost}": one.on_front}
-        for one in candidates(results, asked.cost, how=asked.method)
+        _key(best.method): {
+            "tolerance": tolerance,
+            **_interval_columns("sparsity_within", best.sparsity, method),
+            **_interval_columns("accuracy_within", best.accuracy, method),
+            **_interval_columns("loss_within", best.loss, method),
+            "seeds_within": best.seeds_within,
+        }
+        for best in sparsest(results, tolerance=tolerance, method=method, earlier=options.earlier)
     }
 
 
-ROUNDING = 1e-9  # 0.96 - 0.95 is a little more than 0.01
+def _baseline_columns(results: DataFrame, options: ComparisonOptions) -> dict[Key, Record]:
+    """Setting -> its difference to the baseline; empty cells where no trial pairs with it."""
+    baseline, method = options.baseline, options.method
+    if baseline is None:
+        return {}
+    unpaired: Record = {
+        "baseline": baseline.text,
+        **_interval_columns("difference", None, method),
+        "pairs": 0,
+        "difference_p": None,
+        "difference_p_holm": None,
+        "comparisons": None,
+    }
+    columns = {_key(setting): unpaired for setting, _ in settings(results)}
+    pairs = differences(results, baseline, method=method)
+    for pair in pairs:
+        columns[_key(pair.setting)] = {
+            "baseline": baseline.text,
+            **_interval_columns("difference", pair.difference, method),
+            "pairs": pair.difference.count,
+            "difference_p": pair.difference.p,
+            "difference_p_holm": pair.p_holm,
+            "comparisons": len(pairs),
+        }
+    return columns
+
+
+def _front_columns(results: DataFrame, options: ComparisonOptions) -> dict[Key, Record]:
+    """Setting -> whether it is on the Pareto front of the cost."""
+    if options.cost is None:
+        return {}
+    return {
+        _key(candidate.setting): {f"on_front_{options.cost}": candidate.on_front}
+        for candidate in candidates(results, options.cost, method=options.method)
+    }
 
 
 @dataclass(frozen=True)
 class Sparsest:
-    """Of a method: `found` of `seeds` had a network within the tolerance; means are over all seeds.
+    """The sparsest networks of a method within a tolerance of dense: means over all its seeds.
 
-    None where no seed has one. `loss` is the test accuracy of the dense networks minus theirs, paired
-    by seed; `stopped` counts trials that were stopped early, whose rounds are not looked at.
+    `seeds_within` of `seeds` have such a network; the others count as their dense network. The means are
+    None where no seed has one. `loss` is the dense networks' test accuracy minus theirs, paired by seed.
+    `stopped` counts trials that were stopped early, whose rounds do not count.
     """
 
     method: Mapping[str, object]
     seeds: int
-    found: int
+    seeds_within: int
     sparsity: Interval | None
     compression: Interval | None
     accuracy: Interval | None
@@ -210,63 +218,57 @@ class Sparsest:
 
 
 def sparsest_within(rows: DataFrame, tolerance: float) -> Index:
-    """The rows, one per seed that has one, with the sparsest network within the tolerance (a fraction)."""
+    """Return the index of each seed's sparsest network within the tolerance (a fraction) of its dense one."""
     is_near = rows["final/val_accuracy"] >= rows["ipa/val_accuracy"] - tolerance - ROUNDING
-    near = rows[is_near & (rows["final/sparsity"] > 0)]  # a network that is not pruned is none
-    # Of equally sparse ones the more accurate on validation images.
+    near = rows[is_near & (rows["final/sparsity"] > 0)]  # a network that is not pruned does not count
+    # Of equally sparse networks the more accurate on validation images.
     ranked = near.sort_values(["final/sparsity", "final/val_accuracy"], ascending=False, kind="stable")
     return ranked.drop_duplicates("seed").sort_values("seed").index
 
 
 def sparsest(
-    results: DataFrame, *, tolerance: float, how: IntervalMethod = "t", earlier: DataFrame | None = None
+    results: DataFrame, *, tolerance: float, method: IntervalMethod = "t", earlier: DataFrame | None = None
 ) -> list[Sparsest]:
-    """One entry per method, in the order of the plan.
+    """Return one entry per method, in the order of the plan.
 
-    `earlier` are networks of rounds before the last, as rows of `results` (see `rounds.earlier_networks`).
+    `earlier` are networks of rounds before the last, as rows of `results` (see `pareto.earlier_networks`).
     """
-    columns = [c for c in setting_columns(results) if c != "amount"]
-    before = {} if earlier is None or earlier.empty else _by_method(earlier, columns)
+    columns = [column for column in setting_columns(results) if column != "amount"]
+    by_method = {}
+    if earlier is not None and not earlier.empty:
+        groups = earlier.groupby(columns, sort=False, dropna=False)
+        by_method = {tuple(map(str, values)): rows for values, rows in groups}
     return [
-        _sparsest(method, rows, before.get(_sparsest_key(method)), tolerance, how)
-        for method, rows in methods(results)
+        _sparsest(setting, rows, by_method.get(tuple(map(str, setting.values()))), tolerance, method)
+        for setting, rows in methods(results)
     ]
 
 
-def _by_method(earlier: DataFrame, columns: list[str]) -> dict[tuple[str, ...], DataFrame]:
-    groups = earlier.groupby(columns, sort=False, dropna=False)
-    return {_sparsest_key(dict(zip(columns, values, strict=True))): rows for values, rows in groups}
-
-
-def _sparsest_key(method: Mapping[str, object]) -> tuple[str, ...]:
-    return tuple(map(str, method.values()))
-
-
 def _sparsest(
-    method: Mapping[str, object],
+    setting: Mapping[str, object],
     rows: DataFrame,
     earlier: DataFrame | None,
     tolerance: float,
-    how: IntervalMethod,
+    method: IntervalMethod,
 ) -> Sparsest:
     import pandas
 
-    every = rows if earlier is None else pandas.concat([rows, earlier], ignore_index=True)
-    best = every.loc[sparsest_within(every, tolerance)]
+    networks = rows if earlier is None else pandas.concat([rows, earlier], ignore_index=True)
+    best = networks.loc[sparsest_within(networks, tolerance)]
     seeds = rows.drop_duplicates("seed")
     stopped = int(rows.attrs.get("stopped", 0))
     if best.empty:
-        return Sparsest(method, len(seeds), 0, None, None, None, None, stopped)
+        return Sparsest(setting, len(seeds), 0, None, None, None, None, stopped)
     dense = seeds[~seeds["seed"].isin(best["seed"])]["ipa/accuracy"].tolist()
-    none = len(dense)
+    missing = len(dense)
     loss = (best["ipa/accuracy"] - best["final/accuracy"]).tolist()
     return Sparsest(
-        method,
+        setting,
         len(seeds),
         len(best),
-        interval([*best["final/sparsity"].tolist(), *[0.0] * none], how=how),
-        interval([*best["final/compression"].tolist(), *[1.0] * none], how=how, bounds=AMOUNT),
-        interval([*best["final/accuracy"].tolist(), *dense], how=how),
-        interval([*loss, *[0.0] * none], how=how, bounds=DIFFERENCE),
+        interval([*best["final/sparsity"].tolist(), *[0.0] * missing], method=method),
+        interval([*best["final/compression"].tolist(), *[1.0] * missing], method=method, bounds=AMOUNT),
+        interval([*best["final/accuracy"].tolist(), *dense], method=method),
+        interval([*loss, *[0.0] * missing], method=method, bounds=DIFFERENCE),
         stopped,
     )

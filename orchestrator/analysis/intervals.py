@@ -24,7 +24,7 @@ FRACTION: Bounds = (0.0, 1.0)
 DIFFERENCE: Bounds = (-1.0, 1.0)  # of two fractions
 AMOUNT: Bounds = (0.0, math.inf)
 ANY: Bounds = (-math.inf, math.inf)
-T = "mean ± half of the 95% t interval over seeds"
+STUDENT = "mean ± half of the 95% t interval over seeds"
 CUT = "-a/+b are the ends of a t interval that is cut at the lowest or highest possible value"
 RANGE = "[lowest to highest] where there are two seeds"
 BOOTSTRAP = "mean [95% bootstrap interval over seeds: BCa, percentile where that is undefined]"
@@ -33,55 +33,55 @@ TOO_FEW = "a bootstrap of fewer than ten seeds is too narrow: docs/numbers.md ha
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `count` seeds and the ends of its 95% interval; None for a single seed.
+    """A mean over `count` seeds and its 95% interval, `low` to `high`; both None for a single seed.
 
-    Of two seeds the ends are the lowest and the highest value. `is_cut` where an end is a bound of the
-    values. `p` is that of a two-sided t test of a mean of 0: None without an interval or a spread.
+    Of two seeds these are the lowest and the highest value. `is_cut`: an end is a bound of the values.
+    `p` is that of a two-sided t test of a mean of 0; None without an interval or a spread.
     """
 
     mean: float
     low: float | None
     high: float | None
     count: int
-    how: IntervalMethod = "t"
+    method: IntervalMethod = "t"
     is_cut: bool = False
     p: float | None = None
 
     @property
     def is_range(self) -> bool:
-        return self.how == "t" and self.low is not None and self.count < FEWEST_FOR_INTERVAL
+        return self.method == "t" and self.low is not None and self.count < FEWEST_FOR_INTERVAL
 
     @property
     def leaves_zero_out(self) -> bool:
-        """Whether the interval, if it is one, has 0 outside."""
+        """Whether 0 is outside of the interval; False for a range of two seeds."""
         if self.is_range or self.low is None or self.high is None:
             return False
         return not self.low <= 0 <= self.high
 
     @property
     def half_width(self) -> float | None:
-        """Half of a t interval; None where it is cut, and of two seeds."""
+        """Half of a t interval; None where it is cut, and for fewer than three seeds."""
         if self.low is None or self.high is None or self.is_range or self.is_cut:
             return None
         return (self.high - self.low) / 2
 
     @property
     def kind(self) -> str:
-        """What the ends are: a column of the CSV."""
+        """Name what the ends are, for a column of the CSV."""
         if self.low is None:
             return "one value"
         if self.is_range:
             return "lowest to highest"
-        return f"95% {self.how}" + (", cut" if self.is_cut else "")
+        return f"95% {self.method}" + (", cut" if self.is_cut else "")
 
     def text(self, *, sign: str = "") -> str:
-        """In percent, for fractions, to a tenth; `sign` is "+" to write it before a gain."""
+        """Format fractions in percent, to a tenth; `sign` is "+" to write it before a gain."""
         mean = f"{100 * self.mean:{sign}z.1f}"
         if self.low is None or self.high is None:
             return mean
         if self.is_range:
             return f"{mean} [{100 * self.low:{sign}z.1f} to {100 * self.high:{sign}z.1f}]"
-        if self.how == "bootstrap":
+        if self.method == "bootstrap":
             return f"{mean} [{100 * self.low:{sign}z.1f}, {100 * self.high:{sign}z.1f}]"
         if self.is_cut:
             return f"{mean} -{100 * (self.mean - self.low):z.1f}/+{100 * (self.high - self.mean):z.1f}"
@@ -91,20 +91,20 @@ class Interval:
         return self.text()
 
 
-def interval(values: Sequence[float], *, how: IntervalMethod = "t", bounds: Bounds = FRACTION) -> Interval:
-    """The mean and its interval, within the bounds of the values.
+def interval(values: Sequence[float], *, method: IntervalMethod = "t", bounds: Bounds = FRACTION) -> Interval:
+    """Return the mean and its 95% interval, cut at the bounds that the values have.
 
-    ValueError without values; UsageError for a bootstrap of fewer than six.
+    Raises ValueError without values, and UsageError for a bootstrap of fewer than six.
     """
     count = len(values)
     if not count:
         raise ValueError("no values to average")
     mean = math.fsum(values) / count
-    if how == "bootstrap":
+    if method == "bootstrap":
         check_bootstrap(count)
-        return Interval(mean, *_bootstrap(tuple(values)), count, how)
+        return Interval(mean, *_bootstrap(tuple(values)), count, method)
     if count == 1:
-        return Interval(mean, None, None, 1, how)
+        return Interval(mean, None, None, 1, method)
     if count < FEWEST_FOR_INTERVAL:
         return Interval(mean, min(values), max(values), count)
     error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
@@ -116,20 +116,20 @@ def interval(values: Sequence[float], *, how: IntervalMethod = "t", bounds: Boun
     return Interval(mean, low, high, count, "t", is_cut, _p_value(mean, error, count - 1))
 
 
-def dense_interval(rows: DataFrame, *, how: IntervalMethod = "t") -> Interval | None:
-    """The test accuracy of the dense networks behind rows of `results`; None where none is recorded."""
+def dense_interval(rows: DataFrame, *, method: IntervalMethod = "t") -> Interval | None:
+    """Return the test accuracy of the dense networks behind rows of `results`; None if any lacks it."""
     if "ipa/accuracy" not in rows or rows["ipa/accuracy"].isna().any():
         return None
-    return interval(rows["ipa/accuracy"].tolist(), how=how)
+    return interval(rows["ipa/accuracy"].tolist(), method=method)
 
 
 def test_set_width(accuracy: float, images: int) -> float:
-    """Half of the 95% interval, in points, that so many test images leave to an accuracy (binomial)."""
+    """Return half of the binomial 95% interval of an accuracy on so many test images, in points."""
     return 196 * math.sqrt(max(0.0, accuracy * (1 - accuracy)) / images)
 
 
 def check_bootstrap(count: int) -> None:
-    """UsageError for fewer values than a bootstrap needs."""
+    """Raise UsageError for fewer values than a bootstrap needs."""
     if count < FEWEST_FOR_BOOTSTRAP:
         raise UsageError(
             f"a bootstrap needs at least {FEWEST_FOR_BOOTSTRAP} seeds of every setting, and one has {count}: "
@@ -138,6 +138,7 @@ def check_bootstrap(count: int) -> None:
 
 
 def _p_value(mean: float, error: float, freedom: int) -> float | None:
+    """Two-sided t test of a mean of 0; None where equal values leave no spread to test by."""
     from scipy.special import stdtr
 
     if error < NO_SPREAD:
@@ -145,34 +146,34 @@ def _p_value(mean: float, error: float, freedom: int) -> float | None:
     return float(2 * stdtr(freedom, -abs(mean / error)))
 
 
-def meaning(intervals: Iterable[Interval], *, how: IntervalMethod = "t") -> str:
-    """What stands behind the means of these intervals, all kinds that are among them, for a header."""
-    every = list(intervals)
-    spread = [shown for shown in every if shown.low is not None]
-    if every and not spread:
+def interval_note(intervals: Iterable[Interval], *, method: IntervalMethod = "t") -> str:
+    """Say for a header what the ends of these intervals are, every kind that is among them."""
+    means = list(intervals)
+    with_ends = [mean for mean in means if mean.low is not None]
+    if means and not with_ends:
         return "one seed, without an interval"
-    if how == "bootstrap":
-        few = any(shown.count < ENOUGH_FOR_BOOTSTRAP for shown in spread)
-        return f"{BOOTSTRAP}; {TOO_FEW}" if few else BOOTSTRAP
-    if spread and all(shown.is_range for shown in spread):
+    if method == "bootstrap":
+        is_narrow = any(mean.count < ENOUGH_FOR_BOOTSTRAP for mean in with_ends)
+        return f"{BOOTSTRAP}; {TOO_FEW}" if is_narrow else BOOTSTRAP
+    if with_ends and all(mean.is_range for mean in with_ends):
         return "mean [lowest to highest] of two seeds"
-    parts = [T]
-    parts += [CUT] if any(shown.is_cut for shown in spread) else []
-    parts += [RANGE] if any(shown.is_range for shown in spread) else []
-    return "; ".join(parts)
+    phrases = [STUDENT]
+    phrases += [CUT] if any(mean.is_cut for mean in with_ends) else []
+    phrases += [RANGE] if any(mean.is_range for mean in with_ends) else []
+    return "; ".join(phrases)
 
 
 @lru_cache(maxsize=256)
 def _quantile(freedom: int) -> float:
-    from scipy.special import stdtrit  # what scipy.stats' t calls, which takes longer to import than a table
+    from scipy.special import stdtrit  # scipy.stats calls it, and takes far longer to import
 
     return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
 
 
 def _bootstrap(values: tuple[float, ...]) -> tuple[float, float]:
-    """Efron's bias-corrected and accelerated interval; equal values equal intervals, from a fixed seed.
+    """Return Efron's bias-corrected and accelerated (BCa) interval, resampled from a fixed seed.
 
-    BCa is undefined where the resampled means lie all on one side of the mean, or the values are equal.
+    BCa is undefined where all resampled means are on one side of the mean: the percentile interval then.
     """
     import warnings
 
@@ -182,18 +183,18 @@ def _bootstrap(values: tuple[float, ...]) -> tuple[float, float]:
     if len(set(values)) == 1:
         return values[0], values[0]
     ends = (math.nan, math.nan)
-    for method in ("BCa", "percentile"):
+    for kind in ("BCa", "percentile"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is undefined comes back as NaN, and is seen to here
-            found = bootstrap(
+            warnings.simplefilter("ignore")  # an undefined interval is NaN, which the loop looks for
+            result = bootstrap(
                 (values,),
                 np.mean,
                 confidence_level=CONFIDENCE,
                 n_resamples=RESAMPLES,
-                method=method,
+                method=kind,
                 rng=np.random.default_rng(0),
             )
-        ends = float(found.confidence_interval.low), float(found.confidence_interval.high)
+        ends = float(result.confidence_interval.low), float(result.confidence_interval.high)
         if not any(map(math.isnan, ends)):
             break
     return ends

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.settings import (
+    NETWORK,
     STOPPED,
     amount_label,
     method_label,
@@ -28,33 +29,33 @@ MEANINGS = {
 
 
 def marks(rows: DataFrame) -> str:
-    """The signs of a setting, from its rows as `settings` yields them; "" where nothing is to be said."""
-    signs = AT_CHANCE if count(rows, "at_chance") else ""
-    signs += EMPTY if count(rows, "empty_layers") else ""
+    """Return the signs of a setting, from its rows as `settings` yields them; "" where none applies."""
+    signs = AT_CHANCE if count_seeds(rows, "at_chance") else ""
+    signs += EMPTY if count_seeds(rows, "empty_layers") else ""
     return signs + (SURVIVORS if rows.attrs.get(STOPPED) else "")
 
 
 def dense_marks(rows: DataFrame) -> str:
-    """The sign of the dense networks behind a setting's rows; "" where they are better than chance."""
-    return AT_CHANCE if count(rows, "dense_at_chance") else ""
+    """Return the sign of the dense networks behind a setting's rows; "" where they are better than chance."""
+    return AT_CHANCE if count_seeds(rows, "dense_at_chance") else ""
 
 
-def count(rows: DataFrame, column: str) -> int:
-    """How many seeds have it; 0 for results of before it was recorded."""
+def count_seeds(rows: DataFrame, column: str) -> int:
+    """Return for how many seeds a column is true; 0 for results of versions that did not record it."""
     return int(rows[column].fillna(False).astype(bool).sum()) if column in rows else 0
 
 
 def legend(texts: Iterable[str]) -> str:
-    """What the signs in these texts mean; "" without signs."""
-    whole = "".join(texts)
-    return "; ".join(f"{sign} {meaning}" for sign, meaning in MEANINGS.items() if sign in whole)
+    """Return what the signs in these texts mean; "" without signs."""
+    text = "".join(texts)
+    return "; ".join(f"{sign} {meaning}" for sign, meaning in MEANINGS.items() if sign in text)
 
 
 MOST_SETTINGS = 20
 
 
 @dataclass(frozen=True)
-class Stopped:
+class StoppedSetting:
     """A setting with its rows of every status; at least one was stopped early."""
 
     label: str
@@ -65,40 +66,36 @@ class Stopped:
 
     @property
     def at_every_seed(self) -> bool:
-        """Whether none has finished and none may still."""
+        """Whether no seed has finished, and none is left to run."""
         return not self.count("finished") and not self.count("missing")
 
 
-def stopped_settings(results: DataFrame) -> Iterator[Stopped]:
-    """Every setting of which a seed was stopped, in the order of the plan."""
+def stopped_settings(results: DataFrame) -> Iterator[StoppedSetting]:
+    """Yield every setting of which a seed was stopped early, in the order of the plan."""
     if not (results["status"] == "stopped").any():
         return
     columns = setting_columns(results)
-    several = results.groupby(["model", "dataset", "batch_size"], dropna=False).ngroups > 1
+    has_networks = results.groupby(list(NETWORK), dropna=False).ngroups > 1
+    is_search = bool(results.attrs.get("objectives"))
     for values, rows in results.groupby(columns, sort=False, dropna=False):
+        if not (rows["status"] == "stopped").any():
+            continue
         setting = dict(zip(columns, values, strict=True))
-        found = Stopped(_label(setting, rows, has_network=several), rows)
-        if found.count("stopped"):
-            yield found
+        method = point_label(setting) if is_search else method_label(setting)
+        network = f", {panel_title(setting)}" if has_networks else ""
+        yield StoppedSetting(f"{method} at {amount_label(rows)}{network}", rows)
 
 
 def stopped_note(results: DataFrame) -> str:
-    """A sentence on the settings that are in no table; "" where there are none."""
-    texts = [_text(one) for one in stopped_settings(results) if one.at_every_seed]
+    """Return a sentence on the settings that are in no table; "" where there are none."""
+    texts = [_text(setting) for setting in stopped_settings(results) if setting.at_every_seed]
     if not texts:
         return ""
-    more = f"; and {len(texts) - MOST_SETTINGS} more" if len(texts) > MOST_SETTINGS else ""
-    return f"Stopped at every seed, and so in no table: {'; '.join(texts[:MOST_SETTINGS])}{more}."
+    rest = f"; and {len(texts) - MOST_SETTINGS} more" if len(texts) > MOST_SETTINGS else ""
+    return f"Stopped at every seed, and so in no table: {'; '.join(texts[:MOST_SETTINGS])}{rest}."
 
 
-def _text(stopped: Stopped) -> str:
+def _text(stopped: StoppedSetting) -> str:
     count, failed = stopped.count("stopped"), stopped.count("failed")
     seeds = f"{count} seed" if count == 1 else f"{count} seeds"
     return f"{stopped.label} ({seeds}{f', {failed} more failed' if failed else ''})"
-
-
-def _label(setting: Mapping[str, object], rows: DataFrame, *, has_network: bool) -> str:
-    is_search = bool(rows.attrs.get("objectives"))
-    method = point_label(setting) if is_search else method_label(setting)
-    label = f"{method} at {amount_label(rows)}"
-    return f"{label}, {panel_title(setting)}" if has_network else label

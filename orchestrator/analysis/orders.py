@@ -1,7 +1,7 @@
-"""Which of two methods is more accurate, along each cost: an order may turn from one axis to another.
+"""Which of two methods is more accurate over sparsity and over MACs: the order may differ between axes.
 
-Over sparsity whoever removes whole rows is at a disadvantage: what the next layer has for a dead unit is
-dead as well, and is not counted. So methods are compared along the MACs that are left, too.
+Sparsity alone is unfair to methods that remove whole rows: the next layer's weights for a dead unit are
+without effect as well, and do not count as removed. So methods are compared over the remaining MACs, too.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 AXES = {"sparsity": "sparsity", "effective": "effective MACs", "physical": "physical MACs"}
-POINTS = 101  # along the range that two lines share
+POINTS = 101  # of the interpolation, over the range that two lines share
 MOST_METHODS = 30  # of a network, the first of the plan
 MOST_LINES = 8
-Line = tuple[list[float], list[float]]  # places and accuracies
+Line = tuple[list[float], list[float]]  # values on the axis, rising, and accuracies
 Lines = Mapping[str, Mapping[object, Line]]  # axis -> seed
 
 
 @dataclass(frozen=True)
 class Order:
-    """How much more accurate `first` is than `second` along an axis: a mean over their common range.
+    """How much more accurate `first` is than `second`, by axis: means over the range that both cover.
 
-    Lines are drawn seed by seed, in log MACs and in sparsity, and compared where both are; None where
-    they share no range.
+    Lines are interpolated seed by seed, in sparsity or in log MACs; None where they share no range.
     """
 
     panel: str
@@ -41,26 +40,27 @@ class Order:
 
     @property
     def turns(self) -> bool:
-        """Whether one is ahead along one axis, and behind along another."""
+        """Whether `first` is ahead along one axis and behind along another."""
         signs = {gain.mean > 0 for gain in self.gains.values() if gain is not None and gain.mean != 0}
         return len(signs) > 1
 
     @property
     def is_clear(self) -> bool:
-        """Whether intervals on both sides leave 0 out."""
+        """Whether it turns by intervals that leave 0 out."""
         signs = {gain.mean > 0 for gain in self.gains.values() if gain is not None and gain.leaves_zero_out}
         return len(signs) > 1
 
     def text(self) -> str:
-        parts = [
+        """Write the gains of each axis in a line."""
+        gains = [
             f"over {AXES[axis]} {'they share no range' if gain is None else gain.text(sign='+')}"
             for axis, gain in self.gains.items()
         ]
-        return f"{self.first} minus {self.second}: {', '.join(parts)}"
+        return f"{self.first} minus {self.second}: {', '.join(gains)}"
 
 
 def orders(results: DataFrame) -> list[Order]:
-    """Every two methods of the same network that have several amounts; nothing of a search."""
+    """Compare every two methods of a network that have several amounts; none of a search."""
     if results.attrs.get("objectives"):
         return []
     panels: dict[str, dict[str, Lines]] = {}
@@ -76,7 +76,7 @@ def orders(results: DataFrame) -> list[Order]:
 
 
 def _lines(rows: DataFrame) -> Lines:
-    return {axis: {seed: _line(own, axis) for seed, own in rows.groupby("seed")} for axis in AXES}
+    return {axis: {seed: _line(trials, axis) for seed, trials in rows.groupby("seed")} for axis in AXES}
 
 
 def _gain(first: Mapping[object, Line], second: Mapping[object, Line]) -> Interval | None:
@@ -85,19 +85,19 @@ def _gain(first: Mapping[object, Line], second: Mapping[object, Line]) -> Interv
     return interval(gains, bounds=DIFFERENCE) if gains else None
 
 
-def _line(own: DataFrame, axis: str) -> Line:
-    """Of one seed: places along the axis, rising, and accuracies there; of equal places the mean."""
+def _line(trials: DataFrame, axis: str) -> Line:
+    """The line of one seed; of trials at one value of the axis the mean accuracy."""
     if axis == "sparsity":
-        means = own["final/accuracy"].groupby(own["final/sparsity"]).mean().sort_index()
+        means = trials["final/accuracy"].groupby(trials["final/sparsity"]).mean().sort_index()
     else:
-        left = own[f"final/macs_{axis}"] / own["final/macs_dense"]
-        living = left > 0
-        means = own["final/accuracy"][living].groupby(left[living].map(math.log)).mean().sort_index()
-    return [float(place) for place in means.index], [float(mean) for mean in means]
+        share = trials[f"final/macs_{axis}"] / trials["final/macs_dense"]
+        living = share > 0  # 0 has no logarithm
+        means = trials["final/accuracy"][living].groupby(share[living].map(math.log)).mean().sort_index()
+    return [float(value) for value in means.index], [float(mean) for mean in means]
 
 
 def _difference(first: Line, second: Line) -> float | None:
-    """The mean distance of two lines over the range that they share; None where there is none."""
+    """The mean distance of two lines over the range that they share; None without one."""
     import numpy as np
 
     if not first[0] or not second[0]:
@@ -105,30 +105,30 @@ def _difference(first: Line, second: Line) -> float | None:
     low, high = max(first[0][0], second[0][0]), min(first[0][-1], second[0][-1])
     if high <= low:
         return None
-    places = np.linspace(low, high, POINTS)
-    distances = np.interp(places, *first) - np.interp(places, *second)
-    return float(np.trapezoid(distances, places) / (high - low))
+    values = np.linspace(low, high, POINTS)
+    distances = np.interp(values, *first) - np.interp(values, *second)
+    return float(np.trapezoid(distances, values) / (high - low))
 
 
 def turning(results: DataFrame) -> Iterator[str]:
-    """Sentences on which axis turns the order of which methods, from the numbers alone."""
-    every = orders(results)
-    if not every:
+    """Yield sentences on the methods whose order differs between the axes."""
+    compared = orders(results)
+    if not compared:
         return
-    turned = [order for order in every if order.turns]
-    pairs = f"{len(every)} {'pair' if len(every) == 1 else 'pairs'} of methods"
+    turned = [order for order in compared if order.turns]
+    pairs = f"{len(compared)} {'pair' if len(compared) == 1 else 'pairs'} of methods"
     clear = sum(order.is_clear for order in turned)
     count = "none changes its order"
     if turned:
         word = "changes its order" if len(turned) == 1 else "change their order"
         count = f"{len(turned)} {word} ({clear} with intervals on both sides that leave 0 out)"
-    shown = every[:MOST_LINES] if len(every) <= MOST_LINES else turned[:MOST_LINES]
-    how = (
+    shown = compared[:MOST_LINES] if len(compared) <= MOST_LINES else turned[:MOST_LINES]
+    legend = (
         " In points of test accuracy, the mean over the range that both lines share, paired by seed:"
         if shown
         else ""
     )
-    yield f"Of {pairs}, {count} from one axis to another.{how}"
+    yield f"Of {pairs}, {count} from one axis to another.{legend}"
     for order in shown:
         yield f"{order.panel}: {order.text()}" + (" (turns)." if order.turns else ".")
     if len(turned) > len(shown):

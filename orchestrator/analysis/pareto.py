@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.intervals import Interval, IntervalMethod, interval
@@ -30,10 +30,10 @@ ONE_ROUND = "one_shot"
 
 
 def earlier_networks(trials: DataFrame, runs: Iterable[RunRecord], tracker: Runs) -> DataFrame:
-    """The networks of finished trials after every round but the last, as rows of `results`.
+    """Return the networks of finished trials after every round but the last, as rows of `results`.
 
-    What was measured of a round stands under `final/`, in place of the trial's own. `runs` hold the
-    files; trials of one round are not looked at.
+    A round's measurements replace the trial's own under `final/`. `runs` hold the files; trials of a single
+    round are skipped.
     """
     import pandas
 
@@ -41,34 +41,30 @@ def earlier_networks(trials: DataFrame, runs: Iterable[RunRecord], tracker: Runs
     if "schedule" in several:
         several = several[~several["schedule"].astype(str).str.startswith(ONE_ROUND)]
     by_id = {run.run_id: run for run in runs}
-    table: list[dict[str, Any]] = []  # what pandas makes of JSON
+    networks: list[dict[Hashable, Any]] = []  # JSON values
     for trial in several.to_dict("records"):
-        run = by_id.get(trial["run_id"])
-        if run is not None:
-            table += _earlier({str(name): value for name, value in trial.items()}, run, tracker)
-    return pandas.DataFrame(table)
-
-
-def _earlier(trial: dict[str, Any], run: RunRecord, tracker: Runs) -> Iterable[dict[str, Any]]:
-    try:
-        measured = json.loads(tracker.read_text(run, ROUNDS))
-    except StoreError:  # an artifact that is gone: the end of the trial still counts
-        return
-    for row in measured["data"][:-1]:
-        names = dict(zip(measured["columns"], row, strict=True))
-        yield {**trial, **{f"final/{name}": value for name, value in names.items()}}
+        if (run := by_id.get(trial["run_id"])) is None:
+            continue
+        try:
+            measured = json.loads(tracker.read_text(run, ROUNDS))
+        except StoreError:  # the artifact is missing: the end of the trial still counts
+            continue
+        columns = [f"final/{name}" for name in measured["columns"]]
+        for row in measured["data"][:-1]:
+            networks.append({**trial, **dict(zip(columns, row, strict=True))})
+    return pandas.DataFrame(networks)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The columns that tell what a network costs, pruned and dense, and what that is."""
+    """The columns with the cost of pruned and of dense networks, and what the cost is."""
 
     pruned: str
     dense: str
     about: str
 
 
-COSTS = {  # by what --pareto says
+COSTS = {  # by the values of --pareto
     "macs": Cost(
         "final/macs_effective", "ipa/macs_effective", "MACs that a machine which skips dead weights would do"
     ),
@@ -86,7 +82,7 @@ COSTS = {  # by what --pareto says
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting, or a dense network: means over seeds, and whether it is on the front of its data set."""
+    """A setting or a dense network: means over seeds, and whether it is on the front of its data set."""
 
     setting: Mapping[str, object]
     network: str
@@ -100,51 +96,57 @@ class Candidate:
     marks: str = ""
 
 
-def members(found: Sequence[Candidate]) -> list[Candidate]:
-    """The front of each data set, cheapest first; what is equal to a dense network on it is left out."""
-    order = list(dict.fromkeys(one.setting["dataset"] for one in found))
-    chosen = [one for one in found if one.on_front]
-    dense = {_result(one) for one in chosen if one.amount is None}
-    own = [one for one in chosen if one.amount is None or _result(one) not in dense]
-    return sorted(own, key=lambda one: (order.index(one.setting["dataset"]), one.cost))
+def members(networks: Sequence[Candidate]) -> list[Candidate]:
+    """Return the front of each data set, cheapest first, without what equals a dense network on it."""
+    order = list(dict.fromkeys(network.setting["dataset"] for network in networks))
+    front = [network for network in networks if network.on_front]
+    dense = {_result(network) for network in front if network.amount is None}
+    distinct = [network for network in front if network.amount is None or _result(network) not in dense]
+    return sorted(distinct, key=lambda network: (order.index(network.setting["dataset"]), network.cost))
 
 
-def _result(one: Candidate) -> tuple[object, ...]:
-    return one.setting["dataset"], one.cost, one.val_accuracy, one.accuracy.mean
+def _result(network: Candidate) -> tuple[object, ...]:
+    return network.setting["dataset"], network.cost, network.val_accuracy, network.accuracy.mean
 
 
-def front(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
-    """Whether each point is on the front: low cost, high gain. Equal points are on it together."""
-    order = sorted(range(len(costs)), key=lambda n: (costs[n], -gains[n]))
-    member, best = [False] * len(costs), float("-inf")
-    for _, tied in groupby(order, key=lambda n: costs[n]):
-        same_cost = list(tied)
-        top = gains[same_cost[0]]
-        if top > best:
-            best = top
-            for number in same_cost:
-                member[number] = gains[number] == top
-    return member
+def front(scores: Sequence[Sequence[float]]) -> list[int]:
+    """Return the indices of the rows that no other row dominates; higher scores are better.
+
+    A row dominates another where it is nowhere lower and somewhere higher: equal rows are on the front
+    together. A row with NaN is never on it.
+    """
+    on_front: list[int] = []
+    numbers = [n for n, row in enumerate(scores) if not any(map(isnan, row))]
+    # Sorted: a row that dominates another comes before it.
+    for number in sorted(numbers, key=lambda n: list(scores[n]), reverse=True):
+        if not any(_dominates(scores[member], scores[number]) for member in on_front):
+            on_front.append(number)
+    return on_front
 
 
-def candidates(results: DataFrame, cost: str, *, how: IntervalMethod = "t") -> list[Candidate]:
-    """Every setting and dense network whose cost was measured, data set by data set, in the plan's order.
+def _dominates(row: Sequence[float], other: Sequence[float]) -> bool:
+    return list(row) != list(other) and all(a >= b for a, b in zip(row, other, strict=True))
+
+
+def candidates(results: DataFrame, cost: str, *, method: IntervalMethod = "t") -> list[Candidate]:
+    """Return every setting and dense network whose cost was measured, by data set, in the plan's order.
 
     `cost` is a key of COSTS. Costs of a dense network are those of the unpruned model.
     """
     columns = COSTS[cost]
     if columns.pruned not in results:
         return []
-    found = [*_dense(results, columns.dense, how), *_pruned(results, columns.pruned, how)]
+    by_dataset: dict[object, list[Candidate]] = {}
+    for network in (*_dense(results, columns.dense, method), *_pruned(results, columns.pruned, method)):
+        by_dataset.setdefault(network.setting["dataset"], []).append(network)
     ranked = []
-    for dataset in dict.fromkeys(one.setting["dataset"] for one in found):
-        mine = [one for one in found if one.setting["dataset"] == dataset]
-        chosen = front([one.cost for one in mine], [one.val_accuracy for one in mine])
-        ranked += [replace(one, on_front=is_on) for one, is_on in zip(mine, chosen, strict=True)]
+    for networks in by_dataset.values():
+        on_front = set(front([(-network.cost, network.val_accuracy) for network in networks]))
+        ranked += [replace(network, on_front=n in on_front) for n, network in enumerate(networks)]
     return ranked
 
 
-def _pruned(results: DataFrame, column: str, how: IntervalMethod) -> list[Candidate]:
+def _pruned(results: DataFrame, column: str, method: IntervalMethod) -> list[Candidate]:
     return [
         Candidate(
             setting,
@@ -153,7 +155,7 @@ def _pruned(results: DataFrame, column: str, how: IntervalMethod) -> list[Candid
             float(str(setting["amount"])),
             float(rows[column].mean()),
             float(rows["final/val_accuracy"].mean()),
-            interval(rows["final/accuracy"].tolist(), how=how),
+            interval(rows["final/accuracy"].tolist(), method=method),
             amount_text=amount_label(rows),
             marks=marks(rows),
         )
@@ -162,18 +164,18 @@ def _pruned(results: DataFrame, column: str, how: IntervalMethod) -> list[Candid
     ]
 
 
-def _dense(results: DataFrame, column: str, how: IntervalMethod) -> list[Candidate]:
+def _dense(results: DataFrame, column: str, method: IntervalMethod) -> list[Candidate]:
     """The dense networks behind the trials, each training once, over seeds."""
     finished = results[results["status"] == "finished"]
     if column not in finished or finished.empty:
         return []
     recipe = [c for c in finished.columns if c.startswith(("model.", "train.", "numerics."))]
     columns = distinguishing_columns(finished, NETWORK, recipe)
-    known = finished[finished[column].notna()].drop_duplicates("dense_key")
-    found = []
-    for values, rows in known.groupby(columns, sort=False, dropna=False):
+    trainings = finished[finished[column].notna()].drop_duplicates("dense_key")
+    networks = []
+    for values, rows in trainings.groupby(columns, sort=False, dropna=False):
         setting = dict(zip(columns, values, strict=True))
-        found.append(
+        networks.append(
             Candidate(
                 setting,
                 _network(setting),
@@ -181,10 +183,10 @@ def _dense(results: DataFrame, column: str, how: IntervalMethod) -> list[Candida
                 None,
                 float(rows[column].mean()),
                 float(rows["ipa/val_accuracy"].mean()),
-                interval(rows["ipa/accuracy"].tolist(), how=how),
+                interval(rows["ipa/accuracy"].tolist(), method=method),
             )
         )
-    return found
+    return networks
 
 
 def _network(setting: Mapping[str, object]) -> str:
@@ -192,4 +194,5 @@ def _network(setting: Mapping[str, object]) -> str:
 
 
 def cost_text(cost: str, value: float) -> str:
+    """Format a cost: milliseconds with three digits, counts as whole numbers."""
     return f"{value:.3g}" if cost == "latency" else f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""Figures of a comparison, drawn by matplotlib."""
+"""The figure of a sweep by matplotlib: accuracy against sparsity and MACs."""
 
 from __future__ import annotations
 
@@ -14,92 +14,90 @@ from orchestrator.analysis.settings import STOPPED, method_label, method_names, 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 STYLES = ("-", "--", "-.", ":")
 MOST_PANELS = 36
-INCHES_A_LETTER = 0.055  # at 7 points
-INCHES_A_TITLE_LETTER = 0.082  # at 10 points
-
-
-MOST_DECADES = 2.5  # with ticks between them
-MOST_ON_ALL_AXES = 6  # networks that are drawn over MACs as well
+INCHES_PER_LETTER = 0.055  # at 7 points
+INCHES_PER_TITLE_LETTER = 0.082  # at 10 points
+MOST_DECADES = 2.5  # of an axis with ticks at 2 and 5 as well
+MOST_ON_ALL_AXES = 6  # networks; more are drawn over sparsity alone
 
 
 @dataclass(frozen=True)
 class DataPoint:
-    """A point of a line, all in fractions; `low` and `high` are the ends of its bar.
+    """A point of a line, in fractions; `low` and `high` are the ends of its bar.
 
-    `xs` are the means of `AXES_OF_COST`, as fractions of the dense network; `is_whole` is False for a mean
-    of survivors.
+    `xs` are the values on each of `AXES_OF_COST`. `is_complete` is False where some seeds were stopped early.
     """
 
     xs: Mapping[str, float]
     mean: float
     low: float
     high: float
-    is_whole: bool = True
+    is_complete: bool = True
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines of points by method, and the accuracies of the dense networks that they start from."""
+    """Lines of points by method, and the accuracies of the dense networks that they start from.
+
+    `is_joined`: whether lines join the points; those of a search differ in more than their amounts.
+    """
 
     name: str
     lines: dict[str, list[DataPoint]] = field(default_factory=dict)
     dense: list[float] = field(default_factory=list)
-    joined: bool = True  # by lines; the points of a search differ in more than their amounts
+    is_joined: bool = True
 
 
 def accuracy_against_sparsity(results: DataFrame, *, title: str, format: str = "png") -> bytes:
-    """A row per (model, data set, batch size): over sparsity, effective and physical MACs, bars over seeds.
+    """Return an image with a row of panels per network: over sparsity, effective and physical MACs.
 
-    Many networks are drawn over sparsity alone.
+    Bars are intervals over seeds. More than six networks get one panel each, over sparsity.
     """
     from matplotlib.figure import Figure  # pyplot takes half a second more
 
     panels = _panels(results)
     costs = _costs(panels) if len(panels) <= MOST_ON_ALL_AXES else list(AXES_OF_COST)[:1]
-    drawn = [(panel, cost) for panel in panels for cost in costs]
+    plots = [(panel, cost) for panel in panels for cost in costs]
     columns = len(costs) if len(costs) > 1 else min(3, len(panels))
-    height = math.ceil(len(drawn) / columns)
-    # By its name, over all panels: a space may leave a method out for one of its networks.
-    looks = {name: n for n, name in enumerate(dict.fromkeys(name for p in panels for name in p.lines))}
+    rows = math.ceil(len(plots) / columns)
+    # Numbered over all panels: a space may leave a method out for one of its networks.
+    styles = {name: n for n, name in enumerate(dict.fromkeys(name for p in panels for name in p.lines))}
     width = 5.2 * columns
-    # Entries of the legend in a row
-    beside = max(1, int(width / (0.6 + INCHES_A_LETTER * max(map(len, looks)))))
-    survivors = any(not mark.is_whole for p in panels for marks in p.lines.values() for mark in marks)
-    more = "; hollow: mean of survivors, other seeds were stopped early" if survivors else ""
-    heading = textwrap.wrap(f"{title} ({spread_note(results)}{more})", int(width / INCHES_A_TITLE_LETTER))
-    entries = 0.16 * math.ceil((len(looks) + 1) / beside)
-    size = (width, 3.7 * height + entries + 0.17 * (len(heading) - 1))
+    entries_in_a_row = max(1, int(width / (0.6 + INCHES_PER_LETTER * max(map(len, styles)))))
+    is_partial = any(not point.is_complete for p in panels for line in p.lines.values() for point in line)
+    hollow = "; hollow: mean of survivors, other seeds were stopped early" if is_partial else ""
+    heading = textwrap.wrap(f"{title} ({spread_note(results)}{hollow})", int(width / INCHES_PER_TITLE_LETTER))
+    legend_height = 0.16 * math.ceil((len(styles) + 1) / entries_in_a_row)
+    size = (width, 3.7 * rows + legend_height + 0.17 * (len(heading) - 1))
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(height, columns, squeeze=False)
-    for axis in axes.flat[len(drawn) :]:
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(plots) :]:
         axis.set_visible(False)
-    for axis, (panel, cost) in zip(axes.flat, drawn, strict=False):
-        _draw(axis, panel, looks, cost)
-    found = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes.flat]
-    handles = {name: handle for pairs in found for handle, name in pairs}
-    names = sorted(handles, key=lambda name: looks.get(name, len(looks)))  # the dense line last
-    figure.legend(
-        [handles[name] for name in names],
-        names,
-        frameon=False,
-        fontsize=7,
-        loc="outside lower center",
-        ncols=beside,
-    )
+    for axis, (panel, cost) in zip(axes.flat, plots, strict=False):
+        _draw_panel(axis, panel, styles, cost)
+    _draw_legend(figure, styles, entries_in_a_row)
     figure.suptitle("\n".join(heading), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=format, dpi=130 if columns <= 3 else 100)
     return buffer.getvalue()
 
 
+def _draw_legend(figure: Figure, styles: Mapping[str, int], columns: int) -> None:
+    pairs = (zip(*axis.get_legend_handles_labels(), strict=True) for axis in figure.axes)
+    handles = {name: handle for of_axis in pairs for handle, name in of_axis}
+    names = sorted(handles, key=lambda name: styles.get(name, len(styles)))  # the dense line last
+    lines = [handles[name] for name in names]
+    figure.legend(lines, names, frameon=False, fontsize=7, loc="outside lower center", ncols=columns)
+
+
 def spread_note(results: DataFrame) -> str:
-    """How many seeds stand behind the points, and what their bars are."""
+    """Say over how many seeds the points are means, and what their bars are."""
     counts = sorted({len(rows) for _, rows in settings(results)} or {1})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
     if counts[-1] == 1:
@@ -112,16 +110,14 @@ def spread_note(results: DataFrame) -> str:
 
 def _panels(results: DataFrame) -> list[Panel]:
     panels: dict[str, Panel] = {}
-    searched = bool(results.attrs.get("objectives"))
+    is_search = bool(results.attrs.get("objectives"))
     for setting, rows in settings(results):
-        name = f"{setting['model']} on {setting['dataset']}" if searched else panel_title(setting)
-        panel = panels.setdefault(name, Panel(name, joined=not searched))
-        line = method_names(setting) if searched else method_label(setting)
-        xs = {name: of(rows) for name, of in COSTS_OF.items()}
-        whole = not rows.attrs.get(STOPPED)
-        panel.lines.setdefault(line, []).append(
-            DataPoint(xs, *spread(rows["final/accuracy"].tolist()), whole)
-        )
+        name = f"{setting['model']} on {setting['dataset']}" if is_search else panel_title(setting)
+        panel = panels.setdefault(name, Panel(name, is_joined=not is_search))
+        label = method_names(setting) if is_search else method_label(setting)
+        xs = {name: cost(rows) for name, cost in COSTS_OF.items()}
+        accuracy = spread(rows["final/accuracy"].tolist())
+        panel.lines.setdefault(label, []).append(DataPoint(xs, *accuracy, not rows.attrs.get(STOPPED)))
         if (dense := dense_interval(rows)) is not None:
             panel.dense.append(dense.mean)
     return list(panels.values())[:MOST_PANELS]
@@ -144,25 +140,26 @@ AXES_OF_COST = {
 
 
 def _costs(panels: Sequence[Panel]) -> list[str]:
-    """The axes along which the networks differ."""
-    marks = [mark for panel in panels for marks in panel.lines.values() for mark in marks]
-    varied = [name for name in AXES_OF_COST if len({round(mark.xs[name], 6) for mark in marks}) > 1]
+    """The axes along which the networks differ, and sparsity."""
+    points = [point for panel in panels for line in panel.lines.values() for point in line]
+    varied = [name for name in AXES_OF_COST if len({round(point.xs[name], 6) for point in points}) > 1]
     return varied if "sparsity" in varied else ["sparsity", *varied]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high) of fractions: the 95% interval; the value itself or the range of one or two seeds."""
-    found = interval(values)
-    if found.low is None or found.high is None:
-        return found.mean, found.mean, found.mean
-    return found.mean, found.low, found.high
+    """Return mean, low and high of fractions: the 95% interval; of two values their range, of one itself."""
+    mean = interval(values)
+    if mean.low is None or mean.high is None:
+        return mean.mean, mean.mean, mean.mean
+    return mean.mean, mean.low, mean.high
 
 
-def _draw(axis: Axes, panel: Panel, looks: Mapping[str, int], cost: str) -> None:
-    for label, marks in panel.lines.items():
-        # What is left of nothing has no place on a logarithmic axis.
-        placed = [mark for mark in marks if cost == "sparsity" or mark.xs[cost] > 0]
-        _line(axis, sorted(placed, key=lambda mark: mark.xs[cost]), label, looks[label], cost, panel.joined)
+def _draw_panel(axis: Axes, panel: Panel, styles: Mapping[str, int], cost: str) -> None:
+    for label, line in panel.lines.items():
+        # A logarithmic axis has no 0.
+        points = [point for point in line if cost == "sparsity" or point.xs[cost] > 0]
+        points.sort(key=lambda point: point.xs[cost])
+        _draw_line(axis, points, label, styles[label], cost, is_joined=panel.is_joined)
     if panel.dense:
         dense = 100 * sum(panel.dense) / len(panel.dense)
         axis.axhline(dense, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)), label="dense")
@@ -171,36 +168,35 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, int], cost: str) -> None
     axis.set_ylabel("test accuracy (%)", fontsize=8)
     axis.set_ylim(0, 102)
     if cost != "sparsity":
-        _mark_decades(axis, [100 * mark.xs[cost] for marks in panel.lines.values() for mark in marks])
-        axis.invert_xaxis()  # to the right less is left, as over sparsity
+        _set_log_ticks(axis, [100 * point.xs[cost] for line in panel.lines.values() for point in line])
+        axis.invert_xaxis()  # more is pruned to the right, as over sparsity
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
 
 
-def _mark_decades(axis: Axes, xs: Sequence[float]) -> None:
-    """A logarithmic axis with ticks at 1, 2 and 5 of every decade, or of many at whole decades."""
+def _set_log_ticks(axis: Axes, xs: Sequence[float]) -> None:
+    """Make the axis logarithmic, with ticks at 1, 2 and 5 of every decade, or of many decades at 1 alone."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    above = [x for x in xs if x > 0]
-    narrow = not above or max(above) / min(above) < 10**MOST_DECADES
+    positive = [x for x in xs if x > 0]
+    is_narrow = not positive or max(positive) / min(positive) < 10**MOST_DECADES
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if is_narrow else (1.0,)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _line(
-    axis: Axes, marks: Sequence[DataPoint], label: str, number: int, cost: str, is_joined: bool
+def _draw_line(
+    axis: Axes, points: Sequence[DataPoint], label: str, number: int, cost: str, *, is_joined: bool
 ) -> None:
     colour, marker = OKABE_ITO[number % 7], MARKERS[(number + number // 7) % 7]
-    x = [100 * mark.xs[cost] for mark in marks]
+    x, y = [100 * point.xs[cost] for point in points], [100 * point.mean for point in points]
+    below = [100 * (point.mean - point.low) for point in points]
+    above = [100 * (point.high - point.mean) for point in points]
     axis.errorbar(
         x,
-        [100 * mark.mean for mark in marks],
-        yerr=[
-            [100 * (mark.mean - mark.low) for mark in marks],
-            [100 * (mark.high - mark.mean) for mark in marks],
-        ],
+        y,
+        yerr=[below, above],
         label=label,
         color=colour,
         linestyle=STYLES[number % 4] if is_joined else "none",
@@ -210,6 +206,6 @@ def _line(
         elinewidth=0.8,
         capsize=2,
     )
-    hollow = [(place, 100 * mark.mean) for place, mark in zip(x, marks, strict=True) if not mark.is_whole]
+    hollow = [xy for *xy, point in zip(x, y, points, strict=True) if not point.is_complete]
     if hollow:
         axis.plot(*zip(*hollow, strict=True), marker, mfc="white", mec=colour, ms=5, ls="none", zorder=5)

@@ -46,7 +46,7 @@ def compare(
     """Means and 95% intervals over seeds of every setting; differences, limits and fronts if asked."""
     from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
     from orchestrator.analysis.paired import read_baseline
-    from orchestrator.analysis.pooled import combine_earlier_networks, combine_sweeps
+    from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
 
     table = combine_sweeps(sweeps, uri=uri())
     asked = ComparisonOptions(
@@ -113,21 +113,25 @@ def latency(
     as_json: JsonOption = False,
 ) -> None:
     """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
-    from orchestrator.latency.runs import measure_named
-    from orchestrator.latency.table import records, table
-    from orchestrator.latency.tasks import LatencyOptions, batch_sizes
+    from orchestrator.latency.runs import (
+        LatencyOptions,
+        latency_records,
+        latency_table,
+        measure_named,
+        parse_batch_sizes,
+    )
 
-    options = LatencyOptions(batch_sizes(batch), seconds_each, again)
+    options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again)
     with handle_signals(resume_hint()):
         try:
-            found = records(measure_named(names, options, uri=uri()), options.batches)
+            records = latency_records(measure_named(names, options, uri=uri()), options.batches)
         except KeyboardInterrupt:  # what was measured is recorded
             print_line(resume_hint(), error=True)
             raise typer.Exit(128 + received_signal()) from None
     if as_json:
-        print_json(found)
+        print_json(records)
     else:
-        print_table(table(found))
+        print_table(latency_table(records))
 
 
 @app.command()

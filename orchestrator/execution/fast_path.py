@@ -131,7 +131,7 @@ def _summary(request: SweepRequest, runs: SqliteRuns, sweep: RunRecord) -> Summa
     known = runs.find_all_finished(keys)
     if not all(map(_looks_whole, known.values())):
         return None
-    results = load_results(runs, sweep, known=known).results
+    results = load_results(runs, sweep, all_finished=known).results
     if not results["status"].isin(("finished", "stopped")).all():
         return None
     return Summary(request.name, len(results), sweep, results, SweepOutcome(()), len(results))

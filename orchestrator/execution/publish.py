@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator import tracking
 from orchestrator.analysis.plots import accuracy_against_sparsity
 from orchestrator.analysis.results import load_results
-from orchestrator.analysis.tables import differences_asked, markdown, tables
+from orchestrator.analysis.tables import default_differences, markdown, tables
 from orchestrator.report import html_report
 from orchestrator.report.mlflow_page import page_links, publish_sweep_page
 from orchestrator.space.space import SPACES, Space
@@ -65,7 +65,7 @@ def publish_results(
     if space is not None:
         publish_sweep_page(tracker, sweep, space=space, results=results)
     if (results["status"] == "finished").any() and not ended.signal:  # who stops a sweep does not wait
-        table = markdown([*tables(results), *differences_asked(results)])
+        table = markdown([*tables(results), *default_differences(results)])
         picture = accuracy_against_sparsity(results, title=sweep.tags.get("space", sweep.name))
         report = html_report(tracker, sweep, loaded=known)
         tracker.upload(sweep.run_id, {PICTURE: picture, TABLES: table, REPORT: report})

@@ -1,9 +1,8 @@
-"""How long a forward pass takes on one thread of this CPU: dense, with masks, cut out, and in CSR."""
+"""Time a forward pass on one thread of this CPU: dense, masked, cut out, and in CSR."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import CollapsedError
-from orchestrator.latency.sparse import faster_layers, sparse, supported
+from orchestrator.latency.sparse import find_faster_layers, is_supported, to_sparse
+from orchestrator.system.determinism import torch_threads
 from orchestrator.system.timing import Timing, batch_suffix, side_by_side
 from pruning.masking import Masks
 from pruning.modes import eval_mode
@@ -19,12 +19,12 @@ from pruning.modes import eval_mode
 FORMS = ("dense", "masked", "cut", "csr")
 BATCHES = (1, 256)
 SECONDS = 0.5
-TOLERANCE = 1e-4  # of the largest output: cutting and CSR add up in another order
+TOLERANCE = 1e-4  # of the largest output: cut out and in CSR, sums are added in another order
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkVariants:
-    """One network: dense; `masked`, None where nothing is dead; `cut`, None where nothing can be cut out."""
+    """The forms of a network; `masked` is None where nothing is dead, `cut` where nothing can be cut."""
 
     dense: nn.Module
     input_shape: tuple[int, int, int]
@@ -35,9 +35,9 @@ class NetworkVariants:
 
 @dataclass(frozen=True)
 class Latency:
-    """The times of a network's forms at one batch size; `form` is the one that would be shipped.
+    """The times of a network's forms at one batch size; `form` is the one that one would ship.
 
-    `csr_layers`: those that are in CSR in that form; the others are dense.
+    `csr_layers` are in CSR in the form `csr`; its other layers are dense.
     """
 
     batch: int
@@ -47,56 +47,50 @@ class Latency:
 
     @property
     def speedup(self) -> float:
-        """How many times as fast as the dense network the shipped form is."""
+        """The time of the dense network over that of the shipped form."""
         return self.timing.ratios[self.form]
 
     def metrics(self) -> dict[str, float]:
-        """`latency/...` of every form, and `latency_ms_p50` under `final/` and `ipa/`: shipped, and dense."""
-        found = {"speedup": self.speedup, "aa": self.timing.self_ratio}
-        for form, spread in self.timing.spreads.items():
-            found |= {f"{form}_ms_p50": spread.p50, f"{form}_ms_iqr": spread.iqr}
-        both = {"final": self.form, "ipa": "dense"}
-        return {
-            **{f"latency/{name}{batch_suffix(self.batch)}": value for name, value in found.items()},
-            **{
-                f"{prefix}/latency_ms_p50{batch_suffix(self.batch)}": self.timing.spreads[form].p50
-                for prefix, form in both.items()
-            },
+        """Return `latency/...` of every form, and the medians `final/...` (shipped) and `ipa/...` (dense)."""
+        suffix, spreads = batch_suffix(self.batch), self.timing.spreads
+        metrics = {"latency/speedup": self.speedup, "latency/aa": self.timing.self_ratio}
+        for form, spread in spreads.items():
+            metrics |= {f"latency/{form}_ms_p50": spread.p50, f"latency/{form}_ms_iqr": spread.iqr}
+        metrics |= {
+            "final/latency_ms_p50": spreads[self.form].p50,
+            "ipa/latency_ms_p50": spreads["dense"].p50,
         }
+        return {f"{name}{suffix}": value for name, value in metrics.items()}
 
 
 def measure(
-    forms: NetworkVariants, *, batch: int, seconds: float = SECONDS, csr_layers: Sequence[str] | None = None
+    variants: NetworkVariants,
+    *,
+    batch: int,
+    seconds: float = SECONDS,
+    csr_layers: Sequence[str] | None = None,
 ) -> Latency:
-    """Time all forms side by side for about `seconds` each, after checking that their outputs are equal.
+    """Time all forms in turn for about `seconds` each, after checking that their outputs are equal.
 
-    Where nothing can be cut out, the layers that win by CSR at this batch size are in CSR in a further
-    form, if there are any; `csr_layers` names them instead. CollapsedError for outputs that are not equal.
+    Where nothing can be cut out, there is one more form, with the layers in CSR that are faster so at this
+    batch size, or those of `csr_layers`. Raises CollapsedError for outputs that differ by more than rounding.
     """
-    images = torch.rand((batch, *forms.input_shape), generator=torch.Generator().manual_seed(0))
-    given = [net for net in (forms.dense, forms.masked, forms.cut) if net is not None]
-    with one_thread(), eval_mode(*given), torch.inference_mode():
-        nets, layers = _networks(forms, images, csr_layers)
+    images = torch.rand((batch, *variants.input_shape), generator=torch.Generator().manual_seed(0))
+    forms = {"dense": variants.dense, "masked": variants.masked, "cut": variants.cut}
+    nets = {name: net for name, net in forms.items() if net is not None}
+    layers: tuple[str, ...] = ()
+    with torch_threads(1), eval_mode(*nets.values()), torch.inference_mode():
+        if variants.masked is not None and variants.cut is None and is_supported():
+            masked, masks = variants.masked, variants.masks
+            layers = find_faster_layers(masked, masks, images) if csr_layers is None else tuple(csr_layers)
+            nets |= {"csr": to_sparse(masked, masks, layers)} if layers else {}
         check_equal({name: net for name, net in nets.items() if name != "dense"}, images)
         timing = side_by_side({name: partial(net, images) for name, net in nets.items()}, seconds=seconds)
-    return Latency(batch, timing, shipped(timing.ratios), layers)
+    return Latency(batch, timing, shipped_form(timing.ratios), layers)
 
 
-def _networks(
-    forms: NetworkVariants, images: Tensor, csr_layers: Sequence[str] | None
-) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
-    """The forms that there are, by name, and the layers in CSR."""
-    given = {"dense": forms.dense, "masked": forms.masked, "cut": forms.cut}
-    nets = {name: net for name, net in given.items() if net is not None}
-    if forms.masked is None or forms.cut is not None or not supported():
-        return nets, ()
-    masked = forms.masked
-    layers = faster_layers(masked, forms.masks, images) if csr_layers is None else tuple(csr_layers)
-    return (nets | {"csr": sparse(masked, forms.masks, layers)} if layers else nets), layers
-
-
-def shipped(ratios: Mapping[str, float]) -> str:
-    """What one would ship: cut out, else in CSR where that is faster than masked, else masked."""
+def shipped_form(ratios: Mapping[str, float]) -> str:
+    """Return the form that one would ship: cut out, in CSR where that is faster than masked, or masked."""
     if "cut" in ratios:
         return "cut"
     if "csr" in ratios and ratios["csr"] > ratios["masked"]:
@@ -106,20 +100,10 @@ def shipped(ratios: Mapping[str, float]) -> str:
 
 @torch.inference_mode()
 def check_equal(nets: Mapping[str, nn.Module], images: Tensor) -> None:
-    """CollapsedError where the outputs of two networks differ by more than rounding."""
+    """Raise CollapsedError where the outputs of two networks differ by more than rounding."""
     outputs = {name: net(images) for name, net in nets.items()}
-    for name, found in outputs.items():
+    for name, output in outputs.items():
         expected = next(iter(outputs.values()))
-        scale, gap = float(expected.abs().max()), float((found - expected).abs().max())
+        scale, gap = float(expected.abs().max()), float((output - expected).abs().max())
         if not gap <= TOLERANCE * max(scale, 1.0):
             raise CollapsedError(f"the {name} network gives other outputs, by {gap:.2g} of {scale:.2g}")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from orchestrator.planning.fingerprints import model_code, read_code
 from orchestrator.storage import model_files
 from orchestrator.storage.model_spec import ModelSpec
 from orchestrator.storage.uri import default_uri
+from orchestrator.system.determinism import torch_threads
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker
 from orchestrator.training.evaluation import evaluate
 from pruning.architecture import widths
@@ -28,10 +28,10 @@ from pruning.structure import shrink
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
-    """What is known of a loaded network: its run, params, final metrics, and masks of the uncut network.
+class ModelRecord:
+    """The record of a loaded network: its run, params, final metrics, and the masks of the uncut network.
 
-    `verified`: its files were compared with a hash that was kept apart from them, not only with each other.
+    `verified`: its files match a hash that is stored apart from them, not only each other.
     """
 
     run_id: str
@@ -53,82 +53,84 @@ def load(
     uri: str | None = None,
     strict: bool = False,
     manifest_sha256: str | None = None,
-) -> tuple[nn.Module, Record]:
-    """A recorded network in eval mode, and its record.
+) -> tuple[nn.Module, ModelRecord]:
+    """Load a recorded network in eval mode, and its record.
 
-    `source`: `runs:/<id>` or the id alone; `models:/name@alias` or `models:/name/3`; or a folder with
+    `source` is `runs:/<id>` or the id alone, `models:/name@alias`, `models:/name/3`, or a folder with
     arch.json and manifest.json. A folder is compared with `manifest_sha256`; without it, and with a warning,
-    its files are compared with each other only. With `cut`, dead units and channels are taken out where the
-    trial did so; else the whole network comes with its dead weights at zero. `strict` evaluates it on the
-    recorded data set. StoreError where there is no such network, a file is not as it was written, or `strict`
-    finds another accuracy; DeviceError for a device that is not there.
+    its files are compared with each other only. With `cut`, dead units and channels are cut out where the
+    trial did so; else the network is uncut, with its dead weights at zero. `strict` evaluates it on the
+    recorded data set.
+
+    Raises StoreError where there is no such network, a file is not as it was written, or `strict` measures
+    another accuracy, and DeviceError for a device that is not available.
     """
-    place = _device(device)
-    found = resolve_source(source, uri=default_uri(Path.cwd(), uri), manifest_sha256=manifest_sha256)
-    if found.manifest_sha256 is None:
-        text = f"{found.files.where}: without manifest_sha256 its files are compared with each other only"
+    torch_device = _device(device)
+    model = resolve_source(source, uri=default_uri(Path.cwd(), uri), manifest_sha256=manifest_sha256)
+    verified = model.manifest_sha256 is not None
+    if not verified:
+        text = f"{model.files.where}: without manifest_sha256 its files are compared with each other only"
         warnings.warn(text, stacklevel=2)
-    net, saved = load_module(found, cut=cut)
-    net.to(place)
+    net, saved = load_module(model, cut=cut)
+    net.to(torch_device)
     if strict:
-        verify_accuracy(net, found, saved.spec)
-    verified = found.manifest_sha256 is not None
-    about = (found.run_id, found.name, found.params, found.metrics, found.tags)
-    return net, Record(*about, saved.masks, saved.spec, found.accuracy, verified)
+        verify_accuracy(net, model, saved.blueprint)
+    run = (model.run_id, model.name, model.params, model.metrics, model.tags)
+    return net, ModelRecord(*run, saved.masks, saved.blueprint, model.accuracy, verified)
 
 
-def load_module(origin: ModelSource, *, cut: bool) -> tuple[nn.Module, model_files.SavedModel]:
-    """The network of an origin, masked or cut out, and the files as they were read."""
-    saved = model_files.load_model_from(origin.files, manifest_sha256=origin.manifest_sha256)
-    _check_source(origin, saved.spec.model)
-    return build_module(saved, origin.tracker, cut=cut), saved
+def load_module(model: ModelSource, *, cut: bool) -> tuple[nn.Module, model_files.SavedModel]:
+    """Load the network of a source, masked or cut out, and its files as they were read."""
+    saved = model_files.read(model.files, manifest_sha256=model.manifest_sha256)
+    _check_code(model, saved.blueprint.model)
+    return build_module(saved, model.tracker, cut=cut), saved
 
 
-def _check_source(origin: ModelSource, model: str) -> None:
-    """StoreError where another package builds the model, and its source is not that of the recorded network.
+def _check_code(model: ModelSource, name: str) -> None:
+    """Raise StoreError where the source of the package that builds the model has changed since.
 
-    A warning where the model is built from another version of a package.
+    Warn where another version of a package builds it.
     """
-    recorded = read_code(origin.params.get("dense_code", ""))
-    for name, now in model_code(model).items() if recorded else ():
-        if recorded.get(name, now) == now:
+    recorded = read_code(model.params.get("dense_code", ""))
+    for package, current in model_code(name).items() if recorded else ():
+        if recorded.get(package, current) == current:
             continue
-        if name.endswith("="):
-            text = f"{origin.name} was built by {name[:-1]} {recorded[name]}, and {now} is installed"
+        if package.endswith("="):  # by its version, not by its source
+            text = f"{model.name} was built by {package[:-1]} {recorded[package]}, and {current} is installed"
             warnings.warn(text, stacklevel=4)
         else:
             raise StoreError(
-                f"the source of {name} has changed since {origin.name} was recorded, and would build another "
-                "network; install it as it was"
+                f"the source of {package} has changed since {model.name} was recorded, and would build "
+                "another network; install it as it was"
             )
 
 
 def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut: bool) -> nn.Module:
-    """The network of checked files, masked or cut out, on the CPU in eval mode."""
-    plan = saved.spec
-    net = plan.build_network(weights_of(tracker, saved))
+    """Build the network of checked files, masked or cut out, on the CPU in eval mode."""
+    spec = saved.blueprint
+    net = spec.network(weights_of(tracker, saved))
     apply_masks(net, saved.masks)
-    if not cut or plan.cut_widths is None:
+    if not cut or spec.cut_widths is None:
         return net
-    image = torch.zeros((2, *plan.input_shape))  # of which the shape counts alone: random ones are compared
-    for whole_if_dead in (False, True):  # the second as earlier versions cut
+    image = torch.zeros((2, *spec.input_shape))  # only its shape matters
+    for whole_if_dead in (False, True):  # True: as earlier versions cut
         try:
             small = shrink(net, saved.masks, image, whole_if_dead=whole_if_dead)
         except ValueError as error:
             raise StoreError(f"this network cannot be cut out by its masks: {error}") from error
-        if widths(small) == plan.cut_widths:
+        if widths(small) == spec.cut_widths:
             return small.eval()
     raise StoreError("what the masks leave of this network is not what was recorded: other widths")
 
 
 def saved_model(tracker: Tracker, row: RunRecord) -> model_files.SavedModel:
-    """The checked files of a run; StoreError where it holds no whole model."""
-    found = source_of_run(tracker, row)
-    return model_files.load_model_from(found.files, manifest_sha256=found.manifest_sha256)
+    """Read and check the files of a run's model; StoreError where it has no complete one."""
+    model = source_of_run(tracker, row)
+    return model_files.read(model.files, manifest_sha256=model.manifest_sha256)
 
 
 def weights_of(tracker: Tracker | None, saved: model_files.SavedModel) -> dict[str, Tensor]:
-    """Its weights, or those of the parent where it holds masks alone (not masked yet)."""
+    """Return the weights of a model: where it stores masks alone, those of its dense network, unmasked."""
     if saved.weights is not None:
         return saved.weights
     key = str(saved.spec.parent)
@@ -158,53 +160,41 @@ def _device(text: str) -> torch.device:
     return device
 
 
-def verify_accuracy(net: nn.Module, origin: ModelSource, blueprint: ModelSpec) -> None:
-    """StoreError unless the network has the recorded accuracy on the recorded data set's test images."""
-    if origin.accuracy is None or "dataset" not in origin.params:
+def verify_accuracy(net: nn.Module, model: ModelSource, spec: ModelSpec) -> None:
+    """Raise StoreError unless the network has its recorded accuracy on the test images, digit for digit."""
+    if model.accuracy is None or "dataset" not in model.params:
         raise StoreError(
-            f"{origin.name} has no recorded accuracy on a data set, so that strict cannot be kept"
+            f"{model.name} has no recorded accuracy on a data set, which strict would compare with"
         )
     device = next(net.parameters()).device
-    images = recorded_data(origin, device)
-    digests = origin.data_digests()
+    images = recorded_data(model, device)
+    digests = model.data_digests()
     if digests and images.digest[:DIGEST_LENGTH] not in digests:
         raise StoreError(
-            f"{images.name} is not the data that {origin.name} was measured on: its digest differs"
+            f"{images.name} is not the data that {model.name} was measured on: its digest differs"
         )
-    numerics = _numerics(origin, blueprint)
-    with _threads(numerics.threads):
-        found = evaluate(net, images.test, numerics=numerics).accuracy
-    if found != origin.accuracy:
+    numerics = _numerics(model, spec)
+    with torch_threads(numerics.threads):
+        accuracy = evaluate(net, images.test, numerics=numerics).accuracy
+    if accuracy != model.accuracy:
         raise StoreError(
-            f"{origin.name} has an accuracy of {found!r} where {origin.accuracy!r} is recorded: "
+            f"{model.name} has an accuracy of {accuracy!r} where {model.accuracy!r} is recorded: "
             "another device, number of threads or version, or not the network that was measured"
         )
 
 
-def recorded_data(origin: ModelSource, device: str | torch.device) -> Dataset:
-    """The data set that a network was measured on; DataError where its files are not there."""
-    name, options = parse(origin.params["dataset"])
+def recorded_data(model: ModelSource, device: str | torch.device) -> Dataset:
+    """Load the data set that a network was measured on; DataError where its files are missing."""
+    name, options = parse(model.params["dataset"])
     return load_dataset(name, device=device, **options)
 
 
-def _numerics(origin: ModelSource, blueprint: ModelSpec) -> Numerics:
-    """As the network was measured; of the text params only those that decide numbers."""
-    planned = Numerics()
-    given = {
-        name: origin.params.get(f"numerics.{name}", "") for name in ("precision", "threads", "micro_batch")
-    }
+def _numerics(model: ModelSource, spec: ModelSpec) -> Numerics:
+    """The numerics that the network was measured with, as far as they decide its accuracy."""
+    default, prefix = Numerics(), "numerics."
+    threads, micro_batch = (model.params.get(f"{prefix}{name}", "") for name in ("threads", "micro_batch"))
     return Numerics(
-        precision="bf16" if given["precision"] == "bf16" else "fp32",
-        threads=int(given["threads"] or planned.threads),
-        micro_batch=blueprint.spent.micro_batch or int(given["micro_batch"] or planned.micro_batch),
+        precision="bf16" if model.params.get(f"{prefix}precision") == "bf16" else "fp32",
+        threads=int(threads or default.threads),
+        micro_batch=spec.spent.micro_batch or int(micro_batch or default.micro_batch),
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,7 +1,7 @@
-"""The pickle of a state dict, read as data: no object of it is made, and nothing that it names is called.
+"""Read the pickle of a state dict as data: it creates no object, and calls nothing that the pickle names.
 
-A pickle is a program for a small stack machine. This one knows the instructions that torch.save writes,
-and of the functions that a pickle may name those alone that stand for tensors and plain containers.
+A pickle is a program for a small stack machine. This one knows the instructions that torch.save writes, and
+of the functions that a pickle may name only those that stand for tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 MOST_INSTRUCTIONS = 300_000  # efficientnet_v2_l's state dict takes 50,000
 MOST_DIMENSIONS = 16
 MOST_ARGUMENTS = 8
-LARGEST_KEY = 2**64  # of whole numbers: many that are larger can be made to have one hash
+LARGEST_KEY = 2**64  # larger whole numbers can be chosen to have one hash, which makes dictionaries slow
 Value = Any  # a plain value, a container of them, or one of the classes below
 
 # The storages that a pickle may name, by torch's names for them.
@@ -37,19 +37,19 @@ DTYPES = {
 
 
 class PickleError(ValueError):
-    """What is no pickle of a state dict; the message says which part."""
+    """It is no pickle of a state dict; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a pickle names, by module and name."""
+    """A class or function that a pickle names, as `module.name`."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a tensor's numbers are: `key` in the file, `kind` by torch's name for it, `count` of them."""
+    """The numbers of a tensor: their `key` in the file, `kind` by torch's name of the class, and `count`."""
 
     kind: str
     key: str
@@ -65,8 +65,8 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class View:
-    """A tensor: which numbers of a storage it is made of."""
+class TensorView:
+    """A tensor, as the numbers of a storage that it consists of."""
 
     storage: Storage
     offset: int
@@ -76,22 +76,22 @@ class View:
 
 @dataclass(frozen=True)
 class Pickled:
-    """What a pickle comes to, and every storage that it speaks of, by its key."""
+    """The object of a pickle, and by key every storage that it names."""
 
     value: Value
     storages: Mapping[str, Storage]
 
 
-class Other:
-    """Something plain beside the tensors, such as a device; what it holds is not looked at."""
+class Ignored:
+    """A plain object beside the tensors, such as a device; its content is not read."""
 
 
-def _view(storage: Value, offset: Value, shape: Value, strides: Value, *_: Value) -> View:
+def _view(storage: Value, offset: Value, shape: Value, strides: Value, *_: Value) -> TensorView:
     if not isinstance(storage, Storage) or max(len(shape), len(strides)) > MOST_DIMENSIONS:
-        raise PickleError("a tensor that is none")
+        raise PickleError("a malformed tensor")
     if any(type(size) is not int or size < 0 for size in (offset, *shape, *strides)):
-        raise PickleError("a tensor that is none")
-    return View(storage, offset, tuple(shape), tuple(strides))
+        raise PickleError("a malformed tensor")
+    return TensorView(storage, offset, tuple(shape), tuple(strides))
 
 
 def _parameter(data: Value, *_: Value) -> Value:
@@ -99,15 +99,15 @@ def _parameter(data: Value, *_: Value) -> Value:
 
 
 def _mapping(*pairs: Value) -> dict[Value, Value]:
-    found: dict[Value, Value] = {}
+    mapping: dict[Value, Value] = {}
     for items in pairs:  # one list, as Python 2 wrote it
-        found |= {_key(key): value for key, value in items}
+        mapping |= {_key(key): value for key, value in items}
         items.clear()  # or a short pickle could have it read a million times
-    return found
+    return mapping
 
 
-def _other(*_: Value) -> Other:
-    return Other()
+def _ignored(*_: Value) -> Ignored:
+    return Ignored()
 
 
 PLAIN = ["torch.Size", "torch.device", "collections.Counter", "collections.defaultdict"]
@@ -118,22 +118,22 @@ CALLS: dict[str, Callable[..., Value]] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "collections.OrderedDict": _mapping,
-    **dict.fromkeys(PLAIN, _other),
+    **dict.fromkeys(PLAIN, _ignored),
 }
 TYPES = {str(dtype) for dtype in DTYPES.values() if not dtype.is_complex}
 MARK = object()
 
 
 def _key(value: Value) -> Value:
-    small = not isinstance(value, int) or abs(value) < LARGEST_KEY
-    if not isinstance(value, (str, int, float, type(None))) or not small:
-        raise PickleError("a key that is no name")
+    is_small = not isinstance(value, int) or abs(value) < LARGEST_KEY
+    if not isinstance(value, (str, int, float, type(None))) or not is_small:
+        raise PickleError("a key that is neither a name nor a number")
     return value
 
 
 @dataclass
 class _Machine:
-    """The stack and the memo of one pickle; every method is one or several of pickle's instructions."""
+    """The stack and the memo of one pickle; methods carry out its instructions."""
 
     stack: list[Value] = field(default_factory=list)
     memo: dict[int, Value] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class _Machine:
 
     def pop(self) -> Value:
         if not self.stack or self.stack[-1] is MARK:
-            raise PickleError("an instruction without its values")
+            raise PickleError("an instruction without its arguments")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Value]:
@@ -151,75 +151,70 @@ class _Machine:
             if value is MARK:
                 return values[::-1]
             values.append(value)
-        raise PickleError("an instruction without its values")
+        raise PickleError("an instruction without its arguments")
 
     def top(self, kind: type) -> Value:
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise PickleError("an instruction for something that is no container")
+            raise PickleError("an instruction that needs a container")
         return self.stack[-1]
 
     def set_items(self, items: list[Value]) -> None:
         if len(items) % 2:
             raise PickleError("a key without a value")
-        found = self.top(dict)
+        mapping = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            found[_key(key)] = value
+            mapping[_key(key)] = value
 
     def append(self, items: list[Value]) -> None:
         self.top(list).extend(items)
 
     def add(self, items: list[Value]) -> None:
-        self.top(Other)
+        self.top(Ignored)
 
-    def take(self, count: int) -> tuple[Value, ...]:
+    def pop_many(self, count: int) -> tuple[Value, ...]:
         return tuple([self.pop() for _ in range(count)][::-1])
 
-    def name(self, text: str) -> None:
+    def push_name(self, text: str) -> None:
         if not (text in CALLS or text in TYPES or text in DTYPES):
             raise PickleError(f"it names {text[:80]}")
         self.stack.append(Name(text))
 
-    def named_on_stack(self) -> None:
-        module, name = self.take(2)
+    def push_name_on_stack(self) -> None:
+        module, name = self.pop_many(2)
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("a name that is no text")
-        self.name(f"{module}.{name}")
+        self.push_name(f"{module}.{name}")
 
     def call(self) -> None:
-        function, arguments = self.take(2)
+        function, arguments = self.pop_many(2)
         call = CALLS.get(function.text) if isinstance(function, Name) else None
         if call is None or not isinstance(arguments, tuple) or len(arguments) > MOST_ARGUMENTS:
-            raise PickleError("it calls what is no function of torch's for tensors")
+            raise PickleError("it calls a function that builds no tensor")
         try:
             self.stack.append(call(*arguments))
         except PickleError:
             raise
         except (TypeError, ValueError, AttributeError) as error:
-            raise PickleError("it calls a function with values that are not its own") from error
+            raise PickleError("it calls a function with the wrong arguments") from error
 
     def build(self) -> None:
-        """What torch keeps beside the names of a state dict: versions of its modules. It is left out."""
+        """Skip the attributes of a state dict: the versions of its modules."""
         self.pop()
         self.top(dict)
 
-    def storage(self) -> None:
-        found = self.pop()
-        if isinstance(found, tuple) and len(found) in (5, 6) and found[0] == "storage":
-            _, kind, key, location, count = found[:5]
-            plain = isinstance(kind, Name) and kind.text in DTYPES and isinstance(key, str)
-            if (
-                plain
-                and type(count) is int
-                and count >= 0
-                and location != "meta"
-                and found[5:] in ((), (None,))
-            ):
-                storage = Storage(kind.text, key, count)
-                if self.storages.setdefault(key, storage) != storage:
-                    raise PickleError("a storage that is two")
-                self.stack.append(storage)
-                return
-        raise PickleError("a storage that is none")
+    def push_storage(self) -> None:
+        value = self.pop()
+        is_reference = isinstance(value, tuple) and len(value) in (5, 6) and value[0] == "storage"
+        if not is_reference or value[5:] not in ((), (None,)):
+            raise PickleError("a malformed storage")
+        _, kind, key, location, count = value[:5]
+        is_named = isinstance(kind, Name) and kind.text in DTYPES and isinstance(key, str)
+        if not is_named or type(count) is not int or count < 0 or location == "meta":
+            raise PickleError("a malformed storage")
+        storage = Storage(kind.text, key, count)
+        if self.storages.setdefault(key, storage) != storage:
+            raise PickleError("two storages of one key")
+        self.stack.append(storage)
 
 
 CONSTANTS: dict[str, Callable[[], Value]] = {
@@ -230,7 +225,7 @@ CONSTANTS: dict[str, Callable[[], Value]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
-    "EMPTY_SET": Other,
+    "EMPTY_SET": Ignored,
 }
 LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
 LITERALS |= {"SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"}
@@ -238,34 +233,38 @@ ACTIONS: dict[str, Callable[[_Machine], None]] = {
     "PROTO": lambda machine: None,
     "FRAME": lambda machine: None,
     "TUPLE": lambda machine: machine.stack.append(tuple(machine.pop_to_mark())),
-    "TUPLE1": lambda machine: machine.stack.append(machine.take(1)),
-    "TUPLE2": lambda machine: machine.stack.append(machine.take(2)),
-    "TUPLE3": lambda machine: machine.stack.append(machine.take(3)),
-    "SETITEM": lambda machine: machine.set_items(list(machine.take(2))),
+    "TUPLE1": lambda machine: machine.stack.append(machine.pop_many(1)),
+    "TUPLE2": lambda machine: machine.stack.append(machine.pop_many(2)),
+    "TUPLE3": lambda machine: machine.stack.append(machine.pop_many(3)),
+    "SETITEM": lambda machine: machine.set_items(list(machine.pop_many(2))),
     "SETITEMS": lambda machine: machine.set_items(machine.pop_to_mark()),
-    "APPEND": lambda machine: machine.append(list(machine.take(1))),
+    "APPEND": lambda machine: machine.append(list(machine.pop_many(1))),
     "APPENDS": lambda machine: machine.append(machine.pop_to_mark()),
     "ADDITEMS": lambda machine: machine.add(machine.pop_to_mark()),
-    "STACK_GLOBAL": _Machine.named_on_stack,
+    "STACK_GLOBAL": _Machine.push_name_on_stack,
     "REDUCE": _Machine.call,
     "BUILD": _Machine.build,
-    "BINPERSID": _Machine.storage,
+    "BINPERSID": _Machine.push_storage,
 }
 
 
-def read_pickle(file: IO[bytes], *, most: int = MOST_INSTRUCTIONS) -> Pickled:
-    """What the next pickle of a file comes to; the file stands behind it. PickleError for anything else."""
+def read_pickle(file: IO[bytes], *, max_instructions: int = MOST_INSTRUCTIONS) -> Pickled:
+    """Read the next pickle of a file, up to its end. PickleError for what is no pickle of a state dict."""
     machine = _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count > most:
-                raise PickleError(f"more than {most:,} instructions")
+            if count > max_instructions:
+                raise PickleError(f"more than {max_instructions:,} instructions")
             if opcode.name == "STOP":
                 return Pickled(machine.pop(), machine.storages)
             _step(machine, opcode.name, argument)
     except PickleError:
         raise
-    except (ValueError, LookupError, OverflowError) as error:  # of pickletools: an end too early, no UTF-8
+    except (
+        ValueError,
+        LookupError,
+        OverflowError,
+    ) as error:  # of pickletools, at an early end or invalid UTF-8
         raise PickleError("it ends too early, or is no pickle") from error
     raise PickleError("it ends too early")
 
@@ -277,14 +276,14 @@ def _step(machine: _Machine, name: str, argument: Value) -> None:
         machine.stack.append(CONSTANTS[name]())
     elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
         if not machine.stack:
-            raise PickleError("an instruction without its values")
+            raise PickleError("an instruction without its arguments")
         machine.memo[len(machine.memo) if argument is None else argument] = machine.stack[-1]
     elif name in ("BINGET", "LONG_BINGET"):
         if argument not in machine.memo:
-            raise PickleError("it recalls what was never there")
+            raise PickleError("it recalls a value that it has not stored")
         machine.stack.append(machine.memo[argument])
     elif name == "GLOBAL":
-        machine.name(argument.replace(" ", ".", 1))
+        machine.push_name(argument.replace(" ", ".", 1))
     elif name in ACTIONS:
         ACTIONS[name](machine)
     else:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from orchestrator.config import Json
 from orchestrator.errors import SpaceError, StoreError, UsageError
 from orchestrator.model_io.load import load_module
-from orchestrator.model_io.source import FORMS, ModelSource, resolve_source
+from orchestrator.model_io.source import ACCEPTED_SOURCES, ModelSource, resolve_source
 from orchestrator.model_io.state_dict_files import SUFFIXES, infer_architecture, read_state_dict
 from orchestrator.planning.constraints import fitted, shape_of
 from orchestrator.space import values
@@ -22,59 +21,65 @@ from orchestrator.trial.context import NetworkState
 from orchestrator.trial.weight_transfer import SourceModelInfo, classes_of
 from pruning.masking import Masks
 
-Network = tuple[NetworkState, dict[str, Json]]  # with what arch.json says of it
+Network = tuple[NetworkState, dict[str, Json]]  # and the content of its arch.json
 
 
 def with_source_model(space: Space, source: str, *, uri: str) -> Space:
-    """The space with the network that `source` names as its ancestor, and that network's model for its own.
+    """Return the space with the network that `source` names as its source model, whose model it takes over.
 
-    A space that says nothing of `start` starts from the ancestor's weights. StoreError where there is no
-    such network; SpaceError or UsageError where the space and it do not go together.
+    A space without `start` starts from the source model's weights. Raises StoreError where there is no such
+    network, and SpaceError or UsageError where the space cannot start from it.
     """
     starts = space.axes.start or ("weights",)
     if set(starts) == {"scratch"}:
         raise UsageError(
             f"--from {source[:80]}: every start of {space.name} is scratch; add weights or masked"
         )
-    ancestor = load_source_model(space, source, uri=uri)
-    axes = space.axes.model_copy(update={"model": (values.model(ancestor.model),), "start": starts})
-    return space.model_copy(update={"axes": axes, "ancestor": ancestor})
+    source_model = load_source_model(space, source, uri=uri)
+    axes = space.axes.model_copy(update={"model": (values.model(source_model.model),), "start": starts})
+    return space.model_copy(update={"axes": axes, "ancestor": source_model})
 
 
 def transfer_messages(before: Space, space: Space) -> Iterator[str]:
-    """What there is to say of a descent: the model that gives way, and what is inherited, by data set."""
-    ancestor = space.ancestor
-    if ancestor is None:
+    """Yield lines on a transfer: the model that is replaced, and the tensors that are inherited."""
+    source_model = space.ancestor
+    if source_model is None:
         return
     if before.axes.model != space.axes.model:
-        yield f"the model of {ancestor.name} takes the place of the space's: {space.axes.model[0]}"
+        yield f"the model of {source_model.name} takes the place of the space's: {space.axes.model[0]}"
     datasets: dict[str, list[str]] = {}
     for dataset in space.axes.dataset:
         try:
-            found = fitted(space.axes.model[0], dataset, ancestor)
+            mapping = fitted(space.axes.model[0], dataset, source_model)
         except ValueError:
             continue  # the plan says why
-        parts = [f"{found.inherited} of {ancestor.name}"]
-        for word, reasons in (("fitted", found.adapted), ("drawn anew", found.replaced)):
-            parts += [f"{word}: {', '.join(f'{n} ({why})' for n, why in reasons.items())}"] if reasons else []
-        datasets.setdefault("; ".join(parts), []).append(dataset)
+        phrases = [f"{mapping.inherited} of {source_model.name}"]
+        for verb, reasons in (("fitted", mapping.adapted), ("drawn anew", mapping.replaced)):
+            if reasons:
+                phrases.append(f"{verb}: {', '.join(f'{name} ({why})' for name, why in reasons.items())}")
+        datasets.setdefault("; ".join(phrases), []).append(dataset)
     for text, names in datasets.items():
         yield f"{names[0] if len(names) == 1 else f'{len(names)} data sets'}: {text}"
 
 
 def load_source_model(space: Space, source: str, *, uri: str) -> SourceModelInfo:
-    """The network that `source` names, whole and in a form of its own: equal networks have equal hashes."""
+    """Load the network that `source` names, uncut; equal networks have equal hashes."""
     path = Path(source)
     if path.suffix in SUFFIXES and not path.is_dir():
         if not path.exists():
-            raise StoreError(f"{source[:200]}: there is no such file; give one, or {FORMS}")
-        name, (state, arch) = path.name, _of_file(space, path)
+            raise StoreError(f"{source[:200]}: there is no such file; give one, or {ACCEPTED_SOURCES}")
+        name, (state, arch) = path.name, _network_of_file(space, path)
     else:
-        origin = resolve_source(source, uri=uri)
-        name, (state, arch) = origin.run_id or origin.name, _logged(origin)
-    if broken := [key for key, tensor in state.weights.items() if not tensor.isfinite().all()]:
-        raise StoreError(f"{source[:200]}: {broken[0]} is not finite everywhere; nothing can start from it")
-    sha256, files = _written(state, arch)
+        model = resolve_source(source, uri=uri)
+        name, (state, arch) = model.run_id or model.name, _network_of_source(model)
+    if not_finite := [key for key, tensor in state.weights.items() if not tensor.isfinite().all()]:
+        raise StoreError(
+            f"{source[:200]}: {not_finite[0]} is not finite everywhere; nothing can start from it"
+        )
+    # The training cost of the network is no part of its hash.
+    with tempfile.TemporaryDirectory() as folder:
+        sha256 = model_files.save_model(Path(folder), state, arch={**arch, "cut_widths": None})
+        files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
     classes = arch.get("classes")
     return SourceModelInfo(
         sha256,
@@ -90,52 +95,39 @@ def load_source_model(space: Space, source: str, *, uri: str) -> SourceModelInfo
     )
 
 
-def _logged(origin: ModelSource) -> Network:
-    """The network of a run, a registered model or a folder, whole, dead weights at zero."""
-    net, saved = load_module(origin, cut=False)
-    plan = saved.spec
-    arch = plan.model_dump(mode="json", include={"model", "input_shape", "num_classes"})
-    classes = _classes(origin.params.get("dataset"), plan.num_classes) or plan.classes
-    return NetworkState(_plain(net.state_dict()), saved.masks), arch | (
-        {"classes": list(classes)} if classes else {}
-    )
+def _network_of_source(model: ModelSource) -> Network:
+    """The network of a run, a registered model or a folder, uncut, with its dead weights at zero."""
+    net, saved = load_module(model, cut=False)
+    spec = saved.blueprint
+    arch = spec.model_dump(mode="json", include={"model", "input_shape", "num_classes"})
+    if classes := _classes(model.params.get("dataset"), spec.num_classes) or spec.classes:
+        arch["classes"] = list(classes)
+    weights = {
+        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format)
+        for name, tensor in net.state_dict().items()
+    }
+    return NetworkState(weights, saved.masks), arch
 
 
 def _classes(dataset: str | None, count: int) -> tuple[str, ...] | None:
-    """What the outputs are of, if the recorded data set is known here."""
+    """The classes of the outputs, if this version knows the recorded data set."""
     if dataset is None:
         return None
     try:
-        found = classes_of(dataset)
+        classes = classes_of(dataset)
     except SpaceError:
         return None
-    return found if len(found) == count else None
+    return classes if len(classes) == count else None
 
 
-def _of_file(space: Space, path: Path) -> Network:
-    """The network of a file, which does not say its model: the space's only one."""
+def _network_of_file(space: Space, path: Path) -> Network:
+    """The network of a state dict, of the space's only model: the file does not name its own."""
     if len(space.axes.model) != 1:
         raise SpaceError(
             f"{path.name} does not say which model it is, and {space.name} has {len(space.axes.model)}; "
             "give one, as --set model=densenet121"
         )
-    model, masks = space.axes.model[0], Masks()
-    tensors = read_state_dict(path)
-    weights, shape, classes = infer_architecture(
-        path, tensors, model=model, image=shape_of(space.axes.dataset[0])[0]
-    )
-    return NetworkState(weights, masks), {"model": model, "input_shape": list(shape), "num_classes": classes}
-
-
-def _written(state: NetworkState, arch: Mapping[str, Json]) -> tuple[str, dict[str, bytes]]:
-    """The SHA-256 of the manifest and the files; what the network has cost is no part of them."""
-    with tempfile.TemporaryDirectory() as place:
-        sha256 = model_files.save_model(Path(place), state, arch={**arch, "cut_widths": None})
-        return sha256, {path.name: path.read_bytes() for path in sorted(Path(place).iterdir())}
-
-
-def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format)
-        for name, tensor in weights.items()
-    }
+    model, image = space.axes.model[0], shape_of(space.axes.dataset[0])[0]
+    weights, shape, classes = infer_architecture(path, read_state_dict(path), model=model, image=image)
+    arch: dict[str, Json] = {"model": model, "input_shape": list(shape), "num_classes": classes}
+    return NetworkState(weights, Masks()), arch

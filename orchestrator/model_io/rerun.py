@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from orchestrator.config import DenseConfig, Numerics, TrialConfig, dense_from_json
-from orchestrator.data.files import data_folder
+from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.data.loading import Dataset, load_data
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.load import saved_model, weights_of
 from orchestrator.planning.changes import of_config
 from orchestrator.planning.fingerprints import current
-from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic, summary
+from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic, summary, torch_threads
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker, open_store
 from orchestrator.tracking.recorder import CONFIG, ENVIRONMENT, metric_points
@@ -32,7 +29,7 @@ History = Mapping[str, Mapping[int, float]]  # metric name -> step -> value
 
 @dataclass
 class BitwiseComparison:
-    """What was compared so far, and every difference in the order in which a run comes to it."""
+    """The number of compared tensors and metrics, and the differences, in the order of the run."""
 
     tensors: int = 0
     metrics: int = 0
@@ -42,23 +39,26 @@ class BitwiseComparison:
         """Compare tensors by name; `kind` is `mask` or `weights`."""
         for name in dict.fromkeys((*recorded, *now)):
             self.tensors += 1
-            self._note(f"{kind} {name}", _part(recorded.get(name), now.get(name)))
+            if difference := _difference(recorded.get(name), now.get(name)):
+                self.differences.append(f"{kind} {name}: {difference}")
 
     def add_epochs(self, recorded: History, now: History) -> None:
-        """Compare the metrics of each epoch, epoch by epoch."""
+        """Compare the metrics of every epoch, epoch by epoch."""
         steps = sorted({step for values in (*recorded.values(), *now.values()) for step in values})
         for step in steps:
             for name in EPOCH_METRICS:
                 old, new = recorded.get(name, {}).get(step), now.get(name, {}).get(step)
                 self.add_metric(f"epoch {step}, {name}", old, new)
 
-    def add_metric(self, what: str, recorded: float | None, now: float | None) -> None:
+    def add_metric(self, label: str, recorded: float | None, now: float | None) -> None:
+        """Compare two values of a metric; None where there is no value."""
         self.metrics += 1
         if recorded != now:
-            self._note(what, f"{_shown(recorded)} recorded, {_shown(now)} now")
+            before, after = ("none" if value is None else repr(value) for value in (recorded, now))
+            self.differences.append(f"{label}: {before} recorded, {after} now")
 
     def lines(self) -> Iterator[str]:
-        """Equal, or how much is not, and the first of it."""
+        """Yield `equal`, or the number of differences and the first of them."""
         if not self.differences:
             yield f"equal: {self.tensors} tensors, {self.metrics} metrics"
             return
@@ -66,30 +66,26 @@ class BitwiseComparison:
         yield f"differs: {len(self.differences)} of {compared}"
         yield f"first: {self.differences[0]}"
 
-    def _note(self, what: str, difference: str) -> None:
-        if difference:
-            self.differences.append(f"{what}: {difference}")
-
 
 def without_times(names: Iterable[str]) -> Iterator[str]:
-    """The metrics that no clock decides."""
+    """Yield the names of the metrics that are not durations."""
     return (name for name in names if not name.endswith("seconds") and "latency" not in name)
 
 
 def masked(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with +0 wherever a mask is dead, as a reloaded network has them."""
+    """Return the weights with +0 wherever a mask is dead, as a reloaded network has them."""
     return {
         name: tensor.masked_fill(~masks[name], 0) if name in masks else tensor
         for name, tensor in weights.items()
     }
 
 
-def _part(recorded: Tensor | None, now: Tensor | None) -> str:
-    """How two tensors differ; empty where every bit is the same."""
+def _difference(recorded: Tensor | None, now: Tensor | None) -> str:
+    """How two tensors differ; "" where every bit is the same."""
     if recorded is None or now is None:
         return "not recorded" if recorded is None else "not there now"
     if (recorded.shape, recorded.dtype) != (now.shape, now.dtype):
-        return f"{_form(recorded)} recorded, {_form(now)} now"
+        return f"{_shape_text(recorded)} recorded, {_shape_text(now)} now"
     differ = _bytes(recorded).ne(_bytes(now)).any(1)
     if not (count := int(differ.sum())):
         return ""
@@ -98,16 +94,12 @@ def _part(recorded: Tensor | None, now: Tensor | None) -> str:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    """[entries, bytes of one]: 0.0 and -0.0 are two, and a NaN is itself."""
+    """The bytes, [entries, bytes per entry]: 0.0 differs from -0.0, and a NaN is equal to itself."""
     return tensor.cpu().contiguous().reshape(-1, 1).view(torch.uint8)
 
 
-def _form(tensor: Tensor) -> str:
+def _shape_text(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _shown(value: float | None) -> str:
-    return "none" if value is None else repr(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,21 +114,21 @@ class RecordedRun:
     def dense(self) -> DenseConfig:
         return self.config.dense if isinstance(self.config, TrialConfig) else self.config
 
-    def reservations(self) -> Iterator[str]:
-        """Why equal bits cannot be promised; nothing for a run on a CPU by this code."""
-        if halved := self.row.tags.get("micro_batch_halved_to"):
-            yield f"its micro-batch was halved to {halved} as memory ran out: equal bits are not promised"
+    def reproducibility_warnings(self) -> Iterator[str]:
+        """Yield why equal bits cannot be promised; nothing for a run on a CPU by this code."""
+        if size := self.row.tags.get("micro_batch_halved_to"):
+            yield f"its micro-batch was halved to {size} as memory ran out: equal bits are not promised"
         if self.dense.numerics.device != "cpu" and "cuda.deterministic" not in self.environment():
             yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
-        if loose := self.row.tags.get(NONDETERMINISTIC_TAG):
-            yield f"{loose} have no deterministic form on a GPU: equal bits are not promised"
+        if operations := self.row.tags.get(NONDETERMINISTIC_TAG):
+            yield f"{operations} have no deterministic form on a GPU: equal bits are not promised"
         for change in of_config(self.config, current(self.config)):
             yield f"since it was recorded, {change}: equal bits are not promised"
         if self.config.key() != self.row.tags["key"]:
             yield "its key is another one by today's code: equal bits are not promised"
 
     def environment(self) -> dict[str, str]:
-        """The run's own facts; those of its sweep for a run from before runs had them."""
+        """Return the environment of the run; of its sweep for a run of an older version."""
         tracker, row = self.tracker, self.row
         try:
             return dict(json.loads(tracker.read_text(row, ENVIRONMENT)))
@@ -148,7 +140,7 @@ class RecordedRun:
 
 @dataclass(frozen=True, eq=False)
 class RerunResult:
-    """What came out this time; `level` says how much of it was deterministic."""
+    """The result of a rerun; `level` says how deterministic it was."""
 
     result: TrialResult
     data: Dataset
@@ -156,7 +148,7 @@ class RerunResult:
 
 
 def find_recorded_run(run: str, *, uri: str) -> RecordedRun:
-    """The finished dense or trial run of an id, or `runs:/<id>`. StoreError where there is none."""
+    """Return the finished dense or trial run of an id or `runs:/<id>`; StoreError if there is none."""
     tracker = open_store(uri)
     row = tracker.get_run(run.removeprefix("runs:/").strip("/"))
     kind = row.tags.get("kind", "foreign run")
@@ -173,75 +165,62 @@ def find_recorded_run(run: str, *, uri: str) -> RecordedRun:
     return RecordedRun(tracker, row, config)
 
 
-class _Nothing:
-    """A store without a dense network, so that it is trained anew."""
+class _NoDenseNetworks:
+    """A store without dense networks: the trial trains its own."""
 
     def dense(self, config: DenseConfig) -> NetworkState | None:
         return None
 
 
 def rerun(recorded: RecordedRun) -> RerunResult:
-    """Run the recorded configuration in this process; nothing is written to the store."""
+    """Run the recorded configuration in this process; nothing is written to the store.
+
+    Raises DeviceError for a run of a GPU on a machine without one.
+    """
     config, numerics = recorded.config, recorded.dense.numerics
     if numerics.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
-    images = load_data(recorded.dense.dataset, str(data_folder()), numerics.device)
-    ancestor = load_source_model(recorded.tracker, recorded.dense)
-    walk: Callable[[], TrialResult]
-    if isinstance(config, TrialConfig):
-        walk = partial(run_trial, config, images, store=_Nothing(), source_model=ancestor)
-    else:
-        walk = partial(run_dense, config, images, source_model=ancestor)
-    with _threads(numerics), deterministic(numerics.device, tf32=numerics.tf32) as loose:
-        result = walk()
-    return RerunResult(result, images, summary(numerics, loose))
-
-
-@contextmanager
-def _threads(numerics: Numerics) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(numerics.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    images = load_data(recorded.dense.dataset, str(data_path()), numerics.device)
+    source_model = load_source_model(recorded.tracker, recorded.dense)
+    with torch_threads(numerics.threads), deterministic(numerics.device, tf32=numerics.tf32) as operations:
+        if isinstance(config, TrialConfig):
+            result = run_trial(config, images, store=_NoDenseNetworks(), source_model=source_model)
+        else:
+            result = run_dense(config, images, source_model=source_model)
+    return RerunResult(result, images, summary(numerics, operations))
 
 
 def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
-    """Epochs, masks, weights and the other metrics, in this order."""
-    same, tracker, run_id = BitwiseComparison(), recorded.tracker, recorded.row.run_id
+    """Compare epochs, masks, weights and other metrics of a rerun with the recorded ones, in this order."""
+    comparison, tracker, run_id = BitwiseComparison(), recorded.tracker, recorded.row.run_id
     now: dict[str, dict[int, float]] = {}
     for point in metric_points(new.result):
         now.setdefault(point.name, {})[point.step] = float(point.value)
-    same.add_epochs({name: tracker.metric_history(run_id, name) for name in EPOCH_METRICS}, now)
+    comparison.add_epochs({name: tracker.history(run_id, name) for name in EPOCH_METRICS}, now)
     saved, state = saved_model(tracker, recorded.row), new.result.last.state
-    same.add_tensors("mask", saved.masks, state.masks)
+    comparison.add_tensors("mask", saved.masks, state.masks)
     old = masked(weights_of(tracker, saved), saved.masks)
-    same.add_tensors("weights", old, masked(state.weights, state.masks))
+    comparison.add_tensors("weights", old, masked(state.weights, state.masks))
     for name in without_times(name for name in now if name not in EPOCH_METRICS):
         if name not in recorded.row.metrics:
-            continue  # a metric that this run is too old for
+            continue  # the run is of a version without this metric
         values = now[name]
-        then = (
-            {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.metric_history(run_id, name)
-        )
-        for step in sorted(values.keys() | then.keys()):
+        before = {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.history(run_id, name)
+        for step in sorted(values.keys() | before.keys()):
             label = name if step == 0 else f"round or epoch {step}, {name}"
-            same.add_metric(label, then.get(step), values.get(step))
-    return same
+            comparison.add_metric(label, before.get(step), values.get(step))
+    return comparison
 
 
-def reproducibility_warnings(recorded: RecordedRun, new: RerunResult) -> list[str]:
-    """Fact by fact, what the run recorded of its environment and what is the case now."""
-    then, now = recorded.environment(), dict(environment())
+def environment_changes(recorded: RecordedRun, new: RerunResult) -> list[str]:
+    """Return how the environment differs from the recorded one, fact by fact."""
+    before, now = recorded.environment(), dict(environment())
     digests = recorded.tracker.data_digests(recorded.row.run_id)
-    then |= {f"data.{name}": digest for name, digest in digests.items()}
+    before |= {f"data.{name}": digest for name, digest in digests.items()}
     now |= {f"data.{new.data.name}": new.data.digest[:DIGEST_LENGTH]}
-    changed = [
-        f"{change} since it was recorded" for change in of_config(recorded.config, current(recorded.config))
-    ]
-    return changed + [
-        f"{name}: {then.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"
-        for name in dict.fromkeys((*then, *now))
-        if then.get(name) != now.get(name)
+    changes = of_config(recorded.config, current(recorded.config))
+    return [f"{change} since it was recorded" for change in changes] + [
+        f"{name}: {before.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
     ]

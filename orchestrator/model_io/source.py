@@ -13,16 +13,16 @@ from orchestrator.tracking import RunRecord, Tracker, open_store
 from orchestrator.tracking.artifacts import make_file_source
 from orchestrator.tracking.model_registry import load_version
 
-MODEL = "model"  # the folder of a network among a run's artifacts
-NETWORK = "network"  # the same among those of a registered model
+MODEL = "model"  # folder of the network among a run's artifacts
+NETWORK = "network"  # folder of the network among the files of a registered model
 RUN_ID = re.compile("[0-9a-f]{32}")
 REGISTERED = re.compile(r"models:/([^/@:]+)(?:/([1-9][0-9]*)|@([^/@:]+))")
-FORMS = "a run's id, runs:/<id>, models:/name@alias, models:/name/3, or a folder with arch.json"
+ACCEPTED_SOURCES = "a run's id, runs:/<id>, models:/name@alias, models:/name/3, or a folder with arch.json"
 
 
 @dataclass(frozen=True, eq=False)
 class ModelSource:
-    """A network that can be read. `manifest_sha256` is what was kept apart from its files, if anything."""
+    """A stored network. `manifest_sha256` is a hash that is stored apart from its files, if there is one."""
 
     name: str
     files: FileSource
@@ -35,32 +35,35 @@ class ModelSource:
 
     @property
     def accuracy(self) -> float | None:
-        """On test images, as recorded; of a run that was stopped early, after its last round."""
+        """On test images, as recorded; of a trial that was stopped early, after its last round."""
         return self.metrics.get("final/accuracy", self.metrics.get("round/accuracy"))
 
     def data_digests(self) -> set[str]:
-        """The digests of the data that it was measured on, if they are known."""
+        """Return the digests of the data that it was measured on; empty where none is recorded."""
         if "data_digest" in self.tags:
             return {self.tags["data_digest"]}
         return set(self.tracker.data_digests(self.run_id).values()) if self.tracker else set()
 
 
 def resolve_source(source: str | Path, *, uri: str, manifest_sha256: str | None = None) -> ModelSource:
-    """The origin that a text names. StoreError, or UsageError for a text that names none, in one line."""
+    """Return the stored network that a text names; StoreError or UsageError where there is none."""
     text = str(source)
     if text.startswith("models:"):
-        return _registered(_store(uri), text)
+        return _registered(open_store(uri), text)
     run_id = text.removeprefix("runs:/").strip("/").removesuffix(f"/{MODEL}")
     if text.startswith("runs:") or RUN_ID.fullmatch(text):
-        tracker = _store(uri)
-        return source_of_run(tracker, tracker.get_run(run_id))
+        tracker = open_store(uri)
+        return source_of_run(tracker, tracker.row(run_id))
     if Path(text).is_dir():
-        return _folder(Path(text).resolve(), manifest_sha256)
-    raise StoreError(f"no run {text[:200]!r}, and no folder either; give {FORMS}")
+        path = Path(text).resolve()
+        if not (path / ARCH).exists():
+            raise StoreError(f"{path} has no {ARCH}: it is no saved network; give {ACCEPTED_SOURCES}")
+        return ModelSource(path.name, LocalFolder(path), manifest_sha256)
+    raise StoreError(f"no run {text[:200]!r}, and no folder either; give {ACCEPTED_SOURCES}")
 
 
 def source_of_run(tracker: Tracker, row: RunRecord) -> ModelSource:
-    """A run's own network; StoreError where it holds none that is whole."""
+    """Return the network of a run; StoreError where it has no complete one."""
     if "manifest_sha256" not in row.tags:
         reason = f" ({row.tags['reason'].splitlines()[0][:200]})" if row.tags.get("reason") else ""
         kind = row.tags.get("kind", "foreign run")
@@ -70,36 +73,25 @@ def source_of_run(tracker: Tracker, row: RunRecord) -> ModelSource:
         )
     if "invalid" in row.tags:
         raise StoreError(f"run {row.run_id} was found to be damaged: {row.tags['invalid'][:300]}")
-    files = make_file_source(row.artifact_uri, MODEL, uri=tracker.uri)
-    about = (row.run_id, row.params, row.metrics, row.tags)
-    return ModelSource(row.name, files, row.tags["manifest_sha256"], *about, tracker)
-
-
-def _store(uri: str) -> Tracker:
-    return open_store(uri)
+    files = files_at(row.artifact_uri, MODEL, uri=tracker.uri)
+    run = (row.run_id, row.params, row.metrics, row.tags)
+    return ModelSource(row.name, files, row.tags["manifest_sha256"], *run, tracker)
 
 
 def _registered(tracker: Tracker, text: str) -> ModelSource:
-    named = REGISTERED.fullmatch(text)
-    if named is None:
+    match = REGISTERED.fullmatch(text)
+    if match is None:
         raise UsageError(
             f"{text[:200]!r} names no registered model; write models:/name@alias or models:/name/3"
         )
-    name, version, alias = named.groups()
-    found = load_version(tracker, name, version=version or "", alias=alias or "")
-    if "manifest_sha256" not in found.tags:
+    name, version, alias = match.groups()
+    version_info = registered(tracker, name, version=version or "", alias=alias or "")
+    if "manifest_sha256" not in version_info.tags:
         raise StoreError(
             f"{text} was not made by `orchestrate register`, and other forms of a model are never opened; "
-            f"its run is {found.run_id or 'not known'}"
+            f"its run is {version_info.run_id or 'not known'}"
         )
-    files = make_file_source(found.artifact_uri, NETWORK, uri=tracker.uri)
-    about = (found.run_id, found.params, found.metrics, found.tags)
-    return ModelSource(
-        f"{name} version {found.version}", files, found.tags["manifest_sha256"], *about, tracker
-    )
-
-
-def _folder(path: Path, manifest_sha256: str | None) -> ModelSource:
-    if not (path / ARCH).exists():
-        raise StoreError(f"{path} has no {ARCH}: it is no saved network; give {FORMS}")
-    return ModelSource(path.name, LocalFolder(path), manifest_sha256)
+    files = files_at(version_info.artifact_uri, NETWORK, uri=tracker.uri)
+    run = (version_info.run_id, version_info.params, version_info.metrics, version_info.tags)
+    title = f"{name} version {version_info.version}"
+    return ModelSource(title, files, version_info.tags["manifest_sha256"], *run, tracker)

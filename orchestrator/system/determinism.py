@@ -19,6 +19,17 @@ NO_FORM = "does not have a deterministic implementation"
 
 
 @contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Within the block, torch uses this many threads for an operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def deterministic(device: str, *, tf32: bool = False) -> Iterator[set[str]]:
     """For a walk on a GPU; the set holds the operations it met that have no deterministic form.
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import models
-from orchestrator.model_io.safetensors_format import rebuilt
+from orchestrator.model_io.formats import load_safetensors
 from orchestrator.model_io.state_dict_files import read_state_dict
 from orchestrator.storage import model_files
 from orchestrator.storage.manifest import LocalFolder, read_manifest, sizes_match
@@ -158,7 +158,7 @@ def exports(draw: st.DrawFn) -> bytes:
 def read_export(folder: Path, data: bytes) -> None:
     path = folder / "crafted.safetensors"
     path.write_bytes(data)
-    rebuilt(path)
+    load_safetensors(path)
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
