@@ -210,7 +210,7 @@ def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.M
     lines: list[str] = []
     rows = [row for row in place.rows() if row.name == "weight 0"]
     measure_runs(place.tracker, rows, LatencyOptions(remeasure=True), on_progress=lines.append)
-    again = [place.tracker.row(row.run_id) for row in rows]
+    again = [place.tracker.get_run(row.run_id) for row in rows]
     assert [conditions(row, 1)["reliable"] for row in again] == [False, False]
     assert "unreliable: A/A is 1.30" in lines[0]
     assert all("no: A/A is 1.30" in line[-1] for line in latency_table(latency_records(again, (1, 256))).rows)

@@ -10,10 +10,10 @@ from typing import Any
 
 import forked
 import pytest
+from benchmarks.made_up import NAME
 from in_process import orchestrate
 from mlflow import MlflowClient
 
-from benchmarks.made_up import NAME, write
 from orchestrator.analysis.results import combine_sweeps, find_sweep
 from orchestrator.report import html_report
 from orchestrator.storage import sqlite_runs

@@ -30,7 +30,6 @@ from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.tracking.delivery import shared_tracker
-from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.params import params
 from orchestrator.trial.run import run_dense, run_trial

@@ -46,7 +46,7 @@ def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> 
         if rows:
             return latest(experiment, rows, is_planned if latest_of_any else _has_results)
     elif RUN_ID.fullmatch(sweep):
-        row = tracker.row(sweep)
+        row = tracker.get_run(sweep)
         if row.tags.get("kind") == "sweep":
             return row
         raise StoreError(f"run {sweep} is a {row.tags.get('kind', 'foreign run')}, not a sweep")
@@ -190,7 +190,7 @@ def rounds(sweep: str, *, uri: str | None = None) -> DataFrame:
     trials = results_frame(tracker, find_sweep(tracker, sweep))
     table = []
     for trial in trials[trials["status"].isin(("finished", "stopped"))].to_dict("records"):
-        measured = json.loads(tracker.read_text(tracker.row(trial["run_id"]), ROUNDS))
+        measured = json.loads(tracker.read_text(tracker.get_run(trial["run_id"]), ROUNDS))
         axes = {name: value for name, value in trial.items() if "/" not in str(name)}
         for number, row in enumerate(measured["data"], start=1):
             table.append({**axes, "round": number, **dict(zip(measured["columns"], row, strict=True))})
@@ -212,7 +212,7 @@ def combine_sweeps(names: Sequence[str], *, uri: str) -> DataFrame:
     frames = []
     for name in names:
         tracker = Tracker(uri, name)
-        run = tracker.row(name) if RUN_ID.fullmatch(name) else None
+        run = tracker.get_run(name) if RUN_ID.fullmatch(name) else None
         if run is not None and run.tags.get("kind") in ("dense", "trial"):
             frames.append(pandas.DataFrame([_row_of_run(tracker, run)]))
             continue

@@ -90,7 +90,7 @@ def report(
     from orchestrator.report.page import write_report
 
     place = write_report(
-        sweep, uri=uri(), out=out, baseline=baseline, tolerance=tolerance / 100, how=interval.value
+        sweep, uri=uri(), out=out, baseline=baseline, tolerance=tolerance / 100, method=interval.value
     )
     print_line(place)
 

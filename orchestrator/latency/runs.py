@@ -86,7 +86,7 @@ def measure_named(
     rows = find_runs(tracker, names)
     if not measure_runs(tracker, rows, options, on_progress=on_progress):
         on_progress(f"nothing to measure: all {len(rows)} runs have latencies; --again measures anew")
-    return [tracker.row(row.run_id) for row in rows]
+    return [tracker.get_run(row.run_id) for row in rows]
 
 
 def measure_sweep(
@@ -134,7 +134,7 @@ def find_runs(tracker: Tracker, names: Sequence[str]) -> list[RunRecord]:
     """Return the runs of spaces (their latest sweeps) and of ids of sweeps, trials and dense runs."""
     runs: dict[str, RunRecord] = {}
     for name in names:
-        row = tracker.row(name) if RUN_ID.fullmatch(name) else None
+        row = tracker.get_run(name) if RUN_ID.fullmatch(name) else None
         if row is None or row.tags.get("kind") not in ("dense", "trial"):
             runs |= {trial.run_id: trial for trial in trials_of(tracker, find_sweep(tracker, name))}
             continue
@@ -160,7 +160,7 @@ def load_variants(tracker: Tracker, row: RunRecord) -> NetworkVariants:
     if all(mask.all() for mask in saved.masks.values()):
         return NetworkVariants(dense, shape)
     variants = NetworkVariants(dense, shape, build_module(saved, tracker, cut=False), masks=saved.masks)
-    if saved.blueprint.cut_widths is None:
+    if saved.spec.cut_widths is None:
         return variants
     return replace(variants, cut=build_module(saved, tracker, cut=True))
 
@@ -184,14 +184,16 @@ def has_latency(row: RunRecord, batch: int) -> bool:
 
 def _network_key(tracker: Tracker, row: RunRecord) -> tuple[object, ...]:
     """Equal for the runs whose networks must take equally long."""
-    spec = ModelSpec.read(tracker.read_text(row, f"model/{ARCH}").encode(), f"model/{ARCH}")
+    spec = ModelSpec.from_json(tracker.read_text(row, f"model/{ARCH}").encode(), f"model/{ARCH}")
     if spec.cut_widths is not None:
-        return (*spec.built_as, json.dumps(spec.cut_widths, sort_keys=True))
-    sparsity = {name: row.metrics.get(f"layers/{name}", 0.0) for name in _convertible_layers(*spec.built_as)}
+        return (*spec.architecture, json.dumps(spec.cut_widths, sort_keys=True))
+    sparsity = {
+        name: row.metrics.get(f"layers/{name}", 0.0) for name in _convertible_layers(*spec.architecture)
+    }
     if is_supported() and max(sparsity.values(), default=0.0) > MIN_SPARSITY:
         manifest = json.loads(tracker.read_text(row, f"model/{MANIFEST}"))
-        return (*spec.built_as, manifest[MASKS]["sha256"])
-    return (*spec.built_as, row.metrics["final/sparsity"] > 0)
+        return (*spec.architecture, manifest[MASKS]["sha256"])
+    return (*spec.architecture, row.metrics["final/sparsity"] > 0)
 
 
 @lru_cache(maxsize=16)

@@ -23,7 +23,7 @@ from orchestrator.model_io.formats import ExportFormat, Predict, find_format
 from orchestrator.model_io.load import load_module, recorded_data
 from orchestrator.model_io.quantization import Int8, quantize
 from orchestrator.model_io.source import ModelSource, resolve_source
-from orchestrator.storage.manifest import entry_of
+from orchestrator.storage.manifest import make_entry
 from orchestrator.storage.model_files import SavedModel
 from orchestrator.system.files import FULL
 from orchestrator.tracking import MetricPoint
@@ -85,8 +85,8 @@ def export(
     net, saved = load_module(model, cut=not whole)
     with _temporary_folder(target) as folder:
         path = folder / target.name
-        export_format.write(net, saved.blueprint, path)
-        shape, tolerance = saved.blueprint.input_shape, export_format.tolerance
+        export_format.write(net, saved.spec, path)
+        shape, tolerance = saved.spec.input_shape, export_format.tolerance
         comparison = compare_outputs(net, export_format.load(path), shape, tolerance=tolerance)
         int8 = _quantize(path, model) if quantization else None
         metadata = _metadata(model, saved, net, export_format, path, comparison)
@@ -98,7 +98,7 @@ def export(
         path.replace(target)
     if int8 is not None and model.tracker is not None:
         points = [MetricPoint(name, value) for name, value in int8.metrics().items()]
-        row = model.tracker.row(model.run_id)
+        row = model.tracker.get_run(model.run_id)
         with model.tracker.translating_errors():
             model.tracker.attach(row).log(metrics=points, tags={"int8": int8.method})
     return ExportedFile(target, metadata, int8, model.tags.get("stopped_because", ""))
@@ -152,7 +152,7 @@ def _metadata(
     comparison: OutputComparison,
 ) -> dict[str, Json]:
     """The content of FILE.json; nothing in it depends on the time, the folder or the machine."""
-    spec, file = saved.blueprint, entry_of(path.read_bytes())
+    spec, file = saved.spec, make_entry(path.read_bytes())
     cost = profile(net, spec.input_shape)
     return {
         "format": export_format.name,
@@ -164,7 +164,7 @@ def _metadata(
         "network": {
             "model": spec.model,
             "parameters": cost.parameters,
-            "parameters_dense": sum(parameter.numel() for parameter in spec.parameters().values()),
+            "parameters_dense": sum(parameter.numel() for parameter in spec.meta_parameters().values()),
             "macs": cost.total_macs,
         },
         "input": {

@@ -18,7 +18,7 @@ import models
 from orchestrator.errors import ExportError, StoreError, UsageError, unknown_name
 from orchestrator.formatting import is_encodable
 from orchestrator.storage.model_spec import ModelSpec
-from orchestrator.storage.tensor_files import METADATA, header, header_and, tensors
+from orchestrator.storage.tensor_files import METADATA, load_expected_tensors, max_file_bytes, read_header
 from orchestrator.system.files import open_regular, read_regular, size_of
 from pruning.architecture import resize, widths
 from pruning.modes import eval_mode
@@ -148,30 +148,30 @@ def load_safetensors(path: Path) -> nn.Module:
     """
     try:
         with open_regular(path, follow_links=True) as file:
-            start, size = file.read(header_and(0)), size_of(file)
+            start, size = file.read(max_file_bytes(0)), size_of(file)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    metadata = header(start, str(path)).get(METADATA)
+    metadata = read_header(start, str(path)).get(METADATA)
     text = metadata.get(ARCH) if isinstance(metadata, dict) else None
     if not isinstance(text, str) or not is_encodable(text):
         raise StoreError(f"{path} has no {ARCH!r} among its metadata: it is no export of a network")
-    net = _meta_network(ModelSpec.read(text.encode(), f"{ARCH} of {path}"), path)
+    net = _meta_network(ModelSpec.from_json(text.encode(), f"{ARCH} of {path}"), path)
     state = net.state_dict()
     expected_size = sum(tensor.nbytes for tensor in state.values())
     # Checked before the file is read: it takes no more memory than its network does.
-    if size > header_and(expected_size):
+    if size > max_file_bytes(expected_size):
         raise StoreError(f"{path} is larger than its network")
     if size < expected_size:
         raise StoreError(f"{path} is smaller than its network")
     forms = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
-    content = tensors(read_regular(path, at_most=size), forms, str(path))
+    content = load_expected_tensors(read_regular(path, at_most=size), forms, str(path))
     net.to_empty(device="cpu").load_state_dict(content)
     return net.eval()
 
 
 def _meta_network(spec: ModelSpec, path: Path) -> nn.Module:
     """The network of an architecture, cut to its widths, without memory for its tensors."""
-    spec.outline()  # refuses what is too large
+    spec.meta_state_dict()  # refuses what is too large
     with torch.device("meta"):
         uncut = models.build(spec.model, input_shape=spec.input_shape, num_classes=spec.num_classes)
     try:

@@ -74,15 +74,15 @@ def load(
     net, saved = load_module(model, cut=cut)
     net.to(torch_device)
     if strict:
-        verify_accuracy(net, model, saved.blueprint)
+        verify_accuracy(net, model, saved.spec)
     run = (model.run_id, model.name, model.params, model.metrics, model.tags)
-    return net, ModelRecord(*run, saved.masks, saved.blueprint, model.accuracy, verified)
+    return net, ModelRecord(*run, saved.masks, saved.spec, model.accuracy, verified)
 
 
 def load_module(model: ModelSource, *, cut: bool) -> tuple[nn.Module, model_files.SavedModel]:
     """Load the network of a source, masked or cut out, and its files as they were read."""
-    saved = model_files.read(model.files, manifest_sha256=model.manifest_sha256)
-    _check_code(model, saved.blueprint.model)
+    saved = model_files.load_model_from(model.files, manifest_sha256=model.manifest_sha256)
+    _check_code(model, saved.spec.model)
     return build_module(saved, model.tracker, cut=cut), saved
 
 
@@ -107,8 +107,8 @@ def _check_code(model: ModelSource, name: str) -> None:
 
 def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut: bool) -> nn.Module:
     """Build the network of checked files, masked or cut out, on the CPU in eval mode."""
-    spec = saved.blueprint
-    net = spec.network(weights_of(tracker, saved))
+    spec = saved.spec
+    net = spec.build_network(weights_of(tracker, saved))
     apply_masks(net, saved.masks)
     if not cut or spec.cut_widths is None:
         return net
@@ -126,7 +126,7 @@ def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut:
 def saved_model(tracker: Tracker, row: RunRecord) -> model_files.SavedModel:
     """Read and check the files of a run's model; StoreError where it has no complete one."""
     model = source_of_run(tracker, row)
-    return model_files.read(model.files, manifest_sha256=model.manifest_sha256)
+    return model_files.load_model_from(model.files, manifest_sha256=model.manifest_sha256)
 
 
 def weights_of(tracker: Tracker | None, saved: model_files.SavedModel) -> dict[str, Tensor]:

@@ -98,7 +98,7 @@ def load_source_model(space: Space, source: str, *, uri: str) -> SourceModelInfo
 def _network_of_source(model: ModelSource) -> Network:
     """The network of a run, a registered model or a folder, uncut, with its dead weights at zero."""
     net, saved = load_module(model, cut=False)
-    spec = saved.blueprint
+    spec = saved.spec
     arch = spec.model_dump(mode="json", include={"model", "input_shape", "num_classes"})
     if classes := _classes(model.params.get("dataset"), spec.num_classes) or spec.classes:
         arch["classes"] = list(classes)

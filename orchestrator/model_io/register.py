@@ -70,10 +70,10 @@ def register(source: str, *, name: str, alias: str | None = None, uri: str) -> R
     if model.tracker is None:
         raise UsageError(f"{source} is a folder; give a run of the store, whose record goes with it")
     tracker = model.tracker
-    row = tracker.row(model.run_id)
+    row = tracker.get_run(model.run_id)
     model = source_of_run(tracker, row)  # of a registered model, the run behind it
     identity = {"run_id": row.run_id, "run_manifest_sha256": str(model.manifest_sha256)}
-    comparison, version = None, model_registry.version_of(tracker, name, identity)
+    comparison, version = None, model_registry.find_version(tracker, name, identity)
     if version is None:
         comparison, version = _create_version(tracker, row, model, name=name, identity=identity)
     if alias is not None:
@@ -96,15 +96,18 @@ def _create_version(
 ) -> tuple[OutputComparison, str]:
     """Upload the MLflow model with the network's files, then make the version: none is ever incomplete."""
     net, saved = load_module(model, cut=True)
-    pt2, shape = FORMATS["pt2"], saved.blueprint.input_shape
-    with tempfile.TemporaryDirectory() as parent, model_registry.logged_model(tracker, row, name) as model_id:
+    pt2, shape = FORMATS["pt2"], saved.spec.input_shape
+    with (
+        tempfile.TemporaryDirectory() as parent,
+        model_registry.create_logged_model(tracker, row, name) as model_id,
+    ):
         folder = Path(parent) / "model"
         images = torch.rand((EXAMPLE_IMAGES, *shape), generator=torch.Generator().manual_seed(0))
         program = model_registry.save_program(folder, net, images, row=row, model_id=model_id)
-        pt2.write(net, saved.blueprint, program)  # over MLflow's, which names files of this machine
+        pt2.write(net, saved.spec, program)  # over MLflow's, which names files of this machine
         comparison = compare_outputs(net, pt2.load(program), shape, tolerance=pt2.tolerance)
         manifest = _save_files(folder / NETWORK, model, saved)
-        model_registry.upload(tracker, model_id, folder)
+        model_registry.upload_model_files(tracker, model_id, folder)
     tags = {**identity, **_tags(model, net, saved), "manifest_sha256": manifest}
     text = _description(row.name, tags)
     version = model_registry.add_version(
@@ -116,7 +119,7 @@ def _create_version(
 def _save_files(folder: Path, model: ModelSource, saved: SavedModel) -> str:
     """Save the network's files, its weights among them, and return the manifest's SHA-256."""
     folder.mkdir()
-    spec = saved.blueprint
+    spec = saved.spec
     if saved.weights is None:
         weights = weights_of(model.tracker, saved)
         state = NetworkState(weights, saved.masks, **dict(spec.spent))
@@ -132,12 +135,12 @@ def _save_files(folder: Path, model: ModelSource, saved: SavedModel) -> str:
 
 def _tags(model: ModelSource, net: nn.Module, saved: SavedModel) -> dict[str, str]:
     """The tags of a version, with all digits of its numbers: `load(strict=True)` compares them."""
-    cost, metrics = profile(net, saved.blueprint.input_shape), model.metrics
+    cost, metrics = profile(net, saved.spec.input_shape), model.metrics
     sparsity = metrics.get("final/sparsity", metrics.get("sparsity"))
     numbers = {"accuracy": model.accuracy, "sparsity": sparsity}
     tags = {name: repr(value) for name, value in numbers.items() if value is not None}
     tags |= {"parameters": str(cost.parameters), "macs": str(cost.total_macs)}
-    tags |= {"model": saved.blueprint.model, "dataset": model.params.get("dataset", "")}
+    tags |= {"model": saved.spec.model, "dataset": model.params.get("dataset", "")}
     if digests := sorted(model.data_digests()):
         tags["data_digest"] = digests[0]
     if "stopped_because" in model.tags:

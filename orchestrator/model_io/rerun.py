@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
+from orchestrator.data.files import data_folder
 from orchestrator.data.loading import Dataset, load_data
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.load import saved_model, weights_of
@@ -180,7 +181,7 @@ def rerun(recorded: RecordedRun) -> RerunResult:
     config, numerics = recorded.config, recorded.dense.numerics
     if numerics.device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
-    images = load_data(recorded.dense.dataset, str(data_path()), numerics.device)
+    images = load_data(recorded.dense.dataset, str(data_folder()), numerics.device)
     source_model = load_source_model(recorded.tracker, recorded.dense)
     with torch_threads(numerics.threads), deterministic(numerics.device, tf32=numerics.tf32) as operations:
         if isinstance(config, TrialConfig):
@@ -196,7 +197,7 @@ def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
     now: dict[str, dict[int, float]] = {}
     for point in metric_points(new.result):
         now.setdefault(point.name, {})[point.step] = float(point.value)
-    comparison.add_epochs({name: tracker.history(run_id, name) for name in EPOCH_METRICS}, now)
+    comparison.add_epochs({name: tracker.metric_history(run_id, name) for name in EPOCH_METRICS}, now)
     saved, state = saved_model(tracker, recorded.row), new.result.last.state
     comparison.add_tensors("mask", saved.masks, state.masks)
     old = masked(weights_of(tracker, saved), saved.masks)
@@ -205,7 +206,9 @@ def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
         if name not in recorded.row.metrics:
             continue  # the run is of a version without this metric
         values = now[name]
-        before = {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.history(run_id, name)
+        before = (
+            {0: recorded.row.metrics[name]} if values.keys() == {0} else tracker.metric_history(run_id, name)
+        )
         for step in sorted(values.keys() | before.keys()):
             label = name if step == 0 else f"round or epoch {step}, {name}"
             comparison.add_metric(label, before.get(step), values.get(step))

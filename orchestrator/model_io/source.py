@@ -53,7 +53,7 @@ def resolve_source(source: str | Path, *, uri: str, manifest_sha256: str | None 
     run_id = text.removeprefix("runs:/").strip("/").removesuffix(f"/{MODEL}")
     if text.startswith("runs:") or RUN_ID.fullmatch(text):
         tracker = open_store(uri)
-        return source_of_run(tracker, tracker.row(run_id))
+        return source_of_run(tracker, tracker.get_run(run_id))
     if Path(text).is_dir():
         path = Path(text).resolve()
         if not (path / ARCH).exists():
@@ -73,7 +73,7 @@ def source_of_run(tracker: Tracker, row: RunRecord) -> ModelSource:
         )
     if "invalid" in row.tags:
         raise StoreError(f"run {row.run_id} was found to be damaged: {row.tags['invalid'][:300]}")
-    files = files_at(row.artifact_uri, MODEL, uri=tracker.uri)
+    files = make_file_source(row.artifact_uri, MODEL, uri=tracker.uri)
     run = (row.run_id, row.params, row.metrics, row.tags)
     return ModelSource(row.name, files, row.tags["manifest_sha256"], *run, tracker)
 
@@ -85,13 +85,13 @@ def _registered(tracker: Tracker, text: str) -> ModelSource:
             f"{text[:200]!r} names no registered model; write models:/name@alias or models:/name/3"
         )
     name, version, alias = match.groups()
-    version_info = registered(tracker, name, version=version or "", alias=alias or "")
+    version_info = load_version(tracker, name, version=version or "", alias=alias or "")
     if "manifest_sha256" not in version_info.tags:
         raise StoreError(
             f"{text} was not made by `orchestrate register`, and other forms of a model are never opened; "
             f"its run is {version_info.run_id or 'not known'}"
         )
-    files = files_at(version_info.artifact_uri, NETWORK, uri=tracker.uri)
+    files = make_file_source(version_info.artifact_uri, NETWORK, uri=tracker.uri)
     run = (version_info.run_id, version_info.params, version_info.metrics, version_info.tags)
     title = f"{name} version {version_info.version}"
     return ModelSource(title, files, version_info.tags["manifest_sha256"], *run, tracker)

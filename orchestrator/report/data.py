@@ -43,7 +43,7 @@ class ReportOptions:
     """How a report compares: `tolerance` is a fraction of accuracy; without a baseline it picks one."""
 
     tolerance: float = 0.01
-    how: IntervalMethod = "t"
+    method: IntervalMethod = "t"
     baseline: Baseline | None = None
 
 

@@ -30,13 +30,13 @@ def differences_section(data: ReportData, options: ReportOptions) -> Section | N
     if data.is_search:
         return None
     baseline = options.baseline or default_baseline(data.results)
-    paired = differences(data.results, baseline, how=options.how)
+    paired = differences(data.results, baseline, method=options.method)
     if not paired:
         return None
     by_panel: dict[str, list[Difference]] = {}
     for difference in paired:
         by_panel.setdefault(panel_title(difference.setting), []).append(difference)
-    table = differences_table(data.results, baseline, how=options.how)
+    table = differences_table(data.results, baseline, method=options.method)
     blocks: list[Block] = [Paragraph(_introduction(baseline)), note(table.note)]
     methods = {method_label(difference.setting) for difference in paired}
     styles = data.styles

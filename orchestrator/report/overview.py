@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from markupsafe import Markup
 
 from orchestrator.analysis.intervals import dense_interval, interval, test_set_width
-from orchestrator.analysis.notes import Stopped, dense_marks, legend, stopped_note, stopped_settings
+from orchestrator.analysis.notes import StoppedSetting, dense_marks, legend, stopped_note, stopped_settings
 from orchestrator.analysis.settings import axis_columns, dense_sets, is_by_criterion
-from orchestrator.analysis.tables import caption, searched, sparsest_table
+from orchestrator.analysis.tables import caption, search_table, sparsest_table
 from orchestrator.report.components import (
     Block,
     Code,
@@ -42,12 +42,12 @@ def summary_section(data: ReportData, options: ReportOptions) -> Section:
     """List the highest sparsity of each method within the tolerance, or the best points of a search."""
     blocks: list[Block]
     if data.is_search:
-        table = searched(data.results, data.results.attrs["objectives"], how=options.how)
+        table = search_table(data.results, data.results.attrs["objectives"], method=options.method)
         title = f"{table.title[0].upper()}{table.title[1:]}"
         blocks = [Paragraph(f"{title}."), from_table(table, has_network=True, max_rows=MAX_POINTS)]
     else:
         table = sparsest_table(
-            data.results, tolerance=options.tolerance, how=options.how, earlier=data.earlier
+            data.results, tolerance=options.tolerance, method=options.method, earlier=data.earlier
         )
         blocks = [
             Heading(f"{table.title[0].upper()}{table.title[1:]}"),
@@ -60,8 +60,8 @@ def summary_section(data: ReportData, options: ReportOptions) -> Section:
 def settings_section(data: ReportData, options: ReportOptions) -> Section:
     """List the numbers behind the charts, and say how to read them."""
     settings = data.settings[:MAX_SETTINGS]
-    intervals = [interval(s.rows["final/accuracy"].tolist(), how=options.how) for s in settings]
-    reading = SETTINGS_NOTE.format(caption=caption(intervals, options.how))
+    intervals = [interval(s.rows["final/accuracy"].tolist(), method=options.method) for s in settings]
+    reading = SETTINGS_NOTE.format(caption=caption(intervals, options.method))
     signs = legend(setting.marks + dense_marks(setting.rows) for setting in settings)
     blocks: list[Block] = [
         note(f"{reading} {_test_set_note(data)}".strip()),
@@ -97,12 +97,12 @@ def _test_set_note(data: ReportData) -> str:
 def _dense_rows(settings: Sequence[Setting], options: ReportOptions) -> Iterator[dict[str, str]]:
     """Yield a row for each set of dense networks behind the settings."""
     for _, rows in dense_sets([setting.rows for setting in settings]):
-        if (dense := dense_interval(rows, how=options.how)) is not None:
+        if (dense := dense_interval(rows, method=options.method)) is not None:
             yield {"method": "dense", "accuracy": f"{dense}{dense_marks(rows)}", "seeds": str(dense.count)}
 
 
 def _setting_row(setting: Setting, options: ReportOptions) -> dict[str, str]:
-    accuracy = interval(setting.rows["final/accuracy"].tolist(), how=options.how)
+    accuracy = interval(setting.rows["final/accuracy"].tolist(), method=options.method)
     dense_macs = setting.mean("final/macs_dense")
     return {
         "method": setting.name,
@@ -151,7 +151,7 @@ def outcomes_section(data: ReportData) -> Section:
         rows = [_stopped_row(setting) for setting in stopped]
         header = ["setting", "seeds stopped", "why"]
         table = TableBlock(header, rows, max_rows=MAX_REASONS, row_name="settings")
-        blocks += [Heading("Stopped early"), Paragraph(stopped_note(data.results)), table]
+        blocks += [Heading("StoppedSetting early"), Paragraph(stopped_note(data.results)), table]
     for title, pairs in reasons.items():
         if pairs:
             rows = [[reason, f"{count:,}"] for reason, count in pairs]
@@ -160,7 +160,7 @@ def outcomes_section(data: ReportData) -> Section:
     return Section("ends", "Failed, stopped and excluded trials", blocks)
 
 
-def _stopped_row(setting: Stopped) -> list[str]:
+def _stopped_row(setting: StoppedSetting) -> list[str]:
     """Return a setting, how many of its seeds were stopped, and the reasons of the first of them."""
     stopped = setting.rows[setting.rows["status"] == "stopped"].sort_values("seed")
     pairs = zip(stopped["seed"], stopped["reason"], strict=True)

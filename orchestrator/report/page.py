@@ -46,7 +46,7 @@ def write_report(
     out: Path | None = None,
     baseline: str | None = None,
     tolerance: float = 0.01,
-    how: IntervalMethod = "t",
+    method: IntervalMethod = "t",
 ) -> Path:
     """Write the report of a sweep, by default to SPACE.html in the working directory, and return its path.
 
@@ -56,7 +56,7 @@ def write_report(
     run = find_sweep(tracker, sweep)
     data = ReportData(tracker, run, load_results(tracker, run))
     options = ReportOptions(
-        tolerance, how, None if baseline is None else read_baseline(baseline, data.results)
+        tolerance, method, None if baseline is None else read_baseline(baseline, data.results)
     )
     text = render_page(data, options)
     path = (out or Path(Path(f"{data.name}.html").name)).absolute()

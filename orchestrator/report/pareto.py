@@ -51,7 +51,7 @@ DRAWN_COSTS = {
 
 def pareto_section(data: ReportData, options: ReportOptions) -> Section:
     """Draw each data set's front by each cost, and list its members."""
-    by_cost = {cost: candidates(data.results, cost, how=options.how) for cost in DRAWN_COSTS}
+    by_cost = {cost: candidates(data.results, cost, method=options.method) for cost in DRAWN_COSTS}
     datasets = dict.fromkeys(str(c.setting["dataset"]) for group in by_cost.values() for c in group)
     blocks: list[Block] = [Paragraph(INTRODUCTION)]
     for number, dataset in enumerate(datasets):
