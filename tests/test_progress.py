@@ -104,7 +104,7 @@ sys.path.insert(0, {tests!r})
 from test_progress import halfway
 with halfway() as found:
     time.sleep(0.6)
-    found.say("weight 0.9 mlp seed 0: its worker died; it is tried again (1 of 2)")
+    found.print_line("weight 0.9 mlp seed 0: its worker died; it is tried again (1 of 2)")
     time.sleep(0.6)
 """
 

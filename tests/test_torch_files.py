@@ -216,10 +216,10 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from orchestrator.errors import StoreError
-from orchestrator.model_io.state_dict_files import tensors_of
+from orchestrator.model_io.state_dict_files import read_state_dict
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    tensors_of(Path(sys.argv[1]))
+    read_state_dict(Path(sys.argv[1]))
 except StoreError:
     pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
