@@ -26,7 +26,7 @@ def print_summary(summary: Summary) -> None:
         print_line(f"picture: {picture}")
     if report := summary.report():
         print_line(f"report:  {report}")
-    if not summary.ended.signal:
+    if not summary.outcome.signal:
         print_line("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
 
 

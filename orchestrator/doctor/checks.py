@@ -168,7 +168,7 @@ def ray(*, deep: bool) -> Iterator[CheckResult]:
 
 def _started_ray() -> CheckResult:
     """In a process of its own, which may hang or crash without taking this one along."""
-    code = "from orchestrator.execution.ray_check import measure_ray_startup; print(f'{measure_ray_startup():.1f}')"
+    code = "from orchestrator.execution import ray_check as ray; print(f'{ray.measure_ray_startup():.1f}')"
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEEP_SECONDS, check=False

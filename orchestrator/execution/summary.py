@@ -127,7 +127,7 @@ class Summary:
     trials: int
     sweep: RunRecord
     results: DataFrame
-    ended: SweepOutcome
+    outcome: SweepOutcome
     reused: int
     search: Plan | None = None
 
@@ -142,13 +142,13 @@ class Summary:
     @property
     def failures(self) -> dict[str, str]:
         """Name of a point that failed just now -> reason."""
-        return {outcome.task.name: outcome.reason for outcome in self.ended.failures}
+        return {outcome.task.name: outcome.reason for outcome in self.outcome.failures}
 
     @property
     def failed(self) -> int:
         """Trials of the plan that have failed, now or before; one without its dense network has, too."""
         status = self.results["status"]
-        lost = status == "failed" if self.ended.signal else ~status.isin(("finished", "stopped"))
+        lost = status == "failed" if self.outcome.signal else ~status.isin(("finished", "stopped"))
         return int(lost.sum())
 
     @property
@@ -175,8 +175,8 @@ class Summary:
 
     def line(self) -> str:
         """One line: what ran, what was reused, what was stopped or failed."""
-        ran = len(self.ended.outcomes) - len(self.ended.failures)
-        if not self.ended.outcomes and not self.ended.signal:
+        ran = len(self.outcome.results) - len(self.outcome.failures)
+        if not self.outcome.results and not self.outcome.signal:
             failed = f", {self.failed} of them failed before" if self.failed else ""
             failed = f", {self.stopped} of them stopped early{failed}" if self.stopped else failed
             return f"{self.space}: nothing to do: all {self.trials} trials are in the store{failed}"
@@ -201,7 +201,7 @@ class Summary:
             "space": self.space,
             "sweep": self.sweep.run_id,
             "trials": self.trials,
-            "ran": len(self.ended.outcomes) - len(self.ended.failures),
+            "ran": len(self.outcome.results) - len(self.outcome.failures),
             "reused": self.reused,
             "stopped": self.stopped,
             "failed": self.failed,

@@ -123,9 +123,7 @@ class _TaskExecution:
     ) -> TrialResult:
         config = self.task.config
         run = (
-            partial(
-                run_trial, config, store=self.networks, masks_from=masks, on_round=self._on_round
-            )
+            partial(run_trial, config, store=self.networks, masks_from=masks, on_round=self._on_round)
             if isinstance(config, TrialConfig)
             else partial(run_dense, config)
         )

@@ -106,8 +106,8 @@ def _seen(point: SearchPoint, ended: Mapping[str, TaskResult], objectives: Seque
     if states == {"stopped"} or states == {"complete", "stopped"}:
         return ObservedPoint(point.params, "stopped")
     # A run of before an objective was measured has no value for it.
-    if states != {"complete"} or any(name not in (ending.metrics or {}) for ending in found for name in objectives):
-        return ObservedPoint(point.params, "failed")
     metrics = [ending.metrics or {} for ending in found]
+    if states != {"complete"} or any(name not in values for values in metrics for name in objectives):
+        return ObservedPoint(point.params, "failed")
     means = (fsum(values[name] for values in metrics) / len(metrics) for name in objectives)
     return ObservedPoint(point.params, "complete", tuple(means))

@@ -124,6 +124,6 @@ def check_code(wanted: str) -> None:
     if wanted == install_path() or wanted == source_digest():
         return
     raise StoreError(
-        f"this worker has another version of the code than the sweep, in {Path(install_path()).parent.parent}; "
-        "install the same one on every node"
+        "this worker has another version of the code than the sweep, in "
+        f"{Path(install_path()).parent.parent}; install the same one on every node"
     )

@@ -174,7 +174,7 @@ def finish_with_retries(uri: str, sweep_run: str, ended: SweepOutcome, conclude:
 
 def check_all_delivered(results: DataFrame, ended: SweepOutcome) -> None:
     """StoreError for results of a cluster's nodes that did not reach the store: they wait there."""
-    done = {outcome.task.key for outcome in ended.outcomes if outcome.metrics is not None}
+    done = {outcome.task.key for outcome in ended.results if outcome.metrics is not None}
     count = int(((results["status"] == "missing") & results["key"].isin(done)).sum())
     if count and not ended.signal:
         raise StoreError(
