@@ -132,15 +132,10 @@ class SweepCounts:
     ) -> SweepCounts:
         """Count the runs of a plan; `dense_keys` are those of its trials' dense networks, by trial."""
         networks = set(dense_keys.values())
-        states = _runs_by_state(
-            sweep, [run for run in runs if run.tags["point"] in networks | dense_keys.keys()]
-        )
-        dense = {
-            name: {key: run for key, run in rows.items() if key in networks} for name, rows in states.items()
-        }
-        trials = {
-            name: {key: rows[key] for key in dense_keys if key in rows} for name, rows in states.items()
-        }
+        keys = networks | dense_keys.keys()
+        states = _runs_by_state(sweep, [run for run in runs if run.tags["point"] in keys])
+        dense = {name: {k: run for k, run in rows.items() if k in networks} for name, rows in states.items()}
+        trials = {name: {k: rows[k] for k in dense_keys if k in rows} for name, rows in states.items()}
         without_run = dense_keys.keys() - set().union(*trials.values())
         blocked = {key for key in without_run if dense_keys[key] in states["failed"]}
         missing_dense = {dense_keys[key] for key in without_run - blocked} - set().union(*dense.values())
@@ -204,13 +199,9 @@ def _runs_by_state(sweep: RunRecord, runs: Sequence[RunRecord]) -> dict[str, dic
         key = run.tags["point"]
         if run.status == "FINISHED" and "key" in run.tags and "invalid" not in run.tags:
             states["done"][key] = run  # of two with one key the older, as everywhere
-        elif (
-            run.status == "RUNNING"
-            and is_alive
-            and _is_child(sweep, run)
-            and is_owner_alive(run.tags["owner"])
-        ):
-            states["running"].setdefault(key, run)
+        elif run.status == "RUNNING" and is_alive and _is_child(sweep, run):
+            if is_owner_alive(run.tags["owner"]):
+                states["running"].setdefault(key, run)
         elif run.status == "FINISHED" and "stopped_key" in run.tags:
             states["stopped"].setdefault(key, run)
         elif run.status == "FAILED":
