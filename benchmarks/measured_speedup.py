@@ -30,7 +30,7 @@ from orchestrator.latency.measure import BATCHES, Latency, NetworkVariants, chec
 from orchestrator.latency.sparse import CsrLinear, CsrPointwise, candidates, csr, dead_parts, sparse
 from orchestrator.system.machine import watch_load
 from orchestrator.system.provenance import environment
-from orchestrator.system.timing import HIGHEST_AA, LOWEST_AA, side_by_side
+from orchestrator.system.timing import MAX_SELF_RATIO, MIN_SELF_RATIO, side_by_side
 from orchestrator.trial.metrics import effective_macs, profile
 
 SECONDS, TRIES = 0.5, 3
@@ -70,7 +70,12 @@ def patiently(time: Callable[[], Latency], patience: float) -> Latency:
         found.append(time())
         if not found[-1].timing.doubts:
             return found[-1]
-    return min(found, key=lambda one: (not LOWEST_AA <= one.timing.aa <= HIGHEST_AA, one.timing.load.others))
+
+    def doubt(latency: Latency) -> tuple[bool, float]:
+        is_even = MIN_SELF_RATIO <= latency.timing.self_ratio <= MAX_SELF_RATIO
+        return not is_even, latency.timing.load.others
+
+    return min(found, key=doubt)
 
 
 def wait_for_quiet(deadline: float) -> None:

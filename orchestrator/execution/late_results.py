@@ -213,5 +213,5 @@ def _load_space(tracker: Tracker, sweep: RunRecord) -> Space | None:
         OrchestrateError,
         ValueError,
         OSError,
-    ):  # of other code, of a plug-in that is not here, or cut off
+    ):  # of other code, or of a missing plug-in
         return None
