@@ -32,7 +32,7 @@ from orchestrator.latency.sparse import CsrLinear, CsrPointwise, candidates, lay
 from orchestrator.system.determinism import torch_threads
 from orchestrator.system.machine import watch_load
 from orchestrator.system.provenance import environment
-from orchestrator.system.timing import HIGHEST_AA, LOWEST_AA, side_by_side
+from orchestrator.system.timing import MAX_SELF_RATIO, MIN_SELF_RATIO, side_by_side
 from orchestrator.trial.metrics import effective_macs, profile
 
 SECONDS, TRIES = 0.5, 3
@@ -74,13 +74,12 @@ def measure_undisturbed(time: Callable[[], Latency], patience: float) -> Latency
         latencies.append(time())
         if not latencies[-1].timing.doubts:
             return latencies[-1]
-    return min(
-        latencies,
-        key=lambda latency: (
-            not LOWEST_AA <= latency.timing.aa <= HIGHEST_AA,
-            latency.timing.load.others,
-        ),
-    )
+
+    def doubt(latency: Latency) -> tuple[bool, float]:
+        is_even = MIN_SELF_RATIO <= latency.timing.self_ratio <= MAX_SELF_RATIO
+        return not is_even, latency.timing.load.others
+
+    return min(latencies, key=doubt)
 
 
 def wait_for_quiet(deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""The command: `orchestrate`, or `python -m orchestrator`."""
+"""Run the command with `orchestrate` or `python -m orchestrator`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def main() -> None:
-    """As `cli.main`; Ctrl-C before that is imported ends in one line, too."""
+    """Run `cli.main`; Ctrl-C while it is imported ends in one line, too."""
     try:
         from orchestrator.cli import main as run
 

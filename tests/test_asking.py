@@ -88,7 +88,7 @@ class Search:
             }
             run.log(metrics=[MetricPoint(n, v) for n, v in found], tags=key.get(ended, {"diverged": "true"}))
             run.status = "FAILED" if ended == "failed" else "FINISHED"
-        self.asking.ended(TaskResult(point, metrics, stopped=ended == "stopped"))
+        self.asking.on_result(TaskResult(point, metrics, stopped=ended == "stopped"))
 
     def finish(self) -> list[str]:
         """Run everything, one at a time, dense networks first; the keys of the trials in their order."""
@@ -283,7 +283,7 @@ def test_nothing_is_asked_for_once_a_signal_came(
     points = trials(search.asking.next_tasks(2))
     monkeypatch.setattr(signals._state, "received", 2)
     assert search.asking.next_tasks(2) == []
-    search.asking.ended(TaskResult(points[0], None, "cut off"))  # no failure: it is run again
+    search.asking.on_result(TaskResult(points[0], None, "cut off"))  # no failure: it is run again
     assert [seen.state for seen in search.asking.seen()] == ["running"]
 
 

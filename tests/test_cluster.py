@@ -257,4 +257,4 @@ def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(uri: str) 
     finally:
         cluster.shutdown()
     died = "its worker died 2 times"
-    assert [outcome.reason for outcome in ended.outcomes] == [died, f"its dense network failed: {died}"]
+    assert [outcome.reason for outcome in ended.results] == [died, f"its dense network failed: {died}"]

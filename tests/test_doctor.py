@@ -17,7 +17,10 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.doctor import CheckResult, Report, run_checks
-from orchestrator.doctor.checks import data, devices, loopback, packages, python, ray, store
+from orchestrator.doctor.checks import data, devices, loopback, ray, store
+from orchestrator.doctor.installation import internals, packages, python
+from orchestrator.errors import ClusterError
+from orchestrator.execution.ray_patches import keep_signal_handlers
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 
@@ -55,10 +58,10 @@ def by_name(found: Iterable[CheckResult]) -> dict[str, CheckResult]:
 def test_here_a_sweep_would_run_and_nothing_is_written(tmp_path: Path) -> None:
     report = run_checks(default_uri(tmp_path))
     assert report.works
-    found = by_name(report.findings)
+    found = by_name(report.results)
     assert {"python", "packages", "cores", "memory", "cuda", "disk", "store", "digits", "ray"} <= found.keys()
-    assert "there is none yet" in found["store"].found
-    assert all(finding.fix for finding in report.findings if finding.state != "ok")
+    assert "there is none yet" in found["store"].message
+    assert all(finding.fix for finding in report.results if finding.state != "ok")
     assert list(report.lines())[-1] == "a sweep on digits will run here"
     assert list(tmp_path.iterdir()) == []
 
@@ -113,8 +116,8 @@ def test_a_store_of_another_version(kept: str) -> None:
         before = Path(file).read_bytes()
         (_, found) = store(kept)
         assert found.state == "broken"
-        assert found.found.startswith(f"{kept}: is of the schema {revision}, ")
-        assert told in found.found
+        assert found.message.startswith(f"{kept}: is of the schema {revision}, ")
+        assert told in found.message
         assert do in found.fix
         assert Path(file).read_bytes() == before
 
@@ -123,14 +126,14 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database " * 1000)
     found = by_name(store(f"sqlite:///{tmp_path}/mlflow.db"))
     assert found["store"].state == "broken"
-    assert "not a database" in found["store"].found
+    assert "not a database" in found["store"].message
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = by_name(store(f"sqlite:///{tmp_path}/file/mlflow.db"))
     assert found["disk"].state == "broken"
-    assert f"{tmp_path}/file cannot be written" in found["disk"].found
+    assert f"{tmp_path}/file cannot be written" in found["disk"].message
     assert "MLFLOW_TRACKING_URI" in found["disk"].fix
 
 
@@ -145,9 +148,9 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_store_that_is_away_is_told_without_its_secrets(uri: str) -> None:
     (found,) = store(uri)
     assert found.state == "broken"
-    assert "***" in found.found
+    assert "***" in found.message
     assert "secret" not in f"{found}"
-    assert "\n" not in found.found
+    assert "\n" not in found.message
 
 
 # ---- data
@@ -158,13 +161,13 @@ def test_data_sets_that_are_there_and_not(tmp_path: Path, monkeypatch: pytest.Mo
     found = by_name(data())
     assert found["digits"].state == "ok"
     assert found["mnist"].state == "lacking"
-    assert f"there is no folder {tmp_path / 'none'}" in found["mnist"].found
+    assert f"there is no folder {tmp_path / 'none'}" in found["mnist"].message
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path))
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(b"half")
     found = by_name(data())
-    assert "is corrupt: 4 bytes" in found["mnist"].found
-    assert "is missing" in found["cifar10"].found
+    assert "is corrupt: 4 bytes" in found["mnist"].message
+    assert "is missing" in found["cifar10"].message
     assert found["cifar10"].fix == "`orchestrate data fetch cifar10`, if you want it"
 
 
@@ -192,15 +195,15 @@ def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "is built without CUDA" in cuda(None).found
+    assert "is built without CUDA" in cuda(None).message
     assert "nvidia-smi" in cuda("13.0").fix
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES" in cuda("13.0").found
+    assert "CUDA_VISIBLE_DEVICES" in cuda("13.0").message
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     device = SimpleNamespace(name="A100", total_memory=80_000_000_000)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: device)
-    assert cuda("13.0").found.startswith("A100 (80.0 GB), A100 (80.0 GB)")
+    assert cuda("13.0").message.startswith("A100 (80.0 GB), A100 (80.0 GB)")
 
 
 def test_a_path_that_is_too_long_for_rays_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +232,23 @@ def test_folders_of_killed_sweeps_are_removed_if_that_is_asked_for(tmp_path: Pat
 # ---- what is installed
 
 
+def test_a_library_whose_internals_have_moved_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {finding.state for finding in internals()} == {"ok"}
+    monkeypatch.delattr("ray._private.utils.set_sigterm_handler")
+    monkeypatch.delattr("ray.tune.execution.class_cache.DEFAULT_ENV_VARS")
+    found = by_name(internals())
+    assert found["internals of ray"] == CheckResult(
+        "internals of ray",
+        "lacking",
+        "not there: ray._private.utils.set_sigterm_handler",
+        "install the ray of requirements.lock",
+    )
+    assert found["internals of tune"].message == "not there: ray.tune.execution.class_cache.DEFAULT_ENV_VARS"
+    why = r"has no ray\._private\.utils\.set_sigterm_handler, which a sweep replaces"
+    with pytest.raises(ClusterError, match=why), keep_signal_handlers():
+        pytest.fail("it went on")
+
+
 def test_everything_is_installed_here() -> None:
     assert {finding.state for finding in (*python(), *packages())} == {"ok"}
 
@@ -246,7 +266,7 @@ def test_what_is_missing_or_too_old_is_named(tmp_path: Path) -> None:
     found = {finding["name"]: finding for finding in report["findings"]}
     assert found["packages"]["state"] == "broken"
     assert "no-such-package is not installed" in found["packages"]["found"]
-    assert ", and >=99 is wanted" in found["packages"]["found"]
+    assert ", and >=99 is required" in found["packages"]["found"]
     assert "numpy" not in found["packages"]["found"]
     assert found["extra pictures"]["state"] == "lacking"
     assert found["extra pictures"]["do"] == "pip install 'pruning-orchestrator[pictures]', if you want it"

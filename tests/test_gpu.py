@@ -35,7 +35,7 @@ def test_a_sweep_on_gpus_is_deterministic_and_shares_them(tmp_path: Path) -> Non
     (tmp_path / "space.yaml").write_text(SPACE)
     space, uri = load_space(str(tmp_path / "space.yaml"), []), default_uri(tmp_path)
     summary = run_sweep(space, SweepOptions(device="cuda", gpus_per_trial=0.5), uri=uri)
-    assert (summary.failed, summary.ended.failures) == (0, [])
+    assert (summary.failed, summary.outcome.failures) == (0, [])
     rows = Tracker(uri, space.name).search("tags.key LIKE '_%'")
     assert len(rows) == 2 + 4
     for row in rows:

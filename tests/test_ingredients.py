@@ -19,7 +19,7 @@ from orchestrator.data import datasets, loading
 from orchestrator.data.datasets import DatasetInfo, Raw
 from orchestrator.data.loading import load_planned_data
 from orchestrator.errors import DataError, StoreError
-from orchestrator.execution.worker import check_source
+from orchestrator.execution.worker import check_plugin_code
 from orchestrator.planning import fingerprints
 from orchestrator.planning.changes import differences
 from orchestrator.planning.fingerprints import (
@@ -136,11 +136,11 @@ def test_a_configuration_names_the_packages_of_its_parts(site: Path) -> None:
 
 def test_a_worker_refuses_source_that_is_not_what_was_planned(site: Path) -> None:
     config = next(t.config for t in planned().trials if t.config.dense.model == "plain")
-    check_source(config)
+    check_plugin_code(config)
     (site / "ingredients_model.py").write_text(MODEL + "\nNEW = 1\n")
     refresh()
     with pytest.raises(StoreError, match="ingredients-model: this worker has another source"):
-        check_source(config)
+        check_plugin_code(config)
 
 
 def test_the_folder_of_a_package_counts_whole_and_the_rest_of_its_disk_does_not(

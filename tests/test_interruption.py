@@ -82,8 +82,8 @@ def test_handlers_that_others_put_in_place_are_replaced() -> None:
 
 STUCK = """
 import subprocess, sys, time
-from orchestrator.system.signals import held, listening
-with listening("the last words"), held():
+from orchestrator.system.signals import defer_signals, handle_signals
+with handle_signals("the last words"), defer_signals():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print(child.pid, flush=True)
     while True:

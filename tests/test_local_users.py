@@ -20,7 +20,7 @@ import ray
 from local_attacker import NO_GRPC, NOBODY
 
 from orchestrator.errors import ClusterError
-from orchestrator.execution import ray_local
+from orchestrator.execution import ray_local, ray_patches
 from orchestrator.execution.options import Resources
 from orchestrator.execution.ray_local import local_ray
 from orchestrator.execution.ray_security import listeners, new_token
@@ -101,7 +101,7 @@ def test_without_a_token_the_attack_works(monkeypatch: pytest.MonkeyPatch) -> No
         yield
 
     monkeypatch.setattr(ray_local, "new_token", no_token)
-    monkeypatch.setitem(ray_local.OWN, "RAY_AUTH_MODE", "disabled")
+    monkeypatch.setitem(ray_local.ENVIRONMENT, "RAY_AUTH_MODE", "disabled")
     with ray_at_work():
         assert write(address()) == "written 1"
         answers = attack(ports(), ["InternalKVGcsService/InternalKVPut"])
@@ -109,11 +109,11 @@ def test_without_a_token_the_attack_works(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_ray_that_listens_for_other_machines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ray_local.OWN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    monkeypatch.setitem(ray_local.ENVIRONMENT, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
     monkeypatch.setattr(
         ray_local,
-        "_loopback",
-        lambda only: ray_local.patched(ray_local.ray_constants, ENABLE_RAY_CLUSTER=True),
+        "loopback_only",
+        lambda is_local: ray_patches.patched(ray_patches.ray_constants, ENABLE_RAY_CLUSTER=True),
     )
     with (
         pytest.raises(ClusterError, match=r"Ray listens on .*:\d+, and may listen on 127\.0\.0\.1 alone"),

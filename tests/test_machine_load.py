@@ -18,7 +18,7 @@ def test_a_quiet_machine_is_not_busy() -> None:
 
 
 def test_others_are_all_that_is_busy_but_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks = {"perf_counter": [10.0, 12.0], "_busy_seconds": [100.0, 103.0], "_own_seconds": [7.0, 8.0]}
+    clocks = {"perf_counter": [10.0, 12.0], "_busy_seconds": [100.0, 103.0], "_process_seconds": [7.0, 8.0]}
     for name, values in clocks.items():
         monkeypatch.setattr(machine, name, iter(values).__next__)
     assert watch_load()().others == 1.0  # 3 s of work in 2 s, 1 s of it ours

@@ -35,46 +35,46 @@ def halfway() -> SweepProgress:
     """Of 4 dense networks one reused and one done; of 144 trials every kind, two of them running."""
     found = SweepProgress(TaskCounter(4, reused=1), TaskCounter(144, reused=12))
     for point in (dense("d"), trial("a"), trial("b"), trial("c"), trial("e"), trial("f")):
-        found.started(point)
-    found.ended(TaskResult(dense("d"), {"final/val_accuracy": 0.99}))
-    found.ended(TaskResult(trial("a"), {"final/val_accuracy": 0.875}))
-    found.ended(TaskResult(trial("b"), None, "broke"))
-    found.ended(TaskResult(trial("c"), None, "hopeless", stopped=True))
+        found.on_start(point)
+    found.on_result(TaskResult(dense("d"), {"final/val_accuracy": 0.99}))
+    found.on_result(TaskResult(trial("a"), {"final/val_accuracy": 0.875}))
+    found.on_result(TaskResult(trial("b"), None, "broke"))
+    found.on_result(TaskResult(trial("c"), None, "hopeless", stopped=True))
     return found
 
 
 def test_two_counts_and_every_state_in_one() -> None:
-    line = halfway().line()
+    line = halfway().summary_line()
     assert line.startswith("dense 2/4, trials 15/144, 2 running, 1 failed, 1 stopped, 1 done, 12 reused, ")
     assert line.endswith(f"left, best 0.875 ({NAME})")  # of trials, not of a dense network
 
 
 def test_a_worker_that_starts_again_is_one_trial() -> None:
     found = halfway()
-    found.started(trial("e"))
+    found.on_start(trial("e"))
     assert len(found.trials.started) == 2
-    found.ended(TaskResult(trial("e"), None, "its worker died 3 times"))
-    assert (found.trials.failed, found.trials.over, len(found.trials.started)) == (2, 16, 1)
+    found.on_result(TaskResult(trial("e"), None, "its worker died 3 times"))
+    assert (found.trials.failed, found.trials.ended, len(found.trials.started)) == (2, 16, 1)
 
 
 def test_points_that_nobody_knew_of_make_a_total_grow() -> None:
     found = SweepProgress(TaskCounter(0), TaskCounter(2))
     for number in range(3):
-        found.started(dense(f"d{number}"))
-    assert (found.dense.total, found.dense.over) == (3, 0)
+        found.on_start(dense(f"d{number}"))
+    assert (found.dense.total, found.dense.ended) == (3, 0)
     for number in range(3):
-        found.ended(TaskResult(trial(str(number)), None, "its dense network failed"))  # never started
-    assert (found.trials.total, found.trials.over) == (3, 3)
+        found.on_result(TaskResult(trial(str(number)), None, "its dense network failed"))  # never started
+    assert (found.trials.total, found.trials.ended) == (3, 3)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_three_lines_that_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "received_signal", lambda: 0)  # whatever this process was sent before
     found = halfway()
-    found.news = "starting Ray"
+    found.status_message = "starting Ray"
     text = io.StringIO()
     found._console = Console(file=text, width=width, force_terminal=True, color_system=None)
-    found._console.print(found._drawing())
+    found._console.print(found._render())
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     assert len(lines) == 3
     assert all(len(line) <= width for line in lines)
@@ -91,7 +91,7 @@ def test_without_a_terminal_a_line_now_and_then(
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
         found.tick()
-        assert capsys.readouterr().err == f"{found.line()}\n"
+        assert capsys.readouterr().err == f"{found.summary_line()}\n"
         found.print_line("weight 0.9: " + "its worker died " * 10)
     said = capsys.readouterr().err
     assert said.count("\n") == 1  # never broken, however long
@@ -104,7 +104,7 @@ sys.path.insert(0, {tests!r})
 from test_progress import halfway
 with halfway() as found:
     time.sleep(0.6)
-    found.say("weight 0.9 mlp seed 0: its worker died; it is tried again (1 of 2)")
+    found.print_line("weight 0.9 mlp seed 0: its worker died; it is tried again (1 of 2)")
     time.sleep(0.6)
 """
 

@@ -58,11 +58,11 @@ def test_a_machine_gives_each_trial_a_core_or_its_part_of_a_gpu(monkeypatch: pyt
 
 
 def test_auto_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: 0)
+    monkeypatch.setattr("orchestrator.execution.options.gpus", lambda: 0)
     assert (resolve_device("auto"), resolve_device("cpu")) == ("cpu", "cpu")
     with pytest.raises(DeviceError, match="torch sees no CUDA device; use --device cpu"):
         resolve_device("cuda")
-    monkeypatch.setattr(machine, "gpus", lambda: 1)
+    monkeypatch.setattr("orchestrator.execution.options.gpus", lambda: 1)
     assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cpu")) == ("cuda", "cuda", "cpu")
 
 

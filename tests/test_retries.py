@@ -114,7 +114,7 @@ def test_the_trial_of_a_killed_worker_is_done_again_in_another_process(
     killer.start()
     ended = run_experiment(points, place, TWO, reused=0)
     assert killer.killed
-    assert [outcome.reason for outcome in ended.outcomes] == [""] * len(points)
+    assert [outcome.reason for outcome in ended.results] == [""] * len(points)
     said = capsys.readouterr().err
     assert said.count("unstructured: its worker died; it is tried again (1 of 1)") == 1
 
@@ -141,7 +141,7 @@ def test_a_point_is_given_up_when_its_workers_die_again_and_again(tmp_path: Path
     given_up: list[tuple[str, str]] = []
     once = replace(TWO, retries=0)
     ended = run_experiment(
-        points, place, once, reused=0, lost=lambda point, reason: given_up.append((point.key, reason))
+        points, place, once, reused=0, on_task_lost=lambda point, reason: given_up.append((point.key, reason))
     )
     assert first.killed
     assert given_up == [(points[1].key, "its worker died")]

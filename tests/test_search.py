@@ -39,7 +39,7 @@ class Sweep:
 
     def __init__(self, *points: Task) -> None:
         self.outcomes: list[TaskResult] = []
-        self.searcher = DagSearcher(points, self.outcomes.append, at_once=ConcurrencyRamp(9, 9))
+        self.searcher = DagSearcher(points, self.outcomes.append, ramp=ConcurrencyRamp(9, 9))
         self.handed = 0
 
     def next(self) -> str:
@@ -50,7 +50,7 @@ class Sweep:
         if given is None:
             return "wait"
         self.handed += 1
-        return Task.from_text(given["point"]).name
+        return Task.from_text(given["task"]).name
 
     def ended(self) -> list[tuple[str, bool, str]]:
         return [(outcome.task.name, outcome.metrics is not None, outcome.reason) for outcome in self.outcomes]
@@ -111,7 +111,7 @@ def test_children_are_released_even_if_nobody_can_listen() -> None:
     def deaf(outcome: TaskResult) -> None:
         raise OSError("the terminal is gone")
 
-    searcher = DagSearcher([dense(0), trial(0, 0.5)], deaf, at_once=ConcurrencyRamp(1, 1))
+    searcher = DagSearcher([dense(0), trial(0, 0.5)], deaf, ramp=ConcurrencyRamp(1, 1))
     searcher.suggest("0")
     with pytest.raises(OSError, match="terminal"):
         searcher.on_trial_complete("0", {SUCCEEDED: 1})
@@ -151,19 +151,19 @@ class Tap:
         self.rooms.append(room)
         return self.calls.pop(0) if self.calls else []
 
-    def ended(self, outcome: TaskResult) -> None:
+    def on_result(self, outcome: TaskResult) -> None:
         self.heard.append(outcome.task.name)
 
 
 def tapped(tap: Tap, *points: Task) -> Sweep:
     sweep = Sweep()
-    sweep.searcher = DagSearcher(points, sweep.outcomes.append, tap, at_once=ConcurrencyRamp(3, 3))
+    sweep.searcher = DagSearcher(points, sweep.outcomes.append, tap, ramp=ConcurrencyRamp(3, 3))
     return sweep
 
 
 def test_no_more_run_at_once_than_may() -> None:
     sweep, at_once = Sweep(), ConcurrencyRamp(1, 3)
-    sweep.searcher = DagSearcher([dense(n) for n in range(4)], sweep.outcomes.append, at_once=at_once)
+    sweep.searcher = DagSearcher([dense(n) for n in range(4)], sweep.outcomes.append, ramp=at_once)
     assert [sweep.next() for _ in range(2)] == ["dense 0", "wait"]
     at_once.first = 3
     assert [sweep.next() for _ in range(3)] == ["dense 1", "dense 2", "wait"]
@@ -187,14 +187,14 @@ def test_another_worker_comes_once_it_pays(
     clock = [100.0]
     monkeypatch.setattr("orchestrator.execution.searcher.monotonic", lambda: clock[0])
     at_once = ConcurrencyRamp(1, 3)
-    assert at_once.now(done=0, left=9) == 1  # no worker is there yet
+    assert at_once.limit(done=0, left=9) == 1  # no worker is there yet
     clock[0] += 50
-    at_once.begin()
+    at_once.on_start()
     clock[0] += seconds
-    at_once.begin()
-    assert at_once.now(done=done, left=left) == expected
+    at_once.on_start()
+    assert at_once.limit(done=done, left=left) == expected
     if expected == 3:
-        assert at_once.now(done=100, left=1) == 3  # it stays
+        assert at_once.limit(done=100, left=1) == 3  # it stays
 
 
 def test_more_is_asked_for_only_where_nothing_is_ready() -> None:
@@ -236,7 +236,7 @@ def test_a_source_hears_before_anybody_listens() -> None:
         raise OSError("the terminal is gone")
 
     tap = Tap()
-    searcher = DagSearcher([dense(0)], deaf, tap, at_once=ConcurrencyRamp(1, 1))
+    searcher = DagSearcher([dense(0)], deaf, tap, ramp=ConcurrencyRamp(1, 1))
     searcher.suggest("0")
     with pytest.raises(OSError, match="terminal"):
         searcher.on_trial_complete("0", {SUCCEEDED: 1})

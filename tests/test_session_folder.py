@@ -126,7 +126,8 @@ def test_a_path_is_as_long_as_sockets_allow_and_no_longer(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = "from orchestrator.execution.ray_session_folder import check_place; check_place()"
+    module = "orchestrator.execution.ray_session_folder"
+    check = f"from {module} import check_temporary_folder as check; check()"
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     mounts = f"mount -t tmpfs -o ro none /dev/shm && {sys.executable} -c '{check}'"
     done = subprocess.run(

@@ -155,7 +155,7 @@ def test_results_on_other_nodes_are_not_passed_over() -> None:
     with pytest.raises(StoreError, match="1 result waits on other nodes of the cluster"):
         check_all_delivered(frame, ended)
     check_all_delivered(frame.assign(status="finished"), ended)
-    check_all_delivered(frame, SweepOutcome(ended.outcomes, signal.SIGINT))
+    check_all_delivered(frame, SweepOutcome(ended.results, signal.SIGINT))
 
 
 def test_a_full_disk_ends_a_sweep_with_what_is_needed(place: Place) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.execution.dashboard_agent_stub import PORTS
-from orchestrator.execution.ray_patches import AGENT, STAND_IN, rewrite_arguments
+from orchestrator.execution.ray_patches import AGENT_OPTION, AGENT_STUB, rewrite_arguments
 
 # As the raylet starts its agent: the child of a process that then does something else.
 RAYLET = """\
@@ -31,7 +31,7 @@ def wait_for(what: Callable[[], bool], *, seconds: float = 30.0) -> None:
 
 
 def test_it_says_that_there_are_no_ports_and_ends_with_its_raylet(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RAYLET, str(STAND_IN), str(tmp_path), "a1b2"]
+    command = [sys.executable, "-c", RAYLET, str(AGENT_STUB), str(tmp_path), "a1b2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as raylet:
         assert raylet.stdout is not None
         child = psutil.Process(int(raylet.stdout.readline()))
@@ -46,7 +46,7 @@ def test_it_says_that_there_are_no_ports_and_ends_with_its_raylet(tmp_path: Path
 
 def test_it_is_given_the_place_of_the_agent() -> None:
     agent = "/a/python -u '/a b/agent.py' --node-id=c3 --session-dir=/tmp/session --minimal"
-    words = ["raylet", f"{AGENT}{agent}", "--num_prestart_python_workers=2", "--store=/x"]
+    words = ["raylet", f"{AGENT_OPTION}{agent}", "--num_prestart_python_workers=2", "--store=/x"]
     found = [rewrite_arguments(word, 5) for word in words]
-    given = f"{AGENT}{sys.executable} -I -S {STAND_IN} /tmp/session c3"
+    given = f"{AGENT_OPTION}{sys.executable} -I -S {AGENT_STUB} /tmp/session c3"
     assert found == ["raylet", given, "--num_prestart_python_workers=5", "--store=/x"]

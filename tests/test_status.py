@@ -24,9 +24,9 @@ DEAD = owner().split()[0] + " 999999999 1.0"
 NOW = 1_000_000.0  # seconds
 
 
-def planned(*keys: str) -> dict[str, dict[str, Any]]:
+def planned(*keys: str) -> dict[str, str]:
     """Trials `a1`, `a2`, ... of the dense network `a`."""
-    return {key: {"key": key, "dense_key": key[0]} for key in keys}
+    return {key: key[0] for key in keys}
 
 
 def run_row(point: str, state: str, *, below: str = "S", start: float = 0.0, end: float = 0.0) -> RunRecord:
@@ -71,7 +71,7 @@ def test_each_trial_is_in_one_count() -> None:
         run_row("a5", "invalid"),
         run_row("a", "done"),
     ]
-    found = module._status(sweep_row("RUNNING"), trials, runs, now=NOW)
+    found = module.make_status(sweep_row("RUNNING"), trials, runs, now=NOW)
     counts = (found.done, found.running, found.stopped, found.failed, found.missing)
     assert counts == (1, 1, 1, 3, 3)  # failed: a4, and b1 and b2 with their network; missing: a5, a6, c1
     assert (sum(counts), found.planned) == (9, 9)
@@ -84,7 +84,7 @@ def test_each_trial_is_in_one_count() -> None:
 def test_the_best_is_by_validation_accuracy_and_reused_ones_are_told_apart() -> None:
     better = run_row("a2", "done", below="another sweep")
     better = RunRecord(**{**vars(better), "metrics": {"final/val_accuracy": 0.75, "final/accuracy": 0.1}})
-    found = module._status(
+    found = module.make_status(
         sweep_row("FINISHED"), planned("a1", "a2"), [run_row("a1", "done"), better], now=NOW
     )
     assert (found.best_name, found.best_val_accuracy) == ("run a2", 0.75)
@@ -101,30 +101,30 @@ def test_time_left_goes_by_the_runs_of_this_process() -> None:
         run_row("a", "done", start=80, end=40),
         run_row("a1", "done", start=5000, end=4000),  # by the process before
     ]
-    found = module._status(sweep_row("RUNNING"), trials, runs, now=NOW)
+    found = module.make_status(sweep_row("RUNNING"), trials, runs, now=NOW)
     # One at a time: 40 s for b, 20 more for a3, 30 each for a4, a5, b1 and b2.
     assert found.left_seconds == pytest.approx(40 + 20 + 4 * 30)
     beside = [*runs, run_row("b", "running", start=35)]  # beside a2 and a3
-    found = module._status(sweep_row("RUNNING"), trials, beside, now=NOW)
+    found = module.make_status(sweep_row("RUNNING"), trials, beside, now=NOW)
     assert found.left_seconds == pytest.approx((5 + 20 + 4 * 30) / 2)
     assert found.elapsed_seconds == pytest.approx(100)
-    nothing = module._status(sweep_row("RUNNING"), trials, runs[-1:], now=NOW)
+    nothing = module.make_status(sweep_row("RUNNING"), trials, runs[-1:], now=NOW)
     assert nothing.left_seconds is None
 
 
 def test_a_sweep_whose_process_is_gone_is_interrupted() -> None:
     runs = [run_row("a1", "dead", start=20), run_row("a", "done", start=70, end=30)]
-    dead = module._status(sweep_row("RUNNING", holder=DEAD), planned("a1"), runs, now=NOW)
+    dead = module.make_status(sweep_row("RUNNING", holder=DEAD), planned("a1"), runs, now=NOW)
     assert (dead.state, dead.running, dead.missing, dead.left_seconds) == ("interrupted", 0, 1, None)
     assert dead.elapsed_seconds == pytest.approx(80)  # from 100 s ago to the last run's start 20 s ago
-    stopped = module._status(sweep_row("KILLED", end=25), planned("a1"), [], now=NOW)
+    stopped = module.make_status(sweep_row("KILLED", end=25), planned("a1"), [], now=NOW)
     assert (stopped.state, stopped.elapsed_seconds) == ("interrupted", pytest.approx(75))
-    assert module._status(sweep_row("FINISHED"), planned("a1"), [], now=NOW).state == "finished"
+    assert module.make_status(sweep_row("FINISHED"), planned("a1"), [], now=NOW).state == "finished"
 
 
 def test_what_a_search_has_yet_to_ask_for_is_missing() -> None:
     runs = [run_row("a2", "running", start=10), run_row("a1", "done", start=40, end=10)]
-    found = module._status(sweep_row("RUNNING"), planned("a1", "a2"), runs, now=NOW, unasked=5)
+    found = module.make_status(sweep_row("RUNNING"), planned("a1", "a2"), runs, now=NOW, unasked=5)
     assert (found.planned, found.done, found.running, found.missing) == (7, 1, 1, 5)
     assert found.left_seconds == pytest.approx(20 + 5 * 30)  # a2, and five more
 
@@ -132,7 +132,7 @@ def test_what_a_search_has_yet_to_ask_for_is_missing() -> None:
 def test_five_failures_are_shown() -> None:
     keys = [f"a{number}" for number in range(7)]
     runs = [run_row(key, "failed") for key in keys]
-    found = module._status(sweep_row("FINISHED"), planned(*keys), runs, now=NOW)
+    found = module.make_status(sweep_row("FINISHED"), planned(*keys), runs, now=NOW)
     lines = [line for line in found.lines() if line.startswith("failed ")]
     assert lines[0] == "failed   run a0: a0 broke"
     assert (len(lines), lines[-1]) == (6, "failed   and 2 more")

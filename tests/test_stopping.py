@@ -297,7 +297,7 @@ class Told:
 
     @staticmethod
     def trial(point: Task) -> Any:
-        return type("Trial", (), {"config": {"point": point.to_text()}})
+        return type("Trial", (), {"config": {"task": point.to_text()}})
 
 
 def test_only_rounds_of_trials_count() -> None:
@@ -503,10 +503,10 @@ def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Pa
     assert told.reasons == {}
 
     again = run_sweep(found, stopping, uri=uri)
-    assert (again.ended.outcomes, again.reused, again.stopped) == ((), 4, 1)
+    assert (again.outcome.results, again.reused, again.stopped) == ((), 4, 1)
 
     whole = run_sweep(found, SweepOptions(), uri=uri)
-    assert [outcome.task.key for outcome in whole.ended.outcomes] == [key]
+    assert [outcome.task.key for outcome in whole.outcome.results] == [key]
     assert set(whole.results["status"]) == {"finished"}
     assert tracker.find_all_finished({key})[key].run_id != row.run_id
     open_runs = tracker.search("attributes.status = 'RUNNING'")

@@ -120,9 +120,9 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     assert ears.heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
     assert ended.signal == 0
-    assert {outcome.task.key for outcome in ended.outcomes} == {point.key for point in points}
-    assert len(ended.outcomes) == len(points)
-    order = [outcome.task.key for outcome in ended.outcomes]
+    assert {outcome.task.key for outcome in ended.results} == {point.key for point in points}
+    assert len(ended.results) == len(points)
+    order = [outcome.task.key for outcome in ended.results]
     for point in points:
         assert point.parent is None or order.index(point.parent) < order.index(point.key)
 
@@ -137,7 +137,7 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     assert tracker.find_all_finished().keys() == {point.key for point in points} - reasons.keys()
 
     _, serial = settings(tmp_path, "serial")
-    found = {outcome.task.key: numbers(outcome) for outcome in ended.outcomes}
+    found = {outcome.task.key: numbers(outcome) for outcome in ended.results}
     for point in sorted(points[3:], key=lambda point: point.parent is not None):
         final = run_task(point, serial)
         assert found[point.key] == {name: v for name, v in final.items() if not name.endswith("seconds")}
@@ -164,7 +164,7 @@ def test_an_interrupted_sweep_ends_by_itself_and_blames_no_worker(tmp_path: Path
     ended = run_experiment(points, place, TWO, reused=0)
     assert time.monotonic() - started < 120
     assert ended.signal == signal.SIGINT
-    assert [(outcome.task.key, outcome.metrics is not None) for outcome in ended.outcomes] == [
+    assert [(outcome.task.key, outcome.metrics is not None) for outcome in ended.results] == [
         (DENSE.key(), True)
     ]
     assert tracker.find_all_finished().keys() == {DENSE.key()}
@@ -187,7 +187,7 @@ def test_an_epoch_that_takes_minutes_does_not_hold_up_the_end(tmp_path: Path) ->
     threading.Thread(target=interrupt, daemon=True).start()
     ended = run_experiment([dense_point(endless), trial_point(endless, "weight")], place, TWO, reused=0)
     assert time.monotonic() - pressed[0] < 60  # about 7 on an idle machine
-    assert (ended.signal, ended.outcomes) == (signal.SIGTERM, ())
+    assert (ended.signal, ended.results) == (signal.SIGTERM, ())
     assert not [child for child in psutil.Process().children() if "ray" in child.name()]
 
 

@@ -1,6 +1,6 @@
 """The command line: text in, text out. Results on stdout, everything else on stderr.
 
-Heavy imports stand inside the commands, so that help and completion answer at once.
+Heavy imports are inside the commands, so that help and completion answer at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 
 from extensions import unreadable
 from orchestrator.cli import info, models, results, sweep
-from orchestrator.cli.options import check_outside
+from orchestrator.cli.options import check_environment
 from orchestrator.errors import OrchestrateError, OutputError
 from orchestrator.redaction import redact
 from orchestrator.system.console import print_line, print_text
@@ -28,8 +28,8 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for part in (sweep, results, models, info):
-    app.add_typer(part.app)
+for module in (sweep, results, models, info):
+    app.add_typer(module.app)
 
 
 @app.callback()
@@ -41,7 +41,7 @@ def top(
 
 
 def main() -> None:
-    """The entry point: errors of the user end in one line and their exit code, others in a traceback.
+    """Run the command: errors of the user end in one line and their exit code, bugs in a traceback.
 
     Neither shows a secret of the store's address or of the environment.
     """
@@ -50,7 +50,7 @@ def main() -> None:
             with infrequent_gc():
                 if not is_open:
                     raise OutputError("standard output is closed; give it somewhere to go, as > /dev/null")
-                check_outside()
+                check_environment()
                 code = _command().main(standalone_mode=False) or 0
             sys.stdout.flush()
             raise SystemExit(code)
@@ -59,7 +59,7 @@ def main() -> None:
                 _print_traceback(error)
             _fail(str(error), error.exit_code)
         except typer.exceptions.TyperException as error:
-            if not error.format_message():  # no command was given, and the help is printed
+            if not error.format_message():  # without a command the help was printed
                 raise SystemExit(error.exit_code) from None
             _fail(f"{error.format_message()} See `orchestrate --help`.", error.exit_code)
         except typer.Abort:
@@ -74,15 +74,15 @@ def main() -> None:
 
 
 def _command() -> Any:  # the command of typer, whose types are its own
-    """The whole command line. Within a command, control characters are escaped; help draws as it likes."""
-    whole = typer.main.get_command(app)
-    waiting = [whole]
-    while waiting:
-        command = waiting.pop()
-        waiting += getattr(command, "commands", {}).values()
+    """Return the command line, with control characters escaped within commands, but not in help."""
+    root = typer.main.get_command(app)
+    commands = [root]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
         if command.callback is not None:
             command.callback = escaped()(command.callback)
-    return whole
+    return root
 
 
 def _print_traceback(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.cli` is the command, too."""
+"""Run the command with `python -m orchestrator.cli`."""
 
 from orchestrator.__main__ import main
 

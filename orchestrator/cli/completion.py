@@ -8,61 +8,64 @@ from pathlib import Path
 from orchestrator.formatting import first_control
 
 Offers = list[tuple[str, str]]
-ABOUT_LENGTH = 48  # typer wraps at the terminal's width, and fish takes the rest for another word
+ABOUT_LENGTH = 48  # typer wraps at the terminal's width, and fish takes the next line for another word
 
 
 def kinds(incomplete: str) -> Offers:
-    """What `list` lists."""
+    """Complete what `list` takes."""
     from orchestrator.space.names import KINDS
 
-    return _fitting(((kind, "") for kind in KINDS), incomplete)
+    return _matching(((kind, "") for kind in KINDS), incomplete)
 
 
 def known(incomplete: str) -> Offers:
-    """Whatever `show` tells of."""
+    """Complete any name that `show` describes."""
     from orchestrator.space.names import KINDS, names
 
-    found = [(name, about) for kind in KINDS for name, about in names(kind).items()]
-    return _fitting(dict(reversed(found)).items(), incomplete)
+    all_names = [(name, about) for kind in KINDS for name, about in names(kind).items()]
+    return _matching(dict(reversed(all_names)).items(), incomplete)
 
 
 def spaces(incomplete: str) -> Offers:
-    """Named spaces, then space files and the folders on the way to one."""
+    """Complete named spaces, then space files and the folders on the way to one."""
     from orchestrator.space.names import names
 
-    return [*_fitting(names("spaces").items(), incomplete), *_files(incomplete)]
+    return [*_matching(names("spaces").items(), incomplete), *_files(incomplete)]
 
 
 def datasets(incomplete: str) -> Offers:
+    """Complete the names of data sets."""
     from orchestrator.space.names import names
 
-    return _fitting(names("datasets").items(), incomplete)
+    return _matching(names("datasets").items(), incomplete)
 
 
 def stops(incomplete: str) -> Offers:
+    """Complete the names of pruners, and none."""
     from orchestrator.space.names import names
 
     none = {"none": "nothing is stopped, whatever the space says"}
-    return _fitting({**names("stops"), **none}.items(), incomplete)
+    return _matching({**names("stops"), **none}.items(), incomplete)
 
 
 def sets(incomplete: str) -> Offers:
-    """`KEY=`, and behind it the names that the axis takes; bash ends a word at `=` and sees only the keys.
+    """Complete `KEY=`, and after it the names that the axis takes; bash completes only the keys.
 
-    Of the options of methods, `METHOD.OPTION=`, nothing before the point: they are many.
+    Options of methods, `METHOD.OPTION=`, are offered once the point is typed: they are many. bash ends a
+    word at `=`.
     """
     from orchestrator.space.names import settable, tunable, values
 
-    key, equals, given = incomplete.partition("=")
+    key, equals, values_text = incomplete.partition("=")
     if not equals:
         keys = [*settable(), *(tunable() if "." in key else ())]
-        return _fitting(((f"{name}=", "") for name in keys), incomplete)
-    before, comma, last = given.rpartition(",")
-    return [(f"{key}={before}{comma}{name}", about) for name, about in _fitting(values(key).items(), last)]
+        return _matching(((f"{name}=", "") for name in keys), incomplete)
+    before, comma, last = values_text.rpartition(",")
+    return [(f"{key}={before}{comma}{name}", about) for name, about in _matching(values(key).items(), last)]
 
 
 def sweeps(incomplete: str) -> Offers:
-    """The spaces that have been run: each has a folder among the artifacts of a store on this disk."""
+    """Complete spaces that have been run: each has a folder of artifacts in a store on this disk."""
     from orchestrator.errors import StoreError
     from orchestrator.storage.uri import default_uri, store_folder
 
@@ -70,12 +73,12 @@ def sweeps(incomplete: str) -> Offers:
         folder = store_folder(default_uri(Path.cwd()))
     except StoreError:
         return []
-    inside = [] if folder is None else _inside(folder / "artifacts")
-    return _fitting(((path.name, "") for path in inside if path.is_dir()), incomplete)
+    paths = [] if folder is None else _list(folder / "artifacts")
+    return _matching(((path.name, "") for path in paths if path.is_dir()), incomplete)
 
 
-def _fitting(found: Iterable[tuple[str, str]], incomplete: str) -> Offers:
-    return [(name, _short(about)) for name, about in found if name.startswith(incomplete)]
+def _matching(offers: Iterable[tuple[str, str]], incomplete: str) -> Offers:
+    return [(name, _short(about)) for name, about in offers if name.startswith(incomplete)]
 
 
 def _short(about: str) -> str:
@@ -84,17 +87,17 @@ def _short(about: str) -> str:
 
 def _files(incomplete: str) -> Offers:
     folder, slash, start = incomplete.rpartition("/")
-    found = [
+    files = [
         (f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}", "")
-        for path in _inside(Path(f"{folder}{slash}" or ".").expanduser())
+        for path in _list(Path(f"{folder}{slash}" or ".").expanduser())
         if (path.is_dir() or path.suffix in (".yaml", ".yml"))
         and (start.startswith(".") or not path.name.startswith("."))
     ]
-    return _fitting(found, incomplete)
+    return _matching(files, incomplete)
 
 
-def _inside(folder: Path) -> list[Path]:
-    """What a folder holds, save for names that a terminal would obey."""
+def _list(folder: Path) -> list[Path]:
+    """Return the files of a folder, save those with control characters in their names."""
     try:
         return sorted(path for path in folder.iterdir() if first_control(path.name) is None)
     except OSError:

@@ -1,4 +1,4 @@
-"""list, show, data, doctor"""
+"""The commands list, show, data and doctor."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ KIND_HELP = (
 
 @app.command("list")
 def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP, autocompletion=completion.kinds)]) -> None:
-    """The names that a space file may use."""
+    """List the names that a space file may use."""
     from orchestrator.space.names import KINDS, names, plugin_names
 
     if kind in KINDS and not plugin_names(kind):
-        found = list(names(kind).items())
-    else:  # what another package brings is told by its code, which wants torch
+        rows = list(names(kind).items())
+    else:  # plug-ins describe themselves in their code, which imports torch
         from orchestrator.space import catalog
 
-        found = catalog.names(kind)
-    width = max(len(name) for name, _ in found)
-    for name, about in found:
+        rows = catalog.names(kind)
+    width = max(len(name) for name, _ in rows)
+    for name, about in rows:
         print_line(f"{name:<{width}}  {about}")
 
 
@@ -43,7 +43,7 @@ def list_names(kind: Annotated[str, typer.Argument(help=KIND_HELP, autocompletio
 def show(
     name: Annotated[str, typer.Argument(help="Any name that `list` gives.", autocompletion=completion.known)],
 ) -> None:
-    """All about a name: a space's file, or a method's options, their ranges and what it does."""
+    """Show a space's file, or what a method does with its options and their ranges."""
     from orchestrator.space.names import space_text
 
     text = space_text(name)
@@ -81,8 +81,8 @@ def data_verify(
 
 
 @data_app.command("path")
-def data_folder() -> None:
-    """The folder where data sets lie; ORCHESTRATE_DATA_DIR sets it."""
+def data_path() -> None:
+    """Print the folder of the data sets; ORCHESTRATE_DATA_DIR sets it."""
     from orchestrator.data.files import data_folder
 
     print_line(data_folder())
@@ -96,7 +96,7 @@ def doctor(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What works here and what does not, each with what to do; exit 4 if a sweep on digits would not run."""
+    """Check what works on this machine, and how to fix the rest; exit 4 if a sweep on digits cannot run."""
     from orchestrator.doctor import run_checks
 
     if clean:

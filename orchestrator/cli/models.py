@@ -1,4 +1,4 @@
-"""export, register"""
+"""The commands export and register."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def export(
         typer.Option("--whole", help="Keep dead units and channels, as zeros, where they could be cut out."),
     ] = False,
 ) -> None:
-    """A recorded network as a file, compared with the network before it is done; FILE.json describes it."""
+    """Write a recorded network to a file, compared with the network itself; FILE.json describes it."""
     from orchestrator.model_io.export import export as write
 
-    place = (out or Path.cwd()).absolute()
-    done = write(run, format=format, out=place, quantization=quantize, whole=whole, uri=uri())
-    for line in done.lines():
+    path = (out or Path.cwd()).absolute()
+    exported = write(run, format=format, out=path, quantization=quantize, whole=whole, uri=uri())
+    for line in exported.lines():
         print_line(line)
 
 
@@ -52,8 +52,8 @@ def register(
     name: Annotated[str, typer.Option(help="The registered model; it is made if there is none.")],
     alias: Annotated[str | None, typer.Option(help="A name for this version, as champion.")] = None,
 ) -> None:
-    """A recorded network as a version of a model in MLflow's registry, whole and in itself."""
-    from orchestrator.model_io.register import register as enter
+    """Register a recorded network as a version of a model in MLflow's registry."""
+    from orchestrator.model_io.register import register as register_run
 
-    for line in enter(run, name=name, alias=alias, uri=uri()).lines():
+    for line in register_run(run, name=name, alias=alias, uri=uri()).lines():
         print_line(line)

@@ -1,4 +1,4 @@
-"""What a command is started with: its words, the environment's settings and the working folder, as text."""
+"""Options that several commands share, and a check of arguments, environment and working folder."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 SETTINGS = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATE_DATA_DIR", "TMPDIR", "HOME")
 
 
-def check_outside() -> None:
-    """UsageError for bytes that are no text, UnusableError for a working folder that is not there."""
+def check_environment() -> None:
+    """Raise UsageError for bytes that are no text, UnusableError for a working folder that is gone."""
     for word in sys.argv[1:]:
         if not is_encodable(word):
             raise UsageError(f"{word!r:.200} is no text in this machine's encoding; write it as UTF-8")
@@ -106,30 +106,42 @@ BaselineOption = Annotated[
 ]
 ToleranceOption = Annotated[
     float,
-    typer.Option(
-        min=0, max=100, help="The highest sparsity within so many points of dense accuracy is told."
-    ),
+    typer.Option(min=0, max=100, help="Show the highest sparsity within so many points of dense accuracy."),
+]
+GpusPerTrialOption = Annotated[
+    float, typer.Option(min=0.01, max=1.0, help="0.25 puts four trials on one GPU.")
+]
+MaxConcurrentOption = Annotated[int | None, typer.Option(min=1, help="Trials at once; default: what fits.")]
+AddressOption = Annotated[
+    str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to join instead of an own one.")
+]
+RetriesOption = Annotated[
+    int, typer.Option(min=0, help="How often a trial is tried again whose worker dies.")
+]
+RetryFailedOption = Annotated[bool, typer.Option(help="Run diverged trials again as well.")]
+LatencyOption = Annotated[
+    bool, typer.Option("--latency", help="Time the networks afterwards, as `orchestrate latency` does.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
 def uri() -> str:
-    """The store: MLFLOW_TRACKING_URI, or the default one."""
+    """Return the store: MLFLOW_TRACKING_URI, or the default one."""
     from orchestrator.storage.uri import default_uri
 
     return default_uri(Path.cwd())
 
 
 def load(name: str, sets: list[str], source: str | None = None) -> Space:
-    """A named space or a file, as --set changes it, with what --from names; what that gives is told."""
+    """Load a named space or a file with its --set and --from options, and print what is transferred."""
     from orchestrator.space.space import load_space
 
-    given = load_space(name, sets)
+    space = load_space(name, sets)
     if source is None:
-        return given
+        return space
     from orchestrator.model_io.pretrained import transfer_messages, with_source_model
 
-    found = with_source_model(given, source, uri=uri())
-    for line in transfer_messages(given, found):
+    with_source = with_source_model(space, source, uri=uri())
+    for line in transfer_messages(space, with_source):
         print_line(line, error=True)
-    return found
+    return with_source

@@ -1,4 +1,4 @@
-"""Summaries and tables on stdout."""
+"""Print summaries and tables on stdout."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def print_summary(summary: Summary) -> None:
         print_line(f"picture: {picture}")
     if report := summary.report():
         print_line(f"report:  {report}")
-    if not summary.ended.signal:
+    if not summary.outcome.signal:
         print_line("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
 
 
-def print_table(found: Table) -> None:
+def print_table(table: Table) -> None:
     from rich.console import Console
-    from rich.table import Table as Drawn
+    from rich.table import Table as RichTable
 
-    # The title stands on its own: rich would wrap it at the width of the table.
+    # The title is a line of its own: rich would wrap it at the width of the table.
     print()
-    print_line(found.title)
-    drawn = Drawn()
-    for name in found.header:
-        drawn.add_column(plain(name))
-    for row in found.rows:
-        drawn.add_row(*(plain(cell) for cell in row))
+    print_line(table.title)
+    grid = RichTable()
+    for name in table.header:
+        grid.add_column(plain(name))
+    for row in table.rows:
+        grid.add_row(*(plain(cell) for cell in row))
     stream = drawn_on(sys.stdout)
     console = Console(file=stream)
     console = console if console.is_terminal else Console(file=stream, width=WIDTH)
     with console.capture() as capture:  # rich itself would end the process where a pipe is broken
-        console.print(drawn)
+        console.print(grid)
     stream.write(capture.get())
-    if found.note:
-        print_text(found.note)
+    if table.note:
+        print_text(table.note)

@@ -1,4 +1,4 @@
-"""compare, report, latency, ui"""
+"""The commands compare, report, latency and ui."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def compare(
         CostChoice | None, typer.Option(help="The Pareto front of accuracy against this cost.")
     ] = None,
 ) -> None:
-    """Means and 95% intervals over seeds of every setting; differences, limits and fronts if asked."""
+    """Compare settings: means and 95% intervals over seeds, differences, limits and Pareto fronts."""
     from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
     from orchestrator.analysis.paired import read_baseline
     from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
 
     table = combine_sweeps(sweeps, uri=uri())
-    asked = ComparisonOptions(
+    options = ComparisonOptions(
         interval.value,
         None if baseline is None else read_baseline(baseline, table),
         tolerance / 100,
@@ -57,16 +57,16 @@ def compare(
         combine_earlier_networks(table, uri=uri()),
     )
     if as_json:
-        print_json(comparison_records(table, asked), default=float)
+        print_json(comparison_records(table, options), default=float)
     elif as_csv:
         import pandas
 
-        print_text(pandas.DataFrame(comparison_records(table, asked)).to_csv(index=False).rstrip("\n"))
+        print_text(pandas.DataFrame(comparison_records(table, options)).to_csv(index=False).rstrip("\n"))
     else:
         from orchestrator.analysis.tables import comparison_tables
 
-        for part in comparison_tables(table, asked):
-            print_table(part)
+        for comparison in comparison_tables(table, options):
+            print_table(comparison)
 
 
 @app.command()
@@ -86,13 +86,13 @@ def report(
     tolerance: ToleranceOption = 1.0,
     interval: IntervalOption = IntervalChoice.t,
 ) -> None:
-    """A sweep as one HTML file that needs no network: charts, tables, and what it was run with."""
+    """Write a sweep as one HTML file that needs no network: charts, tables, and what it was run with."""
     from orchestrator.report.page import write_report
 
-    place = write_report(
+    path = write_report(
         sweep, uri=uri(), out=out, baseline=baseline, tolerance=tolerance / 100, method=interval.value
     )
-    print_line(place)
+    print_line(path)
 
 
 @app.command()
@@ -109,7 +109,7 @@ def latency(
     seconds_each: Annotated[
         float, typer.Option(min=0.01, help="For each form of a network at each batch size.")
     ] = 0.5,
-    again: Annotated[bool, typer.Option("--again", help="Also what was measured before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again what was measured before.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
@@ -138,7 +138,7 @@ def latency(
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the pages are served.")] = 5000,
 ) -> None:
-    """The MLflow pages of this store, on 127.0.0.1."""
+    """Serve the MLflow pages of this store, on 127.0.0.1."""
     from orchestrator.report.mlflow_ui import serve
 
     serve(uri(), port=port)

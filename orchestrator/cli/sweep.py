@@ -1,20 +1,26 @@
-"""plan, sweep, status, deliver, rerun"""
+"""The commands plan, sweep, status, deliver and rerun."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli import completion
 from orchestrator.cli.options import (
+    AddressOption,
     DeviceChoice,
     DeviceOption,
     FromOption,
+    GpusPerTrialOption,
     JsonOption,
+    LatencyOption,
+    MaxConcurrentOption,
     PrecisionChoice,
     PrecisionOption,
+    RetriesOption,
+    RetryFailedOption,
     SetOption,
     SpaceOption,
     StopOption,
@@ -27,11 +33,11 @@ from orchestrator.system.console import print_json, print_line, resume_hint
 from orchestrator.system.signals import handle_signals, received_signal
 
 if TYPE_CHECKING:
-    from orchestrator.config import Precision
+    from orchestrator.execution.options import SweepOptions
     from orchestrator.execution.summary import Summary
 
 app = typer.Typer()
-START_SECONDS = 2.5  # for a sweep that is stopped as it starts
+START_SECONDS = 2.5  # in which a sweep that is stopped while it starts may end by itself
 
 
 @app.command()
@@ -43,17 +49,17 @@ def plan(
     precision: PrecisionOption = PrecisionChoice.fp32,
     as_json: JsonOption = False,
 ) -> None:
-    """What a sweep would run: trials, shared trainings, what the store has, and an estimate."""
+    """Show what a sweep would run: trials, shared trainings, what the store has, and an estimate."""
     from orchestrator.execution.options import resolve_device
     from orchestrator.execution.sweep import preview
 
-    found = preview(
+    result = preview(
         load(space, sets, source), device=resolve_device(device.value), precision=precision.value, uri=uri()
     )
     if as_json:
-        print_json(found.to_json())
+        print_json(result.to_json())
         return
-    for line in found.lines():
+    for line in result.lines():
         print_line(line)
 
 
@@ -64,98 +70,65 @@ def sweep(
     source: FromOption = None,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
-    gpus_per_trial: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="0.25 puts four trials on one GPU.")
-    ] = 1.0,
-    max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Trials at once; default: what fits.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to join instead of an own one.")
-    ] = None,
-    retries: Annotated[
-        int, typer.Option(min=0, help="How often a trial is tried again whose worker dies.")
-    ] = 2,
-    retry_failed: Annotated[bool, typer.Option(help="Run diverged trials again as well.")] = False,
+    gpus_per_trial: GpusPerTrialOption = 1.0,
+    max_concurrent: MaxConcurrentOption = None,
+    address: AddressOption = None,
+    retries: RetriesOption = 2,
+    retry_failed: RetryFailedOption = False,
     stop: StopOption = None,
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Time the networks afterwards, as `orchestrate latency` does.")
-    ] = False,
+    latency: LatencyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
+    summary = None
     with handle_signals(resume_hint(), start_seconds=START_SECONDS):
-        summary = None
         with suppress(KeyboardInterrupt):
-            summary = _swept(
-                space,
-                sets,
-                source,
-                device=device.value,
-                precision=precision.value,
+            from orchestrator.execution.options import SweepOptions, resolve_device
+
+            address = None if address in ("", "local") else address
+            options = SweepOptions(
+                resolve_device(device.value, address=address),
+                precision.value,
                 gpus_per_trial=gpus_per_trial,
                 max_concurrent=max_concurrent,
-                address=None if address in ("", "local") else address,
+                address=address,
                 retry_failed=retry_failed,
                 stop=stop,
                 retries=retries,
             )
+            summary = _run(space, sets, source, options)
         if summary is not None:
-            _tell(summary, as_json=as_json)
+            print_json(summary.to_json()) if as_json else print_summary(summary)
             if latency and not received_signal():
-                _time(summary)
+                _measure_latency(summary)
         if received_signal():
             print_line(resume_hint(), error=True)
             raise typer.Exit(128 + received_signal())
     raise typer.Exit(3 if summary is not None and summary.failed else 0)
 
 
-def _swept(
-    space: str,
-    sets: list[str],
-    source: str | None,
-    *,
-    device: str,
-    precision: Precision,
-    address: str | None,
-    stop: str | None,
-    **more: Any,  # the other fields of Options, each as its option is declared above
-) -> Summary:
-    """What the store answers at once, or else what running it comes to."""
-    from orchestrator.execution.options import resolve_device
+def _run(space: str, sets: list[str], source: str | None, options: SweepOptions) -> Summary:
+    """Return the cached summary of a finished sweep, or else run the sweep."""
+    if source is None:
+        from orchestrator.execution.fast_path import cached_summary, read_request
 
-    found = resolve_device(device, address=address)
-    if source is None and (done := _done(space, sets, device=found, precision=precision, stop=stop)):
-        return done
-    from orchestrator.execution.options import SweepOptions
+        request = read_request(
+            space, sets, device=options.device, precision=options.precision, stop=options.stop
+        )
+        if request is not None and (summary := cached_summary(request, uri=uri())) is not None:
+            return summary
     from orchestrator.execution.sweep import run_sweep
 
-    options = SweepOptions(found, precision, address=address, stop=stop, **more)
     return run_sweep(load(space, sets, source), options, uri=uri())
 
 
-def _tell(summary: Summary, *, as_json: bool) -> None:
-    if as_json:
-        print_json(summary.to_json())
-    else:
-        print_summary(summary)
-
-
-def _time(summary: Summary) -> None:
+def _measure_latency(summary: Summary) -> None:
     """Measure the latency of a sweep's networks."""
     from orchestrator.latency.runs import measure_sweep
     from orchestrator.tracking import Tracker
 
     with suppress(KeyboardInterrupt):
         measure_sweep(Tracker(uri(), summary.space), summary.sweep)
-
-
-def _done(space: str, sets: list[str], *, device: str, precision: str, stop: str | None) -> Summary | None:
-    """The summary of a sweep whose trials are all in the store, without a plan."""
-    from orchestrator.execution.fast_path import cached_summary, read_request
-
-    request = read_request(space, sets, device=device, precision=precision, stop=stop)
-    return None if request is None else cached_summary(request, uri=uri())
 
 
 @app.command()
@@ -169,20 +142,20 @@ def status(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How far a sweep is, here or in another terminal, from the store alone."""
-    from orchestrator.execution.status import status as ask
+    """Show how far a sweep is, here or in another terminal, from the store alone."""
+    from orchestrator.execution.status import status as load_status
 
-    found = ask(sweep, uri=uri())
+    result = load_status(sweep, uri=uri())
     if as_json:
-        print_json(found.to_json())
+        print_json(result.to_json())
         return
-    for line in found.lines():
+    for line in result.lines():
         print_line(line)
 
 
 @app.command()
 def deliver(as_json: JsonOption = False) -> None:
-    """Results that wait on this machine for a store that was away: to the store, without a sweep."""
+    """Deliver results that wait on this machine for a store that could not be reached, without a sweep."""
     with handle_signals(resume_hint()):
         from orchestrator.errors import StoreError
         from orchestrator.execution.late_results import deliver_late
@@ -210,22 +183,22 @@ def rerun(
         typer.Option("--check", help="Compare bit for bit with what was recorded; exit 5 if it differs."),
     ] = False,
 ) -> None:
-    """Do a recorded run again, exactly, from a dense network trained anew. Records nothing."""
-    from orchestrator.model_io import rerun as module
+    """Repeat a recorded run exactly, from a dense network trained anew. Records nothing."""
+    from orchestrator.model_io import rerun as reruns
 
-    recorded = module.find_recorded_run(run, uri=uri())
-    for warning in recorded.reproducibility_warnings():
-        print_line(f"note: {warning}", error=True)
-    new = module.rerun(recorded)
+    recorded = reruns.find_recorded_run(run, uri=uri())
+    for reservation in recorded.reservations():
+        print_line(f"note: {reservation}", error=True)
+    new = reruns.rerun(recorded)
     print_line(f"{recorded.row.name}: {new.level}", error=True)
     if not check:
         for name, value in new.result.last.measurement.metrics("final").items():
             print_line(f"{name:<26} {value:.6g}")
         return
-    same, facts = module.compare(recorded, new), module.environment_changes(recorded, new)
-    for line in same.lines():
+    comparison, facts = reruns.compare(recorded, new), reruns.reproducibility_warnings(recorded, new)
+    for line in comparison.lines():
         print_line(line)
     for fact in facts or ["the same"]:
         print_line(f"environment: {fact}")
-    if same.differences:
-        raise DiffersError(f"the rerun differs from run {recorded.row.run_id}: {same.differences[0]}")
+    if comparison.differences:
+        raise DiffersError(f"the rerun differs from run {recorded.row.run_id}: {comparison.differences[0]}")

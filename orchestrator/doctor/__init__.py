@@ -1,4 +1,4 @@
-"""What works here and what does not, each with what to do: looked at without changing anything."""
+"""Check what works on this machine, without changing anything, and say how to fix the rest."""
 
 from orchestrator.doctor.checks import run_checks
 from orchestrator.doctor.result import CheckResult, Report

@@ -1,4 +1,7 @@
-"""A small process in place of Ray's dashboard agent."""
+"""A small process in place of Ray's dashboard agent, which would import for a second.
+
+The raylet waits for files that name the agent's ports (-1: none), and ends if the agent ends.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 import time
 
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
-BEAT_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 if __name__ == "__main__":
     raylet, (folder, node) = os.getppid(), sys.argv[1:]
@@ -17,4 +20,4 @@ if __name__ == "__main__":
             file.write("-1")
         os.rename(f"{path}.half", path)
     while os.getppid() == raylet:
-        time.sleep(BEAT_SECONDS)
+        time.sleep(POLL_SECONDS)

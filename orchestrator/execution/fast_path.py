@@ -1,4 +1,4 @@
-"""Answer a finished sweep without loading torch."""
+"""Return the summary of a finished sweep without importing torch and Ray."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from orchestrator.space.space import Space
 
 REQUEST_SHA256 = "asked_sha256"
-LARGEST_SPACE = 256 * 1024  # bytes, as in yaml_text; a longer file is refused by who reads it in earnest
-OTHERS = ("models.", "pruning.", "orchestrator.")  # groups of entry points by which others add methods
+LARGEST_SPACE = 256 * 1024  # bytes, as in yaml_loader, which refuses a longer file
+PLUGIN_GROUPS = ("models.", "pruning.", "orchestrator.")  # of entry points
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """All that decides the plan of a sweep besides the code; `stop` is what --stop says."""
+    """All that decides the plan of a sweep besides the code; `stop` is as for --stop."""
 
     name: str
     text: str
@@ -47,11 +47,11 @@ class SweepRequest:
     stop: str | None
 
     def sha256(self) -> str | None:
-        """A hash of it, of the code, and of the files of the data sets; None where other packages have a say.
+        """Return a hash of the request, the code and the files of the data sets; None if there are plug-ins.
 
-        Files count by their size and the time of their last change: whoever touches one has a plan made.
+        Files count by their size and the time of their last change.
         """
-        if any(entry.group.startswith(OTHERS) for entry in all_entries()):
+        if any(entry.group.startswith(PLUGIN_GROUPS) for entry in all_entries()):
             return None
         facts = [
             asdict(self),
@@ -64,7 +64,7 @@ class SweepRequest:
 
 
 def _torchvision() -> str:
-    """Its version, from which networks are built; found without importing it."""
+    """Return the version of torchvision, which builds networks, without importing it."""
     try:
         return version("torchvision")
     except PackageNotFoundError:
@@ -73,13 +73,13 @@ def _torchvision() -> str:
 
 def _stamp(dataset: str) -> list[list[str | int]] | None:
     try:
-        return file_stamps(dataset)
-    except (DataError, OSError):  # it cannot be read, as who needs it will say
+        return stamp(dataset)
+    except (DataError, OSError):  # it cannot be read, as the sweep itself will say
         return None
 
 
 def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
-    """What a space asks for; None for what its text alone does not tell: a search, another network."""
+    """Return the request for a space; None if its text does not decide the plan: a search, a source model."""
     if space.search.method != "grid" or space.ancestor is not None:
         return None
     return SweepRequest(space.name, space.text, space.sets, options.device, options.precision, options.stop)
@@ -88,36 +88,36 @@ def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
 def read_request(
     space: str, sets: Sequence[str], *, device: str, precision: str, stop: str | None
 ) -> SweepRequest | None:
-    """The same from the words of a command; None where there is no such text."""
-    named = space in {file.stem for file in SPACES.glob("*.yaml")}
-    file = SPACES / f"{space}.yaml" if named else Path(space)
+    """Return the request for the words of a command; None if the space cannot be read."""
+    is_named = space in {file.stem for file in SPACES.glob("*.yaml")}
+    file = SPACES / f"{space}.yaml" if is_named else Path(space)
     try:
         text = read_regular(file, at_most=LARGEST_SPACE).decode("utf-8-sig")
-    except (OSError, ValueError):  # what is wrong is told by who reads it in earnest
+    except (OSError, ValueError):  # the sweep itself says what is wrong
         return None
     return SweepRequest(file.stem, text, tuple(sets), device, precision, stop)
 
 
 def cached_summary(request: SweepRequest, *, uri: str) -> Summary | None:
-    """The summary of a sweep whose trials are all in the store; None where that has to be looked into.
+    """Return the summary of a sweep whose trials are all in the store; None if a plan has to be made.
 
-    So it has for a server, and where a trial failed.
+    That is so for a store on a server, and if a trial failed.
     """
-    asked = request.sha256()
-    if asked is None or _is_anything_waiting(uri):
+    sha256 = request.sha256()
+    if sha256 is None or _has_pending(uri):
         return None
     runs = SqliteRuns(uri)
     try:
-        sweep = next(iter(runs.search(f"tags.kind = 'sweep' and tags.{REQUEST_SHA256} = '{asked}'")), None)
+        sweep = next(iter(runs.search(f"tags.kind = 'sweep' and tags.{REQUEST_SHA256} = '{sha256}'")), None)
         if sweep is None or sweep.status != "FINISHED":
             return None
-        return _summary(request, runs, sweep)
+        return _make_summary(request, runs, sweep)
     except StoreError:
         return None
 
 
-def _is_anything_waiting(uri: str) -> bool:
-    """Results for the store; what cannot be looked into may hold some."""
+def _has_pending(uri: str) -> bool:
+    """Return whether results wait for the store; a folder that cannot be read may hold some."""
     folder = outbox_folder(uri)
     try:
         return folder.exists() and any(folder.iterdir())
@@ -125,17 +125,15 @@ def _is_anything_waiting(uri: str) -> bool:
         return True
 
 
-def _summary(request: SweepRequest, runs: SqliteRuns, sweep: RunRecord) -> Summary | None:
+def _make_summary(request: SweepRequest, runs: SqliteRuns, sweep: RunRecord) -> Summary | None:
     text = runs.read_text(sweep, PLAN)
     keys = {row[name] for row in load_planned_rows(text) for name in ("key", "dense_key")}
-    known = runs.find_all_finished(keys)
-    if not all(map(_looks_whole, known.values())):
+    rows = runs.find_all_finished(keys)
+    if not all(
+        sizes_match(row.local_path("model"), row.tags.get("manifest_sha256", "")) for row in rows.values()
+    ):
         return None
-    results = load_results(runs, sweep, all_finished=known).results
+    results = load_results(runs, sweep, known=rows).results
     if not results["status"].isin(("finished", "stopped")).all():
         return None
     return Summary(request.name, len(results), sweep, results, SweepOutcome(()), len(results))
-
-
-def _looks_whole(row: RunRecord) -> bool:
-    return sizes_match(row.local_path("model"), row.tags.get("manifest_sha256", ""))

@@ -38,9 +38,10 @@ from orchestrator.trial.task import SweepOutcome
 
 @dataclass(frozen=True)
 class LateSweep:
-    """A sweep whose results were delivered. `missing` trials are for the next sweep to run.
+    """A sweep whose results were delivered; its `missing` trials are for the next sweep to run.
 
-    `state` is finished, interrupted (trials are missing), running (elsewhere) or gone (its run is deleted).
+    `state` is finished, interrupted (trials are missing), running (in another process) or gone (its run is
+    deleted).
     """
 
     space: str
@@ -51,19 +52,19 @@ class LateSweep:
     missing: int = 0
 
     def line(self) -> str:
-        done = f"{self.space}: {self.trials} trials and {self.dense} dense trainings delivered"
+        delivered = f"{self.space}: {self.trials} trials and {self.dense} dense trainings delivered"
         ends = {
             "finished": "the sweep is finished",
             "interrupted": f"{self.missing} trials are missing, which the same `orchestrate sweep` runs",
             "running": "the sweep is running, and finishes its run itself",
             "gone": "the run of the sweep is not in the store",
         }
-        return f"{done}; {ends[self.state]}  {self.sweep}"
+        return f"{delivered}; {ends[self.state]}  {self.sweep}"
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """What came to the store; what it refused, and why, by the run's name, waits in `folder`."""
+class Delivery:
+    """What was delivered to the store. `refused` maps names of runs to why; they wait in `folder`."""
 
     uri: str
     folder: str
@@ -84,24 +85,24 @@ class Delivered:
         }
 
     def lines(self) -> Iterator[str]:
-        """The same for a reader."""
+        """Yield the delivery as lines of text."""
         if not self.sweeps and not self.refused:
             yield f"nothing waits for the store {redact_uri(self.uri)}"
         yield from (sweep.line() for sweep in self.sweeps)
 
     def problem(self) -> str:
-        """What to say of results that the store refused; nothing if there are none."""
+        """Return an error message for results that the store refused; nothing if there are none."""
         if not self.refused:
             return ""
         name, reason = next(iter(self.refused.items()))
         return f"{count_waiting(len(self.refused))} in {self.folder} still; {name}: {reason}"
 
 
-def deliver_late(uri: str) -> Delivered:
-    """Deliver all that waits for the store, and finish the runs of its sweeps as the next sweep would.
+def deliver_late(uri: str) -> Delivery:
+    """Deliver all results that wait for the store, and finish the runs of their sweeps.
 
-    Also of those whose results are all there, and whose process died before it could. AwayError, with
-    what still waits, where the store cannot be reached; nothing is lost then.
+    Sweeps whose results are all in the store, but whose process died before it finished them, are finished
+    too. StoreUnavailableError, with what still waits, if the store cannot be reached; nothing is lost then.
     """
     outbox, arrived = Outbox(outbox_folder(uri)), list[PendingRun]()
     refused: dict[str, str] = {}
@@ -111,14 +112,14 @@ def deliver_late(uri: str) -> Delivered:
             breaker_for(uri).reset()
             refused = _deliver(uri, outbox, arrived)
         except StoreError as error:
-            raise type(error)(f"{error}; {count_waiting(outbox.count())} in {outbox.folder}") from error
-    elif not _is_there(uri):
-        return Delivered(uri, str(outbox.folder), (), {})
-    return Delivered(uri, str(outbox.folder), tuple(_finish_sweeps(uri, arrived)), refused)
+            raise type(error)(f"{error}; {results_wait(outbox.count())} in {outbox.folder}") from error
+    elif not _is_usable(uri):
+        return Delivery(uri, str(outbox.folder), (), {})
+    return Delivery(uri, str(outbox.folder), tuple(_finish_sweeps(uri, arrived)), refused)
 
 
-def _is_there(uri: str) -> bool:
-    """Whether the store answers, and can be written: for a sweep that lacks its end alone."""
+def _is_usable(uri: str) -> bool:
+    """Return whether there is a store that answers."""
     try:
         if has_store(uri):
             tracking.initialise(uri)
@@ -129,43 +130,43 @@ def _is_there(uri: str) -> bool:
 
 
 def _deliver(uri: str, outbox: Outbox, arrived: list[PendingRun]) -> dict[str, str]:
-    """What is refused; what another process is delivering is waited for."""
-    end, has_spoken = monotonic() + HELD_SECONDS, False
+    """Deliver all, wait for what another process is delivering, and return what the store refused."""
+    end, is_announced = monotonic() + HELD_SECONDS, False
     while True:
         refused = dict(deliver_all(uri, outbox, on_delivered=arrived.append))
-        held = outbox.count() - len(refused)
-        if held <= 0:
+        remaining = outbox.count() - len(refused)
+        if remaining <= 0:
             return refused
         if monotonic() > end:
             raise StoreUnavailableError(
-                f"another process has been delivering {held} results for {HELD_SECONDS:.0f} s"
+                f"another process has been delivering {remaining} results for {HELD_SECONDS:.0f} s"
             )
-        if not has_spoken:
-            print_line(f"another process is delivering {held} results; waiting for it", error=True)
-            has_spoken = True
-        sleep(FIRST_RETRY_SECONDS)
+        if not is_announced:
+            print_line(f"another process is delivering {remaining} results; waiting for it", error=True)
+            is_announced = True
+        sleep(TRY_SECONDS / 10)
 
 
 def _finish_sweeps(uri: str, arrived: Collection[PendingRun]) -> Iterator[LateSweep]:
     tracker = Tracker(uri, "")
     with tracker.translating_errors():
         rows = {row.run_id: row for row in tracker.search("tags.kind = 'sweep'", everywhere=True)}
-    spaces = {parcel.start.parent: parcel.start.experiment for parcel in arrived}
-    counts = Counter((parcel.start.parent, parcel.start.kind) for parcel in arrived)
-    left = {
-        row.run_id: row.tags.get("space", row.name) for row in rows.values() if _lacks_its_end(tracker, row)
+    spaces = {
+        row.run_id: row.tags.get("space", row.name) for row in rows.values() if _is_abandoned(tracker, row)
     }
-    for sweep, space in {**left, **spaces}.items():
+    spaces |= {pending.start.parent: pending.start.experiment for pending in arrived}
+    counts = Counter((pending.start.parent, pending.start.kind) for pending in arrived)
+    for sweep, space in spaces.items():
         state, missing = "gone", 0
         if sweep in rows:
-            state, missing = _finished(shared_tracker(uri, space), rows[sweep])
+            state, missing = _finish(tracker_of(uri, space), rows[sweep])
         yield LateSweep(space, sweep, counts[sweep, "trial"], counts[sweep, "dense"], state, missing)
 
 
-def _lacks_its_end(tracker: Tracker, row: RunRecord) -> bool:
-    """Whether a dead process of this host left a sweep open of which no trial is missing."""
-    holder = row.tags.get("owner", "")
-    if row.status != "RUNNING" or not is_on_this_host(holder) or is_owner_alive(holder):
+def _is_abandoned(tracker: Tracker, row: RunRecord) -> bool:
+    """Return whether a dead process of this host left a sweep open of which no trial is missing."""
+    owner = row.tags.get("owner", "")
+    if row.status != "RUNNING" or not on_this_host(owner) or is_owner_alive(owner):
         return False
     if not is_planned(tracker, row):
         return False
@@ -177,16 +178,16 @@ def _lacks_its_end(tracker: Tracker, row: RunRecord) -> bool:
     return keys <= ended and not _unasked(plan)
 
 
-def _finished(tracker: Tracker, row: RunRecord) -> tuple[str, int]:
-    """Bring the run of a sweep to its end: how it stands then, and how many trials are missing."""
+def _finish(tracker: Tracker, row: RunRecord) -> tuple[str, int]:
+    """Publish the results of a sweep and close its run; return its state and how many trials are missing."""
     try:
         with (
             acquire_lease(tracker, row.tags["plan_sha256"], name=row.tags.get("space", row.name)) as run,
             heartbeat(tracker, run),
             tracker.translating_errors(),
         ):
-            sweep = tracker.get_run(run.run_id)
-            results = publish_results(tracker, sweep, _space(tracker, sweep), SweepOutcome(()))
+            sweep = tracker.row(run.run_id)
+            results = publish_results(tracker, sweep, _load_space(tracker, sweep), SweepOutcome(()))
             missing = int((results["status"] == "missing").sum()) + _unasked(tracker.read_text(sweep, PLAN))
             run.status = "KILLED" if missing else "FINISHED"
     except BusyError:
@@ -195,13 +196,13 @@ def _finished(tracker: Tracker, row: RunRecord) -> tuple[str, int]:
 
 
 def _unasked(plan: str) -> int:
-    """How many points a search has still to ask for."""
+    """Return how many points a search has still to ask for."""
     planned = json.loads(plan).get("search", {}).get("planned", 0)
     return max(0, int(planned) - len(load_planned_rows(plan)))
 
 
-def _space(tracker: Tracker, sweep: RunRecord) -> Space | None:
-    """The space of a sweep, from its text and its command; None where they do not tell it here."""
+def _load_space(tracker: Tracker, sweep: RunRecord) -> Space | None:
+    """Return the space of a sweep, from its text and its command; None if they do not give it here."""
     name, command = sweep.tags.get("space", ""), sweep.tags.get(COMMAND, "")
     if not name or Path(name).name != name or not command or len(command) >= LONGEST:
         return None
@@ -214,5 +215,9 @@ def _space(tracker: Tracker, sweep: RunRecord) -> Space | None:
             return load_space(str(file), sets)
     except StoreUnavailableError:
         raise
-    except (OrchestrateError, ValueError, OSError):  # of other code, without a plug-in, cut
+    except (
+        OrchestrateError,
+        ValueError,
+        OSError,
+    ):  # of other code, or of a missing plug-in
         return None

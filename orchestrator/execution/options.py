@@ -12,39 +12,40 @@ from orchestrator.system import provenance
 from orchestrator.system.machine import cores, gpus
 
 
-def resolve_device(wanted: str, *, address: str | None = None) -> Device:
-    """`auto` is cuda where there is one: in the cluster at `address`, if that is given, or on this machine.
+def resolve_device(name: str, *, address: str | None = None) -> Device:
+    """Return the device for cpu, cuda or auto, which is cuda if there is a GPU.
 
-    DeviceError for cuda where there is none; ClusterError where there is no cluster.
+    GPUs are those of the cluster at `address`, or else of this machine. DeviceError for cuda without a
+    GPU; ClusterError if there is no cluster at the address.
     """
-    if wanted == "cpu":
+    if name == "cpu":
         return "cpu"
     if address is not None:
         from orchestrator.execution.ray_cluster import cluster_gpus
 
-        found: float
-        found, where = cluster_gpus(address), f"no node of the Ray cluster at {address} has a GPU"
+        count: float
+        count, problem = cluster_gpus(address), f"no node of the Ray cluster at {address} has a GPU"
     else:
-        found, where = gpus(), "torch sees no CUDA device"
-    if found:
+        count, problem = gpus(), "torch sees no CUDA device"
+    if count:
         return "cuda"
-    if wanted == "cuda":
+    if name == "cuda":
         instead = "" if address else ", or install a CUDA build"
-        raise DeviceError(f"--device cuda: {where}; use --device cpu{instead}")
+        raise DeviceError(f"--device cuda: {problem}; use --device cpu{instead}")
     return "cpu"
 
 
 ANY_NUMBER = 1_000_000
 WORKER_SECONDS = 5.0  # what a worker takes to start: it imports torch, MLflow and Tune
-POINT_SECONDS = 0.15  # what a point takes that trains next to nothing
+SHORTEST_TASK_SECONDS = 0.15  # what a task takes that trains next to nothing
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial holds, and how many at once at the most; where Ray is our own, also what it has.
+    """What one trial holds, how many may run at once, and what a Ray of our own has.
 
-    A trial holds one CPU, and `gpus_per_trial` of one GPU if there are any `gpus`. One whose worker
-    dies is tried again, `retries` times.
+    A trial holds one CPU, and `gpus_per_trial` of one GPU if there are any `gpus`. If its worker dies, it
+    is tried again, `retries` times.
     """
 
     cpus: int
@@ -56,47 +57,51 @@ class Resources:
 
     @property
     def per_trial(self) -> dict[str, float]:
-        """What one trial holds, in Ray's words."""
+        """What one trial holds, by Ray's names of resources."""
         return {"CPU": 1.0} | ({"GPU": self.gpus_per_trial} if self.gpus else {})
 
-    def initial_workers(self, points: int) -> int:
-        """How many workers so many points are worth, even if they train nothing."""
-        return max(1, min(self.concurrent, int(points * POINT_SECONDS / WORKER_SECONDS)))
+    def initial_workers(self, tasks: int) -> int:
+        """Return how many workers to start for so many tasks: as many as pay even if they train nothing."""
+        return max(1, min(self.concurrent, int(tasks * SHORTEST_TASK_SECONDS / WORKER_SECONDS)))
 
 
 def local_resources(device: Device, *, gpus_per_trial: float = 1.0) -> Resources:
-    """All that this machine has; a trial on a GPU waits for no core."""
-    there = gpus() if device == "cuda" else 0
-    fit = there * trials_per_gpu(gpus_per_trial) if there else cores()
-    return Resources(max(cores(), fit), there, gpus_per_trial, max(1, fit))
+    """Return all that this machine has; a trial on a GPU waits for no core."""
+    gpu_count = gpus() if device == "cuda" else 0
+    slots = gpu_count * trials_per_gpu(gpus_per_trial) if gpu_count else cores()
+    return Resources(max(cores(), slots), gpu_count, gpus_per_trial, max(1, slots))
 
 
 def cluster_resources(device: Device, address: str, *, gpus_per_trial: float = 1.0) -> Resources:
-    """What a trial holds there; how many fit is known once the cluster is joined."""
+    """Return what a trial holds in a cluster; how many fit is known once it is joined."""
     return Resources(0, int(device == "cuda"), gpus_per_trial, ANY_NUMBER, address)
 
 
 def limit_to_nodes(resources: Resources, nodes: Iterable[Mapping[str, float]]) -> Resources:
-    """`resources` with no more trials at once than the nodes hold. ClusterError where not one fits."""
-    there = list(nodes)
-    total = sum(slots_on_node(node, resources.per_trial) for node in there)
-    if total:
-        return replace(resources, concurrent=min(resources.concurrent, total))
-    wanted = " and ".join(f"{amount:g} {name}" for name, amount in resources.per_trial.items())
-    have = " and ".join(f"{sum(node.get(name, 0.0) for node in there):g} {name}" for name in ("CPU", "GPU"))
-    raise ClusterError(f"a trial holds {wanted} of one node, and no node has that; all together have {have}")
+    """Return `resources` with no more trials at once than fit on the nodes. ClusterError if none fits."""
+    nodes = list(nodes)
+    slots = sum(slots_on_node(node, resources.per_trial) for node in nodes)
+    if slots:
+        return replace(resources, concurrent=min(resources.concurrent, slots))
+    needed = " and ".join(f"{amount:g} {name}" for name, amount in resources.per_trial.items())
+    available = " and ".join(
+        f"{sum(node.get(name, 0.0) for node in nodes):g} {name}" for name in ("CPU", "GPU")
+    )
+    raise ClusterError(
+        f"a trial holds {needed} of one node, and no node has that; all together have {available}"
+    )
 
 
-def slots_on_node(node: Mapping[str, float], share: Mapping[str, float]) -> int:
-    """How many trials one node holds; the parts of two GPUs make no whole one."""
-    cpus = int(node.get("CPU", 0.0) / share["CPU"])
-    if not (part := share.get("GPU")):
+def slots_on_node(node: Mapping[str, float], per_trial: Mapping[str, float]) -> int:
+    """Return how many trials fit on one node; a trial cannot use shares of two GPUs."""
+    cpus = int(node.get("CPU", 0.0) / per_trial["CPU"])
+    if not (gpu_share := per_trial.get("GPU")):
         return cpus
-    return min(cpus, int(node.get("GPU", 0.0)) * trials_per_gpu(part))
+    return min(cpus, int(node.get("GPU", 0.0)) * trials_per_gpu(gpu_share))
 
 
 def trials_per_gpu(share: float) -> int:
-    """How many trials that hold `share` of a GPU fit on one; Ray counts in ten thousandths."""
+    """Return how many trials with this share of a GPU fit on one; Ray counts in ten thousandths."""
     return 10_000 // max(1, round(share * 10_000))
 
 
@@ -110,23 +115,23 @@ class SweepOptions:
     max_concurrent: int | None = None
     address: str | None = None
     retry_failed: bool = False
-    stop: str | None = None  # as --stop says it; None leaves it to the space
-    retries: int = 2  # of a point whose worker died
+    stop: str | None = None  # as for --stop; None leaves it to the space
+    retries: int = 2  # of a task whose worker died
 
     def resources(self) -> Resources:
-        """What a trial holds, of the cluster of `address` or of this machine."""
+        """Return what a trial holds, of the cluster at `address` or of this machine."""
         if self.address is None:
-            found = local_resources(self.device, gpus_per_trial=self.gpus_per_trial)
+            resources = local_resources(self.device, gpus_per_trial=self.gpus_per_trial)
         else:
-            found = cluster_resources(self.device, self.address, gpus_per_trial=self.gpus_per_trial)
-        most = self.max_concurrent or found.concurrent
-        return replace(found, concurrent=min(most, found.concurrent), retries=self.retries)
+            resources = cluster_resources(self.device, self.address, gpus_per_trial=self.gpus_per_trial)
+        most = self.max_concurrent or resources.concurrent
+        return replace(resources, concurrent=min(most, resources.concurrent), retries=self.retries)
 
     def code(self) -> str:
-        """What a worker must run: here what lies in the same place, on other nodes the same sources."""
+        """Return what identifies the code to a worker: its path here, its digest on other nodes."""
         return provenance.install_path() if self.address is None else provenance.source_digest()
 
     def data_dir(self) -> str | None:
-        """Where workers find data sets; every node of a cluster has its own place, unless one is set."""
-        chosen = data_folder() if self.address is None else chosen_data_dir()
-        return None if chosen is None else str(chosen)
+        """Return the folder of data sets for workers; None for each node's default in a cluster."""
+        folder = data_folder() if self.address is None else chosen_data_dir()
+        return None if folder is None else str(folder)

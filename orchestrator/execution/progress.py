@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
@@ -24,9 +24,10 @@ from orchestrator.trial.task import Task, TaskResult
 
 @dataclass(frozen=True)
 class RateEstimate:
-    """One kind of run, in seconds: what those that ended took, and how long the others are at it.
+    """What is known of the pace of one kind of run, in seconds.
 
-    `todo` counts what has not ended, those that run among them.
+    `todo` counts the runs that have not ended; `durations` are those of ended runs, and `running` how long
+    each open run has been at it.
     """
 
     todo: int
@@ -34,18 +35,21 @@ class RateEstimate:
     running: Sequence[float] = ()
 
 
-def eta_seconds(paces: Sequence[RateEstimate], *, concurrent: float) -> float | None:
-    """Seconds until all is done, `concurrent` runs at a time; None where a kind to do has not ended once."""
+def eta_seconds(rates: Sequence[RateEstimate], *, concurrent: float) -> float | None:
+    """Return the seconds until all is done, with `concurrent` runs at a time.
+
+    None if a kind of run is to do of which none has ended.
+    """
     work, longest = 0.0, 0.0
-    for pace in paces:
-        if not pace.todo:
+    for rate in rates:
+        if not rate.todo:
             continue
-        if not pace.durations:
+        if not rate.durations:
             return None
-        mean = sum(pace.durations) / len(pace.durations)
-        rest = [max(0.0, mean - seconds) for seconds in pace.running]
-        work += mean * max(0, pace.todo - len(rest)) + sum(rest)
-        longest = max([longest, mean if pace.todo > len(rest) else 0.0, *rest])
+        mean = sum(rate.durations) / len(rate.durations)
+        remaining = [max(0.0, mean - seconds) for seconds in rate.running]
+        work += mean * max(0, rate.todo - len(remaining)) + sum(remaining)
+        longest = max([longest, mean if rate.todo > len(remaining) else 0.0, *remaining])
     return max(work / max(concurrent, 1.0), longest)
 
 
@@ -54,67 +58,74 @@ REFRESHES_A_SECOND = 4
 NARROW = 70  # columns, below which the bars are short
 
 
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return `2 running, 1 failed`: the counts above 0 with their names, in the order given."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
 @dataclass
 class TaskCounter:
-    """The dense trainings or the trials: how many there are, and how they stand."""
+    """The number of dense trainings or of trials, and how many are in each state."""
 
     total: int
     reused: int = 0
     done: int = 0
     stopped: int = 0
     failed: int = 0
-    started: dict[str, float] = field(default_factory=dict)  # key of a running point -> when
-    took: list[float] = field(default_factory=list)
+    started: dict[str, float] = field(default_factory=dict)  # key of a running task -> when it started
+    durations: list[float] = field(default_factory=list)
 
     @property
-    def over(self) -> int:
+    def ended(self) -> int:
         return self.reused + self.done + self.stopped + self.failed
 
-    def begin(self, key: str) -> None:
-        """One more runs; of a search nobody knows at the start how many there will be."""
+    def on_start(self, key: str) -> None:
+        """Count a task that runs. A search makes the total grow: it is not known at the start."""
         self.started[key] = monotonic()
-        self.total = max(self.total, self.over + len(self.started))
+        self.total = max(self.total, self.ended + len(self.started))
 
-    def end(self, outcome: TaskResult) -> None:
-        began = self.started.pop(outcome.task.key, None)
-        if began is not None:
-            self.took.append(monotonic() - began)
-        self.stopped += outcome.stopped
-        self.done += outcome.metrics is not None
-        self.failed += outcome.metrics is None and not outcome.stopped
-        self.total = max(self.total, self.over + len(self.started))
+    def on_result(self, result: TaskResult) -> None:
+        """Count a task that has ended."""
+        started = self.started.pop(result.task.key, None)
+        if started is not None:
+            self.durations.append(monotonic() - started)
+        self.stopped += result.state == "stopped"
+        self.done += result.state == "complete"
+        self.failed += result.state == "failed"
+        self.total = max(self.total, self.ended + len(self.started))
 
-    def pace(self) -> RateEstimate:
+    def rate(self) -> RateEstimate:
         now = monotonic()
-        return RateEstimate(
-            max(0, self.total - self.over), self.took, [now - at for at in self.started.values()]
-        )
+        running = [now - started for started in self.started.values()]
+        return RateEstimate(max(0, self.total - self.ended), self.durations, running)
 
     def counts(self) -> str:
-        """What there is of each; what matters most comes first, a narrow terminal cuts off the rest."""
-        named = {"running": len(self.started), "failed": self.failed, "stopped": self.stopped}
-        named |= {"done": self.done, "reused": self.reused}
-        return ", ".join(f"{count} {word}" for word, count in named.items() if count)
+        """Return the counts as text; what matters most comes first: a narrow terminal cuts off the end."""
+        counts = {"running": len(self.started), "failed": self.failed, "stopped": self.stopped}
+        return counts_text({**counts, "done": self.done, "reused": self.reused})
 
 
 class SweepProgress:
-    """Counts how the points of a sweep stand; use it in a `with`. Everything goes to stderr."""
+    """Show how the tasks of a sweep stand, on stderr; use it in a `with`.
+
+    On a terminal these are bars, elsewhere a line now and then.
+    """
 
     def __init__(self, dense: TaskCounter, trials: TaskCounter) -> None:
         self.dense, self.trials = dense, trials
         self.concurrent = 1
-        self.news = ""  # what is waited for while nothing runs
-        self._best: tuple[float, str] | None = None
-        self._began = self._spoken = monotonic()
+        self.status_message = ""  # what the sweep waits for while nothing runs
+        self._best: tuple[float, str] | None = None  # validation accuracy, name of the trial
+        self._started = self._last_line = monotonic()
         self._console = Console(file=drawn_on(sys.stderr))
         self._live = (
             Live(
-                get_renderable=self._drawing,
+                get_renderable=self._render,
                 console=self._console,
                 refresh_per_second=REFRESHES_A_SECOND,
                 vertical_overflow="crop",
             )
-            if _on_terminal()
+            if _is_terminal()
             else None
         )
 
@@ -129,71 +140,71 @@ class SweepProgress:
         if self._live:
             self._live.stop()
 
-    def started(self, point: Task) -> None:
-        """A point is running, for the first time or again."""
-        self.news = ""
-        self._phase(point).begin(point.key)
+    def on_start(self, task: Task) -> None:
+        """Count a task that runs, for the first time or again."""
+        self.status_message = ""
+        self._counter(task).on_start(task.key)
 
-    def ended(self, outcome: TaskResult) -> None:
-        """One more point has ended."""
-        self._phase(outcome.task).end(outcome)
-        if outcome.metrics and outcome.task.parent:
-            found = outcome.metrics["final/val_accuracy"], outcome.task.name
-            self._best = max(self._best or found, found, key=lambda pair: pair[0])
+    def on_result(self, result: TaskResult) -> None:
+        """Count a task that has ended."""
+        self._counter(result.task).on_result(result)
+        if result.metrics and result.task.parent:
+            trial = result.metrics["final/val_accuracy"], result.task.name
+            self._best = max(self._best or trial, trial, key=lambda pair: pair[0])
 
     def print_line(self, line: str) -> None:
-        """One line that stays, above the bars."""
+        """Print a line that stays, above the bars."""
         self._console.print(plain(line), soft_wrap=True)
 
     def tick(self) -> None:
-        """Time has gone by: where there is no bar, a line is due now and then."""
-        if self._live is None and monotonic() - self._spoken > SECONDS_BETWEEN_LINES:
-            self._spoken = monotonic()
-            self.print_line(self.line())
+        """Print a line now and then if there are no bars."""
+        if self._live is None and monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = monotonic()
+            self.print_line(self.summary_line())
 
-    def line(self) -> str:
-        """All of it in one line."""
-        named = [("dense", self.dense), ("trials", self.trials)]
-        parts = [f"{name} {phase.over}/{phase.total}" for name, phase in named if phase.total]
-        parts += [phase.counts() for phase in (self.trials,) if phase.counts()]
-        return ", ".join([*parts, *self._remarks()])
+    def summary_line(self) -> str:
+        """Return all counts, times and the best trial in one line."""
+        counters = [("dense", self.dense), ("trials", self.trials)]
+        words = [f"{name} {counter.ended}/{counter.total}" for name, counter in counters if counter.total]
+        words += [counts] if (counts := self.trials.counts()) else []
+        return ", ".join([*words, *self._remarks()])
 
-    def _phase(self, point: Task) -> TaskCounter:
-        return self.trials if point.parent else self.dense
+    def _counter(self, task: Task) -> TaskCounter:
+        return self.trials if task.parent else self.dense
 
     def _remarks(self) -> Iterator[str]:
-        left = eta_seconds([self.dense.pace(), self.trials.pace()], concurrent=self.concurrent)
-        yield f"{format_duration(monotonic() - self._began)} so far"
-        if left is not None:
-            yield f"about {format_duration(left)} left"
+        seconds_left = eta_seconds([self.dense.rate(), self.trials.rate()], concurrent=self.concurrent)
+        yield f"{format_duration(monotonic() - self._started)} so far"
+        if seconds_left is not None:
+            yield f"about {format_duration(seconds_left)} left"
         if self._best:
             yield f"best {self._best[0]:.3f} ({self._best[1]})"
 
-    def _drawing(self) -> Table:
-        grid = Table.grid(padding=(0, 1), expand=True)
-        grid.add_column(no_wrap=True)
-        grid.add_column(no_wrap=True)
-        grid.add_column(no_wrap=True, justify="right")
-        grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")  # gives way on a narrow terminal
+    def _render(self) -> Table:
+        bars = Table.grid(padding=(0, 1), expand=True)
+        bars.add_column(no_wrap=True)
+        bars.add_column(no_wrap=True)
+        bars.add_column(no_wrap=True, justify="right")
+        bars.add_column(ratio=1, no_wrap=True, overflow="ellipsis")  # gives way on a narrow terminal
         width = 10 if self._console.width < NARROW else 20
-        for name, phase in (("dense", self.dense), ("trials", self.trials)):
-            if phase.total:
-                bar = ProgressBar(total=phase.total, completed=phase.over, width=width)
-                grid.add_row(name, bar, f"{phase.over}/{phase.total}", plain(phase.counts()))
-        whole = Table.grid(expand=True)
-        whole.add_column(no_wrap=True, overflow="ellipsis")
-        whole.add_row(grid)
-        news = STOPPING if received_signal() else self.news
-        whole.add_row(plain(", ".join([*([news] if news else []), *self._remarks()])))
-        return whole
+        for name, counter in (("dense", self.dense), ("trials", self.trials)):
+            if counter.total:
+                bar = ProgressBar(total=counter.total, completed=counter.ended, width=width)
+                bars.add_row(name, bar, f"{counter.ended}/{counter.total}", plain(counter.counts()))
+        grid = Table.grid(expand=True)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid.add_row(bars)
+        message = STOPPING if received_signal() else self.status_message
+        grid.add_row(plain(", ".join([*([message] if message else []), *self._remarks()])))
+        return grid
 
 
-def waiting(what: str) -> AbstractContextManager[object]:
-    """Says on a terminal what is waited for within the block, and takes it away again."""
-    if not _on_terminal():
+def waiting(message: str) -> AbstractContextManager[object]:
+    """Show on a terminal what the block waits for."""
+    if not _is_terminal():
         return nullcontext()
-    return Console(file=drawn_on(sys.stderr)).status(plain(what), refresh_per_second=REFRESHES_A_SECOND)
+    return Console(file=drawn_on(sys.stderr)).status(plain(message), refresh_per_second=REFRESHES_A_SECOND)
 
 
-def _on_terminal() -> bool:
+def _is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")

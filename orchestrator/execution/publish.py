@@ -26,13 +26,13 @@ LONGEST = 4000  # characters; the store cuts tags at 8000
 
 
 def reproduce_command(space: Space, options: SweepOptions) -> str:
-    """What brings the same points to the same results; how many run at once, and where, changes none.
+    """Return the command that gives the same results; how many trials run at once, and where, changes none.
 
-    A space that is no named one is called by its file, which the run keeps under `space.yaml`.
+    A space without a name of its own is given as its file, which the run keeps as `space.yaml`.
     """
-    own = SPACES / f"{space.name}.yaml"
-    named = own.is_file() and own.read_text(encoding="utf-8-sig") == space.text
-    words = ["orchestrate", "sweep", "--space", space.name if named else f"{space.name}.yaml"]
+    file = SPACES / f"{space.name}.yaml"
+    is_named = file.is_file() and file.read_text(encoding="utf-8-sig") == space.text
+    words = ["orchestrate", "sweep", "--space", space.name if is_named else f"{space.name}.yaml"]
     words += [word for item in space.sets for word in ("--set", item)]
     words += [] if space.ancestor is None else ["--from", space.ancestor.source]
     words += ["--device", options.device]
@@ -42,32 +42,32 @@ def reproduce_command(space: Space, options: SweepOptions) -> str:
 
 
 def preload_plotting() -> None:
-    """Load what pictures are drawn with, half a second's work, while this process waits for its workers."""
-    Thread(target=_load, daemon=True).start()
+    """Import matplotlib in a thread, half a second's work, while this process waits for its workers."""
 
+    def load() -> None:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
 
-def _load() -> None:
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
+    Thread(target=load, daemon=True).start()
 
 
 def publish_results(
-    tracker: Tracker, sweep: RunRecord, space: Space | None, ended: SweepOutcome
+    tracker: Tracker, sweep: RunRecord, space: Space | None, outcome: SweepOutcome
 ) -> DataFrame:
-    """What the sweep's run shows in the end; done twice, it shows the same.
+    """Publish tables, picture, report and note in the sweep's run, and return the table of its trials.
 
-    Where the space is not known its run has no description, and does not say what was swept.
+    Published twice, they are the same. Without a space the run gets no description.
     """
-    if ended.signal:
+    if outcome.signal:
         tracker.close_children(sweep.run_id, "interrupted")
-    known = load_results(tracker, sweep)
-    results = known.results
+    sweep_results = load_results(tracker, sweep)
+    results = sweep_results.results
     if space is not None:
-        publish_sweep_page(tracker, sweep, space=space, results=results)
-    if (results["status"] == "finished").any() and not ended.signal:  # who stops a sweep does not wait
-        table = markdown([*tables(results), *default_differences(results)])
+        tell(tracker, sweep, space=space, results=results)
+    if (results["status"] == "finished").any() and not outcome.signal:  # a stopped sweep ends soon
+        table = markdown([*tables(results), *differences_asked(results)])
         picture = accuracy_against_sparsity(results, title=sweep.tags.get("space", sweep.name))
-        report = html_report(tracker, sweep, loaded=known)
+        report = html_report(tracker, sweep, known=sweep_results)
         tracker.upload(sweep.run_id, {PICTURE: picture, TABLES: table, REPORT: report})
         about = f"{page_links(tracker, sweep)}\n\n{'' if space is None else space.about}"
         tracker.set_tag(sweep.run_id, tracking.NOTE, note(sweep.run_id, about, table))
@@ -75,11 +75,11 @@ def publish_results(
 
 
 def note(run_id: str, about: str, table: str) -> str:
-    """The description of a sweep's page: what it is, its picture, and as much of the tables as fits."""
+    """Return the description of a sweep's page: about, picture, and as much of the tables as fits."""
     picture = f"![accuracy against sparsity](/get-artifact?path={PICTURE}&run_uuid={run_id})"
     head = f"{about}\n\n{picture}\n\nThe whole report is the artifact {REPORT}.\n\n"
     if len(head) + len(table) <= tracking.NOTE_LENGTH:
         return head + table
-    rest = f"\n\nThe rest is in the artifact {TABLES}."
-    whole_lines = table[: tracking.NOTE_LENGTH - len(head) - len(rest)].rpartition("\n")[0]
-    return head + whole_lines + rest
+    tail = f"\n\nThe rest is in the artifact {TABLES}."
+    whole_lines = table[: tracking.NOTE_LENGTH - len(head) - len(tail)].rpartition("\n")[0]
+    return head + whole_lines + tail

@@ -1,4 +1,4 @@
-"""Measure whether and how fast Ray starts here."""
+"""Measure how fast Ray starts on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANSWER_SECONDS = 60
 
 
 def measure_ray_startup() -> float:
-    """From nothing to the answer of a first worker. ClusterError where Ray does not start."""
+    """Return the seconds from nothing to the answer of a first worker. ClusterError if Ray does not start."""
     started = perf_counter()
     with local_ray(Resources(cpus=1, gpus=0, gpus_per_trial=1.0, concurrent=1)):
         ray.get(ray.remote(_answer).remote(), timeout=ANSWER_SECONDS)

@@ -34,26 +34,26 @@ class NodeRequirements:
     data_dir: str | None
 
 
-def check_nodes(found: Sequence[Node], needs: NodeRequirements) -> None:
-    """ClusterError with the first problem of a node that may get a trial."""
-    ask = ray.remote(num_cpus=0, max_retries=0)(_problem)
-    asked = {}
-    for node in found:
+def check_nodes(nodes: Sequence[Node], requirements: NodeRequirements) -> None:
+    """Raise ClusterError with the first problem of a node that may get a trial."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(find_problem)
+    answers = {}
+    for node in nodes:
         if node["Resources"].get("CPU"):
-            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[ask.options(scheduling_strategy=here).remote(needs)] = node
-    for problem in _answers(asked):
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            answers[remote.options(scheduling_strategy=on_node).remote(requirements)] = node
+    for problem in _problems(answers):
         raise ClusterError(problem)
 
 
-def _answers(asked: Mapping[Any, Node]) -> Iterator[str]:
-    for answer, node in asked.items():
+def _problems(answers: Mapping[Any, Node]) -> Iterator[str]:  # Ray's references, and the nodes
+    for answer, node in answers.items():
         name = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}) of the Ray cluster"
         try:
             problem = ray.get(answer, timeout=ANSWER_SECONDS)
         except GetTimeoutError:
             yield f"{name} has not answered for {ANSWER_SECONDS:.0f} s"
-        except RayTaskError as error:  # there is no such code, above all
+        except RayTaskError as error:  # above all: this code is not there
             reason = " ".join(str(error).split())[-200:]
             yield f"{name} cannot run this version of the code; install it there: {reason}"
         except RayError as error:
@@ -63,32 +63,34 @@ def _answers(asked: Mapping[Any, Node]) -> Iterator[str]:
                 yield f"{name}: {problem}"
 
 
-def _problem(needs: NodeRequirements) -> str:
-    """What a node lacks, in one line; runs there."""
+def find_problem(requirements: NodeRequirements) -> str:
+    """Return what a node lacks, in one line; runs on the node."""
     try:
-        check_code(needs.code)
-        if not store_exists(needs.uri):
-            return f"the store {redact_uri(needs.uri)} is a file that it does not see; {SERVER_FIX}"
-        tracking.initialise(needs.uri)
-        for name in needs.datasets:
-            check_files(name, None if needs.data_dir is None else Path(needs.data_dir))
+        check_code(requirements.code)
+        if not exists(requirements.uri):
+            return f"the store {redact_uri(requirements.uri)} is a file that it does not see; {SERVER}"
+        tracking.initialise(requirements.uri)
+        for name in requirements.datasets:
+            check(name, None if requirements.data_dir is None else Path(requirements.data_dir))
     except OrchestrateError as error:
         return str(error)
     return ""
 
 
 @contextmanager
-def cluster_for_sweep(resources: Resources, needs: NodeRequirements) -> Iterator[None]:
-    """The cluster at the address of `resources`. ClusterError or StoreError where it is not fit."""
+def cluster_for_sweep(resources: Resources, requirements: NodeRequirements) -> Iterator[None]:
+    """Join the cluster at the address of `resources`. ClusterError or StoreError if it lacks something."""
     with connect_cluster(resources.address or "auto"):
-        found = living_nodes()
-        limit_to_nodes(resources, [node["Resources"] for node in found])
-        check_reachable(needs.uri, needs.artifact_root, {node["NodeManagerHostname"] for node in found})
-        check_nodes(found, needs)
+        nodes = living_nodes()
+        limit_to_nodes(resources, [node["Resources"] for node in nodes])
+        check_reachable(
+            requirements.uri, requirements.artifact_root, {node["NodeManagerHostname"] for node in nodes}
+        )
+        check_nodes(nodes, requirements)
         yield
 
 
 def cluster_gpus(address: str) -> float:
-    """The GPUs of all nodes of a cluster."""
+    """Return the number of GPUs of all nodes of a cluster."""
     with connect_cluster(address):
         return float(sum(node["Resources"].get("GPU", 0.0) for node in living_nodes()))

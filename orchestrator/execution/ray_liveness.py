@@ -18,16 +18,16 @@ from orchestrator.errors import ClusterError
 from orchestrator.execution.ray_session_folder import kill_ray_processes
 from orchestrator.system.signals import close_all, received_signal, shown_cursor
 
-LOOK_SECONDS = 0.25
+POLL_SECONDS = 0.25
 GRACE_SECONDS = 1.5  # for workers to close their runs once a sweep is stopped; Tune would give them 10
-# The name of a process that runs a function for Tune. No others are killed: with one of Ray's agents the
-# node goes, and with the node this process.
-TRIAL = "ray::ImplicitFunc"
+# The name of a process that runs a function for Tune. No others are killed: if one of Ray's agents ends,
+# the node ends, and this process with it.
+TRIAL_PROCESS = "ray::ImplicitFunc"
 
 
 @dataclass
 class _State:
-    """Tune pickles what it is given, and the sweep may run in a Ray that was started before it."""
+    """The processes of our own Ray: the sweep may run in a Ray that was started before it."""
 
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -37,9 +37,9 @@ _state = _State()
 
 @contextmanager
 def watched(folder: Path) -> Iterator[None]:
-    """If a process of which `watch` was told dies within the block, this one ends with exit code 4.
+    """End this process with exit code 4 if a process passed to `watch` dies within the block.
 
-    What else of Ray runs in the session's `folder` is killed before.
+    The other processes of Ray in the session's `folder` are killed first.
     """
     with _in_thread(lambda done: _end_with_ray(done, folder)):
         try:
@@ -50,16 +50,16 @@ def watched(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def kill_stragglers() -> Iterator[None]:
-    """Within the block, workers below this process that outlive a signal by `GRACE_SECONDS` are killed."""
+    """Kill workers below this process that outlive a signal within the block by `GRACE_SECONDS`."""
     with _in_thread(_end_workers):
         yield
 
 
 @contextmanager
-def _in_thread(look: Callable[[Event], None]) -> Iterator[None]:
-    """`look` runs until the block ends, which the event tells it."""
+def _in_thread(target: Callable[[Event], None]) -> Iterator[None]:
+    """Run `target` in a thread; its event is set when the block ends."""
     done = Event()
-    thread = Thread(target=look, args=(done,), daemon=True)
+    thread = Thread(target=target, args=(done,), daemon=True)
     thread.start()
     try:
         yield
@@ -69,36 +69,38 @@ def _in_thread(look: Callable[[Event], None]) -> Iterator[None]:
 
 
 def watch(name: str, process: subprocess.Popen[bytes]) -> None:
-    """Look after a process of Ray's, too."""
+    """Watch a process of Ray's, too."""
     _state.processes[name] = process
 
 
 def forget() -> None:
-    """Ray is shut down, and its processes with it."""
+    """Stop watching: Ray is shut down, and its processes with it."""
     _state.processes = {}
 
 
 def death() -> str:
-    """Which process of our own Ray has died, in one line; nothing while all live."""
+    """Return one line that says which process of our own Ray has died, or nothing if all live."""
     for name, process in list(_state.processes.items()):
         if (code := process.poll()) is not None:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            return f"Ray died; the same command carries on (its {name}, pid {process.pid}, {how})"
+            cause = (
+                f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            )
+            return f"Ray died; the same command carries on (its {name}, pid {process.pid}, {cause})"
     return ""
 
 
 def _end_with_ray(done: Event, folder: Path) -> None:
-    while not done.wait(LOOK_SECONDS):
-        if why := death():
+    while not done.wait(POLL_SECONDS):
+        if reason := death():
             kill_ray_processes(folder)
-            close_all(why)
+            close_all(reason)
             sys.stdout.flush()
-            os.write(2, f"{shown_cursor()}error: {why}\n".encode())
+            os.write(2, f"{shown_cursor()}error: {reason}\n".encode())
             os._exit(ClusterError.exit_code)
 
 
 def _end_workers(done: Event) -> None:
-    while not done.wait(LOOK_SECONDS):
+    while not done.wait(POLL_SECONDS):
         if received_signal():
             if not done.wait(GRACE_SECONDS):
                 _kill_trials()
@@ -108,5 +110,5 @@ def _end_workers(done: Event) -> None:
 def _kill_trials() -> None:
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if TRIAL in " ".join(child.cmdline()):
+            if TRIAL_PROCESS in " ".join(child.cmdline()):
                 child.kill()

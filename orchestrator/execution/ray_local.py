@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services, utils, worker
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
 from orchestrator.execution.options import Resources
 from orchestrator.execution.ray_liveness import forget, kill_stragglers, watched
-from orchestrator.execution.ray_patches import minimal_processes, patched
+from orchestrator.execution.ray_patches import (
+    head_address,
+    is_head_here,
+    keep_signal_handlers,
+    loopback_only,
+    minimal_processes,
+    quiet_deaths,
+)
 from orchestrator.execution.ray_security import check_loopback, new_token
 from orchestrator.execution.ray_session_folder import (
     RAY,
@@ -31,7 +36,7 @@ from orchestrator.system.signals import RAISED, allow_interrupt, defer_signals, 
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
-OWN = IN_WORKERS | {
+ENVIRONMENT = IN_WORKERS | {
     # Workers import it as they start, and are then kept until they are needed.
     "RAY_preload_python_modules": "orchestrator.execution.worker_preload",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
@@ -50,8 +55,8 @@ for _name in ("ray", "ray.tune", "ray.tune.execution.tune_controller"):
 Node = Mapping[str, Any]  # as ray.nodes() gives it
 
 
-class _NoFolder(JobConfig):
-    """Workers would put the folder we stand in first on their path, and import a `models` that lies there.
+class _NoWorkingDir(JobConfig):
+    """Keep workers from putting this process's working folder on their path: a `models` may lie there.
 
     An empty working_dir has the same effect, and costs 2 s at the start of the first workers.
     """
@@ -62,18 +67,18 @@ class _NoFolder(JobConfig):
 
 @contextmanager
 def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
-    """A Ray of our own that listens on loopback alone, and asks for a token of its own.
+    """Run a Ray of our own within the block, on loopback alone and with a token of its own.
 
-    So many workers are started at once: they get `ready` while the block goes on. ClusterError where it does
-    not start, or listens elsewhere.
+    `ready` workers are started at once, and import while the block goes on. ClusterError if Ray does not
+    start, or listens on other addresses.
     """
     with (
         _private_folder(sockets=True) as folder,
-        environment_variables(OWN),
+        environment_variables(ENVIRONMENT),
         new_token(),
-        _loopback(only=True),
+        loopback_only(True),
         watched(folder),
-        patched(worker, print_to_stdstream=_say_nothing),
+        quiet_deaths(),
     ):
         try:
             with minimal_processes(folder, ready=ready):
@@ -83,7 +88,7 @@ def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
                     num_cpus=resources.cpus,
                     num_gpus=resources.gpus,
                     include_dashboard=False,
-                    job_config=_NoFolder(),
+                    job_config=_NoWorkingDir(),
                     _temp_dir=str(folder / RAY),
                 )
             check_loopback()
@@ -91,7 +96,7 @@ def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
                 yield
         finally:
             _shut_down()
-            kill_ray_processes(folder)  # what a start that was cut off has left
+            kill_ray_processes(folder)  # of a start that was cut off
 
 
 @contextmanager
@@ -108,9 +113,9 @@ def _private_folder(*, sockets: bool) -> Iterator[Path]:
 
 @contextmanager
 def connect_cluster(address: str) -> Iterator[None]:
-    """A Ray cluster that somebody else has started. ClusterError where there is none."""
+    """Connect to a Ray cluster that is running already. ClusterError if there is none at `address`."""
     _check_address(address)
-    with _loopback(only=_on_loopback(address)), _private_folder(sockets=False) as folder:
+    with loopback_only(_listens_on_loopback(address)), _private_folder(sockets=False) as folder:
         empty = folder / "empty"
         empty.mkdir()
         _start(
@@ -124,14 +129,14 @@ def connect_cluster(address: str) -> Iterator[None]:
             _shut_down()
 
 
-def _say_nothing(*what: object, **options: object) -> None:
-    """Ray tells of its processes' deaths on the terminal; a sweep has words of its own for them."""
-
-
 def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
     try:
-        with defer_signals(), allow_interrupt(), _no_handler():
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+        with defer_signals(), allow_interrupt():
+            try:
+                with keep_signal_handlers():
+                    ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+            finally:
+                reinstall_handlers()  # Ray's C++ has put another in their place, which aborts in the end
     except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
         forget()
         ray.shutdown()  # what has started of it
@@ -142,7 +147,7 @@ def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
 
 
 def _check_address(address: str) -> None:
-    """ClusterError, at once, for what is no address or does not answer; Ray would try for a minute."""
+    """Raise ClusterError for what is no address or does not answer. Ray itself would try for a minute."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -160,16 +165,17 @@ def _check_address(address: str) -> None:
         ) from error
 
 
-def _on_loopback(address: str) -> bool:
-    """Whether a head here listens as 127.0.0.1, for which Ray would put another address of this machine."""
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None) or ""
-    host, _, port = address.rpartition(":")
-    return host in LOCAL and f"127.0.0.1:{port}" in services.find_gcs_addresses()  # type: ignore[no-untyped-call]  # ray's
+def _listens_on_loopback(address: str) -> bool:
+    """Return whether a head here listens as 127.0.0.1, for which Ray would put another of its addresses."""
+    host, _, port = (head_address() if address == "auto" else address).rpartition(":")
+    return host in LOCAL and is_head_here(f"127.0.0.1:{port}")
 
 
 def _shut_down() -> None:
-    """No other thread may meanwhile collect what refers to Ray: that would end the process."""
+    """Shut Ray down with the garbage collector off.
+
+    Another thread that collects an object of Ray's meanwhile would end the process.
+    """
     forget()
     gc.collect()
     gc.disable()
@@ -179,21 +185,6 @@ def _shut_down() -> None:
         gc.enable()
 
 
-@contextmanager
-def _no_handler() -> Iterator[None]:
-    """Ray puts a handler for SIGTERM in the place of ours, and its C++ another, which aborts in the end."""
-    try:
-        with patched(utils, set_sigterm_handler=lambda handler: None):
-            yield
-    finally:
-        reinstall_handlers()
-
-
-def _loopback(*, only: bool) -> AbstractContextManager[None]:
-    """What ray has read of its environment as it was imported, which may be before us."""
-    return patched(ray_constants, ENABLE_RAY_CLUSTER=not only)
-
-
 def living_nodes() -> list[Node]:
-    """The living nodes of the cluster that this process has joined."""
+    """Return the living nodes of the cluster that this process has joined."""
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # ray's

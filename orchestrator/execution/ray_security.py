@@ -8,37 +8,31 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 
 import psutil
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
 from orchestrator.errors import ClusterError
+from orchestrator.execution.ray_patches import reload_token
 from orchestrator.system.machine import environment_variables
 
 
 @contextmanager
 def new_token() -> Iterator[None]:
-    """Within the block, what Ray starts here asks everybody for the token, and has it in its environment.
+    """Have Ray's processes that start within the block ask every client for a new token.
 
-    /proc/PID/environ can be read by the process's owner alone.
+    They have it in their environment: /proc/PID/environ can be read by the process's owner alone.
     """
     try:
         with environment_variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
-            _read_again()
+            reload_token()
             yield
     finally:
-        _read_again()
-
-
-def _read_again() -> None:
-    """Ray reads these variables once, as it is imported."""
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+        reload_token()
 
 
 def check_loopback() -> None:
-    """ClusterError if this process, or one below it, listens where other machines could connect."""
-    open_to_others = sorted({address for address in listeners() if not _is_loopback(address)})
-    if open_to_others:
-        addresses = ", ".join(f"{host}:{port}" for host, port in open_to_others)
+    """Raise ClusterError if this process, or one below it, listens where other machines could connect."""
+    exposed = sorted({address for address in listeners() if not _is_loopback(address)})
+    if exposed:
+        addresses = ", ".join(f"{host}:{port}" for host, port in exposed)
         raise ClusterError(
             f"Ray listens on {addresses}, and may listen on 127.0.0.1 alone; nothing was run: this version "
             "of Ray does not keep to loopback, install the one in requirements.lock"
@@ -46,9 +40,9 @@ def check_loopback() -> None:
 
 
 def listeners() -> Iterator[tuple[str, int]]:
-    """(host, port) of every TCP listener of this process and those below it."""
-    here = psutil.Process()
-    for process in (here, *here.children(recursive=True)):
+    """Yield (host, port) of every TCP listener of this process and those below it."""
+    current = psutil.Process()
+    for process in (current, *current.children(recursive=True)):
         with suppress(psutil.Error):
             for connection in process.net_connections("tcp"):
                 if connection.status == psutil.CONN_LISTEN:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from orchestrator.system.signals import closing_at_end
 
 PREFIX = "orchestrate-"
-UNLOCKED = f".{PREFIX}"  # until its lock is held
+UNLOCKED = f".{PREFIX}"  # of a folder whose lock is not held yet
 UNLOCKED_SECONDS = 60.0  # after which a folder that never got its lock belongs to a dead process
 LOCK, RAY, SESSION = "lock", "r", "s"  # Ray's folder, and the session in it
 WORKERS = "t"  # for temporary files of workers
@@ -28,9 +28,9 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @contextmanager
 def session_folder() -> Iterator[Path]:
-    """A new folder of mode 0700; those that dead processes have left are removed first. OSError."""
+    """Hold a new folder of mode 0700; folders of dead processes are removed first. OSError."""
     remove_dead()
-    folder = Path(tempfile.mkdtemp(prefix=UNLOCKED, dir=_place()))
+    folder = Path(tempfile.mkdtemp(prefix=UNLOCKED, dir=_temporary_folder()))
     try:
         with FileLock(folder / LOCK, blocking=False, thread_local=False):
             # The lock stays with the file: nobody sees the folder under its name without one.
@@ -42,7 +42,7 @@ def session_folder() -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """What Ray's processes put there as they end may come in between."""
+    """Remove a folder, again and again: Ray's processes write into it as they end."""
     for _ in range(TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
@@ -51,12 +51,12 @@ def _remove(folder: Path) -> None:
 
 
 def remove_dead() -> list[Path]:
-    """Remove this user's session folders whose processes are dead, and say which they were."""
-    return [folder for folder in _own_folders() if _remove_if_dead(folder)]
+    """Remove this user's session folders whose processes are dead, and return them."""
+    return [folder for folder in _user_folders() if _remove_if_dead(folder)]
 
 
-def _own_folders() -> Iterator[Path]:
-    with suppress(OSError), os.scandir(_place()) as entries:
+def _user_folders() -> Iterator[Path]:
+    with suppress(OSError), os.scandir(_temporary_folder()) as entries:
         for entry in entries:
             if entry.name.startswith((PREFIX, UNLOCKED)) and entry.is_dir(follow_symlinks=False):
                 with suppress(OSError):
@@ -69,7 +69,7 @@ def _remove_if_dead(folder: Path) -> bool:
         if folder.name.startswith(UNLOCKED) and time() - folder.stat().st_mtime < UNLOCKED_SECONDS:
             return False
         if not folder.name.startswith(UNLOCKED) and not (folder / LOCK).is_file():
-            return False  # of that name, and not of ours
+            return False  # not a session folder
         with FileLock(folder / LOCK, blocking=False):
             kill_ray_processes(folder)  # Ray's agent outlives a killed driver by a minute
             shutil.rmtree(folder)
@@ -78,12 +78,12 @@ def _remove_if_dead(folder: Path) -> bool:
     return True
 
 
-def _place() -> str:
+def _temporary_folder() -> str:
     return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
 
 
 def kill_ray_processes(folder: Path) -> None:
-    """Kill Ray's processes of this session, whoever their parent is by now: each has a log in its folder."""
+    """Kill Ray's processes of this session, whatever their parent is: each has a log in its folder."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             files = [] if process.pid == os.getpid() else process.open_files()
@@ -92,12 +92,12 @@ def kill_ray_processes(folder: Path) -> None:
 
 
 def check_temporary_folder() -> None:
-    """OSError where Ray cannot put its sockets or its shared memory, with what to do about it."""
-    place = _place()
-    if not os.access(place, os.W_OK):
-        raise OSError(f"{place} cannot be written; set TMPDIR to a folder that can be")
-    if len(os.fsencode(place)) + BELOW_TEMPORARY > LONGEST_SOCKET:
-        raise OSError(f"the path {place} is too long for Ray's sockets; set TMPDIR=/tmp")
+    """Raise OSError, with what to do, if Ray cannot put its sockets or its shared memory anywhere."""
+    folder = _temporary_folder()
+    if not os.access(folder, os.W_OK):
+        raise OSError(f"{folder} cannot be written; set TMPDIR to a folder that can be")
+    if len(os.fsencode(folder)) + BELOW_TEMPORARY > LONGEST_SOCKET:
+        raise OSError(f"the path {folder} is too long for Ray's sockets; set TMPDIR=/tmp")
     if SHARED_MEMORY.is_dir() and not os.access(SHARED_MEMORY, os.W_OK):
         raise OSError(
             f"{SHARED_MEMORY} cannot be written, and Ray shares memory there; mount it for writing, for "

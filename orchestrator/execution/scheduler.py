@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config import EarlyStopping, TrialConfig
-from orchestrator.execution.searcher import STOPPED, SUCCEEDED, LiveTrialScheduler, metrics_of
+from orchestrator.execution.searcher import STOPPED, SUCCEEDED, TASK, LiveTrialScheduler, metrics_of
 from orchestrator.planning.plan import group_of
 from orchestrator.space.pruners import pruners
 from orchestrator.trial.task import PreviousTrial, Task
@@ -30,11 +30,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class PQIndexPruner(BasePruner):
-    """Stops an iterative trial that is past its compressible phase and worse than its dense network.
+    """Stop an iterative trial that is past its compressible phase and worse than its dense network.
 
-    The phase comes from the turning points of the trial's own PQ index (`pruning.phases`, with `delta`
-    and `patience`); worse is more than `tolerance` of validation accuracy. `record_round` gives a
-    trial what is read here. Where the index never turns, nothing is stopped.
+    The phase comes from the turning points of the trial's PQ index (`pruning.phases`, with `delta` and
+    `patience`); worse is more than `tolerance` of validation accuracy. `record_round` stores what this
+    reads. If the index never turns, nothing is stopped.
     """
 
     def __init__(self, *, delta: float = DELTA, patience: int = PATIENCE, tolerance: float = 0.01) -> None:
@@ -48,11 +48,14 @@ class PQIndexPruner(BasePruner):
         return bool(self.reason(trial))
 
     def phase(self, trial: FrozenTrial) -> str:
-        """The phase of the trial's last round, from all of its indices so far."""
+        """Return the phase of the trial's last round, from all of its indices so far."""
         return phases(_indices(trial), delta=self.delta, patience=self.patience)[-1]
 
     def reason(self, trial: FrozenTrial) -> str:
-        """Why the trial is to be stopped; empty where it goes on. ValueError for what was not reported."""
+        """Return why the trial is to be stopped, or nothing if it goes on.
+
+        ValueError if `record_round` has not reported its rounds.
+        """
         if not trial.intermediate_values:
             return ""
         if DENSE not in trial.user_attrs:
@@ -71,15 +74,15 @@ def _last(trial: FrozenTrial) -> float:
 
 
 def _indices(trial: FrozenTrial) -> list[float]:
-    """The PQ indices in the order of their steps. ValueError where the last step has none."""
-    found = {
+    """Return the PQ indices in the order of their steps. ValueError if the last step has none."""
+    indices = {
         int(name.removeprefix(INDEX)): float(value)
         for name, value in trial.user_attrs.items()
         if name.startswith(INDEX)
     }
-    if trial.last_step not in found:
+    if trial.last_step not in indices:
         raise ValueError(f"expected the user attribute '{INDEX}{trial.last_step}' but got none")
-    return [found[step] for step in sorted(found)]
+    return [indices[step] for step in sorted(indices)]
 
 
 def record_round(
@@ -108,7 +111,7 @@ class HyperbandPruner(BasePruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         if self._auto:
             finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            rounds = [one.last_step for one in finished if one.last_step is not None]
+            rounds = [ended.last_step for ended in finished if ended.last_step is not None]
             if not rounds:
                 return False
             self._auto = False
@@ -117,7 +120,7 @@ class HyperbandPruner(BasePruner):
 
 
 def make_pruner(text: str) -> BasePruner:
-    """The pruner of a text form, `median(n_startup_trials=2)`. ValueError for what `stops` does not know."""
+    """Return the pruner of a text form, `median(n_startup_trials=2)`. ValueError for an unknown one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         pruner: BasePruner = pruners.get(text)(_make)
@@ -125,8 +128,8 @@ def make_pruner(text: str) -> BasePruner:
 
 
 def _make(name: str, *args: Any, **options: Any) -> BasePruner:  # whatever the class takes
-    own = {"PQIndexPruner": PQIndexPruner, "HyperbandPruner": HyperbandPruner}
-    pruner: BasePruner = (own.get(name) or getattr(optuna.pruners, name))(*args, **options)
+    classes = {"PQIndexPruner": PQIndexPruner, "HyperbandPruner": HyperbandPruner}
+    pruner: BasePruner = (classes.get(name) or getattr(optuna.pruners, name))(*args, **options)
     return pruner
 
 
@@ -139,11 +142,11 @@ class Studies:
         self._open: dict[str, tuple[optuna.Study, optuna.Trial]] = {}
 
     def report_round(self, key: str, config: TrialConfig, values: Mapping[str, float]) -> str:
-        """Report a trial's round; why the trial is to be stopped, or nothing.
+        """Report a round of a trial, and return why it is to be stopped, or nothing.
 
-        At its last round a trial has nothing left to save: it is not stopped there.
+        A trial is not stopped at its last round: that would save nothing.
         """
-        study, trial = self._open.get(key) or self._ask(key, config)
+        study, trial = self._open.get(key) or self._start_trial(key, config)
         number = int(values["round"])
         trial.set_user_attr(f"{INDEX}0", values["dense_pq_index"])
         record_round(
@@ -155,10 +158,10 @@ class Studies:
         )
         if number >= values["rounds"] or not trial.should_prune():
             return ""
-        return f"round {number}: {self._why(study, trial)}"
+        return f"round {number}: {self._reason(study, trial)}"
 
     def end(self, key: str, *, value: float | None, stopped: bool = False) -> None:
-        """A trial has ended: with a validation accuracy, stopped, or failed. Others are not known here."""
+        """End a trial: with a validation accuracy, stopped, or failed. An unknown key is ignored."""
         if key not in self._open:
             return
         study, trial = self._open.pop(key)
@@ -169,14 +172,14 @@ class Studies:
         else:
             study.tell(trial, value)
 
-    def replay(self, past: PreviousTrial) -> None:
-        """Take up a trial that ended before, so that a sweep that is carried on compares with it, too."""
-        key = past.config.key()
-        for values in past.rounds:
-            self.report_round(key, past.config, values)
-        self.end(key, value=past.val_accuracy, stopped=past.val_accuracy is None)
+    def replay(self, trial: PreviousTrial) -> None:
+        """Report all rounds of a trial that ended before, so that a resumed sweep compares with it, too."""
+        key = trial.config.key()
+        for values in trial.rounds:
+            self.report_round(key, trial.config, values)
+        self.end(key, value=trial.val_accuracy, stopped=trial.val_accuracy is None)
 
-    def _ask(self, key: str, config: TrialConfig) -> tuple[optuna.Study, optuna.Trial]:
+    def _start_trial(self, key: str, config: TrialConfig) -> tuple[optuna.Study, optuna.Trial]:
         group = group_of(config, self.stop.group_by)
         if group not in self._groups:
             # No parameter is drawn from the sampler; a seed keeps it from the system's randomness.
@@ -187,58 +190,62 @@ class Studies:
         self._open[key] = study, study.ask()
         return self._open[key]
 
-    def _why(self, study: optuna.Study, trial: optuna.Trial) -> str:
-        frozen = next(found for found in study.get_trials(deepcopy=False) if found.number == trial.number)
+    def _reason(self, study: optuna.Study, trial: optuna.Trial) -> str:
+        frozen = study.get_trials(deepcopy=False)[trial.number]
         if isinstance(study.pruner, PQIndexPruner):
             return study.pruner.reason(frozen)
         return f"validation accuracy {_last(frozen):.4f}, by {self.stop}"
 
 
 class OptunaStopping(LiveTrialScheduler):
-    """Tune's scheduler: every round goes to `Studies`, every verdict to `tell(key, reason)`.
+    """A Tune scheduler that passes every round to `Studies`, and every decision to `send_signal`.
 
-    It never answers STOP: a worker then gets the SystemExit that an interruption gives it, too, and Tune
-    ends the processes of the last trials without waiting until they have closed their runs. The worker
-    is held in its report until this returns; it reads the verdict then, and ends by itself.
+    `send_signal(key, reason)` with an empty reason takes a decision back. The scheduler never answers STOP:
+    a worker would then get the SystemExit that an interruption gives it, and Tune would end the processes
+    of the last trials without waiting until they have closed their runs. Instead the worker, which waits
+    in its report until this returns, reads the signal and ends by itself.
     """
 
-    _supports_buffered_results = False  # a verdict must be there before the worker goes on
+    _supports_buffered_results = False  # a signal must be there before the worker goes on
 
     def __init__(
-        self, stop: EarlyStopping, tell: Callable[[str, str], None], past: Sequence[PreviousTrial] = ()
+        self,
+        stop: EarlyStopping,
+        send_signal: Callable[[str, str], None],
+        previous_trials: Sequence[PreviousTrial] = (),
     ) -> None:
         super().__init__()
         self._studies = Studies(stop)
-        self._tell = tell
-        for trial in past:
+        self._send_signal = send_signal
+        for trial in previous_trials:
             self._studies.replay(trial)
 
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
     ) -> str:
-        point = Task.from_text(trial.config["point"])
-        if isinstance(point.config, TrialConfig) and "round" in result:
-            reason = self._studies.report_round(point.key, point.config, result)
+        task = Task.from_text(trial.config[TASK])
+        if isinstance(task.config, TrialConfig) and "round" in result:
+            reason = self._studies.report_round(task.key, task.config, result)
             if reason:
-                self._tell(point.key, reason)
+                self._send_signal(task.key, reason)
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(
         self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
     ) -> None:
-        key = Task.from_text(trial.config["point"]).key
+        key = Task.from_text(trial.config[TASK]).key
         value = metrics_of(result).get("final/val_accuracy") if result.get(SUCCEEDED) else None
         self._studies.end(key, value=value, stopped=STOPPED in result)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        """Its worker died; it may be tried again, and then has its rounds before it, not its verdict."""
-        key = Task.from_text(trial.config["point"]).key
+        """Forget a trial whose worker died: it may be tried again, and then has all its rounds before it."""
+        key = Task.from_text(trial.config[TASK]).key
         self._studies.end(key, value=None)
-        self._tell(key, "")
+        self._send_signal(key, "")
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         self.on_trial_error(tune_controller, trial)
 
-    def __getstate__(self) -> dict[str, object]:  # Tune pickles what it is given
-        """Nothing, as the searcher: a sweep is carried on from the store."""
+    def __getstate__(self) -> dict[str, object]:  # Tune pickles its scheduler
+        """Leave everything out, as the searcher does: a sweep is resumed from the store."""
         return {}

@@ -1,18 +1,17 @@
-"""How far a sweep is, from the store alone: one that runs in another terminal, or one that is over."""
+"""The status of a sweep, from the store alone: of one that runs in another terminal, or has ended."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
 from orchestrator.analysis.results import find_sweep, is_planned, latest
 from orchestrator.errors import StoreError
-from orchestrator.execution.progress import RateEstimate, eta_seconds
+from orchestrator.execution.progress import RateEstimate, counts_text, eta_seconds
 from orchestrator.formatting import format_duration
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.storage.locks import is_owner_alive
@@ -21,16 +20,18 @@ from orchestrator.tracking import RunRecord, Tracker, open_store
 
 FAILURES_SHOWN = 5
 BEST = "final/val_accuracy"
-ENDED = ("FINISHED", "FAILED")  # by themselves; a killed run tells nothing of how long one takes
+ENDED = ("FINISHED", "FAILED")  # a killed run says nothing of how long one takes
+STATES = ("done", "running", "stopped", "failed")
 
 
 @dataclass(frozen=True)
 class Status:
-    """A sweep at one moment. Trials are counted by the plan; each is in one of `done` to `missing`.
+    """A sweep at one moment.
 
-    `reused` are those of `done` that another sweep ran. The same of the dense trainings that the trials
-    share, without those that no trial needs any more. Seconds of `elapsed` count from the start of
-    the process that runs, or last ran, the sweep; `left` is None where nothing tells it.
+    Trials are counted by the plan; each is in one of `done` to `missing`. `reused` are those of `done`
+    that another sweep ran. The dense trainings are counted alike, save those that no trial needs any
+    more. `elapsed_seconds` count from the start of the process that runs, or last ran, the sweep;
+    `left_seconds` is None if nothing tells how long a run takes.
     """
 
     space: str
@@ -62,11 +63,15 @@ class Status:
         return {**asdict(self), "failures": failures}
 
     def lines(self) -> Iterator[str]:
-        """The same for a reader."""
-        where = f" on {self.host}, pid {self.pid}" if self.state == "running" and self.pid else ""
-        yield f"{self.space}: {self.state}{where}"
-        yield f"dense    {self.dense_done}/{self.dense_planned}: {self._dense_counts()}"
-        yield f"trials   {self.done + self.stopped}/{self.planned}: {self._counts()}"
+        """Yield the status as lines of text."""
+        process = f" on {self.host}, pid {self.pid}" if self.state == "running" and self.pid else ""
+        dense = {"running": self.dense_running, "failed": self.dense_failed, "missing": self.dense_missing}
+        trials = {"running": self.running, "stopped": self.stopped, "failed": self.failed}
+        trials["missing"] = self.missing
+        yield f"{self.space}: {self.state}{process}"
+        dense_text = _done(self.dense_done, self.dense_reused, dense)
+        yield f"dense    {self.dense_done}/{self.dense_planned}: {dense_text}"
+        yield f"trials   {self.done + self.stopped}/{self.planned}: {_done(self.done, self.reused, trials)}"
         if self.best_val_accuracy is not None:
             yield f"best     {self.best_val_accuracy:.3f} validation accuracy, {self.best_name}"
         left = "" if self.left_seconds is None else f", about {format_duration(self.left_seconds)} left"
@@ -77,166 +82,183 @@ class Status:
             yield f"failed   and {len(self.failures) - FAILURES_SHOWN} more"
         yield f"sweep    {self.sweep}"
 
-    def _counts(self) -> str:
-        counts = {"running": self.running, "stopped": self.stopped, "failed": self.failed}
-        return _counted(self.done, self.reused, {**counts, "missing": self.missing})
 
-    def _dense_counts(self) -> str:
-        counts = {"running": self.dense_running, "failed": self.dense_failed, "missing": self.dense_missing}
-        return _counted(self.dense_done, self.dense_reused, counts)
-
-
-def _counted(done: int, reused: int, others: Mapping[str, int]) -> str:
+def _done(done: int, reused: int, counts: Mapping[str, int]) -> str:
     first = f"{done} done" + (f" ({reused} by other sweeps)" if reused else "")
-    return ", ".join([first, *(f"{count} {word}" for word, count in others.items() if count)])
+    return ", ".join(filter(None, (first, counts_text(counts))))
 
 
 def status(sweep: str | None = None, *, uri: str) -> Status:
-    """Where a sweep stands: of a space's name (its latest), a run id, or the latest of all.
+    """Return how far a sweep is: of a space's name (its latest), a run id, or the latest of all.
 
     StoreError if there is none.
     """
     tracker = open_store(uri, sweep or "")
-    found = find_sweep(tracker, sweep, latest_of_any=True) if sweep else _latest(tracker)
-    plan = tracker.read_text(found, PLAN)
-    trials = {row["key"]: row for row in load_planned_rows(plan)}
-    planned = json.loads(plan).get("search", {}).get("planned", 0)  # a search asks for them as it goes
+    row = find_sweep(tracker, sweep, latest_of_any=True) if sweep else _latest(tracker)
+    plan = tracker.read_text(row, PLAN)
+    trials = {trial["key"]: trial["dense_key"] for trial in load_planned_rows(plan)}
+    planned = json.loads(plan).get("search", {}).get("planned", 0)  # a search asks for points as it goes
     runs = tracker.search("tags.point LIKE '_%'", everywhere=True, metric=BEST)
-    return _status(found, trials, runs, now=time.time(), unasked=max(0, planned - len(trials)))
+    return make_status(row, trials, runs, now=time.time(), unasked=max(0, planned - len(trials)))
 
 
 def _latest(tracker: Tracker) -> RunRecord:
-    """The sweep that is at work, or else the one taken up last, of those that have a plan."""
+    """Return the sweep that runs, or else the one that ran last, of those that have a plan."""
     rows = tracker.search("tags.kind = 'sweep'", everywhere=True)
     if not rows:
         raise StoreError(f"no sweep in {redact_uri(tracker.uri)}; `orchestrate sweep` runs one")
-    ordered = sorted(rows, key=lambda row: (_lives(row), _since(row)), reverse=True)
+    ordered = sorted(rows, key=lambda row: (_is_alive(row), _owner(row)[2]), reverse=True)
     return latest(tracker, ordered, is_planned)
 
 
-def _status(
+@dataclass(frozen=True)
+class SweepCounts:
+    """The runs of a sweep's tasks by state: state -> key -> the run that shows it.
+
+    `blocked` are trials without a run whose dense network failed, `missing` all others without one, and
+    `missing_dense` the dense networks that those need.
+    """
+
+    states: Mapping[str, Mapping[str, RunRecord]]
+    dense: Mapping[str, Mapping[str, RunRecord]]
+    trials: Mapping[str, Mapping[str, RunRecord]]  # in the plan's order
+    blocked: int
+    missing: int
+    missing_dense: int
+
+    @classmethod
+    def of_runs(
+        cls, sweep: RunRecord, dense_keys: Mapping[str, str], runs: Sequence[RunRecord]
+    ) -> SweepCounts:
+        """Count the runs of a plan; `dense_keys` are those of its trials' dense networks, by trial."""
+        networks = set(dense_keys.values())
+        keys = networks | dense_keys.keys()
+        states = _runs_by_state(sweep, [run for run in runs if run.tags["point"] in keys])
+        dense = {name: {k: run for k, run in rows.items() if k in networks} for name, rows in states.items()}
+        trials = {name: {k: rows[k] for k in dense_keys if k in rows} for name, rows in states.items()}
+        without_run = dense_keys.keys() - set().union(*trials.values())
+        blocked = {key for key in without_run if dense_keys[key] in states["failed"]}
+        missing_dense = {dense_keys[key] for key in without_run - blocked} - set().union(*dense.values())
+        missing = len(without_run) - len(blocked)
+        return cls(states, dense, trials, len(blocked), missing, len(missing_dense))
+
+
+def make_status(
     sweep: RunRecord,
-    trials: Mapping[str, Mapping[str, Any]],
+    dense_keys: Mapping[str, str],
     runs: Sequence[RunRecord],
     *,
     now: float,
     unasked: int = 0,
 ) -> Status:
-    keys = trials.keys() | {row["dense_key"] for row in trials.values()}
-    states, alive = _states(sweep, [run for run in runs if run.tags["point"] in keys]), _lives(sweep)
-    places = {key: _place(states, key, row["dense_key"]) for key, row in trials.items()}
-    count = Counter(places.values())
-    done = [states["done"][key] for key in trials if places[key] == "done"]
-    open_trials = [key for key, place in places.items() if place in ("running", "missing")]
-    dense_keys = {row["dense_key"] for row in trials.values()}
-    dense = {name: [run for key, run in found.items() if key in dense_keys] for name, found in states.items()}
-    needed = {trials[key]["dense_key"] for key, place in places.items() if place == "missing"}
-    dense_missing = sum(all(key not in found for found in states.values()) for key in needed)
-    dense_todo = len(dense["running"]) + dense_missing
-    host, pid = _holder(sweep)
-    best = max(done, key=_val_accuracy, default=None)
-    mine = [run for run in runs if _below(sweep, run) and run.start_ms / 1000 >= _since(sweep) - 1]
-    end = now if alive else (sweep.end_ms or _last_sign(sweep, runs)) / 1000
+    """Return the status of a sweep by its runs, newest first, at the time `now` in seconds.
+
+    `dense_keys` maps the keys of the plan's trials to those of their dense networks; a search has `unasked`
+    trials still to ask for.
+    """
+    counts, is_alive = SweepCounts.of_runs(sweep, dense_keys, runs), _is_alive(sweep)
+    dense, trials, missing = counts.dense, counts.trials, counts.missing + unasked
+    done = list(trials["done"].values())
+    best = max(done, key=lambda run: run.metrics[BEST], default=None)
+    host, pid, started = _owner(sweep)
+    end = now if is_alive else (sweep.end_ms or _last_event_ms(sweep, runs)) / 1000
     return Status(
         space=sweep.tags.get("space", sweep.name),
         sweep=sweep.run_id,
-        state="running" if alive else "finished" if sweep.status == "FINISHED" else "interrupted",
+        state="running" if is_alive else "finished" if sweep.status == "FINISHED" else "interrupted",
         host=host,
         pid=pid,
-        planned=len(trials) + unasked,
+        planned=len(dense_keys) + unasked,
         done=len(done),
-        running=count["running"],
-        stopped=count["stopped"],
-        failed=count["failed"],
-        missing=count["missing"] + unasked,
-        reused=sum(not _below(sweep, run) for run in done),
-        dense_planned=sum(map(len, dense.values())) + dense_missing,
+        running=len(trials["running"]),
+        stopped=len(trials["stopped"]),
+        failed=len(trials["failed"]) + counts.blocked,
+        missing=missing,
+        reused=sum(not _is_child(sweep, run) for run in done),
+        dense_planned=sum(map(len, dense.values())) + counts.missing_dense,
         dense_done=len(dense["done"]),
         dense_running=len(dense["running"]),
         dense_failed=len(dense["failed"]),
-        dense_missing=dense_missing,
-        dense_reused=sum(not _below(sweep, run) for run in dense["done"]),
+        dense_missing=counts.missing_dense,
+        dense_reused=sum(not _is_child(sweep, run) for run in dense["done"].values()),
         best_name=best.name if best else None,
-        best_val_accuracy=_val_accuracy(best) if best else None,
-        elapsed_seconds=max(0.0, end - _since(sweep)),
-        left_seconds=_left(mine, dense_keys, dense_todo, len(open_trials) + unasked, now) if alive else None,
-        failures=tuple((run.name, run.tags.get("reason", "unknown")) for run in states["failed"].values()),
+        best_val_accuracy=best.metrics[BEST] if best else None,
+        elapsed_seconds=max(0.0, end - started),
+        left_seconds=_seconds_left(sweep, counts, dense_keys, runs, now, unasked) if is_alive else None,
+        failures=tuple(
+            (run.name, run.tags.get("reason", "unknown")) for run in counts.states["failed"].values()
+        ),
     )
 
 
-def _place(states: Mapping[str, Mapping[str, RunRecord]], key: str, dense_key: str) -> str:
-    """The one count that a trial belongs to."""
-    found = next((name for name, runs in states.items() if key in runs), None)
-    return found or ("failed" if dense_key in states["failed"] else "missing")
-
-
-def _val_accuracy(run: RunRecord) -> float:
-    return run.metrics[BEST]
-
-
-def _states(sweep: RunRecord, runs: Sequence[RunRecord]) -> dict[str, dict[str, RunRecord]]:
-    """Done, running, stopped, failed -> key -> the run that says so; a key is in one of them at most."""
-    states: dict[str, dict[str, RunRecord]] = {name: {} for name in ("done", "running", "stopped", "failed")}
-    alive = _lives(sweep)
+def _runs_by_state(sweep: RunRecord, runs: Sequence[RunRecord]) -> dict[str, dict[str, RunRecord]]:
+    """Return state -> key -> the run that shows it; a key is in one state at most."""
+    states: dict[str, dict[str, RunRecord]] = {name: {} for name in STATES}
+    is_alive = _is_alive(sweep)
     for run in runs:  # newest first: an older run of the same key says less
         key = run.tags["point"]
         if run.status == "FINISHED" and "key" in run.tags and "invalid" not in run.tags:
             states["done"][key] = run  # of two with one key the older, as everywhere
-        elif run.status == "RUNNING" and alive and _below(sweep, run) and is_owner_alive(run.tags["owner"]):
-            states["running"].setdefault(key, run)
+        elif run.status == "RUNNING" and is_alive and _is_child(sweep, run):
+            if is_owner_alive(run.tags["owner"]):
+                states["running"].setdefault(key, run)
         elif run.status == "FINISHED" and "stopped_key" in run.tags:
             states["stopped"].setdefault(key, run)
         elif run.status == "FAILED":
             states["failed"].setdefault(key, run)
-    taken: set[str] = set()
-    for name in states:
-        states[name] = {key: run for key, run in states[name].items() if key not in taken}
-        taken |= states[name].keys()
+    keys: set[str] = set()
+    for name in STATES:
+        states[name] = {key: run for key, run in states[name].items() if key not in keys}
+        keys |= states[name].keys()
     return states
 
 
-def _left(
-    mine: Sequence[RunRecord], dense_keys: Collection[str], dense_todo: int, trials_todo: int, now: float
+def _seconds_left(
+    sweep: RunRecord,
+    counts: SweepCounts,
+    dense_keys: Mapping[str, str],
+    all_runs: Sequence[RunRecord],
+    now: float,
+    unasked: int,
 ) -> float | None:
-    """Seconds for what is to do, from the runs that the process at work has begun."""
-    dense = [run for run in mine if run.tags["point"] in dense_keys]
-    trials = [run for run in mine if run.tags["point"] not in dense_keys]
-    paces = [_pace(dense, dense_todo, now), _pace(trials, trials_todo, now)]
-    return eta_seconds(paces, concurrent=_most_at_once(mine, now))
+    """Return the seconds for what is to do, estimated from the runs that the process at work has started."""
+    since_ms = 1000 * (_owner(sweep)[2] - 1)
+    runs = [run for run in all_runs if _is_child(sweep, run) and run.start_ms >= since_ms]
+    networks = set(dense_keys.values())
+    dense_todo = len(counts.dense["running"]) + counts.missing_dense
+    trials_todo = len(counts.trials["running"]) + counts.missing + unasked
+    rates = [
+        _rate([run for run in runs if run.tags["point"] in networks], dense_todo, now),
+        _rate([run for run in runs if run.tags["point"] not in networks], trials_todo, now),
+    ]
+    # The most runs that were open at one moment are how many run at once.
+    events = [(run.start_ms, 1) for run in runs] + [(run.end_ms or 1000 * now, -1) for run in runs]
+    concurrent = max(accumulate(step for _, step in sorted(events)), default=0)
+    return eta_seconds(rates, concurrent=concurrent)
 
 
-def _pace(runs: Sequence[RunRecord], todo: int, now: float) -> RateEstimate:
-    took = [(run.end_ms - run.start_ms) / 1000 for run in runs if run.status in ENDED and run.end_ms]
-    return RateEstimate(todo, took, [now - run.start_ms / 1000 for run in runs if run.status == "RUNNING"])
+def _rate(runs: Sequence[RunRecord], todo: int, now: float) -> RateEstimate:
+    durations = [(run.end_ms - run.start_ms) / 1000 for run in runs if run.status in ENDED and run.end_ms]
+    running = [now - run.start_ms / 1000 for run in runs if run.status == "RUNNING"]
+    return RateEstimate(todo, durations, running)
 
 
-def _most_at_once(runs: Sequence[RunRecord], now: float) -> int:
-    """The most runs that were under way at one moment."""
-    steps = [(run.start_ms, 1) for run in runs] + [(run.end_ms or 1000 * now, -1) for run in runs]
-    return max(accumulate(step for _, step in sorted(steps)), default=0)
+def _last_event_ms(sweep: RunRecord, runs: Sequence[RunRecord]) -> int:
+    """Return when a run of a sweep last began or ended: the last sign of a process that died."""
+    return max((run.end_ms or run.start_ms for run in runs if _is_child(sweep, run)), default=sweep.start_ms)
 
 
-def _last_sign(sweep: RunRecord, runs: Sequence[RunRecord]) -> int:
-    """When a sweep whose process died was last heard of: the last time a run of it began or ended."""
-    return max((run.end_ms or run.start_ms for run in runs if _below(sweep, run)), default=sweep.start_ms)
+def _owner(sweep: RunRecord) -> tuple[str, int | None, float]:
+    """Return host and pid of the process that owns, or last owned, the sweep, and when it took it up."""
+    words, created = sweep.tags.get("owner", "").split(), sweep.start_ms / 1000
+    if len(words) < 3:
+        return "unknown", None, created
+    return words[0], int(words[1]), max(float(words[2]), created)
 
 
-def _holder(sweep: RunRecord) -> tuple[str, int | None]:
-    """Host and process id of who holds, or last held, the sweep."""
-    parts = sweep.tags.get("owner", "").split()
-    return (parts[0], int(parts[1])) if len(parts) >= 3 else ("unknown", None)
-
-
-def _since(sweep: RunRecord) -> float:
-    """When the process that holds, or last held, the sweep took it up."""
-    parts = sweep.tags.get("owner", "").split()
-    started = float(parts[2]) if len(parts) >= 3 else 0.0
-    return max(started, sweep.start_ms / 1000)
-
-
-def _lives(sweep: RunRecord) -> bool:
+def _is_alive(sweep: RunRecord) -> bool:
     return sweep.status == "RUNNING" and is_owner_alive(sweep.tags.get("owner", ""))
 
 
-def _below(sweep: RunRecord, run: RunRecord) -> bool:
+def _is_child(sweep: RunRecord, run: RunRecord) -> bool:
     return run.tags.get("mlflow.parentRunId") == sweep.run_id

@@ -35,7 +35,7 @@ class Preview:
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
-        told = {
+        search_fields = {
             "method": search.method,
             "points": search.points,
             "seeds": len(self.plan.space.axes.seed),
@@ -43,7 +43,7 @@ class Preview:
             "objectives": dict(search.objectives),
         }
         return {
-            **({"search": told} if search.method != "grid" else {}),
+            **({"search": search_fields} if search.method != "grid" else {}),
             "space": self.plan.space.name,
             "trials": len(self.plan.trials),
             "dense_trainings": len(self.plan.dense),
@@ -69,7 +69,7 @@ class Preview:
         }
 
     def lines(self) -> Iterator[str]:
-        """The same for a reader."""
+        """Yield the preview as lines of text."""
         plan, cost = self.plan, self.estimate
         yield f"{plan.space.name}: {plan.space.about}"
         yield from self._search_lines()
@@ -92,13 +92,13 @@ class Preview:
         if not cost.trials_to_run:
             yield f"time             {format_duration(cost.seconds)}: {cost.basis}"
             return
-        parts = {
+        seconds_by_part = {
             "start-up": cost.start_seconds,
             "training": cost.training_seconds,
             "measuring and recording": cost.recording_seconds,
         }
-        told = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts.items())
-        yield f"time             about {format_duration(cost.seconds)}: {told}"
+        text = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in seconds_by_part.items())
+        yield f"time             about {format_duration(cost.seconds)}: {text}"
         yield f"                 by {cost.basis}"
         if cost.unknown:
             yield f"                 its error is unknown: {cost.unknown}"
@@ -111,23 +111,25 @@ class Preview:
             yield f"search           {search.points} points by {search.method}, {each}"
             yield f"objectives       {', '.join(f'{name}: {way}' for name, way in search.objectives.items())}"
         if search.method == "tpe" and not self.plan.exhausted:
-            rest = max(0, len(self.plan.asked) - self.asked)
-            drawn = f"; the numbers below take {rest} drawn at random for the rest" if rest else ""
-            yield f"asked so far     {self.asked}{drawn}"
+            remaining = max(0, len(self.plan.asked) - self.asked)
+            assumed = (
+                f"; the numbers below take {remaining} drawn at random for the rest" if remaining else ""
+            )
+            yield f"asked so far     {self.asked}{assumed}"
 
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """What a sweep did: its space's name, how many trials it has, its run, the table of its trials.
+    """What a sweep did: its space's name, the number of its trials, its run and the table of its trials.
 
-    And how the points that ran ended. `search` is the plan of a search, and None of a grid.
+    `outcome` holds the tasks that ran now; `search` is the plan of a search, and None for a grid.
     """
 
     space: str
     trials: int
     sweep: RunRecord
     results: DataFrame
-    ended: SweepOutcome
+    outcome: SweepOutcome
     reused: int
     search: Plan | None = None
 
@@ -135,38 +137,38 @@ class Summary:
     def of_plan(
         cls, plan: Plan, sweep: RunRecord, results: DataFrame, ended: SweepOutcome, reused: int
     ) -> Summary:
-        """Of a plan, as far as it is known."""
+        """Return the summary of a plan, as far as it is known."""
         search = plan if plan.asked else None
         return cls(plan.space.name, len(plan.trials), sweep, results, ended, reused, search)
 
     @property
     def failures(self) -> dict[str, str]:
-        """Name of a point that failed just now -> reason."""
-        return {outcome.task.name: outcome.reason for outcome in self.ended.failures}
+        """Name of a task that failed in this sweep -> reason."""
+        return {result.task.name: result.reason for result in self.outcome.failures}
 
     @property
     def failed(self) -> int:
-        """Trials of the plan that have failed, now or before; one without its dense network has, too."""
+        """Number of trials that failed, now or before, those whose dense network failed included."""
         status = self.results["status"]
-        lost = status == "failed" if self.ended.signal else ~status.isin(("finished", "stopped"))
-        return int(lost.sum())
+        is_failed = status == "failed" if self.outcome.signal else ~status.isin(("finished", "stopped"))
+        return int(is_failed.sum())
 
     @property
     def stopped(self) -> int:
-        """Trials of the plan that were stopped early, now or before."""
+        """Number of trials that were stopped early, now or before."""
         return int((self.results["status"] == "stopped").sum())
 
     def tables(self) -> list[Table]:
-        """Everything; of a search the best points alone, for every point has a setting of its own."""
+        """Return all tables; of a search the best points alone: every point has a setting of its own."""
         if self.search is None:
             return tables(self.results)
-        from orchestrator.analysis.best_points import best_table  # torch, with the methods that it tells of
+        from orchestrator.analysis.best_points import best_table  # torch, with the methods that it describes
 
         best = best_table(self.search, self.results)
         return [] if best is None else [best]
 
     def best(self) -> list[FrontPoint]:
-        """The best points of a search; none of a grid."""
+        """Return the best points of a search; none of a grid."""
         if self.search is None:
             return []
         from orchestrator.analysis.best_points import best_points
@@ -174,9 +176,9 @@ class Summary:
         return best_points(self.search, self.results)
 
     def line(self) -> str:
-        """One line: what ran, what was reused, what was stopped or failed."""
-        ran = len(self.ended.outcomes) - len(self.ended.failures)
-        if not self.ended.outcomes and not self.ended.signal:
+        """Return one line: what ran, what was reused, what was stopped or failed."""
+        ran = len(self.outcome.results) - len(self.outcome.failures)
+        if not self.outcome.results and not self.outcome.signal:
             failed = f", {self.failed} of them failed before" if self.failed else ""
             failed = f", {self.stopped} of them stopped early{failed}" if self.stopped else failed
             return f"{self.space}: nothing to do: all {self.trials} trials are in the store{failed}"
@@ -185,11 +187,11 @@ class Summary:
         return f"{self.space}: {self.trials} trials, {ran} runs made, {self.reused} trials reused{failed}"
 
     def picture(self) -> Path | None:
-        """Where the picture lies, if the store is on this disk."""
+        """Return the file of the picture, if the store is on this disk."""
         return self._file(PICTURE)
 
     def report(self) -> Path | None:
-        """Where the report lies, if the store is on this disk."""
+        """Return the file of the report, if the store is on this disk."""
         return self._file(REPORT)
 
     def _file(self, name: str) -> Path | None:
@@ -201,7 +203,7 @@ class Summary:
             "space": self.space,
             "sweep": self.sweep.run_id,
             "trials": self.trials,
-            "ran": len(self.ended.outcomes) - len(self.ended.failures),
+            "ran": len(self.outcome.results) - len(self.outcome.failures),
             "reused": self.reused,
             "stopped": self.stopped,
             "failed": self.failed,

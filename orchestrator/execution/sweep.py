@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def start_ray_early(plan: Plan, options: SweepOptions, *, uri: str) -> Iterator[None]:
-    """Where there is no store yet all is to be run: Ray starts while MLflow is imported and makes one.
+    """Start Ray while MLflow makes a new store: without a store everything is to be run.
 
-    Nothing where there is a store, or a cluster to join. DataError before anything is written.
+    With a store, or a cluster to join, this does nothing. DataError comes before anything is written.
     """
     if store_exists(uri) or options.address is not None:
         yield
@@ -43,12 +43,12 @@ def start_ray_early(plan: Plan, options: SweepOptions, *, uri: str) -> Iterator[
     check_data(needed_data(plan, plan.dense))
     from orchestrator.execution.ray_local import local_ray
 
-    most = len(plan.trials) or plan.space.points
-    with ThreadPoolExecutor(1) as beside, ExitStack() as ray:
+    trials = len(plan.trials) or plan.space.points
+    with ThreadPoolExecutor(1) as thread, ExitStack() as ray:
         with waiting("starting Ray, making the store"):
-            store = beside.submit(_make_store, uri)
+            store = thread.submit(_make_store, uri)
             resources = options.resources()
-            ray.enter_context(local_ray(resources, ready=resources.initial_workers(most)))
+            ray.enter_context(local_ray(resources, ready=resources.initial_workers(trials)))
             store.result()
         yield
 
@@ -61,19 +61,20 @@ def _make_store(uri: str) -> None:
 
 
 def needed_data(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
-    """The names of the data sets that are needed; of a search that asks as it goes, all that it may."""
-    searched = plan.space.search.method == "tpe"
-    texts = plan.space.axes.dataset if searched else [training.dataset for training in trainings]
+    """Return the names of the data sets that are needed; a search may need every one of its space."""
+    is_open_ended = plan.space.search.method == "tpe"
+    texts = plan.space.axes.dataset if is_open_ended else [training.dataset for training in trainings]
     return sorted({parse(text)[0] for text in texts})
 
 
 def check_data(datasets: Iterable[str]) -> None:
+    """Raise DataError for a data set whose files are missing or damaged."""
     for name in datasets:
         check_files(name)
 
 
 def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
-    """The plan, what the store has of it, and an estimate for the rest. Writes nothing."""
+    """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing."""
     plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
@@ -97,20 +98,23 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Model -> what of it has weights and is not pruned, for the models that have such layers."""
-    kinds = dict.fromkeys(
+    """Return model -> its layers with weights that are never pruned, for the models that have such."""
+    networks = dict.fromkeys(
         (trial.config.dense.model, trial.config.dense.dataset, trial.config.prune.granularity)
         for trial in plan.trials
     )
     names: dict[str, dict[str, None]] = {}
-    for model, dataset, granularity in kinds:
-        found = unpruned_of((model, *shape_of(dataset)), granularity)
-        names.setdefault(model, {}).update(dict.fromkeys(found))
-    return {model: tuple(layers) for model, layers in names.items() if layers}
+    for model, dataset, granularity in networks:
+        layers = unpruned_of((model, *shape_of(dataset)), granularity)
+        names.setdefault(model, {}).update(dict.fromkeys(layers))
+    return {model: tuple(all_layers) for model, all_layers in names.items() if all_layers}
 
 
 def run_sweep(space: Space, options: SweepOptions, *, uri: str) -> Summary:
-    """Run what the store does not hold yet. DataError and StoreError come before any training."""
+    """Run what the store does not hold yet, and return what became of all trials.
+
+    DataError and StoreError come before any training.
+    """
     plan = make_plan(space, device=options.device, precision=options.precision)
     _check_something_to_run(plan)
     stop = stop_rule(space, options.stop)
@@ -122,7 +126,7 @@ def run_sweep(space: Space, options: SweepOptions, *, uri: str) -> Summary:
 
 
 def _check_something_to_run(plan: Plan) -> None:
-    """SpaceError for a space without a trial; for a search that asks as it goes, without a first point."""
+    """Raise SpaceError for a space without a trial, or a search without a first point."""
     plan = with_expected_points(plan, points=1)
     if not plan.trials:
         reason = plan.excluded[0].reason
@@ -130,20 +134,20 @@ def _check_something_to_run(plan: Plan) -> None:
 
 
 def check_can_stop(plan: Plan, stop: EarlyStopping | None) -> None:
-    """SpaceError where the rule could stop no trial of the plan: what is asked for would not happen."""
+    """Raise SpaceError if the rule could stop no trial of the plan."""
     reason = None if stop is None else early_stopping_conflict(plan, stop)
     if reason is not None:
         raise SpaceError(f"{plan.space.name}: {reason}")
 
 
-def stop_rule(space: Space, wanted: str | None = None) -> EarlyStopping | None:
-    """How a sweep stops trials: as `wanted` says, else as its space does; `none` is not at all.
+def stop_rule(space: Space, stop: str | None = None) -> EarlyStopping | None:
+    """Return how a sweep stops trials: by `stop` as --stop gives it, else by its space; `none` is never.
 
-    UsageError, with the nearest names, for what is no way of stopping.
+    UsageError, with the nearest names, for an unknown pruner.
     """
-    if wanted is None:
+    if stop is None:
         return None if space.stop is None else EarlyStopping(space.stop, space.stop_within)
     try:
-        return None if wanted.strip() == "none" else EarlyStopping(method(wanted, pruners), space.stop_within)
+        return None if stop.strip() == "none" else EarlyStopping(method(stop, pruners), space.stop_within)
     except ValueError as error:
-        raise UsageError(f"--stop {wanted[:80]}: {error}") from error
+        raise UsageError(f"--stop {stop[:80]}: {error}") from error

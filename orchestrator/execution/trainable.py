@@ -10,65 +10,65 @@ from uuid import uuid4
 
 import ray
 from ray import tune
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
-from orchestrator.execution.searcher import METRICS, STOPPED, SUCCEEDED
+from orchestrator.execution.ray_patches import internal_kv
+from orchestrator.execution.searcher import METRICS, STOPPED, SUCCEEDED, TASK
 from orchestrator.execution.worker import run_task
 from orchestrator.trial.task import Task, WorkerSettings
 
 
 @dataclass(frozen=True)
 class StopSignals:
-    """Reasons by the keys of trials, in a place of their own."""
+    """Why trials are to stop, by their keys, in Ray's key-value store."""
 
-    folder: str = field(default_factory=lambda: f"orchestrate/{uuid4().hex}/")
+    prefix: str = field(default_factory=lambda: f"orchestrate/{uuid4().hex}/")
 
     def set(self, key: str, reason: str) -> None:
-        """Every worker finds it once this has returned."""
-        _internal_kv_put(self.folder + key, reason, overwrite=True)
+        """Set the reason of a trial: every worker can read it once this has returned."""
+        internal_kv._internal_kv_put(self.prefix + key, reason, overwrite=True)
 
     def get(self, key: str) -> str:
-        """Why the trial is to stop; empty where it goes on."""
-        found: bytes | None = _internal_kv_get(self.folder + key)
-        return (found or b"").decode()
+        """Return why a trial is to stop, or nothing if it goes on."""
+        reason: bytes | None = internal_kv._internal_kv_get(self.prefix + key)
+        return (reason or b"").decode()
 
     def clear(self) -> None:
-        _internal_kv_del(self.folder, del_by_prefix=True)
+        internal_kv._internal_kv_del(self.prefix, del_by_prefix=True)
 
 
-SECONDS_BETWEEN_BEATS = 1.0
+SECONDS_BETWEEN_REPORTS = 1.0
 
 
 def trainable(
-    config: Mapping[str, str], settings: WorkerSettings, verdicts: StopSignals | None, *, shared: bool
+    config: Mapping[str, str], settings: WorkerSettings, signals: StopSignals | None, *, in_cluster: bool
 ) -> None:
-    """Run one point in a worker; `verdicts` is None where no trial is stopped.
+    """Run one task in a worker; `signals` is None where no trial is stopped.
 
-    In a `shared` cluster a point's run is tagged with the node that it ran on.
+    In a cluster of several nodes the run is tagged with the node that it ran on.
     """
-    point, last, verdict = Task.from_text(config["point"]), monotonic(), ""
-    if shared:
+    task, last_report, stop_reason = Task.from_text(config[TASK]), monotonic(), ""
+    if in_cluster:
         node = ray.get_runtime_context().get_node_id()
-        point = replace(point, tags={**(point.tags or {}), "node": node})
+        task = replace(task, tags={**(task.tags or {}), "node": node})
 
-    def beat(values: dict[str, float]) -> None:
-        nonlocal last
-        if monotonic() - last > SECONDS_BETWEEN_BEATS:
-            last = monotonic()
+    def on_progress(values: dict[str, float]) -> None:
+        nonlocal last_report
+        if monotonic() - last_report > SECONDS_BETWEEN_REPORTS:
+            last_report = monotonic()
             tune.report({SUCCEEDED: 0, **values})
 
-    def judge(values: dict[str, float]) -> str:
-        nonlocal last, verdict
-        last = monotonic()
-        tune.report({SUCCEEDED: 0, **values})  # returns once the scheduler has judged
-        verdict = "" if verdicts is None else verdicts.get(point.key)
-        return verdict
+    def should_stop(values: dict[str, float]) -> str:
+        nonlocal last_report, stop_reason
+        last_report = monotonic()
+        tune.report({SUCCEEDED: 0, **values})  # returns once the scheduler has decided
+        stop_reason = "" if signals is None else signals.get(task.key)
+        return stop_reason
 
     try:
-        metrics = run_task(point, settings, on_progress=beat, should_stop=judge)
+        metrics = run_task(task, settings, on_progress=on_progress, should_stop=should_stop)
     # The boundary of a worker: whatever a trial raises is in its run already, and the sweep goes on.
     except Exception as error:  # noqa: BLE001
         tune.report({SUCCEEDED: 0, "reason": f"{type(error).__name__}: {error}"})
     else:
-        whole = {SUCCEEDED: 1, METRICS: json.dumps(metrics)}
-        tune.report(whole if metrics else {SUCCEEDED: 0, STOPPED: verdict})
+        success = {SUCCEEDED: 1, METRICS: json.dumps(metrics)}
+        tune.report(success if metrics else {SUCCEEDED: 0, STOPPED: stop_reason})

@@ -20,7 +20,14 @@ from orchestrator.execution.ray_liveness import death
 from orchestrator.execution.ray_local import living_nodes, local_ray
 from orchestrator.execution.ray_security import check_loopback
 from orchestrator.execution.ray_session_folder import session_folder
-from orchestrator.execution.searcher import DIED, ConcurrencyRamp, DagSearcher, LiveTrialScheduler, TaskSource
+from orchestrator.execution.searcher import (
+    DIED,
+    TASK,
+    ConcurrencyRamp,
+    DagSearcher,
+    LiveTrialScheduler,
+    TaskSource,
+)
 from orchestrator.execution.trainable import StopSignals, trainable
 from orchestrator.execution.tune_patches import reuse_prestarted_workers, worker_loss_fails_one_trial
 from orchestrator.system.memory import default_gc
@@ -38,126 +45,124 @@ if TYPE_CHECKING:
 
 
 class ProgressCallback(tune.Callback):
-    """`deaths` counts, by a point's key, the workers that died with it and were replaced."""
+    """Pass Tune's events on to the progress bar, and count the workers that died."""
 
-    def __init__(self, progress: SweepProgress, at_once: ConcurrencyRamp, resources: Resources) -> None:
-        self.progress, self.at_once, self.retries = progress, at_once, resources.retries
+    def __init__(self, progress: SweepProgress, ramp: ConcurrencyRamp, resources: Resources) -> None:
+        self.progress, self.ramp, self.retries = progress, ramp, resources.retries
         self.checks_listeners = resources.address is None  # those of a cluster are its owner's
-        self.deaths: Counter[str] = Counter()
+        self.deaths: Counter[str] = Counter()  # key of a task -> workers that died with it
 
     def on_step_end(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:  # ray's own
         self.progress.tick()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        if self.checks_listeners:  # once more: now there is a worker
+        if self.checks_listeners:  # after the check at Ray's start: now there is a worker
             check_loopback()
             self.checks_listeners = False
-        self.at_once.begin()
-        self.progress.started(_point(trial))
+        self.ramp.on_start()
+        self.progress.on_start(_task_of(trial))
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         if death():
-            return  # and all workers with it
-        point = _point(trial)
-        self.deaths[point.key] += 1
-        count = f"{self.deaths[point.key]} of {self.retries}"
-        self.progress.print_line(f"{point.name}: its worker died; it is tried again ({count})")
+            return  # Ray itself died, and all workers with it
+        task = _task_of(trial)
+        self.deaths[task.key] += 1
+        count = f"{self.deaths[task.key]} of {self.retries}"
+        self.progress.print_line(f"{task.name}: its worker died; it is tried again ({count})")
 
-    def reason(self, point: Task) -> str:
-        """Why a point has ended whose last worker has died, too."""
-        died = self.deaths[point.key] + 1
-        return f"{DIED} {died} times" if died > 1 else DIED
+    def death_reason(self, task: Task) -> str:
+        """Return why a task has ended whose last worker has died, too."""
+        count = self.deaths[task.key] + 1
+        return f"{DIED} {count} times" if count > 1 else DIED
 
-    def __getstate__(self) -> dict[str, object]:  # Tune pickles what it is given
-        """Nothing, as the searcher."""
+    def __getstate__(self) -> dict[str, object]:  # Tune pickles its callbacks
+        """Leave everything out, as the searcher does."""
         return {}
 
 
-def _point(trial: Trial) -> Task:
-    return Task.from_text(trial.config["point"])
+def _task_of(trial: Trial) -> Task:
+    return Task.from_text(trial.config[TASK])
 
 
 __all__ = ["Resources", "run_experiment"]
-Lost = Callable[[Task, str], None]  # hears of a point whose workers have all died, and why
+OnTaskLost = Callable[[Task, str], None]  # of a task whose workers have all died, with the reason
 
 
 def run_experiment(
-    points: Sequence[Task],
+    tasks: Sequence[Task],
     settings: WorkerSettings,
     resources: Resources,
     *,
     reused: int,
     reused_dense: int = 0,
-    past: Sequence[PreviousTrial] = (),
+    previous_trials: Sequence[PreviousTrial] = (),
     source: TaskSource | None = None,
-    planned: int = 0,
-    lost: Lost | None = None,
+    planned_trials: int = 0,
+    on_task_lost: OnTaskLost | None = None,
 ) -> SweepOutcome:
-    """Run all points, parents before children, as many at a time as `resources` allow.
+    """Run all tasks, parents before children, as many at a time as `resources` allow.
 
-    In the cluster that this process has joined, or else in a Ray of our own. Trials are stopped as
-    `settings` say, and compared with those of the `past`, too. A `source` gives more points as results
-    come in, until there are `planned` trials. ClusterError where there is no room.
+    They run in the cluster that this process has joined, or else in a Ray of our own. Trials are stopped as
+    `settings` say, and compared with `previous_trials`, too. A `source` gives more tasks as results come
+    in, until there are `planned_trials`. ClusterError if not even one trial fits.
     """
-    outcomes: list[TaskResult] = []
-    progress = _progress(points, reused=reused, reused_dense=reused_dense, planned=planned)
-    first = resources.initial_workers(max(len(points), planned))
+    results: list[TaskResult] = []
+    progress = _make_progress(tasks, reused=reused, reused_dense=reused_dense, planned_trials=planned_trials)
+    workers = resources.initial_workers(max(len(tasks), planned_trials))
 
-    def listen(outcome: TaskResult) -> None:
-        if outcome.reason.startswith(DiskFullError.__name__):
-            request_stop_disk_full(outcome.reason)
-        if (
-            outcome.metrics is None
-            and not outcome.stopped
-            and (received_signal() or disk_full_reason() or death())
-        ):
-            return  # cut off is not failed
-        outcomes.append(outcome)
+    def on_result(result: TaskResult) -> None:
+        if result.reason.startswith(DiskFullError.__name__):
+            request_stop_disk_full(result.reason)
+        if result.state == "failed" and (received_signal() or disk_full_reason() or death()):
+            return  # it was cut off, which is no failure
+        results.append(result)
         if source is not None:
             progress.trials.reused = reused + source.reused
-        progress.ended(outcome)
-        if lost is not None and outcome.reason.startswith(DIED):
-            lost(outcome.task, outcome.reason)
+        progress.on_result(result)
+        if on_task_lost is not None and result.reason.startswith(DIED):
+            on_task_lost(result.task, result.reason)
 
     with defer_signals(), progress:
-        progress.news = "starting Ray"
-        with nullcontext() if ray.is_initialized() else local_ray(resources, ready=first):
+        progress.status_message = "starting Ray"
+        with nullcontext() if ray.is_initialized() else local_ray(resources, ready=workers):
             resources = limit_to_nodes(resources, [node["Resources"] for node in living_nodes()])
-            progress.concurrent, progress.news = resources.concurrent, "starting the first worker"
+            progress.concurrent, progress.status_message = resources.concurrent, "starting the first worker"
             if not received_signal():
-                watch = ProgressCallback(progress, _at_once(first, resources), resources)
-                searcher = DagSearcher(points, listen, source, at_once=watch.at_once, died=watch.reason)
+                # In a cluster no worker of ours is started ahead: all may run from the start.
+                workers = workers if resources.address is None else resources.concurrent
+                ramp = ConcurrencyRamp(workers, resources.concurrent)
+                callback = ProgressCallback(progress, ramp, resources)
+                searcher = DagSearcher(
+                    tasks, on_result, source, ramp=ramp, death_reason=callback.death_reason
+                )
                 has_begun()
-                _fit(searcher, settings, resources, past, watch)
-    return SweepOutcome(tuple(outcomes), received_signal(), disk_full_reason())
+                _fit(searcher, settings, resources, previous_trials, callback)
+    return SweepOutcome(tuple(results), received_signal(), disk_full_reason())
 
 
-def _at_once(first: int, resources: Resources) -> ConcurrencyRamp:
-    """In a cluster that was joined no worker of ours is started ahead, and all may run from the start."""
-    return ConcurrencyRamp(first if resources.address is None else resources.concurrent, resources.concurrent)
-
-
-def _progress(points: Sequence[Task], *, reused: int, reused_dense: int, planned: int) -> SweepProgress:
-    trials = sum(point.parent is not None for point in points)
-    dense = TaskCounter(reused_dense + len(points) - trials, reused=reused_dense)
-    return SweepProgress(dense, TaskCounter(max(planned, reused + trials), reused=reused))
+def _make_progress(
+    tasks: Sequence[Task], *, reused: int, reused_dense: int, planned_trials: int
+) -> SweepProgress:
+    trials = sum(task.parent is not None for task in tasks)
+    dense = TaskCounter(reused_dense + len(tasks) - trials, reused=reused_dense)
+    return SweepProgress(dense, TaskCounter(max(planned_trials, reused + trials), reused=reused))
 
 
 def _fit(
     searcher: DagSearcher,
     settings: WorkerSettings,
     resources: Resources,
-    past: Sequence[PreviousTrial],
-    watch: ProgressCallback,
+    previous_trials: Sequence[PreviousTrial],
+    callback: ProgressCallback,
 ) -> None:
-    shared, verdicts = resources.address is not None, None if settings.stop is None else StopSignals()
-    work = tune.with_parameters(trainable, settings=settings, verdicts=verdicts, shared=shared)
+    in_cluster, signals = resources.address is not None, None if settings.stop is None else StopSignals()
+    work = tune.with_parameters(trainable, settings=settings, signals=signals, in_cluster=in_cluster)
     with session_folder() as folder:
         tuner = tune.Tuner(
             tune.with_resources(work, PlacementGroupFactory([resources.per_trial])),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_scheduler(settings.stop, verdicts, past),
+                scheduler=_make_scheduler(settings.stop, signals, previous_trials),
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=resources.concurrent,
@@ -168,7 +173,7 @@ def _fit(
                 storage_path=str(folder),
                 verbose=0,
                 stop=_StopWhenInterrupted(),
-                callbacks=[watch],
+                callbacks=[callback],
                 failure_config=tune.FailureConfig(max_failures=resources.retries),
             ),
         )
@@ -176,26 +181,26 @@ def _fit(
             with (
                 default_gc(),
                 worker_loss_fails_one_trial(),
-                nullcontext() if shared else reuse_prestarted_workers(),
+                nullcontext() if in_cluster else reuse_prestarted_workers(),
             ):
                 tuner.fit()
-            if verdicts is not None:
-                verdicts.clear()
-        except RuntimeError as error:  # Tune's own word, for instance where a cluster is gone
+            if signals is not None:
+                signals.clear()
+        except RuntimeError as error:  # Tune's own, for instance when a cluster is gone
             if not isinstance(error.__cause__, RayError):
                 raise
             reason = " ".join(str(error.__cause__).split())[:300]
             raise ClusterError(f"Ray ended the sweep: {reason}; the same command carries on") from error
 
 
-def _scheduler(
-    stop: EarlyStopping | None, verdicts: StopSignals | None, past: Sequence[PreviousTrial]
+def _make_scheduler(
+    stop: EarlyStopping | None, signals: StopSignals | None, previous_trials: Sequence[PreviousTrial]
 ) -> LiveTrialScheduler:
-    if stop is None or verdicts is None:
+    if stop is None or signals is None:
         return LiveTrialScheduler()
     from orchestrator.execution.scheduler import OptunaStopping  # and Optuna with it
 
-    return OptunaStopping(stop, verdicts.set, past)
+    return OptunaStopping(stop, signals.set, previous_trials)
 
 
 class _StopWhenInterrupted(tune.Stopper):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from orchestrator.tracking.recorder import write_result
 from orchestrator.tracking.round_masks import load_round_masks
 from orchestrator.tracking.run_session import RunSession, make_run_start
 from orchestrator.tracking.source_models import load_source_model, transfer_tags
+from orchestrator.training.loop import EpochRecord
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.params import params
 from orchestrator.trial.recovery import RoundMasks
@@ -35,157 +37,169 @@ from orchestrator.trial.task import Task, WorkerSettings
 from orchestrator.trial.weight_transfer import SourceModel
 
 OnProgress = Callable[[dict[str, float]], None]
-ShouldStop = Callable[[dict[str, float]], str]  # of a round: why the trial is to stop, or nothing
-KEPT_DENSE = 4  # dense states that one worker keeps in memory
+ShouldStop = Callable[[dict[str, float]], str]  # a round's numbers -> why the trial is to stop, or ""
+CACHED_DENSE = 4  # dense states that one worker keeps in memory
 
 
 def run_task(
-    point: Task,
+    task: Task,
     settings: WorkerSettings,
     *,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> dict[str, float]:
-    """Run a point and record it as one MLflow run; the final metrics come back, or {} if `judge` stopped it.
+    """Run a task, record it as one MLflow run, and return its `final/*` metrics; {} if it was stopped.
 
-    DivergedError (recorded, and not run again), DataError and StoreError pass through; the run is
-    FAILED then, with the reason.
+    DivergedError (recorded, and not run again), DataError and StoreError pass through; the run is then
+    FAILED, with the reason.
     """
     check_code(settings.code)
-    dense = point.dense
-    torch.set_num_threads(dense.numerics.threads)
+    check_plugin_code(task.config)
+    torch.set_num_threads(task.dense.numerics.threads)
     disable_malloc_trim()
-    check_source(point.config)
-    images = load_planned_data(dense, settings.data_dir)
-    tracker = shared_tracker(settings.uri, settings.experiment)
     outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
-    if (
-        waiting := outbox.find_task_result(point.key)
-    ) is not None:  # a worker died between its work and the store
+    execution = _TaskExecution(
+        task,
+        settings,
+        load_planned_data(task.dense, settings.data_dir),
+        StoredDenseNetworks(tracker_of(settings.uri, settings.experiment), outbox),
+        on_progress,
+        should_stop,
+    )
+    if (pending := outbox.of_point(task.key)) is not None:  # a worker died between its work and the store
         with suppress(StoreUnavailableError):
             deliver_all(settings.uri, outbox)
-        return waiting.final_metrics
-    facts = DataInput(images.name, images.digest, _sizes(images))
-    opening = make_run_start(point, settings, params=params(point.config), data=facts)
-    store = StoredDenseNetworks(tracker, outbox)
-    with RunSession(tracker, outbox, opening) as entry:
-        if entry.existing is not None:
-            return {name: v for name, v in entry.existing.metrics.items() if name.startswith("final/")}
-        ancestor = load_source_model(tracker, dense)
-        shared = load_round_masks(tracker, point.config) if isinstance(point.config, TrialConfig) else None
-        walk = partial(
-            _run, point.config, images, store=store, ancestor=ancestor, beat=on_progress, judge=should_stop
+        return pending.final
+    return execution.run_and_record()
+
+
+@dataclass(frozen=True)
+class _TaskExecution:
+    """A task with the data, the dense networks and the callbacks that it runs with."""
+
+    task: Task
+    settings: WorkerSettings
+    dataset: loading.Dataset
+    networks: StoredDenseNetworks
+    on_progress: OnProgress | None
+    should_stop: ShouldStop | None
+
+    def run_and_record(self) -> dict[str, float]:
+        """Run the task within a run of its own, and return the final metrics."""
+        config, dense, dataset = self.task.config, self.task.dense, self.dataset
+        tracker = self.networks.tracker
+        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        data = DataInput(dataset.name, dataset.digest, {name: len(images) for name, images in splits.items()})
+        start = make_run_start(self.task, self.settings, params=params(config), data=data)
+        with RunSession(tracker, self.networks.outbox, start) as session:
+            if session.done is not None:
+                metrics = session.done.metrics.items()
+                return {name: value for name, value in metrics if name.startswith("final/")}
+            source_model = load_source_model(tracker, dense)
+            masks = load_round_masks(tracker, config) if isinstance(config, TrialConfig) else None
+            peak_bytes = peak_memory(dense.numerics.device)
+            with deterministic(dense.numerics.device, tf32=dense.numerics.tf32) as nondeterministic_ops:
+                result = self._train(session.keeper, source_model, masks)
+            tags = card(dense.numerics.device) | transfer_tags(dense, dataset, source_model)
+            if nondeterministic_ops:
+                tags[NONDETERMINISTIC_TAG] = ", ".join(sorted(nondeterministic_ops))
+            if masks is not None:
+                tags["trunk_key"] = masks.key
+            session.finish(
+                partial(
+                    write_result,
+                    point=self.task,
+                    result=result,
+                    parent_held=self.networks.is_in_store,
+                    stop=self.settings.stop,
+                    peak_bytes=peak_bytes(),
+                    extra_tags=tags,
+                )
+            )
+        return {} if result.stopped_because else result.last.measurement.metrics("final")
+
+    def _train(
+        self, checkpoints: MlflowCheckpointStore, source_model: SourceModel | None, masks: RoundMasks | None
+    ) -> TrialResult:
+        config = self.task.config
+        run = (
+            partial(run_trial, config, store=self.networks, masks_from=masks, on_round=self._on_round)
+            if isinstance(config, TrialConfig)
+            else partial(run_dense, config)
         )
-        peak = peak_memory(dense.numerics.device)
-        with deterministic(dense.numerics.device, tf32=dense.numerics.tf32) as loose:
-            result = walk(keeper=entry.checkpoints, every_seconds=settings.checkpoint_seconds, shared=shared)
-        found = partial(
-            write_result, task=point, result=result, is_parent_stored=store.held, stop=settings.stop
+        return run(
+            self.dataset,
+            source_model=source_model,
+            on_epoch=self._on_epoch,
+            checkpoints=checkpoints,
+            every_seconds=self.settings.checkpoint_seconds,
         )
-        marks = {NONDETERMINISTIC_TAG: ", ".join(sorted(loose))} if loose else {}
-        marks |= card(dense.numerics.device)
-        marks |= transfer_tags(dense, images, ancestor)
-        marks |= {} if shared is None else {"trunk_key": shared.key}
-        entry.finish(partial(found, peak_bytes=peak(), extra_tags=marks))
-    return {} if result.stopped_because else result.last.measurement.metrics("final")
 
+    def _on_epoch(self, stage: str, epoch: int, record: EpochRecord) -> None:
+        if self.on_progress is not None:
+            self.on_progress({"epoch": float(epoch)})
 
-def _run(
-    config: DenseConfig | TrialConfig,
-    images: loading.Dataset,
-    *,
-    store: StoredDenseNetworks,
-    ancestor: SourceModel | None,
-    shared: RoundMasks | None,
-    beat: OnProgress | None,
-    judge: ShouldStop | None,
-    keeper: MlflowCheckpointStore,
-    every_seconds: float | None,
-) -> TrialResult:
-    report = None if beat is None else lambda stage, epoch, record: beat({"epoch": float(epoch)})
-    if not isinstance(config, TrialConfig):
-        return run_dense(
-            config,
-            images,
-            source_model=ancestor,
-            on_epoch=report,
-            checkpoints=keeper,
-            every_seconds=every_seconds,
+    def _on_round(self, round: Round) -> str:
+        if self.should_stop is None:
+            return ""
+        return self.should_stop(
+            {
+                "round": float(round.number),
+                "rounds": float(round.rounds),
+                "val_accuracy": round.measurement.val_accuracy,
+                "val_loss": round.measurement.val_loss,
+                "sparsity": round.measurement.sparsity,
+                "pq_index": round.measurement.pq_index,
+                "dense_val_accuracy": round.ipa.val_accuracy,
+                "dense_pq_index": round.ipa.pq_index,
+            }
         )
-    heard = None if judge is None else partial(_judged, judge)
-    return run_trial(
-        config,
-        images,
-        store=store,
-        source_model=ancestor,
-        masks_from=shared,
-        on_epoch=report,
-        on_round=heard,
-        checkpoints=keeper,
-        every_seconds=every_seconds,
-    )
-
-
-def _judged(judge: ShouldStop, round: Round) -> str:
-    here, dense = round.measurement, round.ipa
-    return judge(
-        {
-            "round": float(round.number),
-            "rounds": float(round.rounds),
-            "val_accuracy": here.val_accuracy,
-            "val_loss": here.val_loss,
-            "sparsity": here.sparsity,
-            "pq_index": here.pq_index,
-            "dense_val_accuracy": dense.val_accuracy,
-            "dense_pq_index": dense.pq_index,
-        }
-    )
 
 
 class StoredDenseNetworks:
-    """Dense states by key, from MLflow, else from what waits for it; the last few stay in memory.
+    """Load dense states by key from the outbox or from MLflow; the last few stay in memory.
 
-    `held`: the last one was in MLflow.
+    `is_in_store`: the last state that was asked for came from MLflow.
     """
 
     def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
         self.tracker = tracker
         self.outbox = outbox
-        self.held = False
+        self.is_in_store = False
 
     def dense(self, config: DenseConfig) -> NetworkState | None:
-        # In this order: what is in neither place was in neither at any moment between.
-        waiting = self._waiting(config.key())
-        stored = self._stored(config.key()) if waiting is None else None
-        self.held = stored is not None
-        return waiting or stored
+        # The outbox first: a run moves from there to the store, so a state that is in neither never was.
+        pending = self._load_pending(config.key())
+        stored = self._load_stored(config.key()) if pending is None else None
+        self.is_in_store = stored is not None
+        return pending or stored
 
-    def _waiting(self, key: str) -> NetworkState | None:
-        parcel = self.outbox.find_task_result(key)
-        if parcel is None:
+    def _load_pending(self, key: str) -> NetworkState | None:
+        pending = self.outbox.of_point(key)
+        if pending is None:
             return None
         try:
-            return _waiting_state(parcel.files / "model", parcel.end.tags["manifest_sha256"])
+            return _load_state(pending.files / "model", pending.end.tags["manifest_sha256"])
         except StoreError:  # delivered at this very moment
             return None
 
-    def _stored(self, key: str) -> NetworkState | None:
+    def _load_stored(self, key: str) -> NetworkState | None:
         try:
-            state = _dense_state(self.tracker, key)
+            state = _load_dense_state(self.tracker, key)
         except StoreUnavailableError:
             state = None
         if state is None:
-            _dense_state.cache_clear()  # it may be there the next time
+            _load_dense_state.cache_clear()  # it may be there the next time
         return state
 
 
-@lru_cache(maxsize=KEPT_DENSE)
-def _waiting_state(folder: Path, manifest_sha256: str) -> NetworkState:
+@lru_cache(maxsize=CACHED_DENSE)
+def _load_state(folder: Path, manifest_sha256: str) -> NetworkState:
     return model_files.load_model(folder, manifest_sha256=manifest_sha256).state()
 
 
-@lru_cache(maxsize=KEPT_DENSE)
-def _dense_state(tracker: Tracker, key: str) -> NetworkState | None:
+@lru_cache(maxsize=CACHED_DENSE)
+def _load_dense_state(tracker: Tracker, key: str) -> NetworkState | None:
     with tracker.translating_errors():
         row = tracker.find_finished(key)
         if row is None:
@@ -199,20 +213,16 @@ def _dense_state(tracker: Tracker, key: str) -> NetworkState | None:
     return saved.state()
 
 
-def check_source(config: DenseConfig | TrialConfig) -> None:
-    """StoreError unless what other packages bring is here as it was when the sweep was planned."""
+def check_plugin_code(config: DenseConfig | TrialConfig) -> None:
+    """Raise StoreError unless plug-ins have the sources and versions that the sweep was planned with."""
     dense = config.dense if isinstance(config, TrialConfig) else config
     planned = (dense.dense_code, config.trial_code if isinstance(config, TrialConfig) else "")
-    for then, now in zip(planned, code_of(config), strict=True):
-        if then and then != now:
-            old, new = read_code(then), read_code(now)
+    for planned_code, code in zip(planned, code_of(config), strict=True):
+        if planned_code and planned_code != code:
+            old, new = read_code(planned_code), read_code(code)
             changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
             raise StoreError(
                 f"{', '.join(name.rstrip('=') for name in changed)}: this worker has another source or "
                 "version than the sweep was planned with; leave packages as they are while a sweep runs, and "
                 "sweep again"
             )
-
-
-def _sizes(images: loading.Dataset) -> dict[str, int]:
-    return {"train": len(images.train), "validation": len(images.validation), "test": len(images.test)}

@@ -10,4 +10,4 @@ with infrequent_gc():
     import orchestrator.execution.trainable  # noqa: F401
     from orchestrator.execution.ray_patches import restore_umask
 restore_umask()
-gc.freeze()  # it stays: nobody needs to look through it again
+gc.freeze()  # modules stay: the collector need not look through them again

@@ -21,7 +21,7 @@ from orchestrator.storage.manifest import sizes_match
 from orchestrator.trial.params import amount_text, params
 from orchestrator.trial.recovery import mask_source_config
 from orchestrator.trial.run import measured_rounds
-from orchestrator.trial.task import FinalState, PreviousTrial, Task
+from orchestrator.trial.task import PreviousTrial, Task, TaskResult
 
 if TYPE_CHECKING:
     from orchestrator.tracking import RunRecord, Tracker
@@ -159,12 +159,16 @@ def remaining_tasks(
 
 def final_states(
     plan: Plan, tracker: Tracker, *, stop: EarlyStopping | None, open_keys: Collection[str]
-) -> dict[str, FinalState]:
-    """How the trials of the plan ended that need no run, by their keys; `open_keys` are those to run."""
-    keys = {trial.key for trial in plan.trials} - set(open_keys)
-    finished, stopped = tracker.find_all_finished(keys), stopped_keys(tracker, keys, stop)
-    found = {key: FinalState("stopped" if key in stopped else "failed", {}) for key in keys}
-    return found | {key: FinalState("complete", row.metrics) for key, row in finished.items()}
+) -> dict[str, TaskResult]:
+    """Return how the trials of the plan ended that need no run, by key; `open_keys` are those to run."""
+    tasks = {trial.key: _trial_point(trial, (), {}) for trial in plan.trials if trial.key not in open_keys}
+    finished, stopped = tracker.find_all_finished(tasks), stopped_keys(tracker, tasks, stop)
+    return {
+        key: TaskResult(task, finished[key].metrics)
+        if key in finished
+        else TaskResult(task, None, stopped=key in stopped)
+        for key, task in tasks.items()
+    }
 
 
 def stopped_keys(tracker: Tracker, keys: Collection[str], stop: EarlyStopping | None) -> set[str]:

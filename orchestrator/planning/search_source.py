@@ -15,7 +15,7 @@ from orchestrator.planning.resume import final_states, plan_text, remaining_task
 from orchestrator.planning.sampling import ObservedPoint, next_point
 from orchestrator.system.signals import disk_full_reason, received_signal, request_stop_disk_full
 from orchestrator.tracking import RunRecord, Tracker
-from orchestrator.trial.task import FinalState, Task, TaskResult
+from orchestrator.trial.task import Task, TaskResult
 
 
 class SearchSource:
@@ -39,7 +39,7 @@ class SearchSource:
         self._sweep = sweep
         self._retry_failed = retry_failed
         self._stop = stop
-        self._ended: dict[str, FinalState] = {}
+        self._ended: dict[str, TaskResult] = {}
 
     def load_finished(self, points: Collection[Task]) -> None:
         """Take up how the trials asked for before have ended, all but the `points` that are to run."""
@@ -61,12 +61,10 @@ class SearchSource:
                 request_stop_disk_full(f"{type(error).__name__}: {error}")
         return points
 
-    def ended(self, outcome: TaskResult) -> None:
-        cut_off = _ending() and not outcome.metrics and not outcome.stopped
-        if outcome.task.parent is not None and not cut_off:
-            ending = FinalState("stopped" if outcome.stopped else "failed", {})
-            found = FinalState("complete", outcome.metrics) if outcome.metrics else ending
-            self._ended[outcome.task.key] = found
+    def on_result(self, result: TaskResult) -> None:
+        was_cut_off = _ending() and result.state == "failed"
+        if result.task.parent is not None and not was_cut_off:
+            self._ended[result.task.key] = result
 
     def seen(self) -> list[ObservedPoint]:
         """Every point in its order, with what came of it over its seeds."""
@@ -99,7 +97,7 @@ def _ending() -> bool:
     return bool(received_signal() or disk_full_reason())
 
 
-def _seen(point: SearchPoint, ended: Mapping[str, FinalState], objectives: Sequence[str]) -> ObservedPoint:
+def _seen(point: SearchPoint, ended: Mapping[str, TaskResult], objectives: Sequence[str]) -> ObservedPoint:
     """A point over its seeds: the mean of each objective; stopped or failed if one of its trials is."""
     found = [ended[key] for key in point.keys if key in ended]
     states = {ending.state for ending in found}
@@ -108,7 +106,8 @@ def _seen(point: SearchPoint, ended: Mapping[str, FinalState], objectives: Seque
     if states == {"stopped"} or states == {"complete", "stopped"}:
         return ObservedPoint(point.params, "stopped")
     # A run of before an objective was measured has no value for it.
-    if states != {"complete"} or any(name not in ending.metrics for ending in found for name in objectives):
+    metrics = [ending.metrics or {} for ending in found]
+    if states != {"complete"} or any(name not in values for values in metrics for name in objectives):
         return ObservedPoint(point.params, "failed")
-    means = (fsum(ending.metrics[name] for ending in found) / len(found) for name in objectives)
+    means = (fsum(values[name] for values in metrics) / len(metrics) for name in objectives)
     return ObservedPoint(point.params, "complete", tuple(means))

@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 def print_line(text: object, *, error: bool = False) -> None:
-    """One line, whatever is in the text; `error` is for stderr, at once."""
+    """Print one line, with control characters escaped; `error` prints to stderr and flushes."""
     stream = sys.stderr if error else sys.stdout
     print(escape_controls(str(text)), file=stream, flush=error)
 
 
 def print_text(text: str, *, error: bool = False) -> None:
-    """A text of several lines; `error` is for stderr, at once."""
+    """Print a text of several lines; `error` prints to stderr and flushes."""
     print(escape_controls(text, allowed=LINES), file=sys.stderr if error else sys.stdout, flush=error)
 
 
 def print_json(content: Any, *, default: Callable[[Any], Any] | None = None) -> None:
-    """JSON in ASCII, whose own escapes keep every text as it is."""
+    """Print JSON in ASCII: its escapes keep control characters off the terminal."""
     print(json.dumps(content, indent=1, default=default).replace("\x7f", r"\u007f"))
 
 
 def resume_hint() -> str:
-    """The command that was given, to be given again."""
+    """Return the message for an interrupted command: the command that carries on."""
     return escape_controls(f"interrupted; to carry on: {shlex.join(['orchestrate', *sys.argv[1:]])}")
 
 
 def plain(text: str) -> Text:
-    """For rich: shown as it is, without markup, in one line."""
+    """Return a text for rich, in one line and without markup."""
     from rich.text import Text
 
     return Text(escape_controls(text))

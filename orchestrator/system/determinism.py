@@ -1,4 +1,4 @@
-"""torch's deterministic mode, and its random generators seeded for a block."""
+"""torch's deterministic mode, and seeded random generators within a block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.config import Numerics
 # Read by cuBLAS when it is first used: fixed buffers, without which its sums may be ordered anew.
 CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 NONDETERMINISTIC_TAG = "nondeterministic"  # the tag of a run that names them
-NO_FORM = "does not have a deterministic implementation"
+WARNING = "does not have a deterministic implementation"
 
 
 @contextmanager
@@ -31,27 +31,27 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def deterministic(device: str, *, tf32: bool = False) -> Iterator[set[str]]:
-    """For a walk on a GPU; the set holds the operations it met that have no deterministic form.
+    """Make a GPU deterministic within the block; the set collects operations that have no such form.
 
-    Those run all the same: a warning of torch's says which. Products are rounded to TF32 only where `tf32`
-    says so: torch itself leaves it on for convolutions.
+    Those run all the same: torch warns of each. Products are rounded to TF32 only with `tf32`: torch itself
+    leaves it on for convolutions. On a CPU this does nothing.
     """
-    loose: set[str] = set()
+    nondeterministic_ops: set[str] = set()
     if device == "cpu":
-        yield loose
+        yield nondeterministic_ops
         return
     os.environ.setdefault(*CUBLAS)
     benchmark, fill = torch.backends.cudnn.benchmark, _fill()
     mode = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.backends.cudnn.benchmark = False
-    _set_fill(False)  # nothing here reads what it has not written
+    _set_fill(False)  # no code of ours reads memory before it writes it
     torch.use_deterministic_algorithms(True, warn_only=True)
     rounding = _tf32()
     _set_tf32((tf32, tf32))
     try:
-        with capture_warning(loose):
-            yield loose
+        with capture_warning(nondeterministic_ops):
+            yield nondeterministic_ops
     finally:
         _set_tf32(rounding)
         torch.use_deterministic_algorithms(mode, warn_only=warn_only)
@@ -60,25 +60,25 @@ def deterministic(device: str, *, tf32: bool = False) -> Iterator[set[str]]:
 
 
 @contextmanager
-def capture_warning(loose: set[str]) -> Iterator[None]:
-    """Keeps the names that torch warns of; every other warning goes its way."""
+def capture_warning(nondeterministic_ops: set[str]) -> Iterator[None]:
+    """Collect the operations that torch warns of within the block; other warnings are shown."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def hear(message: Warning | str, *where: object, **more: object) -> None:
+        def on_warning(message: Warning | str, *args: object, **options: object) -> None:
             text = str(message)
-            if NO_FORM in text:
-                loose.add(text.split()[0])
+            if WARNING in text:
+                nondeterministic_ops.add(text.split()[0])
             else:
-                show(message, *where, **more)  # type: ignore[arg-type]  # as they came
+                show(message, *args, **options)  # type: ignore[arg-type]  # passed on
 
-        warnings.filterwarnings("always", f".*{NO_FORM}")
-        warnings.showwarning = hear
+        warnings.filterwarnings("always", f".*{WARNING}")
+        warnings.showwarning = on_warning
         yield
 
 
 def _tf32() -> tuple[bool, bool]:
-    """Whether (matrix products, convolutions) are rounded to TF32."""
+    """Return whether (matrix products, convolutions) are rounded to TF32."""
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
@@ -94,16 +94,17 @@ def _set_fill(mode: bool) -> None:
     torch._C._set_deterministic_fill_uninitialized_memory(mode)
 
 
-def summary(numerics: Numerics, loose: Collection[str]) -> str:
-    """How much of a walk was deterministic, in words."""
+def summary(numerics: Numerics, nondeterministic_ops: Collection[str]) -> str:
+    """Return in words how much of a run was deterministic."""
     if numerics.device == "cpu":
         return f"cpu, threads: {numerics.threads}"
-    reached = f"all but {', '.join(sorted(loose))}" if loose else "every operation"
-    return f"{numerics.device}, deterministic: {reached}"
+    exceptions = ", ".join(sorted(nondeterministic_ops))
+    operations = f"all but {exceptions}" if exceptions else "every operation"
+    return f"{numerics.device}, deterministic: {operations}"
 
 
 def facts() -> dict[str, str]:
-    """The mode as `deterministic` sets it, for the record of a machine with GPUs."""
+    """Return the settings of `deterministic`, for the record of a machine with GPUs."""
     return {
         "cuda.deterministic": "torch.use_deterministic_algorithms(True, warn_only=True)",
         "cuda.cudnn_benchmark": "False",
@@ -117,9 +118,9 @@ CPU = torch.device("cpu")
 
 @contextmanager
 def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """The global generators of the CPU and of `device` start from `seed`; afterwards they are as before.
+    """Seed the global generators of the CPU and of `device` within the block, and restore them after it.
 
-    Those of other devices are not touched, which `torch.manual_seed` would seed as well.
+    Unlike `torch.manual_seed`, this leaves the generators of other devices alone.
     """
     before = global_states(device)
     try:
@@ -131,12 +132,12 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
 
 
 def global_states(device: torch.device) -> dict[str, Tensor]:
-    """`cpu`, and `cuda` where the device is one -> the state of its global generator, copied to the CPU."""
+    """Return `cpu`, and `cuda` for such a device -> the state of its global generator, on the CPU."""
     return {name: generator.get_state() for name, generator in _generators(device).items()}
 
 
 def set_global_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Give the global generators the states that `global_states` read on such a device; KeyError else."""
+    """Restore the states that `global_states` returned for such a device. KeyError if one is missing."""
     for name, generator in _generators(device).items():
         generator.set_state(states[name])
 
@@ -144,7 +145,7 @@ def set_global_states(states: Mapping[str, Tensor], device: torch.device) -> Non
 def _generators(device: torch.device) -> dict[str, torch.Generator]:
     generators = {"cpu": torch.default_generator}
     if device.type == "cuda":
-        torch.cuda.init()  # there are none before
+        torch.cuda.init()  # before that there are no generators
         number = torch.cuda.current_device() if device.index is None else device.index
         generators["cuda"] = torch.cuda.default_generators[number]
     return generators

@@ -17,20 +17,20 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """A whole file; DiskFullError where there is no room for it."""
+    """Write a file. DiskFullError if it does not fit on the disk."""
     with translating_disk_full(path.parent):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """A file in place of the one before: whoever reads it finds the old one or the new one, whole."""
-    aside = path.with_name(f".{path.name}.new")
-    write_file(aside, content)
-    aside.replace(path)
+    """Replace a file atomically: a reader gets the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.new")
+    write_file(temporary, content)
+    temporary.replace(path)
 
 
 def make_private(folder: Path) -> None:
-    """A folder for its owner alone; one of before, which others could read, is closed to them."""
+    """Make a folder for its owner alone; an existing one is closed to other users."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=PRIVATE, exist_ok=True)
     status = folder.stat()
@@ -40,7 +40,7 @@ def make_private(folder: Path) -> None:
 
 @contextmanager
 def translating_disk_full(folder: Path) -> Iterator[None]:
-    """DiskFullError, which names the folder, for a disk or a quota that is full."""
+    """Turn the OSError of a full disk or quota within the block into DiskFullError, with the folder."""
     try:
         yield
     except OSError as error:
@@ -60,15 +60,15 @@ KINDS = {
 
 
 def open_regular(path: Path, *, follow_links: bool) -> BinaryIO:
-    """A regular file, open for reading; OSError, which says what it is instead, for anything else.
+    """Open a regular file for reading. OSError for anything else, with what it is instead.
 
-    What the path names may change between two calls: the open file itself is looked at again.
+    What the path names may change between two calls: the open file itself is checked again.
     """
-    _check(os.stat(path, follow_symlinks=follow_links).st_mode, path)  # opening a device can do something
+    _check_regular(os.stat(path, follow_symlinks=follow_links).st_mode, path)  # opening a device may act
     link = 0 if follow_links else os.O_NOFOLLOW
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | link)
     try:
-        _check(os.fstat(descriptor).st_mode, path)
+        _check_regular(os.fstat(descriptor).st_mode, path)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -76,17 +76,17 @@ def open_regular(path: Path, *, follow_links: bool) -> BinaryIO:
 
 
 def read_regular(path: Path, *, at_most: int, follow_links: bool = True) -> bytes:
-    """Its bytes, or one more than `at_most` of a longer file. OSError for what is no regular file."""
+    """Return the bytes of a file, or one more than `at_most` of a longer one. OSError if not regular."""
     with open_regular(path, follow_links=follow_links) as file:
         return file.read(at_most + 1)
 
 
 def size_of(file: BinaryIO) -> int:
-    """The bytes that an open file has now."""
+    """Return the size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
-def _check(mode: int, path: Path) -> None:
+def _check_regular(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = KINDS.get(stat.S_IFMT(mode), "something else")
         raise OSError(errno.EINVAL, f"it is {kind}, and no regular file", str(path))

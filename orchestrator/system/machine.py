@@ -15,7 +15,7 @@ import psutil
 
 @contextmanager
 def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Within the block the environment has these values, and afterwards those of before."""
+    """Set environment variables within the block, and restore them after it."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -34,17 +34,17 @@ DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 
 
 def cores() -> int:
-    """The cores that this process may use: a container or a batch job may have fewer than the machine."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the cores that this process may use: in a container or a batch job not all of the machine."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = QUOTA.read_text().split()
-        return max(1, min(mine, int(quota) // int(period)))
+        return max(1, min(usable, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or max
-        return mine
+        return usable
 
 
 def gpus() -> int:
-    """The CUDA devices that torch sees; it is not asked where there is no driver for any."""
+    """Return the number of CUDA devices. torch is not imported if there is no driver for any."""
     if sys.platform == "linux" and not any(Path(file).exists() for file in DRIVERS):
         return 0
     import torch
@@ -52,16 +52,16 @@ def gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-MOST_OTHERS = 0.1  # of all cores, kept busy by others: more disturbs a measurement
-MOST_IN_A_CROWD = 0.05  # where more want to run than there are cores
+MAX_OTHERS = 0.1  # share of all cores that other processes may keep busy during a measurement
+MAX_OTHERS_WHEN_LOADED = 0.05  # the same if the load average is above the number of cores
 IDLE = ("idle", "iowait", "guest", "guest_nice")  # guests are in `user` already
 
 
 @dataclass(frozen=True)
 class MachineLoad:
-    """Over a measurement: the load average of its last minute, and the cores that others kept busy.
+    """Load during a measurement: the last minute's average, and the cores that other processes kept busy.
 
-    Time that a hypervisor took away counts as others'. The load average has this process in it, too.
+    Time that a hypervisor took away counts as others'. The load average includes this process.
     """
 
     average: float
@@ -70,25 +70,25 @@ class MachineLoad:
 
     @property
     def busy(self) -> str:
-        """Why the machine was too busy to time something on it; empty where it was not."""
-        if self.others > MOST_OTHERS * self.cores:
+        """Why the machine was too busy for a measurement, or nothing."""
+        if self.others > MAX_OTHERS * self.cores:
             return f"other processes kept {self.others:.1f} of {self.cores} cores busy"
-        # Alone it may tell of a sweep that is over: it takes minutes to fall.
-        if self.average > self.cores and self.others > MOST_IN_A_CROWD * self.cores:
+        # By itself the average may be that of a sweep that is over: it takes minutes to fall.
+        if self.average > self.cores and self.others > MAX_OTHERS_WHEN_LOADED * self.cores:
             return f"load average {self.average:.1f} on {self.cores} cores"
         return ""
 
 
 def watch_load() -> Callable[[], MachineLoad]:
-    """Watch from now on; what comes back tells the load so far.
+    """Start watching, and return a function that returns the load so far.
 
-    That should be 0.1 s or more: the kernel counts in hundredths of a second.
+    Call it after 0.1 s or more: the kernel counts in hundredths of a second.
     """
-    started, everything, own = perf_counter(), _busy_seconds(), _own_seconds()
+    started, busy, process = perf_counter(), _busy_seconds(), _process_seconds()
 
     def load() -> MachineLoad:
         elapsed = max(perf_counter() - started, 1e-9)
-        others = (_busy_seconds() - everything) - (_own_seconds() - own)
+        others = (_busy_seconds() - busy) - (_process_seconds() - process)
         return MachineLoad(psutil.getloadavg()[0], max(0.0, others / elapsed), os.cpu_count() or 1)
 
     return load
@@ -99,6 +99,6 @@ def _busy_seconds() -> float:
     return sum(times.values()) - sum(times.get(name, 0.0) for name in IDLE)
 
 
-def _own_seconds() -> float:
+def _process_seconds() -> float:
     times = psutil.Process().cpu_times()
     return float(times.user + times.system)

@@ -9,37 +9,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Objects made between two looks, and looks between deeper ones.
-USUALLY = (700, 10, 10)
-RARELY = (100_000, 20, 100)
+# As for gc.set_threshold: new objects between two collections, and collections between deeper ones.
+DEFAULT_THRESHOLDS = (700, 10, 10)
+INFREQUENT_THRESHOLDS = (100_000, 20, 100)
 
 
 @contextmanager
 def infrequent_gc() -> Iterator[None]:
-    """Garbage is looked for rarely within the block.
+    """Collect garbage rarely within the block.
 
-    What imports and pages of runs make are hundreds of thousands of small objects that stay. Looking
-    through them again and again took a sixth of all importing, and three fifths of reading 10,000 runs.
+    Imports and pages of runs make hundreds of thousands of small objects that stay. Looking through them
+    again and again took a sixth of all importing, and three fifths of reading 10,000 runs.
     """
-    with _every(RARELY):
+    with _gc_thresholds(INFREQUENT_THRESHOLDS):
         yield
 
 
 @contextmanager
 def default_gc() -> Iterator[None]:
-    """Within such a block: as Python does by itself, but never in what is there by now; at its end, all."""
+    """Collect garbage as Python does by default, but only among objects made within the block.
+
+    At the end of the block everything is collected.
+    """
     gc.freeze()
     try:
-        with _every(USUALLY):
+        with _gc_thresholds(DEFAULT_THRESHOLDS):
             yield
     finally:
         gc.collect()  # before the memory of what comes next is added to it
 
 
 @contextmanager
-def _every(counts: tuple[int, int, int]) -> Iterator[None]:
+def _gc_thresholds(thresholds: tuple[int, int, int]) -> Iterator[None]:
     before = gc.get_threshold()
-    gc.set_threshold(*counts)
+    gc.set_threshold(*thresholds)
     try:
         yield
     finally:
@@ -51,10 +54,10 @@ RESET_PEAK = "5"  # to clear_refs: the peak resident set is the present one (pro
 
 
 def peak_memory(device: str) -> Callable[[], int | None]:
-    """Watch from now on; what comes back tells the peak so far in bytes, or None where nothing can.
+    """Start watching memory, and return a function that returns the peak so far, in bytes.
 
-    `cpu`: the largest resident set of the process, above the one at the start; on Linux alone. `cuda`:
-    the most that torch had allocated on its current GPU, what was there at the start included.
+    `cpu`: the largest resident set of the process, less that at the start; None if this is not Linux.
+    `cuda`: the most that torch had allocated on its current GPU, with what it had at the start.
     """
     if device == "cuda":
         import torch
@@ -66,38 +69,38 @@ def peak_memory(device: str) -> Callable[[], int | None]:
 
 
 def _reset() -> int | None:
-    """Set the peak back to the present resident set, in bytes; None where that cannot be done."""
+    """Reset the peak to the present resident set, and return it in bytes; None if that cannot be done."""
     try:
-        _give_back()
+        _trim()
         (PROCESS / "clear_refs").write_text(RESET_PEAK)
         return _resident("VmRSS")
     except (OSError, StopIteration):  # no such files, not ours to write, or another kernel's
         return None
 
 
-def _give_back() -> None:
-    """Return freed memory to the system, where it would hide what is taken next."""
+def _trim() -> None:
+    """Return freed memory to the system: it would hide what is allocated next."""
     if PROCESS.exists() and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc alone has it
         trim(0)
 
 
 def _resident(name: str) -> int:
     lines = (PROCESS / "status").read_text().splitlines()
-    found = next(line for line in lines if line.startswith(f"{name}:"))
-    return int(found.split()[1]) * 1024
+    line = next(line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-KEPT_BYTES = 1 << 30
+KEEP_BYTES = 1 << 30
 LARGEST_BYTES = 32 << 20  # the most that glibc takes; what is larger always comes from the system
 
 
 def disable_malloc_trim() -> None:
-    """Let this process keep up to a gigabyte of what it frees; where the C library is not glibc, nothing.
+    """Let this process keep up to a gigabyte of memory that it frees. Only glibc can do that.
 
     Left alone, glibc returns the gradients at every step, and fetching them back is a page fault for every
     4 KB: a tenth of an mlp's step where faults are dear. No bit of a result depends on it.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)

@@ -1,7 +1,7 @@
-"""Standard output and standard error as the command line writes them.
+"""Standard output and standard error of the command line.
 
-Within a command no control character gets through, whoever wrote it. Results that cannot be written are an
-error; messages that cannot are not.
+Within a command no control character gets through, whoever wrote it. A result that cannot be written is an
+error, a message that cannot be written is not.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, TextIO, cast
 from orchestrator.errors import OutputError
 from orchestrator.formatting import escape_controls
 
-BROKEN_PIPE = 141  # as a shell gives it for SIGPIPE
-LINES = "\n\t"  # what may stand in a text of several lines
+BROKEN_PIPE = 141  # a shell's exit code for SIGPIPE
+LINES = "\n\t"  # control characters that a text of several lines may have
 
 
 class OutputStream:
-    """A text stream; `escaped` turns control characters into what they are called.
+    """A text stream that shows control characters by name while it is `escaped`.
 
-    What the stream's encoding does not have is written as an escape. Everything else is the stream's own.
+    Characters that the stream's encoding lacks are written as escapes. All else is the stream's own.
     """
 
     def __init__(self, stream: TextIO, *, for_results: bool) -> None:
@@ -59,18 +59,18 @@ class OutputStream:
                 raise OutputError(f"standard output cannot be written: {reason}") from error
 
     def finish(self) -> None:
-        """Write what waits, or give up: nothing is left for Python to write as it ends."""
+        """Flush, or give up, so that Python has nothing to write as it ends."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
             self.give_up()
 
     def give_up(self) -> None:
-        """Let all that is still to come go nowhere, what Python writes as it ends included."""
+        """Send all further output to the null device, what Python writes as it ends included."""
         with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
 
     def __getattr__(self, name: str) -> Any:  # whatever a text stream has
         return getattr(self._stream, name)
@@ -78,11 +78,11 @@ class OutputStream:
 
 @contextmanager
 def output_streams() -> Iterator[bool]:
-    """Both streams of this process as OutputStream, until the block ends; a bug's traceback comes after.
+    """Make both streams of this process OutputStreams within the block; a bug's traceback comes after it.
 
-    What is given is whether standard output is open, as it has to be for results.
+    Yields whether standard output is open, as it has to be for results.
     """
-    is_open = _open_closed()
+    is_open = _open_closed_streams()
     before = sys.stdout, sys.stderr
     results = OutputStream(sys.stdout, for_results=True)
     sys.stdout = cast(TextIO, results)
@@ -100,7 +100,7 @@ def output_streams() -> Iterator[bool]:
 
 @contextmanager
 def escaped() -> Iterator[None]:
-    """No control character gets through either stream within the block."""
+    """Escape control characters on both streams within the block."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, OutputStream)]
     for stream in streams:
         stream.escaped = True
@@ -112,17 +112,16 @@ def escaped() -> Iterator[None]:
 
 
 def drawn_on(stream: TextIO) -> TextIO:
-    """The stream for what draws on a terminal and escapes its texts itself: bars, tables."""
+    """Return the stream for what draws on a terminal and escapes its texts itself: bars, tables."""
     if not isinstance(stream, OutputStream):
         return stream
-    drawn = OutputStream(stream._stream, for_results=stream._for_results)
-    return cast(TextIO, drawn)
+    return cast(TextIO, OutputStream(stream._stream, for_results=stream._for_results))
 
 
-def _open_closed() -> bool:
-    """Put the null device where a standard stream is closed, or the next file opened would take its place.
+def _open_closed_streams() -> bool:
+    """Open the null device for a closed standard stream: the next file would get its number.
 
-    Whether standard output was open.
+    Returns whether standard output was open.
     """
     closed = []
     for descriptor in range(3):
@@ -130,7 +129,7 @@ def _open_closed() -> bool:
             os.fstat(descriptor)
         except OSError:
             closed.append(descriptor)
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free is this
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for the rest of the process
     if sys.stdout is None:

@@ -30,9 +30,9 @@ PACKAGES = (
 
 @cache
 def environment() -> dict[str, str]:
-    """Flat facts: versions of packages and Python, platform, processor, cores, GPUs, the code's commit.
+    """Return versions of packages and Python, platform, processor, cores, GPUs and the code's commit.
 
-    Asked once in a process, since the code that runs is the code that was imported.
+    Cached: the code that runs is the code that was imported.
     """
     import torch
 
@@ -53,14 +53,14 @@ def environment() -> dict[str, str]:
 
 
 def card(device: str) -> dict[str, str]:
-    """The tag that names the kind of GPU that a run used; nothing for a run on a CPU.
+    """Return the tag that names the GPU model that a run used; nothing for a run on a CPU.
 
-    It is in no key: two kinds may give other bits, and `rerun --check` says so.
+    It is in no key: two models may give different bits, and `rerun --check` says so.
     """
     import torch
 
-    used = device != "cpu" and torch.cuda.is_available()
-    return {"gpu": torch.cuda.get_device_name(torch.cuda.current_device())} if used else {}
+    has_gpu = device != "cpu" and torch.cuda.is_available()
+    return {"gpu": torch.cuda.get_device_name(torch.cuda.current_device())} if has_gpu else {}
 
 
 def _version(name: str) -> str:
@@ -81,7 +81,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of the code, with + where it has local changes; unknown outside a checkout."""
+    """Return the commit of the code, with + for local changes; `unknown` outside a checkout."""
     folder = Path(__file__).parent.parent
     try:
         head = subprocess.run(
@@ -103,27 +103,27 @@ SUFFIXES = (".py", ".yaml")
 
 
 def install_path() -> str:
-    """Where this process has its packages from; enough for others on this machine."""
-    found = find_spec("models")  # without importing it, and torch with it
-    return str(found.origin if found else None)
+    """Return where the packages are installed, which identifies the code on this machine."""
+    spec = find_spec("models")  # without importing it, and torch with it
+    return str(spec.origin if spec else None)
 
 
 @cache
 def source_digest() -> str:
-    """The SHA-256 of the sources of all packages, wherever they are installed."""
-    root, found = Path(install_path()).parent.parent, hashlib.sha256()
+    """Return the SHA-256 of the sources of all packages, wherever they are installed."""
+    root, digest = Path(install_path()).parent.parent, hashlib.sha256()
     for path in sorted(path for package in SOURCE_PACKAGES for path in (root / package).rglob("*")):
         if path.suffix in SUFFIXES:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-            found.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
-    return found.hexdigest()
+            digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
 
 
-def check_code(wanted: str) -> None:
-    """StoreError unless this process runs the code of a `place`, or of a `digest`."""
-    if wanted == install_path() or wanted == source_digest():
+def check_code(code: str) -> None:
+    """Raise StoreError unless this process runs `code`: an `install_path` or a `source_digest`."""
+    if code in (install_path(), source_digest()):
         return
     raise StoreError(
-        f"this worker has another version of the code than the sweep, in {Path(install_path()).parent.parent}; "
-        "install the same one on every node"
+        "this worker has another version of the code than the sweep, in "
+        f"{Path(install_path()).parent.parent}; install the same one on every node"
     )

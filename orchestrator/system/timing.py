@@ -1,4 +1,4 @@
-"""Functions that compute the same, timed side by side in one process."""
+"""Time functions that compute the same, side by side in one process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.utils.benchmark import Timer
 
 from orchestrator.system.machine import MachineLoad, watch_load
 
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 7
-AGAIN = ""  # the first function once more: the control
-LOWEST_AA, HIGHEST_AA = 0.9, 1.1
+MIN_ROUNDS, MAX_ROUNDS = 3, 7
+CONTROL = ""  # the first function, timed a second time
+MIN_SELF_RATIO, MAX_SELF_RATIO = 0.9, 1.1
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and distance of the quartiles of the time of one call, in milliseconds."""
+    """Median and interquartile range of the time of one call, in milliseconds."""
 
     p50: float
     iqr: float
@@ -26,9 +26,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Timing:
-    """What `side_by_side` found: a spread per function, and how many times as fast as the first each is.
+    """Result of `side_by_side`: a spread per function, and how many times as fast as the first each is.
 
-    `ratios` are medians over the rounds; `aa` is the same of the first against itself.
+    `ratios` are medians over the rounds; `self_ratio` is that of the first function against itself.
     """
 
     spreads: Mapping[str, Spread]
@@ -38,21 +38,23 @@ class Timing:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why no claim should rest on these times; empty where they can be relied on."""
-        found = [] if LOWEST_AA <= self.self_ratio <= HIGHEST_AA else [f"A/A is {self.self_ratio:.2f}"]
-        return (*found, *([self.load.busy] if self.load.busy else []))
+        """Why no claim should rest on these times; empty if they can be relied on."""
+        doubts = (
+            [] if MIN_SELF_RATIO <= self.self_ratio <= MAX_SELF_RATIO else [f"A/A is {self.self_ratio:.2f}"]
+        )
+        return (*doubts, *([self.load.busy] if self.load.busy else []))
 
 
 def side_by_side(functions: Mapping[str, Callable[[], object]], *, seconds: float) -> Timing:
     """Time every function for about `seconds`, one after the other in each round, the first one twice.
 
-    Every other round runs backwards, so that a machine that slows down favours none. One call of each is
-    made before. A sample is the mean of a block of calls (torch.utils.benchmark), long enough for the
+    Every other round runs backwards, so that a machine that slows down favours none. One call of each
+    comes before. A sample is the mean of a block of calls (torch.utils.benchmark), long enough for the
     clock; calls that are long make fewer rounds, and take their time.
     """
     first = next(iter(functions))
     timers = {name: Timer("run()", globals={"run": function}) for name, function in functions.items()}
-    timers[AGAIN] = timers[first]
+    timers[CONTROL] = timers[first]
     rounds = _rounds(max(_seconds(function) for function in functions.values()), seconds)
     samples: dict[str, list[list[float]]] = {name: [] for name in timers}
     load = watch_load()
@@ -61,21 +63,21 @@ def side_by_side(functions: Mapping[str, Callable[[], object]], *, seconds: floa
     return Timing(
         {name: spread([t for times in samples[name] for t in times]) for name in functions},
         {name: _ratio(samples[first], samples[name]) for name in functions},
-        _ratio(samples[first], samples[AGAIN]),
+        _ratio(samples[first], samples[CONTROL]),
         load(),
     )
 
 
 def _seconds(function: Callable[[], object]) -> float:
-    """Of one call, which also warms."""
+    """Return the time of one call, which also warms up."""
     started = perf_counter()
     function()
     return perf_counter() - started
 
 
 def _rounds(longest: float, seconds: float) -> int:
-    """As many as the time allows: a round makes two calls of a function at the least."""
-    return max(FEWEST_ROUNDS, min(MOST_ROUNDS, int(seconds / (2 * longest))))
+    """Return as many rounds as the time allows: a round makes at least two calls of a function."""
+    return max(MIN_ROUNDS, min(MAX_ROUNDS, int(seconds / (2 * longest))))
 
 
 def _order(names: Sequence[str], rounds: int) -> Iterator[str]:
@@ -84,12 +86,12 @@ def _order(names: Sequence[str], rounds: int) -> Iterator[str]:
 
 
 def _ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
-    """Median over the rounds of how many times as long the first took."""
+    """Return the median over the rounds of how many times as long the first took."""
     return median(median(a) / median(b) for a, b in zip(first, other, strict=True))
 
 
 def spread(seconds: Sequence[float]) -> Spread:
-    """Of samples in seconds. A single one has no distance of quartiles: 0."""
+    """Return the spread of samples in seconds. The range of a single one is 0."""
     if len(seconds) < 2:
         return Spread(1e3 * seconds[0], 0.0)
     low, middle, high = quantiles(seconds, n=4, method="inclusive")
@@ -97,5 +99,5 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 
 def batch_suffix(batch: int) -> str:
-    """What a metric's name ends with; nothing for one image."""
+    """Return the suffix of a metric's name; nothing for a batch of one."""
     return "" if batch == 1 else f"_batch{batch}"

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Where a worker records its results, all paths absolute; and how its sweep stops trials, if it does.
+    """Where a worker records its results, and how its sweep stops trials. All paths are absolute.
 
-    `state_dir` is for results that wait for a server, if it is not the user's own; `checkpoint_seconds`
-    are the seconds between two checkpoints, if it is not a minute.
+    `state_dir` holds results that wait for a server (None: the user's state folder); `checkpoint_seconds`
+    lie between two checkpoints (None: a minute).
     """
 
     uri: str
     experiment: str
     sweep_run: str
     data_dir: str | None
-    code: str  # as `sources.check_code` takes it
+    code: str  # as `provenance.check_code` compares it
     stop: EarlyStopping | None = None
     state_dir: str | None = None
     checkpoint_seconds: float | None = None
@@ -33,9 +33,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Task:
-    """A dense training or a pruned trial, ready to run; `parent` is the key of the task that it waits for.
+    """A dense training or a pruned trial, ready to run.
 
-    It `saves_round_masks` where a control is to prune by them.
+    `parent` is the key of the task that has to finish first, None for a dense training. A task that
+    `saves_round_masks` stores them for another trial that prunes with its masks.
     """
 
     key: str
@@ -51,12 +52,12 @@ class Task:
         return self.config.dense if isinstance(self.config, TrialConfig) else self.config
 
     def to_text(self) -> str:
-        """Return the task as JSON."""
+        """Return the task as JSON, in which form it travels to a worker."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> Task:
-        """Load what `to_text` returned."""
+        """Return the task that `to_text` wrote."""
         content = json.loads(text)
         load_config = TrialConfig.from_json if content["parent"] else dense_from_json
         return cls(**{**content, "config": load_config(content["config"])})
@@ -64,25 +65,26 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The result of one task: its final metrics, or None and why it failed or was stopped."""
+    """How a task ended: with its final metrics, or with None and why it failed or was stopped."""
 
     task: Task
     metrics: Mapping[str, float] | None
     reason: str = ""
     stopped: bool = False
 
-
-@dataclass(frozen=True)
-class FinalState:
-    """How a trial ended, in this sweep or before it; `metrics` are those of a complete one."""
-
-    state: Literal["complete", "stopped", "failed"]
-    metrics: Mapping[str, float]
+    @property
+    def state(self) -> Literal["complete", "stopped", "failed"]:
+        if self.metrics is not None:
+            return "complete"
+        return "stopped" if self.stopped else "failed"
 
 
 @dataclass(frozen=True)
 class PreviousTrial:
-    """A trial that ended before this sweep: what its rounds reported; no accuracy if it was stopped."""
+    """A trial that ended before this sweep began, with the metrics of each of its rounds.
+
+    `val_accuracy` is None if it was stopped.
+    """
 
     config: TrialConfig
     rounds: tuple[Mapping[str, float], ...]
@@ -91,21 +93,20 @@ class PreviousTrial:
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """The results of all tasks.
+    """How all tasks of a sweep ended.
 
-    `signal` is the one that interrupted the sweep, or 0; `disk_full` what a worker said whose disk was full.
+    `signal` is the number of the signal that interrupted the sweep, or 0; `disk_full` is the message of a
+    worker whose disk was full, or empty.
     """
 
-    outcomes: tuple[TaskResult, ...]
+    results: tuple[TaskResult, ...]
     signal: int = 0
     disk_full: str = ""
 
     @property
     def failures(self) -> list[TaskResult]:
-        """The tasks that failed."""
-        return [result for result in self.outcomes if result.metrics is None and not result.stopped]
+        return [result for result in self.results if result.state == "failed"]
 
     @property
     def stopped(self) -> list[TaskResult]:
-        """The trials that were stopped early."""
-        return [result for result in self.outcomes if result.stopped]
+        return [result for result in self.results if result.stopped]
