@@ -81,7 +81,7 @@ def data_verify(
 
 
 @data_app.command("path")
-def data_path() -> None:
+def data_folder() -> None:
     """Print the folder of the data sets; ORCHESTRATE_DATA_DIR sets it."""
     from orchestrator.data.files import data_folder
 

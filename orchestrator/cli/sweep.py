@@ -187,15 +187,15 @@ def rerun(
     from orchestrator.model_io import rerun as reruns
 
     recorded = reruns.find_recorded_run(run, uri=uri())
-    for reservation in recorded.reservations():
-        print_line(f"note: {reservation}", error=True)
+    for warning in recorded.reproducibility_warnings():
+        print_line(f"note: {warning}", error=True)
     new = reruns.rerun(recorded)
     print_line(f"{recorded.row.name}: {new.level}", error=True)
     if not check:
         for name, value in new.result.last.measurement.metrics("final").items():
             print_line(f"{name:<26} {value:.6g}")
         return
-    comparison, facts = reruns.compare(recorded, new), reruns.reproducibility_warnings(recorded, new)
+    comparison, facts = reruns.compare(recorded, new), reruns.environment_changes(recorded, new)
     for line in comparison.lines():
         print_line(line)
     for fact in facts or ["the same"]:

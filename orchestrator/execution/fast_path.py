@@ -73,7 +73,7 @@ def _torchvision() -> str:
 
 def _stamp(dataset: str) -> list[list[str | int]] | None:
     try:
-        return stamp(dataset)
+        return file_stamps(dataset)
     except (DataError, OSError):  # it cannot be read, as the sweep itself will say
         return None
 
@@ -133,7 +133,7 @@ def _make_summary(request: SweepRequest, runs: SqliteRuns, sweep: RunRecord) -> 
         sizes_match(row.local_path("model"), row.tags.get("manifest_sha256", "")) for row in rows.values()
     ):
         return None
-    results = load_results(runs, sweep, known=rows).results
+    results = load_results(runs, sweep, all_finished=rows).results
     if not results["status"].isin(("finished", "stopped")).all():
         return None
     return Summary(request.name, len(results), sweep, results, SweepOutcome(()), len(results))

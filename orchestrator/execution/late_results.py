@@ -112,7 +112,7 @@ def deliver_late(uri: str) -> Delivery:
             breaker_for(uri).reset()
             refused = _deliver(uri, outbox, arrived)
         except StoreError as error:
-            raise type(error)(f"{error}; {results_wait(outbox.count())} in {outbox.folder}") from error
+            raise type(error)(f"{error}; {count_waiting(outbox.count())} in {outbox.folder}") from error
     elif not _is_usable(uri):
         return Delivery(uri, str(outbox.folder), (), {})
     return Delivery(uri, str(outbox.folder), tuple(_finish_sweeps(uri, arrived)), refused)
@@ -144,7 +144,7 @@ def _deliver(uri: str, outbox: Outbox, arrived: list[PendingRun]) -> dict[str, s
         if not is_announced:
             print_line(f"another process is delivering {remaining} results; waiting for it", error=True)
             is_announced = True
-        sleep(TRY_SECONDS / 10)
+        sleep(FIRST_RETRY_SECONDS / 3)
 
 
 def _finish_sweeps(uri: str, arrived: Collection[PendingRun]) -> Iterator[LateSweep]:
@@ -159,14 +159,14 @@ def _finish_sweeps(uri: str, arrived: Collection[PendingRun]) -> Iterator[LateSw
     for sweep, space in spaces.items():
         state, missing = "gone", 0
         if sweep in rows:
-            state, missing = _finish(tracker_of(uri, space), rows[sweep])
+            state, missing = _finish(shared_tracker(uri, space), rows[sweep])
         yield LateSweep(space, sweep, counts[sweep, "trial"], counts[sweep, "dense"], state, missing)
 
 
 def _is_abandoned(tracker: Tracker, row: RunRecord) -> bool:
     """Return whether a dead process of this host left a sweep open of which no trial is missing."""
     owner = row.tags.get("owner", "")
-    if row.status != "RUNNING" or not on_this_host(owner) or is_owner_alive(owner):
+    if row.status != "RUNNING" or not is_on_this_host(owner) or is_owner_alive(owner):
         return False
     if not is_planned(tracker, row):
         return False
@@ -186,7 +186,7 @@ def _finish(tracker: Tracker, row: RunRecord) -> tuple[str, int]:
             heartbeat(tracker, run),
             tracker.translating_errors(),
         ):
-            sweep = tracker.row(run.run_id)
+            sweep = tracker.get_run(run.run_id)
             results = publish_results(tracker, sweep, _load_space(tracker, sweep), SweepOutcome(()))
             missing = int((results["status"] == "missing").sum()) + _unasked(tracker.read_text(sweep, PLAN))
             run.status = "KILLED" if missing else "FINISHED"

@@ -74,10 +74,10 @@ def execute_plan(plan: Plan, options: SweepOptions, stop: EarlyStopping | None, 
         check_data(datasets)  # the digests in the keys are of the data on this machine
         with acquire_lease(tracker, digest(plan, stop), name=plan.space.name) as run, heartbeat(tracker, run):
             with tracker.translating_errors():
-                sweep = tracker.row(run.run_id)
+                sweep = tracker.get_run(run.run_id)
                 work = session.find_remaining_work(plan, sweep)
                 session.write_plan(work.plan, sweep)
-                sweep = tracker.row(run.run_id)  # with the tags that were just set
+                sweep = tracker.get_run(run.run_id)  # with the tags that were just set
                 source = session.make_search_source(work, sweep)
             outcome = session.run(work, sweep, source)
             run.status = "KILLED" if outcome.signal else "FINISHED"
@@ -133,14 +133,14 @@ class SweepSession:
         request = request_of(space, self.options)
         sha256 = None if request is None else request.sha256()
         if sha256 is not None and sweep.tags.get(REQUEST_SHA256) != sha256:
-            self.tracker.try_tag(sweep.run_id, REQUEST_SHA256, sha256)
+            self.tracker.try_set_tag(sweep.run_id, REQUEST_SHA256, sha256)
 
     def write_plan(self, plan: Plan, sweep: RunRecord) -> None:
         """Record what is going to run, where and by which command."""
         self.tracker.set_tag(sweep.run_id, COMMAND, reproduce_command(plan.space, self.options))
         facts = json.dumps(environment(), indent=1, sort_keys=True)
         self.tracker.upload(sweep.run_id, {"space.yaml": plan.space.text, "environment.json": facts})
-        self.tracker.rewrite(sweep, PLAN, plan_text(plan, stop=self.stop))
+        self.tracker.replace_text(sweep, PLAN, plan_text(plan, stop=self.stop))
         self.record_request(plan.space, sweep)
         if plan.space.ancestor is not None:
             upload_source_model(self.tracker, sweep, plan.space.ancestor)
@@ -171,7 +171,7 @@ class SweepSession:
             data_dir=options.data_dir(),
             code=options.code(),
             stop=stop,
-            state_dir=chosen_state_dir(),
+            state_dir=custom_state_dir(),
         )
         previous_trials = () if stop is None else tuple(past_trials(work.plan, tracker, stop))
         with deliver_in_background(tracker.uri), _closing_runs(tracker, sweep.run_id):

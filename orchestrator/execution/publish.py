@@ -63,11 +63,11 @@ def publish_results(
     sweep_results = load_results(tracker, sweep)
     results = sweep_results.results
     if space is not None:
-        tell(tracker, sweep, space=space, results=results)
+        publish_sweep_page(tracker, sweep, space=space, results=results)
     if (results["status"] == "finished").any() and not outcome.signal:  # a stopped sweep ends soon
-        table = markdown([*tables(results), *differences_asked(results)])
+        table = markdown([*tables(results), *default_differences(results)])
         picture = accuracy_against_sparsity(results, title=sweep.tags.get("space", sweep.name))
-        report = html_report(tracker, sweep, known=sweep_results)
+        report = html_report(tracker, sweep, loaded=sweep_results)
         tracker.upload(sweep.run_id, {PICTURE: picture, TABLES: table, REPORT: report})
         about = f"{page_links(tracker, sweep)}\n\n{'' if space is None else space.about}"
         tracker.set_tag(sweep.run_id, tracking.NOTE, note(sweep.run_id, about, table))

@@ -67,11 +67,11 @@ def find_problem(requirements: NodeRequirements) -> str:
     """Return what a node lacks, in one line; runs on the node."""
     try:
         check_code(requirements.code)
-        if not exists(requirements.uri):
-            return f"the store {redact_uri(requirements.uri)} is a file that it does not see; {SERVER}"
+        if not store_exists(requirements.uri):
+            return f"the store {redact_uri(requirements.uri)} is a file that it does not see; {SERVER_FIX}"
         tracking.initialise(requirements.uri)
         for name in requirements.datasets:
-            check(name, None if requirements.data_dir is None else Path(requirements.data_dir))
+            check_files(name, None if requirements.data_dir is None else Path(requirements.data_dir))
     except OrchestrateError as error:
         return str(error)
     return ""

@@ -62,14 +62,16 @@ def run_task(
         task,
         settings,
         load_planned_data(task.dense, settings.data_dir),
-        StoredDenseNetworks(tracker_of(settings.uri, settings.experiment), outbox),
+        StoredDenseNetworks(shared_tracker(settings.uri, settings.experiment), outbox),
         on_progress,
         should_stop,
     )
-    if (pending := outbox.of_point(task.key)) is not None:  # a worker died between its work and the store
+    if (
+        pending := outbox.find_task_result(task.key)
+    ) is not None:  # a worker died between its work and the store
         with suppress(StoreUnavailableError):
             deliver_all(settings.uri, outbox)
-        return pending.final
+        return pending.final_metrics
     return execution.run_and_record()
 
 
@@ -92,14 +94,14 @@ class _TaskExecution:
         data = DataInput(dataset.name, dataset.digest, {name: len(images) for name, images in splits.items()})
         start = make_run_start(self.task, self.settings, params=params(config), data=data)
         with RunSession(tracker, self.networks.outbox, start) as session:
-            if session.done is not None:
-                metrics = session.done.metrics.items()
+            if session.existing is not None:
+                metrics = session.existing.metrics.items()
                 return {name: value for name, value in metrics if name.startswith("final/")}
             source_model = load_source_model(tracker, dense)
             masks = load_round_masks(tracker, config) if isinstance(config, TrialConfig) else None
             peak_bytes = peak_memory(dense.numerics.device)
             with deterministic(dense.numerics.device, tf32=dense.numerics.tf32) as nondeterministic_ops:
-                result = self._train(session.keeper, source_model, masks)
+                result = self._train(session.checkpoints, source_model, masks)
             tags = card(dense.numerics.device) | transfer_tags(dense, dataset, source_model)
             if nondeterministic_ops:
                 tags[NONDETERMINISTIC_TAG] = ", ".join(sorted(nondeterministic_ops))
@@ -108,9 +110,9 @@ class _TaskExecution:
             session.finish(
                 partial(
                     write_result,
-                    point=self.task,
+                    task=self.task,
                     result=result,
-                    parent_held=self.networks.is_in_store,
+                    is_parent_stored=self.networks.is_in_store,
                     stop=self.settings.stop,
                     peak_bytes=peak_bytes(),
                     extra_tags=tags,
@@ -175,7 +177,7 @@ class StoredDenseNetworks:
         return pending or stored
 
     def _load_pending(self, key: str) -> NetworkState | None:
-        pending = self.outbox.of_point(key)
+        pending = self.outbox.find_task_result(key)
         if pending is None:
             return None
         try:

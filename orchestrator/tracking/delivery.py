@@ -198,7 +198,7 @@ def _finish_interrupted(uri: str, publish: Callable[[], T]) -> T:
 
 def check_all_delivered(results: DataFrame, outcome: SweepOutcome) -> None:
     """Raise StoreError if results wait in outboxes of other nodes, which could not reach the store."""
-    keys = {result.task.key for result in outcome.outcomes if result.metrics is not None}
+    keys = {result.task.key for result in outcome.results if result.metrics is not None}
     count = int(((results["status"] == "missing") & results["key"].isin(keys)).sum())
     if count and not outcome.signal:
         raise StoreError(
