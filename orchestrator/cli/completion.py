@@ -51,14 +51,16 @@ def sets(incomplete: str) -> Offers:
 
     Of the options of methods, `METHOD.OPTION=`, nothing before the point: they are many.
     """
-    from orchestrator.space.names import settable, tunable, values
+    from orchestrator.space.names import axis_values, hyperparameter_axes, settable_keys
 
     key, equals, given = incomplete.partition("=")
     if not equals:
-        keys = [*settable(), *(tunable() if "." in key else ())]
+        keys = [*settable_keys(), *(hyperparameter_axes() if "." in key else ())]
         return _fitting(((f"{name}=", "") for name in keys), incomplete)
     before, comma, last = given.rpartition(",")
-    return [(f"{key}={before}{comma}{name}", about) for name, about in _fitting(values(key).items(), last)]
+    return [
+        (f"{key}={before}{comma}{name}", about) for name, about in _fitting(axis_values(key).items(), last)
+    ]
 
 
 def sweeps(incomplete: str) -> Offers:

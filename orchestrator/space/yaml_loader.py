@@ -165,8 +165,8 @@ def _check_text(text: str, place: str, allowed: str = "") -> None:
 
 def _refuse_control(sign: str, place: str) -> NoReturn:
     raise SpaceError(
-        f"{place}: the control character {escape_character(sign)} is in it; write text without (in `about`, newlines "
-        "and tabs may be)"
+        f"{place}: the control character {escape_character(sign)} is in it; write text without (in `about`, "
+        "newlines and tabs may be)"
     )
 
 
