@@ -21,8 +21,8 @@ from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Params, expand
 from orchestrator.planning.plan import Plan, make_plan, with_expected_points
 from orchestrator.planning.sampling import ObservedPoint, next_point, study
-from orchestrator.space.ranges import Range
 from orchestrator.space.space import Space, load_space
+from orchestrator.space.values import Range
 
 AXES = """\
 axes:

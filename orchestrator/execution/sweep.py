@@ -21,7 +21,7 @@ from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan,
 from orchestrator.planning.resume import stopped_keys, sweep_before, with_recorded_points
 from orchestrator.space.pruners import pruners
 from orchestrator.space.space import Space
-from orchestrator.space.values import method
+from orchestrator.space.values import canonical_method
 from orchestrator.storage.uri import exists
 from orchestrator.trial.structure import unpruned_of
 from pruning.registry import parse
@@ -144,6 +144,10 @@ def stop_rule(space: Space, wanted: str | None = None) -> EarlyStopping | None:
     if wanted is None:
         return None if space.stop is None else EarlyStopping(space.stop, space.stop_within)
     try:
-        return None if wanted.strip() == "none" else EarlyStopping(method(wanted, pruners), space.stop_within)
+        return (
+            None
+            if wanted.strip() == "none"
+            else EarlyStopping(canonical_method(wanted, pruners), space.stop_within)
+        )
     except ValueError as error:
         raise UsageError(f"--stop {wanted[:80]}: {error}") from error

@@ -37,7 +37,7 @@ def with_source_model(space: Space, source: str, *, uri: str) -> Space:
             f"--from {source[:80]}: every start of {space.name} is scratch; add weights or masked"
         )
     ancestor = load_source_model(space, source, uri=uri)
-    axes = space.axes.model_copy(update={"model": (values.model(ancestor.model),), "start": starts})
+    axes = space.axes.model_copy(update={"model": (values.canonical_model(ancestor.model),), "start": starts})
     return space.model_copy(update={"axes": axes, "ancestor": ancestor})
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.space import hyperparameters
-from orchestrator.space.ranges import Choice
 from orchestrator.space.space import Space
-from orchestrator.space.values import Value
+from orchestrator.space.values import Choice, Value, listed_values
 from pruning.registry import parse
 
 Lists = Mapping[str, tuple[Any, ...]]  # an axis's name and its values
@@ -19,11 +18,11 @@ def iter_grid(space: Space) -> Lists:
     """Every axis's values; methods with every combination of the listed values of their options."""
     options = space.axes.options
     return {
-        axis: hyperparameters.iter_texts(axis, chosen, options)
+        axis: hyperparameters.expand_texts(axis, chosen, options)
         if axis in hyperparameters.METHOD_REGISTRIES
         else chosen
         for axis, choice in space.choices().items()
-        for chosen in (hyperparameters.listed(choice),)
+        for chosen in (listed_values(choice),)
     }
 
 
@@ -35,7 +34,7 @@ def select(space: Space, pick: Chooser) -> Lists:
     found: dict[str, tuple[Value, ...]] = {}
     for axis, choice in space.choices().items():
         if axis == "seed":
-            found[axis] = hyperparameters.listed(choice)
+            found[axis] = listed_values(choice)
             continue
         value = _picked(axis, choice, pick)
         if axis in hyperparameters.METHOD_REGISTRIES:

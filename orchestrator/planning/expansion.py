@@ -37,10 +37,9 @@ from orchestrator.planning.equality import plain_key, same
 from orchestrator.planning.fingerprints import data_sha256, dense_code, trial_code
 from orchestrator.space import hyperparameters, techniques
 from orchestrator.space.overrides import TECHNIQUE_AXES
-from orchestrator.space.ranges import Choice
 from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Space
-from orchestrator.space.values import Value
+from orchestrator.space.values import Choice, Value, listed_values
 from orchestrator.trial.params import without_defaults
 from pruning.registry import parse
 
@@ -194,7 +193,7 @@ def _code_of_trial(prune: Prune, fields: Point) -> str:
 
 
 def _branch_refusal(prune: Prune, fields: Point, point: Point) -> str | None:
-    tuned = (hyperparameters.refusal(axis, point[axis]) for axis in hyperparameters.METHOD_REGISTRIES)
+    tuned = (hyperparameters.option_conflict(axis, point[axis]) for axis in hyperparameters.METHOD_REGISTRIES)
     return (
         next(filter(None, tuned), None)
         or scope_conflict(prune.granularity, prune.scope)
@@ -211,11 +210,7 @@ def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
     granularity and the scope where the space has several.
     """
     if "technique" not in lists:
-        several = [
-            axis
-            for axis in ("granularity", "scope")
-            if len(hyperparameters.listed(space.choices()[axis])) > 1
-        ]
+        several = [axis for axis in ("granularity", "scope") if len(listed_values(space.choices()[axis])) > 1]
         triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
         return [
             (_label(dict(zip(TECHNIQUE_AXES, triple, strict=True)), several), *triple) for triple in triples
@@ -257,7 +252,7 @@ def _refusal(space: Space, base: DenseVariant, branch: PruningVariant) -> str | 
 
 @lru_cache(maxsize=256)
 def _rule_text(rule: Exclude) -> str:
-    said = ", ".join(f"{name}: {_either(chosen)}" for name, chosen in rule.given().items())
+    said = ", ".join(f"{name}: {_either(chosen)}" for name, chosen in rule.non_empty().items())
     return f"exclude {{{said}}}"
 
 

@@ -22,7 +22,7 @@ from orchestrator.data.datasets import info
 from orchestrator.data.files import check, path, stamp
 from orchestrator.errors import DataError, StoreError
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
-from orchestrator.space.ranges import Choice
+from orchestrator.space.values import Choice
 from orchestrator.system import provenance
 from orchestrator.system.files import replace_file
 from pruning.registry import parse

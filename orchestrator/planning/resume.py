@@ -16,7 +16,7 @@ from orchestrator.planning.fingerprints import fingerprint_choices
 from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, extended
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.planning.run_names import dense_name, trial_name, varied_axes
-from orchestrator.space.ranges import Choice, Range
+from orchestrator.space.values import Choice, Range
 from orchestrator.storage.manifest import sizes_match
 from orchestrator.trial.params import amount_text, params
 from orchestrator.trial.recovery import mask_source_config
@@ -80,7 +80,7 @@ def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
         "choices": _plain(choices),
         "train": non_default_recipe(space.train.model_dump()),
         "protect": space.protect,
-        "exclude": [_plain(rule.given()) for rule in space.exclude],
+        "exclude": [_plain(rule.non_empty()) for rule in space.exclude],
         "numerics": asdict(plan.numerics),
         "stop": str(stop),
         "ingredients": fingerprint_choices(space.choices()),

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from orchestrator.config import DenseConfig, Json, TrialConfig, method_name
 from orchestrator.space import hyperparameters
 from orchestrator.space.overrides import TECHNIQUE_AXES
-from orchestrator.space.ranges import Choice, Range
 from orchestrator.space.space import Space
+from orchestrator.space.values import Choice, Range
 from orchestrator.trial.params import amount_text, params
 
 SAID = ("technique", *TECHNIQUE_AXES, "amount", "start", "seed")  # in every name, or in the technique's label

@@ -22,10 +22,8 @@ from orchestrator.config import Numerics
 from orchestrator.planning.choices import select
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Expansion, Params, SampledPoint, expand
-from orchestrator.space import hyperparameters
-from orchestrator.space.ranges import Choice, Range
 from orchestrator.space.space import Space
-from orchestrator.space.values import Value
+from orchestrator.space.values import Choice, Range, Value, listed_values
 
 MOST_DRAWS = 1000  # for one point, until one is new and can be run
 MODEL_DRAWS = 20  # of these by tpe's model, which may insist on a point that is there already
@@ -123,7 +121,7 @@ def distribution(choice: Choice) -> BaseDistribution:
     """What Optuna draws from for a list or a range."""
     if not isinstance(choice, Range):
         return CategoricalDistribution(choice)
-    if choice.whole:
+    if choice.is_integer:
         return IntDistribution(int(choice.low), int(choice.last), log=choice.log, step=int(choice.step or 1))
     return FloatDistribution(choice.low, choice.last, log=choice.log, step=choice.step)
 
@@ -134,4 +132,4 @@ def _suggested(trial: optuna.Trial, name: str, choice: Choice) -> Value:
         return trial.suggest_int(name, one.low, one.high, log=one.log, step=one.step)
     if isinstance(one, FloatDistribution) and isinstance(choice, Range):
         return choice.nearest(trial.suggest_float(name, one.low, one.high, log=one.log, step=one.step))
-    return trial.suggest_categorical(name, hyperparameters.listed(choice))
+    return trial.suggest_categorical(name, listed_values(choice))

@@ -188,7 +188,7 @@ class Swept:
     @cached_property
     def about(self) -> str:
         try:
-            data = yaml_loader.read(self.space_text, SPACE).data
+            data = yaml_loader.load_yaml(self.space_text, SPACE).data
         except OrchestrateError:
             return ""
         return str(data.get("about", "")) if isinstance(data, dict) else ""

@@ -68,8 +68,8 @@ RULES = (
         "MedianPruner",
         "worse than the median of the finished trials at the same round",
         "Stops nothing before `n_startup_trials` of the group are finished, nor in the first "
-        "`n_warmup_steps` rounds.\n\nThe round after those is the first at which a trial may be stopped, then "
-        "every `interval_steps`-th.",
+        "`n_warmup_steps` rounds.\n\nThe round after those is the first at which a trial may be stopped, "
+        "then every `interval_steps`-th.",
         AMONG_FINISHED,
     ),
     Rule(
@@ -159,9 +159,11 @@ def _register(rule: Rule) -> None:
     # The registry reads a method's options, types and defaults from its signature.
     pruner.__doc__ = rule.text
     pruner.__annotations__ = {name: hint for name, (hint, _) in rule.parameters.items()}
-    pruner.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # inspect reads it
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-        for name, (hint, default) in rule.parameters.items()
+    pruner.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            for name, (hint, default) in rule.parameters.items()
+        ]
     )
     pruners.register(
         rule.name,
