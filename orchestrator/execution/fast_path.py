@@ -74,7 +74,7 @@ def _stamp(dataset: str) -> list[list[str | int]] | None:
 
 def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
     """What a space asks for; None for what its text alone does not tell: a search, another network."""
-    if space.search.method != "grid" or space.ancestor is not None:
+    if space.search.method != "grid" or space.source_model is not None:
         return None
     return SweepRequest(space.name, space.text, space.sets, options.device, options.precision, options.stop)
 

@@ -18,16 +18,16 @@ from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.publish import preload_plotting, publish_results, reproduce_command
 from orchestrator.execution.summary import Summary
 from orchestrator.execution.sweep import check_data, needed_data
-from orchestrator.planning.changes import changes
-from orchestrator.planning.disk_space import check_disk_space, disk_space_message
+from orchestrator.planning.changes import find_changes
+from orchestrator.planning.estimate import check_disk_space, disk_space_message
 from orchestrator.planning.plan import Plan, with_expected_points
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.planning.resume import (
     digest,
-    past_trials,
+    find_previous_sweep,
     plan_text,
+    previous_trials,
     remaining_tasks,
-    sweep_before,
     with_recorded_points,
 )
 from orchestrator.space.space import Space
@@ -166,7 +166,7 @@ def execute_plan(plan: Plan, options: SweepOptions, stop: EarlyStopping | None, 
     tracker = Tracker(uri, plan.space.name)
     wanted = SweepSession(tracker, options, stop)
     with tracker.translating_errors():
-        before = sweep_before(tracker, plan, stop)
+        before = find_previous_sweep(tracker, plan, stop)
         left = wanted.remaining(plan, before)
         wanted.say_changes(left)
     check_disk_space(left.to_come, store_folder(uri))
@@ -217,7 +217,7 @@ class SweepSession:
         """Why trials whose configuration is in the store are run all the same."""
         open_keys = {point.key for point in left.points}
         done = {trial.key for trial in left.plan.trials} - open_keys
-        if line := changes(left.plan, self.tracker, done=done).line():
+        if line := find_changes(left.plan, self.tracker, done=done).line():
             print_line(f"{left.plan.space.name}: {line}", error=True)
 
     def source(self, left: RemainingWork, sweep: RunRecord) -> SearchSource | None:
@@ -245,8 +245,8 @@ class SweepSession:
         self.tracker.upload(sweep.run_id, {"space.yaml": plan.space.text, "environment.json": facts})
         self.tracker.rewrite(sweep, PLAN, plan_text(plan, stop=self.stop))
         self.remember(plan.space, sweep)
-        if plan.space.ancestor is not None:
-            upload_source_model(self.tracker, sweep, plan.space.ancestor)
+        if plan.space.source_model is not None:
+            upload_source_model(self.tracker, sweep, plan.space.source_model)
 
     def run(self, left: RemainingWork, sweep: RunRecord, source: SearchSource | None) -> SweepOutcome:
         """Run what is left, if anything is, and what the source asks for."""
@@ -261,7 +261,7 @@ class SweepSession:
             reused=left.reused,
             reused_dense=len(left.plan.dense) - sum(point.parent is None for point in left.points),
             stop=self.stop,
-            past=() if self.stop is None else tuple(past_trials(left.plan, self.tracker, self.stop)),
+            past=() if self.stop is None else tuple(previous_trials(left.plan, self.tracker, self.stop)),
             source=source,
             planned=0 if source is None else left.plan.space.points,
         )

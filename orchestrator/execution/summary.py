@@ -64,7 +64,7 @@ class Preview:
             "disk_bytes": self.estimate.disk_bytes,
             "estimate_basis": self.estimate.basis,
             "missing_data": dict(self.missing_data),
-            "changed": list(self.changes.what) if self.changes else [],
+            "changed": list(self.changes.descriptions) if self.changes else [],
             "trials_changed": self.changes.trials if self.changes else 0,
         }
 
@@ -84,7 +84,7 @@ class Preview:
         yield f"disk             {format_size(cost.disk_bytes)}"
         for name, problem in self.missing_data.items():
             yield f"missing data     {name}: {problem}"
-        if self.changes and self.changes.what:
+        if self.changes and self.changes.descriptions:
             yield f"changed          {self.changes.line()}"
 
     def _time_lines(self) -> Iterator[str]:
@@ -111,7 +111,7 @@ class Preview:
             yield f"search           {search.points} points by {search.method}, {each}"
             yield f"objectives       {', '.join(f'{name}: {way}' for name, way in search.objectives.items())}"
         if search.method == "tpe" and not self.plan.exhausted:
-            rest = max(0, len(self.plan.asked) - self.asked)
+            rest = max(0, len(self.plan.points) - self.asked)
             drawn = f"; the numbers below take {rest} drawn at random for the rest" if rest else ""
             yield f"asked so far     {self.asked}{drawn}"
 
@@ -136,7 +136,7 @@ class Summary:
         cls, plan: Plan, sweep: RunRecord, results: DataFrame, ended: SweepOutcome, reused: int
     ) -> Summary:
         """Of a plan, as far as it is known."""
-        search = plan if plan.asked else None
+        search = plan if plan.points else None
         return cls(plan.space.name, len(plan.trials), sweep, results, ended, reused, search)
 
     @property

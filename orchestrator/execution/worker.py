@@ -13,7 +13,7 @@ from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import loading
 from orchestrator.data.loading import load_planned_data
 from orchestrator.errors import StoreError, StoreUnavailableError
-from orchestrator.planning.fingerprints import code_of, read_code
+from orchestrator.planning.fingerprints import installed_code, parse_code
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import DataInput, Outbox
 from orchestrator.storage.uri import outbox_folder
@@ -199,9 +199,9 @@ def check_source(config: DenseConfig | TrialConfig) -> None:
     """StoreError unless what other packages bring is here as it was when the sweep was planned."""
     dense = config.dense if isinstance(config, TrialConfig) else config
     planned = (dense.dense_code, config.trial_code if isinstance(config, TrialConfig) else "")
-    for then, now in zip(planned, code_of(config), strict=True):
+    for then, now in zip(planned, installed_code(config), strict=True):
         if then and then != now:
-            old, new = read_code(then), read_code(now)
+            old, new = parse_code(then), parse_code(now)
             changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
             raise StoreError(
                 f"{', '.join(name.rstrip('=') for name in changed)}: this worker has another source or "

@@ -15,7 +15,7 @@ from orchestrator.config import Numerics
 from orchestrator.data.loading import Dataset, load_dataset
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.source import ModelSource, resolve_source, source_of_run
-from orchestrator.planning.fingerprints import model_code, read_code
+from orchestrator.planning.fingerprints import model_code, parse_code
 from orchestrator.storage import model_files
 from orchestrator.storage.model_spec import ModelSpec
 from orchestrator.storage.uri import default_uri
@@ -89,7 +89,7 @@ def _check_source(origin: ModelSource, model: str) -> None:
 
     A warning where the model is built from another version of a package.
     """
-    recorded = read_code(origin.params.get("dense_code", ""))
+    recorded = parse_code(origin.params.get("dense_code", ""))
     for name, now in model_code(model).items() if recorded else ():
         if recorded.get(name, now) == now:
             continue

@@ -14,7 +14,7 @@ from orchestrator.errors import SpaceError, StoreError, UsageError
 from orchestrator.model_io.load import load_module
 from orchestrator.model_io.source import FORMS, ModelSource, resolve_source
 from orchestrator.model_io.state_dict_files import SUFFIXES, infer_architecture, read_state_dict
-from orchestrator.planning.constraints import fitted, shape_of
+from orchestrator.planning.constraints import match_source_model, shape_of
 from orchestrator.space import values
 from orchestrator.space.space import Space
 from orchestrator.storage import model_files
@@ -38,12 +38,12 @@ def with_source_model(space: Space, source: str, *, uri: str) -> Space:
         )
     ancestor = load_source_model(space, source, uri=uri)
     axes = space.axes.model_copy(update={"model": (values.canonical_model(ancestor.model),), "start": starts})
-    return space.model_copy(update={"axes": axes, "ancestor": ancestor})
+    return space.model_copy(update={"axes": axes, "source_model": ancestor})
 
 
 def transfer_messages(before: Space, space: Space) -> Iterator[str]:
     """What there is to say of a descent: the model that gives way, and what is inherited, by data set."""
-    ancestor = space.ancestor
+    ancestor = space.source_model
     if ancestor is None:
         return
     if before.axes.model != space.axes.model:
@@ -51,7 +51,7 @@ def transfer_messages(before: Space, space: Space) -> Iterator[str]:
     datasets: dict[str, list[str]] = {}
     for dataset in space.axes.dataset:
         try:
-            found = fitted(space.axes.model[0], dataset, ancestor)
+            found = match_source_model(space.axes.model[0], dataset, ancestor)
         except ValueError:
             continue  # the plan says why
         parts = [f"{found.inherited} of {ancestor.name}"]

@@ -16,8 +16,8 @@ from orchestrator.data.loading import Dataset, load_data
 from orchestrator.data.loading import path as data_path
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.load import saved_model, weights_of
-from orchestrator.planning.changes import of_config
-from orchestrator.planning.fingerprints import current
+from orchestrator.planning.changes import config_differences
+from orchestrator.planning.fingerprints import with_current_fingerprints
 from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic, summary
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker, open_store
@@ -130,7 +130,7 @@ class RecordedRun:
             yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
         if loose := self.row.tags.get(NONDETERMINISTIC_TAG):
             yield f"{loose} have no deterministic form on a GPU: equal bits are not promised"
-        for change in of_config(self.config, current(self.config)):
+        for change in config_differences(self.config, with_current_fingerprints(self.config)):
             yield f"since it was recorded, {change}: equal bits are not promised"
         if self.config.key() != self.row.tags["key"]:
             yield "its key is another one by today's code: equal bits are not promised"
@@ -236,7 +236,8 @@ def reproducibility_warnings(recorded: RecordedRun, new: RerunResult) -> list[st
     then |= {f"data.{name}": digest for name, digest in digests.items()}
     now |= {f"data.{new.data.name}": new.data.digest[:DIGEST_LENGTH]}
     changed = [
-        f"{change} since it was recorded" for change in of_config(recorded.config, current(recorded.config))
+        f"{change} since it was recorded"
+        for change in config_differences(recorded.config, with_current_fingerprints(recorded.config))
     ]
     return changed + [
         f"{name}: {then.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"

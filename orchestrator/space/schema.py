@@ -193,6 +193,10 @@ def _check_objectives(objectives: Mapping[str, Direction]) -> Mapping[str, Direc
     return objectives
 
 
+def _default_objectives() -> dict[str, Direction]:
+    return {DEFAULT_OBJECTIVE: "max"}
+
+
 Objectives = Annotated[dict[str, Direction], AfterValidator(_check_objectives)]
 
 
@@ -206,7 +210,7 @@ class Search(StrictModel):
 
     method: Literal["grid", "random", "tpe"] = "grid"
     trials: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)] | None = None
-    objectives: Objectives = Field(default_factory=lambda: {DEFAULT_OBJECTIVE: "max"})
+    objectives: Objectives = Field(default_factory=_default_objectives)
     seed: Seed = 0
     startup: Annotated[Integer, Field(ge=0, le=MAX_TRIALS)] = 10
 

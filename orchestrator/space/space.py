@@ -37,8 +37,8 @@ def _sorted_names(value: Plain) -> Plain:
 class Space(StrictModel):
     """A search space. The last four fields are not keys of a file.
 
-    `name` is that of the file, `text` its content, `sets` the --set options that changed it, and `ancestor`
-    the source model of --from.
+    `name` is that of the file, `text` its content, `sets` the --set options that changed it, and
+    `source_model` the network of --from.
     """
 
     version: Literal[1] = 1
@@ -54,7 +54,7 @@ class Space(StrictModel):
     name: str
     text: str
     sets: tuple[str, ...] = ()
-    ancestor: SkipJsonSchema[InstanceOf[SourceModelInfo] | None] = None
+    source_model: SkipJsonSchema[InstanceOf[SourceModelInfo] | None] = None
 
     @property
     def points(self) -> int:
@@ -113,7 +113,7 @@ class _LocatedError(ValueError):
         self.path = path
 
 
-INTERNAL_FIELDS = ("name", "text", "sets", "ancestor")
+INTERNAL_FIELDS = ("name", "text", "sets", "source_model")
 FILE_KEYS = tuple(key for key in Space.model_fields if key not in INTERNAL_FIELDS)
 
 
