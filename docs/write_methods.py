@@ -1,19 +1,31 @@
-"""Write docs/methods.md, the reference of all methods, from the registries and docs/formulas.yaml.
+"""Write docs/methods.md and orchestrator/space/names.json: all that a space file may name.
+
+The page is made of the registries and docs/formulas.yaml; names.json is what help and completion read.
 
 python docs/write_methods.py
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import yaml
 
-from orchestrator.space.catalog import KINDS, Item, items
+from extensions import entries
+from models import BUILDERS
+from orchestrator.config import Control, Start, When
+from orchestrator.data.datasets import DATASETS
+from orchestrator.space import hyperparameters
+from orchestrator.space.catalog import KINDS, REGISTRIES, Item, items
+from orchestrator.space.overrides import SETTABLE
+from pruning.step import SCOPES
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "methods.md"
+NAMES_FILE = DOCS.parent / "orchestrator" / "space" / "names.json"
 FORMULAS: dict[str, dict[str, str]] = yaml.safe_load((DOCS / "formulas.yaml").read_text(encoding="utf-8"))
 HEAD = """# Methods
 
@@ -31,21 +43,21 @@ def page() -> str:
 
 
 def _section(kind: str) -> Iterator[str]:
-    methods = items(kind)
+    section = items(kind)
     yield f"## {kind.capitalize()}\n"
-    yield f"{'Key' if kind == 'stops' else 'Axis'} `{methods[0].axis}`.\n"
+    yield f"{'Key' if kind == 'stops' else 'Axis'} `{section[0].axis}`.\n"
     if about := FORMULAS.get(kind, {}).get("about"):
         yield about
-    yield from _overview(methods)
-    for item in methods:
+    yield from _overview(section)
+    for item in section:
         yield from _entry(kind, item)
 
 
-def _overview(methods: Sequence[Item]) -> Iterator[str]:
-    papers = any(item.paper for item in methods)
-    yield "| name | description |" + (" paper |" if papers else "")
+def _overview(section: Sequence[Item]) -> Iterator[str]:
+    papers = any(item.paper for item in section)
+    yield "| name | what |" + (" paper |" if papers else "")
     yield "|---|---|" + ("---|" if papers else "")
-    for item in methods:
+    for item in section:
         cells = f"| [`{item.name}`](#{_anchor(item)}) | {_cell(item.about)} |"
         yield f"{cells} {item.paper} |" if papers else cells
     yield ""
@@ -72,5 +84,28 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def name_lists() -> dict[str, Any]:  # JSON
+    """Return the content of names.json; what other packages add is read from their entry points instead."""
+    words = {"scope": SCOPES, "when": get_args(When), "control": get_args(Control), "start": get_args(Start)}
+    return {
+        "kinds": {kind: _kind(kind) for kind in KINDS},
+        "settable_keys": list(SETTABLE),
+        "hyperparameter_axes": hyperparameters.names(),
+        "words": {axis: list(allowed) for axis, allowed in words.items()},
+    }
+
+
+def _kind(kind: str) -> dict[str, Any]:  # JSON
+    if kind == "spaces":  # they are read from their files
+        return {"noun": "space"}
+    registries: dict[str, Any] = {"models": BUILDERS, "datasets": DATASETS}
+    registries |= {name: registry for name, (registry, _) in REGISTRIES.items()}
+    registry = registries.get(kind)
+    noun, group = ("technique", "") if registry is None else (registry.kind, registry.group)
+    summaries = {item.name: item.about for item in items(kind) if item.name not in entries(group)}
+    return {"noun": noun, "axis": items(kind)[0].axis, "group": group, "summaries": summaries}
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    NAMES_FILE.write_text(json.dumps(name_lists(), indent=1) + "\n", encoding="utf-8")

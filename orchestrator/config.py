@@ -1,10 +1,10 @@
-"""What one trial is, typed and frozen, and the keys that its stages are known by.
+"""Configurations of dense trainings and trials, and their keys.
 
 A key is the SHA-256 of the canonical JSON of every field that a stage reads, defaults included, its
-parent's key, and STAGE_VERSION. The dense key holds nothing of pruning: all techniques and amounts
+parent's key, and STAGE_VERSION. The dense key has no field of pruning: all techniques and amounts
 of one (model, data set, batch size, recipe, seed) share one training.
 
-Methods stand here as full text, `finetune(epochs=1, lr=1.0)`: every option, in the order of its
+Methods are written in canonical text, `finetune(epochs=1, lr=1.0)`: every option, in the order of its
 definition, so that equal configurations have equal text.
 """
 
@@ -22,18 +22,18 @@ Precision = Literal["fp32", "bf16"]
 When = Literal["after", "init", "during"]
 Control = Literal["none", "shuffle", "invert"]
 Start = Literal["scratch", "weights", "masked"]
-Json = Any  # what json can write
+Json = Any  # whatever json can write
 
-# Images that one forward and backward pass may hold; larger batches accumulate gradients.
+# Images of one forward and backward pass; larger batches accumulate gradients.
 MICRO_BATCH = {"slp": 65_536, "mlp": 16_384, "cnn": 2_048, "densenet121": 128}
-MICRO_BATCH_OTHERS = 256
+DEFAULT_MICRO_BATCH = 256
 
 
 @dataclass(frozen=True)
 class Train:
-    """The recipe of a dense training; recoveries start from it. `lr` is the peak, `epochs` whole.
+    """The recipe of a dense training, from which recoveries derive theirs; `lr` is the peak.
 
-    `channels_last` is the order of images and filters in memory: faster convolutions, with other bits.
+    `channels_last` is a memory format of images and filters: faster convolutions, with other rounding.
     """
 
     epochs: int = 10
@@ -51,10 +51,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Prune:
-    """What is removed, by which score, among whom, and how much at each round.
+    """How a network is pruned: scores, what is removed, what competes, and how much at each round.
 
-    `control`, the sanity checks of Frankle et al. (2021): `shuffle` deals each layer's mask out anew,
-    `invert` removes the highest scores.
+    `control` is a sanity check of Frankle et al. (2021): `shuffle` permutes each layer's mask, `invert`
+    removes the highest scores.
     """
 
     criterion: str
@@ -68,24 +68,24 @@ class Prune:
 
 @dataclass(frozen=True)
 class Numerics:
-    """What else decides the bits of a result; `tf32` lets a GPU round the factors of products."""
+    """What else a result depends on to the last bit; `tf32` lets a GPU round the factors of products."""
 
     device: Device = "cpu"
     precision: Precision = "fp32"
     threads: int = 1
-    micro_batch: int = MICRO_BATCH_OTHERS
+    micro_batch: int = DEFAULT_MICRO_BATCH
     tf32: bool = False
 
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """One dense training. `batch_size` is the effective one, never above the training set.
+    """A dense training. `batch_size` is the effective one, never above the training set.
 
-    `start`: from a fresh draw, from an ancestor's weights, or from these under its masks, which stay.
-    `ancestor_sha256` is that of the ancestor's manifest: its content, wherever it lies. `data_sha256` is the
-    digest of the data set as it is loaded, empty where it was not there to be read. `dense_code` names the
-    source, by its SHA-256, of what other packages bring (model, data set), and the version of a package from
-    which the network is built: `lab=<hash>, torchvision==0.25.0`.
+    `start`: from random weights (scratch), from those of a source model (weights), or from its weights under
+    its masks (masked). `ancestor_sha256` is that of the source model's manifest, and so of its content.
+    `data_sha256` is the digest of the data set as it is loaded, "" where it could not be read. `dense_code`
+    has the source hashes of other packages' models and data sets, and the versions of packages that build the
+    network: `lab=<hash>, torchvision==0.25.0`.
     """
 
     model: str
@@ -100,20 +100,20 @@ class DenseConfig:
     dense_code: str = ""
 
     def key(self) -> str:
-        return self._own_key
+        return self._cached_key
 
     @cached_property
-    def _own_key(self) -> str:
+    def _cached_key(self) -> str:
         return _key("dense", non_default_fields(self))
 
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One point of a space. `technique` is its label in tables and is no part of the key.
+    """A trial: a dense network, how it is pruned, and how it recovers.
 
-    `when`: prune after the dense training, before it (init) or in its course (during). `prepare`
-    trains the network for pruning first; `distill` lets every recovery learn from the dense network.
-    `trial_code` is as `dense_code`, of the methods: dense trainings do not depend on it.
+    `technique` is a label for tables and no part of the key. `when`: prune after the dense training, before
+    it (init) or during it. `prepare` trains the network for pruning first; `distill` lets every recovery
+    learn from the dense network. `trial_code` has the source hashes of other packages' methods.
     """
 
     dense: DenseConfig
@@ -126,9 +126,9 @@ class TrialConfig:
     trial_code: str = ""
 
     def key(self) -> str:
-        own = {"recover": self.recover, "when": self.when, "prepare": self.prepare, "distill": self.distill}
-        own |= {"trial_code": self.trial_code}
-        return _key("trial", {"parent": self.dense.key(), "prune": vars(self.prune), **own})
+        names = ("recover", "when", "prepare", "distill", "trial_code")
+        fields_of_trial = {name: getattr(self, name) for name in names}
+        return _key("trial", {"parent": self.dense.key(), "prune": vars(self.prune), **fields_of_trial})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> TrialConfig:
@@ -141,21 +141,22 @@ def dense_from_json(data: Mapping[str, Json]) -> DenseConfig:
 
 
 def micro_batch_of(model: str) -> int:
-    """Images per pass, planned from the model's name alone so that planning needs no network."""
-    return MICRO_BATCH.get(method_name(model), MICRO_BATCH_OTHERS)
+    """Return the images per pass; by the model's name alone, so that planning builds no network."""
+    return MICRO_BATCH.get(method_name(model), DEFAULT_MICRO_BATCH)
 
 
 def method_text(name: str, options: Mapping[str, Json]) -> str:
-    """The full text form of a method: every option, in the order given."""
+    """Return the text of a method: every option, in the order of the mapping."""
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else name
 
 
 def method_name(text: str) -> str:
+    """Return the name in the text of a method."""
     return text.partition("(")[0]
 
 
 def flat(config: DenseConfig) -> Iterator[tuple[str, Json]]:
-    """(dotted name, value) for every field; of transfer only where a training starts from an ancestor."""
+    """Yield (dotted name, value) of every field, but not of later fields that have their default."""
     for name, value in non_default_fields(config).items():
         if isinstance(value, Mapping):
             yield from ((f"{name}.{inner}", item) for inner, item in value.items())
@@ -164,13 +165,13 @@ def flat(config: DenseConfig) -> Iterator[tuple[str, Json]]:
 
 
 def non_default_fields(config: DenseConfig) -> dict[str, Json]:
-    """All fields but those that came later and have their default: keys of before stay."""
-    told = {name: value for name, value in asdict(config).items() if ADDED_LATER.get(name, ...) != value}
-    return {**told, "train": non_default_recipe(told["train"])}
+    """Return all fields but those of ADDED_LATER that have their default, so that old keys stay."""
+    values = {name: value for name, value in asdict(config).items() if ADDED_LATER.get(name, ...) != value}
+    return {**values, "train": non_default_recipe(values["train"])}
 
 
 def non_default_recipe(recipe: Mapping[str, Json]) -> dict[str, Json]:
-    """The same of a recipe's fields."""
+    """Return the fields of a recipe in the same way."""
     return {name: value for name, value in recipe.items() if ADDED_LATER.get(f"train.{name}", ...) != value}
 
 
@@ -188,11 +189,11 @@ ADDED_LATER: Mapping[str, Json] = {
     "trial_code": "",
     "train.channels_last": False,
 }
-INGREDIENTS = ("data_sha256", "dense_code", "trial_code")  # what a plan finds out, and no space file says
+FINGERPRINTS = ("data_sha256", "dense_code", "trial_code")  # a plan adds them; no space file has them
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))
 
-# Sorted; a seed competes with no other seed, whatever is said. What is not equally sparse at a round, as
-# other amounts and schedules are not, is not compared unless a space says so.
+# Sorted. Seeds are never compared with each other. Trials of other amounts and schedules are not equally
+# sparse at a round, so they are compared only where a space leaves these axes out of `stop_within`.
 DEFAULT_GROUP_BY = (
     "amount",
     "batch_size",
@@ -205,13 +206,13 @@ DEFAULT_GROUP_BY = (
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """How trials are stopped: the pruner's full text, and the axes within which settings compete."""
+    """An early-stopping rule: the pruner's canonical text, and the axes that compared trials share."""
 
     text: str
     group_by: tuple[str, ...] = DEFAULT_GROUP_BY
 
     def __str__(self) -> str:
-        """What a stopped trial is known by: under another rule it may not have been stopped."""
+        """Return the text by which a stopped trial is found: another rule might not have stopped it."""
         return (
             self.text
             if self.group_by == DEFAULT_GROUP_BY

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, and the exit code it ends with.
+"""Every error that a user can cause, with the exit code of the command line.
 
 OrchestrateError               1
 ├── UsageError                 2   a bad command line
@@ -6,15 +6,15 @@ OrchestrateError               1
 ├── UnusableError              4   something outside is not usable
 │   ├── DataError              4   a data set that is missing or corrupt
 │   ├── StoreError             4   a tracking store that cannot be read or written
-│   │   ├── AwayError          4   one that cannot be reached now; another try may reach it
-│   │   └── DiskFullError      4   a disk without room for what is to be written
+│   │   ├── StoreUnavailableError  4   one that cannot be reached now; another try may reach it
+│   │   └── DiskFullError      4   a disk without space for what is to be written
 │   ├── DeviceError            4   a device that is not there
 │   ├── OutputError            4   a standard output that cannot be written
 │   ├── ExportError            4   a file that cannot be written, or does not compute what its network does
 │   └── ClusterError           4   a Ray that does not start, or a cluster that cannot take a sweep
 ├── DivergedError              3   a training whose loss is no longer finite
 ├── CollapsedError             3   a network that can no longer be trained or measured
-├── DiffersError               5   a run that was done again with other results
+├── DiffersError               5   a run that was repeated with other results
 └── BusyError                  6   a sweep that another process is running
 
 A message is one line: what was given, what is allowed, what to do next.
@@ -29,7 +29,7 @@ from orchestrator.formatting import escape_controls
 
 
 class OrchestrateError(Exception):
-    """The root; `exit_code` is what the command line ends with. Its text is one line, whatever it quotes."""
+    """The base class. `exit_code` is that of the command line; the text has no control characters."""
 
     exit_code = 1
 
@@ -97,9 +97,9 @@ class BusyError(OrchestrateError):
     exit_code = 6
 
 
-def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> str:
-    """One line for a name that is not known: the nearest names first, else all of them."""
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Return the message for an unknown name: with the nearest names, or else with all."""
     names = sorted(allowed)
-    near = get_close_matches(given, names, n=3, cutoff=0.5)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return f"unknown {kind} {given!r}; {hint}"
+    return f"unknown {kind} {name!r}; {hint}"

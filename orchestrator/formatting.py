@@ -1,38 +1,33 @@
-"""Text for people: sizes, durations and percentages; control characters are escaped."""
+"""Format text for people: sizes, durations, percentages, escaped control characters."""
 
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-
-
-CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # of Unicode: a terminal may obey them
 
 
 def first_control(text: str, *, allowed: str = "") -> int | None:
-    """Where the first of them stands, save for the allowed ones; None in a text without."""
+    """Return the index of the first control character that is not allowed; None without any."""
     if text.isprintable():
         return None
-    return next((at for at, sign in enumerate(text) if _is_control(sign, allowed)), None)
+    return next((i for i, character in enumerate(text) if _is_control(character, allowed)), None)
 
 
 def escape_controls(text: str, *, allowed: str = "") -> str:
-    r"""The text with `\n`, `\x1b`, `\u202e` in the place of each of them, save for the allowed ones."""
+    r"""Return the text with control characters escaped as `\n`, `\x1b`, `\u202e`, save for allowed ones."""
     if text.isprintable():
         return text
-    return "".join(escape_character(sign) if _is_control(sign, allowed) else sign for sign in text)
+    return "".join(escape_character(c) if _is_control(c, allowed) else c for c in text)
 
 
-def escape_character(sign: str) -> str:
-    """A character as Python's escape for it."""
-    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+def escape_character(character: str) -> str:
+    """Return Python's escape for a character."""
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def is_encodable(text: str) -> bool:
-    """Whether it is text: no bytes that were none of UTF-8 when they came in."""
+    """Whether text can be written as UTF-8; it cannot where undecodable bytes were read into it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -40,27 +35,29 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def _is_control(sign: str, allowed: str) -> bool:
-    return sign not in allowed and unicodedata.category(sign) in CONTROLS
+def _is_control(character: str, allowed: str) -> bool:
+    return character not in allowed and unicodedata.category(character) in CONTROL_CATEGORIES
 
 
 def format_gigabytes(count: int) -> str:
+    """Return bytes as `1.5 GB`."""
     return f"{count / 1e9:.1f} GB"
 
 
 def format_percent(fraction: float) -> str:
+    """Return a fraction as `12.5%`."""
     return f"{100 * fraction:.4g}%"
 
 
 def format_duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`."""
+    """Return seconds as `45 s`, `12 min` or `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def format_size(count: int) -> str:
-    """Bytes for a reader: `12 MB`."""
+    """Return bytes in their largest unit: `12 MB`."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

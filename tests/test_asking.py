@@ -17,7 +17,7 @@ from orchestrator.config import EarlyStopping
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.planning.resume import identity, plan_text, remaining_tasks, with_recorded_points
-from orchestrator.planning.sampling import study
+from orchestrator.planning.sampling import make_study
 from orchestrator.planning.search_source import SearchSource
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
@@ -146,7 +146,7 @@ def test_a_point_is_in_the_plan_before_it_is_handed_out(tmp_path: Path, plan: Pl
     assert [row["key"] for row in load_planned_rows(json.dumps(record))] == [trial.key]
     (asked,) = record["asked"]
     assert asked["keys"] == [trial.key]
-    assert asked["params"] == dict(search.asking.plan.asked[0].params)
+    assert asked["params"] == dict(search.asking.plan.points[0].params)
     assert record["search"] == {
         "method": "tpe",
         "objectives": {"final/val_accuracy": "max", "final/macs_effective": "min"},
@@ -174,7 +174,7 @@ def test_it_ends_with_all_its_points_and_the_study_has_them(tmp_path: Path, plan
     assert len(set(order)) == len(order) == 8
     assert search.asking.exhausted
     assert search.asking.next_tasks(9) == []
-    found = study(plan.space, search.asking.seen())
+    found = make_study(plan.space, search.asking.observed_points())
     assert [trial.state.name for trial in found.trials] == ["COMPLETE"] * 8
     first = search.tracker.find_all_finished([order[0]])[order[0]]
     assert found.trials[0].values == [first.metrics[name] for name in plan.space.search.objectives]
@@ -195,7 +195,7 @@ def test_carried_on_it_asks_for_what_it_would_have_asked_for(tmp_path: Path, pla
     assert search.reused == 5
     assert search.asking.plan == with_recorded_points(plan, search.tracker, search.sweep)
     assert search.finish() == whole[5:]
-    assert [point.keys[0] for point in search.asking.plan.asked] == whole
+    assert [point.keys[0] for point in search.asking.plan.points] == whole
 
 
 def test_more_points_are_asked_for_after_those_that_are_there(tmp_path: Path, plan: Plan) -> None:
@@ -205,7 +205,7 @@ def test_more_points_are_asked_for_after_those_that_are_there(tmp_path: Path, pl
     search.take_up(longer)
     assert not search.asking.exhausted
     assert len(search.finish()) == 2
-    assert [point.keys[0] for point in search.asking.plan.asked][:8] == before
+    assert [point.keys[0] for point in search.asking.plan.points][:8] == before
 
 
 def test_what_the_store_has_is_told_at_once(tmp_path: Path, plan: Plan) -> None:
@@ -216,20 +216,20 @@ def test_what_the_store_has_is_told_at_once(tmp_path: Path, plan: Plan) -> None:
     assert again.sweep.run_id != search.sweep.run_id
     assert points == []  # all eight follow from each other, and each is there
     assert again.asking.reused == 8
-    assert [point.keys[0] for point in again.asking.plan.asked][:3] == first
-    assert [seen.state for seen in again.asking.seen()] == ["complete"] * 8
+    assert [point.keys[0] for point in again.asking.plan.points][:3] == first
+    assert [seen.state for seen in again.asking.observed_points()] == ["complete"] * 8
 
 
 def test_over_several_seeds_a_point_is_the_mean(tmp_path: Path) -> None:
     search = Search(tmp_path, plan_of(tmp_path, seeds="[0, 1]"))
     points = search.asking.next_tasks(1)
     one, two = trials(points)
-    assert [seen.state for seen in search.asking.seen()] == ["running"]
+    assert [seen.state for seen in search.asking.observed_points()] == ["running"]
     search.run(one)
-    assert [seen.state for seen in search.asking.seen()] == ["running"]
+    assert [seen.state for seen in search.asking.observed_points()] == ["running"]
     assert search.asking.next_tasks(1) == []
     search.run(two)
-    (seen,) = search.asking.seen()
+    (seen,) = search.asking.observed_points()
     means = tuple((a + b) / 2 for a, b in zip(values(one).values(), values(two).values(), strict=True))
     assert (seen.state, seen.objectives) == ("complete", pytest.approx(means))
 
@@ -248,11 +248,11 @@ def test_a_point_with_a_trial_that_did_not_end_well_has_no_values(
     search = Search(tmp_path, plan_of(tmp_path, seeds="[0, 1]"), stop=STOP)
     for point, ended in zip(trials(search.asking.next_tasks(1)), ends, strict=True):
         search.run(point, ended=ended)
-    (seen,) = search.asking.seen()
+    (seen,) = search.asking.observed_points()
     assert (seen.state, seen.objectives) == (state, None)
     search.take_up(plan_of(tmp_path, seeds="[0, 1]"))
     assert search.left == []
-    assert search.asking.seen() == [seen]
+    assert search.asking.observed_points() == [seen]
 
 
 def test_a_full_disk_hands_nothing_out(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +267,7 @@ def test_a_full_disk_hands_nothing_out(tmp_path: Path, plan: Plan, monkeypatch: 
     monkeypatch.setattr(signals._state, "no_room", "")
     monkeypatch.setattr(Path, "write_bytes", full)
     assert search.asking.next_tasks(1) == []
-    assert search.asking.plan.asked == ()
+    assert search.asking.plan.points == ()
     assert not search.asking.exhausted
     assert signals.disk_full_reason().startswith("DiskFullError: no room is left in ")  # which ends the sweep
     monkeypatch.setattr(Path, "write_bytes", whole)
@@ -283,8 +283,8 @@ def test_nothing_is_asked_for_once_a_signal_came(
     points = trials(search.asking.next_tasks(2))
     monkeypatch.setattr(signals._state, "received", 2)
     assert search.asking.next_tasks(2) == []
-    search.asking.on_result(TaskResult(points[0], None, "cut off"))  # no failure: it is run again
-    assert [seen.state for seen in search.asking.seen()] == ["running"]
+    search.asking.ended(TaskResult(points[0], None, "cut off"))  # no failure: it is run again
+    assert [seen.state for seen in search.asking.observed_points()] == ["running"]
 
 
 def test_a_search_is_known_by_what_it_is_drawn_from(tmp_path: Path, plan: Plan) -> None:
@@ -319,4 +319,4 @@ def test_a_finite_space_ends_the_search_and_says_so(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.planning.sampling.MOST_DRAWS", 60)
+    monkeypatch.setattr("orchestrator.planning.sampling.MAX_DRAWS", 60)

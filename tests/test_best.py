@@ -69,7 +69,7 @@ def test_the_best_points_are_those_that_no_other_beats(tmp_path: Path) -> None:
     assert [point.number for point in best] == [2, 1, 4]
     assert [round(point.objectives["final/val_accuracy"], 9) for point in best] == [0.9, 0.8, 0.6]
     assert [(point.seeds, round(point.accuracy, 9)) for point in best] == [(2, 0.7), (2, 0.5), (2, 0.6)]
-    assert best[0].params == plan.asked[1].params
+    assert best[0].params == plan.points[1].params
     assert best[0].to_json()["means"]["final/macs_effective"] == 400.0
 
 

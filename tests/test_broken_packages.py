@@ -10,13 +10,13 @@ import forked
 import pytest
 from python_process import python
 
-from orchestrator.space.names import KINDS, REGISTRIES, names
+from orchestrator.space.names import KINDS, names
 
 ROOT = Path(__file__).parent.parent
 GROUPS = (
     "models.builder",
     "orchestrator.dataset",
-    *(f"pruning.{kind}" for kind, _ in REGISTRIES.values()),
+    *(kind.group for kind in KINDS.values() if kind.group.startswith("pruning.")),
 )
 # What a package's module does -> (its code, its entry points' target, what is said of it)
 FAULTS = {

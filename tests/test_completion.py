@@ -105,7 +105,7 @@ def test_everything_is_offered_where_nothing_is_typed(folder: Path) -> None:
     assert offered("bash", "sweep --stop ", folder) == [*names.names("stops"), "none"]
     found = offered("bash", "sweep --space ", folder)
     assert found == [*names.names("spaces"), "mlruns/", "sub/", "tiny.yaml"]
-    assert offered("bash", "sweep --set ", folder) == [f"{key}=" for key in names.settable()]
+    assert offered("bash", "sweep --set ", folder) == [f"{key}=" for key in names.settable_keys()]
     every = {name for kind in names.KINDS for name in names.names(kind)}
     assert sorted(offered("bash", "show ", folder)) == sorted(every)
 

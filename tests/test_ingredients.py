@@ -23,12 +23,12 @@ from orchestrator.execution.worker import check_plugin_code
 from orchestrator.planning import fingerprints
 from orchestrator.planning.changes import differences
 from orchestrator.planning.fingerprints import (
-    current,
+    clear_caches,
     data_sha256,
     dense_code,
     missing_data,
-    read_code,
-    refresh,
+    parse_code,
+    with_current_fingerprints,
 )
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
@@ -65,7 +65,7 @@ largest = ingredients_criterion
 
 def forget() -> None:
     """As a new process, which has imported nothing of other packages and asked for none."""
-    refresh()
+    clear_caches()
     extensions.forget()
     for name in ("ingredients_model", "ingredients_criterion"):
         sys.modules.pop(name, None)
@@ -127,8 +127,8 @@ def test_the_source_of_a_model_changes_the_keys_of_its_trainings_and_trials(site
 def test_a_configuration_names_the_packages_of_its_parts(site: Path) -> None:
     codes = {(t.config.dense.model, t.config.prune.criterion): t.config for t in planned().trials}
     both = codes["plain", "largest"]
-    assert list(read_code(both.dense.dense_code)) == ["ingredients-model"]
-    assert list(read_code(both.trial_code)) == ["ingredients-criterion"]
+    assert list(parse_code(both.dense.dense_code)) == ["ingredients-model"]
+    assert list(parse_code(both.trial_code)) == ["ingredients-criterion"]
     ours = codes["slp", "magnitude"]
     assert (ours.dense.dense_code, ours.trial_code) == ("", "")
     assert ours.dense.data_sha256 == loading.load_dataset("digits").digest
@@ -138,7 +138,7 @@ def test_a_worker_refuses_source_that_is_not_what_was_planned(site: Path) -> Non
     config = next(t.config for t in planned().trials if t.config.dense.model == "plain")
     check_plugin_code(config)
     (site / "ingredients_model.py").write_text(MODEL + "\nNEW = 1\n")
-    refresh()
+    clear_caches()
     with pytest.raises(StoreError, match="ingredients-model: this worker has another source"):
         check_plugin_code(config)
 
@@ -151,22 +151,22 @@ def test_the_folder_of_a_package_counts_whole_and_the_rest_of_its_disk_does_not(
     for name in ("__init__.py", "deep/inner.py", "settings.yaml", "picture.png"):
         (folder / name).write_text("")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    listed = sorted(name for name, _ in fingerprints._files_of("ingredients_package"))
+    listed = sorted(name for name, _ in fingerprints._package_files("ingredients_package"))
     package = "ingredients_package"
     assert listed == [f"{package}/__init__.py", f"{package}/deep/inner.py", f"{package}/settings.yaml"]
 
 
 def test_torchvision_counts_where_a_network_is_built_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    refresh()
+    clear_caches()
     assert dense_code("slp", "digits") == ""
-    name, version = next(iter(read_code(dense_code("densenet121", "digits")).items()))
+    name, version = next(iter(parse_code(dense_code("densenet121", "digits")).items()))
     assert name == "torchvision="
     assert version == fingerprints.package_version("torchvision")
     dense = replace(DENSE, model="densenet121", dense_code=dense_code("densenet121", "digits"))
     monkeypatch.setattr(fingerprints, "package_version", lambda package: "0.0.1")
-    refresh()
+    clear_caches()
     newer = replace(dense, dense_code=dense_code("densenet121", "digits"))
-    refresh()
+    clear_caches()
     assert newer.key() != dense.key()
     told = list(differences({"dense_code": dense.dense_code}, {"dense_code": newer.dense_code}))
     assert told == [f"torchvision {version} is now 0.0.1"]
@@ -220,11 +220,11 @@ def test_a_worker_reads_changed_data_anew_and_refuses_what_was_not_planned(
     squares: Callable[[int], None],
 ) -> None:
     squares(0)
-    refresh()
+    clear_caches()
     first = replace(DENSE, dataset="squares", data_sha256=data_sha256("squares"))
     assert load_planned_data(first, None).digest == first.data_sha256
     squares(1)
-    refresh()
+    clear_caches()
     second = replace(first, data_sha256=data_sha256("squares"))
     assert second.key() != first.key()
     assert load_planned_data(second, None).digest == second.data_sha256  # not what lay in memory
@@ -235,7 +235,7 @@ def test_a_worker_reads_changed_data_anew_and_refuses_what_was_not_planned(
 def test_missing_data_are_named_and_their_digest_is_empty(
     squares: Callable[[int], None], tmp_path: Path
 ) -> None:
-    refresh()
+    clear_caches()
     assert data_sha256("squares") == ""
     missing = missing_data({"squares", "digits", "mnist", "mnist(samples_per_class=3)"})
     assert missing.keys() == {"squares", "mnist"}
@@ -246,13 +246,13 @@ def test_missing_data_are_named_and_their_digest_is_empty(
 
 def test_what_a_recorded_run_was_made_of_is_held_against_today(squares: Callable[[int], None]) -> None:
     squares(0)
-    refresh()
+    clear_caches()
     recorded = replace(DENSE, dataset="squares")
-    assert current(recorded) == recorded  # from before this was recorded
+    assert with_current_fingerprints(recorded) == recorded  # from before this was recorded
     recorded = replace(recorded, data_sha256=data_sha256("squares"), dense_code=dense_code("slp", "squares"))
-    assert current(recorded) == recorded
+    assert with_current_fingerprints(recorded) == recorded
     squares(1)
-    assert current(recorded).key() != recorded.key()
+    assert with_current_fingerprints(recorded).key() != recorded.key()
 
 
 # ---- keys
@@ -289,8 +289,8 @@ def test_a_model_says_what_it_is_built_from(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(models.BUILDERS, "small", small)
     assert models.built_from("small") == ("torch",)
     assert models.built_from("mlp(widths=[3])") == ()
-    refresh()
-    found = read_code(dense_code("small", "digits"))
+    clear_caches()
+    found = parse_code(dense_code("small", "digits"))
     assert found["torch="] == fingerprints.package_version("torch")
     assert str(torch.__version__).startswith(found["torch="].partition("+")[0])
-    refresh()
+    clear_caches()

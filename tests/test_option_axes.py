@@ -12,8 +12,8 @@ from orchestrator.errors import SpaceError
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space import hyperparameters
 from orchestrator.space import space as spaces
-from orchestrator.space.ranges import Range
 from orchestrator.space.space import Space, load_space
+from orchestrator.space.values import Range
 
 AXES = "axes:\n  model: mlp\n  dataset: digits\n  amount: 0.5\n"
 
@@ -146,7 +146,7 @@ def test_a_search_takes_ranges_of_options(tmp_path: Path) -> None:
     found = loaded(tmp_path, text, head="search: {method: random, trials: 2}\n").axes.options
     assert found == {"pq_index.gamma": Range(1.0, 9.0), "pq_index.rounds": Range(2, 4)}
     assert isinstance(found["pq_index.gamma"].low, float)
-    assert found["pq_index.rounds"].whole
+    assert found["pq_index.rounds"].is_integer
 
 
 def test_too_many_combinations_are_refused_before_they_are_made(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.errors import SpaceError
 from orchestrator.execution.summary import Preview
-from orchestrator.planning.disk_space import RUN_BYTES
-from orchestrator.planning.estimate import estimate, unknown_costs
+from orchestrator.planning.estimate import RUN_BYTES, estimate, unknown_costs
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
 from orchestrator.space.space import load_space
 from pruning.step import SCOPES
@@ -417,16 +416,16 @@ def test_networks_without_a_known_error_are_told_in_one_list(tmp_path: Path) -> 
     first = planned(tmp_path, "criterion=random", "recover=none").trials[0].config
     others = [replace(first, dense=replace(first.dense, model=name)) for name in ("bars", "stripes(width=2)")]
     assert list(unknown_costs([first, *others, others[0]])) == [
-        "none was held against a sweep of bars, stripes"
+        "no estimate was compared with a sweep of bars, stripes"
     ]
 
 
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (("model=slp", "recover=refit", "technique=neuron"), "what refit takes is not counted"),
+        (("model=slp", "recover=refit", "technique=neuron"), "the time of refit is not counted"),
         (("criterion=snip",), "the passes of snip through the network are not counted"),
-        (("model=densenet121",), "none was held against a sweep of densenet121"),
+        (("model=densenet121",), "no estimate was compared with a sweep of densenet121"),
         (("criterion=random", "recover=finetune(epochs=1)"), ""),
     ],
 )
@@ -444,4 +443,4 @@ def test_an_estimate_whose_error_nobody_knows_says_so(
 def test_an_estimate_for_a_gpu_is_of_unknown_error(tmp_path: Path) -> None:
     planned(tmp_path)
     plan = make_plan(load_space(str(tmp_path / "mine.yaml")), device="cuda")
-    assert estimate(plan, finished=()).unknown.startswith("no estimate was held against a sweep on a GPU")
+    assert estimate(plan, finished=()).unknown.startswith("no estimate was compared with a sweep on a GPU")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import SpaceError
 from orchestrator.space import space as spaces
-from orchestrator.space.ranges import Range
 from orchestrator.space.space import Space, load_space
+from orchestrator.space.values import Range
 
 HEAD = "search: {method: random, trials: 3}\n"
 AXES = {"model": "slp", "dataset": "digits", "amount": "0.5"}
@@ -46,10 +46,10 @@ def test_a_range_has_the_types_of_its_axis(tmp_path: Path) -> None:
     assert found.axes.amount == Range(0.5, 0.99, step=0.01)
     assert found.axes.batch_size == Range(32, 512, log=True)
     assert isinstance(found.axes.batch_size, Range)
-    assert found.axes.batch_size.whole
+    assert found.axes.batch_size.is_integer
     lr = found.axes.train_lr
     assert isinstance(lr, Range)
-    assert (lr, lr.whole, type(lr.high)) == (Range(1e-4, 1.0, log=True), False, float)
+    assert (lr, lr.is_integer, type(lr.high)) == (Range(1e-4, 1.0, log=True), False, float)
     assert found.axes.train_epochs == Range(2, 9)
 
 
@@ -204,4 +204,4 @@ def test_the_nearest_on_the_steps_is_one_of_them_and_none_is_nearer(
     found = stretch.nearest(number)
     assert found in steps
     assert abs(found - number) <= min(abs(other - number) for other in steps) + 1e-12
-    assert stretch.holds(found)
+    assert stretch.contains(found)

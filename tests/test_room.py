@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DiskFullError
-from orchestrator.planning.disk_space import RUN_BYTES, check_disk_space, disk_space_message, needed_bytes
+from orchestrator.planning.estimate import RUN_BYTES, check_disk_space, disk_space_message, needed_bytes
 from orchestrator.trial.task import Task
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))

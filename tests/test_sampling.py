@@ -20,9 +20,9 @@ from orchestrator.planning.choices import select
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Params, expand
 from orchestrator.planning.plan import Plan, make_plan, with_expected_points
-from orchestrator.planning.sampling import ObservedPoint, next_point, study
-from orchestrator.space.ranges import Range
+from orchestrator.planning.sampling import ObservedPoint, make_study, next_point
 from orchestrator.space.space import Space, load_space
+from orchestrator.space.values import Range
 
 AXES = """\
 axes:
@@ -47,7 +47,7 @@ def space(tmp_path: Path, search: str, axes: str = AXES) -> Space:
 
 
 def asked(found: Plan) -> list[Params]:
-    return [point.params for point in found.asked]
+    return [point.params for point in found.points]
 
 
 def searched(
@@ -57,7 +57,7 @@ def searched(
     seen: list[ObservedPoint] = []
     taken: set[str] = set()
     for number in range(points):
-        draw = next_point(where, Numerics(), number=number, seen=seen, taken=taken)
+        draw = next_point(where, Numerics(), number=number, observed=seen, planned_keys=taken)
         assert draw.expansion is not None
         taken |= {plain_key(trial.config) for trial in draw.expansion.trials}
         found = values(draw.params)
@@ -82,7 +82,7 @@ def test_a_random_search_is_a_fixed_list(tmp_path: Path) -> None:
 
 def test_options_are_asked_for_where_their_method_is_chosen(tmp_path: Path) -> None:
     found = make_plan(space(tmp_path, "{method: random, trials: 40}"))
-    for point, trial in zip(found.asked, found.trials, strict=True):
+    for point, trial in zip(found.points, found.trials, strict=True):
         params, config = point.params, trial.config
         adaptive = str(params["schedule"]).startswith("pq_index")
         assert ("pq_index.gamma" in params) == ("pq_index.rounds" in params) == adaptive
@@ -104,7 +104,7 @@ def test_options_are_asked_for_where_their_method_is_chosen(tmp_path: Path) -> N
 def test_every_point_is_planned_for_every_seed(tmp_path: Path) -> None:
     found = make_plan(space(tmp_path, "{method: random, trials: 5}", f"{AXES}  seed: [3, 4]\n"))
     assert [trial.config.dense.seed for trial in found.trials] == [3, 4] * 5
-    assert [point.keys for point in found.asked] == [
+    assert [point.keys for point in found.points] == [
         (one.key, two.key) for one, two in zip(found.trials[::2], found.trials[1::2], strict=True)
     ]
     assert all("seed" not in params for params in asked(found))
@@ -143,15 +143,15 @@ def test_refused_draws_are_drawn_again_and_told(tmp_path: Path, few_draws: None)
 def test_a_space_without_a_point_is_exhausted_at_once(tmp_path: Path, few_draws: None) -> None:
     axes = "axes: {model: slp, dataset: digits, amount: {low: 0.1, high: 0.2}}\nexclude: {model: slp}\n"
     found = make_plan(space(tmp_path, "{method: random, trials: 7}", axes))
-    assert (found.trials, found.asked) == ((), ())
-    assert found.excluded[0].count == sampling.MOST_DRAWS
+    assert (found.trials, found.points) == ((), ())
+    assert found.excluded[0].count == sampling.MAX_DRAWS
 
 
 def test_a_space_without_a_choice_has_one_point(tmp_path: Path) -> None:
     axes = "axes: {model: slp, dataset: digits, amount: 0.5}\n"
     found = make_plan(space(tmp_path, "{method: random, trials: 7}", axes))
     assert len(found.trials) == 1
-    assert found.asked[0].params == {}
+    assert found.points[0].params == {}
     assert found.exhausted
 
 
@@ -160,7 +160,7 @@ def test_a_space_without_a_choice_has_one_point(tmp_path: Path) -> None:
 
 def test_a_search_by_tpe_has_no_plan_of_its_own_and_an_expected_one_at_random(tmp_path: Path) -> None:
     found = make_plan(space(tmp_path, "{method: tpe, trials: 12}"))
-    assert (found.trials, found.asked, found.complete) == ((), (), False)
+    assert (found.trials, found.points, found.complete) == ((), (), False)
     guess = with_expected_points(found)
     assert asked(guess) == asked(make_plan(space(tmp_path, "{method: random, trials: 12}")))
     assert guess.space.search.method == "tpe"
@@ -189,7 +189,7 @@ def test_a_point_follows_from_what_was_seen(tmp_path: Path, objectives: str) -> 
     # Carried on after point 11, from what a store would tell: the same points from there on
     keys = {key for point in whole[:11] for key in keys_of(where, point.params)}
     for number in range(11, 14):
-        draw = next_point(where, Numerics(), number=number, seen=whole[:number], taken=keys)
+        draw = next_point(where, Numerics(), number=number, observed=whole[:number], planned_keys=keys)
         assert draw.params == whole[number].params
         keys |= keys_of(where, draw.params)
 
@@ -223,7 +223,7 @@ def test_a_finite_space_is_found_whole_and_then_exhausted(tmp_path: Path, few_dr
     seen = searched(where, lambda params: (params["amount"],), 6)
     assert len({(point.params["amount"], point.params["technique"]) for point in seen}) == 6
     taken = {key for point in seen for key in keys_of(where, point.params)}
-    assert next_point(where, Numerics(), number=6, seen=seen, taken=taken).expansion is None
+    assert next_point(where, Numerics(), number=6, observed=seen, planned_keys=taken).expansion is None
 
 
 def test_the_study_has_every_point_with_its_state(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_study_has_every_point_with_its_state(tmp_path: Path) -> None:
         ObservedPoint(params[2], "failed"),
         ObservedPoint(params[3], "running"),
     ]
-    found = study(where, seen)
+    found = make_study(where, seen)
     assert [trial.state for trial in found.trials] == [
         TrialState.COMPLETE,
         TrialState.PRUNED,
@@ -258,7 +258,7 @@ def test_points_that_did_not_end_well_are_no_trouble(tmp_path: Path, objectives:
         for n, one in enumerate(params)
     ]
     for number in range(16, 20):
-        draw = next_point(where, Numerics(), number=number, seen=seen, taken=())
+        draw = next_point(where, Numerics(), number=number, observed=seen, planned_keys=())
         assert draw.expansion is not None
         assert draw.params not in params
 
@@ -288,8 +288,8 @@ def test_what_is_drawn_from_a_range_is_in_it(a: Decimal, b: Decimal, kind: str, 
     convert = (lambda number: math.ceil(number)) if whole else float
     stretch = Range(convert(low), convert(high + 1), "log" in kind, convert(step) if "step" in kind else None)
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
-    found = sampling._suggested(trial, "x", stretch)
+    found = sampling._suggest(trial, "x", stretch)
     assert stretch.low <= found <= stretch.last <= stretch.high
     assert isinstance(found, int) == whole
-    one = {"x": sampling.distribution(stretch)}
+    one = {"x": sampling.make_distribution(stretch)}
     assert optuna.trial.create_trial(params={"x": found}, distributions=one, value=0.0).params == {"x": found}

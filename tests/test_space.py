@@ -62,7 +62,7 @@ def test_what_is_left_out_has_one_value(tmp_path: Path) -> None:
     found = loaded(tmp_path, SMALL)
     assert found.name == "mine"
     assert found.text == SMALL
-    assert found.axes.given() == {
+    assert found.axes.non_empty() == {
         "model": ("slp",),
         "dataset": ("digits",),
         "batch_size": (64,),
@@ -105,15 +105,15 @@ def test_numbers_are_numbers_by_type(tmp_path: Path) -> None:
     ],
 )
 def test_all_ways_to_write_a_model_have_one_full_text(given: object, full: str) -> None:
-    assert values.model(given) == full
-    assert values.model(full) == full
+    assert values.canonical_model(given) == full
+    assert values.canonical_model(full) == full
 
 
 def test_all_ways_to_write_a_data_set_have_one_full_text() -> None:
-    assert values.dataset("digits(classes=None)") == "digits"
+    assert values.canonical_dataset("digits(classes=None)") == "digits"
     text = "digits(classes=[3, 1], samples_per_class=20)"
-    assert values.dataset("digits(samples_per_class=20, classes=(3, 1))") == text
-    assert values.dataset({"method": "digits", "classes": [3, 1], "samples_per_class": 20}) == text
+    assert values.canonical_dataset("digits(samples_per_class=20, classes=(3, 1))") == text
+    assert values.canonical_dataset({"method": "digits", "classes": [3, 1], "samples_per_class": 20}) == text
 
 
 def test_recovery_and_schedule_hold_every_option(tmp_path: Path) -> None:
@@ -399,19 +399,26 @@ def test_the_schema_is_closed_and_tells_the_file_s_keys() -> None:
 
 @given(st.decimals(min_value=0, max_value=100, places=4))
 def test_a_percentage_is_its_fraction(percent: object) -> None:
-    assert values.amount(f"{percent}%") == float(Fraction(str(percent)) / 100)
-    assert values.amount(float(Fraction(str(percent)) / 100)) == values.amount(f"{percent} %")
+    assert values.canonical_amount(f"{percent}%") == float(Fraction(str(percent)) / 100)
+    assert values.canonical_amount(float(Fraction(str(percent)) / 100)) == values.canonical_amount(
+        f"{percent} %"
+    )
 
 
 @given(st.floats(0, 1))
 def test_an_amount_is_kept_to_the_last_bit(amount: float) -> None:
-    found = values.amount(amount)
+    found = values.canonical_amount(amount)
     assert (found, str(found)[0]) == (amount, str(abs(amount))[0])
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x, max_size=3)))
 def test_a_value_is_taken_or_refused_and_nothing_else(value: object) -> None:
-    for check in (values.amount, values.model, values.dataset, values.technique):
+    for check in (
+        values.canonical_amount,
+        values.canonical_model,
+        values.canonical_dataset,
+        values.canonical_technique,
+    ):
         try:
             found = check(value)
         except ValueError:
@@ -425,7 +432,7 @@ def test_a_value_is_taken_or_refused_and_nothing_else(value: object) -> None:
     )
 )
 def test_what_pyyaml_writes_is_read_back(data: dict[str, int]) -> None:
-    assert yaml_loader.read(yaml.safe_dump(data), "x").data == data
+    assert yaml_loader.load_yaml(yaml.safe_dump(data), "x").data == data
 
 
 @given(st.randoms(use_true_random=False))
@@ -440,5 +447,7 @@ def test_the_order_of_keys_in_a_file_does_not_matter(shuffle: random.Random) -> 
         return {name: shuffled(value[name]) for name in names}
 
     text = yaml.safe_dump(shuffled(data), sort_keys=False)
-    found = Space.model_validate({**yaml_loader.read(text, "x").data, "name": "weight-vs-unit", "text": ""})
+    found = Space.model_validate(
+        {**yaml_loader.load_yaml(text, "x").data, "name": "weight-vs-unit", "text": ""}
+    )
     assert found == load_space("weight-vs-unit").model_copy(update={"text": ""})

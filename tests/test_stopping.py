@@ -33,7 +33,7 @@ from orchestrator.execution.searcher import METRICS, STOPPED, SUCCEEDED
 from orchestrator.execution.sweep import make_plan, run_sweep, stop_rule
 from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import early_stopping_conflict, group_of
-from orchestrator.planning.resume import past_trials
+from orchestrator.planning.resume import previous_trials
 from orchestrator.space.pruners import pruners
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
@@ -494,7 +494,7 @@ def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Pa
 
     rule = stop_rule(found, stopping.stop)
     assert rule is not None
-    past = list(past_trials(make_plan(found), tracker, rule))
+    past = list(previous_trials(make_plan(found), tracker, rule))
     assert [trial.config.prune.amount for trial in past] == [0.2, 0.4, 0.6, 1.0]
     assert [trial.val_accuracy is None for trial in past] == [False, False, False, True]
     assert [len(trial.rounds) for trial in past][:3] == [4] * 3

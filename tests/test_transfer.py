@@ -113,13 +113,13 @@ def test_masks_that_mask_nothing_are_no_other_start(store: Store, tmp_path: Path
     found = make_plan(with_source_model(space_in(tmp_path), store.dense("mlp"), uri=store.uri))
     assert {config.start for config in found.dense} == {"scratch", "weights"}
     assert [item.count for item in found.excluded] == [2]
-    assert "nothing of the ancestor is pruned; start weights is the same" in found.excluded[0].reason
+    assert "nothing of the source model is pruned; start weights is the same" in found.excluded[0].reason
 
 
 def test_a_network_of_which_nothing_would_be_left_is_no_start(store: Store, tmp_path: Path) -> None:
     found = make_plan(with_source_model(space_in(tmp_path), store.dense("slp"), uri=store.uri))
     assert {config.start for config in found.dense} == {"scratch"}
-    assert any("all is drawn anew" in item.reason for item in found.excluded)
+    assert any("all would be re-initialised" in item.reason for item in found.excluded)
 
 
 def test_data_sets_that_inherit_alike_are_told_together(store: Store, tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ class Moved:
         self.plan: Plan = make_plan(with_source_model(space_in(folder, *sets), source, uri=store.uri))
         self.tracker = Tracker(store.uri, "moved")
         self.folder = folder
-        assert self.plan.space.ancestor is not None
+        assert self.plan.space.source_model is not None
         run = self.tracker.start("sweep", "moved", tags={})
         source_models.upload_source_model(
             self.tracker, self.tracker.get_run(run.run_id), self.plan.space.ancestor
@@ -388,7 +388,7 @@ def rows(moved: Moved) -> list[RunRecord]:
 
 
 def test_every_run_says_where_it_comes_from(store: Store, moved: Moved, rows: list[RunRecord]) -> None:
-    ancestor = moved.plan.space.ancestor
+    ancestor = moved.plan.space.source_model
     assert ancestor is not None
     assert len(rows) == 6 + 3
     for row in rows:
@@ -443,7 +443,7 @@ def config_of(sha256: str) -> DenseConfig:
 
 
 def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved, tmp_path: Path) -> None:
-    ancestor = moved.plan.space.ancestor
+    ancestor = moved.plan.space.source_model
     assert ancestor is not None
     source_models._load_by_hash.cache_clear()
     found = source_models.load_source_model(moved.tracker, config_of(ancestor.sha256))
@@ -460,7 +460,7 @@ def test_an_ancestor_is_found_by_its_hash_and_checked(store: Store, moved: Moved
 def test_a_store_that_was_away_a_moment_ago_is_asked_for_an_ancestor_again(
     moved: Moved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ancestor = moved.plan.space.ancestor
+    ancestor = moved.plan.space.source_model
     assert ancestor is not None
     source_models._load_by_hash.cache_clear()
     with pytest.raises(StoreUnavailableError), moved.tracker.translating_errors():
@@ -475,7 +475,7 @@ def test_a_damaged_ancestor_is_no_ancestor_until_a_sweep_brings_it_again(
     store: Store, tmp_path: Path
 ) -> None:
     place = Moved(store, tmp_path, store.trial("mlp", "unit"), "start=masked", "amount=50%")
-    ancestor = place.plan.space.ancestor
+    ancestor = place.plan.space.source_model
     assert ancestor is not None
     folder = place.tracker.local_folder(place.sweep, source_models.FOLDER)
     assert folder is not None

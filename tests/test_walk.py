@@ -79,7 +79,7 @@ def test_any_recovery_at_any_moment(recover: str, when: When, granularity: str) 
     assert not any(last.state.weights[name][~mask].any() for name, mask in last.state.masks.items())
     # What the plan says that it takes, and for each epoch the same.
     config = TrialConfig(dense_config(CNN), prune, recover, "x", when=when)
-    assert last.measurement.epochs == _epochs(config) + (EPOCHS if when == "after" else 0)
+    assert last.measurement.epochs == trial_epochs(config) + (EPOCHS if when == "after" else 0)
     assert last.measurement.train_flops * EPOCHS == result.ipa.train_flops * last.measurement.epochs
     # Every walk starts from the same dense network, which it leaves as it was.
     assert result.ipa.metrics("ipa").items() >= {

@@ -54,7 +54,7 @@ def sets(incomplete: str) -> Offers:
     Options of methods, `METHOD.OPTION=`, are offered once the point is typed: they are many. bash ends a
     word at `=`.
     """
-    from orchestrator.space.names import settable, tunable, values
+    from orchestrator.space.names import axis_values, hyperparameter_axes, settable_keys
 
     key, equals, values_text = incomplete.partition("=")
     if not equals:

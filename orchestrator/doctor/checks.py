@@ -189,15 +189,11 @@ def data() -> Iterator[CheckResult]:
 def plugins() -> Iterator[CheckResult]:
     """Check every plug-in: whether it can be imported, and has a name that is not taken."""
     from extensions import package_of, problems
-    from orchestrator.data.datasets import DATASETS
-    from orchestrator.space.names import REGISTRIES, own_names
+    from orchestrator.space.names import KINDS
 
-    # Not `models.BUILDERS.group`: `models` may be a folder of the same name, which `python` tells.
-    kinds = {"models": ("model", "models.builder"), "datasets": ("data set", DATASETS.group)}
-    kinds |= {plural: (kind, f"pruning.{kind}") for plural, (kind, _) in REGISTRIES.items()}
-    for plural, (kind, group) in kinds.items():
-        for entry, problem in problems([(kind, group)]):
-            name = f"{kind} {entry.name}"
+    for kind in filter(lambda kind: kind.group, KINDS.values()):
+        for entry, problem in problems([(kind.noun, kind.group)]):
+            name = f"{kind.noun} {entry.name}"
             if problem:
                 yield CheckResult(name, "lacking", *problem.rsplit("; ", 1))
             elif entry.name in own_names(plural):

@@ -18,16 +18,16 @@ from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.publish import preload_plotting, publish_results, reproduce_command
 from orchestrator.execution.summary import Summary
 from orchestrator.execution.sweep import check_data, needed_data
-from orchestrator.planning.changes import changes
-from orchestrator.planning.disk_space import check_disk_space, disk_space_message
+from orchestrator.planning.changes import find_changes
+from orchestrator.planning.estimate import check_disk_space, disk_space_message
 from orchestrator.planning.plan import Plan, with_expected_points
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.planning.resume import (
     digest,
-    past_trials,
+    find_previous_sweep,
     plan_text,
+    previous_trials,
     remaining_tasks,
-    sweep_before,
     with_recorded_points,
 )
 from orchestrator.space.space import Space

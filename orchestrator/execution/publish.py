@@ -34,7 +34,7 @@ def reproduce_command(space: Space, options: SweepOptions) -> str:
     is_named = file.is_file() and file.read_text(encoding="utf-8-sig") == space.text
     words = ["orchestrate", "sweep", "--space", space.name if is_named else f"{space.name}.yaml"]
     words += [word for item in space.sets for word in ("--set", item)]
-    words += [] if space.ancestor is None else ["--from", space.ancestor.source]
+    words += [] if space.source_model is None else ["--from", space.source_model.source]
     words += ["--device", options.device]
     words += [] if options.precision == "fp32" else ["--precision", options.precision]
     words += [] if options.stop is None else ["--stop", options.stop]

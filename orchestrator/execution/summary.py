@@ -64,7 +64,7 @@ class Preview:
             "disk_bytes": self.estimate.disk_bytes,
             "estimate_basis": self.estimate.basis,
             "missing_data": dict(self.missing_data),
-            "changed": list(self.changes.what) if self.changes else [],
+            "changed": list(self.changes.descriptions) if self.changes else [],
             "trials_changed": self.changes.trials if self.changes else 0,
         }
 
@@ -84,7 +84,7 @@ class Preview:
         yield f"disk             {format_size(cost.disk_bytes)}"
         for name, problem in self.missing_data.items():
             yield f"missing data     {name}: {problem}"
-        if self.changes and self.changes.what:
+        if self.changes and self.changes.descriptions:
             yield f"changed          {self.changes.line()}"
 
     def _time_lines(self) -> Iterator[str]:

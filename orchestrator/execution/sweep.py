@@ -13,12 +13,12 @@ from orchestrator.errors import SpaceError, UsageError
 from orchestrator.execution.options import SweepOptions, local_resources
 from orchestrator.execution.progress import waiting
 from orchestrator.execution.summary import Preview
-from orchestrator.planning.changes import Changes, changes
+from orchestrator.planning.changes import Changes, find_changes
 from orchestrator.planning.constraints import shape_of
 from orchestrator.planning.estimate import estimate
 from orchestrator.planning.fingerprints import missing_data
 from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
-from orchestrator.planning.resume import stopped_keys, sweep_before, with_recorded_points
+from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
 from orchestrator.space.pruners import pruners
 from orchestrator.space.space import Space
 from orchestrator.space.values import method
@@ -86,12 +86,12 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
 
         tracker = open_store(uri, space.name) if has_store(uri) else None
     if tracker is not None:
-        plan = with_recorded_points(plan, tracker, sweep_before(tracker, plan, stop))
-    asked, plan, done, changed = len(plan.asked), with_expected_points(plan), set[str](), Changes()
+        plan = with_recorded_points(plan, tracker, find_previous_sweep(tracker, plan, stop))
+    asked, plan, done, changed = len(plan.points), with_expected_points(plan), set[str](), Changes()
     if tracker is not None:
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
-        changed = changes(plan, tracker, done=done)
+        changed = find_changes(plan, tracker, done=done)
     cost = estimate(plan, finished=done, concurrency=local_resources(device).concurrent)
     to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
     return Preview(plan, cost, asked, changed, _unpruned(plan), missing_data(to_run))

@@ -14,7 +14,7 @@ from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import loading
 from orchestrator.data.loading import load_planned_data
 from orchestrator.errors import StoreError, StoreUnavailableError
-from orchestrator.planning.fingerprints import code_of, read_code
+from orchestrator.planning.fingerprints import installed_code, parse_code
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import DataInput, Outbox
 from orchestrator.storage.uri import outbox_folder

@@ -14,7 +14,7 @@ from orchestrator.config import Numerics
 from orchestrator.data.loading import Dataset, load_dataset
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.source import ModelSource, resolve_source, source_of_run
-from orchestrator.planning.fingerprints import model_code, read_code
+from orchestrator.planning.fingerprints import model_code, parse_code
 from orchestrator.storage import model_files
 from orchestrator.storage.model_spec import ModelSpec
 from orchestrator.storage.uri import default_uri

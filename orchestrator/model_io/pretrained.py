@@ -13,7 +13,7 @@ from orchestrator.errors import SpaceError, StoreError, UsageError
 from orchestrator.model_io.load import load_module
 from orchestrator.model_io.source import ACCEPTED_SOURCES, ModelSource, resolve_source
 from orchestrator.model_io.state_dict_files import SUFFIXES, infer_architecture, read_state_dict
-from orchestrator.planning.constraints import fitted, shape_of
+from orchestrator.planning.constraints import match_source_model, shape_of
 from orchestrator.space import values
 from orchestrator.space.space import Space
 from orchestrator.storage import model_files

@@ -1,51 +1,52 @@
-"""Take points out of the axes of a space: all of a grid, or one of each axis."""
+"""Lists of values from the axes of a space: all of a grid, or one of each axis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.space import hyperparameters
-from orchestrator.space.ranges import Choice
+from orchestrator.space.hyperparameters import (
+    METHOD_REGISTRIES,
+    expand_texts,
+    hyperparameters_of,
+    with_options,
+)
 from orchestrator.space.space import Space
-from orchestrator.space.values import Value
+from orchestrator.space.values import Choice, Value, listed_values
 from pruning.registry import parse
 
 Lists = Mapping[str, tuple[Any, ...]]  # an axis's name and its values
-Chooser = Callable[[str, Choice], Value]  # one of the values of an axis or of a METHOD.OPTION
+Chooser = Callable[[str, Choice], Value]  # (axis or METHOD.OPTION, its choice) -> a single value of it
 
 
-def iter_grid(space: Space) -> Lists:
-    """Every axis's values; methods with every combination of the listed values of their options."""
-    options = space.axes.options
+def grid_lists(space: Space) -> Lists:
+    """Return every axis's values; methods with every combination of the listed values of their options."""
+    lists = {axis: listed_values(choice) for axis, choice in space.choices().items()}
     return {
-        axis: hyperparameters.iter_texts(axis, chosen, options)
-        if axis in hyperparameters.METHOD_REGISTRIES
-        else chosen
-        for axis, choice in space.choices().items()
-        for chosen in (hyperparameters.listed(choice),)
+        axis: expand_texts(axis, texts, space.axes.options) if axis in METHOD_REGISTRIES else texts
+        for axis, texts in lists.items()
     }
 
 
-def select(space: Space, pick: Chooser) -> Lists:
-    """One value for every axis but the seed: what `pick` says where there is a choice.
+def select(space: Space, choose: Chooser) -> Lists:
+    """Return a single value for every axis but the seed, by `choose` where there is a choice.
 
-    It is asked axis by axis, and for an option right after its method, only where that was picked.
+    `choose` is called axis by axis; for an option right after its method, only where that was chosen.
     """
-    found: dict[str, tuple[Value, ...]] = {}
+    lists: dict[str, tuple[Value, ...]] = {}
     for axis, choice in space.choices().items():
         if axis == "seed":
-            found[axis] = hyperparameters.listed(choice)
+            lists[axis] = listed_values(choice)
             continue
-        value = _picked(axis, choice, pick)
-        if axis in hyperparameters.METHOD_REGISTRIES:
+        value = _select_value(axis, choice, choose)
+        if axis in METHOD_REGISTRIES:
             name = parse(value)[0]
-            own = hyperparameters.hyperparameters_of(axis, value, space.axes.options)
-            picked = {option: _picked(f"{name}.{option}", one, pick) for option, one in own.items()}
-            value = hyperparameters.with_options(value, picked) if picked else value
-        found[axis] = (value,)
-    return found
+            choices = hyperparameters_of(axis, value, space.axes.options)
+            options = {o: _select_value(f"{name}.{o}", choices[o], choose) for o in choices}
+            value = with_options(value, options) if options else value
+        lists[axis] = (value,)
+    return lists
 
 
-def _picked(name: str, choice: Choice, pick: Chooser) -> Value:
-    return choice[0] if isinstance(choice, tuple) and len(choice) == 1 else pick(name, choice)
+def _select_value(name: str, choice: Choice, choose: Chooser) -> Value:
+    return choice[0] if isinstance(choice, tuple) and len(choice) == 1 else choose(name, choice)

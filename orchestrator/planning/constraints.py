@@ -1,4 +1,7 @@
-"""Which combinations of values cannot be run, and why."""
+"""Why a combination of values cannot be run.
+
+Every `x_conflict` returns the reason, or None where there is no conflict.
+"""
 
 from __future__ import annotations
 
@@ -28,57 +31,62 @@ Shape = tuple[int, int, int]
 
 
 def shape_of(dataset: str) -> tuple[Shape, int]:
-    """(input shape, number of classes) of a data set in full text."""
+    """Return (input shape, number of classes) of a data set in canonical text."""
     name, options = parse(dataset)
     return info(name).input_shape, len(options.get("classes", range(info(name).num_classes)))
 
 
 @lru_cache(maxsize=1024)
 def train_size(dataset: str) -> int:
-    """Training images; with options a close guess, save for `digits`."""
+    """Return the number of training images; with options an estimate, save for `digits`."""
     name, options = parse(dataset)
     return split_sizes(name, **options)[0]
 
 
 def model_conflict(model: str, dataset: str) -> str | None:
-    """Why the model takes no images of the data set, or is too large for this machine."""
+    """Check that the model takes the images of the data set and fits into this machine's memory."""
     reason = size_conflict((model, *shape_of(dataset)))  # options are any literal: torch refuses some
     return None if reason is None else f"{model} on {dataset}: {reason}"
 
 
 @lru_cache(maxsize=1024)
-def start_conflict(start: Start, model: str, dataset: str, ancestor: SourceModelInfo | None) -> str | None:
-    """Why a training cannot start from the ancestor. SpaceError where there is none to start from."""
+def start_conflict(
+    start: Start, model: str, dataset: str, source_model: SourceModelInfo | None
+) -> str | None:
+    """Check that training can start from the source model. SpaceError where the start needs one."""
     if start == "scratch":
         return None
-    if ancestor is None:
+    if source_model is None:
         raise SpaceError(f"start {start} needs a network to start from: give --from MODEL, or start scratch")
-    if start == "masked" and not ancestor.pruned:
-        return "start masked: nothing of the ancestor is pruned; start weights is the same"
+    if start == "masked" and not source_model.pruned:
+        return "start masked: nothing of the source model is pruned; start weights is the same"
     try:
-        found = fitted(model, dataset, ancestor)
+        mapping = match_source_model(model, dataset, source_model)
     except ValueError as error:
         return f"start {start}, {dataset}: {error}"
-    if len(found.replaced) == len(found.names):
-        return f"start {start}, {dataset}: nothing of the ancestor would be left, all is drawn anew"
+    if len(mapping.replaced) == len(mapping.names):
+        return f"start {start}, {dataset}: no tensor of the source model fits, all would be re-initialised"
     return None
 
 
 @lru_cache(maxsize=1024)
-def fitted(model: str, dataset: str, ancestor: SourceModelInfo) -> TensorMapping:
-    """How the model takes the ancestor's tensors on the data set; ValueError where it cannot."""
+def match_source_model(model: str, dataset: str, source_model: SourceModelInfo) -> TensorMapping:
+    """Match the source model's tensors with those of the model on the data set; ValueError where none can."""
     built = (model, *shape_of(dataset))
-    net, ours = _skeleton(*built), classes_of(dataset)
     return match_tensors(
-        net, ancestor.shapes, flow=flow_of(built), source_classes=ancestor.classes, target_classes=ours
+        meta_model(*built),
+        source_model.shapes,
+        flow=flow_of(built),
+        source_classes=source_model.classes,
+        target_classes=classes_of(dataset),
     )
 
 
 @lru_cache(maxsize=4096)
 def protect_conflict(model: str, dataset: str, granularity: str, protect: tuple[str, ...]) -> str | None:
-    """Why nothing is left to prune. SpaceError for a layer that the model does not have."""
+    """Check that unprotected layers can be pruned. SpaceError for a layer that the model does not have."""
     built = (model, *shape_of(dataset))
-    layers = list(prunable_layers(_skeleton(*built)))
+    layers = list(prunable_layers(meta_model(*built)))
     if not layers:
         return f"{method_name(model)} has no Linear or Conv2d layer: there is nothing to prune"
     try:
@@ -87,7 +95,7 @@ def protect_conflict(model: str, dataset: str, granularity: str, protect: tuple[
         raise SpaceError(f"{method_name(model)}: {error}") from error
     removable = set(layers)
     if method_name(granularity) in ("unit", "channel") and len(layers) > 1:
-        # Rows of the output layer are classes, and leave only where they are all there is: as input features.
+        # The output layer's rows are classes, and stay; a single layer loses input features instead.
         try:
             removable -= set(flow_of(built).outputs)
         except ValueError as error:
@@ -101,7 +109,7 @@ def protect_conflict(model: str, dataset: str, granularity: str, protect: tuple[
 def structure_conflict(
     model: str, dataset: str, granularity: str, protect: tuple[str, ...], recover: str, prepare: str
 ) -> str | None:
-    """Why the model's weights, units or channels cannot be removed exactly; a fresh network is tried.
+    """Check on a fresh network that weights, units or channels can be removed exactly.
 
     Some recoveries and preparations work on channels, whatever is pruned.
     """
@@ -121,7 +129,7 @@ def structure_conflict(
 
 @lru_cache(maxsize=4096)
 def scope_conflict(granularity: str, scope: str) -> str | None:
-    """Why the engine takes no such pair: tried on a network of three layers."""
+    """Check the pair by pruning a network of three layers."""
     net, batch = _three_layers()
     try:
         prune(net, amount=0.0, granularity=granularity, scope=scope, example_input=batch)
@@ -132,11 +140,11 @@ def scope_conflict(granularity: str, scope: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def score_conflict(criterion: str, granularity: str) -> str | None:
-    """Why the criterion cannot rank what the granularity removes."""
+    """Check that the criterion can rank what the granularity removes."""
     net, batch = _three_layers()
-    method, pattern = criteria.get(criterion), granularities.get(granularity)
+    method, removed = criteria.get(criterion), granularities.get(granularity)
     try:
-        check_grouped(method, pattern, groups_of(net, pattern, example_input=batch))
+        check_grouped(method, removed, groups_of(net, removed, example_input=batch))
     except ValueError as error:
         return str(error)
     return None
@@ -150,7 +158,7 @@ def _three_layers() -> tuple[nn.Module, Tensor]:
 
 @lru_cache(maxsize=4096)
 def amount_conflict(granularity: str, amount: float) -> str | None:
-    """Why a granularity takes no such amount."""
+    """Check that the granularity can remove such an amount."""
     try:
         amount_for(granularities.get(granularity), amount)
     except ValueError as error:
@@ -162,11 +170,11 @@ def amount_conflict(granularity: str, amount: float) -> str | None:
 def criterion_conflict(
     model: str, dataset: str, criterion: str, granularity: str, protect: tuple[str, ...]
 ) -> str | None:
-    """Why a criterion cannot rank this model's units, or has too few images of this data set to do so."""
+    """Check that the criterion can rank this model's units, and has enough images of this data set."""
     method = criteria.get(criterion)
-    fewest = parse(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
-    if method.traits.get("data") and fewest < SAMPLES_PER_CLASS:
-        return f"{method.name} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {fewest}"
+    images = parse(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
+    if method.traits.get("data") and images < SAMPLES_PER_CLASS:
+        return f"{method.name} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {images}"
     if not method.traits.get("norms"):
         return None
     shape, classes = shape_of(dataset)
@@ -183,19 +191,17 @@ def criterion_conflict(
 
 
 @lru_cache(maxsize=64)
-def _skeleton(model: str, shape: Shape, num_classes: int) -> nn.Module:
-    """The network without memory for its weights."""
+def meta_model(model: str, shape: Shape, num_classes: int) -> nn.Module:
+    """Return a model on the meta device, which has shapes and no memory for weights."""
     with torch.device("meta"):
         return models.build(model, input_shape=shape, num_classes=num_classes)
 
 
 def order_conflict(prune: Prune, when: When, prepare: str, recover: str) -> str | None:
-    """Why pruning cannot be done at that moment, or in that order."""
+    """Check that pruning, preparation and recovery fit the moment of pruning."""
     schedule = schedules.get(prune.schedule)
     if prune.control == "shuffle" and (rounds_of(schedule) > 1 or when == "during"):
-        return (
-            "control shuffle deals the masks out anew: it needs a schedule of one round, not during training"
-        )
+        return "control shuffle permutes the masks: it needs a schedule of one round, not during training"
     if prune.control == "shuffle" and method_name(prune.granularity) != "weight":
         return "control shuffle is for granularity weight: shuffled units would no longer be units"
     try:
@@ -205,7 +211,7 @@ def order_conflict(prune: Prune, when: When, prepare: str, recover: str) -> str 
     if "tolerance" in schedule.options and when != "during":
         return f"schedule {schedule.name} waits for layers to settle: it needs when: during"
     if prepare != "none" and when != "after":
-        return "prepare trains on from the dense network: it needs when: after"
+        return "prepare continues the dense training: it needs when: after"
     method = recoveries.get(recover)
     if when == "init" and method.options.get("to"):
         return f"recover {method} goes back to a trained network: at init there is none"

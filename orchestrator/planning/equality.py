@@ -1,4 +1,4 @@
-"""Configurations that are equal by definition."""
+"""Configurations that are equal by definition: another text for the same computation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from orchestrator.config import DenseConfig, Prune, Train, TrialConfig, method_name, method_text
-from orchestrator.planning.constraints import _skeleton, shape_of
+from orchestrator.planning.constraints import meta_model, shape_of
 from orchestrator.trial.params import without_defaults
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_of, recoveries
@@ -21,8 +21,8 @@ ONE_LINEAR_LAYER = "slp"
 
 
 @dataclass(frozen=True)
-class Same:
-    """Why a point is planned already; `axis`, and its values on both sides, as tables name them."""
+class Duplicate:
+    """Why a point is planned already: the axis, its value in this point and in the planned one."""
 
     reason: str
     axis: str
@@ -31,32 +31,32 @@ class Same:
 
 
 def plain_key(config: TrialConfig) -> str:
-    """The key of the plain configuration: equal for points that are equal by definition."""
+    """Return the key of the plain configuration: the same for all that are equal by definition."""
     return plain(config).key()
 
 
 def plain(config: TrialConfig) -> TrialConfig:
-    """The configuration that stands for all that compute the same; itself, where that is this one."""
+    """Return the configuration that stands for all that compute the same; `config` itself where it does."""
     train = config.dense.train
-    found = replace(
+    representative_config = replace(
         config,
         dense=_plain_dense(config.dense),
         prune=_plain_prune(config.prune, config.dense.model, config.dense.dataset),
         recover=_plain_recovery(config.recover, train),
         prepare=_plain_preparation(config.prepare, train),
-        distill="none" if _teaches_nothing(config) else config.distill,
+        distill="none" if _trains_nothing(config) else config.distill,
     )
-    return config if found == config else found
+    return config if representative_config == config else representative_config
 
 
-def same(config: TrialConfig, first: TrialConfig) -> Same:
-    """Why `config` is `first`, which is planned: both have one plain configuration."""
-    (axis, left_out, planned, why), *more = _differences(config, first)
+def explain_duplicate(config: TrialConfig, first: TrialConfig) -> Duplicate:
+    """Explain why `config` equals `first`, which is planned: both have one plain configuration."""
+    (axis, left_out, planned, why), *further = _differences(config, first)
     if config.technique != first.technique:
         axis, left_out, planned = "technique", config.technique, first.technique
-    reasons = "; ".join([why, *(other[-1] for other in more)])
+    reasons = "; ".join([why, *(difference[-1] for difference in further)])
     names = f"{left_out} and {planned}: " if axis == "technique" else ""
-    return Same(f"{names}{reasons}: planned once", axis, left_out, planned)
+    return Duplicate(f"{names}{reasons}: planned once", axis, left_out, planned)
 
 
 def _plain_dense(config: DenseConfig) -> DenseConfig:
@@ -66,7 +66,7 @@ def _plain_dense(config: DenseConfig) -> DenseConfig:
 
 @lru_cache(maxsize=1024)
 def _plain_recipe(train: Train) -> Train:
-    """Adam and AdamW read no momentum."""
+    """Return the recipe without what its optimizer does not read: Adam and AdamW have no momentum."""
     return train if train.optimizer == "sgd" else replace(train, momentum=0.0, nesterov=False)
 
 
@@ -74,38 +74,35 @@ def _plain_recipe(train: Train) -> Train:
 def _plain_prune(prune: Prune, model: str, dataset: str) -> Prune:
     schedule = schedules.get(prune.schedule)
     granularity, scope = prune.granularity, prune.scope
-    if granularity == "channel" and _layers(model, dataset) == 1:
+    if granularity == "channel" and _layer_count(model, dataset) == 1:
         granularity = "unit"
-    if method_name(granularity) == "nm" or (scope != "unit" and _competitors(prune, model, dataset) == 1):
+    competitors = _competing_layers(model, dataset, method_name(prune.granularity), prune.protect)
+    if method_name(granularity) == "nm" or (scope != "unit" and competitors == 1):
         scope = "layer"
     by_order = not schedule.traits.get("scores")
     criterion = prune.criterion
     if method_name(model) == ONE_LINEAR_LAYER:
         criterion = criteria.get(criterion).traits.get("of_linear", criterion)
-    once = bool(schedule.traits.get("lands")) and schedule.options == {"rounds": 1}
+    has_one_round = bool(schedule.traits.get("lands")) and schedule.options == {"rounds": 1}
     return replace(
         prune,
         criterion=representative(criterion, method_name(granularity), by_order=by_order),
         granularity=granularity,
         scope=scope,
-        schedule="one_shot" if once else prune.schedule,
+        schedule="one_shot" if has_one_round else prune.schedule,
     )
 
 
 @lru_cache(maxsize=1024)
-def _layers(model: str, dataset: str) -> int:
-    return len(prunable_layers(_skeleton(model, *shape_of(dataset))))
-
-
-def _competitors(prune: Prune, model: str, dataset: str) -> int:
-    """How many layers have something to remove; 0 where that takes a trace of the network."""
-    return _competing_layers(model, dataset, method_name(prune.granularity), prune.protect)
+def _layer_count(model: str, dataset: str) -> int:
+    return len(prunable_layers(meta_model(model, *shape_of(dataset))))
 
 
 @lru_cache(maxsize=1024)
 def _competing_layers(model: str, dataset: str, granularity: str, protect: tuple[str, ...]) -> int:
+    """Return how many layers have something to remove; 0 where only a trace of the network could tell."""
     built = (model, *shape_of(dataset))
-    layers = set(prunable_layers(_skeleton(*built)))
+    layers = set(prunable_layers(meta_model(*built)))
     if granularity == "channel" and len(layers) > 1:
         return 0
     outputs = flow_of(built).outputs if granularity == "unit" and len(layers) > 1 else ()
@@ -114,9 +111,9 @@ def _competing_layers(model: str, dataset: str, granularity: str, protect: tuple
 
 @lru_cache(maxsize=4096)
 def _plain_recovery(recover: str, train: Train) -> str:
-    """The length in epochs: `10%` of 10 epochs is 1."""
+    """Return the recovery with its length in epochs: `10%` of 10 epochs is 1."""
     method = recoveries.get(recover)
-    lengths = [name for name, known in hyperparameters(method.function).items() if known.form is not None]
+    lengths = [name for name, option in hyperparameters(method.function).items() if option.form is not None]
     total = method.traits.get("length")
     if len(lengths) != 1 or total is None:
         return recover
@@ -132,44 +129,47 @@ def _plain_preparation(prepare: str, train: Train) -> str:
     return method_text(method.name, {**method.options, "epochs": epochs_of(length, train)})
 
 
-def _teaches_nothing(config: TrialConfig) -> bool:
-    """Whether nothing is trained that could learn from the dense network."""
+def _trains_nothing(config: TrialConfig) -> bool:
+    """Whether no training follows that could be distilled from the dense network."""
     return config.when != "during" and recoveries.get(config.recover).traits.get("trains") is False
 
 
 def _differences(config: TrialConfig, first: TrialConfig) -> Iterator[tuple[str, str, str, str]]:
-    """(axis, its value here, its value there, why both are the same) wherever the two differ."""
-    prune, other = config.prune, first.prune
+    """Yield (axis, value in `config`, value in `first`, why both are equal) for every axis that differs."""
+    prune, first_prune = config.prune, first.prune
     layer = f"{method_name(config.dense.model)} has one layer to prune"
-    where = without_defaults("granularity", prune.granularity)
-    linear = {"of_linear"} & {name for p in (prune, other) for name in criteria.get(p.criterion).traits}
-    because = {
+    granularity = without_defaults("granularity", prune.granularity)
+    linear = {"of_linear"} & {name for p in (prune, first_prune) for name in criteria.get(p.criterion).traits}
+    pruning_reasons = {
         "criterion": "choose the same of one Linear layer"
         if linear
-        else f"choose the same at granularity {where}",
+        else f"choose the same at granularity {granularity}",
         "granularity": "are both the inputs of the only layer",
         "scope": "are one within blocks"
         if method_name(prune.granularity) == "nm"
         else f"are one where {layer}",
         "schedule": "are both one round",
     }
-    for axis, why in because.items():
-        if getattr(prune, axis) != getattr(other, axis):
-            yield _difference(axis, getattr(prune, axis), getattr(other, axis), why)
+    for axis, why in pruning_reasons.items():
+        if getattr(prune, axis) != getattr(first_prune, axis):
+            yield _difference(axis, getattr(prune, axis), getattr(first_prune, axis), why)
     epochs = f"are as many epochs of {config.dense.train.epochs}"
-    trained = {"recover": epochs, "prepare": epochs, "distill": "are one where nothing is trained afterwards"}
-    for axis, why in trained.items():
+    training_reasons = {
+        "recover": epochs,
+        "prepare": epochs,
+        "distill": "are one where nothing is trained afterwards",
+    }
+    for axis, why in training_reasons.items():
         if getattr(config, axis) != getattr(first, axis):
             yield _difference(axis, getattr(config, axis), getattr(first, axis), why)
     for field in fields(Train):
-        ours, theirs = (getattr(one.dense.train, field.name) for one in (config, first))
-        if ours != theirs:
+        value, first_value = (getattr(c.dense.train, field.name) for c in (config, first))
+        if value != first_value:
             unread = f"are one: {config.dense.train.optimizer} reads no {field.name}"
-            yield _difference(f"train.{field.name}", str(ours), str(theirs), unread)
+            yield _difference(f"train.{field.name}", str(value), str(first_value), unread)
 
 
-def _difference(axis: str, ours: str, theirs: str, why: str) -> tuple[str, str, str, str]:
-    ours, theirs = (
-        text if "." in axis or axis == "scope" else without_defaults(axis, text) for text in (ours, theirs)
-    )
-    return axis, ours, theirs, f"{axis} {ours} and {theirs} {why}"
+def _difference(axis: str, value: str, first_value: str, why: str) -> tuple[str, str, str, str]:
+    if "." not in axis and axis != "scope":
+        value, first_value = without_defaults(axis, value), without_defaults(axis, first_value)
+    return axis, value, first_value, f"{axis} {value} and {first_value} {why}"

@@ -1,12 +1,14 @@
-"""Estimate seconds, FLOPs and bytes of a plan; calibrate by a few timed steps."""
+"""Estimate the seconds, FLOPs and bytes of a plan, and check that its runs fit on the disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from math import ceil
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -15,29 +17,40 @@ from torch import nn
 import models
 from orchestrator.config import DenseConfig, Numerics, Train, TrialConfig, method_name
 from orchestrator.data.datasets import split_sizes
-from orchestrator.planning.constraints import shape_of
-from orchestrator.planning.disk_space import RUN_BYTES
+from orchestrator.errors import DiskFullError
+from orchestrator.formatting import format_size
+from orchestrator.planning.constraints import Shape, meta_model, shape_of
 from orchestrator.planning.plan import Plan
 from orchestrator.system.determinism import seeded
 from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.metrics import Profile, dense_bytes, profile, train_flops
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_of, epochs_per_round, recoveries
+from orchestrator.trial.recovery import epochs_a_round, epochs_of, recoveries, reuses_dense_weights
+from orchestrator.trial.task import Task
 from pruning.criteria import criteria
 from pruning.masking import prunable_layers
 from pruning.registry import parse
 from pruning.schedules import rounds_of, schedules
 
-MAX_IMAGES = 64
-MACS_A_PASS = 2_000_000_000  # on a CPU core, a pass of a second or less
-ENOUGH_SECONDS = 0.05
-MAX_TIMES = 5
+MAX_IMAGES = 64  # of a timed pass
+MAX_PASS_MACS = 2_000_000_000  # of a timed pass: a second or less on a CPU core
+MIN_TIMED_SECONDS = 0.05
+MAX_TIMED_CALLS = 5
+
+FORWARD_SHARE = 1 / 3  # of a forward and backward pass
+# Measured with quickstart on two cores, see docs/benchmarks.md: the time before the first training and after
+# the last run, and what each run adds to training: pruning, measuring and recording.
+START_SECONDS = 12.0
+RECORD_SECONDS = 0.25
+RUN_BYTES = 80_000  # of a run without its tensors: ten files of a disk block each, and its database rows
+# Models whose estimates were compared with sweeps; others, and GPUs, may take another time.
+COMPARED_MODELS = ("slp", "mlp", "cnn")
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of forward and backward for one image, and of one optimizer step; and what a network weighs."""
+    """Seconds of a forward and backward pass per image and of an optimizer step; the size of the network."""
 
     image_seconds: float
     step_seconds: float
@@ -46,71 +59,12 @@ class Speed:
     mask_bytes: int
 
 
-def speed(model: str, input_shape: tuple[int, int, int], num_classes: int, *, numerics: Numerics) -> Speed:
-    """Measured on the device of `numerics`, or on the CPU where there is none; global seeds are untouched."""
-    device = numerics.device if torch.cuda.is_available() else "cpu"
-    with seeded(0, torch.device(device)), _threads(numerics.threads):
-        net = models.build(model, input_shape=input_shape, num_classes=num_classes)
-        cost = profile(net, input_shape)
-        images = MAX_IMAGES if device == "cuda" else _images(cost.total_macs)
-        net = net.to(device).train()
-        batch = torch.randn((images, *input_shape)).to(device)
-        labels = torch.arange(images, device=device) % num_classes
-        bf16 = numerics.precision == "bf16"
-        pass_seconds = _seconds(partial(_pass, net, batch, labels, bf16), device)
-        step_seconds = _seconds(make_optimizer(Train(), net).step, device)
-    masks = sum((layer.weight.numel() + 7) // 8 for layer in prunable_layers(net).values())
-    return Speed(pass_seconds / images, step_seconds, cost, dense_bytes(net), masks)
-
-
-def _images(macs: int) -> int:
-    """As many as a short pass holds; two at the least, for batch norms."""
-    return max(2, min(MAX_IMAGES, MACS_A_PASS // max(macs, 1)))
-
-
-def _pass(net: nn.Module, batch: torch.Tensor, labels: torch.Tensor, bf16: bool) -> None:
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-        logits = net(batch)
-    nn.functional.cross_entropy(logits.float(), labels).backward()
-
-
-def _seconds(call: Callable[[], object], device: str) -> float:
-    """The mean of a few calls, after one that is not timed."""
-    started, times = 0.0, -1
-    while times < 1 or (times < MAX_TIMES and perf_counter() - started < ENOUGH_SECONDS):
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times += 1
-        started = started or perf_counter()
-    return (perf_counter() - started) / times
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-FORWARD_SHARE = 1 / 3  # of a forward and backward pass
-# By quickstart on two cores, see docs/benchmarks.md: until the first training begins, and after the last run;
-# and what a run takes of its worker besides training: pruning, measuring, and writing it down.
-START_SECONDS = 12.0
-RECORD_SECONDS = 0.25
-# What estimates were held against sweeps of: other networks, and GPUs, may take another time.
-HELD_AGAINST = ("slp", "mlp", "cnn")
-
-
 @dataclass(frozen=True)
 class Estimate:
-    """`seconds` for the whole sweep at the given concurrency; `reused` trials are in the store.
+    """The cost of a sweep. `seconds` is for the whole sweep at the concurrency that was asked for.
 
-    They are those of `start_seconds`, `training_seconds` and `recording_seconds`. `basis` says how they
-    came about; `unknown` why nobody knows how far they may be off, and is empty where that is known.
+    It is the sum of `start_seconds`, `training_seconds` and `recording_seconds`. `reused` trials are in the
+    store. `basis` says how the seconds were estimated; `unknown` why their error is not known, or is empty.
     """
 
     seconds: float
@@ -134,21 +88,21 @@ class _Cost:
 
 
 def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> Estimate:
-    """What is left to do of a plan, given the keys that the store has, and what it costs.
+    """Estimate what the rest of a plan costs; `finished` are the keys that the store has.
 
     The seconds are calibrated by a few timed training steps; see `Estimate.basis`.
     """
-    done = frozenset(finished)
-    to_run = [trial.config for trial in plan.trials if trial.key not in done]
-    parents = {config.dense.key() for config in to_run} - done
-    trainings = [config for config in plan.dense if config.key() in parents]
-    speeds = _Speeds()
-    costs = [speeds.of_training(config) for config in trainings]
-    costs += [speeds.of_trial(config) for config in to_run]
-    at_once = max(1, min(concurrency, len(costs)))
+    finished = frozenset(finished)
+    to_run = [trial.config for trial in plan.trials if trial.key not in finished]
+    dense_keys = {config.dense.key() for config in to_run} - finished
+    dense_to_run = [config for config in plan.dense if config.key() in dense_keys]
+    costs_of = _Costs()
+    costs = [costs_of.training(config) for config in dense_to_run]
+    costs += [costs_of.trial(config) for config in to_run]
+    workers = max(1, min(concurrency, len(costs)))
     longest = max((cost.seconds for cost in costs), default=0.0)
-    training = max(sum(cost.seconds for cost in costs) / at_once, longest)
-    start, recording = START_SECONDS if costs else 0.0, RECORD_SECONDS * len(costs) / at_once
+    training = max(sum(cost.seconds for cost in costs) / workers, longest)
+    start, recording = START_SECONDS if costs else 0.0, RECORD_SECONDS * len(costs) / workers
     return Estimate(
         seconds=start + training + recording,
         start_seconds=start,
@@ -157,7 +111,7 @@ def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> 
         train_flops=sum(cost.flops for cost in costs),
         disk_bytes=sum(cost.bytes for cost in costs),
         trials_to_run=len(to_run),
-        dense_to_run=len(trainings),
+        dense_to_run=len(dense_to_run),
         reused=len(plan.trials) - len(to_run),
         basis=_basis(to_run, concurrency),
         unknown="; ".join(dict.fromkeys(unknown_costs(to_run))),
@@ -167,78 +121,77 @@ def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> 
 def _basis(to_run: Sequence[TrialConfig], concurrency: int) -> str:
     if not to_run:
         return "nothing is left to run"
-    device = to_run[0].dense.numerics.device
-    timed = device if torch.cuda.is_available() else "cpu"
+    device = to_run[0].dense.numerics.device if torch.cuda.is_available() else "cpu"
     return (
-        f"a few timed training steps of each model on this machine's {timed}, {concurrency} at a time; "
+        f"a few timed training steps of each model on this machine's {device}, {concurrency} at a time; "
         "start-up and recording as on an idle machine of two cores"
     )
 
 
 def unknown_costs(to_run: Sequence[TrialConfig]) -> Iterator[str]:
-    """What these trials have that no estimate was ever held against, or that is not counted."""
+    """Yield what the estimate of these trials does not count, or never was compared with a sweep for."""
     for config in to_run:
-        device = config.dense.numerics.device
-        if device == "cuda":
-            there = "" if torch.cuda.is_available() else ", and there is none here: timed on the CPU"
-            yield f"no estimate was held against a sweep on a GPU{there}"
+        if config.dense.numerics.device == "cuda":
+            no_gpu = "" if torch.cuda.is_available() else ", and this machine has none: timed on the CPU"
+            yield f"no estimate was compared with a sweep on a GPU{no_gpu}"
         criterion = criteria.get(config.prune.criterion)
         if criterion.traits.get("data"):
             yield f"the passes of {criterion.name} through the network are not counted"
         for registry, text in ((recoveries, config.recover), (preparations, config.prepare)):
             method = registry.get(text)
-            counted = "length" in method.traits or "epochs" in method.options or method.name == "none"
-            if not counted:
-                yield f"what {method.name} takes is not counted"
-    models = dict.fromkeys(method_name(config.dense.model) for config in to_run)
-    if unheld := [model for model in models if model not in HELD_AGAINST]:
-        yield f"none was held against a sweep of {', '.join(unheld)}"
+            is_counted = "length" in method.traits or "epochs" in method.options or method.name == "none"
+            if not is_counted:
+                yield f"the time of {method.name} is not counted"
+    names = dict.fromkeys(method_name(config.dense.model) for config in to_run)
+    if others := [name for name in names if name not in COMPARED_MODELS]:
+        yield f"no estimate was compared with a sweep of {', '.join(others)}"
 
 
-class _Speeds:
-    """What was measured once for each model and shape, and the costs that follow from it."""
+class _Costs:
+    """Costs of trainings and trials; each model is measured once per input shape."""
 
     def __init__(self) -> None:
-        self.measured: dict[tuple[object, ...], Speed] = {}
+        self.speeds: dict[tuple[object, ...], Speed] = {}
         self.costs: dict[tuple[object, ...], _Cost] = {}
 
-    def of(self, config: DenseConfig) -> Speed:
-        shape, classes = shape_of(config.dataset)
-        key = (config.model, shape, classes)
-        if key not in self.measured:
-            self.measured[key] = speed(config.model, shape, classes, numerics=config.numerics)
-        return self.measured[key]
+    def speed(self, config: DenseConfig) -> Speed:
+        key = (config.model, *shape_of(config.dataset))
+        if key not in self.speeds:
+            self.speeds[key] = measure_speed(*key, numerics=config.numerics)
+        return self.speeds[key]
 
-    def of_training(self, config: DenseConfig) -> _Cost:
+    def training(self, config: DenseConfig) -> _Cost:
         key = (config.model, config.dataset, config.batch_size, config.train.epochs)
         if key not in self.costs:
-            known = self.of(config)
-            self.costs[key] = self._training(config, config.train.epochs, 1, known.weight_bytes)
+            stored = self.speed(config).weight_bytes
+            self.costs[key] = self._cost(config, config.train.epochs, measurements=1, stored=stored)
         return self.costs[key]
 
-    def of_trial(self, config: TrialConfig) -> _Cost:
-        """Rounds of recovery, each measured; masks are stored, and weights where they were trained."""
+    def trial(self, config: TrialConfig) -> _Cost:
+        """Return the cost of all rounds; masks are stored, and weights where they were trained."""
         dense, schedule = config.dense, config.prune.schedule
-        stages = (config.recover, config.when, config.prepare, config.distill, schedule)
-        key = (dense.model, dense.dataset, dense.batch_size, dense.train, *stages)
+        methods = (config.recover, config.when, config.prepare, config.distill, schedule)
+        key = (dense.model, dense.dataset, dense.batch_size, dense.train, *methods)
         if key not in self.costs:
-            known, epochs = self.of(dense), _epochs(config)
-            taught = bool(distillations.get(config.distill).traits["needs_teacher"])
-            stored = known.mask_bytes + (known.weight_bytes if epochs else 0)
-            self.costs[key] = self._training(dense, epochs, _rounds(schedule) + 1, stored, taught=taught)
+            speed, epochs = self.speed(dense), trial_epochs(config)
+            has_teacher = bool(distillations.get(config.distill).traits["teaches"])
+            stored = speed.mask_bytes + (speed.weight_bytes if epochs else 0)
+            measurements = rounds_of(schedules.get(schedule)) + 1
+            self.costs[key] = self._cost(
+                dense, epochs, measurements=measurements, stored=stored, has_teacher=has_teacher
+            )
         return self.costs[key]
 
-    def _training(
-        self, config: DenseConfig, epochs: int, measured: int, stored: int, *, taught: bool = False
+    def _cost(
+        self, config: DenseConfig, epochs: int, *, measurements: int, stored: int, has_teacher: bool = False
     ) -> _Cost:
-        known = self.of(config)
+        speed = self.speed(config)
         train, validation, test = _split_sizes(config.dataset)
-        looked_at = epochs * validation + measured * (validation + test)
+        forward_images = epochs * validation + measurements * (validation + test)
         steps = epochs * ceil(train / config.batch_size)
-        image_passes = epochs * train * (1 + FORWARD_SHARE * taught) + FORWARD_SHARE * looked_at
-        seconds = image_passes * known.image_seconds + steps * known.step_seconds
-        flops = train_flops(known.cost, epochs * train, has_teacher=taught)
-        return _Cost(seconds, flops, RUN_BYTES + stored)
+        passes = epochs * train * (1 + FORWARD_SHARE * has_teacher) + FORWARD_SHARE * forward_images
+        seconds = passes * speed.image_seconds + steps * speed.step_seconds
+        return _Cost(seconds, train_flops(speed.cost, epochs * train, taught=has_teacher), RUN_BYTES + stored)
 
 
 @cache
@@ -247,16 +200,100 @@ def _split_sizes(dataset: str) -> tuple[int, int, int]:
     return split_sizes(name, **options)
 
 
-def _epochs(config: TrialConfig) -> int:
-    """Epochs of the whole trial, the dense training aside."""
+def trial_epochs(config: TrialConfig) -> int:
+    """Return the epochs of a whole trial, those of the dense training aside."""
     train = config.dense.train
     recovery = epochs_per_round(config.recover, train)
     if config.when == "during":
         return train.epochs + recovery
     length = preparations.get(config.prepare).options.get("epochs")
-    before = 0 if length is None else epochs_of(length, train)
-    return before + recovery * (1 if config.when == "init" else _rounds(config.prune.schedule))
+    preparation = 0 if length is None else epochs_of(length, train)
+    return preparation + recovery * (
+        1 if config.when == "init" else rounds_of(schedules.get(config.prune.schedule))
+    )
 
 
-def _rounds(schedule: str) -> int:
-    return rounds_of(schedules.get(schedule))
+def measure_speed(model: str, input_shape: Shape, num_classes: int, *, numerics: Numerics) -> Speed:
+    """Time a few training steps on the device of `numerics`, or on the CPU where there is no GPU.
+
+    The global seeds are untouched.
+    """
+    device = numerics.device if torch.cuda.is_available() else "cpu"
+    with seeded(0, torch.device(device)), _torch_threads(numerics.threads):
+        net = models.build(model, input_shape=input_shape, num_classes=num_classes)
+        cost = profile(net, input_shape)
+        # Two images at the least: batch norm cannot be trained on one.
+        fitting = max(2, min(MAX_IMAGES, MAX_PASS_MACS // max(cost.total_macs, 1)))
+        images = MAX_IMAGES if device == "cuda" else fitting
+        net = net.to(device).train()
+        batch = torch.randn((images, *input_shape)).to(device)
+        labels = torch.arange(images, device=device) % num_classes
+        bf16 = numerics.precision == "bf16"
+        pass_seconds = _mean_seconds(partial(_train_pass, net, batch, labels, bf16), device)
+        step_seconds = _mean_seconds(make_optimizer(Train(), net).step, device)
+    return Speed(pass_seconds / images, step_seconds, cost, dense_bytes(net), mask_bytes(net))
+
+
+def _train_pass(net: nn.Module, batch: torch.Tensor, labels: torch.Tensor, bf16: bool) -> None:
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+        logits = net(batch)
+    nn.functional.cross_entropy(logits.float(), labels).backward()
+
+
+def _mean_seconds(call: Callable[[], object], device: str) -> float:
+    """Return the mean of a few calls, after a first one that is not timed."""
+    start, calls = 0.0, -1
+    while calls < 1 or (calls < MAX_TIMED_CALLS and perf_counter() - start < MIN_TIMED_SECONDS):
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        calls += 1
+        start = start or perf_counter()
+    return (perf_counter() - start) / calls
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def mask_bytes(net: nn.Module) -> int:
+    """Return the bytes of a network's packed masks: one bit for each prunable weight."""
+    return sum((layer.weight.numel() + 7) // 8 for layer in prunable_layers(net).values())
+
+
+def check_disk_space(tasks: Sequence[Task], folder: Path | None) -> None:
+    """Raise DiskFullError where the runs do not fit on the disk of `folder`; None is a remote store."""
+    if folder is not None and needed_bytes(tasks) > shutil.disk_usage(folder).free:
+        raise DiskFullError(disk_space_message(tasks, folder))
+
+
+def disk_space_message(tasks: Sequence[Task], folder: Path) -> str:
+    """Return one line: the free space, what the runs need, and what to do."""
+    free = format_size(shutil.disk_usage(folder).free)
+    runs = "the run that is left needs" if len(tasks) == 1 else f"the {len(tasks)} runs that are left need"
+    needed = format_size(needed_bytes(tasks))
+    return f"{folder} has {free} left, and {runs} about {needed}; make room, and the same command carries on"
+
+
+def needed_bytes(tasks: Iterable[Task]) -> int:
+    """Return the bytes that runs store: weights where they were trained, masks of trials, and files."""
+    total = 0
+    for task in tasks:
+        weights, masks = _tensor_bytes(task.dense.model, *shape_of(task.dense.dataset))
+        if not isinstance(task.config, TrialConfig):
+            total += RUN_BYTES + weights
+        else:
+            total += RUN_BYTES + masks + (0 if reuses_dense_weights(task.config) else weights)
+    return total
+
+
+@lru_cache(maxsize=64)
+def _tensor_bytes(model: str, input_shape: Shape, num_classes: int) -> tuple[int, int]:
+    net = meta_model(model, input_shape, num_classes)
+    return dense_bytes(net), mask_bytes(net)

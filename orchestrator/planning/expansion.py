@@ -1,4 +1,4 @@
-"""Lists of values -> trials: every combination once, the trainings they share, what is left out and why."""
+"""Expand lists of values into trials: every combination once, shared trainings, exclusions with reasons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from orchestrator.config import (
     DenseConfig,
     Numerics,
     Prune,
-    Start,
     Train,
     TrialConfig,
     When,
@@ -33,25 +32,25 @@ from orchestrator.planning.constraints import (
     structure_conflict,
     train_size,
 )
-from orchestrator.planning.equality import plain_key, same
+from orchestrator.planning.equality import explain_duplicate, plain_key
 from orchestrator.planning.fingerprints import data_sha256, dense_code, trial_code
 from orchestrator.space import hyperparameters, techniques
+from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.overrides import TECHNIQUE_AXES
-from orchestrator.space.ranges import Choice
 from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Space
-from orchestrator.space.values import Value
+from orchestrator.space.values import Choice, Value, listed_values
 from orchestrator.trial.params import without_defaults
 from pruning.registry import parse
 
 Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
-Params = Mapping[str, Value]  # what was chosen, by the names of axes and of METHOD.OPTION
-TRAINED = ("recover", "when", "prepare", "distill")
+Params = Mapping[str, Value]  # the values of a point, by the names of axes and of METHOD.OPTION
+TRAINING_AXES = ("recover", "when", "prepare", "distill")
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """`config` has the effective batch size, never above the training set; here is the one asked for."""
+    """A trial. Its `config` has the effective batch size, which is never above the training set."""
 
     config: TrialConfig
     key: str
@@ -62,7 +61,7 @@ class PlannedTrial:
 class Exclusion:
     """`count` points that are not run, and why.
 
-    Where they are equal by definition to points of the plan: the axis, its value here and theirs.
+    Where they equal planned points by definition: the axis, its value in them and in the planned points.
     """
 
     reason: str
@@ -74,7 +73,7 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Expansion:
-    """`dense`: the trainings that the trials share, each once, in the order in which they are needed."""
+    """`dense` are the trainings that the trials share, each once, in the order in which they are needed."""
 
     trials: tuple[PlannedTrial, ...]
     dense: tuple[DenseConfig, ...]
@@ -83,120 +82,124 @@ class Expansion:
 
 @dataclass(frozen=True)
 class SampledPoint:
-    """A point, or no expansion where no new one was found; why the draws before it could not be run."""
+    """A point of a search; no `expansion` where no new point exists.
+
+    `conflicts` are the reasons of the draws before it that could not be run.
+    """
 
     params: Params
     expansion: Expansion | None
-    refused: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DenseVariant:
-    """What a dense training is of; `ruled` are the numbers of the exclude entries that may hold for it."""
+    """A dense training. `rules` are the indices of the `exclude` entries that its axes match."""
 
     dense: DenseConfig
-    requested: int
-    refusal: str | None
-    ruled: frozenset[int]
+    requested_batch_size: int
+    conflict: str | None
+    rules: frozenset[int]
 
 
 @dataclass(frozen=True)
 class PruningVariant:
-    """What is done with a dense network; the same for every one of them."""
+    """A way to prune and recover, the same for every dense network; `fields` are those of TrialConfig."""
 
     prune: Prune
     fields: Point
-    refusal: str | None
-    ruled: frozenset[int]
+    conflict: str | None
+    rules: frozenset[int]
 
 
 def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
-    """The trials of all combinations of the lists; the micro-batch is planned model by model."""
-    trials: dict[str, PlannedTrial] = {}  # by the keys of what they are by definition
+    """Return the trials of all combinations of the lists; the micro-batch depends on the model."""
+    trials: dict[str, PlannedTrial] = {}  # by plain key: what is equal by definition is planned once
     dense: dict[DenseConfig, DenseConfig] = {}
-    left_out: dict[Exclusion, int] = {}
-    branches = list(_branches(space, lists))
-    for base in _bases(space, lists, numerics):
-        config = dense.get(base.dense, base.dense)
-        needed = False
-        for branch in branches:
-            trial = TrialConfig(config, branch.prune, **branch.fields)
-            reason = _refusal(space, base, branch)
+    excluded: dict[Exclusion, int] = {}
+    pruning_variants = list(_pruning_variants(space, lists))
+    for dense_variant in _dense_variants(space, lists, numerics):
+        config = dense.get(dense_variant.dense, dense_variant.dense)
+        is_needed = False
+        for pruning_variant in pruning_variants:
+            trial = TrialConfig(config, pruning_variant.prune, **pruning_variant.fields)
+            reason = _conflict(space, dense_variant, pruning_variant)
             exclusion = None if reason is None else Exclusion(reason, 0)
             if exclusion is None:
                 key = plain_key(trial)
-                exclusion = _duplicate_reason(trials[key], trial, base) if key in trials else None
+                exclusion = _duplicate(trials[key], trial, dense_variant) if key in trials else None
             if exclusion is None:
-                trials[key] = PlannedTrial(trial, trial.key(), base.requested)
-                needed = True
+                trials[key] = PlannedTrial(trial, trial.key(), dense_variant.requested_batch_size)
+                is_needed = True
             else:
-                left_out[exclusion] = left_out.get(exclusion, 0) + 1
-        if needed:
+                excluded[exclusion] = excluded.get(exclusion, 0) + 1
+        if is_needed:
             dense.setdefault(config, config)
-    excluded = tuple(replace(item, count=count) for item, count in left_out.items())
-    return Expansion(tuple(trials.values()), tuple(dense), excluded)
+    exclusions = tuple(replace(item, count=count) for item, count in excluded.items())
+    return Expansion(tuple(trials.values()), tuple(dense), exclusions)
 
 
-def _bases(space: Space, lists: Lists, numerics: Numerics) -> Iterator[DenseVariant]:
+def _dense_variants(space: Space, lists: Lists, numerics: Numerics) -> Iterator[DenseVariant]:
+    source_model = space.source_model
     for model, dataset in product(lists["model"], lists["dataset"]):
-        planned = replace(numerics, micro_batch=micro_batch_of(model))
+        model_numerics = replace(numerics, micro_batch=micro_batch_of(model))
         starts = lists.get("start", ("scratch",))
-        trained = product(lists["batch_size"], _recipes(space, lists), starts, lists["seed"])
-        for requested, (train, asked), start, seed in trained:
-            size = min(requested, train_size(dataset))
-            point = {"model": model, "dataset": dataset, "batch_size": requested, "seed": seed, **asked}
-            parts = (_ancestor(space, start), data_sha256(dataset), dense_code(model, dataset))
-            yield DenseVariant(
-                DenseConfig(model, dataset, size, seed, train, planned, start, *parts),
-                requested,
-                model_conflict(model, dataset)
-                or _recipe_refusal(train)
-                or start_conflict(start, model, dataset, space.ancestor),
-                _ruled(space.exclude, {**point, "start": start}),
+        variants = product(lists["batch_size"], _recipes(space, lists), starts, lists["seed"])
+        for batch_size, (train, recipe), start, seed in variants:
+            point = {"model": model, "dataset": dataset, "batch_size": batch_size, "seed": seed, **recipe}
+            config = DenseConfig(
+                model=model,
+                dataset=dataset,
+                batch_size=min(batch_size, train_size(dataset)),
+                seed=seed,
+                train=train,
+                numerics=model_numerics,
+                start=start,
+                ancestor_sha256="" if start == "scratch" or source_model is None else source_model.sha256,
+                data_sha256=data_sha256(dataset),
+                dense_code=dense_code(model, dataset),
             )
-
-
-def _ancestor(space: Space, start: Start) -> str:
-    return "" if start == "scratch" or space.ancestor is None else space.ancestor.sha256
+            conflict = (
+                model_conflict(model, dataset)
+                or _recipe_conflict(train)
+                or start_conflict(start, model, dataset, source_model)
+            )
+            rules = _matching_rules(space.exclude, {**point, "start": start})
+            yield DenseVariant(config, batch_size, conflict, rules)
 
 
 def _recipes(space: Space, lists: Lists) -> list[tuple[Train, Point]]:
-    """Every recipe, and its values by the names of their axes."""
+    """Return every recipe, and its values by the names of their axes."""
     base = space.train.model_dump()
-    varied = [lists.get(f"train.{name}", (base[name],)) for name in TRAIN_FIELDS]
     names = [f"train.{name}" for name in TRAIN_FIELDS]
-    return [(Train(*values), dict(zip(names, values, strict=True))) for values in product(*varied)]
+    choices = [lists.get(f"train.{name}", (base[name],)) for name in TRAIN_FIELDS]
+    return [(Train(*values), dict(zip(names, values, strict=True))) for values in product(*choices)]
 
 
-def _recipe_refusal(train: Train) -> str | None:
+def _recipe_conflict(train: Train) -> str | None:
     if train.nesterov and train.optimizer == "sgd" and not train.momentum:
         return "nesterov needs a momentum above 0"
     return None
 
 
-def _branches(space: Space, lists: Lists) -> Iterator[PruningVariant]:
-    pruned = product(_techniques(space, lists), lists["schedule"], lists["amount"], lists["control"])
-    trained = list(product(*(lists[axis] for axis in TRAINED)))
-    for (technique, schedule, amount, control), values in product(pruned, trained):
+def _pruning_variants(space: Space, lists: Lists) -> Iterator[PruningVariant]:
+    prunings = product(_techniques(space, lists), lists["schedule"], lists["amount"], lists["control"])
+    trainings = list(product(*(lists[axis] for axis in TRAINING_AXES)))
+    for (technique, schedule, amount, control), values in product(prunings, trainings):
         label, criterion, granularity, scope = technique
         prune = Prune(criterion, granularity, scope, schedule, amount, space.protect, cast(Control, control))
-        fields = {**dict(zip(TRAINED, values, strict=True)), "technique": label}
+        fields = {**dict(zip(TRAINING_AXES, values, strict=True)), "technique": label}
         point = {**vars(prune), **fields}
-        fields["trial_code"] = _code_of_trial(prune, fields)
-        yield PruningVariant(
-            prune, fields, _branch_refusal(prune, fields, point), _ruled(space.exclude, point)
-        )
+        methods = {axis: fields[axis] for axis in ("recover", "prepare", "distill")}
+        fields["trial_code"] = trial_code(prune, **methods)
+        conflict = _pruning_conflict(prune, fields, point)
+        yield PruningVariant(prune, fields, conflict, _matching_rules(space.exclude, point))
 
 
-def _code_of_trial(prune: Prune, fields: Point) -> str:
-    trained = {name: fields[name] for name in ("recover", "prepare", "distill")}
-    return trial_code(prune, **trained)
-
-
-def _branch_refusal(prune: Prune, fields: Point, point: Point) -> str | None:
-    tuned = (hyperparameters.refusal(axis, point[axis]) for axis in hyperparameters.METHOD_REGISTRIES)
+def _pruning_conflict(prune: Prune, fields: Point, point: Point) -> str | None:
+    conflicts = (hyperparameters.option_conflict(axis, point[axis]) for axis in METHOD_REGISTRIES)
     return (
-        next(filter(None, tuned), None)
+        next(filter(None, conflicts), None)
         or scope_conflict(prune.granularity, prune.scope)
         or score_conflict(prune.criterion, prune.granularity)
         or amount_conflict(prune.granularity, prune.amount)
@@ -205,26 +208,18 @@ def _branch_refusal(prune: Prune, fields: Point, point: Point) -> str | None:
 
 
 def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
-    """(label, criterion, granularity, scope), by the technique axis or by the three others.
+    """Return (label, criterion, granularity, scope), by the technique axis or by the three others.
 
     The label is in the space's own words: a technique's name, or the criterion's, and beside it the
     granularity and the scope where the space has several.
     """
-    if "technique" not in lists:
-        several = [
-            axis
-            for axis in ("granularity", "scope")
-            if len(hyperparameters.listed(space.choices()[axis])) > 1
-        ]
-        triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
-        return [
-            (_label(dict(zip(TECHNIQUE_AXES, triple, strict=True)), several), *triple) for triple in triples
-        ]
-    found = []
-    for text in lists["technique"]:
-        known = techniques.resolve(*parse(text))
-        found.append((text, known.criterion, known.granularity, known.scope))
-    return found
+    if "technique" in lists:
+        resolved = [(text, techniques.resolve(*parse(text))) for text in lists["technique"]]
+        return [(text, t.criterion, t.granularity, t.scope) for text, t in resolved]
+    choices = space.choices()
+    several = [axis for axis in ("granularity", "scope") if len(listed_values(choices[axis])) > 1]
+    triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
+    return [(_label(dict(zip(TECHNIQUE_AXES, triple, strict=True)), several), *triple) for triple in triples]
 
 
 def _label(triple: Mapping[str, str], several: Collection[str]) -> str:
@@ -234,20 +229,20 @@ def _label(triple: Mapping[str, str], several: Collection[str]) -> str:
     )
 
 
-def _ruled(rules: Collection[Exclude], point: Point) -> frozenset[int]:
+def _matching_rules(rules: Collection[Exclude], point: Point) -> frozenset[int]:
     return frozenset(number for number, rule in enumerate(rules) if rule.matches(point))
 
 
-def _refusal(space: Space, base: DenseVariant, branch: PruningVariant) -> str | None:
-    """Why a point is not run: the space says so, or it cannot be."""
-    if rules := base.ruled & branch.ruled:
+def _conflict(space: Space, dense: DenseVariant, pruning: PruningVariant) -> str | None:
+    """Return why a point is not run: the space excludes it, or it cannot be run."""
+    if rules := dense.rules & pruning.rules:
         return _rule_text(space.exclude[min(rules)])
-    if base.refusal or branch.refusal:
-        return base.refusal or branch.refusal
-    model, dataset, prune = base.dense.model, base.dense.dataset, branch.prune
-    if base.dense.start == "masked" and prune.control == "shuffle":
-        return "control shuffle deals the masks out anew: start masked, whose masks stay, cannot have it"
-    methods = (branch.fields["recover"], branch.fields["prepare"])
+    if dense.conflict or pruning.conflict:
+        return dense.conflict or pruning.conflict
+    model, dataset, prune = dense.dense.model, dense.dense.dataset, pruning.prune
+    if dense.dense.start == "masked" and prune.control == "shuffle":
+        return "control shuffle permutes the masks: start masked, whose masks stay, cannot have it"
+    methods = (pruning.fields["recover"], pruning.fields["prepare"])
     return (
         protect_conflict(model, dataset, prune.granularity, prune.protect)
         or structure_conflict(model, dataset, prune.granularity, prune.protect, *methods)
@@ -257,22 +252,22 @@ def _refusal(space: Space, base: DenseVariant, branch: PruningVariant) -> str | 
 
 @lru_cache(maxsize=256)
 def _rule_text(rule: Exclude) -> str:
-    said = ", ".join(f"{name}: {_either(chosen)}" for name, chosen in rule.given().items())
-    return f"exclude {{{said}}}"
+    axes = ", ".join(f"{axis}: {_choice_text(choice)}" for axis, choice in rule.non_empty().items())
+    return f"exclude {{{axes}}}"
 
 
-def _either(chosen: Choice) -> str:
-    return " or ".join(map(str, chosen)) if isinstance(chosen, tuple) else str(chosen)
+def _choice_text(choice: Choice) -> str:
+    return " or ".join(map(str, choice)) if isinstance(choice, tuple) else str(choice)
 
 
-def _duplicate_reason(first: PlannedTrial, trial: TrialConfig, base: DenseVariant) -> Exclusion:
+def _duplicate(first: PlannedTrial, trial: TrialConfig, dense: DenseVariant) -> Exclusion:
     if first.key != trial.key():
-        found = same(trial, first.config)
-        return Exclusion(found.reason, 0, found.axis, found.left_out, found.planned)
-    if first.requested_batch_size == base.requested:
+        duplicate = explain_duplicate(trial, first.config)
+        return Exclusion(duplicate.reason, 0, duplicate.axis, duplicate.left_out, duplicate.planned)
+    if first.requested_batch_size == dense.requested_batch_size:
         return Exclusion("the same point is in the space more than once: planned once", 0)
     return Exclusion(
-        f"batch size {base.requested} and {first.requested_batch_size} are both the full batch of "
-        f"{base.dense.batch_size} images: planned once",
+        f"batch size {dense.requested_batch_size} and {first.requested_batch_size} are both the full batch "
+        f"of {dense.dense.batch_size} images: planned once",
         0,
     )

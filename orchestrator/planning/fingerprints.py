@@ -1,4 +1,4 @@
-"""Digests of data, plug-in sources and library versions that a result depends on."""
+"""Fingerprints of what a result depends on: data, plug-in sources and library versions."""
 
 from __future__ import annotations
 
@@ -22,76 +22,74 @@ from orchestrator.data.datasets import info
 from orchestrator.data.files import check_files, data_folder, file_stamps
 from orchestrator.errors import DataError, StoreError
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
-from orchestrator.space.ranges import Choice
+from orchestrator.space.values import Choice, listed_values
 from orchestrator.system import provenance
 from orchestrator.system.files import replace_file
 from pruning.registry import parse
 
-DIGESTS = "digests.json"  # beside the data: their digests, as long as the files are the same
+DIGESTS = "digests.json"  # beside the data: a cache of their digests, by the stamp of their files
 GROUPS = ("models.", "pruning.", "orchestrator.")
-SOURCE = (".py", ".pyd", ".so", ".yaml", ".yml", ".json", ".toml")
-KNOWN = {
-    *provenance.SOURCE_PACKAGES,
-    "torch",
-    *sys.stdlib_module_names,
-}  # versions of torch are no part of a key
+SOURCE_SUFFIXES = (".py", ".pyd", ".so", ".yaml", ".yml", ".json", ".toml")
+# Packages that are no part of a key. Changed results of this one's code are told by STAGE_VERSION.
+UNTRACKED = {*provenance.SOURCE_PACKAGES, "torch", *sys.stdlib_module_names}
 
 
-def refresh() -> None:
-    """Forget what was known of data and source: they may have changed since."""
-    for known in (data_sha256, dense_code, method_code, _distribution, _source_sha256):
-        known.cache_clear()
+def clear_caches() -> None:
+    """Clear the caches of this module: data and sources may have changed since."""
+    for function in (data_sha256, dense_code, method_code, _distribution, _source_sha256):
+        function.cache_clear()
 
 
 @cache
 def data_sha256(dataset: str) -> str:
-    """The digest of a data set in text form, as it is loaded; empty where it cannot be."""
+    """Return the digest of a data set in canonical text, as it is loaded; "" where it cannot be read."""
     name, options = parse(dataset)
     try:
         files = file_stamps(name)
     except DataError:
         return ""
-    if files is None:  # of another package: what is read decides
-        return _digest_or_nothing(name, options)
-    return _own_sha256(dataset, json.dumps(files), data_folder()) if files else ""
+    if files is None:  # of another package, which alone knows its files: what it loads decides
+        return _loaded_digest(name, options)
+    return _cached_sha256(dataset, json.dumps(files), path()) if files else ""
 
 
 @lru_cache(maxsize=64)
-def _own_sha256(dataset: str, files: str, root: Path) -> str:
-    """The same of a data set of ours, whose `files` are as their stamp says."""
+def _cached_sha256(dataset: str, files: str, root: Path) -> str:
+    """Return the digest of a data set of this package, cached by the stamp of its `files`."""
     name, options = parse(dataset)
     if info(name).source is None:
-        return _digest_or_nothing(name, options)
-    fact = {"files": json.loads(files), "code": provenance.source_digest()}
-    book = _read_book(root / DIGESTS)
-    held = book.get(dataset, {})
-    if {key: held.get(key) for key in fact} == fact:
-        return str(held["sha256"])
-    found = _digest_or_nothing(name, options)
-    if found:
-        fact["files"] = file_stamps(name) or []  # an archive may have been unpacked
-        with suppress(OSError, StoreError):  # a folder that cannot be written: read anew the next time
-            replace_file(root / DIGESTS, json.dumps({**book, dataset: {**fact, "sha256": found}}, indent=1))
-    return found
+        return _loaded_digest(name, options)
+    stamps = {"files": json.loads(files), "code": provenance.source_digest()}
+    digests = _read_digests(root / DIGESTS)
+    cached = digests.get(dataset, {})
+    if {key: cached.get(key) for key in stamps} == stamps:
+        return str(cached["sha256"])
+    sha256 = _loaded_digest(name, options)
+    if sha256:
+        stamps["files"] = stamp(name) or []  # an archive may have been unpacked
+        digests[dataset] = {**stamps, "sha256": sha256}
+        with suppress(OSError, StoreError):  # a read-only folder: the data are read again the next time
+            replace_file(root / DIGESTS, json.dumps(digests, indent=1))
+    return sha256
 
 
-def _digest_or_nothing(name: str, options: Mapping[str, Any]) -> str:  # literals of a space file
+def _loaded_digest(name: str, options: Mapping[str, Any]) -> str:  # literals of a space file
     try:
         return loading.digest(name, **options)
     except DataError:
         return ""
 
 
-def _read_book(file: Path) -> dict[str, Any]:  # JSON
+def _read_digests(file: Path) -> dict[str, Any]:  # JSON
     try:
-        book = json.loads(file.read_text(encoding="utf-8"))
+        digests = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {k: v for k, v in book.items() if isinstance(v, dict)} if isinstance(book, dict) else {}
+    return {k: v for k, v in digests.items() if isinstance(v, dict)} if isinstance(digests, dict) else {}
 
 
 def missing_data(datasets: set[str]) -> dict[str, str]:
-    """Name -> what is missing and what to do, of the data sets (in text form) that cannot be read."""
+    """Return name -> what is missing and what to do, for the data sets (in text form) that cannot be read."""
     missing = {}
     for name in sorted({parse(text)[0] for text in datasets if not data_sha256(text)}):
         try:
@@ -103,126 +101,128 @@ def missing_data(datasets: set[str]) -> dict[str, str]:
 
 @cache
 def dense_code(model: str, dataset: str) -> str:
-    """Of a model and a data set in text form: other packages' source, and versions built from."""
-    found = model_code(model)
+    """Return the source hashes and versions of the packages that a model and a data set come from."""
+    code = model_code(model)
     read = info(parse(dataset)[0]).read
     if read is not None:
-        found |= _code_of("orchestrator.dataset", parse(dataset)[0], read)
-    return _text(found)
+        code |= _code_of("orchestrator.dataset", parse(dataset)[0], read)
+    return _code_text(code)
 
 
 def model_code(model: str) -> dict[str, str]:
-    """Package -> hash of its source, or with `=` behind its name its version, of what builds a model."""
+    """Return package -> source hash, and package with a final `=` -> version, of what builds a model."""
     name = parse(model)[0]
     versions = {f"{package}=": package_version(package) for package in models.built_from(model)}
     return _code_of("models.builder", name, models.BUILDERS[name]) | versions
 
 
 def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str:
-    """Of the methods of a trial, in text form: other packages' source."""
+    """Return the source hashes of the other packages that a trial's methods come from."""
     texts = {"criterion": prune.criterion, "granularity": prune.granularity, "schedule": prune.schedule}
     texts |= {"recover": recover, "prepare": prepare, "distill": distill}
-    found: dict[str, str] = {}
+    code: dict[str, str] = {}
     for axis, text in texts.items():
-        found |= method_code(axis, parse(text)[0])  # by name alone: options may be refused later on
-    return _text(found)
+        code |= method_code(axis, parse(text)[0])  # by name alone: its options may be in conflict
+    return _code_text(code)
 
 
 @cache
 def method_code(axis: str, name: str) -> Mapping[str, str]:
+    """Return package -> source hash of a method, where another package has it."""
     registry = METHOD_REGISTRIES[axis]
     method = registry.get(name)
     return _code_of(registry.group, method.name, method.function)
 
 
 def fingerprint_choices(choices: Mapping[str, Choice]) -> dict[str, str]:
-    """All that trials of these axes may be made of; what a search is known by before its trials are."""
-    texts = {axis: one if isinstance(one, tuple) else () for axis, one in choices.items()}
-    found = {f"data of {dataset}": data_sha256(str(dataset)) for dataset in texts["dataset"]}
+    """Return the fingerprints of everything that trials of these axes may use: the identity of a search."""
+    texts = {axis: listed_values(choice) for axis, choice in choices.items()}
+    fingerprints = {f"data of {dataset}": data_sha256(str(dataset)) for dataset in texts["dataset"]}
     pairs = [(str(model), str(dataset)) for model in texts["model"] for dataset in texts["dataset"]]
-    found |= {f"{model} on {dataset}": dense_code(model, dataset) for model, dataset in pairs}
+    fingerprints |= {f"{model} on {dataset}": dense_code(model, dataset) for model, dataset in pairs}
     for axis in METHOD_REGISTRIES:
         for text in texts.get(axis, ()):
-            found |= method_code(axis, parse(str(text))[0])
-    return {name: digest for name, digest in found.items() if digest}
+            fingerprints |= method_code(axis, parse(str(text))[0])
+    return {name: digest for name, digest in fingerprints.items() if digest}
 
 
-def code_of(config: DenseConfig | TrialConfig) -> tuple[str, str]:
-    """(dense_code, trial_code) of a configuration by what is installed here and now."""
+def installed_code(config: DenseConfig | TrialConfig) -> tuple[str, str]:
+    """Return (dense_code, trial_code) of a configuration by what is installed now."""
+    if isinstance(config, DenseConfig):
+        return dense_code(config.model, config.dataset), ""
+    code = trial_code(config.prune, recover=config.recover, prepare=config.prepare, distill=config.distill)
+    return dense_code(config.dense.model, config.dense.dataset), code
+
+
+def with_current_fingerprints(config: DenseConfig | TrialConfig) -> DenseConfig | TrialConfig:
+    """Return the configuration with the fingerprints of now, if it was recorded with any."""
     dense = config.dense if isinstance(config, TrialConfig) else config
-    own = ""
-    if isinstance(config, TrialConfig):
-        own = trial_code(config.prune, recover=config.recover, prepare=config.prepare, distill=config.distill)
-    return dense_code(dense.model, dense.dataset), own
-
-
-def current(config: DenseConfig | TrialConfig) -> DenseConfig | TrialConfig:
-    """The configuration with the ingredients of here and now, as far as it was recorded with them."""
-    dense = config.dense if isinstance(config, TrialConfig) else config
-    refresh()
-    if not dense.data_sha256:  # from before they were recorded, or from where the data were not known
+    clear_caches()
+    if not dense.data_sha256:  # recorded before there were fingerprints, or where the data were not readable
         return config
-    code, own = code_of(config)
+    code, methods_code = installed_code(config)
     dense = replace(dense, data_sha256=data_sha256(dense.dataset), dense_code=code)
-    return replace(config, dense=dense, trial_code=own) if isinstance(config, TrialConfig) else dense
+    return replace(config, dense=dense, trial_code=methods_code) if isinstance(config, TrialConfig) else dense
 
 
-def read_code(text: str) -> dict[str, str]:
-    """Package -> the hash of its source or, with `=` behind its name, its version."""
-    pairs = (part.rpartition("=") for part in text.split(", ") if part)
+def parse_code(text: str) -> dict[str, str]:
+    """Return package -> source hash, or package with a final `=` -> version, from a configuration's text."""
+    pairs = (item.rpartition("=") for item in text.split(", ") if item)
     return {name: value for name, _, value in pairs}
 
 
 def package_version(package: str) -> str:
+    """Return the version of an installed package, or \"not installed\"."""
     try:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _text(found: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in sorted(found.items()))
+def _code_text(code: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(code.items()))
 
 
-def _code_of(group: str, name: str, part: Callable[..., Any]) -> dict[str, str]:  # a part of any kind
-    """Package -> SHA-256 of its source, of those whose code is behind a name."""
-    packages = {_module_of(part).partition(".")[0]} - KNOWN
-    own = not packages and _module_of(part).partition(".")[0] in provenance.SOURCE_PACKAGES
-    named = (entry for entry in all_entries() if (entry.group, entry.name) == (group, name) and not own)
-    packages |= {top_package(entry) for entry in named} - KNOWN
-    return {_label(package): _source_sha256(package) for package in packages}
+def _code_of(group: str, name: str, function: Callable[..., Any]) -> dict[str, str]:  # of any signature
+    """Return package -> SHA-256 of its source, for the packages that implement a name."""
+    package = _module_of(function).partition(".")[0]
+    packages = {package} - UNTRACKED
+    if package not in provenance.SOURCE_PACKAGES:
+        entries = (entry for entry in all_entries() if (entry.group, entry.name) == (group, name))
+        packages |= {top_package(entry) for entry in entries} - UNTRACKED
+    return {_distribution_name(package): _source_sha256(package) for package in packages}
 
 
-def _module_of(part: Any) -> str:  # a function, a partial of one, or an object that is called
-    while hasattr(part, "func"):
-        part = part.func
-    return str(getattr(part, "__module__", None) or type(part).__module__)
+def _module_of(function: Any) -> str:  # a function, a partial of one, or an object that is called
+    while hasattr(function, "func"):
+        function = function.func
+    return str(getattr(function, "__module__", None) or type(function).__module__)
 
 
-def _label(package: str) -> str:
-    found = _distribution(package)
-    return package if found is None else found.name
+def _distribution_name(package: str) -> str:
+    distribution = _distribution(package)
+    return package if distribution is None else distribution.name
 
 
 @cache
 def _distribution(package: str) -> Distribution | None:
-    """Whose entry points name a package; None where nobody's do."""
+    """Return the distribution whose entry points name a package; None where no distribution's do."""
     ours = (entry for entry in all_entries() if entry.group.startswith(GROUPS))
     return next((entry.dist for entry in ours if top_package(entry) == package), None)
 
 
 @cache
 def _source_sha256(package: str) -> str:
-    """Of the source in a package's folder and of that which its distribution lists."""
-    files = {**dict(_files_of(package)), **dict(_listed(_distribution(package)))}
-    found = hashlib.sha256()
+    """Hash the source files in a package's folder and those that its distribution lists."""
+    files = {**dict(_package_files(package)), **dict(_distribution_files(_distribution(package)))}
+    digest = hashlib.sha256()
     for name, file in sorted(files.items()):
-        found.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
+        digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
-def _files_of(package: str) -> Iterator[tuple[str, Path]]:
-    """The source files of a package, or the one of a module, found without importing it."""
+def _package_files(package: str) -> Iterator[tuple[str, Path]]:
+    """Yield (name, path) of the source files of a package or module, without importing it."""
     try:
         spec = find_spec(package)
     except (ValueError, ImportError):  # __main__ has none
@@ -230,18 +230,18 @@ def _files_of(package: str) -> Iterator[tuple[str, Path]]:
     folders = list(map(Path, (spec.submodule_search_locations or ()) if spec else ()))
     for folder in folders:
         for file in folder.rglob("*"):
-            if file.suffix in SOURCE and file.is_file():
+            if file.suffix in SOURCE_SUFFIXES and file.is_file():
                 yield file.relative_to(folder.parent).as_posix(), file
     origin = spec.origin if spec else getattr(sys.modules.get(package), "__file__", None)
     if not folders and origin and Path(origin).is_file():
         yield Path(origin).name, Path(origin)
 
 
-def _listed(distribution: Distribution | None) -> Iterator[tuple[str, Path]]:
+def _distribution_files(distribution: Distribution | None) -> Iterator[tuple[str, Path]]:
     for listed in (distribution.files if distribution is not None else None) or ():
         file = Path(str(listed.locate()))
         # An editable install lists a finder of its own that holds absolute paths.
-        installed = any(part.endswith((".dist-info", ".egg-info")) for part in listed.parts)
+        installed = any(folder.endswith((".dist-info", ".egg-info")) for folder in listed.parts)
         installed |= listed.name.startswith("__editable__")
-        if file.suffix in SOURCE and not installed and ".." not in listed.parts and file.is_file():
+        if file.suffix in SOURCE_SUFFIXES and not installed and ".." not in listed.parts and file.is_file():
             yield listed.as_posix(), file

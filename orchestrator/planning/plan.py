@@ -1,4 +1,4 @@
-"""A space as a plan: every trial once, shared trainings, exclusions with reasons."""
+"""Plan a space: every trial once, shared trainings, exclusions with reasons."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from orchestrator.config import (
     TrialConfig,
 )
 from orchestrator.errors import SpaceError
-from orchestrator.planning.choices import iter_grid
+from orchestrator.planning.choices import grid_lists
 from orchestrator.planning.constraints import model_conflict
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Exclusion, Params, PlannedTrial, SampledPoint, expand
-from orchestrator.planning.fingerprints import refresh
+from orchestrator.planning.fingerprints import clear_caches
 from orchestrator.space.pruners import pruners, trials_needed
 from orchestrator.space.space import Space
 from orchestrator.trial.params import params
@@ -40,7 +40,7 @@ DRAWN_AGAIN = "drawn again"
 
 @dataclass(frozen=True)
 class SearchPoint:
-    """A point that a search asked for: what was chosen, by axis or METHOD.OPTION, and its trials' keys."""
+    """A point of a search: its values by axis or METHOD.OPTION, and the keys of its trials."""
 
     params: Params
     keys: tuple[str, ...]
@@ -48,130 +48,128 @@ class SearchPoint:
 
 @dataclass(frozen=True)
 class Plan:
-    """`dense`: the trainings that the trials share, each once, in the order in which they are needed.
+    """The trials of a space.
 
-    `asked`: the points of a search, in their order, each with a trial for every seed; a grid has none.
-    `exhausted`: no other point could be found. That of tpe grows while results come in.
+    `dense` are the trainings that they share, each once, in the order in which they are needed. `points` are
+    those of a search, in order, each with a trial for every seed; a grid has none, and the plan of tpe grows
+    while results come in. `exhausted`: the space has no other point.
     """
 
     space: Space
     trials: tuple[PlannedTrial, ...]
     dense: tuple[DenseConfig, ...]
     excluded: tuple[Exclusion, ...]
-    asked: tuple[SearchPoint, ...] = ()
+    points: tuple[SearchPoint, ...] = ()
     numerics: Numerics = Numerics()  # noqa: RUF009  frozen
     exhausted: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether there is no further point to ask for."""
-        return self.exhausted or len(self.asked) >= self.space.search.points
+        """Whether the search needs no further point."""
+        return self.exhausted or len(self.points) >= self.space.search.points
 
 
 def make_plan(
     space: Space, *, device: Device = "cpu", precision: Precision = "fp32", threads: int = 1
 ) -> Plan:
-    """The plan of a space; no data set is needed. SpaceError where a model fits none of the data sets.
+    """Return the plan of a space; no data set is needed.
 
-    A search by `random` is drawn whole; one by `tpe` is empty, and grows while results come in.
+    The plan of `random` has all its points; that of `tpe` is empty, and grows while results come in.
+    Raises SpaceError where a model fits none of the data sets.
     """
     _check_models(space)
-    refresh()
+    clear_caches()
     numerics = Numerics(device, precision, threads)
     if space.search.method == "grid":
-        found = expand(space, iter_grid(space), numerics)
-        return Plan(space, found.trials, found.dense, found.excluded, numerics=numerics)
+        expansion = expand(space, grid_lists(space), numerics)
+        return Plan(space, expansion.trials, expansion.dense, expansion.excluded, numerics=numerics)
     plan = Plan(space, (), (), (), numerics=numerics)
-    return plan if space.search.method == "tpe" else _drawn(plan, space.search.points)
+    return plan if space.search.method == "tpe" else _with_random_points(plan, space.search.points)
 
 
 def with_expected_points(plan: Plan, *, points: int | None = None) -> Plan:
-    """What a plan may come to: the points that a search has yet to ask for are drawn at random.
+    """Return the plan of a search as it may become: its future points are random ones.
 
-    No more than there are to be, or than `points` if that is given.
+    `points` is their total number; by default that of the search.
     """
     if plan.space.search.method != "tpe" or plan.exhausted:
         return plan
     search = plan.space.search.model_copy(update={"method": "random"})
-    loose = replace(plan, space=plan.space.model_copy(update={"search": search}))
-    return replace(_drawn(loose, points or search.points), space=plan.space)
+    random_plan = replace(plan, space=plan.space.model_copy(update={"search": search}))
+    return replace(_with_random_points(random_plan, points or search.points), space=plan.space)
 
 
-def extended(plan: Plan, draws: Sequence[SampledPoint]) -> Plan:
-    """The plan with the points that were drawn; exhausted where one could not be."""
-    found = [draw.expansion for draw in draws if draw.expansion is not None]
-    points = [
-        SearchPoint(draw.params, tuple(trial.key for trial in draw.expansion.trials))
-        for draw in draws
-        if draw.expansion is not None
-    ]
-    dense = dict.fromkeys((*plan.dense, *(one for expansion in found for one in expansion.dense)))
+def extended(plan: Plan, samples: Sequence[SampledPoint]) -> Plan:
+    """Return the plan with sampled points; exhausted where one of them has no expansion."""
+    expansions = [(sample, sample.expansion) for sample in samples if sample.expansion is not None]
+    points = [SearchPoint(s.params, tuple(trial.key for trial in e.trials)) for s, e in expansions]
     longer = replace(
         plan,
-        trials=(*plan.trials, *(trial for expansion in found for trial in expansion.trials)),
-        dense=tuple(dense),
-        excluded=_with_refused(plan.excluded, draws),
-        asked=(*plan.asked, *points),
+        trials=(*plan.trials, *(trial for _, expansion in expansions for trial in expansion.trials)),
+        dense=tuple(dict.fromkeys((*plan.dense, *(dense for _, e in expansions for dense in e.dense)))),
+        excluded=_with_conflicts(plan.excluded, samples),
+        points=(*plan.points, *points),
     )
-    return longer if len(found) == len(draws) else _exhausted(longer)
+    if len(expansions) == len(samples):
+        return longer
+    missing = Exclusion("no other point was found", longer.space.search.points - len(longer.points))
+    return replace(longer, excluded=(*longer.excluded, missing), exhausted=True)
 
 
-def _exhausted(plan: Plan) -> Plan:
-    missing = Exclusion("no other point was found", plan.space.search.points - len(plan.asked))
-    return replace(plan, excluded=(*plan.excluded, missing), exhausted=True)
-
-
-def _with_refused(excluded: tuple[Exclusion, ...], draws: Sequence[SampledPoint]) -> tuple[Exclusion, ...]:
-    """One entry for all draws that could not be run: with continuous axes hardly two reasons are equal."""
-    refused = [reason for draw in draws for reason in draw.refused]
-    if not refused:
+def _with_conflicts(
+    excluded: tuple[Exclusion, ...], samples: Sequence[SampledPoint]
+) -> tuple[Exclusion, ...]:
+    """Count all draws that cannot be run in one entry: with continuous axes hardly two reasons are equal."""
+    conflicts = [reason for sample in samples for reason in sample.conflicts]
+    if not conflicts:
         return excluded
-    before = next((item for item in excluded if item.reason.startswith(DRAWN_AGAIN)), None)
-    if before is None:
-        return (*excluded, Exclusion(f"{DRAWN_AGAIN}, as for {refused[0]}", len(refused)))
-    more = Exclusion(before.reason, before.count + len(refused))
-    return tuple(more if item is before else item for item in excluded)
+    entry = next((item for item in excluded if item.reason.startswith(DRAWN_AGAIN)), None)
+    if entry is None:
+        return (*excluded, Exclusion(f"{DRAWN_AGAIN}, as for {conflicts[0]}", len(conflicts)))
+    longer = Exclusion(entry.reason, entry.count + len(conflicts))
+    return tuple(longer if item is entry else item for item in excluded)
 
 
-def _drawn(plan: Plan, points: int) -> Plan:
-    """The plan with as many points as there are to be, as far as the space has them."""
-    from orchestrator.planning.sampling import next_point  # optuna is for searches alone
+def _with_random_points(plan: Plan, points: int) -> Plan:
+    """Return the plan with that many points, or with all that the space has."""
+    from orchestrator.planning.sampling import next_point  # only a search imports optuna
 
-    taken = {plain_key(trial.config) for trial in plan.trials}
-    draws: list[SampledPoint] = []
-    while len(plan.asked) + len(draws) < points and (not draws or draws[-1].expansion is not None):
-        number = len(plan.asked) + len(draws)
-        draw = next_point(plan.space, plan.numerics, number=number, seen=(), taken=taken)
-        taken.update(plain_key(trial.config) for trial in (draw.expansion.trials if draw.expansion else ()))
-        draws.append(draw)
-    return extended(plan, draws)
+    planned_keys = {plain_key(trial.config) for trial in plan.trials}
+    samples: list[SampledPoint] = []
+    while len(plan.points) + len(samples) < points and (not samples or samples[-1].expansion is not None):
+        number = len(plan.points) + len(samples)
+        sample = next_point(plan.space, plan.numerics, number=number, observed=(), planned_keys=planned_keys)
+        trials = sample.expansion.trials if sample.expansion else ()
+        planned_keys.update(plain_key(trial.config) for trial in trials)
+        samples.append(sample)
+    return extended(plan, samples)
 
 
 def _check_models(space: Space) -> None:
     for model in space.axes.model:
-        refusals = [model_conflict(model, dataset) for dataset in space.axes.dataset]
-        if all(refusals):
-            raise SpaceError(f"{space.name}: {refusals[0]}")
+        conflicts = [model_conflict(model, dataset) for dataset in space.axes.dataset]
+        if all(conflicts):
+            raise SpaceError(f"{space.name}: {conflicts[0]}")
 
 
-def group_of(config: TrialConfig, within: tuple[str, ...]) -> tuple[str, ...]:
-    """The values that trials must share to be compared: those of the axes `within`, and the seed."""
-    found = {**ADDED_LATER, **params(config)}
-    return (*(str(found[axis]) for axis in within), str(config.dense.seed))
+def group_of(config: TrialConfig, group_by: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the values that compared trials share: those of the axes `group_by`, and the seed."""
+    values = {**ADDED_LATER, **params(config)}
+    return (*(str(values[axis]) for axis in group_by), str(config.dense.seed))
 
 
 def early_stopping_conflict(plan: Plan, stop: EarlyStopping) -> str | None:
-    """Why the rule can stop no trial of the plan, and what to do; None where it can."""
+    """Return why the rule can stop no trial of the plan, and what to do; None where it can."""
     configs = [trial.config for trial in with_expected_points(plan).trials]
-    judged = [config for config in configs if measured_rounds(config) > 1]
-    if configs and not judged:
+    several_rounds = [config for config in configs if measured_rounds(config) > 1]
+    if configs and not several_rounds:
         return (
             f"{pruners.get(stop.text)} would stop nothing: trials are stopped between rounds, and each here "
             "has one; give a schedule of several, such as iterative(rounds=5), or --stop none"
         )
-    largest = max(Counter(group_of(config, stop.group_by) for config in judged).values(), default=0)
+    largest = max(Counter(group_of(config, stop.group_by) for config in several_rounds).values(), default=0)
     needed = trials_needed(stop.text)
-    if not judged or largest >= needed:
+    if not several_rounds or largest >= needed:
         return None
     shared = ", ".join(axis for axis in stop.group_by if not axis.startswith("train."))
     fewer = f"n_startup_trials={largest - 1}, " if largest > 1 else ""

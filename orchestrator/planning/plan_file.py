@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 PLAN = "plan.json"
 Record = Mapping[str, Any]  # JSON
 
 
 def dump_plan(rows: Sequence[Record], **about: object) -> str:
-    """The plan as JSON: values that all rows share once, the others in columns."""
+    """Return the rows as JSON: values that all rows share once, the others in columns."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     shared = {name: rows[0][name] for name in names if name != "key" and _same_in_all(rows, name)}
     columns = [name for name in names if name not in shared]
@@ -33,7 +29,7 @@ def _same_in_all(rows: Sequence[Record], name: str) -> bool:
 
 
 def load_planned_rows(text: str) -> list[dict[str, Any]]:
-    """The rows of a plan's record, whole again."""
+    """Return the rows that `dump_plan` wrote."""
     content = json.loads(text)
     return [
         {**content["shared"], **dict(zip(content["columns"], row, strict=True))} for row in content["rows"]

@@ -1,4 +1,4 @@
-"""Optuna's samplers: the next point of a search, given the points before it."""
+"""Sample the next point of a search with Optuna, reproducibly from the points before it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from orchestrator.config import Numerics
 from orchestrator.planning.choices import select
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Expansion, Params, SampledPoint, expand
-from orchestrator.space import hyperparameters
-from orchestrator.space.ranges import Choice, Range
 from orchestrator.space.space import Space
-from orchestrator.space.values import Value
+from orchestrator.space.values import Choice, Range, Value, listed_values
 
-MOST_DRAWS = 1000  # for one point, until one is new and can be run
-MODEL_DRAWS = 20  # of these by tpe's model, which may insist on a point that is there already
+MAX_DRAWS = 1000  # for one point, until one is new and can be run
+MODEL_DRAWS = 20  # of these by tpe's model, which may insist on a planned point; the others are random
 State = Literal["complete", "stopped", "failed", "running"]
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -41,7 +39,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class ObservedPoint:
-    """A point that was asked for; `objectives` in the order of the space's, for a complete one."""
+    """A sampled point and its state; `objectives`, in the order of the space's, of a complete one."""
 
     params: Params
     state: State
@@ -49,67 +47,73 @@ class ObservedPoint:
 
 
 def next_point(
-    space: Space, numerics: Numerics, *, number: int, seen: Sequence[ObservedPoint], taken: Collection[str]
+    space: Space,
+    numerics: Numerics,
+    *,
+    number: int,
+    observed: Sequence[ObservedPoint],
+    planned_keys: Collection[str],
 ) -> SampledPoint:
-    """Point `number`, from 0, after those `seen`: one whose trials can be run, and none of them `taken`.
+    """Return point `number`, counted from 0: one whose trials can be run, and are not planned yet.
 
-    `taken` are keys of plain configurations: a point equal by definition to one before is no new one.
+    `planned_keys` are those of plain configurations: a point that equals a planned one is not new.
     """
-    refused: list[str] = []
-    past = study(space, seen)
-    for attempt in range(MOST_DRAWS):
-        params, found = _drawn(space, numerics, past, number=number, attempt=attempt)
-        if not found.trials:
-            refused.append(found.excluded[0].reason)
-        elif not any(plain_key(trial.config) in taken for trial in found.trials):
-            return SampledPoint(params, found, tuple(refused))
+    conflicts: list[str] = []
+    study = make_study(space, observed)
+    for attempt in range(MAX_DRAWS):
+        params, expansion = _draw(space, numerics, study, number=number, attempt=attempt)
+        if not expansion.trials:
+            conflicts.append(expansion.excluded[0].reason)
+        elif not any(plain_key(trial.config) in planned_keys for trial in expansion.trials):
+            return SampledPoint(params, expansion, tuple(conflicts))
         if not params:
-            break  # there is nothing to choose
-    return SampledPoint({}, None, tuple(refused))
+            break  # no axis has a choice: every draw is the same
+    return SampledPoint({}, None, tuple(conflicts))
 
 
-def study(space: Space, seen: Sequence[ObservedPoint]) -> optuna.Study:
-    """An Optuna study of a search, in memory; a stopped point is PRUNED, one that failed is FAIL."""
-    ways = {"max": optuna.study.StudyDirection.MAXIMIZE, "min": optuna.study.StudyDirection.MINIMIZE}
-    directions = [ways[way] for way in space.search.objectives.values()]
-    found = optuna.create_study(directions=directions)
-    found.add_trials([_trial(space, point) for point in seen])
-    return found
+def make_study(space: Space, observed: Sequence[ObservedPoint]) -> optuna.Study:
+    """Return an in-memory Optuna study of a search; a stopped point is PRUNED, a failed one FAIL."""
+    directions = {"max": optuna.study.StudyDirection.MAXIMIZE, "min": optuna.study.StudyDirection.MINIMIZE}
+    study = optuna.create_study(directions=[directions[way] for way in space.search.objectives.values()])
+    study.add_trials([_frozen_trial(space, point) for point in observed])
+    return study
 
 
-def _trial(space: Space, point: ObservedPoint) -> optuna.trial.FrozenTrial:
+def _frozen_trial(space: Space, point: ObservedPoint) -> optuna.trial.FrozenTrial:
     choices = {**space.choices(), **space.axes.options}
     return optuna.trial.create_trial(
         state=STATES[point.state],
         params=dict(point.params),
-        distributions={name: distribution(choices[name]) for name in point.params},
+        distributions={name: make_distribution(choices[name]) for name in point.params},
         values=None if point.objectives is None else list(point.objectives),
     )
 
 
-def _drawn(
-    space: Space, numerics: Numerics, past: optuna.Study, *, number: int, attempt: int
+def _draw(
+    space: Space, numerics: Numerics, study: optuna.Study, *, number: int, attempt: int
 ) -> tuple[Params, Expansion]:
-    past.sampler = _sampler(space, f"{space.search.seed} {number} {attempt}", by_model=attempt < MODEL_DRAWS)
-    trial = past.ask()
+    seed_text = f"{space.search.seed} {number} {attempt}"
+    study.sampler = _make_sampler(space, seed_text, use_model=attempt < MODEL_DRAWS)
+    trial = study.ask()
     params: dict[str, Value] = {}
 
-    def pick(name: str, choice: Choice) -> Value:
-        params[name] = _suggested(trial, name, choice)
+    def choose(name: str, choice: Choice) -> Value:
+        params[name] = _suggest(trial, name, choice)
         return params[name]
 
-    found = expand(space, select(space, pick), numerics)
-    past.tell(trial, state=TrialState.FAIL)  # of this study no more is heard: the next one is built anew
-    return params, found
+    expansion = expand(space, select(space, choose), numerics)
+    # The draw is closed as failed: the next point has a study of its own, made from observed points.
+    study.tell(trial, state=TrialState.FAIL)
+    return params, expansion
 
 
-def _sampler(space: Space, text: str, *, by_model: bool) -> optuna.samplers.BaseSampler:
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-    if space.search.method == "random" or not by_model:
+def _make_sampler(space: Space, seed_text: str, *, use_model: bool) -> optuna.samplers.BaseSampler:
+    seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:4], "big")
+    if space.search.method == "random" or not use_model:
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        # `group`: what every point has is drawn from one density, the options of each method from another.
+        # `group`: axes that every point has share one density, the options of each method have another.
         return optuna.samplers.TPESampler(
             seed=seed,
             n_startup_trials=space.search.startup,
@@ -119,19 +123,19 @@ def _sampler(space: Space, text: str, *, by_model: bool) -> optuna.samplers.Base
         )
 
 
-def distribution(choice: Choice) -> BaseDistribution:
-    """What Optuna draws from for a list or a range."""
+def make_distribution(choice: Choice) -> BaseDistribution:
+    """Return the Optuna distribution of a list or a range."""
     if not isinstance(choice, Range):
         return CategoricalDistribution(choice)
-    if choice.whole:
+    if choice.is_integer:
         return IntDistribution(int(choice.low), int(choice.last), log=choice.log, step=int(choice.step or 1))
     return FloatDistribution(choice.low, choice.last, log=choice.log, step=choice.step)
 
 
-def _suggested(trial: optuna.Trial, name: str, choice: Choice) -> Value:
-    one = distribution(choice)
-    if isinstance(one, IntDistribution):
-        return trial.suggest_int(name, one.low, one.high, log=one.log, step=one.step)
-    if isinstance(one, FloatDistribution) and isinstance(choice, Range):
-        return choice.nearest(trial.suggest_float(name, one.low, one.high, log=one.log, step=one.step))
-    return trial.suggest_categorical(name, hyperparameters.listed(choice))
+def _suggest(trial: optuna.Trial, name: str, choice: Choice) -> Value:
+    d = make_distribution(choice)
+    if isinstance(d, IntDistribution):
+        return trial.suggest_int(name, d.low, d.high, log=d.log, step=d.step)
+    if isinstance(d, FloatDistribution) and isinstance(choice, Range):
+        return choice.nearest(trial.suggest_float(name, d.low, d.high, log=d.log, step=d.step))
+    return trial.suggest_categorical(name, listed_values(choice))

@@ -1,4 +1,4 @@
-"""Ask a running search for its next points."""
+"""The task source of a running search, which samples a point whenever a worker is free."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from orchestrator.trial.task import Task, TaskResult
 
 
 class SearchSource:
-    """The source of a search's points; `plan` is what was asked for so far.
-
-    `found` counts the trials that needed no run once they were asked for: the store had them.
-    """
+    """Tasks of a search's points. `plan` has the points so far; `reused` counts trials that the store had."""
 
     def __init__(
         self,
@@ -41,73 +38,83 @@ class SearchSource:
         self._stop = stop
         self._ended: dict[str, TaskResult] = {}
 
-    def load_finished(self, points: Collection[Task]) -> None:
-        """Take up how the trials asked for before have ended, all but the `points` that are to run."""
-        left = {point.key for point in points}
-        self._ended.update(final_states(self.plan, self._tracker, stop=self._stop, open_keys=left))
+    def load_finished(self, tasks: Collection[Task]) -> None:
+        """Load how the trials of earlier points ended, all but the `tasks` that are to run."""
+        open_keys = {task.key for task in tasks}
+        self._ended.update(final_states(self.plan, self._tracker, stop=self._stop, open_keys=open_keys))
 
     @property
     def exhausted(self) -> bool:
         return self.plan.complete
 
     def next_tasks(self, room: int) -> Sequence[Task]:
-        points: list[Task] = []
-        while not points and not self.exhausted and self._under_way() < room and not _ending():
+        """Return the tasks of the next point; none while `room` points run, or while the sweep stops."""
+        tasks: list[Task] = []
+        while not tasks and not self.exhausted and self._running_points() < room and not _is_stopping():
             try:
-                points = self._ask()
+                tasks = self._sample_point()
             except StoreUnavailableError:
-                break  # Tune asks again
+                break  # Tune calls again
             except DiskFullError as error:
                 request_stop_disk_full(f"{type(error).__name__}: {error}")
-        return points
+        return tasks
 
-    def on_result(self, result: TaskResult) -> None:
-        was_cut_off = _ending() and result.state == "failed"
-        if result.task.parent is not None and not was_cut_off:
-            self._ended[result.task.key] = result
+    def ended(self, outcome: TaskResult) -> None:
+        """Record how a trial ended; one that was interrupted stays open."""
+        is_interrupted = _is_stopping() and not outcome.metrics and not outcome.stopped
+        if outcome.task.parent is None or is_interrupted:
+            return
+        if outcome.metrics:
+            state = FinalState("complete", outcome.metrics)
+        else:
+            state = FinalState("stopped" if outcome.stopped else "failed", {})
+        self._ended[outcome.task.key] = state
 
-    def seen(self) -> list[ObservedPoint]:
-        """Every point in its order, with what came of it over its seeds."""
-        objectives = self.plan.space.search.objectives
-        return [_seen(point, self._ended, list(objectives)) for point in self.plan.asked]
+    def observed_points(self) -> list[ObservedPoint]:
+        """Return every point in order, with its result over its seeds."""
+        objectives = list(self.plan.space.search.objectives)
+        return [_observe(point, self._ended, objectives) for point in self.plan.points]
 
-    def _under_way(self) -> int:
-        return sum(any(key not in self._ended for key in point.keys) for point in self.plan.asked)
+    def _running_points(self) -> int:
+        return sum(any(key not in self._ended for key in point.keys) for point in self.plan.points)
 
-    def _ask(self) -> list[Task]:
-        """One more point: its trials that are to be run, with their dense networks."""
-        space, asked = self.plan.space, self.plan.asked
-        taken = {plain_key(trial.config) for trial in self.plan.trials}
-        draw = next_point(space, self.plan.numerics, number=len(asked), seen=self.seen(), taken=taken)
-        longer = extended(self.plan, [draw])
-        found = draw.expansion
-        new = replace(longer, trials=found.trials if found else (), dense=found.dense if found else ())
-        tracker, stop = self._tracker, self._stop
+    def _sample_point(self) -> list[Task]:
+        """Add a point to the plan; return its trials that have to run, with their dense networks."""
+        plan, tracker, stop = self.plan, self._tracker, self._stop
+        sample = next_point(
+            plan.space,
+            plan.numerics,
+            number=len(plan.points),
+            observed=self.observed_points(),
+            planned_keys={plain_key(trial.config) for trial in plan.trials},
+        )
+        longer, expansion = extended(plan, [sample]), sample.expansion
+        trials, dense = (expansion.trials, expansion.dense) if expansion else ((), ())
+        new = replace(longer, trials=trials, dense=dense)
         with tracker.translating_errors():
-            points, reused = remaining_tasks(new, tracker, retry_failed=self._retry_failed, stop=stop)
-            ended = final_states(new, tracker, stop=stop, open_keys={point.key for point in points})
-            tracker.replace_text(self._sweep, PLAN, plan_text(longer, stop=stop))
+            tasks, reused = remaining_tasks(new, tracker, retry_failed=self._retry_failed, stop=stop)
+            ended = final_states(new, tracker, stop=stop, open_keys={task.key for task in tasks})
+            tracker.rewrite(self._sweep, PLAN, plan_text(longer, stop=stop))
         self.plan, self.reused = longer, self.reused + reused
         self._ended.update(ended)
-        return points
+        return tasks
 
 
-def _ending() -> bool:
-    """Whether the sweep is to end before it is through: what fails now was cut off."""
+def _is_stopping() -> bool:
+    """Whether the sweep stops early: what fails now was interrupted."""
     return bool(received_signal() or disk_full_reason())
 
 
-def _seen(point: SearchPoint, ended: Mapping[str, TaskResult], objectives: Sequence[str]) -> ObservedPoint:
-    """A point over its seeds: the mean of each objective; stopped or failed if one of its trials is."""
-    found = [ended[key] for key in point.keys if key in ended]
-    states = {ending.state for ending in found}
-    if len(found) < len(point.keys):
+def _observe(point: SearchPoint, ended: Mapping[str, FinalState], objectives: Sequence[str]) -> ObservedPoint:
+    """Return a point with the mean of each objective over its seeds, stopped or failed if a trial is."""
+    results = [ended[key] for key in point.keys if key in ended]
+    states = {result.state for result in results}
+    if len(results) < len(point.keys):
         return ObservedPoint(point.params, "running")
     if states == {"stopped"} or states == {"complete", "stopped"}:
         return ObservedPoint(point.params, "stopped")
-    # A run of before an objective was measured has no value for it.
-    metrics = [ending.metrics or {} for ending in found]
-    if states != {"complete"} or any(name not in values for values in metrics for name in objectives):
+    # A run that was recorded before an objective existed has no value for it.
+    if states != {"complete"} or any(name not in r.metrics for r in results for name in objectives):
         return ObservedPoint(point.params, "failed")
-    means = (fsum(values[name] for values in metrics) / len(metrics) for name in objectives)
+    means = (fsum(result.metrics[name] for result in results) / len(results) for name in objectives)
     return ObservedPoint(point.params, "complete", tuple(means))

@@ -1,4 +1,4 @@
-"""What --set changes in a space: `key=v1,v2` in place of the file's own axes and fields."""
+"""Apply --set to a space: `key=v1,v2` replaces the axes and fields of the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import hyperparameters, values, yaml_loader
 from orchestrator.space.schema import AXIS_NAMES, Search
-from orchestrator.space.values import RANGE
+from orchestrator.space.values import INTEGER_RANGE
 from orchestrator.space.yaml_loader import Path, Plain
 
 TECHNIQUE_AXES = ("criterion", "granularity", "scope")
@@ -16,84 +16,92 @@ SETTABLE = (*AXIS_NAMES, "protect", *SEARCH_KEYS)
 
 
 def with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Plain], dict[Path, str]]:
-    """The data with what is set in its place, and for each path that was set the --set behind it."""
+    """Return the data with every `key=v1,v2` applied, and for each path that was set its --set."""
     origins: dict[Path, str] = {}
     for item in sets:
+        option = f"--set {item[:80]}"
         key, equals, text = item.partition("=")
         key = key.strip()
         if not equals or not (key in SETTABLE or hyperparameters.axes_accepting(key)):
             known = (*SETTABLE, *hyperparameters.names())
             hint = unknown_name("key", key, known) if equals else "write key=value or key=v1,v2"
-            raise SpaceError(f"--set {item[:80]}: {hint}")
-        chosen = [yaml_loader.read(part, f"--set {item[:80]}").data for part in _split(text)]
-        if not chosen and key != "protect":
-            raise SpaceError(f"--set {item[:80]}: no value is given; write {key}=v1,v2")
-        if key in SEARCH_KEYS and len(chosen) > 1:
-            raise SpaceError(f"--set {item[:80]}: {key} takes one value")
-        path, data = _replaced(data, key, chosen, set(origins))
-        origins[path] = f"--set {item[:80]}"
+            raise SpaceError(f"{option}: {hint}")
+        new_values = [yaml_loader.load_yaml(value, option).data for value in _split(text)]
+        if not new_values and key != "protect":
+            raise SpaceError(f"{option}: no value is given; write {key}=v1,v2")
+        if key in SEARCH_KEYS and len(new_values) > 1:
+            raise SpaceError(f"{option}: {key} takes one value")
+        path, data = _replace(data, key, new_values, set(origins))
+        origins[path] = option
     return data, origins
 
 
-def _replaced(
-    data: dict[str, Plain], key: str, chosen: list[Plain], kept: set[Path]
+def _replace(
+    data: dict[str, Plain], key: str, new_values: list[Plain], set_paths: set[Path]
 ) -> tuple[Path, dict[str, Plain]]:
-    """(where the values stand now, the new data); what they take the place of is gone, save for `kept`."""
+    """Return the path of the new values, and the data with them.
+
+    Axes that they make pointless are removed, save for `set_paths`, which an earlier --set gave.
+    """
     group, _, field = key.rpartition(".")
     if key == "protect":
-        return (key,), {**data, key: chosen}
-    below = data.get(group, {}) if group in ("search", "train") else {}
-    if group == "search" and isinstance(below, dict):
-        return (group, field), {**data, group: {**below, field: chosen[0]}}
-    given = data.get("axes", {})
-    if not isinstance(given, dict):  # a mistake of the file, which is told with its line
+        return (key,), {**data, key: new_values}
+    group_data = data.get(group, {}) if group in ("search", "train") else {}
+    if group == "search" and isinstance(group_data, dict):
+        return (group, field), {**data, group: {**group_data, field: new_values[0]}}
+    old_axes = data.get("axes", {})
+    if not isinstance(old_axes, dict):  # a mistake of the file, which validation reports with its line
         return ("axes", key), data
-    gone = {key, *(name for name in _outdone(key, given, chosen) if ("axes", name) not in kept)}
-    axes = {name: found for name, found in given.items() if name not in gone}
+    pointless = {
+        key,
+        *(n for n in _pointless_axes(key, old_axes, new_values) if ("axes", n) not in set_paths),
+    }
+    axes = {name: value for name, value in old_axes.items() if name not in pointless}
     data = {**data, "axes": axes}
     if key == "recover":
         data.pop("recover", None)
-    alone = len(chosen) == 1 and not RANGE.fullmatch(str(chosen[0])) and not isinstance(chosen[0], Mapping)
-    if group == "train" and alone and isinstance(below, dict):
-        return ("train", field), {**data, "train": {**below, field: chosen[0]}}
+    is_single = len(new_values) == 1 and not INTEGER_RANGE.fullmatch(str(new_values[0]))
+    is_mapping = len(new_values) == 1 and isinstance(new_values[0], Mapping)
+    if group == "train" and is_single and not is_mapping and isinstance(group_data, dict):
+        return ("train", field), {**data, "train": {**group_data, field: new_values[0]}}
     # A mapping alone is a range, or a method.
-    axes[key] = chosen[0] if len(chosen) == 1 and isinstance(chosen[0], Mapping) else chosen
+    axes[key] = new_values[0] if is_mapping else new_values
     return ("axes", key), data
 
 
-def _outdone(key: str, given: Mapping[str, Plain], chosen: list[Plain]) -> Sequence[str]:
-    """The axes that a new one makes pointless: the other way to name a technique, options of methods gone."""
+def _pointless_axes(key: str, axes: Mapping[str, Plain], new_values: list[Plain]) -> Sequence[str]:
+    """Return the axes that `key` replaces: the other way to name a technique, options of methods not set."""
     if key == "technique":
         return TECHNIQUE_AXES
     rivals = ["technique"] if key in TECHNIQUE_AXES else []
     if key not in hyperparameters.METHOD_REGISTRIES:
         return rivals
-    now = {_method(value) for value in chosen}
+    methods = {_method_name(value) for value in new_values}
     return rivals + [
         name
-        for name in given
-        if key in hyperparameters.axes_accepting(name) and name.partition(".")[0] not in now
+        for name in axes
+        if key in hyperparameters.axes_accepting(name) and name.partition(".")[0] not in methods
     ]
 
 
-def _method(value: Plain) -> str:
-    """The name of a method in whatever form; what is none is refused later, with its place."""
+def _method_name(value: Plain) -> str:
+    """Return the name of a method in any form; "" for what is none, which validation reports later."""
     try:
-        return values.spec(value, "method")[0]
+        return values.parse_method(value, "method")[0]
     except ValueError:
         return ""
 
 
 def _split(text: str) -> list[str]:
-    """At commas outside brackets and quotes; parts that are blank are left out."""
-    parts, depth, quote = [""], 0, ""
-    for sign in text:
-        if quote or sign in "'\"":
-            quote = "" if sign == quote else quote or sign
+    """Split at commas outside brackets and quotes, without blank items."""
+    items, depth, quote = [""], 0, ""
+    for character in text:
+        if quote or character in "'\"":
+            quote = "" if character == quote else quote or character
         else:
-            depth += (sign in "([{") - (sign in ")]}")
-        if sign == "," and depth <= 0 and not quote:
-            parts.append("")
+            depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth <= 0 and not quote:
+            items.append("")
         else:
-            parts[-1] += sign
-    return [part.strip() for part in parts if part.strip()]
+            items[-1] += character
+    return [item.strip() for item in items if item.strip()]

@@ -11,26 +11,23 @@ from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, field_
 from orchestrator.config import Train, method_name
 from orchestrator.errors import unknown_name
 from orchestrator.space import hyperparameters, values
-from orchestrator.space.hyperparameters import Options
-from orchestrator.space.ranges import Choice, Range, Ranged
+from orchestrator.space.hyperparameters import HyperparameterAxes
 from orchestrator.space.types import (
     Amount,
     Augmentation,
     Axis,
     BatchSize,
-    Check,
-    Closed,
+    ControlName,
     Criterion,
     DatasetName,
     Distillation,
     Epochs,
     Granularity,
+    Integer,
     LrSchedule,
     Model,
-    Moment,
     Momentum,
     NotNegative,
-    OneOf,
     Optimizer,
     Positive,
     Preparation,
@@ -38,12 +35,14 @@ from orchestrator.space.types import (
     Schedule,
     Scope,
     Seed,
-    Starting,
+    StartName,
+    StrictModel,
     TechniqueName,
     WarmupEpochs,
-    Whole,
+    WhenName,
+    one_of,
 )
-from orchestrator.space.values import Value
+from orchestrator.space.values import Choice, Range, Ranged, Value
 from orchestrator.trial.metrics import Measurement
 
 METHOD_AXES = (
@@ -59,7 +58,7 @@ METHOD_AXES = (
 )
 
 
-class Recipe(Closed):
+class Recipe(StrictModel):
     """`train:`, with the defaults of config.Train."""
 
     epochs: Epochs = Train.epochs
@@ -75,8 +74,8 @@ class Recipe(Closed):
     channels_last: bool = Train.channels_last
 
 
-class AxisValues(Closed):
-    """Values for each axis, or a range of numbers; empty where nothing is said of it."""
+class AxisValues(StrictModel):
+    """A list of values or a range for each axis; empty where the file does not name the axis."""
 
     model: Axis[Model] = ()
     dataset: Axis[DatasetName] = ()
@@ -88,11 +87,11 @@ class AxisValues(Closed):
     schedule: Axis[Schedule] = ()
     amount: Ranged[Amount] = ()
     recover: Axis[Recovery] = ()
-    when: Axis[Moment] = ()
+    when: Axis[WhenName] = ()
     prepare: Axis[Preparation] = ()
     distill: Axis[Distillation] = ()
-    control: Axis[Check] = ()
-    start: Axis[Starting] = ()
+    control: Axis[ControlName] = ()
+    start: Axis[StartName] = ()
     seed: Axis[Seed] = ()
     train_epochs: Ranged[Epochs] = Field((), alias="train.epochs")
     train_optimizer: Axis[Optimizer] = Field((), alias="train.optimizer")
@@ -106,123 +105,127 @@ class AxisValues(Closed):
     train_augment: Axis[Augmentation] = Field((), alias="train.augment")
     train_channels_last: Axis[bool] = Field((), alias="train.channels_last")
 
-    def given(self) -> dict[str, Choice]:
-        """The values of every axis that has some, by its name in a file."""
-        named = {field.alias or name: name for name, field in AxisValues.model_fields.items()}
-        found: dict[str, Choice] = {axis: getattr(self, name) for axis, name in named.items()}
-        return {axis: chosen for axis, chosen in found.items() if chosen}
+    def non_empty(self) -> dict[str, Choice]:
+        """Return the choices of the axes that have one, by their names in a file."""
+        choices: dict[str, Choice] = {
+            field.alias or name: getattr(self, name) for name, field in AxisValues.model_fields.items()
+        }
+        return {axis: choice for axis, choice in choices.items() if choice}
 
 
 class Axes(AxisValues):
-    """`axes:`; what is left out has one value. `options`: those of methods, as `pq_index.gamma`."""
+    """`axes:` of a space, with defaults. `options` are those of methods, such as `pq_index.gamma`."""
 
     model: Axis[Model]
     dataset: Axis[DatasetName]
     batch_size: Ranged[BatchSize] = (64,)
     schedule: Axis[Schedule] = ("one_shot",)
-    when: Axis[Moment] = ("after",)
+    when: Axis[WhenName] = ("after",)
     prepare: Axis[Preparation] = ("none",)
     distill: Axis[Distillation] = ("none",)
-    control: Axis[Check] = ("none",)
+    control: Axis[ControlName] = ("none",)
     amount: Ranged[Amount]
     seed: Axis[Seed] = (0,)
-    options: Options = Field(default_factory=dict, alias="METHOD.OPTION")
+    options: HyperparameterAxes = Field(default_factory=dict, alias="METHOD.OPTION")
 
     @model_validator(mode="before")
     @classmethod
-    def _options_apart(cls, data: Any) -> Any:  # plain YAML, of any type
+    def _split_options(cls, data: Any) -> Any:  # plain YAML, of any type
         return hyperparameters.split_hyperparameters(data)
 
     @model_validator(mode="after")
-    def _one_way_to_name_a_technique(self) -> Axes:
+    def _check_technique(self) -> Axes:
         if self.technique and (self.criterion or self.granularity or self.scope):
             raise ValueError("give technique, or criterion, granularity and scope; not both")
         return self
 
 
 class Exclude(AxisValues):
-    """One entry of `exclude:`. A method without options stands for it with any options."""
+    """One entry of `exclude:`; a method without options matches it with any options."""
 
     @field_validator(*METHOD_AXES, mode="wrap")
     @classmethod
-    def _by_name(cls, given: Value, check: ValidatorFunctionWrapHandler) -> tuple[str, ...]:
-        full: tuple[str, ...] = check(given)
-        specs = [values.spec(value, "method") for value in values.as_list(given)]
-        return tuple(text if options else name for text, (name, options) in zip(full, specs, strict=True))
+    def _drop_defaults(cls, value: Value, check: ValidatorFunctionWrapHandler) -> tuple[str, ...]:
+        texts: tuple[str, ...] = check(value)
+        methods = [values.parse_method(item, "method") for item in values.as_list(value)]
+        return tuple(text if options else name for text, (name, options) in zip(texts, methods, strict=True))
 
     @model_validator(mode="after")
-    def _something(self) -> Exclude:
-        if not self.given():
+    def _check_not_empty(self) -> Exclude:
+        if not self.non_empty():
             raise ValueError("an empty entry excludes everything; name an axis, or leave it out")
         return self
 
     def matches(self, point: dict[str, Value]) -> bool:
-        """Whether every axis that `point` names and the entry speaks of has one of the entry's values."""
-        said = {name: chosen for name, chosen in self.given().items() if name in point}
-        return all(_holds(chosen, point[name]) for name, chosen in said.items())
+        """Whether every axis that both have has, in `point`, one of the entry's values."""
+        choices = self.non_empty().items()
+        return all(_contains(choice, point[axis]) for axis, choice in choices if axis in point)
 
 
-def _holds(chosen: Choice, value: Value) -> bool:
-    if isinstance(chosen, Range):
-        return chosen.holds(value)
-    return value in chosen or (isinstance(value, str) and method_name(value) in chosen)
+def _contains(choice: Choice, value: Value) -> bool:
+    if isinstance(choice, Range):
+        return choice.contains(value)
+    return value in choice or (isinstance(value, str) and method_name(value) in choice)
 
 
 AXIS_NAMES = tuple(field.alias or name for name, field in AxisValues.model_fields.items())
-AxisName = Annotated[str, OneOf("axis", AXIS_NAMES)]
+AxisName = Annotated[str, one_of("axis", AXIS_NAMES)]
 
 ON_TEST_IMAGES = ("accuracy", "top5", "loss")
-DRIVING = tuple(f"final/{field.name}" for field in fields(Measurement) if field.name not in ON_TEST_IMAGES)
-DEFAULT = "final/val_accuracy"
+OBJECTIVE_NAMES = tuple(
+    f"final/{field.name}" for field in fields(Measurement) if field.name not in ON_TEST_IMAGES
+)
+DEFAULT_OBJECTIVE = "final/val_accuracy"
 MAX_TRIALS = 10_000
 Direction = Literal["max", "min"]
 
 
-def _check_names(objectives: Mapping[str, Direction]) -> Mapping[str, Direction]:
+def _check_objectives(objectives: Mapping[str, Direction]) -> Mapping[str, Direction]:
     if not objectives:
-        raise ValueError(f"no objective is given; write {{{DEFAULT}: max}}, or leave it out")
+        raise ValueError(f"no objective is given; write {{{DEFAULT_OBJECTIVE}: max}}, or leave it out")
     for name in objectives:
-        plain = name.removeprefix("final/")
-        if plain in ON_TEST_IMAGES:
-            better = "final/val_loss" if plain == "loss" else DEFAULT
+        metric = name.removeprefix("final/")
+        if metric in ON_TEST_IMAGES:
+            better = "final/val_loss" if metric == "loss" else DEFAULT_OBJECTIVE
             raise ValueError(f"{name} is of the test images, by which nothing is chosen; take {better}")
-        if name not in DRIVING:
-            raise ValueError(unknown_name("objective", name, DRIVING))
+        if name not in OBJECTIVE_NAMES:
+            raise ValueError(unknown_name("objective", name, OBJECTIVE_NAMES))
     return objectives
 
 
-def _default() -> dict[str, Direction]:
-    return {DEFAULT: "max"}
+def _default_objectives() -> dict[str, Direction]:
+    return {DEFAULT_OBJECTIVE: "max"}
 
 
-Objectives = Annotated[dict[str, Direction], AfterValidator(_check_names)]
+Objectives = Annotated[dict[str, Direction], AfterValidator(_check_objectives)]
 
 
-class Search(Closed):
-    """`trials` counts points, each run for every seed; the first `startup` of tpe are drawn at random.
+class Search(StrictModel):
+    """How points are found. `trials` is the number of points, each of which is run for every seed.
 
-    `objectives`: final metrics of validation images and costs, and which way is better; for `random`, too,
-    which points are shown as the best. `seed` is that of the sampler.
+    The first `startup` points of tpe are random. `objectives`: metrics of the validation images or costs, and
+    whether more or less is better; for `random` they decide which points are reported as the best. `seed` is
+    the sampler's.
     """
 
     method: Literal["grid", "random", "tpe"] = "grid"
-    trials: Annotated[Whole, Field(ge=1, le=MAX_TRIALS)] | None = None
-    objectives: Objectives = Field(default_factory=_default)
+    trials: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)] | None = None
+    objectives: Objectives = Field(default_factory=_default_objectives)
     seed: Seed = 0
-    startup: Annotated[Whole, Field(ge=0, le=MAX_TRIALS)] = 10
+    startup: Annotated[Integer, Field(ge=0, le=MAX_TRIALS)] = 10
 
     @property
     def points(self) -> int:
-        """How many points a search is to find; 0 for a grid, which has its own."""
+        """The number of points to find; 0 for a grid, whose axes decide."""
         return self.trials or 0
 
     @model_validator(mode="after")
-    def _fitting(self) -> Search:
-        given = sorted(self.model_fields_set - {"method"})
-        if self.method == "grid" and given:
-            raise ValueError(f"a grid has no {' and no '.join(given)}: that is for random and tpe")
+    def _check_method(self) -> Search:
+        keys = sorted(self.model_fields_set - {"method"})
+        if self.method == "grid" and keys:
+            raise ValueError(f"a grid has no {' and no '.join(keys)}: that is for random and tpe")
         if self.method != "grid" and self.trials is None:
             raise ValueError(f"{self.method} needs a number of points: trials: 60")
-        if self.method != "tpe" and "startup" in given:
+        if self.method != "tpe" and "startup" in keys:
             raise ValueError("startup is for tpe: random draws every point at random")
         return self

@@ -17,10 +17,9 @@ from orchestrator.formatting import first_control
 from orchestrator.space import hyperparameters, yaml_loader
 from orchestrator.space.overrides import SETTABLE as SETTABLE
 from orchestrator.space.overrides import TECHNIQUE_AXES, with_sets
-from orchestrator.space.ranges import Choice, Range
 from orchestrator.space.schema import AXIS_NAMES, Axes, AxisName, Exclude, Recipe, Search
-from orchestrator.space.types import Closed, Recovery, StopRule
-from orchestrator.space.values import MAX_POINTS, as_list
+from orchestrator.space.types import Recovery, StopRule, StrictModel
+from orchestrator.space.values import MAX_POINTS, Choice, Range, as_list
 from orchestrator.space.yaml_loader import MAX_BYTES, Document, Path, Plain
 from orchestrator.system.files import read_regular
 from orchestrator.trial.weight_transfer import SourceModelInfo
@@ -35,10 +34,11 @@ def _sorted_names(value: Plain) -> Plain:
     return sorted(set(names)) if all(isinstance(name, str) for name in names) else names
 
 
-class Space(Closed):
-    """A search space. No keys of a file: `name`, `text` (the source), `sets` (what --set changed).
+class Space(StrictModel):
+    """A search space. The last four fields are not keys of a file.
 
-    `ancestor`, of --from, is none either.
+    `name` is that of the file, `text` its content, `sets` the --set options that changed it, and
+    `source_model` the network of --from.
     """
 
     version: Literal[1] = 1
@@ -54,11 +54,11 @@ class Space(Closed):
     name: str
     text: str
     sets: tuple[str, ...] = ()
-    ancestor: SkipJsonSchema[InstanceOf[SourceModelInfo] | None] = None
+    source_model: SkipJsonSchema[InstanceOf[SourceModelInfo] | None] = None
 
     @property
     def points(self) -> int:
-        """How many a grid has, exclusions included; how many a search is to find, over its seeds."""
+        """The number of points: of a grid with its exclusions, of a search to find, times its seeds."""
         if self.search.method != "grid":
             return self.search.points * len(self.axes.seed)
         return math.prod(self._sizes())
@@ -68,75 +68,78 @@ class Space(Closed):
         return self.axes.recover or (self.recover or "none",)
 
     def choices(self) -> dict[str, Choice]:
-        """The choice of every axis, with `recover`, and either `technique` or the three it stands for."""
-        found = {**self.axes.given(), "recover": self.recoveries}
-        if any(axis in found for axis in TECHNIQUE_AXES):
-            return {"criterion": ("magnitude",), "granularity": ("weight",), "scope": ("global",), **found}
-        return {"technique": ("weight",), **found}
+        """Return the choice of every axis, `recover` too, and `technique` or the axes it stands for."""
+        choices = {**self.axes.non_empty(), "recover": self.recoveries}
+        if any(axis in choices for axis in TECHNIQUE_AXES):
+            return {"criterion": ("magnitude",), "granularity": ("weight",), "scope": ("global",), **choices}
+        return {"technique": ("weight",), **choices}
 
     def _sizes(self) -> Iterator[int]:
-        for axis, chosen in self.choices().items():
-            if isinstance(chosen, tuple):
-                tuned = axis in hyperparameters.METHOD_REGISTRIES
-                yield hyperparameters.count(axis, chosen, self.axes.options) if tuned else len(chosen)
+        for axis, choice in self.choices().items():
+            if isinstance(choice, tuple):
+                if axis in hyperparameters.METHOD_REGISTRIES:
+                    yield hyperparameters.count_texts(axis, choice, self.axes.options)
+                else:
+                    yield len(choice)
 
     @model_validator(mode="after")
-    def _within_limits(self) -> Space:
+    def _check_space(self) -> Space:
         if self.recover is not None and self.axes.recover:
             raise ValueError("recover is given twice, at the top and as an axis; give it once")
         for key in self.axes.options:
             if reason := hyperparameters.unused_reason(key, self.choices()):
-                raise _PlacedError(("axes", key), reason)
+                raise _LocatedError(("axes", key), reason)
         if self.search.method == "grid":
-            self._refuse_ranges()
+            self._check_no_ranges()
         if self.points > MAX_POINTS:
             grid = self.search.method == "grid"
             sizes = self._sizes() if grid else (self.search.points, len(self.axes.seed))
-            told = " x ".join(str(size) for size in sizes if size > 1)
-            raise ValueError(f"{told} = {self.points:,} points; at most {MAX_POINTS:,} are allowed")
+            product = " x ".join(str(size) for size in sizes if size > 1)
+            raise ValueError(f"{product} = {self.points:,} points; at most {MAX_POINTS:,} are allowed")
         return self
 
-    def _refuse_ranges(self) -> None:
-        for name, chosen in {**self.choices(), **self.axes.options}.items():
-            if isinstance(chosen, Range):
-                reason = f"a grid takes a list, and {chosen} is a range; give a list, or search: "
-                raise _PlacedError(("axes", name), f"{reason}{{method: random, trials: 60}}")
+    def _check_no_ranges(self) -> None:
+        for name, choice in {**self.choices(), **self.axes.options}.items():
+            if isinstance(choice, Range):
+                reason = f"a grid takes a list, and {choice} is a range; give a list, or search: "
+                raise _LocatedError(("axes", name), f"{reason}{{method: random, trials: 60}}")
 
 
-class _PlacedError(ValueError):
-    """A mistake that is found late; `path` is its place in the file."""
+class _LocatedError(ValueError):
+    """An error of the whole space, with the `path` in the file that pydantic cannot know."""
 
     def __init__(self, path: Path, message: str) -> None:
         super().__init__(message)
         self.path = path
 
 
-NO_KEYS = ("name", "text", "sets", "ancestor")
-FILE_KEYS = tuple(key for key in Space.model_fields if key not in NO_KEYS)
+INTERNAL_FIELDS = ("name", "text", "sets", "source_model")
+FILE_KEYS = tuple(key for key in Space.model_fields if key not in INTERNAL_FIELDS)
 
 
 def names() -> list[str]:
-    """The named spaces."""
+    """Return the names of the spaces of this package, sorted."""
     return sorted(file.stem for file in SPACES.glob("*.yaml"))
 
 
 def load_space(name_or_path: str, sets: Sequence[str] = ()) -> Space:
-    """A named space or a file, with `sets` (`key=v1,v2`) in place of its own axes and fields.
+    """Load a named space or a file; `sets` (`key=v1,v2`) replace its axes and fields.
 
-    SpaceError for an unknown name, a file that cannot be read, and anything in it that is not allowed.
+    Raises SpaceError, with file and line, for an unknown name, a file that cannot be read, and anything in it
+    that is not allowed.
     """
     file = SPACES / f"{name_or_path}.yaml" if name_or_path in names() else File(name_or_path)
-    text = _text_of(file, name_or_path)
+    text = _read_text(file, name_or_path)
     if first_control(file.stem) is not None:
         raise SpaceError(
             f"{name_or_path[:200]!r}: a space is called by its file, and this name has control characters; "
             "rename it"
         )
-    document = yaml_loader.read(text, name_or_path, of_lines=("about",))
+    document = yaml_loader.load_yaml(text, name_or_path, multiline_path=("about",))
     if not isinstance(document.data, dict):
-        raise SpaceError(f"{document.where(())}: a space is a mapping with the key axes")
+        raise SpaceError(f"{document.location(())}: a space is a mapping with the key axes")
     for key in document.data.keys() - set(FILE_KEYS):
-        raise SpaceError(f"{document.where((key,))}: {unknown_name('key', key, FILE_KEYS)}")
+        raise SpaceError(f"{document.location((key,))}: {unknown_name('key', key, FILE_KEYS)}")
     data, origins = with_sets(document.data, sets)
     try:
         return Space.model_validate({**data, "name": file.stem, "text": text, "sets": tuple(sets)})
@@ -145,41 +148,45 @@ def load_space(name_or_path: str, sets: Sequence[str] = ()) -> Space:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a space file, for editors."""
+    """Return the JSON Schema of a space file, for editors."""
     schema = Space.model_json_schema()
     schema["properties"] = {key: schema["properties"][key] for key in FILE_KEYS}
     schema["required"] = [key for key in schema["required"] if key in FILE_KEYS]
     axes = schema["$defs"]["Axes"]
     options = axes["properties"].pop(hyperparameters.FIELD)
-    known = "|".join(name.replace(".", r"\.") for name in hyperparameters.names())
-    axes["patternProperties"] = {f"^({known})$": options["additionalProperties"]}
+    pattern = "|".join(name.replace(".", r"\.") for name in hyperparameters.names())
+    axes["patternProperties"] = {f"^({pattern})$": options["additionalProperties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _text_of(file: File, given: str) -> str:
+def _read_text(file: File, name_or_path: str) -> str:
     try:
         if not file.exists():
-            if file.suffix in (".yaml", ".yml") or "/" in given:
-                raise SpaceError(f"{given}: there is no such file; named spaces are {', '.join(names())}")
-            raise SpaceError(unknown_name("space", given, names()))
+            if file.suffix in (".yaml", ".yml") or "/" in name_or_path:
+                raise SpaceError(
+                    f"{name_or_path}: there is no such file; named spaces are {', '.join(names())}"
+                )
+            raise SpaceError(unknown_name("space", name_or_path, names()))
         content = read_regular(file, at_most=MAX_BYTES)
         return content.decode("utf-8-sig") if len(content) <= MAX_BYTES else " " * len(content)
     except UnicodeDecodeError as error:
-        raise SpaceError(f"{given}: byte {error.start} is no UTF-8; write the file as UTF-8 text") from error
+        raise SpaceError(
+            f"{name_or_path}: byte {error.start} is no UTF-8; write the file as UTF-8 text"
+        ) from error
     except OSError as error:
-        raise SpaceError(f"{given[:200]} cannot be read: {error.strerror}") from error
+        raise SpaceError(f"{name_or_path[:200]} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise SpaceError(f"{given[:200]!r} cannot be read: {error}") from error
+        raise SpaceError(f"{name_or_path[:200]!r} cannot be read: {error}") from error
 
 
 def _space_error(error: ValidationError, document: Document, origins: dict[Path, str]) -> SpaceError:
-    """The first mistake, unknown keys before all others: they explain what is missing."""
-    first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    """Return the first error with its file and line; an unknown key first, as it explains a missing one."""
+    first = min(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
     cause = first.get("ctx", {}).get("error")
-    path: Path = cause.path if isinstance(cause, _PlacedError) else first["loc"]
+    path: Path = cause.path if isinstance(cause, _LocatedError) else first["loc"]
     path = path[:1] + path[2:] if path[:2] == ("axes", hyperparameters.FIELD) else path
-    place = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
-    dotted = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in path))
+    origin = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
+    dotted = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, path)))
     if first["type"] == "extra_forbidden":
         message = unknown_name("key", str(path[-1]), _keys_at(path[:-1]))
     elif first["type"] == "missing":
@@ -188,7 +195,7 @@ def _space_error(error: ValidationError, document: Document, origins: dict[Path,
         message = ": ".join(filter(None, (dotted, str(first["ctx"]["error"]))))
     else:
         message = f"{dotted} is {first['input']!r:.80}; {first['msg'][0].lower()}{first['msg'][1:]}"
-    return SpaceError(f"{place or document.where(path)}: {' '.join(message.split())[:MAX_MESSAGE]}")
+    return SpaceError(f"{origin or document.location(path)}: {' '.join(message.split())[:MAX_MESSAGE]}")
 
 
 def _keys_at(path: Path) -> Sequence[str]:

@@ -1,9 +1,9 @@
-"""The ways of pruning that people ask for by name: points on the axes criterion, granularity and scope."""
+"""Named techniques: combinations of criterion, granularity and scope."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.config import Json, method_text
 from orchestrator.errors import unknown_name
@@ -12,7 +12,7 @@ from pruning.criteria import criteria
 
 @dataclass(frozen=True)
 class Technique:
-    """`criterion` is a name here; what `resolve` gives holds its full text."""
+    """A named combination; `criterion` is a name in TECHNIQUES, and its canonical text from `resolve`."""
 
     criterion: str
     granularity: str
@@ -30,9 +30,8 @@ TECHNIQUES = {
 
 
 def resolve(name: str, options: Mapping[str, Json]) -> Technique:
-    """A technique, its criterion in full text; `options` are the criterion's. ValueError for unknown ones."""
+    """Return a technique whose criterion has these options. ValueError for an unknown name or option."""
     if name not in TECHNIQUES:
         raise ValueError(unknown_name("technique", name, TECHNIQUES))
-    known = TECHNIQUES[name]
-    method = criteria.get({"method": known.criterion, **options})
-    return Technique(method_text(method.name, method.options), known.granularity, known.scope, known.about)
+    criterion = criteria.get({"method": TECHNIQUES[name].criterion, **options})
+    return replace(TECHNIQUES[name], criterion=method_text(criterion.name, criterion.options))

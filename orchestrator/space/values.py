@@ -1,16 +1,21 @@
-"""One value of an axis as a person writes it -> its one form: full text, fraction, list.
+"""The values of an axis: brought into one canonical form, or a range of numbers to search.
 
-Equal values get equal forms, whatever way they were written: keys are made of them. ValueError for
-a value that is not allowed.
+Equal values get equal forms, however they were written: keys are made of them. All functions raise
+ValueError for a value that is not allowed.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import Field, GetPydanticSchema, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import core_schema
 
 import models
 from orchestrator.config import method_text
@@ -19,44 +24,102 @@ from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
 from pruning.registry import Registry, parse
 
+T = TypeVar("T")
 Value = Any  # plain YAML, before it is checked
+Number = int | float
+CheckList = Callable[[list[Value]], Sequence[Any]]  # a list as a file has it -> its values, typed
 
 MAX_POINTS = 1_000_000
-MAX_TEXT = 1000  # of one value; a longer one is refused before it is parsed
-RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+MAX_TEXT = 1000  # characters of one value; a longer one is refused before it is parsed
+INTEGER_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,4})?")
+RANGE_KEYS = ("low", "high", "log", "step")
+RANGE_EXAMPLE = "{low: 0.5, high: 0.9}, with log: true or a step if wanted"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; integers where `low` is one.
+
+    `log`: a number between 1 and 10 is as likely as one between 10 and 100. `step`: only low, low + step, ...
+    """
+
+    low: Number
+    high: Number
+    log: bool = False
+    step: Number | None = None
+
+    @property
+    def is_integer(self) -> bool:
+        return isinstance(self.low, int)
+
+    @property
+    def last(self) -> Number:
+        """The largest number of the range: `high`, or the last step below it."""
+        if self.step is None:
+            return self.high
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return self.nearest(high - (high - low) % step)
+
+    def nearest(self, number: Number | Decimal) -> Number:
+        """Return the step nearest to a number.
+
+        In decimal arithmetic, so that a step is written as a person would: 0.8, never 0.7999999999999999.
+        """
+        if self.step is None:
+            return int(number) if self.is_integer else float(number)
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        nearest = low + round((Decimal(str(number)) - low) / step) * step
+        return int(nearest) if self.is_integer else float(nearest)
+
+    def contains(self, value: Value) -> bool:
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and self.low <= value <= self.high
+        )
+
+    def __str__(self) -> str:
+        extra = ", log" if self.log else "" if self.step is None else f" by {self.step:g}"
+        return f"{self.low:g} to {self.high:g}{extra}"
+
+
+Choice = tuple[Value, ...] | Range  # what an axis takes: a list of values, or a range
+
+
+def listed_values(choice: Choice) -> tuple[Value, ...]:
+    """Return the values of a list; none of a range."""
+    return choice if isinstance(choice, tuple) else ()
 
 
 def as_list(value: Value) -> list[Value]:
-    """A list as it is, anything else as a list of one; `0..4` is written out, 4 included."""
-    found: list[Value] = []
+    """Return a list as it is, any other value as a list of one; `0..4` becomes 0, 1, 2, 3, 4."""
+    items: list[Value] = []
     for item in value if isinstance(value, (list, tuple)) else [value]:
-        match = RANGE.fullmatch(item) if isinstance(item, str) else None
+        match = INTEGER_RANGE.fullmatch(item) if isinstance(item, str) else None
         if match is None:
-            found.append(item)
+            items.append(item)
             continue
         low, high = int(match[1]), int(match[2])
         if not 0 <= high - low < MAX_POINTS:
             raise ValueError(f"{item} is {max(0, high - low + 1)} values; a range has 1 to {MAX_POINTS}")
-        found.extend(range(low, high + 1))
-    return found
+        items.extend(range(low, high + 1))
+    return items
 
 
-def amount(value: Value) -> float:
-    """A fraction in [0, 1] out of a number or `25%`, which is divided by 100 exactly."""
+def canonical_amount(value: Value) -> float:
+    """Return a fraction in [0, 1] for a number or a percentage; `25%` is divided by 100 exactly."""
     text = str(value).strip() if isinstance(value, (int, float, str)) and not isinstance(value, bool) else ""
     number = text[:-1].rstrip() if text.endswith("%") else text
     if len(text) > MAX_TEXT or not NUMBER.fullmatch(number):
         raise ValueError(f"{value!r:.80} is no amount; give a fraction in [0, 1] or a percentage such as 25%")
-    given = float(Decimal(number).scaleb(-2) if text.endswith("%") else Decimal(number))
-    if 0 <= given <= 1:
-        return given + 0.0  # -0.0 would have another key than 0.0
-    hint = f"; {given / 100:g} or {given:g}%?" if 1 < given <= 100 and number == text else ""
+    amount = float(Decimal(number).scaleb(-2) if text.endswith("%") else Decimal(number))
+    if 0 <= amount <= 1:
+        return amount + 0.0  # -0.0 would have another key than 0.0
+    hint = f"; {amount / 100:g} or {amount:g}%?" if 1 < amount <= 100 and number == text else ""
     raise ValueError(f"{text:.40} is no amount in [0, 1], or 0% to 100%{hint}")
 
 
-def spec(value: Value, kind: str) -> tuple[str, dict[str, Value]]:
-    """(name, options) of a method given as `name`, `name(a=1)` or `{method: name, a: 1}`."""
+def parse_method(value: Value, kind: str) -> tuple[str, dict[str, Value]]:
+    """Return (name, options) of a method written `name`, `name(a=1)` or `{method: name, a: 1}`."""
     if isinstance(value, Mapping) and isinstance(value.get("method"), str):
         name, options = parse(value["method"][:MAX_TEXT])
         return name, options | {key: option for key, option in value.items() if key != "method"}
@@ -66,31 +129,34 @@ def spec(value: Value, kind: str) -> tuple[str, dict[str, Value]]:
     raise ValueError(f"{value!r:.80} is no {kind}; write {form}")
 
 
-def full_text(name: str, options: Mapping[str, Value]) -> str:
-    """The full text form; lists and tuples, which mean the same, look the same."""
-    text = method_text(name, {key: _listed(option) for key, option in options.items()})
+def canonical_text(name: str, options: Mapping[str, Value]) -> str:
+    """Return the text of a method with its options; tuples, which mean the same as lists, become lists."""
+    text = method_text(name, {key: _as_lists(option) for key, option in options.items()})
     parse(text)  # ValueError for what has no text form: an infinite number
     return text
 
 
-def model(value: Value) -> str:
-    name, options = spec(value, "model")
+def canonical_model(value: Value) -> str:
+    """Return the canonical text of a model, every option in it."""
+    name, options = parse_method(value, "model")
     if name not in models.BUILDERS:
         raise ValueError(unknown_name("model", name, models.BUILDERS))
-    return full_text(*models.resolve(name, **options))
+    return canonical_text(*models.resolve(name, **options))
 
 
-def dataset(value: Value) -> str:
-    """Options that are None, which stand for all of the images, are left out."""
-    name, options = spec(value, "dataset")
+def canonical_dataset(value: Value) -> str:
+    """Return the canonical text of a data set, without options that are None, which stand for all images."""
+    name, options = parse_method(value, "dataset")
     if name not in DATASETS:
         raise ValueError(unknown_name("dataset", name, DATASETS))
-    known = list(inspect.signature(check_options).parameters)[1:]
-    for option in options.keys() - set(known):
-        raise ValueError(unknown_name(f"option of {name}", option, known))
-    given = {key: options[key] for key in known if options.get(key) is not None}
-    classes, samples = given.get("classes"), given.get("samples_per_class")
-    if classes is not None and not _is_whole_numbers(classes):
+    allowed = list(inspect.signature(check_options).parameters)[1:]
+    for option in options.keys() - set(allowed):
+        raise ValueError(unknown_name(f"option of {name}", option, allowed))
+    options = {key: options[key] for key in allowed if options.get(key) is not None}
+    classes, samples = options.get("classes"), options.get("samples_per_class")
+    if classes is not None and not (
+        isinstance(classes, (list, tuple)) and all(type(label) is int for label in classes)
+    ):
         raise ValueError(f"{name}: classes={classes!r:.80}; give a list of integers such as [0, 1]")
     if samples is not None and type(samples) is not int:
         raise ValueError(f"{name}: samples_per_class={samples!r:.80}; give an integer")
@@ -98,25 +164,102 @@ def dataset(value: Value) -> str:
         check_options(name, classes=classes, samples_per_class=samples)
     except SpaceError as error:
         raise ValueError(str(error)) from error
-    return full_text(name, given)
+    return canonical_text(name, options)
 
 
-def _is_whole_numbers(value: Value) -> bool:
-    return isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
-
-
-def technique(value: Value) -> str:
-    name, options = spec(value, "technique")
+def canonical_technique(value: Value) -> str:
+    """Return the canonical text of a technique; its options are those of its criterion."""
+    name, options = parse_method(value, "technique")
     techniques.resolve(name, options)
-    return full_text(name, options)
+    return canonical_text(name, options)
 
 
-def method(value: Value, registry: Registry) -> str:
-    """The full text of a registered method."""
-    name, options = spec(value, registry.kind)
-    found = registry.get({**options, "method": name})
-    return full_text(found.name, found.options)
+def canonical_method(value: Value, registry: Registry) -> str:
+    """Return the canonical text of a registered method, every option in it."""
+    name, options = parse_method(value, registry.kind)
+    method = registry.get({**options, "method": name})
+    return canonical_text(method.name, method.options)
 
 
-def _listed(value: Value) -> Value:
-    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _as_lists(value: Value) -> Value:
+    return [_as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_range(value: Value) -> bool:
+    """Whether a mapping is meant as a range; one with `method` is a method."""
+    return isinstance(value, Mapping) and any(key in value for key in ("low", "high"))
+
+
+def parse_range(value: Mapping[str, Value], check: CheckList) -> Range:
+    """Return the range of a mapping; `check` types its numbers as it does the values of a list."""
+    for key in value:
+        if key not in RANGE_KEYS:
+            raise ValueError(unknown_name("key of a range", key, RANGE_KEYS))
+    if not {"low", "high"} <= value.keys():
+        raise ValueError(f"a range needs low and high: {RANGE_EXAMPLE}")
+    log = value.get("log", False)
+    if not isinstance(log, bool):
+        raise ValueError(f"log is {log!r:.80}; give true or false")
+    low, high = (_parse_number(key, value[key], check) for key in ("low", "high"))
+    step = None if value.get("step") is None else _parse_number("step", value["step"], check)
+    _check_range(low, high, step, log=log)
+    return Range(low, high, log, step)
+
+
+def _parse_number(key: str, value: Value, check: CheckList) -> Number:
+    try:
+        numbers = check([value])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{key} is {value!r:.80}; {first['msg'].removeprefix('Value error, ')}") from error
+    if len(numbers) != 1 or isinstance(numbers[0], bool) or not isinstance(numbers[0], (int, float)):
+        raise ValueError(f"{key} is {value!r:.80}; give one number")
+    return numbers[0]
+
+
+def _check_range(low: Number, high: Number, step: Number | None, *, log: bool) -> None:
+    if isinstance(low, int) != isinstance(high, int):
+        raise ValueError(f"low is {low!r} and high is {high!r}; give two whole numbers, or two with a point")
+    if low >= high:
+        raise ValueError(
+            f"low is {low!r} and high is {high!r}; low must be below high (one value stands alone)"
+        )
+    if log and low <= 0:
+        raise ValueError(f"low is {low!r}; on a log scale it must be above 0")
+    if log and step is not None:
+        raise ValueError("step and log do not go together; leave one out")
+    if step is not None and not 0 < step <= high - low:
+        raise ValueError(f"step is {step!r}; it must be above 0 and at most {high - low:g}")
+    if step is not None and isinstance(step, int) != isinstance(low, int):
+        raise ValueError(f"step is {step!r}; whole numbers take whole steps, others take steps with a point")
+
+
+def range_schema(number: JsonSchemaValue) -> JsonSchemaValue:
+    """Return the JSON Schema of a range whose numbers have the schema `number`."""
+    return {
+        "type": "object",
+        "properties": {"low": number, "high": number, "log": {"type": "boolean"}, "step": number},
+        "required": ["low", "high"],
+        "additionalProperties": False,
+    }
+
+
+def _parse_choice(value: Value, check: Callable[[Value], tuple[Any, ...]]) -> Choice:
+    if is_range(value):
+        return parse_range(value, lambda items: check(as_list(items)))
+    return check(as_list(value))
+
+
+# For pydantic: a list of T, a single T, or a range of T. The first argument of the union, the tuple, is what
+# pydantic validates: with the whole union its errors would name the branches and not the value.
+Ranged = Annotated[
+    tuple[T, ...] | Range,
+    GetPydanticSchema(
+        lambda source, handler: core_schema.no_info_wrap_validator_function(
+            _parse_choice, handler.generate_schema(Annotated[get_args(source)[0], Field(min_length=1)])
+        ),
+        lambda schema, handler: (
+            lambda array: {"anyOf": [array["items"], array, range_schema(array["items"])]}
+        )(handler(schema)),
+    ),
+]

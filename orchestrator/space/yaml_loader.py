@@ -1,7 +1,7 @@
-"""YAML text -> plain data, with the line of every value.
+"""Load YAML as plain data with the line of every value.
 
 Only null, booleans, numbers, text, lists and mappings are read. Size, depth and number of nodes are
-limited before anything is built, so that no alias bomb is ever unfolded. A key given twice is refused.
+limited before anything is built, so that no alias bomb is ever expanded. A duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TAG_PREFIX = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, and 1e-3 is a number as in YAML 1.2."""
+    """PyYAML's safe loader, in which 1e-3 is a number as in YAML 1.2."""
 
 
 _Loader.add_implicit_resolver(
@@ -43,130 +43,130 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Document:
-    """`lines` has the line (from 1) of every value and key, by its path from the top."""
+    """Plain data; `lines` has the line (from 1) of every value and key by its path from the top."""
 
     data: Plain
     source: str
     lines: Mapping[Path, int]
 
-    def where(self, path: Path) -> str:
-        """`source:line` of a path, or of the nearest one above it."""
+    def location(self, path: Path) -> str:
+        """Return `source:line` of a path, or of its nearest parent that has a line."""
         while path and path not in self.lines:
             path = path[:-1]
         return f"{self.source}:{self.lines.get(path, 1)}"
 
 
-def read(text: str, source: str, *, of_lines: Path = ()) -> Document:
-    """The one document of `text`; SpaceError with `source` and the line for anything that is refused.
+def load_yaml(text: str, source: str, *, multiline_path: Path = ()) -> Document:
+    """Return the single document of `text`. SpaceError, with `source` and line, for what is not allowed.
 
-    No value has a control character; that at `of_lines` may have newlines and tabs.
+    Values have no control characters; the value at `multiline_path` may have newlines and tabs.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise SpaceError(f"{source}: more than {MAX_BYTES // 1024} KiB of text; that is the limit")
-    if (at := first_control(text, allowed="\n\r\t")) is not None:
-        _refuse_control(text[at], f"{source}:{text.count(chr(10), 0, at) + 1}")
+    if (index := first_control(text, allowed="\n\r\t")) is not None:
+        _raise_control(text[index], f"{source}:{text.count(chr(10), 0, index) + 1}")
     try:
-        _limit(text, source)
+        _check_size(text, source)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        said = [getattr(error, name, None) for name in ("context", "problem", "reason")]
-        problem = ", ".join(part for part in said if part)
-        place = f"{source}:{mark.line + 1}" if mark else source
-        raise SpaceError(f"{place}: this is no YAML: {problem}") from error
+        details = [getattr(error, name, None) for name in ("context", "problem", "reason")]
+        problem = ", ".join(filter(None, details))
+        location = f"{source}:{mark.line + 1}" if mark else source
+        raise SpaceError(f"{location}: this is no YAML: {problem}") from error
     lines: dict[Path, int] = {}
-    data = None if node is None else _Reader(source, of_lines, lines, count(1)).plain(node, ())
+    data = None if node is None else _Converter(source, multiline_path, lines, count(1)).convert(node, ())
     return Document(data, source, lines)
 
 
-def _limit(text: str, source: str) -> None:
-    """Depth and nodes as written, before PyYAML's recursive composer sees them."""
+def _check_size(text: str, source: str) -> None:
+    """Limit depth and nodes as they are written, before PyYAML's recursive composer sees them."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         nodes += isinstance(event, yaml.NodeEvent)
         line = event.start_mark.line + 1 if event.start_mark else 1
-        _refuse_beyond(depth, nodes, f"{source}:{line}")
+        _check_limits(depth, nodes, f"{source}:{line}")
 
 
-def _refuse_beyond(depth: int, nodes: int, place: str) -> None:
+def _check_limits(depth: int, nodes: int, location: str) -> None:
     if depth > MAX_DEPTH:
-        raise SpaceError(f"{place}: more than {MAX_DEPTH} levels deep; that is the limit")
+        raise SpaceError(f"{location}: more than {MAX_DEPTH} levels deep; that is the limit")
     if nodes > MAX_NODES:
-        raise SpaceError(f"{place}: more than {MAX_NODES} values, aliases unfolded; that is the limit")
+        raise SpaceError(f"{location}: more than {MAX_NODES} values, aliases unfolded; that is the limit")
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """What turns YAML's nodes into plain data, and notes their lines."""
+class _Converter:
+    """Converts YAML nodes to plain data and records their lines."""
 
     source: str
-    of_lines: Path
+    multiline_path: Path
     lines: dict[Path, int]
-    counter: Iterator[int]
+    node_counter: Iterator[int]
 
-    def plain(self, node: yaml.Node, path: Path) -> Plain:
-        place = self.place(node)
+    def convert(self, node: yaml.Node, path: Path) -> Plain:
+        location = self.location(node)
         self.lines.setdefault(path, node.start_mark.line + 1)
-        # Again, for aliases: here they are met as often as they are used.
-        _refuse_beyond(len(path), next(self.counter), place)
+        # Checked again: an alias is one node of the text, and is converted as often as it is used.
+        _check_limits(len(path), next(self.node_counter), location)
         if node.tag.removeprefix(TAG_PREFIX) not in TAGS[type(node)]:
             raise SpaceError(
-                f"{place}: {_tag(node)} is not read; give plain numbers, text, lists and mappings"
+                f"{location}: {_tag(node)} is not read; give plain numbers, text, lists and mappings"
             )
         if isinstance(node, yaml.ScalarNode):
-            return _scalar(node, place, "\n\t" if path == self.of_lines else "")
+            return _scalar(node, location, "\n\t" if path == self.multiline_path else "")
         if isinstance(node, yaml.SequenceNode):
-            return [self.plain(item, (*path, i)) for i, item in enumerate(node.value)]
+            return [self.convert(item, (*path, i)) for i, item in enumerate(node.value)]
         return self.mapping(node, path)
 
     def mapping(self, node: yaml.Node, path: Path) -> dict[str, Plain]:
         data: dict[str, Plain] = {}
         for key_node, value in node.value:
-            place = self.place(key_node)
-            key = _key(key_node, place)
+            location = self.location(key_node)
+            key = _key(key_node, location)
             if key in data:
                 first = self.lines[*path, key]
-                raise SpaceError(f"{place}: {key!r} is given twice, first on line {first}; give it once")
+                raise SpaceError(f"{location}: {key!r} is given twice, first on line {first}; give it once")
             self.lines[*path, key] = key_node.start_mark.line + 1
-            data[key] = self.plain(value, (*path, key))
+            data[key] = self.convert(value, (*path, key))
         return data
 
-    def place(self, node: yaml.Node) -> str:
+    def location(self, node: yaml.Node) -> str:
         return f"{self.source}:{node.start_mark.line + 1}"
 
 
-def _scalar(node: yaml.ScalarNode, place: str, allowed: str) -> Plain:
-    number = node.tag in (f"{TAG_PREFIX}int", f"{TAG_PREFIX}float")
-    if number and len(node.value) > MAX_DIGITS:
-        raise SpaceError(f"{place}: a number of {len(node.value):,} signs; {MAX_DIGITS} is the most")
+def _scalar(node: yaml.ScalarNode, location: str, allowed: str) -> Plain:
+    is_number = node.tag in (f"{TAG_PREFIX}int", f"{TAG_PREFIX}float")
+    if is_number and len(node.value) > MAX_DIGITS:
+        raise SpaceError(f"{location}: a number of {len(node.value):,} signs; {MAX_DIGITS} is the most")
     try:
-        found = _Loader("").construct_object(node)
+        value = _Loader("").construct_object(node)
     except (ValueError, LookupError, OverflowError) as error:  # what PyYAML raises for `!!int abc`
-        raise SpaceError(f"{place}: {node.value[:40]!r} is no {_tag(node)}") from error
-    if isinstance(found, str):
-        _check_text(found, place, allowed)
-    return found
+        raise SpaceError(f"{location}: {node.value[:40]!r} is no {_tag(node)}") from error
+    if isinstance(value, str):
+        _check_text(value, location, allowed)
+    return value
 
 
-def _key(node: yaml.Node, place: str) -> str:
+def _key(node: yaml.Node, location: str) -> str:
     if isinstance(node, yaml.ScalarNode) and node.tag == f"{TAG_PREFIX}str":
-        _check_text(node.value, place)
+        _check_text(node.value, location)
         return str(node.value)
-    given = repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
-    raise SpaceError(f"{place}: {given} is no key; keys are names")
+    key = repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+    raise SpaceError(f"{location}: {key} is no key; keys are names")
 
 
-def _check_text(text: str, place: str, allowed: str = "") -> None:
-    """SpaceError for a control character. A newline that ends a text is YAML's own, of a block."""
-    if (at := first_control(text.rstrip("\n"), allowed=allowed)) is not None:
-        _refuse_control(text[at], place)
+def _check_text(text: str, location: str, allowed: str = "") -> None:
+    """Raise SpaceError for a control character; YAML itself ends a block's text with a newline."""
+    if (index := first_control(text.rstrip("\n"), allowed=allowed)) is not None:
+        _raise_control(text[index], location)
 
 
-def _refuse_control(sign: str, place: str) -> NoReturn:
+def _raise_control(character: str, location: str) -> NoReturn:
     raise SpaceError(
-        f"{place}: the control character {escape_character(sign)} is in it; write text without (in `about`, newlines "
-        "and tabs may be)"
+        f"{location}: the control character {escape_character(character)} is in it; remove it "
+        "(`about` may have newlines and tabs)"
     )
 
 

@@ -145,4 +145,4 @@ def read_settings(folder: Path, sets: list[str]) -> None:
 
 
 def read_yaml(folder: Path, data: bytes) -> None:
-    yaml_loader.read(data.decode("utf-8", "replace"), "crafted")
+    yaml_loader.load_yaml(data.decode("utf-8", "replace"), "crafted")
