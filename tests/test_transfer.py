@@ -357,7 +357,7 @@ class Moved:
         assert self.plan.space.source_model is not None
         run = self.tracker.start("sweep", "moved", tags={})
         source_models.upload_source_model(
-            self.tracker, self.tracker.get_run(run.run_id), self.plan.space.ancestor
+            self.tracker, self.tracker.get_run(run.run_id), self.plan.space.source_model
         )
         run.end("FINISHED")
         self.sweep = self.tracker.get_run(run.run_id)

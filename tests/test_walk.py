@@ -10,7 +10,6 @@ import torch
 from trained import Trained, digits, trained
 
 from orchestrator.config import Control, DenseConfig, Numerics, Prune, Train, TrialConfig, When
-from orchestrator.planning.estimate import _epochs
 from orchestrator.trial import stages
 from orchestrator.trial.context import make_context
 from orchestrator.trial.recovery import recoveries

@@ -43,7 +43,7 @@ def finished_points(plan: Plan, results: DataFrame) -> list[FrontPoint]:
     objectives = plan.space.search.objectives
     done = results[results["status"] == "finished"].set_index("key", drop=False)
     points = []
-    for number, point in enumerate(plan.asked, start=1):
+    for number, point in enumerate(plan.points, start=1):
         if all(key in done.index for key in point.keys):
             rows = done.loc[list(point.keys)]
             means = {name: _mean(rows, name) for name in (*objectives, TEST_ACCURACY)}
@@ -72,7 +72,7 @@ def best_table(plan: Plan, results: DataFrame) -> Table | None:
     if not points:
         return None
     objectives = plan.space.search.objectives
-    names = list(dict.fromkeys(name for point in plan.asked for name in point.params))
+    names = list(dict.fromkeys(name for point in plan.points for name in point.params))
     header = [
         "point",
         *names,

@@ -58,10 +58,12 @@ def sets(incomplete: str) -> Offers:
 
     key, equals, values_text = incomplete.partition("=")
     if not equals:
-        keys = [*settable(), *(tunable() if "." in key else ())]
+        keys = [*settable_keys(), *(hyperparameter_axes() if "." in key else ())]
         return _matching(((f"{name}=", "") for name in keys), incomplete)
     before, comma, last = values_text.rpartition(",")
-    return [(f"{key}={before}{comma}{name}", about) for name, about in _matching(values(key).items(), last)]
+    return [
+        (f"{key}={before}{comma}{name}", about) for name, about in _matching(axis_values(key).items(), last)
+    ]
 
 
 def sweeps(incomplete: str) -> Offers:

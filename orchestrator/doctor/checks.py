@@ -196,7 +196,7 @@ def plugins() -> Iterator[CheckResult]:
             name = f"{kind.noun} {entry.name}"
             if problem:
                 yield CheckResult(name, "lacking", *problem.rsplit("; ", 1))
-            elif entry.name in own_names(plural):
+            elif entry.name in kind.summaries:
                 message = f"of {package_of(entry)} is left out: the name is taken"
                 yield CheckResult(name, "lacking", message, "choose another name in its entry point")
             else:

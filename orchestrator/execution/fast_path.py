@@ -80,7 +80,7 @@ def _stamp(dataset: str) -> list[list[str | int]] | None:
 
 def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
     """Return the request for a space; None if its text does not decide the plan: a search, a source model."""
-    if space.search.method != "grid" or space.ancestor is not None:
+    if space.search.method != "grid" or space.source_model is not None:
         return None
     return SweepRequest(space.name, space.text, space.sets, options.device, options.precision, options.stop)
 

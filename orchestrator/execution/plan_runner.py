@@ -61,7 +61,7 @@ def execute_plan(plan: Plan, options: SweepOptions, stop: EarlyStopping | None, 
     session = SweepSession(Tracker(uri, plan.space.name), options, stop)
     tracker = session.tracker
     with tracker.translating_errors():
-        earlier = sweep_before(tracker, plan, stop)
+        earlier = find_previous_sweep(tracker, plan, stop)
         work = session.find_remaining_work(plan, earlier)
         session.print_changes(work)
     datasets = session.check_disk_and_data(work)
@@ -117,7 +117,7 @@ class SweepSession:
         """Print why trials whose configuration is in the store are run all the same."""
         open_keys = {task.key for task in work.tasks}
         done = {trial.key for trial in work.plan.trials} - open_keys
-        if line := changes(work.plan, self.tracker, done=done).line():
+        if line := find_changes(work.plan, self.tracker, done=done).line():
             print_line(f"{work.plan.space.name}: {line}", error=True)
 
     def check_disk_and_data(self, work: RemainingWork) -> list[str]:
@@ -142,8 +142,8 @@ class SweepSession:
         self.tracker.upload(sweep.run_id, {"space.yaml": plan.space.text, "environment.json": facts})
         self.tracker.replace_text(sweep, PLAN, plan_text(plan, stop=self.stop))
         self.record_request(plan.space, sweep)
-        if plan.space.ancestor is not None:
-            upload_source_model(self.tracker, sweep, plan.space.ancestor)
+        if plan.space.source_model is not None:
+            upload_source_model(self.tracker, sweep, plan.space.source_model)
 
     def make_search_source(self, work: RemainingWork, sweep: RunRecord) -> SearchSource | None:
         """Return what asks for the points of a search as results come in; None for other plans."""
@@ -173,7 +173,7 @@ class SweepSession:
             stop=stop,
             state_dir=custom_state_dir(),
         )
-        previous_trials = () if stop is None else tuple(past_trials(work.plan, tracker, stop))
+        previous = () if stop is None else tuple(previous_trials(work.plan, tracker, stop))
         with deliver_in_background(tracker.uri), _closing_runs(tracker, sweep.run_id):
             return run_experiment(
                 work.tasks,
@@ -181,7 +181,7 @@ class SweepSession:
                 options.resources(),
                 reused=work.reused,
                 reused_dense=len(work.plan.dense) - sum(task.parent is None for task in work.tasks),
-                previous_trials=previous_trials,
+                previous_trials=previous,
                 source=source,
                 planned_trials=0 if source is None else work.plan.space.points,
                 on_task_lost=partial(record_lost_task, tracker, sweep.run_id),

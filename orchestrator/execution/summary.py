@@ -111,7 +111,7 @@ class Preview:
             yield f"search           {search.points} points by {search.method}, {each}"
             yield f"objectives       {', '.join(f'{name}: {way}' for name, way in search.objectives.items())}"
         if search.method == "tpe" and not self.plan.exhausted:
-            remaining = max(0, len(self.plan.asked) - self.asked)
+            remaining = max(0, len(self.plan.points) - self.asked)
             assumed = (
                 f"; the numbers below take {remaining} drawn at random for the rest" if remaining else ""
             )
@@ -138,7 +138,7 @@ class Summary:
         cls, plan: Plan, sweep: RunRecord, results: DataFrame, ended: SweepOutcome, reused: int
     ) -> Summary:
         """Return the summary of a plan, as far as it is known."""
-        search = plan if plan.asked else None
+        search = plan if plan.points else None
         return cls(plan.space.name, len(plan.trials), sweep, results, ended, reused, search)
 
     @property

@@ -21,7 +21,7 @@ from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan,
 from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
 from orchestrator.space.pruners import pruners
 from orchestrator.space.space import Space
-from orchestrator.space.values import method
+from orchestrator.space.values import canonical_method
 from orchestrator.storage.uri import store_exists
 from orchestrator.trial.structure import unpruned_of
 from pruning.registry import parse
@@ -148,6 +148,10 @@ def stop_rule(space: Space, stop: str | None = None) -> EarlyStopping | None:
     if stop is None:
         return None if space.stop is None else EarlyStopping(space.stop, space.stop_within)
     try:
-        return None if stop.strip() == "none" else EarlyStopping(method(stop, pruners), space.stop_within)
+        return (
+            None
+            if stop.strip() == "none"
+            else EarlyStopping(canonical_method(stop, pruners), space.stop_within)
+        )
     except ValueError as error:
         raise UsageError(f"--stop {stop[:80]}: {error}") from error

@@ -219,9 +219,9 @@ def check_plugin_code(config: DenseConfig | TrialConfig) -> None:
     """Raise StoreError unless plug-ins have the sources and versions that the sweep was planned with."""
     dense = config.dense if isinstance(config, TrialConfig) else config
     planned = (dense.dense_code, config.trial_code if isinstance(config, TrialConfig) else "")
-    for planned_code, code in zip(planned, code_of(config), strict=True):
+    for planned_code, code in zip(planned, installed_code(config), strict=True):
         if planned_code and planned_code != code:
-            old, new = read_code(planned_code), read_code(code)
+            old, new = parse_code(planned_code), parse_code(code)
             changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
             raise StoreError(
                 f"{', '.join(name.rstrip('=') for name in changed)}: this worker has another source or "

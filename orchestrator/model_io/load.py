@@ -91,7 +91,7 @@ def _check_code(model: ModelSource, name: str) -> None:
 
     Warn where another version of a package builds it.
     """
-    recorded = read_code(model.params.get("dense_code", ""))
+    recorded = parse_code(model.params.get("dense_code", ""))
     for package, current in model_code(name).items() if recorded else ():
         if recorded.get(package, current) == current:
             continue

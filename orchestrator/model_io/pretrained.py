@@ -36,13 +36,15 @@ def with_source_model(space: Space, source: str, *, uri: str) -> Space:
             f"--from {source[:80]}: every start of {space.name} is scratch; add weights or masked"
         )
     source_model = load_source_model(space, source, uri=uri)
-    axes = space.axes.model_copy(update={"model": (values.model(source_model.model),), "start": starts})
-    return space.model_copy(update={"axes": axes, "ancestor": source_model})
+    axes = space.axes.model_copy(
+        update={"model": (values.canonical_model(source_model.model),), "start": starts}
+    )
+    return space.model_copy(update={"axes": axes, "source_model": source_model})
 
 
 def transfer_messages(before: Space, space: Space) -> Iterator[str]:
     """Yield lines on a transfer: the model that is replaced, and the tensors that are inherited."""
-    source_model = space.ancestor
+    source_model = space.source_model
     if source_model is None:
         return
     if before.axes.model != space.axes.model:
@@ -50,7 +52,7 @@ def transfer_messages(before: Space, space: Space) -> Iterator[str]:
     datasets: dict[str, list[str]] = {}
     for dataset in space.axes.dataset:
         try:
-            mapping = fitted(space.axes.model[0], dataset, source_model)
+            mapping = match_source_model(space.axes.model[0], dataset, source_model)
         except ValueError:
             continue  # the plan says why
         phrases = [f"{mapping.inherited} of {source_model.name}"]

@@ -14,8 +14,8 @@ from orchestrator.data.files import data_folder
 from orchestrator.data.loading import Dataset, load_data
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.load import saved_model, weights_of
-from orchestrator.planning.changes import of_config
-from orchestrator.planning.fingerprints import current
+from orchestrator.planning.changes import config_differences
+from orchestrator.planning.fingerprints import with_current_fingerprints
 from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic, summary, torch_threads
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker, open_store
@@ -123,7 +123,7 @@ class RecordedRun:
             yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
         if operations := self.row.tags.get(NONDETERMINISTIC_TAG):
             yield f"{operations} have no deterministic form on a GPU: equal bits are not promised"
-        for change in of_config(self.config, current(self.config)):
+        for change in config_differences(self.config, with_current_fingerprints(self.config)):
             yield f"since it was recorded, {change}: equal bits are not promised"
         if self.config.key() != self.row.tags["key"]:
             yield "its key is another one by today's code: equal bits are not promised"
@@ -221,7 +221,7 @@ def environment_changes(recorded: RecordedRun, new: RerunResult) -> list[str]:
     digests = recorded.tracker.data_digests(recorded.row.run_id)
     before |= {f"data.{name}": digest for name, digest in digests.items()}
     now |= {f"data.{new.data.name}": new.data.digest[:DIGEST_LENGTH]}
-    changes = of_config(recorded.config, current(recorded.config))
+    changes = config_differences(recorded.config, with_current_fingerprints(recorded.config))
     return [f"{change} since it was recorded" for change in changes] + [
         f"{name}: {before.get(name, 'not recorded')} recorded, {now.get(name, 'not there')} now"
         for name in dict.fromkeys((*before, *now))

@@ -26,7 +26,7 @@ from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.metrics import Profile, dense_bytes, profile, train_flops
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_a_round, epochs_of, recoveries, reuses_dense_weights
+from orchestrator.trial.recovery import epochs_of, epochs_per_round, recoveries, reuses_dense_weights
 from orchestrator.trial.task import Task
 from pruning.criteria import criteria
 from pruning.masking import prunable_layers
@@ -191,7 +191,9 @@ class _Costs:
         steps = epochs * ceil(train / config.batch_size)
         passes = epochs * train * (1 + FORWARD_SHARE * has_teacher) + FORWARD_SHARE * forward_images
         seconds = passes * speed.image_seconds + steps * speed.step_seconds
-        return _Cost(seconds, train_flops(speed.cost, epochs * train, taught=has_teacher), RUN_BYTES + stored)
+        return _Cost(
+            seconds, train_flops(speed.cost, epochs * train, has_teacher=has_teacher), RUN_BYTES + stored
+        )
 
 
 @cache

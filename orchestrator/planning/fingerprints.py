@@ -50,7 +50,7 @@ def data_sha256(dataset: str) -> str:
         return ""
     if files is None:  # of another package, which alone knows its files: what it loads decides
         return _loaded_digest(name, options)
-    return _cached_sha256(dataset, json.dumps(files), path()) if files else ""
+    return _cached_sha256(dataset, json.dumps(files), data_folder()) if files else ""
 
 
 @lru_cache(maxsize=64)
@@ -66,7 +66,7 @@ def _cached_sha256(dataset: str, files: str, root: Path) -> str:
         return str(cached["sha256"])
     sha256 = _loaded_digest(name, options)
     if sha256:
-        stamps["files"] = stamp(name) or []  # an archive may have been unpacked
+        stamps["files"] = file_stamps(name) or []  # an archive may have been unpacked
         digests[dataset] = {**stamps, "sha256": sha256}
         with suppress(OSError, StoreError):  # a read-only folder: the data are read again the next time
             replace_file(root / DIGESTS, json.dumps(digests, indent=1))

@@ -109,7 +109,7 @@ def with_recorded_points(plan: Plan, tracker: Tracker, sweep: RunRecord | None) 
 
     Raises StoreError where today's code gives the recorded points other keys.
     """
-    if plan.space.search.method != "tpe" or sweep is None or not tracker.has(sweep, PLAN):
+    if plan.space.search.method != "tpe" or sweep is None or not tracker.has_artifact(sweep, PLAN):
         return plan
     content = json.loads(tracker.read_text(sweep, PLAN))
     samples = [_expand_point(plan, point["params"]) for point in content["asked"]]
@@ -155,12 +155,16 @@ def remaining_tasks(
 
 def final_states(
     plan: Plan, tracker: Tracker, *, stop: EarlyStopping | None, open_keys: Collection[str]
-) -> dict[str, FinalState]:
+) -> dict[str, TaskResult]:
     """Return key -> how a trial ended, for the trials that need no run; `open_keys` are those to run."""
-    keys = {trial.key for trial in plan.trials} - set(open_keys)
-    finished, stopped = tracker.find_all_finished(keys), stopped_keys(tracker, keys, stop)
-    states = {key: FinalState("stopped" if key in stopped else "failed", {}) for key in keys}
-    return states | {key: FinalState("complete", row.metrics) for key, row in finished.items()}
+    tasks = {trial.key: _trial_task(trial, (), {}) for trial in plan.trials if trial.key not in open_keys}
+    finished, stopped = tracker.find_all_finished(tasks), stopped_keys(tracker, tasks, stop)
+    return {
+        key: TaskResult(task, finished[key].metrics)
+        if key in finished
+        else TaskResult(task, None, stopped=key in stopped)
+        for key, task in tasks.items()
+    }
 
 
 def stopped_keys(tracker: Tracker, keys: Collection[str], stop: EarlyStopping | None) -> set[str]:

@@ -59,16 +59,11 @@ class SearchSource:
                 request_stop_disk_full(f"{type(error).__name__}: {error}")
         return tasks
 
-    def ended(self, outcome: TaskResult) -> None:
+    def on_result(self, result: TaskResult) -> None:
         """Record how a trial ended; one that was interrupted stays open."""
-        is_interrupted = _is_stopping() and not outcome.metrics and not outcome.stopped
-        if outcome.task.parent is None or is_interrupted:
-            return
-        if outcome.metrics:
-            state = FinalState("complete", outcome.metrics)
-        else:
-            state = FinalState("stopped" if outcome.stopped else "failed", {})
-        self._ended[outcome.task.key] = state
+        is_interrupted = _is_stopping() and result.state == "failed"
+        if result.task.parent is not None and not is_interrupted:
+            self._ended[result.task.key] = result
 
     def observed_points(self) -> list[ObservedPoint]:
         """Return every point in order, with its result over its seeds."""
@@ -94,7 +89,7 @@ class SearchSource:
         with tracker.translating_errors():
             tasks, reused = remaining_tasks(new, tracker, retry_failed=self._retry_failed, stop=stop)
             ended = final_states(new, tracker, stop=stop, open_keys={task.key for task in tasks})
-            tracker.rewrite(self._sweep, PLAN, plan_text(longer, stop=stop))
+            tracker.replace_text(self._sweep, PLAN, plan_text(longer, stop=stop))
         self.plan, self.reused = longer, self.reused + reused
         self._ended.update(ended)
         return tasks
@@ -105,7 +100,7 @@ def _is_stopping() -> bool:
     return bool(received_signal() or disk_full_reason())
 
 
-def _observe(point: SearchPoint, ended: Mapping[str, FinalState], objectives: Sequence[str]) -> ObservedPoint:
+def _observe(point: SearchPoint, ended: Mapping[str, TaskResult], objectives: Sequence[str]) -> ObservedPoint:
     """Return a point with the mean of each objective over its seeds, stopped or failed if a trial is."""
     results = [ended[key] for key in point.keys if key in ended]
     states = {result.state for result in results}
@@ -114,7 +109,8 @@ def _observe(point: SearchPoint, ended: Mapping[str, FinalState], objectives: Se
     if states == {"stopped"} or states == {"complete", "stopped"}:
         return ObservedPoint(point.params, "stopped")
     # A run that was recorded before an objective existed has no value for it.
-    if states != {"complete"} or any(name not in r.metrics for r in results for name in objectives):
+    metrics = [result.metrics or {} for result in results]
+    if states != {"complete"} or any(name not in values for values in metrics for name in objectives):
         return ObservedPoint(point.params, "failed")
-    means = (fsum(result.metrics[name] for result in results) / len(results) for name in objectives)
+    means = (fsum(values[name] for values in metrics) / len(metrics) for name in objectives)
     return ObservedPoint(point.params, "complete", tuple(means))

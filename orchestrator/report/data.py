@@ -241,7 +241,7 @@ class ReportData:
     @cached_property
     def about(self) -> str:
         try:
-            space = yaml_loader.read(self.space_text, SPACE).data
+            space = yaml_loader.load_yaml(self.space_text, SPACE).data
         except OrchestrateError:
             return ""
         return str(space.get("about", "")) if isinstance(space, dict) else ""
