@@ -283,7 +283,7 @@ def test_nothing_is_asked_for_once_a_signal_came(
     points = trials(search.asking.next_tasks(2))
     monkeypatch.setattr(signals._state, "received", 2)
     assert search.asking.next_tasks(2) == []
-    search.asking.ended(TaskResult(points[0], None, "cut off"))  # no failure: it is run again
+    search.asking.on_result(TaskResult(points[0], None, "cut off"))  # no failure: it is run again
     assert [seen.state for seen in search.asking.observed_points()] == ["running"]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import forked
 import pytest
-from benchmarks.made_up import NAME
 from in_process import orchestrate
 from mlflow import MlflowClient
 
+from benchmarks.synthetic import NAME, write_store
 from orchestrator.analysis.results import combine_sweeps, find_sweep
 from orchestrator.report import html_report
 from orchestrator.storage import sqlite_runs
@@ -123,10 +123,10 @@ def test_a_store_is_asked_once_however_many_runs_it_holds(
     schemas: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    search, single, read = MlflowClient.search_runs, MlflowClient.get_run, sqlite_runs._rows
+    search, single, read = MlflowClient.search_runs, MlflowClient.get_run, sqlite_runs._read_rows
     monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: asked.append(a[2]) or search(*a, **k))
     monkeypatch.setattr(MlflowClient, "get_run", lambda *a, **k: asked.append("one") or single(*a, **k))
-    monkeypatch.setattr(sqlite_runs, "_rows", lambda *a: asked.append("tables") or read(*a))
+    monkeypatch.setattr(sqlite_runs, "_read_rows", lambda *a: asked.append("tables") or read(*a))
     monkeypatch.setattr(sqlite_runs, "SCHEMAS", schemas)
     counts = []
     for number, trials in enumerate((4, 144)):  # the last 44 of which are copies

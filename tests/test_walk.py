@@ -10,6 +10,7 @@ import torch
 from trained import Trained, digits, trained
 
 from orchestrator.config import Control, DenseConfig, Numerics, Prune, Train, TrialConfig, When
+from orchestrator.planning.estimate import trial_epochs
 from orchestrator.trial import stages
 from orchestrator.trial.context import make_context
 from orchestrator.trial.recovery import recoveries
