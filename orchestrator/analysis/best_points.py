@@ -48,6 +48,7 @@ def finished_points(plan: Plan, results: DataFrame) -> list[FrontPoint]:
             rows = done.loc[list(point.keys)]
             means = {name: _mean(rows, name) for name in (*objectives, TEST_ACCURACY)}
             scores = {name: means[name] for name in objectives}
+            # NaN has no order: such a point could neither be beaten nor beat another.
             if not any(isnan(value) for value in means.values()):
                 points.append(FrontPoint(number, point.params, scores, means[TEST_ACCURACY], len(rows)))
     return points

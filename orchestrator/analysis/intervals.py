@@ -49,6 +49,7 @@ class Interval:
 
     @property
     def is_range(self) -> bool:
+        """Whether the ends are the lowest and the highest of two values."""
         return self.method == "t" and self.low is not None and self.count < FEWEST_FOR_INTERVAL
 
     @property
@@ -99,7 +100,7 @@ def interval(values: Sequence[float], *, method: IntervalMethod = "t", bounds: B
     count = len(values)
     if not count:
         raise ValueError("no values to average")
-    mean = math.fsum(values) / count
+    mean = math.fsum(values) / count  # exact, whatever the order of the seeds
     if method == "bootstrap":
         check_bootstrap(count)
         return Interval(mean, *_bootstrap(tuple(values)), count, method)
@@ -147,7 +148,7 @@ def _p_value(mean: float, error: float, freedom: int) -> float | None:
 
 
 def interval_note(intervals: Iterable[Interval], *, method: IntervalMethod = "t") -> str:
-    """Say for a header what the ends of these intervals are, every kind that is among them."""
+    """Return for a header what the ends of these intervals are, of every kind among them."""
     means = list(intervals)
     with_ends = [mean for mean in means if mean.low is not None]
     if means and not with_ends:

@@ -51,7 +51,7 @@ def legend(texts: Iterable[str]) -> str:
     return "; ".join(f"{sign} {meaning}" for sign, meaning in MEANINGS.items() if sign in text)
 
 
-MOST_SETTINGS = 20
+MOST_SETTINGS = 20  # that a note names
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class StoppedSetting:
     rows: DataFrame
 
     def count(self, status: str) -> int:
+        """Return how many seeds have this status."""
         return int((self.rows["status"] == status).sum())
 
     @property

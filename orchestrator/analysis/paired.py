@@ -40,6 +40,7 @@ class Baseline:
 
     @property
     def is_dense(self) -> bool:
+        """Whether it is each trial's own dense network."""
         return not self.values
 
 
@@ -169,6 +170,7 @@ def _gains(finished: DataFrame, baseline: Baseline) -> Series[float]:
     """Row -> its accuracy minus its partner's, for rows with a partner that are not the baseline's."""
     is_base = finished[list(baseline.values)].eq(list(baseline.values.values())).all(axis=1)
     columns = [*_pairing_columns(finished, baseline), "seed"]
+    # One partner for each trial: a second baseline trial of equal columns would count a trial twice.
     base = finished.loc[is_base, [*columns, "final/accuracy"]].drop_duplicates(columns)
     compared = finished.loc[~is_base, [*columns, "final/accuracy"]]
     pairs = compared.reset_index().merge(base, on=columns, suffixes=("", " of the baseline"))

@@ -97,7 +97,7 @@ def _draw_legend(figure: Figure, styles: Mapping[str, int], columns: int) -> Non
 
 
 def spread_note(results: DataFrame) -> str:
-    """Say over how many seeds the points are means, and what their bars are."""
+    """Return over how many seeds the points are means, and what their bars are."""
     counts = sorted({len(rows) for _, rows in settings(results)} or {1})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
     if counts[-1] == 1:

@@ -52,7 +52,7 @@ DEFAULT_LABELS = ("none", "after", "None")  # left out of labels
 
 
 def is_by_criterion(results: DataFrame) -> bool:
-    """Whether the space has an axis `criterion`: `technique` then repeats it, as in `magnitude/unit`."""
+    """Return whether the space has an axis `criterion`, which `technique` repeats, as in `magnitude/unit`."""
     if "technique" not in results or "criterion" not in results:
         return False
     pairs = results[["technique", "criterion"]].drop_duplicates().astype(str)

@@ -64,11 +64,13 @@ def tables(results: DataFrame, *, method: IntervalMethod = "t") -> list[Table]:
         accuracies = [search_table(results, objectives, method=method)]
     else:
         accuracies = pivot_tables(results, method=method)
+        # Else a pivoted table would be too wide, have gaps, or spend a table on one row.
         is_narrow = all(len(table.header) <= 1 + MOST_METHODS for table in accuracies)
         is_full = all(all(row) for table in accuracies for row in table.rows)
         is_deep = any(sum(row[0] != DENSE for row in table.rows) > 1 for table in accuracies)
         if not (is_narrow and is_full and is_deep):
             accuracies = setting_tables(results, method=method)
+    # Stopped settings are in no table, so that a reader would not know of them.
     if not (stopped := stopped_note(results)):
         return accuracies
     if not accuracies:

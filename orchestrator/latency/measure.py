@@ -70,7 +70,7 @@ def measure(
     seconds: float = SECONDS,
     csr_layers: Sequence[str] | None = None,
 ) -> Latency:
-    """Time all forms in turn for about `seconds` each, after checking that their outputs are equal.
+    """Measure all forms in turn for about `seconds` each, after checking that their outputs are equal.
 
     Where nothing can be cut out, there is one more form, with the layers in CSR that are faster so at this
     batch size, or those of `csr_layers`. Raises CollapsedError for outputs that differ by more than rounding.
@@ -84,6 +84,7 @@ def measure(
             masked, masks = variants.masked, variants.masks
             layers = find_faster_layers(masked, masks, images) if csr_layers is None else tuple(csr_layers)
             nets |= {"csr": to_sparse(masked, masks, layers)} if layers else {}
+        # A form that computes something else has no time worth recording.
         check_equal({name: net for name, net in nets.items() if name != "dense"}, images)
         timing = side_by_side({name: partial(net, images) for name, net in nets.items()}, seconds=seconds)
     return Latency(batch, timing, shipped_form(timing.ratios), layers)

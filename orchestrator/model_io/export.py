@@ -33,7 +33,7 @@ from pruning.registry import parse
 
 Json = Any  # what json can write
 QUANTIZATIONS = ("int8",)
-BATCHES = (1, 2, 7)  # of the comparison
+BATCHES = (1, 2, 7)  # of the comparison: several, as a file may be fixed to one batch size
 SEED = 0
 
 
@@ -75,6 +75,7 @@ def export(
     Raises UsageError for an unknown name or a file that exists, and ExportError where the file cannot be
     written or its outputs differ from the network's; nothing is left behind then.
     """
+    # Every wrong word is refused before the store is opened.
     export_format = find_format(format)
     if quantization and quantization not in QUANTIZATIONS:
         raise UsageError(unknown_name("quantization", quantization, QUANTIZATIONS))
@@ -85,8 +86,9 @@ def export(
     net, saved = load_module(model, cut=not whole)
     with _temporary_folder(target) as folder:
         path = folder / target.name
-        export_format.write(net, saved.spec, path)
-        shape, tolerance = saved.spec.input_shape, export_format.tolerance
+        export_format.write(net, saved.blueprint, path)
+        shape, tolerance = saved.blueprint.input_shape, export_format.tolerance
+        # The file is opened again: what it computes counts, not what was meant to be written.
         comparison = compare_outputs(net, export_format.load(path), shape, tolerance=tolerance)
         int8 = _quantize(path, model) if quantization else None
         metadata = _metadata(model, saved, net, export_format, path, comparison)
@@ -109,7 +111,7 @@ def _target(out: Path, model: ModelSource, *, suffix: str) -> Path:
     if out.is_dir():
         name = re.sub(r"[^\w.=-]+", "-", model.name).strip("-.")
         out = out / f"{name}{f'-{model.run_id[:8]}' if model.run_id else ''}{suffix}"
-    for path in (out, _metadata_path(out)):
+    for path in (out, _metadata_path(out)):  # lexists: a broken link counts, too
         if os.path.lexists(path):
             raise UsageError(f"{path} is there already; remove it, or name another file with --out")
     if not out.parent.is_dir():

@@ -71,7 +71,7 @@ def load(
     if not verified:
         text = f"{model.files.where}: without manifest_sha256 its files are compared with each other only"
         warnings.warn(text, stacklevel=2)
-    net, saved = load_module(model, cut=cut)
+    net, saved = load_module(model, cut=cut)  # built and checked on the CPU
     net.to(torch_device)
     if strict:
         verify_accuracy(net, model, saved.spec)

@@ -200,7 +200,7 @@ def compare(recorded: RecordedRun, new: RerunResult) -> BitwiseComparison:
     comparison.add_epochs({name: tracker.metric_history(run_id, name) for name in EPOCH_METRICS}, now)
     saved, state = saved_model(tracker, recorded.row), new.result.last.state
     comparison.add_tensors("mask", saved.masks, state.masks)
-    old = masked(weights_of(tracker, saved), saved.masks)
+    old = masked(weights_of(tracker, saved), saved.masks)  # both as a reloaded network has them
     comparison.add_tensors("weights", old, masked(state.weights, state.masks))
     for name in without_times(name for name in now if name not in EPOCH_METRICS):
         if name not in recorded.row.metrics:
