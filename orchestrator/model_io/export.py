@@ -86,8 +86,8 @@ def export(
     net, saved = load_module(model, cut=not whole)
     with _temporary_folder(target) as folder:
         path = folder / target.name
-        export_format.write(net, saved.blueprint, path)
-        shape, tolerance = saved.blueprint.input_shape, export_format.tolerance
+        export_format.write(net, saved.spec, path)
+        shape, tolerance = saved.spec.input_shape, export_format.tolerance
         # The file is opened again: what it computes counts, not what was meant to be written.
         comparison = compare_outputs(net, export_format.load(path), shape, tolerance=tolerance)
         int8 = _quantize(path, model) if quantization else None
