@@ -43,9 +43,8 @@ def redact_uri(text: str) -> str:
 
 def redact(text: str) -> str:
     """Remove what `redact_uri` does, and every secret of the environment variables."""
-    for secret in sorted(
-        set(_environment_secrets()), key=len, reverse=True
-    ):  # longest first: one may contain another
+    # The longest first: one secret may contain another.
+    for secret in sorted(set(_environment_secrets()), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return redact_uri(text)
 

@@ -30,7 +30,7 @@ from pruning.registry import parse
 DIGESTS = "digests.json"  # beside the data: a cache of their digests, by the stamp of their files
 GROUPS = ("models.", "pruning.", "orchestrator.")
 SOURCE_SUFFIXES = (".py", ".pyd", ".so", ".yaml", ".yml", ".json", ".toml")
-# Packages that are no part of a key. Changed results of this one's code are told by STAGE_VERSION.
+# Packages that are no part of a key; for this one's own code STAGE_VERSION stands in.
 UNTRACKED = {*provenance.SOURCE_PACKAGES, "torch", *sys.stdlib_module_names}
 
 
