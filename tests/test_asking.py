@@ -264,7 +264,7 @@ def test_a_full_disk_hands_nothing_out(tmp_path: Path, plan: Plan, monkeypatch: 
             raise OSError(errno.ENOSPC, "No space left on device")
         return whole(path, data)
 
-    monkeypatch.setattr(signals._state, "no_room", "")
+    monkeypatch.setattr(signals._state, "disk_full_reason", "")
     monkeypatch.setattr(Path, "write_bytes", full)
     assert search.asking.next_tasks(1) == []
     assert search.asking.plan.points == ()
@@ -272,7 +272,7 @@ def test_a_full_disk_hands_nothing_out(tmp_path: Path, plan: Plan, monkeypatch: 
     assert signals.disk_full_reason().startswith("DiskFullError: no room is left in ")  # which ends the sweep
     monkeypatch.setattr(Path, "write_bytes", whole)
     assert search.asking.next_tasks(1) == []
-    monkeypatch.setattr(signals._state, "no_room", "")
+    monkeypatch.setattr(signals._state, "disk_full_reason", "")
     assert len(trials(search.asking.next_tasks(1))) == 1
 
 

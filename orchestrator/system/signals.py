@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets a command end by itself, the second ends it at once."""
+"""Handle Ctrl-C and SIGTERM: the first lets a command end by itself, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -22,89 +22,92 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class _State:
-    """A handler has nowhere else to look; Tune pickles what it is given, so it stays in this module."""
+    """State of this process: a handler gets no argument, and Tune pickles objects that hold one."""
 
     received: int = 0
     when: float = 0.0
-    depth: int = 0  # blocks within blocks
-    holding: int = 0
-    start_seconds: float | None = None  # for what is being started to end by itself
-    last_words: list[str] = field(default_factory=list)
+    depth: int = 0  # of blocks that handle signals
+    deferrals: int = 0  # blocks of defer_signals
+    start_seconds: float | None = None  # in which a command that starts may end by itself
+    exit_messages: list[str] = field(default_factory=list)
     closers: list[Callable[[str], None]] = field(default_factory=list)
-    no_room: str = ""
+    disk_full_reason: str = ""
 
 
 _state = _State()
 
 
 def received_signal() -> int:
-    """The first signal since `listening` or `held` began, or 0."""
+    """Return the first signal since the outermost `handle_signals` or `defer_signals` began, or 0."""
     return _state.received
 
 
 def disk_full_reason() -> str:
-    """What was said of a full disk since `listening` or `held` began; nothing if there was room."""
-    return _state.no_room
+    """Return the message of `request_stop_disk_full` since that block began, or nothing."""
+    return _state.disk_full_reason
 
 
 def request_stop_disk_full(reason: str) -> None:
-    """The command is to end by itself: nothing more can be written."""
-    _state.no_room = _state.no_room or reason
+    """Ask the command to end by itself: nothing more can be written."""
+    _state.disk_full_reason = _state.disk_full_reason or reason
 
 
 def pending() -> bool:
-    """Whether a signal has come within the block that handles them now, and not in one that is over."""
+    """Return whether a signal has come within the present block, and not in one that is over."""
     return bool(_state.depth and _state.received)
 
 
 @contextmanager
 def handle_signals(exit_message: str, *, start_seconds: float | None = None) -> Iterator[None]:
-    """The first signal raises KeyboardInterrupt, unless it is `held`; a second one prints and exits.
+    """Raise KeyboardInterrupt at the first signal, unless it is deferred; print and exit at the second.
 
-    One that comes before `has_begun` is called ends the process after `start_seconds`, if nothing else has:
-    imports of C++ libraries swallow a KeyboardInterrupt, or hear of it late.
+    A signal before `has_begun` is called ends the process after `start_seconds`, if nothing else has:
+    imports of C++ libraries swallow a KeyboardInterrupt, or raise it late.
     """
     with _handling():
-        _state.last_words.append(exit_message)
+        _state.exit_messages.append(exit_message)
         _state.start_seconds = start_seconds
         try:
             yield
         finally:
-            _state.last_words.pop()
+            _state.exit_messages.pop()
             _state.start_seconds = None
 
 
 def has_begun() -> None:
-    """The start is over: from here on a stopped command closes its runs before it ends."""
+    """Mark the start as over: from here on a stopped command closes its runs before it ends."""
     _state.start_seconds = None
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """The block asks `received`, and ends by itself: what is raised within Ray becomes another error."""
+    """Raise nothing within the block, which polls `received_signal` and ends by itself.
+
+    An exception that is raised within Ray would become another error.
+    """
     with _handling():
-        _state.holding += 1
+        _state.deferrals += 1
         try:
             yield
         finally:
-            _state.holding -= 1
+            _state.deferrals -= 1
 
 
 @contextmanager
 def allow_interrupt() -> Iterator[None]:
-    """Within `held`: KeyboardInterrupt at once, all the same, if a signal comes or has come already."""
-    before, _state.holding = _state.holding, 0
+    """Within `defer_signals`, raise KeyboardInterrupt all the same if a signal comes or has come."""
+    before, _state.deferrals = _state.deferrals, 0
     try:
         if pending():
             raise KeyboardInterrupt(RAISED)
         yield
     finally:
-        _state.holding = before
+        _state.deferrals = before
 
 
 @contextmanager
 def closing_at_end(close: Callable[[str], None]) -> Iterator[None]:
-    """Within the block, who has to end this process at once calls `close` before, with the reason."""
+    """Have `close(reason)` called if this process is ended at once within the block."""
     _state.closers.append(close)
     try:
         yield
@@ -113,30 +116,30 @@ def closing_at_end(close: Callable[[str], None]) -> Iterator[None]:
 
 
 def close_all(reason: str) -> None:
-    """What is open is closed, by a thread that is about to end this process."""
+    """Call what `closing_at_end` registered, in a thread that is about to end this process."""
     for close in reversed(_state.closers):
-        # Nothing may keep the process: what cannot be closed, the next sweep closes.
+        # Nothing may keep the process from ending: what is left open, the next sweep closes.
         with suppress(Exception):
             close(reason)
 
 
 def shown_cursor() -> str:
-    """What shows the cursor again, below a bar, where there is a terminal."""
+    """Return what shows the cursor again, below a bar, if stderr is a terminal."""
     return f"\n{SHOW_CURSOR}" if sys.stderr.isatty() else ""
 
 
 def reinstall_handlers() -> None:
-    """Install the handlers again, where others may have put theirs."""
+    """Install the handlers again after a library may have replaced them."""
     if _state.depth:
         for number in SIGNALS:
-            signal.signal(number, _hear)
+            signal.signal(number, _on_signal)
 
 
 @contextmanager
 def _handling() -> Iterator[None]:
-    before = {number: signal.signal(number, _hear) for number in SIGNALS}
+    before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
     if not _state.depth:
-        _state.received, _state.no_room = 0, ""
+        _state.received, _state.disk_full_reason = 0, ""
     _state.depth += 1
     try:
         yield
@@ -146,7 +149,7 @@ def _handling() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _hear(number: int, frame: FrameType | None) -> None:
+def _on_signal(number: int, frame: FrameType | None) -> None:
     if _state.received:
         if monotonic() - _state.when > SECONDS_OF_ONE:
             _end_at_once(number)
@@ -154,10 +157,10 @@ def _hear(number: int, frame: FrameType | None) -> None:
     _state.received, _state.when = number, monotonic()
     if _state.start_seconds is not None:
         Thread(target=_end_start, args=(number, _state.start_seconds), daemon=True).start()
-    if not _state.holding:
+    if not _state.deferrals:
         raise KeyboardInterrupt(RAISED)
     if not sys.stderr.isatty():  # there, the bar says so
-        _say(STOPPING)
+        _write(STOPPING)
 
 
 def _end_start(number: int, seconds: float) -> None:
@@ -168,20 +171,20 @@ def _end_start(number: int, seconds: float) -> None:
 
 
 def _end_at_once(number: int) -> None:
-    import psutil  # help, too, listens to signals, and does not need it
+    import psutil  # imported here, since help does not need it
 
-    if not _state.last_words:  # not a command of ours: whoever called has processes that we do not know
+    if not _state.exit_messages:  # called as a library: other processes may belong to the caller
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    for words in (shown_cursor(), *_state.last_words):
-        _say(words)
+    for text in (shown_cursor(), *_state.exit_messages):
+        _write(text)
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             child.kill()
     os._exit(128 + number)
 
 
-def _say(words: str) -> None:
-    """Past sys.stderr: the signal may have come while that was writing."""
-    if words:
-        os.write(2, f"{words}\n".encode())
+def _write(text: str) -> None:
+    """Write a line past sys.stderr, which may have been writing when the signal came."""
+    if text:
+        os.write(2, f"{text}\n".encode())
