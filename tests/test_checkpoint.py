@@ -23,11 +23,11 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.errors import DivergedError
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.checkpoint import Checkpoint, pack, unpack
 from orchestrator.training.loop import EpochRecord
 from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial import checkpointing, during_training, stages
-from orchestrator.trial.checkpointing import TrialCheckpointer, TrialProgress, load_progress, pack, unpack
+from orchestrator.trial.checkpointing import TrialCheckpointer, TrialProgress, load_progress
 from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial

@@ -146,7 +146,7 @@ def test_criteria_and_recoveries_of_ones_own_may_draw(monkeypatch: pytest.Monkey
     def guess(scene: Scene) -> Scores:
         return {name: torch.rand(weight.shape) for name, weight in scene.weights.items()}
 
-    def shake(state_bench: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
+    def shake(trial_context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
         weights = {
             name: tensor + 0.01 * torch.randn(tensor.shape) * state.masks.get(name, torch.tensor(True))
             for name, tensor in state.weights.items()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from copy import deepcopy
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,46 @@ class CheckpointStore(Protocol):
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint before."""
+
+
+def pack(state: Mapping[str, object]) -> Checkpoint:
+    """Copy a nested state: its tensors by path, such as `round_start/weights/head.bias`, the rest as JSON."""
+    tensors: dict[str, Tensor] = {}
+    paths: list[Json] = []
+
+    def remainder(value: Any, path: tuple[str | int, ...]) -> Json:
+        if isinstance(value, (list, tuple)):
+            return [remainder(item, (*path, index)) for index, item in enumerate(value)]
+        if is_dataclass(value):
+            value = {field.name: getattr(value, field.name) for field in fields(value)}
+        if not isinstance(value, Mapping):
+            return value
+        values: dict[str, Json] = {}
+        for name, item in value.items():
+            if isinstance(item, Tensor):
+                copy = item.detach().clone(memory_format=torch.contiguous_format)
+                tensors["/".join(map(str, (*path, name)))] = copy
+                # Neither safetensors nor JSON promises an order, and ties in pruning go by it.
+                paths.append([[*path, name], str(copy.dtype), list(copy.shape)])
+            else:
+                values[name] = remainder(item, (*path, name))
+        return values
+
+    return Checkpoint(tensors, {**remainder(state, ()), "tensors": paths})
+
+
+def unpack(saved: Checkpoint) -> dict[str, Any]:
+    """Return the nested state that `pack` copied; KeyError, TypeError or ValueError if it is incomplete."""
+    state: dict[str, Any] = deepcopy(dict(saved.metadata))
+    for path, dtype, shape in state.pop("tensors"):
+        tensor = saved.tensors["/".join(map(str, path))]
+        if (str(tensor.dtype), list(tensor.shape)) != (dtype, shape):
+            raise ValueError("it is incomplete: a tensor has another type or shape")
+        container = state
+        for name in path[:-1]:
+            container = container[name]
+        container[path[-1]] = tensor
+    return state
 
 
 def snapshot(net: nn.Module) -> dict[str, Tensor]:

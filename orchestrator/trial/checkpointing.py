@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orchestrator.config import STAGE_VERSION, Json
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import Checkpoint, CheckpointStore, tensors_digest
+from orchestrator.training.checkpoint import Checkpoint, CheckpointStore, pack, tensors_digest, unpack
 from orchestrator.training.loop import EpochRecord, TrainerState
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound
@@ -101,52 +100,6 @@ def _trainer_state(values: Mapping[str, Any]) -> TrainerState:
 
 def _records(rows: list[dict[str, float]]) -> tuple[EpochRecord, ...]:
     return tuple(EpochRecord(**row) for row in rows)
-
-
-# ---- a nested state as tensors and JSON
-
-
-def pack(state: Mapping[str, object]) -> Checkpoint:
-    """Copy a nested state: its tensors by path, such as `round_start/weights/head.bias`, the rest as JSON."""
-    tensors: dict[str, Tensor] = {}
-    paths: list[Json] = []
-
-    def remainder(value: Any, path: tuple[str | int, ...]) -> Json:
-        if isinstance(value, (list, tuple)):
-            return [remainder(item, (*path, index)) for index, item in enumerate(value)]
-        if is_dataclass(value):
-            value = {field.name: getattr(value, field.name) for field in fields(value)}
-        if not isinstance(value, Mapping):
-            return value
-        values: dict[str, Json] = {}
-        for name, item in value.items():
-            if isinstance(item, Tensor):
-                copy = item.detach().clone(memory_format=torch.contiguous_format)
-                tensors["/".join(map(str, (*path, name)))] = copy
-                # Neither safetensors nor JSON promises an order, and ties in pruning go by it.
-                paths.append([[*path, name], str(copy.dtype), list(copy.shape)])
-            else:
-                values[name] = remainder(item, (*path, name))
-        return values
-
-    return Checkpoint(tensors, {**remainder(state, ()), "tensors": paths})
-
-
-def unpack(saved: Checkpoint) -> dict[str, Any]:
-    """Return the nested state that `pack` copied; KeyError, TypeError or ValueError if it is incomplete."""
-    state: dict[str, Any] = deepcopy(dict(saved.metadata))
-    for path, dtype, shape in state.pop("tensors"):
-        tensor = saved.tensors["/".join(map(str, path))]
-        if (str(tensor.dtype), list(tensor.shape)) != (dtype, shape):
-            raise ValueError("it is incomplete: a tensor has another type or shape")
-        container = state
-        for name in path[:-1]:
-            container = container[name]
-        container[path[-1]] = tensor
-    return state
-
-
-# ---- saved by the clock
 
 
 class TrialCheckpointer:

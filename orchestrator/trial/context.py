@@ -51,9 +51,10 @@ class NetworkState:
 class TrialContext:
     """What all stages of one trial share: the configuration, the data, the cost of one image.
 
-    `trial` is None for a dense training. `dense_state` is the trained dense network, once there is one.
-    Recoveries minimise `loss`; `has_teacher` says that it runs the dense network as well. Every training
-    is recorded in the `checkpointer`. The dense training starts from `source_model`, if there is one.
+    `config` is that of the dense training, `trial` None where that is all there is. `dense_state` is the
+    trained dense network, once there is one. Recoveries minimise `loss`; `has_teacher` says that it runs the
+    dense network as well. Every training is recorded in the `checkpointer`. The dense training starts from
+    `source_model`, if there is one.
     """
 
     config: DenseConfig

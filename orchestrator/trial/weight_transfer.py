@@ -127,6 +127,7 @@ def transfer_weights(
     for name, fresh in initial.items():
         tensor = fresh if name in mapping.replaced else source.weights[name]
         how = mapping.adapted.get(name)
+        # Either way a grey image gives what it gives as three equal channels.
         if how == REPEATED:
             tensor = tensor.repeat(1, COLOURS, 1, 1) / COLOURS
         elif how == SUMMED:
