@@ -123,14 +123,14 @@ def test_of_another_host_the_beats_are_heard(tracker: Tracker, monkeypatch: pyte
 def test_two_that_claimed_at_once_on_a_server(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both looked before either claimed: the second sees the first when it looks again."""
     looked: list[int] = []
-    rows = module._rows
+    rows = module._sweep_runs
 
     def blind_at_first(tracker: Tracker, plan_sha256: str) -> object:
         looked.append(1)
         return [] if len(looked) == 1 else rows(tracker, plan_sha256)
 
     first = held(tracker, "another-host 12 3.0")
-    monkeypatch.setattr(module, "_rows", blind_at_first)
+    monkeypatch.setattr(module, "_sweep_runs", blind_at_first)
     with pytest.raises(BusyError, match="another-host"):
         acquire_lease(tracker, PLAN_SHA256, name="claimed")
     states = {row.run_id: row.status for row in tracker.search("tags.kind = 'sweep'")}
