@@ -182,8 +182,8 @@ def test_a_disk_that_is_full_when_the_result_is_written(
             raise OSError(28, "No space left on device")
         real(path, content)
 
-    for module in ("model_files", "recording", "parcel", "entry"):
-        monkeypatch.setattr(f"orchestrator.storage.{module}.write", write)
+    for module in ("storage.model_files", "storage.outbox", "tracking.recorder", "tracking.run_session"):
+        monkeypatch.setattr(f"orchestrator.{module}.write_file", write)
     config, tried = trial(amount=0.75), 0
     while True:
         tried += 1

@@ -119,7 +119,7 @@ def test_a_file_that_grows_after_it_was_listed_is_refused(folder: Path) -> None:
 def test_a_file_beyond_its_limit_is_not_opened(folder: Path) -> None:
     manifest = read_manifest(LocalFolder(folder), manifest_sha256=None)
     (folder / "weights.safetensors").unlink()
-    with pytest.raises(StoreError, match="has 7 bytes; 6 is the most"):
+    with pytest.raises(StoreError, match="has 7 bytes; at most 6 are allowed"):
         manifest.read("weights.safetensors", at_most=6)
 
 

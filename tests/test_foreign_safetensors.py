@@ -31,7 +31,7 @@ HEADERS: list[tuple[str, dict[str, object]]] = [
     ("an invalid shape or invalid offsets", {"shape": [True, 2]}),
     ("an invalid shape or invalid offsets", {"shape": [1] * 17}),
     ("an invalid shape or invalid offsets", {"data_offsets": [0, 4, 8]}),
-    ("something else than dtype", {"more": 1}),
+    ("other fields than dtype", {"more": 1}),
     ("no safetensors file", {"data_offsets": [8, 16]}),
 ]
 
@@ -56,4 +56,4 @@ def test_a_crowd_of_tensors_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inner", [b"[],", b'{"a":1},', b"1,", b'"",'])
 def test_a_header_full_of_anything_is_refused_in_a_moment(tmp_path: Path, inner: bytes) -> None:
     header = b'{"a":[' + inner * (2_900_000 // len(inner)) + b"1]}"
-    refused(safetensors(tmp_path / "net.safetensors", header), "something else than dtype")
+    refused(safetensors(tmp_path / "net.safetensors", header), "other fields than dtype")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import DiskFullError
-from orchestrator.storage import outbox as parcels
+from orchestrator.storage import outbox as outbox_module
 from orchestrator.storage.locks import owner
 from orchestrator.storage.outbox import (
     PARTIAL,
@@ -28,7 +28,7 @@ from orchestrator.system import files
 from orchestrator.tracking import MetricPoint
 
 KEY = "0123456789abcdef" * 4
-OPENING = RunStart(
+RUN_START = RunStart(
     "an experiment",
     "trial",
     "weight 0.5",
@@ -39,7 +39,7 @@ OPENING = RunStart(
     DataInput("digits", "d" * 64, {"train": 1257}),
     1_700_000_000_000,
 )
-CLOSING = RunEnd(
+RUN_END = RunEnd(
     "FINISHED",
     1_700_000_001_000,
     {"manifest_sha256": "m"},
@@ -58,12 +58,12 @@ def fill(folder: Path) -> RunEnd:
     (folder / "model").mkdir()
     (folder / "model" / "weights").write_bytes(b"\x00\x01")
     (folder / "layers.json").write_text("{}")
-    return CLOSING
+    return RUN_END
 
 
-def pack(outbox: Outbox, opening: RunStart = OPENING, *, begun: bool = False) -> PendingRun:
-    with outbox.write(new_pending_id(opening.point), opening, fill, params_logged=begun) as parcel:
-        return parcel
+def pack(outbox: Outbox, run_start: RunStart = RUN_START, *, begun: bool = False) -> PendingRun:
+    with outbox.write(new_pending_id(run_start.point), run_start, fill, params_logged=begun) as pending_run:
+        return pending_run
 
 
 def dead_owner() -> str:
@@ -74,12 +74,12 @@ def dead_owner() -> str:
 
 
 def test_a_parcel_comes_back_as_it_was(outbox: Outbox) -> None:
-    parcel = pack(outbox, begun=True)
-    assert outbox.pending_runs() == [parcel]
-    assert (parcel.start, parcel.end, parcel.params_logged) == (OPENING, CLOSING, True)
-    assert parcel.final_metrics == {"final/accuracy": 0.1 + 0.2}
-    assert (parcel.files / "model" / "weights").read_bytes() == b"\x00\x01"
-    outbox.remove(parcel)
+    pending_run = pack(outbox, begun=True)
+    assert outbox.pending_runs() == [pending_run]
+    assert (pending_run.start, pending_run.end, pending_run.params_logged) == (RUN_START, RUN_END, True)
+    assert pending_run.final_metrics == {"final/accuracy": 0.1 + 0.2}
+    assert (pending_run.files / "model" / "weights").read_bytes() == b"\x00\x01"
+    outbox.remove(pending_run)
     assert outbox.pending_runs() == []
     assert list(outbox.folder.iterdir()) == []
 
@@ -87,23 +87,23 @@ def test_a_parcel_comes_back_as_it_was(outbox: Outbox) -> None:
 def test_dense_networks_come_first(outbox: Outbox) -> None:
     kinds = ["trial", "dense", "trial", "dense"]
     for number, kind in enumerate(kinds):
-        pack(outbox, replace(OPENING, kind=kind, point=f"{number}" * 64))
-    assert [parcel.start.kind for parcel in outbox.pending_runs()] == sorted(kinds)
+        pack(outbox, replace(RUN_START, kind=kind, point=f"{number}" * 64))
+    assert [pending_run.start.kind for pending_run in outbox.pending_runs()] == sorted(kinds)
 
 
 def test_a_point_is_found_by_its_key_and_not_by_the_start_of_it(outbox: Outbox) -> None:
     other = KEY[:16] + "f" * 48  # the same first letters
-    pack(outbox, replace(OPENING, point=other))
-    found = outbox.find_task_result(KEY)
-    assert found is not None
-    assert found.end.key == KEY
+    pack(outbox, replace(RUN_START, point=other))
+    pending_run = outbox.find_task_result(KEY)
+    assert pending_run is not None
+    assert pending_run.end.key == KEY
     assert outbox.find_task_result(other) is None
 
 
 @pytest.mark.parametrize("harm", ["change", "remove", "cut", "empty"])
 def test_a_parcel_that_is_not_as_it_was_written_is_none(outbox: Outbox, harm: str) -> None:
     """What a machine that was switched off can leave."""
-    whole, harmed = pack(outbox), pack(outbox, replace(OPENING, point="e" * 64))
+    whole, harmed = pack(outbox), pack(outbox, replace(RUN_START, point="e" * 64))
     weights, run = harmed.files / "model" / "weights", harmed.folder / RUN
     if harm == "change":
         weights.write_bytes(b"\x00\x02")
@@ -130,38 +130,38 @@ import sys
 from pathlib import Path
 from orchestrator.storage.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
-(parcel,) = outbox.pending_runs()
-with outbox.locked(parcel) as mine:
-    print(mine, flush=True)
+(pending_run,) = outbox.pending_runs()
+with outbox.locked(pending_run) as is_locked:
+    print(is_locked, flush=True)
     sys.stdin.readline()
 """
 
 
 def test_one_process_holds_a_parcel(outbox: Outbox) -> None:
-    parcel = pack(outbox)
+    pending_run = pack(outbox)
     command = [sys.executable, "-c", HOLD, str(outbox.folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
-        with outbox.locked(parcel) as mine:
-            assert not mine
+        with outbox.locked(pending_run) as is_locked:
+            assert not is_locked
         other.kill()
-    with outbox.locked(parcel) as mine:  # a dead process holds nothing
-        assert mine
-    outbox.remove(parcel)
-    with outbox.locked(parcel) as mine:
-        assert not mine
+    with outbox.locked(pending_run) as is_locked:  # a dead process holds nothing
+        assert is_locked
+    outbox.remove(pending_run)
+    with outbox.locked(pending_run) as is_locked:
+        assert not is_locked
 
 
 def test_who_packs_holds_from_the_start(outbox: Outbox) -> None:
-    with outbox.write(new_pending_id(KEY), OPENING, fill, params_logged=False) as parcel:
+    with outbox.write(new_pending_id(KEY), RUN_START, fill, params_logged=False) as pending_run:
         code = HOLD.replace("sys.stdin.readline()", "pass")
-        told = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", code, str(outbox.folder)], capture_output=True, text=True, check=True
         )
-        assert told.stdout == "False\n"
-    with outbox.locked(parcel) as mine:
-        assert mine
+        assert completed.stdout == "False\n"
+    with outbox.locked(pending_run) as is_locked:
+        assert is_locked
 
 
 def test_a_full_disk_leaves_nothing(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,11 +193,11 @@ def test_where_results_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert outbox_folder("sqlite:////srv/a.db") == Path("/srv/.outbox/a.db")
     assert outbox_folder("sqlite:////srv/b.db") == Path("/srv/.outbox/b.db")
     monkeypatch.setenv("ORCHESTRATE_STATE_DIR", str(tmp_path))
-    place = outbox_folder("http://me:secret@host:5000")
-    assert place.parent == tmp_path / "outbox"
-    assert "secret" not in str(place)
-    assert place == outbox_folder("http://me:another@host:5000")  # who changes a password finds it again
-    assert place != outbox_folder("http://me:secret@host:5001")
+    folder = outbox_folder("http://me:secret@host:5000")
+    assert folder.parent == tmp_path / "outbox"
+    assert "secret" not in str(folder)
+    assert folder == outbox_folder("http://me:another@host:5000")  # who changes a password finds it again
+    assert folder != outbox_folder("http://me:secret@host:5001")
     assert outbox_folder("http://host", "/chosen").parent == Path("/chosen/outbox")
     monkeypatch.delenv("ORCHESTRATE_STATE_DIR")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -210,4 +210,4 @@ def test_a_run_file_holds_no_secret(outbox: Outbox) -> None:
 
 
 def test_loading_another_folder_is_none(tmp_path: Path) -> None:
-    assert parcels.load_pending_run(tmp_path) is None
+    assert outbox_module.load_pending_run(tmp_path) is None

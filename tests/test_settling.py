@@ -27,7 +27,7 @@ TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5
 POINTS = [Task(DENSE.key(), "dense", DENSE), Task(TRIAL.key(), "weight", TRIAL, parent=DENSE.key())]
 
 
-class Place:
+class Store:
     def __init__(self, folder: Path) -> None:
         self.uri = default_uri(folder)
         tracking.initialise(self.uri)
@@ -39,9 +39,9 @@ class Place:
     def pack(self, key: str, *, sweep: str = "", metric: str = "final/accuracy") -> None:
         data = DataInput("digits", "d" * 64, {"train": 1257})
         parent = sweep or self.sweep
-        opening = RunStart("x", "trial", f"run {key}", parent, key, {"point": key}, {}, data, 1_000_000)
-        closing = RunEnd("FINISHED", 2_000_000, {}, (MetricPoint(metric, 0.5),), key)
-        with self.outbox.write(new_pending_id(key), opening, lambda folder: closing, params_logged=False):
+        run_start = RunStart("x", "trial", f"run {key}", parent, key, {"point": key}, {}, data, 1_000_000)
+        run_end = RunEnd("FINISHED", 2_000_000, {}, (MetricPoint(metric, 0.5),), key)
+        with self.outbox.write(new_pending_id(key), run_start, lambda folder: run_end, params_logged=False):
             pass
 
     def conclude(self) -> int:
@@ -53,12 +53,12 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setattr(delivery, "WAIT_SECONDS", 1.0)
     monkeypatch.setattr(delivery, "FIRST_RETRY_SECONDS", 0.1)
-    found = Place(tmp_path)
-    yield found
-    breaker_for(found.uri).reset()
+    store = Store(tmp_path)
+    yield store
+    breaker_for(store.uri).reset()
 
 
 def refuse_to_answer(monkeypatch: pytest.MonkeyPatch, *, times: int = 1_000_000) -> Callable[[], int]:
@@ -75,78 +75,78 @@ def refuse_to_answer(monkeypatch: pytest.MonkeyPatch, *, times: int = 1_000_000)
     return lambda: calls[0]
 
 
-def test_all_is_delivered_before_the_sweep_is_concluded(place: Place) -> None:
-    place.pack("a")
-    place.pack("b")
-    assert place.settle() == 2
-    assert place.outbox.pending_runs() == []
+def test_all_is_delivered_before_the_sweep_is_concluded(store: Store) -> None:
+    store.pack("a")
+    store.pack("b")
+    assert store.settle() == 2
+    assert store.outbox.pending_runs() == []
 
 
 def test_a_store_that_comes_back_in_time(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.pack("a")
+    store.pack("a")
     calls = refuse_to_answer(monkeypatch, times=2)
-    assert place.settle() == 1
+    assert store.settle() == 1
     assert calls() == 3
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1  # once, not at every try
-    assert "[Errno 111] Connection refused; trying for 1 s" in said
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1  # once, not at every try
+    assert "[Errno 111] Connection refused; trying for 1 s" in err
 
 
 def test_one_that_does_not_leaves_the_results_and_says_where(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.pack("a")
-    place.pack("b")
-    place.pack("c", sweep="another sweep")
+    store.pack("a")
+    store.pack("b")
+    store.pack("c", sweep="another sweep")
     refuse_to_answer(monkeypatch)
     with pytest.raises(StoreUnavailableError) as caught:
-        place.settle()
-    assert f"2 results wait in {place.outbox.folder}, and `orchestrate deliver` delivers them" in str(
+        store.settle()
+    assert f"2 results wait in {store.outbox.folder}, and `orchestrate deliver` delivers them" in str(
         caught.value
     )
     assert caught.value.exit_code == 4
-    assert (place.concluded, len(place.outbox.pending_runs())) == (0, 3)
+    assert (store.concluded, len(store.outbox.pending_runs())) == (0, 3)
     monkeypatch.undo()
-    breaker_for(place.uri).reset()
-    deliver_pending(place.uri)  # as the same command begins
-    assert place.tracker.find_all_finished().keys() == {"a", "b", "c"}
+    breaker_for(store.uri).reset()
+    deliver_pending(store.uri)  # as the same command begins
+    assert store.tracker.find_all_finished().keys() == {"a", "b", "c"}
 
 
-def test_a_store_that_goes_away_while_the_end_is_written(place: Place) -> None:
+def test_a_store_that_goes_away_while_the_end_is_written(store: Store) -> None:
     """The picture and the note are written again."""
 
     def conclude() -> str:
-        place.concluded += 1
-        if place.concluded < 3:
+        store.concluded += 1
+        if store.concluded < 3:
             raise MlflowException("API request failed with exception Connection refused")
         return "done"
 
-    assert finish_with_retries(place.uri, place.sweep, SweepOutcome(()), conclude) == "done"
-    place.concluded = -1_000_000
+    assert finish_with_retries(store.uri, store.sweep, SweepOutcome(()), conclude) == "done"
+    store.concluded = -1_000_000
     with pytest.raises(
         StoreUnavailableError, match="every result is stored, and `orchestrate deliver` writes the comparison"
     ):
-        finish_with_retries(place.uri, place.sweep, SweepOutcome(()), conclude)
+        finish_with_retries(store.uri, store.sweep, SweepOutcome(()), conclude)
 
 
-def test_what_the_store_refuses_is_an_error_with_its_place(place: Place) -> None:
-    place.pack("a", metric="no % here")
+def test_what_the_store_refuses_is_an_error_with_its_place(store: Store) -> None:
+    store.pack("a", metric="no % here")
     with pytest.raises(StoreError, match=r"run a: the store .* refuses: .*; 1 result waits in "):
-        place.settle()
+        store.settle()
 
 
-def test_an_interrupted_sweep_waits_for_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_sweep_waits_for_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = SweepOutcome((), signal.SIGINT)
-    place.pack("a")
+    store.pack("a")
     calls = refuse_to_answer(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        place.settle(stopped)
+        store.settle(stopped)
     assert calls() == 1
     monkeypatch.undo()
-    breaker_for(place.uri).reset()
-    assert place.settle(stopped) == 1
+    breaker_for(store.uri).reset()
+    assert store.settle(stopped) == 1
 
 
 def test_results_on_other_nodes_are_not_passed_over() -> None:
@@ -158,15 +158,15 @@ def test_results_on_other_nodes_are_not_passed_over() -> None:
     check_all_delivered(frame, SweepOutcome(ended.results, signal.SIGINT))
 
 
-def test_a_full_disk_ends_a_sweep_with_what_is_needed(place: Place) -> None:
-    open_run = place.tracker.start("trial", "x", parent=place.sweep, tags={"point": "p"})
+def test_a_full_disk_ends_a_sweep_with_what_is_needed(store: Store) -> None:
+    open_run = store.tracker.start("trial", "x", parent=store.sweep, tags={"point": "p"})
     ended = SweepOutcome(
         (TaskResult(POINTS[0], {"x": 1.0}),), disk_full="DiskFullError: no room is left in /disk: full"
     )
     with pytest.raises(DiskFullError) as caught:
-        raise_if_disk_full(place.tracker, place.sweep, ended, POINTS)
-    said = str(caught.value)
-    assert said.startswith(f"no room is left in /disk: full; {place.outbox.folder.parents[1]} has ")
-    assert "and the run that is left needs about 80.2 kB; make room" in said
-    assert place.tracker.get_run(open_run.run_id).status == "KILLED"
-    raise_if_disk_full(place.tracker, place.sweep, SweepOutcome(()), POINTS)
+        raise_if_disk_full(store.tracker, store.sweep, ended, POINTS)
+    message = str(caught.value)
+    assert message.startswith(f"no room is left in /disk: full; {store.outbox.folder.parents[1]} has ")
+    assert "and the run that is left needs about 80.2 kB; make room" in message
+    assert store.tracker.get_run(open_run.run_id).status == "KILLED"
+    raise_if_disk_full(store.tracker, store.sweep, SweepOutcome(()), POINTS)
