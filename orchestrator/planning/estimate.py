@@ -174,7 +174,7 @@ class _Costs:
         key = (dense.model, dense.dataset, dense.batch_size, dense.train, *methods)
         if key not in self.costs:
             speed, epochs = self.speed(dense), trial_epochs(config)
-            has_teacher = bool(distillations.get(config.distill).traits["teaches"])
+            has_teacher = bool(distillations.get(config.distill).traits["needs_teacher"])
             stored = speed.mask_bytes + (speed.weight_bytes if epochs else 0)
             measurements = rounds_of(schedules.get(schedule)) + 1
             self.costs[key] = self._cost(
