@@ -120,7 +120,7 @@ def test_log_ranges_are_drawn_by_their_logarithm(tmp_path: Path) -> None:
 
 @pytest.fixture
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "MOST_DRAWS", 100)
+    monkeypatch.setattr(sampling, "MAX_DRAWS", 100)
 
 
 def test_refused_draws_are_drawn_again_and_told(tmp_path: Path, few_draws: None) -> None:
