@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import models
 import pruning
 from benchmarks.harness import AtLeast, AtMost, Job, benchmark, main
-from pruning.masking import masked, prunable_layers
+from pruning.masking import mask_weights, prunable_layers
 from pruning.pq_index import pq_index_rows
 
 torch.set_num_threads(1)
@@ -86,7 +86,7 @@ def many_amounts() -> Iterator[Job]:
     weights = {name: tensor.detach() for name, tensor in net.state_dict().items()}
 
     def ours() -> list[dict[str, Tensor]]:
-        return [masked(weights, pruning.prune(net, amount=amount)) for amount in AMOUNTS]
+        return [mask_weights(weights, pruning.prune(net, amount=amount)) for amount in AMOUNTS]
 
     def baseline() -> list[dict[str, Tensor]]:
         states = []

@@ -14,13 +14,13 @@ from typing import Any, get_args
 
 import yaml
 
-from extensions import entries
 from models import BUILDERS
 from orchestrator.config import Control, Start, When
 from orchestrator.data.datasets import DATASETS
 from orchestrator.space import hyperparameters
 from orchestrator.space.catalog import KINDS, REGISTRIES, Item, items
 from orchestrator.space.overrides import SETTABLE
+from pruning.plugins import entry_points
 from pruning.step import SCOPES
 
 DOCS = Path(__file__).parent
@@ -102,7 +102,7 @@ def _kind(kind: str) -> dict[str, Any]:  # JSON
     registries |= {name: registry for name, (registry, _) in REGISTRIES.items()}
     registry = registries.get(kind)
     noun, group = ("technique", "") if registry is None else (registry.kind, registry.group)
-    summaries = {item.name: item.about for item in items(kind) if item.name not in entries(group)}
+    summaries = {item.name: item.about for item in items(kind) if item.name not in entry_points(group)}
     return {"noun": noun, "axis": items(kind)[0].axis, "group": group, "summaries": summaries}
 
 

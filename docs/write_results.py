@@ -31,7 +31,7 @@ from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import Tracker, initialise
-from pruning.registry import parse
+from pruning.registry import parse_method
 
 PAGES = Path(__file__).parent / "results"
 CONCLUSION = "## What it says"
@@ -69,7 +69,7 @@ def width(frame: DataFrame) -> str:
     """Return the uncertainty of an accuracy from the size of each test set."""
     parts = []
     for name, rows in frame[frame["status"] == "finished"].groupby("dataset", sort=False):
-        dataset, options = parse(str(name))
+        dataset, options = parse_method(str(name))
         images, dense = split_sizes(dataset, **options)[2], float(rows["ipa/accuracy"].mean())
         points = test_set_width(dense, images)
         parts.append(

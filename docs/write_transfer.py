@@ -27,7 +27,7 @@ from orchestrator.formatting import format_percent
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import RunRecord, Tracker
-from pruning.registry import parse
+from pruning.registry import parse_method
 
 # title, technique and amount of the final pruning
 FINALS = (
@@ -72,7 +72,7 @@ def read(sweeps: Sequence[str]) -> pd.DataFrame:
         frames.append(frame)
     trials = pd.concat(frames, ignore_index=True)
     trials["images"] = [
-        split_sizes(name, **options)[0] for name, options in map(parse, trials["dataset"].astype(str))
+        split_sizes(name, **options)[0] for name, options in map(parse_method, trials["dataset"].astype(str))
     ]
     trials.loc[trials["start"] == "scratch", "source"] = ""
     return trials.drop_duplicates("key")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from models.widths import checked_widths
+from models.mlp import check_widths
 
 SMALLEST = 8  # pixels, each side
 
@@ -25,7 +25,7 @@ def cnn(
             f"cnn takes images from {SMALLEST}x{SMALLEST} up, not {input_shape[1]}x{input_shape[2]}"
         )
     blocks = nn.Sequential()
-    for width in checked_widths(widths):
+    for width in check_widths(widths):
         blocks.append(_block(channels, width, pool=side >= 2))
         channels, side = width, side // 2
     tail = OrderedDict(

@@ -8,7 +8,7 @@ from torch import nn
 
 SMALLEST = 8  # pixels, each side: three transitions halve the map
 SMALL_STEM_BELOW = 64  # pixels: torchvision's own stem halves twice more
-NAME_OF_BEFORE = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
+FORMER_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
 
 
 def densenet121(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -17,7 +17,7 @@ def densenet121(input_shape: tuple[int, int, int], num_classes: int) -> nn.Modul
     Below 64 pixels the 7x7 stride-2 stem and its max pool become a 3x3 stride-1 convolution and an identity,
     under the same names (`features.conv0`, `features.pool0`). Images from 8x8 up.
     """
-    # Here, not above: the other models need not wait for torchvision (over a second).
+    # Here, not above: torchvision takes over a second to import, and the other models do not need it.
     from models.torchvision_compat import models
 
     channels, side = input_shape[0], min(input_shape[1:])
@@ -35,13 +35,13 @@ def densenet121(input_shape: tuple[int, int, int], num_classes: int) -> nn.Modul
     return net
 
 
-# What it builds is torchvision's: the key of a result has its version.
+# The layers are torchvision's, so its version is part of a result's key.
 densenet121.__dict__["built_from"] = ("torchvision",)
 
 
-def present_name(name: str) -> str:
-    """The name that a tensor has today; in torchvision's pre-trained files `norm1` is `norm.1`."""
-    return NAME_OF_BEFORE.sub(r"\1\2", name)
+def current_name(name: str) -> str:
+    """Return a tensor's name in torchvision's densenet; in its pre-trained files `norm1` is `norm.1`."""
+    return FORMER_NAME.sub(r"\1\2", name)
 
 
 def _stem(channels: int, *, small: bool) -> nn.Conv2d:

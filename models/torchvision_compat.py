@@ -1,4 +1,4 @@
-"""torchvision, importable beside any build of torch; everything here imports it through this module.
+"""torchvision, importable beside any build of torch; all other modules import it from here.
 
 The package index's torchvision is compiled for CUDA. Beside a CPU torch its compiled library cannot load, and
 `import torchvision` dies on the two operators that it then describes but does not have (pytorch/vision#9077).
@@ -21,8 +21,8 @@ SCHEMAS = (
 
 
 def compiled_library_loads() -> bool:
-    """Whether torchvision's compiled operators can be loaded beside this torch; loads them if so."""
-    spec = find_spec("torchvision")  # finds without importing
+    """Load torchvision's compiled operators, and return whether that works beside this torch."""
+    spec = find_spec("torchvision")  # does not import it
     folders = spec.submodule_search_locations if spec else None
     for library in (path for folder in folders or () for path in Path(folder).glob("_C.*")):
         try:
@@ -34,7 +34,7 @@ def compiled_library_loads() -> bool:
 
 
 def declare_missing_operators() -> Library | None:
-    """Declare the two schemas where the compiled library cannot; they live as long as what is returned."""
+    """Declare the two schemas where the compiled library cannot; they last as long as the returned object."""
     if compiled_library_loads():
         return None
     library = Library("torchvision", "FRAGMENT")
@@ -45,6 +45,6 @@ def declare_missing_operators() -> Library | None:
 
 DECLARED = declare_missing_operators()
 
-from torchvision import datasets, models, transforms  # noqa: E402  after the declaration: it is what makes this work
+from torchvision import datasets, models, transforms  # noqa: E402  it works only after the declaration
 
 __all__ = ["DECLARED", "datasets", "models", "transforms"]

@@ -5,21 +5,40 @@ pruning.apply_masks(net, masks)
 small = pruning.shrink(net, masks, example_input)
 """
 
-import pruning.gradient_criteria
-import pruning.pivoted_qr  # noqa: F401 - registers its criterion
-from pruning.controls import shuffle_masks
-from pruning.criteria import criteria
-from pruning.decomposition import refit
-from pruning.engine import prune
-from pruning.granularity import GRANULARITIES, granularities
-from pruning.masking import Masks, apply_masks, sparsity
-from pruning.pq_index import gini, kept_bound, pq_index, sap_prune_count
-from pruning.regularization import regularizers
-from pruning.schedules import schedules
-from pruning.step import SCOPES
-from pruning.structure import shrink, trace
+from __future__ import annotations
 
-__all__ = [
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pruning.channels import shrink, trace
+    from pruning.criteria import criteria
+    from pruning.granularity import GRANULARITIES, granularities
+    from pruning.group_lasso import regularizers
+    from pruning.interpolative import refit
+    from pruning.masking import Masks, apply_masks, shuffle_masks, sparsity
+    from pruning.pq_index import gini, kept_bound, pq_index, sap_prune_count
+    from pruning.prune import prune
+    from pruning.schedules import schedules
+    from pruning.step import SCOPES
+
+# Imported on first use, by `__getattr__`: `pruning.plugins` must load without torch.
+_NAMES = {
+    "channels": ("shrink", "trace"),
+    "criteria": ("criteria",),
+    "granularity": ("GRANULARITIES", "granularities"),
+    "group_lasso": ("regularizers",),
+    "interpolative": ("refit",),
+    "masking": ("Masks", "apply_masks", "shuffle_masks", "sparsity"),
+    "pq_index": ("gini", "kept_bound", "pq_index", "sap_prune_count"),
+    "prune": ("prune",),
+    "schedules": ("schedules",),
+    "step": ("SCOPES",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = [  # a literal, which type checkers and documentation tools read
     "GRANULARITIES",
     "SCOPES",
     "Masks",
@@ -39,3 +58,25 @@ __all__ = [
     "sparsity",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> Any:  # a function, a registry or a constant, typed above
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing the module `pruning.pq_index` would bind it here, in place of the function of that name.
+        if name not in _MODULES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,127 +1,120 @@
-"""What the layers that read a group of units are given: their activations, and the QR factor of those.
+"""Activations of a group's units as the layers read them, and the QR factor of these.
 
-A unit's column holds what its readers see of it, after activation and pooling; a row is an image, or a
-position of a map. Activations are never kept whole: their factor R, [n, n], grows batch by batch.
-Networks run as float64 copies in eval mode; what is passed in stays untouched.
+A unit's column holds what the layers that consume it read, after activation and pooling; a row is an image,
+or a position of a map. Activations are never stored whole: their factor R, [n, n], grows batch by batch.
+Networks run as float64 copies in eval mode; the caller's network stays untouched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning.architecture import SelectedLinear
 from pruning.checks import FORWARD_ERRORS, check_example, one_line, shape_text
-from pruning.dataflow import received
+from pruning.dataflow import layer_input
 from pruning.masking import Group, Member
+from pruning.resize import SelectedLinear
 
-CHUNK = 64  # images at a time
-Watch = Callable[[Tensor], None]
-
-
-def float64_copy(net: nn.Module) -> nn.Module:
-    """A copy in eval mode, without gradients."""
-    return deepcopy(net).double().eval().requires_grad_(False)
+CHUNK_SIZE = 64  # images at a time
+OnRows = Callable[[Tensor], None]
 
 
-def matrix(activations: Tensor) -> Tensor:
-    """The activations in float64; ValueError unless they are a matrix with entries."""
+def check_matrix(activations: Tensor) -> Tensor:
+    """Return the activations in float64. ValueError unless they are a matrix with entries."""
     if activations.dim() != 2 or not activations.numel():
         raise ValueError(f"activations of shape {tuple(activations.shape)}; a matrix [rows, n] is needed")
     return activations.detach().double()
 
 
-def fold_in(r: Tensor | None, rows: Tensor) -> Tensor:
-    """The factor R of everything so far and `rows`; QR of R is QR of all the rows, without squaring them."""
+def update_qr(r: Tensor | None, rows: Tensor) -> Tensor:
+    """Return the factor R of all rows so far and `rows`. ValueError for rows that are not finite.
+
+    The QR of R under new rows is that of all rows together, and squares none of them.
+    """
     if not torch.isfinite(rows).all():
         raise ValueError("activations that are not finite numbers: nothing can be fitted to them")
     factor: Tensor = torch.linalg.qr(rows if r is None else torch.cat([r, rows]), mode="r").R
     return factor
 
 
-def makers(group: Group) -> list[Member]:
-    """The members that make the units: rows; columns for a network's input features."""
+def producers(group: Group) -> list[Member]:
+    """Return the members that make the units: rows; columns for a network's input features."""
     return [member for member in group.members if member.side == "out"] or list(group.members)
 
 
-def readers_of(group: Group) -> list[str]:
-    """Names of the layers that read the units. ValueError for groups that nothing reads."""
-    readers = list(dict.fromkeys(member.module for member in group.members if member.side == "in"))
-    if not readers:
+def consumers(group: Group) -> list[str]:
+    """Return the names of the layers that read the units. ValueError for groups that nothing reads."""
+    names = list(dict.fromkeys(member.module for member in group.members if member.side == "in"))
+    if not names:
         raise ValueError(f"{group.name}: no layer is known that reads it; take the groups of trace")
-    return readers
+    return names
 
 
-def columns_of(group: Group, reader: str) -> Tensor:
-    """int64 [cells, size]: where the reader finds each unit; a flattened map has a cell per position."""
-    members = [member for member in group.members if (member.module, member.side) == (reader, "in")]
+def consumed_columns(group: Group, layer: str) -> Tensor:
+    """Return int64 [cells, size]: a layer's columns by unit; a flattened map has a cell per position."""
+    members = [member for member in group.members if (member.module, member.side) == (layer, "in")]
     index, root = (torch.cat([getattr(member, name) for member in members]) for name in ("index", "root"))
     if len(root.bincount(minlength=group.size).unique()) > 1:
-        raise ValueError(f"{group.name}: {reader} reads some of its channels more often than others")
+        raise ValueError(f"{group.name}: {layer} reads some of its channels more often than others")
+    # stable: the cells of every unit stay in the map's order
     return index[root.argsort(stable=True)].reshape(group.size, -1).T
 
 
 @contextmanager
-def watching(net: nn.Module, group: Group, see: Watch) -> Iterator[None]:
-    """Let `see` have the group's units, float64 [rows, size], wherever a layer of `net` reads them."""
-    handles = [
-        net.get_submodule(reader).register_forward_pre_hook(
-            partial(_show, columns_of(group, reader), see), with_kwargs=True
-        )
-        for reader in readers_of(group)
-    ]
-    try:
+def capture_inputs(net: nn.Module, group: Group, on_rows: OnRows) -> Iterator[None]:
+    """Call `on_rows` with the group's units, float64 [rows, size], wherever a layer of `net` reads them."""
+    with ExitStack() as stack:
+        for name in consumers(group):
+            hook = partial(_pass_rows, consumed_columns(group, name), on_rows)
+            handle = net.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _show(
-    columns: Tensor, see: Watch, layer: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
+def _pass_rows(
+    columns: Tensor, on_rows: OnRows, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    features = received(args, keywords)
+    features = layer_input(args, kwargs)
     if features is None:
         raise ValueError(f"a {type(layer).__name__} is called without a tensor to read")
     features = features.movedim(-3, -1) if isinstance(layer, nn.Conv2d) else features
     if isinstance(layer, SelectedLinear):
         features = features.index_select(-1, layer.inputs)
-    see(features[..., columns.to(features.device)].reshape(-1, columns.shape[1]))
+    on_rows(features[..., columns.to(features.device)].reshape(-1, columns.shape[1]))
 
 
-def batches(net: nn.Module, images: Tensor) -> Iterator[Tensor]:
-    """The images in float64, on the network's device, a chunk at a time; ValueError without any."""
+def iter_batches(net: nn.Module, images: Tensor) -> Iterator[Tensor]:
+    """Yield the images in float64, on the network's device, a chunk at a time. ValueError without any."""
     if isinstance(images, Tensor) and not len(images):
         raise ValueError("no images: give a few hundred, [n, C, H, W]; labels are not needed")
     check_example(images, "images")
     device = next(net.parameters()).device
-    for part in images.split(CHUNK):
-        yield part.detach().to(device, torch.float64)
+    for chunk in images.split(CHUNK_SIZE):
+        yield chunk.detach().to(device, torch.float64)
 
 
-def factors_of(net: nn.Module, groups: Sequence[Group], images: Tensor) -> dict[str, Tensor]:
-    """Group name -> factor R of its activations, all in one pass; first read, first named."""
+def qr_factors(net: nn.Module, groups: Sequence[Group], images: Tensor) -> dict[str, Tensor]:
+    """Return group name -> factor R of its activations, from one pass; in the order of the first reads."""
     factors: dict[str, Tensor] = {}
 
-    def fold(name: str, rows: Tensor) -> None:
-        factors[name] = fold_in(factors.get(name), rows)
+    def on_rows(name: str, rows: Tensor) -> None:
+        factors[name] = update_qr(factors.get(name), rows)
 
     with ExitStack() as stack:
         for group in groups:
-            stack.enter_context(watching(net, group, partial(fold, group.name)))
-        for part in batches(net, images):
-            run(net, part)
+            stack.enter_context(capture_inputs(net, group, partial(on_rows, group.name)))
+        for batch in iter_batches(net, images):
+            run_forward(net, batch)
     return factors
 
 
-def run(net: nn.Module, images: Tensor) -> None:
-    """One forward pass, for the hooks that look on; ValueError where the network does not take the images."""
+def run_forward(net: nn.Module, images: Tensor) -> None:
+    """Run one forward pass for its hooks. ValueError where the network does not take the images."""
     try:
         net(images)
     except FORWARD_ERRORS as error:

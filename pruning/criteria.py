@@ -1,56 +1,57 @@
-"""What leaves first: a score for every weight.
+"""Criteria: a score for every weight; those with the lowest are pruned first.
 
-A criterion takes a `Scene` and gives float64 scores in the shape of each weight; larger stays. The
-score of a unit or channel is the sum over its weights, so `l1` ranks rows by their 1-norm and `l2`
-by their 2-norm. Criteria that need a gradient are in `gradient_criteria`.
+A criterion takes a `ScoringContext` and returns float64 scores in the shape of each weight. The score of a
+unit or channel is the sum over its weights, so `l1` ranks rows by their 1-norm and `l2` by their 2-norm.
+Criteria that need a gradient are in `gradient_criteria`, the one by QR in `qr_criterion`.
 
-Traits: `data` (it looks at `Scene.sample`), `passes` (the hyper-parameter that says how often it
-scores anew within one round), `one_draw` (a unit has the score of its first weight), `norms` (it
-reads batch norms), `absolute` (its scores are the absolute weights), `same_scores` (the name of the
-criterion whose scores it gives), `orders_like` (granularity -> the name of the criterion that orders
-alike there, whatever the network: the same are removed, and a plan runs one of the two), `of_linear`
-(the name of the criterion whose scores it gives in a network that is one Linear layer).
+Traits: `data` (it looks at `ScoringContext.sample`), `passes` (the hyper-parameter that says how often it
+scores anew within one round), `one_draw` (a unit has the score of its first weight), `groups` (it scores
+whole units alone), `norms` (it reads batch norms), `absolute` (its scores are the absolute weights),
+`same_scores` (the criterion whose scores it returns), `orders_like` (granularity -> the criterion that orders
+alike there, whatever the network: the same are pruned, and a plan runs one of the two), `of_linear` (the
+criterion whose scores it returns in a network that is one Linear layer).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from pruning.checks import one_line
 from pruning.masking import Masks, Norm, Scores
-from pruning.registry import Registry
+from pruning.registry import Method, Registry
 
-criteria = Registry("criterion")
+criteria = Registry("criterion", modules=("pruning.gradient_criteria", "pruning.qr_criterion"))
 
 
 def representative(criterion: str, granularity: str, *, by_order: bool = True) -> str:
-    """The criterion, in text form, that stands for all that remove the same at a granularity.
+    """Return the criterion, in text form, that stands for all that prune the same at a granularity.
 
     Without `by_order` only for those with the very same scores: a schedule may compare these with a value.
     """
-    method = criteria.get(criterion)
-    other = method.traits.get("same_scores")
-    if other is None and by_order:
-        other = method.traits.get("orders_like", {}).get(granularity)
-    return criterion if other is None else representative(str(other), granularity, by_order=by_order)
+    traits = criteria.get(criterion).traits
+    equal = traits.get("same_scores")
+    if equal is None and by_order:
+        equal = traits.get("orders_like", {}).get(granularity)
+    return criterion if equal is None else representative(str(equal), granularity, by_order=by_order)
 
 
-def magnitudes(weights: Mapping[str, Tensor]) -> Scores:
-    """The absolute weights, float64."""
+def absolute_weights(weights: Mapping[str, Tensor]) -> Scores:
+    """Return the absolute weights in float64."""
     return {name: weight.abs().double() for name, weight in weights.items()}
 
 
 @dataclass(frozen=True)
-class Scene:
+class ScoringContext:
     """What a criterion may look at.
 
-    `weights` are the prunable weights by parameter name, masked, detached and on the CPU, where the
-    scores belong too; `masks` tells which of them live;
-    `sample` is (images [n, C, H, W], labels [n]) for criteria that look at data; `generator` is
-    seeded for this round.
+    `weights` are the prunable weights by parameter name, masked, detached and on the CPU, where the scores
+    belong too; `masks` say which of them are alive; `sample` is (images [n, C, H, W], labels [n]) for
+    criteria that look at data; `generator` is seeded for this round.
     """
 
     net: nn.Module
@@ -59,11 +60,35 @@ class Scene:
     generator: torch.Generator
     sample: tuple[Tensor, Tensor] | None = None
 
+    def require_sample(self, criterion: str) -> tuple[Tensor, Tensor]:
+        """Return the sample. ValueError, which names the criterion, without one."""
+        if self.sample is None or not len(self.sample[0]):
+            raise ValueError(
+                f"criterion {criterion!r} needs sample, a pair (images [n, C, H, W], labels [n])"
+            )
+        return self.sample
+
+
+Scene = ScoringContext  # its former name, which plug-ins import
+
+
+def score_weights(criterion: Method, context: ScoringContext) -> Scores:
+    """Return a criterion's scores. ValueError where the network does not take the sample."""
+    try:
+        return cast(Scores, criterion(context))
+    except (RuntimeError, IndexError) as error:  # torch's own
+        if context.sample is None:
+            raise
+        raise ValueError(
+            f"criterion {criterion.name!r} cannot score {type(context.net).__name__} with this sample: "
+            f"{one_line(error)}"
+        ) from error
+
 
 @criteria.register(summary="absolute weight", paper="Han et al., NeurIPS 2015", absolute=True)
-def magnitude(scene: Scene) -> Scores:
+def magnitude(context: ScoringContext) -> Scores:
     """|w|."""
-    return magnitudes(scene.weights)
+    return absolute_weights(context.weights)
 
 
 @criteria.register(
@@ -72,9 +97,9 @@ def magnitude(scene: Scene) -> Scores:
     absolute=True,
     same_scores="magnitude",
 )
-def l1(scene: Scene) -> Scores:
+def l1(context: ScoringContext) -> Scores:
     """|w|, which sums to the 1-norm of a row or group."""
-    return magnitudes(scene.weights)
+    return absolute_weights(context.weights)
 
 
 @criteria.register(
@@ -82,42 +107,42 @@ def l1(scene: Scene) -> Scores:
     paper="He et al., IJCAI 2018",
     orders_like={"weight": "magnitude", "nm": "magnitude"},
 )
-def l2(scene: Scene) -> Scores:
+def l2(context: ScoringContext) -> Scores:
     """w^2, which sums to the squared 2-norm of a row or group: the order is that of the norm."""
-    return {name: weight.double().square() for name, weight in scene.weights.items()}
+    return {name: weight.double().square() for name, weight in context.weights.items()}
 
 
 @criteria.register(summary="a seeded draw: the baseline of every comparison", one_draw=True)
-def random(scene: Scene) -> Scores:
+def random(context: ScoringContext) -> Scores:
     """Uniform in [0, 1), drawn in the order of the parameters.
 
     A unit or channel is judged by one draw, that of its first weight: the sum over many would favour
     large units.
     """
     return {
-        name: torch.rand(weight.shape, generator=scene.generator, dtype=torch.float64)
-        for name, weight in scene.weights.items()
+        name: torch.rand(weight.shape, generator=context.generator, dtype=torch.float64)
+        for name, weight in context.weights.items()
     }
 
 
 @criteria.register(
     summary="scale of the batch norms behind a unit or channel", paper="Liu et al., ICCV 2017", norms=True
 )
-def bn_scale(scene: Scene) -> Scores:
+def bn_scale(context: ScoringContext) -> Scores:
     """|gamma| of every batch norm that the unit or channel goes through; its weights count nothing.
 
     ValueError for single weights, or where no batch norm has a scale.
     """
-    parameters = dict(scene.net.named_parameters())
+    parameters = dict(context.net.named_parameters())
     scales = [
         f"{name}.weight"
-        for name, module in scene.net.named_modules()
-        if isinstance(module, Norm) and f"{name}.weight" in scene.masks
+        for name, module in context.net.named_modules()
+        if isinstance(module, Norm) and f"{name}.weight" in context.masks
     ]
     if not scales:
         raise ValueError(
             "criterion 'bn_scale' ranks units and channels by the batch norms behind them; "
             "there are none here, or the granularity is 'weight': choose another criterion"
         )
-    weights = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in scene.weights.items()}
-    return weights | {name: parameters[name].detach().cpu().double().abs() for name in scales}
+    zeros = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in context.weights.items()}
+    return zeros | {name: parameters[name].detach().cpu().double().abs() for name in scales}

@@ -1,13 +1,12 @@
-"""The law of cutting: a network that is cut out computes what the masked one computes.
+"""Check that a network with channels cut out computes what the masked one computes.
 
-Both run on random images in float64, from a generator of their own. The first layer that reads something
-else is named; what is known of the reason is said.
+Both run on random images in float64. The error names the first layer that reads something else, and the
+reason where it is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,208 +15,194 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.architecture import SelectedLinear
 from pruning.checks import FORWARD_ERRORS, one_line
-from pruning.dataflow import received
+from pruning.dataflow import layer_input
 from pruning.masking import prunable_layers
+from pruning.resize import Removed, SelectedLinear, complement
 
 TOLERANCE = 1e-9  # of the largest value; float64 itself is off by 1e-13 or so
-Gone = Mapping[tuple[str, int], Tensor]  # (module name, dimension of its weight) -> positions that are cut
-
-
-@dataclass
-class _Run:
-    """One forward pass: (layer, what it read) in order of the calls, and the answer or the error."""
-
-    calls: list[tuple[str, Tensor]] = field(default_factory=list)
-    answer: Tensor | None = None
-    error: str = ""
-
-
-def check_equal(masked: nn.Module, cut: nn.Module, images: Tensor, *, gone: Gone) -> None:
-    """ValueError, naming a layer, unless `cut` computes what `masked` does, to `TOLERANCE`.
-
-    Both are float64 networks in eval mode; `gone` are the positions that `cut` lacks. Images are compared one
-    by one with the largest value of their own: they may be of very different sizes.
-    """
-    ours = _run(masked, images)
-    if ours.answer is None:
-        raise ValueError(
-            f"{type(masked).__name__} does not run in float64 on random images: {ours.error}; where its "
-            "forward casts, let it cast to the type of its weights"
-        )
-    finite = _finite_images(ours.answer)
-    if not finite.any():
-        raise ValueError(
-            f"{type(masked).__name__} gives values that are not finite on random images: what is cut out of "
-            "it cannot be compared with it"
-        )
-    theirs = _run(cut, images)
-    try:
-        _check_calls(masked, cut, ours, theirs, gone)
-        _check_answers(ours, theirs, finite)
-    except ValueError as error:
-        _check_repeats(masked, images, ours, finite)
-        raise error
-    _check_training(masked, cut, images, called={name for name, _ in ours.calls})
-
-
-def silent_columns(net: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Layer -> bool [columns], on the CPU: the columns that read zeros alone, at all of its calls."""
-    silent: dict[str, Tensor] = {}
-    for name, features in _run(net, images).calls:
-        dim = -3 if isinstance(net.get_submodule(name), nn.Conv2d) else -1
-        zeros = (features == 0).movedim(dim, 0).flatten(1).all(1).cpu()
-        silent[name] = silent[name] & zeros if name in silent else zeros
-    return silent
-
-
-def _check_answers(ours: _Run, theirs: _Run, finite: Tensor) -> None:
-    assert ours.answer is not None, "checked before"
-    if theirs.answer is None:
-        raise ValueError(_broken(theirs))
-    if (
-        theirs.answer.shape != ours.answer.shape
-        or _difference(theirs.answer, ours.answer, finite) > TOLERANCE
-    ):
-        last = ours.calls[-1][0] if ours.calls else "the last layer"
-        raise ValueError(
-            f"{last}: the logits of the network that is cut out are not those of the masked one; "
-            f"{_by(theirs.answer, ours.answer)}. {ADVICE}"
-        )
-
-
-def _check_repeats(masked: nn.Module, images: Tensor, ours: _Run, finite: Tensor) -> None:
-    """ValueError for a network that answers otherwise when it is asked again: that is the reason then."""
-    again = _run(masked, images)
-    if again.answer is None or _difference(again.answer, ours.answer, finite) > TOLERANCE:
-        raise ValueError(
-            f"{type(masked).__name__} gives other outputs when it is run again: its eval mode must switch "
-            "dropout and the like off"
-        )
-
-
-def _check_training(masked: nn.Module, cut: nn.Module, images: Tensor, *, called: Collection[str]) -> None:
-    """ValueError where layers that run in training mode alone read channels that are cut out."""
-    waiting = [name for name in prunable_layers(masked) if name not in called]
-    if not waiting:
-        return
-    runs = [_run(net.train(), images, tensor=False) for net in (deepcopy(masked), deepcopy(cut))]
-    if not runs[0].error and runs[1].error:
-        raise ValueError(
-            f"{waiting[0]}: it runs in training mode alone, where the network that is cut out breaks off "
-            f"({runs[1].error}); take such layers out of the network first"
-        )
-
-
 ADVICE = (
     "Channels are mixed or moved on the way (a shuffle, a softmax or norm over channels, a reshape with "
     "fixed sizes, a tensor of fixed width): protect the layers before it, or choose granularity weight"
 )
 
 
-def _check_calls(masked: nn.Module, cut: nn.Module, ours: _Run, theirs: _Run, gone: Gone) -> None:
-    """The same calls in the same order, each reading the same values."""
-    for (name, dense), other in zip(ours.calls, theirs.calls, strict=False):
-        if other[0] != name:
+@dataclass
+class _Run:
+    """One forward pass: (layer, its input) in order of the calls, and the output or the error."""
+
+    calls: list[tuple[str, Tensor]] = field(default_factory=list)
+    output: Tensor | None = None
+    error: str = ""
+
+
+def check_equal(masked: nn.Module, cut: nn.Module, images: Tensor, *, removed: Removed) -> None:
+    """Raise ValueError, naming a layer, unless `cut` computes what `masked` does, to `TOLERANCE`.
+
+    Both are float64 networks in eval mode; `removed` are the positions that `cut` lacks. Images are compared
+    one by one with the largest value of their own: they may be of very different sizes.
+    """
+    masked_run = _run(masked, images)
+    if masked_run.output is None:
+        raise ValueError(
+            f"{type(masked).__name__} does not run in float64 on random images: {masked_run.error}; where "
+            "its forward casts, let it cast to the type of its weights"
+        )
+    finite = _finite_images(masked_run.output)
+    if not finite.any():
+        raise ValueError(
+            f"{type(masked).__name__} gives values that are not finite on random images: what is cut out of "
+            "it cannot be compared with it"
+        )
+    cut_run = _run(cut, images)
+    try:
+        _check_calls(masked, cut, masked_run, cut_run, removed)
+        _check_outputs(masked_run, masked_run.output, cut_run, finite)
+    except ValueError as error:
+        # A network that is random in eval mode differs from itself: that is the reason then.
+        repeated = _run(masked, images).output
+        if repeated is None or _difference(repeated, masked_run.output, finite) > TOLERANCE:
+            raise ValueError(
+                f"{type(masked).__name__} gives other outputs when it is run again: its eval mode must "
+                "switch dropout and the like off"
+            ) from error
+        raise error
+    _check_training(masked, cut, images, called={name for name, _ in masked_run.calls})
+
+
+def find_zero_columns(net: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return layer -> bool [columns], on the CPU: the columns that read zeros alone, at all of its calls."""
+    columns: dict[str, Tensor] = {}
+    for name, features in _run(net, images).calls:
+        zero = (features == 0).movedim(_channel_dim(net.get_submodule(name)), 0).flatten(1).all(1).cpu()
+        columns[name] = columns[name] & zero if name in columns else zero
+    return columns
+
+
+def _channel_dim(layer: nn.Module) -> int:
+    return -3 if isinstance(layer, nn.Conv2d) else -1
+
+
+def _check_outputs(masked_run: _Run, expected: Tensor, cut_run: _Run, finite: Tensor) -> None:
+    output = cut_run.output
+    if output is None:
+        raise ValueError(_stops_text(cut_run))
+    if output.shape != expected.shape or _difference(output, expected, finite) > TOLERANCE:
+        last = masked_run.calls[-1][0] if masked_run.calls else "the last layer"
+        raise ValueError(
+            f"{last}: the logits of the network that is cut out are not those of the masked one; "
+            f"{_difference_text(output, expected)}. {ADVICE}"
+        )
+
+
+def _check_training(masked: nn.Module, cut: nn.Module, images: Tensor, *, called: Collection[str]) -> None:
+    """Raise ValueError where layers that run in training mode alone read channels that are cut out."""
+    uncalled = [name for name in prunable_layers(masked) if name not in called]
+    if not uncalled:
+        return
+    runs = [_run(net.train(), images, need_tensor=False) for net in (deepcopy(masked), deepcopy(cut))]
+    if not runs[0].error and runs[1].error:
+        raise ValueError(
+            f"{uncalled[0]}: it runs in training mode alone, where the network that is cut out breaks off "
+            f"({runs[1].error}); take such layers out of the network first"
+        )
+
+
+def _check_calls(
+    masked: nn.Module, cut: nn.Module, masked_run: _Run, cut_run: _Run, removed: Removed
+) -> None:
+    """Raise ValueError unless the same layers run in the same order, each on the same values."""
+    for (name, expected), (cut_name, features) in zip(masked_run.calls, cut_run.calls, strict=False):
+        if cut_name != name:
             raise ValueError(f"{name}: the network that is cut out takes another path than the masked one")
-        layer, read = masked.get_submodule(name), other[1]
-        positions = gone.get((name, 1))
+        positions = removed.get((name, 1))
         if positions is not None and not isinstance(cut.get_submodule(name), SelectedLinear):
-            dim = -3 if isinstance(layer, nn.Conv2d) else -1
-            if _reads_noise(layer, dense, positions, dim):
+            layer = masked.get_submodule(name)
+            dim = _channel_dim(layer)
+            if _reads_nonzero(layer, expected, positions, dim):
                 raise ValueError(
-                    f"{name}: it reads non-zero values from dead channels (what comes before makes something "
-                    "else of zero, or adds to it); mask its columns too, or protect the layers before it"
+                    f"{name}: it reads non-zero values from pruned channels (what comes before makes "
+                    "something else of zero, or adds to it); mask its columns too, or protect the layers "
+                    "before it"
                 )
-            dense = dense.index_select(dim, _complement(positions, dense.shape[dim]))
-        if read.shape != dense.shape or _difference(read, dense) > TOLERANCE:
+            expected = expected.index_select(dim, complement(positions, expected.shape[dim]))
+        if features.shape != expected.shape or _difference(features, expected) > TOLERANCE:
             raise ValueError(
                 f"{name}: what it reads in the network that is cut out is not what the masked one reads; "
-                f"{_by(read, dense)}. {ADVICE}"
+                f"{_difference_text(features, expected)}. {ADVICE}"
             )
-    if len(theirs.calls) < len(ours.calls):
-        raise ValueError(_broken(theirs, after=ours.calls[len(theirs.calls)][0]))
+    if len(cut_run.calls) < len(masked_run.calls):
+        raise ValueError(_stops_text(cut_run, before=masked_run.calls[len(cut_run.calls)][0]))
 
 
-def _reads_noise(layer: nn.Module, features: Tensor, dead: Tensor, dim: int) -> bool:
+def _reads_nonzero(layer: nn.Module, features: Tensor, removed: Tensor, dim: int) -> bool:
+    """Return whether a column with weights reads non-zero values from a channel that is removed."""
     weight: Tensor = layer.weight  # type: ignore[assignment]  # it may be computed, and no parameter then
-    dead = dead.to(weight.device)
-    read = dead[weight.index_select(1, dead).transpose(0, 1).flatten(1).any(1)]
-    return bool(features.index_select(dim, read).any())
+    removed = removed.to(weight.device)
+    columns = removed[weight.index_select(1, removed).transpose(0, 1).flatten(1).any(1)]
+    return bool(features.index_select(dim, columns).any())
 
 
-def _broken(run: _Run, after: str = "") -> str:
+def _stops_text(run: _Run, before: str = "") -> str:
     last = run.calls[-1][0] if run.calls else "the first layer"
     return (
         f"{last}: the network that is cut out does not run on from there"
-        f"{f' to {after}' if after else ''} ({run.error or 'it ends'}). {ADVICE}"
+        f"{f' to {before}' if before else ''} ({run.error or 'it ends'}). {ADVICE}"
     )
 
 
-def _by(one: Tensor, two: Tensor) -> str:
-    if one.shape != two.shape:
-        return f"shapes {tuple(one.shape)} and {tuple(two.shape)}"
-    return f"they differ by {_difference(one, two):.2g} of the largest value"
+def _difference_text(values: Tensor, expected: Tensor) -> str:
+    if values.shape != expected.shape:
+        return f"shapes {tuple(values.shape)} and {tuple(expected.shape)}"
+    return f"they differ by {_difference(values, expected):.2g} of the largest value"
 
 
-def _difference(one: Tensor, two: Tensor | None, finite: Tensor | None = None) -> float:
-    """Largest difference over the largest value, image by image, where `two` is finite."""
-    if two is None or not one.numel():
-        return 0.0 if two is not None else float("inf")
-    finite = _finite_images(two) if finite is None else finite
-    if finite.shape[:1] != two.shape[:1]:
-        finite = torch.ones(len(two), dtype=torch.bool, device=two.device)
-    differences = (one - two)[finite].flatten(1).abs().amax(1)
-    scales = two[finite].flatten(1).abs().amax(1)
+def _difference(values: Tensor, expected: Tensor, finite: Tensor | None = None) -> float:
+    """Return the largest difference over the largest value, image by image, where `expected` is finite."""
+    if not values.numel():
+        return 0.0
+    finite = _finite_images(expected) if finite is None else finite
+    if finite.shape[:1] != expected.shape[:1]:
+        finite = torch.ones(len(expected), dtype=torch.bool, device=expected.device)
+    differences = (values - expected)[finite].flatten(1).abs().amax(1)
+    scales = expected[finite].flatten(1).abs().amax(1)
     shares = torch.where(differences > 0, differences / scales, 0.0)  # infinite where the scale is 0
     largest = float(shares.max()) if len(shares) else 0.0
-    return float("inf") if largest != largest else largest
+    return float("inf") if largest != largest else largest  # NaN is no small difference
 
 
-def _finite_images(answer: Tensor) -> Tensor:
-    """bool [N]: the images of which every value is a finite number."""
-    return torch.isfinite(answer.flatten(1) if answer.dim() > 1 else answer[:, None]).all(1)
-
-
-def _complement(positions: Tensor, size: int) -> Tensor:
-    keep = torch.ones(size, dtype=torch.bool, device=positions.device).index_fill(0, positions, False)
-    return keep.nonzero().flatten()
+def _finite_images(output: Tensor) -> Tensor:
+    """Return bool [N]: the images of which every value is a finite number."""
+    return torch.isfinite(output.flatten(1) if output.dim() > 1 else output[:, None]).all(1)
 
 
 @torch.no_grad()
-def _run(net: nn.Module, images: Tensor, *, tensor: bool = True) -> _Run:
-    """One pass, with float64 for new tensors as well; unless `tensor`, the answer may be anything."""
-    run, usual = _Run(), torch.get_default_dtype()
+def _run(net: nn.Module, images: Tensor, *, need_tensor: bool = True) -> _Run:
+    """Run one pass, with float64 for new tensors too; unless `need_tensor`, the output may be anything."""
+    run, default_dtype = _Run(), torch.get_default_dtype()
+    handles = [
+        layer.register_forward_pre_hook(partial(_record_input, name, run), with_kwargs=True)
+        for name, layer in prunable_layers(net).items()
+    ]
     torch.set_default_dtype(torch.float64)
     try:
-        with _recording(net, run):
-            answer = net(images.clone())
-        if isinstance(answer, Tensor) and answer.is_floating_point():
-            run.answer = answer
-        elif tensor:
-            run.error = f"it returns a {type(answer).__name__} and not one tensor of logits"
+        output = net(images.clone())
+        if isinstance(output, Tensor) and output.is_floating_point():
+            run.output = output
+        elif need_tensor:
+            run.error = f"it returns a {type(output).__name__} and not one tensor of logits"
     except FORWARD_ERRORS as error:
         run.error = one_line(error)
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default_dtype)
+        for handle in handles:
+            handle.remove()
     return run
 
 
-@contextmanager
-def _recording(net: nn.Module, run: _Run) -> Iterator[None]:
-    handles = [
-        layer.register_forward_pre_hook(partial(_record, name, run), with_kwargs=True)
-        for name, layer in prunable_layers(net).items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _record(name: str, run: _Run, layer: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-    features = received(args, keywords)
+def _record_input(
+    name: str, run: _Run, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    features = layer_input(args, kwargs)
     if features is not None:
-        run.calls.append((name, features.clone()))
+        run.calls.append((name, features.clone()))  # a copy: the network may go on in place

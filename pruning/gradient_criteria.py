@@ -1,29 +1,28 @@
 """Criteria that need a gradient: taylor, snip, grasp, synflow.
 
-All of them score a float64 copy of the network with the masks applied, so that the network itself is
-left untouched bit for bit. The copy is in eval mode: batch norm uses its running statistics and
-dropout is off, so that the score is that of the function which is evaluated, does not depend on how
-the sample is cut into batches, and no statistics move. The reference code of Tanaka et al. does so
-too, for all of these.
+All of them score a float64 copy of the network with the masks applied, so that the network itself is left
+untouched bit for bit. The copy is in eval mode: batch norm uses its running statistics and dropout is off, so
+that the score is that of the function which is evaluated, does not depend on how the sample is cut into
+batches, and no statistics move. The reference code of Tanaka et al. does so too, for all of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.criteria import Scene, criteria
+from pruning.criteria import ScoringContext, criteria
+from pruning.eval_mode import float64_copy
 from pruning.masking import Norm, Scores, apply_masks
 from pruning.registry import Between
 
-CHUNK = 16  # images at a time: float64 with a graph for second derivatives is large
+CHUNK_SIZE = 16  # images at a time: float64 with a graph for second derivatives is large
 Passes = Annotated[int, Between(1, 10_000)]
-Temperature = Annotated[float, Between(0, above=True, under=True)]
+Temperature = Annotated[float, Between(0, open_low=True, open_high=True)]
 
 
 @criteria.register(
@@ -32,40 +31,39 @@ Temperature = Annotated[float, Between(0, above=True, under=True)]
     data=True,
     orders_like={"weight": "snip", "nm": "snip"},
 )
-def taylor(scene: Scene) -> Scores:
+def taylor(context: ScoringContext) -> Scores:
     """(g w)^2, with g the gradient of the mean cross-entropy of the sample.
 
     A unit or channel has the sum over its weights: of the paper's two scores for a set of
     parameters the one that adds up individual contributions.
     """
-    return _scores(scene, "taylor", [change.square() for change in _first_order(scene, "taylor")])
+    return _scores(context, "taylor", [change.square() for change in _first_order(context, "taylor")])
 
 
 @criteria.register(summary="connection sensitivity", paper="Lee et al., SNIP, ICLR 2019", data=True)
-def snip(scene: Scene) -> Scores:
+def snip(context: ScoringContext) -> Scores:
     """|g w|, with g the gradient of the mean cross-entropy of the sample.
 
     The paper divides by the sum over the network, which changes no order.
     """
-    return _scores(scene, "snip", [change.abs() for change in _first_order(scene, "snip")])
+    return _scores(context, "snip", [change.abs() for change in _first_order(context, "snip")])
 
 
 @criteria.register(summary="gradient flow after removal", paper="Wang et al., GraSP, ICLR 2020", data=True)
-def grasp(scene: Scene, *, temperature: Temperature = 200.0) -> Scores:
+def grasp(context: ScoringContext, *, temperature: Temperature = 200.0) -> Scores:
     """w H g: the paper's S = -w H g is largest where removal harms the gradient flow least, and leaves first.
 
     g and H are of the mean cross-entropy of the sample, its logits divided by `temperature`.
     """
-    images, labels = _sample(scene, "grasp")
-    twin = _twin(scene)
-    weights = _weights(twin, scene)
-    fixed = _gradients(_losses(twin, images, labels, temperature), weights)
+    images, labels = context.require_sample("grasp")
+    net, weights = _masked_copy(context)
+    fixed = _gradients(_losses(net, images, labels, temperature), weights)
     flows = (
         _flow(torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True), fixed)
-        for loss in _losses(twin, images, labels, temperature)
+        for loss in _losses(net, images, labels, temperature)
     )
     products = _gradients(flows, weights)
-    return _scores(scene, "grasp", [weight * hg for weight, hg in zip(weights, products, strict=True)])
+    return _scores(context, "grasp", [weight * hg for weight, hg in zip(weights, products, strict=True)])
 
 
 @criteria.register(
@@ -75,7 +73,7 @@ def grasp(scene: Scene, *, temperature: Temperature = 200.0) -> Scores:
     passes="rounds",
     of_linear="magnitude",  # dR/d|w| of one layer is 1
 )
-def synflow(scene: Scene, *, rounds: Passes = 100) -> Scores:
+def synflow(context: ScoringContext, *, rounds: Passes = 100) -> Scores:
     """|w| dR/d|w|, R = 1^T (prod |W_l|) 1: the flow of an image of ones through absolute weights.
 
     Within one round of pruning the engine prunes and scores anew `rounds` times, with density d^(k / n)
@@ -84,76 +82,67 @@ def synflow(scene: Scene, *, rounds: Passes = 100) -> Scores:
     conservation from which the guarantee follows. Of the sample only the shape of an image is used.
     R of a deep network overflows float32.
     """
-    images, _ = _sample(scene, "synflow")
-    twin = _twin(scene)
-    with torch.no_grad():
-        _make_linear(twin)
-    weights = _weights(twin, scene)
+    images, _ = context.require_sample("synflow")
+    net, weights = _masked_copy(context)
+    _make_linear(net)
     ones = torch.ones_like(images[:1], dtype=torch.float64, device=weights[0].device)
-    gradients = _gradients([twin(ones).sum()], weights)
-    return _scores(scene, "synflow", [weight * g for weight, g in zip(weights, gradients, strict=True)])
+    gradients = _gradients([net(ones).sum()], weights)
+    return _scores(context, "synflow", [weight * g for weight, g in zip(weights, gradients, strict=True)])
 
 
-def _make_linear(twin: nn.Module) -> None:
-    for name, parameter in twin.named_parameters():
+@torch.no_grad()
+def _make_linear(net: nn.Module) -> None:
+    """Make weights absolute, and set to zero what is added and not multiplied, in place."""
+    for name, parameter in net.named_parameters():
         parameter.mul_(0.0 if name.endswith("bias") else parameter.sign())
-    for module in twin.modules():
+    for module in net.modules():
         if isinstance(module, Norm) and module.running_mean is not None:
             module.running_mean.zero_()
 
 
-def _first_order(scene: Scene, criterion: str) -> list[Tensor]:
-    """g w of every weight."""
-    images, labels = _sample(scene, criterion)
-    twin = _twin(scene)
-    weights = _weights(twin, scene)
-    gradients = _gradients(_losses(twin, images, labels, 1.0), weights)
+def _first_order(context: ScoringContext, criterion: str) -> list[Tensor]:
+    """Return g w of every weight."""
+    images, labels = context.require_sample(criterion)
+    net, weights = _masked_copy(context)
+    gradients = _gradients(_losses(net, images, labels, 1.0), weights)
     return [weight * g for weight, g in zip(weights, gradients, strict=True)]
 
 
-def _sample(scene: Scene, criterion: str) -> tuple[Tensor, Tensor]:
-    if scene.sample is None or not len(scene.sample[0]):
-        raise ValueError(f"criterion {criterion!r} needs sample, a pair (images [n, C, H, W], labels [n])")
-    return scene.sample
+def _masked_copy(context: ScoringContext) -> tuple[nn.Module, list[Tensor]]:
+    """Return a float64 copy with the masks applied, and its prunable weights in the context's order."""
+    copy = float64_copy(context.net)
+    apply_masks(copy, context.masks)
+    parameters = dict(copy.named_parameters())
+    return copy, [parameters[name] for name in context.weights]
 
 
-def _twin(scene: Scene) -> nn.Module:
-    twin = deepcopy(scene.net).double().eval().requires_grad_(True)
-    apply_masks(twin, scene.masks)
-    return twin
-
-
-def _weights(twin: nn.Module, scene: Scene) -> list[Tensor]:
-    parameters = dict(twin.named_parameters())
-    return [parameters[name] for name in scene.weights]
-
-
-def _losses(twin: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> Iterator[Tensor]:
-    """Parts that add up to the mean cross-entropy of the sample."""
-    device = next(twin.parameters()).device
-    for part, target in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
-        logits = twin(part.to(device, torch.float64)) / temperature
+def _losses(net: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> Iterator[Tensor]:
+    """Yield losses of chunks that add up to the mean cross-entropy of the sample."""
+    device = next(net.parameters()).device
+    for chunk, target in zip(images.split(CHUNK_SIZE), labels.split(CHUNK_SIZE), strict=True):
+        logits = net(chunk.to(device, torch.float64)) / temperature
         yield functional.cross_entropy(logits, target.to(device), reduction="sum") / len(labels)
 
 
 def _flow(gradients: Sequence[Tensor], fixed: Sequence[Tensor]) -> Tensor:
-    """The inner product of g with itself, one factor held fixed: its gradient is H g."""
-    return torch.stack([(g * other).sum() for g, other in zip(gradients, fixed, strict=True)]).sum()
+    """Return the inner product of g with itself, one factor held fixed: its gradient is H g."""
+    return torch.stack([(g * factor).sum() for g, factor in zip(gradients, fixed, strict=True)]).sum()
 
 
-def _gradients(parts: Iterable[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of the sum of the parts, each of which is freed before the next is computed."""
-    total = [torch.zeros_like(weight) for weight in weights]
-    for part in parts:
-        for sum_, gradient in zip(
-            total, torch.autograd.grad(part, weights, materialize_grads=True), strict=True
+def _gradients(losses: Iterable[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradient of the sum of the losses, each of which is freed before the next is computed."""
+    totals = [torch.zeros_like(weight) for weight in weights]
+    for loss in losses:
+        # No name for the gradients: they would live on while the next loss is computed.
+        for total, gradient in zip(
+            totals, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True
         ):
-            sum_ += gradient
-    return total
+            total += gradient
+    return totals
 
 
-def _scores(scene: Scene, criterion: str, values: list[Tensor]) -> Scores:
-    scores = {name: value.detach().cpu() for name, value in zip(scene.weights, values, strict=True)}
+def _scores(context: ScoringContext, criterion: str, values: list[Tensor]) -> Scores:
+    scores = {name: value.detach().cpu() for name, value in zip(context.weights, values, strict=True)}
     for name, score in scores.items():
         if not torch.isfinite(score).all():
             raise ValueError(f"criterion {criterion!r} gives scores of {name!r} that are not finite numbers")

@@ -1,6 +1,6 @@
-"""What is removed together: single weights, units, channels, or weights in n:m blocks.
+"""What is pruned together: single weights, units, channels, or weights in n:m blocks.
 
-A granularity takes the network and gives its groups, or None where every weight stands for itself.
+A granularity takes the network and returns its groups, or None where every weight stands for itself.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
-from pruning.dataflow import protected_layers
-from pruning.masking import Group, prunable_layers
+from pruning.channels import trace
+from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers
+from pruning.masking import Group, Member, prunable_layers
 from pruning.registry import Between, Method, Registry
-from pruning.structure import trace
-from pruning.units import unit_groups
 
 granularities = Registry("granularity")
 GRANULARITIES = ("weight", "unit", "channel", "nm")
@@ -37,7 +37,7 @@ def unit(
     """The groups of an earlier `unit_groups`, or new ones: one per hidden layer."""
     if groups is None:
         return unit_groups(net, protect=protect, example_input=example_input)
-    return _without(groups, net, protect)
+    return _unprotected(groups, net, protect)
 
 
 @granularities.register(summary="a channel with all that depends on it, so that it can be cut out")
@@ -45,18 +45,19 @@ def channel(
     net: nn.Module, *, protect: Collection[str], example_input: Tensor | None, groups: Sequence[Group] | None
 ) -> Groups:
     """The groups of an earlier trace, or those of a new one; ValueError without groups or example."""
-    if groups is None and example_input is None:
+    if groups is not None:
+        return _unprotected(groups, net, protect, example_input)
+    if example_input is None:
         raise ValueError("granularity 'channel' needs example_input, a batch of images to trace the network")
-    if groups is None and example_input is not None:
-        return trace(net, example_input, protect=protect)
-    return _without(groups or (), net, protect, example_input)
+    return trace(net, example_input, protect=protect)
 
 
-def _without(
+def _unprotected(
     groups: Sequence[Group], net: nn.Module, protect: Collection[str], example_input: Tensor | None = None
 ) -> tuple[Group, ...]:
-    """The groups that have no protected layer among those that make their units."""
-    protected = protected_layers(net, protect, example_input=example_input)
+    """Return the groups whose units no protected layer makes."""
+    protected = find_protected_layers(net, protect, example_input=example_input)
+    # In a network of one layer the units are its input features, so that its columns make them.
     single = len(prunable_layers(net)) == 1
     return tuple(
         group
@@ -66,7 +67,7 @@ def _without(
 
 
 def check_nm(*, n: int, m: int) -> None:
-    """ValueError unless n < m."""
+    """Raise ValueError unless n < m."""
     if n >= m:
         raise ValueError(f"nm(n) is {n} and nm(m) is {m}; n must be below m")
 
@@ -94,8 +95,8 @@ def nm(
     return None
 
 
-def amount_for(granularity: Method, amount: float) -> float:
-    """The amount, which for n:m must be 0 or 1 - n / m; ValueError else."""
+def resolve_amount(granularity: Method, amount: float) -> float:
+    """Return the amount. ValueError where n:m implies another: it must be 0 or 1 - n / m there."""
     if granularity.name != "nm":
         return amount
     n, m = granularity.options["n"], granularity.options["m"]
@@ -105,15 +106,51 @@ def amount_for(granularity: Method, amount: float) -> float:
     return amount and implied
 
 
-def blocks(tensor: Tensor, m: int) -> Tensor:
-    """[blocks, m]: the whole blocks of every row, without the remainders."""
+def split_blocks(tensor: Tensor, m: int) -> Tensor:
+    """Return [blocks, m]: the full blocks of every row, without the remainders."""
     rows = tensor.flatten(1)
     return rows[:, : rows.shape[1] // m * m].reshape(-1, m)
 
 
-def join(kept: Tensor, mask: Tensor) -> Tensor:
-    """`mask` with its whole blocks replaced by `kept`, [blocks, m]."""
+def join_blocks(blocks: Tensor, mask: Tensor) -> Tensor:
+    """Return `mask` with its full blocks replaced by `blocks`, [blocks, m]."""
     rows = mask.flatten(1).clone()
-    whole = kept.numel() // len(rows)
-    rows[:, :whole] = kept.reshape(len(rows), whole)
+    width = blocks.numel() // len(rows)
+    rows[:, :width] = blocks.reshape(len(rows), width)
     return rows.reshape(mask.shape)
+
+
+def unit_groups(
+    net: nn.Module,
+    *,
+    protect: Collection[str] = (),
+    example_input: Tensor | None = None,
+    flow: DataFlow | None = None,
+) -> tuple[Group, ...]:
+    """Return one group per hidden layer: its rows, biases, and the entries of the norms that read just it.
+
+    Hidden layers are those that run and do not make the logits, as `flow` or a pass of `example_input` shows;
+    layers that share a weight share their units. In a network without a hidden layer the units are input
+    features. ValueError for a network that cannot be run.
+    """
+    layers = prunable_layers(net)
+    if len(layers) == 1:
+        (name, layer) = next(iter(layers.items()))
+        columns = torch.arange(layer.weight.shape[1])
+        features = Group(name, len(columns), (Member(name, "in", columns, columns),))
+        return () if find_protected_layers(net, protect) else (features,)
+    flow = flow or find_data_flow(net, example_input)
+    protected = find_protected_layers(net, protect, flow=flow)
+    names_by_weight: dict[int, list[str]] = {}
+    for name, layer in layers.items():
+        names_by_weight.setdefault(id(layer.weight), []).append(name)
+    groups = []
+    for names in names_by_weight.values():
+        if not protected.isdisjoint(names) or any(n not in flow.layers or n in flow.outputs for n in names):
+            continue
+        rows = torch.arange(layers[names[0]].weight.shape[0])
+        norms = dict.fromkeys(norm for name in names for norm in flow.norms.get(name, ()))
+        members = [Member(name, "out", rows, rows) for name in names]
+        members += [Member(norm, "norm", rows, rows) for norm in norms]
+        groups.append(Group(names[0], len(rows), tuple(members)))
+    return tuple(groups)

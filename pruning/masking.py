@@ -1,11 +1,11 @@
-"""Masks: what is removed together, and where it sits in the network.
+"""Masks, and the groups of entries that are pruned together.
 
-A mask is a boolean tensor per parameter, True where the entry is alive. Masks live beside the
-network, never inside it; `apply_masks` multiplies them in.
+A mask is a boolean tensor per parameter, True where the entry is alive. Masks are kept beside the network,
+never inside it; `apply_masks` multiplies them in.
 
-With granularity `weight` every entry stands for itself. With `unit` and `channel` entries go
-together: a `Group` numbers the units that compete with each other, and its members say which rows,
-columns and norm entries belong to each of them.
+With granularity `weight` every entry stands for itself. With `unit` and `channel` entries go together: a
+`Group` numbers the units that compete with each other, and its members say which rows, columns and norm
+entries belong to each of them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ Scores = dict[str, Tensor]
 Side = Literal["out", "in", "norm"]
 Norm = nn.modules.batchnorm._BatchNorm
 Layer = nn.Linear | nn.Conv2d
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 @dataclass(frozen=True)
 class Member:
     """Positions along one side of a module, and the unit that each belongs to.
 
-    `out`: rows of the weight, and the bias; `in`: columns of the weight; `norm`: entries of a
-    batch norm. `index` and `root` are int64 tensors of one length.
+    `out`: rows of the weight, and the bias; `in`: columns of the weight; `norm`: entries of a batch norm.
+    `index` (positions) and `root` (units) are int64 tensors of one length.
     """
 
     module: str
@@ -50,14 +51,14 @@ class Group:
 
 
 def prunable_layers(net: nn.Module) -> dict[str, Layer]:
-    """The layers whose weights can be pruned, by module name, in order of registration."""
+    """Return the layers whose weights can be pruned, by module name, in order of registration."""
     return {name: layer for name, layer in net.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
 
 
 def full_masks(net: nn.Module, groups: Sequence[Group] | None, *, protect: Collection[str] = ()) -> Masks:
-    """Masks with everything alive: of the weights (`groups` is None), or of all that the groups touch.
+    """Return masks with everything alive: of the weights, or of all parameters of the `groups`.
 
-    `protect`: names of layers whose weights are left alone; it counts for single weights, groups come without
+    `protect` names layers whose weights are left alone; it is for single weights, as groups come without
     them. A weight that several layers share has one mask, under its first name.
     """
     parameters = dict(net.named_parameters())
@@ -66,26 +67,26 @@ def full_masks(net: nn.Module, groups: Sequence[Group] | None, *, protect: Colle
         protected = {id(layers[name].weight) for name in protect if name in layers}
         names = [f"{name}.weight" for name, layer in layers.items() if id(layer.weight) not in protected]
     else:
-        names = [name for group in groups for member in group.members for name, _ in entries(member)]
+        names = [name for group in groups for member in group.members for name, _ in parameter_dims(member)]
     return {
         name: torch.ones_like(parameters[name], dtype=torch.bool)
-        for name in dict.fromkeys(names)
+        for name in dict.fromkeys(names)  # once each: a layer has rows in one group and columns in another
         if name in parameters
     }
 
 
-def entries(member: Member) -> tuple[tuple[str, int], ...]:
-    """(parameter name, dimension) pairs that a member covers; a bias may be absent from the network."""
+def parameter_dims(member: Member) -> tuple[tuple[str, int], ...]:
+    """Return the (parameter name, dimension) pairs of a member; the network may lack a bias named here."""
     if member.side == "in":
         return ((f"{member.module}.weight", 1),)
     return ((f"{member.module}.weight", 0), (f"{member.module}.bias", 0))
 
 
-def gather(group: Group, scores: Mapping[str, Tensor]) -> Tensor:
-    """Score of each unit, float64 [size]: the sum over its weights in every member that has scores."""
+def sum_by_unit(group: Group, scores: Mapping[str, Tensor]) -> Tensor:
+    """Return each unit's score, float64 [size]: the sum over its weights in all members that have scores."""
     total = torch.zeros(group.size, dtype=torch.float64)
     for member in group.members:
-        name, dim = entries(member)[0]
+        name, dim = parameter_dims(member)[0]
         if name in scores:
             moved = scores[name].double().movedim(dim, 0)
             per_position = moved.reshape(len(moved), -1).sum(1)
@@ -94,41 +95,44 @@ def gather(group: Group, scores: Mapping[str, Tensor]) -> Tensor:
 
 
 def alive_units(group: Group, masks: Mapping[str, Tensor]) -> Tensor:
-    """bool [size]: False for units of which every masked row, column and norm entry is dead."""
+    """Return bool [size]: False for units of which every masked row, bias and norm entry is pruned.
+
+    Columns count only in a group of one member, the input features: elsewhere another layer reads them.
+    """
     alive = torch.zeros(group.size, dtype=torch.bool)
     for member in group.members:
-        for name, dim in entries(member):
+        for name, dim in parameter_dims(member):
             if name in masks and (member.side != "in" or len(group.members) == 1):
                 moved = masks[name].movedim(dim, 0)
-                living = moved.reshape(len(moved), -1).any(1)[member.index]
-                alive[member.root[living]] = True
+                alive_here = moved.reshape(len(moved), -1).any(1)[member.index]
+                alive[member.root[alive_here]] = True
     return alive
 
 
-def expand(group: Group, alive: Tensor, masks: Masks) -> Masks:
-    """New masks in which the dead units of `alive`, bool [size], are masked in every member."""
+def mask_units(group: Group, alive: Tensor, masks: Masks) -> Masks:
+    """Return new masks with the units that are False in `alive`, bool [size], pruned in every member."""
     result = dict(masks)
     for member in group.members:
-        dead = member.index[~alive[member.root]]
-        for name, dim in entries(member):
-            if name in result and len(dead):
-                result[name] = result[name].index_fill(dim, dead, False)
+        pruned = member.index[~alive[member.root]]
+        for name, dim in parameter_dims(member):
+            if name in result and len(pruned):
+                result[name] = result[name].index_fill(dim, pruned, False)
     return result
 
 
-def count_alive(alive: Tensor) -> Tensor:
-    """int64 [P]: how many of each row of bool [P, n] live."""
-    # torch widens every bool to eight bytes before it adds them up: 10 times as long.
+def count_alive_rows(alive: Tensor) -> Tensor:
+    """Return int64 [P]: how many entries of each row of bool [P, n] are True."""
+    # torch widens every bool to eight bytes before it adds them up, which takes ten times as long.
     return torch.from_numpy(np.count_nonzero(alive.numpy(), axis=1))
 
 
-def alive_in(mask: Tensor) -> int:
-    """How many entries of a mask, bool of any shape, live."""
+def count_alive(mask: Tensor) -> int:
+    """Return how many entries of a mask, bool of any shape, are alive."""
     return int(np.count_nonzero(mask.cpu().numpy()))
 
 
 def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """ValueError unless every mask is a bool tensor in the shape of the parameter that it names."""
+    """Raise ValueError unless every mask is a bool tensor in the shape of the parameter that it names."""
     if not isinstance(net, nn.Module) or not isinstance(masks, Mapping):
         raise ValueError(
             f"net is of type {type(net).__name__} and masks of type {type(masks).__name__}; a network and a "
@@ -155,42 +159,64 @@ def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def apply_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set the dead entries of the network's parameters to exactly zero, in place, NaN and infinite ones too.
+    """Set the pruned entries of the network's parameters to exactly zero, in place, even NaN and infinity.
 
     ValueError, and nothing is changed, for a mask that is not a bool tensor of its parameter's shape.
     """
     check_masks(net, masks)
     parameters = dict(net.named_parameters())
     for name, mask in masks.items():
-        bits_of(parameters[name]).mul_(mask.to(parameters[name].device))
+        view_as_integers(parameters[name]).mul_(mask.to(parameters[name].device))
 
 
-def masked(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with their dead entries at zero; a tensor in which everything lives is the same one."""
+def mask_weights(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with their pruned entries at zero; a tensor with nothing pruned is the same object."""
     return {
-        name: tensor if name not in masks or masks[name].cpu().numpy().all() else zeroed(tensor, masks[name])
-        for name, tensor in weights.items()
+        name: weight if _is_full(masks.get(name)) else mask_weight(weight, masks[name])
+        for name, weight in weights.items()
     }
 
 
-def zeroed(weight: Tensor, mask: Tensor) -> Tensor:
-    """A copy with exactly zero where the mask is False; a product of floats would keep NaN."""
-    product: Tensor = bits_of(weight) * mask.to(weight.device)
+def _is_full(mask: Tensor | None) -> bool:
+    return mask is None or bool(mask.cpu().numpy().all())
+
+
+def mask_weight(weight: Tensor, mask: Tensor) -> Tensor:
+    """Return a copy with exactly zero where the mask is False; a product of floats would keep NaN."""
+    product: Tensor = view_as_integers(weight) * mask.to(weight.device)
     return product.view(weight.dtype)
 
 
-def bits_of(tensor: Tensor) -> Tensor:
-    """The same memory as whole numbers of the same width.
+def view_as_integers(tensor: Tensor) -> Tensor:
+    """Return a view of the same memory as integers of the same width.
 
-    Multiplied by 1 they stay as they are, by 0 they are those of +0, be they of a number, infinite or
-    NaN. `masked_fill_` does the same and takes ten times as long.
+    Times 1 the bits stay as they are, times 0 they are those of +0, be they of a number, infinity or NaN.
+    `masked_fill_` does the same in ten times the time.
     """
-    widths = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tensor.detach().view(widths[tensor.itemsize])
+    return tensor.detach().view(INTEGERS[tensor.itemsize])
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:
-    """Fraction of the prunable weights that are gone: over masked tensors of two dimensions or more."""
+    """Return the fraction of weights that are pruned, over masks of two dimensions or more."""
     weights = [mask for mask in masks.values() if mask.dim() > 1]
     total = sum(mask.numel() for mask in weights)
-    return 1.0 - sum(map(alive_in, weights)) / total if total else 0.0
+    return 1.0 - sum(map(count_alive, weights)) / total if total else 0.0
+
+
+def shuffle_masks(masks: Masks, generator: torch.Generator) -> Masks:
+    """Return the masks with the entries of each layer in random order: equal densities, another choice.
+
+    A control that a pruning method must beat before its choice of weights means anything (Frankle et al.,
+    Pruning Neural Networks at Initialization: Why Are We Missing the Mark?, ICLR 2021); the inverted score is
+    `prune(..., invert=True)`. For masks of single weights. ValueError for masks of units or channels, which
+    also cover biases and norms: shuffled, they would no longer be units.
+    """
+    for name, mask in masks.items():
+        if mask.dim() < 2:
+            raise ValueError(
+                f"mask {name!r} is of one dimension: only masks of single weights can be shuffled"
+            )
+    return {
+        name: mask.flatten()[torch.randperm(mask.numel(), generator=generator)].reshape(mask.shape)
+        for name, mask in masks.items()
+    }

@@ -1,10 +1,9 @@
-"""Methods by name: what a space file, the command line and the docs read.
+"""Methods by name, for space files, the command line and the docs.
 
 A method is one function under one decorator. Its keyword-only parameters with a default are its
-hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, `Form(read, allowed)` in its
-place how a value is brought into its one form. The text form is
-`name` or `name(p=0.5, rounds=10)`. Other packages add methods by an entry point of the
-group `pruning.<kind>`, whose module is imported when its name is asked for.
+hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, and `Annotated[..., Converter(...)]` a
+conversion of their values. The text form is `name` or `name(p=0.5, rounds=10)`. Other packages add methods by
+an entry point of the group `pruning.<kind>`, whose module is imported when its name is asked for.
 """
 
 from __future__ import annotations
@@ -12,49 +11,61 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
+from importlib import import_module
+from numbers import Real
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from extensions import PluginError, entries, load, top_package, warn_once, warn_taken, wrong_part
-from pruning.scalars import plain, real_number, whole_number
+from pruning.plugins import (
+    PluginError,
+    entry_points,
+    load_plugin,
+    top_level_module,
+    unusable_error,
+    warn_name_taken,
+    warn_once,
+)
 
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
 Function = Callable[..., Any]  # what a method returns differs by kind
+OWN_PACKAGES = ("pruning", "orchestrator")
 
 
 @dataclass(frozen=True)
 class Between:
-    """A closed range; `above` makes it open below, `under` open above."""
+    """A range of numbers with both ends included, save for those that are `open_low` or `open_high`."""
 
     low: float = -math.inf
     high: float = math.inf
-    above: bool = False
-    under: bool = False
+    open_low: bool = False
+    open_high: bool = False
 
-    def holds(self, value: float) -> bool:
-        low = value > self.low if self.above else value >= self.low
-        return low and (value < self.high if self.under else value <= self.high)
+    def contains(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
 
     def __str__(self) -> str:
-        return f"{'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.under else ']'}"
+        return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a value is read: `read` gives its one form, or raises ValueError with what is `allowed`."""
+class Converter:
+    """Brings every spelling of a value into one; `convert` raises ValueError that says what is `allowed`."""
 
-    read: Callable[[Any], Any]  # a value as a space file has it
+    convert: Callable[[Any], Any]  # from a literal of a space file
     allowed: str
 
 
 @dataclass(frozen=True)
 class Method:
-    """A function with all its hyper-parameters bound; `traits` is what its decorator said of it."""
+    """A function with all its hyper-parameters bound; `traits` are the keywords of its decorator."""
 
     name: str
     options: Mapping[str, Value]
@@ -65,62 +76,64 @@ class Method:
         return self.function(*args, **keywords, **self.options)
 
     def __str__(self) -> str:
-        """The text form, with the options that differ from their defaults."""
+        """Return the text form, with the options that differ from their defaults."""
         defaults = hyperparameters(self.function)
-        given = {key: value for key, value in self.options.items() if value != defaults[key].default}
-        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in given.items())})" if given else self.name
+        changed = [
+            f"{key}={value!r}" for key, value in self.options.items() if value != defaults[key].default
+        ]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
 
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """`kind` is the type if it is a plain one; `hint` is what the signature says, plain or not."""
+    """`kind` is the type where it is a plain one; `hint` is the whole annotation, plain or not."""
 
     default: Value
     kind: type | None
     between: Between | None
     hint: Any = None  # a type, or one of typing's forms
-    form: Form | None = None
+    converter: Converter | None = None
 
     @property
     def allowed(self) -> str:
-        """What may be given, in one phrase: `float in [0, 1]`, `list[int]`."""
-        if self.form is not None:
-            return self.form.allowed
-        form = (
-            self.hint.__name__ if isinstance(self.hint, type) and not get_args(self.hint) else str(self.hint)
-        )
-        form = form.replace("collections.abc.", "").replace("Sequence[", "list[")
+        """The allowed values in one phrase: `float in [0, 1]`, `list[int]`."""
+        if self.converter is not None:
+            return self.converter.allowed
+        is_class = isinstance(self.hint, type) and not get_args(self.hint)
+        text = self.hint.__name__ if is_class else str(self.hint)
+        text = text.replace("collections.abc.", "").replace("Sequence[", "list[")
         bounded = self.between is not None and math.isfinite(min(self.between.high, -self.between.low))
-        return f"{form} in {self.between}" if bounded else form
+        return f"{text} in {self.between}" if bounded else text
 
 
-@cache  # a plan of many thousand trials asks for it as often
+@cache  # a plan asks for it once per trial, and may have many thousand
 def hyperparameters(function: Function) -> Mapping[str, Hyperparameter]:
-    """The keyword-only parameters with a default: their default, type and range.
+    """Return the keyword-only parameters with a default: their default, type and range.
 
-    Without types where a function names some that it does not import.
+    Types are missing where the annotations name something that the function's module does not import.
     """
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, AttributeError, TypeError, SyntaxError):
         hints = {}
-    found = {}
+    result = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
             hint = hints.get(name)
             extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-            plain = get_args(hint)[0] if extras else hint
+            bare = get_args(hint)[0] if extras else hint
             between = next((extra for extra in extras if isinstance(extra, Between)), None)
-            form = next((extra for extra in extras if isinstance(extra, Form)), None)
-            kind = plain if plain in (int, float, bool, str) else None
-            found[name] = Hyperparameter(parameter.default, kind, between, plain, form)
-    return MappingProxyType(found)
+            converter = next((extra for extra in extras if isinstance(extra, Converter)), None)
+            kind = bare if bare in (int, float, bool, str) else None
+            result[name] = Hyperparameter(parameter.default, kind, between, bare, converter)
+    return MappingProxyType(result)
 
 
-def parse(text: str) -> tuple[str, dict[str, Value]]:
-    """`name(a=1, b=[2, 3])` -> (name, options). ValueError where it is neither that nor a name."""
+def parse_method(text: str) -> tuple[str, dict[str, Value]]:
+    """Split `name(a=1, b=[2, 3])` into (name, options). ValueError for any other form."""
     match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     try:
+        # A call of `_`, as a name with a dash is none to Python's parser.
         call = ast.parse(f"_({(match and match[2]) or ''})", mode="eval").body
         if match and isinstance(call, ast.Call) and not call.args and all(item.arg for item in call.keywords):
             return match[1], {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
@@ -130,10 +143,14 @@ def parse(text: str) -> tuple[str, dict[str, Value]]:
 
 
 class Registry:
-    """The methods of one kind; entries are functions, `get` binds their options."""
+    """The methods of one kind; entries are functions, `get` binds their options.
 
-    def __init__(self, kind: str) -> None:
+    `modules` are those of this package that register further methods when they are imported.
+    """
+
+    def __init__(self, kind: str, *, modules: tuple[str, ...] = ()) -> None:
         self.kind = kind
+        self._modules = modules
         self._functions: dict[str, tuple[Function, dict[str, Value]]] = {}
 
     @property
@@ -142,10 +159,12 @@ class Registry:
         return f"pruning.{self.kind}"
 
     def register(self, name: str | None = None, **traits: Value) -> Callable[[Function], Function]:
-        """Decorator: the function under its own name or `name`; ValueError if that is taken."""
+        """Register the decorated function as `name`, or as what it is called. ValueError for a taken name."""
 
         def add(function: Function) -> Function:
             key = name or function.__name__
+            if not function.__module__.startswith("pruning."):
+                self._import_modules()  # first, so that a plug-in cannot take a name of theirs
             if key in self._functions:
                 raise ValueError(f"{self.kind} {key!r} is registered already")
             self._functions[key] = (function, dict(traits))
@@ -154,11 +173,12 @@ class Registry:
         return add
 
     def __iter__(self) -> Iterator[str]:
-        """All names; nothing is imported for it."""
-        return iter(sorted(self._functions.keys() | entries(self.group).keys()))
+        """Iterate over all names; no plug-in is imported for it."""
+        self._import_modules()
+        return iter(sorted(self._functions.keys() | entry_points(self.group).keys()))
 
-    def working(self) -> Iterator[Method]:
-        """Every method by its name; one that cannot be imported is left out with a warning."""
+    def iter_importable(self) -> Iterator[Method]:
+        """Yield every method by its name; plug-ins that cannot be imported are left out with a warning."""
         for name in self:
             try:
                 yield self.get(name)
@@ -166,86 +186,118 @@ class Registry:
                 warn_once(error.warning)
 
     def get(self, spec: str | Mapping[str, Value] | Method) -> Method:
-        """The method for a name, a text form, or `{"method": name, option: value}`; ValueError else."""
+        """Return the method for a name, a text form, or `{"method": name, option: value}`.
+
+        ValueError for an unknown name or option, or a value that is not allowed.
+        """
         if isinstance(spec, Method):
             return spec
         if isinstance(spec, Mapping):
             options = dict(spec)
             name = str(options.pop("method", ""))
         else:
-            name, options = parse(str(spec))
+            name, options = parse_method(str(spec))
         self._load(name)
         if name not in self._functions:
             raise ValueError(self._unknown(self.kind, name, list(self)))
         function, traits = self._functions[name]
-        return Method(name, self._checked(name, function, options), function, traits)
+        return Method(name, self._bind(name, options), function, traits)
 
-    def _checked(self, name: str, function: Function, options: Mapping[str, Value]) -> dict[str, Value]:
-        known = hyperparameters(function)
+    def _bind(self, name: str, options: Mapping[str, Value]) -> dict[str, Value]:
+        function, traits = self._functions[name]
+        allowed = hyperparameters(function)
         for key in options:
-            if key not in known:
-                raise ValueError(self._unknown(f"option of {name}", key, known))
-        bound = {key: typed(f"{name}({key})", options.get(key, hp.default), hp) for key, hp in known.items()}
-        check = self._functions[name][1].get("check")
-        if check is not None:
-            check(**bound)
+            if key not in allowed:
+                raise ValueError(self._unknown(f"option of {name}", key, allowed))
+        bound = {
+            key: convert_option(f"{name}({key})", options.get(key, option.default), option)
+            for key, option in allowed.items()
+        }
+        if traits.get("check") is not None:
+            traits["check"](**bound)
         return bound
 
     def _load(self, name: str) -> None:
-        """Import what a name needs; for one that nobody lists, every module that might register it."""
-        others = entries(self.group)
+        """Import the module that registers a name; for an unlisted name, all that might register it."""
+        self._import_modules()
+        plugins = entry_points(self.group)
         if name in self._functions:
-            if name in others and self._is_taken(name):
-                warn_taken(self.kind, others[name])
-        elif name in others:
-            load(self.kind, others[name])
+            if name in plugins and self._is_taken(name):
+                warn_name_taken(self.kind, plugins[name])
+        elif name in plugins:
+            load_plugin(self.kind, plugins[name])
             if name not in self._functions:
-                raise wrong_part(self.kind, others[name], f"registers no {self.kind} of that name")
+                raise unusable_error(self.kind, plugins[name], f"registers no {self.kind} of that name")
         else:
-            for entry in others.values():
-                if entry.name in self._functions:
-                    continue
+            for entry in (entry for entry in plugins.values() if entry.name not in self._functions):
                 try:
-                    load(self.kind, entry)
+                    load_plugin(self.kind, entry)
                 except PluginError as error:
                     warn_once(error.warning)
 
+    def _import_modules(self) -> None:
+        # Late, as these modules import the one that makes the registry. The second import costs microseconds.
+        for module in self._modules:
+            import_module(module)
+
     def _is_taken(self, name: str) -> bool:
-        """Whether another package than that of the entry point has registered the name."""
-        function, _ = self._functions[name]
-        return function.__module__.partition(".")[0] in ("pruning", "orchestrator") and top_package(
-            entries(self.group)[name]
-        ) not in ("pruning", "orchestrator")
+        """Return whether the name is a built-in method's, and its entry point another package's."""
+        top_level = self._functions[name][0].__module__.partition(".")[0]
+        plugin = top_level_module(entry_points(self.group)[name])
+        return top_level in OWN_PACKAGES and plugin not in OWN_PACKAGES
 
     @staticmethod
-    def _unknown(what: str, given: str, known: Iterable[str]) -> str:
+    def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
         known = list(known)
-        near = get_close_matches(given, known, n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-        )
-        return f"unknown {what} {given!r}; {hint}"
+        near = " or ".join(get_close_matches(name, known, n=3, cutoff=0.5))
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+        return f"unknown {kind} {name!r}; {hint}"
 
 
-def typed(label: str, value: Value, hyper: Hyperparameter) -> Value:
-    """The value of one option in its own type; ValueError for another type, or outside the range.
+def convert_option(label: str, value: Value, option: Hyperparameter) -> Value:
+    """Return the value of an option in the option's type. ValueError for another type, or outside the range.
 
-    Numbers may be numpy's or torch's (see `pruning.scalars`).
+    Numbers may be numpy's or torch's (see `to_python`).
     """
-    if value is None and hyper.default is None:
+    if value is None and option.default is None:
         return None
-    value = plain(value)
-    if hyper.form is not None:
+    value = to_python(value)
+    if option.converter is not None:
         try:
-            value = hyper.form.read(value)
+            value = option.converter.convert(value)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error
-    if hyper.kind is float and (real := real_number(value)) is not None:
-        value = real
-    if hyper.kind is int and (whole := whole_number(value)) is not None:
-        value = whole
-    if hyper.kind is not None and type(value) is not hyper.kind:
-        raise ValueError(f"{label} is {value!r}; a value of type {hyper.kind.__name__} is needed")
-    if hyper.between is not None and not hyper.between.holds(value):
-        raise ValueError(f"{label} is {value!r}; it must be in {hyper.between}")
+    if option.kind in (float, int):
+        number = to_float(value) if option.kind is float else to_int(value)
+        value = value if number is None else number
+    # type() and not isinstance(): True is an int to Python, and no number of rounds.
+    if option.kind is not None and type(value) is not option.kind:
+        raise ValueError(f"{label} is {value!r}; a value of type {option.kind.__name__} is needed")
+    if option.between is not None and not option.between.contains(value):
+        raise ValueError(f"{label} is {value!r}; it must be in {option.between}")
     return value
+
+
+def to_python(value: object) -> object:
+    """Return a scalar of numpy or torch as Python's, and anything else as it is.
+
+    `np.float32(0.1)` is the float that it stores, 0.10000000149011612, not the decimal that was written.
+    """
+    item = getattr(value, "item", None)
+    return item() if getattr(value, "ndim", None) == 0 and callable(item) else value
+
+
+def to_float(value: object) -> float | None:
+    """Return `float(value)`; None for a bool, for no real number, and beyond a float's range."""
+    value = to_python(value)
+    with suppress(OverflowError):
+        return None if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    return None
+
+
+def to_int(value: object) -> int | None:
+    """Return the int that a value stands for; None for a bool, and for what is no int, such as 3.0."""
+    value = to_python(value)
+    with suppress(TypeError):
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    return None

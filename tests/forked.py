@@ -11,6 +11,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 
+from pruning import plugins
+
 ROOT = Path(__file__).parent.parent
 CLI = "from orchestrator import cli; cli.main()"
 context = get_context("forkserver")
@@ -65,12 +67,11 @@ def start_python(
 def _run(
     code: str, words: Sequence[str], cwd: Path, variables: Mapping[str, str], streams: tuple[Path, Path]
 ) -> None:
-    import extensions
 
     os.chdir(cwd)
     os.environ.update(variables)  # and what the modules set as they were imported stays
     sys.path[:0] = ["", *(folder for folder in variables["PYTHONPATH"].split(os.pathsep))]
-    extensions.forget()  # packages are those of `site` now
+    plugins.clear_caches()  # packages are those of `site` now
     for number, file in enumerate(streams, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.argv = ["orchestrate", *words]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pruning
-from pruning.allocation import erk_kept
+from pruning.step import allocate_erk
 
 shapes = st.lists(
     st.one_of(
@@ -34,12 +34,12 @@ shapes = st.lists(
     ],
 )
 def test_shares_worked_by_hand(kept: int, expected: dict[str, int]) -> None:
-    assert erk_kept({"a": (10, 20), "b": (5, 10)}, {"a": 200, "b": 50}, kept) == expected
+    assert allocate_erk({"a": (10, 20), "b": (5, 10)}, {"a": 200, "b": 50}, kept) == expected
 
 
 def test_the_kernel_counts_as_in_the_paper() -> None:
     """Density of a 3x3 convolution, 8 to 16: (8 + 16 + 3 + 3) / (8 * 16 * 9), against 30 x 30."""
-    kept = erk_kept({"conv": (16, 8, 3, 3), "fc": (30, 30)}, {"conv": 1152, "fc": 900}, 180)
+    kept = allocate_erk({"conv": (16, 8, 3, 3), "fc": (30, 30)}, {"conv": 1152, "fc": 900}, 180)
     assert kept == {"conv": 60, "fc": 120}
     assert kept["conv"] / 1152 / (kept["fc"] / 900) == pytest.approx((30 / 1152) / (60 / 900))
 
@@ -49,7 +49,7 @@ def test_the_total_is_exact_and_no_layer_is_overdrawn(layers: list[tuple[int, ..
     named = {str(index): shape for index, shape in enumerate(layers)}
     limits = {name: math.prod(shape) for name, shape in named.items()}
     kept = int(density * sum(limits.values()))
-    found = erk_kept(named, limits, kept)
+    found = allocate_erk(named, limits, kept)
     assert sum(found.values()) == kept
     assert all(0 <= found[name] <= limits[name] for name in named)
     free = [name for name in named if found[name] < limits[name]]
@@ -60,7 +60,7 @@ def test_the_total_is_exact_and_no_layer_is_overdrawn(layers: list[tuple[int, ..
 
 def test_more_than_there_is_cannot_be_kept() -> None:
     with pytest.raises(ValueError, match="7 weights cannot be kept of 6"):
-        erk_kept({"a": (2, 3)}, {"a": 6}, 7)
+        allocate_erk({"a": (2, 3)}, {"a": 6}, 7)
 
 
 def network() -> nn.Sequential:
@@ -75,7 +75,7 @@ def test_pruning_follows_the_shares_and_the_scores(amount: float) -> None:
     masks = pruning.prune(net, amount=amount, scope="erk")
     left = {name: int(mask.sum()) for name, mask in masks.items()}
     sizes = {name: mask.numel() for name, mask in masks.items()}
-    assert left == erk_kept(
+    assert left == allocate_erk(
         {"0.weight": (8, 2, 3, 3), "2.weight": (20, 32), "4.weight": (5, 20)},
         sizes,
         total - int(amount * total + 0.5),

@@ -23,7 +23,7 @@ from orchestrator.config import (
     micro_batch_of,
 )
 from orchestrator.trial.params import params
-from pruning.registry import parse
+from pruning.registry import parse_method
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 PRUNE = Prune("magnitude", "weight", "layer", "one_shot", 0.5)
@@ -123,7 +123,7 @@ def test_params_show_a_method_in_short_and_option_by_option() -> None:
 def test_method_texts_are_read_back() -> None:
     text = method_text("finetune", {"epochs": "10%", "lr": 1.0})
     assert text == "finetune(epochs='10%', lr=1.0)"
-    assert parse(text) == ("finetune", {"epochs": "10%", "lr": 1.0})
+    assert parse_method(text) == ("finetune", {"epochs": "10%", "lr": 1.0})
     assert method_text("none", {}) == "none"
     assert method_name(text) == "finetune"
 

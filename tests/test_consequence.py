@@ -12,6 +12,7 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.trial.macs import profile
 from orchestrator.trial.measurement import MeasuredRound
 from orchestrator.trial.run import run_trial
+from pruning.channels import propagate_masks
 
 # 64 inputs, 40 and 20 neurons, 10 classes; 90% of the neurons leave 4 and 2.
 MACS = 64 * 40 + 40 * 20 + 20 * 10
@@ -111,10 +112,10 @@ def test_a_unit_of_which_only_the_bias_lives_goes_on_saying_it() -> None:
     groups = pruning.trace(net, image)
     mask = torch.ones(3, 4, dtype=torch.bool)
     mask[0] = False
-    spread = pruning.structure.propagate(net, {"1.weight": mask}, groups, example_input=image)
+    spread = propagate_masks(net, {"1.weight": mask}, groups, example_input=image)
     assert spread.keys() == {"1.weight"}
     both = {"1.weight": mask, "1.bias": mask.any(1)}
-    spread = pruning.structure.propagate(net, both, groups, example_input=image)
+    spread = propagate_masks(net, both, groups, example_input=image)
     assert spread["3.weight"].tolist() == [[False, True, True]] * 2
 
 
@@ -124,7 +125,7 @@ def test_columns_are_told_apart_where_a_part_of_the_dead_speaks() -> None:
     image = torch.zeros(2, 6)
     masks = pruning.prune(net, amount=0.5, granularity="unit", criterion="l2", scope="layer")
     groups = pruning.trace(net, image)
-    spread = pruning.structure.propagate(net, masks, groups, example_input=image)
+    spread = propagate_masks(net, masks, groups, example_input=image)
     assert torch.equal(spread["2.weight"], masks["2.weight"])
     assert torch.equal(spread["4.weight"].any(0), masks["2.bias"])
     assert int((~spread["4.weight"]).sum()) == 2 * 3

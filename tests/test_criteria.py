@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 import pruning
-from pruning.criteria import Scene, criteria
+from pruning.criteria import ScoringContext, criteria
+from pruning.granularity import unit_groups
 from pruning.masking import Masks, full_masks, prunable_layers
-from pruning.units import unit_groups
 
 NAMES = list(criteria)
 OF_WEIGHTS = [name for name in NAMES if not {"norms", "groups"} & criteria.get(name).traits.keys()]
@@ -58,7 +58,9 @@ def scores_of(net: nn.Module, criterion: str, masks: Masks | None = None) -> dic
     masks = full_masks(net, unit_groups(net)) if masks is None else masks
     parameters = dict(net.named_parameters())
     weights = {name: parameters[name].detach() * mask for name, mask in masks.items() if mask.dim() > 1}
-    scores = criteria.get(criterion)(Scene(net, weights, masks, torch.Generator().manual_seed(0), SAMPLE))
+    scores = criteria.get(criterion)(
+        ScoringContext(net, weights, masks, torch.Generator().manual_seed(0), SAMPLE)
+    )
     assert isinstance(scores, dict)
     return scores
 

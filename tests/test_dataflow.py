@@ -14,9 +14,9 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
 
 import pruning
-from pruning.dataflow import data_flow, protected_layers, unpruned
-from pruning.own_weights import check_own_weights
-from pruning.units import unit_groups
+from pruning.checks import check_stored_weights
+from pruning.dataflow import find_data_flow, find_protected_layers, find_unprunable
+from pruning.granularity import unit_groups
 
 IMAGES = torch.zeros(2, 1, 6, 6)
 MAKERS = {case.name: case.make for case in CASES}
@@ -31,11 +31,11 @@ def members(net: nn.Module, **options: Any) -> dict[str, list[str]]:
 
 
 def test_the_output_layer_is_the_one_that_makes_the_logits() -> None:
-    flow = data_flow(head_first(), IMAGES)
+    flow = find_data_flow(head_first(), IMAGES)
     assert flow.layers == ("a", "b", "out")
     assert flow.outputs == ("out",)
-    assert protected_layers(head_first(), ["output"]) == {"out"}
-    assert protected_layers(head_first(), ["input"]) == {"a"}
+    assert find_protected_layers(head_first(), ["output"]) == {"out"}
+    assert find_protected_layers(head_first(), ["input"]) == {"a"}
 
 
 def test_no_class_is_removed_and_the_right_layer_is_protected() -> None:
@@ -48,7 +48,7 @@ def test_no_class_is_removed_and_the_right_layer_is_protected() -> None:
 
 
 def test_both_layers_that_are_added_to_the_logits_are_outputs() -> None:
-    flow = data_flow(MAKERS["two_heads_added"](), IMAGES)
+    flow = find_data_flow(MAKERS["two_heads_added"](), IMAGES)
     assert set(flow.outputs) == {"one", "two"}
 
 
@@ -99,7 +99,7 @@ def test_what_has_weights_and_is_not_pruned_is_named() -> None:
         deconv=nn.ConvTranspose2d(1, 1, 1), line=nn.Conv1d(2, 1, 1), cube=nn.Conv3d(1, 1, 1),
         norm=nn.LayerNorm(4),
     )  # fmt: skip
-    assert set(unpruned(net, data_flow(net, IMAGES))) == {
+    assert set(find_unprunable(net, find_data_flow(net, IMAGES))) == {
         "the network itself (Graph)",
         "bi (Bilinear)",
         "lstm (LSTM)",
@@ -132,7 +132,7 @@ def test_a_weight_that_is_computed_is_refused_at_every_granularity(granularity: 
 
 def test_a_forward_of_ones_own_that_uses_the_weight_as_it_is_is_taken() -> None:
     net = nn.Sequential(SamePadding(1, 4, 3), nn.Conv2d(4, 2, 1))
-    check_own_weights(net, {"0", "1"})
+    check_stored_weights(net, {"0", "1"})
 
 
 class Hooked(nn.Linear):
@@ -243,7 +243,7 @@ def test_a_head_whose_weight_is_used_by_a_function_is_the_output() -> None:
         lambda s, x: 10 * nn.functional.linear(s.b(s.a(x.flatten(1)).relu()), s.out.weight),
         a=nn.Linear(36, 8), b=nn.Linear(8, 6), out=nn.Linear(6, 5),
     )  # fmt: skip
-    assert data_flow(net, IMAGES).outputs == ("out",)
+    assert find_data_flow(net, IMAGES).outputs == ("out",)
     assert sorted(pruning.prune(net, amount=0.5, protect=["output"], example_input=IMAGES)) == [
         "a.weight",
         "b.weight",

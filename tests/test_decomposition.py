@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
-from pruning.activations import CHUNK
-from pruning.criteria import Scene, criteria
-from pruning.decomposition import interpolation, refit
-from pruning.masking import Group, Masks, apply_masks, entries, expand, full_masks
-from pruning.pivoted_qr import pivot_scores, pivot_scores_of
-from pruning.structure import shrink, trace
-from pruning.units import unit_groups
+from pruning.activations import CHUNK_SIZE
+from pruning.channels import shrink, trace
+from pruning.criteria import ScoringContext, criteria
+from pruning.granularity import unit_groups
+from pruning.interpolative import interpolation_matrix, refit
+from pruning.masking import Group, Masks, apply_masks, full_masks, mask_units, parameter_dims
+from pruning.qr_criterion import group_pivot_scores, pivot_scores
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -37,7 +37,7 @@ def without(net: nn.Module, groups: tuple[Group, ...], dead: Mapping[str, list[i
     for group in groups:
         alive = torch.ones(group.size, dtype=torch.bool)
         alive[dead.get(group.name, [])] = False
-        masks = expand(group, alive, masks)
+        masks = mask_units(group, alive, masks)
     return masks
 
 
@@ -131,13 +131,13 @@ def test_bad_activations_are_refused() -> None:
 def test_interpolation_is_numpy_s_least_squares() -> None:
     z = draw(50, 8, seed=2).double()
     kept = torch.tensor([6, 1, 3])
-    t = interpolation(z, kept)
+    t = interpolation_matrix(z, kept)
     expected = np.linalg.lstsq(z[:, kept].numpy(), z.numpy(), rcond=None)[0]
     assert np.allclose(t.numpy(), expected)
     assert torch.equal(t[:, kept], torch.eye(3, dtype=torch.float64))
     bools = torch.zeros(8, dtype=torch.bool)
     bools[kept] = True
-    assert torch.allclose(interpolation(z, bools), t[kept.argsort()])
+    assert torch.allclose(interpolation_matrix(z, bools), t[kept.argsort()])
 
 
 def test_interpolation_of_the_first_pivots_is_the_paper_s_form() -> None:
@@ -148,14 +148,14 @@ def test_interpolation_of_the_first_pivots_is_the_paper_s_form() -> None:
     expected = np.empty_like(inner)
     expected[:, order] = inner
     kept = pivot_scores(z).argsort(descending=True)[:k]
-    assert np.allclose(interpolation(z, kept).numpy(), expected)
+    assert np.allclose(interpolation_matrix(z, kept).numpy(), expected)
 
 
 @given(columns=st.integers(2, 12), rank=st.integers(1, 6), seed=st.integers(0, 999))
 def test_interpolation_is_exact_where_the_rank_is_kept(columns: int, rank: int, seed: int) -> None:
     z = of_rank(30, columns, min(rank, columns), seed=seed)
     kept = pivot_scores(z).argsort(descending=True)[: min(rank, columns)]
-    assert torch.allclose(z[:, kept] @ interpolation(z, kept), z, atol=1e-6 * float(z.abs().max()))
+    assert torch.allclose(z[:, kept] @ interpolation_matrix(z, kept), z, atol=1e-6 * float(z.abs().max()))
 
 
 @given(columns=st.integers(2, 12), k=st.integers(1, 11), seed=st.integers(0, 999))
@@ -165,7 +165,7 @@ def test_the_error_is_within_the_bound_of_rank_revealing_qr(columns: int, k: int
     z = draw(40, columns, seed=seed).double() * 10.0 ** -torch.arange(columns)
     kept = pivot_scores(z).argsort(descending=True)[:k]
     sigma = torch.linalg.svdvals(z)
-    left = float(torch.linalg.matrix_norm(z - z[:, kept] @ interpolation(z, kept), 2))
+    left = float(torch.linalg.matrix_norm(z - z[:, kept] @ interpolation_matrix(z, kept), 2))
     rounding = 1e-6 * float(sigma[0])  # directions weaker than float32's eps are left out
     assert float(sigma[k]) - 1e-12 <= left <= 2 * (1 + k * (columns - k)) ** 0.5 * float(sigma[k]) + rounding
 
@@ -173,7 +173,7 @@ def test_the_error_is_within_the_bound_of_rank_revealing_qr(columns: int, k: int
 def test_columns_that_depend_on_each_other_get_no_huge_weights() -> None:
     z = draw(60, 3, seed=1).double()
     z = torch.cat([z, z[:, :1] + 1e-9 * draw(60, 1, seed=2), z[:, :1] + z[:, 1:2]], 1)
-    t = interpolation(z, torch.tensor([0, 1, 3]))
+    t = interpolation_matrix(z, torch.tensor([0, 1, 3]))
     assert float(t.abs().max()) < 10
     assert torch.allclose(z[:, [0, 1, 3]] @ t[:, [4]], z[:, [4]], atol=1e-5)
 
@@ -183,7 +183,7 @@ def test_columns_that_depend_on_each_other_get_no_huge_weights() -> None:
 
 def test_scores_of_a_network_are_those_of_what_its_readers_get() -> None:
     net = conv_of_twins()
-    images = draw(CHUNK + 6, 1, 8, 8)  # two batches
+    images = draw(CHUNK_SIZE + 6, 1, 8, 8)  # two batches
     groups = trace(net, images[:1])
     with torch.no_grad():
         pooled, flat = net[:4](images), net[:8](images)
@@ -191,7 +191,7 @@ def test_scores_of_a_network_are_those_of_what_its_readers_get() -> None:
         "0": pooled.movedim(1, -1).reshape(-1, 4),
         "4": flat.reshape(-1, 4, 4).transpose(1, 2).reshape(-1, 4),
     }
-    scores = pivot_scores_of(net, groups, images)
+    scores = group_pivot_scores(net, groups, images)
     assert list(scores) == ["0", "4"]
     for name, z in rows.items():
         singular = torch.linalg.svdvals(z.double())
@@ -222,14 +222,14 @@ def test_several_readers_are_stacked() -> None:
         h = net.a(images)
         z = torch.cat([h, net.b(h) + h.relu()])
     (group,) = groups  # a and b, which are added up; b and c read a
-    assert torch.allclose(pivot_scores_of(net, groups, images)[group.name], pivot_scores(z), rtol=1e-4)
+    assert torch.allclose(group_pivot_scores(net, groups, images)[group.name], pivot_scores(z), rtol=1e-4)
 
 
-def scene(net: nn.Module, masks: Masks, images: Tensor | None) -> Scene:
+def scene(net: nn.Module, masks: Masks, images: Tensor | None) -> ScoringContext:
     parameters = dict(net.named_parameters())
     weights = {name: parameters[name].detach() * mask for name, mask in masks.items() if mask.dim() > 1}
     sample = None if images is None else (images, torch.zeros(len(images), dtype=torch.long))
-    return Scene(net, weights, masks, torch.Generator().manual_seed(0), sample)
+    return ScoringContext(net, weights, masks, torch.Generator().manual_seed(0), sample)
 
 
 @pytest.mark.parametrize("granularity", ["unit", "channel"])
@@ -241,8 +241,8 @@ def test_the_criterion_gives_every_row_its_unit_s_score(granularity: str) -> Non
     plain = criteria.get("pivoted_qr(relative=False)")(scene(net, masks, images))
     relative = criteria.get("pivoted_qr")(scene(net, masks, images))
     for group in groups:
-        name, _ = entries(group.members[0])[0]
-        expected = pivot_scores_of(net, traced, images)[group.name]
+        name, _ = parameter_dims(group.members[0])[0]
+        expected = group_pivot_scores(net, traced, images)[group.name]
         assert torch.equal(plain[name], expected.reshape(-1, 1, 1, 1).expand_as(plain[name]))
         assert torch.allclose(relative[name][:, 0, 0, 0], expected / expected.max())
     assert all(score.dtype == torch.float64 for score in plain.values())
@@ -332,7 +332,7 @@ def test_the_order_in_which_a_member_lists_its_positions_is_free() -> None:
 def test_what_the_criterion_keeps_can_be_refitted_exactly() -> None:
     net, images = conv_of_twins(seed=3), draw(80, 1, 8, 8)
     groups = trace(net, images[:1])
-    scores = pivot_scores_of(net, groups, images)
+    scores = group_pivot_scores(net, groups, images)
     dead = {name: score.argsort()[:2].tolist() for name, score in scores.items()}
     masks = without(net, groups, dead)
     new = refit(net, masks, groups, images, dense=net)
@@ -378,7 +378,7 @@ def test_refit_lowers_the_error_and_going_front_to_back_lowers_it_more(model: st
         net = models.build(model, input_shape=(1, 8, 8), num_classes=10).eval()
         images, fresh = draw(256, 1, 8, 8, seed=seed), draw(128, 1, 8, 8, seed=seed + 100)
         groups = trace(net, images[:1])
-        scores = pivot_scores_of(net, groups, images)
+        scores = group_pivot_scores(net, groups, images)
         dead = {group.name: scores[group.name].argsort()[: group.size // 2].tolist() for group in groups}
         masks = without(net, groups, dead)
         fits = [refit(net, masks, groups, images, dense=net, sequential=s) for s in (True, False)]

@@ -242,7 +242,7 @@ def test_the_site_documents_python(site: Path) -> None:
         "orchestrator.results",
         "orchestrator.load",
         "models.build",
-        "pruning.prune",
+        "pruning.prune.prune",
         "pruning.shrink",
     ):
         assert f'id="{name}"' in page

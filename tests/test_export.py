@@ -23,7 +23,7 @@ from orchestrator.model_io import formats
 from orchestrator.model_io.export import compare_outputs, export, normalisation, usage_text
 from orchestrator.model_io.formats import load_safetensors
 from orchestrator.storage.model_spec import ModelSpec
-from pruning.architecture import resize
+from pruning.resize import resize
 
 
 def by_torch(path: Path, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import pruning
 from pruning import gradient_criteria
-from pruning.criteria import Scene, criteria
+from pruning.criteria import ScoringContext, criteria
 from pruning.masking import Masks, full_masks, prunable_layers
 
 
@@ -22,7 +22,7 @@ def scores(
     masks = masks or full_masks(net, None)
     parameters = dict(net.named_parameters())
     weights = {name: parameters[name].detach() * mask for name, mask in masks.items()}
-    found: Any = criteria.get(criterion)(Scene(net, weights, masks, torch.Generator(), sample))
+    found: Any = criteria.get(criterion)(ScoringContext(net, weights, masks, torch.Generator(), sample))
     return dict(found)
 
 
@@ -102,7 +102,7 @@ def test_snip_is_the_slope_along_a_weights_own_mask() -> None:
 def test_scores_do_not_depend_on_how_the_sample_is_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, sample = small()
     cut = scores(net, name, sample)
-    monkeypatch.setattr(gradient_criteria, "CHUNK", 1000)
+    monkeypatch.setattr(gradient_criteria, "CHUNK_SIZE", 1000)
     for key, whole in scores(net, name, sample).items():
         torch.testing.assert_close(cut[key], whole, rtol=1e-9, atol=1e-15)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import pruning
-from pruning.engine import groups_of
 from pruning.granularity import GRANULARITIES, granularities
 from pruning.masking import Masks
+from pruning.prune import make_groups
 
 
 def network() -> nn.Sequential:
@@ -79,16 +79,16 @@ def test_nothing_is_removed_at_amount_zero() -> None:
 
 def test_units_and_channels_have_groups_and_weights_none() -> None:
     net = network()
-    assert groups_of(net, "weight") is None
-    assert groups_of(net, "nm") is None
-    (unit,) = groups_of(net, "unit") or ()
-    (channel,) = groups_of(net, "channel", example_input=torch.zeros(1, 3, 4, 4)) or ()
+    assert make_groups(net, "weight") is None
+    assert make_groups(net, "nm") is None
+    (unit,) = make_groups(net, "unit") or ()
+    (channel,) = make_groups(net, "channel", example_input=torch.zeros(1, 3, 4, 4)) or ()
     assert (unit.name, unit.size, len(unit.members)) == ("0", 4, 1)
     assert (channel.name, channel.size) == ("0", 4)
     assert {(member.module, member.side) for member in channel.members} == {("0", "out"), ("3", "in")}
-    assert groups_of(net, "channel", groups=[channel]) == (channel,)
-    assert groups_of(net, "channel", groups=[channel], protect=["0"]) == ()
-    assert groups_of(net, "channel", groups=[channel], protect=["output"]) == (channel,)
+    assert make_groups(net, "channel", groups=[channel]) == (channel,)
+    assert make_groups(net, "channel", groups=[channel], protect=["0"]) == ()
+    assert make_groups(net, "channel", groups=[channel], protect=["output"]) == (channel,)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-import extensions
 import models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
 from orchestrator.data import datasets, loading
@@ -32,6 +31,7 @@ from orchestrator.planning.fingerprints import (
 )
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
+from pruning import plugins
 from pruning.criteria import criteria
 
 SPACE = """\
@@ -50,6 +50,7 @@ def plain(input_shape, num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1] * input_shape[2], num_classes))
 """
 CRITERION = """
+from pruning import plugins
 from pruning.criteria import criteria
 @criteria.register(summary="the largest leave first")
 def largest(scene):
@@ -66,7 +67,7 @@ largest = ingredients_criterion
 def forget() -> None:
     """As a new process, which has imported nothing of other packages and asked for none."""
     clear_caches()
-    extensions.forget()
+    plugins.clear_caches()
     for name in ("ingredients_model", "ingredients_criterion"):
         sys.modules.pop(name, None)
     criteria._functions.pop("largest", None)

@@ -21,7 +21,7 @@ from orchestrator.trial.weight_transfer import (
     match_tensors,
     transfer_weights,
 )
-from pruning.dataflow import data_flow
+from pruning.dataflow import find_data_flow
 
 LOW, HIGH = (
     "digits(classes=[0, 1, 2], samples_per_class=12)",
@@ -47,7 +47,7 @@ def given_to(
 ) -> tuple[TensorMapping, NetworkState]:
     """What `net` is after inheriting, and how."""
     found = match_tensors(
-        net, shapes(ancestor), flow=data_flow(net), source_classes=None, target_classes=None
+        net, shapes(ancestor), flow=find_data_flow(net), source_classes=None, target_classes=None
     )
     giver = SourceModel(ancestor.state_dict(), masks or {}, None)
     weights, kept = transfer_weights(dict(net.state_dict()), giver, found, parameters=parameters(net))
@@ -89,7 +89,9 @@ def test_as_many_but_other_classes_draw_it_anew_where_both_are_known(
     theirs: tuple[str, ...] | None, ours: tuple[str, ...], replaced: bool
 ) -> None:
     net = net_of("mlp(widths=[4])", classes=2)
-    found = match_tensors(net, shapes(net), flow=data_flow(net), source_classes=theirs, target_classes=ours)
+    found = match_tensors(
+        net, shapes(net), flow=find_data_flow(net), source_classes=theirs, target_classes=ours
+    )
     assert found.replaced == ({"output.weight": "head: other classes"} if replaced else {})
 
 
@@ -169,7 +171,7 @@ def test_other_models_are_refused_in_one_line(before: str, after: str, said: str
     net = net_of(after)
     with pytest.raises(ValueError, match=said) as caught:
         match_tensors(
-            net, shapes(net_of(before)), flow=data_flow(net), source_classes=None, target_classes=None
+            net, shapes(net_of(before)), flow=find_data_flow(net), source_classes=None, target_classes=None
         )
     assert str(caught.value).startswith("the models differ: ")
     assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ import models
 import pruning
 from orchestrator.trial.macs import Profile, profile
 from orchestrator.trial.metrics import effective_macs, train_flops
-from pruning.modes import eval_mode
+from pruning.eval_mode import eval_mode
 
 Shape = tuple[int, int, int]
 IMAGE = (3, 8, 8)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pruning
 from orchestrator.training.loop import Masker
-from pruning.masking import Masks, bits_of, masked, zeroed
+from pruning.masking import Masks, mask_weight, mask_weights, view_as_integers
 
 BROKEN = [math.nan, math.inf, -math.inf, -1.0]
 
@@ -36,7 +36,7 @@ def broken(net: nn.Module) -> Masks:
 
 def is_plain_zero(values: Tensor) -> bool:
     """Every bit is 0: no -0 either."""
-    return not bits_of(values.contiguous()).any()
+    return not view_as_integers(values.contiguous()).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -44,7 +44,7 @@ def test_dead_weights_are_exactly_zero_and_living_ones_keep_their_bits(dtype: to
     net = network(dtype)
     masks = broken(net)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
-    copies = masked(before, masks)
+    copies = mask_weights(before, masks)
     pruning.apply_masks(net, masks)
     for name, parameter in net.named_parameters():
         for found in (parameter.detach(), copies[name]):
@@ -58,7 +58,7 @@ def test_weights_in_another_order_in_memory_are_masked_where_they_are() -> None:
     before = net[0].weight.detach().clone()
     Masker(net, masks)()
     assert torch.equal(net[0].weight.detach(), torch.where(masks["0.weight"], before, 0.0))
-    assert torch.equal(zeroed(before, masks["0.weight"]), net[0].weight.detach())
+    assert torch.equal(mask_weight(before, masks["0.weight"]), net[0].weight.detach())
 
 
 def test_the_training_loops_masks_leave_nothing_that_is_no_number() -> None:

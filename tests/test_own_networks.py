@@ -103,7 +103,7 @@ def test_a_neuron_trial_that_cannot_be_cut_has_dense_physical_numbers_and_a_note
     assert measurement.parameters_physical == measurement.parameters_dense
     (note,) = [note for note in result.last.notes if "not cut out" in note]
     assert note.startswith("round 1: not cut out")
-    assert "b: it reads non-zero values from dead channels" in note
+    assert "b: it reads non-zero values from pruned channels" in note
 
 
 def test_a_channel_trial_of_the_same_network_is_cut_and_counted() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.phases import COLLAPSING, NOT_SEEN, REGULARISING, UNDERFITTING, phases
+from pruning.pq_index import COLLAPSING, NOT_SEEN, REGULARISING, UNDERFITTING, find_phases
 
 R, U, C, N = REGULARISING, UNDERFITTING, COLLAPSING, NOT_SEEN
 
@@ -39,15 +39,15 @@ R, U, C, N = REGULARISING, UNDERFITTING, COLLAPSING, NOT_SEEN
     ],
 )
 def test_sequences_by_hand(indices: list[float], expected: list[str]) -> None:
-    assert phases(indices, delta=0.01, patience=2) == expected
+    assert find_phases(indices, delta=0.01, patience=2) == expected
 
 
 def test_patience_and_delta() -> None:
     rising = [0.5, 0.3, 0.4]
-    assert phases(rising, delta=0.01, patience=1) == [R, R, U]
-    assert phases(rising, delta=0.01, patience=2) == [N] * 3
-    assert phases([0.5, 0.25, 0.5], delta=0.25, patience=1) == [N] * 3  # as much as delta is noise
-    assert phases([0.5, 0.25, 0.5], delta=0.2, patience=1) == [R, R, U]
+    assert find_phases(rising, delta=0.01, patience=1) == [R, R, U]
+    assert find_phases(rising, delta=0.01, patience=2) == [N] * 3
+    assert find_phases([0.5, 0.25, 0.5], delta=0.25, patience=1) == [N] * 3  # as much as delta is noise
+    assert find_phases([0.5, 0.25, 0.5], delta=0.2, patience=1) == [R, R, U]
 
 
 values = st.lists(st.floats(0, 1), max_size=20)
@@ -57,12 +57,12 @@ values = st.lists(st.floats(0, 1), max_size=20)
 def test_phases_come_in_their_order_and_a_claim_is_not_taken_back(
     indices: list[float], delta: float, patience: int
 ) -> None:
-    found = phases(indices, delta=delta, patience=patience)
+    found = find_phases(indices, delta=delta, patience=patience)
     assert len(found) == len(indices)
     assert found == sorted(found, key=[N, R, U, C].index)
     past = False
     for count in range(1, len(indices) + 1):
-        now = phases(indices[:count], delta=delta, patience=patience)[-1] in (U, C)
+        now = find_phases(indices[:count], delta=delta, patience=patience)[-1] in (U, C)
         assert now or not past
         past = now
 
@@ -79,4 +79,4 @@ def test_phases_come_in_their_order_and_a_claim_is_not_taken_back(
 )
 def test_bad_values(given: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        phases([0.1], **given)  # type: ignore[arg-type]
+        find_phases([0.1], **given)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.run import TrialResult, run_trial
 from orchestrator.trial.structure import channels_of
-from pruning.masking import gather
+from pruning.masking import sum_by_unit
 
 RECIPE = Train(epochs=4, optimizer="sgd", lr=0.05, momentum=0.9, schedule="linear")
 NUMERICS = Numerics(micro_batch=4096)
@@ -55,7 +55,7 @@ def walk(model: str, prepare: str, prune: Prune = CUT_EMPTY, recover: str = "non
 
 def norms(on: TrialContext, state: NetworkState) -> dict[str, torch.Tensor]:
     squares = {name: weight.double().square() for name, weight in state.weights.items() if weight.dim() > 1}
-    return {group.name: gather(group, squares).sqrt() for group in channels_of(on.architecture, ())}
+    return {group.name: sum_by_unit(group, squares).sqrt() for group in channels_of(on.architecture, ())}
 
 
 def test_none_is_the_state_itself() -> None:

@@ -20,7 +20,7 @@ from orchestrator.trial.context import NetworkState, TrialContext, make_context,
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.run import TrialResult
 from orchestrator.trial.structure import flow_of
-from pruning.criteria import Scene, criteria
+from pruning.criteria import ScoringContext, criteria
 from pruning.masking import Scores
 
 RECIPE = Train(epochs=3, lr=3e-3, augment="crop_flip")
@@ -143,7 +143,7 @@ def test_dropout_is_another_in_every_epoch_and_for_every_seed() -> None:
 
 
 def test_criteria_and_recoveries_of_ones_own_may_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    def guess(scene: Scene) -> Scores:
+    def guess(scene: ScoringContext) -> Scores:
         return {name: torch.rand(weight.shape) for name, weight in scene.weights.items()}
 
     def shake(trial_context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:

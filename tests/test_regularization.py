@@ -13,18 +13,20 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 import models
-from pruning.lasso_groups import KINDS, LassoGroups, lasso_groups
-from pruning.masking import Group, Member, expand, full_masks
-from pruning.regularization import (
+from pruning.channels import shrink, trace
+from pruning.granularity import unit_groups
+from pruning.group_lasso import (
     GROUP_SCALES,
+    KINDS,
+    LassoGroups,
     add_subgradient,
-    dead_units,
+    find_zero_units,
+    make_lasso_groups,
     penalty,
     proximal_step,
     regularizers,
 )
-from pruning.structure import shrink, trace
-from pruning.units import unit_groups
+from pruning.masking import Group, Member, full_masks, mask_units
 
 IMAGE = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -46,7 +48,7 @@ def conv_net(seed: int = 0) -> nn.Sequential:
 
 
 def lasso_of(net: nn.Module, kind: str, image: Tensor = IMAGE) -> LassoGroups:
-    return lasso_groups(net, kind, groups=trace(net, image))
+    return make_lasso_groups(net, kind, groups=trace(net, image))
 
 
 def state(net: nn.Module) -> dict[str, Tensor]:
@@ -57,7 +59,7 @@ def slices(net: nn.Module, lasso: LassoGroups) -> list[Tensor]:
     """The weights of each lasso group, one by one: the loop that the module itself does without."""
     parameters = dict(net.named_parameters())
     found: list[list[Tensor]] = [[] for _ in lasso.sizes]
-    for part in lasso.parts:
+    for part in lasso.slices:
         moved = parameters[part.name].detach().movedim(part.dim, 0)
         for position, root in zip(part.index.tolist(), part.root.tolist(), strict=True):
             found[root].append(moved[position].flatten())
@@ -70,8 +72,8 @@ def slices(net: nn.Module, lasso: LassoGroups) -> list[Tensor]:
 def test_the_groups_of_each_kind_by_hand() -> None:
     net = conv_net()
     # Without a trace: 3 filters and 5 rows; then 12 and 5 columns.
-    assert lasso_groups(net, "filter").sizes.tolist() == [9] * 3 + [12] * 5
-    assert lasso_groups(net, "channel").sizes.tolist() == [5] * 12 + [4] * 5
+    assert make_lasso_groups(net, "filter").sizes.tolist() == [9] * 3 + [12] * 5
+    assert make_lasso_groups(net, "channel").sizes.tolist() == [5] * 12 + [4] * 5
     # With it the 4 cells of a channel's flattened map go together: 4 x 5 weights.
     assert lasso_of(net, "filter").sizes.tolist() == [9] * 3 + [12] * 5
     assert lasso_of(net, "channel").sizes.tolist() == [20] * 3 + [4] * 5
@@ -82,7 +84,7 @@ def test_the_groups_of_each_kind_by_hand() -> None:
 def test_rows_do_not_overlap_nor_do_columns(kind: str) -> None:
     net = conv_net()
     seen = {name: torch.zeros(parameter.shape) for name, parameter in net.named_parameters()}
-    for part in lasso_of(net, kind).parts:
+    for part in lasso_of(net, kind).slices:
         seen[part.name].index_add_(
             part.dim, part.index, seen[part.name].index_select(part.dim, part.index) + 1
         )
@@ -94,28 +96,28 @@ def test_rows_do_not_overlap_nor_do_columns(kind: str) -> None:
 
 def test_what_a_trace_leaves_out_is_not_penalised() -> None:
     net = conv_net()
-    lasso = lasso_groups(net, "filter", groups=trace(net, IMAGE)[1:])
-    assert {part.name for part in lasso.parts} == {"5.weight"}
+    lasso = make_lasso_groups(net, "filter", groups=trace(net, IMAGE)[1:])
+    assert {part.name for part in lasso.slices} == {"5.weight"}
 
 
 def test_without_a_hidden_layer_the_channels_are_the_input_features() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    assert lasso_groups(net, "channel").sizes.tolist() == [10] * 64
+    assert make_lasso_groups(net, "channel").sizes.tolist() == [10] * 64
     with pytest.raises(ValueError, match="finds no weights"):
-        lasso_groups(net, "filter")
+        make_lasso_groups(net, "filter")
 
 
 def test_unknown_words_and_missing_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="kind is 'filters'; it must be filter"):
-        lasso_groups(by_hand(), "filters")
+        make_lasso_groups(by_hand(), "filters")
     with pytest.raises(ValueError, match="needs groups"):
-        lasso_groups(by_hand(), "group")
+        make_lasso_groups(by_hand(), "group")
     with pytest.raises(ValueError, match="group_scale is 'size'; it must be sqrt or none"):
-        penalty(by_hand(), lasso_groups(by_hand(), "filter"), group_scale="size")
+        penalty(by_hand(), make_lasso_groups(by_hand(), "filter"), group_scale="size")
     tied = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     tied[2].weight = tied[0].weight
     with pytest.raises(ValueError, match=r"2\.weight is no parameter of its own"):
-        lasso_groups(tied, "channel")
+        make_lasso_groups(tied, "channel")
 
 
 # The penalty and its subgradient
@@ -123,7 +125,7 @@ def test_unknown_words_and_missing_groups_are_refused() -> None:
 
 def test_the_penalty_by_hand() -> None:
     net = by_hand()
-    filters, channels = lasso_groups(net, "filter"), lasso_groups(net, "channel")
+    filters, channels = make_lasso_groups(net, "filter"), make_lasso_groups(net, "channel")
     assert penalty(net, filters, group_scale="none").item() == pytest.approx(5 + 0 + 10)
     assert penalty(net, filters, group_scale="sqrt").item() == pytest.approx(2**0.5 * 15)
     assert penalty(net, channels, group_scale="none").item() == pytest.approx(2**0.5 + 3)
@@ -135,7 +137,7 @@ def test_the_penalty_by_hand() -> None:
 def test_the_subgradient_by_hand() -> None:
     net = by_hand()
     net[0].weight.grad = torch.ones(3, 2)
-    add_subgradient(net, lasso_groups(net, "filter"), strength=10.0, group_scale="none")
+    add_subgradient(net, make_lasso_groups(net, "filter"), strength=10.0, group_scale="none")
     assert torch.allclose(net[0].weight.grad, torch.tensor([[7.0, 9.0], [1.0, 1.0], [7.0, 9.0]]))
     assert net[2].weight.grad is None
 
@@ -172,12 +174,12 @@ def test_the_penalty_is_that_of_a_loop(kind: str) -> None:
 
 def test_the_proximal_step_by_hand() -> None:
     net = by_hand()
-    proximal_step(net, lasso_groups(net, "filter"), step=6.0, group_scale="none")
+    proximal_step(net, make_lasso_groups(net, "filter"), step=6.0, group_scale="none")
     # 5 is below 6 and gone; 0 stays; 10 shrinks to 4.
     assert torch.equal(net[0].weight[:2], torch.zeros(2, 2))
     assert torch.allclose(net[0].weight[2], torch.tensor([2.4, 3.2]))
     net = by_hand()
-    proximal_step(net, lasso_groups(net, "filter"), step=1.0, group_scale="sqrt")
+    proximal_step(net, make_lasso_groups(net, "filter"), step=1.0, group_scale="sqrt")
     kept = 1 - 2**0.5 / 5
     assert torch.allclose(net[0].weight[0], torch.tensor([3 * kept, 4 * kept]))
 
@@ -241,15 +243,19 @@ def test_frozen_layers_biases_and_norms_stay() -> None:
 def test_dead_units_by_hand() -> None:
     net = by_hand()
     (group,) = trace(net, torch.rand(1, 2))
-    assert dead_units(net, [group])[group.name].tolist() == [False, True, False]
-    assert dead_units(net, [group], tolerance=0.5)[group.name].tolist() == [False, True, False]  # 5 of 10
-    assert dead_units(net, [group], tolerance=0.51)[group.name].tolist() == [True, True, False]
-    assert dead_units(net, [group], side="in")[group.name].tolist() == [False, False, True]
-    assert dead_units(net, unit_groups(net))["0"].tolist() == [False, True, False]
+    assert find_zero_units(net, [group])[group.name].tolist() == [False, True, False]
+    assert find_zero_units(net, [group], tolerance=0.5)[group.name].tolist() == [
+        False,
+        True,
+        False,
+    ]  # 5 of 10
+    assert find_zero_units(net, [group], tolerance=0.51)[group.name].tolist() == [True, True, False]
+    assert find_zero_units(net, [group], side="in")[group.name].tolist() == [False, False, True]
+    assert find_zero_units(net, unit_groups(net))["0"].tolist() == [False, True, False]
     with pytest.raises(ValueError, match="no 'in' side"):
-        dead_units(net, unit_groups(net), side="in")
+        find_zero_units(net, unit_groups(net), side="in")
     with pytest.raises(ValueError, match="tolerance is 1"):
-        dead_units(net, [group], tolerance=1)
+        find_zero_units(net, [group], tolerance=1)
 
 
 def test_a_unit_is_dead_when_every_layer_that_makes_it_is() -> None:
@@ -259,19 +265,19 @@ def test_a_unit_is_dead_when_every_layer_that_makes_it_is() -> None:
     both = torch.arange(2)
     makers = (Member("a", "out", both, both), Member("b", "out", both, both))
     for members in (makers, makers[::-1]):
-        assert dead_units(net, [Group("a", 2, members)])["a"].tolist() == [True, False]
+        assert find_zero_units(net, [Group("a", 2, members)])["a"].tolist() == [True, False]
 
 
 def test_input_features_go_by_columns_and_flattened_cells_together() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     net[1].weight.data[:, 5] = 0.0
     (group,) = trace(net, IMAGE)
-    assert dead_units(net, [group])[group.name].nonzero().flatten().tolist() == [5]
+    assert find_zero_units(net, [group])[group.name].nonzero().flatten().tolist() == [5]
     net = conv_net()
     group = trace(net, IMAGE)[0]
     net[5].weight.data[:, :4] = 0.0  # the 4 cells of channel 0
     net[5].weight.data[:, 4:7] = 0.0  # 3 of the 4 of channel 1
-    assert dead_units(net, [group], side="in")[group.name].tolist() == [True, False, False]
+    assert find_zero_units(net, [group], side="in")[group.name].tolist() == [True, False, False]
 
 
 # The hook
@@ -297,11 +303,11 @@ def test_the_proximal_mode_empties_units_that_can_be_cut_exactly() -> None:
     net = trained("group_lasso(strength=0.02)", steps=60)
     image = torch.randn(5, 1, 4, 4)
     groups = trace(net, image)
-    dead = dead_units(net, groups)
+    dead = find_zero_units(net, groups)
     assert all(0 < int(found.sum()) < len(found) for found in dead.values())
     masks = full_masks(net, groups)
     for group in groups:
-        masks = expand(group, ~dead[group.name], masks)
+        masks = mask_units(group, ~dead[group.name], masks)
     small = shrink(net, masks, image, groups=groups)
     assert torch.allclose(small(image), net(image), atol=1e-6)
 
@@ -309,8 +315,8 @@ def test_the_proximal_mode_empties_units_that_can_be_cut_exactly() -> None:
 def test_the_subgradient_mode_shrinks_but_leaves_no_exact_zero() -> None:
     plain, net = (trained(f"group_lasso(strength={s}, mode='subgradient')", steps=60) for s in (0.0, 0.02))
     groups = trace(net, torch.randn(1, 1, 4, 4))
-    assert not any(found.any() for found in dead_units(net, groups).values())
-    lasso = lasso_groups(net, "group", groups=groups)
+    assert not any(found.any() for found in find_zero_units(net, groups).values())
+    lasso = make_lasso_groups(net, "group", groups=groups)
     assert penalty(net, lasso).item() < 0.8 * penalty(plain, lasso).item()
 
 

@@ -406,9 +406,14 @@ def test_a_layer_table_marks_means_of_survivors(store: Store) -> None:
 
 def test_the_phases_are_those_of_pruning() -> None:
     from orchestrator.report.rounds import PHASES
-    from pruning import phases
+    from pruning import pq_index
 
-    assert list(PHASES) == [phases.NOT_SEEN, phases.REGULARISING, phases.UNDERFITTING, phases.COLLAPSING]
+    assert list(PHASES) == [
+        pq_index.NOT_SEEN,
+        pq_index.REGULARISING,
+        pq_index.UNDERFITTING,
+        pq_index.COLLAPSING,
+    ]
 
 
 def test_a_baseline_and_a_tolerance_that_were_asked_for(store: Store) -> None:

@@ -102,7 +102,7 @@ def test_the_files_of_the_data_and_torchvision_have_a_say(
 
 def test_where_other_packages_add_methods_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [EntryPoint("x", "y:z", group) for group in ("console_scripts", "pruning.criterion")]
-    monkeypatch.setattr(module, "all_entries", lambda: found)
+    monkeypatch.setattr(module, "all_entry_points", lambda: found)
     assert REQUEST.sha256() is None
     assert cached_summary(REQUEST, uri="sqlite:////nowhere.db") is None
 

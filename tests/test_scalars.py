@@ -12,8 +12,8 @@ from torch import nn
 
 import pruning
 from orchestrator.execution.scheduler import PQIndexPruner
-from pruning.phases import phases
-from pruning.scalars import real_number, whole_number
+from pruning.pq_index import find_phases
+from pruning.registry import to_float, to_int
 from pruning.schedules import schedules
 
 HALVES = [
@@ -64,7 +64,7 @@ def test_what_is_no_whole_number_is_no_round(round: object) -> None:
 
 def test_a_float32_is_the_float_that_it_holds() -> None:
     """0.9 in float32 is 0.8999999761581421: of 5 weights 4.4999999, where 0.9 is 4.5 and rounds up."""
-    assert real_number(np.float32(0.9)) == 0.8999999761581421
+    assert to_float(np.float32(0.9)) == 0.8999999761581421
     net = nn.Sequential(nn.Linear(5, 1))
     gone = [int((~pruning.prune(net, amount=x)["0.weight"]).sum()) for x in (0.9, np.float32(0.9))]
     assert gone == [5, 4]
@@ -94,11 +94,11 @@ def test_what_is_no_number_is_no_parameter(value: object) -> None:
 
 def test_phases_take_them_as_well() -> None:
     rise = [0.5, 0.4, 0.3, 0.4, 0.5]
-    assert phases(rise, delta=np.float32(0.01), patience=np.int64(2)) == phases(rise)
+    assert find_phases(rise, delta=np.float32(0.01), patience=np.int64(2)) == find_phases(rise)
     assert PQIndexPruner(tolerance=np.float32(0.5)).tolerance == 0.5
 
 
 def test_numbers_by_hand() -> None:
-    assert [whole_number(value) for value in (3, np.int8(3), torch.tensor(3))] == [3, 3, 3]
-    assert [whole_number(value) for value in (3.0, True, "3", None, np.float32(3))] == [None] * 5
-    assert [real_number(value) for value in (Decimal("0.5"), "1", False, 1j)] == [None] * 4
+    assert [to_int(value) for value in (3, np.int8(3), torch.tensor(3))] == [3, 3, 3]
+    assert [to_int(value) for value in (3.0, True, "3", None, np.float32(3))] == [None] * 5
+    assert [to_float(value) for value in (Decimal("0.5"), "1", False, 1j)] == [None] * 4

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning.pq_index import sap_prune_count
-from pruning.schedules import in_passes, rounds_of, schedules
+from pruning.schedules import rounds_of, schedules, split_into_passes
 from pruning.step import Pools, target_count
 
 NAMES = list(schedules)
@@ -152,7 +152,7 @@ def test_sap_over_rounds_sees_only_the_living() -> None:
 def test_passes_shrink_geometrically_and_end_where_one_pass_would() -> None:
     alive = torch.ones(1, 1000, dtype=torch.bool)
     left = []
-    for count in in_passes(lambda pools: torch.tensor([999]), 3):
+    for count in split_into_passes(lambda pools: torch.tensor([999]), 3):
         alive[0, : 1000 - int(alive.sum()) + int(count(pool(torch.ones(1000), alive)))] = False
         left.append(int(alive.sum()))
     assert left == [100, 10, 1]
@@ -162,7 +162,7 @@ def test_passes_keep_a_target_for_each_pool() -> None:
     def everything_of_b(pools: Pools) -> Tensor:
         return pools.alive.sum(1) * int(pools.names == ("b",))
 
-    first, last = in_passes(everything_of_b, 2)
+    first, last = split_into_passes(everything_of_b, 2)
     a, b = (
         pool([1.0, 2.0]),
         Pools(torch.ones(1, 2), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool), ("b",)),

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parent.parent
 
 def digest_of(copy: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "import orchestrator.system.provenance as s; print(s.install_path(), s.source_digest())"],
+        [
+            sys.executable,
+            "-c",
+            "import orchestrator.system.provenance as s; print(s.install_path(), s.source_digest())",
+        ],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,

@@ -22,7 +22,7 @@ from orchestrator.latency.sparse import (
     to_csr,
     to_sparse,
 )
-from pruning.architecture import SelectedLinear
+from pruning.resize import SelectedLinear
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="this torch has no MKL: CSR is not used")
 SHAPE = (1, 8, 8)

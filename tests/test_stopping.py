@@ -40,7 +40,7 @@ from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 from orchestrator.trial.run import Round, run_trial
 from orchestrator.trial.task import PreviousTrial, Task, WorkerSettings
-from pruning.phases import NOT_SEEN, REGULARISING, UNDERFITTING
+from pruning.pq_index import NOT_SEEN, REGULARISING, UNDERFITTING
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "pq_pruner.py"
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=4096))

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
 import models
-from pruning.architecture import SelectedLinear, resize, widths
-from pruning.masking import Group, Masks, apply_masks, expand, full_masks, gather, prunable_layers
-from pruning.structure import dead_groups, kept_channels, shrink, shrink_masks, trace
-from pruning.units import unit_groups
+from pruning.channels import find_pruned_groups, remaining_channels, shrink, shrink_masks, trace
+from pruning.granularity import unit_groups
+from pruning.masking import Group, Masks, apply_masks, full_masks, mask_units, prunable_layers, sum_by_unit
+from pruning.resize import SelectedLinear, layer_widths, resize
 
 SMALL = ("slp", "mlp(widths=[16, 8, 12], bias=True)", "cnn(widths=[8, 12, 6])")
 DENSENET = pytest.param("densenet121", marks=pytest.mark.slow)
@@ -50,8 +50,8 @@ def pruned(net: nn.Module, groups: tuple[Group, ...], *, amount: float = 0.5) ->
     }
     for group in groups:
         alive = torch.ones(group.size, dtype=torch.bool)
-        alive[gather(group, squares).argsort(stable=True)[: round(amount * group.size)]] = False
-        masks = expand(group, alive, masks)
+        alive[sum_by_unit(group, squares).argsort(stable=True)[: round(amount * group.size)]] = False
+        masks = mask_units(group, alive, masks)
     return masks
 
 
@@ -256,7 +256,7 @@ def test_parameters_of_a_halved_mlp_by_hand() -> None:
     assert count(net) == 64 * 8 + 8 * 6 + 6 * 3
     small = shrink(net, pruned(net, trace(net, x)), x)
     assert count(small) == 64 * 4 + 4 * 3 + 3 * 3
-    assert widths(small) == {"1": [4, 64], "3": [3, 4], "5": [3, 3]}
+    assert layer_widths(small) == {"1": [4, 64], "3": [3, 4], "5": [3, 3]}
 
 
 @pytest.mark.parametrize("model", SMALL[1:])
@@ -269,7 +269,7 @@ def test_the_cut_is_torch_prunings_own_bit_for_bit(model: str, amount: float) ->
     graph = torch_pruning.DependencyGraph().build_dependency(
         theirs, x, forward_fn=lambda module, x: module(x)
     )
-    for name, kept in kept_channels(groups, masks).items():
+    for name, kept in remaining_channels(groups, masks).items():
         root = theirs.get_submodule(name)
         cut = sorted(set(range(root.weight.shape[0])) - set(kept.tolist()))
         graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, cut).prune()
@@ -283,13 +283,13 @@ def test_slp_keeps_the_columns_of_the_features_that_live() -> None:
     (group,) = trace(net, x)
     layer = net.get_submodule(group.name)
     alive = torch.arange(64) % 4 == 1  # sixteen features: 1, 5, 9, ...
-    small = shrink(net, expand(group, alive, full_masks(net, (group,))), x)
+    small = shrink(net, mask_units(group, alive, full_masks(net, (group,))), x)
     cut = small.get_submodule(group.name)
     assert isinstance(cut, SelectedLinear)
     assert cut.inputs.tolist() == list(range(1, 64, 4))
     assert torch.equal(cut.weight, layer.weight[:, 1::4])
     assert_close(small(x), x.flatten(1)[:, 1::4] @ layer.weight[:, 1::4].T + layer.bias)
-    assert widths(small) == {group.name: [10, 64, 16]}
+    assert layer_widths(small) == {group.name: [10, 64, 16]}
 
 
 def test_a_shrunk_slp_can_be_shrunk_again() -> None:
@@ -297,7 +297,7 @@ def test_a_shrunk_slp_can_be_shrunk_again() -> None:
     once = shrink(net, pruned(net, trace(net, x)), x)
     masks = pruned(once, trace(once, x))
     twice = shrink(once, masks, x)
-    assert list(widths(twice).values()) == [[10, 64, 16]]
+    assert list(layer_widths(twice).values()) == [[10, 64, 16]]
     assert_close(twice(x), masked(once, masks)(x))
 
 
@@ -306,7 +306,7 @@ def test_dead_units_go_though_the_next_columns_live(model: str) -> None:
     net, x = build(model), images(4, 1, 8, 8)
     masks = pruned(net, unit_groups(net))
     small = shrink(net, masks, x)
-    left = {group.name: widths(small)[group.name][0] for group in unit_groups(net)}
+    left = {group.name: layer_widths(small)[group.name][0] for group in unit_groups(net)}
     assert left == {group.name: group.size - round(group.size / 2) for group in unit_groups(net)}
     assert_close(small(x), masked(net, masks)(x))
 
@@ -315,10 +315,10 @@ def test_dead_units_go_though_the_next_columns_live(model: str) -> None:
 def test_a_channel_whose_norm_lives_stays(leaf: str) -> None:
     net, x = build("cnn(widths=[4, 6])"), images(4, 1, 8, 8)
     group, *_ = groups = trace(net, x)
-    masks = expand(group, torch.tensor([True, True, False, False]), full_masks(net, groups))
+    masks = mask_units(group, torch.tensor([True, True, False, False]), full_masks(net, groups))
     masks[leaf] = torch.ones(4, dtype=torch.bool)  # a dead filter under a living beta is a constant
     small = shrink(net, masks, x, groups=groups)
-    assert widths(small) == widths(net)
+    assert layer_widths(small) == layer_widths(net)
     assert_close(small(x), masked(net, masks)(x))
 
 
@@ -331,7 +331,7 @@ def test_a_bias_that_nobody_masked_keeps_its_channel() -> None:
         )
     }
     small = shrink(net, masks, x)
-    assert widths(small) == widths(net)
+    assert layer_widths(small) == layer_widths(net)
     assert torch.equal(small(x), masked(net, masks)(x))
 
 
@@ -340,8 +340,8 @@ def test_a_sigmoid_makes_dead_channels_speak() -> None:
     whole, rows = trace(net, x), unit_groups(net)
     alive = torch.tensor([True, False, True])
     with pytest.raises(ValueError, match=r"^2: .*non-zero"):
-        shrink(net, expand(rows[0], alive, full_masks(net, rows)), x)
-    masks = expand(whole[0], alive, full_masks(net, whole))  # its columns too: nothing reads the 0.5
+        shrink(net, mask_units(rows[0], alive, full_masks(net, rows)), x)
+    masks = mask_units(whole[0], alive, full_masks(net, whole))  # its columns too: nothing reads the 0.5
     small = shrink(net, masks, x)
     assert_close(small(x), masked(net, masks)(x))
 
@@ -353,7 +353,7 @@ def test_a_norm_without_beta_makes_dead_filters_speak() -> None:
     nn.init.constant_(net.get_buffer("1.running_mean"), 0.5)
     rows, x = unit_groups(net), images(2, 1, 4, 4)
     with pytest.raises(ValueError, match=r"^2: .*non-zero"):
-        shrink(net, expand(rows[0], torch.tensor([True, False, True]), full_masks(net, rows)), x)
+        shrink(net, mask_units(rows[0], torch.tensor([True, False, True]), full_masks(net, rows)), x)
 
 
 def test_residual_channels_go_together() -> None:
@@ -379,7 +379,7 @@ def test_residual_channels_go_together() -> None:
     }
     masks = pruned(net, groups)
     small = shrink(net, masks, x)
-    assert widths(small) == {"stem": [2, 1], "a": [3, 2], "b": [2, 3], "norm": [2], "last": [2, 2]}
+    assert layer_widths(small) == {"stem": [2, 1], "a": [3, 2], "b": [2, 3], "norm": [2], "last": [2, 2]}
     assert_close(small(x), masked(net, masks)(x))
 
 
@@ -390,8 +390,8 @@ def test_of_a_fully_dead_network_one_channel_a_group_stays(model: str) -> None:
     masks = pruned(net, groups, amount=1.0)
     small = shrink(net, masks, x, groups=groups)
     assert_close(small(x), masked(net, masks)(x))
-    assert {len(kept) for kept in kept_channels(groups, masks).values()} == {1}
-    roots = {name: size for name, size in widths(small).items() if name in {g.name for g in groups}}
+    assert {len(kept) for kept in remaining_channels(groups, masks).values()} == {1}
+    roots = {name: size for name, size in layer_widths(small).items() if name in {g.name for g in groups}}
     assert {size[-1 if model == "slp" else 0] for size in roots.values()} == {1}
     logits = small(x)
     assert torch.equal(logits[0], logits[1])  # of every image
@@ -408,13 +408,13 @@ def test_a_wholly_dead_layer_is_cut_to_one_beside_living_ones() -> None:
     x = torch.randn(2, 5)
     first, second = trace(net, x)
     alive = torch.arange(8) % 2 == 0
-    masks = expand(
-        second, torch.zeros(6, dtype=torch.bool), expand(first, alive, full_masks(net, [first, second]))
+    masks = mask_units(
+        second, torch.zeros(6, dtype=torch.bool), mask_units(first, alive, full_masks(net, [first, second]))
     )
-    assert dead_groups((first, second), masks, net=net) == ("2",)
+    assert find_pruned_groups((first, second), masks, net=net) == ("2",)
     small, before = shrink(net, masks, x), shrink(net, masks, x, whole_if_dead=True)
-    assert widths(small) == {"0": [4, 5], "2": [1, 4], "4": [3, 1]}
-    assert widths(before) == {"0": [4, 5], "2": [6, 4], "4": [3, 6]}
+    assert layer_widths(small) == {"0": [4, 5], "2": [1, 4], "4": [3, 1]}
+    assert layer_widths(before) == {"0": [4, 5], "2": [6, 4], "4": [3, 6]}
     for cut in (small, before):
         assert torch.equal(cut(x), net[4].bias.expand(2, 3))  # all that is left
 
@@ -431,7 +431,7 @@ def test_nothing_dead_nothing_cut(model: str) -> None:
 def test_kept_and_dropped_make_the_whole(model: str) -> None:
     net, x = build(model), images(2, 1, 8, 8)
     groups = trace(net, x)
-    kept = kept_channels(groups, pruned(net, groups, amount=0.3))
+    kept = remaining_channels(groups, pruned(net, groups, amount=0.3))
     assert {g.name: len(kept[g.name]) + round(0.3 * g.size) for g in groups} == {
         g.name: g.size for g in groups
     }
@@ -486,10 +486,10 @@ def test_any_masked_channels_can_be_cut(model: str, data: st.DataObject) -> None
     masks = full_masks(net, groups)
     for group in groups:
         alive = data.draw(st.lists(st.booleans(), min_size=group.size, max_size=group.size))
-        masks = expand(group, torch.tensor(alive), masks)
+        masks = mask_units(group, torch.tensor(alive), masks)
     small = shrink(net, masks, x, groups=groups)
     assert_close(small(x), masked(net, masks)(x))
-    again = resize(build(model, seed=1), json.loads(json.dumps(widths(small))))
+    again = resize(build(model, seed=1), json.loads(json.dumps(layer_widths(small))))
     again.load_state_dict(small.state_dict())
     assert torch.equal(again(x), small(x))
 
@@ -502,10 +502,10 @@ def test_architecture_and_tensors_rebuild_the_same_bits(model: str) -> None:
     net, x = build(model), images(3, 1, 8, 8)
     small = shrink(net, pruned(net, trace(net, x[:1])), x[:1])
     fresh = build(model, seed=1)
-    again = resize(fresh, json.loads(json.dumps(widths(small))))
+    again = resize(fresh, json.loads(json.dumps(layer_widths(small))))
     assert again is fresh
     again.load_state_dict(small.state_dict(), strict=True)
-    assert widths(again) == widths(small)
+    assert layer_widths(again) == layer_widths(small)
     assert state_equal(again, small)
     assert torch.equal(again(x), small(x))
 
@@ -513,7 +513,7 @@ def test_architecture_and_tensors_rebuild_the_same_bits(model: str) -> None:
 def test_a_bare_linear_is_resized_too() -> None:
     net, x = nn.Sequential(nn.Linear(4, 2)), images(3, 4)
     small = shrink(net, pruned(net, trace(net, x)), x)[0]
-    again = resize(nn.Linear(4, 2), widths(small))
+    again = resize(nn.Linear(4, 2), layer_widths(small))
     again.load_state_dict(small.state_dict())
     assert torch.equal(again(x), small(x))
 

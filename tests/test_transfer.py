@@ -19,7 +19,7 @@ from torch import Tensor
 
 import models
 import orchestrator
-from models.densenet import present_name
+from models.densenet import current_name
 from models.torchvision_compat import models as torchvision_models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import OrchestrateError, SpaceError, StoreError, StoreUnavailableError, UsageError
@@ -309,9 +309,9 @@ def name_of_before(name: str) -> str:
 
 def test_names_of_before_are_those_of_today() -> None:
     old = "features.denseblock1.denselayer12.norm.1.running_mean"
-    assert present_name(old) == "features.denseblock1.denselayer12.norm1.running_mean"
+    assert current_name(old) == "features.denseblock1.denselayer12.norm1.running_mean"
     for same in ("features.norm0.weight", "classifier.bias", "blocks.0.conv.weight", "hidden.1.weight"):
-        assert present_name(same) == same
+        assert current_name(same) == same
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from extensions import unreadable
 from orchestrator.cli import info, models, results, sweep
 from orchestrator.cli.options import check_environment
 from orchestrator.errors import OrchestrateError, OutputError
@@ -21,6 +20,7 @@ from orchestrator.redaction import redact
 from orchestrator.system.console import print_line, print_text
 from orchestrator.system.memory import infrequent_gc
 from orchestrator.system.output_streams import escaped, output_streams
+from pruning.plugins import unreadable_packages
 
 app = typer.Typer(
     help="Sweeps of neural-network pruning: plan, run, record, compare.",
@@ -65,7 +65,7 @@ def main() -> None:
         except typer.Abort:
             _fail("interrupted", 130)
         except Exception as error:  # noqa: BLE001  a bug, whichever
-            for line in unreadable():  # lists of entry points, in which other libraries fail
+            for line in unreadable_packages():  # lists of entry points, in which other libraries fail
                 _fail(line, 4)
             _print_traceback(error)
             raise SystemExit(1) from None

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extensions import Plugins
 from orchestrator.errors import DataError, SpaceError, unknown_name
+from pruning.plugins import Plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ DATASETS: Plugins[DatasetInfo] = Plugins(
     "data set",
     "orchestrator.dataset",
     OWN,
-    is_right=lambda part: isinstance(part, DatasetInfo),
+    is_valid=lambda part: isinstance(part, DatasetInfo),
     expected="a DatasetInfo",
 )
 

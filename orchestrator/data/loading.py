@@ -27,7 +27,7 @@ from orchestrator.data.datasets import Raw, check_options, info
 from orchestrator.data.files import read_raw
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
-from pruning.registry import parse
+from pruning.registry import parse_method
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,5 +205,5 @@ def load_planned_data(dense: DenseConfig, data_dir: str | None) -> Dataset:
 @lru_cache(maxsize=4)
 def load_data(text: str, data_dir: str | None, device: str) -> Dataset:
     """Load a data set by its text form; the last few stay in memory."""
-    name, options = parse(text)
+    name, options = parse_method(text)
     return load_dataset(name, data_dir=None if data_dir is None else Path(data_dir), device=device, **options)

@@ -188,19 +188,19 @@ def data() -> Iterator[CheckResult]:
 
 def plugins() -> Iterator[CheckResult]:
     """Check every plug-in: whether it can be imported, and has a name that is not taken."""
-    from extensions import package_of, problems
     from orchestrator.space.names import KINDS
+    from pruning.plugins import iter_problems, package_name
 
     for kind in filter(lambda kind: kind.group, KINDS.values()):
-        for entry, problem in problems([(kind.noun, kind.group)]):
+        for entry, problem in iter_problems([(kind.noun, kind.group)]):
             name = f"{kind.noun} {entry.name}"
             if problem:
                 yield CheckResult(name, "lacking", *problem.rsplit("; ", 1))
             elif entry.name in kind.summaries:
-                message = f"of {package_of(entry)} is left out: the name is taken"
+                message = f"of {package_name(entry)} is left out: the name is taken"
                 yield CheckResult(name, "lacking", message, "choose another name in its entry point")
             else:
-                yield CheckResult(name, "ok", f"of {package_of(entry)}")
+                yield CheckResult(name, "ok", f"of {package_name(entry)}")
 
 
 def run_checks(uri: str, *, deep: bool = False) -> Report:

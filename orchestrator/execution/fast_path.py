@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extensions import all_entries
 from orchestrator.analysis.results import load_results
 from orchestrator.data.datasets import OWN
 from orchestrator.data.files import data_folder, file_stamps
@@ -25,6 +24,7 @@ from orchestrator.storage.uri import outbox_folder
 from orchestrator.system import provenance
 from orchestrator.system.files import read_regular
 from orchestrator.trial.task import SweepOutcome
+from pruning.plugins import all_entry_points
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions
@@ -51,7 +51,7 @@ class SweepRequest:
 
         Files count by their size and the time of their last change.
         """
-        if any(entry.group.startswith(PLUGIN_GROUPS) for entry in all_entries()):
+        if any(entry.group.startswith(PLUGIN_GROUPS) for entry in all_entry_points()):
             return None
         facts = [
             asdict(self),

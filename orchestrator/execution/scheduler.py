@@ -17,8 +17,8 @@ from orchestrator.execution.searcher import STOPPED, SUCCEEDED, TASK, LiveTrialS
 from orchestrator.planning.plan import group_of
 from orchestrator.space.pruners import pruners
 from orchestrator.trial.task import PreviousTrial, Task
-from pruning.phases import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phases, phases
-from pruning.scalars import real_number
+from pruning.pq_index import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phase_options, find_phases
+from pruning.registry import to_float
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -32,14 +32,14 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class PQIndexPruner(BasePruner):
     """Stop an iterative trial that is past its compressible phase and worse than its dense network.
 
-    The phase comes from the turning points of the trial's PQ index (`pruning.phases`, with `delta` and
+    The phase comes from the turning points of the trial's PQ index (`pruning.pq_index`, with `delta` and
     `patience`); worse is more than `tolerance` of validation accuracy. `record_round` stores what this
     reads. If the index never turns, nothing is stopped.
     """
 
     def __init__(self, *, delta: float = DELTA, patience: int = PATIENCE, tolerance: float = 0.01) -> None:
-        check_phases(delta=delta, patience=patience)
-        share = real_number(tolerance)
+        check_phase_options(delta=delta, patience=patience)
+        share = to_float(tolerance)
         if share is None or not 0 <= share <= 1:
             raise ValueError(f"tolerance: expected a number in [0, 1] but got {tolerance!r}")
         self.delta, self.patience, self.tolerance = delta, patience, share
@@ -49,7 +49,7 @@ class PQIndexPruner(BasePruner):
 
     def phase(self, trial: FrozenTrial) -> str:
         """Return the phase of the trial's last round, from all of its indices so far."""
-        return phases(_indices(trial), delta=self.delta, patience=self.patience)[-1]
+        return find_phases(_indices(trial), delta=self.delta, patience=self.patience)[-1]
 
     def reason(self, trial: FrozenTrial) -> str:
         """Return why the trial is to be stopped, or nothing if it goes on.

@@ -24,7 +24,7 @@ from orchestrator.space.space import Space
 from orchestrator.space.values import canonical_method
 from orchestrator.storage.uri import store_exists
 from orchestrator.trial.structure import unpruned_of
-from pruning.registry import parse
+from pruning.registry import parse_method
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions
@@ -64,7 +64,7 @@ def needed_data(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
     """Return the names of the data sets that are needed; a search may need every one of its space."""
     is_open_ended = plan.space.search.method == "tpe"
     texts = plan.space.axes.dataset if is_open_ended else [training.dataset for training in trainings]
-    return sorted({parse(text)[0] for text in texts})
+    return sorted({parse_method(text)[0] for text in texts})
 
 
 def check_data(datasets: Iterable[str]) -> None:
@@ -79,10 +79,7 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
     check_can_stop(plan, stop)
     tracker = None
     if store_exists(uri):
-        from orchestrator.tracking import (
-            has_store,
-            open_store,  # MLflow takes a second
-        )
+        from orchestrator.tracking import has_store, open_store
 
         tracker = open_store(uri, space.name) if has_store(uri) else None
     if tracker is not None:

@@ -1,1 +1,1 @@
-"""Data sets as resident tensors."""
+"""The import path of `DatasetInfo` in plug-ins written for earlier versions; see `orchestrator.data`."""

@@ -13,8 +13,8 @@ from orchestrator.errors import CollapsedError
 from orchestrator.latency.sparse import find_faster_layers, is_supported, to_sparse
 from orchestrator.system.determinism import torch_threads
 from orchestrator.system.timing import Timing, batch_suffix, side_by_side
+from pruning.eval_mode import eval_mode
 from pruning.masking import Masks
-from pruning.modes import eval_mode
 
 FORMS = ("dense", "masked", "cut", "csr")
 BATCHES = (1, 256)

@@ -16,8 +16,8 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from pruning.architecture import replace_module
 from pruning.masking import apply_masks, prunable_layers
+from pruning.resize import replace_module
 
 MIN_SPARSITY = 0.5  # of a layer: a weight takes 8 bytes in CSR with its index, and 4 in a dense matrix
 WHOLE_BATCH_BELOW = 16  # positions of a feature map; larger ones are faster image by image

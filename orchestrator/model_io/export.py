@@ -28,8 +28,8 @@ from orchestrator.storage.model_files import SavedModel
 from orchestrator.system.files import FULL
 from orchestrator.tracking import MetricPoint
 from orchestrator.trial.metrics import profile
-from pruning.modes import eval_mode
-from pruning.registry import parse
+from pruning.eval_mode import eval_mode
+from pruning.registry import parse_method
 
 Json = Any  # what json can write
 QUANTIZATIONS = ("int8",)
@@ -191,7 +191,7 @@ def normalisation(dataset: str) -> Mapping[str, Json] | None:
     """
     if not dataset:
         return None
-    name = parse(dataset)[0]
+    name = parse_method(dataset)[0]
     try:
         scale = scaling(name)
     except DataError:

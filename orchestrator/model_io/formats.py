@@ -20,8 +20,8 @@ from orchestrator.formatting import is_encodable
 from orchestrator.storage.model_spec import ModelSpec
 from orchestrator.storage.tensor_files import METADATA, load_expected_tensors, max_file_bytes, read_header
 from orchestrator.system.files import open_regular, read_regular, size_of
-from pruning.architecture import resize, widths
-from pruning.modes import eval_mode
+from pruning.eval_mode import eval_mode
+from pruning.resize import layer_widths, resize
 
 ARCH = "arch"  # in the metadata of a safetensors file
 BATCH = "batch"
@@ -134,7 +134,7 @@ def save_safetensors(net: nn.Module, spec: ModelSpec, path: Path) -> None:
     """Write the state dict, and in the header's metadata the architecture with the widths as they are now."""
     from safetensors.torch import save
 
-    arch = spec.model_copy(update={"cut_widths": widths(net), "mask_shapes": {}, "parent": None})
+    arch = spec.model_copy(update={"cut_widths": layer_widths(net), "mask_shapes": {}, "parent": None})
     content = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     path.write_bytes(
         save(content, {ARCH: arch.model_dump_json()})

@@ -21,10 +21,10 @@ from orchestrator.storage.uri import default_uri
 from orchestrator.system.determinism import torch_threads
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker
 from orchestrator.training.evaluation import evaluate
-from pruning.architecture import widths
+from pruning.channels import shrink
 from pruning.masking import Masks, apply_masks
-from pruning.registry import parse
-from pruning.structure import shrink
+from pruning.registry import parse_method
+from pruning.resize import layer_widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut:
             small = shrink(net, saved.masks, image, whole_if_dead=whole_if_dead)
         except ValueError as error:
             raise StoreError(f"this network cannot be cut out by its masks: {error}") from error
-        if widths(small) == spec.cut_widths:
+        if layer_widths(small) == spec.cut_widths:
             return small.eval()
     raise StoreError("what the masks leave of this network is not what was recorded: other widths")
 
@@ -185,7 +185,7 @@ def verify_accuracy(net: nn.Module, model: ModelSource, spec: ModelSpec) -> None
 
 def recorded_data(model: ModelSource, device: str | torch.device) -> Dataset:
     """Load the data set that a network was measured on; DataError where its files are missing."""
-    name, options = parse(model.params["dataset"])
+    name, options = parse_method(model.params["dataset"])
     return load_dataset(name, device=device, **options)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.densenet import present_name
+from models.densenet import current_name
 from orchestrator.errors import StoreError
 from orchestrator.model_io.pickle_reader import PickleError, TensorView, Value
 from orchestrator.model_io.torch_archive import TorchFileError, read_archive, read_bytes
@@ -52,7 +52,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > 2 * size + MOST_SPARE:
         raise StoreError(f"{path}: its tensors are more than twice as large as it is; this is refused")
-    return {present_name(name): tensor for name, tensor in tensors.items()}
+    return {current_name(name): tensor for name, tensor in tensors.items()}
 
 
 def _read_torch_file(path: Path, file: BinaryIO) -> dict[str, Tensor]:

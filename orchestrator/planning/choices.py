@@ -13,7 +13,7 @@ from orchestrator.space.hyperparameters import (
 )
 from orchestrator.space.space import Space
 from orchestrator.space.values import Choice, Value, listed_values
-from pruning.registry import parse
+from pruning.registry import parse_method
 
 Lists = Mapping[str, tuple[Any, ...]]  # an axis's name and its values
 Chooser = Callable[[str, Choice], Value]  # (axis or METHOD.OPTION, its choice) -> a single value of it
@@ -40,7 +40,7 @@ def select(space: Space, choose: Chooser) -> Lists:
             continue
         value = _select_value(axis, choice, choose)
         if axis in METHOD_REGISTRIES:
-            name = parse(value)[0]
+            name = parse_method(value)[0]
             choices = hyperparameters_of(axis, value, space.axes.options)
             options = {o: _select_value(f"{name}.{o}", choices[o], choose) for o in choices}
             value = with_options(value, options) if options else value

@@ -21,10 +21,10 @@ from orchestrator.trial.stages import SAMPLES_PER_CLASS
 from orchestrator.trial.structure import channels_of, check_weights, flow_of, layers_protected, units_of
 from orchestrator.trial.weight_transfer import SourceModelInfo, TensorMapping, classes_of, match_tensors
 from pruning.criteria import criteria
-from pruning.engine import check_grouped, check_invert, groups_of, prune
-from pruning.granularity import amount_for, granularities
+from pruning.granularity import granularities, resolve_amount
 from pruning.masking import prunable_layers
-from pruning.registry import parse
+from pruning.prune import check_criterion_fits, check_invert, make_groups, prune
+from pruning.registry import parse_method
 from pruning.schedules import rounds_of, schedules
 
 Shape = tuple[int, int, int]
@@ -32,14 +32,14 @@ Shape = tuple[int, int, int]
 
 def shape_of(dataset: str) -> tuple[Shape, int]:
     """Return (input shape, number of classes) of a data set in canonical text."""
-    name, options = parse(dataset)
+    name, options = parse_method(dataset)
     return info(name).input_shape, len(options.get("classes", range(info(name).num_classes)))
 
 
 @lru_cache(maxsize=1024)
 def train_size(dataset: str) -> int:
     """Return the number of training images; with options an estimate, save for `digits`."""
-    name, options = parse(dataset)
+    name, options = parse_method(dataset)
     return split_sizes(name, **options)[0]
 
 
@@ -144,7 +144,7 @@ def score_conflict(criterion: str, granularity: str) -> str | None:
     net, batch = _three_layers()
     method, removed = criteria.get(criterion), granularities.get(granularity)
     try:
-        check_grouped(method, removed, groups_of(net, removed, example_input=batch))
+        check_criterion_fits(method, removed, make_groups(net, removed, example_input=batch))
     except ValueError as error:
         return str(error)
     return None
@@ -160,7 +160,7 @@ def _three_layers() -> tuple[nn.Module, Tensor]:
 def amount_conflict(granularity: str, amount: float) -> str | None:
     """Check that the granularity can remove such an amount."""
     try:
-        amount_for(granularities.get(granularity), amount)
+        resolve_amount(granularities.get(granularity), amount)
     except ValueError as error:
         return f"{granularity}: {error}"
     return None
@@ -172,7 +172,7 @@ def criterion_conflict(
 ) -> str | None:
     """Check that the criterion can rank this model's units, and has enough images of this data set."""
     method = criteria.get(criterion)
-    images = parse(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
+    images = parse_method(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
     if method.traits.get("data") and images < SAMPLES_PER_CLASS:
         return f"{method.name} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {images}"
     if not method.traits.get("norms"):

@@ -113,7 +113,9 @@ def _competing_layers(model: str, dataset: str, granularity: str, protect: tuple
 def _plain_recovery(recover: str, train: Train) -> str:
     """Return the recovery with its length in epochs: `10%` of 10 epochs is 1."""
     method = recoveries.get(recover)
-    lengths = [name for name, option in hyperparameters(method.function).items() if option.form is not None]
+    lengths = [
+        name for name, option in hyperparameters(method.function).items() if option.converter is not None
+    ]
     total = method.traits.get("length")
     if len(lengths) != 1 or total is None:
         return recover

@@ -30,7 +30,7 @@ from orchestrator.trial.recovery import epochs_of, epochs_per_round, recoveries,
 from orchestrator.trial.task import Task
 from pruning.criteria import criteria
 from pruning.masking import prunable_layers
-from pruning.registry import parse
+from pruning.registry import parse_method
 from pruning.schedules import rounds_of, schedules
 
 MAX_IMAGES = 64  # of a timed pass
@@ -198,7 +198,7 @@ class _Costs:
 
 @cache
 def _split_sizes(dataset: str) -> tuple[int, int, int]:
-    name, options = parse(dataset)
+    name, options = parse_method(dataset)
     return split_sizes(name, **options)
 
 

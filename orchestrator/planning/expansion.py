@@ -41,7 +41,7 @@ from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Space
 from orchestrator.space.values import Choice, Value, listed_values
 from orchestrator.trial.params import without_defaults
-from pruning.registry import parse
+from pruning.registry import parse_method
 
 Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
 Params = Mapping[str, Value]  # the values of a point, by the names of axes and of METHOD.OPTION
@@ -214,7 +214,7 @@ def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
     granularity and the scope where the space has several.
     """
     if "technique" in lists:
-        resolved = [(text, techniques.resolve(*parse(text))) for text in lists["technique"]]
+        resolved = [(text, techniques.resolve(*parse_method(text))) for text in lists["technique"]]
         return [(text, t.criterion, t.granularity, t.scope) for text, t in resolved]
     choices = space.choices()
     several = [axis for axis in ("granularity", "scope") if len(listed_values(choices[axis])) > 1]

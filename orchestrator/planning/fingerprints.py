@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import models
-from extensions import all_entries, top_package
 from orchestrator.config import DenseConfig, Prune, TrialConfig
 from orchestrator.data import loading
 from orchestrator.data.datasets import info
@@ -25,7 +24,8 @@ from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.values import Choice, listed_values
 from orchestrator.system import provenance
 from orchestrator.system.files import replace_file
-from pruning.registry import parse
+from pruning.plugins import all_entry_points, top_level_module
+from pruning.registry import parse_method
 
 DIGESTS = "digests.json"  # beside the data: a cache of their digests, by the stamp of their files
 GROUPS = ("models.", "pruning.", "orchestrator.")
@@ -43,7 +43,7 @@ def clear_caches() -> None:
 @cache
 def data_sha256(dataset: str) -> str:
     """Return the digest of a data set in canonical text, as it is loaded; "" where it cannot be read."""
-    name, options = parse(dataset)
+    name, options = parse_method(dataset)
     try:
         files = file_stamps(name)
     except DataError:
@@ -56,7 +56,7 @@ def data_sha256(dataset: str) -> str:
 @lru_cache(maxsize=64)
 def _cached_sha256(dataset: str, files: str, root: Path) -> str:
     """Return the digest of a data set of this package, cached by the stamp of its `files`."""
-    name, options = parse(dataset)
+    name, options = parse_method(dataset)
     if info(name).source is None:
         return _loaded_digest(name, options)
     stamps = {"files": json.loads(files), "code": provenance.source_digest()}
@@ -91,7 +91,7 @@ def _read_digests(file: Path) -> dict[str, Any]:  # JSON
 def missing_data(datasets: set[str]) -> dict[str, str]:
     """Return name -> what is missing and what to do, for the data sets (in text form) that cannot be read."""
     missing = {}
-    for name in sorted({parse(text)[0] for text in datasets if not data_sha256(text)}):
+    for name in sorted({parse_method(text)[0] for text in datasets if not data_sha256(text)}):
         try:
             check_files(name)
         except DataError as error:
@@ -103,15 +103,15 @@ def missing_data(datasets: set[str]) -> dict[str, str]:
 def dense_code(model: str, dataset: str) -> str:
     """Return the source hashes and versions of the packages that a model and a data set come from."""
     code = model_code(model)
-    read = info(parse(dataset)[0]).read
+    read = info(parse_method(dataset)[0]).read
     if read is not None:
-        code |= _code_of("orchestrator.dataset", parse(dataset)[0], read)
+        code |= _code_of("orchestrator.dataset", parse_method(dataset)[0], read)
     return _code_text(code)
 
 
 def model_code(model: str) -> dict[str, str]:
     """Return package -> source hash, and package with a final `=` -> version, of what builds a model."""
-    name = parse(model)[0]
+    name = parse_method(model)[0]
     versions = {f"{package}=": package_version(package) for package in models.built_from(model)}
     return _code_of("models.builder", name, models.BUILDERS[name]) | versions
 
@@ -122,7 +122,7 @@ def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str
     texts |= {"recover": recover, "prepare": prepare, "distill": distill}
     code: dict[str, str] = {}
     for axis, text in texts.items():
-        code |= method_code(axis, parse(text)[0])  # by name alone: its options may be in conflict
+        code |= method_code(axis, parse_method(text)[0])  # by name alone: its options may be in conflict
     return _code_text(code)
 
 
@@ -142,7 +142,7 @@ def fingerprint_choices(choices: Mapping[str, Choice]) -> dict[str, str]:
     fingerprints |= {f"{model} on {dataset}": dense_code(model, dataset) for model, dataset in pairs}
     for axis in METHOD_REGISTRIES:
         for text in texts.get(axis, ()):
-            fingerprints |= method_code(axis, parse(str(text))[0])
+            fingerprints |= method_code(axis, parse_method(str(text))[0])
     return {name: digest for name, digest in fingerprints.items() if digest}
 
 
@@ -188,8 +188,8 @@ def _code_of(group: str, name: str, function: Callable[..., Any]) -> dict[str, s
     package = _module_of(function).partition(".")[0]
     packages = {package} - UNTRACKED
     if package not in provenance.SOURCE_PACKAGES:
-        entries = (entry for entry in all_entries() if (entry.group, entry.name) == (group, name))
-        packages |= {top_package(entry) for entry in entries} - UNTRACKED
+        entries = (entry for entry in all_entry_points() if (entry.group, entry.name) == (group, name))
+        packages |= {top_level_module(entry) for entry in entries} - UNTRACKED
     return {_distribution_name(package): _source_sha256(package) for package in packages}
 
 
@@ -207,8 +207,8 @@ def _distribution_name(package: str) -> str:
 @cache
 def _distribution(package: str) -> Distribution | None:
     """Return the distribution whose entry points name a package; None where no distribution's do."""
-    ours = (entry for entry in all_entries() if entry.group.startswith(GROUPS))
-    return next((entry.dist for entry in ours if top_package(entry) == package), None)
+    ours = (entry for entry in all_entry_points() if entry.group.startswith(GROUPS))
+    return next((entry.dist for entry in ours if top_level_module(entry) == package), None)
 
 
 @cache

@@ -27,7 +27,7 @@ MAX_TRIALS = 60
 MIN_ROUNDS = 3
 LARGE, SMALL = 400, 250
 NOT_SEEN = "phase not seen"
-# Phase -> symbol and glyph. The names are those of pruning.phases, which would import torch.
+# Phase -> symbol and glyph. The names are those of pruning.pq_index, which would import torch.
 PHASES = {
     NOT_SEEN: ("circle-open", "○"),
     "regularising": ("circle", "●"),
@@ -152,9 +152,9 @@ def _with_phases(dense: Round, pruned: Sequence[Round]) -> Sequence[Round]:
     """Return the rounds with their phases, which the first versions did not record."""
     if "phase" in pruned[0]:
         return pruned
-    from pruning.phases import phases
+    from pruning.pq_index import find_phases
 
-    names = phases([dense["pq_index"], *(entry["pq_index"] for entry in pruned)])
+    names = find_phases([dense["pq_index"], *(entry["pq_index"] for entry in pruned)])
     return [{**entry, "phase": name} for entry, name in zip(pruned, names[1:], strict=True)]
 
 

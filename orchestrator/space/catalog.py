@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from textwrap import indent
 
-from extensions import PluginError
 from models import BUILDERS
 from orchestrator.config import method_text
 from orchestrator.data.datasets import DATASETS, DatasetInfo, split_sizes
@@ -19,6 +18,7 @@ from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.pruners import pruners
 from orchestrator.space.techniques import TECHNIQUES
 from pruning.criteria import criteria
+from pruning.plugins import PluginError
 from pruning.registry import Hyperparameter, Registry, hyperparameters
 
 
@@ -102,7 +102,7 @@ def _space_items() -> list[Item]:
 
 def _model_items() -> list[Item]:
     models = []
-    for name, build in BUILDERS.working():
+    for name, build in BUILDERS.iter_importable():
         about, _, text = (inspect.getdoc(build) or "").partition("\n")
         models.append(Item(name, about, text.strip(), "model", options=hyperparameters(build)))
     return models
@@ -112,7 +112,7 @@ def _dataset_items() -> list[Item]:
     options = hyperparameters(split_sizes)
     return [
         Item(name, info.about, _dataset_text(info), "dataset", options=options)
-        for name, info in DATASETS.working()
+        for name, info in DATASETS.iter_importable()
     ]
 
 
@@ -148,7 +148,7 @@ def _method_items(registry: Registry, axis: str) -> list[Item]:
             str(method.traits.get("paper", "")),
             hyperparameters(method.function),
         )
-        for method in registry.working()
+        for method in registry.iter_importable()
     ]
 
 

@@ -18,7 +18,7 @@ from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
 from pruning.criteria import criteria
 from pruning.granularity import granularities
-from pruning.registry import Hyperparameter, hyperparameters, parse, typed
+from pruning.registry import Hyperparameter, convert_option, hyperparameters, parse_method
 from pruning.schedules import schedules
 
 FIELD = "METHOD.OPTION"  # the field of `Axes` that holds them
@@ -94,7 +94,7 @@ def _typed(option: str, hyperparameter: Hyperparameter, items: Sequence[Value]) 
             raise ValueError(
                 f"{value!r:.80} is no number, text or boolean; lists go into the method's own text"
             )
-    return tuple(typed(option, value, hyperparameter) for value in items)
+    return tuple(convert_option(option, value, hyperparameter) for value in items)
 
 
 def hyperparameters_of(axis: str, text: str, options: Mapping[str, Choice]) -> dict[str, Choice]:
@@ -109,7 +109,7 @@ def hyperparameters_of(axis: str, text: str, options: Mapping[str, Choice]) -> d
 
 def with_options(text: str, changed: Mapping[str, Value]) -> str:
     """Return the text of a method with other values for some of its options."""
-    name, options = parse(text)
+    name, options = parse_method(text)
     return values.canonical_text(name, {**options, **changed})
 
 

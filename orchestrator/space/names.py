@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from extensions import entries
+from pruning.plugins import entry_points
 
 SPACES = Path(__file__).parent.parent / "spaces"
 NAMES_FILE = Path(__file__).with_name("names.json")
@@ -61,7 +61,7 @@ def space_text(name: str) -> str | None:
 def plugin_names(kind: str) -> list[str]:
     """Return the names that other packages add to a kind; what they do is in their code."""
     group = KINDS[kind].group
-    return sorted(entries(group).keys() - KINDS[kind].summaries.keys()) if group else []
+    return sorted(entry_points(group).keys() - KINDS[kind].summaries.keys()) if group else []
 
 
 def settable_keys() -> list[str]:

@@ -87,7 +87,7 @@ def _pointless_axes(key: str, axes: Mapping[str, Plain], new_values: list[Plain]
 def _method_name(value: Plain) -> str:
     """Return the name of a method in any form; "" for what is none, which validation reports later."""
     try:
-        return values.parse_method(value, "method")[0]
+        return values.read_method(value, "method")[0]
     except ValueError:
         return ""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pruning.phases import DELTA, PATIENCE
+from pruning.pq_index import DELTA, PATIENCE
 from pruning.registry import Between, Registry
 
 pruners = Registry("stop")
@@ -20,7 +20,7 @@ Positive = Annotated[int, Between(1, 1_000_000)]
 Factor = Annotated[int, Between(2, 1_000)]
 Fraction = Annotated[float, Between(0, 1)]
 Percentage = Annotated[float, Between(0, 100)]
-NotNegative = Annotated[float, Between(0, under=True)]
+NotNegative = Annotated[float, Between(0, open_high=True)]
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ class Exclude(AxisValues):
     @classmethod
     def _drop_defaults(cls, value: Value, check: ValidatorFunctionWrapHandler) -> tuple[str, ...]:
         texts: tuple[str, ...] = check(value)
-        methods = [values.parse_method(item, "method") for item in values.as_list(value)]
+        methods = [values.read_method(item, "method") for item in values.as_list(value)]
         return tuple(text if options else name for text, (name, options) in zip(texts, methods, strict=True))
 
     @model_validator(mode="after")

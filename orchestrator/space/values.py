@@ -22,7 +22,7 @@ from orchestrator.config import method_text
 from orchestrator.data.datasets import DATASETS, check_options
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
-from pruning.registry import Registry, parse
+from pruning.registry import Registry, parse_method
 
 T = TypeVar("T")
 Value = Any  # plain YAML, before it is checked
@@ -118,13 +118,13 @@ def canonical_amount(value: Value) -> float:
     raise ValueError(f"{text:.40} is no amount in [0, 1], or 0% to 100%{hint}")
 
 
-def parse_method(value: Value, kind: str) -> tuple[str, dict[str, Value]]:
+def read_method(value: Value, kind: str) -> tuple[str, dict[str, Value]]:
     """Return (name, options) of a method written `name`, `name(a=1)` or `{method: name, a: 1}`."""
     if isinstance(value, Mapping) and isinstance(value.get("method"), str):
-        name, options = parse(value["method"][:MAX_TEXT])
+        name, options = parse_method(value["method"][:MAX_TEXT])
         return name, options | {key: option for key, option in value.items() if key != "method"}
     if isinstance(value, str) and len(value) <= MAX_TEXT:
-        return parse(value)
+        return parse_method(value)
     form = "name, name(option=value) or {method: name, option: value}"
     raise ValueError(f"{value!r:.80} is no {kind}; write {form}")
 
@@ -132,13 +132,13 @@ def parse_method(value: Value, kind: str) -> tuple[str, dict[str, Value]]:
 def canonical_text(name: str, options: Mapping[str, Value]) -> str:
     """Return the text of a method with its options; tuples, which mean the same as lists, become lists."""
     text = method_text(name, {key: _as_lists(option) for key, option in options.items()})
-    parse(text)  # ValueError for what has no text form: an infinite number
+    parse_method(text)  # ValueError for what has no text form: an infinite number
     return text
 
 
 def canonical_model(value: Value) -> str:
     """Return the canonical text of a model, every option in it."""
-    name, options = parse_method(value, "model")
+    name, options = read_method(value, "model")
     if name not in models.BUILDERS:
         raise ValueError(unknown_name("model", name, models.BUILDERS))
     return canonical_text(*models.resolve(name, **options))
@@ -146,7 +146,7 @@ def canonical_model(value: Value) -> str:
 
 def canonical_dataset(value: Value) -> str:
     """Return the canonical text of a data set, without options that are None, which stand for all images."""
-    name, options = parse_method(value, "dataset")
+    name, options = read_method(value, "dataset")
     if name not in DATASETS:
         raise ValueError(unknown_name("dataset", name, DATASETS))
     allowed = list(inspect.signature(check_options).parameters)[1:]
@@ -169,14 +169,14 @@ def canonical_dataset(value: Value) -> str:
 
 def canonical_technique(value: Value) -> str:
     """Return the canonical text of a technique; its options are those of its criterion."""
-    name, options = parse_method(value, "technique")
+    name, options = read_method(value, "technique")
     techniques.resolve(name, options)
     return canonical_text(name, options)
 
 
 def canonical_method(value: Value, registry: Registry) -> str:
     """Return the canonical text of a registered method, every option in it."""
-    name, options = parse_method(value, registry.kind)
+    name, options = read_method(value, registry.kind)
     method = registry.get({**options, "method": name})
     return canonical_text(method.name, method.options)
 

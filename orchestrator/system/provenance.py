@@ -98,7 +98,7 @@ def _commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-SOURCE_PACKAGES = ("models", "pruning", "orchestrator", "extensions")
+SOURCE_PACKAGES = ("models", "pruning", "orchestrator")
 SUFFIXES = (".py", ".yaml")
 
 

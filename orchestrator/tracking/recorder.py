@@ -30,8 +30,8 @@ from orchestrator.trial.recovery import reuses_dense_weights
 from orchestrator.trial.run import TrialResult
 from orchestrator.trial.structure import unpruned_of
 from orchestrator.trial.task import Task
-from pruning.architecture import widths
-from pruning.phases import phases
+from pruning.pq_index import find_phases
+from pruning.resize import layer_widths
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
 NOTES_LENGTH = 2000  # characters
@@ -143,8 +143,8 @@ def _phases(result: TrialResult, stop: EarlyStopping | None) -> list[str]:
     indices = [result.ipa.pq_index, *(measured.measurement.pq_index for measured in result.rounds)]
     method = pruners.get(stop.text) if stop is not None and result.stopped_because else None
     if method is None or method.name != "pq_index":
-        return phases(indices)[1:]
-    return phases(indices, delta=method.options["delta"], patience=method.options["patience"])[1:]
+        return find_phases(indices)[1:]
+    return find_phases(indices, delta=method.options["delta"], patience=method.options["patience"])[1:]
 
 
 def _rounds_table(result: TrialResult, phase_names: Sequence[str]) -> dict[str, list[Any]]:
@@ -211,7 +211,7 @@ def _architecture(dense: DenseConfig, result: TrialResult) -> dict[str, object]:
         "model": dense.model,
         "input_shape": list(result.data.input_shape),
         "num_classes": result.data.num_classes,
-        "cut_widths": widths(result.last.net) if result.last.cut else None,
+        "cut_widths": layer_widths(result.last.net) if result.last.cut else None,
     }
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from orchestrator.config import Numerics
 from orchestrator.data.loading import Split
-from pruning.modes import eval_mode
+from pruning.eval_mode import eval_mode
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from orchestrator.system.determinism import global_states, set_global_states
 from orchestrator.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, snapshot
 from orchestrator.training.evaluation import evaluate, precision
 from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
-from pruning.masking import bits_of
+from pruning.masking import view_as_integers
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, images, labels) -> the sum over the batch
 
@@ -262,7 +262,7 @@ class Masker:
     def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         parameters = dict(net.named_parameters())
         pruned = {name: mask for name, mask in masks.items() if not mask.all()}
-        self.parameters = [bits_of(parameters[name]) for name in pruned]
+        self.parameters = [view_as_integers(parameters[name]) for name in pruned]
         # Each in its parameter's order in memory, so that the two are multiplied as they lie.
         self.factors = [
             torch.empty_like(bits).copy_(mask)

@@ -12,7 +12,7 @@ from orchestrator.training.loop import Loss, cross_entropy
 from pruning.registry import Between, Registry
 
 distillations = Registry("distillation")
-Temperature = Annotated[float, Between(0.0, 1000.0, above=True)]
+Temperature = Annotated[float, Between(0.0, 1000.0, open_low=True)]
 Weight = Annotated[float, Between(0.0, 1.0)]
 
 

@@ -14,7 +14,7 @@ from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import choose_masks, initial, train_more
 from orchestrator.trial.structure import layers_protected
-from pruning.masking import Group, Masks, apply_masks, full_masks, gather, prunable_layers
+from pruning.masking import Group, Masks, apply_masks, full_masks, prunable_layers, sum_by_unit
 from pruning.schedules import rounds_of, schedules
 
 LAST_ROUND_AT = 0.75  # of the training; the epochs after it repair what pruning broke
@@ -117,4 +117,4 @@ def _mean_norms(net: nn.Module, groups: Sequence[Group] | None) -> dict[str, flo
     squares = {
         f"{name}.weight": layer.weight.detach().cpu().double().square() for name, layer in layers.items()
     }
-    return {group.name: float(gather(group, squares).sqrt().mean()) for group in groups}
+    return {group.name: float(sum_by_unit(group, squares).sqrt().mean()) for group in groups}

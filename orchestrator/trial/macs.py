@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from orchestrator.trial.fvcore_counts import count_by_fvcore
+from pruning.eval_mode import eval_mode
 from pruning.masking import prunable_layers
-from pruning.modes import eval_mode
 
 # What FlopCounterMode does not know and this module has no formula for, by the operator's name.
 HEAVY = re.compile(

@@ -28,10 +28,10 @@ from orchestrator.trial.metrics import (
     sparsity_indices,
 )
 from orchestrator.trial.structure import channels_of, layers_protected
-from pruning.masking import Group, Masks, alive_in, alive_units, prunable_layers, sparsity
+from pruning.channels import find_pruned_groups, propagate_masks, shrink
+from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity
 from pruning.schedules import rounds_of, schedules, target_after
 from pruning.step import target_count
-from pruning.structure import dead_groups, propagate, shrink
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def _propagate(context: TrialContext, net: nn.Module, masks: Masks) -> tuple[Mas
         counted = [name for name in prunable_layers(net) if name not in protected]
     else:
         image = torch.zeros((2, *context.data.input_shape))  # only its shape matters
-        propagated = propagate(net, masks, groups, example_input=image)
+        propagated = propagate_masks(net, masks, groups, example_input=image)
         counted = [member.module for group in groups for member in group.members]
     full = {
         name: torch.ones(parameters[name].shape, dtype=torch.bool)
@@ -166,7 +166,7 @@ def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int,
     if groups is None:
         # A source model's masks of units cover biases and norms as well; an amount is of weights.
         weights = {name: mask for name, mask in masks.items() if mask.dim() > 1}
-        return [(name, mask.numel(), alive_in(mask)) for name, mask in weights.items()]
+        return [(name, mask.numel(), count_alive(mask)) for name, mask in weights.items()]
     return [(group.name, group.size, int(alive_units(group, masks).sum())) for group in groups]
 
 
@@ -181,7 +181,7 @@ def _cut_out(
     try:
         groups = channels_of(context.architecture, options.protect)
         cut = shrink(net, masks, image, groups=groups)
-        empty = dead_groups(groups, masks, net=net)
+        empty = find_pruned_groups(groups, masks, net=net)
     except ValueError as error:
         if options.granularity == "channel":
             raise

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from orchestrator.training.evaluation import Evaluation
 from orchestrator.trial.macs import Profile as Profile
 from orchestrator.trial.macs import profile as profile
-from pruning.masking import alive_in, prunable_layers
+from pruning.masking import count_alive, prunable_layers
 from pruning.pq_index import gini, pq_index
 
 
@@ -28,7 +28,7 @@ def effective_macs(dense: Profile, masks: Mapping[str, Tensor]) -> int:
     for name, macs in dense.macs.items():
         mask = masks.get(dense.weights[name])
         # Exact, as counts are: a float quotient would be rounded twice.
-        total += macs if mask is None else round(Fraction(macs * alive_in(mask), mask.numel()))
+        total += macs if mask is None else round(Fraction(macs * count_alive(mask), mask.numel()))
     return total
 
 
@@ -37,7 +37,7 @@ def nonzero_parameters(dense: Profile, masks: Mapping[str, Tensor]) -> int:
 
     A living parameter whose value happens to be 0 counts.
     """
-    return dense.parameters - sum(mask.numel() - alive_in(mask) for mask in masks.values())
+    return dense.parameters - sum(mask.numel() - count_alive(mask) for mask in masks.values())
 
 
 def train_flops(dense: Profile, samples: int, *, has_teacher: bool = False) -> int:
@@ -59,7 +59,7 @@ def sparse_bytes(net: nn.Module, masks: Mapping[str, Tensor]) -> int:
     total = dense_bytes(net)
     parameters = dict(net.named_parameters())
     for name, mask in masks.items():
-        dead = mask.numel() - alive_in(mask)
+        dead = mask.numel() - count_alive(mask)
         if dead:
             total += (mask.numel() + 7) // 8 - dead * parameters[name].element_size()
     return total
@@ -97,7 +97,7 @@ def layer_rows(
         mask = masks.get(dense.weights[name])
         indices = sparsity_indices({name: weights})
         effective = round(Fraction(macs * alive, total))
-        by_mask = 0.0 if mask is None else 1 - alive_in(mask) / total
+        by_mask = 0.0 if mask is None else 1 - count_alive(mask) / total
         rows.append(LayerRow(name, total, alive, 1 - alive / total, *indices, macs, effective, by_mask))
     others = (LayerRow(name, 0, 0, 0.0, 0.0, 0.0, n, n, 0.0) for name, n in dense.other_macs.items())
     return [*rows, *others]

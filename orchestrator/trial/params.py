@@ -12,7 +12,7 @@ from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_per_round, recoveries
 from pruning.criteria import criteria
 from pruning.granularity import granularities
-from pruning.registry import Registry, parse
+from pruning.registry import Registry, parse_method
 from pruning.schedules import schedules
 
 
@@ -55,7 +55,7 @@ def _further_training(config: TrialConfig) -> str:
 
 def without_defaults(axis: str, text: str) -> str:
     """Return the text of a method without the options that have their default value."""
-    name, options = parse(text)
+    name, options = parse_method(text)
     defaults = _defaults(axis, name)
     return method_text(name, {key: value for key, value in options.items() if value != defaults.get(key)})
 
@@ -70,7 +70,7 @@ def _with_options(values: Mapping[str, Json]) -> dict[str, Json]:
 
 @cache
 def _method_params(axis: str, text: str) -> dict[str, Json]:
-    options = {f"{axis}.{key}": str(option) for key, option in parse(text)[1].items()}
+    options = {f"{axis}.{key}": str(option) for key, option in parse_method(text)[1].items()}
     return {axis: without_defaults(axis, text), **options}
 
 

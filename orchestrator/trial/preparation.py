@@ -13,7 +13,7 @@ from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.recovery import Length, epochs_of
 from orchestrator.trial.stages import train_more
 from orchestrator.trial.structure import channels_of
-from pruning import regularization
+from pruning import group_lasso as regularization
 from pruning.registry import Between, Registry
 
 preparations = Registry("preparation")
@@ -40,7 +40,7 @@ def group_lasso(
     state: NetworkState,
     *,
     kind: str = "group",
-    strength: Annotated[float, Between(0, under=True)] = 1e-4,
+    strength: Annotated[float, Between(0, open_high=True)] = 1e-4,
     mode: str = "proximal",
     group_scale: str = "sqrt",
     warmup: Annotated[float, Between(0, 1)] = 0.0,

@@ -15,11 +15,11 @@ from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import initial, train_more, weights_at
 from orchestrator.trial.structure import channels_of
-from pruning import decomposition
-from pruning.masking import masked
-from pruning.registry import Between, Form, Registry
+from pruning import interpolative
+from pruning.channels import find_uncut_layers
+from pruning.masking import mask_weights
+from pruning.registry import Between, Converter, Registry
 from pruning.schedules import rounds_of, schedules
-from pruning.structure import whole_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def masks_only(state: NetworkState) -> NetworkState:
 
 
 recoveries = Registry("recovery")
-Factor = Annotated[float, Between(0.0, 1000.0, above=True)]
+Factor = Annotated[float, Between(0.0, 1000.0, open_low=True)]
 Images = Annotated[int, Between(1, 1_000_000)]
 
 
@@ -95,9 +95,11 @@ def _percent(text: str) -> float | None:
     return None
 
 
-Length = Annotated[int | str, Form(parse_length, "whole epochs, or a part of the training such as '10%'")]
+Length = Annotated[
+    int | str, Converter(parse_length, "whole epochs, or a part of the training such as '10%'")
+]
 Position = Annotated[
-    int | str, Form(parse_position, "0, whole epochs, or a part of the training such as '10%'")
+    int | str, Converter(parse_position, "0, whole epochs, or a part of the training such as '10%'")
 ]
 
 
@@ -219,16 +221,16 @@ def refit(context: TrialContext, state: NetworkState, *, round: int, images: Ima
     """
     net, dense = context.build_module(state).cpu(), context.build_module(context.trained_dense()).cpu()
     sample = context.data.train.images[:images].cpu()
-    groups = channels_of(context.architecture, whole_layers(context.meta_module(), state.masks))
+    groups = channels_of(context.architecture, find_uncut_layers(context.meta_module(), state.masks))
     started = perf_counter()
-    corrected = decomposition.refit(net, state.masks, groups, sample, dense=dense)
+    corrected = interpolative.refit(net, state.masks, groups, sample, dense=dense)
     seconds = state.train_seconds + perf_counter() - started
     return replace(state, weights={**state.weights, **corrected}, train_seconds=seconds, history=())
 
 
 def _with_weights(state: NetworkState, weights: Mapping[str, Tensor]) -> NetworkState:
     """Return the state with other weights under its own masks; what it has cost stays."""
-    return replace(state, weights=masked(weights, state.masks))
+    return replace(state, weights=mask_weights(weights, state.masks))
 
 
 def _phase_from(context: TrialContext, start: int) -> TrainingPhase:

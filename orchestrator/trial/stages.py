@@ -26,10 +26,9 @@ from orchestrator.trial.context import NetworkState, TrialContext, make_context,
 from orchestrator.trial.metrics import train_flops
 from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.weight_transfer import SourceModel
-from pruning.controls import shuffle_masks
 from pruning.criteria import criteria
-from pruning.engine import prune
-from pruning.masking import Masks, masked
+from pruning.masking import Masks, mask_weights, shuffle_masks
+from pruning.prune import prune
 
 MakeHooks = Callable[[nn.Module], TrainingHooks]
 SAMPLES_PER_CLASS = 10  # images per class for criteria that look at data (SNIP, GraSP: >= 10)
@@ -139,7 +138,7 @@ def _train(
 def prune_round(context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
     """Prune for one round: new masks, and the weights with their dead entries at zero."""
     masks = choose_masks(context, context.view_module(state), state.masks, round=round)
-    return replace(state, weights=masked(state.weights, masks), masks=masks, history=())
+    return replace(state, weights=mask_weights(state.weights, masks), masks=masks, history=())
 
 
 def choose_masks(

@@ -12,11 +12,11 @@ from torch import nn
 import models
 from orchestrator.system.determinism import seeded
 from orchestrator.trial.network_size import Architecture, size_conflict
-from pruning.dataflow import DataFlow, data_flow, protected_layers, unpruned
+from pruning.channels import trace
+from pruning.checks import check_stored_weights
+from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers, find_unprunable
+from pruning.granularity import unit_groups
 from pruning.masking import Group
-from pruning.own_weights import check_own_weights
-from pruning.structure import trace
-from pruning.units import unit_groups
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -46,7 +46,7 @@ def _once(function: Callable[_P, _T]) -> Callable[_P, _T]:
 @_once
 def flow_of(architecture: Architecture) -> DataFlow:
     """Return which layers run, make the logits, are read by norms. ValueError if the network cannot run."""
-    return data_flow(_network(architecture), _image(architecture))
+    return find_data_flow(_network(architecture), _image(architecture))
 
 
 @_once
@@ -54,7 +54,7 @@ def layers_protected(architecture: Architecture, protect: tuple[str, ...]) -> tu
     """Return the names of the layers for `protect`, sorted. ValueError for a layer that is not there."""
     has_alias = bool({"input", "output"} & set(protect))
     flow = flow_of(architecture) if has_alias else None
-    return tuple(sorted(protected_layers(_network(architecture), protect, flow=flow)))
+    return tuple(sorted(find_protected_layers(_network(architecture), protect, flow=flow)))
 
 
 @_once
@@ -72,7 +72,7 @@ def units_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Grou
 def unpruned_of(architecture: Architecture, granularity: str) -> tuple[str, ...]:
     """Return what has weights and is not pruned, as `name (type)`. ValueError if the network cannot run."""
     is_grouped = granularity.partition("(")[0] in ("unit", "channel")
-    return unpruned(_network(architecture), flow_of(architecture) if is_grouped else None)
+    return find_unprunable(_network(architecture), flow_of(architecture) if is_grouped else None)
 
 
 @_once
@@ -80,7 +80,7 @@ def check_weights(architecture: Architecture, protect: tuple[str, ...]) -> None:
     """ValueError for a layer, not protected, that computes with another weight than it stores."""
     net = _network(architecture)
     protected = set(layers_protected(architecture, protect))
-    check_own_weights(net, {name for name, _ in net.named_modules()} - protected)
+    check_stored_weights(net, {name for name, _ in net.named_modules()} - protected)
 
 
 @lru_cache(maxsize=2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from orchestrator.data.datasets import info
 from pruning.dataflow import DataFlow
 from pruning.masking import Masks
-from pruning.registry import parse
+from pruning.registry import parse_method
 
 Shapes = Mapping[str, tuple[int, ...]]
 COLOURS = 3
@@ -50,7 +50,7 @@ class TensorMapping:
 
 def classes_of(dataset: str) -> tuple[str, ...]:
     """Return what the outputs of a network for this data set stand for, in order: `digits/5`, ..."""
-    name, options = parse(dataset)
+    name, options = parse_method(dataset)
     return tuple(f"{name}/{label}" for label in options.get("classes") or range(info(name).num_classes))
 
 

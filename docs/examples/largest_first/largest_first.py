@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pruning.criteria import Scene, criteria
+from pruning.criteria import ScoringContext, criteria
 from pruning.masking import Scores
 
 
 @criteria.register(summary="removes the largest weights first: the worst choice, for comparison")
-def largest_first(scene: Scene) -> Scores:
+def largest_first(context: ScoringContext) -> Scores:
     """Return -|w| for every weight; the lowest scores are removed."""
-    return {name: -weight.double().abs() for name, weight in scene.weights.items()}
+    return {name: -weight.double().abs() for name, weight in context.weights.items()}

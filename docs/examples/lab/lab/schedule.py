@@ -7,12 +7,12 @@ from typing import Annotated
 from torch import Tensor
 
 from pruning.registry import Between
-from pruning.schedules import remaining, schedules
+from pruning.schedules import count_to_prune, schedules
 from pruning.step import Pools
 
 
 @schedules.register(summary="removes half of the remaining amount at every round")
 def halve(pools: Pools, *, amount: float, round: int, rounds: Annotated[int, Between(1, 100)] = 4) -> Tensor:
     """Return half of the remaining count, rounded up; all of it at the last round."""
-    count = remaining(pools, amount)
+    count = count_to_prune(pools, amount)
     return count if round >= rounds else (count + 1) // 2

@@ -1,1 +1,0 @@
-"""A trial is a walk over stages: dense -> (prune -> recover -> measure) x rounds."""

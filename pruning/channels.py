@@ -1,0 +1,279 @@
+"""Channels: which of them belong together, and the smaller network without the pruned ones.
+
+The tracer of `dependency_graph` is never believed: the network with channels cut out is compared with the
+masked one, when a network is traced and again when it is cut (see `equivalence`). After the trace all is
+index arithmetic on weight, bias and running statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from pruning.checks import (
+    FORWARD_ERRORS,
+    check_example,
+    check_groups_fit,
+    check_network,
+    check_stored_weights,
+)
+from pruning.dataflow import find_data_flow, find_protected_layers
+from pruning.dependency_graph import check_groups, dependency_groups, input_features
+from pruning.equivalence import check_equal, find_zero_columns
+from pruning.eval_mode import first_float, float64_copy, random_images
+from pruning.masking import (
+    Group,
+    Masks,
+    alive_units,
+    apply_masks,
+    check_masks,
+    full_masks,
+    mask_units,
+    prunable_layers,
+)
+from pruning.resize import Removed, complement, cut_out
+
+
+def trace(net: nn.Module, example_input: Tensor, *, protect: Collection[str] = ()) -> tuple[Group, ...]:
+    """Return the channel groups of `net`, in order of registration of their root layers.
+
+    A group bears its root layer's name. Rows of the layers that make the logits are classes and in no group;
+    in a network without a hidden layer the group is the input features. Groups with a layer of `protect` are
+    left out. ValueError, with the layer, where a channel meets something that cannot be cut, or where half
+    of the channels, cut out, leave another network than half of them masked. `net` is not touched.
+    """
+    check_network(net)
+    example_input = check_example(example_input)
+    flow = find_data_flow(net, example_input)
+    layers, protected = prunable_layers(net), find_protected_layers(net, protect, flow=flow)
+    check_stored_weights(net, layers.keys() - protected)
+    if len(layers) == 1:
+        (name, layer) = next(iter(layers.items()))
+        groups = {} if protected else {name: input_features(name, layer)}
+    else:
+        groups, left_out = dependency_groups(net, example_input, outputs=flow.outputs, protected=protected)
+        hidden = [name for name in layers if name not in {*flow.outputs, *protected, *left_out}]
+        check_groups(groups.values(), hidden=hidden, outputs=flow.outputs)
+    in_order = tuple(groups[name] for name in layers if name in groups)
+    members = {member.module for group in in_order for member in group.members}
+    check_stored_weights(net, members & layers.keys())  # protected layers that read a group, too
+    _check_removable(net, in_order, example_input)
+    return in_order
+
+
+def _check_removable(net: nn.Module, groups: Sequence[Group], example_input: Tensor) -> None:
+    """Raise ValueError unless half of every group, cut out, leaves what the masked network computes."""
+    if all(group.size == 1 for group in groups):
+        return
+    copy = float64_copy(net)
+    parameter = first_float(copy)
+    perturbed = _perturbed(copy)
+    if not _runs(perturbed, random_images(example_input, parameter)):
+        perturbed = copy  # a scale under a root, say, that has become negative
+    generator, full = torch.Generator().manual_seed(0), full_masks(net, groups)
+    for draw in (0, 1, 2):
+        masks = full
+        for group in groups:
+            order = torch.randperm(group.size, generator=generator)
+            alive = torch.ones(group.size, dtype=torch.bool).index_fill(0, order[: group.size // 2], False)
+            masks = mask_units(group, alive, masks)
+        masked = deepcopy(perturbed)
+        apply_masks(masked, masks)
+        removed = _removed_positions(groups, _all_masks(masked, masks))
+        images = random_images(example_input, parameter, draw=draw)
+        check_equal(masked, cut_out(deepcopy(masked), removed), images, removed=removed)
+
+
+@torch.no_grad()
+def _perturbed(net: nn.Module) -> nn.Module:
+    """Return a copy whose parameters and statistics are moved from their initial values.
+
+    A fresh network has shifts of 0, scales of 1, and often a scale of 0 behind a residual branch: these hide
+    what training will show. Rows and columns are moved as such: numbers for every weight take too long.
+    """
+    copy = deepcopy(net)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in [*copy.named_parameters(), *copy.named_buffers()]:
+        if not tensor.is_floating_point():
+            continue
+        for dim in range(min(tensor.dim(), 2)):
+            factor = torch.rand(tensor.shape[dim], generator=generator, dtype=torch.float64).add_(0.5)
+            tensor.mul_(_along(factor, dim, tensor))
+        if tensor.dim() and (isinstance(tensor, nn.Parameter) or name.endswith("running_mean")):
+            shift = _along(torch.rand(len(tensor), generator=generator, dtype=torch.float64) - 0.5, 0, tensor)
+            if tensor.dim() > 1:
+                column = torch.rand(tensor.shape[1], generator=generator, dtype=torch.float64) - 0.5
+                shift = shift * _along(column, 1, tensor)
+            tensor.add_(0.2 * shift)
+    return copy
+
+
+def _along(values: Tensor, dim: int, tensor: Tensor) -> Tensor:
+    """Return the values in a shape that multiplies `tensor` along one dimension."""
+    return values.to(tensor.device).reshape([-1 if d == dim else 1 for d in range(tensor.dim())])
+
+
+@torch.no_grad()
+def _runs(net: nn.Module, images: Tensor) -> bool:
+    try:
+        logits = net(images)
+    except FORWARD_ERRORS:
+        return False
+    return isinstance(logits, Tensor) and bool(torch.isfinite(logits[:1]).all())
+
+
+def remaining_channels(
+    groups: Iterable[Group], masks: Mapping[str, Tensor], *, whole_if_dead: bool = False
+) -> dict[str, Tensor]:
+    """Return group name -> int64 positions of the channels that stay, ascending.
+
+    Of a group that is pruned as a whole the first channel stays, as no layer is without channels; or all of
+    them with `whole_if_dead`. A parameter without a mask is taken for one that the network does not have.
+    """
+    remaining = {}
+    for group in groups:
+        alive = alive_units(group, masks)
+        least = torch.arange(group.size if whole_if_dead else 1)
+        remaining[group.name] = alive.nonzero().flatten() if alive.any() else least
+    return remaining
+
+
+def find_pruned_groups(
+    groups: Iterable[Group], masks: Mapping[str, Tensor], *, net: nn.Module
+) -> tuple[str, ...]:
+    """Return the names of the groups of which no channel is alive; a parameter without a mask is alive."""
+    all_masks = _all_masks(net, masks)
+    return tuple(group.name for group in groups if not alive_units(group, all_masks).any())
+
+
+def shrink(
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    example_input: Tensor,
+    *,
+    groups: Sequence[Group] | None = None,
+    whole_if_dead: bool = False,
+) -> nn.Module:
+    """Return a new network without the pruned channels; it computes what the masked `net` computes.
+
+    A channel is pruned when its rows, biases and norm entries are. Of a group that is pruned as a whole one
+    channel stays, masked; with `whole_if_dead` all do, as in networks that were recorded before. `groups` is
+    an earlier `trace` of `net`. ValueError, with the layer, where the two would not be equal on random images
+    in float64: where a column still reads something else than zero from a pruned channel (a sigmoid, say), or
+    channels do not lie where the trace has them.
+    """
+    net, example_input = check_network(net), check_example(example_input)
+    check_masks(net, masks)
+    if groups is None:
+        groups = trace(net, example_input, protect=find_uncut_layers(net, masks))
+    check_groups_fit(net, groups)
+    masked = deepcopy(net)
+    apply_masks(masked, masks)
+    removed = _removed_positions(groups, _all_masks(masked, masks), whole_if_dead=whole_if_dead)
+    if not removed:
+        return masked
+    small = cut_out(deepcopy(masked), removed)
+    masked64, small64 = float64_copy(masked), float64_copy(small)
+    for draw in (0, 1):
+        images = random_images(example_input, first_float(masked64), draw=draw)
+        check_equal(masked64, small64, images, removed=removed)
+    return small
+
+
+def find_uncut_layers(net: nn.Module, masks: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the layers of which every row has alive entries: nothing of them can be cut."""
+    layers = prunable_layers(net)
+    if len(layers) == 1:
+        return ()
+    names = {id(parameter): name for name, parameter in net.named_parameters()}  # one for tied layers, too
+    rows = {name: masks.get(names.get(id(layer.weight), "")) for name, layer in layers.items()}
+    return tuple(name for name, mask in rows.items() if mask is None or bool(mask.flatten(1).any(1).all()))
+
+
+def propagate_masks(
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    groups: Sequence[Group],
+    *,
+    example_input: Tensor,
+) -> Masks:
+    """Return the masks with the columns pruned, too, that read nothing but pruned units.
+
+    A unit is pruned when its rows, biases and norm entries are; a bias without a mask is alive. Its columns
+    are pruned where they read zero on random images, so that masking them changes nothing: behind a sigmoid
+    they do not. Pruned columns may leave further units without an alive weight, and so on.
+    """
+    result, all_masks = dict(masks), _all_masks(net, masks)
+    while columns_by_layer := _columns_of_pruned_units(groups, all_masks):
+        zero = _zero_columns(net, result, example_input)
+        has_changed = False
+        for name, columns in columns_by_layer.items():
+            columns = columns[zero[name][columns]] if name in zero else columns[:0]
+            weight = f"{name}.weight"
+            if all_masks[weight].index_select(1, columns).any():
+                all_masks[weight] = result[weight] = all_masks[weight].index_fill(1, columns, False)
+                has_changed = True
+        if not has_changed:
+            break
+    return result
+
+
+def _columns_of_pruned_units(groups: Sequence[Group], all_masks: Masks) -> dict[str, Tensor]:
+    """Return layer -> its columns that belong to pruned units, of the layers where some of them are alive."""
+    pieces: dict[str, list[Tensor]] = {}
+    for group in groups:
+        pruned = ~alive_units(group, all_masks)
+        for member in group.members if pruned.any() and len(group.members) > 1 else ():
+            if member.side == "in" and f"{member.module}.weight" in all_masks:
+                pieces.setdefault(member.module, []).append(member.index[pruned[member.root]])
+    columns = {name: torch.cat(tensors) for name, tensors in pieces.items()}
+    return {
+        name: index
+        for name, index in columns.items()
+        if all_masks[f"{name}.weight"].index_select(1, index).any()
+    }
+
+
+def _zero_columns(net: nn.Module, masks: Masks, example_input: Tensor) -> dict[str, Tensor]:
+    """Return layer -> bool [columns]: where the masked network passes zeros alone, on all random images."""
+    masked = float64_copy(net)
+    apply_masks(masked, masks)
+    first, second = (
+        find_zero_columns(masked, random_images(example_input, first_float(masked), draw=draw))
+        for draw in (0, 1)
+    )
+    return {name: first[name] & second[name] for name in first.keys() & second.keys()}
+
+
+def shrink_masks(masks: Mapping[str, Tensor], groups: Sequence[Group], *, net: nn.Module) -> Masks:
+    """Return the masks of the network that `shrink(net, masks, ...)` returns, by the same parameter names."""
+    small = dict(masks)
+    for (module, dim), positions in _removed_positions(groups, _all_masks(net, masks)).items():
+        for name in [name for name in small if name.rpartition(".")[0] == module]:
+            mask = small[name]
+            if dim < mask.dim():
+                small[name] = mask.index_select(dim, complement(positions, mask.shape[dim]).to(mask.device))
+    return small
+
+
+def _all_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
+    """Return masks of all parameters, alive where `masks` has none: an unmasked bias keeps its channel."""
+    return {
+        name: masks[name].cpu() if name in masks else torch.ones(parameter.shape, dtype=torch.bool)
+        for name, parameter in net.named_parameters()
+    }
+
+
+def _removed_positions(groups: Sequence[Group], masks: Masks, *, whole_if_dead: bool = False) -> Removed:
+    """Return (module name, dimension) -> the positions to cut out there."""
+    pieces: dict[tuple[str, int], list[Tensor]] = {}
+    remaining = remaining_channels(groups, masks, whole_if_dead=whole_if_dead)
+    for group in groups:
+        pruned = torch.ones(group.size, dtype=torch.bool).index_fill(0, remaining[group.name], False)
+        for member in group.members if pruned.any() else ():
+            key = (member.module, 1 if member.side == "in" else 0)
+            pieces.setdefault(key, []).append(member.index[pruned[member.root]])
+    return {key: torch.cat(positions) for key, positions in pieces.items() if sum(map(len, positions))}

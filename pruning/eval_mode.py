@@ -1,0 +1,74 @@
+"""Networks in eval mode: copies to run and change, and random images to run them on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from pruning.checks import COMPUTED, FORWARD_ERRORS, one_line
+from pruning.masking import prunable_layers
+
+SCALES = (10.0, 255.0, 0.1, 1.0)  # images may be scaled to 1, or be pixels up to 255
+
+
+@contextmanager
+def eval_mode(*nets: nn.Module) -> Iterator[None]:
+    """Put the networks in eval mode; afterwards every module is in the mode that it was in.
+
+    `net.train(mode)` would put all modules into the mode of the outermost: a batch norm that was frozen
+    by its own `eval()` would be trained from then on.
+    """
+    # A list, not a dictionary by name: a shared module is in it once, and a nameless one is not lost.
+    modes = [(module, module.training) for net in nets for module in net.modules()]
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def model_copy(net: nn.Module) -> nn.Module:
+    """Return a copy in eval mode with gradients on. ValueError where the network cannot be copied."""
+    try:
+        copy = deepcopy(net).eval()
+    except FORWARD_ERRORS as error:
+        computed = [name for name, layer in prunable_layers(net).items() if "weight" not in layer._parameters]
+        reason = f"{computed[0]}: {COMPUTED}" if computed else one_line(error)
+        raise ValueError(
+            f"{type(net).__name__} cannot be copied: {reason}; tensors of an earlier forward pass that it "
+            "keeps are to be detached or deleted first"
+        ) from error
+    for parameter in copy.parameters():
+        if parameter.is_floating_point():  # an integer has no gradient
+            parameter.requires_grad_(True)
+    return copy
+
+
+def float64_copy(net: nn.Module) -> nn.Module:
+    """Return a `model_copy` in float64."""
+    return model_copy(net).double()
+
+
+def first_float(net: nn.Module) -> nn.Parameter:
+    """Return the first floating-point parameter: its device and type are those that the network reads."""
+    return next(parameter for parameter in net.parameters() if parameter.is_floating_point())
+
+
+def random_images(like: Tensor, parameter: Tensor, *, draw: int = 0) -> Tensor:
+    """Return normal images in the shape of `like`, of the parameter's device and type, always the same.
+
+    Draw 0 has deviation 1, draw 1 one of `SCALES` for each image, draw 2 is small: a threshold in the network
+    may matter at some sizes alone.
+    """
+    generator = torch.Generator().manual_seed(draw)
+    images = torch.randn(tuple(like.shape), generator=generator, dtype=torch.float64)
+    scales = {0: (1.0,), 1: SCALES, 2: (0.1,)}[draw]
+    factors = torch.tensor([scales[i % len(scales)] for i in range(len(like))], dtype=torch.float64)
+    images *= factors.reshape(-1, *[1] * (images.dim() - 1))
+    return images.to(parameter.device, parameter.dtype)
