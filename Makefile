@@ -42,7 +42,7 @@ test-floors:  ## the fast tests and a sweep with the lowest versions that pyproj
 	$(FLOORS)/bin/python tests/floors.py > $(FLOORS)/constraints.txt
 	$(FLOORS)/bin/python -m pip install -c $(FLOORS)/constraints.txt -e '.[dev]'
 	$(FLOORS)/bin/python -m pytest -n $(WORKERS) -m "not slow"
-	$(FLOORS)/bin/python -m pytest tests/test_transfer_sweep.py
+	$(FLOORS)/bin/python -m pytest tests/integration/test_transfer_sweep.py
 
 check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
 	$(BIN)/ruff check .

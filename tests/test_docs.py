@@ -149,7 +149,7 @@ def completed(text: str) -> str:
 @pytest.mark.parametrize("block", of("yaml"), ids=lambda block: block.place)
 def test_every_space_can_be_read(block: Block, tmp_path: Path) -> None:
     if block.text in EXAMPLES:
-        pytest.skip("it needs its own package: test_extension.py reads it")
+        pytest.skip("it needs its own package: test_plugins.py reads it")
     whole = "axes:" in block.text and all(f"{axis}:" in block.text for axis in SMALLEST)
     (tmp_path / "shown.yaml").write_text(block.text if whole else completed(block.text))
     load_space(str(tmp_path / "shown.yaml"))
