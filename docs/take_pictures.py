@@ -2,7 +2,8 @@
 
     python docs/take_pictures.py
 
-It needs Chromium on the PATH and the package playwright. tests/integration/test_mlflow_ui.py tests the same pages.
+It needs Chromium on the PATH and the package playwright. tests/integration/test_mlflow_ui.py tests the same
+pages.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""`PQIndexPruner` under its earlier import path, which plug-ins use; it is in `orchestrator.execution.scheduler`."""
+"""The earlier import path of `PQIndexPruner`, which plug-ins use; see `orchestrator.execution.scheduler`."""
 
 from orchestrator.execution.scheduler import PQIndexPruner as PQIndexPruner

@@ -65,7 +65,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("store"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a longer one would be among the listeners that test_local_users.py looks at
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`mlflow server --serve-artifacts`, for tests that do not stop it."""
     from server import Server

@@ -1,4 +1,4 @@
-"""`DatasetInfo` under its earlier import path, which plug-ins use; it is `orchestrator.data.datasets.DatasetInfo`."""
+"""The earlier import path of `DatasetInfo`, which plug-ins use; see `orchestrator.data.datasets`."""
 
 from orchestrator.data.datasets import DatasetInfo as DatasetInfo
 from orchestrator.data.datasets import Raw as Raw

@@ -42,7 +42,7 @@ def test_a_fault_is_found(tmp_path: Path) -> None:
         "        [entry['bytes'] for entry in found.values() if isinstance(entry, dict)]\n"
         "networks.read_manifest_of = read\n"
         "from pathlib import Path\n"
-        f"found = running.run_targets(8, 1, 'manifest', Path({str(tmp_path)!r}))\n"
+        f"found = running.run_targets(15, 1, 'manifest', Path({str(tmp_path)!r}))\n"
         "print(found.texts[0])\n"
     )
     done = subprocess.run(

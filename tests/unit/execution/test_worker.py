@@ -284,7 +284,7 @@ def test_a_run_takes_few_calls(place: Place, monkeypatch: pytest.MonkeyPatch) ->
 FIRST_POINTS = """\
 import sys
 from pathlib import Path
-sys.path.append("tests")
+sys.path += ["tests", "tests/unit/execution"]
 from test_worker import DENSE, Place, trial_config
 from orchestrator.storage.uri import default_uri
 already = set(sys.modules)

@@ -51,7 +51,7 @@ except SpaceError as error:
 
 TRIAL = """
 import sys
-from orchestrator.data import loading as data
+from orchestrator import data
 from orchestrator.planning.plan import make_plan
 from orchestrator.space.space import load_space
 from orchestrator.trial.run import run_dense, run_trial

@@ -406,14 +406,9 @@ def test_a_layer_table_marks_means_of_survivors(store: Store) -> None:
 
 def test_the_phases_are_those_of_pruning() -> None:
     from orchestrator.report.rounds import PHASES
-    from pruning import pq_index
+    from pruning.pq_index import COLLAPSING, NOT_SEEN, REGULARISING, UNDERFITTING
 
-    assert list(PHASES) == [
-        pq_index.NOT_SEEN,
-        pq_index.REGULARISING,
-        pq_index.UNDERFITTING,
-        pq_index.COLLAPSING,
-    ]
+    assert list(PHASES) == [NOT_SEEN, REGULARISING, UNDERFITTING, COLLAPSING]
 
 
 def test_a_baseline_and_a_tolerance_that_were_asked_for(store: Store) -> None:

@@ -349,6 +349,7 @@ def test_any_row_of_kills_and_any_clock_end_with_the_same_bits(kills: list[int],
 
 ANOTHER = """
 import os, pathlib, signal, sys
+sys.path += map(str, pathlib.Path.cwd().parents[1:3])  # of helpers and of the project
 from test_checkpoint import *
 
 class FileStore(MemoryStore):
