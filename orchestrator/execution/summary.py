@@ -28,7 +28,7 @@ class Preview:
 
     plan: Plan
     estimate: Estimate
-    asked: int = 0  # points that a search has asked for so far
+    proposed: int = 0  # points that a search has proposed so far
     changes: Changes | None = None  # since the results in the store
     unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
     missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
@@ -39,7 +39,7 @@ class Preview:
             "method": search.method,
             "points": search.points,
             "seeds": len(self.plan.space.axes.seed),
-            "asked": self.asked,
+            "asked": self.proposed,
             "objectives": dict(search.objectives),
         }
         return {
@@ -111,11 +111,11 @@ class Preview:
             yield f"search           {search.points} points by {search.method}, {each}"
             yield f"objectives       {', '.join(f'{name}: {way}' for name, way in search.objectives.items())}"
         if search.method == "tpe" and not self.plan.exhausted:
-            remaining = max(0, len(self.plan.points) - self.asked)
+            remaining = max(0, len(self.plan.points) - self.proposed)
             assumed = (
                 f"; the numbers below take {remaining} drawn at random for the rest" if remaining else ""
             )
-            yield f"asked so far     {self.asked}{assumed}"
+            yield f"asked so far     {self.proposed}{assumed}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,14 +84,14 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
         tracker = open_store(uri, space.name) if has_store(uri) else None
     if tracker is not None:
         plan = with_recorded_points(plan, tracker, find_previous_sweep(tracker, plan, stop))
-    asked, plan, done, changed = len(plan.points), with_expected_points(plan), set[str](), Changes()
+    proposed, plan, done, changed = len(plan.points), with_expected_points(plan), set[str](), Changes()
     if tracker is not None:
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = find_changes(plan, tracker, done=done)
     cost = estimate(plan, finished=done, concurrency=local_resources(device).concurrent)
     to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
-    return Preview(plan, cost, asked, changed, _unpruned(plan), missing_data(to_run))
+    return Preview(plan, cost, proposed, changed, _unpruned(plan), missing_data(to_run))
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from math import ceil
@@ -21,7 +20,7 @@ from orchestrator.errors import DiskFullError
 from orchestrator.formatting import format_size
 from orchestrator.planning.constraints import Shape, meta_model, shape_of
 from orchestrator.planning.plan import Plan
-from orchestrator.system.determinism import seeded
+from orchestrator.system.determinism import seeded, torch_threads
 from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.metrics import Profile, dense_bytes, profile, train_flops
@@ -221,7 +220,7 @@ def measure_speed(model: str, input_shape: Shape, num_classes: int, *, numerics:
     The global seeds are untouched.
     """
     device = numerics.device if torch.cuda.is_available() else "cpu"
-    with seeded(0, torch.device(device)), _torch_threads(numerics.threads):
+    with seeded(0, torch.device(device)), torch_threads(numerics.threads):
         net = models.build(model, input_shape=input_shape, num_classes=num_classes)
         cost = profile(net, input_shape)
         # Two images at the least: batch norm cannot be trained on one.
@@ -252,16 +251,6 @@ def _mean_seconds(call: Callable[[], object], device: str) -> float:
         calls += 1
         start = start or perf_counter()
     return (perf_counter() - start) / calls
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def mask_bytes(net: nn.Module) -> int:
