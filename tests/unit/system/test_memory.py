@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -31,13 +32,24 @@ def test_an_allocation_is_seen_after_it_is_freed() -> None:
     assert taken(1, 1) < 100 * MB  # and not in the next block
 
 
+# 80 MB in blocks that are not given back by themselves, twice.
+SMALL_BLOCKS = """
+import torch
+from orchestrator.system.memory import peak_memory
+for _ in range(2):
+    peak = peak_memory("cpu")
+    tensors = [torch.ones(10_000) for _ in range(2000)]
+    del tensors
+    print(peak())
+"""
+
+
 @on_linux
-def test_small_blocks_are_seen_in_a_process_that_has_freed_as_many_before() -> None:
-    first, second = (
-        taken(2000, 0.04),
-        taken(2000, 0.04),
-    )  # 80 MB in parts that are not given back by themselves
-    assert min(first, second) > 60 * MB
+def test_small_blocks_are_seen_in_a_process_that_has_freed_as_many_before(tmp_path: Path) -> None:
+    """In a process of its own: other tests set how much freed memory this one retains."""
+    done = forked.python(SMALL_BLOCKS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert min(map(int, done.stdout.split())) > 60 * MB
 
 
 def test_where_no_peak_is_kept_none_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
