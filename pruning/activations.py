@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, check_example, one_line, shape_text
 from pruning.dataflow import layer_input
-from pruning.masking import Group, Member
+from pruning.masking import Group, Member, channel_dim
 from pruning.resize import SelectedLinear
 
 CHUNK_SIZE = 64  # images at a time
@@ -82,7 +82,7 @@ def _pass_rows(
     features = layer_input(args, kwargs)
     if features is None:
         raise ValueError(f"a {type(layer).__name__} is called without a tensor to read")
-    features = features.movedim(-3, -1) if isinstance(layer, nn.Conv2d) else features
+    features = features.movedim(channel_dim(layer), -1)
     if isinstance(layer, SelectedLinear):
         features = features.index_select(-1, layer.inputs)
     on_rows(features[..., columns.to(features.device)].reshape(-1, columns.shape[1]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,14 @@ from pruning.checks import (
     check_network,
     check_stored_weights,
 )
+from pruning.channel_groups import CLASSES, PROTECTED, make_groups
 from pruning.dataflow import find_data_flow, find_protected_layers
-from pruning.dependency_graph import check_groups, dependency_groups, input_features
 from pruning.equivalence import check_equal, find_zero_columns
 from pruning.eval_mode import first_float, float64_copy, random_images
 from pruning.masking import (
     Group,
     Masks,
+    Member,
     alive_units,
     apply_masks,
     check_masks,
@@ -34,7 +36,18 @@ from pruning.masking import (
     mask_units,
     prunable_layers,
 )
-from pruning.resize import Removed, complement, cut_out
+from pruning.probe import Probe, find_reads
+from pruning.resize import Removed, SelectedLinear, axis_of, complement, cut_out
+
+UNCALLED = "it is not called as a layer"
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channel groups of a network, and layer -> why none of its units can be removed."""
+
+    groups: tuple[Group, ...]
+    whole: Mapping[str, str]
 
 
 def trace(net: nn.Module, example_input: Tensor, *, protect: Collection[str] = ()) -> tuple[Group, ...]:
@@ -42,8 +55,18 @@ def trace(net: nn.Module, example_input: Tensor, *, protect: Collection[str] = (
 
     A group bears its root layer's name. Rows of the layers that make the logits are classes and in no group;
     in a network without a hidden layer the group is the input features. Groups with a layer of `protect` are
-    left out. ValueError, with the layer, where a channel meets something that cannot be cut, or where half
-    of the channels, cut out, leave another network than half of them masked. `net` is not touched.
+    left out, and so are those that cannot be removed exactly: see `find_channels`. ValueError for a network
+    of which nothing can be removed. `net` is not touched.
+    """
+    return find_channels(net, example_input, protect=protect).groups
+
+
+def find_channels(net: nn.Module, example_input: Tensor, *, protect: Collection[str] = ()) -> Channels:
+    """Return what `trace` does, with the layers that are left whole.
+
+    The network is asked which columns read which units (see `probe`). Groups of which half of the channels,
+    cut out, leave another network than half of them masked are left whole. ValueError, with the reasons,
+    where that leaves nothing.
     """
     check_network(net)
     example_input = check_example(example_input)
@@ -52,39 +75,113 @@ def trace(net: nn.Module, example_input: Tensor, *, protect: Collection[str] = (
     check_stored_weights(net, layers.keys() - protected)
     if len(layers) == 1:
         (name, layer) = next(iter(layers.items()))
-        groups = {} if protected else {name: input_features(name, layer)}
-    else:
-        groups, left_out = dependency_groups(net, example_input, outputs=flow.outputs, protected=protected)
-        hidden = [name for name in layers if name not in {*flow.outputs, *protected, *left_out}]
-        check_groups(groups.values(), hidden=hidden, outputs=flow.outputs)
-    in_order = tuple(groups[name] for name in layers if name in groups)
-    members = {member.module for group in in_order for member in group.members}
-    check_stored_weights(net, members & layers.keys())  # protected layers that read a group, too
-    _check_removable(net, in_order, example_input)
-    return in_order
+        features = () if protected else (input_features(name, layer),)
+        _Law(net, example_input).check(features)
+        return Channels(features, {})
+    law = _Law(net, example_input)
+    reads = find_reads(Probe(law.perturbed, law.small_example, _norms(law.perturbed)))
+    made = make_groups(law.perturbed, reads, outputs=flow.outputs, protected=protected)
+    whole = {name: UNCALLED for name in layers if name not in reads.order} | dict(made.whole)
+    errors = _computed_weights(net, made.groups.values())
+    stored = tuple(group for group in made.groups.values() if group.name not in errors)
+    groups, inexact = law.keep_exact(stored)
+    errors |= inexact
+    for group in made.groups.values():
+        if group.name in errors:
+            whole |= {m.module: errors[group.name] for m in group.members if m.side == "out"}
+    reasons = [(name, reason) for name, reason in whole.items() if reason not in (CLASSES, PROTECTED)]
+    if not groups and reasons:
+        (name, reason), *_ = reasons
+        reason = reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
+        raise ValueError(f"{reason}; no channel of {type(net).__name__} can be removed")
+    return Channels(groups, {name: whole[name] for name in layers if name in whole})
 
 
-def _check_removable(net: nn.Module, groups: Sequence[Group], example_input: Tensor) -> None:
-    """Raise ValueError unless half of every group, cut out, leaves what the masked network computes."""
-    if all(group.size == 1 for group in groups):
-        return
-    copy = float64_copy(net)
-    parameter = first_float(copy)
-    perturbed = _perturbed(copy)
-    if not _runs(perturbed, random_images(example_input, parameter)):
-        perturbed = copy  # a scale under a root, say, that has become negative
-    generator, full = torch.Generator().manual_seed(0), full_masks(net, groups)
-    for draw in (0, 1, 2):
-        masks = full
-        for group in groups:
-            order = torch.randperm(group.size, generator=generator)
-            alive = torch.ones(group.size, dtype=torch.bool).index_fill(0, order[: group.size // 2], False)
-            masks = mask_units(group, alive, masks)
-        masked = deepcopy(perturbed)
-        apply_masks(masked, masks)
-        removed = _removed_positions(groups, _all_masks(masked, masks))
-        images = random_images(example_input, parameter, draw=draw)
-        check_equal(masked, cut_out(deepcopy(masked), removed), images, removed=removed)
+def _computed_weights(net: nn.Module, groups: Iterable[Group]) -> dict[str, str]:
+    """Return group -> the error of a layer that reads it and computes its weight; protected layers, too."""
+    errors = {}
+    for group in groups:
+        try:
+            check_stored_weights(net, {member.module for member in group.members})
+        except ValueError as error:
+            errors[group.name] = str(error)
+    return errors
+
+
+def _norms(net: nn.Module) -> dict[str, nn.Module]:
+    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+    return {name: module for name, module in net.named_modules() if isinstance(module, kinds)}
+
+
+def input_features(name: str, layer: nn.Module) -> Group:
+    """Return the group of a network of one layer: its input features. ValueError for a convolution."""
+    if type(layer) not in (nn.Linear, SelectedLinear):
+        raise ValueError(f"{name!r}: a single {type(layer).__name__} has no channels to remove")
+    columns = torch.arange(layer.get_parameter("weight").shape[1])
+    return Group(name, len(columns), (Member(name, "in", columns, columns),))
+
+
+class _Law:
+    """The law of cutting, on half of the channels of some groups: cut out and masked compute the same."""
+
+    def __init__(self, net: nn.Module, example_input: Tensor) -> None:
+        self.net = net
+        copy = float64_copy(net)
+        parameter = first_float(copy)
+        self.perturbed = _perturbed(copy)
+        if not _runs(self.perturbed, random_images(example_input, parameter)):
+            self.perturbed = copy  # a scale under a root, say, that has become negative
+        self.example = example_input
+        self.small_example = torch.empty_like(example_input, dtype=torch.float64, device=parameter.device)
+
+    def keep_exact(self, groups: tuple[Group, ...]) -> tuple[tuple[Group, ...], dict[str, str]]:
+        """Return the groups that hold the law together, and name -> the error of each other one."""
+        error = self.error(groups)
+        if not error or not groups:
+            return groups, {}
+        if len(groups) == 1:
+            return (), {groups[0].name: error}
+        middle = len(groups) // 2
+        exact: tuple[Group, ...] = ()
+        errors: dict[str, str] = {}
+        for half in (groups[:middle], groups[middle:]):
+            held, failed = self.keep_exact(half)
+            exact, errors = (*exact, *held), errors | failed
+        if exact != groups and not self.error(exact):
+            return exact, errors
+        held_one_by_one: tuple[Group, ...] = ()
+        for group in exact:  # groups that hold alone and not together
+            if error := self.error((*held_one_by_one, group)):
+                errors[group.name] = error
+            else:
+                held_one_by_one = (*held_one_by_one, group)
+        return held_one_by_one, errors
+
+    def error(self, groups: Sequence[Group]) -> str:
+        """Return why the law does not hold for these groups; "" where it does."""
+        try:
+            self.check(groups)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def check(self, groups: Sequence[Group]) -> None:
+        """Raise ValueError unless half of every group, cut out, leaves what the masked network computes."""
+        if all(group.size == 1 for group in groups):
+            return
+        parameter = first_float(self.perturbed)
+        generator, full = torch.Generator().manual_seed(0), full_masks(self.net, groups)
+        for draw in (0, 1, 2):
+            masks = full
+            for group in groups:
+                order = torch.randperm(group.size, generator=generator)
+                alive = torch.ones(group.size, dtype=torch.bool)
+                masks = mask_units(group, alive.index_fill(0, order[: group.size // 2], False), masks)
+            masked = deepcopy(self.perturbed)
+            apply_masks(masked, masks)
+            removed = _removed_positions(groups, _all_masks(masked, masks))
+            images = random_images(self.example, parameter, draw=draw)
+            check_equal(masked, cut_out(deepcopy(masked), removed), images, removed=removed)
 
 
 @torch.no_grad()
@@ -251,11 +348,15 @@ def _zero_columns(net: nn.Module, masks: Masks, example_input: Tensor) -> dict[s
 def shrink_masks(masks: Mapping[str, Tensor], groups: Sequence[Group], *, net: nn.Module) -> Masks:
     """Return the masks of the network that `shrink(net, masks, ...)` returns, by the same parameter names."""
     small = dict(masks)
-    for (module, dim), positions in _removed_positions(groups, _all_masks(net, masks)).items():
+    for (module, side), positions in _removed_positions(groups, _all_masks(net, masks)).items():
         for name in [name for name in small if name.rpartition(".")[0] == module]:
-            mask = small[name]
-            if dim < mask.dim():
-                small[name] = mask.index_select(dim, complement(positions, mask.shape[dim]).to(mask.device))
+            mask, leaf = small[name], name.rpartition(".")[2]
+            axis = int(side.split()[1]) if side.startswith(f"{leaf} ") else None
+            if " " not in side:
+                axis = axis_of(net.get_submodule(module), leaf, mask.dim(), side)
+            if axis is not None:
+                remaining = complement(positions, mask.shape[axis]).to(mask.device)
+                small[name] = mask.index_select(axis, remaining)
     return small
 
 
@@ -268,12 +369,13 @@ def _all_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
 
 
 def _removed_positions(groups: Sequence[Group], masks: Masks, *, whole_if_dead: bool = False) -> Removed:
-    """Return (module name, dimension) -> the positions to cut out there."""
-    pieces: dict[tuple[str, int], list[Tensor]] = {}
+    """Return (module name, side) -> the positions to cut out there."""
+    pieces: dict[tuple[str, str], list[Tensor]] = {}
     remaining = remaining_channels(groups, masks, whole_if_dead=whole_if_dead)
     for group in groups:
         pruned = torch.ones(group.size, dtype=torch.bool).index_fill(0, remaining[group.name], False)
-        for member in group.members if pruned.any() else ():
-            key = (member.module, 1 if member.side == "in" else 0)
-            pieces.setdefault(key, []).append(member.index[pruned[member.root]])
+        for member in (*group.members, *group.followers) if pruned.any() else ():
+            if member.side != "entry":  # these go with another side of their module
+                side = f"{member.parameter} {member.dim}" if member.side == "slice" else member.side
+                pieces.setdefault((member.module, side), []).append(member.index[pruned[member.root]])
     return {key: torch.cat(positions) for key, positions in pieces.items() if sum(map(len, positions))}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pruning.masking import Group, Layer, Member, Norm, prunable_layers
+from pruning.masking import Conv, Group, Layer, Member, channel_dim, prunable_layers
 from pruning.registry import to_int
 from pruning.resize import SelectedLinear
 
@@ -29,6 +29,14 @@ COMPUTED = (
     "its weight is computed from other parameters, so that a mask would not hold; make it permanent first "
     "(torch.nn.utils.prune.remove, parametrize.remove_parametrizations, remove_weight_norm), or protect it"
 )
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 BATCH_SIZE = 2  # of the random images that a network or layer is tried on
 LABEL_TYPES = (torch.int64, torch.uint8)
 
@@ -37,7 +45,7 @@ def check_network(net: object) -> nn.Module:
     """Return the network. ValueError unless it has layers to prune and every parameter has values."""
     if not isinstance(net, nn.Module):
         raise ValueError(f"net is of type {type(net).__name__}; a torch.nn.Module is needed")
-    if isinstance(net, (nn.Linear, nn.Conv2d)):
+    if isinstance(net, (nn.Linear, Conv)):
         raise ValueError(f"net is a bare {type(net).__name__}; wrap it in torch.nn.Sequential")
     for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
         if is_lazy(tensor):
@@ -49,7 +57,7 @@ def check_network(net: object) -> nn.Module:
                 f"{name} is on the meta device and has no values: load the network's weights first"
             )
     if not prunable_layers(net):
-        raise ValueError(f"{type(net).__name__} has no Linear or Conv2d layer: there is nothing to prune")
+        raise ValueError(f"{type(net).__name__} has no Linear or convolution layer: there is nothing to prune")
     return net
 
 
@@ -109,10 +117,13 @@ def check_groups_fit(net: nn.Module, groups: object) -> None:
             f"groups is of type {type(groups).__name__}; give what trace(net, example_input) returns"
         )
     modules = dict(net.named_modules())
+    rows: dict[str, int] = {}
+    for member in (member for group in groups for member in group.members):
+        rows[member.module] = rows.get(member.module, 0) + len(member.index) * (member.side == "out")
     for group in groups:
         for member in group.members:
             width = _width(modules.get(member.module), member)
-            is_whole = member.side != "out" or (width is not None and len(member.index.unique()) == width)
+            is_whole = member.side != "out" or rows[member.module] == width
             if width is None or not is_whole or int(member.index.max()) >= width:
                 raise ValueError(
                     f"group {group.name!r} does not fit this network at {member.module}: it was traced on "
@@ -122,9 +133,14 @@ def check_groups_fit(net: nn.Module, groups: object) -> None:
 
 def _width(module: nn.Module | None, member: Member) -> int | None:
     """Return the number of positions along a member's side; None where the module has no such side."""
-    if isinstance(module, Norm):
-        return module.num_features if member.side == "norm" else None
-    if not isinstance(module, (nn.Linear, nn.Conv2d)) or member.side == "norm":
+    if member.parameter:
+        tensor = getattr(module, member.parameter, None)
+        has_dim = isinstance(tensor, Tensor) and tensor.dim() > member.dim
+        return tensor.shape[member.dim] if has_dim else None
+    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
+        width = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+        return width if member.side == "norm" else None
+    if not isinstance(module, (nn.Linear, Conv)) or member.side == "norm":
         return None
     return int(module.weight.shape[0 if member.side == "out" else 1])
 
@@ -154,7 +170,7 @@ def check_stored_weights(net: nn.Module, layers: Collection[str]) -> None:
         if not _is_plain(layer) and not _is_entrywise(layer):
             raise ValueError(
                 f"{name}: {type(layer).__name__} computes with another weight than the one that it stores, "
-                "so that a zero there would not be one; use a plain Linear or Conv2d, or protect the layer"
+                "so that a zero there would not be one; use a plain Linear or convolution, or protect the layer"
             )
 
 
@@ -162,10 +178,13 @@ def _is_plain(layer: Layer) -> bool:
     """Return whether a layer runs torch's own forward, or a SelectedLinear's, without hooks."""
     if "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_hooks:
         return False
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Conv):
         # _conv_forward too: a subclass may change what it passes on as the weight there alone.
-        plain = (nn.Conv2d.forward, nn.Conv2d._conv_forward)
-        return (type(layer).forward, type(layer)._conv_forward) == plain
+        plain = next(kind for kind in CONVOLUTIONS if isinstance(layer, kind))
+        return all(
+            getattr(type(layer), name, None) is getattr(plain, name, None)
+            for name in ("forward", "_conv_forward", "_output_padding")
+        )
     return type(layer).forward in (nn.Linear.forward, SelectedLinear.forward)
 
 
@@ -174,6 +193,8 @@ def _is_entrywise(layer: Layer) -> bool:
 
     Then a zero in the weight is a zero in what the layer computes. Tried on the layer alone, in float64.
     """
+    if isinstance(layer, Conv) and layer.transposed:
+        return False  # only torch's own is known
     with suppress(*FORWARD_ERRORS), torch.no_grad():
         return _acts_entrywise(deepcopy(layer).double().eval())
     return False
@@ -194,11 +215,10 @@ def _acts_entrywise(layer: nn.Module) -> bool:
     scale = float(of_sum.abs().max())
     if scale == 0 or float((of_first + of_second - of_sum).abs().max()) > 1e-9 * scale:
         return False
-    channel_dim = -3 if isinstance(layer, nn.Conv2d) else -1
     for position in torch.randint(weight.numel(), (8,), generator=generator).tolist():
         single = torch.zeros_like(weight).view(-1).index_fill(0, torch.tensor(position), 1.0).view_as(weight)
         row, column = (int(i) for i in torch.unravel_index(torch.tensor(position), weight.shape)[:2])
-        other_outputs = (_forward(layer, single, images) - constant).movedim(channel_dim, 0).clone()
+        other_outputs = (_forward(layer, single, images) - constant).movedim(channel_dim(layer), 0).clone()
         other_outputs[row] = 0
         impulse = _impulse(layer, images, row, column)
         touched = (_forward(layer, single, impulse) - _forward(layer, torch.zeros_like(weight), impulse)) != 0
@@ -209,7 +229,7 @@ def _acts_entrywise(layer: nn.Module) -> bool:
 
 def _layer_images(layer: nn.Module, generator: torch.Generator) -> Tensor:
     device = layer.get_parameter("weight").device
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Conv):
         sides = [k * d + 6 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
         shape: tuple[int, ...] = (BATCH_SIZE, layer.in_channels, *sides)
     else:
@@ -220,10 +240,10 @@ def _layer_images(layer: nn.Module, generator: torch.Generator) -> Tensor:
 def _impulse(layer: nn.Module, images: Tensor, row: int, column: int) -> Tensor:
     """Return zeros with one pixel of 1, in the middle of the input channel that the weight's column reads."""
     impulse = torch.zeros_like(images)
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Conv):
         per_group = layer.in_channels // layer.groups
         channel = row // (layer.out_channels // layer.groups) * per_group + column
-        impulse[0, channel, images.shape[-2] // 2, images.shape[-1] // 2] = 1.0
+        impulse[(0, channel, *(side // 2 for side in images.shape[2:]))] = 1.0
     else:
         impulse[0, column] = 1.0
     return impulse

@@ -1,6 +1,6 @@
 """Which layer reads which, from one forward pass instead of from the order of registration.
 
-In that pass every Linear and Conv2d is a wall: its output is a new leaf of the autograd graph, so that a
+In that pass every Linear and convolution is a wall: its output is a new leaf of the autograd graph, so that a
 gradient runs from a later tensor back to the layers that it depends on *directly*, through activations, sums
 and reshapes, and no further.
 """
@@ -27,7 +27,7 @@ from pruning.checks import (
     shape_text,
 )
 from pruning.eval_mode import first_float, model_copy, random_images
-from pruning.masking import Norm, prunable_layers
+from pruning.masking import Conv, Norm, prunable_layers
 from pruning.resize import SelectedLinear
 
 SIDES = (8, 28, 32, 64, *range(1, 33), 224)  # pixels: tried in turn where there is no example input
@@ -147,8 +147,9 @@ def _candidate_inputs(net: nn.Module, example_input: Tensor | None) -> Iterator[
         return
     shapes: dict[tuple[int, ...], None] = {}
     for layer in prunable_layers(net).values():
-        if isinstance(layer, nn.Conv2d):
-            shapes |= {(BATCH_SIZE, layer.in_channels, side, side): None for side in SIDES}
+        if isinstance(layer, Conv):
+            dims = len(layer.kernel_size)
+            shapes |= {(BATCH_SIZE, layer.in_channels, *[side] * dims): None for side in SIDES}
         else:
             features = layer.source_features if isinstance(layer, SelectedLinear) else layer.in_features
             shapes |= {(BATCH_SIZE, features): None, (BATCH_SIZE, 1, 1, features): None}
@@ -160,7 +161,7 @@ def _candidate_inputs(net: nn.Module, example_input: Tensor | None) -> Iterator[
 def _walls(net: nn.Module, record: _Pass) -> Iterator[None]:
     handles: list[Any] = []  # torch's handle class is private
     for name, module in net.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, Conv)):
             handles.append(module.register_forward_hook(partial(_replace_output, name, record)))
         elif isinstance(module, Norm):
             hook = partial(_record_norm_input, name, record)
@@ -207,11 +208,11 @@ def _read_flow(net: nn.Module, logits: object, record: _Pass) -> DataFlow:
         raise NotLogitsError(f"{name} returns {shape_text(logits)}; dense floating-point logits are needed")
     layers = tuple(dict.fromkeys(layer for layer, _ in record.leaves))
     if not layers:
-        raise NotLogitsError(f"{name} calls none of its Linear and Conv2d layers")
+        raise NotLogitsError(f"{name} calls none of its Linear and convolution layers")
     outputs = _output_layers(net, logits, record)
     if not outputs:
         raise NotLogitsError(
-            f"{name}: its logits depend on no Linear or Conv2d layer; does its forward switch gradients off?"
+            f"{name}: its logits depend on no Linear or convolution layer; does its forward switch gradients off?"
         )
     return DataFlow(layers, outputs, _norms_by_layer(net, record))
 

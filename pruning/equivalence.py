@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, one_line
 from pruning.dataflow import layer_input
-from pruning.masking import prunable_layers
+from pruning.masking import Conv, channel_dim, prunable_layers, unit_dim
 from pruning.resize import Removed, SelectedLinear, complement
 
 TOLERANCE = 1e-9  # of the largest value; float64 itself is off by 1e-13 or so
@@ -74,13 +74,9 @@ def find_zero_columns(net: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return layer -> bool [columns], on the CPU: the columns that read zeros alone, at all of its calls."""
     columns: dict[str, Tensor] = {}
     for name, features in _run(net, images).calls:
-        zero = (features == 0).movedim(_channel_dim(net.get_submodule(name)), 0).flatten(1).all(1).cpu()
+        zero = (features == 0).movedim(channel_dim(net.get_submodule(name)), 0).flatten(1).all(1).cpu()
         columns[name] = columns[name] & zero if name in columns else zero
     return columns
-
-
-def _channel_dim(layer: nn.Module) -> int:
-    return -3 if isinstance(layer, nn.Conv2d) else -1
 
 
 def _check_outputs(masked_run: _Run, expected: Tensor, cut_run: _Run, finite: Tensor) -> None:
@@ -115,10 +111,10 @@ def _check_calls(
     for (name, expected), (cut_name, features) in zip(masked_run.calls, cut_run.calls, strict=False):
         if cut_name != name:
             raise ValueError(f"{name}: the network that is cut out takes another path than the masked one")
-        positions = removed.get((name, 1))
+        positions = removed.get((name, "in"))
         if positions is not None and not isinstance(cut.get_submodule(name), SelectedLinear):
             layer = masked.get_submodule(name)
-            dim = _channel_dim(layer)
+            dim = channel_dim(layer)
             if _reads_nonzero(layer, expected, positions, dim):
                 raise ValueError(
                     f"{name}: it reads non-zero values from pruned channels (what comes before makes "
@@ -139,7 +135,10 @@ def _reads_nonzero(layer: nn.Module, features: Tensor, removed: Tensor, dim: int
     """Return whether a column with weights reads non-zero values from a channel that is removed."""
     weight: Tensor = layer.weight  # type: ignore[assignment]  # it may be computed, and no parameter then
     removed = removed.to(weight.device)
-    columns = removed[weight.index_select(1, removed).transpose(0, 1).flatten(1).any(1)]
+    if isinstance(layer, Conv) and layer.groups > 1:
+        return False  # its rows go with these columns
+    by_column = weight.index_select(1 - unit_dim(layer), removed).movedim(1 - unit_dim(layer), 0)
+    columns = removed[by_column.flatten(1).any(1)]
     return bool(features.index_select(dim, columns).any())
 
 

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 Masks = dict[str, Tensor]
 Scores = dict[str, Tensor]
-Side = Literal["out", "in", "norm"]
+Side = Literal["out", "in", "norm", "entry", "slice"]
 Norm = nn.modules.batchnorm._BatchNorm
-Layer = nn.Linear | nn.Conv2d
+Conv = nn.modules.conv._ConvNd  # of one, two or three dimensions, transposed or not
+Layer = nn.Linear | nn.modules.conv._ConvNd
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
@@ -31,28 +32,47 @@ INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by
 class Member:
     """Positions along one side of a module, and the unit that each belongs to.
 
-    `out`: rows of the weight, and the bias; `in`: columns of the weight; `norm`: entries of a batch norm.
-    `index` (positions) and `root` (units) are int64 tensors of one length.
+    `out`: rows of the weight, and the bias; `in`: columns of the weight; `norm`: entries of a norm; `entry`:
+    those of one parameter, beside another side of its module; `slice`: of a parameter that is no layer's.
+    `index` (positions) and `root` (units) are int64 tensors of one length. With `parameter` the positions are
+    those of its dimension `dim`: a transposed convolution has its units in dimension 1 of the weight.
     """
 
     module: str
     side: Side
     index: Tensor
     root: Tensor
+    parameter: str = ""
+    dim: int = 0
 
 
 @dataclass(frozen=True)
 class Group:
-    """`size` units that compete with each other, each spread over all `members`."""
+    """`size` units that compete with each other, each spread over the `members`.
+
+    `followers` are positions that are cut out with the units and have no mask of their own: the inputs of a
+    grouped convolution, slices of a parameter that is no layer's weight.
+    """
 
     name: str
     size: int
     members: tuple[Member, ...]
+    followers: tuple[Member, ...] = ()
 
 
 def prunable_layers(net: nn.Module) -> dict[str, Layer]:
     """Return the layers whose weights can be pruned, by module name, in order of registration."""
-    return {name: layer for name, layer in net.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    return {name: layer for name, layer in net.named_modules() if isinstance(layer, (nn.Linear, Conv))}
+
+
+def channel_dim(layer: nn.Module) -> int:
+    """Return the dimension of a layer's input and output, from the end, along which its channels lie."""
+    return -len(layer.kernel_size) - 1 if isinstance(layer, Conv) else -1
+
+
+def unit_dim(layer: nn.Module) -> int:
+    """Return the dimension of a layer's weight that numbers its units, or its groups of units."""
+    return 1 if isinstance(layer, Conv) and layer.transposed and layer.groups == 1 else 0
 
 
 def full_masks(net: nn.Module, groups: Sequence[Group] | None, *, protect: Collection[str] = ()) -> Masks:
@@ -77,6 +97,8 @@ def full_masks(net: nn.Module, groups: Sequence[Group] | None, *, protect: Colle
 
 def parameter_dims(member: Member) -> tuple[tuple[str, int], ...]:
     """Return the (parameter name, dimension) pairs of a member; the network may lack a bias named here."""
+    if member.parameter:
+        return ((f"{member.module}.{member.parameter}", member.dim),)
     if member.side == "in":
         return ((f"{member.module}.weight", 1),)
     return ((f"{member.module}.weight", 0), (f"{member.module}.bias", 0))

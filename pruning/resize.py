@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.masking import Norm, prunable_layers
+from pruning.masking import Conv, Norm, prunable_layers, unit_dim
 
-Removed = Mapping[tuple[str, int], Tensor]  # (module name, dimension of its weight) -> positions to cut out
+# (module name, side) -> positions to cut out; the side may be "NAME DIM" of another parameter, or "heads"
+Removed = Mapping[tuple[str, str], Tensor]
+HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads")
 
 
 class SelectedLinear(nn.Linear):
@@ -39,11 +41,21 @@ class SelectedLinear(nn.Linear):
 
 
 def layer_widths(net: nn.Module) -> dict[str, list[int]]:
-    """Return module name -> [out, in] of a Linear or Conv2d, [features] of a batch norm; for JSON.
+    """Return the widths of a network, for JSON, by module name and by the name of other tensors.
 
-    A SelectedLinear has three: [out, source, selected].
+    [out, in] of a Linear or convolution, [features] of a norm; a SelectedLinear has three: [out, source,
+    selected]. Of parameters and buffers of other modules the shape; `NAME:num_heads` is an attention's.
     """
-    return {name: _widths(module) for name, module in net.named_modules() if size_names(module)}
+    widths = {name: _widths(module) for name, module in net.named_modules() if size_names(module)}
+    for name, module in net.named_modules():
+        if size_names(module):
+            continue
+        for leaf, tensor in _own_tensors(module):
+            if tensor.dim():
+                widths[f"{name}.{leaf}".removeprefix(".")] = list(tensor.shape)
+        for attribute in head_attributes(module):
+            widths[f"{name}:{attribute}"] = [getattr(module, attribute)]
+    return widths
 
 
 def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -52,34 +64,44 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
     The values are those of the first rows and columns: load the shrunk network's tensors over them.
     ValueError for widths that are not this network's, or wider than it.
     """
-    modules = {name: module for name, module in net.named_modules() if size_names(module)}
-    for name in sorted(modules.keys() ^ widths.keys()):
-        near = get_close_matches(name, modules, n=3, cutoff=0.4) or list(modules)[:3]
+    most, modules = layer_widths(net), dict(net.named_modules())
+    # Widths of before name only what could be cut then.
+    required = {name for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Conv2d, Norm))}
+    for name in sorted((widths.keys() - most.keys()) | (required - widths.keys())):
+        near = get_close_matches(name, most, n=3, cutoff=0.4) or list(most)[:3]
         raise ValueError(
             f"widths and network differ: {name!r} is in one only; the network has {', '.join(near)}"
         )
-    ties = _find_ties(net)
-    for name, module in modules.items():
-        sizes = list(widths[name])
-        _check_widths(name, sizes, module)
+    removed: dict[tuple[str, str], Tensor] = {}
+    for name, largest in most.items():
+        sizes = list(widths.get(name, largest))
+        module = modules.get(name)
+        _check_widths(name, sizes, largest, module)
+        owner, _, leaf = (name, "", "") if module is not None else name.rpartition(":" if ":" in name else ".")
+        sides: Sequence[str] = [f"{leaf} {dim}" for dim in range(len(sizes))]
+        if ":" in name:
+            sides = ["heads"]
+        elif module is not None:
+            sides = sides_of(module)
         if len(sizes) == 3 and type(module) is nn.Linear:  # the shrunk network has a SelectedLinear here
             net = replace_module(net, name, SelectedLinear(module, torch.arange(sizes[2])))
-        for dim in range(len(size_names(module))):
-            size = sizes[-dim]  # 0: the first, 1: the last
-            _select_in_place(net.get_submodule(name), dim, torch.arange(size))
-    _restore_ties(net, ties)
-    return net
+            removed[name, "out"] = torch.arange(sizes[0], largest[0])
+            continue
+        for side, size, limit in zip(sides, sizes, largest, strict=True):
+            removed[owner, side] = torch.arange(size, limit)
+    return cut_out(net, {key: positions for key, positions in removed.items() if len(positions)})
 
 
-def _check_widths(name: str, sizes: list[int], module: nn.Module) -> None:
-    most = _widths(module)
+def _check_widths(name: str, sizes: list[int], largest: list[int], module: nn.Module | None) -> None:
     if len(sizes) == 3 and type(module) is nn.Linear:
-        most = [*most, most[1]]
-    fits = len(sizes) == len(most) and all(
-        type(a) is int and 1 <= a <= b for a, b in zip(sizes, most, strict=True)
+        largest = [*largest, largest[1]]
+    fits = len(sizes) == len(largest) and all(
+        type(a) is int and 1 <= a <= b for a, b in zip(sizes, largest, strict=True)
     )
-    if not fits or (len(most) == 3 and sizes[1] != most[1]):
-        raise ValueError(f"widths of {name!r}: {sizes}; expected whole numbers from 1 to {most}")
+    if fits and isinstance(module, Conv) and module.groups > 1:
+        fits = sizes[0] * module.in_channels == sizes[1] * module.out_channels
+    if not fits or (len(largest) == 3 and isinstance(module, nn.Linear) and sizes[1] != largest[1]):
+        raise ValueError(f"widths of {name!r}: {sizes}; expected whole numbers from 1 to {largest}")
 
 
 def _widths(module: nn.Module) -> list[int]:
@@ -87,26 +109,44 @@ def _widths(module: nn.Module) -> list[int]:
     return [sizes[0], module.source_features, sizes[1]] if isinstance(module, SelectedLinear) else sizes
 
 
-def size_names(module: nn.Module) -> tuple[str, ...]:
-    """Return the attributes that hold a leaf's widths, by dimension of its weight; none for other modules."""
+def size_names(module: nn.Module | None) -> tuple[str, ...]:
+    """Return the attributes that hold a leaf's widths, units first; none for other modules."""
     if isinstance(module, nn.Linear):
         return ("out_features", "in_features")
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, Conv):
         return ("out_channels", "in_channels")
-    return ("num_features",) if isinstance(module, Norm) else ()
+    if isinstance(module, nn.GroupNorm):
+        return ("num_channels",)
+    return ("num_features",) if isinstance(module, nn.modules.batchnorm._NormBase) else ()
+
+
+def sides_of(module: nn.Module) -> tuple[str, ...]:
+    """Return the sides of a module with widths, in the order of `size_names`."""
+    return ("out", "in") if isinstance(module, (nn.Linear, Conv)) else ("norm",)
+
+
+def head_attributes(module: nn.Module) -> tuple[str, ...]:
+    """Return the attributes in which an attention module keeps how many heads it has."""
+    return tuple(name for name in HEADS if type(vars(module).get(name)) is int)
 
 
 @torch.no_grad()
 def cut_out(net: nn.Module, removed: Removed) -> nn.Module:
     """Remove these positions from `net`, in place, and return it; shared parameters stay shared."""
     ties, is_single = _find_ties(net), len(prunable_layers(net)) == 1
-    for (name, dim), positions in removed.items():
+    for (name, side), positions in removed.items():
         module = net.get_submodule(name)
-        remaining = complement(positions, getattr(module, size_names(module)[dim]))
-        if type(module) is nn.Linear and is_single:  # input features, not channels
+        if side == "heads":
+            _remove_heads(module, len(positions))
+        elif " " in side:
+            leaf, _, dim = side.partition(" ")
+            size = getattr(module, leaf).shape[int(dim)]
+            _select_tensor(module, leaf, int(dim), complement(positions, size))
+        elif type(module) is nn.Linear and is_single and side == "in":  # input features, not channels
+            remaining = complement(positions, module.in_features)
             net = replace_module(net, name, SelectedLinear(module, remaining))
         else:
-            _select_in_place(module, dim, remaining)
+            _cut_side(module, side, positions)
     _restore_ties(net, ties)  # a cut makes new parameters
     return net
 
@@ -117,17 +157,53 @@ def complement(positions: Tensor, size: int) -> Tensor:
     return outside.nonzero().flatten()
 
 
+def axis_of(module: nn.Module, tensor_name: str, dims: int, side: str) -> int | None:
+    """Return the dimension in which a module's own tensor has the positions of a side; None for none.
+
+    A grouped convolution is cut by whole groups: its weight has them in dimension 0 alone.
+    """
+    if isinstance(module, Conv) and tensor_name == "weight":
+        if module.groups == 1:
+            axis = unit_dim(module) if side == "out" else 1 - unit_dim(module)
+            return axis
+        return 0 if side == ("in" if module.transposed else "out") else None
+    if side == "in":
+        # `inputs` of a SelectedLinear goes with the columns.
+        return 0 if tensor_name == "inputs" else 1 if dims > 1 else None
+    return 0 if dims and tensor_name != "inputs" else None  # num_batches_tracked has no dimension
+
+
 @torch.no_grad()
-def _select_in_place(module: nn.Module, dim: int, positions: Tensor) -> None:
-    """Reduce every tensor of a leaf that has the dimension to these positions of it, in place."""
-    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-        # `inputs` of a SelectedLinear goes with the columns; num_batches_tracked has no dimension.
-        along = dim - 1 if name == "inputs" else dim
-        if 0 <= along < tensor.dim() and len(positions) != tensor.shape[along]:
-            selected = tensor.index_select(along, positions.to(tensor.device))
-            is_parameter = isinstance(tensor, nn.Parameter)
-            setattr(module, name, nn.Parameter(selected, tensor.requires_grad) if is_parameter else selected)
-    setattr(module, size_names(module)[dim], len(positions))
+def _cut_side(module: nn.Module, side: str, positions: Tensor) -> None:
+    """Remove positions from one side of a leaf: from its tensors, and from the widths that it keeps."""
+    attribute = dict(zip(sides_of(module), size_names(module), strict=True))[side]
+    size = getattr(module, attribute)
+    remaining = complement(positions, size)
+    for name, tensor in _own_tensors(module):
+        axis = axis_of(module, name, tensor.dim(), side)
+        if axis is not None and tensor.shape[axis] == size:
+            _select_tensor(module, name, axis, remaining)
+    if isinstance(module, Conv) and module.groups > 1 and side == "out":
+        module.groups = len(remaining) * module.groups // size
+    if isinstance(module, nn.GroupNorm):
+        module.num_groups = len(remaining) * module.num_groups // size
+    setattr(module, attribute, len(remaining))
+
+
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
+def _select_tensor(module: nn.Module, name: str, dim: int, remaining: Tensor) -> None:
+    tensor = getattr(module, name)
+    selected = tensor.detach().index_select(dim, remaining.to(tensor.device))
+    is_parameter = isinstance(tensor, nn.Parameter)
+    setattr(module, name, nn.Parameter(selected, tensor.requires_grad) if is_parameter else selected)
+
+
+def _remove_heads(module: nn.Module, heads: int) -> None:
+    for attribute in head_attributes(module):
+        setattr(module, attribute, getattr(module, attribute) - heads)
 
 
 def replace_module(net: nn.Module, name: str, module: nn.Module) -> nn.Module:

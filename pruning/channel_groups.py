@@ -1,0 +1,201 @@
+"""From what reads what to channel groups: what has to go together, and what is left whole and why.
+
+A column goes with every unit that it reads, a unit of a grouped convolution with the inputs and outputs of its
+group, layers that share a weight share their units. What is connected by that is one *channel* of the
+network: it goes whole or stays. Channels made by the same layer compete with each other and are one
+group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+from pruning.masking import Conv, Group, Member, Side, prunable_layers, unit_dim
+from pruning.probe import LOGITS, Reads
+
+Node = tuple[str, str]  # ("unit" or "column", module)
+CLASSES = "its units are classes: they reach the logits"
+PROTECTED = "protected"
+UNREAD = "no layer is seen that reads its units"
+WHOLE = "its units are mixed (a norm, softmax or sum over channels): none can go without the others"
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """The groups of a network by the name of their root layer, and layer -> why it is left whole."""
+
+    groups: Mapping[str, Group]
+    whole: Mapping[str, str]
+
+
+@dataclass
+class Graph:
+    """Units and columns as numbered nodes, and the edges between those that go together."""
+
+    starts: dict[Node, int] = field(default_factory=dict)
+    size: int = 0
+    edges: list[Tensor] = field(default_factory=list)
+
+    def add(self, node: Node, count: int) -> None:
+        self.starts[node] = self.size
+        self.size += count
+
+    def tie(self, first: Node, positions: Tensor, second: Node, others: Tensor) -> None:
+        """Tie positions of two modules, pair by pair."""
+        self.edges.append(torch.stack([positions + self.starts[first], others + self.starts[second]]))
+
+    def tie_all(self, node: Node, positions: Tensor) -> None:
+        """Tie positions of one module to each other."""
+        if len(positions):
+            self.tie(node, positions, node, positions[:1].expand(len(positions)))
+
+    def labels(self) -> Tensor:
+        """Return int64 [nodes]: the number of each node's connected part."""
+        pairs = torch.cat(self.edges, 1).numpy() if self.edges else torch.empty(2, 0).numpy()
+        matrix = coo_array((torch.ones(pairs.shape[1]).numpy(), (pairs[0], pairs[1])), (self.size, self.size))
+        return torch.from_numpy(connected_components(matrix, directed=False)[1]).long()
+
+
+def connect(net: nn.Module, reads: Reads) -> Graph:
+    """Return the graph of a network: every column tied to the units that it reads, and so on."""
+    layers, graph = prunable_layers(net), Graph()
+    for name in reads.order:
+        graph.add(("unit", name), _width(layers[name], "out"))
+    for reader, width in reads.widths.items():
+        graph.add(("column", reader), width)
+    for pairs in (reads.single, reads.several):
+        for (reader, layer), (columns, units) in pairs.items():
+            graph.tie(("column", reader), columns, ("unit", layer), units)
+    for (reader, layer), columns in reads.mixed.items():
+        units = torch.arange(_width(layers[layer], "out"))
+        graph.tie_all(("unit", layer), units)
+        graph.tie(("column", reader), columns, ("unit", layer), units[:1].expand(len(columns)))
+    first_by_weight: dict[int, str] = {}
+    for name in reads.order:
+        layer = layers[name]
+        if isinstance(layer, Conv) and layer.groups > 1:
+            _tie_conv_groups(graph, name, layer)
+        first = first_by_weight.setdefault(id(layer.weight), name)
+        if first != name:
+            for node, side in (("unit", "out"), ("column", "in")):
+                positions = torch.arange(_width(layer, side))
+                graph.tie((node, first), positions, (node, name), positions)
+    return graph
+
+
+def _tie_conv_groups(graph: Graph, name: str, layer: Conv) -> None:
+    """Tie the inputs and outputs of each group of a grouped convolution: they go as a whole."""
+    columns, units = torch.arange(layer.in_channels), torch.arange(layer.out_channels)
+    per_group = layer.in_channels // layer.groups
+    firsts = units // (layer.out_channels // layer.groups) * per_group
+    graph.tie(("unit", name), units, ("column", name), firsts)
+    graph.tie(("column", name), columns, ("column", name), columns // per_group * per_group)
+
+
+def _width(layer: nn.Module, side: str) -> int:
+    if isinstance(layer, Conv):
+        return layer.out_channels if side == "out" else layer.in_channels
+    return int(layer.weight.shape[0 if side == "out" else 1])  # type: ignore[index,union-attr]
+
+
+def make_groups(
+    net: nn.Module, reads: Reads, *, outputs: Collection[str], protected: Collection[str]
+) -> ChannelGroups:
+    """Return the channel groups, in order of registration of their root layers."""
+    graph = connect(net, reads)
+    labels, layers = graph.labels(), prunable_layers(net)
+    at = {node: labels[start : start + _count(net, reads, node)] for node, start in graph.starts.items()}
+    is_read = torch.zeros(int(labels.max()) + 1, dtype=torch.bool)
+    for name in reads.order:
+        is_read[at["column", name]] = True
+    reasons: dict[int, str] = dict.fromkeys((~is_read).nonzero().flatten().tolist(), UNREAD)
+    classes = {*outputs, *(layer for reader, layer in _pairs(reads) if reader == LOGITS)}
+    for names, reason in ((protected, PROTECTED), (classes, CLASSES)):
+        for name in names:
+            if ("unit", name) in at:
+                reasons |= dict.fromkeys(at["unit", name].unique().tolist(), reason)
+    reasons |= dict.fromkeys(at["column", LOGITS].unique().tolist(), CLASSES)
+    groups: dict[str, Group] = {}
+    whole: dict[str, str] = {}
+    taken = torch.zeros(len(is_read), dtype=torch.bool)
+    for name in [name for name in layers if ("unit", name) in at]:
+        channels = _ordered_unique(at["unit", name])
+        free = [c for c in channels.tolist() if c not in reasons and not taken[c]]
+        if len(free) == 1 and len(channels) == 1 and len(at["unit", name]) > 1:
+            whole[name] = WHOLE
+        if any(c in reasons for c in channels.tolist()) and not free:
+            whole[name] = next(reasons[c] for c in channels.tolist() if c in reasons)
+        if len(free) > 1:
+            groups[name] = _group(net, name, torch.tensor(free), at, reads)
+            taken[free] = True
+    return ChannelGroups(groups, whole)
+
+
+def _pairs(reads: Reads) -> Iterable[tuple[str, str]]:
+    return (*reads.single, *reads.several, *reads.mixed)
+
+
+def _count(net: nn.Module, reads: Reads, node: Node) -> int:
+    kind, name = node
+    return reads.widths[name] if kind == "column" else _width(prunable_layers(net)[name], "out")
+
+
+def _ordered_unique(values: Tensor) -> Tensor:
+    return torch.tensor(list(dict.fromkeys(values.tolist())))
+
+
+def _group(net: nn.Module, root: str, channels: Tensor, at: Mapping[Node, Tensor], reads: Reads) -> Group:
+    """Return the group of these channels, whose units are numbered in the order of the root's rows."""
+    number = torch.full((int(max(int(part.max()) for part in at.values())) + 1,), -1)
+    number[channels] = torch.arange(len(channels))
+    members: list[Member] = []
+    followers: list[Member] = []
+    for name in [root, *(reader for reader in reads.order if reader != root)]:
+        members += _unit_members(net, name, number[at["unit", name]])
+    layers = prunable_layers(net)
+    for name in reads.widths:
+        if name not in layers and name != LOGITS:
+            members += _some(name, "norm", number[at["column", name]])
+    for name in reads.order:
+        column_members = _some(name, "in", number[at["column", name]])
+        layer = layers[name]
+        if isinstance(layer, Conv) and layer.groups > 1:
+            followers += column_members
+            followers += _some(name, "out", number[at["unit", name]]) if layer.transposed else []
+        else:
+            members += [_in_dim(member, layer) for member in column_members]
+    return Group(root, len(channels), tuple(members), tuple(followers))
+
+
+def _unit_members(net: nn.Module, name: str, roots: Tensor) -> Sequence[Member]:
+    layer = prunable_layers(net)[name]
+    members = _some(name, "out", roots)
+    if not members or not isinstance(layer, Conv) or not layer.transposed:
+        return members
+    (member,) = members
+    index, root = member.index, member.root
+    entries = [Member(name, "entry", index, root, "bias")] if layer.bias is not None else []
+    if layer.groups == 1:
+        return [Member(name, "out", index, root, "weight", 1), *entries]
+    # Dimension 0 of the weight has the inputs, group by group.
+    per_unit, per_input = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    roots_of_inputs = roots[torch.arange(layer.in_channels) // per_input * per_unit]
+    (rows,) = _some(name, "entry", roots_of_inputs)
+    return [Member(name, "entry", rows.index, rows.root, "weight", 0), *entries]
+
+
+def _in_dim(member: Member, layer: nn.Module) -> Member:
+    if unit_dim(layer) == 0:
+        return member
+    return Member(member.module, "in", member.index, member.root, "weight", 0)
+
+
+def _some(name: str, side: Side, roots: Tensor) -> list[Member]:
+    index = (roots >= 0).nonzero().flatten()
+    return [Member(name, side, index, roots[index])] if len(index) else []

@@ -1,0 +1,394 @@
+"""Ask a network which columns read which units, instead of reading its operators.
+
+Every layer with weights is a *wall*: it answers what it answered before, whatever it reads, save for a
+perturbation of some of its units. The perturbation passes activations, norms, sums, concatenations and
+reshapes, and stops at the inputs of the next layers, where one sees which columns have changed. As no layer
+computes anything, a pass costs what is between the layers.
+
+The units of a layer are numbered in binary: pass b perturbs those whose bit b is 1, its twin those whose bit
+is 0. A column of one unit changes in exactly one pass of each pair, and the bits spell the unit; a column that
+changes in both reads several, which are then perturbed one by one. The passes of a layer lie side by side
+in one batch, and layers that reach no column in common share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.checks import FORWARD_ERRORS, one_line
+from pruning.masking import prunable_layers
+
+LOGITS = "the logits"  # the last reader; no module has a name with a space
+CHANGE = 1e-9  # of the largest value that is read; a gate moves what it gates by 1e-3 and more
+CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes
+SINGLES = 12  # units that are perturbed alone to see whether every unit reaches everything
+Key = tuple[str, int]  # (module, number of its call)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What reads what. Positions are int64 tensors of one length: column i of the reader reads unit i.
+
+    `single`: (reader, layer) -> (columns, units) that are read alone; `several`: the same, for columns that
+    read more than one unit of the layer; `mixed`: (reader, layer) -> columns that read all of its units.
+    `order`: the layers in order of their first call; `widths`: reader -> its number of columns.
+    """
+
+    order: tuple[str, ...]
+    widths: Mapping[str, int]
+    single: Mapping[tuple[str, str], tuple[Tensor, Tensor]]
+    several: Mapping[tuple[str, str], tuple[Tensor, Tensor]]
+    mixed: Mapping[tuple[str, str], Tensor]
+
+
+@dataclass
+class Call:
+    """One call of a layer or norm, of one image: what it read and answered, and where the batch lies."""
+
+    read: Tensor
+    answer: Tensor | None
+    read_dim: int | None = None
+    answer_dim: int | None = None
+
+
+@dataclass
+class Probe:
+    """A network whose layers answer what they answered before. `readers` are modules besides the layers."""
+
+    net: nn.Module
+    example: Tensor
+    readers: Mapping[str, nn.Module]
+    base: dict[Key, Call] = field(default_factory=dict)
+    is_batched: bool = True
+
+    def __post_init__(self) -> None:
+        self.layers = prunable_layers(self.net)
+        self.watched: dict[str, nn.Module] = {**self.layers, **self.readers}
+
+    def record(self, draw: int) -> None:
+        """Run the network itself on two images, together and alone. ValueError where it does not run."""
+        generator = torch.Generator().manual_seed(draw)
+        shape = (2, *self.example.shape[1:])
+        images = torch.randn(shape, generator=generator, dtype=torch.float64)
+        images = images.to(self.example.device) * (1.0, 3.0, 0.3)[draw % 3]
+        first, second = (self._calls(image[None]) for image in images)
+        if first.keys() != second.keys():
+            raise ValueError(
+                f"{type(self.net).__name__} takes another path for another image: its channels cannot be traced"
+            )
+        try:
+            both = self._calls(images)
+        except FORWARD_ERRORS:
+            both = {}
+        self.base = first
+        for key, call in first.items():
+            if key in both and call.answer is not None:
+                call.answer_dim = _batch_dim(call.answer, second[key].answer, both[key].answer)
+            call.read_dim = _batch_dim(call.read, second[key].read, both[key].read) if key in both else None
+        self.images, self.is_batched = images[:1], both.keys() == first.keys()
+
+    def _calls(self, images: Tensor) -> dict[Key, Call]:
+        calls: dict[Key, Call] = {}
+        counts: dict[str, Iterator[int]] = {name: count() for name in self.watched}
+
+        def on_call(name: str, module: nn.Module, args: Any, kwargs: Any, answer: Any) -> None:
+            read = args[0] if args else kwargs.get("input")
+            if isinstance(read, Tensor) and isinstance(answer, Tensor):
+                is_wall = name in self.layers
+                calls[name, next(counts[name])] = Call(read.clone(), answer.clone() if is_wall else None)
+
+        handles = [
+            module.register_forward_hook(partial(on_call, name), with_kwargs=True)
+            for name, module in self.watched.items()
+        ]
+        try:
+            logits = self._forward(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        calls[LOGITS, 0] = Call(logits, None)
+        return calls
+
+    @torch.no_grad()
+    def _forward(self, images: Tensor) -> Tensor:
+        try:
+            logits = self.net(images.clone())
+        except FORWARD_ERRORS as error:
+            raise ValueError(f"{type(self.net).__name__} does not run: {one_line(error)}") from error
+        if not isinstance(logits, Tensor):
+            raise ValueError(f"{type(self.net).__name__} returns a {type(logits).__name__}, and no logits")
+        return logits
+
+    def changed(self, codes: Mapping[str, Tensor], push: str, passes: int) -> dict[str, Tensor]:
+        """Return reader -> bool [passes, columns]: which of its columns change when units are perturbed.
+
+        `codes`: layer -> bool [passes, units], the units that each pass perturbs.
+        """
+        is_batched = self.is_batched and all(
+            call.answer_dim is not None for (name, _), call in self.base.items() if name in codes
+        )
+        largest = max((c.answer.numel() for c in self.base.values() if c.answer is not None), default=1)
+        chunk = max(1, min(128, CHUNK // largest)) if is_batched else 1
+        pieces = [
+            self._changed({name: code[start : start + chunk] for name, code in codes.items()}, push, is_batched)
+            for start in range(0, passes, chunk)
+        ]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _changed(self, codes: Mapping[str, Tensor], push: str, is_batched: bool) -> dict[str, Tensor]:
+        passes = len(next(iter(codes.values())))
+        copies = passes + 1 if is_batched else 1  # the first copy is not perturbed
+        result: dict[str, Tensor] = {}
+        counts: dict[str, Iterator[int]] = {name: count() for name in self.watched}
+
+        def on_read(name: str, number: int, read: Tensor) -> None:
+            call = self.base.get((name, number))
+            if call is None:
+                raise _OtherPath(name)
+            change = _changes(read, call, copies, _channel_dim(self.watched.get(name), read))
+            result[name] = result[name] | change if name in result else change
+
+        def answer(name: str, layer: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+            number = next(counts[name])
+            read = args[0] if args else kwargs["input"]
+            on_read(name, number, read)
+            call = self.base[name, number]
+            return _answer(call, copies, codes.get(name), push, _channel_dim(layer, read))
+
+        def watch(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+            on_read(name, next(counts[name]), args[0] if args else kwargs["input"])
+
+        images = self.images.expand(copies, *self.images.shape[1:])
+        with self._walls(answer, watch):
+            on_read(LOGITS, 0, self._forward(images))
+        for name in self.watched.keys() - result.keys():
+            if (name, 0) in self.base:
+                raise _OtherPath(name)
+        return result
+
+    @contextmanager
+    def _walls(self, answer: Any, watch: Any) -> Iterator[None]:
+        """Let every layer answer by `answer`, and pass what other readers read to `watch`."""
+        handles = []
+        forwards = {name: vars(layer).get("forward") for name, layer in self.layers.items()}
+        for name, layer in self.layers.items():
+            vars(layer)["forward"] = partial(answer, name, layer)
+        for name, module in self.readers.items():
+            handles.append(module.register_forward_pre_hook(partial(watch, name), with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for name, layer in self.layers.items():
+                del vars(layer)["forward"]
+                if forwards[name] is not None:
+                    vars(layer)["forward"] = forwards[name]
+
+
+class _OtherPath(ValueError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: the network takes another path for other values: it cannot be traced")
+
+
+def _batch_dim(first: Tensor, second: Tensor | None, both: Tensor | None) -> int | None:
+    """Return the dimension along which two images lie one after the other; None where there is none."""
+    if second is None or both is None or first.shape != second.shape or first.dim() != both.dim():
+        return None
+    for dim in range(first.dim()):
+        shape = list(first.shape)
+        shape[dim] *= 2
+        if shape == list(both.shape):
+            scale = float(both.abs().max())
+            if torch.allclose(torch.cat([first, second], dim), both, rtol=1e-6, atol=1e-9 * scale):
+                return dim
+    return None
+
+
+def _channel_dim(module: nn.Module | None, read: Tensor) -> int:
+    """Return where the columns of a reader lie, counted from the end: the batch may be split in front."""
+    if module is None or isinstance(module, nn.Linear):
+        return -1
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return -len(module.kernel_size) - 1
+    return 1 - read.dim()
+
+
+def _changes(read: Tensor, call: Call, copies: int, dim: int) -> Tensor:
+    """Return bool [passes, columns] of one read: against the first copy, or against the recorded read."""
+    if copies == 1:
+        if read.shape != call.read.shape:
+            return torch.ones(1, call.read.shape[dim], dtype=torch.bool)
+        both = torch.stack([call.read, read])
+    elif call.read_dim is None:
+        return torch.zeros(copies - 1, read.shape[dim], dtype=torch.bool)
+    else:
+        both = read.movedim(call.read_dim, 0).unflatten(0, (copies, -1)).movedim(1, call.read_dim + 1)
+    base = both[:1]
+    differences = (both[1:] - base).abs_().nan_to_num_(nan=float("inf"), posinf=float("inf"))
+    per_column = differences.movedim(dim, 1).flatten(2).amax(2)
+    finite = base[torch.isfinite(base)]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    return (per_column > CHANGE * scale).cpu()
+
+
+def _answer(call: Call, copies: int, codes: Tensor | None, push: str, dim: int) -> Tensor:
+    """Return the recorded answer once for each copy, each with its own units perturbed."""
+    answer = call.answer
+    assert answer is not None, "layers have answers"
+    if copies == 1:
+        return answer + _push(answer, push, dim) * _along(codes[0], dim, answer) if codes is not None else answer.clone()
+    batch = call.answer_dim
+    if batch is None:
+        return answer.clone()
+    stacked = answer[None].expand(copies, *answer.shape).clone()
+    if codes is not None:
+        pushed = _push(answer, push, dim)
+        for number, code in enumerate(codes, start=1):
+            stacked[number].add_(pushed * _along(code, dim, answer))
+    # One image after the other along the dimension of the batch, as the network itself lays them.
+    return stacked.movedim(0, batch).flatten(batch, batch + 1)
+
+
+def _push(answer: Tensor, push: str, dim: int) -> Tensor:
+    """Return what is added to the units: upwards or downwards beyond zero, or both ways by less."""
+    generator = torch.Generator().manual_seed(answer.numel())
+    size = torch.rand(answer.shape, generator=generator, dtype=torch.float64).add_(0.5).to(answer)
+    largest = max(float(answer.abs().max()), 1.0)  # small answers may be far below the shift of a norm
+    if push == "both":
+        sign = torch.rand(answer.shape, generator=generator, dtype=torch.float64).to(answer).sub_(0.5).sign_()
+        return size.mul_(sign).mul_(0.5 * largest)
+    return size.mul_((3.0 if push == "up" else -3.0) * largest)
+
+
+def _along(code: Tensor, dim: int, like: Tensor) -> Tensor:
+    shape = [1] * like.dim()
+    shape[dim] = -1
+    return code.to(like).reshape(shape)
+
+
+PUSHES = ("up", "down", "both")
+
+
+def find_reads(probe: Probe) -> Reads:
+    """Return what reads what in a network in eval mode, in float64. ValueError where it cannot be run."""
+    probe.record(0)
+    order = tuple(dict.fromkeys(name for name, _ in probe.base if name in probe.layers))
+    units = {name: _unit_count(probe, name) for name in order}
+    reach = _find_reach(probe, order, units)
+    single: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+    several: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+    mixed: dict[tuple[str, str], Tensor] = {}
+    unclear: dict[str, dict[str, Tensor]] = {}
+    for names in _batches(reach, order):
+        seen = _decode(probe, names, units)
+        for name in names:
+            for reader in reach[name]:
+                ones, zeros = seen[reader][name] if name in seen[reader] else (None, None)
+                if ones is None or zeros is None:
+                    continue
+                is_read = (ones | zeros).any(0)
+                is_single = (ones ^ zeros).all(0)
+                if is_single.any():
+                    columns = is_single.nonzero().flatten()
+                    weights = 2 ** torch.arange(len(ones))
+                    single[reader, name] = columns, (ones[:, columns].long() * weights[:, None]).sum(0)
+                if (is_read & ~is_single).any():
+                    unclear.setdefault(name, {})[reader] = is_read & ~is_single
+    for names in _batches({name: tuple(readers) for name, readers in unclear.items()}, tuple(unclear)):
+        for name in names:
+            _look_closely(probe, name, units[name], unclear[name], several, mixed)
+    widths = {name: int(call.read.shape[_channel_dim(probe.watched.get(name), call.read)]) for (name, _), call in probe.base.items()}
+    return Reads(order, widths, single, several, mixed)
+
+
+def _unit_count(probe: Probe, name: str) -> int:
+    answer = probe.base[name, 0].answer
+    assert answer is not None
+    return int(answer.shape[_channel_dim(probe.layers[name], answer)])
+
+
+def _find_reach(probe: Probe, order: Sequence[str], units: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    """Return layer -> the readers that any of its units reach."""
+    reach: dict[str, set[str]] = {name: set() for name in order}
+    for push in PUSHES:
+        codes = {
+            name: torch.eye(len(order), dtype=torch.bool)[:, [number]].expand(-1, units[name])
+            for number, name in enumerate(order)
+        }
+        for reader, change in probe.changed(codes, push, len(order)).items():
+            for number in change.any(1).nonzero().flatten().tolist():
+                reach[order[number]].add(reader)
+    return {name: tuple(sorted(readers)) for name, readers in reach.items()}
+
+
+def _batches(reach: Mapping[str, Sequence[str]], order: Sequence[str]) -> list[list[str]]:
+    """Return the layers in sets of which no two reach a reader in common."""
+    batches: list[tuple[list[str], set[str]]] = []
+    for name in order:
+        for names, readers in batches:
+            if readers.isdisjoint(reach[name]):
+                names.append(name)
+                readers.update(reach[name])
+                break
+        else:
+            batches.append(([name], set(reach[name])))
+    return [names for names, _ in batches]
+
+
+def _decode(
+    probe: Probe, names: Sequence[str], units: Mapping[str, int]
+) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
+    """Return reader -> layer -> (ones, zeros), bool [bits, columns]: whether it changed in each twin pass."""
+    bits = max(max(1, (units[name] - 1).bit_length()) for name in names)
+    codes = {}
+    for name in names:
+        is_one = (torch.arange(units[name])[None] >> torch.arange(bits)[:, None]) & 1 == 1
+        codes[name] = torch.cat([is_one, ~is_one])
+    total: dict[str, Tensor] = {}
+    for push in PUSHES:
+        for reader, change in probe.changed(codes, push, 2 * bits).items():
+            total[reader] = total[reader] | change if reader in total else change
+    return {reader: {name: (change[:bits], change[bits:]) for name in names} for reader, change in total.items()}
+
+
+def _look_closely(
+    probe: Probe,
+    name: str,
+    units: int,
+    unclear: Mapping[str, Tensor],
+    several: dict[tuple[str, str], tuple[Tensor, Tensor]],
+    mixed: dict[tuple[str, str], Tensor],
+) -> None:
+    """Perturb the units of a layer one by one, to see which of them the unclear columns read."""
+    some = torch.randperm(units, generator=torch.Generator().manual_seed(0))[:SINGLES]
+    first = probe.changed({name: _one_hot(some, units)}, "both", len(some))
+    open_readers = []
+    for reader, columns in unclear.items():
+        if first[reader][:, columns].all():
+            mixed[reader, name] = columns.nonzero().flatten()
+        else:
+            open_readers.append(reader)
+    if not open_readers:
+        return
+    total: dict[str, Tensor] = {}
+    for push in PUSHES:
+        change = probe.changed({name: _one_hot(torch.arange(units), units)}, push, units)
+        total = {r: change[r] | total[r] if r in total else change[r] for r in open_readers}
+    for reader in open_readers:
+        pairs = (total[reader] & unclear[reader]).nonzero()
+        several[reader, name] = pairs[:, 1], pairs[:, 0]
+
+
+def _one_hot(positions: Tensor, size: int) -> Tensor:
+    return torch.zeros(len(positions), size, dtype=torch.bool).index_put_(
+        (torch.arange(len(positions)), positions), torch.tensor(True)
+    )
