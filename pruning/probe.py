@@ -29,7 +29,7 @@ from pruning.masking import prunable_layers
 LOGITS = "the logits"  # the last reader; no module has a name with a space
 CHANGE = 1e-9  # of the largest value that is read; a gate moves what it gates by 1e-3 and more
 CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes
-SINGLES = 12  # units that are perturbed alone to see whether every unit reaches everything
+SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
 Key = tuple[str, int]  # (module, number of its call)
 
 
@@ -67,6 +67,9 @@ class Probe:
     example: Tensor
     readers: Mapping[str, nn.Module]
     base: dict[Key, Call] = field(default_factory=dict)
+    answers: dict[Key, Tensor] = field(default_factory=dict)
+    reads: dict[Key, Tensor] = field(default_factory=dict)
+    kind: str = ""
     is_batched: bool = True
 
     def __post_init__(self) -> None:
@@ -127,6 +130,15 @@ class Probe:
             raise ValueError(f"{type(self.net).__name__} returns a {type(logits).__name__}, and no logits")
         return logits
 
+    def push(self, kind: str) -> None:
+        """Choose what the layers answer from now on, and which way units are perturbed."""
+        if kind == self.kind:
+            return
+        self.kind, self.reads = kind, {}
+        for number, (key, call) in enumerate(self.base.items()):
+            if call.answer is not None:
+                self.answers[key] = _answer_of(call.answer, kind, seed=number)
+
     def changed(self, codes: Mapping[str, Tensor], push: str, passes: int) -> dict[str, Tensor]:
         """Return reader -> bool [passes, columns]: which of its columns change when units are perturbed.
 
@@ -135,16 +147,21 @@ class Probe:
         is_batched = self.is_batched and all(
             call.answer_dim is not None for (name, _), call in self.base.items() if name in codes
         )
+        self.push(push)
+        if not is_batched and not self.reads:
+            self._changed({}, is_batched=False)  # nothing perturbed: the reads to compare with
+        if not passes:
+            return {}
         largest = max((c.answer.numel() for c in self.base.values() if c.answer is not None), default=1)
         chunk = max(1, min(128, CHUNK // largest)) if is_batched else 1
         pieces = [
-            self._changed({name: code[start : start + chunk] for name, code in codes.items()}, push, is_batched)
+            self._changed({name: code[start : start + chunk] for name, code in codes.items()}, is_batched=is_batched)
             for start in range(0, passes, chunk)
         ]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def _changed(self, codes: Mapping[str, Tensor], push: str, is_batched: bool) -> dict[str, Tensor]:
-        passes = len(next(iter(codes.values())))
+    def _changed(self, codes: Mapping[str, Tensor], *, is_batched: bool) -> dict[str, Tensor]:
+        passes = len(next(iter(codes.values()))) if codes else 0
         copies = passes + 1 if is_batched else 1  # the first copy is not perturbed
         result: dict[str, Tensor] = {}
         counts: dict[str, Iterator[int]] = {name: count() for name in self.watched}
@@ -153,7 +170,14 @@ class Probe:
             call = self.base.get((name, number))
             if call is None:
                 raise _OtherPath(name)
-            change = _changes(read, call, copies, _channel_dim(self.watched.get(name), read))
+            dim = _channel_dim(self.watched.get(name), read)
+            if not is_batched:
+                base = self.reads.setdefault((name, number), read.clone())
+                same_shape = base.shape == read.shape
+                both = torch.stack([base, read]) if same_shape else None
+            else:
+                both = _copies(read, call.read_dim, copies)
+            change = _changes(both, dim, read.shape[dim], passes)
             result[name] = result[name] | change if name in result else change
 
         def answer(name: str, layer: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
@@ -161,7 +185,9 @@ class Probe:
             read = args[0] if args else kwargs["input"]
             on_read(name, number, read)
             call = self.base[name, number]
-            return _answer(call, copies, codes.get(name), push, _channel_dim(layer, read))
+            answer = self.answers[name, number]
+            batch = call.answer_dim if is_batched else None
+            return _answer(answer, batch, copies, codes.get(name), self.kind, _channel_dim(layer, read))
 
         def watch(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
             on_read(name, next(counts[name]), args[0] if args else kwargs["input"])
@@ -222,47 +248,56 @@ def _channel_dim(module: nn.Module | None, read: Tensor) -> int:
     return 1 - read.dim()
 
 
-def _changes(read: Tensor, call: Call, copies: int, dim: int) -> Tensor:
-    """Return bool [passes, columns] of one read: against the first copy, or against the recorded read."""
-    if copies == 1:
-        if read.shape != call.read.shape:
-            return torch.ones(1, call.read.shape[dim], dtype=torch.bool)
-        both = torch.stack([call.read, read])
-    elif call.read_dim is None:
-        return torch.zeros(copies - 1, read.shape[dim], dtype=torch.bool)
-    else:
-        both = read.movedim(call.read_dim, 0).unflatten(0, (copies, -1)).movedim(1, call.read_dim + 1)
-    base = both[:1]
-    differences = (both[1:] - base).abs_().nan_to_num_(nan=float("inf"), posinf=float("inf"))
+def _copies(read: Tensor, batch: int | None, copies: int) -> Tensor | None:
+    """Return [copies, ...]: the copies of a batch one by one; None where they do not lie side by side."""
+    if batch is None:
+        return None
+    return read.movedim(batch, 0).unflatten(0, (copies, -1)).movedim(1, batch + 1)
+
+
+def _changes(copies: Tensor | None, dim: int, columns: int, passes: int) -> Tensor:
+    """Return bool [passes, columns]: where a copy differs from the first."""
+    if copies is None:
+        return torch.zeros(passes, columns, dtype=torch.bool)
+    base = copies[:1]
+    differences = (copies[1:] - base).abs_().nan_to_num_(nan=float("inf"), posinf=float("inf"))
     per_column = differences.movedim(dim, 1).flatten(2).amax(2)
     finite = base[torch.isfinite(base)]
     scale = float(finite.abs().max()) if finite.numel() else 0.0
     return (per_column > CHANGE * scale).cpu()
 
 
-def _answer(call: Call, copies: int, codes: Tensor | None, push: str, dim: int) -> Tensor:
-    """Return the recorded answer once for each copy, each with its own units perturbed."""
-    answer = call.answer
-    assert answer is not None, "layers have answers"
-    if copies == 1:
-        return answer + _push(answer, push, dim) * _along(codes[0], dim, answer) if codes is not None else answer.clone()
-    batch = call.answer_dim
+def _answer(
+    answer: Tensor, batch: int | None, copies: int, codes: Tensor | None, push: str, dim: int
+) -> Tensor:
+    """Return the answer once for each copy, each but the first with its own units perturbed."""
     if batch is None:
-        return answer.clone()
+        return answer.clone() if codes is None else answer + _push(answer, push) * _along(codes[0], dim, answer)
     stacked = answer[None].expand(copies, *answer.shape).clone()
     if codes is not None:
-        pushed = _push(answer, push, dim)
+        pushed = _push(answer, push)
         for number, code in enumerate(codes, start=1):
             stacked[number].add_(pushed * _along(code, dim, answer))
     # One image after the other along the dimension of the batch, as the network itself lays them.
     return stacked.movedim(0, batch).flatten(batch, batch + 1)
 
 
-def _push(answer: Tensor, push: str, dim: int) -> Tensor:
-    """Return what is added to the units: upwards or downwards beyond zero, or both ways by less."""
+def _answer_of(recorded: Tensor, push: str, *, seed: int) -> Tensor:
+    """Return what a layer answers: what it answered, and noise, so that little is closed or saturated.
+
+    Upwards the noise is positive: a gate or ReLU that is closed hides what it would pass on.
+    """
+    generator = torch.Generator().manual_seed(1000 * PUSHES.index(push) + seed)
+    noise = torch.randn(recorded.shape, generator=generator, dtype=torch.float64).to(recorded)
+    scale = max(float(recorded.std()) if recorded.numel() > 1 else 0.0, 1.0)
+    return recorded + scale * (noise.abs() + 0.1 if push == "up" else noise)
+
+
+def _push(answer: Tensor, push: str) -> Tensor:
+    """Return what is added to perturbed units: upwards or downwards beyond zero, or both ways by less."""
     generator = torch.Generator().manual_seed(answer.numel())
     size = torch.rand(answer.shape, generator=generator, dtype=torch.float64).add_(0.5).to(answer)
-    largest = max(float(answer.abs().max()), 1.0)  # small answers may be far below the shift of a norm
+    largest = float(answer.abs().max())
     if push == "both":
         sign = torch.rand(answer.shape, generator=generator, dtype=torch.float64).to(answer).sub_(0.5).sign_()
         return size.mul_(sign).mul_(0.5 * largest)
@@ -275,7 +310,17 @@ def _along(code: Tensor, dim: int, like: Tensor) -> Tensor:
     return code.to(like).reshape(shape)
 
 
-PUSHES = ("up", "down", "both")
+PUSHES = ("both", "up", "down")
+
+
+@dataclass
+class _Seen:
+    """What was seen so far, by (reader, layer): see `Reads`."""
+
+    single: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    several: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    mixed: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    codes: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def find_reads(probe: Probe) -> Reads:
@@ -283,31 +328,78 @@ def find_reads(probe: Probe) -> Reads:
     probe.record(0)
     order = tuple(dict.fromkeys(name for name, _ in probe.base if name in probe.layers))
     units = {name: _unit_count(probe, name) for name in order}
-    reach = _find_reach(probe, order, units)
-    single: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
-    several: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
-    mixed: dict[tuple[str, str], Tensor] = {}
+    widths = {
+        name: int(call.read.shape[_channel_dim(probe.watched.get(name), call.read)])
+        for (name, _), call in probe.base.items()
+    }
+    reach, seen = _find_reach(probe, order, units), _Seen()
+    _find_mixed(probe, reach, units, seen)
+    reach = {name: tuple(r for r in reach[name] if (r, name) not in seen.mixed) for name in order}
+    for push in PUSHES[:2]:
+        _decode(probe, reach, units, seen, push)
+    hidden = _hidden(probe, reach, units, widths, seen)
+    _decode(probe, hidden, units, seen, PUSHES[2])
     unclear: dict[str, dict[str, Tensor]] = {}
-    for names in _batches(reach, order):
-        seen = _decode(probe, names, units)
+    for (reader, name), (ones, zeros) in seen.codes.items():
+        is_single, is_read = (ones ^ zeros).all(0), (ones | zeros).any(0)
+        if is_single.any():
+            columns, powers = is_single.nonzero().flatten(), 2 ** torch.arange(len(ones))
+            seen.single[reader, name] = columns, (ones[:, columns].long() * powers[:, None]).sum(0)
+        if (is_read & ~is_single).any():
+            unclear.setdefault(name, {})[reader] = is_read & ~is_single
+    for name, columns in unclear.items():
+        _look_closely(probe, name, units[name], columns, seen)
+    return Reads(order, widths, seen.single, seen.several, seen.mixed)
+
+
+def _hidden(
+    probe: Probe,
+    reach: Mapping[str, Sequence[str]],
+    units: Mapping[str, int],
+    widths: Mapping[str, int],
+    seen: _Seen,
+) -> dict[str, tuple[str, ...]]:
+    """Return the layers to be perturbed once more: of which no unit, or for which no column, was seen."""
+    read_columns = {name: torch.zeros(width, dtype=torch.bool) for name, width in widths.items()}
+    again: set[str] = set()
+    for name in reach:
+        read_units = torch.zeros(units[name], dtype=torch.bool)
+        for reader in reach[name]:
+            ones, zeros = seen.codes[reader, name]
+            is_read = (ones | zeros).any(0)
+            read_columns[reader] |= is_read
+            if (is_read & ~(ones | zeros).all(0)).any():
+                again.add(name)
+            columns = ((ones ^ zeros).all(0)).nonzero().flatten()
+            numbers = (ones[:, columns].long() * 2 ** torch.arange(len(ones))[:, None]).sum(0)
+            read_units[numbers[numbers < units[name]]] = True
+        if reach[name] and not read_units.all():
+            again.add(name)
+    for reader, name in seen.mixed:
+        read_columns[reader][seen.mixed[reader, name]] = True
+    for name, readers in reach.items():
+        if any(not read_columns[reader].all() for reader in readers):
+            again.add(name)
+    return {name: tuple(reach[name]) for name in reach if name in again}
+
+
+def _find_mixed(
+    probe: Probe, reach: Mapping[str, Sequence[str]], units: Mapping[str, int], seen: _Seen
+) -> None:
+    """See which readers every unit of a layer reaches in full, by the example of some units."""
+    wide = {name: readers for name, readers in reach.items() if units[name] > SINGLES and readers}
+    for names in _batches(wide, tuple(wide)):
+        some = {
+            name: torch.randperm(units[name], generator=torch.Generator().manual_seed(0))[:SINGLES]
+            for name in names
+        }
+        codes = {name: _one_hot(some[name], units[name]) for name in names}
+        changed = probe.changed(codes, "both", SINGLES)
         for name in names:
             for reader in reach[name]:
-                ones, zeros = seen[reader][name] if name in seen[reader] else (None, None)
-                if ones is None or zeros is None:
-                    continue
-                is_read = (ones | zeros).any(0)
-                is_single = (ones ^ zeros).all(0)
-                if is_single.any():
-                    columns = is_single.nonzero().flatten()
-                    weights = 2 ** torch.arange(len(ones))
-                    single[reader, name] = columns, (ones[:, columns].long() * weights[:, None]).sum(0)
-                if (is_read & ~is_single).any():
-                    unclear.setdefault(name, {})[reader] = is_read & ~is_single
-    for names in _batches({name: tuple(readers) for name, readers in unclear.items()}, tuple(unclear)):
-        for name in names:
-            _look_closely(probe, name, units[name], unclear[name], several, mixed)
-    widths = {name: int(call.read.shape[_channel_dim(probe.watched.get(name), call.read)]) for (name, _), call in probe.base.items()}
-    return Reads(order, widths, single, several, mixed)
+                change = changed[reader]
+                if change.any() and change[:, change.any(0)].all() and change.any(0).sum() > 1:
+                    seen.mixed[reader, name] = change.any(0).nonzero().flatten()
 
 
 def _unit_count(probe: Probe, name: str) -> int:
@@ -319,7 +411,7 @@ def _unit_count(probe: Probe, name: str) -> int:
 def _find_reach(probe: Probe, order: Sequence[str], units: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
     """Return layer -> the readers that any of its units reach."""
     reach: dict[str, set[str]] = {name: set() for name in order}
-    for push in PUSHES:
+    for push in PUSHES[:2]:
         codes = {
             name: torch.eye(len(order), dtype=torch.bool)[:, [number]].expand(-1, units[name])
             for number, name in enumerate(order)
@@ -345,47 +437,35 @@ def _batches(reach: Mapping[str, Sequence[str]], order: Sequence[str]) -> list[l
 
 
 def _decode(
-    probe: Probe, names: Sequence[str], units: Mapping[str, int]
-) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
-    """Return reader -> layer -> (ones, zeros), bool [bits, columns]: whether it changed in each twin pass."""
-    bits = max(max(1, (units[name] - 1).bit_length()) for name in names)
-    codes = {}
-    for name in names:
-        is_one = (torch.arange(units[name])[None] >> torch.arange(bits)[:, None]) & 1 == 1
-        codes[name] = torch.cat([is_one, ~is_one])
-    total: dict[str, Tensor] = {}
-    for push in PUSHES:
-        for reader, change in probe.changed(codes, push, 2 * bits).items():
-            total[reader] = total[reader] | change if reader in total else change
-    return {reader: {name: (change[:bits], change[bits:]) for name in names} for reader, change in total.items()}
+    probe: Probe, reach: Mapping[str, Sequence[str]], units: Mapping[str, int], seen: _Seen, push: str
+) -> None:
+    """Add to `seen.codes`, bool [bits, columns] each: in which of the twin passes a column has changed."""
+    open_layers = {name: readers for name, readers in reach.items() if readers}
+    for names in _batches(open_layers, tuple(open_layers)):
+        bits = max(max(1, (units[name] - 1).bit_length()) for name in names)
+        codes = {}
+        for name in names:
+            is_one = (torch.arange(units[name])[None] >> torch.arange(bits)[:, None]) & 1 == 1
+            codes[name] = torch.cat([is_one, ~is_one])
+        changed = probe.changed(codes, push, 2 * bits)
+        for name in names:
+            for reader in reach[name]:
+                own_bits = max(1, (units[name] - 1).bit_length())
+                ones, zeros = changed[reader][:own_bits], changed[reader][bits : bits + own_bits]
+                if (reader, name) in seen.codes:
+                    ones, zeros = (a | b for a, b in zip(seen.codes[reader, name], (ones, zeros), strict=True))
+                seen.codes[reader, name] = ones, zeros
 
 
 def _look_closely(
-    probe: Probe,
-    name: str,
-    units: int,
-    unclear: Mapping[str, Tensor],
-    several: dict[tuple[str, str], tuple[Tensor, Tensor]],
-    mixed: dict[tuple[str, str], Tensor],
+    probe: Probe, name: str, units: int, unclear: Mapping[str, Tensor], seen: _Seen
 ) -> None:
     """Perturb the units of a layer one by one, to see which of them the unclear columns read."""
-    some = torch.randperm(units, generator=torch.Generator().manual_seed(0))[:SINGLES]
-    first = probe.changed({name: _one_hot(some, units)}, "both", len(some))
-    open_readers = []
+    codes = _one_hot(torch.arange(units), units)
+    changed = [probe.changed({name: codes}, push, units) for push in PUSHES[:2]]
     for reader, columns in unclear.items():
-        if first[reader][:, columns].all():
-            mixed[reader, name] = columns.nonzero().flatten()
-        else:
-            open_readers.append(reader)
-    if not open_readers:
-        return
-    total: dict[str, Tensor] = {}
-    for push in PUSHES:
-        change = probe.changed({name: _one_hot(torch.arange(units), units)}, push, units)
-        total = {r: change[r] | total[r] if r in total else change[r] for r in open_readers}
-    for reader in open_readers:
-        pairs = (total[reader] & unclear[reader]).nonzero()
-        several[reader, name] = pairs[:, 1], pairs[:, 0]
+        pairs = ((changed[0][reader] | changed[1][reader]) & columns).nonzero()
+        seen.several[reader, name] = pairs[:, 1], pairs[:, 0]
 
 
 def _one_hot(positions: Tensor, size: int) -> Tensor:
