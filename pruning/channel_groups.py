@@ -9,7 +9,7 @@ group.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from scipy.sparse import coo_array
@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from pruning.masking import Conv, Group, Member, Side, prunable_layers, unit_dim
-from pruning.probe import LOGITS, Reads
+from pruning.probe import LOGITS, Reads, Slices
 
 Node = tuple[str, str]  # ("unit" or "column", module)
 CLASSES = "its units are classes: they reach the logits"
@@ -199,3 +199,41 @@ def _in_dim(member: Member, layer: nn.Module) -> Member:
 def _some(name: str, side: Side, roots: Tensor) -> list[Member]:
     index = (roots >= 0).nonzero().flatten()
     return [Member(name, side, index, roots[index])] if len(index) else []
+
+
+def removable_columns(groups: Iterable[Group], reads: Reads) -> dict[str, Tensor]:
+    """Return reader -> bool [columns]: those that belong to a group."""
+    columns = {name: torch.zeros(width, dtype=torch.bool) for name, width in reads.widths.items()}
+    for group in groups:
+        for member in (*group.members, *group.followers):
+            if member.side == "in":
+                columns[member.module][member.index] = True
+    return columns
+
+
+def add_slices(groups: Iterable[Group], slices: Sequence[Slices]) -> tuple[Group, ...]:
+    """Return the groups with the slices of other parameters that act on their channels, as followers."""
+    return tuple(
+        replace(group, followers=(*group.followers, *(m for s in slices for m in _slice_members(group, s))))
+        for group in groups
+    )
+
+
+def _slice_members(group: Group, slices: Slices) -> list[Member]:
+    """Return the positions of a tensor that go with a group's channels; none where a slice has several."""
+    roots = torch.full((slices.size,), -1)
+    for member in (*group.members, *group.followers):
+        if member.side != "in" or member.module not in slices.columns:
+            continue
+        columns, numbers = slices.columns[member.module]
+        root_of_column = torch.full((1 + max([int(member.index.max()), *columns.tolist()]),), -1)
+        root_of_column[member.index] = member.root
+        own = root_of_column[columns]
+        for number, root in zip(numbers[own >= 0].tolist(), own[own >= 0].tolist(), strict=True):
+            if number >= slices.size or int(roots[number]) not in (-1, root):
+                return []
+            roots[number] = root
+    index = (roots >= 0).nonzero().flatten()
+    if not len(index):
+        return []
+    return [Member(slices.module, "slice", index, roots[index], slices.tensor, slices.dim)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from pruning.checks import (
     check_network,
     check_stored_weights,
 )
-from pruning.channel_groups import CLASSES, PROTECTED, make_groups
+from pruning.channel_groups import CLASSES, PROTECTED, add_slices, make_groups, removable_columns
 from pruning.dataflow import find_data_flow, find_protected_layers
 from pruning.equivalence import check_equal, find_zero_columns
 from pruning.eval_mode import first_float, float64_copy, random_images
@@ -36,7 +36,7 @@ from pruning.masking import (
     mask_units,
     prunable_layers,
 )
-from pruning.probe import Probe, find_reads
+from pruning.probe import Probe, find_reads, find_slices
 from pruning.resize import Removed, SelectedLinear, axis_of, complement, cut_out
 
 UNCALLED = "it is not called as a layer"
@@ -79,8 +79,11 @@ def find_channels(net: nn.Module, example_input: Tensor, *, protect: Collection[
         _Law(net, example_input).check(features)
         return Channels(features, {})
     law = _Law(net, example_input)
-    reads = find_reads(Probe(law.perturbed, law.small_example, _norms(law.perturbed)))
+    probe = Probe(law.perturbed, law.small_example, _norms(law.perturbed))
+    reads = find_reads(probe)
     made = make_groups(law.perturbed, reads, outputs=flow.outputs, protected=protected)
+    slices = find_slices(probe, removable_columns(made.groups.values(), reads))
+    made = replace(made, groups={group.name: group for group in add_slices(made.groups.values(), slices)})
     whole = {name: UNCALLED for name in layers if name not in reads.order} | dict(made.whole)
     errors = _computed_weights(net, made.groups.values())
     stored = tuple(group for group in made.groups.values() if group.name not in errors)

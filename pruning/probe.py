@@ -27,7 +27,7 @@ from pruning.checks import FORWARD_ERRORS, one_line
 from pruning.masking import prunable_layers
 
 LOGITS = "the logits"  # the last reader; no module has a name with a space
-CHANGE = 1e-9  # of the largest value that is read; a gate moves what it gates by 1e-3 and more
+CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
 CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes
 SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
 Key = tuple[str, int]  # (module, number of its call)
@@ -160,8 +160,10 @@ class Probe:
         ]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def _changed(self, codes: Mapping[str, Tensor], *, is_batched: bool) -> dict[str, Tensor]:
-        passes = len(next(iter(codes.values()))) if codes else 0
+    def _changed(
+        self, codes: Mapping[str, Tensor], *, is_batched: bool, passes: int = 0
+    ) -> dict[str, Tensor]:
+        passes = len(next(iter(codes.values()))) if codes else passes
         copies = passes + 1 if is_batched else 1  # the first copy is not perturbed
         result: dict[str, Tensor] = {}
         counts: dict[str, Iterator[int]] = {name: count() for name in self.watched}
@@ -174,7 +176,7 @@ class Probe:
             if not is_batched:
                 base = self.reads.setdefault((name, number), read.clone())
                 same_shape = base.shape == read.shape
-                both = torch.stack([base, read]) if same_shape else None
+                both = torch.stack([base, read]) if same_shape and passes else None
             else:
                 both = _copies(read, call.read_dim, copies)
             change = _changes(both, dim, read.shape[dim], passes)
@@ -199,6 +201,26 @@ class Probe:
             if (name, 0) in self.base:
                 raise _OtherPath(name)
         return result
+
+    def changed_by(self, codes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Return reader -> bool [1, columns]: what changes when entries of tensors between the layers do.
+
+        `codes`: name -> (tensor of the network, bool of its shape).
+        """
+        self.push(PUSHES[1])  # the gates are open
+        if not self.reads:
+            self._changed({}, is_batched=False)
+        before = [(tensor, tensor.detach().clone()) for tensor, _ in codes.values()]
+        try:
+            for tensor, code in codes.values():
+                generator = torch.Generator().manual_seed(tensor.numel())
+                size = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).add_(0.5).to(tensor)
+                largest = max(float(tensor.detach().abs().max()), 1e-3)
+                tensor.data.add_(size * largest * code)
+            return self._changed({}, is_batched=False, passes=1)
+        finally:
+            for tensor, value in before:
+                tensor.data.copy_(value)
 
     @contextmanager
     def _walls(self, answer: Any, watch: Any) -> Iterator[None]:
@@ -472,3 +494,81 @@ def _one_hot(positions: Tensor, size: int) -> Tensor:
     return torch.zeros(len(positions), size, dtype=torch.bool).index_put_(
         (torch.arange(len(positions)), positions), torch.tensor(True)
     )
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices of a parameter or buffer that is no layer's weight: reader -> (columns, slices) that go together."""
+
+    module: str
+    tensor: str
+    dim: int
+    size: int
+    columns: Mapping[str, tuple[Tensor, Tensor]]
+
+
+def find_slices(probe: Probe, removable: Mapping[str, Tensor]) -> list[Slices]:
+    """Return the parameters and buffers between the layers whose slices act on columns one by one.
+
+    `removable`: reader -> bool [columns], those that belong to a channel which can go. Every slice along a
+    dimension is changed, by the same code as units are; a dimension of which a removable column sees several
+    slices is left out.
+    """
+    tensors = {
+        (name, leaf): tensor
+        for name, module in probe.net.named_modules()
+        if name not in probe.watched and not isinstance(module, nn.LayerNorm)
+        for leaf, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        if tensor.is_floating_point() and tensor.numel() > 1
+    }
+    reach: dict[str, tuple[str, ...]] = {}
+    keys = {f"{name}.{leaf}": (name, leaf) for name, leaf in tensors}
+    for label, key in keys.items():
+        tensor = tensors[key]
+        changed = probe.changed_by({label: (tensor, torch.ones_like(tensor, dtype=torch.bool))})
+        readers = tuple(r for r, change in changed.items() if change.any())
+        if any((changed[r][0] & removable[r]).any() for r in readers if r in removable):
+            reach[label] = readers
+    found: list[Slices] = []
+    for labels in _batches(reach, tuple(reach)):
+        for dim in range(max(tensors[keys[label]].dim() for label in labels)):
+            sizes = {label: tensors[keys[label]].shape[dim] for label in labels if tensors[keys[label]].dim() > dim}
+            sizes = {label: size for label, size in sizes.items() if size > 1}
+            if sizes:
+                found += _decode_slices(probe, {label: (keys[label], tensors[keys[label]]) for label in sizes}, dim, reach, removable)
+    return found
+
+
+def _decode_slices(
+    probe: Probe,
+    tensors: Mapping[str, tuple[tuple[str, str], Tensor]],
+    dim: int,
+    reach: Mapping[str, Sequence[str]],
+    removable: Mapping[str, Tensor],
+) -> list[Slices]:
+    bits = max((tensor.shape[dim] - 1).bit_length() for _, tensor in tensors.values())
+    passes: list[dict[str, Tensor]] = []
+    for value in (True, False):
+        for bit in range(bits):
+            codes = {}
+            for label, (_, tensor) in tensors.items():
+                code = ((torch.arange(tensor.shape[dim]) >> bit) & 1 == 1) == value
+                shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
+                codes[label] = tensor, code.to(tensor.device).reshape(shape).expand(tensor.shape)
+            passes.append(probe.changed_by(codes))
+    found = []
+    for label, ((name, leaf), tensor) in tensors.items():
+        columns: dict[str, tuple[Tensor, Tensor]] = {}
+        is_clear, own_bits = True, (tensor.shape[dim] - 1).bit_length()
+        for reader in reach[label]:
+            changes = torch.cat([change[reader] for change in passes])
+            ones, zeros = changes[:own_bits], changes[bits : bits + own_bits]
+            is_single = (ones ^ zeros).all(0)
+            if reader in removable and ((ones | zeros).any(0) & ~is_single & removable[reader]).any():
+                is_clear = False
+            positions = is_single.nonzero().flatten()
+            powers = 2 ** torch.arange(own_bits)[:, None]
+            columns[reader] = positions, (ones[:, positions].long() * powers).sum(0)
+        if is_clear:
+            found.append(Slices(name, leaf, dim, tensor.shape[dim], columns))
+    return found
