@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import commonprefix
 
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from pruning.attention import PROJECTIONS
 from pruning.masking import Conv, Group, Member, Side, prunable_layers, unit_dim
 from pruning.probe import LOGITS, Reads, Slices
+from pruning.resize import head_attributes
 
 Node = tuple[str, str]  # ("unit" or "column", module)
 CLASSES = "its units are classes: they reach the logits"
@@ -110,7 +113,7 @@ def make_groups(
     """Return the channel groups, in order of registration of their root layers."""
     graph = connect(net, reads)
     labels, layers = graph.labels(), prunable_layers(net)
-    at = {node: labels[start : start + _count(net, reads, node)] for node, start in graph.starts.items()}
+    at = {node: labels[start : start + _count(layers, reads, node)] for node, start in graph.starts.items()}
     is_read = torch.zeros(int(labels.max()) + 1, dtype=torch.bool)
     for name in reads.order:
         is_read[at["column", name]] = True
@@ -141,9 +144,9 @@ def _pairs(reads: Reads) -> Iterable[tuple[str, str]]:
     return (*reads.single, *reads.several, *reads.mixed)
 
 
-def _count(net: nn.Module, reads: Reads, node: Node) -> int:
+def _count(layers: Mapping[str, nn.Module], reads: Reads, node: Node) -> int:
     kind, name = node
-    return reads.widths[name] if kind == "column" else _width(prunable_layers(net)[name], "out")
+    return reads.widths[name] if kind == "column" else _width(layers[name], "out")
 
 
 def _ordered_unique(values: Tensor) -> Tensor:
@@ -156,9 +159,9 @@ def _group(net: nn.Module, root: str, channels: Tensor, at: Mapping[Node, Tensor
     number[channels] = torch.arange(len(channels))
     members: list[Member] = []
     followers: list[Member] = []
-    for name in [root, *(reader for reader in reads.order if reader != root)]:
-        members += _unit_members(net, name, number[at["unit", name]])
     layers = prunable_layers(net)
+    for name in [root, *(reader for reader in reads.order if reader != root)]:
+        members += _unit_members(name, layers[name], number[at["unit", name]])
     for name in reads.widths:
         if name not in layers and name != LOGITS:
             members += _some(name, "norm", number[at["column", name]])
@@ -173,8 +176,7 @@ def _group(net: nn.Module, root: str, channels: Tensor, at: Mapping[Node, Tensor
     return Group(root, len(channels), tuple(members), tuple(followers))
 
 
-def _unit_members(net: nn.Module, name: str, roots: Tensor) -> Sequence[Member]:
-    layer = prunable_layers(net)[name]
+def _unit_members(name: str, layer: nn.Module, roots: Tensor) -> Sequence[Member]:
     members = _some(name, "out", roots)
     if not members or not isinstance(layer, Conv) or not layer.transposed:
         return members
@@ -237,3 +239,45 @@ def _slice_members(group: Group, slices: Slices) -> list[Member]:
     if not len(index):
         return []
     return [Member(slices.module, "slice", index, roots[index], slices.tensor, slices.dim)]
+
+
+def join_projections(group: Group, attentions: Mapping[str, nn.Module]) -> Group:
+    """Return a group in which query, key and value are rows of their attention's one weight.
+
+    `attentions`: name -> the `SplitAttention` that the network was traced with.
+    """
+    members: list[Member] = []
+    followers = list(group.followers)
+    for member in group.members:
+        name, _, leaf = member.module.rpartition(".")
+        if name not in attentions or leaf not in PROJECTIONS:
+            members.append(member)
+        elif member.side == "out":
+            layer = attentions[name].get_submodule(leaf)
+            index = member.index + PROJECTIONS.index(leaf) * _width(layer, "out")
+            for parameter in ("in_proj_weight", "in_proj_bias")[: 1 if layer.bias is None else 2]:
+                members.append(Member(name, "entry", index, member.root, parameter, 0))
+                followers.append(Member(name, "slice", index, member.root, parameter, 0))
+    root = _root_name(group.name, attentions)
+    return Group(root, group.size, tuple(members), tuple(followers))
+
+
+def _root_name(name: str, attentions: Mapping[str, nn.Module]) -> str:
+    owner, _, leaf = name.rpartition(".")
+    return owner if owner in attentions and leaf in PROJECTIONS else name
+
+
+def with_heads(net: nn.Module, group: Group) -> Group | None:
+    """Return a group of an attention's heads with the module that counts them; None for another group.
+
+    An attention is a module around all layers of the group that has as many heads as the group has units.
+    """
+    names = [member.module for member in (*group.members, *group.followers)]
+    owner = commonprefix([name.split(".") for name in names])
+    while owner:
+        module = net.get_submodule(".".join(owner))
+        if any(getattr(module, attribute) == group.size for attribute in head_attributes(module)):
+            heads = torch.arange(group.size)
+            return replace(group, followers=(*group.followers, Member(".".join(owner), "heads", heads, heads)))
+        owner = owner[:-1]
+    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,16 @@ from pruning.checks import (
     check_network,
     check_stored_weights,
 )
-from pruning.channel_groups import CLASSES, PROTECTED, add_slices, make_groups, removable_columns
+from pruning.attention import SplitAttention, is_splittable
+from pruning.channel_groups import (
+    CLASSES,
+    PROTECTED,
+    add_slices,
+    join_projections,
+    make_groups,
+    removable_columns,
+    with_heads,
+)
 from pruning.dataflow import find_data_flow, find_protected_layers
 from pruning.equivalence import check_equal, find_zero_columns
 from pruning.eval_mode import first_float, float64_copy, random_images
@@ -37,16 +46,17 @@ from pruning.masking import (
     prunable_layers,
 )
 from pruning.probe import Probe, find_reads, find_slices
-from pruning.resize import Removed, SelectedLinear, axis_of, complement, cut_out
+from pruning.resize import Removed, SelectedLinear, axis_of, complement, cut_out, replace_module
 
 UNCALLED = "it is not called as a layer"
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The channel groups of a network, and layer -> why none of its units can be removed."""
+    """The channel groups of a network, those of its attention heads, and layer -> why it is left whole."""
 
     groups: tuple[Group, ...]
+    heads: tuple[Group, ...]
     whole: Mapping[str, str]
 
 
@@ -77,27 +87,49 @@ def find_channels(net: nn.Module, example_input: Tensor, *, protect: Collection[
         (name, layer) = next(iter(layers.items()))
         features = () if protected else (input_features(name, layer),)
         _Law(net, example_input).check(features)
-        return Channels(features, {})
+        return Channels(features, (), {})
     law = _Law(net, example_input)
-    probe = Probe(law.perturbed, law.small_example, _norms(law.perturbed))
+    split = deepcopy(law.perturbed)
+    attentions = split_attentions(split)
+    probe = Probe(split, law.small_example, _norms(split))
     reads = find_reads(probe)
-    made = make_groups(law.perturbed, reads, outputs=flow.outputs, protected=protected)
+    made = make_groups(split, reads, outputs=flow.outputs, protected=protected)
     slices = find_slices(probe, removable_columns(made.groups.values(), reads))
-    made = replace(made, groups={group.name: group for group in add_slices(made.groups.values(), slices)})
-    whole = {name: UNCALLED for name in layers if name not in reads.order} | dict(made.whole)
-    errors = _computed_weights(net, made.groups.values())
-    stored = tuple(group for group in made.groups.values() if group.name not in errors)
-    groups, inexact = law.keep_exact(stored)
+    candidates = [join_projections(group, attentions) for group in add_slices(made.groups.values(), slices)]
+    heads = {group.name: with_heads(net, group) for group in candidates if not _is_single(group)}
+    candidates = [heads.get(group.name) or group for group in candidates]
+    errors = _computed_weights(net, candidates)
+    exact, inexact = law.keep_exact(tuple(group for group in candidates if group.name not in errors))
     errors |= inexact
-    for group in made.groups.values():
+    called = {*reads.order, *(f"{name}.out_proj" for name in attentions)}
+    whole = {name: UNCALLED for name in layers if name not in called} | dict(made.whole)
+    for group in candidates:
         if group.name in errors:
-            whole |= {m.module: errors[group.name] for m in group.members if m.side == "out"}
+            whole |= {m.module: errors[group.name] for m in group.members if m.side in ("out", "entry")}
     reasons = [(name, reason) for name, reason in whole.items() if reason not in (CLASSES, PROTECTED)]
-    if not groups and reasons:
+    if not exact and reasons:
         (name, reason), *_ = reasons
         reason = reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
         raise ValueError(f"{reason}; no channel of {type(net).__name__} can be removed")
-    return Channels(groups, {name: whole[name] for name in layers if name in whole})
+    return Channels(
+        tuple(group for group in exact if not heads.get(group.name)),
+        tuple(group for group in exact if heads.get(group.name)),
+        {name: reason for name, reason in whole.items()},
+    )
+
+
+def split_attentions(net: nn.Module) -> dict[str, nn.Module]:
+    """Replace torch's attentions, in place, by those with a layer for each projection; return them by name."""
+    names = [name for name, module in net.named_modules() if is_splittable(module)]
+    for name in names:
+        replace_module(net, name, SplitAttention(net.get_submodule(name)))  # type: ignore[arg-type]
+    return {name: net.get_submodule(name) for name in names}
+
+
+def _is_single(group: Group) -> bool:
+    """Return whether a unit of the group has one row at most in each layer."""
+    rows = [member.root for member in group.members if member.side in ("out", "entry")]
+    return all(len(root.unique()) == len(root) for root in rows)
 
 
 def _computed_weights(net: nn.Module, groups: Iterable[Group]) -> dict[str, str]:

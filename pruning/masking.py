@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 Masks = dict[str, Tensor]
 Scores = dict[str, Tensor]
-Side = Literal["out", "in", "norm", "entry", "slice"]
+Side = Literal["out", "in", "norm", "entry", "slice", "heads"]
 Norm = nn.modules.batchnorm._BatchNorm
 Conv = nn.modules.conv._ConvNd  # of one, two or three dimensions, transposed or not
 Layer = nn.Linear | nn.modules.conv._ConvNd
@@ -33,7 +33,8 @@ class Member:
     """Positions along one side of a module, and the unit that each belongs to.
 
     `out`: rows of the weight, and the bias; `in`: columns of the weight; `norm`: entries of a norm; `entry`:
-    those of one parameter, beside another side of its module; `slice`: of a parameter that is no layer's.
+    those of one parameter, beside another side of its module; `slice`: of a parameter that is no layer's;
+    `heads`: an attention's heads.
     `index` (positions) and `root` (units) are int64 tensors of one length. With `parameter` the positions are
     those of its dimension `dim`: a transposed convolution has its units in dimension 1 of the weight.
     """

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pruning.attention import HeadAttention
 from pruning.masking import Conv, Norm, prunable_layers, unit_dim
 
 # (module name, side) -> positions to cut out; the side may be "NAME DIM" of another parameter, or "heads"
 Removed = Mapping[tuple[str, str], Tensor]
 HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads")
+HEAD_WIDTHS = ("attn_dim", "inner_dim", "all_head_size")  # attributes that hold heads times width
 
 
 class SelectedLinear(nn.Linear):
@@ -136,6 +138,9 @@ def cut_out(net: nn.Module, removed: Removed) -> nn.Module:
     ties, is_single = _find_ties(net), len(prunable_layers(net)) == 1
     for (name, side), positions in removed.items():
         module = net.get_submodule(name)
+        if isinstance(module, nn.MultiheadAttention):
+            module = HeadAttention(module)
+            net = replace_module(net, name, module)
         if side == "heads":
             _remove_heads(module, len(positions))
         elif " " in side:
@@ -203,7 +208,11 @@ def _select_tensor(module: nn.Module, name: str, dim: int, remaining: Tensor) ->
 
 def _remove_heads(module: nn.Module, heads: int) -> None:
     for attribute in head_attributes(module):
-        setattr(module, attribute, getattr(module, attribute) - heads)
+        before = getattr(module, attribute)
+        setattr(module, attribute, before - heads)
+        for width in HEAD_WIDTHS:
+            if type(vars(module).get(width)) is int:
+                setattr(module, width, getattr(module, width) // before * (before - heads))
 
 
 def replace_module(net: nn.Module, name: str, module: nn.Module) -> nn.Module:
