@@ -17,9 +17,8 @@ from orchestrator.cli.options import (
     ToleranceOption,
     uri,
 )
-from orchestrator.cli.output import print_table
-from orchestrator.system.console import print_json, print_line, print_text, resume_hint
-from orchestrator.system.signals import handle_signals, received_signal
+from orchestrator.cli.output import exit_on_signal, print_table
+from orchestrator.system.console import print_json, print_line, print_text
 
 app = typer.Typer()
 
@@ -122,16 +121,12 @@ def latency(
     )
 
     options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again)
-    with handle_signals(resume_hint()):
-        try:
-            records = latency_records(measure_named(names, options, uri=uri()), options.batches)
-        except KeyboardInterrupt:  # what was measured is recorded
-            print_line(resume_hint(), error=True)
-            raise typer.Exit(128 + received_signal()) from None
-    if as_json:
-        print_json(records)
-    else:
-        print_table(latency_table(records))
+    with exit_on_signal():  # what was measured by then is recorded
+        records = latency_records(measure_named(names, options, uri=uri()), options.batches)
+        if as_json:
+            print_json(records)
+        else:
+            print_table(latency_table(records))
 
 
 @app.command()

@@ -16,7 +16,7 @@ import psutil
 
 from orchestrator.errors import ClusterError
 from orchestrator.execution.ray_session_folder import kill_ray_processes
-from orchestrator.system.signals import close_all, received_signal, shown_cursor
+from orchestrator.system.signals import SignalHandler, shown_cursor
 
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 1.5  # for workers to close their runs once a sweep is stopped; Tune would give them 10
@@ -36,12 +36,12 @@ _state = _State()
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[None]:
+def watched(folder: Path, signals: SignalHandler) -> Iterator[None]:
     """End this process with exit code 4 if a process passed to `watch` dies within the block.
 
     The other processes of Ray in the session's `folder` are killed first.
     """
-    with _in_thread(lambda done: _end_with_ray(done, folder)):
+    with _in_thread(lambda done: _end_with_ray(done, folder, signals)):
         try:
             yield
         finally:
@@ -49,9 +49,9 @@ def watched(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def kill_stragglers() -> Iterator[None]:
+def kill_stragglers(signals: SignalHandler) -> Iterator[None]:
     """Kill workers below this process that outlive a signal within the block by `GRACE_SECONDS`."""
-    with _in_thread(_end_workers):
+    with _in_thread(lambda done: _end_workers(done, signals)):
         yield
 
 
@@ -89,19 +89,19 @@ def death() -> str:
     return ""
 
 
-def _end_with_ray(done: Event, folder: Path) -> None:
+def _end_with_ray(done: Event, folder: Path, signals: SignalHandler) -> None:
     while not done.wait(POLL_SECONDS):
         if reason := death():
             kill_ray_processes(folder)
-            close_all(reason)
+            signals.close_all(reason)
             sys.stdout.flush()
             os.write(2, f"{shown_cursor()}error: {reason}\n".encode())
             os._exit(ClusterError.exit_code)
 
 
-def _end_workers(done: Event) -> None:
+def _end_workers(done: Event, signals: SignalHandler) -> None:
     while not done.wait(POLL_SECONDS):
-        if received_signal():
+        if signals.received:
             if not done.wait(GRACE_SECONDS):
                 _kill_trials()
             return

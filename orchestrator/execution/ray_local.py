@@ -32,7 +32,7 @@ from orchestrator.execution.ray_session_folder import (
     session_folder,
 )
 from orchestrator.system.machine import environment_variables
-from orchestrator.system.signals import RAISED, allow_interrupt, defer_signals, pending, reinstall_handlers
+from orchestrator.system.signals import RAISED, SignalHandler
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
@@ -66,24 +66,25 @@ class _NoWorkingDir(JobConfig):
 
 
 @contextmanager
-def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
+def local_ray(resources: Resources, signals: SignalHandler, *, ready: int = 0) -> Iterator[None]:
     """Run a Ray of our own within the block, on loopback alone and with a token of its own.
 
     `ready` workers are started at once, and import while the block goes on. ClusterError if Ray does not
     start, or listens on other addresses.
     """
     with (
-        _private_folder(sockets=True) as folder,
+        _private_folder(signals, sockets=True) as folder,
         environment_variables(ENVIRONMENT),
         new_token(),
         loopback_only(True),
-        watched(folder),
+        watched(folder, signals),
         quiet_deaths(),
     ):
         try:
             with minimal_processes(folder, ready=ready):
                 _start(
                     "Ray did not start",
+                    signals,
                     address="local",
                     num_cpus=resources.cpus,
                     num_gpus=resources.gpus,
@@ -92,7 +93,7 @@ def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
                     _temp_dir=str(folder / RAY),
                 )
             check_loopback()
-            with kill_stragglers():
+            with kill_stragglers(signals):
                 yield
         finally:
             _shut_down()
@@ -100,26 +101,30 @@ def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def _private_folder(*, sockets: bool) -> Iterator[Path]:
+def _private_folder(signals: SignalHandler, *, sockets: bool) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             if sockets:
                 check_temporary_folder()
-            folder = stack.enter_context(session_folder())
+            folder = stack.enter_context(session_folder(signals))
         except OSError as error:
             raise ClusterError(f"Ray did not start: {error}") from error
         yield folder
 
 
 @contextmanager
-def connect_cluster(address: str) -> Iterator[None]:
+def connect_cluster(address: str, signals: SignalHandler) -> Iterator[None]:
     """Connect to a Ray cluster that is running already. ClusterError if there is none at `address`."""
     _check_address(address)
-    with loopback_only(_listens_on_loopback(address)), _private_folder(sockets=False) as folder:
+    with (
+        loopback_only(_listens_on_loopback(address)),
+        _private_folder(signals, sockets=False) as folder,
+    ):
         empty = folder / "empty"
         empty.mkdir()
         _start(
             f"no Ray cluster could be joined at {address}",
+            signals,
             address=address,
             runtime_env={"working_dir": str(empty), "env_vars": IN_WORKERS},
         )
@@ -129,18 +134,18 @@ def connect_cluster(address: str) -> Iterator[None]:
             _shut_down()
 
 
-def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
+def _start(failure: str, signals: SignalHandler, **options: Any) -> None:  # whatever ray.init takes
     try:
-        with defer_signals(), allow_interrupt():
+        with signals.deferring(), signals.interruptible():
             try:
                 with keep_signal_handlers():
                     ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
             finally:
-                reinstall_handlers()  # Ray's C++ has put another in their place, which aborts in the end
+                signals.reinstall()  # Ray's C++ has put another in their place, which aborts in the end
     except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
         forget()
         ray.shutdown()  # what has started of it
-        if pending():  # in the midst of Ray's C++ it comes out as a SystemError
+        if signals.is_interrupted:  # in the midst of Ray's C++ it comes out as a SystemError
             raise KeyboardInterrupt(RAISED) from None
         reason = " ".join(str(error).split())[:300]
         raise ClusterError(f"{failure}: {reason}") from error

@@ -13,7 +13,7 @@ from time import sleep, time
 import psutil
 from filelock import FileLock, Timeout
 
-from orchestrator.system.signals import closing_at_end
+from orchestrator.system.signals import SignalHandler
 
 PREFIX = "orchestrate-"
 UNLOCKED = f".{PREFIX}"  # of a folder whose lock is not held yet
@@ -27,7 +27,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 @contextmanager
-def session_folder() -> Iterator[Path]:
+def session_folder(signals: SignalHandler) -> Iterator[Path]:
     """Hold a new folder of mode 0700; folders of dead processes are removed first. OSError."""
     remove_dead()
     folder = Path(tempfile.mkdtemp(prefix=UNLOCKED, dir=_temporary_folder()))
@@ -35,7 +35,7 @@ def session_folder() -> Iterator[Path]:
         with FileLock(folder / LOCK, blocking=False, thread_local=False):
             # The lock stays with the file: nobody sees the folder under its name without one.
             folder = folder.rename(folder.with_name(folder.name.removeprefix(".")))
-            with closing_at_end(lambda reason: _remove(folder)):
+            with signals.closing_at_end(lambda reason: _remove(folder)):
                 yield folder
     finally:
         _remove(folder)

@@ -24,6 +24,7 @@ from orchestrator.execution import ray_local, ray_patches
 from orchestrator.execution.options import Resources
 from orchestrator.execution.ray_local import local_ray
 from orchestrator.execution.ray_security import listeners, new_token
+from orchestrator.system.signals import SignalHandler
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,7 +91,7 @@ def address() -> str:
 @contextmanager
 def ray_at_work() -> Iterator[None]:
     """A Ray of our own with a worker."""
-    with local_ray(ONE):
+    with local_ray(ONE, SignalHandler()):
         assert ray.get(ray.remote(lambda: 1).remote()) == 1
         yield
 
@@ -117,7 +118,7 @@ def test_a_ray_that_listens_for_other_machines_is_refused(monkeypatch: pytest.Mo
     )
     with (
         pytest.raises(ClusterError, match=r"Ray listens on .*:\d+, and may listen on 127\.0\.0\.1 alone"),
-        local_ray(ONE),
+        local_ray(ONE, SignalHandler()),
     ):
         pytest.fail("it went on")
     assert not ray.is_initialized()

@@ -18,12 +18,14 @@ from orchestrator.execution.ray_session_folder import (
     remove_dead,
     session_folder,
 )
+from orchestrator.system.signals import SignalHandler
 
 NOBODY = 65534
 HOLDS = """
 import sys
 from orchestrator.execution.ray_session_folder import session_folder
-with session_folder() as folder:
+from orchestrator.system.signals import SignalHandler
+with session_folder(SignalHandler()) as folder:
     (folder / "file").write_text("content")
     print(folder, flush=True)
     sys.stdin.read()
@@ -51,7 +53,7 @@ def another_process() -> Iterator[tuple[subprocess.Popen[str], Path]]:
 def test_it_is_for_its_user_alone_and_gone_afterwards(place: Path) -> None:
     before = os.umask(0o000)
     try:
-        with session_folder() as folder:
+        with session_folder(SignalHandler()) as folder:
             assert folder.parent == place
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     finally:
@@ -64,14 +66,14 @@ def test_that_of_a_killed_process_is_removed_by_the_next(place: Path) -> None:
         process.kill()
         process.wait()
         assert (folder / "file").read_text() == "content"
-    with session_folder() as own:
+    with session_folder(SignalHandler()) as own:
         assert list(place.iterdir()) == [own]
 
 
 def test_that_of_a_living_process_stays(place: Path) -> None:
     with another_process() as (process, folder):
         assert remove_dead() == []
-        with session_folder():
+        with session_folder(SignalHandler()):
             pass
         assert (folder / "file").read_text() == "content"
         process.communicate("")
