@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -185,14 +186,7 @@ def _fit(
                 max_concurrent_trials=resources.concurrent,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(folder),
-                verbose=0,
-                stop=_StopWhenInterrupted(signals),
-                callbacks=[callback],
-                failure_config=tune.FailureConfig(max_failures=resources.retries),
-            ),
+            run_config=_make_run_config(folder, resources, callback, signals),
         )
         try:
             with (
@@ -208,6 +202,19 @@ def _fit(
                 raise
             reason = " ".join(str(error.__cause__).split())[:300]
             raise ClusterError(f"Ray ended the sweep: {reason}; the same command carries on") from error
+
+
+def _make_run_config(
+    folder: Path, resources: Resources, callback: ProgressCallback, signals: SignalHandler
+) -> tune.RunConfig:
+    return tune.RunConfig(
+        name="sweep",
+        storage_path=str(folder),
+        verbose=0,
+        stop=_StopWhenInterrupted(signals),
+        callbacks=[callback],
+        failure_config=tune.FailureConfig(max_failures=resources.retries),
+    )
 
 
 def _make_scheduler(
