@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.doctor.installation import extras, internals, packages, python
 from orchestrator.doctor.result import CheckResult, Report, State
-from orchestrator.execution.ray_session_folder import check_temporary_folder
+from orchestrator.execution.ray_session import check_temporary_folder
 from orchestrator.formatting import format_gigabytes
 from orchestrator.storage.uri import redact_uri, store_exists, store_folder
 
@@ -98,7 +98,7 @@ def ray(*, deep: bool) -> Iterator[CheckResult]:
 
 def _start_ray() -> CheckResult:
     """Start Ray in another process, which may hang or crash without taking this one along."""
-    code = "from orchestrator.execution import ray_check as ray; print(f'{ray.measure_ray_startup():.1f}')"
+    code = "from orchestrator.execution import ray_local as ray; print(f'{ray.measure_ray_startup():.1f}')"
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=False

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 import logging
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import psutil
 import ray
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_liveness import forget, kill_stragglers, watched
 from orchestrator.execution.ray_patches import (
     head_address,
     is_head_here,
@@ -23,13 +26,16 @@ from orchestrator.execution.ray_patches import (
     loopback_only,
     minimal_processes,
     quiet_deaths,
+    reload_token,
 )
-from orchestrator.execution.ray_security import check_loopback, new_token
-from orchestrator.execution.ray_session_folder import (
+from orchestrator.execution.ray_session import (
     RAY,
     check_temporary_folder,
+    forget,
     kill_ray_processes,
+    kill_stragglers,
     session_folder,
+    watched,
 )
 from orchestrator.system.machine import environment_variables
 from orchestrator.system.signals import RAISED, SignalHandler
@@ -193,3 +199,59 @@ def _shut_down() -> None:
 def living_nodes() -> list[Node]:
     """Return the living nodes of the cluster that this process has joined."""
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # ray's
+
+
+@contextmanager
+def new_token() -> Iterator[None]:
+    """Have Ray's processes that start within the block ask every client for a new token.
+
+    They have it in their environment: /proc/PID/environ can be read by the process's owner alone.
+    """
+    try:
+        with environment_variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+            reload_token()
+            yield
+    finally:
+        reload_token()
+
+
+def check_loopback() -> None:
+    """Raise ClusterError if this process, or one below it, listens where other machines could connect."""
+    exposed = sorted({address for address in listeners() if not _is_loopback(address)})
+    if exposed:
+        addresses = ", ".join(f"{host}:{port}" for host, port in exposed)
+        raise ClusterError(
+            f"Ray listens on {addresses}, and may listen on 127.0.0.1 alone; nothing was run: this version "
+            "of Ray does not keep to loopback, install the one in requirements.lock"
+        )
+
+
+def listeners() -> Iterator[tuple[str, int]]:
+    """Yield (host, port) of every TCP listener of this process and those below it."""
+    current = psutil.Process()
+    for process in (current, *current.children(recursive=True)):
+        with suppress(psutil.Error):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    yield connection.laddr.ip, connection.laddr.port
+
+
+def _is_loopback(address: tuple[str, int]) -> bool:
+    host = ip_address(address[0])
+    mapped = getattr(host, "ipv4_mapped", None)
+    return (mapped or host).is_loopback
+
+
+ANSWER_SECONDS = 60
+
+
+def measure_ray_startup() -> float:
+    """Return the seconds from nothing to the answer of a first worker. ClusterError if Ray does not start."""
+    started = perf_counter()
+    with local_ray(Resources(cpus=1, gpus=0, gpus_per_trial=1.0, concurrent=1), SignalHandler()):
+        ray.get(ray.remote(_answer).remote(), timeout=ANSWER_SECONDS)
+        return perf_counter() - started
+
+
+def _answer() -> bool:
+    return True

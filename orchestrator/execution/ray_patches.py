@@ -23,8 +23,7 @@ from ray._private import node, parameter, ray_constants, services, utils, worker
 from ray.experimental import internal_kv as internal_kv
 
 from orchestrator.errors import ClusterError
-from orchestrator.execution.ray_liveness import watch
-from orchestrator.execution.ray_session_folder import SESSION, WORKERS
+from orchestrator.execution.ray_session import SESSION, WORKERS, watch
 
 INTERNALS: tuple[tuple[Any, tuple[str, ...]], ...] = (  # modules and classes, whose stubs lack these names
     (parameter, ("RayParams",)),

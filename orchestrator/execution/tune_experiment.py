@@ -18,10 +18,8 @@ from orchestrator.config import EarlyStopping
 from orchestrator.errors import ClusterError, DiskFullError
 from orchestrator.execution.options import Resources, limit_to_nodes
 from orchestrator.execution.progress import SweepProgress, TaskCounter
-from orchestrator.execution.ray_liveness import death
-from orchestrator.execution.ray_local import living_nodes, local_ray
-from orchestrator.execution.ray_security import check_loopback
-from orchestrator.execution.ray_session_folder import session_folder
+from orchestrator.execution.ray_local import check_loopback, living_nodes, local_ray
+from orchestrator.execution.ray_session import death, session_folder
 from orchestrator.execution.searcher import (
     DIED,
     TASK,

@@ -22,8 +22,7 @@ from local_attacker import NO_GRPC, NOBODY
 from orchestrator.errors import ClusterError
 from orchestrator.execution import ray_local, ray_patches
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_local import local_ray
-from orchestrator.execution.ray_security import listeners, new_token
+from orchestrator.execution.ray_local import listeners, local_ray, new_token
 from orchestrator.system.signals import SignalHandler
 
 pytestmark = [
