@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.system.console import plain, print_line, print_text, resume_hint
-from orchestrator.system.output_streams import drawn_on
+from orchestrator.system.console import drawn_on, plain, print_line, print_text, resume_hint
 from orchestrator.system.signals import SignalHandler
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from orchestrator.formatting import format_duration
-from orchestrator.system.console import plain
-from orchestrator.system.output_streams import drawn_on
+from orchestrator.system.console import drawn_on, plain
 from orchestrator.system.signals import STOPPING, SignalHandler
 from orchestrator.trial.task import Task, TaskResult
 

@@ -15,7 +15,7 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.execution.worker import run_task
 from orchestrator.latency import runs
-from orchestrator.latency.measure import Latency, NetworkVariants
+from orchestrator.latency.measure import Latency, NetworkVariants, is_supported
 from orchestrator.latency.runs import (
     LatencyOptions,
     conditions,
@@ -28,7 +28,6 @@ from orchestrator.latency.runs import (
     parse_batch_sizes,
     plan_jobs,
 )
-from orchestrator.latency.sparse import is_supported
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.space.techniques import resolve
 from orchestrator.storage.uri import default_uri

@@ -22,8 +22,15 @@ from orchestrator.execution.progress import SweepProgress, TaskCounter
 from orchestrator.formatting import escape_controls, first_control
 from orchestrator.report.components import TableBlock, render_blocks
 from orchestrator.space.space import load_space
-from orchestrator.system.console import print_json, print_line, print_text, resume_hint
-from orchestrator.system.output_streams import OutputStream, drawn_on, escaped
+from orchestrator.system.console import (
+    OutputStream,
+    drawn_on,
+    escaped,
+    print_json,
+    print_line,
+    print_text,
+    resume_hint,
+)
 from orchestrator.system.signals import SignalHandler
 
 ROOT = Path(__file__).parents[3]
