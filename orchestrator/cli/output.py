@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from orchestrator.system.console import drawn_on, plain, print_line, print_text, resume_hint
+from orchestrator.system.console import drawn_on, plain, print_json, print_line, print_text, resume_hint
 from orchestrator.system.signals import SignalHandler
 
 if TYPE_CHECKING:
@@ -36,6 +36,22 @@ def exit_on_signal(*, start_seconds: float | None = None) -> Iterator[SignalHand
         if signals.received:
             print_line(resume_hint(), error=True)
             raise typer.Exit(128 + signals.received)
+
+
+class Result(Protocol):
+    """What a command prints: JSON, or lines of text."""
+
+    def to_json(self) -> Any: ...
+
+    def lines(self) -> Iterable[str]: ...
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        print_json(result.to_json())
+        return
+    for line in result.lines():
+        print_line(line)
 
 
 def print_summary(summary: Summary) -> None:

@@ -21,6 +21,14 @@ from orchestrator.cli.output import exit_on_signal, print_table
 from orchestrator.system.console import print_json, print_line, print_text
 
 app = typer.Typer()
+NamesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
+        metavar="SWEEP|RUN ...",
+        autocompletion=completion.sweeps,
+    ),
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or models:/name@alias, models:/name/3.")
 ]
@@ -28,14 +36,7 @@ RunArgument = Annotated[
 
 @app.command()
 def compare(
-    sweeps: Annotated[
-        list[str],
-        typer.Argument(
-            help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
-            metavar="SWEEP|RUN ...",
-            autocompletion=completion.sweeps,
-        ),
-    ],
+    sweeps: NamesArgument,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
     baseline: BaselineOption = None,
@@ -99,14 +100,7 @@ def report(
 
 @app.command()
 def latency(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
-            metavar="SWEEP|RUN ...",
-            autocompletion=completion.sweeps,
-        ),
-    ],
+    names: NamesArgument,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,256",
     seconds_each: Annotated[
         float, typer.Option(min=0.01, help="For each form of a network at each batch size.")

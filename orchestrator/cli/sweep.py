@@ -26,7 +26,7 @@ from orchestrator.cli.options import (
     load,
     uri,
 )
-from orchestrator.cli.output import exit_on_signal, print_summary
+from orchestrator.cli.output import exit_on_signal, print_result, print_summary
 from orchestrator.errors import DiffersError
 from orchestrator.system.console import print_json, print_line
 
@@ -55,11 +55,7 @@ def plan(
     result = preview(
         load(space, sets, source), device=resolve_device(device.value), precision=precision.value, uri=uri()
     )
-    if as_json:
-        print_json(result.to_json())
-        return
-    for line in result.lines():
-        print_line(line)
+    print_result(result, as_json=as_json)
 
 
 @app.command()
@@ -141,12 +137,7 @@ def status(
     """Show how far a sweep is, here or in another terminal, from the store alone."""
     from orchestrator.execution.status import status as load_status
 
-    result = load_status(sweep, uri=uri())
-    if as_json:
-        print_json(result.to_json())
-        return
-    for line in result.lines():
-        print_line(line)
+    print_result(load_status(sweep, uri=uri()), as_json=as_json)
 
 
 @app.command()
@@ -157,11 +148,7 @@ def deliver(as_json: JsonOption = False) -> None:
         from orchestrator.execution.late_results import deliver_late
 
         delivered = deliver_late(uri())
-        if as_json:
-            print_json(delivered.to_json())
-        else:
-            for line in delivered.lines():
-                print_line(line)
+        print_result(delivered, as_json=as_json)
         if problem := delivered.problem():
             raise StoreError(problem)
 
