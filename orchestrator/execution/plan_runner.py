@@ -67,6 +67,7 @@ def execute_plan(
         work = session.find_remaining_work(plan, earlier)
         session.print_changes(work)
     datasets = session.check_disk_and_data(work)
+    # Nothing is left to run or to publish: neither Ray nor the lease is needed.
     if earlier is not None and not work.tasks and work.plan.complete and earlier.status == "FINISHED":
         session.record_request(plan.space, earlier)
         return Summary.of_plan(
@@ -77,6 +78,7 @@ def execute_plan(
         with acquire_lease(tracker, digest(plan, stop), name=plan.space.name) as run, heartbeat(tracker, run):
             with tracker.translating_errors():
                 sweep = tracker.get_run(run.run_id)
+                # Again, under the lease: another process may have finished tasks since.
                 work = session.find_remaining_work(plan, sweep)
                 session.write_plan(work.plan, sweep)
                 sweep = tracker.get_run(run.run_id)  # with the tags that were just set

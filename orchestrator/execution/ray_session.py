@@ -172,7 +172,7 @@ def forget() -> None:
 
 def death() -> str:
     """Return one line that says which process of our own Ray has died, or nothing if all live."""
-    for name, process in list(_state.processes.items()):
+    for name, process in list(_state.processes.items()):  # a copy: as Ray starts, another thread adds to it
         if (code := process.poll()) is not None:
             cause = (
                 f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -186,6 +186,7 @@ def _end_with_ray(done: Event, folder: Path, signals: SignalHandler) -> None:
         if reason := death():
             kill_ray_processes(folder)
             signals.close_all(reason)
+            # No exception: the main thread may be within Ray, where one would become another error.
             sys.stdout.flush()
             os.write(2, f"{shown_cursor()}error: {reason}\n".encode())
             os._exit(ClusterError.exit_code)

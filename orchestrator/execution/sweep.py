@@ -47,6 +47,7 @@ def start_ray_early(plan: Plan, options: SweepOptions, signals: SignalHandler, *
     trials = len(plan.trials) or plan.space.points
     with ThreadPoolExecutor(1) as thread, ExitStack() as ray:
         with waiting("starting Ray, making the store"):
+            # The store in the thread, and Ray here: Python installs signal handlers in the main thread alone.
             store = thread.submit(_make_store, uri)
             resources = options.resources()
             ray.enter_context(local_ray(resources, signals, ready=resources.initial_workers(trials)))

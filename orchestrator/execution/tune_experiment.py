@@ -179,8 +179,8 @@ def _fit(
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_make_scheduler(settings.stop, stop_signals, previous_trials),
-                num_samples=-1,
-                reuse_actors=True,
+                num_samples=-1,  # the searcher says when no task is left
+                reuse_actors=True,  # a new worker takes 5 s of imports
                 max_concurrent_trials=resources.concurrent,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -190,6 +190,7 @@ def _fit(
             with (
                 default_gc(),
                 worker_loss_fails_one_trial(),
+                # In a cluster no worker of ours was started ahead.
                 nullcontext() if in_cluster else reuse_prestarted_workers(),
             ):
                 tuner.fit()
@@ -208,7 +209,7 @@ def _make_run_config(
     return tune.RunConfig(
         name="sweep",
         storage_path=str(folder),
-        verbose=0,
+        verbose=0,  # the progress is ours
         stop=_StopWhenInterrupted(signals),
         callbacks=[callback],
         failure_config=tune.FailureConfig(max_failures=resources.retries),

@@ -166,7 +166,7 @@ def finish_with_retries(uri: str, sweep_run: str, outcome: SweepOutcome, publish
         return _finish_interrupted(uri, publish)
     start, pause = monotonic(), FIRST_RETRY_SECONDS
     while True:
-        breaker_for(uri).reset()
+        breaker_for(uri).reset()  # within its cooldown it would refuse without asking the store
         try:
             for name, reason in deliver_all(uri).items():
                 raise StoreError(f"{name}: {reason}; {_waiting_note(uri, sweep_run)}")
