@@ -13,9 +13,8 @@ from orchestrator.system.console import print_line
 from orchestrator.tracking import ActiveRun, RunRecord, Tracker
 
 HEARTBEAT_SECONDS = 10.0
-SILENCE_SECONDS = (
-    35.0  # without a heartbeat, which is three of them, after which a process of another host counts as dead
-)
+# Without a heartbeat, after which a process of another host counts as dead: three may be late or lost.
+SILENCE_SECONDS = 35.0
 LOCK, LOCK_SECONDS = ".claim.lock", 120.0
 TAKEN_OVER = "its process is gone, and another took the sweep over"
 
