@@ -1,4 +1,4 @@
-"""The MLflow pages of a real sweep, as a person sees them: in a headless Chromium, by visible text."""
+"""The MLflow pages of a sweep, as a person sees them: in a headless Chromium, by visible text."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
+from whole_sweep import record_sweep
 
 from orchestrator.errors import StoreError
+from orchestrator.model_io.register import register
 from orchestrator.report.mlflow_ui import serve
+from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import Tracker
 
 pytest.importorskip("playwright", reason="the package playwright is not installed")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -36,12 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a small sweep was run, and one of its networks registered."""
     place = tmp_path_factory.mktemp("pages")
     (place / "small.yaml").write_text(PICTURES["SPACE"])
-    short = ("--set", "train.epochs=2", "--device", "cpu")
-    done = forked.orchestrate("sweep", "--space", "small.yaml", *short, cwd=place, seconds=600)
-    assert done.returncode == 0, done.stderr
-    trial = Tracker(default_uri(place), "small").search("tags.kind = 'trial'")[0]
-    named = ("--name", "winner", "--alias", "champion")
-    assert forked.orchestrate("register", trial.run_id, *named, cwd=place).returncode == 0
+    uri = default_uri(place)
+    trial = record_sweep(uri, place / "state", load_space(str(place / "small.yaml"), ("train.epochs=2",)))
+    register(trial, name="winner", alias="champion", uri=uri)
     return place
 
 
