@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
 import signal
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from whole_sweep import record_sweep
 
@@ -168,14 +168,8 @@ def test_the_browser_is_sent_nowhere_else(page: Any, pages: dict[str, str]) -> N
 def test_of_a_server_the_addresses_in_its_own_pages_are_told(pages: dict[str, str], tmp_path: Path) -> None:
     base, token = pages["sweep"].partition("/?")[0], split_token(pages["sweep"])[1]
     secret = base.replace("//", f"//user:{token}@")
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "ui"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(DOCS.parent), "MLFLOW_TRACKING_URI": secret},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = forked.orchestrate("ui", cwd=tmp_path, MLFLOW_TRACKING_URI=secret)
+    assert done.returncode == 0, done.stderr
     told = {line.split()[1]: line.split()[2] for line in done.stdout.splitlines()}
     assert told == {word: split_token(address)[0] for word, address in pages.items()}
     assert token not in done.stdout + done.stderr
