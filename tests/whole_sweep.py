@@ -77,9 +77,7 @@ def record_sweep(uri: str, state_dir: Path, space: Space | None = None) -> str:
     begun = begin(uri, space)
     for point in begun.points:
         run_task(point, begun.settings(uri, state_dir))
-    publish_results(
-        begun.tracker, begun.tracker.get_run(begun.run.run_id), space, SweepOutcome(())
-    )
+    publish_results(begun.tracker, begun.tracker.get_run(begun.run.run_id), space, SweepOutcome(()))
     begun.run.end("FINISHED")
     (row, *_) = begun.tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial'")
     return row.run_id

@@ -226,7 +226,9 @@ def test_every_model_before_and_after_the_cut(name: str, shape: Shape) -> None:
     net = models.build(name, input_shape=shape, num_classes=10)
     images = torch.rand(2, *shape)
     groups = channel_groups(name, shape)
-    masks = pruning.prune(net, amount=0.5, criterion="l2", granularity="channel", scope="layer", groups=groups)
+    masks = pruning.prune(
+        net, amount=0.5, criterion="l2", granularity="channel", scope="layer", groups=groups
+    )
     small = pruning.shrink(net, masks, images, groups=groups)
     for here in (net, small):
         cost = profile(here, shape)
