@@ -132,6 +132,7 @@ def trials(uri: str) -> list[RunRecord]:
     return Tracker(uri, "space").search("tags.kind = 'trial' and attributes.status = 'FINISHED'")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
 def test_two_nodes_that_share_nothing_but_the_network(
     uri: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +195,7 @@ def test_a_node_that_cannot_do_its_part_is_named(uri: str, head: str, tmp_path: 
     assert cluster_gpus(head, SignalHandler()) == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="a host name of its own needs root")
 def test_a_store_on_this_disk_is_refused_for_a_node_on_another_host(head: str, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)

@@ -134,6 +134,7 @@ def test_the_trial_of_a_killed_worker_is_done_again_in_another_process(
         assert files(tracker, tracker.find_all_finished()[key]) == files(quiet, row)
 
 
+@pytest.mark.long  # so it is where a criterion kills its worker, below
 def test_a_point_is_given_up_when_its_workers_die_again_and_again(tmp_path: Path) -> None:
     points = [dense_point(DENSE), trial_point("unstructured", 100_000), trial_point("weight", 3)]
     tracker, place = settings(tmp_path, "given-up")
