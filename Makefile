@@ -24,7 +24,7 @@ sweep: $(STAMP)  ## the quickstart sweep: real results and a picture in a minute
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## the tests, fast ones first, then those that start sweeps, servers and browsers
 	failed=0; \
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" || failed=1; \
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" || failed=1; \
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not long" || failed=1; \
 	exit $$failed
 

@@ -27,8 +27,19 @@ from torch.nn import functional
 
 import models
 import pruning
-from orchestrator.latency.measure import BATCHES, Latency, NetworkVariants, check_equal, measure
-from orchestrator.latency.sparse import CsrLinear, CsrPointwise, candidates, layer_sparsity, to_csr, to_sparse
+from orchestrator.latency.measure import (
+    BATCHES,
+    CsrLinear,
+    CsrPointwise,
+    Latency,
+    NetworkVariants,
+    candidates,
+    check_equal,
+    layer_sparsity,
+    measure,
+    to_csr,
+    to_sparse,
+)
 from orchestrator.system.determinism import torch_threads
 from orchestrator.system.machine import watch_load
 from orchestrator.system.provenance import environment

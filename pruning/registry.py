@@ -23,15 +23,8 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from pruning.plugins import (
-    PluginError,
-    entry_points,
-    load_plugin,
-    top_level_module,
-    unusable_error,
-    warn_name_taken,
-    warn_once,
-)
+from pruning import plugins
+from pruning.plugins import PluginError
 
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
 Function = Callable[..., Any]  # what a method returns differs by kind
@@ -175,7 +168,7 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         """Iterate over all names; no plug-in is imported for it."""
         self._import_modules()
-        return iter(sorted(self._functions.keys() | entry_points(self.group).keys()))
+        return iter(sorted(self._functions.keys() | plugins.entry_points(self.group).keys()))
 
     def iter_importable(self) -> Iterator[Method]:
         """Yield every method by its name; plug-ins that cannot be imported are left out with a warning."""
@@ -183,7 +176,7 @@ class Registry:
             try:
                 yield self.get(name)
             except PluginError as error:
-                warn_once(error.warning)
+                plugins.warn_once(error.warning)
 
     def get(self, spec: str | Mapping[str, Value] | Method) -> Method:
         """Return the method for a name, a text form, or `{"method": name, option: value}`.
@@ -220,20 +213,21 @@ class Registry:
     def _load(self, name: str) -> None:
         """Import the module that registers a name; for an unlisted name, all that might register it."""
         self._import_modules()
-        plugins = entry_points(self.group)
+        entries = plugins.entry_points(self.group)
         if name in self._functions:
-            if name in plugins and self._is_taken(name):
-                warn_name_taken(self.kind, plugins[name])
-        elif name in plugins:
-            load_plugin(self.kind, plugins[name])
+            if name in entries and self._is_taken(name):
+                plugins.warn_name_taken(self.kind, entries[name])
+        elif name in entries:
+            plugins.load_plugin(self.kind, entries[name])
             if name not in self._functions:
-                raise unusable_error(self.kind, plugins[name], f"registers no {self.kind} of that name")
+                problem = f"registers no {self.kind} of that name"
+                raise plugins.unusable_error(self.kind, entries[name], problem)
         else:
-            for entry in (entry for entry in plugins.values() if entry.name not in self._functions):
+            for entry in (entry for entry in entries.values() if entry.name not in self._functions):
                 try:
-                    load_plugin(self.kind, entry)
+                    plugins.load_plugin(self.kind, entry)
                 except PluginError as error:
-                    warn_once(error.warning)
+                    plugins.warn_once(error.warning)
 
     def _import_modules(self) -> None:
         # Late, as these modules import the one that makes the registry. The second import costs microseconds.
@@ -243,7 +237,7 @@ class Registry:
     def _is_taken(self, name: str) -> bool:
         """Return whether the name is a built-in method's, and its entry point another package's."""
         top_level = self._functions[name][0].__module__.partition(".")[0]
-        plugin = top_level_module(entry_points(self.group)[name])
+        plugin = plugins.top_level_module(plugins.entry_points(self.group)[name])
         return top_level in OWN_PACKAGES and plugin not in OWN_PACKAGES
 
     @staticmethod

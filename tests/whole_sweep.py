@@ -1,4 +1,4 @@
-"""A sweep of two trials and their dense training, recorded without Ray: in a second, and as a real one is."""
+"""A sweep recorded without Ray, as a real one is: of two trials and their dense training in a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.planning.resume import digest, plan_text, remaining_tasks
-from orchestrator.space.space import load_space
+from orchestrator.space.space import Space, load_space
 from orchestrator.storage.runs import COMMAND
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system import provenance
@@ -32,14 +32,15 @@ class Begun:
     uri: str
     run: ActiveRun
     points: tuple[Task, ...]
+    name: str = NAME
 
     @property
     def tracker(self) -> Tracker:
-        return Tracker(self.uri, NAME)
+        return Tracker(self.uri, self.name)
 
     def settings(self, uri: str, state_dir: Path) -> WorkerSettings:
         return WorkerSettings(
-            uri, NAME, self.run.run_id, None, provenance.install_path(), state_dir=str(state_dir)
+            uri, self.name, self.run.run_id, None, provenance.install_path(), state_dir=str(state_dir)
         )
 
     def leave_waiting(self, state_dir: Path, points: tuple[Task, ...] | None = None) -> None:
@@ -52,28 +53,31 @@ class Begun:
         outbox_folder(NOBODY, str(state_dir)).rename(place)
 
 
-def begin(uri: str) -> Begun:
+def small_space() -> Space:
+    return load_space(NAME, SETS)
+
+
+def begin(uri: str, space: Space | None = None) -> Begun:
     """Everything that a sweep records before its first trial."""
     initialise(uri)
-    space = load_space(NAME, SETS)
+    space = space or small_space()
     plan = make_plan(space, device="cpu", precision="fp32")
-    tracker = Tracker(uri, NAME)
-    run = acquire_lease(tracker, digest(plan, None), name=NAME)
+    tracker = Tracker(uri, space.name)
+    run = acquire_lease(tracker, digest(plan, None), name=space.name)
     tracker.set_tag(run.run_id, COMMAND, reproduce_command(space, SweepOptions()))
     tracker.upload(run.run_id, {"space.yaml": space.text})
     tracker.replace_text(tracker.get_run(run.run_id), PLAN, plan_text(plan))
     points, _ = remaining_tasks(plan, tracker, retry_failed=False)
-    return Begun(uri, run, tuple(points))
+    return Begun(uri, run, tuple(points), space.name)
 
 
-def record_sweep(uri: str, state_dir: Path) -> str:
+def record_sweep(uri: str, state_dir: Path, space: Space | None = None) -> str:
     """A finished one; the id of a trial's run."""
-    begun = begin(uri)
+    space = space or small_space()
+    begun = begin(uri, space)
     for point in begun.points:
         run_task(point, begun.settings(uri, state_dir))
-    publish_results(
-        begun.tracker, begun.tracker.get_run(begun.run.run_id), load_space(NAME, SETS), SweepOutcome(())
-    )
+    publish_results(begun.tracker, begun.tracker.get_run(begun.run.run_id), space, SweepOutcome(()))
     begun.run.end("FINISHED")
     (row, *_) = begun.tracker.search("attributes.status = 'FINISHED' and tags.kind = 'trial'")
     return row.run_id

@@ -13,13 +13,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.cli import info, models, results, sweep
+from orchestrator.cli import info, results, sweep
 from orchestrator.cli.options import check_environment
 from orchestrator.errors import OrchestrateError, OutputError
 from orchestrator.redaction import redact
-from orchestrator.system.console import print_line, print_text
+from orchestrator.system.console import escaped, output_streams, print_line, print_text
 from orchestrator.system.memory import infrequent_gc
-from orchestrator.system.output_streams import escaped, output_streams
 from pruning.plugins import unreadable_packages
 
 app = typer.Typer(
@@ -28,7 +27,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for module in (sweep, results, models, info):
+for module in (sweep, results, info):
     app.add_typer(module.app)
 
 

@@ -8,7 +8,8 @@ import typer
 
 from orchestrator.cli import completion
 from orchestrator.cli.options import JsonOption, uri
-from orchestrator.system.console import print_json, print_line, print_text
+from orchestrator.cli.output import print_result
+from orchestrator.system.console import print_line, print_text
 
 app = typer.Typer()
 data_app = typer.Typer(
@@ -100,16 +101,12 @@ def doctor(
     from orchestrator.doctor import run_checks
 
     if clean:
-        from orchestrator.execution.ray_session_folder import remove_dead
+        from orchestrator.execution.ray_session import remove_dead
 
         removed = remove_dead()
         for folder in removed:
             print_line(f"removed {folder}", error=True)
         print_line(f"{len(removed)} temporary folders of killed sweeps removed", error=True)
     report = run_checks(uri(), deep=deep)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        for line in report.lines():
-            print_line(line)
+    print_result(report, as_json=as_json)
     raise typer.Exit(0 if report.works else 4)

@@ -1,12 +1,16 @@
-"""Print summaries and tables on stdout."""
+"""Print summaries and tables on stdout, and the command that carries on after a signal."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.system.console import plain, print_line, print_text
-from orchestrator.system.output_streams import drawn_on
+import typer
+
+from orchestrator.system.console import drawn_on, plain, print_json, print_line, print_text, resume_hint
+from orchestrator.system.signals import SignalHandler
 
 if TYPE_CHECKING:
     from orchestrator.analysis.tables import Table
@@ -14,6 +18,40 @@ if TYPE_CHECKING:
 
 
 WIDTH = 200  # columns of a table where there is no terminal
+
+
+@contextmanager
+def exit_on_signal(*, start_seconds: float | None = None) -> Iterator[SignalHandler]:
+    """Handle the signals of a command: it ends by itself, and exits with 128 plus the signal's number.
+
+    `start_seconds` are those of `SignalHandler.handling`.
+    """
+    signals = SignalHandler()
+    with signals.handling(resume_hint(), start_seconds=start_seconds):
+        try:
+            yield signals
+        except KeyboardInterrupt:
+            if not signals.received:
+                raise
+        if signals.received:
+            print_line(resume_hint(), error=True)
+            raise typer.Exit(128 + signals.received)
+
+
+class Result(Protocol):
+    """What a command prints: JSON, or lines of text."""
+
+    def to_json(self) -> Any: ...
+
+    def lines(self) -> Iterable[str]: ...
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        print_json(result.to_json())
+        return
+    for line in result.lines():
+        print_line(line)
 
 
 def print_summary(summary: Summary) -> None:

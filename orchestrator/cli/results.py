@@ -1,4 +1,4 @@
-"""The commands compare, report, latency and ui."""
+"""The commands compare, report, latency, ui, export and register, on what was recorded."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from orchestrator.cli.options import (
     ToleranceOption,
     uri,
 )
-from orchestrator.cli.output import print_table
-from orchestrator.system.console import print_json, print_line, print_text, resume_hint
-from orchestrator.system.signals import handle_signals, received_signal
+from orchestrator.cli.output import exit_on_signal, print_table
+from orchestrator.system.console import print_json, print_line, print_text
 
 app = typer.Typer()
+NamesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
+        metavar="SWEEP|RUN ...",
+        autocompletion=completion.sweeps,
+    ),
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or models:/name@alias, models:/name/3.")
+]
 
 
 @app.command()
 def compare(
-    sweeps: Annotated[
-        list[str],
-        typer.Argument(
-            help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
-            metavar="SWEEP|RUN ...",
-            autocompletion=completion.sweeps,
-        ),
-    ],
+    sweeps: NamesArgument,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
     baseline: BaselineOption = None,
@@ -97,14 +100,7 @@ def report(
 
 @app.command()
 def latency(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
-            metavar="SWEEP|RUN ...",
-            autocompletion=completion.sweeps,
-        ),
-    ],
+    names: NamesArgument,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,256",
     seconds_each: Annotated[
         float, typer.Option(min=0.01, help="For each form of a network at each batch size.")
@@ -122,16 +118,12 @@ def latency(
     )
 
     options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again)
-    with handle_signals(resume_hint()):
-        try:
-            records = latency_records(measure_named(names, options, uri=uri()), options.batches)
-        except KeyboardInterrupt:  # what was measured is recorded
-            print_line(resume_hint(), error=True)
-            raise typer.Exit(128 + received_signal()) from None
-    if as_json:
-        print_json(records)
-    else:
-        print_table(latency_table(records))
+    with exit_on_signal():  # what was measured by then is recorded
+        records = latency_records(measure_named(names, options, uri=uri()), options.batches)
+        if as_json:
+            print_json(records)
+        else:
+            print_table(latency_table(records))
 
 
 @app.command()
@@ -142,3 +134,45 @@ def ui(
     from orchestrator.report.mlflow_ui import serve
 
     serve(uri(), port=port)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    format: Annotated[
+        str,
+        typer.Option(help="pt2, onnx or safetensors.", autocompletion=lambda: ["pt2", "onnx", "safetensors"]),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file, or a folder for it; default: named after the run, in this folder."),
+    ] = None,
+    quantize: Annotated[
+        str,
+        typer.Option(help="int8, with onnx: smaller, not always faster.", autocompletion=lambda: ["int8"]),
+    ] = "",
+    whole: Annotated[
+        bool,
+        typer.Option("--whole", help="Keep dead units and channels, as zeros, where they could be cut out."),
+    ] = False,
+) -> None:
+    """Write a recorded network to a file, compared with the network itself; FILE.json describes it."""
+    from orchestrator.model_io.export import export as write
+
+    path = (out or Path.cwd()).absolute()
+    exported = write(run, format=format, out=path, quantization=quantize, whole=whole, uri=uri())
+    for line in exported.lines():
+        print_line(line)
+
+
+@app.command()
+def register(
+    run: RunArgument,
+    name: Annotated[str, typer.Option(help="The registered model; it is made if there is none.")],
+    alias: Annotated[str | None, typer.Option(help="A name for this version, as champion.")] = None,
+) -> None:
+    """Register a recorded network as a version of a model in MLflow's registry."""
+    from orchestrator.model_io.register import register as register_run
+
+    for line in register_run(run, name=name, alias=alias, uri=uri()).lines():
+        print_line(line)

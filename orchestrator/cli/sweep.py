@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,14 +26,14 @@ from orchestrator.cli.options import (
     load,
     uri,
 )
-from orchestrator.cli.output import print_summary
+from orchestrator.cli.output import exit_on_signal, print_result, print_summary
 from orchestrator.errors import DiffersError
-from orchestrator.system.console import print_json, print_line, resume_hint
-from orchestrator.system.signals import handle_signals, received_signal
+from orchestrator.system.console import print_json, print_line
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions
     from orchestrator.execution.summary import Summary
+    from orchestrator.system.signals import SignalHandler
 
 app = typer.Typer()
 START_SECONDS = 2.5  # in which a sweep that is stopped while it starts may end by itself
@@ -56,11 +55,7 @@ def plan(
     result = preview(
         load(space, sets, source), device=resolve_device(device.value), precision=precision.value, uri=uri()
     )
-    if as_json:
-        print_json(result.to_json())
-        return
-    for line in result.lines():
-        print_line(line)
+    print_result(result, as_json=as_json)
 
 
 @app.command()
@@ -80,34 +75,32 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
-    summary = None
-    with handle_signals(resume_hint(), start_seconds=START_SECONDS):
-        with suppress(KeyboardInterrupt):
-            from orchestrator.execution.options import SweepOptions, resolve_device
+    with exit_on_signal(start_seconds=START_SECONDS) as signals:
+        from orchestrator.execution.options import SweepOptions, resolve_cluster_device, resolve_device
 
-            address = None if address in ("", "local") else address
-            options = SweepOptions(
-                resolve_device(device.value, address=address),
-                precision.value,
-                gpus_per_trial=gpus_per_trial,
-                max_concurrent=max_concurrent,
-                address=address,
-                retry_failed=retry_failed,
-                stop=stop,
-                retries=retries,
-            )
-            summary = _run(space, sets, source, options)
-        if summary is not None:
-            print_json(summary.to_json()) if as_json else print_summary(summary)
-            if latency and not received_signal():
-                _measure_latency(summary)
-        if received_signal():
-            print_line(resume_hint(), error=True)
-            raise typer.Exit(128 + received_signal())
-    raise typer.Exit(3 if summary is not None and summary.failed else 0)
+        address = None if address in ("", "local") else address
+        options = SweepOptions(
+            resolve_device(device.value)
+            if address is None
+            else resolve_cluster_device(device.value, address, signals),
+            precision.value,
+            gpus_per_trial=gpus_per_trial,
+            max_concurrent=max_concurrent,
+            address=address,
+            retry_failed=retry_failed,
+            stop=stop,
+            retries=retries,
+        )
+        summary = _run(space, sets, source, options, signals)
+        print_json(summary.to_json()) if as_json else print_summary(summary)
+        if latency and not signals.received:
+            _measure_latency(summary)
+    raise typer.Exit(3 if summary.failed else 0)
 
 
-def _run(space: str, sets: list[str], source: str | None, options: SweepOptions) -> Summary:
+def _run(
+    space: str, sets: list[str], source: str | None, options: SweepOptions, signals: SignalHandler
+) -> Summary:
     """Return the cached summary of a finished sweep, or else run the sweep."""
     if source is None:
         from orchestrator.execution.fast_path import cached_summary, read_request
@@ -119,7 +112,7 @@ def _run(space: str, sets: list[str], source: str | None, options: SweepOptions)
             return summary
     from orchestrator.execution.sweep import run_sweep
 
-    return run_sweep(load(space, sets, source), options, uri=uri())
+    return run_sweep(load(space, sets, source), options, uri=uri(), signals=signals)
 
 
 def _measure_latency(summary: Summary) -> None:
@@ -127,8 +120,7 @@ def _measure_latency(summary: Summary) -> None:
     from orchestrator.latency.runs import measure_sweep
     from orchestrator.tracking import Tracker
 
-    with suppress(KeyboardInterrupt):
-        measure_sweep(Tracker(uri(), summary.space), summary.sweep)
+    measure_sweep(Tracker(uri(), summary.space), summary.sweep)
 
 
 @app.command()
@@ -145,34 +137,20 @@ def status(
     """Show how far a sweep is, here or in another terminal, from the store alone."""
     from orchestrator.execution.status import status as load_status
 
-    result = load_status(sweep, uri=uri())
-    if as_json:
-        print_json(result.to_json())
-        return
-    for line in result.lines():
-        print_line(line)
+    print_result(load_status(sweep, uri=uri()), as_json=as_json)
 
 
 @app.command()
 def deliver(as_json: JsonOption = False) -> None:
     """Deliver results that wait on this machine for a store that could not be reached, without a sweep."""
-    with handle_signals(resume_hint()):
+    with exit_on_signal():  # what is not delivered by then waits as before
         from orchestrator.errors import StoreError
         from orchestrator.execution.late_results import deliver_late
 
-        delivered = None
-        with suppress(KeyboardInterrupt):
-            delivered = deliver_late(uri())
-        if delivered is None:  # what is not delivered yet waits as before
-            print_line(resume_hint(), error=True)
-            raise typer.Exit(128 + received_signal())
-    if as_json:
-        print_json(delivered.to_json())
-    else:
-        for line in delivered.lines():
-            print_line(line)
-    if problem := delivered.problem():
-        raise StoreError(problem)
+        delivered = deliver_late(uri())
+        print_result(delivered, as_json=as_json)
+        if problem := delivered.problem():
+            raise StoreError(problem)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.data.datasets import OWN, Raw, digits_file, info, read_digits
 from orchestrator.errors import DataError
-from orchestrator.system.output_streams import drawn_on
+from orchestrator.system.console import drawn_on
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

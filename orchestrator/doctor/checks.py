@@ -1,4 +1,4 @@
-"""Checks of the machine, Ray, the store and the data sets, and the run of all checks."""
+"""Checks of the machine, Ray, the store and the data sets, and what a check returns."""
 
 from __future__ import annotations
 
@@ -9,19 +9,62 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.doctor.installation import extras, internals, packages, python
-from orchestrator.doctor.result import CheckResult, Report, State
-from orchestrator.execution.ray_session_folder import check_temporary_folder
+from orchestrator.execution.ray_session import check_temporary_folder
 from orchestrator.formatting import format_gigabytes
 from orchestrator.storage.uri import redact_uri, store_exists, store_folder
 
 if TYPE_CHECKING:
     from orchestrator.tracking.connection import StoreHealth
+
+
+State = Literal["ok", "lacking", "broken"]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check saw, and how to fix it.
+
+    With `broken` a sweep on digits cannot run; `lacking` is a warning.
+    """
+
+    name: str
+    state: State
+    message: str
+    fix: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return {"name": self.name, "state": self.state, "found": self.message, "do": self.fix}
+
+
+@dataclass(frozen=True)
+class Report:
+    results: tuple[CheckResult, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether a sweep on digits would run."""
+        return all(result.state != "broken" for result in self.results)
+
+    def to_json(self) -> dict[str, Any]:  # JSON
+        return {"works": self.works, "findings": [result.to_json() for result in self.results]}
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as lines of text."""
+        width = max(len(result.name) for result in self.results)
+        for result in self.results:
+            yield f"{result.state:<7}  {result.name:<{width}}  {result.message}"
+            if result.fix:
+                yield f"{'':<7}  {'':<{width}}  -> {result.fix}"
+        broken = [result.name for result in self.results if result.state == "broken"]
+        yield (
+            f"a sweep will not run: see {', '.join(broken)}" if broken else "a sweep on digits will run here"
+        )
+
 
 LOW_MEMORY = 2_000_000_000  # bytes
 UI_PORT = 5000
@@ -98,7 +141,7 @@ def ray(*, deep: bool) -> Iterator[CheckResult]:
 
 def _start_ray() -> CheckResult:
     """Start Ray in another process, which may hang or crash without taking this one along."""
-    code = "from orchestrator.execution import ray_check as ray; print(f'{ray.measure_ray_startup():.1f}')"
+    code = "from orchestrator.execution import ray_local as ray; print(f'{ray.measure_ray_startup():.1f}')"
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=False
@@ -201,10 +244,3 @@ def plugins() -> Iterator[CheckResult]:
                 yield CheckResult(name, "lacking", message, "choose another name in its entry point")
             else:
                 yield CheckResult(name, "ok", f"of {package_name(entry)}")
-
-
-def run_checks(uri: str, *, deep: bool = False) -> Report:
-    """Run all checks, with the store at `uri`; `deep` starts Ray and stops it."""
-    checks = [python(), packages(), devices(), store(uri), data()]
-    checks += [loopback(), ray(deep=deep), internals(), extras(), plugins()]
-    return Report(tuple(chain.from_iterable(checks)))

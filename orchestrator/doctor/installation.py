@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from orchestrator.doctor.result import CheckResult
+from orchestrator.doctor.checks import CheckResult
 
 PROJECT = "pruning-orchestrator"
 SHOWN = (

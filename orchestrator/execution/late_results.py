@@ -204,6 +204,7 @@ def _unasked(plan: str) -> int:
 def _load_space(tracker: Tracker, sweep: RunRecord) -> Space | None:
     """Return the space of a sweep, from its text and its command; None if they do not give it here."""
     name, command = sweep.tags.get("space", ""), sweep.tags.get(COMMAND, "")
+    # A name from the store must not lead out of the folder below, and a command of LONGEST is a part of one.
     if not name or Path(name).name != name or not command or len(command) >= LONGEST:
         return None
     try:

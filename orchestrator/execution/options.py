@@ -10,28 +10,40 @@ from orchestrator.data.files import chosen_data_dir, data_folder
 from orchestrator.errors import ClusterError, DeviceError
 from orchestrator.system import provenance
 from orchestrator.system.machine import cores, gpus
+from orchestrator.system.signals import SignalHandler
 
 
-def resolve_device(name: str, *, address: str | None = None) -> Device:
-    """Return the device for cpu, cuda or auto, which is cuda if there is a GPU.
+def resolve_device(name: str) -> Device:
+    """Return the device for cpu, cuda or auto, which is cuda if this machine has a GPU.
 
-    GPUs are those of the cluster at `address`, or else of this machine. DeviceError for cuda without a
-    GPU; ClusterError if there is no cluster at the address.
+    DeviceError for cuda without a GPU.
     """
     if name == "cpu":
         return "cpu"
-    if address is not None:
-        from orchestrator.execution.ray_cluster import cluster_gpus
-
-        count: float
-        count, problem = cluster_gpus(address), f"no node of the Ray cluster at {address} has a GPU"
-    else:
-        count, problem = gpus(), "torch sees no CUDA device"
-    if count:
+    if gpus():
         return "cuda"
     if name == "cuda":
-        instead = "" if address else ", or install a CUDA build"
-        raise DeviceError(f"--device cuda: {problem}; use --device cpu{instead}")
+        raise DeviceError(
+            "--device cuda: torch sees no CUDA device; use --device cpu, or install a CUDA build"
+        )
+    return "cpu"
+
+
+def resolve_cluster_device(name: str, address: str, signals: SignalHandler) -> Device:
+    """Return the device as `resolve_device` does, for the GPUs of the cluster at `address`.
+
+    ClusterError if there is no cluster at the address.
+    """
+    if name == "cpu":
+        return "cpu"
+    from orchestrator.execution.ray_cluster import cluster_gpus
+
+    if cluster_gpus(address, signals):
+        return "cuda"
+    if name == "cuda":
+        raise DeviceError(
+            f"--device cuda: no node of the Ray cluster at {address} has a GPU; use --device cpu"
+        )
     return "cpu"
 
 

@@ -35,7 +35,7 @@ from orchestrator.storage.runs import COMMAND
 from orchestrator.storage.uri import custom_state_dir, outbox_folder, store_folder
 from orchestrator.system.console import print_line
 from orchestrator.system.provenance import environment
-from orchestrator.system.signals import closing_at_end
+from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import RunRecord, Tracker, breaker_for
 from orchestrator.tracking.delivery import (
     check_all_delivered,
@@ -51,30 +51,34 @@ if TYPE_CHECKING:
     from orchestrator.planning.search_source import SearchSource
 
 
-def execute_plan(plan: Plan, options: SweepOptions, stop: EarlyStopping | None, *, uri: str) -> Summary:
+def execute_plan(
+    plan: Plan, options: SweepOptions, stop: EarlyStopping | None, signals: SignalHandler, *, uri: str
+) -> Summary:
     """Run what the store does not hold of a plan, and record the comparison of all its trials.
 
     DataError, ClusterError and StoreError come before any training.
     """
     tracking.initialise(uri)
     deliver_pending(uri)
-    session = SweepSession(Tracker(uri, plan.space.name), options, stop)
+    session = SweepSession(Tracker(uri, plan.space.name), options, stop, signals)
     tracker = session.tracker
     with tracker.translating_errors():
         earlier = find_previous_sweep(tracker, plan, stop)
         work = session.find_remaining_work(plan, earlier)
         session.print_changes(work)
     datasets = session.check_disk_and_data(work)
+    # Nothing is left to run or to publish: neither Ray nor the lease is needed.
     if earlier is not None and not work.tasks and work.plan.complete and earlier.status == "FINISHED":
         session.record_request(plan.space, earlier)
         return Summary.of_plan(
             work.plan, earlier, results_frame(tracker, earlier), SweepOutcome(()), work.reused
         )
-    with connect(options, tracker, datasets):
+    with session.connect(datasets):
         check_data(datasets)  # the digests in the keys are of the data on this machine
         with acquire_lease(tracker, digest(plan, stop), name=plan.space.name) as run, heartbeat(tracker, run):
             with tracker.translating_errors():
                 sweep = tracker.get_run(run.run_id)
+                # Again, under the lease: another process may have finished tasks since.
                 work = session.find_remaining_work(plan, sweep)
                 session.write_plan(work.plan, sweep)
                 sweep = tracker.get_run(run.run_id)  # with the tags that were just set
@@ -96,11 +100,12 @@ class RemainingWork:
 
 @dataclass(frozen=True)
 class SweepSession:
-    """The steps of one sweep: how its tasks are run, and where they are recorded."""
+    """The steps of one sweep: how its tasks are run, where they are recorded, and what stops them."""
 
     tracker: Tracker
     options: SweepOptions
     stop: EarlyStopping | None
+    signals: SignalHandler
 
     def find_remaining_work(self, plan: Plan, sweep: RunRecord | None) -> RemainingWork:
         """Return what is to run of a plan, of which `sweep` may have recorded more points."""
@@ -128,6 +133,24 @@ class SweepSession:
             check_data(datasets)
         return datasets
 
+    @contextmanager
+    def connect(self, datasets: Sequence[str]) -> Iterator[None]:
+        """Join the cluster of --address within the block; without one do nothing: `run` starts Ray here.
+
+        ClusterError, or StoreError if its nodes do not reach the store, or DataError if they lack a data set.
+        """
+        options, tracker = self.options, self.tracker
+        if options.address is None:
+            yield
+            return
+        from orchestrator.execution.ray_cluster import NodeRequirements, cluster_for_sweep
+
+        requirements = NodeRequirements(
+            options.code(), tracker.uri, tracker.artifact_root, tuple(datasets), options.data_dir()
+        )
+        with cluster_for_sweep(options.resources(), requirements, self.signals):
+            yield
+
     def record_request(self, space: Space, sweep: RunRecord) -> None:
         """Tag the sweep with its request, so that the same one is answered at once when all is done."""
         request = request_of(space, self.options)
@@ -152,7 +175,9 @@ class SweepSession:
         from orchestrator.planning.search_source import SearchSource  # Optuna, which a grid does not need
 
         retry = self.options.retry_failed
-        source = SearchSource(work.plan, self.tracker, sweep, retry_failed=retry, stop=self.stop)
+        source = SearchSource(
+            work.plan, self.tracker, sweep, self.signals, retry_failed=retry, stop=self.stop
+        )
         source.load_finished(work.tasks)
         return source
 
@@ -174,11 +199,12 @@ class SweepSession:
             state_dir=custom_state_dir(),
         )
         previous = () if stop is None else tuple(previous_trials(work.plan, tracker, stop))
-        with deliver_in_background(tracker.uri), _closing_runs(tracker, sweep.run_id):
+        with deliver_in_background(tracker.uri, self.signals), self.closing_runs(sweep.run_id):
             return run_experiment(
                 work.tasks,
                 settings,
                 options.resources(),
+                self.signals,
                 reused=work.reused,
                 reused_dense=len(work.plan.dense) - sum(task.parent is None for task in work.tasks),
                 previous_trials=previous,
@@ -186,6 +212,28 @@ class SweepSession:
                 planned_trials=0 if source is None else work.plan.space.points,
                 on_task_lost=partial(record_lost_task, tracker, sweep.run_id),
             )
+
+    @contextmanager
+    def closing_runs(self, sweep_run: str) -> Iterator[None]:
+        """Close the runs that workers leave open if Ray is lost, and the workers with it."""
+        tracker = self.tracker
+
+        def close(reason: str) -> None:
+            breaker_for(tracker.uri).reset()  # the store may be back since a worker could not reach it
+            with suppress(StoreUnavailableError), tracker.translating_errors():
+                tracker.close_children(sweep_run, reason)
+
+        def close_sweep(reason: str) -> None:
+            close(reason)
+            with suppress(StoreUnavailableError), tracker.translating_errors():
+                tracker.close(sweep_run, reason, status="FAILED")
+
+        with self.signals.closing_at_end(close_sweep):
+            try:
+                yield
+            except ClusterError as error:
+                close(str(error))
+                raise
 
     def publish(
         self, work: RemainingWork, sweep: RunRecord, source: SearchSource | None, outcome: SweepOutcome
@@ -200,46 +248,6 @@ class SweepSession:
         if source is None:
             return Summary.of_plan(work.plan, sweep, results, outcome, work.reused)
         return Summary.of_plan(source.plan, sweep, results, outcome, work.reused + source.reused)
-
-
-@contextmanager
-def connect(options: SweepOptions, tracker: Tracker, datasets: Sequence[str]) -> Iterator[None]:
-    """Join the cluster of --address within the block; without one do nothing: the sweep starts its own Ray.
-
-    ClusterError, or StoreError if its nodes do not reach the store, or DataError if they lack a data set.
-    """
-    if options.address is None:
-        yield
-        return
-    from orchestrator.execution.ray_cluster import NodeRequirements, cluster_for_sweep
-
-    requirements = NodeRequirements(
-        options.code(), tracker.uri, tracker.artifact_root, tuple(datasets), options.data_dir()
-    )
-    with cluster_for_sweep(options.resources(), requirements):
-        yield
-
-
-@contextmanager
-def _closing_runs(tracker: Tracker, sweep_run: str) -> Iterator[None]:
-    """Close the runs that workers leave open if Ray is lost, and the workers with it."""
-
-    def close(reason: str) -> None:
-        breaker_for(tracker.uri).reset()  # the store may be back since a worker could not reach it
-        with suppress(StoreUnavailableError), tracker.translating_errors():
-            tracker.close_children(sweep_run, reason)
-
-    def close_sweep(reason: str) -> None:
-        close(reason)
-        with suppress(StoreUnavailableError), tracker.translating_errors():
-            tracker.close(sweep_run, reason, status="FAILED")
-
-    with closing_at_end(close_sweep):
-        try:
-            yield
-        except ClusterError as error:
-            close(str(error))
-            raise
 
 
 def record_lost_task(tracker: Tracker, sweep_run: str, task: Task, reason: str) -> None:

@@ -16,9 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from orchestrator.formatting import format_duration
-from orchestrator.system.console import plain
-from orchestrator.system.output_streams import drawn_on
-from orchestrator.system.signals import STOPPING, received_signal
+from orchestrator.system.console import drawn_on, plain
+from orchestrator.system.signals import STOPPING, SignalHandler
 from orchestrator.trial.task import Task, TaskResult
 
 
@@ -111,8 +110,9 @@ class SweepProgress:
     On a terminal these are bars, elsewhere a line now and then.
     """
 
-    def __init__(self, dense: TaskCounter, trials: TaskCounter) -> None:
+    def __init__(self, dense: TaskCounter, trials: TaskCounter, signals: SignalHandler) -> None:
         self.dense, self.trials = dense, trials
+        self._signals = signals
         self.concurrent = 1
         self.status_message = ""  # what the sweep waits for while nothing runs
         self._best: tuple[float, str] | None = None  # validation accuracy, name of the trial
@@ -194,7 +194,7 @@ class SweepProgress:
         grid = Table.grid(expand=True)
         grid.add_column(no_wrap=True, overflow="ellipsis")
         grid.add_row(bars)
-        message = STOPPING if received_signal() else self.status_message
+        message = STOPPING if self._signals.received else self.status_message
         grid.add_row(plain(", ".join([*([message] if message else []), *self._remarks()])))
         return grid
 

@@ -19,6 +19,7 @@ from orchestrator.execution.options import Resources, limit_to_nodes
 from orchestrator.execution.ray_local import Node, connect_cluster, living_nodes
 from orchestrator.storage.uri import SERVER_FIX, check_reachable, redact_uri, store_exists
 from orchestrator.system.provenance import check_code
+from orchestrator.system.signals import SignalHandler
 
 ANSWER_SECONDS = 90.0  # a node imports MLflow first, and may have to install Ray's environment
 
@@ -78,9 +79,11 @@ def find_problem(requirements: NodeRequirements) -> str:
 
 
 @contextmanager
-def cluster_for_sweep(resources: Resources, requirements: NodeRequirements) -> Iterator[None]:
+def cluster_for_sweep(
+    resources: Resources, requirements: NodeRequirements, signals: SignalHandler
+) -> Iterator[None]:
     """Join the cluster at the address of `resources`. ClusterError or StoreError if it lacks something."""
-    with connect_cluster(resources.address or "auto"):
+    with connect_cluster(resources.address or "auto", signals):
         nodes = living_nodes()
         limit_to_nodes(resources, [node["Resources"] for node in nodes])
         check_reachable(
@@ -90,7 +93,7 @@ def cluster_for_sweep(resources: Resources, requirements: NodeRequirements) -> I
         yield
 
 
-def cluster_gpus(address: str) -> float:
+def cluster_gpus(address: str, signals: SignalHandler) -> float:
     """Return the number of GPUs of all nodes of a cluster."""
-    with connect_cluster(address):
+    with connect_cluster(address, signals):
         return float(sum(node["Resources"].get("GPU", 0.0) for node in living_nodes()))

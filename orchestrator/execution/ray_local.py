@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 import logging
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import psutil
 import ray
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_liveness import forget, kill_stragglers, watched
 from orchestrator.execution.ray_patches import (
     head_address,
     is_head_here,
@@ -23,16 +26,19 @@ from orchestrator.execution.ray_patches import (
     loopback_only,
     minimal_processes,
     quiet_deaths,
+    reload_token,
 )
-from orchestrator.execution.ray_security import check_loopback, new_token
-from orchestrator.execution.ray_session_folder import (
+from orchestrator.execution.ray_session import (
     RAY,
     check_temporary_folder,
+    forget,
     kill_ray_processes,
+    kill_stragglers,
     session_folder,
+    watched,
 )
 from orchestrator.system.machine import environment_variables
-from orchestrator.system.signals import RAISED, allow_interrupt, defer_signals, pending, reinstall_handlers
+from orchestrator.system.signals import RAISED, SignalHandler
 
 # A worker that is used again waits for the end of the thread of the trial before; 2 s are Tune's own.
 IN_WORKERS = {"OMP_NUM_THREADS": "1", "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}
@@ -66,24 +72,25 @@ class _NoWorkingDir(JobConfig):
 
 
 @contextmanager
-def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
+def local_ray(resources: Resources, signals: SignalHandler, *, ready: int = 0) -> Iterator[None]:
     """Run a Ray of our own within the block, on loopback alone and with a token of its own.
 
     `ready` workers are started at once, and import while the block goes on. ClusterError if Ray does not
     start, or listens on other addresses.
     """
     with (
-        _private_folder(sockets=True) as folder,
+        _private_folder(signals, sockets=True) as folder,
         environment_variables(ENVIRONMENT),
         new_token(),
         loopback_only(True),
-        watched(folder),
+        watched(folder, signals),
         quiet_deaths(),
     ):
         try:
             with minimal_processes(folder, ready=ready):
                 _start(
                     "Ray did not start",
+                    signals,
                     address="local",
                     num_cpus=resources.cpus,
                     num_gpus=resources.gpus,
@@ -92,7 +99,7 @@ def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
                     _temp_dir=str(folder / RAY),
                 )
             check_loopback()
-            with kill_stragglers():
+            with kill_stragglers(signals):
                 yield
         finally:
             _shut_down()
@@ -100,26 +107,30 @@ def local_ray(resources: Resources, *, ready: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def _private_folder(*, sockets: bool) -> Iterator[Path]:
+def _private_folder(signals: SignalHandler, *, sockets: bool) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             if sockets:
                 check_temporary_folder()
-            folder = stack.enter_context(session_folder())
+            folder = stack.enter_context(session_folder(signals))
         except OSError as error:
             raise ClusterError(f"Ray did not start: {error}") from error
         yield folder
 
 
 @contextmanager
-def connect_cluster(address: str) -> Iterator[None]:
+def connect_cluster(address: str, signals: SignalHandler) -> Iterator[None]:
     """Connect to a Ray cluster that is running already. ClusterError if there is none at `address`."""
     _check_address(address)
-    with loopback_only(_listens_on_loopback(address)), _private_folder(sockets=False) as folder:
+    with (
+        loopback_only(_listens_on_loopback(address)),
+        _private_folder(signals, sockets=False) as folder,
+    ):
         empty = folder / "empty"
         empty.mkdir()
         _start(
             f"no Ray cluster could be joined at {address}",
+            signals,
             address=address,
             runtime_env={"working_dir": str(empty), "env_vars": IN_WORKERS},
         )
@@ -129,18 +140,18 @@ def connect_cluster(address: str) -> Iterator[None]:
             _shut_down()
 
 
-def _start(failure: str, **options: Any) -> None:  # whatever ray.init takes
+def _start(failure: str, signals: SignalHandler, **options: Any) -> None:  # whatever ray.init takes
     try:
-        with defer_signals(), allow_interrupt():
+        with signals.deferring(), signals.interruptible():
             try:
                 with keep_signal_handlers():
                     ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
             finally:
-                reinstall_handlers()  # Ray's C++ has put another in their place, which aborts in the end
+                signals.reinstall()  # Ray's C++ has put another in their place, which aborts in the end
     except (Exception, KeyboardInterrupt) as error:  # Ray raises bare ones, as "timed out during startup"
         forget()
         ray.shutdown()  # what has started of it
-        if pending():  # in the midst of Ray's C++ it comes out as a SystemError
+        if signals.is_interrupted:  # in the midst of Ray's C++ it comes out as a SystemError
             raise KeyboardInterrupt(RAISED) from None
         reason = " ".join(str(error).split())[:300]
         raise ClusterError(f"{failure}: {reason}") from error
@@ -188,3 +199,59 @@ def _shut_down() -> None:
 def living_nodes() -> list[Node]:
     """Return the living nodes of the cluster that this process has joined."""
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # ray's
+
+
+@contextmanager
+def new_token() -> Iterator[None]:
+    """Have Ray's processes that start within the block ask every client for a new token.
+
+    They have it in their environment: /proc/PID/environ can be read by the process's owner alone.
+    """
+    try:
+        with environment_variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+            reload_token()
+            yield
+    finally:
+        reload_token()
+
+
+def check_loopback() -> None:
+    """Raise ClusterError if this process, or one below it, listens where other machines could connect."""
+    exposed = sorted({address for address in listeners() if not _is_loopback(address)})
+    if exposed:
+        addresses = ", ".join(f"{host}:{port}" for host, port in exposed)
+        raise ClusterError(
+            f"Ray listens on {addresses}, and may listen on 127.0.0.1 alone; nothing was run: this version "
+            "of Ray does not keep to loopback, install the one in requirements.lock"
+        )
+
+
+def listeners() -> Iterator[tuple[str, int]]:
+    """Yield (host, port) of every TCP listener of this process and those below it."""
+    current = psutil.Process()
+    for process in (current, *current.children(recursive=True)):
+        with suppress(psutil.Error):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    yield connection.laddr.ip, connection.laddr.port
+
+
+def _is_loopback(address: tuple[str, int]) -> bool:
+    host = ip_address(address[0])
+    mapped = getattr(host, "ipv4_mapped", None)
+    return (mapped or host).is_loopback
+
+
+ANSWER_SECONDS = 60
+
+
+def measure_ray_startup() -> float:
+    """Return the seconds from nothing to the answer of a first worker. ClusterError if Ray does not start."""
+    started = perf_counter()
+    with local_ray(Resources(cpus=1, gpus=0, gpus_per_trial=1.0, concurrent=1), SignalHandler()):
+        ray.get(ray.remote(_answer).remote(), timeout=ANSWER_SECONDS)
+        return perf_counter() - started
+
+
+def _answer() -> bool:
+    return True

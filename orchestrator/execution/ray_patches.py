@@ -23,8 +23,7 @@ from ray._private import node, parameter, ray_constants, services, utils, worker
 from ray.experimental import internal_kv as internal_kv
 
 from orchestrator.errors import ClusterError
-from orchestrator.execution.ray_liveness import watch
-from orchestrator.execution.ray_session_folder import SESSION, WORKERS
+from orchestrator.execution.ray_session import SESSION, WORKERS, watch
 
 INTERNALS: tuple[tuple[Any, tuple[str, ...]], ...] = (  # modules and classes, whose stubs lack these names
     (parameter, ("RayParams",)),
@@ -106,6 +105,7 @@ def reload_token() -> None:
     _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]  # compiled
 
 
+# The agent itself imported for 1 s while the raylet, and so the first worker, waited (docs/benchmarks.md).
 AGENT_STUB = Path(__file__).with_name("dashboard_agent_stub.py")
 UMASK = "ORCHESTRATE_UMASK"  # of the process that started Ray, for its workers
 POLL_SECONDS = 0.01
@@ -133,6 +133,7 @@ def minimal_processes(folder: Path, *, ready: int) -> Iterator[None]:
         watch(Path(command[0]).name, information.process)
         return information
 
+    # The dashboard is not used, and its server took 1.2 s of the start (docs/benchmarks.md).
     def start_no_server(node: Any, **options: Any) -> None:  # Ray's own
         node._webui_url = ""
 

@@ -162,7 +162,7 @@ class Studies:
 
     def end(self, key: str, *, value: float | None, stopped: bool = False) -> None:
         """End a trial: with a validation accuracy, stopped, or failed. An unknown key is ignored."""
-        if key not in self._open:
+        if key not in self._open:  # a dense training, or a trial that ended before its first round
             return
         study, trial = self._open.pop(key)
         if stopped:

@@ -142,6 +142,10 @@ class SweepCounts:
         missing = len(without_run) - len(blocked)
         return cls(states, dense, trials, len(blocked), missing, len(missing_dense))
 
+    def failures(self) -> tuple[tuple[str, str], ...]:
+        """Return the name of each failed run, and why it failed."""
+        return tuple((run.name, run.tags.get("reason", "unknown")) for run in self.states["failed"].values())
+
 
 def make_status(
     sweep: RunRecord,
@@ -165,7 +169,7 @@ def make_status(
     return Status(
         space=sweep.tags.get("space", sweep.name),
         sweep=sweep.run_id,
-        state="running" if is_alive else "finished" if sweep.status == "FINISHED" else "interrupted",
+        state="running" if is_alive else _final_state(sweep),
         host=host,
         pid=pid,
         planned=len(dense_keys) + unasked,
@@ -185,9 +189,7 @@ def make_status(
         best_val_accuracy=best.metrics[BEST] if best else None,
         elapsed_seconds=max(0.0, end - started),
         left_seconds=_seconds_left(sweep, counts, dense_keys, runs, now, unasked) if is_alive else None,
-        failures=tuple(
-            (run.name, run.tags.get("reason", "unknown")) for run in counts.states["failed"].values()
-        ),
+        failures=counts.failures(),
     )
 
 
@@ -258,6 +260,10 @@ def _owner(sweep: RunRecord) -> tuple[str, int | None, float]:
 
 def _is_alive(sweep: RunRecord) -> bool:
     return sweep.status == "RUNNING" and is_owner_alive(sweep.tags.get("owner", ""))
+
+
+def _final_state(sweep: RunRecord) -> str:
+    return "finished" if sweep.status == "FINISHED" else "interrupted"
 
 
 def _is_child(sweep: RunRecord, run: RunRecord) -> bool:

@@ -23,6 +23,7 @@ from orchestrator.space.pruners import pruners
 from orchestrator.space.space import Space
 from orchestrator.space.values import canonical_method
 from orchestrator.storage.uri import store_exists
+from orchestrator.system.signals import SignalHandler
 from orchestrator.trial.structure import unpruned_of
 from pruning.registry import parse_method
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def start_ray_early(plan: Plan, options: SweepOptions, *, uri: str) -> Iterator[None]:
+def start_ray_early(plan: Plan, options: SweepOptions, signals: SignalHandler, *, uri: str) -> Iterator[None]:
     """Start Ray while MLflow makes a new store: without a store everything is to be run.
 
     With a store, or a cluster to join, this does nothing. DataError comes before anything is written.
@@ -46,9 +47,10 @@ def start_ray_early(plan: Plan, options: SweepOptions, *, uri: str) -> Iterator[
     trials = len(plan.trials) or plan.space.points
     with ThreadPoolExecutor(1) as thread, ExitStack() as ray:
         with waiting("starting Ray, making the store"):
+            # The store in the thread, and Ray here: Python installs signal handlers in the main thread alone.
             store = thread.submit(_make_store, uri)
             resources = options.resources()
-            ray.enter_context(local_ray(resources, ready=resources.initial_workers(trials)))
+            ray.enter_context(local_ray(resources, signals, ready=resources.initial_workers(trials)))
             store.result()
         yield
 
@@ -107,19 +109,23 @@ def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {model: tuple(all_layers) for model, all_layers in names.items() if all_layers}
 
 
-def run_sweep(space: Space, options: SweepOptions, *, uri: str) -> Summary:
+def run_sweep(
+    space: Space, options: SweepOptions, *, uri: str, signals: SignalHandler | None = None
+) -> Summary:
     """Run what the store does not hold yet, and return what became of all trials.
 
+    `signals` handles those of the command that runs the sweep; without one the sweep handles its own.
     DataError and StoreError come before any training.
     """
     plan = make_plan(space, device=options.device, precision=options.precision)
     _check_something_to_run(plan)
     stop = stop_rule(space, options.stop)
     check_can_stop(plan, stop)
-    with start_ray_early(plan, options, uri=uri):
+    signals = signals or SignalHandler()
+    with start_ray_early(plan, options, signals, uri=uri):
         from orchestrator.execution.plan_runner import execute_plan  # and MLflow with it
 
-        return execute_plan(plan, options, stop, uri=uri)
+        return execute_plan(plan, options, stop, signals, uri=uri)
 
 
 def _check_something_to_run(plan: Plan) -> None:

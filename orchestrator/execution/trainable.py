@@ -40,9 +40,9 @@ SECONDS_BETWEEN_REPORTS = 1.0
 
 
 def trainable(
-    config: Mapping[str, str], settings: WorkerSettings, signals: StopSignals | None, *, in_cluster: bool
+    config: Mapping[str, str], settings: WorkerSettings, stop_signals: StopSignals | None, *, in_cluster: bool
 ) -> None:
-    """Run one task in a worker; `signals` is None where no trial is stopped.
+    """Run one task in a worker; `stop_signals` is None where no trial is stopped.
 
     In a cluster of several nodes the run is tagged with the node that it ran on.
     """
@@ -61,7 +61,7 @@ def trainable(
         nonlocal last_report, stop_reason
         last_report = monotonic()
         tune.report({SUCCEEDED: 0, **values})  # returns once the scheduler has decided
-        stop_reason = "" if signals is None else signals.get(task.key)
+        stop_reason = "" if stop_signals is None else stop_signals.get(task.key)
         return stop_reason
 
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -16,10 +18,8 @@ from orchestrator.config import EarlyStopping
 from orchestrator.errors import ClusterError, DiskFullError
 from orchestrator.execution.options import Resources, limit_to_nodes
 from orchestrator.execution.progress import SweepProgress, TaskCounter
-from orchestrator.execution.ray_liveness import death
-from orchestrator.execution.ray_local import living_nodes, local_ray
-from orchestrator.execution.ray_security import check_loopback
-from orchestrator.execution.ray_session_folder import session_folder
+from orchestrator.execution.ray_local import check_loopback, living_nodes, local_ray
+from orchestrator.execution.ray_session import death, session_folder
 from orchestrator.execution.searcher import (
     DIED,
     TASK,
@@ -31,13 +31,7 @@ from orchestrator.execution.searcher import (
 from orchestrator.execution.trainable import StopSignals, trainable
 from orchestrator.execution.tune_patches import reuse_prestarted_workers, worker_loss_fails_one_trial
 from orchestrator.system.memory import default_gc
-from orchestrator.system.signals import (
-    defer_signals,
-    disk_full_reason,
-    has_begun,
-    received_signal,
-    request_stop_disk_full,
-)
+from orchestrator.system.signals import SignalHandler
 from orchestrator.trial.task import PreviousTrial, SweepOutcome, Task, TaskResult, WorkerSettings
 
 if TYPE_CHECKING:
@@ -88,10 +82,39 @@ __all__ = ["Resources", "run_experiment"]
 OnTaskLost = Callable[[Task, str], None]  # of a task whose workers have all died, with the reason
 
 
+@dataclass
+class ResultCollector:
+    """The results of a sweep as they come in, and who hears of each.
+
+    `reused` counts the trials that the store had at the start.
+    """
+
+    progress: SweepProgress
+    signals: SignalHandler
+    reused: int
+    source: TaskSource | None
+    on_task_lost: OnTaskLost | None
+    results: list[TaskResult] = field(default_factory=list)
+
+    def on_result(self, result: TaskResult) -> None:
+        """Keep and show a result, unless its task was cut off, which is no failure."""
+        if result.reason.startswith(DiskFullError.__name__):
+            self.signals.request_stop(result.reason)
+        if result.state == "failed" and (self.signals.is_stopping or death()):
+            return
+        self.results.append(result)
+        if self.source is not None:
+            self.progress.trials.reused = self.reused + self.source.reused
+        self.progress.on_result(result)
+        if self.on_task_lost is not None and result.reason.startswith(DIED):
+            self.on_task_lost(result.task, result.reason)
+
+
 def run_experiment(
     tasks: Sequence[Task],
     settings: WorkerSettings,
     resources: Resources,
+    signals: SignalHandler,
     *,
     reused: int,
     reused_dense: int = 0,
@@ -106,46 +129,35 @@ def run_experiment(
     `settings` say, and compared with `previous_trials`, too. A `source` gives more tasks as results come
     in, until there are `planned_trials`. ClusterError if not even one trial fits.
     """
-    results: list[TaskResult] = []
-    progress = _make_progress(tasks, reused=reused, reused_dense=reused_dense, planned_trials=planned_trials)
+    counters = _count_tasks(tasks, reused=reused, reused_dense=reused_dense, planned_trials=planned_trials)
+    progress = SweepProgress(*counters, signals)
+    collector = ResultCollector(progress, signals, reused, source, on_task_lost)
     workers = resources.initial_workers(max(len(tasks), planned_trials))
-
-    def on_result(result: TaskResult) -> None:
-        if result.reason.startswith(DiskFullError.__name__):
-            request_stop_disk_full(result.reason)
-        if result.state == "failed" and (received_signal() or disk_full_reason() or death()):
-            return  # it was cut off, which is no failure
-        results.append(result)
-        if source is not None:
-            progress.trials.reused = reused + source.reused
-        progress.on_result(result)
-        if on_task_lost is not None and result.reason.startswith(DIED):
-            on_task_lost(result.task, result.reason)
-
-    with defer_signals(), progress:
+    with signals.deferring(), progress:
         progress.status_message = "starting Ray"
-        with nullcontext() if ray.is_initialized() else local_ray(resources, ready=workers):
+        with nullcontext() if ray.is_initialized() else local_ray(resources, signals, ready=workers):
             resources = limit_to_nodes(resources, [node["Resources"] for node in living_nodes()])
             progress.concurrent, progress.status_message = resources.concurrent, "starting the first worker"
-            if not received_signal():
+            if not signals.received:
                 # In a cluster no worker of ours is started ahead: all may run from the start.
                 workers = workers if resources.address is None else resources.concurrent
                 ramp = ConcurrencyRamp(workers, resources.concurrent)
                 callback = ProgressCallback(progress, ramp, resources)
                 searcher = DagSearcher(
-                    tasks, on_result, source, ramp=ramp, death_reason=callback.death_reason
+                    tasks, collector.on_result, source, ramp=ramp, death_reason=callback.death_reason
                 )
-                has_begun()
-                _fit(searcher, settings, resources, previous_trials, callback)
-    return SweepOutcome(tuple(results), received_signal(), disk_full_reason())
+                signals.mark_started()
+                _fit(searcher, settings, resources, previous_trials, callback, signals)
+    return SweepOutcome(tuple(collector.results), signals.received, signals.disk_full_reason)
 
 
-def _make_progress(
+def _count_tasks(
     tasks: Sequence[Task], *, reused: int, reused_dense: int, planned_trials: int
-) -> SweepProgress:
+) -> tuple[TaskCounter, TaskCounter]:
+    """Return the counters of dense trainings and of trials."""
     trials = sum(task.parent is not None for task in tasks)
     dense = TaskCounter(reused_dense + len(tasks) - trials, reused=reused_dense)
-    return SweepProgress(dense, TaskCounter(max(planned_trials, reused + trials), reused=reused))
+    return dense, TaskCounter(max(planned_trials, reused + trials), reused=reused)
 
 
 def _fit(
@@ -154,38 +166,36 @@ def _fit(
     resources: Resources,
     previous_trials: Sequence[PreviousTrial],
     callback: ProgressCallback,
+    signals: SignalHandler,
 ) -> None:
-    in_cluster, signals = resources.address is not None, None if settings.stop is None else StopSignals()
-    work = tune.with_parameters(trainable, settings=settings, signals=signals, in_cluster=in_cluster)
-    with session_folder() as folder:
+    in_cluster = resources.address is not None
+    stop_signals = None if settings.stop is None else StopSignals()
+    work = tune.with_parameters(
+        trainable, settings=settings, stop_signals=stop_signals, in_cluster=in_cluster
+    )
+    with session_folder(signals) as folder:
         tuner = tune.Tuner(
             tune.with_resources(work, PlacementGroupFactory([resources.per_trial])),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_make_scheduler(settings.stop, signals, previous_trials),
-                num_samples=-1,
-                reuse_actors=True,
+                scheduler=_make_scheduler(settings.stop, stop_signals, previous_trials),
+                num_samples=-1,  # the searcher says when no task is left
+                reuse_actors=True,  # a new worker takes 5 s of imports
                 max_concurrent_trials=resources.concurrent,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(folder),
-                verbose=0,
-                stop=_StopWhenInterrupted(),
-                callbacks=[callback],
-                failure_config=tune.FailureConfig(max_failures=resources.retries),
-            ),
+            run_config=_make_run_config(folder, resources, callback, signals),
         )
         try:
             with (
                 default_gc(),
                 worker_loss_fails_one_trial(),
+                # In a cluster no worker of ours was started ahead.
                 nullcontext() if in_cluster else reuse_prestarted_workers(),
             ):
                 tuner.fit()
-            if signals is not None:
-                signals.clear()
+            if stop_signals is not None:
+                stop_signals.clear()
         except RuntimeError as error:  # Tune's own, for instance when a cluster is gone
             if not isinstance(error.__cause__, RayError):
                 raise
@@ -193,19 +203,35 @@ def _fit(
             raise ClusterError(f"Ray ended the sweep: {reason}; the same command carries on") from error
 
 
+def _make_run_config(
+    folder: Path, resources: Resources, callback: ProgressCallback, signals: SignalHandler
+) -> tune.RunConfig:
+    return tune.RunConfig(
+        name="sweep",
+        storage_path=str(folder),
+        verbose=0,  # the progress is ours
+        stop=_StopWhenInterrupted(signals),
+        callbacks=[callback],
+        failure_config=tune.FailureConfig(max_failures=resources.retries),
+    )
+
+
 def _make_scheduler(
-    stop: EarlyStopping | None, signals: StopSignals | None, previous_trials: Sequence[PreviousTrial]
+    stop: EarlyStopping | None, stop_signals: StopSignals | None, previous_trials: Sequence[PreviousTrial]
 ) -> LiveTrialScheduler:
-    if stop is None or signals is None:
+    if stop is None or stop_signals is None:
         return LiveTrialScheduler()
     from orchestrator.execution.scheduler import OptunaStopping  # and Optuna with it
 
-    return OptunaStopping(stop, signals.set, previous_trials)
+    return OptunaStopping(stop, stop_signals.set, previous_trials)
 
 
 class _StopWhenInterrupted(tune.Stopper):
+    def __init__(self, signals: SignalHandler) -> None:
+        self.signals = signals
+
     def __call__(self, trial_id: str, result: Mapping[str, object]) -> bool:
         return self.stop_all()
 
     def stop_all(self) -> bool:
-        return bool(received_signal() or disk_full_reason())
+        return self.signals.is_stopping

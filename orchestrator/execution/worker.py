@@ -66,9 +66,8 @@ def run_task(
         on_progress,
         should_stop,
     )
-    if (
-        pending := outbox.find_task_result(task.key)
-    ) is not None:  # a worker died between its work and the store
+    pending = outbox.find_task_result(task.key)
+    if pending is not None:  # a worker died between its work and the store
         with suppress(StoreUnavailableError):
             deliver_all(settings.uri, outbox)
         return pending.final_metrics

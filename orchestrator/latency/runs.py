@@ -18,12 +18,21 @@ import models
 from orchestrator.analysis.results import RUN_ID, find_sweep
 from orchestrator.analysis.tables import Table
 from orchestrator.errors import StoreError, UsageError
-from orchestrator.latency.measure import BATCHES, FORMS, SECONDS, Latency, NetworkVariants, measure
-from orchestrator.latency.sparse import MIN_SPARSITY, is_convertible, is_supported
+from orchestrator.latency.measure import (
+    BATCHES,
+    FORMS,
+    MIN_SPARSITY,
+    SECONDS,
+    Latency,
+    NetworkVariants,
+    is_convertible,
+    is_supported,
+    measure,
+)
 from orchestrator.model_io.load import build_module, saved_model
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.storage.manifest import ARCH, MANIFEST, MASKS
-from orchestrator.storage.model_spec import ModelSpec, Shape
+from orchestrator.storage.model_files import ModelSpec, Shape
 from orchestrator.system.console import print_line
 from orchestrator.system.determinism import seeded
 from orchestrator.system.provenance import environment

@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 import models
 from orchestrator.errors import ExportError, StoreError, UsageError, unknown_name
 from orchestrator.formatting import is_encodable
-from orchestrator.storage.model_spec import ModelSpec
+from orchestrator.storage.model_files import ModelSpec
 from orchestrator.storage.tensor_files import METADATA, load_expected_tensors, max_file_bytes, read_header
 from orchestrator.system.files import open_regular, read_regular, size_of
 from pruning.eval_mode import eval_mode

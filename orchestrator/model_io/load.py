@@ -16,7 +16,7 @@ from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.source import ModelSource, resolve_source, source_of_run
 from orchestrator.planning.fingerprints import model_code, parse_code
 from orchestrator.storage import model_files
-from orchestrator.storage.model_spec import ModelSpec
+from orchestrator.storage.model_files import ModelSpec
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.determinism import torch_threads
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker

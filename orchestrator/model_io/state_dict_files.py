@@ -16,8 +16,7 @@ from orchestrator.model_io.pickle_reader import PickleError, TensorView, Value
 from orchestrator.model_io.torch_archive import TorchFileError, read_archive, read_bytes
 from orchestrator.storage.tensor_files import load_tensors
 from orchestrator.system.files import open_regular, size_of
-from orchestrator.trial.network_size import BAD_SIZES
-from orchestrator.trial.structure import flow_of
+from orchestrator.trial.structure import BAD_SIZES, flow_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 LARGEST = 8_000_000_000  # bytes

@@ -14,11 +14,17 @@ import models
 from orchestrator.config import Prune, Start, When, method_name
 from orchestrator.data.datasets import info, split_sizes
 from orchestrator.errors import SpaceError
-from orchestrator.trial.network_size import size_conflict
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.stages import SAMPLES_PER_CLASS
-from orchestrator.trial.structure import channels_of, check_weights, flow_of, layers_protected, units_of
+from orchestrator.trial.structure import (
+    channels_of,
+    check_weights,
+    flow_of,
+    layers_protected,
+    size_conflict,
+    units_of,
+)
 from orchestrator.trial.weight_transfer import SourceModelInfo, TensorMapping, classes_of, match_tensors
 from pruning.criteria import criteria
 from pruning.granularity import granularities, resolve_amount

@@ -19,7 +19,6 @@ from orchestrator.config import (
     When,
     micro_batch_of,
 )
-from orchestrator.planning.choices import Lists
 from orchestrator.planning.constraints import (
     amount_conflict,
     criterion_conflict,
@@ -38,7 +37,7 @@ from orchestrator.space import hyperparameters, techniques
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.overrides import TECHNIQUE_AXES
 from orchestrator.space.schema import Exclude
-from orchestrator.space.space import Space
+from orchestrator.space.space import Lists, Space
 from orchestrator.space.values import Choice, Value, listed_values
 from orchestrator.trial.params import without_defaults
 from pruning.registry import parse_method

@@ -16,13 +16,12 @@ from orchestrator.config import (
     TrialConfig,
 )
 from orchestrator.errors import SpaceError
-from orchestrator.planning.choices import grid_lists
 from orchestrator.planning.constraints import model_conflict
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Exclusion, Params, PlannedTrial, SampledPoint, expand
 from orchestrator.planning.fingerprints import clear_caches
 from orchestrator.space.pruners import pruners, trials_needed
-from orchestrator.space.space import Space
+from orchestrator.space.space import Space, grid_lists
 from orchestrator.trial.params import params
 from orchestrator.trial.run import measured_rounds
 

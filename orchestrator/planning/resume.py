@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import STAGE_VERSION, DenseConfig, EarlyStopping, TrialConfig, non_default_recipe
 from orchestrator.errors import StoreError
-from orchestrator.planning.choices import select
 from orchestrator.planning.expansion import Params, SampledPoint, expand
 from orchestrator.planning.fingerprints import fingerprint_choices
 from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, extended
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.planning.run_names import dense_name, trial_name, varied_axes
+from orchestrator.space.space import select
 from orchestrator.space.values import Choice, Range
 from orchestrator.storage.manifest import sizes_match
 from orchestrator.trial.params import amount_text, params

@@ -19,10 +19,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
 from orchestrator.config import Numerics
-from orchestrator.planning.choices import select
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Expansion, Params, SampledPoint, expand
-from orchestrator.space.space import Space
+from orchestrator.space.space import Space, select
 from orchestrator.space.values import Choice, Range, Value, listed_values
 
 MAX_DRAWS = 1000  # for one point, until one is new and can be run

@@ -13,7 +13,7 @@ from orchestrator.planning.plan import Plan, SearchPoint, extended
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.planning.resume import final_states, plan_text, remaining_tasks
 from orchestrator.planning.sampling import ObservedPoint, next_point
-from orchestrator.system.signals import disk_full_reason, received_signal, request_stop_disk_full
+from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.trial.task import Task, TaskResult
 
@@ -26,6 +26,7 @@ class SearchSource:
         plan: Plan,
         tracker: Tracker,
         sweep: RunRecord,
+        signals: SignalHandler,
         *,
         retry_failed: bool,
         stop: EarlyStopping | None,
@@ -34,6 +35,7 @@ class SearchSource:
         self.reused = 0
         self._tracker = tracker
         self._sweep = sweep
+        self._signals = signals
         self._retry_failed = retry_failed
         self._stop = stop
         self._ended: dict[str, TaskResult] = {}
@@ -50,18 +52,20 @@ class SearchSource:
     def next_tasks(self, room: int) -> Sequence[Task]:
         """Return the tasks of the next point; none while `room` points run, or while the sweep stops."""
         tasks: list[Task] = []
-        while not tasks and not self.exhausted and self._running_points() < room and not _is_stopping():
+        while not tasks and not self.exhausted and self._running_points() < room:
+            if self._signals.is_stopping:
+                break
             try:
                 tasks = self._sample_point()
             except StoreUnavailableError:
                 break  # Tune calls again
             except DiskFullError as error:
-                request_stop_disk_full(f"{type(error).__name__}: {error}")
+                self._signals.request_stop(f"{type(error).__name__}: {error}")
         return tasks
 
     def on_result(self, result: TaskResult) -> None:
         """Record how a trial ended; one that was interrupted stays open."""
-        is_interrupted = _is_stopping() and result.state == "failed"
+        is_interrupted = self._signals.is_stopping and result.state == "failed"
         if result.task.parent is not None and not is_interrupted:
             self._ended[result.task.key] = result
 
@@ -93,11 +97,6 @@ class SearchSource:
         self.plan, self.reused = longer, self.reused + reused
         self._ended.update(ended)
         return tasks
-
-
-def _is_stopping() -> bool:
-    """Whether the sweep stops early: what fails now was interrupted."""
-    return bool(received_signal() or disk_full_reason())
 
 
 def _observe(point: SearchPoint, ended: Mapping[str, TaskResult], objectives: Sequence[str]) -> ObservedPoint:

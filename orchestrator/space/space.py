@@ -1,10 +1,10 @@
-"""Load a search space from a name or a file, with overrides."""
+"""Load a search space from a name or a file, with overrides; list the values of its axes."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
@@ -19,14 +19,17 @@ from orchestrator.space.overrides import SETTABLE as SETTABLE
 from orchestrator.space.overrides import TECHNIQUE_AXES, with_sets
 from orchestrator.space.schema import AXIS_NAMES, Axes, AxisName, Exclude, Recipe, Search
 from orchestrator.space.types import Recovery, StopRule, StrictModel
-from orchestrator.space.values import MAX_POINTS, Choice, Range, as_list
+from orchestrator.space.values import MAX_POINTS, Choice, Range, Value, as_list, listed_values
 from orchestrator.space.yaml_loader import MAX_BYTES, Document, Path, Plain
 from orchestrator.system.files import read_regular
 from orchestrator.trial.weight_transfer import SourceModelInfo
+from pruning.registry import parse_method
 
 SPACES = File(__file__).parent.parent / "spaces"
 MAX_MESSAGE = 500  # characters; a value of any length may be in it
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
+Lists = Mapping[str, tuple[Any, ...]]  # an axis's name and its values
+Chooser = Callable[[str, Choice], Value]  # (axis or METHOD.OPTION, its choice) -> a single value of it
 
 
 def _sorted_names(value: Plain) -> Plain:
@@ -204,3 +207,38 @@ def _keys_at(path: Path) -> Sequence[str]:
     if path[0] in ("train", "search"):
         return TRAIN_FIELDS if path[0] == "train" else tuple(Search.model_fields)
     return (*AXIS_NAMES, *hyperparameters.names()) if path[0] == "axes" else AXIS_NAMES
+
+
+def grid_lists(space: Space) -> Lists:
+    """Return every axis's values; methods with every combination of the listed values of their options."""
+    lists = {axis: listed_values(choice) for axis, choice in space.choices().items()}
+    return {
+        axis: hyperparameters.expand_texts(axis, texts, space.axes.options)
+        if axis in hyperparameters.METHOD_REGISTRIES
+        else texts
+        for axis, texts in lists.items()
+    }
+
+
+def select(space: Space, choose: Chooser) -> Lists:
+    """Return a single value for every axis but the seed, by `choose` where there is a choice.
+
+    `choose` is called axis by axis; for an option right after its method, only where that was chosen.
+    """
+    lists: dict[str, tuple[Value, ...]] = {}
+    for axis, choice in space.choices().items():
+        if axis == "seed":
+            lists[axis] = listed_values(choice)
+            continue
+        value = _select_value(axis, choice, choose)
+        if axis in hyperparameters.METHOD_REGISTRIES:
+            name = parse_method(value)[0]
+            choices = hyperparameters.hyperparameters_of(axis, value, space.axes.options)
+            options = {o: _select_value(f"{name}.{o}", choices[o], choose) for o in choices}
+            value = hyperparameters.with_options(value, options) if options else value
+        lists[axis] = (value,)
+    return lists
+
+
+def _select_value(name: str, choice: Choice, choose: Chooser) -> Value:
+    return choice[0] if isinstance(choice, tuple) and len(choice) == 1 else choose(name, choice)

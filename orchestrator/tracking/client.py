@@ -95,6 +95,7 @@ class Tracker(Artifacts, Runs):
 
     def _find_or_create(self) -> str:
         experiment = self.client.get_experiment_by_name(self.experiment)
+        # MLflow keeps the name of a deleted experiment, and refuses another of that name.
         if experiment is not None and experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
         if experiment is not None:

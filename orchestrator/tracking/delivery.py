@@ -14,7 +14,7 @@ from orchestrator.storage.locks import store_lock
 from orchestrator.storage.outbox import Outbox, PendingRun, RunEnd, RunStart
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system.console import print_line
-from orchestrator.system.signals import received_signal
+from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import COOLDOWN_SECONDS, TAG_LENGTH, ActiveRun, Tracker, breaker_for
 from orchestrator.tracking.checkpoint_store import delete_checkpoints
 from orchestrator.trial.task import SweepOutcome
@@ -136,7 +136,7 @@ def deliver_pending(uri: str) -> None:
 
 
 @contextmanager
-def deliver_in_background(uri: str) -> Iterator[None]:
+def deliver_in_background(uri: str, signals: SignalHandler) -> Iterator[None]:
     """Within the block, a thread delivers what workers leave in the outbox: a worker may have died since."""
     stop = Event()
 
@@ -151,7 +151,7 @@ def deliver_in_background(uri: str) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        if not received_signal():  # an interrupted sweep waits for no store
+        if not signals.received:  # an interrupted sweep waits for no store
             thread.join(timeout=COOLDOWN_SECONDS)
 
 
@@ -166,7 +166,7 @@ def finish_with_retries(uri: str, sweep_run: str, outcome: SweepOutcome, publish
         return _finish_interrupted(uri, publish)
     start, pause = monotonic(), FIRST_RETRY_SECONDS
     while True:
-        breaker_for(uri).reset()
+        breaker_for(uri).reset()  # within its cooldown it would refuse without asking the store
         try:
             for name, reason in deliver_all(uri).items():
                 raise StoreError(f"{name}: {reason}; {_waiting_note(uri, sweep_run)}")

@@ -13,7 +13,8 @@ from orchestrator.system.console import print_line
 from orchestrator.tracking import ActiveRun, RunRecord, Tracker
 
 HEARTBEAT_SECONDS = 10.0
-SILENCE_SECONDS = 35.0  # without a heartbeat, after which a process of another host counts as dead
+# Without a heartbeat, after which a process of another host counts as dead: three may be late or lost.
+SILENCE_SECONDS = 35.0
 LOCK, LOCK_SECONDS = ".claim.lock", 120.0
 TAKEN_OVER = "its process is gone, and another took the sweep over"
 
@@ -47,7 +48,7 @@ def heartbeat(tracker: Tracker, run: ActiveRun) -> Iterator[None]:
     def send_heartbeats() -> None:
         count = 0
         while True:
-            count += 1
+            count += 1  # no time: the clocks of two hosts need not agree
             tracker.try_set_tag(run.run_id, "beat", str(count))
             if stop.wait(HEARTBEAT_SECONDS):
                 return

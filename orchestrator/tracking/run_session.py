@@ -92,9 +92,10 @@ class RunSession:
         with suppress(StoreUnavailableError):
             with write as pending_run:
                 self.is_written = True
+                # Without it the run is found by its pending id, and its params are logged anew.
                 run = self.run if self.params_logged else None
                 deliver_run(self.tracker, self.outbox, pending_run, run=run)
-            deliver_all(self.tracker.uri, self.outbox)
+            deliver_all(self.tracker.uri, self.outbox)  # what waits from before: the store answers now
 
     def _with_checkpoint_tags(self, run_end: RunEnd) -> RunEnd:
         """Add tags on checkpoints; a result, even a diverged one, makes earlier checkpoints obsolete."""
@@ -109,6 +110,7 @@ class RunSession:
     ) -> None:
         if error is None or self.is_written:
             return
+        # A full disk takes no failure in the outbox, and an interruption is none: the run is KILLED.
         if isinstance(error, Exception) and not isinstance(error, DiskFullError):
             self.finish(partial(_failure, error=error))
         elif self.run is not None:

@@ -17,8 +17,7 @@ from orchestrator.data.loading import Dataset
 from orchestrator.system.determinism import seeded
 from orchestrator.training.loop import EpochRecord, Loss, TrainingCheckpointer, cross_entropy
 from orchestrator.trial.metrics import Profile, profile
-from orchestrator.trial.network_size import Architecture
-from orchestrator.trial.structure import channels_of, flow_of, units_of
+from orchestrator.trial.structure import Architecture, channels_of, flow_of, units_of
 from orchestrator.trial.weight_transfer import (
     SourceModel,
     TensorMapping,

@@ -124,14 +124,19 @@ def _train(
             states = (generator.get_state(), global_states(device), hooks.state_dict())
             trainer_state = TrainerState(tuple(records), state.micro_batch, weights, {}, *states)
             checkpointer.finished(stage, round, trainer_state)
-    flops = train_flops(context.cost, len(data.train) * phase.epochs, has_teacher=context.has_teacher)
+    state = replace(state, weights=weights, history=tuple(records))
+    return _with_cost_of(phase.epochs, context, state)
+
+
+def _with_cost_of(epochs: int, context: TrialContext, state: NetworkState) -> NetworkState:
+    """Return the state with the epochs, seconds and FLOPs of the training whose history it has."""
+    images = len(context.data.train) * epochs
+    flops = train_flops(context.cost, images, has_teacher=context.has_teacher)
     return replace(
         state,
-        weights=weights,
-        epochs=state.epochs + phase.epochs,
-        train_seconds=state.train_seconds + sum(record.seconds for record in records),
+        epochs=state.epochs + epochs,
+        train_seconds=state.train_seconds + sum(record.seconds for record in state.history),
         train_flops=state.train_flops + flops,
-        history=tuple(records),
     )
 
 

@@ -19,7 +19,7 @@ from orchestrator.model_io.formats import load_safetensors
 from orchestrator.model_io.state_dict_files import read_state_dict
 from orchestrator.storage import model_files
 from orchestrator.storage.manifest import LocalFolder, read_manifest, sizes_match
-from orchestrator.storage.model_spec import ModelSpec
+from orchestrator.storage.model_files import ModelSpec
 from orchestrator.trial.context import NetworkState
 
 from .edits import NUMBERS, changed, edited, scalars

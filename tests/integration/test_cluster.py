@@ -30,6 +30,7 @@ from orchestrator.execution.ray_cluster import NodeRequirements, cluster_for_swe
 from orchestrator.execution.ray_local import connect_cluster
 from orchestrator.execution.tune_experiment import run_experiment
 from orchestrator.system.provenance import install_path, source_digest
+from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import RunRecord, Tracker, initialise
 from orchestrator.trial.task import Task, WorkerSettings
 
@@ -96,7 +97,7 @@ def second_node(address: str, *hidden: Path, hostname: str = "") -> Iterator[Non
     if os.geteuid() == 0:
         named = f"hostname {hostname}; " if hostname else ""
         words = ["unshare", "-m", "-u", "bash", "-c", named + ELSEWHERE, "_", *map(str, hidden)]
-    with process(words, env=environment) as found, connect_cluster(address):
+    with process(words, env=environment) as found, connect_cluster(address, SignalHandler()):
         for _ in range(240):
             if sum(node["Alive"] for node in ray.nodes()) == 2:
                 break
@@ -109,7 +110,7 @@ def second_node(address: str, *hidden: Path, hostname: str = "") -> Iterator[Non
 def test_a_head_that_is_known_as_127_0_0_1_is_joined() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "node_ip_address": "127.0.0.1"})
     try:
-        with connect_cluster(cluster.address):
+        with connect_cluster(cluster.address, SignalHandler()):
             assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
     finally:
         cluster.shutdown()
@@ -131,6 +132,7 @@ def trials(uri: str) -> list[RunRecord]:
     return Tracker(uri, "space").search("tags.kind = 'trial' and attributes.status = 'FINISHED'")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
 def test_two_nodes_that_share_nothing_but_the_network(
     uri: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,29 +170,32 @@ def needs(
 def test_a_node_that_cannot_do_its_part_is_named(uri: str, head: str, tmp_path: Path) -> None:
     wanted = cluster_resources("cpu", head)
     good = needs(uri, "mlflow-artifacts:/1", "digits")
-    with cluster_for_sweep(wanted, good):
+    with cluster_for_sweep(wanted, good, SignalHandler()):
         assert ray.is_initialized()
     assert not ray.is_initialized()
     with (
         pytest.raises(ClusterError, match=r"node \S+ \(\S+\) .* another version of the code"),
-        cluster_for_sweep(wanted, needs(uri, "mlflow-artifacts:/1", code="0" * 64)),
+        cluster_for_sweep(wanted, needs(uri, "mlflow-artifacts:/1", code="0" * 64), SignalHandler()),
     ):
         pass
     with (
         pytest.raises(ClusterError, match=r"node \S+ \(\S+\) .*: mnist: .*absent"),
         cluster_for_sweep(
-            wanted, needs(uri, "mlflow-artifacts:/1", "mnist", data_dir=str(tmp_path / "absent"))
+            wanted,
+            needs(uri, "mlflow-artifacts:/1", "mnist", data_dir=str(tmp_path / "absent")),
+            SignalHandler(),
         ),
     ):
         pass
     with (
         pytest.raises(ClusterError, match="a trial holds 1 CPU and 1 GPU of one node"),
-        cluster_for_sweep(cluster_resources("cuda", head), good),
+        cluster_for_sweep(cluster_resources("cuda", head), good, SignalHandler()),
     ):
         pass
-    assert cluster_gpus(head) == 0
+    assert cluster_gpus(head, SignalHandler()) == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="a host name of its own needs root")
 def test_a_store_on_this_disk_is_refused_for_a_node_on_another_host(head: str, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
@@ -249,10 +254,14 @@ def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(uri: str) 
     config = {"memory_usage_threshold": 0.01, "memory_monitor_refresh_ms": 200}
     cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "_system_config": config})
     try:
-        with connect_cluster(cluster.address):
+        with connect_cluster(cluster.address, SignalHandler()):
             here = WorkerSettings(uri, "memory", sweep, None, install_path())
             ended = run_experiment(
-                points, here, replace(cluster_resources("cpu", cluster.address), retries=1), reused=0
+                points,
+                here,
+                replace(cluster_resources("cpu", cluster.address), retries=1),
+                SignalHandler(),
+                reused=0,
             )
     finally:
         cluster.shutdown()

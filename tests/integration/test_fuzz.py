@@ -42,7 +42,11 @@ def test_a_fault_is_found(tmp_path: Path) -> None:
         "        [entry['bytes'] for entry in found.values() if isinstance(entry, dict)]\n"
         "networks.read_manifest_of = read\n"
         "from pathlib import Path\n"
-        f"found = running.run_targets(15, 1, 'manifest', Path({str(tmp_path)!r}))\n"
+        "for seconds in (3, 15):\n"  # the second where the machine has much else to do
+        f"    found = running.run_targets(seconds, 1, 'manifest', Path({str(tmp_path)!r}))\n"
+        "    if found.texts:\n"
+        "        break\n"
+        "    running._limit_memory = lambda: None\n"  # a limit cannot be raised again
         "print(found.texts[0])\n"
     )
     done = subprocess.run(

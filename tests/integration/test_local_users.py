@@ -22,8 +22,8 @@ from local_attacker import NO_GRPC, NOBODY
 from orchestrator.errors import ClusterError
 from orchestrator.execution import ray_local, ray_patches
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_local import local_ray
-from orchestrator.execution.ray_security import listeners, new_token
+from orchestrator.execution.ray_local import listeners, local_ray, new_token
+from orchestrator.system.signals import SignalHandler
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,7 +90,7 @@ def address() -> str:
 @contextmanager
 def ray_at_work() -> Iterator[None]:
     """A Ray of our own with a worker."""
-    with local_ray(ONE):
+    with local_ray(ONE, SignalHandler()):
         assert ray.get(ray.remote(lambda: 1).remote()) == 1
         yield
 
@@ -117,7 +117,7 @@ def test_a_ray_that_listens_for_other_machines_is_refused(monkeypatch: pytest.Mo
     )
     with (
         pytest.raises(ClusterError, match=r"Ray listens on .*:\d+, and may listen on 127\.0\.0\.1 alone"),
-        local_ray(ONE),
+        local_ray(ONE, SignalHandler()),
     ):
         pytest.fail("it went on")
     assert not ray.is_initialized()

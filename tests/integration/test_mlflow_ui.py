@@ -1,8 +1,7 @@
-"""The MLflow pages of a real sweep, as a person sees them: in a headless Chromium, by visible text."""
+"""The MLflow pages of a sweep, as a person sees them: in a headless Chromium, by visible text."""
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
 import signal
@@ -16,11 +15,13 @@ from typing import Any
 
 import forked
 import pytest
+from whole_sweep import record_sweep
 
 from orchestrator.errors import StoreError
+from orchestrator.model_io.register import register
 from orchestrator.report.mlflow_ui import serve
+from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
-from orchestrator.tracking import Tracker
 
 pytest.importorskip("playwright", reason="the package playwright is not installed")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -36,12 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a small sweep was run, and one of its networks registered."""
     place = tmp_path_factory.mktemp("pages")
     (place / "small.yaml").write_text(PICTURES["SPACE"])
-    short = ("--set", "train.epochs=2", "--device", "cpu")
-    done = forked.orchestrate("sweep", "--space", "small.yaml", *short, cwd=place, seconds=600)
-    assert done.returncode == 0, done.stderr
-    trial = Tracker(default_uri(place), "small").search("tags.kind = 'trial'")[0]
-    named = ("--name", "winner", "--alias", "champion")
-    assert forked.orchestrate("register", trial.run_id, *named, cwd=place).returncode == 0
+    uri = default_uri(place)
+    trial = record_sweep(uri, place / "state", load_space(str(place / "small.yaml"), ("train.epochs=2",)))
+    register(trial, name="winner", alias="champion", uri=uri)
     return place
 
 
@@ -170,14 +168,8 @@ def test_the_browser_is_sent_nowhere_else(page: Any, pages: dict[str, str]) -> N
 def test_of_a_server_the_addresses_in_its_own_pages_are_told(pages: dict[str, str], tmp_path: Path) -> None:
     base, token = pages["sweep"].partition("/?")[0], split_token(pages["sweep"])[1]
     secret = base.replace("//", f"//user:{token}@")
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "ui"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(DOCS.parent), "MLFLOW_TRACKING_URI": secret},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = forked.orchestrate("ui", cwd=tmp_path, MLFLOW_TRACKING_URI=secret)
+    assert done.returncode == 0, done.stderr
     told = {line.split()[1]: line.split()[2] for line in done.stdout.splitlines()}
     assert told == {word: split_token(address)[0] for word, address in pages.items()}
     assert token not in done.stdout + done.stderr

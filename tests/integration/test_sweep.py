@@ -24,6 +24,7 @@ from orchestrator.execution.tune_experiment import run_experiment
 from orchestrator.execution.worker import run_task
 from orchestrator.space.techniques import resolve
 from orchestrator.storage.uri import default_uri
+from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import Tracker
 from orchestrator.trial.task import Task, TaskResult, WorkerSettings
 
@@ -110,7 +111,7 @@ def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_childr
     tracker, place = settings(tmp_path, "swept")
     ears = Ears()
     ears.start()
-    ended = run_experiment(points, place, TWO, reused=0)
+    ended = run_experiment(points, place, TWO, SignalHandler(), reused=0)
     ears.done.set()
     ears.join()
     assert len(ears.busy) == 1  # what so few points are worth, and none for Tune
@@ -161,7 +162,7 @@ def test_an_interrupted_sweep_ends_by_itself_and_blames_no_worker(tmp_path: Path
 
     threading.Thread(target=interrupt, daemon=True).start()
     started = time.monotonic()
-    ended = run_experiment(points, place, TWO, reused=0)
+    ended = run_experiment(points, place, TWO, SignalHandler(), reused=0)
     assert time.monotonic() - started < 120
     assert ended.signal == signal.SIGINT
     assert [(outcome.task.key, outcome.metrics is not None) for outcome in ended.results] == [
@@ -185,7 +186,9 @@ def test_an_epoch_that_takes_minutes_does_not_hold_up_the_end(tmp_path: Path) ->
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    ended = run_experiment([dense_point(endless), trial_point(endless, "weight")], place, TWO, reused=0)
+    ended = run_experiment(
+        [dense_point(endless), trial_point(endless, "weight")], place, TWO, SignalHandler(), reused=0
+    )
     assert time.monotonic() - pressed[0] < 60  # about 7 on an idle machine
     assert (ended.signal, ended.results) == (signal.SIGTERM, ())
     assert not [child for child in psutil.Process().children() if "ray" in child.name()]
@@ -201,7 +204,7 @@ def test_a_trial_sees_the_one_gpu_that_it_holds(tmp_path: Path) -> None:
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
     halves = Resources(cpus=4, gpus=2, gpus_per_trial=0.5, concurrent=4)
-    with local_ray(halves):
+    with local_ray(halves, SignalHandler()):
         task = ray.remote(num_cpus=halves.per_trial["CPU"], num_gpus=halves.per_trial["GPU"])(seen)
         assert sorted(ray.get([task.remote(number) for number in range(4)])) == ["0", "0", "1", "1"]
     assert not ray.is_initialized()

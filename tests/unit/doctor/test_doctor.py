@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 
 from orchestrator import tracking
@@ -222,10 +223,10 @@ def test_folders_of_killed_sweeps_are_removed_if_that_is_asked_for(tmp_path: Pat
     dead = tmp_path / "orchestrate-12345678"
     dead.mkdir()
     (dead / "lock").touch()
-    done = command("--clean", cwd=tmp_path, RAY_TMPDIR=str(tmp_path))
+    done = forked.orchestrate("doctor", "--clean", cwd=tmp_path, RAY_TMPDIR=str(tmp_path))
     assert f"removed {dead}" in done.stderr
     assert not dead.exists()
-    again = command("--clean", cwd=tmp_path, RAY_TMPDIR=str(tmp_path))
+    again = forked.orchestrate("doctor", "--clean", cwd=tmp_path, RAY_TMPDIR=str(tmp_path))
     assert again.stderr == "0 temporary folders of killed sweeps removed\n"
 
 

@@ -98,7 +98,8 @@ def check_nothing_left(folder: Path) -> None:
     assert list(temporary(folder).glob("*orchestrate-*")) == []
 
 
-@pytest.mark.parametrize("name", [pytest.param("raylet", marks=pytest.mark.long), "gcs_server"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_where_ray_is_killed_the_sweep_ends_at_once_and_the_same_command_carries_on(
     tmp_path: Path, name: str
 ) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.execution import progress as module
 from orchestrator.execution.progress import SweepProgress, TaskCounter
+from orchestrator.system.signals import SignalHandler
 from orchestrator.trial.task import Task, TaskResult
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
@@ -33,7 +34,7 @@ def trial(key: str) -> Task:
 
 def halfway() -> SweepProgress:
     """Of 4 dense networks one reused and one done; of 144 trials every kind, two of them running."""
-    found = SweepProgress(TaskCounter(4, reused=1), TaskCounter(144, reused=12))
+    found = SweepProgress(TaskCounter(4, reused=1), TaskCounter(144, reused=12), SignalHandler())
     for point in (dense("d"), trial("a"), trial("b"), trial("c"), trial("e"), trial("f")):
         found.on_start(point)
     found.on_result(TaskResult(dense("d"), {"final/val_accuracy": 0.99}))
@@ -58,7 +59,7 @@ def test_a_worker_that_starts_again_is_one_trial() -> None:
 
 
 def test_points_that_nobody_knew_of_make_a_total_grow() -> None:
-    found = SweepProgress(TaskCounter(0), TaskCounter(2))
+    found = SweepProgress(TaskCounter(0), TaskCounter(2), SignalHandler())
     for number in range(3):
         found.on_start(dense(f"d{number}"))
     assert (found.dense.total, found.dense.ended) == (3, 0)
@@ -68,8 +69,7 @@ def test_points_that_nobody_knew_of_make_a_total_grow() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_three_lines_that_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "received_signal", lambda: 0)  # whatever this process was sent before
+def test_three_lines_that_fit(width: int) -> None:
     found = halfway()
     found.status_message = "starting Ray"
     text = io.StringIO()

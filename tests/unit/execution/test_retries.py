@@ -23,6 +23,7 @@ from orchestrator.execution.tune_experiment import run_experiment
 from orchestrator.execution.worker import run_task
 from orchestrator.space.techniques import resolve
 from orchestrator.storage.uri import default_uri
+from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.trial.task import Task, WorkerSettings
 
@@ -112,7 +113,7 @@ def test_the_trial_of_a_killed_worker_is_done_again_in_another_process(
     tracker, place = settings(tmp_path, "killed")
     killer = Killer(tracker, victim.key, after=0.1)
     killer.start()
-    ended = run_experiment(points, place, TWO, reused=0)
+    ended = run_experiment(points, place, TWO, SignalHandler(), reused=0)
     assert killer.killed
     assert [outcome.reason for outcome in ended.results] == [""] * len(points)
     said = capsys.readouterr().err
@@ -133,6 +134,7 @@ def test_the_trial_of_a_killed_worker_is_done_again_in_another_process(
         assert files(tracker, tracker.find_all_finished()[key]) == files(quiet, row)
 
 
+@pytest.mark.long  # so it is where a criterion kills its worker, below
 def test_a_point_is_given_up_when_its_workers_die_again_and_again(tmp_path: Path) -> None:
     points = [dense_point(DENSE), trial_point("unstructured", 100_000), trial_point("weight", 3)]
     tracker, place = settings(tmp_path, "given-up")
@@ -141,7 +143,12 @@ def test_a_point_is_given_up_when_its_workers_die_again_and_again(tmp_path: Path
     given_up: list[tuple[str, str]] = []
     once = replace(TWO, retries=0)
     ended = run_experiment(
-        points, place, once, reused=0, on_task_lost=lambda point, reason: given_up.append((point.key, reason))
+        points,
+        place,
+        once,
+        SignalHandler(),
+        reused=0,
+        on_task_lost=lambda point, reason: given_up.append((point.key, reason)),
     )
     assert first.killed
     assert given_up == [(points[1].key, "its worker died")]

@@ -12,8 +12,15 @@ import models
 import pruning
 from orchestrator.errors import CollapsedError
 from orchestrator.latency import measure as latency
-from orchestrator.latency.measure import Latency, NetworkVariants, check_equal, measure, shipped_form
-from orchestrator.latency.sparse import is_supported, to_sparse
+from orchestrator.latency.measure import (
+    Latency,
+    NetworkVariants,
+    check_equal,
+    is_supported,
+    measure,
+    shipped_form,
+    to_sparse,
+)
 from orchestrator.system.machine import MachineLoad
 from orchestrator.system.timing import Spread, Timing, batch_suffix
 

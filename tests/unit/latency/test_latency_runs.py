@@ -9,13 +9,14 @@ from pathlib import Path
 
 import forked
 import pytest
+from whole_sweep import record_sweep
 
 from orchestrator.analysis.results import find_sweep
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.execution.worker import run_task
 from orchestrator.latency import runs
-from orchestrator.latency.measure import Latency, NetworkVariants
+from orchestrator.latency.measure import Latency, NetworkVariants, is_supported
 from orchestrator.latency.runs import (
     LatencyOptions,
     conditions,
@@ -28,8 +29,8 @@ from orchestrator.latency.runs import (
     parse_batch_sizes,
     plan_jobs,
 )
-from orchestrator.latency.sparse import is_supported
 from orchestrator.planning.plan_file import PLAN, dump_plan
+from orchestrator.space.space import load_space
 from orchestrator.space.techniques import resolve
 from orchestrator.storage.uri import default_uri
 from orchestrator.system import provenance
@@ -274,9 +275,11 @@ def test_a_sweep_measures_when_it_is_over(tmp_path: Path) -> None:
         "version: 1\nabout: Two trials.\naxes:\n  model: ['mlp(widths=[16])']\n  dataset: [digits]\n"
         "  technique: [weight, structured]\n  amount: [75%]\ntrain: {epochs: 1}\n"
     )
-    words = ["sweep", "--space", "tiny.yaml", "--latency"]
+    record_sweep(default_uri(tmp_path), tmp_path / "state", load_space(str(tmp_path / "tiny.yaml")))
+    words = ["sweep", "--space", "tiny.yaml", "--device", "cpu", "--latency"]
     done = forked.orchestrate(*words, cwd=tmp_path, seconds=500)
     assert done.returncode == 0, done.stderr
+    assert "nothing to do: all 2 trials are in the store" in done.stdout
     tracker = Tracker(default_uri(tmp_path), "tiny")
     rows = runs.trials_of(tracker, find_sweep(tracker, "tiny"))
     assert len(rows) == 2

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import models
 import pruning
-from orchestrator.latency.sparse import (
+from orchestrator.latency.measure import (
     CsrLinear,
     CsrPointwise,
     _time_layer,

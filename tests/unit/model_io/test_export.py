@@ -22,7 +22,7 @@ from orchestrator.errors import DataError, ExportError, StoreError, UsageError
 from orchestrator.model_io import formats
 from orchestrator.model_io.export import compare_outputs, export, normalisation, usage_text
 from orchestrator.model_io.formats import load_safetensors
-from orchestrator.storage.model_spec import ModelSpec
+from orchestrator.storage.model_files import ModelSpec
 from pruning.resize import resize
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import StoreError
 from orchestrator.model_io.state_dict_files import infer_architecture, read_state_dict
-from orchestrator.trial.network_size import size_conflict
+from orchestrator.trial.structure import size_conflict
 
 ROOT = Path(__file__).parents[3]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from crafted_files import EMPTY, archive, lying, number, refused, view
@@ -227,12 +226,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def most_memory(path: Path) -> int:
     """Bytes that a process of its own takes at most, beyond what it had before."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = forked.python(MEASURED, str(path), cwd=path.parent)
+    assert done.returncode == 0, done.stderr
     return int(done.stdout) * 1024
 
 

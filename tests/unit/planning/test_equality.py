@@ -252,8 +252,13 @@ def test_a_search_asks_for_no_point_that_is_an_earlier_one(tmp_path: Path) -> No
 
 def test_only_the_full_grid_of_the_named_spaces_has_equal_points() -> None:
     """Its slp has one layer: there weight is unstructured, and neuron is structured."""
+    few = {"full-grid": ("model=slp,cnn", "amount=0.5", "seed=0")}  # of its 3960 points
     told = {
-        name: {(item.left_out, item.planned) for item in make_plan(load_space(name)).excluded if item.planned}
+        name: {
+            (item.left_out, item.planned)
+            for item in make_plan(load_space(name, few.get(name, ()))).excluded
+            if item.planned
+        }
         for name in names()
         if name != "transfer"
     }

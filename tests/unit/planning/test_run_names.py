@@ -86,7 +86,8 @@ def test_names_hold_what_the_space_varies(axes: str, expected: list[str], tmp_pa
 
 @pytest.mark.parametrize("space", [name for name in names() if name != "transfer"])
 def test_no_two_runs_of_a_named_space_have_one_name(space: str) -> None:
-    plan = make_plan(load_space(space))
+    few = {"full-grid": ("model=slp,cnn", "amount=0,0.5,0.99", "seed=0,1")}  # of its 3960 points
+    plan = make_plan(load_space(space, few.get(space, ())))
     varied = varied_axes(plan.space)
     for found in (
         [trial_name(trial.config, varied) for trial in plan.trials],

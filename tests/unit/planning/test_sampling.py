@@ -16,12 +16,11 @@ from optuna.trial import TrialState
 
 from orchestrator.config import Numerics
 from orchestrator.planning import sampling
-from orchestrator.planning.choices import select
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Params, expand
 from orchestrator.planning.plan import Plan, make_plan, with_expected_points
 from orchestrator.planning.sampling import ObservedPoint, make_study, next_point
-from orchestrator.space.space import Space, load_space
+from orchestrator.space.space import Space, load_space, select
 from orchestrator.space.values import Range
 
 AXES = """\

@@ -21,7 +21,7 @@ from orchestrator.planning.sampling import make_study
 from orchestrator.planning.search_source import SearchSource
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
-from orchestrator.system import signals
+from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import MetricPoint, RunRecord, Tracker
 from orchestrator.trial.task import Task, TaskResult
 
@@ -51,6 +51,7 @@ class Search:
         self.uri = default_uri(folder)
         self.tracker = Tracker(self.uri, "mine")
         self.stop = stop
+        self.signals = SignalHandler()
         self.sweep = self.row(self.tracker.start("sweep", "mine", tags={"space": "mine"}).run_id)
         self.take_up(plan)
 
@@ -60,6 +61,7 @@ class Search:
             with_recorded_points(plan, self.tracker, self.sweep),
             self.tracker,
             self.sweep,
+            self.signals,
             retry_failed=False,
             stop=self.stop,
         )
@@ -264,24 +266,22 @@ def test_a_full_disk_hands_nothing_out(tmp_path: Path, plan: Plan, monkeypatch: 
             raise OSError(errno.ENOSPC, "No space left on device")
         return whole(path, data)
 
-    monkeypatch.setattr(signals._state, "disk_full_reason", "")
     monkeypatch.setattr(Path, "write_bytes", full)
     assert search.asking.next_tasks(1) == []
     assert search.asking.plan.points == ()
     assert not search.asking.exhausted
-    assert signals.disk_full_reason().startswith("DiskFullError: no room is left in ")  # which ends the sweep
+    reason = search.signals.disk_full_reason  # which ends the sweep
+    assert reason.startswith("DiskFullError: no room is left in ")
     monkeypatch.setattr(Path, "write_bytes", whole)
     assert search.asking.next_tasks(1) == []
-    monkeypatch.setattr(signals._state, "disk_full_reason", "")
+    search.signals.disk_full_reason = ""
     assert len(trials(search.asking.next_tasks(1))) == 1
 
 
-def test_nothing_is_asked_for_once_a_signal_came(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_asked_for_once_a_signal_came(tmp_path: Path, plan: Plan) -> None:
     search = Search(tmp_path, plan)
     points = trials(search.asking.next_tasks(2))
-    monkeypatch.setattr(signals._state, "received", 2)
+    search.signals.received = 2
     assert search.asking.next_tasks(2) == []
     search.asking.on_result(TaskResult(points[0], None, "cut off"))  # no failure: it is run again
     assert [seen.state for seen in search.asking.observed_points()] == ["running"]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
+from traced import channel_groups
 
 import models
 from pruning.channels import find_pruned_groups, remaining_channels, shrink, shrink_masks, trace
@@ -124,8 +125,7 @@ def test_concatenated_layers_own_their_part_of_the_columns() -> None:
 
 @pytest.mark.slow
 def test_densenet_has_120_groups_the_same_at_any_image_size() -> None:
-    net = build("densenet121")
-    small, large = trace(net, images(1, 1, 8, 8)), trace(net, images(1, 1, 28, 28))
+    small, large = (channel_groups("densenet121", (1, side, side)) for side in (8, 28))
     assert len(small) == len(large) == 120  # every convolution but none of the classifier's rows
     for one, two in zip(small, large, strict=True):
         assert (one.name, one.size, len(one.members)) == (two.name, two.size, len(two.members))
@@ -224,7 +224,7 @@ def test_masks_of_torch_itself_are_refused_by_name() -> None:
 )
 def test_the_cut_network_computes_what_the_masked_one_does(model: str, shape: tuple[int, int, int]) -> None:
     net, x = build(model, shape), images(4, *shape)
-    groups = trace(net, x[:1])
+    groups = channel_groups(model, shape)
     masks = pruned(net, groups)
     before = deepcopy(net)
     small = shrink(net, masks, x[:1], groups=groups)
@@ -238,7 +238,8 @@ def test_the_cut_network_computes_what_the_masked_one_does(model: str, shape: tu
 @pytest.mark.slow
 def test_half_of_densenet_has_as_many_parameters_as_torch_prunings_half() -> None:
     net, x = build("densenet121", (3, 32, 32)), images(1, 3, 32, 32)
-    small = shrink(net, pruned(net, trace(net, x)), x)
+    groups = channel_groups("densenet121", (3, 32, 32))
+    small = shrink(net, pruned(net, groups), x, groups=groups)
     # Its own pruner leaves 1 766 858 of torchvision's; a 3x3 stem in place of 7x7 saves 32 * 3 * (49 - 9).
     assert count(small) == 1_766_858 - 32 * 3 * (49 - 9)
     with torch.no_grad():
@@ -386,7 +387,7 @@ def test_residual_channels_go_together() -> None:
 @pytest.mark.parametrize("model", [*SMALL, pytest.param("densenet121", marks=pytest.mark.slow)])
 def test_of_a_fully_dead_network_one_channel_a_group_stays(model: str) -> None:
     net, x = build(model), images(2, 1, 8, 8)
-    groups = trace(net, x)
+    groups = channel_groups(model, (1, 8, 8))
     masks = pruned(net, groups, amount=1.0)
     small = shrink(net, masks, x, groups=groups)
     assert_close(small(x), masked(net, masks)(x))
@@ -500,7 +501,8 @@ def test_any_masked_channels_can_be_cut(model: str, data: st.DataObject) -> None
 @pytest.mark.parametrize("model", [*SMALL, DENSENET])
 def test_architecture_and_tensors_rebuild_the_same_bits(model: str) -> None:
     net, x = build(model), images(3, 1, 8, 8)
-    small = shrink(net, pruned(net, trace(net, x[:1])), x[:1])
+    groups = channel_groups(model, (1, 8, 8))
+    small = shrink(net, pruned(net, groups), x[:1], groups=groups)
     fresh = build(model, seed=1)
     again = resize(fresh, json.loads(json.dumps(layer_widths(small))))
     assert again is fresh

@@ -15,7 +15,7 @@ from orchestrator.data.loading import Split
 from orchestrator.latency.measure import NetworkVariants, measure
 from orchestrator.model_io.export import compare_outputs
 from orchestrator.model_io.formats import export_program
-from orchestrator.storage.model_spec import ModelSpec, TrainingCost
+from orchestrator.storage.model_files import ModelSpec, TrainingCost
 from orchestrator.training.evaluation import evaluate
 from orchestrator.trial.macs import profile
 

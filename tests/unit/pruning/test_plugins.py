@@ -279,7 +279,8 @@ BARS = replace(BARS, read=read_file)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("each_is_run", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long  # test_fingerprints.py has the same law of keys, without sweeps
+@pytest.mark.parametrize("each_is_run", [False, True])
 def test_a_sweep_whose_source_or_data_changed_runs_anew(lab: Path, tmp_path: Path, each_is_run: bool) -> None:
     file = lab / "lab" / "dataset.py"
     text = file.read_text().replace(

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import models
 from orchestrator.errors import StoreError
-from orchestrator.storage.model_spec import ModelSpec, _meta_module
-from orchestrator.trial.network_size import MAX_ACTIVATIONS, MAX_PARAMETERS, activations
+from orchestrator.storage.model_files import ModelSpec, _meta_module
+from orchestrator.trial.structure import MAX_ACTIVATIONS, MAX_PARAMETERS, activations
 
 GOOD: dict[str, Any] = {  # JSON
     "model": "cnn(widths=[4, 8])",

@@ -22,8 +22,16 @@ from orchestrator.execution.progress import SweepProgress, TaskCounter
 from orchestrator.formatting import escape_controls, first_control
 from orchestrator.report.components import TableBlock, render_blocks
 from orchestrator.space.space import load_space
-from orchestrator.system.console import print_json, print_line, print_text, resume_hint
-from orchestrator.system.output_streams import OutputStream, drawn_on, escaped
+from orchestrator.system.console import (
+    OutputStream,
+    drawn_on,
+    escaped,
+    print_json,
+    print_line,
+    print_text,
+    resume_hint,
+)
+from orchestrator.system.signals import SignalHandler
 
 ROOT = Path(__file__).parents[3]
 TITLE = "\x1b]0;owned\x07"  # sets a terminal's title
@@ -178,7 +186,7 @@ def test_a_table_shows_names_as_they_are_without_markup(capsys: pytest.CaptureFi
 
 
 def test_progress_shows_them_too(capsys: pytest.CaptureFixture[str]) -> None:
-    with SweepProgress(TaskCounter(0), TaskCounter(1)) as progress:
+    with SweepProgress(TaskCounter(0), TaskCounter(1), SignalHandler()) as progress:
         progress.print_line(f"[red]{TITLE}\nfailed")
     assert capsys.readouterr().err == "[red]\\x1b]0;owned\\x07\\nfailed\n"
 

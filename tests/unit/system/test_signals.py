@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,75 +16,97 @@ import psutil
 import pytest
 
 from orchestrator.system import signals
-from orchestrator.system.signals import (
-    allow_interrupt,
-    defer_signals,
-    handle_signals,
-    received_signal,
-    reinstall_handlers,
-)
+from orchestrator.system.signals import SignalHandler
 
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def handler() -> SignalHandler:
+    return SignalHandler()
 
 
 def press(number: int = signal.SIGINT) -> None:
     os.kill(os.getpid(), number)
 
 
-def test_a_signal_is_raised_where_one_listens() -> None:
+def test_a_signal_is_raised_where_one_listens(handler: SignalHandler) -> None:
     before = [signal.getsignal(number) for number in signals.SIGNALS]
-    with pytest.raises(KeyboardInterrupt, match="interrupted"), handle_signals("bye"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted"), handler.handling("bye"):
         press(signal.SIGTERM)
-    assert received_signal() == signal.SIGTERM
+    assert handler.received == signal.SIGTERM
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
 
 def test_a_held_signal_is_noted_and_the_next_command_knows_nothing_of_it(
+    handler: SignalHandler,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with handle_signals("bye"), defer_signals():
-        assert received_signal() == 0
+    with handler.handling("bye"), handler.deferring():
+        assert handler.received == 0
         press()
         press()  # one stop that came as two signals
-        assert received_signal() == signal.SIGINT
+        assert handler.received == signal.SIGINT
     assert capfd.readouterr().err == "stopping; once more to stop at once\n"
-    with defer_signals():
-        assert received_signal() == 0
+    with handler.deferring():
+        assert handler.received == 0
 
 
-def test_what_may_be_cut_off_is_cut_off_within_what_is_held() -> None:
-    with handle_signals("bye"), defer_signals():
-        with pytest.raises(KeyboardInterrupt), allow_interrupt():
+def test_what_may_be_cut_off_is_cut_off_within_what_is_held(handler: SignalHandler) -> None:
+    with handler.handling("bye"), handler.deferring():
+        with pytest.raises(KeyboardInterrupt), handler.interruptible():
             press()
-        assert received_signal() == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt), allow_interrupt():
+        assert handler.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt), handler.interruptible():
             pytest.fail("it has come already")
 
 
-def test_what_came_in_a_block_that_is_over_cuts_off_nothing() -> None:
-    with defer_signals():
+def test_what_came_in_a_block_that_is_over_cuts_off_nothing(handler: SignalHandler) -> None:
+    with handler.deferring():
         press()
-    assert received_signal() == signal.SIGINT
-    with allow_interrupt():
+    assert handler.received == signal.SIGINT
+    with handler.interruptible():
         pass
 
 
-def test_handlers_that_others_put_in_place_are_replaced() -> None:
+def test_handlers_that_others_put_in_place_are_replaced(handler: SignalHandler) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    reinstall_handlers()  # outside nothing is ours
+    handler.reinstall()  # outside nothing is ours
     assert signal.getsignal(signal.SIGTERM) is before
-    with defer_signals():
+    with handler.deferring():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        reinstall_handlers()
+        handler.reinstall()
         press(signal.SIGTERM)
-        assert received_signal() == signal.SIGTERM
+        assert handler.received == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_copy_for_another_process_knows_of_no_signal(handler: SignalHandler) -> None:
+    with handler.deferring(), handler.closing_at_end(lambda reason: None):  # which cannot be pickled
+        press()
+        copy = pickle.loads(pickle.dumps(handler))
+    assert (handler.received, copy.received) == (signal.SIGINT, 0)
+
+
+def test_a_full_disk_stops_a_sweep_as_a_signal_does_and_the_first_reason_counts(
+    handler: SignalHandler,
+) -> None:
+    with handler.deferring():
+        assert not handler.is_stopping
+        handler.request_stop("no room in a")
+        handler.request_stop("no room in b")
+        assert handler.is_stopping
+        assert not handler.is_interrupted
+    assert handler.disk_full_reason == "no room in a"
+    with handler.deferring():
+        assert not handler.is_stopping
 
 
 STUCK = """
 import subprocess, sys, time
-from orchestrator.system.signals import defer_signals, handle_signals
-with handle_signals("the last words"), defer_signals():
+from orchestrator.system.signals import SignalHandler
+handler = SignalHandler()
+with handler.handling("the last words"), handler.deferring():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print(child.pid, flush=True)
     while True:

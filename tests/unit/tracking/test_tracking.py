@@ -11,13 +11,14 @@ from pathlib import Path
 from threading import Barrier
 from urllib.parse import unquote
 
+import forked
 import pytest
 
 from orchestrator import tracking
 from orchestrator.errors import DivergedError, StoreError
 from orchestrator.storage.locks import is_owner_alive, owner
 from orchestrator.storage.uri import default_uri, redact_uri, store_exists
-from orchestrator.tracking import MetricPoint, Tracker, compare_address
+from orchestrator.tracking import MetricPoint, Tracker, compare_address, initialise
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +109,10 @@ def test_a_file_that_is_no_store(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_may_create_a_store_at_once(tmp_path: Path) -> None:
     uri = default_uri(tmp_path)
-    code = f"from orchestrator.tracking import initialise; initialise({uri!r})"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
+    both = [forked.start(initialise, uri) for _ in range(2)]
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
     assert store_exists(uri)
     assert Tracker(uri, "x").find_all_finished() == {}
 

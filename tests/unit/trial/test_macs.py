@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from traced import channel_groups
 
 import models
 import pruning
@@ -224,10 +225,11 @@ def test_every_model_before_and_after_the_cut(name: str, shape: Shape) -> None:
     torch.manual_seed(0)
     net = models.build(name, input_shape=shape, num_classes=10)
     images = torch.rand(2, *shape)
+    groups = channel_groups(name, shape)
     masks = pruning.prune(
-        net, amount=0.5, criterion="l2", granularity="channel", scope="layer", example_input=images
+        net, amount=0.5, criterion="l2", granularity="channel", scope="layer", groups=groups
     )
-    small = pruning.shrink(net, masks, images)
+    small = pruning.shrink(net, masks, images, groups=groups)
     for here in (net, small):
         cost = profile(here, shape)
         assert 2 * cost.total_macs == flops(here, shape)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from traced import channel_groups
 
 import models
 import pruning
@@ -83,11 +84,12 @@ def test_effective_macs_of_channels_are_those_of_the_cut_network(
     name: str, shape: Shape, amount: float
 ) -> None:
     net, images = network(name, shape), torch.rand(2, *shape)
+    groups = channel_groups(name, shape)
     masks = pruning.prune(
-        net, amount=amount, criterion="l2", granularity="channel", scope="layer", example_input=images
+        net, amount=amount, criterion="l2", granularity="channel", scope="layer", groups=groups
     )
     pruning.apply_masks(net, masks)
-    small = profile(pruning.shrink(net, masks, images), shape)
+    small = profile(pruning.shrink(net, masks, images, groups=groups), shape)
     dense = profile(net, shape)
     assert effective_macs(dense, masks) == small.total_macs
     assert (small.total_macs < dense.total_macs) == (amount > 0)

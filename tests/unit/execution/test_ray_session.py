@@ -12,18 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.execution.ray_session_folder import (
+from orchestrator.execution.ray_session import (
     LONGEST_SOCKET,
     check_temporary_folder,
     remove_dead,
     session_folder,
 )
+from orchestrator.system.signals import SignalHandler
 
 NOBODY = 65534
 HOLDS = """
 import sys
-from orchestrator.execution.ray_session_folder import session_folder
-with session_folder() as folder:
+from orchestrator.execution.ray_session import session_folder
+from orchestrator.system.signals import SignalHandler
+with session_folder(SignalHandler()) as folder:
     (folder / "file").write_text("content")
     print(folder, flush=True)
     sys.stdin.read()
@@ -51,7 +53,7 @@ def another_process() -> Iterator[tuple[subprocess.Popen[str], Path]]:
 def test_it_is_for_its_user_alone_and_gone_afterwards(place: Path) -> None:
     before = os.umask(0o000)
     try:
-        with session_folder() as folder:
+        with session_folder(SignalHandler()) as folder:
             assert folder.parent == place
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     finally:
@@ -64,14 +66,14 @@ def test_that_of_a_killed_process_is_removed_by_the_next(place: Path) -> None:
         process.kill()
         process.wait()
         assert (folder / "file").read_text() == "content"
-    with session_folder() as own:
+    with session_folder(SignalHandler()) as own:
         assert list(place.iterdir()) == [own]
 
 
 def test_that_of_a_living_process_stays(place: Path) -> None:
     with another_process() as (process, folder):
         assert remove_dead() == []
-        with session_folder():
+        with session_folder(SignalHandler()):
             pass
         assert (folder / "file").read_text() == "content"
         process.communicate("")
@@ -126,7 +128,7 @@ def test_a_path_is_as_long_as_sockets_allow_and_no_longer(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = "orchestrator.execution.ray_session_folder"
+    module = "orchestrator.execution.ray_session"
     check = f"from {module} import check_temporary_folder as check; check()"
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     mounts = f"mount -t tmpfs -o ro none /dev/shm && {sys.executable} -c '{check}'"
