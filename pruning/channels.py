@@ -59,6 +59,15 @@ class Channels:
     heads: tuple[Group, ...]
     whole: Mapping[str, str]
 
+    @property
+    def left_whole(self) -> tuple[str, ...]:
+        """The hidden layers that are left whole, as `name (reason)`."""
+        return tuple(
+            f"{name} (left whole: {reason.partition('. ')[0]})"
+            for name, reason in self.whole.items()
+            if reason not in (CLASSES, PROTECTED)
+        )
+
 
 def trace(net: nn.Module, example_input: Tensor, *, protect: Collection[str] = ()) -> tuple[Group, ...]:
     """Return the channel groups of `net`, in order of registration of their root layers.
@@ -300,7 +309,8 @@ def shrink(
     net, example_input = check_network(net), check_example(example_input)
     check_masks(net, masks)
     if groups is None:
-        groups = trace(net, example_input, protect=find_uncut_layers(net, masks))
+        channels = find_channels(net, example_input, protect=find_uncut_layers(net, masks))
+        groups = (*channels.groups, *channels.heads)
     check_groups_fit(net, groups)
     masked = deepcopy(net)
     apply_masks(masked, masks)

@@ -5,19 +5,20 @@ A granularity takes the network and returns its groups, or None where every weig
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from pruning.channels import trace
+from pruning.channels import Channels, find_channels
 from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers
 from pruning.masking import Group, Member, prunable_layers
 from pruning.registry import Between, Method, Registry
 
 granularities = Registry("granularity")
-GRANULARITIES = ("weight", "unit", "channel", "nm")
+GRANULARITIES = ("weight", "unit", "channel", "head", "nm")
 Block = Annotated[int, Between(1, 1024)]
 Groups = tuple[Group, ...] | None
 
@@ -44,12 +45,44 @@ def unit(
 def channel(
     net: nn.Module, *, protect: Collection[str], example_input: Tensor | None, groups: Sequence[Group] | None
 ) -> Groups:
-    """The groups of an earlier trace, or those of a new one; ValueError without groups or example."""
+    """The groups of an earlier trace, or those of a new one; ValueError without groups or example.
+
+    Layers that are left whole are named in a warning.
+    """
     if groups is not None:
         return _unprotected(groups, net, protect, example_input)
+    return _channels(net, protect, example_input, "channel").groups
+
+
+@granularities.register(
+    summary="an attention head: its query, key and value rows and what reads them, so that it can be cut out",
+    paper="Michel et al., Are Sixteen Heads Really Better than One?, NeurIPS 2019",
+)
+def head(
+    net: nn.Module, *, protect: Collection[str], example_input: Tensor | None, groups: Sequence[Group] | None
+) -> Groups:
+    """The groups of an earlier trace, or those of a new one; ValueError for a network without heads to cut."""
+    if groups is not None:
+        return _unprotected(groups, net, protect, example_input)
+    heads = _channels(net, protect, example_input, "head").heads
+    if not heads and not protect:
+        raise ValueError(f"{type(net).__name__} has no attention whose heads can be removed")
+    return heads
+
+
+def _channels(
+    net: nn.Module, protect: Collection[str], example_input: Tensor | None, granularity: str
+) -> Channels:
     if example_input is None:
-        raise ValueError("granularity 'channel' needs example_input, a batch of images to trace the network")
-    return trace(net, example_input, protect=protect)
+        raise ValueError(
+            f"granularity {granularity!r} needs example_input, a batch of images to trace the network"
+        )
+    channels = find_channels(net, example_input, protect=protect)
+    names = channels.left_whole
+    if names and granularity == "channel":
+        suffix = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        warnings.warn(f"not pruned: {', '.join(names[:4])}{suffix}", stacklevel=6)
+    return channels
 
 
 def _unprotected(

@@ -19,6 +19,7 @@ from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.stages import SAMPLES_PER_CLASS
 from orchestrator.trial.structure import (
     channels_of,
+    heads_of,
     check_weights,
     flow_of,
     layers_protected,
@@ -94,13 +95,13 @@ def protect_conflict(model: str, dataset: str, granularity: str, protect: tuple[
     built = (model, *shape_of(dataset))
     layers = list(prunable_layers(meta_model(*built)))
     if not layers:
-        return f"{method_name(model)} has no Linear or Conv2d layer: there is nothing to prune"
+        return f"{method_name(model)} has no Linear or convolution layer: there is nothing to prune"
     try:
         protected = layers_protected(built, protect)
     except ValueError as error:
         raise SpaceError(f"{method_name(model)}: {error}") from error
     removable = set(layers)
-    if method_name(granularity) in ("unit", "channel") and len(layers) > 1:
+    if method_name(granularity) in ("unit", "channel", "head") and len(layers) > 1:
         # The output layer's rows are classes, and stay; a single layer loses input features instead.
         try:
             removable -= set(flow_of(built).outputs)
@@ -126,6 +127,8 @@ def structure_conflict(
             units_of(built, protect)
         if method_name(granularity) == "channel" or recoveries.get(recover).traits.get("channels"):
             channels_of(built, protect)
+        if method_name(granularity) == "head":
+            heads_of(built, protect)
         if preparations.get(prepare).traits.get("channels"):
             channels_of(built, ())
     except ValueError as error:

@@ -103,7 +103,7 @@ def _competing_layers(model: str, dataset: str, granularity: str, protect: tuple
     """Return how many layers have something to remove; 0 where only a trace of the network could tell."""
     built = (model, *shape_of(dataset))
     layers = set(prunable_layers(meta_model(*built)))
-    if granularity == "channel" and len(layers) > 1:
+    if granularity in ("channel", "head") and len(layers) > 1:
         return 0
     outputs = flow_of(built).outputs if granularity == "unit" and len(layers) > 1 else ()
     return len(layers - set(outputs) - set(layers_protected(built, protect)))

@@ -17,7 +17,7 @@ from orchestrator.data.loading import Dataset
 from orchestrator.system.determinism import seeded
 from orchestrator.training.loop import EpochRecord, Loss, TrainingCheckpointer, cross_entropy
 from orchestrator.trial.metrics import Profile, profile
-from orchestrator.trial.structure import Architecture, channels_of, flow_of, units_of
+from orchestrator.trial.structure import Architecture, channels_of, flow_of, heads_of, units_of
 from orchestrator.trial.weight_transfer import (
     SourceModel,
     TensorMapping,
@@ -85,9 +85,10 @@ class TrialContext:
 
         ValueError where a channel cannot be cut out exactly.
         """
-        if self.trial is None or self.trial.prune.granularity not in ("channel", "unit"):
+        granularity = self.trial.prune.granularity if self.trial is not None else ""
+        find_groups = {"channel": channels_of, "head": heads_of, "unit": units_of}.get(granularity)
+        if self.trial is None or find_groups is None:
             return None
-        find_groups = channels_of if self.trial.prune.granularity == "channel" else units_of
         return find_groups(self.architecture, self.trial.prune.protect)
 
     def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:

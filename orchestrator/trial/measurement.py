@@ -27,7 +27,7 @@ from orchestrator.trial.metrics import (
     sparse_bytes,
     sparsity_indices,
 )
-from orchestrator.trial.structure import channels_of, layers_protected
+from orchestrator.trial.structure import channels_of, heads_of, layers_protected
 from pruning.channels import find_pruned_groups, propagate_masks, shrink
 from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity
 from pruning.schedules import rounds_of, schedules, target_after
@@ -113,7 +113,7 @@ def _propagate(context: TrialContext, net: nn.Module, masks: Masks) -> tuple[Mas
         return masks, {}
     parameters, protect = dict(net.named_parameters()), context.trial.prune.protect
     try:
-        groups = channels_of(context.architecture, protect)
+        groups = _removable(context)
     except ValueError:
         propagated = masks
         protected = layers_protected(context.architecture, protect)
@@ -170,6 +170,13 @@ def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int,
     return [(group.name, group.size, int(alive_units(group, masks).sum())) for group in groups]
 
 
+def _removable(context: TrialContext) -> tuple[Group, ...]:
+    """Return the groups that can be cut out of a trial's network: its channels, or its heads."""
+    assert context.trial is not None, "a dense training cuts nothing"
+    find_groups = heads_of if context.trial.prune.granularity == "head" else channels_of
+    return find_groups(context.architecture, context.trial.prune.protect)
+
+
 def _cut_out(
     context: TrialContext, net: nn.Module, masks: Masks, *, round: int
 ) -> tuple[nn.Module, tuple[str, ...]]:
@@ -179,11 +186,11 @@ def _cut_out(
     options = context.trial.prune
     image = torch.zeros((2, *context.data.input_shape))  # only its shape matters
     try:
-        groups = channels_of(context.architecture, options.protect)
+        groups = _removable(context)
         cut = shrink(net, masks, image, groups=groups)
         empty = find_pruned_groups(groups, masks, net=net)
     except ValueError as error:
-        if options.granularity == "channel":
+        if options.granularity in ("channel", "head"):
             raise
         return net, (f"round {round}: not cut out, so that physical numbers are dense ones: {error}",)
     if not empty:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.system.determinism import seeded
-from pruning.channels import trace
+from pruning.channels import Channels, find_channels
 from pruning.checks import check_stored_weights
 from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers, find_unprunable
 from pruning.granularity import unit_groups
@@ -130,9 +130,21 @@ def layers_protected(architecture: Architecture, protect: tuple[str, ...]) -> tu
 
 
 @_once
+def _channels(architecture: Architecture, protect: tuple[str, ...]) -> Channels:
+    return find_channels(_network(architecture), _image(architecture), protect=protect)
+
+
 def channels_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Group, ...]:
-    """Return the channel groups. ValueError where a channel cannot be cut out exactly."""
-    return trace(_network(architecture), _image(architecture), protect=protect)
+    """Return the channel groups. ValueError where nothing can be cut out exactly."""
+    return _channels(architecture, protect).groups
+
+
+def heads_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Group, ...]:
+    """Return the groups of attention heads. ValueError for a network without heads that can be cut out."""
+    heads = _channels(architecture, protect).heads
+    if not heads:
+        raise ValueError(f"{architecture[0]} has no attention whose heads can be removed")
+    return heads
 
 
 def units_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Group, ...]:
@@ -143,8 +155,10 @@ def units_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Grou
 @_once
 def unpruned_of(architecture: Architecture, granularity: str) -> tuple[str, ...]:
     """Return what has weights and is not pruned, as `name (type)`. ValueError if the network cannot run."""
-    is_grouped = granularity.partition("(")[0] in ("unit", "channel")
-    return find_unprunable(_network(architecture), flow_of(architecture) if is_grouped else None)
+    granularity = granularity.partition("(")[0]
+    flow = flow_of(architecture) if granularity in ("unit", "channel", "head") else None
+    names = find_unprunable(_network(architecture), flow)
+    return (*names, *_channels(architecture, ()).left_whole) if granularity == "channel" else names
 
 
 @_once
