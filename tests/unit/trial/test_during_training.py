@@ -55,9 +55,15 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...],
     seen: list[tuple[int, tuple[str, ...], Masks]] = []
 
     def noted(
-        on: TrialContext, net: nn.Module, masks: Masks, *, round: int, protect: tuple[str, ...]
+        on: TrialContext,
+        net: nn.Module,
+        masks: Masks,
+        *,
+        round: int,
+        protect: tuple[str, ...],
+        accumulated: Mapping[str, Tensor] | None,
     ) -> Masks:
-        chosen = stages.choose_masks(on, net, masks, round=round, protect=protect)
+        chosen = stages.choose_masks(on, net, masks, round=round, protect=protect, accumulated=accumulated)
         seen.append((round, protect, chosen))
         return chosen
 
