@@ -93,11 +93,11 @@ def _add_squares(
     if features is None:
         raise ValueError(f"{layer_name}: a {type(layer).__name__} is called without a tensor to read")
     further = {key: value for key, value in kwargs.items() if key != "input"}
-    total += _squares_by_weight(layer_name, layer, features.detach().square(), args[1:], further)
+    total += squares_by_weight(layer_name, layer, features.detach().square(), args[1:], further)
     seen.add(name)
 
 
-def _squares_by_weight(
+def squares_by_weight(
     layer_name: str, layer: nn.Module, squares: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Tensor:
     """Return for every weight the sum of the squares that the layer multiplies it with.

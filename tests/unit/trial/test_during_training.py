@@ -287,7 +287,11 @@ def test_the_amount_is_a_ceiling() -> None:
 # ---- memory that runs out
 
 
-@pytest.mark.parametrize("prune", [cubic("weight"), settled(1e9, fraction=0.9)], ids=["cubic", "mean_norm"])
+@pytest.mark.parametrize(
+    "prune",
+    [cubic("weight"), settled(1e9, fraction=0.9), replace(cubic("weight"), criterion="movement")],
+    ids=["cubic", "mean_norm", "movement"],
+)
 def test_where_memory_runs_out_all_begins_anew(prune: Prune, monkeypatch: pytest.MonkeyPatch) -> None:
     on = context()
     half = replace(on, config=replace(on.config, numerics=Numerics(micro_batch=32)))
