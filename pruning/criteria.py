@@ -163,9 +163,9 @@ def lamp(context: ScoringContext) -> Scores:
     """w^2 over the sum of v^2 of the alive weights v of its layer, w itself and those after it by size.
 
     Weights of one size are in the order of their index, each with those after it in its sum: sorted, as in
-    the authors' code. The largest weight of every layer has the score 1, so that no layer
-    is emptied by scope `global`, which is what the score is for: within a layer its order is that of
-    `magnitude`. A unit or channel has the sum over its weights, of which the paper says nothing.
+    the authors' code. It is for scope `global`: the largest weight of every layer has the score 1 and leaves
+    last, and within a layer the order is that of `magnitude`. A unit or channel has the sum over its weights,
+    of which the paper says nothing.
     """
     return {name: _lamp_scores(weight) for name, weight in context.weights.items()}
 
