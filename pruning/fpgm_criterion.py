@@ -29,12 +29,12 @@ def fpgm(context: ScoringContext) -> Scores:
     """
     scores = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in context.weights.items()}
     for group in context.require_groups("fpgm"):
-        alive, total = alive_units(group, context.masks), torch.zeros(group.size, dtype=torch.float64)
-        for member in producers(group):
-            name = parameter_dims(member)[0][0]
+        alive = alive_units(group, context.masks)
+        total = torch.zeros(group.size, dtype=torch.float64)
+        for (name, dim), (index, root) in _rows_by_weight(group).items():
             if name in context.weights:
-                filters = _filters(group, member, context.weights[name])
-                total[alive] += sum_distances(filters[alive])
+                rows = context.weights[name].movedim(dim, 0).flatten(1)[index]
+                total += _distances_by_unit(f"{group.name}, in {name}", rows, root, alive)
         spread_over_rows(group, total, scores)
     return scores
 
@@ -46,13 +46,30 @@ def sum_distances(filters: Tensor) -> Tensor:
     return torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
 
 
-def _filters(group: Group, member: Member, weight: Tensor) -> Tensor:
-    """Return [units, size]: every unit's weights in one layer, the rows of a unit of several side by side."""
-    dim = parameter_dims(member)[0][1]
-    rows = weight.movedim(dim, 0).flatten(1)[member.index]
-    if len(rows) % group.size or len(member.root.bincount(minlength=group.size).unique()) > 1:
+def _rows_by_weight(group: Group) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """Return (weight, dimension) -> int64 positions along it and their units, where a weight makes units."""
+    members: dict[tuple[str, int], list[Member]] = {}
+    for member in producers(group):
+        members.setdefault(parameter_dims(member)[0], []).append(member)
+    return {
+        place: (torch.cat([m.index for m in of_place]), torch.cat([m.root for m in of_place]))
+        for place, of_place in members.items()
+    }
+
+
+def _distances_by_unit(label: str, rows: Tensor, root: Tensor, alive: Tensor) -> Tensor:
+    """Return float64 [units]: the summed distances of the alive units that one weight makes, and 0 elsewhere.
+
+    A unit of several rows has these side by side. ValueError where some have more rows than others.
+    """
+    counts = root.bincount(minlength=len(alive))
+    made = counts > 0
+    if len(counts[made].unique()) > 1:
         raise ValueError(
-            f"criterion 'fpgm' compares units of equal size, and {member.module!r} makes some of "
-            f"{group.name!r} with more rows than others: choose another criterion"
+            f"criterion 'fpgm' compares units of equal size, and some of {label!r} have more rows than "
+            "others: choose another criterion"
         )
-    return rows[member.root.argsort(stable=True)].reshape(group.size, -1)
+    filters = rows[root.argsort(stable=True)].reshape(int(made.sum()), -1)
+    distances = torch.zeros(len(alive), dtype=torch.float64)
+    distances[made & alive] = sum_distances(filters[alive[made]])
+    return distances

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pruning.activations import producers
 from pruning.checks import (
     check_example,
     check_groups_fit,
@@ -175,10 +176,13 @@ def _step_in_blocks(
 def _unit_scores(group: Group, scores: Mapping[str, Tensor], criterion: Method) -> Tensor:
     if not criterion.traits.get("one_draw"):
         return sum_by_unit(group, scores)
-    member = group.members[0]
-    name, dim = parameter_dims(member)[0]
-    draws = scores[name].movedim(dim, 0).flatten(1)[:, 0]
-    return torch.empty(group.size, dtype=torch.float64).index_copy_(0, member.root, draws[member.index])
+    unit_scores = torch.zeros(group.size, dtype=torch.float64)
+    for member in reversed(producers(group)):  # of several layers that make a unit the first decides
+        name, dim = parameter_dims(member)[0]
+        if name in scores:  # layers that share a weight have it under the first one's name
+            draws = scores[name].movedim(dim, 0).flatten(1)[:, 0]
+            unit_scores.index_copy_(0, member.root, draws[member.index])
+    return unit_scores
 
 
 def make_groups(

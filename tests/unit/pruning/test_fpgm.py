@@ -15,6 +15,7 @@ from pruning.criteria import ScoringContext, criteria
 from pruning.fpgm_criterion import sum_distances
 from pruning.granularity import unit_groups
 from pruning.masking import Group, Masks, Member, full_masks
+from pruning.prune import _unit_scores
 
 
 def scores(net: nn.Module, groups: tuple[Group, ...], masks: Masks | None = None) -> dict[str, Tensor]:
@@ -183,5 +184,33 @@ def test_single_weights_are_refused(granularity: str) -> None:
 def test_units_of_unequal_size_are_refused() -> None:
     net = hidden([0.0], [1.0], [2.0])
     member = Member("0", "out", torch.arange(3), torch.tensor([0, 0, 1]))
-    with pytest.raises(ValueError, match="'0' makes some of 'odd' with more rows"):
+    with pytest.raises(ValueError, match=r"some of 'odd, in 0.weight' have more rows"):
         scores(net, (Group("odd", 2, (member,)),))
+
+
+def test_of_a_layer_that_makes_some_of_the_units_these_are_compared() -> None:
+    """As where two layers are put side by side, and a third is added to both."""
+    net = nn.ModuleDict({name: nn.Linear(2, rows) for name, rows in (("a", 2), ("b", 2), ("sum", 4))})
+    rows = {
+        "a": [[0.0, 0.0], [3.0, 4.0]],
+        "b": [[0.0, 0.0], [6.0, 8.0]],
+        "sum": [[0.0, 0.0]] * 3 + [[0.0, 1.0]],
+    }
+    roots = {"a": torch.arange(2), "b": torch.arange(2, 4), "sum": torch.arange(4)}
+    for name, values in rows.items():
+        net[name].weight.data = torch.tensor(values)
+    members = [Member(name, "out", torch.arange(len(root)), root) for name, root in roots.items()]
+    group = Group("all", 4, tuple(members))
+    got = scores(net, (group,))
+    expected = [5.0 + 1.0, 5.0 + 1.0, 10.0 + 1.0, 10.0 + 3.0]
+    for name, root in roots.items():
+        assert got[f"{name}.weight"][:, 0].tolist() == [expected[unit] for unit in root]
+    # And the first layer, which makes two of the four, is not asked for the scores of the others.
+    by_unit = _unit_scores(group, got, criteria.get("fpgm"))
+    assert by_unit.tolist() == expected
+
+
+def test_a_unit_of_several_rows_has_them_side_by_side() -> None:
+    net = hidden([0.0], [0.0], [3.0], [4.0])
+    member = Member("0", "out", torch.arange(4), torch.tensor([0, 0, 1, 1]))
+    assert scores(net, (Group("pairs", 2, (member,)),))["0.weight"].tolist() == [[5.0]] * 4
