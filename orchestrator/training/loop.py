@@ -40,7 +40,7 @@ def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
 
 
 class StatefulHook(Protocol):
-    """What `after_epoch` remembers from epoch to epoch, beside the network."""
+    """What the hooks remember from epoch to epoch, beside the network."""
 
     def state_dict(self) -> Checkpoint:
         """Return what the next epochs depend on."""
@@ -53,22 +53,25 @@ class StatefulHook(Protocol):
 class TrainingHooks:
     """What may be added to a plain training.
 
-    `after_epoch(epoch)` may change the network, and returns new masks or None for those of before; what it
-    remembers is in `stateful`. A loss and a regularizer keep nothing from step to step.
+    `after_epoch(epoch)` may change the network, and returns new masks or None for those of before.
+    `after_backward()` sees the gradient of every batch, whole and not yet clipped. What these two remember is
+    in `stateful`. A loss and a regularizer keep nothing from step to step.
     """
 
     loss: Loss = cross_entropy
     regularizer: Regularizer | None = None
     after_epoch: Callable[[int], Mapping[str, Tensor] | None] | None = None
     stateful: StatefulHook | None = None
+    after_backward: Callable[[], None] | None = None
 
     @property
     def cannot_resume(self) -> bool:
-        """Whether what `after_epoch` remembers would be lost: such a training starts anew."""
-        return self.after_epoch is not None and self.stateful is None
+        """Whether what the hooks remember would be lost: such a training starts anew."""
+        has_memory = self.after_epoch is not None or self.after_backward is not None
+        return has_memory and self.stateful is None
 
     def state_dict(self) -> Checkpoint:
-        """Return what `after_epoch` remembers; empty where it is not stateful."""
+        """Return what the hooks remember; empty where it is not stateful."""
         return Checkpoint({}, {}) if self.stateful is None else self.stateful.state_dict()
 
 
@@ -244,6 +247,8 @@ class _Loop:
 
     def _step(self, lr: float, *, progress: float) -> None:
         regularizer = self.hooks.regularizer
+        if self.hooks.after_backward is not None:
+            self.hooks.after_backward()
         if regularizer is not None:
             regularizer.before_step(progress=progress)
         if self.recipe.clip_norm:
