@@ -23,7 +23,12 @@ from torch import nn
 from models.cnn import cnn
 from models.densenet import densenet121
 from models.mlp import mlp, slp
+from models.mobilenet import mobilenet_v2
 from models.names import unknown
+from models.resnet import resnet, resnet18, resnet50
+from models.vgg import vgg
+from models.vit import vit
+from models.wide_resnet import wide_resnet
 from pruning.plugins import Plugins
 
 __all__ = ["BUILDERS", "LIBRARIES", "build", "built_from", "find_builder", "parse", "resolve", "settle"]
@@ -37,6 +42,13 @@ BUILT_IN: dict[str, Builder] = {
     "mlp": mlp,
     "cnn": cnn,
     "densenet121": densenet121,
+    "resnet": resnet,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "vgg": vgg,
+    "wide_resnet": wide_resnet,
+    "mobilenet_v2": mobilenet_v2,
+    "vit": vit,
 }
 BUILDERS: Plugins[Builder] = Plugins(
     "model", "models.builder", BUILT_IN, is_valid=callable, expected="a function that builds a network"

@@ -102,7 +102,7 @@ def _build(name: str, input_shape: Shape, num_classes: int, *, weights: str | No
         if torch.empty(0).device.type != "meta":
             load_weights(net, name, weights)
         if hasattr(net, "transform_input"):  # from ImageNet's scale to that of its weights
-            net.transform_input = channels == 3
+            net.transform_input = channels == 3  # type: ignore[assignment]  # a flag, and no tensor
         if num_classes != CLASSES:
             replace_head(net, num_classes)
     if stem == "small" and name.startswith("vit"):
