@@ -31,7 +31,17 @@ from models.vit import vit
 from models.wide_resnet import wide_resnet
 from pruning.plugins import Plugins
 
-__all__ = ["BUILDERS", "LIBRARIES", "build", "built_from", "find_builder", "parse", "resolve", "settle"]
+__all__ = [
+    "BUILDERS",
+    "LIBRARIES",
+    "build",
+    "built_from",
+    "find_builder",
+    "library_builders",
+    "parse",
+    "resolve",
+    "settle",
+]
 
 Shape = tuple[int, int, int]
 Options = dict[str, Any]  # Any: an option is whatever literal its builder takes
@@ -91,6 +101,14 @@ def find_builder(name: str) -> Builder:
         known = [*BUILDERS, *(f"{library}.NAME" for library in LIBRARIES)]
         raise ValueError(f"{unknown('model', name, known)}; {OWN}")
     return BUILDERS[name]
+
+
+def library_builders() -> dict[str, Builder]:
+    """Return `LIBRARY.NAME` -> a builder with the options of all models of that library, for lists of names.
+
+    Its `example` is the name of one of them. No library is imported.
+    """
+    return {f"{name}.NAME": import_module(module).make_builder("NAME") for name, module in LIBRARIES.items()}
 
 
 def resolve(model: str, /, **options: object) -> tuple[str, Options]:

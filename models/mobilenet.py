@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from models.options import check_positive, draw_convolutions
@@ -65,6 +67,13 @@ def mobilenet_v2(input_shape: tuple[int, int, int], num_classes: int, *, width: 
     `width` multiplies the channels, which are rounded to multiples of 8.
     """
     return MobileNetV2(input_shape[0], num_classes, check_positive("width", width))
+
+
+def _canonical(options: dict[str, Any]) -> dict[str, Any]:  # literals
+    return {**options, "width": check_positive("width", options["width"])}  # 1 is 1.0
+
+
+mobilenet_v2.__dict__["canonical"] = _canonical
 
 
 def scaled(channels: int, width: float) -> int:

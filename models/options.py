@@ -26,7 +26,7 @@ def check_positive(name: str, value: object) -> float:
 
 def check_member(name: str, value: object, allowed: Collection[object]) -> None:
     """Raise ValueError for an option that is none of a few values."""
-    if value not in allowed or isinstance(value, bool):
+    if not any(type(value) is type(member) and value == member for member in allowed):  # 11.0 equals 11
         *first, last = map(str, allowed)
         raise ValueError(f"{name} is {value!r:.80}; give {', '.join(first)} or {last}")
 

@@ -72,7 +72,9 @@ def make_builder(name: str) -> Builder:
         return {**options, "weights": weights_name(name, options["weights"])}
 
     build.__doc__ = ABOUT.format(name=name)
-    build.__dict__.update(built_from=("torchvision",), canonical=canonical, settled=settled)
+    build.__dict__.update(
+        built_from=("torchvision",), example="torchvision.resnet18", canonical=canonical, settled=settled
+    )
     return build
 
 

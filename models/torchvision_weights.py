@@ -39,19 +39,16 @@ def load_weights(net: nn.Module, name: str, weights: str) -> None:
     except (URLError, OSError, TimeoutError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())[:120]
         raise ValueError(
-            f"torchvision.{name}: weights {weights} cannot be downloaded ({reason}); "
-            f"put {entry.url} at {file}"
+            f"weights {weights} cannot be downloaded ({reason}); put {entry.url} at {file}"
         ) from error
     except RuntimeError as error:  # a hash that is not that of its name
-        raise ValueError(f"torchvision.{name}: {file} is damaged; remove it ({error})"[:400]) from error
+        raise ValueError(f"{file} is damaged; remove it ({error})"[:400]) from error
     state = {current_name(at): tensor for at, tensor in state.items() if not at.startswith(AUXILIARY)}
     try:
         net.load_state_dict(_resized(net, state))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"torchvision.{name}: weights {weights} do not fit images of this size: {reason}"
-        ) from error
+        raise ValueError(f"weights {weights} do not fit images of this size: {reason}") from error
 
 
 def _resized(net: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
