@@ -64,7 +64,8 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(ins, outs, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()).relu()).relu()
+        out: Tensor = self.bn1(self.conv1(x)).relu()
+        out = self.bn2(self.conv2(out)).relu()
         out = self.bn3(self.conv3(out))
         return (out + _shortcut_of(self.downsample, x, out.shape[1])).relu()
 

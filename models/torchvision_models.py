@@ -69,6 +69,11 @@ def make_builder(name: str) -> Builder:
             raise ValueError(f"torchvision.{name} has one stem for all sizes; leave stem out, or give auto")
         if options["weights"] is None:
             return options
+        if options["stem"] == "small" and name.startswith("vit"):
+            patch = name.rpartition("_")[2]
+            raise ValueError(
+                f"torchvision.{name}: weights are for patches of {patch}x{patch}; give stem imagenet"
+            )
         return {**options, "weights": weights_name(name, options["weights"])}
 
     build.__doc__ = ABOUT.format(name=name)
