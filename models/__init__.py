@@ -26,6 +26,7 @@ from models.mlp import mlp, slp
 from models.mobilenet import mobilenet_v2
 from models.names import unknown
 from models.resnet import resnet, resnet18, resnet50
+from models.trained import random_weights
 from models.vgg import vgg
 from models.vit import vit
 from models.wide_resnet import wide_resnet
@@ -39,6 +40,7 @@ __all__ = [
     "find_builder",
     "library_builders",
     "parse",
+    "random_weights",
     "resolve",
     "settle",
 ]

@@ -115,7 +115,7 @@ def resnet(input_shape: Shape, num_classes: int, *, depth: int = 20, shortcut: s
 def resnet18(input_shape: Shape, num_classes: int) -> nn.Module:
     """ResNet-18 with a stem for small images: a 3x3 convolution, and no max pool.
 
-    Otherwise as `torchvision.resnet18`, of which it can load files but for the first convolution.
+    Otherwise as `torchvision.resnet18`, with the same names of tensors.
     """
     block = partial(BasicBlock, shortcut="B")
     return ResNet(input_shape[0], num_classes, block, (64, 128, 256, 512), (2, 2, 2, 2))
@@ -124,7 +124,7 @@ def resnet18(input_shape: Shape, num_classes: int) -> nn.Module:
 def resnet50(input_shape: Shape, num_classes: int) -> nn.Module:
     """ResNet-50 with a stem for small images: a 3x3 convolution, and no max pool.
 
-    Otherwise as `torchvision.resnet50`, of which it can load files but for the first convolution.
+    Otherwise as `torchvision.resnet50`, with the same names of tensors.
     """
     block = partial(Bottleneck, shortcut="B")
     return ResNet(input_shape[0], num_classes, block, (64, 128, 256, 512), (3, 4, 6, 3))

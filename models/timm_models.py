@@ -14,6 +14,7 @@ from torch import nn
 
 from models.names import unknown
 from models.smallest import check_images, problem
+from models.trained import loads_weights
 
 Shape = tuple[int, int, int]
 Builder = Callable[..., nn.Module]
@@ -51,8 +52,7 @@ def make_builder(name: str) -> Builder:
     def build(input_shape: Shape, num_classes: int, *, pretrained: bool | str = False) -> nn.Module:
         tag = canonical({"pretrained": pretrained})["pretrained"]
         options = _image_options(name, tuple(input_shape))
-        # On `meta` there is no room for trained weights.
-        if not tag or torch.empty(0).device.type == "meta":
+        if not tag or not loads_weights():
             return _create(name, input_shape, num_classes, **options)
         return _create_trained(name, input_shape, num_classes, str(tag), **options)
 

@@ -13,6 +13,7 @@ from models.names import unknown
 from models.smallest import check_images
 from models.stems import SMALL_BELOW, set_channels, set_module, set_patches, set_small
 from models.torchvision_weights import load_weights, weights_name
+from models.trained import loads_weights
 
 Shape = tuple[int, int, int]
 Builder = Callable[..., nn.Module]
@@ -95,7 +96,7 @@ where there are no `weights` and the family has a stem for them. Runs are record
 
 
 def _build(name: str, input_shape: Shape, num_classes: int, *, weights: str | None, stem: str) -> nn.Module:
-    """Return the network; without trained weights on `meta`, where there is no room for them."""
+    """Return the network for images that it can take."""
     channels, height, width = input_shape
     options: Options = dict(NO_AUXILIARY.get(name, {}))
     if name.startswith("vit"):
@@ -106,7 +107,7 @@ def _build(name: str, input_shape: Shape, num_classes: int, *, weights: str | No
     is_trained = weights is not None
     net: nn.Module = builder(weights=None, num_classes=CLASSES if is_trained else num_classes, **options)
     if weights is not None:
-        if torch.empty(0).device.type != "meta":
+        if loads_weights():
             load_weights(net, name, weights)
         if hasattr(net, "transform_input"):  # from ImageNet's scale to that of its weights
             net.transform_input = channels == 3  # type: ignore[assignment]  # a flag, and no tensor

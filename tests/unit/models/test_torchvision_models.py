@@ -279,6 +279,13 @@ def test_on_meta_no_weights_are_looked_for(hub: Path) -> None:
     assert net.conv1.weight.shape == (64, 3, 7, 7)
 
 
+def test_where_any_weights_will_do_no_trained_ones_are_looked_for(hub: Path) -> None:
+    with models.random_weights():
+        net = built("resnet18(weights='DEFAULT')", CIFAR)
+    assert net.fc.out_features == 10
+    assert list(hub.iterdir()) == []
+
+
 def test_offline_one_line_names_the_file_and_its_place(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **keywords: object) -> None:
         raise URLError("Name or service not known")
