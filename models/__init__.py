@@ -100,9 +100,15 @@ def find_builder(name: str) -> Builder:
         builder: Builder = import_module(LIBRARIES[library]).find_builder(network)
         return builder
     if name not in BUILDERS:
-        known = [*BUILDERS, *(f"{library}.NAME" for library in LIBRARIES)]
-        raise ValueError(f"{unknown('model', name, known)}; {OWN}")
+        raise ValueError(f"{_unknown_model(name)} ({OWN})")
     return BUILDERS[name]
+
+
+def _unknown_model(name: str) -> str:
+    torchvision = import_module(LIBRARIES["torchvision"]).names()
+    if name in torchvision:
+        return f"unknown model {name!r}; did you mean torchvision.{name}?"
+    return unknown("model", name, [*BUILDERS, *(f"{library}.NAME" for library in LIBRARIES)])
 
 
 def library_builders() -> dict[str, Builder]:

@@ -60,7 +60,7 @@ def test_an_unknown_model_is_an_error_with_the_nearest_and_the_place_in_the_file
         SpaceError, match=r"mine.yaml:2: axes.model\[0\]: .* did you mean torchvision.resnet18"
     ):
         planned(tmp_path, "torchvision.resnt18")
-    with pytest.raises(SpaceError, match=r"did you mean resnet.*; your own: path/to/file.py:function"):
+    with pytest.raises(SpaceError, match=r"did you mean resnet.*your own: path/to/file.py:function"):
         planned(tmp_path, "resnt")
 
 
