@@ -53,7 +53,7 @@ def make_builder(name: str) -> Builder:
         input_shape: Shape, num_classes: int, *, weights: str | None = None, stem: str = "auto"
     ) -> nn.Module:
         options = settled({"weights": weights, "stem": stem}, input_shape)
-        _check_images(name, options["stem"], weights is None, tuple(input_shape))
+        _check_images(name, options["stem"], tuple(input_shape))
         return _build(name, input_shape, num_classes, **options)
 
     def settled(options: Options, input_shape: Shape) -> Options:
@@ -156,7 +156,7 @@ def replace_head(net: nn.Module, num_classes: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _check_images(name: str, stem: str, is_random: bool, input_shape: Shape) -> None:
+def _check_images(name: str, stem: str, input_shape: Shape) -> None:
     """Raise ValueError, with the smallest size, for images that the network cannot take."""
     # Nothing of torch's generator is drawn on `meta`.
     with torch.device("meta"):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from models import timm_models
 from orchestrator.config import DEFAULT_MICRO_BATCH, micro_batch_of
 from orchestrator.errors import SpaceError
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
-from orchestrator.trial.params import params
+from orchestrator.trial.params import _defaults, params, without_defaults
 
 FILE = """axes:
   model: [{model}]
@@ -67,3 +69,13 @@ def test_an_unknown_model_is_an_error_with_the_nearest_and_the_place_in_the_file
 def test_the_images_of_a_pass_by_the_name_of_the_model_or_its_library() -> None:
     names = ("resnet(depth=20)", "torchvision.resnet18(stem='small')", "timm.resnet18", "vgg")
     assert [micro_batch_of(name) for name in names] == [512, 64, 64, DEFAULT_MICRO_BATCH]
+
+
+def test_a_recorded_model_of_a_library_that_is_not_here_is_shown_with_all_of_its_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    timm_models.names.cache_clear()
+    assert without_defaults("model", "timm.resnet26t(pretrained=False)") == "timm.resnet26t(pretrained=False)"
+    timm_models.names.cache_clear()
+    _defaults.cache_clear()
