@@ -82,9 +82,7 @@ def _defaults(axis: str, name: str) -> dict[str, Json]:
 def _model_defaults(name: str) -> Mapping[str, Json]:
     try:
         return models.resolve(name)[1]
-    except (
-        ValueError
-    ):  # a recorded model of a package that is not installed here: its options are shown whole
+    except ValueError:  # a recorded model of a package that is not installed here
         return {}
 
 
