@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+import pruning
 from models.torchvision_compat import models as torchvision_models
 from orchestrator.trial.metrics import profile
 
@@ -273,3 +274,50 @@ def test_a_bad_option_says_what_is_allowed(name: str, message: str) -> None:
 def test_equal_options_have_one_text() -> None:
     assert models.resolve("mobilenet_v2(width=1)") == ("mobilenet_v2", {"width": 1.0})
     assert type(models.resolve("mobilenet_v2(width=1)")[1]["width"]) is float
+
+
+SMALL = (
+    "resnet(depth=8)",
+    "resnet(depth=8, shortcut='B')",
+    "vgg(depth=11, width=4)",
+    "wide_resnet(depth=10, width=1)",
+    "mobilenet_v2(width=0.35)",
+    "vit(dim=12, depth=1, heads=3, patch=4)",
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*not pruned")
+@pytest.mark.parametrize("name", SMALL)
+def test_half_of_the_weights_or_units_are_pruned_exactly(name: str) -> None:
+    net = built(name, (1, 8, 8))
+    weights = pruning.prune(net, amount=0.5)
+    alive = sum(int(mask.sum()) for mask in weights.values())
+    count = sum(mask.numel() for mask in weights.values())
+    assert count - alive == int(0.5 * count + 0.5)
+    units = pruning.prune(
+        net,
+        amount=0.5,
+        granularity="unit",
+        criterion="l2",
+        scope="layer",
+        example_input=torch.rand(2, 1, 8, 8),
+    )
+    rows = {at: mask.flatten(1).any(1) for at, mask in units.items() if mask.dim() > 1}
+    assert rows
+    for at, is_alive in rows.items():
+        is_output = is_alive.numel() == 10
+        assert int((~is_alive).sum()) == (0 if is_output else int(0.5 * is_alive.numel() + 0.5)), at
+
+
+@pytest.mark.filterwarnings("ignore:.*not pruned")
+@pytest.mark.parametrize("name", SMALL[1:4])
+def test_the_cut_network_computes_what_the_masked_one_computes(name: str) -> None:
+    net = with_drawn_norms(built(name, (1, 8, 8))).double()
+    images = torch.rand(4, 1, 8, 8).double()
+    masks = pruning.prune(
+        net, amount=0.5, granularity="channel", criterion="l2", scope="layer", example_input=images
+    )
+    cut = pruning.shrink(net, masks, images)
+    pruning.apply_masks(net, masks)
+    assert parameters(cut) < 0.5 * parameters(net)
+    torch.testing.assert_close(cut.eval()(images), net(images))
