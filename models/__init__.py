@@ -1,17 +1,21 @@
 """Networks by name: float images [N, C, H, W] in, logits [N, num_classes] out.
 
 A name may have options in the text form `mlp(widths=[256, 256], bias=True)`; they are the builder's
-keyword-only parameters. Weights are drawn from torch's global generator, which the caller seeds. Other
-packages add builders by entry points of the group `models.builder`; a module is imported when its name is
-asked for.
+keyword-only parameters. Weights are drawn from torch's global generator, which the caller seeds.
+
+`find_builder` turns a name into a builder: one of BUILDERS (this package's, and those that other packages add
+by entry points of the group `models.builder`), or `LIBRARY.NAME` of a library in LIBRARIES. A module is
+imported when its name is asked for. A builder may have three attributes: `built_from`, the packages whose
+versions decide what it builds; `canonical(options)`, which returns equal options for equal networks; and
+`settled(options, input_shape)`, which returns the options with what follows from the images written out.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -19,9 +23,27 @@ from torch import nn
 from models.cnn import cnn
 from models.densenet import densenet121
 from models.mlp import mlp, slp
+from models.mobilenet import mobilenet_v2
+from models.names import unknown
+from models.resnet import resnet, resnet18, resnet50
+from models.trained import random_weights
+from models.vgg import vgg
+from models.vit import vit
+from models.wide_resnet import wide_resnet
 from pruning.plugins import Plugins
 
-__all__ = ["BUILDERS", "build", "built_from", "parse", "resolve"]
+__all__ = [
+    "BUILDERS",
+    "LIBRARIES",
+    "build",
+    "built_from",
+    "find_builder",
+    "library_builders",
+    "parse",
+    "random_weights",
+    "resolve",
+    "settle",
+]
 
 Shape = tuple[int, int, int]
 Options = dict[str, Any]  # Any: an option is whatever literal its builder takes
@@ -32,10 +54,21 @@ BUILT_IN: dict[str, Builder] = {
     "mlp": mlp,
     "cnn": cnn,
     "densenet121": densenet121,
+    "resnet": resnet,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "vgg": vgg,
+    "wide_resnet": wide_resnet,
+    "mobilenet_v2": mobilenet_v2,
+    "vit": vit,
 }
 BUILDERS: Plugins[Builder] = Plugins(
     "model", "models.builder", BUILT_IN, is_valid=callable, expected="a function that builds a network"
 )
+
+# Library -> the module that has its `find_builder(name)`; imported when a name of the library is asked for.
+LIBRARIES = {"torchvision": "models.torchvision_models", "timm": "models.timm_models"}
+OWN = "your own: path/to/file.py:function, or an entry point of the group models.builder"
 
 MAX_TEXT = 1000  # a name is one line; longer text is refused before it is parsed
 
@@ -54,7 +87,36 @@ def build(model: str, /, *, input_shape: Shape, num_classes: int, **options: obj
         )
     if not _is_count(num_classes) or num_classes < 2:
         raise ValueError(f"num_classes is {num_classes!r}; give an integer of at least 2")
-    return BUILDERS[name](tuple(input_shape), num_classes, **resolved)
+    return find_builder(name)(tuple(input_shape), num_classes, **resolved)
+
+
+def find_builder(name: str) -> Builder:
+    """Return the function that builds a model. ValueError, with near names, for an unknown one.
+
+    PluginError, which is a ValueError, where the package that has it cannot be imported.
+    """
+    library, _, network = name.partition(".")
+    if name not in BUILDERS and network and library in LIBRARIES:
+        builder: Builder = import_module(LIBRARIES[library]).find_builder(network)
+        return builder
+    if name not in BUILDERS:
+        raise ValueError(f"{_unknown_model(name)} ({OWN})")
+    return BUILDERS[name]
+
+
+def _unknown_model(name: str) -> str:
+    torchvision = import_module(LIBRARIES["torchvision"]).names()
+    if name in torchvision:
+        return f"unknown model {name!r}; did you mean torchvision.{name}?"
+    return unknown("model", name, [*BUILDERS, *(f"{library}.NAME" for library in LIBRARIES)])
+
+
+def library_builders() -> dict[str, Builder]:
+    """Return `LIBRARY.NAME` -> a builder with the options of all models of that library, for lists of names.
+
+    Its `example` is the name of one of them. No library is imported.
+    """
+    return {f"{name}.NAME": import_module(module).make_builder("NAME") for name, module in LIBRARIES.items()}
 
 
 def resolve(model: str, /, **options: object) -> tuple[str, Options]:
@@ -64,23 +126,34 @@ def resolve(model: str, /, **options: object) -> tuple[str, Options]:
         raise ValueError(
             f"option {twice[0]!r} of {name!r} is given twice, in the text and as a keyword; give it once"
         )
-    _check_name("model", name, BUILDERS)
-    parameters = inspect.signature(BUILDERS[name]).parameters.values()
+    builder = find_builder(name)
+    parameters = inspect.signature(builder).parameters.values()
     defaults = {word.name: word.default for word in parameters if word.kind is word.KEYWORD_ONLY}
     for option in (*text_options, *options):
-        _check_name(f"option of {name!r}", option, defaults)
-    return name, {**defaults, **text_options, **options}
+        if option not in defaults:
+            raise ValueError(unknown(f"option of {name!r}", option, defaults))
+    resolved = {**defaults, **text_options, **options}
+    canonical: Callable[[Options], Options] | None = getattr(builder, "canonical", None)
+    return name, resolved if canonical is None else canonical(resolved)
+
+
+def settle(model: str, input_shape: Shape, /) -> tuple[str, Options]:
+    """Return the name and every option of a model for images of a shape; no option is `auto` any more."""
+    name, options = resolve(model)
+    settled: Callable[[Options, Shape], Options] | None = getattr(find_builder(name), "settled", None)
+    return name, options if settled is None else settled(options, input_shape)
 
 
 def built_from(model: str, /) -> tuple[str, ...]:
     """Return the packages whose versions decide what the model is: those in its builder's `built_from`."""
-    return tuple(getattr(BUILDERS[parse(model)[0]], "built_from", ()))
+    return tuple(getattr(find_builder(parse(model)[0]), "built_from", ()))
 
 
 def parse(text: str) -> tuple[str, Options]:
     """Split `name` or `name(a=1, b=[2, 3])` into (name, options); literals only, nothing is evaluated.
 
-    ValueError for any other form. The name is not looked up: see `resolve`.
+    A name may have dots, as in `torchvision.resnet18`. ValueError for any other form. The name is not looked
+    up: see `find_builder`.
     """
     invalid = ValueError(
         f"{text[:80]!r} is no model; write a name or name(option=value), with literal values"
@@ -93,17 +166,18 @@ def parse(text: str) -> tuple[str, Options]:
         raise invalid from error
     # no positional argument, no **mapping, no option twice
     is_valid = not call.args and len(options) == len(call.keywords)
-    if not isinstance(call.func, ast.Name) or not is_valid or len(text) > MAX_TEXT:
+    name = _dotted(call.func)
+    if not name or not is_valid or len(text) > MAX_TEXT:
         raise invalid
-    return call.func.id, options
+    return name, options
 
 
-def _check_name(kind: str, name: str, allowed: Iterable[str]) -> None:
-    allowed = list(allowed)
-    if name not in allowed:
-        near = " or ".join(get_close_matches(name, allowed, n=3, cutoff=0.5))
-        known = f"known: {', '.join(allowed)}" if allowed else "it takes none"
-        raise ValueError(f"unknown {kind} {name!r}; " + (f"did you mean {near}?" if near else known))
+def _dotted(tree: ast.expr) -> str:
+    """Return `a.b.c` for the tree of such a name, and "" for any other tree."""
+    if isinstance(tree, ast.Name):
+        return tree.id
+    head = _dotted(tree.value) if isinstance(tree, ast.Attribute) else ""
+    return f"{head}.{tree.attr}" if isinstance(tree, ast.Attribute) and head else ""
 
 
 def _is_count(value: object) -> bool:

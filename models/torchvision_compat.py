@@ -4,10 +4,15 @@ The package index's torchvision is compiled for CUDA. Beside a CPU torch its com
 `import torchvision` dies on the two operators that it then describes but does not have (pytorch/vision#9077).
 Their schemas are declared here, only in that case: models, transforms and datasets work; the compiled box
 operators stay absent.
+
+RegNet computes its widths with tensors, which have no values on the device `meta`, where networks are counted
+without storage. They are computed on the CPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,5 +51,19 @@ def declare_missing_operators() -> Library | None:
 DECLARED = declare_missing_operators()
 
 from torchvision import datasets, models, transforms  # noqa: E402  it works only after the declaration
+
+
+def computed_on_cpu(function: Callable[..., object]) -> Callable[..., object]:
+    """Return a function whose new tensors are on the CPU, whatever the default device is."""
+
+    @wraps(function)
+    def call(*args: object, **keywords: object) -> object:
+        with torch.device("cpu"):
+            return function(*args, **keywords)
+
+    return call
+
+
+models.regnet.BlockParams.from_init_params = computed_on_cpu(models.regnet.BlockParams.from_init_params)
 
 __all__ = ["DECLARED", "datasets", "models", "transforms"]

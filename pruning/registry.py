@@ -124,7 +124,7 @@ def hyperparameters(function: Function) -> Mapping[str, Hyperparameter]:
 
 def parse_method(text: str) -> tuple[str, dict[str, Value]]:
     """Split `name(a=1, b=[2, 3])` into (name, options). ValueError for any other form."""
-    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     try:
         # A call of `_`, as a name with a dash is none to Python's parser.
         call = ast.parse(f"_({(match and match[2]) or ''})", mode="eval").body

@@ -113,7 +113,7 @@ def model_code(model: str) -> dict[str, str]:
     """Return package -> source hash, and package with a final `=` -> version, of what builds a model."""
     name = parse_method(model)[0]
     versions = {f"{package}=": package_version(package) for package in models.built_from(model)}
-    return _code_of("models.builder", name, models.BUILDERS[name]) | versions
+    return _code_of("models.builder", name, models.find_builder(name)) | versions
 
 
 def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str:

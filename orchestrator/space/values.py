@@ -139,8 +139,6 @@ def canonical_text(name: str, options: Mapping[str, Value]) -> str:
 def canonical_model(value: Value) -> str:
     """Return the canonical text of a model, every option in it."""
     name, options = read_method(value, "model")
-    if name not in models.BUILDERS:
-        raise ValueError(unknown_name("model", name, models.BUILDERS))
     return canonical_text(*models.resolve(name, **options))
 
 

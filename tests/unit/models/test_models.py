@@ -124,6 +124,8 @@ def test_channel_groups_can_be_traced(name: str, groups: int) -> None:
     [
         ("mlp", "mlp", {}),
         (" mlp() ", "mlp", {}),
+        ("torchvision.resnet18(weights=None)", "torchvision.resnet18", {"weights": None}),
+        ("timm.resnet50.a1_in1k", "timm.resnet50.a1_in1k", {}),
         ("mlp(widths=[256, 256], bias=True)", "mlp", {"widths": [256, 256], "bias": True}),
         ("anything(p=-0.5, q='x', r={'a': None})", "anything", {"p": -0.5, "q": "x", "r": {"a": None}}),
     ],
@@ -143,7 +145,9 @@ def test_the_text_form(text: str, name: str, options: dict[str, object]) -> None
         "mlp(bias=True, bias=False)",
         "mlp(**{'bias': True})",
         "mlp(*[1])",
-        "os.system(command='true')",
+        "os.system(command='true')()",
+        "os.environ['HOME'].strip",
+        "os.",
         "[mlp]",
         "mlp; slp",
         "mlp(widths={[]: 1})",
@@ -166,8 +170,9 @@ def test_every_option_is_resolved_defaults_included() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("densenet", {}, r"unknown model 'densenet'; did you mean densenet121\?"),
-        ("zzz", {}, r"unknown model 'zzz'; known: slp, mlp, cnn, densenet121"),
+        ("densenet", {}, r"unknown model 'densenet'; did you mean densenet121 or .*\? \(your own: path"),
+        ("resnet34", {}, r"unknown model 'resnet34'; did you mean torchvision.resnet34\? \(your own"),
+        ("zzz", {}, r"unknown model 'zzz'; known: slp, mlp, .*torchvision.NAME, timm.NAME \(your own"),
         ("mlp(width=[3])", {}, r"unknown option of 'mlp' 'width'; did you mean widths\?"),
         ("mlp", {"zzz": 1}, r"unknown option of 'mlp' 'zzz'; known: widths, bias"),
         ("slp", {"widths": [3]}, r"unknown option of 'slp' 'widths'; it takes none"),
