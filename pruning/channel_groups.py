@@ -18,7 +18,16 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from pruning.attention import PROJECTIONS
-from pruning.masking import Conv, Group, Member, Side, prunable_layers, unit_dim
+from pruning.masking import (
+    Conv,
+    Group,
+    Member,
+    members_of,
+    prunable_layers,
+    unit_dim,
+    unit_members,
+    width_of,
+)
 from pruning.probe import LOGITS, Reads, Slices
 from pruning.resize import head_attributes
 
@@ -69,14 +78,14 @@ def connect(net: nn.Module, reads: Reads) -> Graph:
     """Return the graph of a network: every column tied to the units that it reads, and so on."""
     layers, graph = prunable_layers(net), Graph()
     for name in reads.order:
-        graph.add(("unit", name), _width(layers[name], "out"))
+        graph.add(("unit", name), width_of(layers[name], "out"))
     for reader, width in reads.widths.items():
         graph.add(("column", reader), width)
     for pairs in (reads.single, reads.several):
         for (reader, layer), (columns, units) in pairs.items():
             graph.tie(("column", reader), columns, ("unit", layer), units)
     for (reader, layer), columns in reads.mixed.items():
-        units = torch.arange(_width(layers[layer], "out"))
+        units = torch.arange(width_of(layers[layer], "out"))
         graph.tie_all(("unit", layer), units)
         graph.tie(("column", reader), columns, ("unit", layer), units[:1].expand(len(columns)))
     first_by_weight: dict[int, str] = {}
@@ -87,7 +96,7 @@ def connect(net: nn.Module, reads: Reads) -> Graph:
         first = first_by_weight.setdefault(id(layer.weight), name)
         if first != name:
             for node, side in (("unit", "out"), ("column", "in")):
-                positions = torch.arange(_width(layer, side))
+                positions = torch.arange(width_of(layer, side))
                 graph.tie((node, first), positions, (node, name), positions)
     return graph
 
@@ -99,12 +108,6 @@ def _tie_conv_groups(graph: Graph, name: str, layer: Conv) -> None:
     firsts = units // (layer.out_channels // layer.groups) * per_group
     graph.tie(("unit", name), units, ("column", name), firsts)
     graph.tie(("column", name), columns, ("column", name), columns // per_group * per_group)
-
-
-def _width(layer: nn.Module, side: str) -> int:
-    if isinstance(layer, Conv):
-        return layer.out_channels if side == "out" else layer.in_channels
-    return int(layer.weight.shape[0 if side == "out" else 1])  # type: ignore[index,union-attr]
 
 
 def make_groups(
@@ -146,7 +149,7 @@ def _pairs(reads: Reads) -> Iterable[tuple[str, str]]:
 
 def _count(layers: Mapping[str, nn.Module], reads: Reads, node: Node) -> int:
     kind, name = node
-    return reads.widths[name] if kind == "column" else _width(layers[name], "out")
+    return reads.widths[name] if kind == "column" else width_of(layers[name], "out")
 
 
 def _ordered_unique(values: Tensor) -> Tensor:
@@ -161,46 +164,25 @@ def _group(net: nn.Module, root: str, channels: Tensor, at: Mapping[Node, Tensor
     followers: list[Member] = []
     layers = prunable_layers(net)
     for name in [root, *(reader for reader in reads.order if reader != root)]:
-        members += _unit_members(name, layers[name], number[at["unit", name]])
+        members += unit_members(name, layers[name], number[at["unit", name]])
     for name in reads.widths:
         if name not in layers and name != LOGITS:
-            members += _some(name, "norm", number[at["column", name]])
+            members += members_of(name, "norm", number[at["column", name]])
     for name in reads.order:
-        column_members = _some(name, "in", number[at["column", name]])
+        column_members = members_of(name, "in", number[at["column", name]])
         layer = layers[name]
         if isinstance(layer, Conv) and layer.groups > 1:
             followers += column_members
-            followers += _some(name, "out", number[at["unit", name]]) if layer.transposed else []
+            followers += members_of(name, "out", number[at["unit", name]]) if layer.transposed else []
         else:
             members += [_in_dim(member, layer) for member in column_members]
     return Group(root, len(channels), tuple(members), tuple(followers))
-
-
-def _unit_members(name: str, layer: nn.Module, roots: Tensor) -> Sequence[Member]:
-    members = _some(name, "out", roots)
-    if not members or not isinstance(layer, Conv) or not layer.transposed:
-        return members
-    (member,) = members
-    index, root = member.index, member.root
-    entries = [Member(name, "entry", index, root, "bias")] if layer.bias is not None else []
-    if layer.groups == 1:
-        return [Member(name, "out", index, root, "weight", 1), *entries]
-    # Dimension 0 of the weight has the inputs, group by group.
-    per_unit, per_input = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    roots_of_inputs = roots[torch.arange(layer.in_channels) // per_input * per_unit]
-    (rows,) = _some(name, "entry", roots_of_inputs)
-    return [Member(name, "entry", rows.index, rows.root, "weight", 0), *entries]
 
 
 def _in_dim(member: Member, layer: nn.Module) -> Member:
     if unit_dim(layer) == 0:
         return member
     return Member(member.module, "in", member.index, member.root, "weight", 0)
-
-
-def _some(name: str, side: Side, roots: Tensor) -> list[Member]:
-    index = (roots >= 0).nonzero().flatten()
-    return [Member(name, side, index, roots[index])] if len(index) else []
 
 
 def removable_columns(groups: Iterable[Group], reads: Reads) -> dict[str, Tensor]:
@@ -254,7 +236,7 @@ def join_projections(group: Group, attentions: Mapping[str, nn.Module]) -> Group
             members.append(member)
         elif member.side == "out":
             layer = attentions[name].get_submodule(leaf)
-            index = member.index + PROJECTIONS.index(leaf) * _width(layer, "out")
+            index = member.index + PROJECTIONS.index(leaf) * width_of(layer, "out")
             for parameter in ("in_proj_weight", "in_proj_bias")[: 1 if layer.bias is None else 2]:
                 members.append(Member(name, "entry", index, member.root, parameter, 0))
                 followers.append(Member(name, "slice", index, member.root, parameter, 0))

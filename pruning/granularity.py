@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pruning.channels import Channels, find_channels
 from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers
-from pruning.masking import Group, Member, prunable_layers
+from pruning.masking import Group, Member, prunable_layers, unit_members, width_of
 from pruning.registry import Between, Method, Registry
 
 granularities = Registry("granularity")
@@ -181,9 +181,9 @@ def unit_groups(
     for names in names_by_weight.values():
         if not protected.isdisjoint(names) or any(n not in flow.layers or n in flow.outputs for n in names):
             continue
-        rows = torch.arange(layers[names[0]].weight.shape[0])
+        rows = torch.arange(width_of(layers[names[0]], "out"))
         norms = dict.fromkeys(norm for name in names for norm in flow.norms.get(name, ()))
-        members = [Member(name, "out", rows, rows) for name in names]
+        members = [member for name in names for member in unit_members(name, layers[name], rows)]
         members += [Member(norm, "norm", rows, rows) for norm in norms]
         groups.append(Group(names[0], len(rows), tuple(members)))
     return tuple(groups)

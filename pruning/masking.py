@@ -76,6 +76,35 @@ def unit_dim(layer: nn.Module) -> int:
     return 1 if isinstance(layer, Conv) and layer.transposed and layer.groups == 1 else 0
 
 
+def width_of(layer: nn.Module, side: str) -> int:
+    """Return how many units (`out`) or columns (`in`) a layer has."""
+    if isinstance(layer, Conv):
+        return layer.out_channels if side == "out" else layer.in_channels
+    return int(layer.get_parameter("weight").shape[0 if side == "out" else 1])
+
+
+def members_of(name: str, side: Side, roots: Tensor) -> list[Member]:
+    """Return the member of one side of a module; `roots`, int64, has the unit of each position, or -1."""
+    index = (roots >= 0).nonzero().flatten()
+    return [Member(name, side, index, roots[index])] if len(index) else []
+
+
+def unit_members(name: str, layer: nn.Module, roots: Tensor) -> list[Member]:
+    """Return the members with the rows and bias of a layer's units; `roots` [units] as in `members_of`."""
+    members = members_of(name, "out", roots)
+    if not members or not isinstance(layer, Conv) or not layer.transposed:
+        return members
+    index, root = members[0].index, members[0].root
+    entries = [Member(name, "entry", index, root, "bias")] if layer.bias is not None else []
+    if layer.groups == 1:
+        return [Member(name, "out", index, root, "weight", 1), *entries]
+    # Dimension 0 of the weight has the inputs, group by group.
+    per_unit, per_input = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    roots_of_inputs = roots[torch.arange(layer.in_channels) // per_input * per_unit]
+    rows = members_of(name, "entry", roots_of_inputs)
+    return [Member(name, "entry", row.index, row.root, "weight", 0) for row in rows] + entries
+
+
 def full_masks(net: nn.Module, groups: Sequence[Group] | None, *, protect: Collection[str] = ()) -> Masks:
     """Return masks with everything alive: of the weights, or of all parameters of the `groups`.
 
