@@ -81,9 +81,7 @@ class HeadAttention(nn.Module):
         return functional.linear(features, weight, bias)
 
 
-def _additive(
-    attn_mask: Tensor | None, padding: Tensor | None, like: Tensor, scores: Tensor
-) -> list[Tensor]:
+def _additive(attn_mask: Tensor | None, padding: Tensor | None, like: Tensor, scores: Tensor) -> list[Tensor]:
     """Return the masks as numbers to add to the scores [N, heads, length, length]."""
     masks = []
     for mask in (attn_mask, None if padding is None else padding[:, None, None, :]):

@@ -137,7 +137,7 @@ def make_groups(
             whole[name] = WHOLE
         if any(c in reasons for c in channels.tolist()) and not free:
             whole[name] = next(reasons[c] for c in channels.tolist() if c in reasons)
-        if len(free) > 1:
+        if len(free) > 1 or (free and len(at["unit", name]) == 1):
             groups[name] = _group(net, name, torch.tensor(free), at, reads)
             taken[free] = True
     return ChannelGroups(groups, whole)
@@ -260,6 +260,8 @@ def with_heads(net: nn.Module, group: Group) -> Group | None:
         module = net.get_submodule(".".join(owner))
         if any(getattr(module, attribute) == group.size for attribute in head_attributes(module)):
             heads = torch.arange(group.size)
-            return replace(group, followers=(*group.followers, Member(".".join(owner), "heads", heads, heads)))
+            return replace(
+                group, followers=(*group.followers, Member(".".join(owner), "heads", heads, heads))
+            )
         owner = owner[:-1]
     return None

@@ -14,13 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.checks import (
-    FORWARD_ERRORS,
-    check_example,
-    check_groups_fit,
-    check_network,
-    check_stored_weights,
-)
 from pruning.attention import SplitAttention, is_splittable
 from pruning.channel_groups import (
     CLASSES,
@@ -30,6 +23,13 @@ from pruning.channel_groups import (
     make_groups,
     removable_columns,
     with_heads,
+)
+from pruning.checks import (
+    FORWARD_ERRORS,
+    check_example,
+    check_groups_fit,
+    check_network,
+    check_stored_weights,
 )
 from pruning.dataflow import find_data_flow, find_protected_layers
 from pruning.equivalence import check_equal, find_zero_columns
@@ -45,7 +45,7 @@ from pruning.masking import (
     mask_units,
     prunable_layers,
 )
-from pruning.probe import Probe, find_reads, find_slices
+from pruning.probe import Probe, find_reads, find_slices, open_norms
 from pruning.resize import Removed, SelectedLinear, axis_of, complement, cut_out, replace_module
 
 UNCALLED = "it is not called as a layer"
@@ -100,6 +100,7 @@ def find_channels(net: nn.Module, example_input: Tensor, *, protect: Collection[
     law = _Law(net, example_input)
     split = deepcopy(law.perturbed)
     attentions = split_attentions(split)
+    open_norms(split)
     probe = Probe(split, law.small_example, _norms(split))
     reads = find_reads(probe)
     made = make_groups(split, reads, outputs=flow.outputs, protected=protected)

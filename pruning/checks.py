@@ -57,7 +57,9 @@ def check_network(net: object) -> nn.Module:
                 f"{name} is on the meta device and has no values: load the network's weights first"
             )
     if not prunable_layers(net):
-        raise ValueError(f"{type(net).__name__} has no Linear or convolution layer: there is nothing to prune")
+        raise ValueError(
+            f"{type(net).__name__} has no Linear or convolution layer: there is nothing to prune"
+        )
     return net
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from pruning.checks import FORWARD_ERRORS, one_line
 from pruning.masking import prunable_layers
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 LOGITS = "the logits"  # the last reader; no module has a name with a space
 CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
 CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes
@@ -156,7 +157,9 @@ class Probe:
         largest = max((c.answer.numel() for c in self.base.values() if c.answer is not None), default=1)
         chunk = max(1, min(128, CHUNK // largest)) if is_batched else 1
         pieces = [
-            self._changed({name: code[start : start + chunk] for name, code in codes.items()}, is_batched=is_batched)
+            self._changed(
+                {name: code[start : start + chunk] for name, code in codes.items()}, is_batched=is_batched
+            )
             for start in range(0, passes, chunk)
         ]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -208,7 +211,11 @@ class Probe:
 
         `codes`: name -> (tensor of the network, bool of its shape).
         """
-        self.push(PUSHES[1])  # the gates are open
+        changes = [self._changed_by(codes, push) for push in ("both", "up", "low")]
+        return {name: changes[0][name] | changes[1][name] | changes[2][name] for name in changes[0]}
+
+    def _changed_by(self, codes: Mapping[str, tuple[Tensor, Tensor]], push: str) -> dict[str, Tensor]:
+        self.push(push)
         if not self.reads:
             self._changed({}, is_batched=False)
         before = [(tensor, tensor.detach().clone()) for tensor, _ in codes.values()]
@@ -295,7 +302,9 @@ def _answer(
 ) -> Tensor:
     """Return the answer once for each copy, each but the first with its own units perturbed."""
     if batch is None:
-        return answer.clone() if codes is None else answer + _push(answer, push) * _along(codes[0], dim, answer)
+        return (
+            answer.clone() if codes is None else answer + _push(answer, push) * _along(codes[0], dim, answer)
+        )
     stacked = answer[None].expand(copies, *answer.shape).clone()
     if codes is not None:
         pushed = _push(answer, push)
@@ -306,14 +315,16 @@ def _answer(
 
 
 def _answer_of(recorded: Tensor, push: str, *, seed: int) -> Tensor:
-    """Return what a layer answers: what it answered, and noise, so that little is closed or saturated.
+    """Return noise of deviation 1 in the shape of a layer's answer: little is closed or saturated then.
 
-    Upwards the noise is positive: a gate or ReLU that is closed hides what it would pass on.
+    It is positive where units are pushed up or down: a gate or ReLU that is closed hides what it would pass
+    on. "low" is for what acts on negative values alone, the slopes of a PReLU.
     """
     generator = torch.Generator().manual_seed(1000 * PUSHES.index(push) + seed)
     noise = torch.randn(recorded.shape, generator=generator, dtype=torch.float64).to(recorded)
-    scale = max(float(recorded.std()) if recorded.numel() > 1 else 0.0, 1.0)
-    return recorded + scale * (noise.abs() + 0.1 if push == "up" else noise)
+    if push == "both":
+        return noise
+    return noise.abs_().add_(0.1).mul_(-1.0 if push == "low" else 1.0)
 
 
 def _push(answer: Tensor, push: str) -> Tensor:
@@ -333,7 +344,25 @@ def _along(code: Tensor, dim: int, like: Tensor) -> Tensor:
     return code.to(like).reshape(shape)
 
 
-PUSHES = ("both", "up", "down")
+PUSHES = ("both", "up", "down", "low")
+
+
+@torch.no_grad()
+def open_norms(net: nn.Module) -> None:
+    """Give the norms of a network scales about 1, small shifts and no statistics, in place.
+
+    A scale of 0, or statistics far from the noise that layers answer, would close what follows.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for norm in (module for module in net.modules() if isinstance(module, NORMS)):
+        for name, tensor in [*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)]:
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+            if name in ("weight", "running_var"):
+                tensor.copy_(noise + 0.5)
+            else:
+                tensor.copy_(0.1 * (noise - 0.5))
 
 
 @dataclass
@@ -476,18 +505,20 @@ def _decode(
                 own_bits = max(1, (units[name] - 1).bit_length())
                 ones, zeros = changed[reader][:own_bits], changed[reader][bits : bits + own_bits]
                 if (reader, name) in seen.codes:
-                    ones, zeros = (a | b for a, b in zip(seen.codes[reader, name], (ones, zeros), strict=True))
+                    ones, zeros = (
+                        a | b for a, b in zip(seen.codes[reader, name], (ones, zeros), strict=True)
+                    )
                 seen.codes[reader, name] = ones, zeros
 
 
-def _look_closely(
-    probe: Probe, name: str, units: int, unclear: Mapping[str, Tensor], seen: _Seen
-) -> None:
+def _look_closely(probe: Probe, name: str, units: int, unclear: Mapping[str, Tensor], seen: _Seen) -> None:
     """Perturb the units of a layer one by one, to see which of them the unclear columns read."""
     codes = _one_hot(torch.arange(units), units)
     some = codes[torch.randperm(units, generator=torch.Generator().manual_seed(1))[: 2 * SINGLES]]
     seen_of_some = probe.changed({name: some}, PUSHES[1], len(some))
-    if units > 64 and all(seen_of_some[r][:, columns].float().mean() > NEARLY for r, columns in unclear.items()):
+    if units > 64 and all(
+        seen_of_some[r][:, columns].float().mean() > NEARLY for r, columns in unclear.items()
+    ):
         for reader, columns in unclear.items():  # every unit but for what is too small to be seen
             seen.mixed[reader, name] = columns.nonzero().flatten()
         return
@@ -539,10 +570,18 @@ def find_slices(probe: Probe, removable: Mapping[str, Tensor]) -> list[Slices]:
     found: list[Slices] = []
     for labels in _batches(reach, tuple(reach)):
         for dim in range(max(tensors[keys[label]].dim() for label in labels)):
-            sizes = {label: tensors[keys[label]].shape[dim] for label in labels if tensors[keys[label]].dim() > dim}
+            sizes = {
+                label: tensors[keys[label]].shape[dim] for label in labels if tensors[keys[label]].dim() > dim
+            }
             sizes = {label: size for label, size in sizes.items() if size > 1}
             if sizes:
-                found += _decode_slices(probe, {label: (keys[label], tensors[keys[label]]) for label in sizes}, dim, reach, removable)
+                found += _decode_slices(
+                    probe,
+                    {label: (keys[label], tensors[keys[label]]) for label in sizes},
+                    dim,
+                    reach,
+                    removable,
+                )
     return found
 
 

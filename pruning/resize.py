@@ -79,7 +79,9 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
         sizes = list(widths.get(name, largest))
         module = modules.get(name)
         _check_widths(name, sizes, largest, module)
-        owner, _, leaf = (name, "", "") if module is not None else name.rpartition(":" if ":" in name else ".")
+        owner, _, leaf = (
+            (name, "", "") if module is not None else name.rpartition(":" if ":" in name else ".")
+        )
         sides: Sequence[str] = [f"{leaf} {dim}" for dim in range(len(sizes))]
         if ":" in name:
             sides = ["heads"]

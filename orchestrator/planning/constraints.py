@@ -19,9 +19,9 @@ from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.stages import SAMPLES_PER_CLASS
 from orchestrator.trial.structure import (
     channels_of,
-    heads_of,
     check_weights,
     flow_of,
+    heads_of,
     layers_protected,
     size_conflict,
     units_of,

@@ -15,7 +15,16 @@ from torch.nn.utils.prune import l1_unstructured
 from traced import channel_groups
 
 import models
-from pruning.channels import find_pruned_groups, remaining_channels, shrink, shrink_masks, trace
+import pruning
+from pruning.channel_groups import CLASSES, WHOLE
+from pruning.channels import (
+    find_channels,
+    find_pruned_groups,
+    remaining_channels,
+    shrink,
+    shrink_masks,
+    trace,
+)
 from pruning.granularity import unit_groups
 from pruning.masking import Group, Masks, apply_masks, full_masks, mask_units, prunable_layers, sum_by_unit
 from pruning.resize import SelectedLinear, layer_widths, resize
@@ -188,21 +197,79 @@ class Unused(nn.Module):
 @pytest.mark.parametrize(
     ("net", "shape", "message"),
     [
+        (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)), (2, 4), "0: its units are mixed"),
+        (nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 2)), (2, 4), "0: its units are mixed"),
+        (nn.Sequential(nn.Conv2d(1, 2, 1)), (1, 1, 4, 4), "no channels"),
+    ],
+)
+def test_a_network_of_which_nothing_can_be_cut_is_refused(
+    net: nn.Module, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        trace(net, images(*shape))
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "sizes", "whole"),
+    [
         (
             nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1)),
             (1, 2, 4, 4),
-            "1: .*grouped Conv2d",
+            {"0": 2},
+            {},
         ),
-        (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)), (2, 4), "1: .*LayerNorm"),
-        (nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 2)), (2, 4), "1: .*PReLU"),
-        (nn.Sequential(nn.Conv2d(1, 2, 1)), (1, 1, 4, 4), "no channels"),
-        (Halves(), (2, 4), "wide: .*split"),
-        (Unused(), (2, 4), "spare: .* 0 groups"),
+        (nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 2)), (2, 4), {"0": 6}, {}),
+        (
+            nn.Sequential(nn.Conv1d(2, 6, 3), nn.ReLU(), nn.ConvTranspose1d(6, 4, 3), nn.Conv1d(4, 2, 1)),
+            (1, 2, 9),
+            {"0": 6, "2": 4},
+            {},
+        ),
+        (
+            nn.Sequential(
+                nn.Conv3d(1, 6, 1), nn.GroupNorm(3, 6), nn.Conv3d(6, 6, 1, groups=6), nn.Conv3d(6, 2, 1)
+            ),
+            (1, 1, 3, 3, 3),
+            {"0": 3},
+            {},
+        ),
+        (
+            nn.Sequential(
+                nn.Conv2d(2, 4, 1), nn.ConvTranspose2d(4, 6, 2, groups=2, stride=2), nn.Conv2d(6, 2, 1)
+            ),
+            (1, 2, 3, 3),
+            {"0": 2},
+            {},
+        ),
+        (Halves(), (2, 4), {"wide": 3}, {}),
+        (Unused(), (2, 4), {"body": 3}, {"spare": "it is not called as a layer"}),
+        (
+            nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)),
+            (2, 4),
+            {"2": 5},
+            {"0": WHOLE},
+        ),
     ],
 )
-def test_what_cannot_be_cut_is_named(net: nn.Module, shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        trace(net, images(*shape))
+def test_half_of_what_can_go_is_cut_and_the_rest_is_named(
+    net: nn.Module, shape: tuple[int, ...], sizes: dict[str, int], whole: dict[str, str]
+) -> None:
+    x = images(*shape)
+    channels = find_channels(net, x)
+    assert {group.name: group.size for group in channels.groups} == sizes
+    assert {name: reason for name, reason in channels.whole.items() if reason != CLASSES} == whole
+    masks = pruning.prune(
+        net, amount=0.5, granularity="channel", criterion="l2", scope="layer", groups=channels.groups
+    )
+    small, masked = shrink(net, masks, x), deepcopy(net)
+    apply_masks(masked, masks)
+    batch = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(small.eval()(batch), masked.eval()(batch), atol=1e-6)
+    before, after = (sum(p.numel() for p in one.parameters()) for one in (net, small))
+    assert after < before
+    rebuilt = resize(deepcopy(net), layer_widths(small))
+    rebuilt.load_state_dict(small.state_dict())
+    assert torch.equal(rebuilt.eval()(batch), small(batch))
 
 
 def test_masks_of_torch_itself_are_refused_by_name() -> None:

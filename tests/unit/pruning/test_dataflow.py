@@ -104,9 +104,9 @@ def test_what_has_weights_and_is_not_pruned_is_named() -> None:
         "bi (Bilinear)",
         "lstm (LSTM)",
         "spare (never called as a layer)",
-        "deconv (ConvTranspose2d)",
-        "line (Conv1d)",
-        "cube (Conv3d)",
+        "deconv (never called as a layer)",
+        "line (never called as a layer)",
+        "cube (never called as a layer)",
     }
 
 
@@ -187,7 +187,7 @@ def test_labels_that_the_network_has_no_class_for_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("without_layers", "has no Linear or Conv2d layer"),
+        ("without_layers", "has no Linear or convolution layer"),
         ("on_meta", "a.weight is on the meta device"),
         ("lazy", "a.weight has no shape yet"),
     ],
@@ -265,7 +265,7 @@ def test_a_protected_layer_with_a_computed_weight_is_refused_where_it_reads_chan
         nn.Flatten(),
         nn.Linear(216, 5),
     )
-    with pytest.raises(ValueError, match=r"^2: its weight is computed"):
+    with pytest.raises(ValueError, match=r"2: its weight is computed"):
         pruning.trace(nn.Sequential(*layers), IMAGES, protect=["2"])
     assert pruning.trace(nn.Sequential(*layers), IMAGES, protect=["0", "2"]) == ()
 

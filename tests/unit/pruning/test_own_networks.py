@@ -20,6 +20,8 @@ from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
 from orchestrator.trial.metrics import profile
 from orchestrator.trial.run import TrialResult, run_trial
+from pruning.masking import prunable_layers
+from pruning.resize import layer_widths, resize
 
 SPACE = """\
 version: 1
@@ -37,6 +39,12 @@ def shuffled(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         lambda s, x: s.out(pooled(s.b(F.channel_shuffle(s.a(x).relu(), 2)).relu())),
         a=conv(input_shape[0], 8), b=conv(8, 6), out=nn.Linear(6, num_classes),
     )  # fmt: skip
+
+
+def mixed(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    return Graph(
+        lambda s, x: s.out(s.a(x.flatten(1)).softmax(1)), a=nn.Linear(64, 8), out=nn.Linear(8, num_classes)
+    )
 
 
 def added_to_the_image(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -63,7 +71,7 @@ def head_first(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module
 
 @pytest.fixture(autouse=True)
 def own_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    for builder in (shuffled, added_to_the_image, with_other_layers, head_first):
+    for builder in (shuffled, mixed, added_to_the_image, with_other_layers, head_first):
         monkeypatch.setitem(models.BUILDERS, builder.__name__, builder)
 
 
@@ -80,17 +88,28 @@ def walked(model: str, granularity: str) -> TrialResult:
 
 
 def test_a_plan_leaves_out_channels_that_cannot_be_cut_exactly_and_names_the_layer(tmp_path: Path) -> None:
-    plan = planned(tmp_path, "shuffled", "weight, structured")
+    plan = planned(tmp_path, "mixed", "weight, structured")
     assert [trial.config.technique for trial in plan.trials] == ["weight"]
     (excluded,) = plan.excluded
     assert excluded.count == 1
-    assert excluded.reason.startswith("channel of shuffled: b: what it reads in the network that is cut out")
-    assert "protect" in excluded.reason
+    assert excluded.reason.startswith("channel of mixed: a: its units are mixed")
 
 
 def test_a_trial_of_channels_that_cannot_be_cut_exactly_is_an_error() -> None:
-    with pytest.raises(ValueError, match="b: what it reads in the network that is cut out"):
-        walked("shuffled", "channel")
+    with pytest.raises(ValueError, match="a: its units are mixed"):
+        walked("mixed", "channel")
+
+
+def test_a_layer_that_is_left_whole_is_named_and_the_others_are_cut(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(SPACE.format(model="shuffled", technique="structured"))
+    space = load_space(str(tmp_path / "own.yaml"))
+    seen = preview(space, device="cpu", precision="fp32", uri=f"sqlite:///{tmp_path}/none.db")
+    (name,) = seen.to_json()["not_pruned"]["shuffled"]
+    assert name.startswith("a (left whole: b: what it reads in the network that is cut out")
+    result = walked("shuffled", "channel")
+    assert result.last.cut
+    widths = {name: layer.weight.shape[0] for name, layer in prunable_layers(result.last.net).items()}
+    assert widths == {"out": 10, "a": 8, "b": 3}
 
 
 def test_a_neuron_trial_that_cannot_be_cut_has_dense_physical_numbers_and_a_note() -> None:
@@ -125,12 +144,37 @@ def test_layers_that_are_never_pruned_are_named_in_the_plan(tmp_path: Path) -> N
     (tmp_path / "own.yaml").write_text(text)
     space = load_space(str(tmp_path / "own.yaml"))
     told: Preview = preview(space, device="cpu", precision="fp32", uri=f"sqlite:///{tmp_path}/none.db")
-    names = ["att (MultiheadAttention)", "att.out_proj (never called as a layer)", "line (Conv1d)"]
+    names = ["att (MultiheadAttention)", "att.out_proj (never called as a layer)"]
     assert sorted(told.to_json()["not_pruned"]["with_other_layers"]) == names
-    assert any(line.startswith("not pruned") and "line (Conv1d)" in line for line in told.lines())
+    assert any(line.startswith("not pruned") and names[0] in line for line in told.lines())
 
 
 def test_layers_that_are_never_pruned_are_named_in_a_warning() -> None:
     net = with_other_layers((1, 8, 8), 5)
-    with pytest.warns(UserWarning, match=r"not pruned: line \(Conv1d\), att \(MultiheadAttention\)"):
+    with pytest.warns(UserWarning, match=r"not pruned: att \(MultiheadAttention\)"):
         pruning.prune(net, amount=0.5)
+
+
+def attention(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    return Graph(
+        lambda s, x: s.out((s.att(*[s.a(x[:, 0])] * 3, need_weights=False)[0] + s.a(x[:, 0])).mean(1)),
+        a=nn.Linear(8, 12), att=nn.MultiheadAttention(12, 4, batch_first=True), out=nn.Linear(12, num_classes),
+    )  # fmt: skip
+
+
+def test_half_of_the_heads_are_cut_out_counted_and_reloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.BUILDERS, "attention", attention)
+    result = walked("attention", "head")
+    assert result.last.cut
+    assert result.last.measurement.amount == 0.5
+    attention_left = result.last.net.get_submodule("att")
+    assert attention_left.num_heads == 2
+    assert attention_left.in_proj_weight.shape == (3 * 6, 12)
+    assert attention_left.out_proj.weight.shape == (12, 6)
+    rebuilt = resize(attention((1, 8, 8), 10), layer_widths(result.last.net))
+    rebuilt.load_state_dict(result.last.net.state_dict())
+
+
+def test_a_network_without_heads_is_refused_for_heads() -> None:
+    with pytest.raises(ValueError, match="no attention whose heads can be removed"):
+        walked("head_first", "head")
