@@ -60,7 +60,7 @@ class SavedModel:
         """Return the saved state; StoreError if the parent has its weights."""
         if self.weights is None:
             raise StoreError(f"this model holds masks only; its weights are those of {self.spec.parent}")
-        return NetworkState(self.weights, self.masks, **dict(self.spec.spent))
+        return NetworkState(self.weights, self.masks, **self.spec.spent.state_fields)
 
 
 def save_model(
@@ -75,6 +75,7 @@ def save_model(
         "epochs": state.epochs,
         "train_seconds": state.train_seconds,
         "train_flops": state.train_flops,
+        "train_flops_effective": state.train_flops_effective,
         "micro_batch": state.micro_batch,
     }
     shapes = {name: list(mask.shape) for name, mask in state.masks.items()}

@@ -27,12 +27,22 @@ class _StrictModel(BaseModel):
 
 
 class TrainingCost(_StrictModel):
-    """The training cost of a saved network; `micro_batch` is the number of images per forward pass."""
+    """The training cost of a saved network; `micro_batch` is the number of images per forward pass.
+
+    `train_flops_effective` leaves out dead weights; models saved by earlier versions lack it.
+    """
 
     epochs: Count
     train_seconds: Annotated[float, Field(ge=0)]
     train_flops: Count
     micro_batch: Count
+    train_flops_effective: Count | None = None
+
+    @property
+    def state_fields(self) -> dict[str, float]:
+        """The cost as fields of a NetworkState; where no other number is known, training counts as dense."""
+        effective = self.train_flops if self.train_flops_effective is None else self.train_flops_effective
+        return {**dict(self), "train_flops_effective": effective}
 
 
 class ModelSpec(_StrictModel):

@@ -39,8 +39,15 @@ def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
+class OptimizerStep(Protocol):
+    """Stands in for `optimizer.step()`: it may leave the step out, or do more."""
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *, images: int) -> Mapping[str, Tensor] | None:
+        """Act on the gradient of a batch of `images`; return new masks, or None for those of before."""
+
+
 class StatefulHook(Protocol):
-    """What `after_epoch` remembers from epoch to epoch, beside the network."""
+    """What the hooks remember from epoch to epoch, beside the network."""
 
     def state_dict(self) -> Checkpoint:
         """Return what the next epochs depend on."""
@@ -53,22 +60,25 @@ class StatefulHook(Protocol):
 class TrainingHooks:
     """What may be added to a plain training.
 
-    `after_epoch(epoch)` may change the network, and returns new masks or None for those of before; what it
-    remembers is in `stateful`. A loss and a regularizer keep nothing from step to step.
+    `after_epoch(epoch)` may change the network, and returns new masks or None for those of before;
+    `optimizer_step` may do so at every step. What these two remember is in `stateful`. A loss and a
+    regularizer keep nothing from step to step.
     """
 
     loss: Loss = cross_entropy
     regularizer: Regularizer | None = None
     after_epoch: Callable[[int], Mapping[str, Tensor] | None] | None = None
     stateful: StatefulHook | None = None
+    optimizer_step: OptimizerStep | None = None
 
     @property
     def cannot_resume(self) -> bool:
-        """Whether what `after_epoch` remembers would be lost: such a training starts anew."""
-        return self.after_epoch is not None and self.stateful is None
+        """Whether what the hooks remember would be lost: such a training starts anew."""
+        has_memory = self.after_epoch is not None or self.optimizer_step is not None
+        return has_memory and self.stateful is None
 
     def state_dict(self) -> Checkpoint:
-        """Return what `after_epoch` remembers; empty where it is not stateful."""
+        """Return what the hooks remember; empty where they are not stateful."""
         return Checkpoint({}, {}) if self.stateful is None else self.stateful.state_dict()
 
 
@@ -158,7 +168,7 @@ def train(
         loss, accuracy, lr = loop.run_epoch(epoch, apply_masks)
         new_masks = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
         if new_masks is not None:
-            apply_masks = Masker(net, new_masks)
+            apply_masks.replace(new_masks)
         seconds = perf_counter() - started
         evaluation = evaluate(net, validation, numerics=numerics)
         if not math.isfinite(loss) or not math.isfinite(evaluation.loss):
@@ -199,7 +209,10 @@ class _Loop:
                 loss, hits = self._accumulate(micro_batch, len(batch))
                 loss_sum += loss
                 correct += hits
-            self._step(lr, progress=(epoch + step / steps) / self.phase.epochs)
+            progress = (epoch + step / steps) / self.phase.epochs
+            new_masks = self._step(lr, progress=progress, images=len(batch))
+            if new_masks is not None:
+                apply_masks.replace(new_masks)
             apply_masks()
         total_loss, total_correct = torch.stack([loss_sum, correct]).tolist()  # the only wait for the device
         return total_loss / size, total_correct / size, lr
@@ -242,15 +255,21 @@ class _Loop:
         (loss / batch_size).backward()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
-    def _step(self, lr: float, *, progress: float) -> None:
+    def _step(self, lr: float, *, progress: float, images: int) -> Mapping[str, Tensor] | None:
+        """Let the optimizer step; return new masks where a hook has changed them."""
         regularizer = self.hooks.regularizer
         if regularizer is not None:
             regularizer.before_step(progress=progress)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
+        new_masks = None
+        if self.hooks.optimizer_step is None:
+            self.optimizer.step()
+        else:
+            new_masks = self.hooks.optimizer_step(self.optimizer, images=images)
         if regularizer is not None:
             regularizer.after_step(lr, progress=progress)
+        return new_masks
 
 
 class Masker:
@@ -260,7 +279,12 @@ class Masker:
     """
 
     def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        parameters = dict(net.named_parameters())
+        self._net = net
+        self.replace(masks)
+
+    def replace(self, masks: Mapping[str, Tensor]) -> None:
+        """Put other masks in the place of those of before."""
+        parameters = dict(self._net.named_parameters())
         pruned = {name: mask for name, mask in masks.items() if not mask.all()}
         self.parameters = [view_as_integers(parameters[name]) for name in pruned]
         # Each in its parameter's order in memory, so that the two are multiplied as they lie.

@@ -12,6 +12,7 @@ from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
+from orchestrator.trial.metrics import train_flops_effective
 from orchestrator.trial.stages import choose_masks, initial, train_more
 from orchestrator.trial.structure import layers_protected
 from pruning.masking import Group, Masks, apply_masks, full_masks, prunable_layers, sum_by_unit
@@ -28,7 +29,8 @@ def prune_during_training(context: TrialContext) -> NetworkState:
     phase = TrainingPhase(context.config.train.epochs)
     make_hooks = partial(_make_hooks, pruner)
     state = train_more(context, start, phase, stage="during", round=0, make_hooks=make_hooks)
-    return replace(state, masks=pruner.masks)
+    flops = start.train_flops_effective + pruner.train_flops
+    return replace(state, masks=pruner.masks, train_flops_effective=flops)
 
 
 def _make_hooks(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
@@ -38,7 +40,10 @@ def _make_hooks(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
 
 
 class EpochPruner:
-    """Prune at the end of an epoch; holds the masks so far and each layer's mean norm of the last epoch."""
+    """Prune at the end of an epoch; holds the masks so far and each layer's mean norm of the last epoch.
+
+    `train_flops` are those of the epochs so far, each without what was dead in it.
+    """
 
     def __init__(self, context: TrialContext, inherited: Masks) -> None:
         self.context, self.options = context, context.pruned_trial.prune
@@ -54,19 +59,22 @@ class EpochPruner:
         self.masks: Masks = self.initial_masks
         self.norms: dict[str, float] = {}
         self.round = 0
+        self.train_flops = 0
 
     def state_dict(self) -> Checkpoint:
         """Return what the next epochs depend on."""
-        return Checkpoint(dict(self.masks), {"round": self.round, "norms": dict(self.norms)})
+        numbers = {"round": self.round, "norms": dict(self.norms), "train_flops": self.train_flops}
+        return Checkpoint(dict(self.masks), numbers)
 
     def load_state_dict(self, saved: Checkpoint) -> Masks:
         """Load what `state_dict` returned, and return the masks so far."""
         self.masks, self.norms = dict(saved.tensors), dict(saved.metadata["norms"])
-        self.round = saved.metadata["round"]
+        self.round, self.train_flops = saved.metadata["round"], saved.metadata["train_flops"]
         return self.masks
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
         """Prune in place for every round that is due at this epoch's end; return the masks if any was."""
+        self.train_flops += self._epoch_flops()
         norms = self._prunable(_mean_norms(net, self.context.groups))
         unsettled = self._unsettled(norms)
         due = self._rounds_due(epoch)
@@ -78,6 +86,11 @@ class EpochPruner:
             self.masks = choose_masks(self.context, net, self.masks, round=round, protect=unsettled)
             apply_masks(net, self.masks)
         return self.masks if due else None
+
+    def _epoch_flops(self) -> int:
+        """Return the training FLOPs of one epoch under the masks so far, without their dead weights."""
+        images, has_teacher = len(self.context.data.train), self.context.has_teacher
+        return train_flops_effective(self.context.cost, self.masks, images, has_teacher=has_teacher)
 
     def _prunable(self, norms: Mapping[str, float]) -> dict[str, float]:
         """Leave out the protected layers; groups hold none."""

@@ -23,7 +23,7 @@ from orchestrator.training.checkpoint import snapshot
 from orchestrator.training.loop import TrainerState, TrainingHooks, train
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
-from orchestrator.trial.metrics import train_flops
+from orchestrator.trial.metrics import train_flops, train_flops_effective
 from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.criteria import criteria
@@ -63,6 +63,8 @@ def train_more(
     make_hooks: MakeHooks | None = None,
 ) -> NetworkState:
     """Train `state` on for one phase under its masks; with half the micro-batch each time memory runs out.
+
+    `train_flops_effective` is counted by these masks: whoever changes them on the way counts it anew.
 
     `make_hooks(net)` returns what is added to the training of this very network. What an earlier process
     trained of it, by the context's checkpointer, is not trained again. CollapsedError where memory runs
@@ -124,13 +126,15 @@ def _train(
             states = (generator.get_state(), global_states(device), hooks.state_dict())
             trainer_state = TrainerState(tuple(records), state.micro_batch, weights, {}, *states)
             checkpointer.finished(stage, round, trainer_state)
-    flops = train_flops(context.cost, len(data.train) * phase.epochs, has_teacher=context.has_teacher)
+    samples, has_teacher = len(data.train) * phase.epochs, context.has_teacher
+    effective = train_flops_effective(context.cost, state.masks, samples, has_teacher=has_teacher)
     return replace(
         state,
         weights=weights,
         epochs=state.epochs + phase.epochs,
         train_seconds=state.train_seconds + sum(record.seconds for record in records),
-        train_flops=state.train_flops + flops,
+        train_flops=state.train_flops + train_flops(context.cost, samples, has_teacher=has_teacher),
+        train_flops_effective=state.train_flops_effective + effective,
         history=tuple(records),
     )
 
