@@ -43,9 +43,9 @@ class Profile:
     `macs` by the name of the prunable layer that does them, in the order of `prunable_layers`;
     `other_macs`: all others, by "(other) module: operator". `weights`: the parameter that holds each
     layer's weight, the first of its names if several layers share it. `train_macs`: of forward and
-    backward together, `layer_train_macs` those of each prunable layer. `other_ops`: what fvcore counts elsewhere,
-    by operator; `unsupported`: operators that it does not know, with their number of calls. `notes`: where the
-    counters differ, or stay silent.
+    backward together, `layer_train_macs` those of each prunable layer. `other_ops`: what fvcore counts
+    elsewhere, by operator; `unsupported`: operators that it does not know, with their number of calls.
+    `notes`: where the counters differ, or stay silent.
     """
 
     macs: Mapping[str, int]

@@ -118,9 +118,9 @@ def rigl(
     """Train the whole recipe from the initial weights; every `interval`-th step replaces weights instead.
 
     At step t, from 0, each layer drops the part `drop_fraction` / 2 (1 + cos(pi t / T)) of its weights, the
-    smallest, and as many grow, from zero, where the gradient of the batch is largest; T is the part `until` of
-    all steps. An update takes the place of the optimizer's step. Scope `erk` has the densities of the paper. A
-    layer without a dead weight stays as it is.
+    smallest, and as many grow, from zero, where the gradient of the batch is largest; T is the part `until`
+    of all steps. An update takes the place of the optimizer's step. Scope `erk` has the densities of the
+    paper. A layer without a dead weight stays as it is.
     """
     per_epoch, steps = _steps(context)
     end = until * steps
