@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pruning.accumulation import Accumulator
     from pruning.channels import shrink, trace
     from pruning.criteria import criteria
     from pruning.granularity import GRANULARITIES, granularities
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, by `__getattr__`: `pruning.plugins` must load without torch.
 _NAMES = {
+    "accumulation": ("Accumulator",),
     "channels": ("shrink", "trace"),
     "criteria": ("criteria",),
     "granularity": ("GRANULARITIES", "granularities"),
@@ -41,6 +43,7 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [  # a literal, which type checkers and documentation tools read
     "GRANULARITIES",
     "SCOPES",
+    "Accumulator",
     "Masks",
     "apply_masks",
     "criteria",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, check_example, one_line, shape_text
 from pruning.dataflow import layer_input
-from pruning.masking import Group, Member
+from pruning.masking import Group, Member, Scores, parameter_dims
 from pruning.resize import SelectedLinear
 
 CHUNK_SIZE = 64  # images at a time
@@ -45,6 +45,15 @@ def update_qr(r: Tensor | None, rows: Tensor) -> Tensor:
 def producers(group: Group) -> list[Member]:
     """Return the members that make the units: rows; columns for a network's input features."""
     return [member for member in group.members if member.side == "out"] or list(group.members)
+
+
+def spread_over_rows(group: Group, unit_scores: Tensor, scores: Scores) -> None:
+    """Write each unit's score, float64 [size], to all of its weights in the layers that make it, in place."""
+    for member in producers(group):
+        name, dim = parameter_dims(member)[0]
+        if name in scores:
+            rows = scores[name].movedim(dim, 0)
+            rows[member.index] = unit_scores[member.root].reshape(-1, *[1] * (rows.dim() - 1))
 
 
 def consumers(group: Group) -> list[str]:

@@ -2,19 +2,22 @@
 
 A criterion takes a `ScoringContext` and returns float64 scores in the shape of each weight. The score of a
 unit or channel is the sum over its weights, so `l1` ranks rows by their 1-norm and `l2` by their 2-norm.
-Criteria that need a gradient are in `gradient_criteria`, the one by QR in `qr_criterion`.
+Criteria that need a gradient are in `gradient_criteria`, those by what a layer reads in `wanda_criterion` and
+`qr_criterion`, by distances in `fpgm_criterion`, by the steps of a training in `accumulation`.
 
 Traits: `data` (it looks at `ScoringContext.sample`), `passes` (the hyper-parameter that says how often it
 scores anew within one round), `one_draw` (a unit has the score of its first weight), `groups` (it scores
-whole units alone), `norms` (it reads batch norms), `absolute` (its scores are the absolute weights),
-`same_scores` (the criterion whose scores it returns), `orders_like` (granularity -> the criterion that orders
-alike there, whatever the network: the same are pruned, and a plan runs one of the two), `of_linear` (the
-criterion whose scores it returns in a network that is one Linear layer).
+whole units alone), `norms` (it reads batch norms), `accumulates` (what every training step adds to
+`ScoringContext.accumulated`), `absolute` (its scores are the absolute weights), `same_scores` (the criterion
+whose scores it returns), `orders_like` (granularity -> the criterion that orders alike there, whatever the
+network: the same are pruned, and a plan runs one of the two), `orders_like_in_layer` (the same where weights
+compete within a layer alone), `of_linear` (the criterion whose scores it returns in a network that is one
+Linear layer).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,22 +25,27 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import one_line
-from pruning.masking import Masks, Norm, Scores
+from pruning.masking import Group, Masks, Norm, Scores
 from pruning.registry import Method, Registry
 
-criteria = Registry("criterion", modules=("pruning.gradient_criteria", "pruning.qr_criterion"))
+MODULES = ("gradient_criteria", "qr_criterion", "wanda_criterion", "fpgm_criterion", "accumulation")
+criteria = Registry("criterion", modules=tuple(f"pruning.{module}" for module in MODULES))
 
 
-def representative(criterion: str, granularity: str, *, by_order: bool = True) -> str:
+def representative(criterion: str, granularity: str, *, by_order: bool = True, in_layer: bool = False) -> str:
     """Return the criterion, in text form, that stands for all that prune the same at a granularity.
 
     Without `by_order` only for those with the very same scores: a schedule may compare these with a value.
+    With `in_layer` also for those that order the weights of every layer alike, and those of two layers not.
     """
     traits = criteria.get(criterion).traits
     equal = traits.get("same_scores")
-    if equal is None and by_order:
-        equal = traits.get("orders_like", {}).get(granularity)
-    return criterion if equal is None else representative(str(equal), granularity, by_order=by_order)
+    for trait in ("orders_like", *(["orders_like_in_layer"] if in_layer else [])):
+        if equal is None and by_order:
+            equal = traits.get(trait, {}).get(granularity)
+    if equal is None:
+        return criterion
+    return representative(str(equal), granularity, by_order=by_order, in_layer=in_layer)
 
 
 def absolute_weights(weights: Mapping[str, Tensor]) -> Scores:
@@ -51,7 +59,8 @@ class ScoringContext:
 
     `weights` are the prunable weights by parameter name, masked, detached and on the CPU, where the scores
     belong too; `masks` say which of them are alive; `sample` is (images [n, C, H, W], labels [n]) for
-    criteria that look at data; `generator` is seeded for this round.
+    criteria that look at data; `generator` is seeded for this round; `groups` are what units or channels
+    are made of, None for single weights; `accumulated` are sums over the steps of a training (`Accumulator`).
     """
 
     net: nn.Module
@@ -59,6 +68,8 @@ class ScoringContext:
     masks: Masks
     generator: torch.Generator
     sample: tuple[Tensor, Tensor] | None = None
+    groups: Sequence[Group] | None = None
+    accumulated: Mapping[str, Tensor] | None = None
 
     def require_sample(self, criterion: str) -> tuple[Tensor, Tensor]:
         """Return the sample. ValueError, which names the criterion, without one."""
@@ -67,6 +78,29 @@ class ScoringContext:
                 f"criterion {criterion!r} needs sample, a pair (images [n, C, H, W], labels [n])"
             )
         return self.sample
+
+    def require_groups(self, criterion: str) -> Sequence[Group]:
+        """Return the groups. ValueError, which names the criterion, where single weights are pruned."""
+        if self.groups is None:
+            raise ValueError(
+                f"criterion {criterion!r} needs groups of units or channels, not of single weights"
+            )
+        return self.groups
+
+    def require_accumulated(self, criterion: str) -> Scores:
+        """Return the sums over training steps, of every weight. ValueError, which names the criterion."""
+        if self.accumulated is None:
+            raise ValueError(
+                f"criterion {criterion!r} sums over the steps of a training, and there was none: use it with "
+                "when: during, or give accumulated, the sums of a pruning.Accumulator"
+            )
+        for name, weight in self.weights.items():
+            if name not in self.accumulated or self.accumulated[name].shape != weight.shape:
+                raise ValueError(
+                    f"accumulated has no sums of {name!r} in the shape {tuple(weight.shape)}: it is of "
+                    "another network"
+                )
+        return {name: self.accumulated[name].detach().cpu().double() for name in self.weights}
 
 
 Scene = ScoringContext  # its former name, which plug-ins import
@@ -83,6 +117,14 @@ def score_weights(criterion: Method, context: ScoringContext) -> Scores:
             f"criterion {criterion.name!r} cannot score {type(context.net).__name__} with this sample: "
             f"{one_line(error)}"
         ) from error
+
+
+def check_finite(criterion: str, scores: Scores) -> Scores:
+    """Return the scores. ValueError, which names the criterion, where one is not a finite number."""
+    for name, score in scores.items():
+        if not torch.isfinite(score).all():
+            raise ValueError(f"criterion {criterion!r} gives scores of {name!r} that are not finite numbers")
+    return scores
 
 
 @criteria.register(summary="absolute weight", paper="Han et al., NeurIPS 2015", absolute=True)
@@ -110,6 +152,30 @@ def l1(context: ScoringContext) -> Scores:
 def l2(context: ScoringContext) -> Scores:
     """w^2, which sums to the squared 2-norm of a row or group: the order is that of the norm."""
     return {name: weight.double().square() for name, weight in context.weights.items()}
+
+
+@criteria.register(
+    summary="squared weight, relative to the larger ones of its layer",
+    paper="Lee et al., LAMP, ICLR 2021",
+    orders_like_in_layer={"weight": "magnitude", "nm": "magnitude"},
+)
+def lamp(context: ScoringContext) -> Scores:
+    """w^2 over the sum of v^2 of the alive weights v of its layer, w itself and those after it by size.
+
+    Weights of one size are in the order of their index, each with those after it in its sum: sorted, as in
+    the authors' code. It is for scope `global`: the largest weight of every layer has the score 1 and leaves
+    last, and within a layer the order is that of `magnitude`. A unit or channel has the sum over its weights,
+    of which the paper says nothing.
+    """
+    return {name: _lamp_scores(weight) for name, weight in context.weights.items()}
+
+
+def _lamp_scores(weight: Tensor) -> Tensor:
+    squares, order = weight.double().square().flatten().sort(stable=True)
+    # Summed from the largest on: the total less a sum from the smallest would lose the digits of the last.
+    remaining = squares.flip(0).cumsum(0).flip(0)
+    sorted_scores = torch.where(squares == 0, 0.0, squares / remaining)  # where all are 0, 0 / 0
+    return torch.empty_like(squares).index_copy_(0, order, sorted_scores).reshape(weight.shape)
 
 
 @criteria.register(summary="a seeded draw: the baseline of every comparison", one_draw=True)

@@ -1,4 +1,4 @@
-"""Criteria that need a gradient: taylor, snip, grasp, synflow.
+"""Criteria that need a gradient: taylor, snip, fisher, grasp, synflow.
 
 All of them score a float64 copy of the network with the masks applied, so that the network itself is left
 untouched bit for bit. The copy is in eval mode: batch norm uses its running statistics and dropout is off, so
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.criteria import ScoringContext, criteria
+from pruning.criteria import ScoringContext, check_finite, criteria
 from pruning.eval_mode import float64_copy
 from pruning.masking import Norm, Scores, apply_masks
 from pruning.registry import Between
@@ -47,6 +47,29 @@ def snip(context: ScoringContext) -> Scores:
     The paper divides by the sum over the network, which changes no order.
     """
     return _scores(context, "snip", [change.abs() for change in _first_order(context, "snip")])
+
+
+@criteria.register(
+    summary="second-order change of the loss, by the diagonal of the empirical Fisher information",
+    paper="LeCun et al., Optimal Brain Damage, NIPS 1989; Theis et al., 2018",
+    data=True,
+)
+def fisher(context: ScoringContext) -> Scores:
+    """F w^2 / 2, with F the mean over the sample of g_n^2, g_n the gradient of one image's cross-entropy.
+
+    Optimal Brain Damage with the diagonal of the empirical Fisher information in place of that of the
+    Hessian, as Theis et al. have it. The gradients are squared image by image, and with the labels
+    of the sample: the square of the mean gradient, as in `taylor`, is another number, and near 0 once a
+    network is trained. A unit or channel has the sum over its weights. A pass for every image.
+    """
+    images, labels = context.require_sample("fisher")
+    net, weights = _masked_copy(context)
+    information = [torch.zeros_like(weight) for weight in weights]
+    for image, label in zip(images.split(1), labels.split(1), strict=True):
+        gradients = _gradients(_losses(net, image, label, 1.0), weights)
+        for total, gradient in zip(information, gradients, strict=True):
+            total += gradient.square() / len(labels)
+    return _scores(context, "fisher", [f * w.square() / 2 for f, w in zip(information, weights, strict=True)])
 
 
 @criteria.register(summary="gradient flow after removal", paper="Wang et al., GraSP, ICLR 2020", data=True)
@@ -143,7 +166,4 @@ def _gradients(losses: Iterable[Tensor], weights: Sequence[Tensor]) -> list[Tens
 
 def _scores(context: ScoringContext, criterion: str, values: list[Tensor]) -> Scores:
     scores = {name: value.detach().cpu() for name, value in zip(context.weights, values, strict=True)}
-    for name, score in scores.items():
-        if not torch.isfinite(score).all():
-            raise ValueError(f"criterion {criterion!r} gives scores of {name!r} that are not finite numbers")
-    return scores
+    return check_finite(criterion, scores)

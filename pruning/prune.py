@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from pruning.activations import producers
 from pruning.checks import (
     check_example,
     check_groups_fit,
@@ -74,6 +75,7 @@ def prune(
     example_input: Tensor | None = None,
     groups: Sequence[Group] | None = None,
     sample: Sample | None = None,
+    accumulated: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     invert: bool = False,
 ) -> Masks:
@@ -84,8 +86,9 @@ def prune(
     `example_input`, images [N, C, H, W] of which only the shape counts, or the `groups` of an earlier trace.
     For `unit`, and to protect `output` or `input`, the network is run once to see which layers make the
     logits; without `example_input`, on an input that its layers suggest. `sample` (images, labels) is for
-    criteria that look at data. `invert` prunes the best first, a control. `net` is untouched. What has
-    weights and is not pruned is named in a warning. ValueError for bad values, unknown names, and networks
+    criteria that look at data, `accumulated` the sums of an `Accumulator` for those that look at a training.
+    `invert` prunes the best first, a control. `net` is untouched. What has weights and is not pruned is named
+    in a warning. ValueError for bad values, unknown names, and networks
     that cannot be pruned.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
@@ -103,20 +106,15 @@ def prune(
     block = pattern.options.get(pattern.traits.get("block", ""))
     keep_one = groups is not None and (amount < 1 or bool(plan.traits.get("adaptive")))
     rules = _Rules(score, cast(Scope, scope), groups, prunable.keys(), block, keep_one, invert)
-    return _run_passes(net, masks, rules, partial(plan, amount=amount, round=round), generator, sample)
+    context = ScoringContext(net, {}, masks, generator, sample, groups, accumulated)
+    return _run_passes(context, rules, partial(plan, amount=amount, round=round))
 
 
-def _run_passes(
-    net: nn.Module,
-    masks: Masks,
-    rules: _Rules,
-    count: Count,
-    generator: torch.Generator,
-    sample: Sample | None,
-) -> Masks:
+def _run_passes(context: ScoringContext, rules: _Rules, count: Count) -> Masks:
+    masks = context.masks
     passes = int(rules.criterion.options.get(rules.criterion.traits.get("passes", ""), 1))
     for pass_count in split_into_passes(count, passes):
-        context = ScoringContext(net, _alive_weights(net, masks), masks, generator, sample)
+        context = replace(context, weights=_alive_weights(context.net, masks), masks=masks)
         scores = score_weights(rules.criterion, context)
         if rules.invert:
             scores = {name: -score for name, score in scores.items()}
@@ -178,10 +176,13 @@ def _step_in_blocks(
 def _unit_scores(group: Group, scores: Mapping[str, Tensor], criterion: Method) -> Tensor:
     if not criterion.traits.get("one_draw"):
         return sum_by_unit(group, scores)
-    member = group.members[0]
-    name, dim = parameter_dims(member)[0]
-    draws = scores[name].movedim(dim, 0).flatten(1)[:, 0]
-    return torch.empty(group.size, dtype=torch.float64).index_copy_(0, member.root, draws[member.index])
+    unit_scores = torch.zeros(group.size, dtype=torch.float64)
+    for member in reversed(producers(group)):  # of several layers that make a unit the first decides
+        name, dim = parameter_dims(member)[0]
+        if name in scores:  # layers that share a weight have it under the first one's name
+            draws = scores[name].movedim(dim, 0).flatten(1)[:, 0]
+            unit_scores.index_copy_(0, member.root, draws[member.index])
+    return unit_scores
 
 
 def make_groups(

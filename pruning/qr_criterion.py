@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pruning.activations import check_matrix, producers, qr_factors, update_qr
+from pruning.activations import check_matrix, qr_factors, spread_over_rows, update_qr
 from pruning.channels import trace
 from pruning.criteria import ScoringContext, criteria
 from pruning.eval_mode import float64_copy
-from pruning.masking import Group, Scores, apply_masks, parameter_dims, prunable_layers
+from pruning.masking import Group, Scores, apply_masks, prunable_layers
 
 
 def pivot_scores(activations: Tensor) -> Tensor:
@@ -63,12 +63,7 @@ def pivoted_qr(context: ScoringContext, *, relative: bool = True) -> Scores:
     for group in groups:
         diagonal, order = _pivots(factors[group.name])
         scale = diagonal[0] if relative and diagonal[0] > 0 else torch.ones(())
-        unit_scores = _score_columns(diagonal / scale, order)
-        for member in producers(group):
-            name, dim = parameter_dims(member)[0]
-            if name in scores:
-                rows = scores[name].movedim(dim, 0)
-                rows[member.index] = unit_scores[member.root].reshape(-1, *[1] * (rows.dim() - 1))
+        spread_over_rows(group, _score_columns(diagonal / scale, order), scores)
     return scores
 
 

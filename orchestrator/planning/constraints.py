@@ -20,6 +20,7 @@ from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.stages import SAMPLES_PER_CLASS
 from orchestrator.trial.structure import channels_of, check_weights, flow_of, layers_protected, units_of
 from orchestrator.trial.weight_transfer import SourceModelInfo, TensorMapping, classes_of, match_tensors
+from pruning.accumulation import is_accumulated
 from pruning.criteria import criteria
 from pruning.granularity import granularities, resolve_amount
 from pruning.masking import prunable_layers
@@ -210,6 +211,9 @@ def order_conflict(prune: Prune, when: When, prepare: str, recover: str) -> str 
         return f"control invert: {error}"
     if "tolerance" in schedule.options and when != "during":
         return f"schedule {schedule.name} waits for layers to settle: it needs when: during"
+    criterion = criteria.get(prune.criterion)
+    if is_accumulated(criterion) and when != "during":
+        return f"criterion {criterion.name} sums over the steps of a training: it needs when: during"
     if prepare != "none" and when != "after":
         return "prepare continues the dense training: it needs when: after"
     method = recoveries.get(recover)

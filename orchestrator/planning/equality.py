@@ -83,10 +83,12 @@ def _plain_prune(prune: Prune, model: str, dataset: str) -> Prune:
     criterion = prune.criterion
     if method_name(model) == ONE_LINEAR_LAYER:
         criterion = criteria.get(criterion).traits.get("of_linear", criterion)
+    # Inverted, equal weights of a layer no longer go by index for a score that orders these, too.
+    in_layer = scope != "global" and prune.control != "invert"
     has_one_round = bool(schedule.traits.get("lands")) and schedule.options == {"rounds": 1}
     return replace(
         prune,
-        criterion=representative(criterion, method_name(granularity), by_order=by_order),
+        criterion=representative(criterion, method_name(granularity), by_order=by_order, in_layer=in_layer),
         granularity=granularity,
         scope=scope,
         schedule="one_shot" if has_one_round else prune.schedule,
@@ -143,11 +145,8 @@ def _differences(config: TrialConfig, first: TrialConfig) -> Iterator[tuple[str,
     prune, first_prune = config.prune, first.prune
     layer = f"{method_name(config.dense.model)} has one layer to prune"
     granularity = without_defaults("granularity", prune.granularity)
-    linear = {"of_linear"} & {name for p in (prune, first_prune) for name in criteria.get(p.criterion).traits}
     pruning_reasons = {
-        "criterion": "choose the same of one Linear layer"
-        if linear
-        else f"choose the same at granularity {granularity}",
+        "criterion": _equal_criteria(prune.criterion, first_prune.criterion, granularity),
         "granularity": "are both the inputs of the only layer",
         "scope": "are one within blocks"
         if method_name(prune.granularity) == "nm"
@@ -171,6 +170,15 @@ def _differences(config: TrialConfig, first: TrialConfig) -> Iterator[tuple[str,
         if value != first_value:
             unread = f"are one: {config.dense.train.optimizer} reads no {field.name}"
             yield _difference(f"train.{field.name}", str(value), str(first_value), unread)
+
+
+def _equal_criteria(criterion: str, first_criterion: str, granularity: str) -> str:
+    """Return why two criteria choose the same."""
+    traits = {name for text in (criterion, first_criterion) for name in criteria.get(text).traits}
+    if "of_linear" in traits:
+        return "choose the same of one Linear layer"
+    within = " within a layer" if "orders_like_in_layer" in traits else ""
+    return f"choose the same{within} at granularity {granularity}"
 
 
 def _difference(axis: str, value: str, first_value: str, why: str) -> tuple[str, str, str, str]:

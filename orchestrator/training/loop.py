@@ -24,6 +24,8 @@ from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_
 from pruning.masking import view_as_integers
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, images, labels) -> the sum over the batch
+# (optimizer, images of the batch) -> new masks, or None for those of before
+OptimizerStep = Callable[[torch.optim.Optimizer, int], Mapping[str, Tensor] | None]
 
 
 class Regularizer(Protocol):
@@ -37,13 +39,6 @@ class Regularizer(Protocol):
 def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     """Return the sum of -log p(label), in nats."""
     return functional.cross_entropy(logits, labels, reduction="sum")
-
-
-class OptimizerStep(Protocol):
-    """Stands in for `optimizer.step()`: it may leave the step out, or do more."""
-
-    def __call__(self, optimizer: torch.optim.Optimizer, *, images: int) -> Mapping[str, Tensor] | None:
-        """Act on the gradient of a batch of `images`; return new masks, or None for those of before."""
 
 
 class StatefulHook(Protocol):
@@ -61,7 +56,8 @@ class TrainingHooks:
     """What may be added to a plain training.
 
     `after_epoch(epoch)` may change the network, and returns new masks or None for those of before;
-    `optimizer_step` may do so at every step. What these two remember is in `stateful`. A loss and a
+    `optimizer_step`, in place of the optimizer's own, may do so at every step. `after_backward()` sees the
+    gradient of every batch, whole and not yet clipped. What these remember is in `stateful`. A loss and a
     regularizer keep nothing from step to step.
     """
 
@@ -69,13 +65,14 @@ class TrainingHooks:
     regularizer: Regularizer | None = None
     after_epoch: Callable[[int], Mapping[str, Tensor] | None] | None = None
     stateful: StatefulHook | None = None
+    after_backward: Callable[[], None] | None = None
     optimizer_step: OptimizerStep | None = None
 
     @property
     def cannot_resume(self) -> bool:
         """Whether what the hooks remember would be lost: such a training starts anew."""
-        has_memory = self.after_epoch is not None or self.optimizer_step is not None
-        return has_memory and self.stateful is None
+        in_use = (self.after_epoch, self.after_backward, self.optimizer_step)
+        return self.stateful is None and any(hook is not None for hook in in_use)
 
     def state_dict(self) -> Checkpoint:
         """Return what the hooks remember; empty where they are not stateful."""
@@ -258,6 +255,8 @@ class _Loop:
     def _step(self, lr: float, *, progress: float, images: int) -> Mapping[str, Tensor] | None:
         """Let the optimizer step; return new masks where a hook has changed them."""
         regularizer = self.hooks.regularizer
+        if self.hooks.after_backward is not None:
+            self.hooks.after_backward()
         if regularizer is not None:
             regularizer.before_step(progress=progress)
         if self.recipe.clip_norm:
@@ -266,7 +265,7 @@ class _Loop:
         if self.hooks.optimizer_step is None:
             self.optimizer.step()
         else:
-            new_masks = self.hooks.optimizer_step(self.optimizer, images=images)
+            new_masks = self.hooks.optimizer_step(self.optimizer, images)
         if regularizer is not None:
             regularizer.after_step(lr, progress=progress)
         return new_masks

@@ -15,10 +15,13 @@ from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.metrics import train_flops_effective
 from orchestrator.trial.stages import choose_masks, initial, train_more
 from orchestrator.trial.structure import layers_protected
+from pruning.accumulation import Accumulator, is_accumulated
+from pruning.criteria import criteria
 from pruning.masking import Group, Masks, apply_masks, full_masks, prunable_layers, sum_by_unit
 from pruning.schedules import rounds_of, schedules
 
 LAST_ROUND_AT = 0.75  # of the training; the epochs after it repair what pruning broke
+SUMS = "accumulated/"  # before the names of sums in a checkpoint; no parameter's name begins so
 SMALLEST_NORM = 1e-12  # in place of 0, which relative changes are divided by
 
 
@@ -34,15 +37,20 @@ def prune_during_training(context: TrialContext) -> NetworkState:
 
 
 def _make_hooks(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
-    pruner.reset()  # again, where memory ran out and the training starts anew
-    after_epoch = partial(pruner.after_epoch, net)
-    return TrainingHooks(loss=pruner.context.loss, after_epoch=after_epoch, stateful=pruner)
+    pruner.start(net)  # again, where memory ran out and the training starts anew
+    return TrainingHooks(
+        loss=pruner.context.loss,
+        after_epoch=partial(pruner.after_epoch, net),
+        stateful=pruner,
+        after_backward=None if pruner.accumulator is None else pruner.accumulator.add,
+    )
 
 
 class EpochPruner:
     """Prune at the end of an epoch; holds the masks so far and each layer's mean norm of the last epoch.
 
-    `train_flops` are those of the epochs so far, each without what was dead in it.
+    For a criterion that sums over training steps it also holds the sums. `train_flops` are those of the
+    epochs so far, each without what was dead in it.
     """
 
     def __init__(self, context: TrialContext, inherited: Masks) -> None:
@@ -52,24 +60,36 @@ class EpochPruner:
         protect = layers_protected(context.architecture, self.options.protect)
         fresh = full_masks(context.build().cpu(), context.groups, protect=protect)
         self.initial_masks = fresh | inherited
-        self.reset()
-
-    def reset(self) -> None:
-        """Return to the state before the first epoch: nothing is pruned but what was inherited so."""
         self.masks: Masks = self.initial_masks
         self.norms: dict[str, float] = {}
         self.round = 0
         self.train_flops = 0
+        self.accumulator: Accumulator | None = None
+
+    def start(self, net: nn.Module) -> None:
+        """Set the state before the first epoch of `net`: nothing is pruned but what was inherited so."""
+        self.masks, self.norms, self.round = self.initial_masks, {}, 0
+        self.train_flops = 0
+        criterion = criteria.get(self.options.criterion)
+        if is_accumulated(criterion):
+            weights = [name for name, mask in self.initial_masks.items() if mask.dim() > 1]
+            self.accumulator = Accumulator(net, criterion, names=weights)
 
     def state_dict(self) -> Checkpoint:
-        """Return what the next epochs depend on."""
+        """Return what the next epochs depend on: masks, and sums under names of their own."""
+        sums = {} if self.accumulator is None else self.accumulator.state_dict()
+        tensors = dict(self.masks) | {SUMS + name: total for name, total in sums.items()}
         numbers = {"round": self.round, "norms": dict(self.norms), "train_flops": self.train_flops}
-        return Checkpoint(dict(self.masks), numbers)
+        return Checkpoint(tensors, numbers)
 
     def load_state_dict(self, saved: Checkpoint) -> Masks:
         """Load what `state_dict` returned, and return the masks so far."""
-        self.masks, self.norms = dict(saved.tensors), dict(saved.metadata["norms"])
-        self.round, self.train_flops = saved.metadata["round"], saved.metadata["train_flops"]
+        sums = {name.removeprefix(SUMS): t for name, t in saved.tensors.items() if name.startswith(SUMS)}
+        self.masks = {name: t for name, t in saved.tensors.items() if not name.startswith(SUMS)}
+        self.norms, self.round = dict(saved.metadata["norms"]), saved.metadata["round"]
+        self.train_flops = saved.metadata["train_flops"]
+        if self.accumulator is not None:
+            self.accumulator.load_state_dict(sums)
         return self.masks
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
@@ -83,7 +103,10 @@ class EpochPruner:
         if len(unsettled) == len(norms):
             return None
         for round in range(done + 1, due + 1):
-            self.masks = choose_masks(self.context, net, self.masks, round=round, protect=unsettled)
+            sums = None if self.accumulator is None else self.accumulator.sums
+            self.masks = choose_masks(
+                self.context, net, self.masks, round=round, protect=unsettled, accumulated=sums
+            )
             apply_masks(net, self.masks)
         return self.masks if due else None
 

@@ -183,7 +183,7 @@ class Regrower:
         self.steps, self.dense_images = saved.metadata["steps"], saved.metadata["dense_images"]
         return self.masks
 
-    def step(self, net: nn.Module, optimizer: torch.optim.Optimizer, *, images: int) -> Masks | None:
+    def step(self, net: nn.Module, optimizer: torch.optim.Optimizer, images: int) -> Masks | None:
         """Let the optimizer step, or update the masks, or both; return the masks if they have changed.
 
         DivergedError where weights or gradients are no numbers any more.

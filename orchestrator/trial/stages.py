@@ -146,9 +146,18 @@ def prune_round(context: TrialContext, state: NetworkState, *, round: int) -> Ne
 
 
 def choose_masks(
-    context: TrialContext, net: nn.Module, masks: Masks, *, round: int, protect: Sequence[str] = ()
+    context: TrialContext,
+    net: nn.Module,
+    masks: Masks,
+    *,
+    round: int,
+    protect: Sequence[str] = (),
+    accumulated: Mapping[str, Tensor] | None = None,
 ) -> Masks:
-    """Return the masks of one round for a network as it stands; `protect` adds layers to the trial's."""
+    """Return the masks of one round for a network as it stands; `protect` adds layers to the trial's.
+
+    `accumulated` are the sums over training steps, for a criterion that needs them.
+    """
     options, seed = context.pruned_trial.prune, context.config.seed
     needs_data = bool(criteria.get(options.criterion).traits.get("data", False))
     sample = None
@@ -172,6 +181,7 @@ def choose_masks(
             protect=(*layers_protected(context.architecture, options.protect), *protect),
             groups=context.groups,
             sample=sample,
+            accumulated=accumulated,
             seed=seed_for(seed, "prune", round),
             invert=options.control == "invert",
         )

@@ -36,6 +36,13 @@ DECLARED = [
     for other in (representative(name, granularity),)
     if other != name
 ]
+DECLARED_IN_LAYER = [
+    (name, other, granularity)
+    for granularity in GRANULARITIES
+    for name in criteria
+    for other in (representative(name, granularity, in_layer=True),)
+    if other != representative(name, granularity)
+]
 
 
 def network(seed: int, kind: str = "") -> nn.Module:
@@ -53,7 +60,13 @@ def network(seed: int, kind: str = "") -> nn.Module:
 
 def masks_of(net: nn.Module, criterion: str, granularity: str, amount: float, **options: object) -> Masks:
     amount = 0.5 if granularity == "nm" else amount
-    chosen = {"scope": "layer", "sample": SAMPLE, "example_input": SAMPLE[0][:2], **options}
+    sums = {
+        name: torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64)
+        for name, p in net.named_parameters()
+    }
+    chosen = {
+        "scope": "layer", "sample": SAMPLE, "example_input": SAMPLE[0][:2], "accumulated": sums, **options
+    }  # fmt: skip
     return pruning.prune(net, amount=amount, criterion=criterion, granularity=granularity, **chosen)
 
 
@@ -67,6 +80,53 @@ def test_what_is_declared() -> None:
         *(("l2", "magnitude", granularity) for granularity in ("weight", "nm")),
         *(("taylor", "snip", granularity) for granularity in ("weight", "nm")),
     }
+    assert set(DECLARED_IN_LAYER) == {("lamp", "magnitude", granularity) for granularity in ("weight", "nm")}
+
+
+@pytest.mark.parametrize(("name", "other", "granularity"), DECLARED_IN_LAYER)
+@given(
+    seed=st.integers(0, 10_000), amount=st.floats(0, 1), index=st.integers(0, 2), levels=st.integers(1, 500)
+)
+def test_criteria_declared_alike_within_a_layer_choose_the_same_there(
+    name: str, other: str, granularity: str, seed: int, amount: float, index: int, levels: int
+) -> None:
+    """Weights in steps, so that some are equal, and some 0."""
+    net, scope = network(seed), ("layer", "unit", "erk" if granularity == "weight" else "global")[index]
+    for parameter in net.parameters():
+        parameter.data = (parameter.data * levels).round() / levels
+    one, two = (masks_of(net, c, granularity, amount, scope=scope) for c in (name, other))
+    assert equal(one, two)
+    more, again = {"masks": one, "scope": scope}, min(1.0, amount + 0.2)
+    assert equal(
+        masks_of(net, name, granularity, again, **more), masks_of(net, other, granularity, again, **more)
+    )
+
+
+def test_why_lamp_and_magnitude_are_two_where_layers_compete_or_the_best_leave_first() -> None:
+    """Inverted, of equal weights the first has the lowest score by magnitude, and the last by lamp."""
+    net = network(0)
+    assert not equal(
+        masks_of(net, "lamp", "weight", 0.5, scope="global"),
+        masks_of(net, "magnitude", "weight", 0.5, scope="global"),
+    )
+    for parameter in net.parameters():
+        parameter.data = parameter.data.sign()
+    one, two = (masks_of(net, c, "weight", 0.5, invert=True) for c in ("lamp", "magnitude"))
+    assert not equal(one, two)
+    prune = Prune("lamp", "weight", "layer", "one_shot", 0.5)
+    for changed, expected in (
+        ({}, "magnitude"),
+        ({"scope": "unit"}, "magnitude"),
+        ({"scope": "erk"}, "magnitude"),
+        ({"granularity": "nm", "scope": "global"}, "magnitude"),
+        ({"scope": "global"}, "lamp"),
+        ({"granularity": "unit"}, "lamp"),
+        ({"control": "invert"}, "lamp"),
+        ({"schedule": "score_below(value=0.1)"}, "lamp"),
+        ({"scope": "global", "protect": ("hidden.0", "hidden.1")}, "magnitude"),  # one layer competes
+    ):
+        trial = replace(TRIAL, prune=replace(prune, **changed))
+        assert plain(trial).prune.criterion == expected, changed
 
 
 @pytest.mark.parametrize(("name", "other", "granularity"), DECLARED)
@@ -175,6 +235,11 @@ def planned(tmp_path: Path, axes: str, more: str = "") -> Plan:
          "l1 and magnitude: criterion l1 and magnitude choose the same at granularity weight: planned once"),
         ("model: mlp, criterion: [l2, magnitude]", "", 2, "technique", "magnitude", "l2",
          "magnitude and l2: criterion magnitude and l2 choose the same at granularity weight: planned once"),
+        ("model: mlp, criterion: [magnitude, lamp], scope: layer", "", 2, "technique", "lamp", "magnitude",
+         "lamp and magnitude: criterion lamp and magnitude choose the same within a layer at granularity "
+         "weight: planned once"),
+        ("model: mlp, criterion: [lamp, l2], granularity: nm", "", 2, "technique", "l2", "lamp",
+         "l2 and lamp: criterion l2 and lamp choose the same within a layer at granularity nm: planned once"),
         ("model: mlp, criterion: [l1, magnitude], granularity: unit, scope: layer", "", 2, "technique",
          "magnitude", "l1",
          "magnitude and l1: criterion magnitude and l1 choose the same at granularity unit: "
@@ -218,6 +283,11 @@ def test_equal_points_are_planned_once_and_the_others_are_told(
         "model: mlp, criterion: [magnitude, l2], schedule: score_below",
         "model: mlp, criterion: [magnitude, l2], granularity: unit, scope: layer",
         "model: mlp, criterion: [snip, taylor], granularity: channel",
+        "model: mlp, criterion: [magnitude, lamp], scope: global",
+        "model: mlp, criterion: [magnitude, wanda], scope: unit",
+        "model: mlp, criterion: [taylor, fisher]",
+        "model: mlp, criterion: [l2, fpgm], granularity: unit",
+        "model: mlp, criterion: [magnitude, movement], when: during",
         "model: mlp, criterion: [random], scope: [layer, global]",
         "model: mlp, technique: [weight, unstructured]",
         "model: mlp, schedule: [one_shot, iterative(rounds=2)]",

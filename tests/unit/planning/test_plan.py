@@ -219,6 +219,14 @@ def test_combinations_that_the_engine_refuses(tmp_path: Path) -> None:
     assert [trial.config.prune.granularity for trial in found.trials] == ["unit", "channel"]
     assert [item.count for item in found.excluded] == [1, 1]
     assert all("'pivoted_qr' ranks whole units or channels" in item.reason for item in found.excluded)
+    found = planned(tmp_path, model="mlp", criterion="fpgm", granularity="[weight, unit, channel, nm]")
+    assert [trial.config.prune.granularity for trial in found.trials] == ["unit", "channel"]
+    assert all("'fpgm' ranks whole units or channels" in item.reason for item in found.excluded)
+    found = planned(tmp_path, criterion="movement", when="[init, after, during]")
+    assert [trial.config.when for trial in found.trials] == ["during"]
+    reason = "criterion movement sums over the steps of a training: it needs when: during"
+    assert [item.reason for item in found.excluded] == [reason]
+    assert sum(item.count for item in found.excluded) == 2
     found = planned(tmp_path, schedule="[score_below, threshold]", control="[none, invert]")
     assert len(found.trials) == 3
     assert "the scores are inverted" in found.excluded[0].reason

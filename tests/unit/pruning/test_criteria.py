@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 import pruning
+from pruning.accumulation import is_accumulated
 from pruning.criteria import ScoringContext, criteria
 from pruning.granularity import unit_groups
 from pruning.masking import Masks, full_masks, prunable_layers
@@ -41,8 +42,20 @@ def network(seed: int = 0) -> nn.Module:
     return net
 
 
+def sums_of(net: nn.Module) -> Masks:
+    """What a criterion that sums over steps is given: numbers of the size of w g, the same at every call."""
+    generator = torch.Generator().manual_seed(7)
+    return {
+        f"{name}.weight": layer.weight.detach().double()
+        * torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
+        for name, layer in prunable_layers(net).items()
+    }
+
+
 def prune(net: nn.Module, criterion: str, granularity: str = "weight", **options: Any) -> Masks:
     given = {"amount": 0.5, "sample": SAMPLE, "example_input": SAMPLE[0][:2]} | options
+    if is_accumulated(criteria.get(criterion)):
+        given["accumulated"] = sums_of(net)
     return pruning.prune(net, criterion=criterion, granularity=granularity, **given)
 
 
@@ -55,11 +68,13 @@ def gone(net: nn.Module, masks: Masks, granularity: str) -> list[int]:
 
 
 def scores_of(net: nn.Module, criterion: str, masks: Masks | None = None) -> dict[str, Tensor]:
-    masks = full_masks(net, unit_groups(net)) if masks is None else masks
+    groups = unit_groups(net)
+    masks = full_masks(net, groups) if masks is None else masks
     parameters = dict(net.named_parameters())
     weights = {name: parameters[name].detach() * mask for name, mask in masks.items() if mask.dim() > 1}
+    generator = torch.Generator().manual_seed(0)
     scores = criteria.get(criterion)(
-        ScoringContext(net, weights, masks, torch.Generator().manual_seed(0), SAMPLE)
+        ScoringContext(net, weights, masks, generator, SAMPLE, groups, sums_of(net))
     )
     assert isinstance(scores, dict)
     return scores
@@ -67,6 +82,7 @@ def scores_of(net: nn.Module, criterion: str, masks: Masks | None = None) -> dic
 
 def test_every_criterion_says_what_it_is() -> None:
     expected = {"magnitude", "l1", "l2", "random", "taylor", "snip", "grasp", "synflow", "bn_scale"}
+    expected |= {"lamp", "wanda", "fisher", "fpgm", "movement", "pivoted_qr"}
     assert expected <= set(NAMES)
     for name in NAMES:
         assert criteria.get(name).traits["summary"]
@@ -155,7 +171,7 @@ def test_global_is_layer_where_there_is_one_layer(name: str) -> None:
         assert torch.equal(by_scope[0]["1.weight"], by_scope[1]["1.weight"])
 
 
-@pytest.mark.parametrize("name", ["magnitude", "l1", "l2", "synflow"])
+@pytest.mark.parametrize("name", ["magnitude", "l1", "l2", "lamp", "synflow"])
 @pytest.mark.parametrize("granularity", ["weight", "unit"])
 def test_signs_change_nothing(name: str, granularity: str) -> None:
     net, other = network(), network()
@@ -166,7 +182,7 @@ def test_signs_change_nothing(name: str, granularity: str) -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", ["magnitude", "l1", "l2", "random", "synflow"])
+@pytest.mark.parametrize("name", ["magnitude", "l1", "l2", "lamp", "random", "synflow"])
 @pytest.mark.parametrize("granularity", ["weight", "unit"])
 def test_scale_changes_nothing(name: str, granularity: str) -> None:
     """A power of two for all layers: every product is exact, so the masks are equal bit for bit."""

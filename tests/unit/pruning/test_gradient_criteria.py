@@ -1,4 +1,4 @@
-"""taylor, snip, grasp and synflow against numbers worked by hand and finite differences."""
+"""taylor, snip, fisher, grasp and synflow against numbers worked by hand and finite differences."""
 
 from __future__ import annotations
 
@@ -98,7 +98,67 @@ def test_snip_is_the_slope_along_a_weights_own_mask() -> None:
     assert abs(losses[0] - losses[1]) / (2 * part) == pytest.approx(float(got[2, 3]), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["taylor", "snip", "grasp"])
+def per_image_gradients(net: nn.Module, sample: tuple[Tensor, Tensor]) -> list[dict[str, Tensor]]:
+    """The gradient of one image's cross-entropy, image by image: a plain loop."""
+    result = []
+    for image, label in zip(*sample, strict=True):
+        net.zero_grad()
+        functional.cross_entropy(net(image[None]), label[None]).backward()
+        result.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
+    return result
+
+
+def test_fisher_by_hand() -> None:
+    """Logits (0, 2) of both images: g = s (-1, 1)^T x^T for label 0, (1 - s) (1, -1)^T x^T for label 1."""
+    net, (x, _), s = linear()
+    sample = (x.expand(2, 2), torch.tensor([0, 1]))
+    information = torch.tensor([[1.0, 4.0], [1.0, 4.0]], dtype=torch.float64) * (s**2 + (1 - s) ** 2) / 2
+    expected = information * net[0].weight.detach().double().square() / 2
+    torch.testing.assert_close(scores(net, "fisher", sample)["0.weight"], expected)
+
+
+def test_fisher_is_the_mean_of_squares_and_not_the_square_of_the_mean() -> None:
+    net, sample = small()
+    got = scores(net, "fisher", sample)
+    gradients = per_image_gradients(net, sample)
+    for name, score in got.items():
+        weight = net.get_parameter(name).detach()
+        squares = sum(g[name].square() for g in gradients) / len(gradients)
+        torch.testing.assert_close(score, squares * weight.square() / 2, rtol=1e-9, atol=0)
+        mean = sum(g[name] for g in gradients) / len(gradients)
+        assert ((mean * weight).square() / 2 <= score).all()  # Jensen
+        assert not torch.allclose((mean * weight).square() / 2, score)
+
+
+def test_fisher_of_one_image_is_half_of_taylor() -> None:
+    net, (x, y) = small()
+    one = (x[:1], y[:1])
+    for name, score in scores(net, "taylor", one).items():
+        torch.testing.assert_close(scores(net, "fisher", one)[name], score / 2, rtol=1e-9, atol=0)
+
+
+def test_fisher_is_the_curvature_where_the_network_has_learned_the_labels_distribution() -> None:
+    """Labels drawn as the network predicts: then F is the Hessian's diagonal, of a linear network exactly.
+
+    Here every image comes ten times, with labels in the ratio of its probabilities (0.2, 0.3, 0.5).
+    """
+    net = nn.Sequential(nn.Linear(2, 3, bias=False)).double()
+    net[0].weight.data = (
+        torch.tensor([[0.2, 0.3, 0.5]]).log().double().T @ torch.tensor([[0.5, 0.5]]).double()
+    )
+    x = torch.tensor([[1.0, 1.0]], dtype=torch.float64).expand(10, 2)
+    y = torch.tensor([0] * 2 + [1] * 3 + [2] * 5)
+
+    def loss(flat: Tensor) -> Tensor:
+        return functional.cross_entropy(x @ flat.reshape(3, 2).T, y)
+
+    weight = net[0].weight.detach()
+    hessian = torch.autograd.functional.hessian(loss, weight.flatten()).diagonal().reshape(3, 2)
+    expected = hessian * weight.square() / 2
+    torch.testing.assert_close(scores(net, "fisher", (x, y))["0.weight"], expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "fisher", "grasp"])
 def test_scores_do_not_depend_on_how_the_sample_is_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, sample = small()
     cut = scores(net, name, sample)
@@ -107,7 +167,7 @@ def test_scores_do_not_depend_on_how_the_sample_is_cut(name: str, monkeypatch: p
         torch.testing.assert_close(cut[key], whole, rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["taylor", "snip", "grasp", "synflow"])
+@pytest.mark.parametrize("name", ["taylor", "snip", "fisher", "grasp", "synflow"])
 def test_scores_are_those_of_the_masked_network(name: str) -> None:
     net, sample = small()
     masks = full_masks(net, None)

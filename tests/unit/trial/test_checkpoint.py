@@ -52,6 +52,7 @@ def units(schedule: str, granularity: str = "unit") -> Prune:
 
 SPARSE = Prune("random", "weight", "erk", "one_shot", 0.8)
 WAITS = Prune("l2", "unit", "layer", "mean_norm(fraction=0.95, tolerance=0.02)", 0.9)
+MOVES = Prune("movement", "weight", "global", "cubic(rounds=3)", 0.75)
 EMPTY = Prune("l2", "channel", "layer", "threshold(value=1e-9, unit='absolute')", 1.0)
 LASSO = "group_lasso(strength=0.05, epochs=2, warmup=0.5)"
 DENSE = dense_config(MLP, SGD)
@@ -80,6 +81,9 @@ WALKS = {
     ),
     "settled during": TrialConfig(
         dense_config(CNN, replace(SGD, epochs=5)), WAITS, "none", "x", when="during"
+    ),
+    "movement during": TrialConfig(
+        dense_config(MLP, replace(SGD, epochs=4)), MOVES, "finetune(epochs=1)", "x", when="during"
     ),
     "rigl": TrialConfig(dense_config(MLP, SGD), SPARSE, "rigl(interval=3)", "x", when="init"),
     "rigl, taught": TrialConfig(
@@ -249,7 +253,9 @@ def test_killed_at_any_event_it_ends_with_the_same_bits(name: str) -> None:
         assert after.rounds == [event for event in events if event[0] == "round"], event
 
 
-@pytest.mark.parametrize("name", ["adam", "lottery ticket", "reinit", "group lasso", "settled during"])
+@pytest.mark.parametrize(
+    "name", ["adam", "lottery ticket", "reinit", "group lasso", "settled during", "movement during"]
+)
 def test_killed_after_every_epoch_it_ends_with_the_same_bits(name: str) -> None:
     config, kept = WALKS[name], MemoryStore()
     reference, events = whole(config)

@@ -55,9 +55,15 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...],
     seen: list[tuple[int, tuple[str, ...], Masks]] = []
 
     def noted(
-        on: TrialContext, net: nn.Module, masks: Masks, *, round: int, protect: tuple[str, ...]
+        on: TrialContext,
+        net: nn.Module,
+        masks: Masks,
+        *,
+        round: int,
+        protect: tuple[str, ...],
+        accumulated: Mapping[str, Tensor] | None,
     ) -> Masks:
-        chosen = stages.choose_masks(on, net, masks, round=round, protect=protect)
+        chosen = stages.choose_masks(on, net, masks, round=round, protect=protect, accumulated=accumulated)
         seen.append((round, protect, chosen))
         return chosen
 
@@ -281,7 +287,11 @@ def test_the_amount_is_a_ceiling() -> None:
 # ---- memory that runs out
 
 
-@pytest.mark.parametrize("prune", [cubic("weight"), settled(1e9, fraction=0.9)], ids=["cubic", "mean_norm"])
+@pytest.mark.parametrize(
+    "prune",
+    [cubic("weight"), settled(1e9, fraction=0.9), replace(cubic("weight"), criterion="movement")],
+    ids=["cubic", "mean_norm", "movement"],
+)
 def test_where_memory_runs_out_all_begins_anew(prune: Prune, monkeypatch: pytest.MonkeyPatch) -> None:
     on = context()
     half = replace(on, config=replace(on.config, numerics=Numerics(micro_batch=32)))

@@ -59,8 +59,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Masks, bool]]:
     seen: list[tuple[int, Masks, bool]] = []
     step = Regrower.step
 
-    def noted(self: Regrower, *arguments: object, images: int) -> Masks | None:
-        masks = step(self, *arguments, images=images)  # type: ignore[arg-type]
+    def noted(self: Regrower, *arguments: object) -> Masks | None:
+        masks = step(self, *arguments)  # type: ignore[arg-type]
         seen.append((self.steps - 1, self.masks, masks is not None))
         return masks
 
@@ -183,7 +183,7 @@ def test_what_grows_starts_at_zero_with_no_memory_and_the_others_keep_theirs(
         net(inputs).square().sum().backward()
         before = net.weight.detach().clone()
         memory = {name: each.clone() for name, each in optimizer.state.get(net.weight, {}).items()}
-        new_masks = regrower.step(net, optimizer, images=16)
+        new_masks = regrower.step(net, optimizer, 16)
     grown = alive.roll(1, 0) & ~alive
     assert torch.equal(new_masks["weight"], alive.roll(1, 0))
     assert not net.weight[grown].any()
