@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,7 +39,7 @@ class TrainingCost(_StrictModel):
     train_flops_effective: Count | None = None
 
     @property
-    def state_fields(self) -> dict[str, float]:
+    def state_fields(self) -> dict[str, Any]:  # int or float
         """The cost as fields of a NetworkState; where no other number is known, training counts as dense."""
         effective = self.train_flops if self.train_flops_effective is None else self.train_flops_effective
         return {**dict(self), "train_flops_effective": effective}

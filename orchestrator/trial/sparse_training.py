@@ -142,6 +142,10 @@ def _steps(context: TrialContext) -> tuple[int, int]:
 def _train(
     context: TrialContext, state: NetworkState, updates: MaskUpdates, *, stage: str, round: int
 ) -> NetworkState:
+    if context.groups is not None:
+        raise ValueError(
+            f"{stage} drops and grows single weights, and whole units or channels are pruned here"
+        )
     regrower = Regrower(state.masks, updates, seed_of=partial(seed_for, context.config.seed, f"{stage}/grow"))
 
     def make_hooks(net: nn.Module) -> TrainingHooks:

@@ -302,6 +302,13 @@ def test_where_it_cannot_be_used_it_is_refused(recover: str) -> None:
     assert "not scope unit" in str(conflict(replace(ERK, scope="unit"), "init"))
 
 
+@pytest.mark.parametrize("recover", ["rigl", "set"])
+def test_units_do_not_grow_again(recover: str) -> None:
+    on = context(prune=Prune("l2", "unit", "layer", "one_shot", 0.5))
+    with pytest.raises(ValueError, match=f"{recover} drops and grows single weights"):
+        recoveries.get(recover)(on, sparse_start(on), round=1)
+
+
 @pytest.mark.parametrize(("value", "shown"), [(0, "0"), ("week", "'week'"), (True, "True"), (1.5, "1.5")])
 def test_an_interval_that_is_none(value: object, shown: str) -> None:
     with pytest.raises(
