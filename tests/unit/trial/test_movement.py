@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -36,10 +37,10 @@ def test_movement_prunes_by_what_all_steps_add_up_to(
     rounds = []
     step, choose = loop._Loop._step, stages.choose_masks
 
-    def noted_step(self: loop._Loop, lr: float, *, progress: float) -> None:
+    def noted_step(self: loop._Loop, *args: Any, **options: Any) -> Any:
         for name, addend in minus_w_g(self.net).items():
             sums[name] = sums.get(name, torch.zeros_like(addend)) + addend
-        step(self, lr, progress=progress)
+        return step(self, *args, **options)
 
     def noted_choice(
         on: TrialContext,
