@@ -34,6 +34,7 @@ def row(
         "final/loss": 0.5,
         "final/epochs": 10.0,
         "final/train_flops": 3e9,
+        "final/train_flops_effective": 1.5e9,
         "ipa/accuracy": 0.95,
     }
     return {f"final/{name}": 0.0 for name in METRICS if name != "latency_ms_p50"} | base | others

@@ -47,6 +47,7 @@ METRICS = (
     "bytes_sparse",
     "epochs",
     "train_flops",
+    "train_flops_effective",
     "train_seconds",
     "val_accuracy",
     "parameters_nonzero",

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 MOST_METHODS = 6  # columns of a pivoted table
-COSTS_HEADER = ("loss", "sparsity", "MACs", "MACs cut", "parameters cut", "epochs", "GFLOPs")
+COSTS_HEADER: tuple[str, ...] = ("loss", "sparsity", "MACs", "MACs cut", "parameters cut", "epochs")
+COSTS_HEADER += ("GFLOPs", "effective GFLOPs")
 HEADER = ["method", "amount", "accuracy", *COSTS_HEADER, "seeds"]
 HTML = re.compile(r"<(?=[a-zA-Z/!?])")  # where a browser would see a tag
 Setting = tuple[dict[str, object], "DataFrame"]
@@ -284,14 +285,14 @@ def _costs(rows: DataFrame) -> list[str]:
     """The cells of COSTS_HEADER: means over seeds; MACs as fractions of the dense network's."""
     names = ("macs_dense", "macs_effective", "macs_physical", "parameters_physical", "train_flops")
     dense, effective, physical, parameters, flops = (float(rows[f"final/{name}"].mean()) for name in names)
+    without_dead = rows.get("final/train_flops_effective")  # earlier versions did not count them
     return [
         f"{rows['final/loss'].mean():.3f}",
-        format_percent(float(rows["final/sparsity"].mean())),
-        format_percent(effective / dense),
-        format_percent(physical / dense),
+        *map(format_percent, (float(rows["final/sparsity"].mean()), effective / dense, physical / dense)),
         f"{parameters:.0f}",
         f"{rows['final/epochs'].mean():g}",
         f"{flops / 1e9:.3g}",
+        "" if without_dead is None or without_dead.isna().any() else f"{without_dead.mean() / 1e9:.3g}",
     ]
 
 

@@ -30,6 +30,13 @@ def iter_batches(
     return iter(batches)
 
 
+def count_batches(size: int, batch_size: int) -> int:
+    """Return how many batches `iter_batches` returns."""
+    full, remainder = divmod(size, batch_size)
+    joins = remainder == 1 and batch_size > 1 and full > 0
+    return full + (remainder > 0 and not joins)
+
+
 def balanced_sample(split: Split, *, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return (images, labels) by class, exactly `per_class` of every class. SpaceError if one has fewer."""
     labels = split.labels.cpu().numpy()

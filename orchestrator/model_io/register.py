@@ -122,7 +122,7 @@ def _save_files(folder: Path, model: ModelSource, saved: SavedModel) -> str:
     spec = saved.spec
     if saved.weights is None:
         weights = weights_of(model.tracker, saved)
-        state = NetworkState(weights, saved.masks, **dict(spec.spent))
+        state = NetworkState(weights, saved.masks, **spec.spent.state_fields)
         arch = spec.model_dump(mode="json", include={"model", "input_shape", "num_classes", "cut_widths"})
         return model_files.save_model(folder, state, arch=arch)
     # Files that have the weights are copied as they are.

@@ -32,7 +32,7 @@ from pruning.criteria import criteria
 from pruning.granularity import granularities, resolve_amount
 from pruning.masking import prunable_layers
 from pruning.prune import check_criterion_fits, check_invert, make_groups, prune
-from pruning.registry import parse_method
+from pruning.registry import Method, parse_method
 from pruning.schedules import rounds_of, schedules
 
 Shape = tuple[int, int, int]
@@ -228,4 +228,15 @@ def order_conflict(prune: Prune, when: When, prepare: str, recover: str) -> str 
     method = recoveries.get(recover)
     if when == "init" and method.options.get("to"):
         return f"recover {method} goes back to a trained network: at init there is none"
+    return _regrowth_conflict(prune, when, method) if method.traits.get("regrows") else None
+
+
+def _regrowth_conflict(prune: Prune, when: When, recovery: Method) -> str | None:
+    """Check that a recovery that brings weights back trains an untrained network, weight by weight."""
+    if when != "init":
+        return f"recover {recovery.name} trains a network that is sparse from the start: it needs when: init"
+    if method_name(prune.granularity) != "weight":
+        return f"recover {recovery.name} drops and grows single weights: it needs granularity weight"
+    if prune.scope == "unit":
+        return f"recover {recovery.name} keeps the count of each layer, not of each row: not scope unit"
     return None

@@ -10,7 +10,7 @@ from orchestrator.config import DenseConfig, Prune, Train, TrialConfig, method_n
 from orchestrator.planning.constraints import meta_model, shape_of
 from orchestrator.trial.params import without_defaults
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_of, recoveries
+from orchestrator.trial.recovery import epochs_of, parse_length, parse_position, recoveries
 from orchestrator.trial.structure import flow_of, layers_protected
 from pruning.criteria import criteria, representative
 from pruning.masking import prunable_layers
@@ -116,7 +116,9 @@ def _plain_recovery(recover: str, train: Train) -> str:
     """Return the recovery with its length in epochs: `10%` of 10 epochs is 1."""
     method = recoveries.get(recover)
     lengths = [
-        name for name, option in hyperparameters(method.function).items() if option.converter is not None
+        name
+        for name, option in hyperparameters(method.function).items()
+        if option.converter is not None and option.converter.convert in (parse_length, parse_position)
     ]
     total = method.traits.get("length")
     if len(lengths) != 1 or total is None:

@@ -42,6 +42,7 @@ from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Lists, Space
 from orchestrator.space.values import Choice, Value, canonical_text, listed_values
 from orchestrator.trial.params import without_defaults
+from orchestrator.trial.recovery import recoveries
 from pruning.registry import parse_method
 
 Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
@@ -250,6 +251,9 @@ def _conflict(space: Space, dense: DenseVariant, pruning: PruningVariant) -> str
     model, dataset, prune = dense.dense.model, dense.dense.dataset, pruning.prune
     if dense.dense.start == "masked" and prune.control == "shuffle":
         return "control shuffle permutes the masks: start masked, whose masks stay, cannot have it"
+    recovery = recoveries.get(pruning.fields["recover"])
+    if dense.dense.start == "masked" and recovery.traits.get("regrows"):
+        return f"recover {recovery.name} brings weights back: start masked, whose masks stay, cannot have it"
     methods = (pruning.fields["recover"], pruning.fields["prepare"])
     return (
         protect_conflict(model, dataset, prune.granularity, prune.protect)

@@ -34,7 +34,8 @@ SETTINGS_NOTE = (
     "that reads it is dead; chosen is what the masks took away by themselves. MACs are those of a machine "
     "that skips dead weights, as a share of the dense "
     "network's; cut is what is left after dead channels are taken out for good. Epochs and GFLOPs count "
-    "all training since the first epoch of the dense network."
+    "all training since the first epoch of the dense network; effective GFLOPs leave out what the masks of "
+    "the time had taken away."
 )
 
 
@@ -117,8 +118,16 @@ def _setting_row(setting: Setting, options: ReportOptions) -> dict[str, str]:
         "parameters cut": f"{setting.mean('final/parameters_physical'):,.0f}",
         "epochs": f"{setting.mean('final/epochs'):g}",
         "GFLOPs": f"{setting.mean('final/train_flops') / 1e9:,.3g}",
+        "effective GFLOPs": _gflops(setting, "train_flops_effective"),
         "seeds": str(len(setting.rows)),
     }
+
+
+def _gflops(setting: Setting, metric: str) -> str:
+    """Return a mean in 1e9 FLOPs, or "" for runs from before it was measured."""
+    name = f"final/{metric}"
+    is_missing = name not in setting.rows or setting.rows[name].isna().any()
+    return "" if is_missing else f"{setting.mean(name) / 1e9:,.3g}"
 
 
 def _percent(setting: Setting, metric: str, *, of: float = 1) -> str:

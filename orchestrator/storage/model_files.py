@@ -58,12 +58,22 @@ class _StrictModel(BaseModel):
 
 
 class TrainingCost(_StrictModel):
-    """The training cost of a saved network; `micro_batch` is the number of images per forward pass."""
+    """The training cost of a saved network; `micro_batch` is the number of images per forward pass.
+
+    `train_flops_effective` leaves out dead weights; models saved by earlier versions lack it.
+    """
 
     epochs: Count
     train_seconds: Annotated[float, Field(ge=0)]
     train_flops: Count
     micro_batch: Count
+    train_flops_effective: Count | None = None
+
+    @property
+    def state_fields(self) -> dict[str, Any]:  # int or float
+        """The cost as fields of a NetworkState; where no other number is known, training counts as dense."""
+        effective = self.train_flops if self.train_flops_effective is None else self.train_flops_effective
+        return {**dict(self), "train_flops_effective": effective}
 
 
 class ModelSpec(_StrictModel):
@@ -159,7 +169,7 @@ class SavedModel:
         """Return the saved state; StoreError if the parent has its weights."""
         if self.weights is None:
             raise StoreError(f"this model holds masks only; its weights are those of {self.spec.parent}")
-        return NetworkState(self.weights, self.masks, **dict(self.spec.spent))
+        return NetworkState(self.weights, self.masks, **self.spec.spent.state_fields)
 
 
 def save_model(
@@ -174,6 +184,7 @@ def save_model(
         "epochs": state.epochs,
         "train_seconds": state.train_seconds,
         "train_flops": state.train_flops,
+        "train_flops_effective": state.train_flops_effective,
         "micro_batch": state.micro_batch,
     }
     shapes = {name: list(mask.shape) for name, mask in state.masks.items()}

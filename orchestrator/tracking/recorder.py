@@ -47,6 +47,7 @@ PER_ROUND = (
     "macs_effective_chosen",
     "epochs",
     "train_flops",
+    "train_flops_effective",
 )
 
 

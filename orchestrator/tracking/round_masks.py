@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 
 ROUND_MASKS = "trunk.safetensors"  # the name in stores made by earlier versions, too
 SHA256 = "trunk_sha256"  # the tag of a run that has the file
-COUNTS, SECONDS = "counts", "seconds"  # per round: epochs, training FLOPs, micro-batch; training seconds
+# Per round: epochs, training FLOPs, the effective ones, micro-batch; training seconds. A file of an earlier
+# version lacks the effective ones: it is refused, and the control prunes for itself.
+COUNTS, SECONDS = "counts", "seconds"
 
 
 def dump_round_masks(masks: RoundMasks) -> bytes:
     """Serialize masks as bits, named `ROUND/TENSOR`, and the training cost of each round."""
-    counts = [(state.epochs, state.train_flops, state.micro_batch) for state in masks.rounds]
+    counts = [
+        (state.epochs, state.train_flops, state.train_flops_effective, state.micro_batch)
+        for state in masks.rounds
+    ]
     content = {
         f"{number}/{name}": pack_mask(mask)
         for number, state in enumerate(masks.rounds, start=1)
@@ -56,7 +61,7 @@ def parse_round_masks(data: bytes, key: str, *, rounds: int, like: Masks, path: 
         for number in numbers
         for name, mask in like.items()
     }
-    forms |= {COUNTS: ((rounds, 3), torch.int64), SECONDS: ((rounds,), torch.float64)}
+    forms |= {COUNTS: ((rounds, 4), torch.int64), SECONDS: ((rounds,), torch.float64)}
     tensors = load_expected_tensors(data, forms, path)
     costs = zip(tensors[COUNTS].tolist(), tensors[SECONDS].tolist(), strict=True)
     return RoundMasks(
@@ -70,9 +75,10 @@ def parse_round_masks(data: bytes, key: str, *, rounds: int, like: Masks, path: 
                 epochs=epochs,
                 train_seconds=seconds,
                 train_flops=flops,
+                train_flops_effective=effective,
                 micro_batch=micro_batch,
             )
-            for number, ((epochs, flops, micro_batch), seconds) in zip(numbers, costs, strict=True)
+            for number, ((epochs, flops, effective, micro_batch), seconds) in zip(numbers, costs, strict=True)
         ),
         key,
     )

@@ -24,6 +24,8 @@ from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_
 from pruning.masking import view_as_integers
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, images, labels) -> the sum over the batch
+# (optimizer, images of the batch) -> new masks, or None for those of before
+OptimizerStep = Callable[[torch.optim.Optimizer, int], Mapping[str, Tensor] | None]
 
 
 class Regularizer(Protocol):
@@ -53,9 +55,10 @@ class StatefulHook(Protocol):
 class TrainingHooks:
     """What may be added to a plain training.
 
-    `after_epoch(epoch)` may change the network, and returns new masks or None for those of before.
-    `after_backward()` sees the gradient of every batch, whole and not yet clipped. What these two remember is
-    in `stateful`. A loss and a regularizer keep nothing from step to step.
+    `after_epoch(epoch)` may change the network, and returns new masks or None for those of before;
+    `optimizer_step`, in place of the optimizer's own, may do so at every step. `after_backward()` sees the
+    gradient of every batch, whole and not yet clipped. What these remember is in `stateful`. A loss and a
+    regularizer keep nothing from step to step.
     """
 
     loss: Loss = cross_entropy
@@ -63,15 +66,16 @@ class TrainingHooks:
     after_epoch: Callable[[int], Mapping[str, Tensor] | None] | None = None
     stateful: StatefulHook | None = None
     after_backward: Callable[[], None] | None = None
+    optimizer_step: OptimizerStep | None = None
 
     @property
     def cannot_resume(self) -> bool:
         """Whether what the hooks remember would be lost: such a training starts anew."""
-        has_memory = self.after_epoch is not None or self.after_backward is not None
-        return has_memory and self.stateful is None
+        in_use = (self.after_epoch, self.after_backward, self.optimizer_step)
+        return self.stateful is None and any(hook is not None for hook in in_use)
 
     def state_dict(self) -> Checkpoint:
-        """Return what the hooks remember; empty where it is not stateful."""
+        """Return what the hooks remember; empty where they are not stateful."""
         return Checkpoint({}, {}) if self.stateful is None else self.stateful.state_dict()
 
 
@@ -161,7 +165,7 @@ def train(
         loss, accuracy, lr = loop.run_epoch(epoch, apply_masks)
         new_masks = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
         if new_masks is not None:
-            apply_masks = Masker(net, new_masks)
+            apply_masks.replace(new_masks)
         seconds = perf_counter() - started
         evaluation = evaluate(net, validation, numerics=numerics)
         if not math.isfinite(loss) or not math.isfinite(evaluation.loss):
@@ -202,7 +206,10 @@ class _Loop:
                 loss, hits = self._accumulate(micro_batch, len(batch))
                 loss_sum += loss
                 correct += hits
-            self._step(lr, progress=(epoch + step / steps) / self.phase.epochs)
+            progress = (epoch + step / steps) / self.phase.epochs
+            new_masks = self._step(lr, progress=progress, images=len(batch))
+            if new_masks is not None:
+                apply_masks.replace(new_masks)
             apply_masks()
         total_loss, total_correct = torch.stack([loss_sum, correct]).tolist()  # the only wait for the device
         return total_loss / size, total_correct / size, lr
@@ -245,7 +252,8 @@ class _Loop:
         (loss / batch_size).backward()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
-    def _step(self, lr: float, *, progress: float) -> None:
+    def _step(self, lr: float, *, progress: float, images: int) -> Mapping[str, Tensor] | None:
+        """Let the optimizer step; return new masks where a hook has changed them."""
         regularizer = self.hooks.regularizer
         if self.hooks.after_backward is not None:
             self.hooks.after_backward()
@@ -253,9 +261,14 @@ class _Loop:
             regularizer.before_step(progress=progress)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
+        new_masks = None
+        if self.hooks.optimizer_step is None:
+            self.optimizer.step()
+        else:
+            new_masks = self.hooks.optimizer_step(self.optimizer, images)
         if regularizer is not None:
             regularizer.after_step(lr, progress=progress)
+        return new_masks
 
 
 class Masker:
@@ -265,7 +278,12 @@ class Masker:
     """
 
     def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        parameters = dict(net.named_parameters())
+        self._net = net
+        self.replace(masks)
+
+    def replace(self, masks: Mapping[str, Tensor]) -> None:
+        """Put other masks in the place of those of before."""
+        parameters = dict(self._net.named_parameters())
         pruned = {name: mask for name, mask in masks.items() if not mask.all()}
         self.parameters = [view_as_integers(parameters[name]) for name in pruned]
         # Each in its parameter's order in memory, so that the two are multiplied as they lie.

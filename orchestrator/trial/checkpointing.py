@@ -20,7 +20,7 @@ from orchestrator.trial.measurement import MeasuredRound, ResumedRound
 from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.recovery import RoundMasks, masks_only
 
-FORM = 3  # raise it when a checkpoint is written in another form: one of an older form is ignored
+FORM = 4  # raise it when a checkpoint is written in another form: one of an older form is ignored
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,8 @@ OnStageEpoch = Callable[[str, int, EpochRecord], None]  # (stage, epoch from 1, 
 class NetworkState:
     """A network between two stages: its tensors, its masks, and what they have cost since initialisation.
 
-    `micro_batch` is below the planned one where memory ran out: such a state promises no equal bits.
+    `train_flops_effective` leaves out what was dead by the masks of the time. `micro_batch` is below the
+    planned one where memory ran out: such a state promises no equal bits.
     """
 
     weights: dict[str, Tensor]
@@ -42,6 +43,7 @@ class NetworkState:
     epochs: int = 0
     train_seconds: float = 0.0
     train_flops: int = 0
+    train_flops_effective: int = 0
     history: tuple[EpochRecord, ...] = ()
     micro_batch: int = 0
 

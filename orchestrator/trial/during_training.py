@@ -12,6 +12,7 @@ from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
+from orchestrator.trial.metrics import train_flops_effective
 from orchestrator.trial.stages import choose_masks, initial, train_more
 from orchestrator.trial.structure import layers_protected
 from pruning.accumulation import Accumulator, is_accumulated
@@ -31,7 +32,8 @@ def prune_during_training(context: TrialContext) -> NetworkState:
     phase = TrainingPhase(context.config.train.epochs)
     make_hooks = partial(_make_hooks, pruner)
     state = train_more(context, start, phase, stage="during", round=0, make_hooks=make_hooks)
-    return replace(state, masks=pruner.masks)
+    flops = start.train_flops_effective + pruner.train_flops
+    return replace(state, masks=pruner.masks, train_flops_effective=flops)
 
 
 def _make_hooks(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
@@ -47,7 +49,8 @@ def _make_hooks(pruner: EpochPruner, net: nn.Module) -> TrainingHooks:
 class EpochPruner:
     """Prune at the end of an epoch; holds the masks so far and each layer's mean norm of the last epoch.
 
-    For a criterion that sums over training steps it also holds the sums.
+    For a criterion that sums over training steps it also holds the sums. `train_flops` are those of the
+    epochs so far, each without what was dead in it.
     """
 
     def __init__(self, context: TrialContext, inherited: Masks) -> None:
@@ -60,11 +63,13 @@ class EpochPruner:
         self.masks: Masks = self.initial_masks
         self.norms: dict[str, float] = {}
         self.round = 0
+        self.train_flops = 0
         self.accumulator: Accumulator | None = None
 
     def start(self, net: nn.Module) -> None:
         """Set the state before the first epoch of `net`: nothing is pruned but what was inherited so."""
         self.masks, self.norms, self.round = self.initial_masks, {}, 0
+        self.train_flops = 0
         criterion = criteria.get(self.options.criterion)
         if is_accumulated(criterion):
             weights = [name for name, mask in self.initial_masks.items() if mask.dim() > 1]
@@ -74,19 +79,22 @@ class EpochPruner:
         """Return what the next epochs depend on: masks, and sums under names of their own."""
         sums = {} if self.accumulator is None else self.accumulator.state_dict()
         tensors = dict(self.masks) | {SUMS + name: total for name, total in sums.items()}
-        return Checkpoint(tensors, {"round": self.round, "norms": dict(self.norms)})
+        numbers = {"round": self.round, "norms": dict(self.norms), "train_flops": self.train_flops}
+        return Checkpoint(tensors, numbers)
 
     def load_state_dict(self, saved: Checkpoint) -> Masks:
         """Load what `state_dict` returned, and return the masks so far."""
         sums = {name.removeprefix(SUMS): t for name, t in saved.tensors.items() if name.startswith(SUMS)}
         self.masks = {name: t for name, t in saved.tensors.items() if not name.startswith(SUMS)}
         self.norms, self.round = dict(saved.metadata["norms"]), saved.metadata["round"]
+        self.train_flops = saved.metadata["train_flops"]
         if self.accumulator is not None:
             self.accumulator.load_state_dict(sums)
         return self.masks
 
     def after_epoch(self, net: nn.Module, epoch: int) -> Mapping[str, Tensor] | None:
         """Prune in place for every round that is due at this epoch's end; return the masks if any was."""
+        self.train_flops += self._epoch_flops()
         norms = self._prunable(_mean_norms(net, self.context.groups))
         unsettled = self._unsettled(norms)
         due = self._rounds_due(epoch)
@@ -101,6 +109,11 @@ class EpochPruner:
             )
             apply_masks(net, self.masks)
         return self.masks if due else None
+
+    def _epoch_flops(self) -> int:
+        """Return the training FLOPs of one epoch under the masks so far, without their dead weights."""
+        images, has_teacher = len(self.context.data.train), self.context.has_teacher
+        return train_flops_effective(self.context.cost, self.masks, images, has_teacher=has_teacher)
 
     def _prunable(self, norms: Mapping[str, float]) -> dict[str, float]:
         """Leave out the protected layers; groups hold none."""

@@ -43,8 +43,9 @@ class Profile:
     `macs` by the name of the prunable layer that does them, in the order of `prunable_layers`;
     `other_macs`: all others, by "(other) module: operator". `weights`: the parameter that holds each
     layer's weight, the first of its names if several layers share it. `train_macs`: of forward and
-    backward together. `other_ops`: what fvcore counts elsewhere, by operator; `unsupported`: operators
-    that it does not know, with their number of calls. `notes`: where the counters differ, or stay silent.
+    backward together, `layer_train_macs` those of each prunable layer. `other_ops`: what fvcore counts
+    elsewhere, by operator; `unsupported`: operators that it does not know, with their number of calls.
+    `notes`: where the counters differ, or stay silent.
     """
 
     macs: Mapping[str, int]
@@ -55,6 +56,7 @@ class Profile:
     weights: Mapping[str, str] = field(default_factory=dict)
     train_macs: int = 0
     notes: tuple[str, ...] = ()
+    layer_train_macs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total_macs(self) -> int:
@@ -86,6 +88,7 @@ def profile(net: nn.Module, input_shape: tuple[int, int, int]) -> Profile:
         weights={name: names.get(id(weight), f"{name}.weight") for name, weight in weights.items()},
         train_macs=tally.train,
         notes=(*tally.notes(), *fvcore.differences(tally.modules)),
+        layer_train_macs={name: tally.train_layers[name] for name in layers},
     )
 
 
@@ -95,6 +98,7 @@ class _Tally:
 
     names: Mapping[nn.Module, str]
     layers: Counter[str] = field(default_factory=Counter)
+    train_layers: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
     modules: Counter[str] = field(default_factory=Counter)  # by name, with all inside
     by_formula: Counter[str] = field(default_factory=Counter)  # by operator: not FlopCounterMode's
@@ -109,11 +113,12 @@ class _Tally:
         macs = sum(count for count, _ in products)
         if operator in FORMULAS:
             self.by_formula[str(operator)] += macs
+        # Backward, each operand that has a gradient takes as many again.
+        train = sum(count * (1 + sum(map(_has_gradient, operands))) for count, operands in products)
+        self.train += train
         if macs:
             storages = {_storage(operand) for _, operands in products for operand in operands}
-            self._add_to_owner(macs, str(operator), storages)
-        # Backward, each operand that has a gradient takes as many again.
-        self.train += sum(count * (1 + sum(map(_has_gradient, operands))) for count, operands in products)
+            self._add_to_owner(macs, train, str(operator), storages)
         name = self.running[-1]
         while name:
             self.modules[name] += macs
@@ -126,15 +131,19 @@ class _Tally:
         if space not in ("aten", "prim", "prims") or HEAVY.match(name):
             self.unknown[operator] += 1
 
-    def _add_to_owner(self, macs: int, operator: str, storages: set[int]) -> None:
+    def _add_to_owner(self, macs: int, train: int, operator: str, storages: set[int]) -> None:
         """Add to the layer whose weight is read, or else to the running module."""
         module = self.running[-1]
         owners = [name for storage in storages for name in self.owners.get(storage, ())]
         is_computed = not storages & self.parameters  # a weight that a subclass computes from its own
+        owner: str | None = None  # the name of a network that is one layer is empty
         if owners:
-            self.layers[module if module in owners else owners[0]] += macs
+            owner = module if module in owners else owners[0]
         elif is_computed and any(module in names for names in self.owners.values()):
-            self.layers[module] += macs
+            owner = module
+        if owner is not None:
+            self.layers[owner] += macs
+            self.train_layers[owner] += train
         else:
             self.others[f"(other) {module}: {operator}" if module else f"(other) {operator}"] += macs
 

@@ -95,6 +95,7 @@ def _measure(context: TrialContext, state: NetworkState, round: int) -> Measured
         train_flops=state.train_flops,
         sparsity_chosen=sparsity({**full, **state.masks}),
         macs_effective_chosen=effective_macs(context.cost, state.masks),
+        train_flops_effective=state.train_flops_effective,
         **_costs(context, net, cut, masks, remaining),
     )
     rows = tuple(layer_rows(net, context.cost, remaining, state.masks))

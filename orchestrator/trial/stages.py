@@ -23,7 +23,7 @@ from orchestrator.training.checkpoint import snapshot
 from orchestrator.training.loop import TrainerState, TrainingHooks, train
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
-from orchestrator.trial.metrics import train_flops
+from orchestrator.trial.metrics import train_flops, train_flops_effective
 from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.criteria import criteria
@@ -63,6 +63,8 @@ def train_more(
     make_hooks: MakeHooks | None = None,
 ) -> NetworkState:
     """Train `state` on for one phase under its masks; with half the micro-batch each time memory runs out.
+
+    `train_flops_effective` is counted by these masks: whoever changes them on the way counts it anew.
 
     `make_hooks(net)` returns what is added to the training of this very network. What an earlier process
     trained of it, by the context's checkpointer, is not trained again. CollapsedError where memory runs
@@ -131,12 +133,14 @@ def _train(
 def _with_cost_of(epochs: int, context: TrialContext, state: NetworkState) -> NetworkState:
     """Return the state with the epochs, seconds and FLOPs of the training whose history it has."""
     images = len(context.data.train) * epochs
-    flops = train_flops(context.cost, images, has_teacher=context.has_teacher)
+    has_teacher = context.has_teacher
+    effective = train_flops_effective(context.cost, state.masks, images, has_teacher=has_teacher)
     return replace(
         state,
         epochs=state.epochs + epochs,
         train_seconds=state.train_seconds + sum(record.seconds for record in state.history),
-        train_flops=state.train_flops + flops,
+        train_flops=state.train_flops + train_flops(context.cost, images, has_teacher=has_teacher),
+        train_flops_effective=state.train_flops_effective + effective,
     )
 
 

@@ -28,7 +28,7 @@ def test_a_table_for_each_model_with_amounts_ascending() -> None:
 def test_a_row_per_setting_with_what_it_costs() -> None:
     (table,) = setting_tables(frame(row(amount=0.75, accuracy=0.9), row(amount=0.75, accuracy=0.8, seed=1)))
     dense, pruned = table.rows
-    assert dense == ["dense", "", "95.0 [95.0 to 95.0]", *[""] * 7, "2"]
+    assert dense == ["dense", "", "95.0 [95.0 to 95.0]", *[""] * 8, "2"]
     assert table.title.endswith("mean [lowest to highest] of two seeds")
     assert dict(zip(table.header, pruned, strict=True)) == {
         "method": "weight",
@@ -41,8 +41,11 @@ def test_a_row_per_setting_with_what_it_costs() -> None:
         "parameters cut": "650",
         "epochs": "10",
         "GFLOPs": "3",
+        "effective GFLOPs": "1.5",
         "seeds": "2",
     }
+    older = frame(row(amount=0.75)).drop(columns="final/train_flops_effective")
+    assert setting_tables(older)[0].rows[1][-2] == ""
 
 
 def test_one_amount_is_listed_with_its_costs() -> None:

@@ -135,6 +135,13 @@ def test_masks_that_stay_cannot_be_dealt_out_anew(store: Store, tmp_path: Path) 
     assert "start masked, whose masks stay" in found.excluded[0].reason
 
 
+def test_masks_that_stay_cannot_be_regrown(store: Store, tmp_path: Path) -> None:
+    space = space_in(tmp_path, "when=init", "technique=weight", "recover=rigl")
+    found = make_plan(with_source_model(space, store.trial("mlp", "weight"), uri=store.uri))
+    assert {config.start for config in found.dense} == {"scratch", "weights"}
+    assert "recover rigl brings weights back: start masked, whose masks stay" in found.excluded[0].reason
+
+
 def test_the_ancestor_is_part_of_what_a_sweep_and_its_runs_are_known_by(store: Store, tmp_path: Path) -> None:
     one = make_plan(with_source_model(space_in(tmp_path), store.trial("mlp"), uri=store.uri))
     other = make_plan(with_source_model(space_in(tmp_path), store.trial("mlp", "weight"), uri=store.uri))

@@ -58,6 +58,33 @@ def test_the_total_is_exact_and_no_layer_is_overdrawn(layers: list[tuple[int, ..
         assert abs(scale - max(scales)) <= 1 / sum(named[name]) + 1 / min(sum(named[n]) for n in free)
 
 
+def authors_densities(shapes: list[tuple[int, ...]], density: float) -> list[float]:
+    """The densities of the paper's appendix, as its code finds them: a layer above 1 is dense, and again."""
+    full: set[int] = set()
+    while True:
+        free = [layer for layer in range(len(shapes)) if layer not in full]
+        if not free:
+            return [1.0] * len(shapes)
+        budget = density * sum(map(math.prod, shapes)) - sum(math.prod(shapes[layer]) for layer in full)
+        raw = {layer: sum(shapes[layer]) / math.prod(shapes[layer]) for layer in free}
+        scale = budget / sum(raw[layer] * math.prod(shapes[layer]) for layer in free)
+        if scale * max(raw.values()) <= 1:
+            return [scale * raw[layer] if layer in raw else 1.0 for layer in range(len(shapes))]
+        full |= {layer for layer in free if raw[layer] == max(raw.values())}
+
+
+@given(shapes, st.integers(0, 100))
+def test_densities_are_those_of_the_authors(layers: list[tuple[int, ...]], percent: int) -> None:
+    total = sum(map(math.prod, layers))
+    kept = total * percent // 100
+    named = {str(index): shape for index, shape in enumerate(layers)}
+    found = allocate_erk(named, {name: math.prod(shape) for name, shape in named.items()}, kept)
+    for count, shape, density in zip(
+        found.values(), layers, authors_densities(layers, kept / total), strict=True
+    ):
+        assert abs(count - density * math.prod(shape)) < 1 + 1e-9  # whole weights
+
+
 def test_more_than_there_is_cannot_be_kept() -> None:
     with pytest.raises(ValueError, match="7 weights cannot be kept of 6"):
         allocate_erk({"a": (2, 3)}, {"a": 6}, 7)

@@ -32,7 +32,8 @@ def state(density: float | None = None, seed: int = 0) -> NetworkState:
     if density is not None:
         masks = {name: torch.rand(p.shape) < density for name, p in net.named_parameters()}
         apply_masks(net, masks)
-    return NetworkState(snapshot(net), masks, epochs=3, train_seconds=1.5, train_flops=10**15, micro_batch=64)
+    spent = {"epochs": 3, "train_seconds": 1.5, "train_flops": 10**15, "micro_batch": 64}
+    return NetworkState(snapshot(net), masks, train_flops_effective=10**14, **spent)
 
 
 def written(folder: Path, of: NetworkState, parent: str | None = None) -> str:
@@ -46,8 +47,8 @@ def check_same(a: NetworkState, b: NetworkState) -> None:
         for name, tensor in mine.items():
             assert tensor.dtype == yours[name].dtype
             assert torch.equal(tensor, yours[name]), name
-    spent = [(of.epochs, of.train_seconds, of.train_flops, of.micro_batch) for of in (a, b)]
-    assert spent[0] == spent[1]
+    for name in ("epochs", "train_seconds", "train_flops", "train_flops_effective", "micro_batch"):
+        assert getattr(a, name) == getattr(b, name)
 
 
 def test_a_dense_network_comes_back(tmp_path: Path) -> None:

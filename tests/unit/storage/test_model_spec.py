@@ -40,7 +40,9 @@ def refused(match: str, **changes: object) -> None:
 
 
 def test_what_is_written_is_read() -> None:
-    assert read().model_dump(mode="json") == {**GOOD, "classes": None}
+    spent = {**GOOD["spent"], "train_flops_effective": None}
+    assert read().model_dump(mode="json") == {**GOOD, "spent": spent, "classes": None}
+    assert read().spent.state_fields == {**GOOD["spent"], "train_flops_effective": 10**15}
     assert read(classes=["digits/5", "digits/7"]).classes == ["digits/5", "digits/7"]
 
 

@@ -50,6 +50,7 @@ def units(schedule: str, granularity: str = "unit") -> Prune:
     return Prune("l2", granularity, "layer", schedule, 0.5)
 
 
+SPARSE = Prune("random", "weight", "erk", "one_shot", 0.8)
 WAITS = Prune("l2", "unit", "layer", "mean_norm(fraction=0.95, tolerance=0.02)", 0.9)
 MOVES = Prune("movement", "weight", "global", "cubic(rounds=3)", 0.75)
 EMPTY = Prune("l2", "channel", "layer", "threshold(value=1e-9, unit='absolute')", 1.0)
@@ -84,6 +85,11 @@ WALKS = {
     "movement during": TrialConfig(
         dense_config(MLP, replace(SGD, epochs=4)), MOVES, "finetune(epochs=1)", "x", when="during"
     ),
+    "rigl": TrialConfig(dense_config(MLP, SGD), SPARSE, "rigl(interval=3)", "x", when="init"),
+    "rigl, taught": TrialConfig(
+        dense_config(), SPARSE, "rigl(interval='epoch')", "x", when="init", distill="soft_labels"
+    ),
+    "set": TrialConfig(dense_config(CNN), SPARSE, "set(interval=2)", "x", when="init"),
     "SAP, taught": TrialConfig(
         dense_config(), weights("pq_index(rounds=2)"), "finetune(epochs=2)", "x", distill="soft_labels"
     ),
@@ -224,7 +230,7 @@ def assert_same(result: TrialResult, reference: TrialResult) -> None:
         assert tensors_equal(one.state.masks, other.state.masks)
         assert (one.layers, one.cut) == (other.layers, other.cut)
         assert torch.equal(one.confusion, other.confusion)
-        spent = ("epochs", "train_flops", "micro_batch")
+        spent = ("epochs", "train_flops", "train_flops_effective", "micro_batch")
         assert [getattr(one.state, name) for name in spent] == [getattr(other.state, name) for name in spent]
     assert list(map(recorded, result.rounds)) == list(map(recorded, reference.rounds))
     assert result.stopped_because == reference.stopped_because

@@ -123,6 +123,17 @@ def test_rounds_fall_on_the_ends_of_epochs_and_masks_only_grow(monkeypatch: pyte
         assert not any((mask & ~earlier[name]).any() for name, mask in later.items())
 
 
+def test_every_epoch_costs_what_is_alive_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs dense, then two under the masks of each round; two passes in the first layer, else three."""
+    seen = watched(monkeypatch)
+    state = run(context(recipe=Train(epochs=8)), cubic("weight", rounds=3, scope="global"))
+    passes = {"hidden.0.weight": 2, "hidden.1.weight": 3, "output.weight": 3}
+    dense = 2 * 2048 + 3 * 512 + 3 * 160
+    alive = [sum(passes[name] * int(mask.sum()) for name, mask in masks.items()) for _, _, masks in seen]
+    assert state.train_flops_effective == 2 * 1257 * 2 * (dense + sum(alive))
+    assert state.train_flops == 2 * 1257 * 8 * dense
+
+
 @pytest.mark.parametrize(
     ("epochs", "rounds", "ends"),
     [

@@ -69,13 +69,17 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NetworkState, Training
 def test_masks_stay_bits_repeat_and_the_cost_is_what_the_plan_says(
     name: str, prune: Prune, model: str
 ) -> None:
-    on = context(model)
+    on, regrows = context(model), recoveries.get(name).traits.get("regrows")
+    if regrows and prune == CHANNELS:
+        pytest.skip("it is for single weights")
     before = pruned(on, prune)
     copies = {name: tensor.clone() for name, tensor in before.weights.items()}
     after = recoveries.get(name)(on, before, round=1)
 
     assert before.masks.keys() == after.masks.keys()
-    assert all(torch.equal(after.masks[key], mask) for key, mask in before.masks.items())
+    for key, mask in before.masks.items():
+        assert int(after.masks[key].sum()) == int(mask.sum())
+        assert regrows or torch.equal(after.masks[key], mask)
     assert any((~mask).any() for mask in after.masks.values())
     for key, mask in after.masks.items():
         assert not after.weights[key][~mask].any()
