@@ -25,7 +25,9 @@ from pruning.checks import one_line
 from pruning.masking import Masks, Norm, Scores
 from pruning.registry import Method, Registry
 
-criteria = Registry("criterion", modules=("pruning.gradient_criteria", "pruning.qr_criterion"))
+criteria = Registry(
+    "criterion", modules=("pruning.gradient_criteria", "pruning.qr_criterion"), positional=("context",)
+)
 
 
 def representative(criterion: str, granularity: str, *, by_order: bool = True) -> str:
