@@ -5,16 +5,16 @@ keyword-only parameters. Weights are drawn from torch's global generator, which 
 
 `find_builder` turns a name into a builder: one of BUILDERS (this package's, and those that other packages add
 by entry points of the group `models.builder`), `LIBRARY.NAME` of a library in LIBRARIES, or
-`path/to/file.py:function`, one's own. A module is imported when its name is asked for. A builder may have three attributes: `built_from`, the packages whose
-versions decide what it builds; `canonical(options)`, which returns equal options for equal networks; and
-`settled(options, input_shape)`, which returns the options with what follows from the images written out.
+`path/to/file.py:function`, one's own. A module is imported when its name is asked for. A builder may have
+three attributes: `built_from`, the packages whose versions decide what it builds; `canonical(options)`, which
+returns equal options for equal networks; and `settled(options, input_shape)`, which returns the options with
+what follows from the images written out.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -50,7 +50,6 @@ BUILDERS: Plugins[Builder] = Plugins(
 LIBRARIES = {"torchvision": "models.torchvision_models", "timm": "models.timm_models"}
 OWN = "your own: path/to/file.py:function, or an entry point of the group models.builder"
 
-OWN_NAME = re.compile(own_code.NAME_PATTERN)
 MAX_TEXT = 1000  # a name is one line; longer text is refused before it is parsed
 
 
@@ -131,7 +130,7 @@ def parse(text: str) -> tuple[str, Options]:
     invalid = ValueError(
         f"{text[:80]!r} is no model; write a name or name(option=value), with literal values{paths}"
     )
-    own = OWN_NAME.match(text[: MAX_TEXT + 1].strip())
+    own = own_code.NAME_AT_START.match(text[: MAX_TEXT + 1].strip())
     plain = text if own is None else f"_{text.strip()[own.end() :]}"  # a path is no name to Python's parser
     try:
         tree = ast.parse(plain[: MAX_TEXT + 1].strip(), mode="eval").body

@@ -1,4 +1,4 @@
-"""Builders of one's own files: functions of the image shape and the number of classes, or modules' classes."""
+"""Builders in files of one's own: functions of image shape and number of classes, or classes of modules."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """Functions of one's own files, by `path/to/file.py:function`.
 
-A file's name is pinned when it is read: `net.py@0123456789abcdef:small` has the first digits of the SHA-256 of
-the file and of the files beside it that it imports, so that one text means one code in every process. Only
-`relative_to` and the public functions that a person calls read files by a name without a pin; a name that a
-store holds has one, and is looked up among the codes that this process was handed. This module needs the
-standard library alone.
+A file's name is pinned when it is read: `net.py@0123456789abcdef:small` has the first digits of the SHA-256
+of the file and of the files beside it that it imports, so that one text means one code in every process. A
+name without a pin is a person's, and reads a file; a name in a store has one, and means a code that this
+process was handed: see `kept_code`. This module needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,15 +23,15 @@ from types import ModuleType
 from typing import Any
 
 from pruning.own_imports import World, is_own_module
-from pruning.own_sources import MAX_BYTES, Layout, OwnCodeError, SourceFiles, reached
+from pruning.own_sources import Layout, OwnCodeError, SourceFiles, reached
 
 __all__ = ["OwnCode", "OwnCodeError", "is_own", "is_own_module", "pinned", "relative_to", "shown"]
 
 PIN_LENGTH = 16
 NAME = re.compile(r"([\w.+~/-]+\.py)(?:@([0-9a-f]{16}))?:([^\W\d]\w*)")
 NAME_PATTERN = r"[\w.+~/-]+\.py(?:@[0-9a-f]{16})?:[^\W\d]\w*"  # the same without groups
+NAME_AT_START = re.compile(NAME_PATTERN)
 PIN = re.compile(r"(?<=\.py)@[0-9a-f]{16}(?=:)")
-FORMAT = 1  # of kept code
 
 Function = Callable[..., Any]
 
@@ -53,12 +52,14 @@ class OwnName:
 class OwnCode:
     """A file of one's own with the sources that it reaches, by their paths relative to `base`.
 
-    `base` is None for a copy whose files are not at hand.
+    `base` is None for a copy whose files are not at hand. `below` is the path of the base from the folder in
+    which the sweep was started, if it lies below that.
     """
 
     main: str
     sources: Mapping[str, str]
     base: Path | None = None
+    below: str = ""
     world: World | None = None
 
     @cached_property
@@ -83,9 +84,10 @@ class OwnCode:
         pattern = re.compile(r"^\s*(?:import|from)\s+(torchvision|timm)\b", re.MULTILINE)
         return tuple(sorted({name for text in self.sources.values() for name in pattern.findall(text)}))
 
-    def content(self) -> dict[str, Any]:  # JSON
-        """Return what has to be kept to run the code elsewhere."""
-        return {"main": self.main, "files": dict(self.sources)}
+    def content(self, *, with_base: bool) -> dict[str, Any]:  # JSON
+        """Return what has to be kept to run the code elsewhere; `with_base` for a process of this sweep."""
+        base = {"base": str(self.base)} if with_base and self.base is not None else {}
+        return {"main": self.main, "files": dict(self.sources), "below": self.below, **base}
 
 
 _CODES: dict[str, OwnCode] = {}  # by pin: all code that this process may run
@@ -120,12 +122,6 @@ def split(name: str) -> OwnName:
 def shown(text: str) -> str:
     """Return a text as people read it: without pins."""
     return PIN.sub("", text)
-
-
-def names_in(text: str) -> Iterator[OwnName]:
-    """Yield the names of one's own files in a text, such as a configuration as JSON."""
-    for match in NAME.finditer(text):
-        yield OwnName(match[1], match[2] or "", match[3])
 
 
 def pinned(name: str) -> str:
@@ -163,35 +159,6 @@ def find_function(name: str) -> Function:
     raise OwnCodeError(f"{parts.path} has no function {parts.function!r}; {hint}")
 
 
-def dump(codes: Iterable[OwnCode]) -> str:
-    """Return JSON from which `add_kept` makes the same code."""
-    content = {code.pin: code.content() for code in codes}
-    return json.dumps({"format": FORMAT, "code": dict(sorted(content.items()))}, indent=1, sort_keys=True)
-
-
-def parse_kept(text: str) -> dict[str, OwnCode]:
-    """Return pin -> code of what `dump` wrote; nothing of it runs. OwnCodeError for anything else."""
-    try:
-        content = json.loads(text)
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']!r:.20}")
-        codes = [OwnCode(item["main"], _checked_files(item)) for item in content["code"].values()]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise OwnCodeError(f"the kept code cannot be read: {' '.join(str(error).split())[:200]}") from error
-    return {code.pin: code for code in codes}
-
-
-def _checked_files(item: Mapping[str, Any]) -> dict[str, str]:
-    files: dict[str, str] = item["files"]
-    for name, text in {item["main"]: "", **files}.items():
-        parts = name.split("/")
-        if not isinstance(text, str) or not name.endswith(".py") or {"", ".", ".."} & set(parts):
-            raise ValueError(f"{name!r:.80} is no source file below the folder")
-    if item["main"] not in files or sum(map(len, files.values())) > MAX_BYTES:
-        raise ValueError("its files are not whole, or too large")
-    return files
-
-
 def add(code: OwnCode) -> None:
     """Let this process run a code: the act of who calls this, and never of who wrote the code."""
     _CODES.setdefault(code.pin, code)
@@ -200,21 +167,6 @@ def add(code: OwnCode) -> None:
 def is_known(name: str) -> bool:
     """Whether this process has the code of a pinned name."""
     return split(name).pin in _CODES
-
-
-def at_hand(code: OwnCode, folder: Path) -> OwnCode | None:
-    """Return a kept code as it lies below a folder, with equal content in every file; None where it does not.
-
-    A file that a link takes out of the folder does not count.
-    """
-    for name, text in code.sources.items():
-        file = folder / name
-        try:
-            if not file.resolve().is_relative_to(folder.resolve()) or file.read_bytes() != text.encode():
-                return None
-        except (OSError, ValueError):
-            return None
-    return OwnCode(code.main, code.sources, folder)
 
 
 def _read(written: str) -> tuple[str, OwnCode]:
@@ -249,9 +201,14 @@ def _code_at(base: Path, main: str) -> OwnCode:
     world = World(layout)
     world.load_main()
     world.seal()
-    code = OwnCode(main, dict(files.sources), base, world)
+    code = OwnCode(main, dict(files.sources), base, _below(base), world)
     add(code)
     return _CODES[code.pin]
+
+
+def _below(base: Path) -> str:
+    path = Path(os.path.relpath(base)).as_posix()
+    return "" if path == "." or path.startswith("..") else path
 
 
 def _check_unique(path: str, code: OwnCode) -> None:

@@ -66,8 +66,8 @@ def find_method(
     except TypeError as error:
         form = ", ".join([*positional, *(["*", *keywords] if keywords else [])])
         raise OwnCodeError(
-            f"{shown} is no {kind}: {error}; write def {own_code.split(pinned).function}({form}, ...), with a "
-            "default for every option"
+            f"{shown} is no {kind}: {error}; write def {own_code.split(pinned).function}({form}, ...), with "
+            "a default for every option"
         ) from error
     return _called(function, shown, parameters, len(positional), keywords), all_traits.get(kind, {})
 

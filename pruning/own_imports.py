@@ -1,8 +1,8 @@
 """Imports of one's own files: under private names, each file's imports among the files beside it first.
 
-`import models` in a file of one's own gives the folder `models/` beside it, and in this package the package of
-that name. Python decides by `__import__` in a module's builtins, so the modules of one's own code have builtins
-of their own; this also holds for an import that a function runs later on.
+`import models` in a file of one's own gives the folder `models/` beside it, and in this project the package
+of that name. Python decides by `__import__` in a module's builtins, so the modules of one's own code have
+builtins of their own; this also holds for an import that a function runs later on.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class World:
                 return importlib.import_module(f"{self.name}.{self.layout.main_module}")
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001  # whatever another's code may raise, SystemExit too
+        except BaseException as error:  # whatever another's code may raise, SystemExit too
             for name in [name for name in sys.modules if name.startswith(f"{self.name}.")]:
                 del sys.modules[name]
             if isinstance(error, OwnCodeError):
@@ -186,7 +186,7 @@ class _SourceLoader(Loader):
         text, path = files.read(self.location.file), files.path(self.location.file)
         if files.base is None:  # for tracebacks and inspect.getsource
             linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
-        exec(compile(text, path, "exec", dont_inherit=True), vars(module))  # the person's own act  # noqa: S102
+        exec(compile(text, path, "exec", dont_inherit=True), vars(module))  # the person's own act
 
     def get_source(self, fullname: str) -> str:
         return self.world.layout.files.read(self.location.file) if self.location.file else ""

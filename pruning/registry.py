@@ -226,8 +226,8 @@ class Registry:
     def _find_own(self, pinned: str) -> tuple[Function, Mapping[str, Value]]:
         if not self._positional:
             raise ValueError(
-                f"{own_code.shown(pinned)}: a {self.kind} comes from a package, by an entry point of the group "
-                f"{self.group}, and not from a file"
+                f"{own_code.shown(pinned)}: a {self.kind} comes from a package, by an entry point of the "
+                f"group {self.group}, and not from a file"
             )
         return own_functions.find_method(self.kind, pinned, self._positional, self._keywords)
 

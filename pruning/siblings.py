@@ -1,7 +1,7 @@
 """Imports of this project's packages from where they are installed together.
 
-A folder of one's own that is called `models` or `pruning` hides an installed package of that name wherever the
-folder comes first on Python's path: with `python -m`, in notebooks, in workers of Ray. `models` and
+A folder of one's own that is called `models` or `pruning` hides an installed package of that name wherever
+the folder comes first on Python's path: with `python -m`, in notebooks, in workers of Ray. `models` and
 `orchestrator` therefore run this file, by its path, before they import one another.
 """
 
@@ -40,12 +40,11 @@ def claim_packages() -> None:
     for name in PACKAGES:
         module = sys.modules.get(name)
         if module is not None and not _is_ours(module, name):
-            where = getattr(module, "__file__", None) or next(
-                iter(getattr(module, "__path__", [])), "elsewhere"
-            )
+            folders = list(getattr(module, "__path__", []))
+            where = getattr(module, "__file__", None) or (folders or ["elsewhere"])[0]
             raise ImportError(
-                f"another {name} is loaded already, from {where}; import orchestrator before it, and reach your "
-                f"own by its path: models.build('{name}/file.py:function', ...)"
+                f"another {name} is loaded already, from {where}; import orchestrator before it, and reach "
+                f"your own by its path: models.build('{name}/file.py:function', ...)"
             )
     if not any(type(finder).__name__ == SiblingFinder.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, SiblingFinder())  # type: ignore[arg-type]  # typeshed has an older protocol

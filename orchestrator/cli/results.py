@@ -15,11 +15,13 @@ from orchestrator.cli.options import (
     IntervalOption,
     JsonOption,
     ToleranceOption,
+    TrustOption,
     uri,
 )
 from orchestrator.cli.output import print_table
 from orchestrator.system.console import print_json, print_line, print_text, resume_hint
 from orchestrator.system.signals import handle_signals, received_signal
+from pruning import kept_code
 
 app = typer.Typer()
 
@@ -110,6 +112,7 @@ def latency(
         float, typer.Option(min=0.01, help="For each form of a network at each batch size.")
     ] = 0.5,
     again: Annotated[bool, typer.Option("--again", help="Measure again what was measured before.")] = False,
+    trust_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
@@ -124,7 +127,8 @@ def latency(
     options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again)
     with handle_signals(resume_hint()):
         try:
-            records = latency_records(measure_named(names, options, uri=uri()), options.batches)
+            with kept_code.trusting(trust_code):
+                records = latency_records(measure_named(names, options, uri=uri()), options.batches)
         except KeyboardInterrupt:  # what was measured is recorded
             print_line(resume_hint(), error=True)
             raise typer.Exit(128 + received_signal()) from None

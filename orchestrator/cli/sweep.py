@@ -24,6 +24,7 @@ from orchestrator.cli.options import (
     SetOption,
     SpaceOption,
     StopOption,
+    TrustOption,
     load,
     uri,
 )
@@ -31,6 +32,7 @@ from orchestrator.cli.output import print_summary
 from orchestrator.errors import DiffersError
 from orchestrator.system.console import print_json, print_line, resume_hint
 from orchestrator.system.signals import handle_signals, received_signal
+from pruning import kept_code
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions
@@ -45,6 +47,7 @@ def plan(
     space: SpaceOption,
     sets: SetOption = [],  # noqa: B006  typer copies it
     source: FromOption = None,
+    trust_code: TrustOption = False,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     as_json: JsonOption = False,
@@ -53,9 +56,8 @@ def plan(
     from orchestrator.execution.options import resolve_device
     from orchestrator.execution.sweep import preview
 
-    result = preview(
-        load(space, sets, source), device=resolve_device(device.value), precision=precision.value, uri=uri()
-    )
+    loaded = load(space, sets, source, trust_code=trust_code)
+    result = preview(loaded, device=resolve_device(device.value), precision=precision.value, uri=uri())
     if as_json:
         print_json(result.to_json())
         return
@@ -68,6 +70,7 @@ def sweep(
     space: SpaceOption,
     sets: SetOption = [],  # noqa: B006  typer copies it
     source: FromOption = None,
+    trust_code: TrustOption = False,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
@@ -96,7 +99,7 @@ def sweep(
                 stop=stop,
                 retries=retries,
             )
-            summary = _run(space, sets, source, options)
+            summary = _run(space, sets, source, options, trust_code=trust_code)
         if summary is not None:
             print_json(summary.to_json()) if as_json else print_summary(summary)
             if latency and not received_signal():
@@ -107,7 +110,9 @@ def sweep(
     raise typer.Exit(3 if summary is not None and summary.failed else 0)
 
 
-def _run(space: str, sets: list[str], source: str | None, options: SweepOptions) -> Summary:
+def _run(
+    space: str, sets: list[str], source: str | None, options: SweepOptions, *, trust_code: bool
+) -> Summary:
     """Return the cached summary of a finished sweep, or else run the sweep."""
     if source is None:
         from orchestrator.execution.fast_path import cached_summary, read_request
@@ -119,7 +124,7 @@ def _run(space: str, sets: list[str], source: str | None, options: SweepOptions)
             return summary
     from orchestrator.execution.sweep import run_sweep
 
-    return run_sweep(load(space, sets, source), options, uri=uri())
+    return run_sweep(load(space, sets, source, trust_code=trust_code), options, uri=uri())
 
 
 def _measure_latency(summary: Summary) -> None:
@@ -182,11 +187,13 @@ def rerun(
         bool,
         typer.Option("--check", help="Compare bit for bit with what was recorded; exit 5 if it differs."),
     ] = False,
+    trust_code: TrustOption = False,
 ) -> None:
     """Repeat a recorded run exactly, from a dense network trained anew. Records nothing."""
     from orchestrator.model_io import rerun as reruns
 
-    recorded = reruns.find_recorded_run(run, uri=uri())
+    with kept_code.trusting(trust_code):
+        recorded = reruns.find_recorded_run(run, uri=uri())
     for warning in recorded.reproducibility_warnings():
         print_line(f"note: {warning}", error=True)
     new = reruns.rerun(recorded)
