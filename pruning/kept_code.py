@@ -102,8 +102,8 @@ def accept_kept(name: str, read_kept: Callable[[], str]) -> None:
         own_code.add(OwnCode(kept.main, kept.sources, None, kept.below))
     else:
         raise OwnCodeError(
-            f"{own_code.shown(name)} needs its file with the digest {parts.pin}, and {problems[0]}; go to the "
-            "folder that has it, or run the copy that is kept with the run: --trust-code, in Python "
+            f"{own_code.shown(name)} needs its file with the digest {parts.pin}, and {problems[0]}; go to "
+            "the folder that has it, or run the copy that is kept with the run: --trust-code, in Python "
             "trust_code=True"
         )
 
@@ -113,7 +113,7 @@ def _difference(code: OwnCode, base: Path, folder: Path) -> str:
 
     A file that a link takes out of the current folder does not count.
     """
-    for name, text in code.sources.items():
+    for name, text in {code.main: code.sources[code.main], **code.sources}.items():
         file = base / name
         try:
             if not file.resolve().is_relative_to(folder.resolve()):

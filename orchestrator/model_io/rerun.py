@@ -177,11 +177,13 @@ def _kept_code(tracker: Tracker, row: RunRecord) -> str:
 
 
 def _methods_of(config: DenseConfig | TrialConfig) -> Iterator[str]:
-    """Yield every text of a configuration that may name a method."""
-    values = [vars(config)]
-    if isinstance(config, TrialConfig):
-        values += [vars(config.dense), vars(config.prune)]
-    yield from (value for fields in values for value in fields.values() if isinstance(value, str))
+    """Yield the model and the methods of a configuration in text form; the technique is a label alone."""
+    if not isinstance(config, TrialConfig):
+        yield config.model
+        return
+    prune = config.prune
+    yield from (config.dense.model, prune.criterion, prune.granularity, prune.schedule)
+    yield from (config.recover, config.prepare, config.distill)
 
 
 class _NoDenseNetworks:
