@@ -72,7 +72,8 @@ def find_own_builder(pinned: str) -> Callable[..., nn.Module]:
     further = [p for p in others if p.kind is p.VAR_KEYWORD]
     first = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in (SHAPE, CLASSES)]
     signature = inspect.Signature([*first, *required, *options_of(others), *further])
-    vars(build).update(__signature__=signature, __doc__=inspect.getdoc(function), canonical=canonical)
+    build.__doc__ = inspect.getdoc(function)
+    vars(build).update(__signature__=signature, canonical=canonical)
     libraries = (*getattr(function, "built_from", ()), *own_code.code_of(pinned).libraries)
     vars(build)["built_from"] = tuple(dict.fromkeys(libraries))
     return build
@@ -106,8 +107,8 @@ def _check_once(built: tuple[str, str, Shape, int], net: object) -> None:
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        if tensor.is_meta and isinstance(error, NotImplementedError):
-            return  # it reads values, which are not there on this device: the network itself is checked
+        if tensor.is_meta and (isinstance(error, NotImplementedError) or "meta" in str(error)):
+            return  # it reads values, which are not there on this device: a network with storage is checked
         raise ValueError(f"{shown} does not take images of {shape}: {reason(error)}") from error
     expected = f"a tensor [N, {num_classes}] of class scores is needed"
     if not isinstance(output, Tensor):
