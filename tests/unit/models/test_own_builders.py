@@ -55,8 +55,8 @@ def test_the_pinned_text_builds_the_same_after_the_file_changed(folder: Path) ->
 
 
 def test_first_two_parameters_of_other_names_are_shape_and_classes(folder: Path) -> None:
-    (folder / "net.py").write_text(HEAD + SMALL.replace("input_shape, num_classes", "shape, classes", 1).replace(
-        "width, num_classes)", "width, classes)"))  # fmt: skip
+    renamed = SMALL.replace("input_shape, num_classes", "shape, classes")
+    (folder / "net.py").write_text(HEAD + renamed.replace("width, num_classes)", "width, classes)"))
     assert build("net.py:small(width=2)")[3].weight.shape == (10, 2)
 
 
