@@ -14,12 +14,14 @@ import pytest
 FILES = {
     "net.py": "from models.blocks import Hidden\nfrom pruning import WIDTH\nfrom torch import nn\n\n\n"
     "def small(input_shape, num_classes, *, width=WIDTH):\n    from models.late import SCALE\n"
-    "    return nn.Sequential(nn.Flatten(), Hidden(64, width * SCALE), nn.Linear(width * SCALE, num_classes))\n",
+    "    width *= SCALE\n"
+    "    return nn.Sequential(nn.Flatten(), Hidden(64, width), nn.Linear(width, num_classes))\n",
     "mine.py": "from models.late import SCALE\n\n\ndef score(context, power=SCALE):\n"
     "    return {name: weight.double().abs() ** power for name, weight in context.weights.items()}\n",
     "models/__init__.py": "",
     "models/blocks.py": "from torch import nn\n\n\nclass Hidden(nn.Sequential):\n"
-    "    def __init__(self, inputs, outputs):\n        super().__init__(nn.Linear(inputs, outputs), nn.ReLU())\n",
+    "    def __init__(self, inputs, outputs):\n"
+    "        super().__init__(nn.Linear(inputs, outputs), nn.ReLU())\n",
     "models/late.py": "SCALE = 1\n",
     "pruning/__init__.py": "WIDTH = 12\n",
     "small.yaml": """\
@@ -94,7 +96,7 @@ def test_a_network_of_one_s_own_from_an_empty_folder(tmp_path: Path) -> None:
     assert run(folder, *orchestrate, "rerun", run_id, "--check").stdout.startswith("equal: ")
 
     # It is not, and then nothing of the store's copy runs unless it is trusted.
-    (folder / "models" / "late.py").write_text("SCALE = 2\n")
+    (folder / "models" / "late.py").write_text("SCALE = 1  # edited\n")
     for place, reason in ((folder, "models/late.py is not as it was"), (elsewhere, "there is no net.py")):
         refused = run(place, *orchestrate, "export", run_id, "--format", "pt2", code=4).stderr
         assert reason in refused
@@ -110,6 +112,5 @@ def test_a_network_of_one_s_own_from_an_empty_folder(tmp_path: Path) -> None:
     # The edited file is another network: planned anew, and said so.
     plan = run(folder, *orchestrate, "plan", "--space", "small.yaml").stdout
     assert "1 to run, 0 in the store" in plan
-    assert "source of mine.py changed, source of net.py changed; 1 trial runs anew" in " ".join(
-        plan.split()
-    ) or ("source of net.py changed, source of mine.py changed; 1 trial runs anew" in " ".join(plan.split()))
+    assert "source of mine.py changed" in plan
+    assert "source of net.py changed" in plan
