@@ -239,3 +239,14 @@ def test_what_a_schedule_of_one_s_own_raises_is_one_line(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"mine\.py:halves: AttributeError: .* \(mine\.py, line \d+\)"):
         method(None, amount=0.5, round=1)
     assert replace(method, options={"rounds": 2}).name == method.name
+
+
+def test_the_example_of_the_docs_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(__file__).parents[3] / "docs" / "examples" / "own"
+    space = load_space(str(folder / "own.yaml"))
+    assert {trial.config.technique for trial in plan_of(space).trials} == {"unstructured", "structured"}
+    methods = ["criterion=mine.py:power(alpha=3)", "schedule=mine.py:in_steps", "recover=mine.py:leave"]
+    (trial, _) = plan_of(
+        load_space(str(folder / "own.yaml"), [*methods, "granularity=weight", "scope=layer"])
+    ).trials
+    assert own_code.shown(trial.config.prune.schedule) == "mine.py:in_steps(rounds=2)"
