@@ -47,7 +47,7 @@ def claim_packages() -> None:
                 f"your own by its path: models.build('{name}/file.py:function', ...)"
             )
     if not any(type(finder).__name__ == SiblingFinder.__name__ for finder in sys.meta_path):
-        sys.meta_path.insert(0, SiblingFinder())  # type: ignore[arg-type]  # typeshed has an older protocol
+        sys.meta_path.insert(0, SiblingFinder())
 
 
 def _is_ours(module: ModuleType, name: str) -> bool:
