@@ -82,7 +82,7 @@ def score_weights(criterion: Method, context: ScoringContext) -> Scores:
         if context.sample is None:
             raise
         raise ValueError(
-            f"criterion {criterion.name!r} cannot score {type(context.net).__name__} with this sample: "
+            f"criterion {criterion.label!r} cannot score {type(context.net).__name__} with this sample: "
             f"{one_line(error)}"
         ) from error
 

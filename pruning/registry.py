@@ -75,6 +75,11 @@ class Method:
     function: Function
     traits: Mapping[str, Value] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """The name as people read it: without the pin of a file of one's own."""
+        return own_code.shown(self.name)
+
     def __call__(self, *args: object, **keywords: object) -> Any:  # see Function
         return self.function(*args, **keywords, **self.options)
 
