@@ -47,8 +47,8 @@ def size_conflict(architecture: Architecture) -> str | None:
     memory_bytes = psutil.virtual_memory().total
     if COPIES * weight_bytes > memory_bytes:
         return (
-            f"{_shown(model)} takes {COPIES * weight_bytes / 1e9:.3g} GB of memory in training, for its weights "
-            f"alone; this machine has {memory_bytes / 1e9:.3g} GB"
+            f"{_shown(model)} takes {COPIES * weight_bytes / 1e9:.3g} GB of memory in training, for its "
+            f"weights alone; this machine has {memory_bytes / 1e9:.3g} GB"
         )
     if weight_bytes < 4 * FEW_PARAMETERS:
         return None
