@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import yaml
 
-from models import BUILDERS
+from models import BUILDERS, torchvision_models
 from orchestrator.config import Control, Start, When
 from orchestrator.data.datasets import DATASETS
 from orchestrator.space import hyperparameters
@@ -77,7 +77,7 @@ def _entry(kind: str, item: Item) -> Iterator[str]:
 
 
 def _anchor(item: Item) -> str:
-    return f"{item.axis} {item.name}".lower().replace(" ", "-")
+    return f"{item.axis} {item.name}".lower().replace(" ", "-").replace(".", "")
 
 
 def _cell(text: str) -> str:
@@ -91,6 +91,8 @@ def name_lists() -> dict[str, Any]:  # JSON
         "kinds": {kind: _kind(kind) for kind in KINDS},
         "settable_keys": list(SETTABLE),
         "hyperparameter_axes": hyperparameters.names(),
+        # Too many for a list of models: completion offers them once the library is written.
+        "library_names": {"torchvision": [f"torchvision.{name}" for name in torchvision_models.names()]},
         "words": {axis: list(allowed) for axis, allowed in words.items()},
     }
 

@@ -25,12 +25,29 @@ from models import claim  # noqa: F401  before anything of `pruning`
 from models.cnn import cnn
 from models.densenet import densenet121
 from models.mlp import mlp, slp
+from models.mobilenet import mobilenet_v2
 from models.names import unknown
 from models.own_builders import find_own_builder
+from models.resnet import resnet, resnet18, resnet50
+from models.trained import random_weights
+from models.vgg import vgg
+from models.vit import vit
+from models.wide_resnet import wide_resnet
 from pruning import own_code
 from pruning.plugins import Plugins
 
-__all__ = ["BUILDERS", "LIBRARIES", "build", "built_from", "find_builder", "parse", "resolve", "settle"]
+__all__ = [
+    "BUILDERS",
+    "LIBRARIES",
+    "build",
+    "built_from",
+    "find_builder",
+    "library_builders",
+    "parse",
+    "random_weights",
+    "resolve",
+    "settle",
+]
 
 Shape = tuple[int, int, int]
 Options = dict[str, Any]  # Any: an option is whatever literal its builder takes
@@ -41,6 +58,13 @@ BUILT_IN: dict[str, Builder] = {
     "mlp": mlp,
     "cnn": cnn,
     "densenet121": densenet121,
+    "resnet": resnet,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "vgg": vgg,
+    "wide_resnet": wide_resnet,
+    "mobilenet_v2": mobilenet_v2,
+    "vit": vit,
 }
 BUILDERS: Plugins[Builder] = Plugins(
     "model", "models.builder", BUILT_IN, is_valid=callable, expected="a function that builds a network"
@@ -82,9 +106,23 @@ def find_builder(name: str) -> Builder:
         builder: Builder = import_module(LIBRARIES[library]).find_builder(network)
         return builder
     if name not in BUILDERS:
-        known = [*BUILDERS, *(f"{library}.NAME" for library in LIBRARIES)]
-        raise ValueError(f"{unknown('model', name, known)}; {OWN}")
+        raise ValueError(f"{_unknown_model(name)} ({OWN})")
     return BUILDERS[name]
+
+
+def _unknown_model(name: str) -> str:
+    torchvision = import_module(LIBRARIES["torchvision"]).names()
+    if name in torchvision:
+        return f"unknown model {name!r}; did you mean torchvision.{name}?"
+    return unknown("model", name, [*BUILDERS, *(f"{library}.NAME" for library in LIBRARIES)])
+
+
+def library_builders() -> dict[str, Builder]:
+    """Return `LIBRARY.NAME` -> a builder with the options of all models of that library, for lists of names.
+
+    Its `example` is the name of one of them. No library is imported.
+    """
+    return {f"{name}.NAME": import_module(module).make_builder("NAME") for name, module in LIBRARIES.items()}
 
 
 def resolve(model: str, /, **options: object) -> tuple[str, Options]:

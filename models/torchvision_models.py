@@ -13,6 +13,7 @@ from models.names import unknown
 from models.smallest import check_images
 from models.stems import SMALL_BELOW, set_channels, set_module, set_patches, set_small
 from models.torchvision_weights import load_weights, weights_name
+from models.trained import loads_weights
 
 Shape = tuple[int, int, int]
 Builder = Callable[..., nn.Module]
@@ -52,7 +53,7 @@ def make_builder(name: str) -> Builder:
         input_shape: Shape, num_classes: int, *, weights: str | None = None, stem: str = "auto"
     ) -> nn.Module:
         options = settled({"weights": weights, "stem": stem}, input_shape)
-        _check_images(name, options["stem"], weights is None, tuple(input_shape))
+        _check_images(name, options["stem"], tuple(input_shape))
         return _build(name, input_shape, num_classes, **options)
 
     def settled(options: Options, input_shape: Shape) -> Options:
@@ -69,10 +70,17 @@ def make_builder(name: str) -> Builder:
             raise ValueError(f"torchvision.{name} has one stem for all sizes; leave stem out, or give auto")
         if options["weights"] is None:
             return options
+        if options["stem"] == "small" and name.startswith("vit"):
+            patch = name.rpartition("_")[2]
+            raise ValueError(
+                f"torchvision.{name}: weights are for patches of {patch}x{patch}; give stem imagenet"
+            )
         return {**options, "weights": weights_name(name, options["weights"])}
 
     build.__doc__ = ABOUT.format(name=name)
-    build.__dict__.update(built_from=("torchvision",), canonical=canonical, settled=settled)
+    build.__dict__.update(
+        built_from=("torchvision",), example="torchvision.resnet18", canonical=canonical, settled=settled
+    )
     return build
 
 
@@ -88,7 +96,7 @@ where there are no `weights` and the family has a stem for them. Runs are record
 
 
 def _build(name: str, input_shape: Shape, num_classes: int, *, weights: str | None, stem: str) -> nn.Module:
-    """Return the network; without trained weights on `meta`, where there is no room for them."""
+    """Return the network for images that it can take."""
     channels, height, width = input_shape
     options: Options = dict(NO_AUXILIARY.get(name, {}))
     if name.startswith("vit"):
@@ -99,10 +107,10 @@ def _build(name: str, input_shape: Shape, num_classes: int, *, weights: str | No
     is_trained = weights is not None
     net: nn.Module = builder(weights=None, num_classes=CLASSES if is_trained else num_classes, **options)
     if weights is not None:
-        if torch.empty(0).device.type != "meta":
+        if loads_weights():
             load_weights(net, name, weights)
         if hasattr(net, "transform_input"):  # from ImageNet's scale to that of its weights
-            net.transform_input = channels == 3
+            net.transform_input = channels == 3  # type: ignore[assignment]  # a flag, and no tensor
         if num_classes != CLASSES:
             replace_head(net, num_classes)
     if stem == "small" and name.startswith("vit"):
@@ -148,7 +156,7 @@ def replace_head(net: nn.Module, num_classes: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _check_images(name: str, stem: str, is_random: bool, input_shape: Shape) -> None:
+def _check_images(name: str, stem: str, input_shape: Shape) -> None:
     """Raise ValueError, with the smallest size, for images that the network cannot take."""
     # Nothing of torch's generator is drawn on `meta`.
     with torch.device("meta"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import nn
@@ -29,29 +31,38 @@ def load_weights(net: nn.Module, name: str, weights: str) -> None:
 
     ValueError, with the file and where to put it, where they cannot be downloaded, or do not fit.
     """
-    entry = _enum(name)[weights]
-    folder = os.path.join(torch.hub.get_dir(), "checkpoints")
-    file = os.path.join(folder, os.path.basename(entry.url))
+    url = _enum(name)[weights].url
+    file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     try:
+        if file.exists():  # torch.hub checks what it downloads alone
+            _check_digest(file, file.stat().st_mtime_ns)
         state = torch.hub.load_state_dict_from_url(
-            entry.url, progress=False, check_hash=True, map_location="cpu", weights_only=True
+            url, progress=False, check_hash=True, map_location="cpu", weights_only=True
         )
-    except (URLError, OSError, TimeoutError) as error:
-        reason = " ".join(str(getattr(error, "reason", error)).split())[:120]
-        raise ValueError(
-            f"torchvision.{name}: weights {weights} cannot be downloaded ({reason}); "
-            f"put {entry.url} at {file}"
-        ) from error
-    except RuntimeError as error:  # a hash that is not that of its name
-        raise ValueError(f"torchvision.{name}: {file} is damaged; remove it ({error})"[:400]) from error
+    except OSError as error:  # URLError, too
+        reason = _line(getattr(error, "reason", error))
+        raise ValueError(f"weights {weights} cannot be downloaded ({reason}); put {url} at {file}") from error
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"{file} is damaged; remove it, or put {url} there ({_line(error)})") from error
     state = {current_name(at): tensor for at, tensor in state.items() if not at.startswith(AUXILIARY)}
     try:
         net.load_state_dict(_resized(net, state))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"torchvision.{name}: weights {weights} do not fit images of this size: {reason}"
-        ) from error
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"weights {weights} do not fit the network ({_line(error)})") from error
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+@lru_cache(maxsize=16)
+def _check_digest(file: Path, changed: int) -> None:
+    """Raise RuntimeError for a file whose content is not that of its name, `NAME-HASH.pth`."""
+    digest = file.stem.rpartition("-")[2]
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if not sha256.startswith(digest):
+        raise RuntimeError(f"its SHA-256 starts with {sha256[: len(digest)]}")
 
 
 def _resized(net: nn.Module, state: dict[str, Any]) -> dict[str, Any]:

@@ -26,8 +26,10 @@ Control = Literal["none", "shuffle", "invert"]
 Start = Literal["scratch", "weights", "masked"]
 Json = Any  # whatever json can write
 
-# Images of one forward and backward pass; larger batches accumulate gradients.
+# Images of one forward and backward pass; larger batches accumulate gradients. A library's
+# models share one number.
 MICRO_BATCH = {"slp": 65_536, "mlp": 16_384, "cnn": 2_048, "densenet121": 128}
+MICRO_BATCH |= {"resnet": 512, "resnet50": 64, "wide_resnet": 128, "torchvision": 64, "timm": 64}
 DEFAULT_MICRO_BATCH = 256
 
 
@@ -144,7 +146,7 @@ def dense_from_json(data: Mapping[str, Json]) -> DenseConfig:
 
 def micro_batch_of(model: str) -> int:
     """Return the images per pass; by the model's name alone, so that planning builds no network."""
-    return MICRO_BATCH.get(method_name(model), DEFAULT_MICRO_BATCH)
+    return MICRO_BATCH.get(method_name(model).partition(".")[0], DEFAULT_MICRO_BATCH)
 
 
 def method_text(name: str, options: Mapping[str, Json]) -> str:

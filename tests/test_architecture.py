@@ -49,6 +49,7 @@ OWNERS = {
     "optuna": ("orchestrator.planning.sampling", "orchestrator.execution.scheduler"),
     "onnx": ("orchestrator.model_io.formats", "orchestrator.model_io.quantization"),
     "onnxruntime": ("orchestrator.model_io.formats", "orchestrator.model_io.quantization"),
+    "timm": ("models.timm_models",),
     "torchvision": ("models.torchvision_compat",),
     "jinja2": ("orchestrator.report.components",),
     "torch_pruning": ("pruning",),

@@ -23,7 +23,7 @@ def known(incomplete: str) -> Offers:
     from orchestrator.space.names import KINDS, names
 
     all_names = [(name, about) for kind in KINDS for name, about in names(kind).items()]
-    return _matching(dict(reversed(all_names)).items(), incomplete)
+    return _library_models(incomplete) or _matching(dict(reversed(all_names)).items(), incomplete)
 
 
 def spaces(incomplete: str) -> Offers:
@@ -61,9 +61,8 @@ def sets(incomplete: str) -> Offers:
         keys = [*settable_keys(), *(hyperparameter_axes() if "." in key else ())]
         return _matching(((f"{name}=", "") for name in keys), incomplete)
     before, comma, last = values_text.rpartition(",")
-    return [
-        (f"{key}={before}{comma}{name}", about) for name, about in _matching(axis_values(key).items(), last)
-    ]
+    offers = (_library_models(last) if key == "model" else []) or _matching(axis_values(key).items(), last)
+    return [(f"{key}={before}{comma}{name}", about) for name, about in offers]
 
 
 def sweeps(incomplete: str) -> Offers:
@@ -77,6 +76,14 @@ def sweeps(incomplete: str) -> Offers:
         return []
     paths = [] if folder is None else _list(folder / "artifacts")
     return _matching(((path.name, "") for path in paths if path.is_dir()), incomplete)
+
+
+def _library_models(incomplete: str) -> Offers:
+    """Complete `torchvision.`: the models of a library are offered once its name is typed."""
+    from orchestrator.space.names import library_names
+
+    library, point, _ = incomplete.partition(".")
+    return _matching(((name, "") for name in library_names(library)), incomplete) if point else []
 
 
 def _matching(offers: Iterable[tuple[str, str]], incomplete: str) -> Offers:

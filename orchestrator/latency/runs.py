@@ -155,7 +155,7 @@ def load_variants(tracker: Tracker, row: RunRecord) -> NetworkVariants:
     """Load the network of a run in all its forms; the dense one has random weights, which are as fast."""
     saved = saved_model(tracker, row)
     model, shape, classes = saved.spec.architecture
-    with seeded(0):  # the caller's generators stay as they are
+    with seeded(0), models.random_weights():  # the caller's generators stay as they are
         dense = models.build(model, input_shape=shape, num_classes=classes)
     if all(mask.all() for mask in saved.masks.values()):
         return NetworkVariants(dense, shape)

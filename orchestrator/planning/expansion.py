@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Any, cast
 
+import models
 from orchestrator.config import (
     TRAIN_FIELDS,
     Control,
@@ -28,6 +29,7 @@ from orchestrator.planning.constraints import (
     protect_conflict,
     scope_conflict,
     score_conflict,
+    shape_of,
     start_conflict,
     structure_conflict,
     train_size,
@@ -39,7 +41,7 @@ from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.overrides import TECHNIQUE_AXES
 from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Space
-from orchestrator.space.values import Choice, Value, listed_values
+from orchestrator.space.values import Choice, Value, canonical_text, listed_values
 from orchestrator.trial.params import without_defaults
 from pruning.registry import parse_method
 
@@ -142,13 +144,14 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
 def _dense_variants(space: Space, lists: Lists, numerics: Numerics) -> Iterator[DenseVariant]:
     source_model = space.source_model
     for model, dataset in product(lists["model"], lists["dataset"]):
+        settled = _settled(model, dataset)
         model_numerics = replace(numerics, micro_batch=micro_batch_of(model))
         starts = lists.get("start", ("scratch",))
         variants = product(lists["batch_size"], _recipes(space, lists), starts, lists["seed"])
         for batch_size, (train, recipe), start, seed in variants:
             point = {"model": model, "dataset": dataset, "batch_size": batch_size, "seed": seed, **recipe}
             config = DenseConfig(
-                model=model,
+                model=settled,
                 dataset=dataset,
                 batch_size=min(batch_size, train_size(dataset)),
                 seed=seed,
@@ -157,15 +160,21 @@ def _dense_variants(space: Space, lists: Lists, numerics: Numerics) -> Iterator[
                 start=start,
                 ancestor_sha256="" if start == "scratch" or source_model is None else source_model.sha256,
                 data_sha256=data_sha256(dataset),
-                dense_code=dense_code(model, dataset),
+                dense_code=dense_code(settled, dataset),
             )
             conflict = (
-                model_conflict(model, dataset)
+                model_conflict(settled, dataset)
                 or _recipe_conflict(train)
-                or start_conflict(start, model, dataset, source_model)
+                or start_conflict(start, settled, dataset, source_model)
             )
             rules = _matching_rules(space.exclude, {**point, "start": start})
             yield DenseVariant(config, batch_size, conflict, rules)
+
+
+@lru_cache(maxsize=1024)
+def _settled(model: str, dataset: str) -> str:
+    """Return the text of a model for the images of a data set: keys and params name the stem that it has."""
+    return canonical_text(*models.settle(model, shape_of(dataset)[0]))
 
 
 def _recipes(space: Space, lists: Lists) -> list[tuple[Train, Point]]:

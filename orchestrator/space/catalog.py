@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from textwrap import indent
 
-from models import BUILDERS
+from models import BUILDERS, LIBRARIES, Builder, find_builder, library_builders
 from orchestrator.config import method_text
 from orchestrator.data.datasets import DATASETS, DatasetInfo, split_sizes
 from orchestrator.errors import UsageError, unknown_name
@@ -26,7 +26,8 @@ from pruning.registry import Hyperparameter, Registry, hyperparameters
 class Item:
     """One name. `axis` is the key that takes it in a file (`stop` is no axis).
 
-    A space has no axis, and its file as `text`.
+    A space has no axis, and its file as `text`. `named` is the name in the example, where `name` stands for
+    many.
     """
 
     name: str
@@ -35,12 +36,13 @@ class Item:
     axis: str = ""
     paper: str = ""
     options: Mapping[str, Hyperparameter] = field(default_factory=dict)
+    named: str = ""
 
     def example(self) -> str:
         """Return a line for a space file, with every option that has a default."""
         defaults = {key: option.default for key, option in self.options.items() if option.default is not None}
         text = method_text(
-            self.name, {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
+            self.named or self.name, {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
         )
         value = json.dumps(text) if defaults else text
         return f"stop: {value}" if self.axis == "stop" else f"axes: {{{self.axis}: [{value}]}}"
@@ -65,7 +67,7 @@ def describe(name: str) -> str:
     Raises UsageError, with the nearest names of all kinds, where none has it.
     """
     every_item = [item for kind in KINDS for item in items(kind)]
-    matches = [item for item in every_item if item.name == name]
+    matches = [item for item in every_item if item.name == name] or _library_item(name)
     if not matches:
         _check_plugins(name)
         raise UsageError(unknown_name("name", name, {item.name for item in every_item}))
@@ -101,11 +103,23 @@ def _space_items() -> list[Item]:
 
 
 def _model_items() -> list[Item]:
-    models = []
-    for name, build in BUILDERS.iter_importable():
-        about, _, text = (inspect.getdoc(build) or "").partition("\n")
-        models.append(Item(name, about, text.strip(), "model", options=hyperparameters(build)))
-    return models
+    return [_model_item(*named) for named in (*BUILDERS.iter_importable(), *library_builders().items())]
+
+
+def _model_item(name: str, build: Builder) -> Item:
+    about, _, text = (inspect.getdoc(build) or "").partition("\n")
+    example = getattr(build, "example", "") if name in library_builders() else ""
+    return Item(name, about, text.strip(), "model", options=hyperparameters(build), named=example)
+
+
+def _library_item(name: str) -> list[Item]:
+    """Return the item of one model of a library; none for another name. UsageError for an unknown model."""
+    if name.partition(".")[0] not in LIBRARIES or "." not in name:
+        return []
+    try:
+        return [_model_item(name, find_builder(name))]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _dataset_items() -> list[Item]:

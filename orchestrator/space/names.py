@@ -74,6 +74,11 @@ def hyperparameter_axes() -> list[str]:
     return list(_content()["hyperparameter_axes"])
 
 
+def library_names(library: str) -> list[str]:
+    """Return the names of a library's models; empty for a library whose models are known to itself alone."""
+    return list(_content()["library_names"].get(library, ()))
+
+
 def axis_values(axis: str) -> dict[str, str]:
     """Return name -> summary for an axis that takes names; empty for one that takes numbers."""
     for name, kind in KINDS.items():

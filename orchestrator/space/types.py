@@ -100,6 +100,10 @@ def _method(registry: Registry) -> PlainValidator:
     return PlainValidator(partial(values.canonical_method, registry=registry))
 
 
+def _model_names() -> list[str]:
+    return [*models.BUILDERS, *(f"{library}.NAME" for library in models.LIBRARIES)]
+
+
 _FRACTION = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "%$"}]}
 Axis = Annotated[tuple[T, ...], Field(min_length=1), ONE_OR_MORE]
 Integer = Annotated[int, BeforeValidator(_no_bool)]
@@ -107,7 +111,7 @@ Finite = Annotated[
     float, BeforeValidator(_no_bool), Field(allow_inf_nan=False), AfterValidator(_positive_zero)
 ]
 
-Model = Annotated[str, PlainValidator(values.canonical_model), method_schema(models.BUILDERS)]
+Model = Annotated[str, PlainValidator(values.canonical_model), method_schema(_model_names())]
 DatasetName = Annotated[str, PlainValidator(values.canonical_dataset), method_schema(DATASETS)]
 BatchSize = Annotated[Integer, Field(ge=1, le=MAX_SEED)]
 TechniqueName = Annotated[str, PlainValidator(values.canonical_technique), method_schema(TECHNIQUES)]

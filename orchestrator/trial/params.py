@@ -81,12 +81,19 @@ def _defaults(axis: str, name: str) -> dict[str, Json]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in DEFAULTS[axis](name).items()}
 
 
+def _model_defaults(name: str) -> Mapping[str, Json]:
+    try:
+        return models.resolve(name)[1]
+    except ValueError:  # a recorded model of a package that is not installed here
+        return {}
+
+
 def _registered(registry: Registry) -> Callable[[str], Mapping[str, Json]]:
     return lambda name: registry.get(name).options
 
 
 DEFAULTS: dict[str, Callable[[str], Mapping[str, Json]]] = {
-    "model": lambda name: models.resolve(name)[1],
+    "model": _model_defaults,
     "dataset": lambda name: {},
     "criterion": _registered(criteria),
     "granularity": _registered(granularities),

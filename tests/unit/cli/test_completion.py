@@ -26,6 +26,8 @@ CASES = {
     "sweep --set tec": ["technique="],
     "sweep --set train.l": ["train.lr="],
     "sweep --set rewind.": ["rewind.to="],
+    "show torchv": ["torchvision.NAME"],
+    "show torchvision.alex": ["torchvision.alexnet"],
     "sweep --stop pq": ["pq_index"],
     "data fetch fash": ["fashion-mnist"],
     "data verify cif": ["cifar10", "cifar100"],

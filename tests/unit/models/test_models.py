@@ -170,8 +170,9 @@ def test_every_option_is_resolved_defaults_included() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("densenet", {}, r"unknown model 'densenet'; did you mean densenet121\?"),
-        ("zzz", {}, r"unknown model 'zzz'; known: slp, mlp, cnn, densenet121, .*your own: path/to/file"),
+        ("densenet", {}, r"unknown model 'densenet'; did you mean densenet121 or .*\? \(your own: path"),
+        ("resnet34", {}, r"unknown model 'resnet34'; did you mean torchvision.resnet34\? \(your own"),
+        ("zzz", {}, r"unknown model 'zzz'; known: slp, mlp, .*torchvision.NAME, timm.NAME \(your own"),
         ("mlp(width=[3])", {}, r"unknown option of 'mlp' 'width'; did you mean widths\?"),
         ("mlp", {"zzz": 1}, r"unknown option of 'mlp' 'zzz'; known: widths, bias"),
         ("slp", {"widths": [3]}, r"unknown option of 'slp' 'widths'; it takes none"),

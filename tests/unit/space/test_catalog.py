@@ -42,6 +42,8 @@ def test_every_method_shows(kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), METHODS)
 def test_every_example_is_a_line_of_a_space_file(kind: str, name: str, tmp_path: Path) -> None:
     item = next(item for item in items(kind) if item.name == name)
+    if name == "timm.NAME":
+        pytest.importorskip("timm")
     own = item.example()
     axes = [own.removeprefix("axes: {").removesuffix("}")] if own.startswith("axes: ") else []
     rest = [f"{axis}: {value}" for axis, value in NEEDED.items() if axis != item.axis]
@@ -49,7 +51,7 @@ def test_every_example_is_a_line_of_a_space_file(kind: str, name: str, tmp_path:
     file.write_text(f"axes: {{{', '.join([*axes, *rest])}}}\n" + ("" if axes else f"{own}\n"))
     space = load_space(str(file))
     (value,) = space.axes.non_empty()[item.axis] if axes else (space.stop,)
-    assert str(value).partition("(")[0] == name
+    assert str(value).partition("(")[0] == (item.named or name)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "weight-vs-unit"])
@@ -96,3 +98,11 @@ def test_list_and_show_print_them() -> None:
 def test_unknown_kinds_name_the_known_ones() -> None:
     with pytest.raises(UsageError, match="unknown kind of name 'critera'; did you mean criteria"):
         names("critera")
+
+
+def test_one_model_of_a_library_is_shown_under_its_name() -> None:
+    shown = describe("torchvision.resnet18")
+    assert shown.startswith("model torchvision.resnet18: torchvision's resnet18 for images of any channels")
+    assert "  option stem: str; 'auto' if not given\n" in shown
+    with pytest.raises(UsageError, match=r"'torchvision.resnt18'; did you mean torchvision.resnet18"):
+        describe("torchvision.resnt18")

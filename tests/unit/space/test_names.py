@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from models import torchvision_models
 from orchestrator.space import catalog, hyperparameters, names, space
 from orchestrator.space.schema import AxisValues
 from pruning.step import SCOPES
@@ -36,7 +37,9 @@ def test_every_axis_that_takes_a_method_offers_its_names() -> None:
     for name, kind in names.KINDS.items():
         if name not in ("spaces", "stops"):
             assert names.axis_values(kind.axis) == names.names(name)
-    assert list(names.axis_values("model")) == ["slp", "mlp", "cnn", "densenet121"]
+    offered = list(names.axis_values("model"))
+    assert offered[:4] == ["slp", "mlp", "cnn", "densenet121"]
+    assert offered[-2:] == ["torchvision.NAME", "timm.NAME"]  # one line for all of a library's models
     assert list(names.axis_values("scope")) == list(SCOPES)
     assert list(names.axis_values("when")) == ["after", "init", "during"]
     assert names.axis_values("amount") == names.axis_values("nonsense") == {}
@@ -53,6 +56,12 @@ def test_a_space_is_its_file_unless_something_else_bears_its_name() -> None:
     assert names.space_text("threshold") is None  # a schedule and a stop, too
     assert names.space_text("snip") is None
     assert names.space_text("../secret") is None
+
+
+def test_the_names_of_a_library_are_those_that_it_has() -> None:
+    theirs = names.library_names("torchvision")
+    assert theirs == [f"torchvision.{name}" for name in torchvision_models.names()]
+    assert names.library_names("timm") == names.library_names("nonsense") == []
 
 
 def test_every_option_that_may_be_an_axis_is_known() -> None:
