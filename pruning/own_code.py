@@ -227,7 +227,7 @@ def _no_file(file: Path, written: str, folder: Path) -> str:
         beside = sorted(path.stem for path in file.parent.iterdir() if path.suffix == ".py")
     except OSError:
         return f"there is no folder {os.path.relpath(file.parent, folder)} for {written}"
-    near = [f"{stem}.py" for stem in get_close_matches(file.stem, beside, n=3, cutoff=0.5)]
+    near = [f"{stem}.py" for stem in get_close_matches(file.stem, beside, n=3, cutoff=0.6)]
     where = "beside the space file" if _FOLDER.get() else "in this folder"
     hint = f"did you mean {' or '.join(near)}?" if near else f"paths are relative, {where}: {folder}"
     return f"there is no file {written}; {hint}"
