@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import models
+from models.own_builders import find_own_builder
 from orchestrator.errors import StoreError
 from orchestrator.storage.manifest import CODE, LocalFolder
 from orchestrator.storage.model_files import load_model_from, save_model
@@ -52,6 +53,7 @@ def pinned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     name = models.resolve("net.py:small")[0]
     code = kept_code.dump(kept_code.codes_in(name))
     monkeypatch.setattr(own_code, "_CODES", {})
+    find_own_builder.cache_clear()
     (folder / "ran").unlink()
     return name, code
 
