@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from pruning.own_sources import Layout, Location, OwnCodeError
+from pruning.own_sources import Layout, Location, OwnCodeError, is_in_interpreter
 
 PREFIX = "_own_code_"
 REASON_LENGTH = 300  # characters of another's error
@@ -107,7 +107,7 @@ class World:
         for root in self.layout.roots:
             stem = f"{root}/{name}" if root else name
             for file in (f"{stem}/__init__.py", f"{stem}.py"):
-                if files.on_disk(file) and name not in sys.builtin_module_names:
+                if files.on_disk(file) and not is_in_interpreter(name):
                     raise OwnCodeError(
                         f"{self.layout.main} imports {file} by a computed name, which its digest misses; "
                         "import it at the top of the file"

@@ -114,7 +114,7 @@ class Layout:
         location = self.find(parent) if parent else Location("", self.roots)
         if location is None:
             return None
-        if not parent and (BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)):
+        if not parent and is_in_interpreter(name):
             return None
         return self._search_in(location.folders, name, is_top=not parent)
 
@@ -131,6 +131,11 @@ class Layout:
 
     def module_names(self) -> Iterator[tuple[str, Location]]:
         yield from ((name, location) for name, location in self._known.items() if location is not None)
+
+
+def is_in_interpreter(name: str) -> bool:
+    """Whether a module is built into Python, as `sys` and `os` are: no file comes before it."""
+    return bool(BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name))
 
 
 def _is_installed(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from pathlib import Path
 
@@ -150,3 +151,14 @@ def test_an_unknown_name_says_how_to_bring_one_s_own(folder: Path) -> None:
         ValueError, match=r"unknown model 'mlpp'; did you mean mlp.*path/to/file\.py:function"
     ):
         build("mlpp")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_such_a_network_is_copied_and_exported_as_any_other(folder: Path, strict: bool) -> None:
+    (folder / "part.py").write_text("SCALE = 2.0\n")
+    lazy = NET.replace("return self", "from part import SCALE\n        return SCALE * self")
+    (folder / "net.py").write_text(HEAD + lazy)
+    net = copy.deepcopy(build("net.py:Net")).eval()
+    images = torch.rand(2, *SHAPE)
+    program = torch.export.export(net, (images,), strict=strict).module()
+    assert torch.equal(program(images), net(images))

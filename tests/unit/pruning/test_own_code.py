@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -160,11 +161,13 @@ def test_python_s_own_tools_work_in_such_a_file(folder: Path) -> None:
 def test_installed_packages_and_the_standard_library_stay_what_they_are(folder: Path) -> None:
     # As everywhere in Python: a folder without __init__.py hides no package, and sys is built in.
     (folder / "torch").mkdir()
-    write(folder, net="import sys, torch, statistics\n", sys="raise ValueError\n", statistics="OWN = True\n")
+    write(folder, sys="raise ValueError\n", os="raise ValueError\n", statistics="OWN = True\n")
+    write(folder, net="import sys, torch, statistics\ndef f():\n    import os, sys\n    return os, sys\n")
     module = code_of("net.py:f").module
     assert module.sys is sys
     assert hasattr(module.torch, "nn")
     assert module.statistics.OWN
+    assert module.f() == (os, sys)
 
 
 def test_a_file_that_its_digest_misses_is_refused(folder: Path) -> None:
