@@ -157,10 +157,9 @@ def test_an_unknown_name_says_how_to_bring_one_s_own(folder: Path) -> None:
 def test_such_a_network_is_copied_and_exported_as_any_other(folder: Path, strict: bool) -> None:
     (folder / "part.py").write_text("SCALE = 2.0\n")
     lazy = NET.replace("return self", "from part import SCALE\n        return SCALE * self")
+    # A strict export imports in its own way, so that an import inside `forward` would not be found.
     early = f"from part import SCALE\n{NET}".replace("return self", "return SCALE * self")
-    (folder / "net.py").write_text(
-        HEAD + (early if strict else lazy)
-    )  # Dynamo imports by itself in `forward`
+    (folder / "net.py").write_text(HEAD + (early if strict else lazy))
     net = copy.deepcopy(build("net.py:Net")).eval()
     images = torch.rand(2, *SHAPE)
     program = torch.export.export(net, (images,), strict=strict).module()
