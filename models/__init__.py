@@ -4,10 +4,11 @@ A name may have options in the text form `mlp(widths=[256, 256], bias=True)`; th
 keyword-only parameters. Weights are drawn from torch's global generator, which the caller seeds.
 
 `find_builder` turns a name into a builder: one of BUILDERS (this package's, and those that other packages add
-by entry points of the group `models.builder`), or `LIBRARY.NAME` of a library in LIBRARIES. A module is
-imported when its name is asked for. A builder may have three attributes: `built_from`, the packages whose
-versions decide what it builds; `canonical(options)`, which returns equal options for equal networks; and
-`settled(options, input_shape)`, which returns the options with what follows from the images written out.
+by entry points of the group `models.builder`), `LIBRARY.NAME` of a library in LIBRARIES, or
+`path/to/file.py:function`, one's own. A module is imported when its name is asked for. A builder may have
+three attributes: `built_from`, the packages whose versions decide what it builds; `canonical(options)`, which
+returns equal options for equal networks; and `settled(options, input_shape)`, which returns the options with
+what follows from the images written out.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ from typing import Any
 
 from torch import nn
 
+from models import claim  # noqa: F401  before anything of `pruning`
 from models.cnn import cnn
 from models.densenet import densenet121
 from models.mlp import mlp, slp
 from models.mobilenet import mobilenet_v2
 from models.names import unknown
+from models.own_builders import find_own_builder
 from models.resnet import resnet, resnet18, resnet50
 from models.trained import random_weights
 from models.vgg import vgg
 from models.vit import vit
 from models.wide_resnet import wide_resnet
+from pruning import own_code
 from pruning.plugins import Plugins
 
 __all__ = [
@@ -95,6 +99,8 @@ def find_builder(name: str) -> Builder:
 
     PluginError, which is a ValueError, where the package that has it cannot be imported.
     """
+    if own_code.is_own(name):
+        return find_own_builder(own_code.pinned(name))
     library, _, network = name.partition(".")
     if name not in BUILDERS and network and library in LIBRARIES:
         builder: Builder = import_module(LIBRARIES[library]).find_builder(network)
@@ -122,16 +128,19 @@ def library_builders() -> dict[str, Builder]:
 def resolve(model: str, /, **options: object) -> tuple[str, Options]:
     """Return the name and *every* option of a model, defaults included, for keys and records."""
     name, text_options = parse(model)
+    name = own_code.pinned(name) if own_code.is_own(name) else name
+    shown = own_code.shown(name)
     if twice := sorted(text_options.keys() & options.keys()):
         raise ValueError(
-            f"option {twice[0]!r} of {name!r} is given twice, in the text and as a keyword; give it once"
+            f"option {twice[0]!r} of {shown!r} is given twice, in the text and as a keyword; give it once"
         )
     builder = find_builder(name)
     parameters = inspect.signature(builder).parameters.values()
+    takes_any = any(word.kind is word.VAR_KEYWORD for word in parameters)
     defaults = {word.name: word.default for word in parameters if word.kind is word.KEYWORD_ONLY}
     for option in (*text_options, *options):
-        if option not in defaults:
-            raise ValueError(unknown(f"option of {name!r}", option, defaults))
+        if option not in defaults and not takes_any:
+            raise ValueError(unknown(f"option of {shown!r}", option, defaults))
     resolved = {**defaults, **text_options, **options}
     canonical: Callable[[Options], Options] | None = getattr(builder, "canonical", None)
     return name, resolved if canonical is None else canonical(resolved)
@@ -152,22 +161,25 @@ def built_from(model: str, /) -> tuple[str, ...]:
 def parse(text: str) -> tuple[str, Options]:
     """Split `name` or `name(a=1, b=[2, 3])` into (name, options); literals only, nothing is evaluated.
 
-    A name may have dots, as in `torchvision.resnet18`. ValueError for any other form. The name is not looked
-    up: see `find_builder`.
+    A name may have dots, as in `torchvision.resnet18`, or be that of one's own file. ValueError for any other
+    form. The name is not looked up: see `find_builder`.
     """
+    paths = "; a path has letters, digits and . / _ + ~ - alone" if ".py" in text else ""
     invalid = ValueError(
-        f"{text[:80]!r} is no model; write a name or name(option=value), with literal values"
+        f"{text[:80]!r} is no model; write a name or name(option=value), with literal values{paths}"
     )
+    own = own_code.NAME_AT_START.match(text[: MAX_TEXT + 1].strip())
+    plain = text if own is None else f"_{text.strip()[own.end() :]}"  # a path is no name to Python's parser
     try:
-        tree = ast.parse(text[: MAX_TEXT + 1].strip(), mode="eval").body
+        tree = ast.parse(plain[: MAX_TEXT + 1].strip(), mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
         options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords if word.arg}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise invalid from error
     # no positional argument, no **mapping, no option twice
     is_valid = not call.args and len(options) == len(call.keywords)
-    name = _dotted(call.func)
-    if not name or not is_valid or len(text) > MAX_TEXT:
+    name = _dotted(call.func) if own is None else own[0]
+    if not name or (own is not None and _dotted(call.func) != "_") or not is_valid or len(text) > MAX_TEXT:
         raise invalid
     return name, options
 

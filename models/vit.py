@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from models.options import check_integer
 
 MLP_RATIO = 4
-STD = 0.02  # of the initial weights of linear layers, positions and the class token
+STD = 0.02  # of the initial positions and class token
 
 
 class Attention(nn.Module):
@@ -91,7 +91,9 @@ class ViT(nn.Module):
             nn.init.trunc_normal_(tensor, std=STD)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=STD)
+                # As in the authors' code, which starts from an output layer of zeros: its gradients would be
+                # all that criteria see at init.
+                nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         # LeCun: a patch is a linear layer's input.
         nn.init.kaiming_normal_(self.patches.weight, nonlinearity="linear")

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
+from pruning import own_code
+
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 When = Literal["after", "init", "during"]
@@ -153,8 +155,8 @@ def method_text(name: str, options: Mapping[str, Json]) -> str:
 
 
 def method_name(text: str) -> str:
-    """Return the name in the text of a method."""
-    return text.partition("(")[0]
+    """Return the name in the text of a method, as people read it."""
+    return own_code.shown(text.partition("(")[0])
 
 
 def flat(config: DenseConfig) -> Iterator[tuple[str, Json]]:

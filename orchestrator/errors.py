@@ -26,15 +26,19 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from orchestrator.formatting import escape_controls
+from pruning import own_code
 
 
 class OrchestrateError(Exception):
-    """The base class. `exit_code` is that of the command line; the text has no control characters."""
+    """The base class. `exit_code` is that of the command line.
+
+    The text has no control characters, and names of one's own files without their pins.
+    """
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return escape_controls(super().__str__())
+        return own_code.shown(escape_controls(super().__str__()))
 
 
 class UsageError(OrchestrateError):

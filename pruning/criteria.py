@@ -29,7 +29,9 @@ from pruning.masking import Group, Masks, Norm, Scores
 from pruning.registry import Method, Registry
 
 MODULES = ("gradient_criteria", "qr_criterion", "wanda_criterion", "fpgm_criterion", "accumulation")
-criteria = Registry("criterion", modules=tuple(f"pruning.{module}" for module in MODULES))
+criteria = Registry(
+    "criterion", modules=tuple(f"pruning.{module}" for module in MODULES), positional=("context",)
+)
 
 
 def representative(criterion: str, granularity: str, *, by_order: bool = True, in_layer: bool = False) -> str:
@@ -114,7 +116,7 @@ def score_weights(criterion: Method, context: ScoringContext) -> Scores:
         if context.sample is None:
             raise
         raise ValueError(
-            f"criterion {criterion.name!r} cannot score {type(context.net).__name__} with this sample: "
+            f"criterion {criterion.label!r} cannot score {type(context.net).__name__} with this sample: "
             f"{one_line(error)}"
         ) from error
 

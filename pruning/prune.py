@@ -257,7 +257,7 @@ def check_criterion_fits(criterion: Method, granularity: Method, groups: Sequenc
     """Raise ValueError for a criterion of whole units and single weights: those of a unit would tie."""
     if groups is None and criterion.traits.get("groups"):
         raise ValueError(
-            f"criterion {criterion.name!r} ranks whole units or channels, and granularity "
+            f"criterion {criterion.label!r} ranks whole units or channels, and granularity "
             f"{granularity.name!r} removes single weights: choose unit or channel, or another criterion"
         )
 
@@ -266,7 +266,7 @@ def check_invert(schedule: Method, *, invert: bool) -> None:
     """Raise ValueError for inverted scores and a schedule that compares the scores with a value."""
     if invert and schedule.traits.get("scores"):
         raise ValueError(
-            f"schedule {schedule.name!r} counts what scores below a value, and the scores are inverted: "
+            f"schedule {schedule.label!r} counts what scores below a value, and the scores are inverted: "
             "choose another schedule"
         )
 
@@ -290,7 +290,7 @@ def _check_methods(
         scales = (f"{member.module}.weight" for member in group.members if member.side == "norm")
         if not any(name in parameters for name in scales):
             raise ValueError(
-                f"criterion {criterion.name!r} reads batch norms, and none with a scale follows "
+                f"criterion {criterion.label!r} reads batch norms, and none with a scale follows "
                 f"{group.name!r}: protect it, or choose another criterion"
             )
 

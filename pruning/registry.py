@@ -3,7 +3,8 @@
 A method is one function under one decorator. Its keyword-only parameters with a default are its
 hyper-parameters; `Annotated[float, Between(0, 1)]` gives their range, and `Annotated[..., Converter(...)]` a
 conversion of their values. The text form is `name` or `name(p=0.5, rounds=10)`. Other packages add methods by
-an entry point of the group `pruning.<kind>`, whose module is imported when its name is asked for.
+an entry point of the group `pruning.<kind>`, whose module is imported when its name is asked for. A function
+of one's own file needs neither: its name is `path/to/file.py:function`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from pruning import plugins
+from pruning import own_code, own_functions, plugins
 from pruning.plugins import PluginError
 
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
 Function = Callable[..., Any]  # what a method returns differs by kind
 OWN_PACKAGES = ("pruning", "orchestrator")
+METHOD = re.compile(rf"\s*({own_code.NAME_PATTERN}|[\w.-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Method:
     options: Mapping[str, Value]
     function: Function
     traits: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name as people read it: without the pin of a file of one's own."""
+        return own_code.shown(self.name)
 
     def __call__(self, *args: object, **keywords: object) -> Any:  # see Function
         return self.function(*args, **keywords, **self.options)
@@ -124,7 +131,7 @@ def hyperparameters(function: Function) -> Mapping[str, Hyperparameter]:
 
 def parse_method(text: str) -> tuple[str, dict[str, Value]]:
     """Split `name(a=1, b=[2, 3])` into (name, options). ValueError for any other form."""
-    match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    match = METHOD.fullmatch(text)
     try:
         # A call of `_`, as a name with a dash is none to Python's parser.
         call = ast.parse(f"_({(match and match[2]) or ''})", mode="eval").body
@@ -138,12 +145,21 @@ def parse_method(text: str) -> tuple[str, dict[str, Value]]:
 class Registry:
     """The methods of one kind; entries are functions, `get` binds their options.
 
-    `modules` are those of this package that register further methods when they are imported.
+    `modules` are those of this package that register further methods when they are imported. A method is
+    called with `positional` arguments and `keywords`, beside its options.
     """
 
-    def __init__(self, kind: str, *, modules: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        modules: tuple[str, ...] = (),
+        positional: tuple[str, ...] = (),
+        keywords: tuple[str, ...] = (),
+    ) -> None:
         self.kind = kind
         self._modules = modules
+        self._positional, self._keywords = positional, keywords
         self._functions: dict[str, tuple[Function, dict[str, Value]]] = {}
 
     @property
@@ -156,6 +172,9 @@ class Registry:
 
         def add(function: Function) -> Function:
             key = name or function.__name__
+            if own_code.is_own_module(function.__module__):  # its name is its file's, and takes no other's
+                own_functions.set_traits(function, self.kind, traits)
+                return function
             if not function.__module__.startswith("pruning."):
                 self._import_modules()  # first, so that a plug-in cannot take a name of theirs
             if key in self._functions:
@@ -181,7 +200,8 @@ class Registry:
     def get(self, spec: str | Mapping[str, Value] | Method) -> Method:
         """Return the method for a name, a text form, or `{"method": name, option: value}`.
 
-        ValueError for an unknown name or option, or a value that is not allowed.
+        `path/to/file.py:function` is relative to the current folder, and its name is pinned. ValueError for
+        an unknown name or option, or a value that is not allowed.
         """
         if isinstance(spec, Method):
             return spec
@@ -190,14 +210,31 @@ class Registry:
             name = str(options.pop("method", ""))
         else:
             name, options = parse_method(str(spec))
-        self._load(name)
-        if name not in self._functions:
-            raise ValueError(self._unknown(self.kind, name, list(self)))
-        function, traits = self._functions[name]
-        return Method(name, self._bind(name, options), function, traits)
+        if own_code.is_own(name):
+            name = own_code.pinned(name)
+            function, traits = self._find_own(name)
+        else:
+            self._load(name)
+            if name not in self._functions:
+                raise ValueError(f"{self._unknown(self.kind, name, list(self))}{self._how_to_add()}")
+            function, traits = self._functions[name]
+        return Method(name, self._bind(own_code.shown(name), function, traits, options), function, traits)
 
-    def _bind(self, name: str, options: Mapping[str, Value]) -> dict[str, Value]:
-        function, traits = self._functions[name]
+    def _find_own(self, pinned: str) -> tuple[Function, Mapping[str, Value]]:
+        if not self._positional:
+            raise ValueError(
+                f"{own_code.shown(pinned)}: a {self.kind} comes from a package, by an entry point of the "
+                f"group {self.group}, and not from a file"
+            )
+        return own_functions.find_method(self.kind, pinned, self._positional, self._keywords)
+
+    def _how_to_add(self) -> str:
+        own = "path/to/file.py:function, or " if self._positional else ""
+        return f"; your own: {own}an entry point of the group {self.group}"
+
+    def _bind(
+        self, name: str, function: Function, traits: Mapping[str, Value], options: Mapping[str, Value]
+    ) -> dict[str, Value]:
         allowed = hyperparameters(function)
         for key in options:
             if key not in allowed:

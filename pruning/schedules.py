@@ -22,7 +22,7 @@ from pruning.pq_index import RANGES, check_pq_options, sap_counts
 from pruning.registry import Between, Method, Registry
 from pruning.step import Count, Pools, target_count
 
-schedules = Registry("schedule")
+schedules = Registry("schedule", positional=("pools",), keywords=("amount", "round"))
 Rounds = Annotated[int, Between(1, 10_000)]
 
 

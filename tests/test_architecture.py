@@ -19,7 +19,7 @@ PACKAGES = ("models", "pruning", "orchestrator")
 # functions and under TYPE_CHECKING count, too.
 LAYERS = (
     ("pruning", "formatting"),
-    ("models",),  # of pruning it knows `pruning.plugins` alone
+    ("models",),  # of pruning it knows what needs no torch alone
     ("errors", "config", "redaction"),
     ("system",),
     ("data",),
@@ -114,10 +114,14 @@ def room_of(name: str) -> str:
     return "cli" if room == "__main__" else room
 
 
-def test_models_know_the_plugins_of_pruning_alone() -> None:
+def test_models_know_plugins_and_own_files_of_pruning_alone() -> None:
     targets = {target for name in modules() if room_of(name) == "models" for target in imported_by(name)}
     assert {target for target in targets & modules().keys() if room_of(target) == "pruning"} == {
-        "pruning.plugins"
+        "pruning.plugins",
+        "pruning.own_code",
+        "pruning.own_functions",
+        "pruning.own_imports",
+        "pruning.own_sources",
     }
 
 
@@ -177,6 +181,8 @@ def test_imports_never_go_in_a_circle() -> None:
     [
         ("orchestrator, orchestrator.cli", HEAVY),
         ("pruning.plugins", HEAVY | {"numpy"}),
+        ("pruning.kept_code", HEAVY | {"numpy"}),
+        ("pruning.own_functions", HEAVY | {"numpy"}),
         ("orchestrator.execution.sweep", HEAVY - {"torch"}),  # Ray starts before MLflow is loaded
         ("orchestrator.execution.ray_local", {"mlflow", "optuna", "sklearn", "pandas"}),  # and before Tune is
         # In every driver, and in every worker.

@@ -14,6 +14,7 @@ from orchestrator.cli import completion
 from orchestrator.errors import UnusableError, UsageError
 from orchestrator.formatting import is_encodable
 from orchestrator.system.console import print_line
+from pruning import kept_code
 
 if TYPE_CHECKING:
     from orchestrator.space.space import Space
@@ -85,6 +86,13 @@ FromOption = Annotated[
         show_default=False,
     ),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Run the copy of the user's own file that the store keeps; it may do anything that you may.",
+    ),
+]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="auto takes a GPU where there is one.")]
 StopOption = Annotated[
     str | None,
@@ -132,7 +140,7 @@ def uri() -> str:
     return default_uri(Path.cwd())
 
 
-def load(name: str, sets: list[str], source: str | None = None) -> Space:
+def load(name: str, sets: list[str], source: str | None = None, *, trust_code: bool = False) -> Space:
     """Load a named space or a file with its --set and --from options, and print what is transferred."""
     from orchestrator.space.space import load_space
 
@@ -141,7 +149,8 @@ def load(name: str, sets: list[str], source: str | None = None) -> Space:
         return space
     from orchestrator.model_io.pretrained import transfer_messages, with_source_model
 
-    with_source = with_source_model(space, source, uri=uri())
+    with kept_code.trusting(trust_code):
+        with_source = with_source_model(space, source, uri=uri())
     for line in transfer_messages(space, with_source):
         print_line(line, error=True)
     return with_source

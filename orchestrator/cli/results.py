@@ -15,10 +15,12 @@ from orchestrator.cli.options import (
     IntervalOption,
     JsonOption,
     ToleranceOption,
+    TrustOption,
     uri,
 )
 from orchestrator.cli.output import exit_on_signal, print_table
 from orchestrator.system.console import print_json, print_line, print_text
+from pruning import kept_code
 
 app = typer.Typer()
 NamesArgument = Annotated[
@@ -106,6 +108,7 @@ def latency(
         float, typer.Option(min=0.01, help="For each form of a network at each batch size.")
     ] = 0.5,
     again: Annotated[bool, typer.Option("--again", help="Measure again what was measured before.")] = False,
+    trust_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
@@ -119,7 +122,8 @@ def latency(
 
     options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again)
     with exit_on_signal():  # what was measured by then is recorded
-        records = latency_records(measure_named(names, options, uri=uri()), options.batches)
+        with kept_code.trusting(trust_code):
+            records = latency_records(measure_named(names, options, uri=uri()), options.batches)
         if as_json:
             print_json(records)
         else:
@@ -155,12 +159,14 @@ def export(
         bool,
         typer.Option("--whole", help="Keep dead units and channels, as zeros, where they could be cut out."),
     ] = False,
+    trust_code: TrustOption = False,
 ) -> None:
     """Write a recorded network to a file, compared with the network itself; FILE.json describes it."""
     from orchestrator.model_io.export import export as write
 
     path = (out or Path.cwd()).absolute()
-    exported = write(run, format=format, out=path, quantization=quantize, whole=whole, uri=uri())
+    with kept_code.trusting(trust_code):
+        exported = write(run, format=format, out=path, quantization=quantize, whole=whole, uri=uri())
     for line in exported.lines():
         print_line(line)
 
@@ -170,9 +176,12 @@ def register(
     run: RunArgument,
     name: Annotated[str, typer.Option(help="The registered model; it is made if there is none.")],
     alias: Annotated[str | None, typer.Option(help="A name for this version, as champion.")] = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Register a recorded network as a version of a model in MLflow's registry."""
     from orchestrator.model_io.register import register as register_run
 
-    for line in register_run(run, name=name, alias=alias, uri=uri()).lines():
+    with kept_code.trusting(trust_code):
+        version = register_run(run, name=name, alias=alias, uri=uri())
+    for line in version.lines():
         print_line(line)

@@ -23,12 +23,14 @@ from orchestrator.cli.options import (
     SetOption,
     SpaceOption,
     StopOption,
+    TrustOption,
     load,
     uri,
 )
 from orchestrator.cli.output import exit_on_signal, print_result, print_summary
 from orchestrator.errors import DiffersError
 from orchestrator.system.console import print_json, print_line
+from pruning import kept_code
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions
@@ -44,6 +46,7 @@ def plan(
     space: SpaceOption,
     sets: SetOption = [],  # noqa: B006  typer copies it
     source: FromOption = None,
+    trust_code: TrustOption = False,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     as_json: JsonOption = False,
@@ -52,9 +55,8 @@ def plan(
     from orchestrator.execution.options import resolve_device
     from orchestrator.execution.sweep import preview
 
-    result = preview(
-        load(space, sets, source), device=resolve_device(device.value), precision=precision.value, uri=uri()
-    )
+    loaded = load(space, sets, source, trust_code=trust_code)
+    result = preview(loaded, device=resolve_device(device.value), precision=precision.value, uri=uri())
     print_result(result, as_json=as_json)
 
 
@@ -63,6 +65,7 @@ def sweep(
     space: SpaceOption,
     sets: SetOption = [],  # noqa: B006  typer copies it
     source: FromOption = None,
+    trust_code: TrustOption = False,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
@@ -91,7 +94,7 @@ def sweep(
             stop=stop,
             retries=retries,
         )
-        summary = _run(space, sets, source, options, signals)
+        summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)
         if latency and not signals.received:
             _measure_latency(summary)
@@ -99,7 +102,13 @@ def sweep(
 
 
 def _run(
-    space: str, sets: list[str], source: str | None, options: SweepOptions, signals: SignalHandler
+    space: str,
+    sets: list[str],
+    source: str | None,
+    options: SweepOptions,
+    signals: SignalHandler,
+    *,
+    trust_code: bool,
 ) -> Summary:
     """Return the cached summary of a finished sweep, or else run the sweep."""
     if source is None:
@@ -112,7 +121,8 @@ def _run(
             return summary
     from orchestrator.execution.sweep import run_sweep
 
-    return run_sweep(load(space, sets, source), options, uri=uri(), signals=signals)
+    loaded = load(space, sets, source, trust_code=trust_code)
+    return run_sweep(loaded, options, uri=uri(), signals=signals)
 
 
 def _measure_latency(summary: Summary) -> None:
@@ -160,11 +170,13 @@ def rerun(
         bool,
         typer.Option("--check", help="Compare bit for bit with what was recorded; exit 5 if it differs."),
     ] = False,
+    trust_code: TrustOption = False,
 ) -> None:
     """Repeat a recorded run exactly, from a dense network trained anew. Records nothing."""
     from orchestrator.model_io import rerun as reruns
 
-    recorded = reruns.find_recorded_run(run, uri=uri())
+    with kept_code.trusting(trust_code):
+        recorded = reruns.find_recorded_run(run, uri=uri())
     for warning in recorded.reproducibility_warnings():
         print_line(f"note: {warning}", error=True)
     new = reruns.rerun(recorded)

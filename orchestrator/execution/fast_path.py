@@ -24,6 +24,7 @@ from orchestrator.storage.uri import outbox_folder
 from orchestrator.system import provenance
 from orchestrator.system.files import read_regular
 from orchestrator.trial.task import SweepOutcome
+from pruning import kept_code
 from pruning.plugins import all_entry_points
 
 if TYPE_CHECKING:
@@ -79,8 +80,12 @@ def _stamp(dataset: str) -> list[list[str | int]] | None:
 
 
 def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
-    """Return the request for a space; None if its text does not decide the plan: a search, a source model."""
-    if space.search.method != "grid" or space.source_model is not None:
+    """Return the request for a space; None if its text does not decide the plan.
+
+    That is so for a search, a source model and files of the user's own.
+    """
+    has_own_files = bool(kept_code.codes_in(str(space.choices())))
+    if has_own_files or space.search.method != "grid" or space.source_model is not None:
         return None
     return SweepRequest(space.name, space.text, space.sets, options.device, options.precision, options.stop)
 

@@ -46,6 +46,7 @@ from orchestrator.tracking.delivery import (
 from orchestrator.tracking.lease import acquire_lease, heartbeat
 from orchestrator.tracking.source_models import upload_source_model
 from orchestrator.trial.task import SweepOutcome, Task, WorkerSettings
+from pruning import kept_code
 
 if TYPE_CHECKING:
     from orchestrator.planning.search_source import SearchSource
@@ -162,7 +163,10 @@ class SweepSession:
         """Record what is going to run, where and by which command."""
         self.tracker.set_tag(sweep.run_id, COMMAND, reproduce_command(plan.space, self.options))
         facts = json.dumps(environment(), indent=1, sort_keys=True)
-        self.tracker.upload(sweep.run_id, {"space.yaml": plan.space.text, "environment.json": facts})
+        self.tracker.upload(
+            sweep.run_id,
+            {"space.yaml": plan.space.text, "environment.json": facts, **_own_sources(plan.space)},
+        )
         self.tracker.replace_text(sweep, PLAN, plan_text(plan, stop=self.stop))
         self.record_request(plan.space, sweep)
         if plan.space.source_model is not None:
@@ -197,6 +201,7 @@ class SweepSession:
             code=options.code(),
             stop=stop,
             state_dir=custom_state_dir(),
+            own_code=kept_code.dump(kept_code.codes_in(str(work.plan.space.choices())), with_base=True),
         )
         previous = () if stop is None else tuple(previous_trials(work.plan, tracker, stop))
         with deliver_in_background(tracker.uri, self.signals), self.closing_runs(sweep.run_id):
@@ -248,6 +253,12 @@ class SweepSession:
         if source is None:
             return Summary.of_plan(work.plan, sweep, results, outcome, work.reused)
         return Summary.of_plan(source.plan, sweep, results, outcome, work.reused + source.reused)
+
+
+def _own_sources(space: Space) -> dict[str, str]:
+    """Return path -> text of the user's own files that a space names: kept to be read by people."""
+    codes = kept_code.codes_in(str(space.choices()))
+    return {f"code/{code.pin}/{name}": text for code in codes for name, text in code.sources.items()}
 
 
 def record_lost_task(tracker: Tracker, sweep_run: str, task: Task, reason: str) -> None:

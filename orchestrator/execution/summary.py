@@ -12,6 +12,7 @@ from orchestrator.analysis.tables import Table, tables
 from orchestrator.formatting import format_duration, format_size
 from orchestrator.storage.runs import PICTURE, REPORT, RunRecord
 from orchestrator.trial.task import SweepOutcome
+from pruning import own_code
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,7 +79,7 @@ class Preview:
         for item in plan.excluded:
             yield f"excluded         {item.count}: {item.reason}"
         for model, names in self.unpruned.items():
-            yield f"not pruned       {model}: {', '.join(names)}"
+            yield f"not pruned       {own_code.shown(model)}: {', '.join(names)}"
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {format_size(cost.disk_bytes)}"

@@ -35,6 +35,7 @@ from orchestrator.trial.recovery import RoundMasks
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 from orchestrator.trial.task import Task, WorkerSettings
 from orchestrator.trial.weight_transfer import SourceModel
+from pruning import kept_code
 
 OnProgress = Callable[[dict[str, float]], None]
 ShouldStop = Callable[[dict[str, float]], str]  # a round's numbers -> why the trial is to stop, or ""
@@ -54,6 +55,7 @@ def run_task(
     FAILED, with the reason.
     """
     check_code(settings.code)
+    kept_code.add_all(settings.own_code)
     check_plugin_code(task.config)
     torch.set_num_threads(task.dense.numerics.threads)
     disable_malloc_trim()

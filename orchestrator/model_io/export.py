@@ -28,6 +28,7 @@ from orchestrator.storage.model_files import SavedModel
 from orchestrator.system.files import FULL
 from orchestrator.tracking import MetricPoint
 from orchestrator.trial.metrics import profile
+from pruning import own_code
 from pruning.eval_mode import eval_mode
 from pruning.registry import parse_method
 
@@ -53,8 +54,9 @@ class ExportedFile:
         if self.stopped_because:
             yield f"its trial was stopped early: {self.stopped_because}"
         share = network["parameters"] / network["parameters_dense"]
+        model = own_code.shown(network["model"])
         yield (
-            f"{network['model']}: {network['parameters']:,} parameters ({share:.1%} of the dense network's), "
+            f"{model}: {network['parameters']:,} parameters ({share:.1%} of the dense network's), "
             f"{network['macs']:,} MACs an image, {self.metadata['bytes']:,} bytes"
         )
         yield (

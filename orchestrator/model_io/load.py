@@ -21,6 +21,7 @@ from orchestrator.storage.uri import default_uri
 from orchestrator.system.determinism import torch_threads
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker
 from orchestrator.training.evaluation import evaluate
+from pruning import kept_code
 from pruning.channels import shrink
 from pruning.masking import Masks, apply_masks
 from pruning.registry import parse_method
@@ -53,6 +54,7 @@ def load(
     uri: str | None = None,
     strict: bool = False,
     manifest_sha256: str | None = None,
+    trust_code: bool = False,
 ) -> tuple[nn.Module, ModelRecord]:
     """Load a recorded network in eval mode, and its record.
 
@@ -61,6 +63,9 @@ def load(
     its files are compared with each other only. With `cut`, dead units and channels are cut out where the
     trial did so; else the network is uncut, with its dead weights at zero. `strict` evaluates it on the
     recorded data set.
+
+    A network of a file of one's own is built by that file, from the current folder and with the recorded
+    digest; with `trust_code` by the copy that is kept with the run, which may do anything: trust its author.
 
     Raises StoreError where there is no such network, a file is not as it was written, or `strict` measures
     another accuracy, and DeviceError for a device that is not available.
@@ -71,7 +76,8 @@ def load(
     if not verified:
         text = f"{model.files.where}: without manifest_sha256 its files are compared with each other only"
         warnings.warn(text, stacklevel=2)
-    net, saved = load_module(model, cut=cut)  # built and checked on the CPU
+    with kept_code.trusting(trust_code):
+        net, saved = load_module(model, cut=cut)  # built and checked on the CPU
     net.to(torch_device)
     if strict:
         verify_accuracy(net, model, saved.spec)

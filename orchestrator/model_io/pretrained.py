@@ -19,6 +19,7 @@ from orchestrator.space.space import Space
 from orchestrator.storage import model_files
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.weight_transfer import SourceModelInfo, classes_of
+from pruning import own_code
 from pruning.masking import Masks
 
 Network = tuple[NetworkState, dict[str, Json]]  # and the content of its arch.json
@@ -47,8 +48,9 @@ def transfer_messages(before: Space, space: Space) -> Iterator[str]:
     source_model = space.source_model
     if source_model is None:
         return
+    model = space.axes.model[0]
     if before.axes.model != space.axes.model:
-        yield f"the model of {source_model.name} takes the place of the space's: {space.axes.model[0]}"
+        yield f"the model of {source_model.name} takes the place of the space's: {own_code.shown(model)}"
     datasets: dict[str, list[str]] = {}
     for dataset in space.axes.dataset:
         try:

@@ -28,6 +28,7 @@ from orchestrator.system.files import write_file
 from orchestrator.tracking import RunRecord, Tracker, model_registry
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import profile
+from pruning import own_code
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
@@ -124,7 +125,7 @@ def _save_files(folder: Path, model: ModelSource, saved: SavedModel) -> str:
         weights = weights_of(model.tracker, saved)
         state = NetworkState(weights, saved.masks, **spec.spent.state_fields)
         arch = spec.model_dump(mode="json", include={"model", "input_shape", "num_classes", "cut_widths"})
-        return model_files.save_model(folder, state, arch=arch)
+        return model_files.save_model(folder, state, arch=arch, code=saved.code)
     # Files that have the weights are copied as they are.
     manifest = read_manifest(model.files, manifest_sha256=saved.manifest_sha256)
     for name, entry in manifest.entries.items():
@@ -152,4 +153,4 @@ def _description(name: str, tags: Mapping[str, str]) -> str:
     figures = [f"{float(tags[kind]):.2%} {kind}" for kind in ("accuracy", "sparsity") if kind in tags]
     figures += [f"{int(tags['parameters']):,} parameters", f"{int(tags['macs']):,} MACs an image"]
     early = f" Its trial was stopped early: {tags['stopped_because']}." if "stopped_because" in tags else ""
-    return f"{name}, {tags['model']} on {tags['dataset']}: {', '.join(figures)}.{early}"
+    return f"{name}, {own_code.shown(tags['model'])} on {tags['dataset']}: {', '.join(figures)}.{early}"

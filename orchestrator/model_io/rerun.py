@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,8 +15,11 @@ from orchestrator.data.files import data_folder
 from orchestrator.data.loading import Dataset, load_data
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.load import saved_model, weights_of
+from orchestrator.model_io.source import source_of_run
 from orchestrator.planning.changes import config_differences
 from orchestrator.planning.fingerprints import with_current_fingerprints
+from orchestrator.storage import model_files
+from orchestrator.storage.manifest import read_manifest
 from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic, summary, torch_threads
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker, open_store
@@ -163,7 +167,23 @@ def find_recorded_run(run: str, *, uri: str) -> RecordedRun:
         config = (TrialConfig.from_json if kind == "trial" else dense_from_json)(content)
     except (TypeError, KeyError) as error:
         raise StoreError(f"the {CONFIG} of run {row.run_id} is of another version: {error}") from error
+    model_files.accept_code(_methods_of(config), partial(_kept_code, tracker, row), where=f"run {row.run_id}")
     return RecordedRun(tracker, row, config)
+
+
+def _kept_code(tracker: Tracker, row: RunRecord) -> str:
+    source = source_of_run(tracker, row)
+    return model_files.read_kept_code(read_manifest(source.files, manifest_sha256=source.manifest_sha256))
+
+
+def _methods_of(config: DenseConfig | TrialConfig) -> Iterator[str]:
+    """Yield the model and the methods of a configuration in text form; the technique is a label alone."""
+    if not isinstance(config, TrialConfig):
+        yield config.model
+        return
+    prune = config.prune
+    yield from (config.dense.model, prune.criterion, prune.granularity, prune.schedule)
+    yield from (config.recover, config.prepare, config.distill)
 
 
 class _NoDenseNetworks:

@@ -27,6 +27,7 @@ from orchestrator.trial.structure import (
     units_of,
 )
 from orchestrator.trial.weight_transfer import SourceModelInfo, TensorMapping, classes_of, match_tensors
+from pruning import own_code
 from pruning.accumulation import is_accumulated
 from pruning.criteria import criteria
 from pruning.granularity import granularities, resolve_amount
@@ -54,7 +55,7 @@ def train_size(dataset: str) -> int:
 def model_conflict(model: str, dataset: str) -> str | None:
     """Check that the model takes the images of the data set and fits into this machine's memory."""
     reason = size_conflict((model, *shape_of(dataset)))  # options are any literal: torch refuses some
-    return None if reason is None else f"{model} on {dataset}: {reason}"
+    return None if reason is None else f"{own_code.shown(model)} on {dataset}: {reason}"
 
 
 @lru_cache(maxsize=1024)
@@ -184,7 +185,7 @@ def criterion_conflict(
     method = criteria.get(criterion)
     images = parse_method(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
     if method.traits.get("data") and images < SAMPLES_PER_CLASS:
-        return f"{method.name} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {images}"
+        return f"{method.label} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {images}"
     if not method.traits.get("norms"):
         return None
     shape, classes = shape_of(dataset)
@@ -219,10 +220,10 @@ def order_conflict(prune: Prune, when: When, prepare: str, recover: str) -> str 
     except ValueError as error:
         return f"control invert: {error}"
     if "tolerance" in schedule.options and when != "during":
-        return f"schedule {schedule.name} waits for layers to settle: it needs when: during"
+        return f"schedule {schedule.label} waits for layers to settle: it needs when: during"
     criterion = criteria.get(prune.criterion)
     if is_accumulated(criterion) and when != "during":
-        return f"criterion {criterion.name} sums over the steps of a training: it needs when: during"
+        return f"criterion {criterion.label} sums over the steps of a training: it needs when: during"
     if prepare != "none" and when != "after":
         return "prepare continues the dense training: it needs when: after"
     method = recoveries.get(recover)

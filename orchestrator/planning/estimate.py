@@ -135,12 +135,12 @@ def unknown_costs(to_run: Sequence[TrialConfig]) -> Iterator[str]:
             yield f"no estimate was compared with a sweep on a GPU{no_gpu}"
         criterion = criteria.get(config.prune.criterion)
         if criterion.traits.get("data"):
-            yield f"the passes of {criterion.name} through the network are not counted"
+            yield f"the passes of {criterion.label} through the network are not counted"
         for registry, text in ((recoveries, config.recover), (preparations, config.prepare)):
             method = registry.get(text)
             is_counted = "length" in method.traits or "epochs" in method.options or method.name == "none"
             if not is_counted:
-                yield f"the time of {method.name} is not counted"
+                yield f"the time of {method.label} is not counted"
     names = dict.fromkeys(method_name(config.dense.model) for config in to_run)
     if others := [name for name in names if name not in COMPARED_MODELS]:
         yield f"no estimate was compared with a sweep of {', '.join(others)}"

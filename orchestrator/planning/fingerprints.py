@@ -24,6 +24,7 @@ from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.values import Choice, listed_values
 from orchestrator.system import provenance
 from orchestrator.system.files import replace_file
+from pruning import own_code
 from pruning.plugins import all_entry_points, top_level_module
 from pruning.registry import parse_method
 
@@ -184,7 +185,9 @@ def _code_text(code: Mapping[str, str]) -> str:
 
 
 def _code_of(group: str, name: str, function: Callable[..., Any]) -> dict[str, str]:  # of any signature
-    """Return package -> SHA-256 of its source, for the packages that implement a name."""
+    """Return package -> SHA-256 of its source, for the packages that implement a name, or its own file."""
+    if own_code.is_own(name):
+        return {own_code.split(name).path: own_code.code_of(name).sha256}
     package = _module_of(function).partition(".")[0]
     packages = {package} - UNTRACKED
     if package not in provenance.SOURCE_PACKAGES:

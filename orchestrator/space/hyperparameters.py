@@ -16,9 +16,10 @@ from orchestrator.space.values import Choice, Value, is_range, listed_values, pa
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
+from pruning import own_code
 from pruning.criteria import criteria
 from pruning.granularity import granularities
-from pruning.registry import Hyperparameter, convert_option, hyperparameters, parse_method
+from pruning.registry import Hyperparameter, Registry, convert_option, hyperparameters, parse_method
 from pruning.schedules import schedules
 
 FIELD = "METHOD.OPTION"  # the field of `Axes` that holds them
@@ -53,12 +54,33 @@ def _options_of(kind: str, method: str) -> Mapping[str, Hyperparameter]:
 
 def axes_accepting(key: str) -> list[str]:
     """Return the axes that take METHOD, and with it OPTION, of `METHOD.OPTION`."""
-    method, _, option = key.partition(".")
+    method, option = split_key(key)
     return [
         axis
         for axis, registry in METHOD_REGISTRIES.items()
-        if method in registry and option in _options_of(registry.kind, method)
+        if _has(registry, method) and option in _options_of(registry.kind, method)
     ]
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return the method, its name pinned where it is of one's own file, and the option of `METHOD.OPTION`."""
+    method, _, option = key.rpartition(".")
+    if not own_code.is_own(method):
+        return method, option
+    try:
+        return own_code.pinned(method), option
+    except ValueError:  # the axis that names the method says what is wrong
+        return method, option
+
+
+def _has(registry: Registry, method: str) -> bool:
+    if not own_code.is_own(method):
+        return method in registry
+    try:
+        registry.get(method)
+    except ValueError:  # a method of another kind
+        return False
+    return True
 
 
 def split_hyperparameters(data: Value) -> Value:
@@ -68,17 +90,16 @@ def split_hyperparameters(data: Value) -> Value:
     if FIELD in data:
         raise ValueError(f"{FIELD} stands for a method and one of its options; write it as {names()[0]}")
     # A validator of a mapping's values is not told their keys, so each value carries its own.
-    options = {
-        key: (key, value) for key, value in data.items() if isinstance(key, str) and axes_accepting(key)
-    }
-    axes = {key: value for key, value in data.items() if key not in options}
+    keys = {key: ".".join(split_key(key)) for key in data if isinstance(key, str) and axes_accepting(key)}
+    options = {pinned: (pinned, data[key]) for key, pinned in keys.items()}
+    axes = {key: value for key, value in data.items() if key not in keys}
     return {**axes, FIELD: options} if options else axes
 
 
 def _parse_option(named: tuple[str, Value]) -> Choice:
     key, value = named
-    method, _, option = key.partition(".")
-    hyperparameter = _options_of(METHOD_REGISTRIES[axes_accepting(key)[0]].kind, method_name(method))[option]
+    method, option = split_key(key)
+    hyperparameter = _options_of(METHOD_REGISTRIES[axes_accepting(key)[0]].kind, method)[option]
     check = partial(_typed, option, hyperparameter)
     if is_range(value):
         return parse_range(value, check)
@@ -99,11 +120,11 @@ def _typed(option: str, hyperparameter: Hyperparameter, items: Sequence[Value]) 
 
 def hyperparameters_of(axis: str, text: str, options: Mapping[str, Choice]) -> dict[str, Choice]:
     """Return those of `options` (by METHOD.OPTION) that the method `text` has, by OPTION."""
-    name = method_name(text)
+    name = parse_method(text)[0]
     return {
-        key.partition(".")[2]: choice
+        split_key(key)[1]: choice
         for key, choice in options.items()
-        if key.partition(".")[0] == name and axis in axes_accepting(key)
+        if split_key(key)[0] == name and axis in axes_accepting(key)
     }
 
 
@@ -135,12 +156,12 @@ def expand_texts(axis: str, texts: Sequence[str], options: Mapping[str, Choice])
 
 def unused_reason(key: str, choices: Mapping[str, Choice]) -> str | None:
     """Return why no method of the space takes the option `key`; None where one does."""
-    axes, method = axes_accepting(key), key.partition(".")[0]
+    axes, method = axes_accepting(key), method_name(split_key(key)[0])
     methods = sorted({method_name(text) for axis in axes for text in listed_values(choices.get(axis, ()))})
     if method in methods:
         return None
     has = f"which has {', '.join(methods)}" if methods else "which has none"
-    return f"{method} is no {axes[0]} of this space, {has}; add it there, or leave {key} out"
+    return f"{method} is no {axes[0]} of this space, {has}; add it there, or leave {own_code.shown(key)} out"
 
 
 @lru_cache(maxsize=4096)

@@ -80,7 +80,7 @@ def _pointless_axes(key: str, axes: Mapping[str, Plain], new_values: list[Plain]
     return rivals + [
         name
         for name in axes
-        if key in hyperparameters.axes_accepting(name) and name.partition(".")[0] not in methods
+        if key in hyperparameters.axes_accepting(name) and name.rpartition(".")[0] not in methods
     ]
 
 

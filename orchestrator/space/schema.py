@@ -148,7 +148,8 @@ class Exclude(AxisValues):
     def _drop_defaults(cls, value: Value, check: ValidatorFunctionWrapHandler) -> tuple[str, ...]:
         texts: tuple[str, ...] = check(value)
         methods = [values.read_method(item, "method") for item in values.as_list(value)]
-        return tuple(text if options else name for text, (name, options) in zip(texts, methods, strict=True))
+        pairs = zip(texts, methods, strict=True)
+        return tuple(text if options else method_name(text) for text, (_, options) in pairs)
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Exclude:

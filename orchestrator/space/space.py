@@ -23,6 +23,7 @@ from orchestrator.space.values import MAX_POINTS, Choice, Range, Value, as_list,
 from orchestrator.space.yaml_loader import MAX_BYTES, Document, Path, Plain
 from orchestrator.system.files import read_regular
 from orchestrator.trial.weight_transfer import SourceModelInfo
+from pruning import own_code
 from pruning.registry import parse_method
 
 SPACES = File(__file__).parent.parent / "spaces"
@@ -128,6 +129,8 @@ def names() -> list[str]:
 def load_space(name_or_path: str, sets: Sequence[str] = ()) -> Space:
     """Load a named space or a file; `sets` (`key=v1,v2`) replace its axes and fields.
 
+    Paths of files of one's own are relative to the space file, in a named space to the current folder.
+
     Raises SpaceError, with file and line, for an unknown name, a file that cannot be read, and anything in it
     that is not allowed.
     """
@@ -143,11 +146,12 @@ def load_space(name_or_path: str, sets: Sequence[str] = ()) -> Space:
         raise SpaceError(f"{document.location(())}: a space is a mapping with the key axes")
     for key in document.data.keys() - set(FILE_KEYS):
         raise SpaceError(f"{document.location((key,))}: {unknown_name('key', key, FILE_KEYS)}")
-    data, origins = with_sets(document.data, sets)
-    try:
-        return Space.model_validate({**data, "name": file.stem, "text": text, "sets": tuple(sets)})
-    except ValidationError as error:
-        raise _space_error(error, document, origins) from error
+    with own_code.relative_to(File.cwd() if name_or_path in names() else file.parent):
+        data, origins = with_sets(document.data, sets)
+        try:
+            return Space.model_validate({**data, "name": file.stem, "text": text, "sets": tuple(sets)})
+        except ValidationError as error:
+            raise _space_error(error, document, origins) from error
 
 
 def json_schema() -> dict[str, Any]:

@@ -14,7 +14,8 @@ from orchestrator.errors import StoreError
 from orchestrator.system.files import read_regular
 
 ARCH, WEIGHTS, MASKS, MANIFEST = "arch.json", "weights.safetensors", "masks.safetensors", "manifest.json"
-NAMES = (ARCH, WEIGHTS, MASKS)
+CODE = "code.json"  # the user's own files that built and pruned the network
+NAMES = (ARCH, WEIGHTS, MASKS, CODE)
 LARGEST_MANIFEST = 10_000  # bytes; three names with their sizes and hashes take 400
 
 

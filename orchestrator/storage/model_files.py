@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ import models
 from orchestrator.errors import StoreError
 from orchestrator.storage.manifest import (
     ARCH,
+    CODE,
     MANIFEST,
     MASKS,
     WEIGHTS,
@@ -44,9 +45,11 @@ from orchestrator.storage.tensor_files import (
 from orchestrator.system.files import write_file
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.structure import BAD_SIZES, activation_conflict, activations, meta_module
+from pruning import kept_code, own_code
 from pruning.masking import Masks
 
 LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
+LARGEST_CODE = 8_000_000  # bytes; several files of one's own, each with at most own_sources.MAX_BYTES
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -154,12 +157,16 @@ def _build_error(model: str, input_shape: tuple[int, int, int], error: Exception
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """The content of a folder. `weights` is None if they are the parent's, with `masks` applied."""
+    """The content of a folder. `weights` is None if they are the parent's, with `masks` applied.
+
+    `code` has the user's own files that built and pruned it, as `pruning.kept_code.dump` writes them.
+    """
 
     spec: ModelSpec
     weights: dict[str, Tensor] | None
     masks: Masks
     manifest_sha256: str
+    code: str = ""
 
     @property
     def arch(self) -> Mapping[str, Any]:  # JSON
@@ -173,12 +180,12 @@ class SavedModel:
 
 
 def save_model(
-    folder: Path, state: NetworkState, *, arch: Mapping[str, Any], parent: str | None = None
+    folder: Path, state: NetworkState, *, arch: Mapping[str, Any], parent: str | None = None, code: str = ""
 ) -> str:
     """Write a state into an empty folder; return the manifest's SHA-256.
 
-    `arch` says how to build the network. With `parent`, the key of a dense network, no weights are written:
-    they are the parent's with the dead ones at zero.
+    `arch` says how to build the network; `code` is kept beside it, if there is any. With `parent`, the key of
+    a dense network, no weights are written: they are the parent's with the dead ones at zero.
     """
     spent = {
         "epochs": state.epochs,
@@ -198,6 +205,8 @@ def save_model(
         write_file(folder / WEIGHTS, save({name: tensor.contiguous() for name, tensor in living.items()}))
     if state.masks:
         write_file(folder / MASKS, save({name: pack_mask(mask) for name, mask in state.masks.items()}))
+    if code:
+        write_file(folder / CODE, code)
     files = {path.name: vars(make_entry(path.read_bytes())) for path in sorted(folder.iterdir())}
     text = json.dumps(files, indent=1, sort_keys=True).encode()
     write_file(folder / MANIFEST, text)
@@ -217,6 +226,8 @@ def load_model_from(files: FileSource, *, manifest_sha256: str | None) -> SavedM
     manifest = read_manifest(files, manifest_sha256=manifest_sha256)
     path = f"{files.where}/{ARCH}"
     spec = ModelSpec.from_json(manifest.read(ARCH, at_most=LARGEST_ARCH), path)
+    code = read_kept_code(manifest)
+    accept_code([spec.model], lambda: code, where=files.where)
     expected, parameters = spec.meta_state_dict(), spec.meta_parameters()
     if manifest_sha256 is None:  # the files may come from anybody
         spec.check_activations()
@@ -231,7 +242,32 @@ def load_model_from(files: FileSource, *, manifest_sha256: str | None) -> SavedM
         raise StoreError(f"{path}: mask_shapes and {MASKS} do not go together")
     masks = _load_masks(manifest, spec)
     weights = None if spec.parent else _load_weights(manifest, expected, masks)
-    return SavedModel(spec, weights, masks, manifest.sha256)
+    return SavedModel(spec, weights, masks, manifest.sha256, code)
+
+
+def read_kept_code(manifest: Manifest) -> str:
+    """Return the user's own files that a saved model keeps, unread; "" for none. StoreError for no text."""
+    if CODE not in manifest.entries:
+        return ""
+    try:
+        return manifest.read(CODE, at_most=LARGEST_CODE).decode()
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{manifest.files.where}/{CODE} is no UTF-8 text") from error
+
+
+def accept_code(methods: Iterable[str], read_code: Callable[[], str], *, where: str) -> None:
+    """Let this process run the user's own files that methods in text form name, where that is safe.
+
+    StoreError where neither the files are at hand nor kept copies are trusted; see `kept_code.accept_kept`.
+    """
+    for text in methods:
+        name = own_code.NAME_AT_START.match(text.strip())
+        if name is None:
+            continue
+        try:
+            kept_code.accept_kept(name[0], read_code)
+        except own_code.OwnCodeError as error:
+            raise StoreError(f"{where}: {error}") from error
 
 
 def read_verified_files(folder: Path, *, manifest_sha256: str) -> dict[str, bytes]:

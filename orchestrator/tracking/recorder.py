@@ -30,6 +30,7 @@ from orchestrator.trial.recovery import reuses_dense_weights
 from orchestrator.trial.run import TrialResult
 from orchestrator.trial.structure import unpruned_of
 from orchestrator.trial.task import Task
+from pruning import kept_code
 from pruning.pq_index import find_phases
 from pruning.resize import layer_widths
 
@@ -71,12 +72,14 @@ def write_result(
     masks_suffice = (
         is_parent_stored and isinstance(task.config, TrialConfig) and reuses_dense_weights(task.config)
     )
+    codes = kept_code.codes_in(json.dumps(asdict(task.config)))
     (folder / "model").mkdir()
     manifest = model_files.save_model(
         folder / "model",
         result.last.state,
         arch=_architecture(task.dense, result),
         parent=task.dense.key() if masks_suffice else None,
+        code=kept_code.dump(codes) if codes else "",
     )
     for name, content in _tables(task, result, phase_names).items():
         write_file(folder / name, content)

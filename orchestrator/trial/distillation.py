@@ -11,7 +11,7 @@ from torch.nn import functional
 from orchestrator.training.loop import Loss, cross_entropy
 from pruning.registry import Between, Registry
 
-distillations = Registry("distillation")
+distillations = Registry("distillation", positional=("teacher",))
 Temperature = Annotated[float, Between(0.0, 1000.0, open_low=True)]
 Weight = Annotated[float, Between(0.0, 1.0)]
 

@@ -10,6 +10,7 @@ from orchestrator.config import ADDED_LATER, DenseConfig, Json, TrialConfig, fla
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_per_round, recoveries
+from pruning import own_code
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.registry import Registry, parse_method
@@ -38,7 +39,7 @@ def amount_text(config: TrialConfig) -> str:
         training = _further_training(config)
         return f"{text} ({training})" if training else text
     if schedule.traits.get("adaptive"):
-        return f"by {schedule.name}" + ("" if amount == 1 else f", at most {text}")
+        return f"by {own_code.shown(schedule.name)}" + ("" if amount == 1 else f", at most {text}")
     return text
 
 
@@ -57,6 +58,7 @@ def without_defaults(axis: str, text: str) -> str:
     """Return the text of a method without the options that have their default value."""
     name, options = parse_method(text)
     defaults = _defaults(axis, name)
+    name = own_code.shown(name)
     return method_text(name, {key: value for key, value in options.items() if value != defaults.get(key)})
 
 

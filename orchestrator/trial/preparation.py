@@ -16,7 +16,7 @@ from orchestrator.trial.structure import channels_of
 from pruning import group_lasso as regularization
 from pruning.registry import Between, Registry
 
-preparations = Registry("preparation")
+preparations = Registry("preparation", positional=("context", "state"))
 
 
 @preparations.register(summary="nothing")

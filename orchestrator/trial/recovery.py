@@ -50,7 +50,12 @@ def masks_only(state: NetworkState) -> NetworkState:
     return replace(state, weights={}, history=())
 
 
-recoveries = Registry("recovery", modules=("orchestrator.trial.sparse_training",))
+recoveries = Registry(
+    "recovery",
+    modules=("orchestrator.trial.sparse_training",),
+    positional=("context", "state"),
+    keywords=("round",),
+)
 Factor = Annotated[float, Between(0.0, 1000.0, open_low=True)]
 Images = Annotated[int, Between(1, 1_000_000)]
 

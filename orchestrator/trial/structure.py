@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.system.determinism import seeded
+from pruning import own_code
 from pruning.channels import Channels, find_channels
 from pruning.checks import check_stored_weights
 from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers, find_unprunable
@@ -27,6 +28,10 @@ Architecture = tuple[str, tuple[int, int, int], int]  # a model in text form, in
 BAD_SIZES = (TypeError, ValueError, RuntimeError, OverflowError, MemoryError)
 
 
+def _shown(model: str) -> str:
+    return own_code.shown(model)[:80]
+
+
 def meta_module(architecture: Architecture) -> nn.Module:
     """Return the network without storage, in eval mode. One of BAD_SIZES where it cannot be built."""
     model, shape, classes = architecture
@@ -34,7 +39,7 @@ def meta_module(architecture: Architecture) -> nn.Module:
         net = models.build(model, input_shape=shape, num_classes=classes).eval()
     count = sum(parameter.numel() for parameter in net.parameters())
     if count > MAX_PARAMETERS:
-        raise ValueError(f"{model[:80]} has {count:,} parameters; {MAX_PARAMETERS:,} is the most")
+        raise ValueError(f"{_shown(model)} has {count:,} parameters; {MAX_PARAMETERS:,} is the most")
     return net
 
 
@@ -50,8 +55,8 @@ def size_conflict(architecture: Architecture) -> str | None:
     memory_bytes = psutil.virtual_memory().total
     if COPIES * weight_bytes > memory_bytes:
         return (
-            f"{model[:80]} takes {COPIES * weight_bytes / 1e9:.3g} GB of memory in training, for its weights "
-            f"alone; this machine has {memory_bytes / 1e9:.3g} GB"
+            f"{_shown(model)} takes {COPIES * weight_bytes / 1e9:.3g} GB of memory in training, for its "
+            f"weights alone; this machine has {memory_bytes / 1e9:.3g} GB"
         )
     if weight_bytes < 4 * FEW_PARAMETERS:
         return None
@@ -67,7 +72,7 @@ def activation_conflict(architecture: Architecture, count: int) -> str | None:
     if count <= MAX_ACTIVATIONS:
         return None
     return (
-        f"{architecture[0][:80]} gives out {count:,} numbers for two images of {architecture[1]}; "
+        f"{_shown(architecture[0])} gives out {count:,} numbers for two images of {architecture[1]}; "
         f"{MAX_ACTIVATIONS:,} is the most"
     )
 

@@ -18,7 +18,8 @@ class WorkerSettings:
     """Where a worker records its results, and how its sweep stops trials. All paths are absolute.
 
     `state_dir` holds results that wait for a server (None: the user's state folder); `checkpoint_seconds`
-    lie between two checkpoints (None: a minute).
+    lie between two checkpoints (None: a minute). `own_code` has the user's own files that the sweep was
+    planned with, as `pruning.kept_code.dump` writes them.
     """
 
     uri: str
@@ -29,6 +30,7 @@ class WorkerSettings:
     stop: EarlyStopping | None = None
     state_dir: str | None = None
     checkpoint_seconds: float | None = None
+    own_code: str = ""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def test_the_limits_leave_room_for_real_networks() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"model": "resnet18"}, "unknown model 'resnet18'"),
+        ({"model": "resnet17"}, "unknown model 'resnet17'"),
         ({"model": "mpl"}, "did you mean mlp"),
         ({"model": "cnn(width=[4])"}, "did you mean widths"),
         ({"model": "cnn(widths='ab')"}, "list of positive integers"),
