@@ -31,14 +31,13 @@ class HeadAttention(nn.Module):
     [3 num_heads head_dim, width], has the rows of queries, keys and values.
     """
 
-    in_proj_bias: nn.Parameter | None
-
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
         self.batch_first, self.dropout = attention.batch_first, attention.dropout
         self._qkv_same_embed_dim = False  # keeps torch's encoder layers from their fused path
-        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self.in_proj_weight = attention.in_proj_weight
+        self.in_proj_bias: nn.Parameter | None = attention.in_proj_bias
         # Not torch's own subclass of Linear, which its attention never calls.
         out = attention.out_proj
         self.out_proj = nn.Linear(out.in_features, out.out_features, bias=out.bias is not None, device="meta")

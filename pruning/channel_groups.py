@@ -1,8 +1,8 @@
 """From what reads what to channel groups: what has to go together, and what is left whole and why.
 
-A column goes with every unit that it reads, a unit of a grouped convolution with the inputs and outputs of its
-group, layers that share a weight share their units. What is connected by that is one *channel* of the
-network: it goes whole or stays. Channels made by the same layer compete with each other and are one
+A column goes with every unit that it reads, a unit of a grouped convolution with the inputs and outputs of
+its group, and layers that share a weight share their units. What is connected by that is one *channel* of
+the network: it goes whole or stays. Channels made by the same layer compete with each other and are one
 group.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from os.path import commonprefix
 
 import torch
 from scipy.sparse import coo_array
@@ -82,12 +81,12 @@ def connect(net: nn.Module, reads: Reads) -> Graph:
     for reader, width in reads.widths.items():
         graph.add(("column", reader), width)
     for pairs in (reads.single, reads.several):
-        for (reader, layer), (columns, units) in pairs.items():
-            graph.tie(("column", reader), columns, ("unit", layer), units)
-    for (reader, layer), columns in reads.mixed.items():
-        units = torch.arange(width_of(layers[layer], "out"))
-        graph.tie_all(("unit", layer), units)
-        graph.tie(("column", reader), columns, ("unit", layer), units[:1].expand(len(columns)))
+        for (reader, maker), (columns, units) in pairs.items():
+            graph.tie(("column", reader), columns, ("unit", maker), units)
+    for (reader, maker), columns in reads.mixed.items():
+        units = torch.arange(width_of(layers[maker], "out"))
+        graph.tie_all(("unit", maker), units)
+        graph.tie(("column", reader), columns, ("unit", maker), units[:1].expand(len(columns)))
     first_by_weight: dict[int, str] = {}
     for name in reads.order:
         layer = layers[name]
@@ -254,14 +253,14 @@ def with_heads(net: nn.Module, group: Group) -> Group | None:
 
     An attention is a module around all layers of the group that has as many heads as the group has units.
     """
-    names = [member.module for member in (*group.members, *group.followers)]
-    owner = commonprefix([name.split(".") for name in names])
-    while owner:
-        module = net.get_submodule(".".join(owner))
-        if any(getattr(module, attribute) == group.size for attribute in head_attributes(module)):
-            heads = torch.arange(group.size)
-            return replace(
-                group, followers=(*group.followers, Member(".".join(owner), "heads", heads, heads))
-            )
+    paths = [member.module.split(".") for member in (*group.members, *group.followers)]
+    owner = paths[0]
+    while any(path[: len(owner)] != owner for path in paths):
         owner = owner[:-1]
+    heads = torch.arange(group.size)
+    while owner:
+        name, owner = ".".join(owner), owner[:-1]
+        module = net.get_submodule(name)
+        if any(getattr(module, attribute) == group.size for attribute in head_attributes(module)):
+            return replace(group, followers=(*group.followers, Member(name, "heads", heads, heads)))
     return None

@@ -1,8 +1,8 @@
 """Channels: which of them belong together, and the smaller network without the pruned ones.
 
-The tracer of `dependency_graph` is never believed: the network with channels cut out is compared with the
-masked one, when a network is traced and again when it is cut (see `equivalence`). After the trace all is
-index arithmetic on weight, bias and running statistics.
+What `probe` and `channel_groups` say is never believed: the network with channels cut out is compared with
+the masked one, when a network is traced and again when it is cut (see `equivalence`). After the trace all
+is index arithmetic on weights, biases and running statistics.
 """
 
 from __future__ import annotations
@@ -124,12 +124,12 @@ def find_channels(net: nn.Module, example_input: Tensor, *, protect: Collection[
     return Channels(
         tuple(group for group in exact if not heads.get(group.name)),
         tuple(group for group in exact if heads.get(group.name)),
-        {name: reason for name, reason in whole.items()},
+        whole,
     )
 
 
 def split_attentions(net: nn.Module) -> dict[str, nn.Module]:
-    """Replace torch's attentions, in place, by those with a layer for each projection; return them by name."""
+    """Give torch's attentions a layer for each projection, in place; return the new ones by name."""
     names = [name for name, module in net.named_modules() if is_splittable(module)]
     for name in names:
         replace_module(net, name, SplitAttention(net.get_submodule(name)))  # type: ignore[arg-type]

@@ -172,7 +172,8 @@ def check_stored_weights(net: nn.Module, layers: Collection[str]) -> None:
         if not _is_plain(layer) and not _is_entrywise(layer):
             raise ValueError(
                 f"{name}: {type(layer).__name__} computes with another weight than the one that it stores, "
-                "so that a zero there would not be one; use a plain Linear or convolution, or protect the layer"
+                "so that a zero there would not be one; use a plain Linear or convolution, or protect the "
+                "layer"
             )
 
 

@@ -212,7 +212,8 @@ def _read_flow(net: nn.Module, logits: object, record: _Pass) -> DataFlow:
     outputs = _output_layers(net, logits, record)
     if not outputs:
         raise NotLogitsError(
-            f"{name}: its logits depend on no Linear or convolution layer; does its forward switch gradients off?"
+            f"{name}: its logits depend on no Linear or convolution layer; does its forward switch gradients "
+            "off?"
         )
     return DataFlow(layers, outputs, _norms_by_layer(net, record))
 

@@ -61,7 +61,7 @@ def channel(
 def head(
     net: nn.Module, *, protect: Collection[str], example_input: Tensor | None, groups: Sequence[Group] | None
 ) -> Groups:
-    """The groups of an earlier trace, or those of a new one; ValueError for a network without heads to cut."""
+    """The groups of an earlier trace, or those of a new one; ValueError where no heads can be cut out."""
     if groups is not None:
         return _unprotected(groups, net, protect, example_input)
     heads = _channels(net, protect, example_input, "head").heads

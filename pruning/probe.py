@@ -5,10 +5,10 @@ perturbation of some of its units. The perturbation passes activations, norms, s
 reshapes, and stops at the inputs of the next layers, where one sees which columns have changed. As no layer
 computes anything, a pass costs what is between the layers.
 
-The units of a layer are numbered in binary: pass b perturbs those whose bit b is 1, its twin those whose bit
-is 0. A column of one unit changes in exactly one pass of each pair, and the bits spell the unit; a column that
-changes in both reads several, which are then perturbed one by one. The passes of a layer lie side by side
-in one batch, and layers that reach no column in common share it.
+The units of a layer are numbered in binary: pass b perturbs those whose bit b is 1, its twin those whose
+bit is 0. A column of one unit changes in exactly one pass of each pair, and the bits spell the unit; a
+column that changes in both reads several, which are then perturbed one by one. The passes of a layer lie
+side by side in one batch, and layers that reach no column in common share it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOGITS = "the logits"  # the last reader; no module has a name with a space
 CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
 CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes
 SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
-NEARLY = 0.9
+NEARLY = 0.9  # of pairs of unit and column: what is missing is too small to be seen
 Key = tuple[str, int]  # (module, number of its call)
 
 
@@ -87,7 +87,8 @@ class Probe:
         first, second = (self._calls(image[None]) for image in images)
         if first.keys() != second.keys():
             raise ValueError(
-                f"{type(self.net).__name__} takes another path for another image: its channels cannot be traced"
+                f"{type(self.net).__name__} takes another path for another image: its channels cannot be "
+                "traced"
             )
         try:
             both = self._calls(images)
@@ -175,7 +176,7 @@ class Probe:
         def on_read(name: str, number: int, read: Tensor) -> None:
             call = self.base.get((name, number))
             if call is None:
-                raise _OtherPath(name)
+                raise _OtherPathError(name)
             dim = _channel_dim(self.watched.get(name), read)
             if not is_batched:
                 base = self.reads.setdefault((name, number), read.clone())
@@ -203,7 +204,7 @@ class Probe:
             on_read(LOGITS, 0, self._forward(images))
         for name in self.watched.keys() - result.keys():
             if (name, 0) in self.base:
-                raise _OtherPath(name)
+                raise _OtherPathError(name)
         return result
 
     def changed_by(self, codes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -250,7 +251,7 @@ class Probe:
                     vars(layer)["forward"] = forwards[name]
 
 
-class _OtherPath(ValueError):
+class _OtherPathError(ValueError):
     def __init__(self, name: str) -> None:
         super().__init__(f"{name}: the network takes another path for other values: it cannot be traced")
 
@@ -282,7 +283,8 @@ def _copies(read: Tensor, batch: int | None, copies: int) -> Tensor | None:
     """Return [copies, ...]: the copies of a batch one by one; None where they do not lie side by side."""
     if batch is None:
         return None
-    return read.movedim(batch, 0).unflatten(0, (copies, -1)).movedim(1, batch + 1)
+    stacked: Tensor = read.movedim(batch, 0).unflatten(0, (copies, -1)).movedim(1, batch + 1)
+    return stacked
 
 
 def _changes(copies: Tensor | None, dim: int, columns: int, passes: int) -> Tensor:
@@ -399,8 +401,8 @@ def find_reads(probe: Probe) -> Reads:
             seen.single[reader, name] = columns, (ones[:, columns].long() * powers[:, None]).sum(0)
         if (is_read & ~is_single).any():
             unclear.setdefault(name, {})[reader] = is_read & ~is_single
-    for name, columns in unclear.items():
-        _look_closely(probe, name, units[name], columns, seen)
+    for name, open_columns in unclear.items():
+        _look_closely(probe, name, units[name], open_columns, seen)
     return Reads(order, widths, seen.single, seen.several, seen.mixed)
 
 
@@ -536,7 +538,7 @@ def _one_hot(positions: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Slices:
-    """Slices of a parameter or buffer that is no layer's weight: reader -> (columns, slices) that go together."""
+    """Slices of a tensor between the layers: reader -> (columns, the slices that act on them)."""
 
     module: str
     tensor: str

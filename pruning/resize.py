@@ -79,14 +79,7 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
         sizes = list(widths.get(name, largest))
         module = modules.get(name)
         _check_widths(name, sizes, largest, module)
-        owner, _, leaf = (
-            (name, "", "") if module is not None else name.rpartition(":" if ":" in name else ".")
-        )
-        sides: Sequence[str] = [f"{leaf} {dim}" for dim in range(len(sizes))]
-        if ":" in name:
-            sides = ["heads"]
-        elif module is not None:
-            sides = sides_of(module)
+        owner, sides = _owner_and_sides(name, module, dims=len(sizes))
         if len(sizes) == 3 and type(module) is nn.Linear:  # the shrunk network has a SelectedLinear here
             net = replace_module(net, name, SelectedLinear(module, torch.arange(sizes[2])))
             removed[name, "out"] = torch.arange(sizes[0], largest[0])
@@ -94,6 +87,16 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
         for side, size, limit in zip(sides, sizes, largest, strict=True):
             removed[owner, side] = torch.arange(size, limit)
     return cut_out(net, {key: positions for key, positions in removed.items() if len(positions)})
+
+
+def _owner_and_sides(name: str, module: nn.Module | None, *, dims: int) -> tuple[str, Sequence[str]]:
+    """Return the module that an entry of the widths belongs to, and its sides in the entry's order."""
+    if module is not None:
+        return name, sides_of(module)
+    if ":" in name:
+        return name.partition(":")[0], ("heads",)
+    owner, _, leaf = name.rpartition(".")
+    return owner, [f"{leaf} {dim}" for dim in range(dims)]
 
 
 def _check_widths(name: str, sizes: list[int], largest: list[int], module: nn.Module | None) -> None:
@@ -171,8 +174,7 @@ def axis_of(module: nn.Module, tensor_name: str, dims: int, side: str) -> int | 
     """
     if isinstance(module, Conv) and tensor_name == "weight":
         if module.groups == 1:
-            axis = unit_dim(module) if side == "out" else 1 - unit_dim(module)
-            return axis
+            return unit_dim(module) if side == "out" else 1 - unit_dim(module)
         return 0 if side == ("in" if module.transposed else "out") else None
     if side == "in":
         # `inputs` of a SelectedLinear goes with the columns.

@@ -158,7 +158,8 @@ def test_layers_that_are_never_pruned_are_named_in_a_warning() -> None:
 def attention(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     return Graph(
         lambda s, x: s.out((s.att(*[s.a(x[:, 0])] * 3, need_weights=False)[0] + s.a(x[:, 0])).mean(1)),
-        a=nn.Linear(8, 12), att=nn.MultiheadAttention(12, 4, batch_first=True), out=nn.Linear(12, num_classes),
+        a=nn.Linear(8, 12), att=nn.MultiheadAttention(12, 4, batch_first=True),
+        out=nn.Linear(12, num_classes),
     )  # fmt: skip
 
 
