@@ -102,7 +102,8 @@ class SplitAttention(HeadAttention):
         for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=True):
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
             layer.weight = nn.Parameter(weight.clone())
-            layer.bias = None if bias is None else nn.Parameter(bias.clone())
+            if bias is not None:
+                layer.bias = nn.Parameter(bias.clone())
             setattr(self, name, layer)
         del self.in_proj_weight, self.in_proj_bias
         self.train(attention.training)

@@ -137,8 +137,9 @@ def _width(module: nn.Module | None, member: Member) -> int | None:
     """Return the number of positions along a member's side; None where the module has no such side."""
     if member.parameter:
         tensor = getattr(module, member.parameter, None)
-        has_dim = isinstance(tensor, Tensor) and tensor.dim() > member.dim
-        return tensor.shape[member.dim] if has_dim else None
+        if not isinstance(tensor, Tensor) or tensor.dim() <= member.dim:
+            return None
+        return tensor.shape[member.dim]
     if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
         width = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
         return width if member.side == "norm" else None
