@@ -27,8 +27,10 @@ from pruning.masking import (
     unit_members,
     width_of,
 )
-from pruning.probe import LOGITS, Reads, Slices
+from pruning.probe import LOGITS
+from pruning.reads import Reads
 from pruning.resize import head_attributes
+from pruning.slices import Slices
 
 Node = tuple[str, str]  # ("unit" or "column", module)
 CLASSES = "its units are classes: they reach the logits"

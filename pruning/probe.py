@@ -1,20 +1,17 @@
-"""Ask a network which columns read which units, instead of reading its operators.
+"""Run a network whose layers answer what they are told, and see what changes where they answer otherwise.
 
-Every layer with weights is a *wall*: it answers what it answered before, whatever it reads, save for a
-perturbation of some of its units. The perturbation passes activations, norms, sums, concatenations and
-reshapes, and stops at the inputs of the next layers, where one sees which columns have changed. As no layer
-computes anything, a pass costs what is between the layers.
-
-The units of a layer are numbered in binary: pass b perturbs those whose bit b is 1, its twin those whose
-bit is 0. A column of one unit changes in exactly one pass of each pair, and the bits spell the unit; a
-column that changes in both reads several, which are then perturbed one by one. The passes of a layer lie
-side by side in one batch, and layers that reach no column in common share it.
+Every layer with weights is a *wall*: it answers noise, whatever it reads, save for a perturbation of some of
+its units. The perturbation passes activations, norms, sums, concatenations and reshapes, and stops at the
+inputs of the next layers, where one sees which columns have changed. As no layer computes anything, a pass
+costs what is between the layers. Several passes lie side by side in one batch. `reads` says which units are
+perturbed, and what follows from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -29,26 +26,10 @@ from pruning.masking import prunable_layers
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 LOGITS = "the logits"  # the last reader; no module has a name with a space
 CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
+SIDES = (32, 64, 96, 128)  # of the images that are tried in place of larger ones
 CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes
-SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
-NEARLY = 0.9  # of pairs of unit and column: what is missing is too small to be seen
+PUSHES = ("both", "up", "down", "low")
 Key = tuple[str, int]  # (module, number of its call)
-
-
-@dataclass(frozen=True)
-class Reads:
-    """What reads what. Positions are int64 tensors of one length: column i of the reader reads unit i.
-
-    `single`: (reader, layer) -> (columns, units) that are read alone; `several`: the same, for columns that
-    read more than one unit of the layer; `mixed`: (reader, layer) -> columns that read all of its units.
-    `order`: the layers in order of their first call; `widths`: reader -> its number of columns.
-    """
-
-    order: tuple[str, ...]
-    widths: Mapping[str, int]
-    single: Mapping[tuple[str, str], tuple[Tensor, Tensor]]
-    several: Mapping[tuple[str, str], tuple[Tensor, Tensor]]
-    mixed: Mapping[tuple[str, str], Tensor]
 
 
 @dataclass
@@ -177,7 +158,7 @@ class Probe:
             call = self.base.get((name, number))
             if call is None:
                 raise _OtherPathError(name)
-            dim = _channel_dim(self.watched.get(name), read)
+            dim = reader_dim(self.watched.get(name), read)
             if not is_batched:
                 base = self.reads.setdefault((name, number), read.clone())
                 same_shape = base.shape == read.shape
@@ -194,7 +175,7 @@ class Probe:
             call = self.base[name, number]
             answer = self.answers[name, number]
             batch = call.answer_dim if is_batched else None
-            return _answer(answer, batch, copies, codes.get(name), self.kind, _channel_dim(layer, read))
+            return _answer(answer, batch, copies, codes.get(name), self.kind, reader_dim(layer, read))
 
         def watch(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
             on_read(name, next(counts[name]), args[0] if args else kwargs["input"])
@@ -270,7 +251,7 @@ def _batch_dim(first: Tensor, second: Tensor | None, both: Tensor | None) -> int
     return None
 
 
-def _channel_dim(module: nn.Module | None, read: Tensor) -> int:
+def reader_dim(module: nn.Module | None, read: Tensor) -> int:
     """Return where the columns of a reader lie, counted from the end: the batch may be split in front."""
     if module is None or isinstance(module, nn.Linear):
         return -1
@@ -346,9 +327,6 @@ def _along(code: Tensor, dim: int, like: Tensor) -> Tensor:
     return code.to(like).reshape(shape)
 
 
-PUSHES = ("both", "up", "down", "low")
-
-
 @torch.no_grad()
 def open_norms(net: nn.Module) -> None:
     """Give the norms of a network scales about 1, small shifts and no statistics, in place.
@@ -367,256 +345,37 @@ def open_norms(net: nn.Module) -> None:
                 tensor.copy_(0.1 * (noise - 0.5))
 
 
-@dataclass
-class _Seen:
-    """What was seen so far, by (reader, layer): see `Reads`."""
+@torch.no_grad()
+def smallest_images(net: nn.Module, example_input: Tensor) -> Tensor:
+    """Return the smallest square images, on meta, on which a network makes the same calls as on the example.
 
-    single: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    several: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    mixed: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-    codes: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
-def find_reads(probe: Probe) -> Reads:
-    """Return what reads what in a network in eval mode, in float64. ValueError where it cannot be run."""
-    probe.record(0)
-    order = tuple(dict.fromkeys(name for name, _ in probe.base if name in probe.layers))
-    units = {name: _unit_count(probe, name) for name in order}
-    widths = {
-        name: int(call.read.shape[_channel_dim(probe.watched.get(name), call.read)])
-        for (name, _), call in probe.base.items()
-    }
-    reach, seen = _find_reach(probe, order, units), _Seen()
-    _find_mixed(probe, reach, units, seen)
-    reach = {name: tuple(r for r in reach[name] if (r, name) not in seen.mixed) for name in order}
-    for push in PUSHES[:2]:
-        _decode(probe, reach, units, seen, push)
-    hidden = _hidden(probe, reach, units, widths, seen)
-    _decode(probe, hidden, units, seen, PUSHES[2])
-    unclear: dict[str, dict[str, Tensor]] = {}
-    for (reader, name), (ones, zeros) in seen.codes.items():
-        is_single, is_read = (ones ^ zeros).all(0), (ones | zeros).any(0)
-        if is_single.any():
-            columns, powers = is_single.nonzero().flatten(), 2 ** torch.arange(len(ones))
-            seen.single[reader, name] = columns, (ones[:, columns].long() * powers[:, None]).sum(0)
-        if (is_read & ~is_single).any():
-            unclear.setdefault(name, {})[reader] = is_read & ~is_single
-    for name, open_columns in unclear.items():
-        _look_closely(probe, name, units[name], open_columns, seen)
-    return Reads(order, widths, seen.single, seen.several, seen.mixed)
-
-
-def _hidden(
-    probe: Probe,
-    reach: Mapping[str, Sequence[str]],
-    units: Mapping[str, int],
-    widths: Mapping[str, int],
-    seen: _Seen,
-) -> dict[str, tuple[str, ...]]:
-    """Return the layers to be perturbed once more: of which no unit, or for which no column, was seen."""
-    read_columns = {name: torch.zeros(width, dtype=torch.bool) for name, width in widths.items()}
-    again: set[str] = set()
-    for name in reach:
-        read_units = torch.zeros(units[name], dtype=torch.bool)
-        for reader in reach[name]:
-            ones, zeros = seen.codes[reader, name]
-            is_read = (ones | zeros).any(0)
-            read_columns[reader] |= is_read
-            if (is_read & ~(ones | zeros).all(0)).any():
-                again.add(name)
-            columns = ((ones ^ zeros).all(0)).nonzero().flatten()
-            numbers = (ones[:, columns].long() * 2 ** torch.arange(len(ones))[:, None]).sum(0)
-            read_units[numbers[numbers < units[name]]] = True
-        if reach[name] and not read_units.all():
-            again.add(name)
-    for reader, name in seen.mixed:
-        read_columns[reader][seen.mixed[reader, name]] = True
-    for name, readers in reach.items():
-        if any(not read_columns[reader].all() for reader in readers):
-            again.add(name)
-    return {name: tuple(reach[name]) for name in reach if name in again}
-
-
-def _find_mixed(
-    probe: Probe, reach: Mapping[str, Sequence[str]], units: Mapping[str, int], seen: _Seen
-) -> None:
-    """See which readers every unit of a layer reaches in full, by the example of some units."""
-    wide = {name: readers for name, readers in reach.items() if units[name] > SINGLES and readers}
-    for names in _batches(wide, tuple(wide)):
-        some = {
-            name: torch.randperm(units[name], generator=torch.Generator().manual_seed(0))[:SINGLES]
-            for name in names
-        }
-        codes = {name: _one_hot(some[name], units[name]) for name in names}
-        changed = probe.changed(codes, "both", SINGLES)
-        for name in names:
-            for reader in reach[name]:
-                change = changed[reader]
-                if change.any() and change[:, change.any(0)].all() and change.any(0).sum() > 1:
-                    seen.mixed[reader, name] = change.any(0).nonzero().flatten()
-
-
-def _unit_count(probe: Probe, name: str) -> int:
-    answer = probe.base[name, 0].answer
-    assert answer is not None
-    return int(answer.shape[_channel_dim(probe.layers[name], answer)])
-
-
-def _find_reach(probe: Probe, order: Sequence[str], units: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """Return layer -> the readers that any of its units reach."""
-    reach: dict[str, set[str]] = {name: set() for name in order}
-    for push in PUSHES[:2]:
-        codes = {
-            name: torch.eye(len(order), dtype=torch.bool)[:, [number]].expand(-1, units[name])
-            for number, name in enumerate(order)
-        }
-        for reader, change in probe.changed(codes, push, len(order)).items():
-            for number in change.any(1).nonzero().flatten().tolist():
-                reach[order[number]].add(reader)
-    return {name: tuple(sorted(readers)) for name, readers in reach.items()}
-
-
-def _batches(reach: Mapping[str, Sequence[str]], order: Sequence[str]) -> list[list[str]]:
-    """Return the layers in sets of which no two reach a reader in common."""
-    batches: list[tuple[list[str], set[str]]] = []
-    for name in order:
-        for names, readers in batches:
-            if readers.isdisjoint(reach[name]):
-                names.append(name)
-                readers.update(reach[name])
-                break
-        else:
-            batches.append(([name], set(reach[name])))
-    return [names for names, _ in batches]
-
-
-def _decode(
-    probe: Probe, reach: Mapping[str, Sequence[str]], units: Mapping[str, int], seen: _Seen, push: str
-) -> None:
-    """Add to `seen.codes`, bool [bits, columns] each: in which of the twin passes a column has changed."""
-    open_layers = {name: readers for name, readers in reach.items() if readers}
-    for names in _batches(open_layers, tuple(open_layers)):
-        bits = max(max(1, (units[name] - 1).bit_length()) for name in names)
-        codes = {}
-        for name in names:
-            is_one = (torch.arange(units[name])[None] >> torch.arange(bits)[:, None]) & 1 == 1
-            codes[name] = torch.cat([is_one, ~is_one])
-        changed = probe.changed(codes, push, 2 * bits)
-        for name in names:
-            for reader in reach[name]:
-                own_bits = max(1, (units[name] - 1).bit_length())
-                ones, zeros = changed[reader][:own_bits], changed[reader][bits : bits + own_bits]
-                if (reader, name) in seen.codes:
-                    ones, zeros = (
-                        a | b for a, b in zip(seen.codes[reader, name], (ones, zeros), strict=True)
-                    )
-                seen.codes[reader, name] = ones, zeros
-
-
-def _look_closely(probe: Probe, name: str, units: int, unclear: Mapping[str, Tensor], seen: _Seen) -> None:
-    """Perturb the units of a layer one by one, to see which of them the unclear columns read."""
-    codes = _one_hot(torch.arange(units), units)
-    some = codes[torch.randperm(units, generator=torch.Generator().manual_seed(1))[: 2 * SINGLES]]
-    seen_of_some = probe.changed({name: some}, PUSHES[1], len(some))
-    if units > 64 and all(
-        seen_of_some[r][:, columns].float().mean() > NEARLY for r, columns in unclear.items()
-    ):
-        for reader, columns in unclear.items():  # every unit but for what is too small to be seen
-            seen.mixed[reader, name] = columns.nonzero().flatten()
-        return
-    changed = [probe.changed({name: codes}, push, units) for push in PUSHES[:2]]
-    for reader, columns in unclear.items():
-        pairs = ((changed[0][reader] | changed[1][reader]) & columns).nonzero()
-        seen.several[reader, name] = pairs[:, 1], pairs[:, 0]
-
-
-def _one_hot(positions: Tensor, size: int) -> Tensor:
-    return torch.zeros(len(positions), size, dtype=torch.bool).index_put_(
-        (torch.arange(len(positions)), positions), torch.tensor(True)
-    )
-
-
-@dataclass(frozen=True)
-class Slices:
-    """Slices of a tensor between the layers: reader -> (columns, the slices that act on them)."""
-
-    module: str
-    tensor: str
-    dim: int
-    size: int
-    columns: Mapping[str, tuple[Tensor, Tensor]]
-
-
-def find_slices(probe: Probe, removable: Mapping[str, Tensor]) -> list[Slices]:
-    """Return the parameters and buffers between the layers whose slices act on columns one by one.
-
-    `removable`: reader -> bool [columns], those that belong to a channel which can go. Every slice along a
-    dimension is changed, by the same code as units are; a dimension of which a removable column sees several
-    slices is left out.
+    What reads what does not depend on the size, and small images are faster.
     """
-    tensors = {
-        (name, leaf): tensor
-        for name, module in probe.net.named_modules()
-        if name not in probe.watched and not isinstance(module, nn.LayerNorm)
-        for leaf, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        if tensor.is_floating_point() and tensor.numel() > 1
-    }
-    reach: dict[str, tuple[str, ...]] = {}
-    keys = {f"{name}.{leaf}": (name, leaf) for name, leaf in tensors}
-    for label, key in keys.items():
-        tensor = tensors[key]
-        changed = probe.changed_by({label: (tensor, torch.ones_like(tensor, dtype=torch.bool))})
-        readers = tuple(r for r, change in changed.items() if change.any())
-        if any((changed[r][0] & removable[r]).any() for r in readers if r in removable):
-            reach[label] = readers
-    found: list[Slices] = []
-    for labels in _batches(reach, tuple(reach)):
-        for dim in range(max(tensors[keys[label]].dim() for label in labels)):
-            sizes = {
-                label: tensors[keys[label]].shape[dim] for label in labels if tensors[keys[label]].dim() > dim
-            }
-            sizes = {label: size for label, size in sizes.items() if size > 1}
-            if sizes:
-                found += _decode_slices(
-                    probe,
-                    {label: (keys[label], tensors[keys[label]]) for label in sizes},
-                    dim,
-                    reach,
-                    removable,
-                )
-    return found
+    if example_input.dim() != 4 or example_input.shape[2] != example_input.shape[3]:
+        return example_input
+    small_net = deepcopy(net).eval()
+    sides = [side for side in SIDES if side < example_input.shape[3]]
+    order = _call_order(small_net, example_input.shape[3], example_input) if sides else ()
+    for side in sides:
+        if order and _call_order(small_net, side, example_input) == order:
+            shape = (len(example_input), example_input.shape[1], side, side)
+            return torch.empty(shape, dtype=example_input.dtype, device="meta")
+    return example_input
 
 
-def _decode_slices(
-    probe: Probe,
-    tensors: Mapping[str, tuple[tuple[str, str], Tensor]],
-    dim: int,
-    reach: Mapping[str, Sequence[str]],
-    removable: Mapping[str, Tensor],
-) -> list[Slices]:
-    bits = max((tensor.shape[dim] - 1).bit_length() for _, tensor in tensors.values())
-    passes: list[dict[str, Tensor]] = []
-    for value in (True, False):
-        for bit in range(bits):
-            codes = {}
-            for label, (_, tensor) in tensors.items():
-                code = ((torch.arange(tensor.shape[dim]) >> bit) & 1 == 1) == value
-                shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
-                codes[label] = tensor, code.to(tensor.device).reshape(shape).expand(tensor.shape)
-            passes.append(probe.changed_by(codes))
-    found = []
-    for label, ((name, leaf), tensor) in tensors.items():
-        columns: dict[str, tuple[Tensor, Tensor]] = {}
-        is_clear, own_bits = True, (tensor.shape[dim] - 1).bit_length()
-        for reader in reach[label]:
-            changes = torch.cat([change[reader] for change in passes])
-            ones, zeros = changes[:own_bits], changes[bits : bits + own_bits]
-            is_single = (ones ^ zeros).all(0)
-            if reader in removable and ((ones | zeros).any(0) & ~is_single & removable[reader]).any():
-                is_clear = False
-            positions = is_single.nonzero().flatten()
-            powers = 2 ** torch.arange(own_bits)[:, None]
-            columns[reader] = positions, (ones[:, positions].long() * powers).sum(0)
-        if is_clear:
-            found.append(Slices(name, leaf, dim, tensor.shape[dim], columns))
-    return found
+def _call_order(net: nn.Module, side: int, like: Tensor) -> tuple[str, ...]:
+    """Return the layers in order of their calls on one image; none where the network does not run."""
+    parameter = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
+    calls: list[str] = []
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name, layer in prunable_layers(net).items()
+    ]
+    try:
+        logits = net(torch.zeros((1, like.shape[1], side, side)).to(parameter))
+    except FORWARD_ERRORS:
+        return ()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(calls) if isinstance(logits, Tensor) and torch.isfinite(logits).all() else ()

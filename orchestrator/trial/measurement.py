@@ -28,8 +28,10 @@ from orchestrator.trial.metrics import (
     sparsity_indices,
 )
 from orchestrator.trial.structure import channels_of, heads_of, layers_protected
-from pruning.channels import find_pruned_groups, propagate_masks, shrink
+from pruning.channels import shrink
 from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity
+from pruning.propagation import propagate_masks
+from pruning.removal import find_pruned_groups
 from pruning.schedules import rounds_of, schedules, target_after
 from pruning.step import target_count
 

@@ -17,16 +17,10 @@ from traced import channel_groups
 import models
 import pruning
 from pruning.channel_groups import CLASSES, WHOLE
-from pruning.channels import (
-    find_channels,
-    find_pruned_groups,
-    remaining_channels,
-    shrink,
-    shrink_masks,
-    trace,
-)
+from pruning.channels import find_channels, shrink, shrink_masks, trace
 from pruning.granularity import unit_groups
 from pruning.masking import Group, Masks, apply_masks, full_masks, mask_units, prunable_layers, sum_by_unit
+from pruning.removal import find_pruned_groups, remaining_channels
 from pruning.resize import SelectedLinear, layer_widths, resize
 
 SMALL = ("slp", "mlp(widths=[16, 8, 12], bias=True)", "cnn(widths=[8, 12, 6])")
