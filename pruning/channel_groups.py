@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from pruning.attention import PROJECTIONS
@@ -70,6 +68,9 @@ class Graph:
 
     def labels(self) -> Tensor:
         """Return int64 [nodes]: the number of each node's connected part."""
+        from scipy.sparse import coo_array  # here: a start of the program loads no scipy
+        from scipy.sparse.csgraph import connected_components
+
         pairs = torch.cat(self.edges, 1).numpy() if self.edges else torch.empty(2, 0).numpy()
         matrix = coo_array((torch.ones(pairs.shape[1]).numpy(), (pairs[0], pairs[1])), (self.size, self.size))
         return torch.from_numpy(connected_components(matrix, directed=False)[1]).long()

@@ -70,8 +70,7 @@ def find_reads(probe: Probe) -> Reads:
             seen.single[reader, name] = columns, (ones[:, columns].long() * powers[:, None]).sum(0)
         if (is_read & ~is_single).any():
             unclear.setdefault(name, {})[reader] = is_read & ~is_single
-    for name, open_columns in unclear.items():
-        _look_closely(probe, name, units[name], open_columns, seen)
+    _look_closely(probe, unclear, units, seen)
     return Reads(order, widths, seen.single, seen.several, seen.mixed)
 
 
@@ -116,7 +115,7 @@ def _find_mixed(
             name: torch.randperm(units[name], generator=torch.Generator().manual_seed(0))[:SINGLES]
             for name in names
         }
-        codes = {name: _one_hot(some[name], units[name]) for name in names}
+        codes = {name: _one_hot(some[name], units[name], passes=SINGLES) for name in names}
         changed = probe.changed(codes, "both", SINGLES)
         for name in names:
             for reader in reach[name]:
@@ -182,24 +181,39 @@ def _decode(
                 seen.codes[reader, name] = ones, zeros
 
 
-def _look_closely(probe: Probe, name: str, units: int, unclear: Mapping[str, Tensor], seen: _Seen) -> None:
-    """Perturb the units of a layer one by one, to see which of them the unclear columns read."""
-    codes = _one_hot(torch.arange(units), units)
-    some = codes[torch.randperm(units, generator=torch.Generator().manual_seed(1))[: 2 * SINGLES]]
-    seen_of_some = probe.changed({name: some}, PUSHES[1], len(some))
-    if units > 64 and all(
-        seen_of_some[r][:, columns].float().mean() > NEARLY for r, columns in unclear.items()
-    ):
-        for reader, columns in unclear.items():  # every unit but for what is too small to be seen
-            seen.mixed[reader, name] = columns.nonzero().flatten()
-        return
-    changed = [probe.changed({name: codes}, push, units) for push in PUSHES[:2]]
-    for reader, columns in unclear.items():
-        pairs = ((changed[0][reader] | changed[1][reader]) & columns).nonzero()
-        seen.several[reader, name] = pairs[:, 1], pairs[:, 0]
+def _look_closely(
+    probe: Probe, unclear: Mapping[str, Mapping[str, Tensor]], units: Mapping[str, int], seen: _Seen
+) -> None:
+    """Perturb units one by one, to see which of them the unclear columns read: layer -> reader -> columns."""
+    some = {
+        name: torch.randperm(units[name], generator=torch.Generator().manual_seed(1))[: 2 * SINGLES]
+        for name in unclear
+    }
+    readers = {name: tuple(columns) for name, columns in unclear.items()}
+    nearly_all: set[str] = set()
+    for names in batches(readers, tuple(readers)):
+        codes = {name: _one_hot(some[name], units[name], passes=2 * SINGLES) for name in names}
+        changed = probe.changed(codes, PUSHES[1], 2 * SINGLES)
+        for name in names:
+            passes = len(some[name])
+            shares = [changed[r][:passes, columns].float().mean() for r, columns in unclear[name].items()]
+            if units[name] > 64 and min(shares) > NEARLY:
+                nearly_all.add(name)
+                for reader, columns in unclear[name].items():
+                    seen.mixed[reader, name] = columns.nonzero().flatten()
+    readers = {name: names for name, names in readers.items() if name not in nearly_all}
+    for names in batches(readers, tuple(readers)):
+        most = max(units[name] for name in names)
+        codes = {name: _one_hot(torch.arange(units[name]), units[name], passes=most) for name in names}
+        both = [probe.changed(codes, push, most) for push in PUSHES[:2]]
+        for name in names:
+            for reader, columns in unclear[name].items():
+                pairs = ((both[0][reader] | both[1][reader])[: units[name]] & columns).nonzero()
+                seen.several[reader, name] = pairs[:, 1], pairs[:, 0]
 
 
-def _one_hot(positions: Tensor, size: int) -> Tensor:
-    return torch.zeros(len(positions), size, dtype=torch.bool).index_put_(
-        (torch.arange(len(positions)), positions), torch.tensor(True)
-    )
+def _one_hot(positions: Tensor, size: int, *, passes: int) -> Tensor:
+    """Return bool [passes, size]: pass i has position i alone; passes beyond the positions have none."""
+    codes = torch.zeros(passes, size, dtype=torch.bool)
+    codes[torch.arange(len(positions)), positions] = True
+    return codes
