@@ -52,7 +52,7 @@ OWNERS = {
     "timm": ("models.timm_models",),
     "torchvision": ("models.torchvision_compat",),
     "jinja2": ("orchestrator.report.components",),
-    "torch_pruning": ("pruning",),
+    "torch_pruning": (),
 }
 HEAVY = {"torch", "ray", "mlflow", "optuna", "sklearn", "pandas", "matplotlib", "scipy", "plotly", "jinja2"}
 

@@ -21,7 +21,6 @@ SHOWN = (
     "ray",
     "mlflow",
     "optuna",
-    "torch-pruning",
     "fvcore",
     "scikit-learn",
     "numpy",

@@ -21,7 +21,6 @@ PACKAGES = (
     "mlflow",
     "optuna",
     "fvcore",
-    "torch-pruning",
     "scikit-learn",
     "numpy",
     "safetensors",
