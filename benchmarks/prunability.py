@@ -38,69 +38,18 @@ MOST_PARAMETERS = 100_000_000
 LIMIT = 900  # seconds for one network
 RESULTS = Path(__file__).parent / "results" / "prunability.json"
 # One small member of each of timm's families.
-TIMM = [
-    "beit_base_patch16_224",
-    "cait_xxs24_224",
-    "coat_tiny",
-    "coatnet_nano_rw_224",
-    "convformer_s18",
-    "convit_tiny",
-    "convmixer_768_32",
-    "convnext_atto",
-    "convnextv2_atto",
-    "crossvit_tiny_240",
-    "cspresnet50",
-    "davit_tiny",
-    "deit_tiny_patch16_224",
-    "densenet121",
-    "dla34",
-    "dm_nfnet_f0",
-    "dpn48b",
-    "eca_nfnet_l0",
-    "edgenext_xx_small",
-    "efficientformer_l1",
-    "efficientnet_b0",
-    "efficientvit_b0",
-    "eva02_tiny_patch14_224",
-    "fastvit_t8",
-    "gcvit_xxtiny",
-    "ghostnet_100",
-    "hardcorenas_a",
-    "hgnet_tiny",
-    "hrnet_w18_small",
-    "inception_next_tiny",
-    "levit_128s",
-    "maxvit_rmlp_pico_rw_256",
-    "mixer_s32_224",
-    "mobilenetv3_small_100",
-    "mobileone_s0",
-    "mobilevit_xxs",
-    "mvitv2_tiny",
-    "nest_tiny",
-    "pit_ti_224",
-    "poolformer_s12",
-    "pvt_v2_b0",
-    "regnetx_002",
-    "repvgg_a0",
-    "res2net50_14w_8s",
-    "resnest14d",
-    "resnet18",
-    "rexnet_100",
-    "selecsls42",
-    "seresnet18",
-    "skresnet18",
-    "swin_tiny_patch4_window7_224",
-    "tiny_vit_5m_224",
-    "tnt_s_patch16_224",
-    "twins_pcpvt_small",
-    "vgg11_bn",
-    "visformer_tiny",
-    "vit_tiny_patch16_224",
-    "volo_d1_224",
-    "vovnet39a",
-    "xception41",
-    "xcit_nano_12_p16_224",
-]  # sixty lines otherwise
+TIMM = """
+beit_base_patch16_224 cait_xxs24_224 coat_tiny coatnet_nano_rw_224 convformer_s18 convit_tiny
+convmixer_768_32 convnext_atto convnextv2_atto crossvit_tiny_240 cspresnet50 davit_tiny
+deit_tiny_patch16_224 densenet121 dla34 dm_nfnet_f0 dpn48b eca_nfnet_l0 edgenext_xx_small
+efficientformer_l1 efficientnet_b0 efficientvit_b0 eva02_tiny_patch14_224 fastvit_t8 gcvit_xxtiny
+ghostnet_100 hardcorenas_a hgnet_tiny hrnet_w18_small inception_next_tiny levit_128s
+maxvit_rmlp_pico_rw_256 mixer_s32_224 mobilenetv3_small_100 mobileone_s0 mobilevit_xxs mvitv2_tiny
+nest_tiny pit_ti_224 poolformer_s12 pvt_v2_b0 regnetx_002 repvgg_a0 res2net50_14w_8s resnest14d
+resnet18 rexnet_100 selecsls42 seresnet18 skresnet18 swin_tiny_patch4_window7_224 tiny_vit_5m_224
+tnt_s_patch16_224 twins_pcpvt_small vgg11_bn visformer_tiny vit_tiny_patch16_224 volo_d1_224
+vovnet39a xception41 xcit_nano_12_p16_224
+"""
 
 
 def build(name: str, side: int) -> nn.Module:
@@ -220,7 +169,7 @@ def run_one(name: str) -> dict[str, Any]:
 
 def names_to_run(*, timm: bool) -> list[str]:
     if timm:
-        return [f"timm.{name}" for name in TIMM]
+        return [f"timm.{name}" for name in TIMM.split()]
     return [f"torchvision.{name}" for name in torchvision_models.list_models(module=torchvision_models)]
 
 
