@@ -52,6 +52,7 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(values, other[at]) for at, values in one.items())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", torchvision_models.names())
 def test_every_classifier_takes_colour_images_of_32_pixels_or_says_which(name: str) -> None:
