@@ -215,7 +215,7 @@ def data() -> Iterator[CheckResult]:
     for name in (name for name, info in OWN.items() if info.source is not None):
         try:
             problems = verify(name, folder) if folder.is_dir() else [f"there is no folder {folder}"]
-        except Exception as error:  # noqa: BLE001  torchvision broken, or another `models`, which may raise anything
+        except Exception as error:  # noqa: BLE001  torchvision may be broken, and raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             yield CheckResult(
                 name, "lacking", f"cannot be checked: {reason}", "mend what is broken above first"

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from importlib.util import find_spec
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -36,19 +34,12 @@ PATCHES = (  # modules that replace internals of a library, and the library
 
 
 def python() -> Iterator[CheckResult]:
-    """Check the interpreter, and that no other folder named `models` or `pruning` comes first."""
+    """Check the interpreter."""
     old = sys.version_info < OLDEST_PYTHON
     message = f"{platform.python_version()} in {sys.prefix}, on {platform.platform()}"
     yield CheckResult(
         "python", "broken" if old else "ok", message, "install Python 3.11 or newer" if old else ""
     )
-    root = Path(__file__).parent.parent.parent
-    for name in ("models", "pruning"):
-        spec = find_spec(name)
-        folder = Path(spec.origin).parent.parent if spec and spec.origin else None
-        if folder != root:
-            message = f"found {f'in {folder}' if folder else 'nowhere'}, and not in {root}"
-            yield CheckResult(name, "broken", message, "run from another folder, and look at PYTHONPATH")
 
 
 def packages() -> Iterator[CheckResult]:

@@ -114,7 +114,9 @@ def read_manifest(files: FileSource, *, manifest_sha256: str | None) -> Manifest
     if ARCH not in entries:
         raise StoreError(f"{path} does not name {ARCH}; the saved network is not whole")
     if extra := sorted(sizes.keys() - entries.keys() - {MANIFEST}):
-        raise StoreError(f"{files.where} holds {extra[0]!r}, which {MANIFEST} does not name; this is refused")
+        raise StoreError(
+            f"{files.where} holds {extra[0][:80]!r}, which {MANIFEST} does not name; this is refused"
+        )
     for name, entry in entries.items():
         if name not in sizes:
             raise StoreError(f"{files.where}/{name} is not there; the saved network is not whole")
@@ -133,7 +135,9 @@ def _manifest_text(files: FileSource, sizes: Mapping[str, int]) -> bytes:
 
 def _parse_entry(path: str, name: str, value: object) -> ManifestEntry:
     if name not in NAMES:
-        raise StoreError(f"{path} names {name!r}; a saved network has {', '.join(NAMES)} and nothing else")
+        raise StoreError(
+            f"{path} names {name[:80]!r}; a saved network has {', '.join(NAMES)} and nothing else"
+        )
     if not isinstance(value, dict) or value.keys() != {"bytes", "sha256"}:
         raise StoreError(f"{path}: {name} has something else than bytes and sha256")
     size, sha256 = value["bytes"], value["sha256"]

@@ -276,17 +276,16 @@ def test_what_is_missing_or_too_old_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("has_data", [False, True])
-def test_another_folder_of_the_name_models_is_noticed(tmp_path: Path, has_data: bool) -> None:
+def test_another_folder_of_the_name_models_is_in_nobody_s_way(tmp_path: Path, has_data: bool) -> None:
     """Also where data sets lie, whose files only torchvision can check, which our `models` imports."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").write_text("raise RuntimeError('foreign')")
     if has_data:
         (tmp_path / "data").mkdir()
     done = command(cwd=tmp_path, ORCHESTRATE_DATA_DIR=str(tmp_path / "data"))
-    assert done.returncode == 4, done.stderr
-    assert f"found in {tmp_path}" in done.stdout
-    assert ("cannot be checked: RuntimeError: foreign" in done.stdout) == has_data
-    assert done.stdout.splitlines()[-1] == "a sweep will not run: see models"
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "foreign" not in done.stdout
+    assert done.stdout.splitlines()[-1] == "a sweep on digits will run here"
 
 
 # ---- Ray itself
