@@ -302,6 +302,7 @@ def test_what_is_no_network_is_refused(net: Any) -> None:
     [
         ({"protect": 3}, "protect is 3"),
         ({"protect": [None]}, "protect is "),
+        ({"only": [None]}, "only is "),
         ({"masks": ["a.weight"]}, "masks of type list"),
         ({"masks": {1: torch.ones(2).bool()}}, "mask 1 fits"),
         ({"groups": "abc"}, "groups is of type str"),
