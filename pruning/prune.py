@@ -22,8 +22,9 @@ from pruning.checks import (
     names_of_layers,
 )
 from pruning.criteria import ScoringContext, absolute_weights, criteria, score_weights
-from pruning.dataflow import find_data_flow, find_protected_layers, find_unprunable
+from pruning.dataflow import find_data_flow, find_unprunable
 from pruning.granularity import granularities, join_blocks, resolve_amount, split_blocks
+from pruning.layer_names import find_protected_layers
 from pruning.masking import (
     Group,
     Masks,

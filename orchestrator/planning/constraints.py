@@ -30,8 +30,8 @@ from orchestrator.trial.weight_transfer import SourceModelInfo, TensorMapping, c
 from pruning import own_code
 from pruning.accumulation import is_accumulated
 from pruning.criteria import criteria
-from pruning.dataflow import is_pattern
 from pruning.granularity import granularities, resolve_amount
+from pruning.layer_names import is_pattern
 from pruning.masking import prunable_layers
 from pruning.prune import check_criterion_fits, check_invert, make_groups, prune
 from pruning.registry import Method, parse_method

@@ -15,8 +15,9 @@ from orchestrator.system.determinism import seeded
 from pruning import own_code
 from pruning.channels import Channels, find_channels
 from pruning.checks import check_stored_weights
-from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers, find_unprunable
+from pruning.dataflow import DataFlow, find_data_flow, find_unprunable
 from pruning.granularity import unit_groups
+from pruning.layer_names import find_protected_layers
 from pruning.masking import Group
 
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32

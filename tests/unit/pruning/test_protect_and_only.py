@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pruning
-from pruning.dataflow import find_protected_layers
 from pruning.granularity import unit_groups
+from pruning.layer_names import find_protected_layers
 from pruning.masking import prunable_layers
 
 IMAGES = torch.zeros(2, 3, 8, 8)
