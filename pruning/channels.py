@@ -31,9 +31,10 @@ from pruning.checks import (
     check_stored_weights,
 )
 from pruning.cutting_law import CuttingLaw
-from pruning.dataflow import find_data_flow, find_protected_layers
+from pruning.dataflow import find_data_flow
 from pruning.equivalence import check_equal
 from pruning.eval_mode import first_float, float64_copy, random_images
+from pruning.layer_names import find_protected_layers
 from pruning.masking import (
     Group,
     Masks,

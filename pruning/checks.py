@@ -88,13 +88,15 @@ def check_sample(sample: object) -> None:
         )
 
 
-def names_to_protect(protect: object) -> tuple[str, ...]:
-    """Return the names in `protect`, which may be a single one. ValueError for anything else."""
-    if isinstance(protect, str):
-        return (protect,)
-    if not isinstance(protect, Collection) or not all(isinstance(name, str) for name in protect):
-        raise ValueError(f"protect is {protect!r}; give names of layers, `input` or `output`")
-    return tuple(protect)
+def names_of_layers(label: str, names: object) -> tuple[str, ...]:
+    """Return the names in `protect` or `only`, which may be a single one. ValueError for anything else."""
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{label} is {names!r}; give names of layers, patterns such as 'layer4.*', `input` or `output`"
+        )
+    return tuple(names)
 
 
 def check_one_of(label: str, value: str, allowed: Sequence[str]) -> None:

@@ -7,10 +7,9 @@ and reshapes, and no further.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,6 @@ from pruning.checks import (
     FORWARD_ERRORS,
     check_example,
     check_network,
-    names_to_protect,
     one_line,
     shape_text,
 )
@@ -110,34 +108,6 @@ def find_unprunable(net: nn.Module, flow: DataFlow | None = None) -> tuple[str, 
         if max(dims, default=0) > 1:
             names.append(f"{name or 'the network itself'} ({type(module).__name__})")
     return tuple(names)
-
-
-def find_protected_layers(
-    net: nn.Module,
-    protect: Collection[str],
-    *,
-    flow: DataFlow | None = None,
-    example_input: Tensor | None = None,
-) -> frozenset[str]:
-    """Return the module names for `protect`: `input`, `output`, or names of layers. ValueError for others.
-
-    `input` is the first layer that runs; `output` are those that make the logits.
-    """
-    layers, protect = list(prunable_layers(net)), names_to_protect(protect)
-    names = frozenset(protect) - {"input", "output"}
-    if len(names) < len(set(protect)):
-        if len(layers) == 1:
-            names |= {layers[0]}
-        else:
-            flow = flow or find_data_flow(net, example_input)
-            names |= set(flow.outputs) if "output" in protect else set()
-            names |= {flow.layers[0]} if "input" in protect else set()
-    for name in sorted(names - set(layers)):
-        near = get_close_matches(name, ["input", "output", *layers], n=3, cutoff=0.4)
-        raise ValueError(
-            f"protect: no layer {name!r}; there are {', '.join(near or ['input', 'output', *layers[:5]])}"
-        )
-    return names
 
 
 def _candidate_inputs(net: nn.Module, example_input: Tensor | None) -> Iterator[Tensor]:

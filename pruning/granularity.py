@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.channels import Channels, find_channels
-from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers
+from pruning.dataflow import DataFlow, find_data_flow
+from pruning.layer_names import find_protected_layers
 from pruning.masking import Group, Member, prunable_layers, unit_members, width_of
 from pruning.registry import Between, Method, Registry
 

@@ -19,11 +19,12 @@ from pruning.checks import (
     check_sample,
     check_seed,
     check_stored_weights,
-    names_to_protect,
+    names_of_layers,
 )
 from pruning.criteria import ScoringContext, absolute_weights, criteria, score_weights
-from pruning.dataflow import find_data_flow, find_protected_layers, find_unprunable
+from pruning.dataflow import find_data_flow, find_unprunable
 from pruning.granularity import granularities, join_blocks, resolve_amount, split_blocks
+from pruning.layer_names import find_protected_layers
 from pruning.masking import (
     Group,
     Masks,
@@ -72,6 +73,7 @@ def prune(
     round: int = 1,
     masks: Masks | None = None,
     protect: Collection[str] = (),
+    only: Collection[str] = (),
     example_input: Tensor | None = None,
     groups: Sequence[Group] | None = None,
     sample: Sample | None = None,
@@ -84,8 +86,11 @@ def prune(
     `amount` in [0, 1] is the fraction of all weights, units or channels to prune; what `masks` has pruned
     counts already and stays pruned. To an adaptive schedule it is a ceiling. Granularity `channel` needs
     `example_input`, images [N, C, H, W] of which only the shape counts, or the `groups` of an earlier trace.
-    For `unit`, and to protect `output` or `input`, the network is run once to see which layers make the
-    logits; without `example_input`, on an input that its layers suggest. `sample` (images, labels) is for
+    `protect` and `only` take names of layers and patterns (`layer4.*`, `*.downsample.*`; `*` crosses dots),
+    `input` and `output`: layers of `protect` are left whole, and with `only` so are all others than its own;
+    a unit or channel that such a layer makes stays. For `unit`, and for `output` or `input`, the network is
+    run once to see which layers make the logits; without `example_input`, on an input that its layers
+    suggest. `sample` (images, labels) is for
     criteria that look at data, `accumulated` the sums of an `Accumulator` for those that look at a training.
     `invert` prunes the best first, a control. `net` is untouched. What has weights and is not pruned is named
     in a warning. ValueError for bad values, unknown names, and networks
@@ -94,14 +99,14 @@ def prune(
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _check_numbers(amount, pattern, scope, round)
     generator = torch.Generator().manual_seed(check_seed(seed))
-    protected = _check_inputs(net, protect, example_input, sample, masks)
+    protected = _check_inputs(net, protect, only, example_input, sample, masks)
     _warn_unprunable(net, pattern, protected, example_input, groups)
     groups = make_groups(net, pattern, protect=protected, example_input=example_input, groups=groups)
     _check_methods(net, score, pattern, plan, groups, invert=invert)
     prunable = full_masks(net, groups, protect=protected)
     masks = {name: mask.cpu() for name, mask in (prunable | (masks or {})).items()}
     if not prunable:
-        _check_nothing_asked(amount, names_to_protect(protect))
+        _check_nothing_asked(amount, protect, only)
         return masks
     block = pattern.options.get(pattern.traits.get("block", ""))
     keep_one = groups is not None and (amount < 1 or bool(plan.traits.get("adaptive")))
@@ -237,18 +242,19 @@ def _check_numbers(amount: float, granularity: Method, scope: str, round: int) -
 def _check_inputs(
     net: nn.Module,
     protect: Collection[str],
+    only: Collection[str],
     example_input: Tensor | None,
     sample: Sample | None,
     masks: Masks | None,
 ) -> frozenset[str]:
     """Return the names of the protected layers. ValueError for an unusable network, input or mask."""
-    protect = names_to_protect(protect)
+    protect, only = names_of_layers("protect", protect), names_of_layers("only", only)
     check_network(net)
     if example_input is not None:
         check_example(example_input)
     check_sample(sample)
     check_masks(net, masks or {})
-    protected = find_protected_layers(net, protect, example_input=example_input)
+    protected = find_protected_layers(net, protect, only=only, example_input=example_input)
     check_stored_weights(net, prunable_layers(net).keys() - protected)
     return protected
 
@@ -295,10 +301,14 @@ def _check_methods(
             )
 
 
-def _check_nothing_asked(amount: float, protect: Collection[str]) -> None:
+def _check_nothing_asked(amount: float, protect: Collection[str], only: Collection[str]) -> None:
     """Raise ValueError for an amount above 0 where no layer can be pruned."""
     if amount > 0:
-        reason = (
-            f"protect is {list(protect)}: that" if protect else "what makes the logits is never removed: it"
-        )
+        chosen = {
+            label: list(names_of_layers(label, names))
+            for label, names in (("only", only), ("protect", protect))
+            if names
+        }
+        choice = " and ".join(f"{label} is {names}" for label, names in chosen.items())
+        reason = f"{choice}: that" if chosen else "what makes the logits is never removed: it"
         raise ValueError(f"{reason} leaves nothing to prune")

@@ -31,6 +31,7 @@ from pruning import own_code
 from pruning.accumulation import is_accumulated
 from pruning.criteria import criteria
 from pruning.granularity import granularities, resolve_amount
+from pruning.layer_names import is_pattern
 from pruning.masking import prunable_layers
 from pruning.prune import check_criterion_fits, check_invert, make_groups, prune
 from pruning.registry import Method, parse_method
@@ -92,14 +93,35 @@ def match_source_model(model: str, dataset: str, source_model: SourceModelInfo) 
 
 
 @lru_cache(maxsize=4096)
-def protect_conflict(model: str, dataset: str, granularity: str, protect: tuple[str, ...]) -> str | None:
+def protected_names(
+    model: str, dataset: str, protect: tuple[str, ...], only: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return `protect` as a trial records it; SpaceError for what the model does not have.
+
+    Names, `input` and `output` stay as they are. A pattern, or `only`, gives the names of all layers that are
+    left whole: a record says what was protected, and equal choices have one key.
+    """
+    built = (model, *shape_of(dataset))
+    net = meta_model(*built)
+    if not prunable_layers(net) or not (only or any(is_pattern(net, name) for name in protect)):
+        return protect
+    try:
+        return layers_protected(built, protect, only)
+    except ValueError as error:
+        raise SpaceError(f"{method_name(model)}: {error}") from error
+
+
+@lru_cache(maxsize=4096)
+def protect_conflict(
+    model: str, dataset: str, granularity: str, protect: tuple[str, ...], only: tuple[str, ...] = ()
+) -> str | None:
     """Check that unprotected layers can be pruned. SpaceError for a layer that the model does not have."""
     built = (model, *shape_of(dataset))
     layers = list(prunable_layers(meta_model(*built)))
     if not layers:
         return f"{method_name(model)} has no Linear or convolution layer: there is nothing to prune"
     try:
-        protected = layers_protected(built, protect)
+        protected = layers_protected(built, protect, only)
     except ValueError as error:
         raise SpaceError(f"{method_name(model)}: {error}") from error
     removable = set(layers)
@@ -111,7 +133,10 @@ def protect_conflict(model: str, dataset: str, granularity: str, protect: tuple[
             return f"{granularity} of {method_name(model)}: {error}"
     if removable - set(protected):
         return None
-    return f"protect [{', '.join(protect)}] leaves no {granularity} of {method_name(model)} to prune"
+    choice = " and ".join(
+        f"{key} [{', '.join(names)}]" for key, names in (("only", only), ("protect", protect)) if names
+    )
+    return f"{choice} leaves no {granularity} of {method_name(model)} to prune"
 
 
 @lru_cache(maxsize=4096)

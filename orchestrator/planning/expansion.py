@@ -26,6 +26,7 @@ from orchestrator.planning.constraints import (
     model_conflict,
     order_conflict,
     protect_conflict,
+    protected_names,
     scope_conflict,
     score_conflict,
     shape_of,
@@ -124,10 +125,11 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
         config = dense.get(dense_variant.dense, dense_variant.dense)
         is_needed = False
         for pruning_variant in pruning_variants:
-            trial = TrialConfig(config, pruning_variant.prune, **pruning_variant.fields)
             reason = _conflict(space, dense_variant, pruning_variant)
             exclusion = None if reason is None else Exclusion(reason, 0)
             if exclusion is None:
+                prune = _with_protected_layers(space, config, pruning_variant.prune)
+                trial = TrialConfig(config, prune, **pruning_variant.fields)
                 key = plain_key(trial)
                 exclusion = _duplicate(trials[key], trial, dense_variant) if key in trials else None
             if exclusion is None:
@@ -139,6 +141,12 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
             dense.setdefault(config, config)
     exclusions = tuple(replace(item, count=count) for item, count in excluded.items())
     return Expansion(tuple(trials.values()), tuple(dense), exclusions)
+
+
+def _with_protected_layers(space: Space, dense: DenseConfig, prune: Prune) -> Prune:
+    """Return the pruning with the names of this model's layers in place of patterns and `only`."""
+    protect = protected_names(dense.model, dense.dataset, space.protect, space.only)
+    return prune if protect == prune.protect else replace(prune, protect=protect)
 
 
 def _dense_variants(space: Space, lists: Lists, numerics: Numerics) -> Iterator[DenseVariant]:
@@ -255,11 +263,12 @@ def _conflict(space: Space, dense: DenseVariant, pruning: PruningVariant) -> str
     if dense.dense.start == "masked" and recovery.traits.get("regrows"):
         return f"recover {recovery.name} brings weights back: start masked, whose masks stay, cannot have it"
     methods = (pruning.fields["recover"], pruning.fields["prepare"])
-    return (
-        protect_conflict(model, dataset, prune.granularity, prune.protect)
-        or structure_conflict(model, dataset, prune.granularity, prune.protect, *methods)
-        or criterion_conflict(model, dataset, prune.criterion, prune.granularity, prune.protect)
-    )
+    if reason := protect_conflict(model, dataset, prune.granularity, space.protect, space.only):
+        return reason
+    prune = _with_protected_layers(space, dense.dense, prune)
+    return structure_conflict(
+        model, dataset, prune.granularity, prune.protect, *methods
+    ) or criterion_conflict(model, dataset, prune.criterion, prune.granularity, prune.protect)
 
 
 @lru_cache(maxsize=256)

@@ -80,6 +80,7 @@ def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
         "choices": _choices_record(choices),
         "train": non_default_recipe(space.train.model_dump()),
         "protect": space.protect,
+        **({"only": space.only} if space.only else {}),
         "exclude": [_choices_record(rule.non_empty()) for rule in space.exclude],
         "numerics": asdict(plan.numerics),
         "stop": str(stop),

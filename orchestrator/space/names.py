@@ -65,7 +65,7 @@ def plugin_names(kind: str) -> list[str]:
 
 
 def settable_keys() -> list[str]:
-    """Return the keys of --set: every axis, every field of `train`, `protect`, and the fields of `search`."""
+    """Return the keys of --set: axes, fields of `train` and `search`, `protect`, `only`."""
     return list(_content()["settable_keys"])
 
 

@@ -12,7 +12,8 @@ from orchestrator.space.yaml_loader import Path, Plain
 
 TECHNIQUE_AXES = ("criterion", "granularity", "scope")
 SEARCH_KEYS = tuple(f"search.{field}" for field in Search.model_fields)
-SETTABLE = (*AXIS_NAMES, "protect", *SEARCH_KEYS)
+LAYER_KEYS = ("protect", "only")
+SETTABLE = (*AXIS_NAMES, *LAYER_KEYS, *SEARCH_KEYS)
 
 
 def with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Plain], dict[Path, str]]:
@@ -27,7 +28,7 @@ def with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Pl
             hint = unknown_name("key", key, known) if equals else "write key=value or key=v1,v2"
             raise SpaceError(f"{option}: {hint}")
         new_values = [yaml_loader.load_yaml(value, option).data for value in _split(text)]
-        if not new_values and key != "protect":
+        if not new_values and key not in LAYER_KEYS:
             raise SpaceError(f"{option}: no value is given; write {key}=v1,v2")
         if key in SEARCH_KEYS and len(new_values) > 1:
             raise SpaceError(f"{option}: {key} takes one value")
@@ -44,7 +45,7 @@ def _replace(
     Axes that they make pointless are removed, save for `set_paths`, which an earlier --set gave.
     """
     group, _, field = key.rpartition(".")
-    if key == "protect":
+    if key in LAYER_KEYS:
         return (key,), {**data, key: new_values}
     group_data = data.get(group, {}) if group in ("search", "train") else {}
     if group == "search" and isinstance(group_data, dict):

@@ -38,6 +38,9 @@ def _sorted_names(value: Plain) -> Plain:
     return sorted(set(names)) if all(isinstance(name, str) for name in names) else names
 
 
+LayerNames = Annotated[tuple[LayerName, ...], BeforeValidator(_sorted_names)]
+
+
 class Space(StrictModel):
     """A search space. The last four fields are not keys of a file.
 
@@ -50,7 +53,8 @@ class Space(StrictModel):
     search: Search = Search()
     axes: Axes
     train: Recipe = Recipe()
-    protect: Annotated[tuple[LayerName, ...], BeforeValidator(_sorted_names)] = ()
+    protect: LayerNames = ()
+    only: LayerNames = ()
     recover: Recovery | None = None
     stop: StopRule | None = None
     stop_within: Annotated[tuple[AxisName, ...], BeforeValidator(_sorted_names)] = DEFAULT_GROUP_BY

@@ -15,8 +15,9 @@ from orchestrator.system.determinism import seeded
 from pruning import own_code
 from pruning.channels import Channels, find_channels
 from pruning.checks import check_stored_weights
-from pruning.dataflow import DataFlow, find_data_flow, find_protected_layers, find_unprunable
+from pruning.dataflow import DataFlow, find_data_flow, find_unprunable
 from pruning.granularity import unit_groups
+from pruning.layer_names import find_protected_layers
 from pruning.masking import Group
 
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32
@@ -127,11 +128,16 @@ def flow_of(architecture: Architecture) -> DataFlow:
 
 
 @_once
-def layers_protected(architecture: Architecture, protect: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the layers for `protect`, sorted. ValueError for a layer that is not there."""
-    has_alias = bool({"input", "output"} & set(protect))
+def layers_protected(
+    architecture: Architecture, protect: tuple[str, ...], only: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Return the names of the layers that `protect` and `only` leave whole, sorted.
+
+    ValueError for a layer that is not there, and a pattern that matches none.
+    """
+    has_alias = bool({"input", "output"} & {*protect, *only})
     flow = flow_of(architecture) if has_alias else None
-    return tuple(sorted(find_protected_layers(_network(architecture), protect, flow=flow)))
+    return tuple(sorted(find_protected_layers(_network(architecture), protect, only=only, flow=flow)))
 
 
 @_once

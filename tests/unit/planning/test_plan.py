@@ -23,6 +23,7 @@ from orchestrator.execution.summary import Preview
 from orchestrator.planning.estimate import RUN_BYTES, estimate, unknown_costs
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
 from orchestrator.space.space import load_space
+from orchestrator.trial.params import params
 from pruning.step import SCOPES
 
 AXES = {"model": "slp", "dataset": "digits", "amount": "0.5"}
@@ -203,6 +204,32 @@ def test_protect_of_all_hidden_layers_leaves_weights_of_the_output_alone(tmp_pat
 def test_protect_names_layers_that_are_there(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"mlp: protect: no layer 'hiden.0'; there are hidden.0"):
         planned(tmp_path, rest="protect: [hiden.0]", model="mlp")
+
+
+def test_patterns_and_only_are_the_protected_layers_of_each_model(tmp_path: Path) -> None:
+    by_pattern = planned(tmp_path, rest='protect: ["hidden.[12]"]', model="'mlp(widths=[8, 8, 8])'")
+    by_name = planned(tmp_path, rest="protect: [hidden.2, hidden.1]", model="'mlp(widths=[8, 8, 8])'")
+    by_only = planned(tmp_path, rest="only: [hidden.0, output]", model="'mlp(widths=[8, 8, 8])'")
+    by_set = planned(tmp_path, "only=hidden.*,output", "protect=hidden.[12]", model="'mlp(widths=[8, 8, 8])'")
+    for found in (by_pattern, by_name, by_only, by_set):
+        assert [trial.config.prune.protect for trial in found.trials] == [("hidden.1", "hidden.2")]
+        assert params(found.trials[0].config)["protect"] == "hidden.1,hidden.2"
+        assert found.trials[0].key == by_name.trials[0].key
+    both = planned(tmp_path, rest='only: ["hidden.*"]', model="['mlp(widths=[8])', 'mlp(widths=[8, 8])']")
+    assert [trial.config.prune.protect for trial in both.trials] == [("output",), ("output",)]
+
+
+def test_a_name_without_a_pattern_stays_as_it_was_in_keys(tmp_path: Path) -> None:
+    found = planned(tmp_path, rest="protect: [output, input]", model="'mlp(widths=[8, 8])'")
+    assert [trial.config.prune.protect for trial in found.trials] == [("input", "output")]
+
+
+def test_only_that_leaves_nothing_and_patterns_that_match_nothing(tmp_path: Path) -> None:
+    found = planned(tmp_path, rest="only: [output]", model="'mlp(widths=[8])'", technique="[weight, neuron]")
+    assert [trial.config.technique for trial in found.trials] == ["weight"]
+    assert [item.reason for item in found.excluded] == ["only [output] leaves no unit of mlp to prune"]
+    with pytest.raises(SpaceError, match=r"mlp: only: pattern 'hiden.\*' matches no layer; there are hidden"):
+        planned(tmp_path, rest='only: ["hiden.*"]', model="mlp")
 
 
 def test_combinations_that_the_engine_refuses(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from torch.nn.utils import prune as torch_prune
 
 import pruning
 from pruning.checks import check_stored_weights
-from pruning.dataflow import find_data_flow, find_protected_layers, find_unprunable
+from pruning.dataflow import find_data_flow, find_unprunable
 from pruning.granularity import unit_groups
+from pruning.layer_names import find_protected_layers
 
 IMAGES = torch.zeros(2, 1, 6, 6)
 MAKERS = {case.name: case.make for case in CASES}
@@ -302,6 +303,7 @@ def test_what_is_no_network_is_refused(net: Any) -> None:
     [
         ({"protect": 3}, "protect is 3"),
         ({"protect": [None]}, "protect is "),
+        ({"only": [None]}, "only is "),
         ({"masks": ["a.weight"]}, "masks of type list"),
         ({"masks": {1: torch.ones(2).bool()}}, "mask 1 fits"),
         ({"groups": "abc"}, "groups is of type str"),
