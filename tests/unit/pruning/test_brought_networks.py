@@ -226,10 +226,14 @@ def test_a_network_that_is_random_in_eval_mode_is_refused_and_the_generator_stay
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def prune_and_shrink(net: nn.Module) -> nn.Module:
+    masks = pruning.prune(net, amount=0.5, granularity="channel", criterion="l2", example_input=EXAMPLE)
+    return pruning.shrink(net, masks, EXAMPLE)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     net = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), nn.Flatten(), nn.Linear(384, 4)).eval()
     net[2].weight.data[0, 0, 0, 0] = value  # type: ignore[union-attr, index]
     with pytest.raises(ValueError, match=r"not finite|contain NaN"):
-        masks = pruning.prune(net, amount=0.5, granularity="channel", criterion="l2", example_input=EXAMPLE)
-        pruning.shrink(net, masks, EXAMPLE)
+        prune_and_shrink(net)
