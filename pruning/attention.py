@@ -105,7 +105,9 @@ class SplitAttention(HeadAttention):
             if bias is not None:
                 layer.bias = nn.Parameter(bias.clone())
             setattr(self, name, layer)
-        del self.in_proj_weight, self.in_proj_bias
+        # None and not deleted: torch's encoder layers look at the bias to choose their path.
+        del self.in_proj_weight
+        self.in_proj_bias = None
         self.train(attention.training)
 
     def project(self, number: int, features: Tensor) -> Tensor:

@@ -135,7 +135,8 @@ def make_groups(
     for name in [name for name in layers if ("unit", name) in at]:
         channels = _ordered_unique(at["unit", name])
         free = [c for c in channels.tolist() if c not in reasons and not taken[c]]
-        if len(free) == 1 and len(channels) == 1 and len(at["unit", name]) > 1:
+        is_apart = not taken[channels].any()  # no other layer's group has units of it
+        if len(free) == 1 and is_apart and len(at["unit", name]) > 1:
             whole[name] = WHOLE
         if any(c in reasons for c in channels.tolist()) and not free:
             whole[name] = next(reasons[c] for c in channels.tolist() if c in reasons)

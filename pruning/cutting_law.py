@@ -100,6 +100,8 @@ def _perturbed(net: nn.Module) -> nn.Module:
     for name, tensor in [*copy.named_parameters(), *copy.named_buffers()]:
         if not tensor.is_floating_point():
             continue
+        if not tensor.dim() and isinstance(tensor, nn.Parameter):
+            tensor.add_(0.1234)  # the scale 0 of a residual branch would hide the branch
         for dim in range(min(tensor.dim(), 2)):
             factor = torch.rand(tensor.shape[dim], generator=generator, dtype=torch.float64).add_(0.5)
             tensor.mul_(_along(factor, dim, tensor))

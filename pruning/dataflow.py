@@ -24,7 +24,7 @@ from pruning.checks import (
     one_line,
     shape_text,
 )
-from pruning.eval_mode import first_float, model_copy, random_images
+from pruning.eval_mode import first_float, fixed_generators, model_copy, random_images
 from pruning.masking import Conv, Norm, prunable_layers
 from pruning.resize import SelectedLinear
 
@@ -70,7 +70,7 @@ def find_data_flow(net: nn.Module, example_input: Tensor | None = None) -> DataF
     copy = model_copy(check_network(net))
     for images in _candidate_inputs(copy, example_input):
         record = _Pass()
-        with _walls(copy, record), torch.enable_grad():
+        with fixed_generators(copy), _walls(copy, record), torch.enable_grad():
             try:
                 return _read_flow(copy, copy(images), record)
             except NotLogitsError:

@@ -33,6 +33,14 @@ def eval_mode(*nets: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def fixed_generators(net: nn.Module) -> Iterator[None]:
+    """Leave the global generators where they are, whatever a pass in training mode draws."""
+    devices = {parameter.device.index for parameter in net.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        yield
+
+
 def model_copy(net: nn.Module) -> nn.Module:
     """Return a copy in eval mode with gradients on. ValueError where the network cannot be copied."""
     try:

@@ -9,6 +9,7 @@ perturbed, and what follows from it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -71,6 +72,12 @@ class Probe:
                 f"{type(self.net).__name__} takes another path for another image: its channels cannot be "
                 "traced"
             )
+        again = self._calls(images[:1])[LOGITS, 0].read
+        if not torch.allclose(again, first[LOGITS, 0].read, rtol=1e-6, equal_nan=True):
+            raise ValueError(
+                f"{type(self.net).__name__} gives other outputs when it is run again: it is random in eval "
+                "mode, or keeps values from one call to the next"
+            )
         try:
             both = self._calls(images)
         except FORWARD_ERRORS:
@@ -80,7 +87,11 @@ class Probe:
             if key in both and call.answer is not None:
                 call.answer_dim = _batch_dim(call.answer, second[key].answer, both[key].answer)
             call.read_dim = _batch_dim(call.read, second[key].read, both[key].read) if key in both else None
-        self.images, self.is_batched = images[:1], both.keys() == first.keys()
+        self.images = images[:1]
+        # A reader whose images do not lie side by side (a norm over the batch mixes them) would seem blind.
+        self.is_batched = both.keys() == first.keys() and all(
+            call.read_dim is not None for call in first.values()
+        )
 
     def _calls(self, images: Tensor) -> dict[Key, Call]:
         calls: dict[Key, Call] = {}
@@ -246,6 +257,8 @@ def _batch_dim(first: Tensor, second: Tensor | None, both: Tensor | None) -> int
         shape[dim] *= 2
         if shape == list(both.shape):
             scale = float(both.abs().max())
+            if not math.isfinite(scale):  # weights of NaN: the law of cutting refuses the network
+                return None
             if torch.allclose(torch.cat([first, second], dim), both, rtol=1e-6, atol=1e-9 * scale):
                 return dim
     return None
