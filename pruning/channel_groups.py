@@ -185,7 +185,7 @@ def _group(net: nn.Module, root: str, channels: Tensor, at: Mapping[Node, Tensor
 def _in_dim(member: Member, layer: nn.Module) -> Member:
     if unit_dim(layer) == 0:
         return member
-    return Member(member.module, "in", member.index, member.root, "weight", 0)
+    return replace(member, parameter="weight")
 
 
 def removable_columns(groups: Iterable[Group], reads: Reads) -> dict[str, Tensor]:

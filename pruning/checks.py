@@ -121,13 +121,11 @@ def check_groups_fit(net: nn.Module, groups: object) -> None:
             f"groups is of type {type(groups).__name__}; give what trace(net, example_input) returns"
         )
     modules = dict(net.named_modules())
-    rows: dict[str, int] = {}
-    for member in (member for group in groups for member in group.members):
-        rows[member.module] = rows.get(member.module, 0) + len(member.index) * (member.side == "out")
     for group in groups:
         for member in group.members:
             width = _width(modules.get(member.module), member)
-            is_whole = member.side != "out" or rows[member.module] == width
+            traced = member.width or len(member.index.unique())
+            is_whole = member.side != "out" or traced == width
             if width is None or not is_whole or int(member.index.max()) >= width:
                 raise ValueError(
                     f"group {group.name!r} does not fit this network at {member.module}: it was traced on "

@@ -36,7 +36,8 @@ class Member:
     those of one parameter, beside another side of its module; `slice`: of a parameter that is no layer's;
     `heads`: an attention's heads.
     `index` (positions) and `root` (units) are int64 tensors of one length. With `parameter` the positions are
-    those of its dimension `dim`: a transposed convolution has its units in dimension 1 of the weight.
+    those of its dimension `dim`: a transposed convolution has its units in dimension 1 of the weight. `width`
+    is how many positions the side had when it was traced; 0 where the member has all of them.
     """
 
     module: str
@@ -45,6 +46,7 @@ class Member:
     root: Tensor
     parameter: str = ""
     dim: int = 0
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def width_of(layer: nn.Module, side: str) -> int:
 def members_of(name: str, side: Side, roots: Tensor) -> list[Member]:
     """Return the member of one side of a module; `roots`, int64, has the unit of each position, or -1."""
     index = (roots >= 0).nonzero().flatten()
-    return [Member(name, side, index, roots[index])] if len(index) else []
+    return [Member(name, side, index, roots[index], width=len(roots))] if len(index) else []
 
 
 def unit_members(name: str, layer: nn.Module, roots: Tensor) -> list[Member]:
@@ -97,7 +99,7 @@ def unit_members(name: str, layer: nn.Module, roots: Tensor) -> list[Member]:
     index, root = members[0].index, members[0].root
     entries = [Member(name, "entry", index, root, "bias")] if layer.bias is not None else []
     if layer.groups == 1:
-        return [Member(name, "out", index, root, "weight", 1), *entries]
+        return [Member(name, "out", index, root, "weight", 1, len(roots)), *entries]
     # Dimension 0 of the weight has the inputs, group by group.
     per_unit, per_input = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     roots_of_inputs = roots[torch.arange(layer.in_channels) // per_input * per_unit]
