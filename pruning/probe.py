@@ -10,8 +10,8 @@ perturbed, and what follows from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +27,7 @@ from pruning.masking import prunable_layers
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 LOGITS = "the logits"  # the last reader; no module has a name with a space
 CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
-SIDES = (32, 64, 96, 128)  # of the images that are tried in place of larger ones
+SIDES = (8, 16, 32, 64, 96, 128)  # of the images that are tried in place of larger ones
 CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes
 PUSHES = ("both", "up", "down", "low")
 Key = tuple[str, int]  # (module, number of its call)
@@ -134,10 +134,13 @@ class Probe:
             if call.answer is not None:
                 self.answers[key] = _answer_of(call.answer, kind, seed=number)
 
-    def changed(self, codes: Mapping[str, Tensor], push: str, passes: int) -> dict[str, Tensor]:
+    def changed(
+        self, codes: Mapping[str, Tensor], push: str, passes: int, readers: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         """Return reader -> bool [passes, columns]: which of its columns change when units are perturbed.
 
-        `codes`: layer -> bool [passes, units], the units that each pass perturbs.
+        `codes`: layer -> bool [passes, units], the units that each pass perturbs. `readers` are those to look
+        at, all unless given; a pass ends at the last of them.
         """
         is_batched = self.is_batched and all(
             call.answer_dim is not None for (name, _), call in self.base.items() if name in codes
@@ -151,24 +154,34 @@ class Probe:
         chunk = max(1, min(128, CHUNK // largest)) if is_batched else 1
         pieces = [
             self._changed(
-                {name: code[start : start + chunk] for name, code in codes.items()}, is_batched=is_batched
+                {name: code[start : start + chunk] for name, code in codes.items()},
+                is_batched=is_batched,
+                readers=readers,
             )
             for start in range(0, passes, chunk)
         ]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _changed(
-        self, codes: Mapping[str, Tensor], *, is_batched: bool, passes: int = 0
+        self,
+        codes: Mapping[str, Tensor],
+        *,
+        is_batched: bool,
+        passes: int = 0,
+        readers: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         passes = len(next(iter(codes.values()))) if codes else passes
         copies = passes + 1 if is_batched else 1  # the first copy is not perturbed
         result: dict[str, Tensor] = {}
         counts: dict[str, Iterator[int]] = {name: count() for name in self.watched}
+        pending = {key for key in self.base if readers is None or key[0] in readers}
 
         def on_read(name: str, number: int, read: Tensor) -> None:
             call = self.base.get((name, number))
             if call is None:
                 raise _OtherPathError(name)
+            if (name, number) not in pending:
+                return
             dim = reader_dim(self.watched.get(name), read)
             if not is_batched:
                 base = self.reads.setdefault((name, number), read.clone())
@@ -178,6 +191,9 @@ class Probe:
                 both = _copies(read, call.read_dim, copies)
             change = _changes(both, dim, read.shape[dim], passes)
             result[name] = result[name] | change if name in result else change
+            pending.remove((name, number))
+            if not pending:
+                raise _AllSeen
 
         def answer(name: str, layer: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
             number = next(counts[name])
@@ -192,22 +208,25 @@ class Probe:
             on_read(name, next(counts[name]), args[0] if args else kwargs["input"])
 
         images = self.images.expand(copies, *self.images.shape[1:])
-        with self._walls(answer, watch):
+        with self._walls(answer, watch), suppress(_AllSeen):
             on_read(LOGITS, 0, self._forward(images))
-        for name in self.watched.keys() - result.keys():
-            if (name, 0) in self.base:
-                raise _OtherPathError(name)
+        if pending:
+            raise _OtherPathError(min(pending)[0])
         return result
 
-    def changed_by(self, codes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def changed_by(
+        self, codes: Mapping[str, tuple[Tensor, Tensor]], readers: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         """Return reader -> bool [1, columns]: what changes when entries of tensors between the layers do.
 
-        `codes`: name -> (tensor of the network, bool of its shape).
+        `codes`: name -> (tensor of the network, bool of its shape). `readers` as in `changed`.
         """
-        changes = [self._changed_by(codes, push) for push in ("both", "up", "low")]
+        changes = [self._changed_by(codes, push, readers) for push in ("both", "up", "low")]
         return {name: changes[0][name] | changes[1][name] | changes[2][name] for name in changes[0]}
 
-    def _changed_by(self, codes: Mapping[str, tuple[Tensor, Tensor]], push: str) -> dict[str, Tensor]:
+    def _changed_by(
+        self, codes: Mapping[str, tuple[Tensor, Tensor]], push: str, readers: Collection[str] | None
+    ) -> dict[str, Tensor]:
         self.push(push)
         if not self.reads:
             self._changed({}, is_batched=False)
@@ -218,7 +237,7 @@ class Probe:
                 size = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).add_(0.5).to(tensor)
                 largest = max(float(tensor.detach().abs().max()), 1e-3)
                 tensor.data.add_(size * largest * code)
-            return self._changed({}, is_batched=False, passes=1)
+            return self._changed({}, is_batched=False, passes=1, readers=readers)
         finally:
             for tensor, value in before:
                 tensor.data.copy_(value)
@@ -241,6 +260,10 @@ class Probe:
                 del vars(layer)["forward"]
                 if forwards[name] is not None:
                     vars(layer)["forward"] = forwards[name]
+
+
+class _AllSeen(Exception):  # noqa: N818  # no error: it ends a pass early
+    """Every reader that is looked at has been called."""
 
 
 class _OtherPathError(ValueError):

@@ -116,7 +116,7 @@ def _find_mixed(
             for name in names
         }
         codes = {name: _one_hot(some[name], units[name], passes=SINGLES) for name in names}
-        changed = probe.changed(codes, "both", SINGLES)
+        changed = probe.changed(codes, "both", SINGLES, _readers(reach, names))
         for name in names:
             for reader in reach[name]:
                 change = changed[reader]
@@ -169,7 +169,7 @@ def _decode(
         for name in names:
             is_one = (torch.arange(units[name])[None] >> torch.arange(bits)[:, None]) & 1 == 1
             codes[name] = torch.cat([is_one, ~is_one])
-        changed = probe.changed(codes, push, 2 * bits)
+        changed = probe.changed(codes, push, 2 * bits, _readers(reach, names))
         for name in names:
             for reader in reach[name]:
                 own_bits = max(1, (units[name] - 1).bit_length())
@@ -193,7 +193,7 @@ def _look_closely(
     nearly_all: set[str] = set()
     for names in batches(readers, tuple(readers)):
         codes = {name: _one_hot(some[name], units[name], passes=2 * SINGLES) for name in names}
-        changed = probe.changed(codes, PUSHES[1], 2 * SINGLES)
+        changed = probe.changed(codes, PUSHES[1], 2 * SINGLES, _readers(readers, names))
         for name in names:
             passes = len(some[name])
             shares = [changed[r][:passes, columns].float().mean() for r, columns in unclear[name].items()]
@@ -205,11 +205,15 @@ def _look_closely(
     for names in batches(readers, tuple(readers)):
         most = max(units[name] for name in names)
         codes = {name: _one_hot(torch.arange(units[name]), units[name], passes=most) for name in names}
-        both = [probe.changed(codes, push, most) for push in PUSHES[:2]]
+        both = [probe.changed(codes, push, most, _readers(readers, names)) for push in PUSHES[:2]]
         for name in names:
             for reader, columns in unclear[name].items():
                 pairs = ((both[0][reader] | both[1][reader])[: units[name]] & columns).nonzero()
                 seen.several[reader, name] = pairs[:, 1], pairs[:, 0]
+
+
+def _readers(reach: Mapping[str, Sequence[str]], names: Sequence[str]) -> set[str]:
+    return {reader for name in names for reader in reach[name]}
 
 
 def _one_hot(positions: Tensor, size: int, *, passes: int) -> Tensor:

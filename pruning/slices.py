@@ -83,7 +83,7 @@ def _decode_slices(
                 code = ((torch.arange(tensor.shape[dim]) >> bit) & 1 == 1) == value
                 shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
                 codes[label] = tensor, code.to(tensor.device).reshape(shape).expand(tensor.shape)
-            passes.append(probe.changed_by(codes))
+            passes.append(probe.changed_by(codes, {r for label in tensors for r in reach[label]}))
     found = []
     for label, ((name, leaf), tensor) in tensors.items():
         columns: dict[str, tuple[Tensor, Tensor]] = {}
