@@ -43,7 +43,8 @@ from pruning.masking import (
     check_masks,
     prunable_layers,
 )
-from pruning.probe import Probe, open_norms, smallest_images
+from pruning.probe import Probe
+from pruning.probe_setup import open_norms, smallest_images
 from pruning.reads import find_reads
 from pruning.removal import all_masks, removed_positions
 from pruning.resize import SelectedLinear, axis_of, complement, cut_out, replace_module

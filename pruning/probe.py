@@ -9,10 +9,8 @@ perturbed, and what follows from it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -23,13 +21,17 @@ from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, one_line
 from pruning.masking import prunable_layers
+from pruning.perturbation import (
+    batch_dim,
+    find_changes,
+    noise_like,
+    perturbed_answer,
+    reader_dim,
+    split_copies,
+)
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 LOGITS = "the logits"  # the last reader; no module has a name with a space
-CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
-SIDES = (8, 16, 32, 64, 96, 128)  # of the images that are tried in place of larger ones
 CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes
-PUSHES = ("both", "up", "down", "low")
 Key = tuple[str, int]  # (module, number of its call)
 
 
@@ -85,8 +87,8 @@ class Probe:
         self.base = first
         for key, call in first.items():
             if key in both and call.answer is not None:
-                call.answer_dim = _batch_dim(call.answer, second[key].answer, both[key].answer)
-            call.read_dim = _batch_dim(call.read, second[key].read, both[key].read) if key in both else None
+                call.answer_dim = batch_dim(call.answer, second[key].answer, both[key].answer)
+            call.read_dim = batch_dim(call.read, second[key].read, both[key].read) if key in both else None
         self.images = images[:1]
         # A reader whose images do not lie side by side (a norm over the batch mixes them) would seem blind.
         self.is_batched = both.keys() == first.keys() and all(
@@ -132,7 +134,7 @@ class Probe:
         self.kind, self.reads = kind, {}
         for number, (key, call) in enumerate(self.base.items()):
             if call.answer is not None:
-                self.answers[key] = _answer_of(call.answer, kind, seed=number)
+                self.answers[key] = noise_like(call.answer, kind, seed=number)
 
     def changed(
         self, codes: Mapping[str, Tensor], push: str, passes: int, readers: Collection[str] | None = None
@@ -188,8 +190,8 @@ class Probe:
                 same_shape = base.shape == read.shape
                 both = torch.stack([base, read]) if same_shape and passes else None
             else:
-                both = _copies(read, call.read_dim, copies)
-            change = _changes(both, dim, read.shape[dim], passes)
+                both = split_copies(read, call.read_dim, copies)
+            change = find_changes(both, dim, read.shape[dim], passes)
             result[name] = result[name] | change if name in result else change
             pending.remove((name, number))
             if not pending:
@@ -202,7 +204,9 @@ class Probe:
             call = self.base[name, number]
             answer = self.answers[name, number]
             batch = call.answer_dim if is_batched else None
-            return _answer(answer, batch, copies, codes.get(name), self.kind, reader_dim(layer, read))
+            return perturbed_answer(
+                answer, batch, copies, codes.get(name), self.kind, reader_dim(layer, read)
+            )
 
         def watch(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
             on_read(name, next(counts[name]), args[0] if args else kwargs["input"])
@@ -269,149 +273,3 @@ class _AllSeen(Exception):  # noqa: N818  # no error: it ends a pass early
 class _OtherPathError(ValueError):
     def __init__(self, name: str) -> None:
         super().__init__(f"{name}: the network takes another path for other values: it cannot be traced")
-
-
-def _batch_dim(first: Tensor, second: Tensor | None, both: Tensor | None) -> int | None:
-    """Return the dimension along which two images lie one after the other; None where there is none."""
-    if second is None or both is None or first.shape != second.shape or first.dim() != both.dim():
-        return None
-    for dim in range(first.dim()):
-        shape = list(first.shape)
-        shape[dim] *= 2
-        if shape == list(both.shape):
-            scale = float(both.abs().max())
-            if not math.isfinite(scale):  # weights of NaN: the law of cutting refuses the network
-                return None
-            if torch.allclose(torch.cat([first, second], dim), both, rtol=1e-6, atol=1e-9 * scale):
-                return dim
-    return None
-
-
-def reader_dim(module: nn.Module | None, read: Tensor) -> int:
-    """Return where the columns of a reader lie, counted from the end: the batch may be split in front."""
-    if module is None or isinstance(module, nn.Linear):
-        return -1
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return -len(module.kernel_size) - 1
-    return 1 - read.dim()
-
-
-def _copies(read: Tensor, batch: int | None, copies: int) -> Tensor | None:
-    """Return [copies, ...]: the copies of a batch one by one; None where they do not lie side by side."""
-    if batch is None:
-        return None
-    stacked: Tensor = read.movedim(batch, 0).unflatten(0, (copies, -1)).movedim(1, batch + 1)
-    return stacked
-
-
-def _changes(copies: Tensor | None, dim: int, columns: int, passes: int) -> Tensor:
-    """Return bool [passes, columns]: where a copy differs from the first."""
-    if copies is None:
-        return torch.zeros(passes, columns, dtype=torch.bool)
-    base = copies[:1]
-    differences = (copies[1:] - base).abs_().nan_to_num_(nan=float("inf"), posinf=float("inf"))
-    per_column = differences.movedim(dim, 1).flatten(2).amax(2)
-    finite = base[torch.isfinite(base)]
-    scale = float(finite.abs().max()) if finite.numel() else 0.0
-    return (per_column > CHANGE * scale).cpu()
-
-
-def _answer(
-    answer: Tensor, batch: int | None, copies: int, codes: Tensor | None, push: str, dim: int
-) -> Tensor:
-    """Return the answer once for each copy, each but the first with its own units perturbed."""
-    if batch is None:
-        return (
-            answer.clone() if codes is None else answer + _push(answer, push) * _along(codes[0], dim, answer)
-        )
-    stacked = answer[None].expand(copies, *answer.shape).clone()
-    if codes is not None:
-        pushed = _push(answer, push)
-        for number, code in enumerate(codes, start=1):
-            stacked[number].add_(pushed * _along(code, dim, answer))
-    # One image after the other along the dimension of the batch, as the network itself lays them.
-    return stacked.movedim(0, batch).flatten(batch, batch + 1)
-
-
-def _answer_of(recorded: Tensor, push: str, *, seed: int) -> Tensor:
-    """Return noise of deviation 1 in the shape of a layer's answer: little is closed or saturated then.
-
-    It is positive where units are pushed up or down: a gate or ReLU that is closed hides what it would pass
-    on. "low" is for what acts on negative values alone, the slopes of a PReLU.
-    """
-    generator = torch.Generator().manual_seed(1000 * PUSHES.index(push) + seed)
-    noise = torch.randn(recorded.shape, generator=generator, dtype=torch.float64).to(recorded)
-    if push == "both":
-        return noise
-    return noise.abs_().add_(0.1).mul_(-1.0 if push == "low" else 1.0)
-
-
-def _push(answer: Tensor, push: str) -> Tensor:
-    """Return what is added to perturbed units: upwards or downwards beyond zero, or both ways by less."""
-    generator = torch.Generator().manual_seed(answer.numel())
-    size = torch.rand(answer.shape, generator=generator, dtype=torch.float64).add_(0.5).to(answer)
-    largest = float(answer.abs().max())
-    if push == "both":
-        sign = torch.rand(answer.shape, generator=generator, dtype=torch.float64).to(answer).sub_(0.5).sign_()
-        return size.mul_(sign).mul_(0.5 * largest)
-    return size.mul_((3.0 if push == "up" else -3.0) * largest)
-
-
-def _along(code: Tensor, dim: int, like: Tensor) -> Tensor:
-    shape = [1] * like.dim()
-    shape[dim] = -1
-    return code.to(like).reshape(shape)
-
-
-@torch.no_grad()
-def open_norms(net: nn.Module) -> None:
-    """Give the norms of a network scales about 1, small shifts and no statistics, in place.
-
-    A scale of 0, or statistics far from the noise that layers answer, would close what follows.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for norm in (module for module in net.modules() if isinstance(module, NORMS)):
-        for name, tensor in [*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)]:
-            if not tensor.is_floating_point():
-                continue
-            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
-            if name in ("weight", "running_var"):
-                tensor.copy_(noise + 0.5)
-            else:
-                tensor.copy_(0.1 * (noise - 0.5))
-
-
-@torch.no_grad()
-def smallest_images(net: nn.Module, example_input: Tensor) -> Tensor:
-    """Return the smallest square images, on meta, on which a network makes the same calls as on the example.
-
-    What reads what does not depend on the size, and small images are faster.
-    """
-    if example_input.dim() != 4 or example_input.shape[2] != example_input.shape[3]:
-        return example_input
-    small_net = deepcopy(net).eval()
-    sides = [side for side in SIDES if side < example_input.shape[3]]
-    order = _call_order(small_net, example_input.shape[3], example_input) if sides else ()
-    for side in sides:
-        if order and _call_order(small_net, side, example_input) == order:
-            shape = (len(example_input), example_input.shape[1], side, side)
-            return torch.empty(shape, dtype=example_input.dtype, device="meta")
-    return example_input
-
-
-def _call_order(net: nn.Module, side: int, like: Tensor) -> tuple[str, ...]:
-    """Return the layers in order of their calls on one image; none where the network does not run."""
-    parameter = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
-    calls: list[str] = []
-    handles = [
-        layer.register_forward_hook(lambda *_, name=name: calls.append(name))
-        for name, layer in prunable_layers(net).items()
-    ]
-    try:
-        logits = net(torch.zeros((1, like.shape[1], side, side)).to(parameter))
-    except FORWARD_ERRORS:
-        return ()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tuple(calls) if isinstance(logits, Tensor) and torch.isfinite(logits).all() else ()

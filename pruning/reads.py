@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pruning.probe import PUSHES, Probe, reader_dim
+from pruning.perturbation import PUSHES, reader_dim
+from pruning.probe import Probe
 
 SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
 NEARLY = 0.9  # of pairs of unit and column: what is missing is too small to be seen
