@@ -66,6 +66,7 @@ def run(folder: Path, *words: str, code: int = 0) -> Done:
     return done
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_network_of_one_s_own_from_an_empty_folder(tmp_path: Path) -> None:

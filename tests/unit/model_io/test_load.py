@@ -22,7 +22,7 @@ from orchestrator.training.evaluation import evaluate
 
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
 # Of densenet121 the rest is long: what is stored is the same as of a cnn, and each takes half a minute.
-DENSENET = {("weight", "none"), ("channel", "finetune(epochs=1)")}
+DENSENET = {("weight", "none")}
 CASES = [
     pytest.param(
         *case,

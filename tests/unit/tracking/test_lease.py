@@ -148,6 +148,7 @@ def test_beats_go_on_until_the_end(tracker: Tracker, monkeypatch: pytest.MonkeyP
     assert 2 <= heard <= 12
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_sweep_twice_at_once(tmp_path: Path) -> None:
     """The second process exits 6 and names the first; the first is whole, and every run has its bits."""
