@@ -131,18 +131,18 @@ def make_groups(
     reasons |= dict.fromkeys(at["column", LOGITS].unique().tolist(), CLASSES)
     groups: dict[str, Group] = {}
     whole: dict[str, str] = {}
-    taken = torch.zeros(len(is_read), dtype=torch.bool)
+    is_grouped = torch.zeros(len(is_read), dtype=torch.bool)
     for name in [name for name in layers if ("unit", name) in at]:
         channels = _ordered_unique(at["unit", name])
-        free = [c for c in channels.tolist() if c not in reasons and not taken[c]]
-        is_apart = not taken[channels].any()  # no other layer's group has units of it
+        free = [c for c in channels.tolist() if c not in reasons and not is_grouped[c]]
+        is_apart = not is_grouped[channels].any()  # no other layer's group has units of it
         if len(free) == 1 and is_apart and len(at["unit", name]) > 1:
             whole[name] = WHOLE
         if any(c in reasons for c in channels.tolist()) and not free:
             whole[name] = next(reasons[c] for c in channels.tolist() if c in reasons)
         if len(free) > 1 or (free and len(at["unit", name]) == 1):
             groups[name] = _group(net, name, torch.tensor(free), at, reads)
-            taken[free] = True
+            is_grouped[free] = True
     return ChannelGroups(groups, whole)
 
 

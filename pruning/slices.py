@@ -49,7 +49,7 @@ def find_slices(probe: Probe, removable: Mapping[str, Tensor]) -> list[Slices]:
         readers = tuple(r for r, change in changed.items() if change.any())
         if any((changed[r][0] & removable[r]).any() for r in readers if r in removable):
             reach[label] = readers
-    found: list[Slices] = []
+    slices: list[Slices] = []
     for labels in batches(reach, tuple(reach)):
         for dim in range(max(tensors[keys[label]].dim() for label in labels)):
             sizes = {
@@ -57,14 +57,14 @@ def find_slices(probe: Probe, removable: Mapping[str, Tensor]) -> list[Slices]:
             }
             sizes = {label: size for label, size in sizes.items() if size > 1}
             if sizes:
-                found += _decode_slices(
+                slices += _decode_slices(
                     probe,
                     {label: (keys[label], tensors[keys[label]]) for label in sizes},
                     dim,
                     reach,
                     removable,
                 )
-    return found
+    return slices
 
 
 def _decode_slices(
@@ -84,7 +84,7 @@ def _decode_slices(
                 shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
                 codes[label] = tensor, code.to(tensor.device).reshape(shape).expand(tensor.shape)
             passes.append(probe.changed_by(codes, {r for label in tensors for r in reach[label]}))
-    found = []
+    slices = []
     for label, ((name, leaf), tensor) in tensors.items():
         columns: dict[str, tuple[Tensor, Tensor]] = {}
         is_clear, own_bits = True, (tensor.shape[dim] - 1).bit_length()
@@ -98,5 +98,5 @@ def _decode_slices(
             powers = 2 ** torch.arange(own_bits)[:, None]
             columns[reader] = positions, (ones[:, positions].long() * powers).sum(0)
         if is_clear:
-            found.append(Slices(name, leaf, dim, tensor.shape[dim], columns))
-    return found
+            slices.append(Slices(name, leaf, dim, tensor.shape[dim], columns))
+    return slices
