@@ -187,8 +187,9 @@ class Probe:
             dim = reader_dim(self.watched.get(name), read)
             if not is_batched:
                 base = self.reads.setdefault((name, number), read.clone())
-                same_shape = base.shape == read.shape
-                both = torch.stack([base, read]) if same_shape and passes else None
+                if base.shape != read.shape:
+                    raise _OtherPathError(name)
+                both = torch.stack([base, read]) if passes else None
             else:
                 both = split_copies(read, call.read_dim, copies)
             change = find_changes(both, dim, read.shape[dim], passes)

@@ -304,11 +304,11 @@ def _check_methods(
 def _check_nothing_asked(amount: float, protect: Collection[str], only: Collection[str]) -> None:
     """Raise ValueError for an amount above 0 where no layer can be pruned."""
     if amount > 0:
-        chosen = {
+        by_label = {
             label: list(names_of_layers(label, names))
             for label, names in (("only", only), ("protect", protect))
             if names
         }
-        choice = " and ".join(f"{label} is {names}" for label, names in chosen.items())
-        reason = f"{choice}: that" if chosen else "what makes the logits is never removed: it"
+        choice = " and ".join(f"{label} is {names}" for label, names in by_label.items())
+        reason = f"{choice}: that" if by_label else "what makes the logits is never removed: it"
         raise ValueError(f"{reason} leaves nothing to prune")

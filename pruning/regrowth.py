@@ -42,12 +42,12 @@ def regrow_at_random(
     weight = _checked("weights", weight, fraction)
     if bool(alive.all()):
         return Regrowth(alive.clone(), torch.zeros_like(alive))
-    kept = alive & (weight != 0)
-    for side in (kept & (weight > 0), kept & (weight < 0)):
-        kept = kept & ~_lowest(weight.abs(), side, math.floor(fraction * int(side.sum())))
+    survivors = alive & (weight != 0)
+    for side in (survivors & (weight > 0), survivors & (weight < 0)):
+        survivors = survivors & ~_lowest(weight.abs(), side, math.floor(fraction * int(side.sum())))
     draws = torch.rand(weight.shape, generator=generator, dtype=torch.float64)
-    grown = _lowest(draws, ~kept, int(alive.sum()) - int(kept.sum()))
-    return Regrowth(kept | grown, grown)
+    grown = _lowest(draws, ~survivors, int(alive.sum()) - int(survivors.sum()))
+    return Regrowth(survivors | grown, grown)
 
 
 def regrow_by_gradient(weight: Tensor, gradient: Tensor, alive: Tensor, *, fraction: float) -> Regrowth:
@@ -64,9 +64,9 @@ def regrow_by_gradient(weight: Tensor, gradient: Tensor, alive: Tensor, *, fract
     if bool(alive.all()):
         return Regrowth(alive.clone(), torch.zeros_like(alive))
     count = math.floor(fraction * int(alive.sum()))
-    kept = alive & ~_lowest(weight.abs(), alive, count)
-    chosen = _lowest(-gradient.abs(), ~kept, count)
-    return Regrowth(kept | chosen, chosen & ~alive)
+    survivors = alive & ~_lowest(weight.abs(), alive, count)
+    grown = _lowest(-gradient.abs(), ~survivors, count)
+    return Regrowth(survivors | grown, grown & ~alive)
 
 
 def cosine_fraction(step: float, *, start: float, end: float) -> float:
