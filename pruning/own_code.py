@@ -106,6 +106,11 @@ def relative_to(folder: Path) -> Iterator[None]:
         _RELATIVE.reset(tokens[1])
 
 
+def base_folder() -> Path:
+    """Return the folder that relative paths start from: that of `relative_to`, or the current one."""
+    return Path(os.path.abspath(_FOLDER.get() or Path.cwd()))
+
+
 def is_own(name: str) -> bool:
     """Whether a method's or model's name, without options, is that of one's own file."""
     return NAME.fullmatch(name) is not None
@@ -171,7 +176,7 @@ def is_known(name: str) -> bool:
 
 def _read(written: str) -> tuple[str, OwnCode]:
     """Return the path as it is recorded and the code of a file, relative to the folder of the space."""
-    folder = Path(os.path.abspath(_FOLDER.get() or Path.cwd()))
+    folder = base_folder()
     file = Path(os.path.normpath(folder / os.path.expanduser(written)))
     if not file.is_file():
         raise OwnCodeError(_no_file(file, written, folder))

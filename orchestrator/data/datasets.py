@@ -1,61 +1,25 @@
-"""Data sets by name: what is known of them without their files, and their options."""
+"""Data sets by name: what is known of them without their images, and the options of all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.data.sources import (
+    SELECTION,
+    SOURCES,
+    DatasetInfo,
+    Raw,
+    find_source,
+    parse_dataset,
+    source_facts,
+)
 from orchestrator.errors import DataError, SpaceError, unknown_name
 from pruning.plugins import Plugins
+from pruning.registry import parse_method
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-@dataclass(frozen=True, eq=False)
-class Raw:
-    """A data set as its authors published it: images uint8 [N, C, H, W] and labels int64 [N].
-
-    The last `own_test` images are the authors' test set; 0 where they have none.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    own_test: int
-    class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What is known of a data set without its files.
-
-    `source` is the name of torchvision's class, None for `digits` and for the data sets of other packages.
-    Those `read` their files from the data folder, and raise DataError where they are not there. Images hold
-    whole numbers from 0 to `levels`. `per_class`: images per class in (train, validation, test), None where
-    the classes are (almost) equally frequent.
-    """
-
-    name: str
-    about: str
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    train_images: int
-    validation_images: int
-    test_images: int
-    levels: int = 255
-    source: str | None = None
-    per_class: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
-    read: Callable[[Path], Raw] | None = None
-
-    @property
-    def split_sizes(self) -> tuple[int, int, int]:
-        """Images for (training, validation, test)."""
-        return self.train_images, self.validation_images, self.test_images
-
+__all__ = ["DATASETS", "OWN", "DatasetInfo", "Raw", "check_options", "info", "parse_dataset", "split_sizes"]
 
 DIGITS_PER_CLASS = (
     (124, 128, 124, 128, 127, 127, 127, 125, 121, 126),
@@ -69,6 +33,16 @@ COLOUR = (3, 32, 32)
 OWN = {
     "digits": DatasetInfo(
         "digits", "8x8 grey digits", (1, 8, 8), 10, 1257, 180, 360, levels=16, per_class=DIGITS_PER_CLASS
+    ),
+    "mnist-5k": DatasetInfo(
+        "mnist-5k",
+        "grey digits, 5,000 of MNIST's",
+        GREY,
+        10,
+        4050,
+        450,
+        500,
+        class_names=tuple(map(str, range(10))),
     ),
     "mnist": DatasetInfo("mnist", "grey digits", GREY, 10, 54_000, 6_000, 10_000, source="MNIST"),
     "fashion-mnist": DatasetInfo(
@@ -93,11 +67,20 @@ DATASETS: Plugins[DatasetInfo] = Plugins(
 
 
 def info(name: str) -> DatasetInfo:
-    """Return the data set of a name. SpaceError with the nearest names, or why it cannot be imported."""
-    if name not in DATASETS:
-        raise SpaceError(unknown_name("dataset", name, DATASETS))
+    """Return what is known of a data set: by its name, or by its text with options.
+
+    SpaceError with the nearest names, or why it cannot be imported; DataError where the files that decide
+    shape and classes are missing or bad.
+    """
+    if (source := find_source(name)) is not None and source.name not in OWN:
+        return source_facts(source)
+    plain, options = parse_method(name) if "(" in name else (name, {})
+    if plain not in DATASETS:
+        raise SpaceError(unknown_name("dataset", plain, [*DATASETS, *SOURCES]))
+    if options:
+        raise SpaceError(unknown_name(f"option of {plain}", next(iter(options)), SELECTION))
     try:
-        return DATASETS[name]
+        return DATASETS[plain]
     except ValueError as error:
         raise SpaceError(str(error)) from error
 

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.data.datasets import OWN, Raw, digits_file, info, read_digits
+from orchestrator.data.sources import Source, find_source, stamps_of
 from orchestrator.errors import DataError
 from orchestrator.system.console import drawn_on
 
@@ -33,6 +34,7 @@ LAYOUT = {
     "CIFAR10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
     "CIFAR100": ("cifar-100-python", "cifar-100-python.tar.gz"),
 }
+_whole: set[tuple[str, str]] = set()  # (text, stamps) of sources that were read without an error
 DOWNLOAD_ERRORS = (OSError, HTTPException, RuntimeError)  # torchvision raises the last for a wrong MD5
 
 
@@ -56,7 +58,10 @@ def file_stamps(name: str, data_dir: Path | None = None) -> list[list[str | int]
     """Return [path, size, time of the last change in ns] of every file of a data set that is there.
 
     Nothing is read, and nothing imported. None for a data set of another package, whose files only it knows.
+    Of a source with many files there is one stamp for all. DataError where it has none.
     """
+    if (parsed := find_source(name)) is not None:
+        return stamps_of(parsed)
     if name not in OWN or OWN[name].read is not None:
         return None
     root, source = data_folder(data_dir), OWN[name].source
@@ -74,13 +79,13 @@ def _stamps(files: Sequence[Path], root: Path) -> list[list[str | int]]:
 
 def verify(name: str, data_dir: Path | None = None) -> list[str]:
     """Return what is wrong with the files, a line each; empty where they can be read. Writes nothing."""
-    source, root = _source(name), data_folder(data_dir)
-    if (reader := info(name).read) is not None:
+    if find_source(name) is not None or info(name).read is not None:
         try:
-            _read_plugin(name, reader, root)
+            read_raw(name, data_dir)
         except DataError as error:
             return [str(error).removeprefix(f"{name}: ")]
         return []
+    source, root = _source(name), data_folder(data_dir)
     if source is None:
         return []
     files, archive = _files(source, root), _archive(source, root)
@@ -93,7 +98,11 @@ def verify(name: str, data_dir: Path | None = None) -> list[str]:
 
 
 def check_files(name: str, data_dir: Path | None = None) -> None:
-    """DataError, one line, unless the files can be read."""
+    """DataError, one line, unless the files can be read. A source is read again where its files changed."""
+    if (parsed := find_source(name)) is not None:
+        if (name, str(stamps_of(parsed))) not in _whole:
+            _read_source(name, parsed)
+        return
     if problems := verify(name, data_dir):
         if info(name).read is not None:
             raise DataError(f"{name}: {problems[0]}")
@@ -106,6 +115,9 @@ def check_files(name: str, data_dir: Path | None = None) -> None:
 
 def fetch(name: str, data_dir: Path | None = None) -> Path:
     """Download what is missing or corrupt, check its MD5, return the data folder. DataError on failure."""
+    if find_source(name) is not None:
+        check_files(name)
+        return data_folder(data_dir)
     source, root = _source(name), data_folder(data_dir)
     if source is None:
         return root
@@ -128,6 +140,8 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
 
 def read_raw(name: str, data_dir: Path | None = None) -> Raw:
     """Read a data set's arrays. DataError, one line, where a file is missing or corrupt."""
+    if (parsed := find_source(name)) is not None:
+        return _read_source(name, parsed)
     source, root = _source(name), data_folder(data_dir)
     if (reader := info(name).read) is not None:
         return _read_plugin(name, reader, root)
@@ -136,6 +150,24 @@ def read_raw(name: str, data_dir: Path | None = None) -> Raw:
     check_files(name, root)
     _unpack(name, source, root)
     return _read_cifar(source, root) if hasattr(source, "train_list") else _read_mnist(source, root)
+
+
+def mark_whole(name: str, stamps: list[list[str | int]]) -> None:
+    """Note that a source with these stamps has been read without an error before."""
+    _whole.add((name, str(stamps)))
+
+
+def _read_source(name: str, source: Source) -> Raw:
+    """Read a source. DataError where its files change meanwhile, or do not fit into memory."""
+    before = stamps_of(source)
+    try:
+        raw = source.read()
+    except MemoryError as error:
+        raise DataError(f"{name} does not fit into memory; give fewer or smaller images") from error
+    if stamps_of(source) != before:
+        raise DataError(f"{name}: its files changed while they were read; leave them, and start again")
+    mark_whole(name, before)
+    return raw
 
 
 def _read_plugin(name: str, reader: Callable[[Path], Raw], root: Path) -> Raw:

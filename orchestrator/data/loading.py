@@ -1,8 +1,8 @@
 """Data sets as tensors in memory: their splits, scaled, with a digest.
 
 Split: `digits` is always 1257 / 180 / 360. Other data sets keep their own test set, and a tenth of their
-training images, stratified, is for validation. Options (`classes`, `samples_per_class`) choose from these
-splits, so an image never moves from one to another.
+training images, stratified, is for validation; a source may decide all three (see `sources`). Options
+(`classes`, `samples_per_class`) choose from these splits, so an image never moves from one to another.
 
 Scale: `digits` / 16. Others / 255, then minus the mean and by the standard deviation of each channel over the
 full training split, with options too: a part is scaled as the full set, and transfer sees equal inputs.
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config import DenseConfig
-from orchestrator.data.datasets import Raw, check_options, info
+from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
+from orchestrator.data.sources import clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
 from pruning.registry import parse_method
@@ -100,7 +101,7 @@ def load_dataset(
         validation=split(selection.validation),
         test=split(selection.test),
         num_classes=len(selection.classes),
-        input_shape=info(name).input_shape,
+        input_shape=selection.input_shape,
         digest=_digest(name, selection),
         class_names=tuple(selection.raw.class_names[label] for label in selection.classes),
     )
@@ -129,10 +130,16 @@ class _Selection:
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.raw.images.shape[1:]
+        return channels, height, width
+
 
 def _select(
     name: str, data_dir: Path | None, *, classes: Sequence[int] | None, samples_per_class: int | None
 ) -> _Selection:
+    clear_facts()  # the files may have changed since they were looked at
     check_options(name, classes=classes, samples_per_class=samples_per_class)
     raw = read_raw(name, data_dir)
     splits = split_indices(name, raw)
@@ -152,6 +159,8 @@ def _digest(name: str, selection: _Selection) -> str:
     # Ours never change their levels; another package may, and with them the inputs.
     if info(name).read is not None:
         arrays.append(np.array(info(name).levels, dtype=np.int64))
+    if find_source(name) is not None:  # the path of a folder decides nothing, the order of its classes does
+        name = "|".join((parse_method(name)[0], *map(ascii, selection.raw.class_names)))
     state = sha256(name.encode())
     for array in arrays:
         plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -161,12 +170,12 @@ def _digest(name: str, selection: _Selection) -> str:
 
 
 def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation [C] of the training images / levels; 0 and 1 for `digits`.
+    """Return mean and standard deviation [C] of the training images / levels; 0 and 1 without own splits.
 
     They are computed from counts of each whole number: exact, and the same at every thread count.
     """
     channels = raw.images.shape[1]
-    if not raw.own_test:
+    if not raw.own_test and raw.splits is None:
         return np.zeros(channels), np.ones(channels)
     pixels = [torch.from_numpy(raw.images[train, channel]).flatten() for channel in range(channels)]
     counts = np.stack([torch.bincount(channel, minlength=256).numpy() for channel in pixels])
@@ -205,5 +214,5 @@ def load_planned_data(dense: DenseConfig, data_dir: str | None) -> Dataset:
 @lru_cache(maxsize=4)
 def load_data(text: str, data_dir: str | None, device: str) -> Dataset:
     """Load a data set by its text form; the last few stay in memory."""
-    name, options = parse_method(text)
+    name, options = parse_dataset(text)
     return load_dataset(name, data_dir=None if data_dir is None else Path(data_dir), device=device, **options)

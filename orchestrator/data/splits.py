@@ -19,10 +19,12 @@ VALIDATION_SHARE = 0.1
 
 
 def split_indices(name: str, raw: Raw) -> tuple[Index, Index, Index]:
-    """Return the (train, validation, test) indices: scikit-learn's stratified split, seed 0.
+    """Return the (train, validation, test) indices: the source's own, or scikit-learn's with seed 0.
 
     DataError where there are too few images.
     """
+    if raw.splits is not None:
+        return raw.splits
 
     def divide(index: Index, share: float) -> tuple[Index, Index]:
         count = math.ceil(share * len(index)) if share < 1 else int(share)

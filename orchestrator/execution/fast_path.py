@@ -26,6 +26,7 @@ from orchestrator.system.files import read_regular
 from orchestrator.trial.task import SweepOutcome
 from pruning import kept_code
 from pruning.plugins import all_entry_points
+from pruning.registry import parse_method
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions
@@ -82,9 +83,11 @@ def _stamp(dataset: str) -> list[list[str | int]] | None:
 def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
     """Return the request for a space; None if its text does not decide the plan.
 
-    That is so for a search, a source model and files of the user's own.
+    That is so for a search, a source model and files of the user's own, data among them.
     """
-    has_own_files = bool(kept_code.codes_in(str(space.choices())))
+    has_own_files = bool(kept_code.codes_in(str(space.choices()))) or any(
+        parse_method(text)[0] not in OWN for text in space.axes.dataset
+    )
     if has_own_files or space.search.method != "grid" or space.source_model is not None:
         return None
     return SweepRequest(space.name, space.text, space.sets, options.device, options.precision, options.stop)

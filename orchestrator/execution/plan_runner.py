@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from orchestrator import tracking
 from orchestrator.analysis.results import results_frame
 from orchestrator.config import EarlyStopping
+from orchestrator.data import paths
 from orchestrator.errors import ClusterError, DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.execution.fast_path import REQUEST_SHA256, request_of
 from orchestrator.execution.options import SweepOptions
@@ -147,7 +148,12 @@ class SweepSession:
         from orchestrator.execution.ray_cluster import NodeRequirements, cluster_for_sweep
 
         requirements = NodeRequirements(
-            options.code(), tracker.uri, tracker.artifact_root, tuple(datasets), options.data_dir()
+            options.code(),
+            tracker.uri,
+            tracker.artifact_root,
+            tuple(datasets),
+            options.data_dir(),
+            str(paths.base()),
         )
         with cluster_for_sweep(options.resources(), requirements, self.signals):
             yield
@@ -202,6 +208,7 @@ class SweepSession:
             stop=stop,
             state_dir=custom_state_dir(),
             own_code=kept_code.dump(kept_code.codes_in(str(work.plan.space.choices())), with_base=True),
+            folder=str(paths.base()),
         )
         previous = () if stop is None else tuple(previous_trials(work.plan, tracker, stop))
         with deliver_in_background(tracker.uri, self.signals), self.closing_runs(sweep.run_id):

@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator import tracking
+from orchestrator.data import paths
 from orchestrator.data.files import check_files
 from orchestrator.errors import ClusterError, OrchestrateError
 from orchestrator.execution.options import Resources, limit_to_nodes
@@ -26,13 +27,17 @@ ANSWER_SECONDS = 90.0  # a node imports MLflow first, and may have to install Ra
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What a node must have: the code, the store within reach, and the files of the data sets."""
+    """What a node must have: the code, the store within reach, and the files of the data sets.
+
+    Relative paths of data are relative to `folder`.
+    """
 
     code: str
     uri: str
     artifact_root: str
     datasets: tuple[str, ...]
     data_dir: str | None
+    folder: str = ""
 
 
 def check_nodes(nodes: Sequence[Node], requirements: NodeRequirements) -> None:
@@ -71,6 +76,7 @@ def find_problem(requirements: NodeRequirements) -> str:
         if not store_exists(requirements.uri):
             return f"the store {redact_uri(requirements.uri)} is a file that it does not see; {SERVER_FIX}"
         tracking.initialise(requirements.uri)
+        paths.set_base(requirements.folder)
         for name in requirements.datasets:
             check_files(name, None if requirements.data_dir is None else Path(requirements.data_dir))
     except OrchestrateError as error:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.config import DenseConfig, Device, EarlyStopping, Precision
+from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import SpaceError, UsageError
 from orchestrator.execution.options import SweepOptions, local_resources
@@ -25,7 +26,6 @@ from orchestrator.space.values import canonical_method
 from orchestrator.storage.uri import store_exists
 from orchestrator.system.signals import SignalHandler
 from orchestrator.trial.structure import unpruned_of
-from pruning.registry import parse_method
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions
@@ -63,10 +63,10 @@ def _make_store(uri: str) -> None:
 
 
 def needed_data(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
-    """Return the names of the data sets that are needed; a search may need every one of its space."""
+    """Return the data sets that are needed, for `check_data`; a search may need every one of its space."""
     is_open_ended = plan.space.search.method == "tpe"
     texts = plan.space.axes.dataset if is_open_ended else [training.dataset for training in trainings]
-    return sorted({parse_method(text)[0] for text in texts})
+    return sorted({parse_dataset(text)[0] for text in texts})
 
 
 def check_data(datasets: Iterable[str]) -> None:

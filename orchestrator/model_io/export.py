@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.data.datasets import info
+from orchestrator.data.datasets import info, parse_dataset
 from orchestrator.data.loading import scaling
 from orchestrator.errors import DataError, ExportError, UsageError, unknown_name
 from orchestrator.model_io.formats import ExportFormat, Predict, find_format
@@ -30,7 +30,6 @@ from orchestrator.tracking import MetricPoint
 from orchestrator.trial.metrics import profile
 from pruning import own_code
 from pruning.eval_mode import eval_mode
-from pruning.registry import parse_method
 
 Json = Any  # what json can write
 QUANTIZATIONS = ("int8",)
@@ -193,7 +192,7 @@ def normalisation(dataset: str) -> Mapping[str, Json] | None:
     """
     if not dataset:
         return None
-    name = parse_method(dataset)[0]
+    name = parse_dataset(dataset)[0]
     try:
         scale = scaling(name)
     except DataError:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config import Numerics
+from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.loading import Dataset, load_dataset
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.source import ModelSource, resolve_source, source_of_run
@@ -24,7 +25,6 @@ from orchestrator.training.evaluation import evaluate
 from pruning import kept_code
 from pruning.channels import shrink
 from pruning.masking import Masks, apply_masks
-from pruning.registry import parse_method
 from pruning.resize import layer_widths
 
 
@@ -191,7 +191,7 @@ def verify_accuracy(net: nn.Module, model: ModelSource, spec: ModelSpec) -> None
 
 def recorded_data(model: ModelSource, device: str | torch.device) -> Dataset:
     """Load the data set that a network was measured on; DataError where its files are missing."""
-    name, options = parse_method(model.params["dataset"])
+    name, options = parse_dataset(model.params["dataset"])
     return load_dataset(name, device=device, **options)
 
 

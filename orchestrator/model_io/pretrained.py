@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.config import Json
-from orchestrator.errors import SpaceError, StoreError, UsageError
+from orchestrator.errors import DataError, SpaceError, StoreError, UsageError
 from orchestrator.model_io.load import load_module
 from orchestrator.model_io.source import ACCEPTED_SOURCES, ModelSource, resolve_source
 from orchestrator.model_io.state_dict_files import SUFFIXES, infer_architecture, read_state_dict
@@ -119,7 +119,7 @@ def _classes(dataset: str | None, count: int) -> tuple[str, ...] | None:
         return None
     try:
         classes = classes_of(dataset)
-    except SpaceError:
+    except (SpaceError, DataError):
         return None
     return classes if len(classes) == count else None
 

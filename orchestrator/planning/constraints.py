@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.config import Prune, Start, When, method_name
-from orchestrator.data.datasets import info, split_sizes
+from orchestrator.data.datasets import info, parse_dataset, split_sizes
 from orchestrator.errors import SpaceError
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
@@ -34,7 +34,7 @@ from pruning.granularity import granularities, resolve_amount
 from pruning.layer_names import is_pattern
 from pruning.masking import prunable_layers
 from pruning.prune import check_criterion_fits, check_invert, make_groups, prune
-from pruning.registry import Method, parse_method
+from pruning.registry import Method
 from pruning.schedules import rounds_of, schedules
 
 Shape = tuple[int, int, int]
@@ -42,14 +42,13 @@ Shape = tuple[int, int, int]
 
 def shape_of(dataset: str) -> tuple[Shape, int]:
     """Return (input shape, number of classes) of a data set in canonical text."""
-    name, options = parse_method(dataset)
+    name, options = parse_dataset(dataset)
     return info(name).input_shape, len(options.get("classes", range(info(name).num_classes)))
 
 
-@lru_cache(maxsize=1024)
 def train_size(dataset: str) -> int:
     """Return the number of training images; with options an estimate, save for `digits`."""
-    name, options = parse_method(dataset)
+    name, options = parse_dataset(dataset)
     return split_sizes(name, **options)[0]
 
 
@@ -208,7 +207,7 @@ def criterion_conflict(
 ) -> str | None:
     """Check that the criterion can rank this model's units, and has enough images of this data set."""
     method = criteria.get(criterion)
-    images = parse_method(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
+    images = parse_dataset(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
     if method.traits.get("data") and images < SAMPLES_PER_CLASS:
         return f"{method.label} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {images}"
     if not method.traits.get("norms"):

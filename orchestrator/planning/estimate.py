@@ -15,7 +15,7 @@ from torch import nn
 
 import models
 from orchestrator.config import DenseConfig, Numerics, Train, TrialConfig, method_name
-from orchestrator.data.datasets import split_sizes
+from orchestrator.data.datasets import parse_dataset, split_sizes
 from orchestrator.errors import DiskFullError
 from orchestrator.formatting import format_size
 from orchestrator.planning.constraints import Shape, meta_model, shape_of
@@ -29,7 +29,6 @@ from orchestrator.trial.recovery import epochs_of, epochs_per_round, recoveries,
 from orchestrator.trial.task import Task
 from pruning.criteria import criteria
 from pruning.masking import prunable_layers
-from pruning.registry import parse_method
 from pruning.schedules import rounds_of, schedules
 
 MAX_IMAGES = 64  # of a timed pass
@@ -197,7 +196,7 @@ class _Costs:
 
 @cache
 def _split_sizes(dataset: str) -> tuple[int, int, int]:
-    name, options = parse_method(dataset)
+    name, options = parse_dataset(dataset)
     return split_sizes(name, **options)
 
 

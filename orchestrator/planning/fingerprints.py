@@ -17,8 +17,9 @@ from typing import Any
 import models
 from orchestrator.config import DenseConfig, Prune, TrialConfig
 from orchestrator.data import loading
-from orchestrator.data.datasets import info
-from orchestrator.data.files import check_files, data_folder, file_stamps
+from orchestrator.data.datasets import info, parse_dataset
+from orchestrator.data.files import check_files, data_folder, file_stamps, mark_whole
+from orchestrator.data.sources import SOURCES, clear_facts, find_source
 from orchestrator.errors import DataError, StoreError
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.values import Choice, listed_values
@@ -39,12 +40,13 @@ def clear_caches() -> None:
     """Clear the caches of this module: data and sources may have changed since."""
     for function in (data_sha256, dense_code, method_code, _distribution, _source_sha256):
         function.cache_clear()
+    clear_facts()
 
 
 @cache
 def data_sha256(dataset: str) -> str:
     """Return the digest of a data set in canonical text, as it is loaded; "" where it cannot be read."""
-    name, options = parse_method(dataset)
+    name, options = parse_dataset(dataset)
     try:
         files = file_stamps(name)
     except DataError:
@@ -57,19 +59,25 @@ def data_sha256(dataset: str) -> str:
 @lru_cache(maxsize=64)
 def _cached_sha256(dataset: str, files: str, root: Path) -> str:
     """Return the digest of a data set of this package, cached by the stamp of its `files`."""
-    name, options = parse_method(dataset)
-    if info(name).source is None:
+    name, options = parse_dataset(dataset)
+    is_source = find_source(name) is not None
+    if not is_source and info(name).source is None:
         return _loaded_digest(name, options)
     stamps = {"files": json.loads(files), "code": provenance.source_digest()}
     digests = _read_digests(root / DIGESTS)
-    cached = digests.get(dataset, {})
+    # One relative path means other files in another folder.
+    entry = f"{dataset} in {stamps['files'][0][0]}" if is_source else dataset
+    cached = digests.get(entry, {})
     if {key: cached.get(key) for key in stamps} == stamps:
+        if is_source:
+            mark_whole(name, stamps["files"])
         return str(cached["sha256"])
     sha256 = _loaded_digest(name, options)
     if sha256:
         stamps["files"] = file_stamps(name) or []  # an archive may have been unpacked
-        digests[dataset] = {**stamps, "sha256": sha256}
+        digests[entry] = {**stamps, "sha256": sha256}
         with suppress(OSError, StoreError):  # a read-only folder: the data are read again the next time
+            root.mkdir(parents=True, exist_ok=True)
             replace_file(root / DIGESTS, json.dumps(digests, indent=1))
     return sha256
 
@@ -92,7 +100,7 @@ def _read_digests(file: Path) -> dict[str, Any]:  # JSON
 def missing_data(datasets: set[str]) -> dict[str, str]:
     """Return name -> what is missing and what to do, for the data sets (in text form) that cannot be read."""
     missing = {}
-    for name in sorted({parse_method(text)[0] for text in datasets if not data_sha256(text)}):
+    for name in sorted({parse_dataset(text)[0] for text in datasets if not data_sha256(text)}):
         try:
             check_files(name)
         except DataError as error:
@@ -104,9 +112,10 @@ def missing_data(datasets: set[str]) -> dict[str, str]:
 def dense_code(model: str, dataset: str) -> str:
     """Return the source hashes and versions of the packages that a model and a data set come from."""
     code = model_code(model)
-    read = info(parse_method(dataset)[0]).read
+    name = parse_method(dataset)[0]
+    read = None if name in SOURCES else info(name).read
     if read is not None:
-        code |= _code_of("orchestrator.dataset", parse_method(dataset)[0], read)
+        code |= _code_of("orchestrator.dataset", name, read)
     return _code_text(code)
 
 

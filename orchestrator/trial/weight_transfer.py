@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from orchestrator.data.datasets import info
+from orchestrator.data.datasets import DATASETS, info, parse_dataset
 from pruning.dataflow import DataFlow
 from pruning.masking import Masks
-from pruning.registry import parse_method
 
 Shapes = Mapping[str, tuple[int, ...]]
 COLOURS = 3
@@ -50,8 +49,12 @@ class TensorMapping:
 
 def classes_of(dataset: str) -> tuple[str, ...]:
     """Return what the outputs of a network for this data set stand for, in order: `digits/5`, ..."""
-    name, options = parse_method(dataset)
-    return tuple(f"{name}/{label}" for label in options.get("classes") or range(info(name).num_classes))
+    name, options = parse_dataset(dataset)
+    facts = info(name)
+    labels = options.get("classes") or range(facts.num_classes)
+    if facts.name in DATASETS:
+        return tuple(f"{name}/{label}" for label in labels)
+    return tuple(f"{facts.name}/{facts.class_names[label]}" for label in labels)
 
 
 def match_tensors(

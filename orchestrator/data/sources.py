@@ -1,0 +1,205 @@
+"""Where data come from: a source for each data set that a text with options describes.
+
+A source is a frozen class in a file of its own. Its fields are the options of its text, so that
+`folder(path='photos', size=32)` is `ImageFolder(path="photos", size=32)`. `facts` and `files` answer from
+names, sizes and headers, without decoding an image; `read` returns the arrays. A class is imported when its
+name is used: nothing here needs numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from orchestrator.config import method_text
+from orchestrator.data import paths
+from orchestrator.errors import DataError, SpaceError, unknown_name
+from pruning.registry import convert_option, hyperparameters, parse_method
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Indices = NDArray[np.int64]
+
+Options = dict[str, Any]  # literals of a space file
+Stamps = list[list[str | int]]
+SELECTION = ("classes", "samples_per_class")  # options of every data set; see `datasets.check_options`
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """A data set as its authors published it: images uint8 [N, C, H, W] and labels int64 [N].
+
+    The last `own_test` images are the authors' test set; 0 where they have none. `splits` has the indices of
+    (train, validation, test) where the source decides them. `notes` are lines for people: what was left out,
+    and what stands in two splits.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    own_test: int
+    class_names: tuple[str, ...]
+    splits: tuple[Indices, Indices, Indices] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set without its files.
+
+    `source` is the name of torchvision's class, None for `digits` and for the data sets of other packages.
+    Those `read` their files from the data folder, and raise DataError where they are not there. Images hold
+    whole numbers from 0 to `levels`. `per_class`: images per class in (train, validation, test), None where
+    the classes are (almost) equally frequent. `class_names`: () where they are known to the files alone.
+    """
+
+    name: str
+    about: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    train_images: int
+    validation_images: int
+    test_images: int
+    levels: int = 255
+    source: str | None = None
+    per_class: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
+    read: Callable[[Path], Raw] | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def split_sizes(self) -> tuple[int, int, int]:
+        """Images for (training, validation, test)."""
+        return self.train_images, self.validation_images, self.test_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One data set. ValueError for options that are not allowed; DataError from all methods for bad files.
+
+    `paths` are the options that name files or folders, relative to the current folder where they are
+    relative (see `paths`). `sample` has the options that an example of it needs.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    paths: ClassVar[tuple[str, ...]] = ()
+    sample: ClassVar[Mapping[str, str]] = {}
+
+    def facts(self) -> DatasetInfo:
+        """Return what is known without decoding an image."""
+        raise NotImplementedError
+
+    def files(self) -> list[Path]:
+        """Return the files that decide what is read."""
+        raise NotImplementedError
+
+    def read(self) -> Raw:
+        """Return the arrays of all splits."""
+        raise NotImplementedError
+
+
+# Name in a text -> module:class.
+SOURCES: dict[str, str] = {"mnist-5k": "orchestrator.data.mnist_5k:Mnist5k"}
+
+
+def source_class(name: str) -> type[Source]:
+    """Return the class of a source by its name."""
+    module, _, attribute = SOURCES[name].partition(":")
+    result: type[Source] = getattr(import_module(module), attribute)
+    return result
+
+
+def parse_dataset(text: str) -> tuple[str, Options]:
+    """Split the text of a data set into (text without the options of SELECTION, those options)."""
+    name, options = parse_method(text)
+    selection = {key: options.pop(key) for key in SELECTION if key in options}
+    return method_text(name, options), selection
+
+
+@lru_cache(maxsize=256)
+def find_source(text: str) -> Source | None:
+    """Return the source of a text without options of SELECTION; None for what is known by its name alone.
+
+    SpaceError for options that it does not have.
+    """
+    if "(" not in text and text not in SOURCES:
+        return None
+    try:
+        name, options = parse_method(text)
+    except ValueError as error:
+        raise SpaceError(str(error)) from error
+    if name not in SOURCES:
+        return None
+    try:
+        cls = source_class(name)
+        return cls(**_bind(name, cls, options))
+    except ValueError as error:
+        raise SpaceError(str(error)) from error
+
+
+def canonical_options(name: str, options: Mapping[str, Any]) -> Options:
+    """Return a source's own options in canonical form: those that differ from their default, paths recorded.
+
+    ValueError for an option that it does not have, or a value that is not allowed; no file is looked at.
+    """
+    cls = source_class(name)
+    bound = _bind(name, cls, options)
+    for key in cls.paths:
+        if bound.get(key):
+            bound[key] = paths.recorded(bound[key])
+    source, defaults = cls(**bound), hyperparameters(cls)
+    values = {key: getattr(source, key) for key in defaults}
+    return {key: value for key, value in values.items() if value != defaults[key].default}
+
+
+def _bind(name: str, cls: type[Source], options: Mapping[str, Any]) -> Options:
+    allowed = hyperparameters(cls)
+    for key in options:
+        if key in SELECTION:
+            raise ValueError(f"{name}: {key} is no part of the text here; give it as an argument")
+        if key not in allowed:
+            raise ValueError(unknown_name(f"option of {name}", key, [*allowed, *SELECTION]))
+    return {key: convert_option(f"{name}({key})", value, allowed[key]) for key, value in options.items()}
+
+
+def options_of(name: str) -> Mapping[str, Any]:
+    """Return name -> hyper-parameter of a source's own options."""
+    return hyperparameters(source_class(name)) if name in SOURCES else {}
+
+
+@lru_cache(maxsize=256)
+def _facts(source: Source, folder: Path) -> DatasetInfo:
+    return source.facts()
+
+
+def source_facts(source: Source) -> DatasetInfo:
+    """Return `source.facts()`, cached until `clear_facts`: a plan asks once per trial."""
+    return _facts(source, paths.base())
+
+
+def clear_facts() -> None:
+    """Forget what was known: files may have changed since."""
+    _facts.cache_clear()
+
+
+def stamps_of(source: Source) -> Stamps:
+    """Return one [common folder, number of files, SHA-256 of their names, sizes and times of change]."""
+    digest, files = hashlib.sha256(), sorted(source.files(), key=os.fsencode)
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}") from error
+        digest.update(json.dumps([os.fsencode(file).hex(), status.st_size, status.st_mtime_ns]).encode())
+    if not files:
+        return []
+    folder = os.path.commonpath([file.parent for file in files])
+    return [[str(folder), len(files), digest.hexdigest()]]
