@@ -33,7 +33,7 @@ from pruning.checks import (
 from pruning.cutting_law import CuttingLaw
 from pruning.dataflow import find_data_flow
 from pruning.equivalence import check_equal
-from pruning.eval_mode import first_float, fixed_generators, float64_copy, random_images
+from pruning.eval_mode import first_float, fixed_generators, random_images, widened_copy
 from pruning.layer_names import find_protected_layers
 from pruning.masking import (
     Group,
@@ -103,7 +103,7 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
         CuttingLaw(net, example_input).check(features)
         return Channels(features, (), {})
     law = CuttingLaw(net, smallest_images(net, example_input))
-    split = deepcopy(law.perturbed)
+    split = law.copy()
     attentions = split_attentions(split)
     open_norms(split)
     images = torch.empty_like(law.example, dtype=torch.float64, device=first_float(split).device)
@@ -114,13 +114,16 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
     candidates = [join_projections(group, attentions) for group in add_slices(made.groups.values(), slices)]
     heads = {group.name: with_heads(net, group) for group in candidates if not _is_single(group)}
     candidates = [heads.get(group.name) or group for group in candidates]
+    del split, probe  # as large as what the law compares
+    attention_names = tuple(attentions)
+    attentions.clear()
     errors = _computed_weights(net, candidates)
     exact, inexact = law.keep_exact(tuple(group for group in candidates if group.name not in errors))
     errors |= inexact
     if law.example.shape != example_input.shape:
         exact, inexact = law.at(example_input).keep_exact(exact)
         errors |= inexact
-    called = {*reads.order, *(f"{name}.out_proj" for name in attentions)}
+    called = {*reads.order, *(f"{name}.out_proj" for name in attention_names)}
     whole = {name: UNCALLED for name in layers if name not in called} | dict(made.whole)
     for group in candidates:
         if group.name in errors:
@@ -203,8 +206,9 @@ def shrink(
     removed = removed_positions(groups, all_masks(masked, masks), whole_if_dead=whole_if_dead)
     if not removed:
         return masked
-    small = cut_out(deepcopy(masked), removed)
-    masked64, small64 = float64_copy(masked), float64_copy(small)
+    masked64 = widened_copy(masked)
+    small = cut_out(masked, removed)
+    small64 = widened_copy(small)
     with fixed_generators(net):
         for draw in (0, 1):
             images = random_images(example_input, first_float(masked64), draw=draw)
