@@ -199,11 +199,41 @@ def removable_columns(groups: Iterable[Group], reads: Reads) -> dict[str, Tensor
 
 
 def add_slices(groups: Iterable[Group], slices: Sequence[Slices]) -> tuple[Group, ...]:
-    """Return the groups with the slices of other parameters that act on their channels, as followers."""
+    """Return the groups with the slices of other parameters that act on their channels, as followers.
+
+    Groups that share a parameter slice by slice (a PReLU behind two layers) become one.
+    """
+    joined = list(groups)
+    for each in slices:
+        _join_shared(joined, each)
     return tuple(
         replace(group, followers=(*group.followers, *(m for s in slices for m in _slice_members(group, s))))
-        for group in groups
+        for group in joined
     )
+
+
+def _join_shared(groups: list[Group], slices: Slices) -> None:
+    """Make one of the groups, in place, that have one slice for each channel, and all of them the same."""
+    first_by_index: dict[tuple[int, ...], int] = {}
+    for group in list(groups):
+        members = _slice_members(group, slices)
+        if not members or sorted(members[0].root.tolist()) != list(range(group.size)):
+            continue
+        number = groups.index(group)
+        first = first_by_index.setdefault(tuple(members[0].index.tolist()), number)
+        if first == number:
+            continue
+        other = groups[first]
+        roots = torch.empty(group.size, dtype=torch.int64)
+        roots[members[0].root] = _slice_members(other, slices)[0].root
+        moved, followers = (
+            tuple(replace(member, root=roots[member.root]) for member in part)
+            for part in (group.members, group.followers)
+        )
+        groups[first] = replace(
+            other, members=(*other.members, *moved), followers=(*other.followers, *followers)
+        )
+        del groups[number]
 
 
 def _slice_members(group: Group, slices: Slices) -> list[Member]:

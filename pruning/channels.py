@@ -44,7 +44,7 @@ from pruning.masking import (
     prunable_layers,
 )
 from pruning.probe import Probe
-from pruning.probe_setup import open_norms, smallest_images
+from pruning.probe_setup import open_norms, smallest_batch, smallest_images
 from pruning.reads import find_reads
 from pruning.removal import all_masks, removed_positions
 from pruning.resize import SelectedLinear, axis_of, complement, cut_out, replace_module
@@ -107,7 +107,7 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
     attentions = split_attentions(split)
     open_norms(split)
     images = torch.empty_like(law.example, dtype=torch.float64, device=first_float(split).device)
-    probe = Probe(split, images, _norms(split))
+    probe = Probe(split, images, _norms(split), batch=smallest_batch(split, law.example))
     reads = find_reads(probe)
     made = make_groups(split, reads, outputs=flow.outputs, protected=protected)
     slices = find_slices(probe, removable_columns(made.groups.values(), reads))

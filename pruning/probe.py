@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, one_line
+from pruning.eval_mode import share_parameters
 from pruning.masking import prunable_layers
 from pruning.perturbation import (
     batch_dim,
@@ -57,6 +58,7 @@ class Probe:
     reads: dict[Key, Tensor] = field(default_factory=dict)
     kind: str = ""
     is_batched: bool = True
+    batch: int = 1  # images that the network takes at once; "an image" below is a batch of these
 
     def __post_init__(self) -> None:
         self.layers = prunable_layers(self.net)
@@ -65,21 +67,22 @@ class Probe:
     def record(self, draw: int) -> None:
         """Run the network itself on two images, together and alone. ValueError where it does not run."""
         generator = torch.Generator().manual_seed(draw)
-        shape = (2, *self.example.shape[1:])
+        size = self.batch
+        shape = (2 * size, *self.example.shape[1:])
         images = torch.randn(shape, generator=generator, dtype=torch.float64)
         images = images.to(self.example.device) * (1.0, 3.0, 0.3)[draw % 3]
-        first, second = (self._calls(image[None]) for image in images)
+        before = share_parameters(self.net)
+        first, again = self._calls(images[:size]), self._calls(images[:size])
+        if not _same_logits(first, again):
+            raise ValueError(f"{type(self.net).__name__} {_why_unequal(before, images[:size])}")
+        second = self._calls(images[size:])
         if first.keys() != second.keys():
             raise ValueError(
                 f"{type(self.net).__name__} takes another path for another image: its channels cannot be "
                 "traced"
             )
-        again = self._calls(images[:1])[LOGITS, 0].read
-        if not torch.allclose(again, first[LOGITS, 0].read, rtol=1e-6, equal_nan=True):
-            raise ValueError(
-                f"{type(self.net).__name__} gives other outputs when it is run again: it is random in eval "
-                "mode, or keeps values from one call to the next"
-            )
+        if not _same_logits(first, self._calls(images[:size])):
+            raise ValueError(f"{type(self.net).__name__} {_why_unequal(before, images[:size])}")
         try:
             both = self._calls(images)
         except FORWARD_ERRORS:
@@ -89,7 +92,7 @@ class Probe:
             if key in both and call.answer is not None:
                 call.answer_dim = batch_dim(call.answer, second[key].answer, both[key].answer)
             call.read_dim = batch_dim(call.read, second[key].read, both[key].read) if key in both else None
-        self.images = images[:1]
+        self.images = images[:size]
         # A reader whose images do not lie side by side (a norm over the batch mixes them) would seem blind.
         self.is_batched = both.keys() == first.keys() and all(
             call.read_dim is not None for call in first.values()
@@ -212,7 +215,7 @@ class Probe:
         def watch(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
             on_read(name, next(counts[name]), args[0] if args else kwargs["input"])
 
-        images = self.images.expand(copies, *self.images.shape[1:])
+        images = self.images.repeat(copies, *[1] * (self.images.dim() - 1))
         with self._walls(answer, watch), suppress(_AllSeen):
             on_read(LOGITS, 0, self._forward(images))
         if pending:
@@ -265,6 +268,24 @@ class Probe:
                 del vars(layer)["forward"]
                 if forwards[name] is not None:
                     vars(layer)["forward"] = forwards[name]
+
+
+def _same_logits(first: Mapping[Key, Call], again: Mapping[Key, Call]) -> bool:
+    logits, repeated = first[LOGITS, 0].read, again[LOGITS, 0].read
+    return torch.allclose(repeated, logits, rtol=1e-6, equal_nan=True)
+
+
+@torch.no_grad()
+def _why_unequal(net: nn.Module, image: Tensor) -> str:
+    """Return why a network gives other outputs when it is run again."""
+    copies = (share_parameters(net), share_parameters(net))
+    first, second = (copy(image.clone()) for copy in copies)
+    if torch.allclose(first, second, rtol=1e-6, equal_nan=True):
+        return (
+            "gives other outputs when it is run again: its result depends on what it keeps from one call to "
+            "the next (a count of its calls, a running mean)"
+        )
+    return "gives other outputs when it is run again: it is random in eval mode"
 
 
 class _AllSeen(Exception):  # noqa: N818  # no error: it ends a pass early
