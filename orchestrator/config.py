@@ -37,6 +37,8 @@ DEFAULT_MICRO_BATCH = 256
 class Train:
     """The recipe of a dense training, from which recoveries derive theirs; `lr` is the peak.
 
+    `schedule` is that of the learning rate. `mixup` is the alpha of its Beta distribution, `ema` the decay of
+    the moving average of the weights, which is then the network: what is evaluated, pruned and stored.
     `channels_last` is a memory format of images and filters: faster convolutions, with other rounding.
     """
 
@@ -51,6 +53,9 @@ class Train:
     clip_norm: float = 0.0
     augment: str = "none"
     channels_last: bool = False
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,9 @@ ADDED_LATER: Mapping[str, Json] = {
     "dense_code": "",
     "trial_code": "",
     "train.channels_last": False,
+    "train.label_smoothing": 0.0,
+    "train.mixup": 0.0,
+    "train.ema": 0.0,
 }
 FINGERPRINTS = ("data_sha256", "dense_code", "trial_code")  # a plan adds them; no space file has them
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator.config import Prune, Start, When, method_name
+from orchestrator.config import Prune, Start, Train, When, method_name
+from orchestrator.data.augmentation import augmentation_conflict
 from orchestrator.data.datasets import info, split_sizes
 from orchestrator.errors import SpaceError
+from orchestrator.training.lr_schedules import schedule_conflict
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.stages import SAMPLES_PER_CLASS
@@ -266,3 +268,10 @@ def _regrowth_conflict(prune: Prune, when: When, recovery: Method) -> str | None
     if prune.scope == "unit":
         return f"recover {recovery.name} keeps the count of each layer, not of each row: not scope unit"
     return None
+
+
+def recipe_conflict(train: Train, dataset: str) -> str | None:
+    """Return why a recipe cannot train on a data set, in text form; None where it can."""
+    if train.nesterov and train.optimizer == "sgd" and not train.momentum:
+        return "nesterov needs a momentum above 0"
+    return schedule_conflict(train) or augmentation_conflict(train.augment, shape_of(dataset)[0])

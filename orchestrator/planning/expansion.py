@@ -27,6 +27,7 @@ from orchestrator.planning.constraints import (
     order_conflict,
     protect_conflict,
     protected_names,
+    recipe_conflict,
     scope_conflict,
     score_conflict,
     shape_of,
@@ -168,11 +169,11 @@ def _dense_variants(space: Space, lists: Lists, numerics: Numerics) -> Iterator[
                 start=start,
                 ancestor_sha256="" if start == "scratch" or source_model is None else source_model.sha256,
                 data_sha256=data_sha256(dataset),
-                dense_code=dense_code(settled, dataset),
+                dense_code=dense_code(settled, dataset, train.augment, train.schedule),
             )
             conflict = (
                 model_conflict(settled, dataset)
-                or _recipe_conflict(train)
+                or recipe_conflict(train, dataset)
                 or start_conflict(start, settled, dataset, source_model)
             )
             rules = _matching_rules(space.exclude, {**point, "start": start})
@@ -191,12 +192,6 @@ def _recipes(space: Space, lists: Lists) -> list[tuple[Train, Point]]:
     names = [f"train.{name}" for name in TRAIN_FIELDS]
     choices = [lists.get(f"train.{name}", (base[name],)) for name in TRAIN_FIELDS]
     return [(Train(*values), dict(zip(names, values, strict=True))) for values in product(*choices)]
-
-
-def _recipe_conflict(train: Train) -> str | None:
-    if train.nesterov and train.optimizer == "sgd" and not train.momentum:
-        return "nesterov needs a momentum above 0"
-    return None
 
 
 def _pruning_variants(space: Space, lists: Lists) -> Iterator[PruningVariant]:

@@ -84,7 +84,13 @@ def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
         "exclude": [_choices_record(rule.non_empty()) for rule in space.exclude],
         "numerics": asdict(plan.numerics),
         "stop": str(stop),
-        "ingredients": fingerprint_choices(space.choices()),
+        "ingredients": fingerprint_choices(
+            {
+                "train.augment": (space.train.augment,),
+                "train.schedule": (space.train.schedule,),
+                **space.choices(),
+            }
+        ),
         **({} if space.source_model is None else {"ancestor_sha256": space.source_model.sha256}),
     }
     return json.dumps(content, sort_keys=True)

@@ -20,14 +20,15 @@ from pydantic_core import core_schema
 
 import models
 from orchestrator.config import Control, Start, When
-from orchestrator.data.batches import AUGMENTATIONS
+from orchestrator.data.augmentation import augmentations
 from orchestrator.data.datasets import DATASETS
 from orchestrator.errors import unknown_name
 from orchestrator.space import values
 from orchestrator.space.pruners import pruners
 from orchestrator.space.techniques import TECHNIQUES
 from orchestrator.space.values import Value, is_range
-from orchestrator.training.optimizers import LR_SCHEDULES, OPTIMIZERS
+from orchestrator.training.lr_schedules import lr_schedules
+from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
@@ -134,6 +135,6 @@ Optimizer = Annotated[str, one_of("optimizer", OPTIMIZERS)]
 Positive = Annotated[Finite, Field(gt=0)]
 NotNegative = Annotated[Finite, Field(ge=0)]
 Momentum = Annotated[Finite, Field(ge=0, lt=1)]
-LrSchedule = Annotated[str, one_of("learning-rate schedule", LR_SCHEDULES)]
+LrSchedule = Annotated[str, PlainValidator(values.canonical_lr_schedule), method_schema(lr_schedules)]
 WarmupEpochs = Annotated[Integer, Field(ge=0, le=MAX_EPOCHS)]
-Augmentation = Annotated[str, one_of("augmentation", AUGMENTATIONS)]
+Augmentation = Annotated[str, PlainValidator(values.canonical_augmentation), method_schema(augmentations)]

@@ -19,9 +19,11 @@ from pydantic_core import core_schema
 
 import models
 from orchestrator.config import method_text
+from orchestrator.data.augmentation import SEPARATOR, augmentations, parse_augmentation
 from orchestrator.data.datasets import DATASETS, check_options
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
+from orchestrator.training.lr_schedules import lr_schedules
 from pruning.registry import Registry, parse_method
 
 T = TypeVar("T")
@@ -177,6 +179,28 @@ def canonical_method(value: Value, registry: Registry) -> str:
     name, options = read_method(value, registry.kind)
     method = registry.get({**options, "method": name})
     return canonical_text(method.name, method.options)
+
+
+def canonical_lr_schedule(value: Value) -> str:
+    """Return the canonical text of a learning-rate schedule; `step` with its defaults is `step`.
+
+    That had no options once, and keys are made of the text.
+    """
+    name, options = read_method(value, lr_schedules.kind)
+    method = lr_schedules.get({**options, "method": name})
+    plain = lr_schedules.get("step")
+    is_plain = (method.name, method.options) == (plain.name, plain.options)
+    return method.name if is_plain else canonical_text(method.name, method.options)
+
+
+def canonical_augmentation(value: Value) -> str:
+    """Return the canonical text of an augmentation, or of several that follow each other: `a + b(c=1)`."""
+    if isinstance(value, Mapping):
+        return canonical_method(value, augmentations)
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        read_method(value, augmentations.kind)  # ValueError with the forms
+    methods = parse_augmentation(str(value))
+    return f" {SEPARATOR} ".join(canonical_text(method.name, method.options) for method in methods)
 
 
 def _as_lists(value: Value) -> Value:

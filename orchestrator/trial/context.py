@@ -15,7 +15,8 @@ import models
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data.loading import Dataset
 from orchestrator.system.determinism import seeded
-from orchestrator.training.loop import EpochRecord, Loss, TrainingCheckpointer, cross_entropy
+from orchestrator.training.loop import EpochRecord, TrainingCheckpointer
+from orchestrator.training.losses import Loss, cross_entropy
 from orchestrator.trial.metrics import Profile, profile
 from orchestrator.trial.structure import Architecture, channels_of, flow_of, heads_of, units_of
 from orchestrator.trial.weight_transfer import (
