@@ -165,9 +165,7 @@ def _recipe_items() -> list[Item]:
 def recipe_text(recipe: NamedRecipe) -> str:
     """Return a named recipe as a space file has it, whole, and what it says of its paper."""
     fields = [f"  {name}: {json.dumps(value)}" for name, value in asdict(recipe.train).items()]
-    batch_size = (
-        f"axes: {{batch_size: [{recipe.batch_size}]}}  # where the space has no batch size of its own"
-    )
+    batch_size = f"axes: {{batch_size: [{recipe.batch_size}]}}  # if the space has none of its own"
     return "\n".join(["train:", *fields, batch_size, *(f"# {line}" for line in wrap(recipe.note, 100))])
 
 

@@ -240,7 +240,7 @@ def test_balanced_sample_says_how_many_there_are(digits, per_class):
         balanced_sample(digits.train, per_class=per_class, seed=0)
 
 
-@pytest.mark.parametrize("kind", augmentations)
+@pytest.mark.parametrize("kind", list(augmentations))
 def test_augmentation_with_the_same_seed_has_the_same_bits(kind):
     images = torch.rand(32, 3, 16, 16, generator=seeded(0))
     before = images.clone()
