@@ -45,7 +45,8 @@ def page() -> str:
 def _section(kind: str) -> Iterator[str]:
     section = items(kind)
     yield f"## {kind.capitalize()}\n"
-    yield f"{'Key' if section[0].axis in NOT_AXES else 'Axis'} `{section[0].axis}`.\n"
+    axis = section[0].axis
+    yield f"Key `{NOT_AXES[axis]}`.\n" if axis in NOT_AXES else f"Axis `{axis}`.\n"
     if about := FORMULAS.get(kind, {}).get("about"):
         yield about
     yield from _overview(section)

@@ -19,8 +19,9 @@ Count = Annotated[int, Between(1, 14)]
 Magnitude = Annotated[int, Between(0, 30)]
 LEVELS = 30  # of magnitudes: torchvision's 31 bins, from 0
 # In torchvision's order; the first changes nothing.
-OPERATIONS = ("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness")
-OPERATIONS += ("colour", "contrast", "sharpness", "posterize", "solarize", "auto_contrast", "equalize")
+OPERATIONS: tuple[str, ...] = ("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+OPERATIONS += ("brightness", "colour", "contrast", "sharpness", "posterize", "solarize")
+OPERATIONS += ("auto_contrast", "equalize")
 
 
 def _changes(magnitude: float, size: tuple[int, int]) -> Iterator[tuple[str, Change, bool | None]]:

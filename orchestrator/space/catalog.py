@@ -24,7 +24,7 @@ from pruning.criteria import criteria
 from pruning.plugins import PluginError
 from pruning.registry import Hyperparameter, Registry, hyperparameters
 
-NOT_AXES = ("stop", "train")
+NOT_AXES = {"stop": "stop", "train.recipe": "train"}  # and the keys of a file that take their names
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Item:
             self.named or self.name, {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
         )
         value = json.dumps(text) if defaults else text
-        is_key = self.axis in NOT_AXES
-        return f"{self.axis}: {value}" if is_key else f"axes: {{{self.axis}: [{value}]}}"
+        key = NOT_AXES.get(self.axis)
+        return f"axes: {{{self.axis}: [{value}]}}" if key is None else f"{key}: {value}"
 
 
 def names(kind: str) -> list[tuple[str, str]]:
@@ -159,7 +159,9 @@ def _technique_items() -> list[Item]:
 
 
 def _recipe_items() -> list[Item]:
-    return [Item(name, r.about, recipe_text(r), "train", r.paper) for name, r in RECIPES.items()]
+    return [
+        Item(name, r.about, recipe_text(r), "train.recipe", r.paper) for name, r in sorted(RECIPES.items())
+    ]
 
 
 def recipe_text(recipe: NamedRecipe) -> str:

@@ -32,7 +32,7 @@ RecipeName = Annotated[str, one_of("recipe", ("", *RECIPES))]
 class Recipe(StrictModel):
     """`train:`, with the defaults of config.Train, or of the named recipe, which is no field of its own."""
 
-    recipe: RecipeName = Field("", exclude=True)
+    recipe: RecipeName = Field(default="", exclude=True)
     epochs: Epochs = Train.epochs
     optimizer: Optimizer = Train.optimizer
     lr: Positive = Train.lr
