@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from models import torchvision_compat
 from orchestrator.data.augmentation import AugmentationContext, augmentations
 from pruning.registry import Between
 
@@ -29,7 +28,9 @@ def _changes(magnitude: float, size: tuple[int, int]) -> Iterator[tuple[str, Cha
 
     `magnitude` is in [0, 1], `size` (height, width) of the images, which are in [0, 1].
     """
-    v2: Any = torchvision_compat.functional_transforms()  # functions without types
+    from models.torchvision_compat import functional_transforms  # a library that no other augmentation needs
+
+    v2: Any = functional_transforms()  # functions without types
     height, width = size
 
     def affine(**changes: Any) -> Change:

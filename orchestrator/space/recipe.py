@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, GetPydanticSchema, model_validator
 
 from orchestrator.config import Train
-from orchestrator.errors import unknown_name
 from orchestrator.space.types import (
     Augmentation,
     Epochs,
@@ -26,7 +25,7 @@ from orchestrator.space.values import Value
 from orchestrator.training.recipes import RECIPES, NamedRecipe
 
 FIELD = "recipe"
-RecipeName = Annotated[str, one_of("recipe", ("", *RECIPES))]
+RecipeName = Annotated[str, one_of("recipe", RECIPES)]
 
 
 class Recipe(StrictModel):
@@ -73,25 +72,20 @@ def as_mapping(value: Value) -> Value:
 
 
 def named_recipe(value: Value) -> NamedRecipe | None:
-    """Return the recipe that `train:` names; None where it names none. ValueError for an unknown name."""
+    """Return the recipe that `train:` names; None where it names none, or none that is known."""
     mapping = as_mapping(value)
     name = mapping.get(FIELD) if isinstance(mapping, Mapping) else None
-    if name is None or not isinstance(name, str):
-        return None
-    if name not in RECIPES:
-        raise ValueError(unknown_name("recipe", name, RECIPES))
-    return RECIPES[name]
+    return RECIPES.get(name) if isinstance(name, str) else None
 
 
 def with_batch_size(data: Any) -> Any:  # plain YAML, of any type
     """Return a space with the batch size of its named recipe, where it has an axis of none."""
     if not isinstance(data, Mapping) or not isinstance(axes := data.get("axes"), Mapping):
         return data
-    mapping = as_mapping(data.get("train"))
-    name = mapping.get(FIELD) if isinstance(mapping, Mapping) else None
-    if "batch_size" in axes or not isinstance(name, str) or name not in RECIPES:
+    named = named_recipe(data.get("train"))
+    if "batch_size" in axes or named is None:
         return data
-    return {**data, "axes": {**axes, "batch_size": [RECIPES[name].batch_size]}}
+    return {**data, "axes": {**axes, "batch_size": [named.batch_size]}}
 
 
 def changed_fields(train: Train) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -193,6 +195,21 @@ def test_the_bits_are_those_of_one_thread(kind: str) -> None:
             results.append(augment(images, seeded(4), kind=kind))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+def test_torchvision_is_imported_by_randaugment_alone() -> None:
+    lines = (
+        "import sys, torch",
+        "from orchestrator.data.augmentation import augment",
+        "images = torch.rand(2, 3, 8, 8)",
+        "for kind in ('none', 'crop_flip + cutout(size=2) + resized_crop', 'randaugment'):",
+        "    augment(images, torch.Generator(), kind=kind)",
+        "    print('torchvision' in sys.modules)",
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.split() == ["False", "False", "True"]
 
 
 def test_several_follow_each_other_with_one_generator() -> None:
