@@ -25,6 +25,7 @@ from orchestrator.errors import DivergedError
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint, pack, unpack
 from orchestrator.training.loop import EpochRecord
+from orchestrator.training.losses import Labels
 from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial import checkpointing, during_training, stages
 from orchestrator.trial.checkpointing import TrialCheckpointer, TrialProgress, load_progress
@@ -680,17 +681,17 @@ class Narrow:
         self.most, self.tries = most, list[int]()
         accumulate = stages.train.__globals__["_Loop"]._accumulate
 
-        def checked(loop: Any, part: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        def checked(loop: Any, part: Tensor, labels: Labels, batch: int) -> tuple[Tensor, Tensor]:
             self.tries.append(len(part))
             if len(part) > self.most:
                 raise MemoryError
-            found: tuple[Tensor, Tensor] = accumulate(loop, part, batch)
+            found: tuple[Tensor, Tensor] = accumulate(loop, part, labels, batch)
             return found
 
         monkeypatch.setattr("orchestrator.training.loop._Loop._accumulate", checked)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lottery ticket", "settled during"])
+@pytest.mark.parametrize("name", ["sgd", "lottery ticket", "settled during", "average during"])
 def test_a_halved_micro_batch_is_carried_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     config = WALKS[name]
     if isinstance(config, TrialConfig):
