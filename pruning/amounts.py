@@ -154,20 +154,17 @@ def share_out(
 
 def settle_amounts(
     net: nn.Module,
-    amounts: Mapping[str, float],
+    layer_amounts: Mapping[str, float],
     *,
     groups: Sequence[Group] | None,
     protected: Collection[str],
-    flow: DataFlow | None = None,
 ) -> float | dict[str, float]:
-    """Return the one amount, or each layer's by name, sorted: equal for mappings that prune equally.
+    """Return the one amount, or each layer's by name, sorted: equal for amounts that prune equally.
 
     Layers without a say are left out: those at 0, protected ones, and classes where units go. Layers that
     make units together have the amount that these get.
     """
-    pools = find_pool_amounts(
-        net, find_layer_amounts(net, amounts, flow=flow), groups=groups, protected=protected
-    )
+    pools = find_pool_amounts(net, layer_amounts, groups=groups, protected=protected)
     fractions = {fraction for fraction, _ in pools.values()}
     if len(fractions) <= 1:
         return next(iter(fractions), 0.0)
