@@ -301,12 +301,13 @@ DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
 OTHERS = {str: "other", int: 7, float: 0.123, bool: True, tuple: ("output",)}
 PARTS = {"dense", "prune", "train", "numerics"}
+LABELS = {"technique", "amount_label"}
 
 
 def changed(base: object) -> Iterator[object]:
-    """`base` with one field changed, for each of its fields but the label and those that are parts."""
+    """`base` with one field changed, for each of its fields but the labels and those that are parts."""
     for field in fields(base):  # type: ignore[arg-type]
-        if field.name not in PARTS | {"technique"}:
+        if field.name not in PARTS | LABELS:
             other = OTHERS[type(getattr(base, field.name))]
             yield replace(base, **{field.name: other})  # type: ignore[type-var]
 
@@ -327,8 +328,9 @@ def test_a_change_of_any_field_changes_the_key() -> None:
     assert len({config.key() for config in trials}) == len(trials)
 
 
-def test_the_label_is_no_part_of_the_key_and_equal_configurations_have_equal_keys() -> None:
+def test_labels_are_no_part_of_the_key_and_equal_configurations_have_equal_keys() -> None:
     assert replace(TRIAL, technique="other").key() == TRIAL.key()
+    assert replace(TRIAL, prune=replace(TRIAL.prune, amount_label="other")).key() == TRIAL.key()
     again = TrialConfig.from_json(json.loads(json.dumps(asdict(TRIAL))))
     assert again == TRIAL
     assert again.key() == TRIAL.key()
