@@ -185,6 +185,21 @@ def test_exclude_names_a_mapping(tmp_path: Path) -> None:
     assert plan.excluded[0].reason == 'exclude {technique: weight, amount: {"output": 25%, "*": 75%}}'
 
 
+def test_a_search_draws_mappings_as_it_draws_numbers(tmp_path: Path) -> None:
+    plan = planned(
+        tmp_path,
+        "[50%, {output: 25%, '*': 75%}]",
+        rest="search: {method: random, trials: 2}",
+        technique="[weight]",
+    )
+    assert sorted(trial.config.prune.amount_label for trial in plan.trials) == [
+        "",
+        '{"output": 25%, "*": 75%}',
+    ]
+    record = json.loads(plan_text(plan))["asked"]
+    assert sorted(str(point["params"]["amount"]) for point in record) == ["0.5", '{"output": 25%, "*": 75%}']
+
+
 # ---- how they read
 
 
@@ -297,7 +312,7 @@ def test_hundreds_of_names_fit_into_a_param_of_the_store(tmp_path: Path) -> None
     config = only_trial(plan)
     names = config.prune.protect
     assert len(",".join(names)) > MAX_LENGTH
-    # MLflow cuts a longer param off without a word.
+    # MLflow would cut a longer param off, or refuse it.
     assert len(row.params["protect"]) <= MAX_LENGTH
     shown, _, note = row.params["protect"].rpartition(",")
     assert re.fullmatch(r"… and [2-9] more #[0-9a-f]{8}", note)
