@@ -20,7 +20,9 @@ from pruning.masking import (
     mask_units,
     mask_weights,
     parameter_dims,
+    prunable_layers,
     sum_by_unit,
+    turn_rows,
 )
 from pruning.registry import Method
 from pruning.schedules import split_into_passes
@@ -79,8 +81,8 @@ def _step(
     is_absolute = rules.criterion.traits.get("absolute") and not rules.invert
     values = scores if is_absolute else absolute_weights(context.weights)
     alive = {name: context.masks[name] for name in context.weights if name in rules.prunable}
-    if rules.block is not None:
-        return context.masks | _step_in_blocks(scores, values, alive, counts[0][1], rules.block)
+    if rules.block is not None or rules.scope == "unit":
+        return context.masks | _step_in_rows(context.net, scores, values, alive, counts, rules)
     if rules.groups is None:
         return context.masks | _step_by_share(scores, values, alive, counts, rules)
     squares = {name: values[name].square() for name in context.weights}
@@ -118,6 +120,27 @@ def _step_by_share(
         keep_one = rules.keeps_one(share.amount)
         remaining |= prune_step(pool_scores, values, pools, scope=rules.scope, count=count, keep_one=keep_one)
     return remaining
+
+
+def _step_in_rows(
+    net: nn.Module,
+    scores: Scores,
+    values: Mapping[str, Tensor],
+    alive: Masks,
+    counts: Sequence[tuple[Share, Count]],
+    rules: Rules,
+) -> Masks:
+    """Return which weights are alive after a step within the row of each unit, or within blocks of it."""
+    layers = {f"{name}.weight": layer for name, layer in prunable_layers(net).items()}
+    rows = [
+        {name: turn_rows(layers[name], tensors[name]) for name in alive}
+        for tensors in (scores, values, alive)
+    ]
+    if rules.block is None:
+        remaining = _step_by_share(*rows, counts, rules)
+    else:
+        remaining = _step_in_blocks(*rows, counts[0][1], rules.block)
+    return {name: turn_rows(layers[name], mask) for name, mask in remaining.items()}
 
 
 def _step_in_blocks(

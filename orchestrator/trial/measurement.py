@@ -36,7 +36,7 @@ from orchestrator.trial.structure import (
     pool_amounts_of,
 )
 from pruning.channels import shrink
-from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity
+from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity, width_of
 from pruning.propagation import propagate_masks
 from pruning.removal import find_pruned_groups
 from pruning.schedules import rounds_of, schedules, target_after
@@ -89,7 +89,7 @@ def _measure(context: TrialContext, state: NetworkState, round: int) -> Measured
     cut, notes = _cut_out(context, net, state.masks, round=round)
     masks, full = _propagate(context, net, state.masks)
     remaining = remaining_weights(net, context.cost, masks)
-    notes += _amount_notes(context, state.masks, round=round)
+    notes += _amount_notes(context, net, state.masks, round=round)
     notes += collapse_notes(masks, validation, classes=context.data.num_classes, round=round)
     measurement = Measurement(
         accuracy=test.accuracy,
@@ -212,7 +212,7 @@ def _cut_out(
     )
 
 
-def _amount_notes(context: TrialContext, masks: Masks, *, round: int) -> tuple[str, ...]:
+def _amount_notes(context: TrialContext, net: nn.Module, masks: Masks, *, round: int) -> tuple[str, ...]:
     """Return notes on pools of which another number is removed than the schedule's target of this round.
 
     And on what layers of several amounts make together.
@@ -223,13 +223,14 @@ def _amount_notes(context: TrialContext, masks: Masks, *, round: int) -> tuple[s
     schedule = schedules.get(config.prune.schedule)
     # An untrained network, or one in training, is measured once, after the last round.
     number = round if config.when == "after" else rounds_of(schedule)
+    widths = {name: width_of(layer, "out") for name, layer in prunable_layers(net).items()}
     differing: dict[float, list[str]] = {}
     for name, total, alive, amount in _pools_with_amounts(context, config, masks):
         target = target_after(schedule, amount=amount, round=number)
         if target is None:
             return ()
         # With scope `unit` each row of a weight is pruned, and rounded, by itself.
-        rows = len(masks[name]) if config.prune.scope == "unit" and name in masks else 1
+        rows = widths[name.removesuffix(".weight")] if config.prune.scope == "unit" and name in masks else 1
         if total - alive != rows * target_count(target, total // rows):
             differing.setdefault(target, []).append(f"{name} {1 - alive / total:.4f}")
     prefix = f"round {number}: " if rounds_of(schedule) > 1 else ""
