@@ -305,7 +305,7 @@ def test_macs_are_those_of_torch_s_counter_dense_and_cut(network: str) -> None:
     totals = []
     for net in (one.net, cut):
         counted = profile(net, tuple(one.images.shape[1:]))
-        # FlopCounterMode has no formula for the CPU's fused attention; its products are those of the plain one.
+        # FlopCounterMode has no formula for the CPU's fused attention, whose products are the plain one's.
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             net(one.images[:1])
         totals.append(counted.total_macs)
