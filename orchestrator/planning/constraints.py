@@ -5,6 +5,7 @@ Every `x_conflict` returns the reason, or None where there is no conflict.
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 import torch
@@ -213,16 +214,27 @@ def criterion_conflict(
     images = parse_method(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
     if method.traits.get("data") and images < SAMPLES_PER_CLASS:
         return f"{method.label} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {images}"
-    if not method.traits.get("norms"):
+    if method.traits.get("of_architecture"):
+        granularity = "weight"  # which needs no trace: it scores single weights, whatever goes
+        if passes := method.traits.get("passes"):
+            method = criteria.get({**method.options, "method": method.name, passes: 1})
+    elif not method.traits.get("norms"):
         return None
     shape, classes = shape_of(dataset)
     with torch.random.fork_rng(devices=[]):
         net = models.build(model, input_shape=shape, num_classes=classes)
     batch = torch.zeros((2, *shape))
     try:
-        prune(
-            net, amount=0.0, criterion=method, granularity=granularity, protect=protect, example_input=batch
-        )
+        with warnings.catch_warnings(action="ignore"):  # that something is not pruned; the run says it
+            prune(
+                net,
+                amount=0.0,
+                criterion=method,
+                granularity=granularity,
+                protect=protect,
+                example_input=batch,
+                sample=(batch, torch.zeros(2, dtype=torch.int64)),
+            )
     except ValueError as error:
         return f"{method_name(model)}: {error}"
     return None

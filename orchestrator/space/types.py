@@ -106,6 +106,7 @@ def _model_names() -> list[str]:
 
 
 _FRACTION = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "%$"}]}
+_AMOUNT = {"anyOf": [*_FRACTION["anyOf"], {"type": "object", "additionalProperties": _FRACTION}]}
 Axis = Annotated[tuple[T, ...], Field(min_length=1), ONE_OR_MORE]
 Integer = Annotated[int, BeforeValidator(_no_bool)]
 Finite = Annotated[
@@ -120,7 +121,7 @@ Criterion = Annotated[str, _method(criteria), method_schema(criteria)]
 Granularity = Annotated[str, _method(granularities), method_schema(granularities)]
 Scope = Annotated[str, one_of("scope", SCOPES)]
 Schedule = Annotated[str, _method(schedules), method_schema(schedules)]
-Amount = Annotated[float, PlainValidator(values.canonical_amount), WithJsonSchema(_FRACTION)]
+Amount = Annotated[float | str, PlainValidator(values.canonical_amount), WithJsonSchema(_AMOUNT)]
 Recovery = Annotated[str, _method(recoveries), method_schema(recoveries)]
 StopRule = Annotated[str, _method(pruners), method_schema(pruners)]
 WhenName = Annotated[str, one_of("when", get_args(When))]

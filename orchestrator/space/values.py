@@ -24,6 +24,7 @@ from orchestrator.data.datasets import DATASETS, check_options
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
 from orchestrator.training.lr_schedules import lr_schedules
+from pruning.amounts import amounts_text
 from pruning.registry import Registry, parse_method
 
 T = TypeVar("T")
@@ -35,6 +36,8 @@ MAX_POINTS = 1_000_000
 MAX_TEXT = 1000  # characters of one value; a longer one is refused before it is parsed
 INTEGER_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,4})?")
+MAX_PATTERNS, MAX_NAME = 1000, 200  # of amounts by layer, and the characters of a name
+AMOUNTS_EXAMPLE = '{"layer4.*": 75%, "*": 50%}'
 RANGE_KEYS = ("low", "high", "log", "step")
 RANGE_EXAMPLE = "{low: 0.5, high: 0.9}, with log: true or a step if wanted"
 
@@ -107,8 +110,30 @@ def as_list(value: Value) -> list[Value]:
     return items
 
 
-def canonical_amount(value: Value) -> float:
-    """Return a fraction in [0, 1] for a number or a percentage; `25%` is divided by 100 exactly."""
+def canonical_amount(value: Value) -> float | str:
+    """Return a fraction in [0, 1] for a number or a percentage, and canonical text for amounts by layer.
+
+    These are a mapping from layers and patterns to fractions.
+    """
+    if not isinstance(value, Mapping):
+        return _fraction(value)
+    if not value or len(value) > MAX_PATTERNS:
+        raise ValueError(f"{len(value)} amounts by layer; give 1 to {MAX_PATTERNS}, {AMOUNTS_EXAMPLE}")
+    for name in value:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+            raise ValueError(f"{name!r:.80} is no name or pattern of layers; write {AMOUNTS_EXAMPLE}")
+    return amounts_text({name: _amount_of(name, amount) for name, amount in value.items()})
+
+
+def _amount_of(name: str, value: Value) -> float:
+    try:
+        return _fraction(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _fraction(value: Value) -> float:
+    """Return a number as it is; `25%` is divided by 100 exactly."""
     text = str(value).strip() if isinstance(value, (int, float, str)) and not isinstance(value, bool) else ""
     number = text[:-1].rstrip() if text.endswith("%") else text
     if len(text) > MAX_TEXT or not NUMBER.fullmatch(number):
