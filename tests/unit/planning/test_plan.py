@@ -246,11 +246,9 @@ def test_combinations_that_the_engine_refuses(tmp_path: Path) -> None:
     assert [trial.config.prune.granularity for trial in found.trials] == ["unit", "channel"]
     assert [item.count for item in found.excluded] == [1, 1]
     assert all("'pivoted_qr' ranks whole units or channels" in item.reason for item in found.excluded)
-    found = planned(tmp_path, model="[mlp, 'vit(dim=8, depth=1, heads=1)']", criterion="synflow")
-    assert [trial.config.dense.model for trial in found.trials] == ["mlp(widths=[300, 100], bias=False)"]
-    assert found.excluded[0].reason.startswith(
-        "vit: criterion 'synflow' needs a network that passes a flow on"
-    )
+    found = planned(tmp_path, model="['vit(dim=8, depth=1, heads=1)', slp]", criterion="synflow")
+    assert [trial.config.dense.model for trial in found.trials] == ["slp"]
+    assert found.excluded[0].reason.startswith("vit: criterion 'synflow' needs a network that passes a flow")
     found = planned(tmp_path, model="mlp", criterion="fpgm", granularity="[weight, unit, channel, nm]")
     assert [trial.config.prune.granularity for trial in found.trials] == ["unit", "channel"]
     assert all("'fpgm' ranks whole units or channels" in item.reason for item in found.excluded)
