@@ -74,8 +74,8 @@ def table(library: str, records: list[dict[str, Any]]) -> str:
     peers = [r["torch_pruning"] for r in mine if "error" not in r.get("torch_pruning", {"error": ""})]
     equal = sum(peer["difference"] <= EXACT for peer in peers)
     count = (
-        f"Of {len(mine)} networks {exact} are cut with equal outputs. Torch-Pruning's pruner cuts {len(peers)} "
-        f"of them, {equal} with equal outputs."
+        f"Of {len(mine)} networks {exact} are cut with equal outputs. Torch-Pruning's pruner cuts "
+        f"{len(peers)} of them, {equal} with equal outputs."
     )
     lines = [HEADER, ["---"] * len(HEADER), *(row(record) for record in mine)]
     return count + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)

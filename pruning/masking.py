@@ -86,7 +86,8 @@ def turn_rows(layer: nn.Module, tensor: Tensor) -> Tensor:
     """
     if not (isinstance(layer, Conv) and layer.transposed):
         return tensor
-    return tensor.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    grouped: Tensor = tensor.unflatten(0, (layer.groups, -1))
+    return grouped.transpose(1, 2).flatten(0, 1)
 
 
 def width_of(layer: nn.Module, side: str) -> int:

@@ -132,14 +132,14 @@ def _step_in_rows(
 ) -> Masks:
     """Return which weights are alive after a step within the row of each unit, or within blocks of it."""
     layers = {f"{name}.weight": layer for name, layer in prunable_layers(net).items()}
-    rows = [
+    score_rows, value_rows, alive_rows = (
         {name: turn_rows(layers[name], tensors[name]) for name in alive}
         for tensors in (scores, values, alive)
-    ]
+    )
     if rules.block is None:
-        remaining = _step_by_share(*rows, counts, rules)
+        remaining = _step_by_share(score_rows, value_rows, alive_rows, counts, rules)
     else:
-        remaining = _step_in_blocks(*rows, counts[0][1], rules.block)
+        remaining = _step_in_blocks(score_rows, value_rows, alive_rows, counts[0][1], rules.block)
     return {name: turn_rows(layers[name], mask) for name, mask in remaining.items()}
 
 

@@ -117,6 +117,8 @@ def canonical_amount(value: Value) -> float | str:
     """
     if not isinstance(value, Mapping):
         return _fraction(value)
+    if is_range(value) and value.keys() <= set(RANGE_KEYS):
+        raise ValueError(f"{value} is no amount; a range stands in the place of the list, not in it")
     if not value or len(value) > MAX_PATTERNS:
         raise ValueError(f"{len(value)} amounts by layer; give 1 to {MAX_PATTERNS}, {AMOUNTS_EXAMPLE}")
     for name in value:
