@@ -34,6 +34,7 @@ from pruning.eval_mode import first_float, fixed_generators, float64_copy, rando
 from pruning.head_groups import (
     NO_WIDTH,
     find_inside,
+    find_query_heads,
     join_projections,
     open_attentions,
     with_heads,
@@ -134,13 +135,16 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
     called = {*reads.order, *(f"{name}.out_proj" for name in attentions)}
     whole = {name: UNCALLED for name in layers if name not in called} | dict(made.whole)
     channels = [group for group in candidates if group.name not in heads]
-    for group in (*heads.values(), *_heads(net, mixed).values()):
+    single_heads = _heads(net, mixed)
+    for group in (*heads.values(), *single_heads.values()):
         inside = find_inside(net, group)
         if inside is None:
             whole |= _makers(group, NO_WIDTH)
         else:
             channels.append(inside)
             whole = {name: whole[name] for name in whole if name not in _makers(group, "")}
+    queries = {name: find_query_heads(net, group) for name, group in single_heads.items()}
+    heads |= {name: group for name, group in queries.items() if group is not None}
     order = {name: number for number, (name, _) in enumerate(net.named_modules())}
     channels.sort(key=lambda group: order[group.name])
     exact, channel_errors = _keep_exact(law, channels, example_input)

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from pruning.attention import PROJECTIONS, HeadAttention, SplitAttention, is_splittable
 from pruning.masking import Group, Member, width_of
 from pruning.narrow_attention import UNTRACEABLE, find_narrow
-from pruning.resize import HEAD_DIMS, HEADS, KEY_HEADS, counting_attributes, replace_module
+from pruning.resize import (
+    HEAD_DIMS,
+    HEADS,
+    KEY_HEADS,
+    count_of,
+    counting_attributes,
+    replace_module,
+)
 
 NO_WIDTH = "the rows of its heads come in no equal parts that read and are read alike"
 
@@ -75,9 +82,13 @@ def with_heads(net: nn.Module, group: Group) -> Group | None:
     The attentions are the nearest modules around the layers of the group that have as many heads, or as many
     of keys and values, as the group has units.
     """
+    owners = _owners(net, group)
+    modules = {f"{member.module}." for member in group.members}
+    if group.size == 1 and not all(any(m.startswith(f"{o}.") for o in owners) for m in modules):
+        return None  # the width of a residual stream, say, which attentions read and write
     counts = {
-        (name, attribute): getattr(net.get_submodule(name), attribute)
-        for name in _owners(net, group)
+        (name, attribute): count_of(net.get_submodule(name), attribute)
+        for name in owners
         for attribute in counting_attributes(net.get_submodule(name), HEADS + KEY_HEADS)
     }
     biases = _biases(net, group, dict.fromkeys(name for name, _ in counts))
@@ -98,7 +109,7 @@ def _owners(net: nn.Module, group: Group) -> tuple[str, ...]:
         while path:
             owner = net.get_submodule(path)
             names = counting_attributes(owner, KEY_HEADS) or counting_attributes(owner, HEADS)
-            if any(getattr(owner, name) == group.size for name in names):
+            if any(count_of(owner, name) == group.size for name in names):
                 owners[path] = None
                 break
             path = path.rpartition(".")[0]
@@ -138,6 +149,28 @@ def find_inside(net: nn.Module, heads: Group) -> Group | None:
                 index = torch.arange(size)
                 followers.append(Member(name, "heads", index, index, attribute))
     return Group(heads.name, size, tuple(inner), tuple(followers))
+
+
+def find_query_heads(net: nn.Module, heads: Group) -> Group | None:
+    """Return the group of the query heads of an attention with one head of keys and values; None for others.
+
+    Keys and values stay: every query head reads them.
+    """
+    counts = [m for m in heads.followers if m.side == "heads" and m.parameter in HEADS]
+    if heads.size > 1 or not counts or len(counts[0].index) < 2:
+        return None
+    size, most = len(counts[0].index), max(len(member.index) for member in heads.members)
+    members, followers = (
+        tuple(
+            replace(member, root=member.index.argsort().argsort() * size // most)
+            for member in side
+            if len(member.index) == most and member.side != "heads"
+        )
+        for side in (heads.members, heads.followers)
+    )
+    index = torch.arange(size)
+    own_counts = tuple(replace(count, root=index) for count in counts)
+    return Group(heads.name, size, members, (*followers, *own_counts))
 
 
 def _positions(member: Member, size: int) -> Member:

@@ -19,7 +19,8 @@ from pruning.narrow_attention import find_narrow
 # (module name, side) -> positions to cut out; the side may be "NAME DIM" of another parameter, or ":NAME" of
 # an attribute that counts
 Removed = Mapping[tuple[str, str], Tensor]
-HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads")
+# The last in the shape of timm's tables of relative positions.
+HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads", "bias_shape")
 KEY_HEADS = ("num_kv_heads", "n_kv_heads", "num_key_value_heads")  # each serves several query heads
 HEAD_DIMS = ("head_dim", "dim_head", "key_dim", "attention_head_size")
 # Attributes that hold heads times width, and those that count these.
@@ -67,7 +68,7 @@ def layer_widths(net: nn.Module) -> dict[str, list[int]]:
             if tensor.dim():
                 widths[f"{name}.{leaf}".removeprefix(".")] = list(tensor.shape)
         for attribute in counting_attributes(module):
-            widths[f"{name}:{attribute}"] = [getattr(module, attribute)]
+            widths[f"{name}:{attribute}"] = [count_of(module, attribute)]
     return widths
 
 
@@ -148,7 +149,14 @@ def counting_attributes(
     module: nn.Module, names: Sequence[str] = HEADS + KEY_HEADS + HEAD_DIMS
 ) -> tuple[str, ...]:
     """Return the attributes in which an attention keeps how many heads it has, and how wide they are."""
-    return tuple(name for name in names if type(vars(module).get(name)) is int)
+    kinds = {name: tuple if name == "bias_shape" else int for name in names}
+    return tuple(name for name, kind in kinds.items() if type(vars(module).get(name)) is kind)
+
+
+def count_of(module: nn.Module, attribute: str) -> int:
+    """Return what one of the `counting_attributes` counts."""
+    value = getattr(module, attribute)
+    return int(value[-1] if isinstance(value, tuple) else value)
 
 
 @torch.no_grad()
@@ -233,11 +241,11 @@ def _make_narrow(net: nn.Module, name: str) -> nn.Module:
 
 def _reduce_count(module: nn.Module, attribute: str, count: int) -> None:
     """Lower an attribute that counts heads, or their width, and those that hold its products."""
-    before = getattr(module, attribute)
-    setattr(module, attribute, before - count)
+    before, value = count_of(module, attribute), getattr(module, attribute)
+    setattr(module, attribute, (*value[:-1], before - count) if isinstance(value, tuple) else before - count)
     names = next(names for names in (HEADS, KEY_HEADS, HEAD_DIMS) if attribute in names)
     if attribute != counting_attributes(module, names)[0]:
-        return  # a second name for one number
+        return  # a second name for the same number
     for width, factors in HEAD_WIDTHS.items():
         if attribute in factors and type(vars(module).get(width)) is int:
             setattr(module, width, getattr(module, width) // before * (before - count))
