@@ -23,11 +23,18 @@ class HeadAttention(nn.Module):
     of the attention whose place it takes.
     """
 
+    num_heads: int
+    head_dim: int
+    scale: float
+    batch_first: bool
+    dropout: float
+    in_proj_weight: nn.Parameter
+    out_proj: nn.Linear
+
     def __init__(self, attention: nn.MultiheadAttention | HeadAttention) -> None:
         super().__init__()
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
-        is_cut = isinstance(attention, HeadAttention)
-        self.scale: float = attention.scale if is_cut else attention.head_dim**-0.5  # type: ignore[assignment]
+        self.scale = attention.scale if isinstance(attention, HeadAttention) else attention.head_dim**-0.5
         self.batch_first, self.dropout = attention.batch_first, attention.dropout
         self._qkv_same_embed_dim = False  # keeps torch's encoder layers from their fused path
         self.in_proj_weight = attention.in_proj_weight

@@ -39,8 +39,8 @@ WHOLE = "its units are mixed (a norm, softmax or sum over channels): none can go
 class ChannelGroups:
     """The groups of a network by the name of their root layer, and layer -> why it is left whole.
 
-    `mixed` are those of one unit, of several rows, of which nothing can go without the others: all of a norm's
-    width, or an attention of one head.
+    `mixed` are those of one unit, of several rows, of which nothing can go without the others: all of a
+    norm's width, or an attention of one head.
     """
 
     groups: Mapping[str, Group]

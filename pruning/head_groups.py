@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import gcd
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.attention import PROJECTIONS, HeadAttention, SplitAttention, is_splittable
 from pruning.masking import Group, Member, width_of
@@ -39,7 +39,7 @@ def open_attentions(net: nn.Module) -> dict[str, nn.Module]:
     modules = dict(net.named_modules())
     split = [name for name, module in modules.items() if is_splittable(module)]
     for name in split:
-        replace_module(net, name, SplitAttention(modules[name]))  # type: ignore[arg-type]
+        replace_module(net, name, SplitAttention(modules[name]))
     for name, module in modules.items():
         kind = find_narrow(module)
         if kind is not None and issubclass(kind, UNTRACEABLE):
@@ -92,7 +92,9 @@ def with_heads(net: nn.Module, group: Group) -> Group | None:
         for attribute in counting_attributes(net.get_submodule(name), HEADS + KEY_HEADS)
     }
     biases = _biases(net, group, dict.fromkeys(name for name, _ in counts))
-    entries = [replace(m, side="entry") for m in biases if m.parameter in net.get_submodule(m.module)._parameters]
+    entries = [
+        replace(m, side="entry") for m in biases if m.parameter in net.get_submodule(m.module)._parameters
+    ]
     members, followers = [*group.members, *entries], [*group.followers, *biases]
     for (name, attribute), count in counts.items():
         index = torch.arange(count)
@@ -142,7 +144,9 @@ def find_inside(net: nn.Module, heads: Group) -> Group | None:
         return None
     positions = [_positions(member, size) for member, _ in wide]
     inner = [positions[number] for number, (m, _) in enumerate(wide) if any(m is x for x in heads.members)]
-    followers = [positions[number] for number, (m, _) in enumerate(wide) if all(m is not x for x in heads.members)]
+    followers = [
+        positions[number] for number, (m, _) in enumerate(wide) if all(m is not x for x in heads.members)
+    ]
     for name in dict.fromkeys(m.module for m in heads.followers if m.side == "heads"):
         for attribute in counting_attributes(net.get_submodule(name), HEAD_DIMS):
             if getattr(net.get_submodule(name), attribute) == size:

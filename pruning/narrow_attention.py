@@ -8,8 +8,8 @@ place of one of them where heads or widths inside heads are cut out: same parame
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,16 @@ class NarrowAttention(nn.Module):
     num_heads: int
     qkv: nn.Linear
     proj: nn.Linear
+    if TYPE_CHECKING:  # attributes of the libraries' attentions, which have no types
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         for name, value in vars(attention).items():
             vars(self)[name] = value.copy() if isinstance(value, (dict, set)) else value
         self.is_traced = False  # a layer is seen in a trace where it is called, and not where its weight is
-        self.source = type(attention)
+        self.source: Any = type(attention)
 
     def split_heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values of tokens [N, length, width]: [N, heads, length, head width]."""
@@ -43,7 +46,7 @@ class NarrowAttention(nn.Module):
         """Return the bias of queries, keys and values where it is not that of `qkv`."""
         if getattr(self, "q_bias", None) is None:
             return None
-        return torch.cat([self.get_parameter("q_bias"), self.get_buffer("k_bias"), self.get_parameter("v_bias")])
+        return torch.cat([self.q_bias, self.k_bias, self.v_bias])
 
     def join_heads(self, values: Tensor) -> Tensor:
         """Return what the output projection makes of the heads, [N, heads, length, head width]."""
@@ -188,23 +191,23 @@ def from_windows(tokens: Tensor, sides: Sequence[int], window: Sequence[int]) ->
     """Return the maps [N, H, W, channels] of the tokens of windows."""
     counts = (sides[0] // window[0], sides[1] // window[1])
     x = tokens.unflatten(1, tuple(window)).unflatten(0, (-1, *counts))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    maps: Tensor = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return maps
 
 
 def shift_mask(sides: Sequence[int], window: Sequence[int], shift: Sequence[int], *, like: Tensor) -> Tensor:
     """Return [windows, length, length]: -100 between tokens that are no neighbours but for the shift."""
     regions = like.new_zeros(sides)
-    parts = [
-        (slice(0, -w), slice(-w, -s), slice(-s, None)) for w, s in zip(window, shift, strict=True)
-    ]
+    parts = [(slice(0, -w), slice(-w, -s), slice(-s, None)) for w, s in zip(window, shift, strict=True)]
     for number, (rows, columns) in enumerate((rows, columns) for rows in parts[0] for columns in parts[1]):
         regions[rows, columns] = number
     tokens = to_windows(regions[None, :, :, None], window)[:, :, 0]
-    return (tokens[:, None] != tokens[:, :, None]).to(like) * -100.0
+    is_apart = tokens[:, None] != tokens[:, :, None]
+    return is_apart.to(like) * -100.0
 
 
 SWIN = "torchvision.models.swin_transformer.ShiftedWindowAttention"
-KINDS: dict[str, Callable[[Any], NarrowAttention]] = {
+KINDS: dict[str, type[NarrowAttention]] = {
     SWIN: ShiftedWindows,
     f"{SWIN}V2": ShiftedWindows,
     "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": GridAttention,
@@ -217,6 +220,6 @@ KINDS: dict[str, Callable[[Any], NarrowAttention]] = {
 UNTRACEABLE = (ShiftedWindows, CosineWindows, BiasedAttention)
 
 
-def find_narrow(module: nn.Module) -> Callable[[Any], NarrowAttention] | None:
+def find_narrow(module: nn.Module) -> type[NarrowAttention] | None:
     """Return the class that takes the place of a module when it is cut; None for a module without one."""
     return KINDS.get(f"{type(module).__module__}.{type(module).__qualname__}")

@@ -167,12 +167,8 @@ class Probe:
             # The first is run all the same: it has the names and widths of the readers.
             run = None if is_empty and pieces else self._changed(some, is_batched=is_batched, readers=readers)
             pieces.append(run)
-        (first, *_) = pieces
-        assert first is not None
-        return {
-            name: torch.cat([torch.zeros_like(none) if piece is None else piece[name] for piece in pieces])
-            for name, none in first.items()
-        }
+        blank = {name: torch.zeros_like(seen) for name, seen in (pieces[0] or {}).items()}
+        return {name: torch.cat([(piece or blank)[name] for piece in pieces]) for name in blank}
 
     def _changed(
         self,

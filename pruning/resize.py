@@ -163,7 +163,7 @@ def count_of(module: nn.Module, attribute: str) -> int:
 def cut_out(net: nn.Module, removed: Removed) -> nn.Module:
     """Remove these positions from `net`, in place, and return it; shared parameters stay shared."""
     ties, is_single = _find_ties(net), len(prunable_layers(net)) == 1
-    for name, side in removed:
+    for name, _ in removed:
         for owner in {name, name.rpartition(".")[0]}:
             net = _make_narrow(net, owner)
     for (name, side), positions in removed.items():
@@ -235,7 +235,9 @@ def _select_tensor(module: nn.Module, name: str, dim: int, remaining: Tensor) ->
 def _make_narrow(net: nn.Module, name: str) -> nn.Module:
     """Return the network with an attention that can be narrower inside than outside under this name."""
     module = net.get_submodule(name)
-    kind = HeadAttention if isinstance(module, nn.MultiheadAttention) else find_narrow(module)
+    if isinstance(module, nn.MultiheadAttention):
+        return replace_module(net, name, HeadAttention(module))
+    kind = find_narrow(module)
     return net if kind is None else replace_module(net, name, kind(module))
 
 
