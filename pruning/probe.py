@@ -94,8 +94,9 @@ class Probe:
             call.read_dim = batch_dim(call.read, second[key].read, both[key].read) if key in both else None
         self.images = images[:size]
         # A reader whose images do not lie side by side (a norm over the batch mixes them) would seem blind.
+        # A reader of what is the same for every image (positions, say) has none to lie side by side.
         self.is_batched = both.keys() == first.keys() and all(
-            call.read_dim is not None for call in first.values()
+            call.read_dim is not None or _is_same(call, second[key], both[key]) for key, call in first.items()
         )
 
     def _calls(self, images: Tensor) -> dict[Key, Call]:
@@ -147,9 +148,14 @@ class Probe:
         `codes`: layer -> bool [passes, units], the units that each pass perturbs. `readers` are those to look
         at, all unless given; a pass ends at the last of them.
         """
-        is_batched = self.is_batched and all(
-            call.answer_dim is not None for (name, _), call in self.base.items() if name in codes
-        )
+        unbatched = {n for (n, _), call in self.base.items() if n in codes and call.answer_dim is None}
+        if self.is_batched and 0 < len(unbatched) < len(codes):
+            sides = (codes.keys() - unbatched, unbatched)
+            first, second = (
+                self.changed({name: codes[name] for name in side}, push, passes, readers) for side in sides
+            )
+            return {name: first[name] | second[name] for name in first.keys() & second.keys()}
+        is_batched = self.is_batched and not unbatched
         self.push(push)
         if not is_batched and not self.reads:
             self._changed({}, is_batched=False)  # nothing perturbed: the reads to compare with
@@ -157,15 +163,15 @@ class Probe:
             return {}
         largest = max((c.answer.numel() for c in self.base.values() if c.answer is not None), default=1)
         chunk = max(1, min(128, CHUNK // largest)) if is_batched else 1
-        pieces = [
-            self._changed(
-                {name: code[start : start + chunk] for name, code in codes.items()},
-                is_batched=is_batched,
-                readers=readers,
-            )
-            for start in range(0, passes, chunk)
-        ]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        pieces: list[dict[str, Tensor] | None] = []
+        for start in range(0, passes, chunk):
+            some = {name: code[start : start + chunk] for name, code in codes.items()}
+            is_empty = not is_batched and not any(code.any() for code in some.values())
+            # The first is run all the same: it has the names and widths of the readers.
+            run = None if is_empty and pieces else self._changed(some, is_batched=is_batched, readers=readers)
+            pieces.append(run)
+        blank = {name: torch.zeros_like(seen) for name, seen in (pieces[0] or {}).items()}
+        return {name: torch.cat([(piece or blank)[name] for piece in pieces]) for name in blank}
 
     def _changed(
         self,
@@ -286,6 +292,16 @@ def _why_unequal(net: nn.Module, image: Tensor) -> str:
             "the next (a count of its calls, a running mean)"
         )
     return "gives other outputs when it is run again: it is random in eval mode"
+
+
+def _is_same(*calls: Call) -> bool:
+    """Return whether calls read the same, and answered it."""
+    first, *others = [(call.read, call.read if call.answer is None else call.answer) for call in calls]
+    return all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-6)
+        for other in others
+        for a, b in zip(first, other, strict=True)
+    )
 
 
 class _AllSeen(Exception):  # noqa: N818  # no error: it ends a pass early
