@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmarks.harness import AtLeast, Job, benchmark, main
 from benchmarks.training import BATCH, COLOUR, GREY, make_split
-from orchestrator.data.batches import augment, iter_batches
+from orchestrator.data.augmentation import augment
+from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split
 
 torch.set_num_threads(1)

@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from time import process_time
@@ -55,7 +56,20 @@ vovnet39a xception41 xcit_nano_12_p16_224
 def build(name: str, side: int) -> nn.Module:
     """Return the network for RGB images of `side` pixels and ten classes, in eval mode."""
     torch.manual_seed(0)
-    return models.build(name, input_shape=(3, side, side), num_classes=10).eval()
+    net = models.build(name, input_shape=(3, side, side), num_classes=10).eval()
+    return net if next(net.parameters()).is_meta else awaken(net)
+
+
+@torch.no_grad()
+def awaken(net: nn.Module) -> nn.Module:
+    """Draw what is constant in a new network: shifts, scales and statistics of norms, layer scales.
+
+    With a layer scale of 1e-6, or shifts of zero, a wrongly cut network would answer almost as the masked.
+    """
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+            tensor.uniform_(-0.2, 0.2) if tensor.flatten()[0] == 0 else tensor.uniform_(0.8, 1.2)
+    return net
 
 
 def masked(net: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
@@ -113,7 +127,11 @@ def cut_theirs(name: str, side: int) -> dict[str, Any]:
 
     net = build(name, side)
     images = torch.zeros(2, 3, side, side)
-    last = [layer for layer in net.modules() if isinstance(layer, nn.Linear) and layer.out_features == 10]
+    last = [
+        layer
+        for layer in net.modules()
+        if 10 in (vars(layer).get("out_features"), vars(layer).get("out_channels"))
+    ]
     started = process_time()
     pruner = torch_pruning.pruner.MagnitudePruner(
         net, images, importance=torch_pruning.importance.MagnitudeImportance(p=2), pruning_ratio=0.5,
@@ -173,15 +191,13 @@ def names_to_run(*, timm: bool) -> list[str]:
     return [f"torchvision.{name}" for name in torchvision_models.list_models(module=torchvision_models)]
 
 
-def is_small(name: str) -> bool:
+def size(name: str) -> int:
+    """Return the number of parameters; 0 where it cannot be built without memory."""
     with torch.device("meta"):
         for side in SIDES[::-1]:
-            try:
-                net = models.build(name, input_shape=(3, side, side), num_classes=10)
-            except Exception:  # noqa: BLE001  # another size, then
-                continue
-            return sum(p.numel() for p in net.parameters()) <= MOST_PARAMETERS
-    return True
+            with suppress(Exception):  # another size, then
+                return sum(p.numel() for p in build(name, side).parameters())
+    return 0
 
 
 def main() -> None:
@@ -194,9 +210,10 @@ def main() -> None:
         print(json.dumps(run_one(options.one)))
         return
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in options.names or names_to_run(timm=options.timm):
-        if not is_small(name):
-            continue
+    sizes = {name: size(name) for name in options.names or names_to_run(timm=options.timm)}
+    for name in sorted(
+        (name for name in sizes if sizes[name] <= MOST_PARAMETERS), key=lambda name: sizes[name]
+    ):
         command = [sys.executable, __file__, "--one", name]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)

@@ -141,7 +141,7 @@ class Steps:
 @benchmark
 def masked_step() -> Iterator[Job]:
     """Measure the cost of masks in a step, with the masks of this project and of torch.nn.utils.prune."""
-    from orchestrator.training.loop import Masker  # the masks of the training loop
+    from orchestrator.training.masker import Masker  # the masks of the training loop
 
     batch, dense = make_split(GREY, BATCH), network()
     masks = pruning.prune(dense, amount=0.9)
@@ -149,7 +149,7 @@ def masked_step() -> Iterator[Job]:
     pruning.apply_masks(ours, masks)
     for name, layer in prunable_layers(theirs).items():
         torch_prune.custom_from_mask(layer, "weight", masks[f"{name}.weight"])
-    masked = Steps(ours, batch, Masker(ours, masks)).step
+    masked = Steps(ours, batch, Masker(dict(ours.named_parameters()), masks)).step
     yield Job(
         "masked step, mlp, batch 256, 90%",
         ours=masked,

@@ -18,7 +18,7 @@ from models import BUILDERS, torchvision_models
 from orchestrator.config import Control, Start, When
 from orchestrator.data.datasets import DATASETS
 from orchestrator.space import hyperparameters
-from orchestrator.space.catalog import KINDS, REGISTRIES, Item, items
+from orchestrator.space.catalog import KINDS, NOT_AXES, REGISTRIES, Item, items
 from orchestrator.space.overrides import SETTABLE
 from pruning.plugins import entry_points
 from pruning.step import SCOPES
@@ -45,7 +45,8 @@ def page() -> str:
 def _section(kind: str) -> Iterator[str]:
     section = items(kind)
     yield f"## {kind.capitalize()}\n"
-    yield f"{'Key' if kind == 'stops' else 'Axis'} `{section[0].axis}`.\n"
+    axis = section[0].axis
+    yield f"Key `{NOT_AXES[axis]}`.\n" if axis in NOT_AXES else f"Axis `{axis}`.\n"
     if about := FORMULAS.get(kind, {}).get("about"):
         yield about
     yield from _overview(section)
@@ -68,7 +69,7 @@ def _entry(kind: str, item: Item) -> Iterator[str]:
     yield f"### {item.axis} {item.name}\n"
     if formula := FORMULAS.get(kind, {}).get(item.name):
         yield f"```text\n{formula.rstrip()}\n```\n"
-    yield f"{item.text or item.about}\n"
+    yield f"```yaml\n{item.text}\n```\n" if kind == "recipes" else f"{item.text or item.about}\n"
     if item.options:
         yield "| option | values | default |\n|---|---|---|"
         for name, option in item.options.items():
@@ -103,7 +104,8 @@ def _kind(kind: str) -> dict[str, Any]:  # JSON
     registries: dict[str, Any] = {"models": BUILDERS, "datasets": DATASETS}
     registries |= {name: registry for name, (registry, _) in REGISTRIES.items()}
     registry = registries.get(kind)
-    noun, group = ("technique", "") if registry is None else (registry.kind, registry.group)
+    nouns = {"techniques": "technique", "recipes": "recipe"}
+    noun, group = (nouns[kind], "") if registry is None else (registry.kind, registry.group)
     summaries = {item.name: item.about for item in items(kind) if item.name not in entry_points(group)}
     return {"noun": noun, "axis": items(kind)[0].axis, "group": group, "summaries": summaries}
 

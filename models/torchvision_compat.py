@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch.library import Library
@@ -64,8 +65,15 @@ def computed_on_cpu(function: Callable[..., object]) -> Callable[..., object]:
     return call
 
 
+def functional_transforms() -> ModuleType:
+    """Return torchvision.transforms.v2.functional, imported only when it is asked for."""
+    from torchvision.transforms.v2 import functional
+
+    return functional  # type: ignore[no-any-return]  # torchvision has no types
+
+
 if models is not None:  # tests put a torchvision without networks in its place
     params = models.regnet.BlockParams
     params.from_init_params = computed_on_cpu(params.from_init_params)
 
-__all__ = ["DECLARED", "datasets", "models", "transforms"]
+__all__ = ["DECLARED", "datasets", "functional_transforms", "models", "transforms"]

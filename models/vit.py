@@ -13,26 +13,23 @@ STD = 0.02  # of the initial positions and class token
 
 
 class Attention(nn.Module):
-    """Self-attention of `num_heads` heads, each `head_dim` wide.
+    """Self-attention of `num_heads` heads.
 
     Queries, keys and values are layers of their own, so that heads, and the width inside of them, can be cut
-    out: the number of heads and the values' width follow the tensors, and the scale stays what it was.
+    out: the width follows the tensors, and the scale stays what it was.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.head_dim = dim // num_heads
-        self.scale = self.head_dim**-0.5
+        self.scale = (dim // num_heads) ** -0.5
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.q(x).unflatten(-1, (-1, self.head_dim))
-        k = self.k(x).unflatten(-1, (-1, self.head_dim))
-        v = self.v(x).unflatten(-1, (q.shape[-2], -1))
+        q, k, v = (layer(x).unflatten(-1, (self.num_heads, -1)) for layer in (self.q, self.k, self.v))
         heads = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=self.scale
         )

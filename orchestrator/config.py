@@ -37,6 +37,8 @@ DEFAULT_MICRO_BATCH = 256
 class Train:
     """The recipe of a dense training, from which recoveries derive theirs; `lr` is the peak.
 
+    `schedule` is that of the learning rate. `mixup` is the alpha of its Beta distribution, `ema` the decay of
+    the moving average of the weights, which is then the network: what is evaluated, pruned and stored.
     `channels_last` is a memory format of images and filters: faster convolutions, with other rounding.
     """
 
@@ -51,6 +53,9 @@ class Train:
     clip_norm: float = 0.0
     augment: str = "none"
     channels_last: bool = False
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Prune:
     """How a network is pruned: scores, what is removed, what competes, and how much at each round.
 
     `control` is a sanity check of Frankle et al. (2021): `shuffle` permutes each layer's mask, `invert`
-    removes the highest scores.
+    removes the highest scores. `layer_amounts` are the amounts of the layers by name, where these differ:
+    then `amount` is their mean, weighted by numbers of weights, and `amount_label` their text in the space,
+    for tables alone: both are no part of the key.
     """
 
     criterion: str
@@ -68,6 +75,8 @@ class Prune:
     amount: float
     protect: tuple[str, ...] = ()
     control: Control = "none"
+    layer_amounts: tuple[tuple[str, float], ...] = ()
+    amount_label: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,11 +141,16 @@ class TrialConfig:
     def key(self) -> str:
         names = ("recover", "when", "prepare", "distill", "trial_code")
         fields_of_trial = {name: getattr(self, name) for name in names}
-        return _key("trial", {"parent": self.dense.key(), "prune": vars(self.prune), **fields_of_trial})
+        prune = {name: value for name, value in vars(self.prune).items() if name not in AMOUNTS_BY_LAYER}
+        if self.prune.layer_amounts:
+            prune["amount"] = self.prune.layer_amounts
+        return _key("trial", {"parent": self.dense.key(), "prune": prune, **fields_of_trial})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> TrialConfig:
-        prune = Prune(**{**data["prune"], "protect": tuple(data["prune"]["protect"])})
+        amounts = tuple((layer, amount) for layer, amount in data["prune"].get("layer_amounts", ()))
+        protect = tuple(data["prune"]["protect"])
+        prune = Prune(**{**data["prune"], "protect": protect, "layer_amounts": amounts})
         return cls(**{**data, "dense": dense_from_json(data["dense"]), "prune": prune})
 
 
@@ -192,7 +206,11 @@ ADDED_LATER: Mapping[str, Json] = {
     "dense_code": "",
     "trial_code": "",
     "train.channels_last": False,
+    "train.label_smoothing": 0.0,
+    "train.mixup": 0.0,
+    "train.ema": 0.0,
 }
+AMOUNTS_BY_LAYER = ("layer_amounts", "amount_label")  # of Prune; in a key they take the place of `amount`
 FINGERPRINTS = ("data_sha256", "dense_code", "trial_code")  # a plan adds them; no space file has them
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))
 

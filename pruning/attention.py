@@ -1,8 +1,9 @@
-"""Multi-head attention of fewer heads: torch's own module cannot be narrower inside than outside.
+"""Multi-head attention of fewer or narrower heads: torch's own module cannot be narrower inside than outside.
 
-`HeadAttention` takes the place of an `nn.MultiheadAttention` of which heads are cut out; parameters have the
-same names. `SplitAttention` takes its place while a network is traced: query, key and value are layers of
-their own there, so that each can be perturbed.
+`HeadAttention` takes the place of an `nn.MultiheadAttention` of which heads, or widths inside heads, are cut
+out; parameters have the same names. `SplitAttention` takes its place while a network is traced: query, key
+and value are layers of their own there, so that each can be perturbed. `narrow_attention` has those of other
+libraries.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from torch.nn import functional
 PROJECTIONS = ("query", "key", "value")
 
 
-def is_splittable(module: nn.Module) -> bool:
-    """Return whether heads of a module can be cut out: a self-attention as torch's own transformers have."""
-    return (
-        type(module) is nn.MultiheadAttention
-        and module._qkv_same_embed_dim
-        and module.bias_k is None
-        and not module.add_zero_attn
-    )
-
-
 class HeadAttention(nn.Module):
     """Attention with `num_heads` heads of `head_dim`, whatever the width of what it reads.
 
     Takes what `nn.MultiheadAttention.forward` takes, batches only, and returns the same. `in_proj_weight`,
-    [3 num_heads head_dim, width], has the rows of queries, keys and values.
+    [3 num_heads head_dim, width], has the rows of queries, keys and values. `scale` of the scores stays that
+    of the attention whose place it takes.
     """
 
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
+    num_heads: int
+    head_dim: int
+    scale: float
+    batch_first: bool
+    dropout: float
+    in_proj_weight: nn.Parameter
+    out_proj: nn.Linear
+
+    def __init__(self, attention: nn.MultiheadAttention | HeadAttention) -> None:
         super().__init__()
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
+        self.scale = attention.scale if isinstance(attention, HeadAttention) else attention.head_dim**-0.5
         self.batch_first, self.dropout = attention.batch_first, attention.dropout
         self._qkv_same_embed_dim = False  # keeps torch's encoder layers from their fused path
         self.in_proj_weight = attention.in_proj_weight
@@ -63,7 +64,7 @@ class HeadAttention(nn.Module):
             self.project(number, each).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for number, each in enumerate((query, key, value))
         ]
-        scores = heads[0] @ heads[1].transpose(-2, -1) * self.head_dim**-0.5
+        scores = heads[0] @ heads[1].transpose(-2, -1) * self.scale
         for mask in _additive(attn_mask, key_padding_mask, query, scores):
             scores = scores + mask
         weights = functional.dropout(scores.softmax(-1), self.dropout, self.training)
@@ -95,7 +96,7 @@ def _additive(attn_mask: Tensor | None, padding: Tensor | None, like: Tensor, sc
 class SplitAttention(HeadAttention):
     """The same with a layer for each projection."""
 
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
+    def __init__(self, attention: nn.MultiheadAttention | HeadAttention) -> None:
         super().__init__(attention)
         weights = self.in_proj_weight.detach().chunk(3)
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.detach().chunk(3)
@@ -113,3 +114,13 @@ class SplitAttention(HeadAttention):
     def project(self, number: int, features: Tensor) -> Tensor:
         projected: Tensor = getattr(self, PROJECTIONS[number])(features)
         return projected
+
+
+def is_splittable(module: nn.Module) -> bool:
+    """Return whether heads of a module can be cut out: a self-attention as torch's own transformers have."""
+    return type(module) is HeadAttention or (
+        type(module) is nn.MultiheadAttention
+        and module._qkv_same_embed_dim
+        and module.bias_k is None
+        and not module.add_zero_attn
+    )

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from pruning.attention import PROJECTIONS
 from pruning.masking import (
     Conv,
     Group,
@@ -27,7 +26,6 @@ from pruning.masking import (
 )
 from pruning.probe import LOGITS
 from pruning.reads import Reads
-from pruning.resize import head_attributes
 from pruning.slices import Slices
 
 Node = tuple[str, str]  # ("unit" or "column", module)
@@ -39,10 +37,15 @@ WHOLE = "its units are mixed (a norm, softmax or sum over channels): none can go
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """The groups of a network by the name of their root layer, and layer -> why it is left whole."""
+    """The groups of a network by the name of their root layer, and layer -> why it is left whole.
+
+    `mixed` are those of one unit, of several rows, of which nothing can go without the others: all of a
+    norm's width, or an attention of one head.
+    """
 
     groups: Mapping[str, Group]
     whole: Mapping[str, str]
+    mixed: Mapping[str, Group]
 
 
 @dataclass
@@ -131,6 +134,8 @@ def make_groups(
     reasons |= dict.fromkeys(at["column", LOGITS].unique().tolist(), CLASSES)
     groups: dict[str, Group] = {}
     whole: dict[str, str] = {}
+    mixed: dict[str, Group] = {}
+    seen: set[int] = set()
     is_grouped = torch.zeros(len(is_read), dtype=torch.bool)
     for name in [name for name in layers if ("unit", name) in at]:
         channels = _ordered_unique(at["unit", name])
@@ -138,12 +143,15 @@ def make_groups(
         is_apart = not is_grouped[channels].any()  # no other layer's group has units of it
         if len(free) == 1 and is_apart and len(at["unit", name]) > 1:
             whole[name] = WHOLE
+            if int(free[0]) not in seen:
+                seen.add(int(free[0]))
+                mixed[name] = _group(net, name, torch.tensor(free), at, reads)
         if any(c in reasons for c in channels.tolist()) and not free:
             whole[name] = next(reasons[c] for c in channels.tolist() if c in reasons)
         if len(free) > 1 or (free and len(at["unit", name]) == 1):
             groups[name] = _group(net, name, torch.tensor(free), at, reads)
             is_grouped[free] = True
-    return ChannelGroups(groups, whole)
+    return ChannelGroups(groups, whole, mixed)
 
 
 def _pairs(reads: Reads) -> Iterable[tuple[str, str]]:
@@ -199,11 +207,41 @@ def removable_columns(groups: Iterable[Group], reads: Reads) -> dict[str, Tensor
 
 
 def add_slices(groups: Iterable[Group], slices: Sequence[Slices]) -> tuple[Group, ...]:
-    """Return the groups with the slices of other parameters that act on their channels, as followers."""
+    """Return the groups with the slices of other parameters that act on their channels, as followers.
+
+    Groups that share a parameter slice by slice (a PReLU behind two layers) become one.
+    """
+    joined = list(groups)
+    for each in slices:
+        _join_shared(joined, each)
     return tuple(
         replace(group, followers=(*group.followers, *(m for s in slices for m in _slice_members(group, s))))
-        for group in groups
+        for group in joined
     )
+
+
+def _join_shared(groups: list[Group], slices: Slices) -> None:
+    """Make one of the groups, in place, that have one slice for each channel, and all of them the same."""
+    first_by_index: dict[tuple[int, ...], int] = {}
+    for group in list(groups):
+        members = _slice_members(group, slices)
+        if not members or sorted(members[0].root.tolist()) != list(range(group.size)):
+            continue
+        number = groups.index(group)
+        first = first_by_index.setdefault(tuple(members[0].index.tolist()), number)
+        if first == number:
+            continue
+        other = groups[first]
+        roots = torch.empty(group.size, dtype=torch.int64)
+        roots[members[0].root] = _slice_members(other, slices)[0].root
+        moved, followers = (
+            tuple(replace(member, root=roots[member.root]) for member in part)
+            for part in (group.members, group.followers)
+        )
+        groups[first] = replace(
+            other, members=(*other.members, *moved), followers=(*other.followers, *followers)
+        )
+        del groups[number]
 
 
 def _slice_members(group: Group, slices: Slices) -> list[Member]:
@@ -224,47 +262,3 @@ def _slice_members(group: Group, slices: Slices) -> list[Member]:
     if not len(index):
         return []
     return [Member(slices.module, "slice", index, roots[index], slices.tensor, slices.dim)]
-
-
-def join_projections(group: Group, attentions: Mapping[str, nn.Module]) -> Group:
-    """Return a group in which query, key and value are rows of their attention's one weight.
-
-    `attentions`: name -> the `SplitAttention` that the network was traced with.
-    """
-    members: list[Member] = []
-    followers = list(group.followers)
-    for member in group.members:
-        name, _, leaf = member.module.rpartition(".")
-        if name not in attentions or leaf not in PROJECTIONS:
-            members.append(member)
-        elif member.side == "out":
-            layer = attentions[name].get_submodule(leaf)
-            index = member.index + PROJECTIONS.index(leaf) * width_of(layer, "out")
-            for parameter in ("in_proj_weight", "in_proj_bias")[: 1 if layer.bias is None else 2]:
-                members.append(Member(name, "entry", index, member.root, parameter, 0))
-                followers.append(Member(name, "slice", index, member.root, parameter, 0))
-    root = _root_name(group.name, attentions)
-    return Group(root, group.size, tuple(members), tuple(followers))
-
-
-def _root_name(name: str, attentions: Mapping[str, nn.Module]) -> str:
-    owner, _, leaf = name.rpartition(".")
-    return owner if owner in attentions and leaf in PROJECTIONS else name
-
-
-def with_heads(net: nn.Module, group: Group) -> Group | None:
-    """Return a group of an attention's heads with the module that counts them; None for another group.
-
-    An attention is a module around all layers of the group that has as many heads as the group has units.
-    """
-    paths = [member.module.split(".") for member in (*group.members, *group.followers)]
-    owner = paths[0]
-    while any(path[: len(owner)] != owner for path in paths):
-        owner = owner[:-1]
-    heads = torch.arange(group.size)
-    while owner:
-        name, owner = ".".join(owner), owner[:-1]
-        module = net.get_submodule(name)
-        if any(getattr(module, attribute) == group.size for attribute in head_attributes(module)):
-            return replace(group, followers=(*group.followers, Member(name, "heads", heads, heads)))
-    return None

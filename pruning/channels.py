@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from pruning.attention import SplitAttention, is_splittable
 from pruning.channel_groups import (
     CLASSES,
     PROTECTED,
     add_slices,
-    join_projections,
     make_groups,
     removable_columns,
-    with_heads,
 )
 from pruning.checks import (
     check_example,
@@ -33,7 +30,15 @@ from pruning.checks import (
 from pruning.cutting_law import CuttingLaw
 from pruning.dataflow import find_data_flow
 from pruning.equivalence import check_equal
-from pruning.eval_mode import first_float, fixed_generators, float64_copy, random_images
+from pruning.eval_mode import first_float, fixed_generators, random_images, widened_copy
+from pruning.head_groups import (
+    NO_WIDTH,
+    find_inside,
+    find_query_heads,
+    join_projections,
+    open_attentions,
+    with_heads,
+)
 from pruning.layer_names import find_protected_layers
 from pruning.masking import (
     Group,
@@ -44,10 +49,10 @@ from pruning.masking import (
     prunable_layers,
 )
 from pruning.probe import Probe
-from pruning.probe_setup import open_norms, smallest_images
+from pruning.probe_setup import open_norms, smallest_batch, smallest_images
 from pruning.reads import find_reads
 from pruning.removal import all_masks, removed_positions
-from pruning.resize import SelectedLinear, axis_of, complement, cut_out, replace_module
+from pruning.resize import SelectedLinear, axis_of, complement, cut_out
 from pruning.slices import find_slices
 
 UNCALLED = "it is not called as a layer"
@@ -55,20 +60,33 @@ UNCALLED = "it is not called as a layer"
 
 @dataclass(frozen=True)
 class Channels:
-    """The channel groups of a network, those of its attention heads, and layer -> why it is left whole."""
+    """The channel groups of a network, and those of its attention heads; layer -> why it is left whole.
+
+    `whole` has the layers without a channel group, `whole_heads` those of attentions whose heads stay.
+    """
 
     groups: tuple[Group, ...]
     heads: tuple[Group, ...]
     whole: Mapping[str, str]
+    whole_heads: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def left_whole(self) -> tuple[str, ...]:
         """The hidden layers that are left whole, as `name (reason)`."""
-        return tuple(
-            f"{name} (left whole: {reason.partition('. ')[0]})"
-            for name, reason in self.whole.items()
-            if reason not in (CLASSES, PROTECTED)
-        )
+        return _as_texts(self.whole)
+
+    @property
+    def heads_left_whole(self) -> tuple[str, ...]:
+        """The layers of attentions whose heads are left whole, as `name (reason)`."""
+        return _as_texts(self.whole_heads)
+
+
+def _as_texts(whole: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(
+        f"{name} (left whole: {reason.partition('. ')[0]})"
+        for name, reason in whole.items()
+        if reason not in (CLASSES, PROTECTED)
+    )
 
 
 def trace(net: nn.Module, example_input: Tensor, *, protect: Collection[str] = ()) -> tuple[Group, ...]:
@@ -103,46 +121,80 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
         CuttingLaw(net, example_input).check(features)
         return Channels(features, (), {})
     law = CuttingLaw(net, smallest_images(net, example_input))
-    split = deepcopy(law.perturbed)
-    attentions = split_attentions(split)
-    open_norms(split)
-    images = torch.empty_like(law.example, dtype=torch.float64, device=first_float(split).device)
-    probe = Probe(split, images, _norms(split))
+    candidates, mixed, whole = _find_candidates(law, flow.outputs, protected)
+    heads = _heads(net, candidates)
+    channels = [group for group in candidates if group.name not in heads]
+    single_heads = _heads(net, mixed)
+    for group in (*heads.values(), *single_heads.values()):
+        inside = find_inside(net, group)
+        if inside is None:
+            whole |= _makers(group, NO_WIDTH)
+        else:
+            channels.append(inside)
+            whole = {name: whole[name] for name in whole if name not in _makers(group, "")}
+    queries = {name: find_query_heads(net, group) for name, group in single_heads.items()}
+    heads |= {name: group for name, group in queries.items() if group is not None}
+    order = {name: number for number, (name, _) in enumerate(net.named_modules())}
+    channels.sort(key=lambda group: order[group.name])
+    exact, channel_errors = _keep_exact(law, channels, example_input)
+    exact_heads, head_errors = _keep_exact(law, heads.values(), example_input)
+    for group in channels:
+        whole |= _makers(group, channel_errors.get(group.name))
+    whole_heads: dict[str, str] = {}
+    for group in heads.values():
+        whole_heads |= _makers(group, head_errors.get(group.name))
+    reasons = [(n, r) for n, r in (*whole.items(), *whole_heads.items()) if r not in (CLASSES, PROTECTED)]
+    if not exact and not exact_heads and reasons:
+        (name, reason), *_ = reasons
+        reason = reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
+        raise ValueError(f"{reason}; no channel of {type(net).__name__} can be removed")
+    return Channels(exact, exact_heads, whole, whole_heads)
+
+
+def _find_candidates(
+    law: CuttingLaw, outputs: Sequence[str], protected: Collection[str]
+) -> tuple[list[Group], list[Group], dict[str, str]]:
+    """Ask the network. Return what may be cut, what is mixed (see `make_groups`), and what is left whole."""
+    net = law.copy()
+    attentions = open_attentions(net)
+    open_norms(net)
+    images = torch.empty_like(law.example, dtype=torch.float64, device=first_float(net).device)
+    probe = Probe(net, images, _norms(net), batch=smallest_batch(net, law.example))
     reads = find_reads(probe)
-    made = make_groups(split, reads, outputs=flow.outputs, protected=protected)
+    made = make_groups(net, reads, outputs=outputs, protected=protected)
     slices = find_slices(probe, removable_columns(made.groups.values(), reads))
     candidates = [join_projections(group, attentions) for group in add_slices(made.groups.values(), slices)]
-    heads = {group.name: with_heads(net, group) for group in candidates if not _is_single(group)}
-    candidates = [heads.get(group.name) or group for group in candidates]
-    errors = _computed_weights(net, candidates)
-    exact, inexact = law.keep_exact(tuple(group for group in candidates if group.name not in errors))
+    mixed = [join_projections(group, attentions) for group in made.mixed.values()]
+    called = {*reads.order, *(f"{name}.out_proj" for name in attentions)}
+    uncalled = {name: UNCALLED for name in prunable_layers(law.net) if name not in called}
+    return candidates, mixed, uncalled | dict(made.whole)
+
+
+def _heads(net: nn.Module, groups: Iterable[Group]) -> dict[str, Group]:
+    """Return those of the groups that are heads of attentions, by name."""
+    heads = {group.name: with_heads(net, group) for group in groups if not _is_single(group)}
+    return {name: group for name, group in heads.items() if group is not None}
+
+
+def _makers(group: Group, reason: str | None) -> dict[str, str]:
+    """Return layer -> the reason why it is left whole, if any, of the layers that make the units."""
+    if reason is None:
+        return {}
+    return {member.module: reason for member in group.members if member.side in ("out", "entry")}
+
+
+def _keep_exact(
+    law: CuttingLaw, groups: Iterable[Group], example_input: Tensor
+) -> tuple[tuple[Group, ...], dict[str, str]]:
+    """Return the groups that can be cut out exactly, on small images and on those of the example's size."""
+    groups = tuple(groups)
+    errors = _computed_weights(law.net, groups)
+    exact, inexact = law.keep_exact(tuple(group for group in groups if group.name not in errors))
     errors |= inexact
     if law.example.shape != example_input.shape:
         exact, inexact = law.at(example_input).keep_exact(exact)
         errors |= inexact
-    called = {*reads.order, *(f"{name}.out_proj" for name in attentions)}
-    whole = {name: UNCALLED for name in layers if name not in called} | dict(made.whole)
-    for group in candidates:
-        if group.name in errors:
-            whole |= {m.module: errors[group.name] for m in group.members if m.side in ("out", "entry")}
-    reasons = [(name, reason) for name, reason in whole.items() if reason not in (CLASSES, PROTECTED)]
-    if not exact and reasons:
-        (name, reason), *_ = reasons
-        reason = reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
-        raise ValueError(f"{reason}; no channel of {type(net).__name__} can be removed")
-    return Channels(
-        tuple(group for group in exact if not heads.get(group.name)),
-        tuple(group for group in exact if heads.get(group.name)),
-        whole,
-    )
-
-
-def split_attentions(net: nn.Module) -> dict[str, nn.Module]:
-    """Give torch's attentions a layer for each projection, in place; return the new ones by name."""
-    names = [name for name, module in net.named_modules() if is_splittable(module)]
-    for name in names:
-        replace_module(net, name, SplitAttention(net.get_submodule(name)))  # type: ignore[arg-type]
-    return {name: net.get_submodule(name) for name in names}
+    return exact, errors
 
 
 def _is_single(group: Group) -> bool:
@@ -203,8 +255,9 @@ def shrink(
     removed = removed_positions(groups, all_masks(masked, masks), whole_if_dead=whole_if_dead)
     if not removed:
         return masked
-    small = cut_out(deepcopy(masked), removed)
-    masked64, small64 = float64_copy(masked), float64_copy(small)
+    masked64 = widened_copy(masked)
+    small = cut_out(masked, removed)
+    small64 = widened_copy(small)
     with fixed_generators(net):
         for draw in (0, 1):
             images = random_images(example_input, first_float(masked64), draw=draw)
@@ -229,7 +282,7 @@ def shrink_masks(masks: Mapping[str, Tensor], groups: Sequence[Group], *, net: n
         for name in [name for name in small if name.rpartition(".")[0] == module]:
             mask, leaf = small[name], name.rpartition(".")[2]
             axis = int(side.split()[1]) if side.startswith(f"{leaf} ") else None
-            if " " not in side:
+            if " " not in side and ":" not in side:
                 axis = axis_of(net.get_submodule(module), leaf, mask.dim(), side)
             if axis is not None:
                 remaining = complement(positions, mask.shape[axis]).to(mask.device)

@@ -12,7 +12,7 @@ whole units alone), `norms` (it reads batch norms), `accumulates` (what every tr
 whose scores it returns), `orders_like` (granularity -> the criterion that orders alike there, whatever the
 network: the same are pruned, and a plan runs one of the two), `orders_like_in_layer` (the same where weights
 compete within a layer alone), `of_linear` (the criterion whose scores it returns in a network that is one
-Linear layer).
+Linear layer), `of_architecture` (whether it can score a network shows with any weights and images).
 """
 
 from __future__ import annotations

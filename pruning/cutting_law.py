@@ -1,22 +1,22 @@
 """The law of cutting: a network that is cut out computes what the masked one computes.
 
-It is tried on half of the channels, on random images in float64. Groups for which it does not hold are found
-by halves.
+It is tried on half of the channels, on random images in float64. The groups for which it does not hold are
+found by the layer at which it breaks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy, deepcopy
+from copy import copy
 
 import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS
-from pruning.equivalence import check_equal
-from pruning.eval_mode import first_float, float64_copy, random_images
-from pruning.masking import Group, apply_masks, full_masks, mask_units
-from pruning.removal import all_masks, removed_positions
+from pruning.equivalence import UnequalError, check_equal
+from pruning.eval_mode import first_float, random_images, share_parameters, widened_copy
+from pruning.masking import Group, Masks, full_masks, mask_units, parameter_dims
+from pruning.removal import removed_positions
 from pruning.resize import cut_out
 
 
@@ -24,13 +24,19 @@ class CuttingLaw:
     """The law of cutting, on half of the channels of some groups: cut out and masked compute the same."""
 
     def __init__(self, net: nn.Module, example_input: Tensor) -> None:
-        self.net = net
-        wide = float64_copy(net)
-        self.perturbed = _perturbed(wide)
-        if not _runs(self.perturbed, random_images(example_input, first_float(wide))):
-            self.perturbed = wide  # a scale under a root, say, that has become negative
+        self.net, self.is_moved = net, True
         self.example = example_input
         self.draws: tuple[int, ...] = (0, 1, 2)
+        # A scale under a root, say, that has become negative.
+        self.is_moved = _runs(self.copy(), example_input)
+
+    def copy(self) -> nn.Module:
+        """Return the network in float64, with its values moved where it runs with moved values.
+
+        A new one at each call: one at a time is in memory.
+        """
+        wide = widened_copy(self.net)
+        return _move(wide) if self.is_moved else wide
 
     def at(self, example_input: Tensor) -> CuttingLaw:
         """Return the same law on one draw of images of another size."""
@@ -39,66 +45,80 @@ class CuttingLaw:
         return law
 
     def keep_exact(self, groups: tuple[Group, ...]) -> tuple[tuple[Group, ...], dict[str, str]]:
-        """Return the groups that hold the law together, and name -> the error of each other one."""
-        error = self.error(groups)
-        if not error or not groups:
-            return groups, {}
-        if len(groups) == 1:
-            return (), {groups[0].name: error}
-        middle = len(groups) // 2
-        exact: tuple[Group, ...] = ()
+        """Return the groups that hold the law together, and name -> the error of each other one.
+
+        A group at whose layer the law breaks is put aside, until it holds for the others; then those that
+        were put aside are tried again, one by one.
+        """
+        exact, aside = groups, list[Group]()
+        while exact and (error := self._break(exact)) is not None:
+            blamed = [g for g in exact if any(member.module == error.layer for member in g.members)]
+            aside += blamed or exact
+            exact = tuple(group for group in exact if blamed and group not in blamed)
         errors: dict[str, str] = {}
-        for half in (groups[:middle], groups[middle:]):
-            held, failed = self.keep_exact(half)
-            exact, errors = (*exact, *held), errors | failed
-        if exact != groups and not self.error(exact):
-            return exact, errors
-        held_one_by_one: tuple[Group, ...] = ()
-        for group in exact:  # groups that hold alone and not together
-            if error := self.error((*held_one_by_one, group)):
-                errors[group.name] = error
+        for group in sorted(aside, key=groups.index):
+            if error := self._break((*exact, group)):
+                errors[group.name] = str(error)
             else:
-                held_one_by_one = (*held_one_by_one, group)
-        return held_one_by_one, errors
+                exact = (*exact, group)
+        return tuple(sorted(exact, key=groups.index)), errors
 
     def error(self, groups: Sequence[Group]) -> str:
         """Return why the law does not hold for these groups; "" where it does."""
+        return str(self._break(groups) or "")
+
+    def _break(self, groups: Sequence[Group]) -> UnequalError | None:
         try:
             self.check(groups)
+        except UnequalError as error:
+            return error
         except ValueError as error:
-            return str(error)
-        return ""
+            return UnequalError("", str(error))
+        return None
 
     def check(self, groups: Sequence[Group]) -> None:
         """Raise ValueError unless half of every group, cut out, leaves what the masked network computes."""
         if all(group.size == 1 for group in groups):
             return
-        parameter = first_float(self.perturbed)
         generator, full = torch.Generator().manual_seed(0), full_masks(self.net, groups)
         for draw in self.draws:
-            masks = full
-            for group in groups:
-                order = torch.randperm(group.size, generator=generator)
-                alive = torch.ones(group.size, dtype=torch.bool)
-                masks = mask_units(group, alive.index_fill(0, order[: group.size // 2], False), masks)
-            masked = deepcopy(self.perturbed)
-            apply_masks(masked, masks)
-            removed = removed_positions(groups, all_masks(masked, masks))
-            images = random_images(self.example, parameter, draw=draw)
-            check_equal(masked, cut_out(deepcopy(masked), removed), images, removed=removed)
+            dead = [torch.randperm(g.size, generator=generator)[: g.size // 2] for g in groups]
+            self._check_draw(groups, dead, full, draw)
+
+    def _check_draw(self, groups: Sequence[Group], dead: Sequence[Tensor], full: Masks, draw: int) -> None:
+        masks, masked = full, self.copy()
+        for group, units in zip(groups, dead, strict=True):
+            alive = torch.ones(group.size, dtype=torch.bool).index_fill(0, units, False)
+            masks = mask_units(group, alive, masks)
+            _silence(masked, group, alive)
+        removed = removed_positions(groups, masks)
+        del masks
+        cut = cut_out(share_parameters(masked), removed)
+        images = random_images(self.example, first_float(masked), draw=draw)
+        check_equal(masked, cut, images, removed=removed)
 
 
 @torch.no_grad()
-def _perturbed(net: nn.Module) -> nn.Module:
-    """Return a copy whose parameters and statistics are moved from their initial values.
+def _silence(net: nn.Module, group: Group, alive: Tensor) -> None:
+    """Set to zero, in place, what masks of these units set to zero: without a product as large as a layer."""
+    parameters = dict(net.named_parameters())
+    for member in group.members:
+        dead = member.index[~alive[member.root]]
+        for name, dim in parameter_dims(member):
+            if name in parameters and len(dead):
+                parameters[name].index_fill_(dim, dead.to(parameters[name].device), 0.0)
+
+
+@torch.no_grad()
+def _move(net: nn.Module) -> nn.Module:
+    """Move parameters and statistics from their initial values, in place; return the network.
 
     A fresh network has shifts of 0, scales of 1, and often a scale of 0 behind a residual branch: these hide
     what training will show. Rows and columns are moved as such: numbers for every weight take too long.
     """
-    copy = deepcopy(net)
     generator = torch.Generator().manual_seed(0)
-    for name, tensor in [*copy.named_parameters(), *copy.named_buffers()]:
-        if not tensor.is_floating_point():
+    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+        if not tensor.is_floating_point() and not tensor.is_complex():
             continue
         if not tensor.dim() and isinstance(tensor, nn.Parameter):
             tensor.add_(0.1234)  # the scale 0 of a residual branch would hide the branch
@@ -111,7 +131,7 @@ def _perturbed(net: nn.Module) -> nn.Module:
                 column = torch.rand(tensor.shape[1], generator=generator, dtype=torch.float64) - 0.5
                 shift = shift * _along(column, 1, tensor)
             tensor.add_(0.2 * shift)
-    return copy
+    return net
 
 
 def _along(values: Tensor, dim: int, tensor: Tensor) -> Tensor:
@@ -120,9 +140,9 @@ def _along(values: Tensor, dim: int, tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _runs(net: nn.Module, images: Tensor) -> bool:
+def _runs(net: nn.Module, example_input: Tensor) -> bool:
     try:
-        logits = net(images)
+        logits = net(random_images(example_input, first_float(net)))
     except FORWARD_ERRORS:
         return False
     return isinstance(logits, Tensor) and bool(torch.isfinite(logits[:1]).all())

@@ -36,6 +36,14 @@ class _Run:
     error: str = ""
 
 
+class UnequalError(ValueError):
+    """Where a network that is cut out is not the masked one: `layer`, or "" where none is to blame."""
+
+    def __init__(self, layer: str, text: str) -> None:
+        super().__init__(text)
+        self.layer = layer
+
+
 def check_equal(masked: nn.Module, cut: nn.Module, images: Tensor, *, removed: Removed) -> None:
     """Raise ValueError, naming a layer, unless `cut` computes what `masked` does, to `TOLERANCE`.
 
@@ -82,12 +90,13 @@ def find_zero_columns(net: nn.Module, images: Tensor) -> dict[str, Tensor]:
 def _check_outputs(masked_run: _Run, expected: Tensor, cut_run: _Run, finite: Tensor) -> None:
     output = cut_run.output
     if output is None:
-        raise ValueError(_stops_text(cut_run))
+        raise _stop(cut_run)
     if output.shape != expected.shape or _difference(output, expected, finite) > TOLERANCE:
         last = masked_run.calls[-1][0] if masked_run.calls else "the last layer"
-        raise ValueError(
+        raise UnequalError(
+            last,
             f"{last}: the logits of the network that is cut out are not those of the masked one; "
-            f"{_difference_text(output, expected)}. {ADVICE}"
+            f"{_difference_text(output, expected)}. {ADVICE}",
         )
 
 
@@ -113,25 +122,28 @@ def _check_calls(
     cut_calls = [call for call in cut_run.calls if call[0] in called]
     for (name, expected), (cut_name, features) in zip(masked_run.calls, cut_calls, strict=False):
         if cut_name != name:
-            raise ValueError(f"{name}: the network that is cut out takes another path than the masked one")
+            text = f"{name}: the network that is cut out takes another path than the masked one"
+            raise UnequalError(name, text)
         positions = removed.get((name, "in"))
         if positions is not None and not isinstance(cut.get_submodule(name), SelectedLinear):
             layer = masked.get_submodule(name)
             dim = channel_dim(layer)
             if _reads_nonzero(layer, expected, positions, dim):
-                raise ValueError(
+                raise UnequalError(
+                    name,
                     f"{name}: it reads non-zero values from pruned channels (what comes before makes "
                     "something else of zero, or adds to it); mask its columns too, or protect the layers "
-                    "before it"
+                    "before it",
                 )
             expected = expected.index_select(dim, complement(positions, expected.shape[dim]))
         if features.shape != expected.shape or _difference(features, expected) > TOLERANCE:
-            raise ValueError(
+            raise UnequalError(
+                name,
                 f"{name}: what it reads in the network that is cut out is not what the masked one reads; "
-                f"{_difference_text(features, expected)}. {ADVICE}"
+                f"{_difference_text(features, expected)}. {ADVICE}",
             )
     if len(cut_calls) < len(masked_run.calls):
-        raise ValueError(_stops_text(cut_run, before=masked_run.calls[len(cut_calls)][0]))
+        raise _stop(cut_run, before=masked_run.calls[len(cut_calls)][0])
 
 
 def _reads_nonzero(layer: nn.Module, features: Tensor, removed: Tensor, dim: int) -> bool:
@@ -145,11 +157,12 @@ def _reads_nonzero(layer: nn.Module, features: Tensor, removed: Tensor, dim: int
     return bool(features.index_select(dim, columns).any())
 
 
-def _stops_text(run: _Run, before: str = "") -> str:
+def _stop(run: _Run, before: str = "") -> UnequalError:
     last = run.calls[-1][0] if run.calls else "the first layer"
-    return (
+    return UnequalError(
+        last,
         f"{last}: the network that is cut out does not run on from there"
-        f"{f' to {before}' if before else ''} ({run.error or 'it ends'}). {ADVICE}"
+        f"{f' to {before}' if before else ''} ({run.error or 'it ends'}). {ADVICE}",
     )
 
 

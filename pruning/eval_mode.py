@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,17 @@ def fixed_generators(net: nn.Module) -> Iterator[None]:
 
 def model_copy(net: nn.Module) -> nn.Module:
     """Return a copy in eval mode with gradients on. ValueError where the network cannot be copied."""
+    copy = _copy(net, {})
+    for parameter in copy.parameters():
+        # An integer has no gradient; a single number may be a counter, which counts in place.
+        if parameter.is_floating_point() and parameter.numel() > 1:
+            parameter.requires_grad_(True)
+    return copy
+
+
+def _copy(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
-        copy = deepcopy(net).eval()
+        return deepcopy(net, memo).eval()
     except FORWARD_ERRORS as error:
         computed = [name for name, layer in prunable_layers(net).items() if "weight" not in layer._parameters]
         reason = f"{computed[0]}: {COMPUTED}" if computed else one_line(error)
@@ -52,15 +62,26 @@ def model_copy(net: nn.Module) -> nn.Module:
             f"{type(net).__name__} cannot be copied: {reason}; tensors of an earlier forward pass that it "
             "keeps are to be detached or deleted first"
         ) from error
-    for parameter in copy.parameters():
-        if parameter.is_floating_point():  # an integer has no gradient
-            parameter.requires_grad_(True)
-    return copy
 
 
 def float64_copy(net: nn.Module) -> nn.Module:
     """Return a `model_copy` in float64."""
     return model_copy(net).double()
+
+
+def widened_copy(net: nn.Module) -> nn.Module:
+    """Return a copy in float64 in eval mode, without gradients, and without a float32 copy in between."""
+    memo: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach().to(torch.float64, copy=True), requires_grad=False)
+        for parameter in net.parameters()
+        if parameter.is_floating_point() and type(parameter) is nn.Parameter
+    }
+    return _copy(net, memo).double()
+
+
+def share_parameters(net: nn.Module) -> nn.Module:
+    """Return a copy that has the very parameters of `net`: for changes that put others in their place."""
+    return deepcopy(net, {id(parameter): parameter for parameter in net.parameters()})
 
 
 def first_float(net: nn.Module) -> nn.Parameter:

@@ -14,12 +14,14 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.criteria import ScoringContext, check_finite, criteria
 from pruning.eval_mode import float64_copy
 from pruning.masking import Norm, Scores, apply_masks
 from pruning.registry import Between
 
+DARK = 2.0**-64  # a power of two: what is linear keeps its bits
 CHUNK_SIZE = 16  # images at a time: float64 with a graph for second derivatives is large
 Passes = Annotated[int, Between(1, 10_000)]
 Temperature = Annotated[float, Between(0, open_low=True, open_high=True)]
@@ -85,7 +87,9 @@ def grasp(context: ScoringContext, *, temperature: Temperature = 200.0) -> Score
         _flow(torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True), fixed)
         for loss in _losses(net, images, labels, temperature)
     )
-    products = _gradients(flows, weights)
+    # torch's fused attention has no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        products = _gradients(flows, weights)
     return _scores(context, "grasp", [weight * hg for weight, hg in zip(weights, products, strict=True)])
 
 
@@ -94,6 +98,7 @@ def grasp(context: ScoringContext, *, temperature: Temperature = 200.0) -> Score
     paper="Tanaka et al., SynFlow, NeurIPS 2020",
     data=True,
     passes="rounds",
+    of_architecture=True,
     of_linear="magnitude",  # dR/d|w| of one layer is 1
 )
 def synflow(context: ScoringContext, *, rounds: Passes = 100) -> Scores:
@@ -104,13 +109,36 @@ def synflow(context: ScoringContext, *, rounds: Passes = 100) -> Scores:
     and means of batch norms) is 0 in R, so that the scores of every layer sum to R itself, the
     conservation from which the guarantee follows. Of the sample only the shape of an image is used.
     R of a deep network overflows float32.
+
+    Where an activation bends (ReLU6, GELU) the image is so dark that it does not: of ones, nearly all scores
+    of a MobileNet would be 0. ValueError for a network in which R is no such flow.
     """
     images, _ = context.require_sample("synflow")
     net, weights = _masked_copy(context)
     _make_linear(net)
     ones = torch.ones_like(images[:1], dtype=torch.float64, device=weights[0].device)
-    gradients = _gradients([net(ones).sum()], weights)
-    return _scores(context, "synflow", [weight * g for weight, g in zip(weights, gradients, strict=True)])
+    for image in (ones, DARK * ones):
+        gradients, is_linear = _flow_gradients(net, image, weights)
+        scores = [weight * g for weight, g in zip(weights, gradients, strict=True)]
+        if is_linear and not any((score < 0).any() for score in scores):
+            return _scores(context, "synflow", scores)
+    _scores(context, "synflow", scores)
+    raise ValueError(
+        f"criterion 'synflow' needs a network that passes a flow on, and {type(context.net).__name__} does "
+        "not (a layer or group norm, softmax, a parameter that is added): choose another criterion"
+    )
+
+
+def _flow_gradients(
+    net: nn.Module, image: Tensor, weights: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], bool]:
+    """Return the gradients of the sum of all outputs R, and whether R is linear where the image is."""
+    image = image.clone().requires_grad_()
+    flow = net(image).sum()
+    in_image, *gradients = torch.autograd.grad(flow, [image, *weights], materialize_grads=True)
+    # Euler: a linear R is the image times its derivative.
+    difference = float(((image * in_image).sum() - flow).detach())
+    return tuple(gradients), abs(difference) <= 1e-6 * abs(float(flow.detach()))
 
 
 @torch.no_grad()

@@ -79,8 +79,8 @@ def _channels(
             f"granularity {granularity!r} needs example_input, a batch of images to trace the network"
         )
     channels = find_channels(net, example_input, protect=protect)
-    names = channels.left_whole
-    if names and granularity == "channel":
+    names = channels.left_whole if granularity == "channel" else channels.heads_left_whole
+    if names:
         suffix = f" and {len(names) - 4} more" if len(names) > 4 else ""
         warnings.warn(f"not pruned: {', '.join(names[:4])}{suffix}", stacklevel=6)
     return channels

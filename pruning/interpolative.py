@@ -83,8 +83,9 @@ def refit(
         remaining, name = alive[group.name].nonzero().flatten(), f"{layers[group.name]}.weight"
         r, rows = _joint_factor(masked if sequential else reference, reference, group, images, remaining)
         t = _solve(r, remaining, rows=rows)
-        columns = consumed_columns(group, layers[group.name])
-        _interpolate(weights[name], targets[name], columns, t, remaining)
+        columns, dim = consumed_columns(group, layers[group.name]), _column_dim(group, layers[group.name])
+        weight, target = (tensors[name].movedim(dim, 1) for tensors in (weights, targets))
+        _interpolate(weight, target, columns, t, remaining)
         if name in masks:
             apply_masks(masked, {name: masks[name]})
     dtypes = {name: parameter.dtype for name, parameter in net.named_parameters()}
@@ -155,6 +156,16 @@ def _only_consumer(group: Group) -> str:
             "and refit corrects only one; protect it, or choose another recovery"
         )
     return names[0]
+
+
+def _column_dim(group: Group, layer: str) -> int:
+    """Return the dimension of a layer's weight along which its inputs lie: 0 in a transposed convolution."""
+    return next(
+        dim
+        for member in group.members
+        if (member.module, member.side) == (layer, "in")
+        for _, dim in parameter_dims(member)
+    )
 
 
 def _joint_factor(

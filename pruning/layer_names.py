@@ -62,22 +62,23 @@ def is_pattern(net: nn.Module, name: str) -> bool:
 def _resolve_names(
     net: nn.Module, label: str, names: Collection[str], flow: DataFlow | None
 ) -> frozenset[str]:
+    return frozenset[str]().union(*(match_layers(net, label, name, flow) for name in sorted(names)))
+
+
+def match_layers(net: nn.Module, label: str, name: str, flow: DataFlow | None) -> frozenset[str]:
+    """Return the layers that a name, a pattern, `input` or `output` stands for. ValueError for none."""
     layers = list(prunable_layers(net))
-    first, last = (flow.layers[:1], flow.outputs) if flow else (layers, layers)  # one layer is both
-    resolved: set[str] = set()
-    for name in sorted(names):
-        if name in ("input", "output"):
-            resolved |= set(first if name == "input" else last)
-        elif is_pattern(net, name):
-            matches = {layer for layer in layers if fnmatchcase(layer, name)}
-            if not matches:
-                raise ValueError(f"{label}: pattern {name!r} matches no layer; {_near_names(layers, name)}")
-            resolved |= matches
-        elif name in layers:
-            resolved.add(name)
-        else:
-            raise ValueError(f"{label}: no layer {name!r}; {_near_names(layers, name)}")
-    return frozenset(resolved)
+    if name in ("input", "output"):
+        first, last = (flow.layers[:1], flow.outputs) if flow else (layers, layers)  # one layer is both
+        return frozenset(first if name == "input" else last)
+    if is_pattern(net, name):
+        matches = frozenset(layer for layer in layers if fnmatchcase(layer, name))
+        if not matches:
+            raise ValueError(f"{label}: pattern {name!r} matches no layer; {_near_names(layers, name)}")
+        return matches
+    if name not in layers:
+        raise ValueError(f"{label}: no layer {name!r}; {_near_names(layers, name)}")
+    return frozenset({name})
 
 
 def _near_names(layers: Sequence[str], name: str) -> str:

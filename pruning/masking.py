@@ -78,6 +78,18 @@ def unit_dim(layer: nn.Module) -> int:
     return 1 if isinstance(layer, Conv) and layer.transposed and layer.groups == 1 else 0
 
 
+def turn_rows(layer: nn.Module, tensor: Tensor) -> Tensor:
+    """Return a weight's tensor with a row for every unit, [units, inputs of a group, ...], or the way back.
+
+    A transposed convolution has a row for every input, [inputs, units of a group, ...]. The other layers'
+    tensors stay as they are.
+    """
+    if not (isinstance(layer, Conv) and layer.transposed):
+        return tensor
+    grouped: Tensor = tensor.unflatten(0, (layer.groups, -1))
+    return grouped.transpose(1, 2).flatten(0, 1)
+
+
 def width_of(layer: nn.Module, side: str) -> int:
     """Return how many units (`out`) or columns (`in`) a layer has."""
     if isinstance(layer, Conv):

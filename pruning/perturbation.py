@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
 PUSHES = ("both", "up", "down", "low")
+AGAIN = tuple(f"both {number}" for number in range(1, 5))  # other draws of "both"
 
 
 def batch_dim(first: Tensor, second: Tensor | None, both: Tensor | None) -> int | None:
@@ -82,19 +83,19 @@ def noise_like(recorded: Tensor, push: str, *, seed: int) -> Tensor:
     It is positive where units are pushed up or down: a gate or ReLU that is closed hides what it would pass
     on. "low" is for what acts on negative values alone, the slopes of a PReLU.
     """
-    generator = torch.Generator().manual_seed(1000 * PUSHES.index(push) + seed)
+    generator = torch.Generator().manual_seed(1000 * (*PUSHES, *AGAIN).index(push) + seed)
     noise = torch.randn(recorded.shape, generator=generator, dtype=torch.float64).to(recorded)
-    if push == "both":
+    if push.startswith("both"):
         return noise
     return noise.abs_().add_(0.1).mul_(-1.0 if push == "low" else 1.0)
 
 
 def _push(answer: Tensor, push: str) -> Tensor:
     """Return what is added to perturbed units: upwards or downwards beyond zero, or both ways by less."""
-    generator = torch.Generator().manual_seed(answer.numel())
+    generator = torch.Generator().manual_seed(answer.numel() + (push in AGAIN and AGAIN.index(push) + 1))
     size = torch.rand(answer.shape, generator=generator, dtype=torch.float64).add_(0.5).to(answer)
     largest = float(answer.abs().max())
-    if push == "both":
+    if push.startswith("both"):
         sign = torch.rand(answer.shape, generator=generator, dtype=torch.float64).to(answer).sub_(0.5).sign_()
         return size.mul_(sign).mul_(0.5 * largest)
     return size.mul_((3.0 if push == "up" else -3.0) * largest)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, one_line
+from pruning.eval_mode import share_parameters
 from pruning.masking import prunable_layers
 from pruning.perturbation import (
     batch_dim,
@@ -57,6 +58,7 @@ class Probe:
     reads: dict[Key, Tensor] = field(default_factory=dict)
     kind: str = ""
     is_batched: bool = True
+    batch: int = 1  # images that the network takes at once; "an image" below is a batch of these
 
     def __post_init__(self) -> None:
         self.layers = prunable_layers(self.net)
@@ -65,21 +67,22 @@ class Probe:
     def record(self, draw: int) -> None:
         """Run the network itself on two images, together and alone. ValueError where it does not run."""
         generator = torch.Generator().manual_seed(draw)
-        shape = (2, *self.example.shape[1:])
+        size = self.batch
+        shape = (2 * size, *self.example.shape[1:])
         images = torch.randn(shape, generator=generator, dtype=torch.float64)
         images = images.to(self.example.device) * (1.0, 3.0, 0.3)[draw % 3]
-        first, second = (self._calls(image[None]) for image in images)
+        before = share_parameters(self.net)
+        first, again = self._calls(images[:size]), self._calls(images[:size])
+        if not _same_logits(first, again):
+            raise ValueError(f"{type(self.net).__name__} {_why_unequal(before, images[:size])}")
+        second = self._calls(images[size:])
         if first.keys() != second.keys():
             raise ValueError(
                 f"{type(self.net).__name__} takes another path for another image: its channels cannot be "
                 "traced"
             )
-        again = self._calls(images[:1])[LOGITS, 0].read
-        if not torch.allclose(again, first[LOGITS, 0].read, rtol=1e-6, equal_nan=True):
-            raise ValueError(
-                f"{type(self.net).__name__} gives other outputs when it is run again: it is random in eval "
-                "mode, or keeps values from one call to the next"
-            )
+        if not _same_logits(first, self._calls(images[:size])):
+            raise ValueError(f"{type(self.net).__name__} {_why_unequal(before, images[:size])}")
         try:
             both = self._calls(images)
         except FORWARD_ERRORS:
@@ -89,10 +92,11 @@ class Probe:
             if key in both and call.answer is not None:
                 call.answer_dim = batch_dim(call.answer, second[key].answer, both[key].answer)
             call.read_dim = batch_dim(call.read, second[key].read, both[key].read) if key in both else None
-        self.images = images[:1]
+        self.images = images[:size]
         # A reader whose images do not lie side by side (a norm over the batch mixes them) would seem blind.
+        # A reader of what is the same for every image (positions, say) has none to lie side by side.
         self.is_batched = both.keys() == first.keys() and all(
-            call.read_dim is not None for call in first.values()
+            call.read_dim is not None or _is_same(call, second[key], both[key]) for key, call in first.items()
         )
 
     def _calls(self, images: Tensor) -> dict[Key, Call]:
@@ -144,9 +148,14 @@ class Probe:
         `codes`: layer -> bool [passes, units], the units that each pass perturbs. `readers` are those to look
         at, all unless given; a pass ends at the last of them.
         """
-        is_batched = self.is_batched and all(
-            call.answer_dim is not None for (name, _), call in self.base.items() if name in codes
-        )
+        unbatched = {n for (n, _), call in self.base.items() if n in codes and call.answer_dim is None}
+        if self.is_batched and 0 < len(unbatched) < len(codes):
+            sides = (codes.keys() - unbatched, unbatched)
+            first, second = (
+                self.changed({name: codes[name] for name in side}, push, passes, readers) for side in sides
+            )
+            return {name: first[name] | second[name] for name in first.keys() & second.keys()}
+        is_batched = self.is_batched and not unbatched
         self.push(push)
         if not is_batched and not self.reads:
             self._changed({}, is_batched=False)  # nothing perturbed: the reads to compare with
@@ -154,15 +163,15 @@ class Probe:
             return {}
         largest = max((c.answer.numel() for c in self.base.values() if c.answer is not None), default=1)
         chunk = max(1, min(128, CHUNK // largest)) if is_batched else 1
-        pieces = [
-            self._changed(
-                {name: code[start : start + chunk] for name, code in codes.items()},
-                is_batched=is_batched,
-                readers=readers,
-            )
-            for start in range(0, passes, chunk)
-        ]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        pieces: list[dict[str, Tensor] | None] = []
+        for start in range(0, passes, chunk):
+            some = {name: code[start : start + chunk] for name, code in codes.items()}
+            is_empty = not is_batched and not any(code.any() for code in some.values())
+            # The first is run all the same: it has the names and widths of the readers.
+            run = None if is_empty and pieces else self._changed(some, is_batched=is_batched, readers=readers)
+            pieces.append(run)
+        blank = {name: torch.zeros_like(seen) for name, seen in (pieces[0] or {}).items()}
+        return {name: torch.cat([(piece or blank)[name] for piece in pieces]) for name in blank}
 
     def _changed(
         self,
@@ -212,7 +221,7 @@ class Probe:
         def watch(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
             on_read(name, next(counts[name]), args[0] if args else kwargs["input"])
 
-        images = self.images.expand(copies, *self.images.shape[1:])
+        images = self.images.repeat(copies, *[1] * (self.images.dim() - 1))
         with self._walls(answer, watch), suppress(_AllSeen):
             on_read(LOGITS, 0, self._forward(images))
         if pending:
@@ -265,6 +274,34 @@ class Probe:
                 del vars(layer)["forward"]
                 if forwards[name] is not None:
                     vars(layer)["forward"] = forwards[name]
+
+
+def _same_logits(first: Mapping[Key, Call], again: Mapping[Key, Call]) -> bool:
+    logits, repeated = first[LOGITS, 0].read, again[LOGITS, 0].read
+    return torch.allclose(repeated, logits, rtol=1e-6, equal_nan=True)
+
+
+@torch.no_grad()
+def _why_unequal(net: nn.Module, image: Tensor) -> str:
+    """Return why a network gives other outputs when it is run again."""
+    copies = (share_parameters(net), share_parameters(net))
+    first, second = (copy(image.clone()) for copy in copies)
+    if torch.allclose(first, second, rtol=1e-6, equal_nan=True):
+        return (
+            "gives other outputs when it is run again: its result depends on what it keeps from one call to "
+            "the next (a count of its calls, a running mean)"
+        )
+    return "gives other outputs when it is run again: it is random in eval mode"
+
+
+def _is_same(*calls: Call) -> bool:
+    """Return whether calls read the same, and answered it."""
+    first, *others = [(call.read, call.read if call.answer is None else call.answer) for call in calls]
+    return all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-6)
+        for other in others
+        for a, b in zip(first, other, strict=True)
+    )
 
 
 class _AllSeen(Exception):  # noqa: N818  # no error: it ends a pass early

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
@@ -33,6 +34,21 @@ def open_norms(net: nn.Module) -> None:
 
 
 @torch.no_grad()
+def smallest_batch(net: nn.Module, example_input: Tensor) -> int:
+    """Return how many images a network takes at least: 1, but where it folds its batch into frames, say."""
+    parameter = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
+    copy = deepcopy(net).eval()
+    for size in range(1, len(example_input)):
+        if len(example_input) % size == 0:
+            images = torch.zeros((size, *example_input.shape[1:])).to(parameter)
+            with suppress(*FORWARD_ERRORS):
+                logits = copy(images)
+                if isinstance(logits, Tensor) and logits.numel():
+                    return size
+    return len(example_input)
+
+
+@torch.no_grad()
 def smallest_images(net: nn.Module, example_input: Tensor) -> Tensor:
     """Return the smallest square images, on meta, on which a network makes the same calls as on the example.
 
@@ -42,16 +58,17 @@ def smallest_images(net: nn.Module, example_input: Tensor) -> Tensor:
         return example_input
     small_net = deepcopy(net).eval()
     sides = [side for side in SIDES if side < example_input.shape[3]]
-    order = _call_order(small_net, example_input.shape[3], example_input) if sides else ()
+    batch = smallest_batch(net, example_input) if sides else 1
+    order = _call_order(small_net, example_input.shape[3], example_input, batch) if sides else ()
     for side in sides:
-        if order and _call_order(small_net, side, example_input) == order:
+        if order and _call_order(small_net, side, example_input, batch) == order:
             shape = (len(example_input), example_input.shape[1], side, side)
             return torch.empty(shape, dtype=example_input.dtype, device="meta")
     return example_input
 
 
-def _call_order(net: nn.Module, side: int, like: Tensor) -> tuple[str, ...]:
-    """Return the layers in order of their calls on one image; none where the network does not run."""
+def _call_order(net: nn.Module, side: int, like: Tensor, batch: int) -> tuple[str, ...]:
+    """Return the layers in order of their calls on one batch; none where the network does not run."""
     parameter = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
     calls: list[str] = []
     handles = [
@@ -59,7 +76,7 @@ def _call_order(net: nn.Module, side: int, like: Tensor) -> tuple[str, ...]:
         for name, layer in prunable_layers(net).items()
     ]
     try:
-        logits = net(torch.zeros((1, like.shape[1], side, side)).to(parameter))
+        logits = net(torch.zeros((batch, like.shape[1], side, side)).to(parameter))
     except FORWARD_ERRORS:
         return ()
     finally:

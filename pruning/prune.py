@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from pruning.activations import producers
+from pruning.amounts import Amount, check_amount, check_one_amount, share_out
 from pruning.checks import (
     check_example,
     check_groups_fit,
@@ -21,51 +20,30 @@ from pruning.checks import (
     check_stored_weights,
     names_of_layers,
 )
-from pruning.criteria import ScoringContext, absolute_weights, criteria, score_weights
+from pruning.criteria import ScoringContext, criteria
 from pruning.dataflow import find_data_flow, find_unprunable
-from pruning.granularity import granularities, join_blocks, resolve_amount, split_blocks
+from pruning.granularity import granularities, resolve_amount
 from pruning.layer_names import find_protected_layers
 from pruning.masking import (
     Group,
     Masks,
-    Scores,
-    alive_units,
     check_masks,
     full_masks,
-    mask_units,
-    mask_weights,
-    parameter_dims,
     prunable_layers,
-    sum_by_unit,
 )
-from pruning.registry import Method, to_float, to_int
-from pruning.schedules import schedules, split_into_passes
-from pruning.step import SCOPES, Count, Scope, prune_step, share_by_erk
+from pruning.passes import Rules, run_passes
+from pruning.registry import Method, to_int
+from pruning.schedules import schedules
+from pruning.step import SCOPES, Scope
 
 Spec = str | Mapping[str, Any] | Method  # options of a method are literals of any type
 Sample = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """What the passes of a round have in common; `prunable` are parameter names, `block` is the m of n:m.
-
-    `keep_one` keeps the best unit of every group: an amount below 1 is not to empty a layer.
-    """
-
-    criterion: Method
-    scope: Scope
-    groups: Sequence[Group] | None
-    prunable: Collection[str]
-    block: int | None
-    keep_one: bool
-    invert: bool
-
-
 def prune(
     net: nn.Module,
     *,
-    amount: float,
+    amount: Amount,
     criterion: Spec = "magnitude",
     granularity: Spec = "weight",
     scope: str = "global",
@@ -84,8 +62,10 @@ def prune(
     """Return masks after one round of pruning: {parameter name: bool, True = alive}, on the CPU.
 
     `amount` in [0, 1] is the fraction of all weights, units or channels to prune; what `masks` has pruned
-    counts already and stays pruned. To an adaptive schedule it is a ceiling. Granularity `channel` needs
-    `example_input`, images [N, C, H, W] of which only the shape counts, or the `groups` of an earlier trace.
+    counts already and stays pruned. To an adaptive schedule it is a ceiling. A mapping gives amounts by
+    layer, `{"layer4.*": 0.75, "*": 0.5}`: names and patterns as in `protect`; the first that matches counts,
+    and a layer without a match has amount 0. Granularity `channel` needs `example_input`,
+    images [N, C, H, W] of which only the shape counts, or the `groups` of an earlier trace.
     `protect` and `only` take names of layers and patterns (`layer4.*`, `*.downsample.*`; `*` crosses dots),
     `input` and `output`: layers of `protect` are left whole, and with `only` so are all others than its own;
     a unit or channel that such a layer makes stays. For `unit`, and for `output` or `input`, the network is
@@ -105,89 +85,19 @@ def prune(
     _check_methods(net, score, pattern, plan, groups, invert=invert)
     prunable = full_masks(net, groups, protect=protected)
     masks = {name: mask.cpu() for name, mask in (prunable | (masks or {})).items()}
+    shares = share_out(net, amount, groups=groups, protected=protected, example_input=example_input)
+    if len(shares) > 1:
+        check_one_amount(pattern, plan)
+    amounts = [resolve_amount(pattern, share.amount) for share in shares]
     if not prunable:
-        _check_nothing_asked(amount, protect, only)
+        _check_nothing_asked(max(amounts), protect, only)
         return masks
     block = pattern.options.get(pattern.traits.get("block", ""))
-    keep_one = groups is not None and (amount < 1 or bool(plan.traits.get("adaptive")))
-    rules = _Rules(score, cast(Scope, scope), groups, prunable.keys(), block, keep_one, invert)
+    is_adaptive = bool(plan.traits.get("adaptive"))
+    rules = Rules(score, cast(Scope, scope), groups, prunable.keys(), block, is_adaptive, invert)
     context = ScoringContext(net, {}, masks, generator, sample, groups, accumulated)
-    return _run_passes(context, rules, partial(plan, amount=amount, round=round))
-
-
-def _run_passes(context: ScoringContext, rules: _Rules, count: Count) -> Masks:
-    masks = context.masks
-    passes = int(rules.criterion.options.get(rules.criterion.traits.get("passes", ""), 1))
-    for pass_count in split_into_passes(count, passes):
-        context = replace(context, weights=_alive_weights(context.net, masks), masks=masks)
-        scores = score_weights(rules.criterion, context)
-        if rules.invert:
-            scores = {name: -score for name, score in scores.items()}
-        masks = _step(context, scores, pass_count, rules)
-    return masks
-
-
-def _alive_weights(net: nn.Module, masks: Masks) -> dict[str, Tensor]:
-    """Return the weights on the CPU, pruned entries at zero, whether the masks are applied to `net` or not.
-
-    A weight with nothing pruned is the network's own tensor.
-    """
-    parameters = dict(net.named_parameters())
-    weights = {name: parameters[name].detach().cpu() for name, mask in masks.items() if mask.dim() > 1}
-    return mask_weights(weights, masks)
-
-
-def _step(context: ScoringContext, scores: Scores, count: Count, rules: _Rules) -> Masks:
-    # Of these criteria the scores are the absolute weights: one tensor serves as both.
-    is_absolute = rules.criterion.traits.get("absolute") and not rules.invert
-    values = scores if is_absolute else absolute_weights(context.weights)
-    alive = {name: context.masks[name] for name in context.weights if name in rules.prunable}
-    if rules.block is not None:
-        return context.masks | _step_in_blocks(scores, values, alive, count, rules.block)
-    if rules.groups is None:
-        if rules.scope == "erk":
-            count = share_by_erk(count, scores, values, alive)
-        step = prune_step(scores, values, alive, scope=rules.scope, count=count, keep_one=False)
-        return context.masks | step
-    squares = {name: values[name].square() for name in context.weights}
-    remaining = prune_step(
-        {group.name: _unit_scores(group, scores, rules.criterion) for group in rules.groups},
-        {group.name: sum_by_unit(group, squares).sqrt() for group in rules.groups},
-        {group.name: alive_units(group, context.masks) for group in rules.groups},
-        scope=rules.scope,
-        count=count,
-        keep_one=rules.keep_one,
-    )
-    masks = context.masks
-    for group in rules.groups:
-        masks = mask_units(group, remaining[group.name], masks)
-    return masks
-
-
-def _step_in_blocks(
-    scores: Scores, values: Mapping[str, Tensor], alive: Masks, count: Count, block: int
-) -> Masks:
-    wide = [name for name, mask in alive.items() if mask[0].numel() >= block]
-    blocks = [
-        {name: split_blocks(tensors[name], block) for name in wide} for tensors in (scores, values, alive)
-    ]
-    remaining = prune_step(*blocks, scope="unit", count=count, keep_one=False)
-    return {
-        name: join_blocks(remaining[name], mask) if name in remaining else mask
-        for name, mask in alive.items()
-    }
-
-
-def _unit_scores(group: Group, scores: Mapping[str, Tensor], criterion: Method) -> Tensor:
-    if not criterion.traits.get("one_draw"):
-        return sum_by_unit(group, scores)
-    unit_scores = torch.zeros(group.size, dtype=torch.float64)
-    for member in reversed(producers(group)):  # of several layers that make a unit the first decides
-        name, dim = parameter_dims(member)[0]
-        if name in scores:  # layers that share a weight have it under the first one's name
-            draws = scores[name].movedim(dim, 0).flatten(1)[:, 0]
-            unit_scores.index_copy_(0, member.root, draws[member.index])
-    return unit_scores
+    counts = [partial(plan, amount=amount, round=round) for amount in amounts]
+    return run_passes(context, rules, shares, counts)
 
 
 def make_groups(
@@ -222,11 +132,11 @@ def _warn_unprunable(
         warnings.warn(f"not pruned: {', '.join(names[:8])}{suffix}", stacklevel=3)
 
 
-def _check_numbers(amount: float, granularity: Method, scope: str, round: int) -> tuple[float, int]:
-    """Return the amount and the round as Python's numbers."""
-    fraction, number = to_float(amount), to_int(round)
-    if fraction is None or not 0 <= fraction <= 1:
-        raise ValueError(f"amount is {amount!r}; it must be a fraction in [0, 1]")
+def _check_numbers(
+    amount: Amount, granularity: Method, scope: str, round: int
+) -> tuple[float | dict[str, float], int]:
+    """Return the amount, or each pattern's, and the round as Python's numbers."""
+    fraction, number = check_amount(amount), to_int(round)
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}; it must be one of {', '.join(SCOPES)}")
     allowed = {"unit": ("weight", "nm"), "erk": ("weight",)}.get(scope)
@@ -236,7 +146,7 @@ def _check_numbers(amount: float, granularity: Method, scope: str, round: int) -
         )
     if number is None or number < 1:
         raise ValueError(f"round is {round!r}; rounds count from 1")
-    return resolve_amount(granularity, fraction), number
+    return fraction, number
 
 
 def _check_inputs(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pruning.perturbation import PUSHES, reader_dim
+from pruning.perturbation import AGAIN, PUSHES, reader_dim
 from pruning.probe import Probe
 
 SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
@@ -63,6 +63,11 @@ def find_reads(probe: Probe) -> Reads:
         _decode(probe, reach, units, seen, push)
     hidden = _hidden(probe, reach, units, widths, seen)
     _decode(probe, hidden, units, seen, PUSHES[2])
+    for push in AGAIN:  # as long as another draw shows more
+        before, hidden = hidden, _hidden(probe, reach, units, widths, seen)
+        if not hidden or (push != AGAIN[0] and hidden == before):
+            break
+        _decode(probe, hidden, units, seen, push)
     unclear: dict[str, dict[str, Tensor]] = {}
     for (reader, name), (ones, zeros) in seen.codes.items():
         is_single, is_read = (ones ^ zeros).all(0), (ones | zeros).any(0)

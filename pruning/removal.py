@@ -19,12 +19,13 @@ def remaining_channels(
     Of a group that is pruned as a whole the first channel stays, as no layer is without channels; or all of
     them with `whole_if_dead`. A parameter without a mask is taken for one that the network does not have.
     """
-    remaining = {}
-    for group in groups:
-        alive = alive_units(group, masks)
-        least = torch.arange(group.size if whole_if_dead else 1)
-        remaining[group.name] = alive.nonzero().flatten() if alive.any() else least
-    return remaining
+    return {group.name: _remaining(group, masks, whole_if_dead=whole_if_dead) for group in groups}
+
+
+def _remaining(group: Group, masks: Mapping[str, Tensor], *, whole_if_dead: bool) -> Tensor:
+    alive = alive_units(group, masks)
+    least = torch.arange(group.size if whole_if_dead else 1)
+    return alive.nonzero().flatten() if alive.any() else least
 
 
 def find_pruned_groups(
@@ -46,11 +47,13 @@ def all_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
 def removed_positions(groups: Sequence[Group], masks: Masks, *, whole_if_dead: bool = False) -> Removed:
     """Return (module name, side) -> the positions to cut out there."""
     pieces: dict[tuple[str, str], list[Tensor]] = {}
-    remaining = remaining_channels(groups, masks, whole_if_dead=whole_if_dead)
-    for group in groups:
-        pruned = torch.ones(group.size, dtype=torch.bool).index_fill(0, remaining[group.name], False)
+    for group in groups:  # heads, and widths inside of them, are groups of one name
+        remaining = _remaining(group, masks, whole_if_dead=whole_if_dead)
+        pruned = torch.ones(group.size, dtype=torch.bool).index_fill(0, remaining, False)
         for member in (*group.members, *group.followers) if pruned.any() else ():
             if member.side != "entry":  # these go with another side of their module
-                side = f"{member.parameter} {member.dim}" if member.side == "slice" else member.side
+                side = {"slice": f"{member.parameter} {member.dim}", "heads": f":{member.parameter}"}.get(
+                    member.side, member.side
+                )
                 pieces.setdefault((member.module, side), []).append(member.index[pruned[member.root]])
     return {key: torch.cat(positions) for key, positions in pieces.items() if sum(map(len, positions))}

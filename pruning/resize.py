@@ -14,11 +14,22 @@ from torch.nn import functional
 
 from pruning.attention import HeadAttention
 from pruning.masking import Conv, Norm, prunable_layers, unit_dim
+from pruning.narrow_attention import find_narrow
 
-# (module name, side) -> positions to cut out; the side may be "NAME DIM" of another parameter, or "heads"
+# (module name, side) -> positions to cut out; the side may be "NAME DIM" of another parameter, or ":NAME" of
+# an attribute that counts
 Removed = Mapping[tuple[str, str], Tensor]
-HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads")
-HEAD_WIDTHS = ("attn_dim", "inner_dim", "all_head_size")  # attributes that hold heads times width
+# The last in the shape of timm's tables of relative positions.
+HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads", "bias_shape")
+KEY_HEADS = ("num_kv_heads", "n_kv_heads", "num_key_value_heads")  # each serves several query heads
+HEAD_DIMS = ("head_dim", "dim_head", "key_dim", "attention_head_size")
+# Attributes that hold heads times width, and those that count these.
+HEAD_WIDTHS = {
+    "attn_dim": HEADS + HEAD_DIMS,
+    "inner_dim": HEADS + HEAD_DIMS,
+    "all_head_size": HEADS + HEAD_DIMS,
+    "kv_dim": KEY_HEADS + HEAD_DIMS,
+}
 
 
 class SelectedLinear(nn.Linear):
@@ -46,7 +57,8 @@ def layer_widths(net: nn.Module) -> dict[str, list[int]]:
     """Return the widths of a network, for JSON, by module name and by the name of other tensors.
 
     [out, in] of a Linear or convolution, [features] of a norm; a SelectedLinear has three: [out, source,
-    selected]. Of parameters and buffers of other modules the shape; `NAME:num_heads` is an attention's.
+    selected]. Of parameters and buffers of other modules the shape; `NAME:num_heads` and `NAME:head_dim` are
+    an attention's.
     """
     widths = {name: _widths(module) for name, module in net.named_modules() if size_names(module)}
     for name, module in net.named_modules():
@@ -55,8 +67,8 @@ def layer_widths(net: nn.Module) -> dict[str, list[int]]:
         for leaf, tensor in _own_tensors(module):
             if tensor.dim():
                 widths[f"{name}.{leaf}".removeprefix(".")] = list(tensor.shape)
-        for attribute in head_attributes(module):
-            widths[f"{name}:{attribute}"] = [getattr(module, attribute)]
+        for attribute in counting_attributes(module):
+            widths[f"{name}:{attribute}"] = [count_of(module, attribute)]
     return widths
 
 
@@ -94,7 +106,8 @@ def _owner_and_sides(name: str, module: nn.Module | None, *, dims: int) -> tuple
     if module is not None:
         return name, sides_of(module)
     if ":" in name:
-        return name.partition(":")[0], ("heads",)
+        owner, _, attribute = name.partition(":")
+        return owner, (f":{attribute}",)
     owner, _, leaf = name.rpartition(".")
     return owner, [f"{leaf} {dim}" for dim in range(dims)]
 
@@ -132,22 +145,31 @@ def sides_of(module: nn.Module) -> tuple[str, ...]:
     return ("out", "in") if isinstance(module, (nn.Linear, Conv)) else ("norm",)
 
 
-def head_attributes(module: nn.Module) -> tuple[str, ...]:
-    """Return the attributes in which an attention module keeps how many heads it has."""
-    return tuple(name for name in HEADS if type(vars(module).get(name)) is int)
+def counting_attributes(
+    module: nn.Module, names: Sequence[str] = HEADS + KEY_HEADS + HEAD_DIMS
+) -> tuple[str, ...]:
+    """Return the attributes in which an attention keeps how many heads it has, and how wide they are."""
+    kinds = {name: tuple if name == "bias_shape" else int for name in names}
+    return tuple(name for name, kind in kinds.items() if type(vars(module).get(name)) is kind)
+
+
+def count_of(module: nn.Module, attribute: str) -> int:
+    """Return what one of the `counting_attributes` counts."""
+    value = getattr(module, attribute)
+    return int(value[-1] if isinstance(value, tuple) else value)
 
 
 @torch.no_grad()
 def cut_out(net: nn.Module, removed: Removed) -> nn.Module:
     """Remove these positions from `net`, in place, and return it; shared parameters stay shared."""
     ties, is_single = _find_ties(net), len(prunable_layers(net)) == 1
+    for name, _ in removed:
+        for owner in {name, name.rpartition(".")[0]}:
+            net = _make_narrow(net, owner)
     for (name, side), positions in removed.items():
         module = net.get_submodule(name)
-        if isinstance(module, nn.MultiheadAttention):
-            module = HeadAttention(module)
-            net = replace_module(net, name, module)
-        if side == "heads":
-            _remove_heads(module, len(positions))
+        if side.startswith(":"):
+            _reduce_count(module, side[1:], len(positions))
         elif " " in side:
             leaf, _, dim = side.partition(" ")
             size = getattr(module, leaf).shape[int(dim)]
@@ -210,13 +232,25 @@ def _select_tensor(module: nn.Module, name: str, dim: int, remaining: Tensor) ->
     setattr(module, name, nn.Parameter(selected, tensor.requires_grad) if is_parameter else selected)
 
 
-def _remove_heads(module: nn.Module, heads: int) -> None:
-    for attribute in head_attributes(module):
-        before = getattr(module, attribute)
-        setattr(module, attribute, before - heads)
-        for width in HEAD_WIDTHS:
-            if type(vars(module).get(width)) is int:
-                setattr(module, width, getattr(module, width) // before * (before - heads))
+def _make_narrow(net: nn.Module, name: str) -> nn.Module:
+    """Return the network with an attention that can be narrower inside than outside under this name."""
+    module = net.get_submodule(name)
+    if isinstance(module, nn.MultiheadAttention):
+        return replace_module(net, name, HeadAttention(module))
+    kind = find_narrow(module)
+    return net if kind is None else replace_module(net, name, kind(module))
+
+
+def _reduce_count(module: nn.Module, attribute: str, count: int) -> None:
+    """Lower an attribute that counts heads, or their width, and those that hold its products."""
+    before, value = count_of(module, attribute), getattr(module, attribute)
+    setattr(module, attribute, (*value[:-1], before - count) if isinstance(value, tuple) else before - count)
+    names = next(names for names in (HEADS, KEY_HEADS, HEAD_DIMS) if attribute in names)
+    if attribute != counting_attributes(module, names)[0]:
+        return  # a second name for the same number
+    for width, factors in HEAD_WIDTHS.items():
+        if attribute in factors and type(vars(module).get(width)) is int:
+            setattr(module, width, getattr(module, width) // before * (before - count))
 
 
 def replace_module(net: nn.Module, name: str, module: nn.Module) -> nn.Module:

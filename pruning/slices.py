@@ -39,7 +39,7 @@ def find_slices(probe: Probe, removable: Mapping[str, Tensor]) -> list[Slices]:
         for name, module in probe.net.named_modules()
         if name not in probe.watched and not isinstance(module, nn.LayerNorm)
         for leaf, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        if tensor.is_floating_point() and tensor.numel() > 1
+        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 1
     }
     reach: dict[str, tuple[str, ...]] = {}
     keys = {f"{name}.{leaf}": (name, leaf) for name, leaf in tensors}

@@ -731,7 +731,7 @@ def root_of_a_small_scale() -> nn.Module:
     return three(lambda s, x, h: h * s.scale.sqrt(), scale=nn.Parameter(torch.tensor([0.02])))
 
 
-@case("either")
+@case("cut")
 def one_batch_size_alone() -> nn.Module:
     return three(lambda s, x, h: h.reshape(2, 8, 6, 6))
 

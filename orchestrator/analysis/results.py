@@ -238,7 +238,7 @@ def combine_earlier_networks(results: DataFrame, *, uri: str) -> DataFrame:
 
 def _row_of_run(tracker: Tracker, run: RunRecord) -> dict[str, Any]:  # JSON values
     """A single run as a row of `results`; a dense one has the technique `dense` and amount 0."""
-    from orchestrator.trial.params import amount_text, params
+    from orchestrator.trial.params import amount_columns, params
 
     if run.status != "FINISHED" or "key" not in run.tags:
         reason = run.tags.get("stopped_because", run.tags.get("reason", "it has no key"))
@@ -248,7 +248,7 @@ def _row_of_run(tracker: Tracker, run: RunRecord) -> dict[str, Any]:  # JSON val
     amount: dict[str, Any]
     if run.tags["kind"] == "trial":
         config = TrialConfig.from_json(content)
-        dense, amount = config.dense, {"amount_text": amount_text(config)}
+        dense, amount = config.dense, amount_columns(config)
     else:
         config = dense = dense_from_json(content)
         amount = {"technique": "dense", "amount": 0.0, "amount_text": "0%"}

@@ -5,15 +5,18 @@ Every `x_conflict` returns the reason, or None where there is no conflict.
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator.config import Prune, Start, When, method_name
+from orchestrator.config import Prune, Start, Train, When, method_name
+from orchestrator.data.augmentation import augmentation_conflict
 from orchestrator.data.datasets import info, parse_dataset, split_sizes
 from orchestrator.errors import SpaceError
+from orchestrator.training.lr_schedules import schedule_conflict
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.stages import SAMPLES_PER_CLASS
@@ -210,16 +213,27 @@ def criterion_conflict(
     images = parse_dataset(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
     if method.traits.get("data") and images < SAMPLES_PER_CLASS:
         return f"{method.label} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {images}"
-    if not method.traits.get("norms"):
+    if method.traits.get("of_architecture"):
+        granularity = "weight"  # which needs no trace: it scores single weights, whatever goes
+        if passes := method.traits.get("passes"):
+            method = criteria.get({**method.options, "method": method.name, passes: 1})
+    elif not method.traits.get("norms"):
         return None
     shape, classes = shape_of(dataset)
     with torch.random.fork_rng(devices=[]):
         net = models.build(model, input_shape=shape, num_classes=classes)
     batch = torch.zeros((2, *shape))
     try:
-        prune(
-            net, amount=0.0, criterion=method, granularity=granularity, protect=protect, example_input=batch
-        )
+        with warnings.catch_warnings(action="ignore"):  # that something is not pruned; the run says it
+            prune(
+                net,
+                amount=0.0,
+                criterion=method,
+                granularity=granularity,
+                protect=protect,
+                example_input=batch,
+                sample=(batch, torch.zeros(2, dtype=torch.int64)),
+            )
     except ValueError as error:
         return f"{method_name(model)}: {error}"
     return None
@@ -265,3 +279,10 @@ def _regrowth_conflict(prune: Prune, when: When, recovery: Method) -> str | None
     if prune.scope == "unit":
         return f"recover {recovery.name} keeps the count of each layer, not of each row: not scope unit"
     return None
+
+
+def recipe_conflict(train: Train, dataset: str) -> str | None:
+    """Return why a recipe cannot train on a data set, in text form; None where it can."""
+    if train.nesterov and train.optimizer == "sgd" and not train.momentum:
+        return "nesterov needs a momentum above 0"
+    return schedule_conflict(train) or augmentation_conflict(train.augment, shape_of(dataset)[0])

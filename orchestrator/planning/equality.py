@@ -8,9 +8,10 @@ from functools import lru_cache
 
 from orchestrator.config import DenseConfig, Prune, Train, TrialConfig, method_name, method_text
 from orchestrator.planning.constraints import meta_model, shape_of
+from orchestrator.training.lengths import epochs_of, parse_length, parse_position
 from orchestrator.trial.params import without_defaults
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_of, parse_length, parse_position, recoveries
+from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.structure import flow_of, layers_protected
 from pruning.criteria import criteria, representative
 from pruning.masking import prunable_layers

@@ -21,11 +21,12 @@ from orchestrator.formatting import format_size
 from orchestrator.planning.constraints import Shape, meta_model, shape_of
 from orchestrator.planning.plan import Plan
 from orchestrator.system.determinism import seeded, torch_threads
+from orchestrator.training.lengths import epochs_of
 from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.metrics import Profile, dense_bytes, profile, train_flops
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_of, epochs_per_round, recoveries, reuses_dense_weights
+from orchestrator.trial.recovery import epochs_per_round, recoveries, reuses_dense_weights
 from orchestrator.trial.task import Task
 from pruning.criteria import criteria
 from pruning.masking import prunable_layers

@@ -20,13 +20,14 @@ from orchestrator.config import (
     When,
     micro_batch_of,
 )
+from orchestrator.planning.amounts import layer_amounts_conflict, of_model, with_protected_layers
 from orchestrator.planning.constraints import (
     amount_conflict,
     criterion_conflict,
     model_conflict,
     order_conflict,
     protect_conflict,
-    protected_names,
+    recipe_conflict,
     scope_conflict,
     score_conflict,
     shape_of,
@@ -128,7 +129,7 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
             reason = _conflict(space, dense_variant, pruning_variant)
             exclusion = None if reason is None else Exclusion(reason, 0)
             if exclusion is None:
-                prune = _with_protected_layers(space, config, pruning_variant.prune)
+                prune = of_model(space, config, pruning_variant.prune)
                 trial = TrialConfig(config, prune, **pruning_variant.fields)
                 key = plain_key(trial)
                 exclusion = _duplicate(trials[key], trial, dense_variant) if key in trials else None
@@ -141,12 +142,6 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
             dense.setdefault(config, config)
     exclusions = tuple(replace(item, count=count) for item, count in excluded.items())
     return Expansion(tuple(trials.values()), tuple(dense), exclusions)
-
-
-def _with_protected_layers(space: Space, dense: DenseConfig, prune: Prune) -> Prune:
-    """Return the pruning with the names of this model's layers in place of patterns and `only`."""
-    protect = protected_names(dense.model, dense.dataset, space.protect, space.only)
-    return prune if protect == prune.protect else replace(prune, protect=protect)
 
 
 def _dense_variants(space: Space, lists: Lists, numerics: Numerics) -> Iterator[DenseVariant]:
@@ -168,11 +163,11 @@ def _dense_variants(space: Space, lists: Lists, numerics: Numerics) -> Iterator[
                 start=start,
                 ancestor_sha256="" if start == "scratch" or source_model is None else source_model.sha256,
                 data_sha256=data_sha256(dataset),
-                dense_code=dense_code(settled, dataset),
+                dense_code=dense_code(settled, dataset, train.augment, train.schedule),
             )
             conflict = (
                 model_conflict(settled, dataset)
-                or _recipe_conflict(train)
+                or recipe_conflict(train, dataset)
                 or start_conflict(start, settled, dataset, source_model)
             )
             rules = _matching_rules(space.exclude, {**point, "start": start})
@@ -193,20 +188,24 @@ def _recipes(space: Space, lists: Lists) -> list[tuple[Train, Point]]:
     return [(Train(*values), dict(zip(names, values, strict=True))) for values in product(*choices)]
 
 
-def _recipe_conflict(train: Train) -> str | None:
-    if train.nesterov and train.optimizer == "sgd" and not train.momentum:
-        return "nesterov needs a momentum above 0"
-    return None
-
-
 def _pruning_variants(space: Space, lists: Lists) -> Iterator[PruningVariant]:
     prunings = product(_techniques(space, lists), lists["schedule"], lists["amount"], lists["control"])
     trainings = list(product(*(lists[axis] for axis in TRAINING_AXES)))
     for (technique, schedule, amount, control), values in product(prunings, trainings):
         label, criterion, granularity, scope = technique
-        prune = Prune(criterion, granularity, scope, schedule, amount, space.protect, cast(Control, control))
+        number, by_layer = (0.0, amount) if isinstance(amount, str) else (amount, "")
+        prune = Prune(
+            criterion,
+            granularity,
+            scope,
+            schedule,
+            number,  # of amounts by layer a model's layers decide it
+            space.protect,
+            cast(Control, control),
+            amount_label=by_layer,
+        )
         fields = {**dict(zip(TRAINING_AXES, values, strict=True)), "technique": label}
-        point = {**vars(prune), **fields}
+        point = {**vars(prune), "amount": amount, **fields}
         methods = {axis: fields[axis] for axis in ("recover", "prepare", "distill")}
         fields["trial_code"] = trial_code(prune, **methods)
         conflict = _pruning_conflict(prune, fields, point)
@@ -219,7 +218,7 @@ def _pruning_conflict(prune: Prune, fields: Point, point: Point) -> str | None:
         next(filter(None, conflicts), None)
         or scope_conflict(prune.granularity, prune.scope)
         or score_conflict(prune.criterion, prune.granularity)
-        or amount_conflict(prune.granularity, prune.amount)
+        or (None if prune.amount_label else amount_conflict(prune.granularity, prune.amount))
         or order_conflict(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
     )
 
@@ -265,10 +264,12 @@ def _conflict(space: Space, dense: DenseVariant, pruning: PruningVariant) -> str
     methods = (pruning.fields["recover"], pruning.fields["prepare"])
     if reason := protect_conflict(model, dataset, prune.granularity, space.protect, space.only):
         return reason
-    prune = _with_protected_layers(space, dense.dense, prune)
-    return structure_conflict(
-        model, dataset, prune.granularity, prune.protect, *methods
-    ) or criterion_conflict(model, dataset, prune.criterion, prune.granularity, prune.protect)
+    prune = with_protected_layers(space, dense.dense, prune)
+    return (
+        structure_conflict(model, dataset, prune.granularity, prune.protect, *methods)
+        or criterion_conflict(model, dataset, prune.criterion, prune.granularity, prune.protect)
+        or layer_amounts_conflict(model, dataset, prune)
+    )
 
 
 @lru_cache(maxsize=256)

@@ -11,12 +11,14 @@ from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import models
 from orchestrator.config import DenseConfig, Prune, TrialConfig
 from orchestrator.data import loading
+from orchestrator.data.augmentation import augmentations, parse_augmentation
 from orchestrator.data.datasets import info, parse_dataset
 from orchestrator.data.files import check_files, data_folder, file_stamps, mark_whole
 from orchestrator.data.sources import SOURCES, clear_facts, find_source
@@ -25,6 +27,7 @@ from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.values import Choice, listed_values
 from orchestrator.system import provenance
 from orchestrator.system.files import replace_file
+from orchestrator.training.lr_schedules import lr_schedules
 from pruning import own_code
 from pruning.plugins import all_entry_points, top_level_module
 from pruning.registry import parse_method
@@ -109,9 +112,12 @@ def missing_data(datasets: set[str]) -> dict[str, str]:
 
 
 @cache
-def dense_code(model: str, dataset: str) -> str:
-    """Return the source hashes and versions of the packages that a model and a data set come from."""
-    code = model_code(model)
+def dense_code(model: str, dataset: str, augment: str = "none", schedule: str = "constant") -> str:
+    """Return the source hashes and versions of the packages that a dense training comes from.
+
+    They are those of its model, data set, augmentation and learning-rate schedule.
+    """
+    code = model_code(model) | recipe_code(augment, schedule)
     name = parse_method(dataset)[0]
     read = None if name in SOURCES else info(name).read
     if read is not None:
@@ -124,6 +130,17 @@ def model_code(model: str) -> dict[str, str]:
     name = parse_method(model)[0]
     versions = {f"{package}=": package_version(package) for package in models.built_from(model)}
     return _code_of("models.builder", name, models.find_builder(name)) | versions
+
+
+def recipe_code(augment: str, schedule: str) -> dict[str, str]:
+    """Return package -> source hash, and package with a final `=` -> version, of what a recipe names."""
+    learning_rates = lr_schedules.get(schedule)
+    code = _code_of(lr_schedules.group, learning_rates.name, learning_rates.function)
+    for method in parse_augmentation(augment):
+        code |= _code_of(augmentations.group, method.name, method.function)
+        if library := method.traits.get("library"):
+            code[f"{library}="] = package_version(str(library))
+    return code
 
 
 def trial_code(prune: Prune, *, recover: str, prepare: str, distill: str) -> str:
@@ -150,6 +167,8 @@ def fingerprint_choices(choices: Mapping[str, Choice]) -> dict[str, str]:
     fingerprints = {f"data of {dataset}": data_sha256(str(dataset)) for dataset in texts["dataset"]}
     pairs = [(str(model), str(dataset)) for model in texts["model"] for dataset in texts["dataset"]]
     fingerprints |= {f"{model} on {dataset}": dense_code(model, dataset) for model, dataset in pairs}
+    for augment, schedule in product(texts["train.augment"], texts["train.schedule"]):
+        fingerprints |= recipe_code(augment, schedule)
     for axis in METHOD_REGISTRIES:
         for text in texts.get(axis, ()):
             fingerprints |= method_code(axis, parse_method(str(text))[0])
@@ -159,9 +178,10 @@ def fingerprint_choices(choices: Mapping[str, Choice]) -> dict[str, str]:
 def installed_code(config: DenseConfig | TrialConfig) -> tuple[str, str]:
     """Return (dense_code, trial_code) of a configuration by what is installed now."""
     if isinstance(config, DenseConfig):
-        return dense_code(config.model, config.dataset), ""
+        train = config.train
+        return dense_code(config.model, config.dataset, train.augment, train.schedule), ""
     code = trial_code(config.prune, recover=config.recover, prepare=config.prepare, distill=config.distill)
-    return dense_code(config.dense.model, config.dense.dataset), code
+    return installed_code(config.dense)[0], code
 
 
 def with_current_fingerprints(config: DenseConfig | TrialConfig) -> DenseConfig | TrialConfig:

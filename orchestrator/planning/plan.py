@@ -16,12 +16,14 @@ from orchestrator.config import (
     TrialConfig,
 )
 from orchestrator.errors import SpaceError
+from orchestrator.planning.amounts import check_patterns
 from orchestrator.planning.constraints import model_conflict
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Exclusion, Params, PlannedTrial, SampledPoint, expand
 from orchestrator.planning.fingerprints import clear_caches
 from orchestrator.space.pruners import pruners, trials_needed
 from orchestrator.space.space import Space, grid_lists
+from orchestrator.space.values import listed_values
 from orchestrator.trial.params import params
 from orchestrator.trial.run import measured_rounds
 
@@ -74,7 +76,7 @@ def make_plan(
     """Return the plan of a space; no data set is needed.
 
     The plan of `random` has all its points; that of `tpe` is empty, and grows while results come in.
-    Raises SpaceError where a model fits none of the data sets.
+    Raises SpaceError where a model fits none of the data sets, or amounts by layer none of the models.
     """
     _check_models(space)
     clear_caches()
@@ -149,6 +151,7 @@ def _check_models(space: Space) -> None:
         conflicts = [model_conflict(model, dataset) for dataset in space.axes.dataset]
         if all(conflicts):
             raise SpaceError(f"{space.name}: {conflicts[0]}")
+    check_patterns(listed_values(space.axes.amount), space.axes.model, space.axes.dataset)
 
 
 def group_of(config: TrialConfig, group_by: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from orchestrator.planning.run_names import dense_name, trial_name, varied_axes
 from orchestrator.space.space import select
 from orchestrator.space.values import Choice, Range
 from orchestrator.storage.manifest import sizes_match
-from orchestrator.trial.params import amount_text, params
+from orchestrator.trial.params import amount_columns, params
 from orchestrator.trial.recovery import mask_source_config
 from orchestrator.trial.run import measured_rounds
 from orchestrator.trial.task import PreviousTrial, Task, TaskResult
@@ -35,7 +35,7 @@ def plan_text(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
             "key": trial.key,
             "dense_key": trial.config.dense.key(),
             **params(trial.config),
-            "amount_text": amount_text(trial.config),
+            **amount_columns(trial.config),
             **({"start": trial.config.dense.start} if has_source_model else {}),
             "requested_batch_size": trial.requested_batch_size,
         }
@@ -84,7 +84,13 @@ def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
         "exclude": [_choices_record(rule.non_empty()) for rule in space.exclude],
         "numerics": asdict(plan.numerics),
         "stop": str(stop),
-        "ingredients": fingerprint_choices(space.choices()),
+        "ingredients": fingerprint_choices(
+            {
+                "train.augment": (space.train.augment,),
+                "train.schedule": (space.train.schedule,),
+                **space.choices(),
+            }
+        ),
         **({} if space.source_model is None else {"ancestor_sha256": space.source_model.sha256}),
     }
     return json.dumps(content, sort_keys=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
-from textwrap import indent
+from textwrap import indent, wrap
 
 from models import BUILDERS, LIBRARIES, Builder, find_builder, library_builders
 from orchestrator.config import method_text
+from orchestrator.data.augmentation import augmentations
 from orchestrator.data.datasets import DATASETS, DatasetInfo, split_sizes
 from orchestrator.data.sources import SOURCES, source_class
 from orchestrator.errors import UsageError, unknown_name
@@ -18,14 +19,18 @@ from orchestrator.space import space
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.pruners import pruners
 from orchestrator.space.techniques import TECHNIQUES
+from orchestrator.training.lr_schedules import lr_schedules
+from orchestrator.training.recipes import RECIPES, NamedRecipe
 from pruning.criteria import criteria
 from pruning.plugins import PluginError
 from pruning.registry import Hyperparameter, Registry, hyperparameters
 
+NOT_AXES = {"stop": "stop", "train.recipe": "train"}  # and the keys of a file that take their names
+
 
 @dataclass(frozen=True)
 class Item:
-    """One name. `axis` is the key that takes it in a file (`stop` is no axis).
+    """One name. `axis` is the key that takes it in a file (those of NOT_AXES are no axes).
 
     A space has no axis, and its file as `text`. `named` is the name in the example, where `name` stands for
     many; `sample` has values of the example that are no defaults.
@@ -51,7 +56,8 @@ class Item:
             self.named or self.name, {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
         )
         value = json.dumps(text) if defaults else text
-        return f"stop: {value}" if self.axis == "stop" else f"axes: {{{self.axis}: [{value}]}}"
+        key = NOT_AXES.get(self.axis)
+        return f"axes: {{{self.axis}: [{value}]}}" if key is None else f"{key}: {value}"
 
 
 def names(kind: str) -> list[tuple[str, str]]:
@@ -172,6 +178,19 @@ def _technique_items() -> list[Item]:
     return techniques
 
 
+def _recipe_items() -> list[Item]:
+    return [
+        Item(name, r.about, recipe_text(r), "train.recipe", r.paper) for name, r in sorted(RECIPES.items())
+    ]
+
+
+def recipe_text(recipe: NamedRecipe) -> str:
+    """Return a named recipe as a space file has it, whole, and what it says of its paper."""
+    fields = [f"  {name}: {json.dumps(value)}" for name, value in asdict(recipe.train).items()]
+    batch_size = f"axes: {{batch_size: [{recipe.batch_size}]}}  # if the space has none of its own"
+    return "\n".join(["train:", *fields, batch_size, *(f"# {line}" for line in wrap(recipe.note, 100))])
+
+
 def _method_items(registry: Registry, axis: str) -> list[Item]:
     return [
         Item(
@@ -195,6 +214,8 @@ REGISTRIES: dict[str, tuple[Registry, str]] = {
     "preparations": (METHOD_REGISTRIES["prepare"], "prepare"),
     "distillations": (METHOD_REGISTRIES["distill"], "distill"),
     "stops": (pruners, "stop"),
+    "lr_schedules": (lr_schedules, "train.schedule"),
+    "augmentations": (augmentations, "train.augment"),
 }
 KINDS: dict[str, Callable[[], list[Item]]] = {
     "spaces": _space_items,
@@ -202,4 +223,5 @@ KINDS: dict[str, Callable[[], list[Item]]] = {
     "datasets": _dataset_items,
     "techniques": _technique_items,
     **{kind: partial(_method_items, registry, axis) for kind, (registry, axis) in REGISTRIES.items()},
+    "recipes": _recipe_items,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orchestrator.errors import SpaceError, unknown_name
-from orchestrator.space import hyperparameters, values, yaml_loader
+from orchestrator.space import hyperparameters, recipe, values, yaml_loader
 from orchestrator.space.schema import AXIS_NAMES, Search
 from orchestrator.space.values import INTEGER_RANGE
 from orchestrator.space.yaml_loader import Path, Plain
@@ -13,7 +13,8 @@ from orchestrator.space.yaml_loader import Path, Plain
 TECHNIQUE_AXES = ("criterion", "granularity", "scope")
 SEARCH_KEYS = tuple(f"search.{field}" for field in Search.model_fields)
 LAYER_KEYS = ("protect", "only")
-SETTABLE = (*AXIS_NAMES, *LAYER_KEYS, *SEARCH_KEYS)
+RECIPE_KEY = f"train.{recipe.FIELD}"
+SETTABLE = (*AXIS_NAMES, *LAYER_KEYS, *SEARCH_KEYS, RECIPE_KEY)
 
 
 def with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Plain], dict[Path, str]]:
@@ -30,7 +31,7 @@ def with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Pl
         new_values = [yaml_loader.load_yaml(value, option).data for value in _split(text)]
         if not new_values and key not in LAYER_KEYS:
             raise SpaceError(f"{option}: no value is given; write {key}=v1,v2")
-        if key in SEARCH_KEYS and len(new_values) > 1:
+        if key in (*SEARCH_KEYS, RECIPE_KEY) and len(new_values) > 1:
             raise SpaceError(f"{option}: {key} takes one value")
         path, data = _replace(data, key, new_values, set(origins))
         origins[path] = option
@@ -47,7 +48,12 @@ def _replace(
     group, _, field = key.rpartition(".")
     if key in LAYER_KEYS:
         return (key,), {**data, key: new_values}
-    group_data = data.get(group, {}) if group in ("search", "train") else {}
+    group_data = recipe.as_mapping(data.get(group, {})) if group in ("search", "train") else {}
+    if key == RECIPE_KEY:
+        # In place of the file's recipe; of that stays what an earlier --set gave.
+        fields = group_data.items() if isinstance(group_data, dict) else ()
+        stays = {name: value for name, value in fields if ("train", name) in set_paths}
+        return ("train", field), {**data, group: {**stays, field: new_values[0]}}
     if group == "search" and isinstance(group_data, dict):
         return (group, field), {**data, group: {**group_data, field: new_values[0]}}
     old_axes = data.get("axes", {})

@@ -1,4 +1,4 @@
-"""The schema of a space file: axes, training recipe, search and objectives."""
+"""The schema of a space file: axes, search and objectives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from orchestrator.config import Train, method_name
+from orchestrator.config import method_name
 from orchestrator.errors import unknown_name
 from orchestrator.space import hyperparameters, values
 from orchestrator.space.hyperparameters import HyperparameterAxes
@@ -58,22 +58,6 @@ METHOD_AXES = (
 )
 
 
-class Recipe(StrictModel):
-    """`train:`, with the defaults of config.Train."""
-
-    epochs: Epochs = Train.epochs
-    optimizer: Optimizer = Train.optimizer
-    lr: Positive = Train.lr
-    momentum: Momentum = Train.momentum
-    nesterov: bool = Train.nesterov
-    weight_decay: NotNegative = Train.weight_decay
-    schedule: LrSchedule = Train.schedule
-    warmup_epochs: WarmupEpochs = Train.warmup_epochs
-    clip_norm: NotNegative = Train.clip_norm
-    augment: Augmentation = Train.augment
-    channels_last: bool = Train.channels_last
-
-
 class AxisValues(StrictModel):
     """A list of values or a range for each axis; empty where the file does not name the axis."""
 
@@ -104,6 +88,9 @@ class AxisValues(StrictModel):
     train_clip_norm: Ranged[NotNegative] = Field((), alias="train.clip_norm")
     train_augment: Axis[Augmentation] = Field((), alias="train.augment")
     train_channels_last: Axis[bool] = Field((), alias="train.channels_last")
+    train_label_smoothing: Ranged[Momentum] = Field((), alias="train.label_smoothing")
+    train_mixup: Ranged[NotNegative] = Field((), alias="train.mixup")
+    train_ema: Ranged[Momentum] = Field((), alias="train.ema")
 
     def non_empty(self) -> dict[str, Choice]:
         """Return the choices of the axes that have one, by their names in a file."""

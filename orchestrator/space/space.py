@@ -17,7 +17,9 @@ from orchestrator.formatting import first_control
 from orchestrator.space import hyperparameters, yaml_loader
 from orchestrator.space.overrides import SETTABLE as SETTABLE
 from orchestrator.space.overrides import TECHNIQUE_AXES, with_sets
-from orchestrator.space.schema import AXIS_NAMES, Axes, AxisName, Exclude, Recipe, Search
+from orchestrator.space.recipe import FIELD as NAMED_RECIPE
+from orchestrator.space.recipe import Recipe, TrainKey, with_batch_size
+from orchestrator.space.schema import AXIS_NAMES, Axes, AxisName, Exclude, Search
 from orchestrator.space.types import Recovery, StopRule, StrictModel
 from orchestrator.space.values import MAX_POINTS, Choice, Range, Value, as_list, listed_values
 from orchestrator.space.yaml_loader import MAX_BYTES, Document, Path, Plain
@@ -52,7 +54,7 @@ class Space(StrictModel):
     about: str = ""
     search: Search = Search()
     axes: Axes
-    train: Recipe = Recipe()
+    train: TrainKey = Recipe()
     protect: LayerNames = ()
     only: LayerNames = ()
     recover: Recovery | None = None
@@ -89,6 +91,11 @@ class Space(StrictModel):
                     yield hyperparameters.count_texts(axis, choice, self.axes.options)
                 else:
                     yield len(choice)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_batch_size(cls, data: Any) -> Any:  # plain YAML, of any type
+        return with_batch_size(data)
 
     @model_validator(mode="after")
     def _check_space(self) -> Space:
@@ -213,7 +220,7 @@ def _keys_at(path: Path) -> Sequence[str]:
     if not path:
         return FILE_KEYS
     if path[0] in ("train", "search"):
-        return TRAIN_FIELDS if path[0] == "train" else tuple(Search.model_fields)
+        return (*TRAIN_FIELDS, NAMED_RECIPE) if path[0] == "train" else tuple(Search.model_fields)
     return (*AXIS_NAMES, *hyperparameters.names()) if path[0] == "axes" else AXIS_NAMES
 
 

@@ -20,14 +20,15 @@ from pydantic_core import core_schema
 
 import models
 from orchestrator.config import Control, Start, When
-from orchestrator.data.batches import AUGMENTATIONS
+from orchestrator.data.augmentation import augmentations
 from orchestrator.data.datasets import DATASETS
 from orchestrator.errors import unknown_name
 from orchestrator.space import values
 from orchestrator.space.pruners import pruners
 from orchestrator.space.techniques import TECHNIQUES
 from orchestrator.space.values import Value, is_range
-from orchestrator.training.optimizers import LR_SCHEDULES, OPTIMIZERS
+from orchestrator.training.lr_schedules import lr_schedules
+from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
@@ -105,6 +106,7 @@ def _model_names() -> list[str]:
 
 
 _FRACTION = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "%$"}]}
+_AMOUNT = {"anyOf": [*_FRACTION["anyOf"], {"type": "object", "additionalProperties": _FRACTION}]}
 Axis = Annotated[tuple[T, ...], Field(min_length=1), ONE_OR_MORE]
 Integer = Annotated[int, BeforeValidator(_no_bool)]
 Finite = Annotated[
@@ -119,7 +121,7 @@ Criterion = Annotated[str, _method(criteria), method_schema(criteria)]
 Granularity = Annotated[str, _method(granularities), method_schema(granularities)]
 Scope = Annotated[str, one_of("scope", SCOPES)]
 Schedule = Annotated[str, _method(schedules), method_schema(schedules)]
-Amount = Annotated[float, PlainValidator(values.canonical_amount), WithJsonSchema(_FRACTION)]
+Amount = Annotated[float | str, PlainValidator(values.canonical_amount), WithJsonSchema(_AMOUNT)]
 Recovery = Annotated[str, _method(recoveries), method_schema(recoveries)]
 StopRule = Annotated[str, _method(pruners), method_schema(pruners)]
 WhenName = Annotated[str, one_of("when", get_args(When))]
@@ -134,6 +136,6 @@ Optimizer = Annotated[str, one_of("optimizer", OPTIMIZERS)]
 Positive = Annotated[Finite, Field(gt=0)]
 NotNegative = Annotated[Finite, Field(ge=0)]
 Momentum = Annotated[Finite, Field(ge=0, lt=1)]
-LrSchedule = Annotated[str, one_of("learning-rate schedule", LR_SCHEDULES)]
+LrSchedule = Annotated[str, PlainValidator(values.canonical_lr_schedule), method_schema(lr_schedules)]
 WarmupEpochs = Annotated[Integer, Field(ge=0, le=MAX_EPOCHS)]
-Augmentation = Annotated[str, one_of("augmentation", AUGMENTATIONS)]
+Augmentation = Annotated[str, PlainValidator(values.canonical_augmentation), method_schema(augmentations)]

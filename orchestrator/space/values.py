@@ -18,10 +18,13 @@ from pydantic_core import core_schema
 
 import models
 from orchestrator.config import method_text
+from orchestrator.data.augmentation import SEPARATOR, augmentations, parse_augmentation
 from orchestrator.data.datasets import DATASETS, check_options
 from orchestrator.data.sources import SELECTION, SOURCES, canonical_options
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
+from orchestrator.training.lr_schedules import lr_schedules
+from pruning.amounts import amounts_text
 from pruning.registry import Registry, parse_method
 
 T = TypeVar("T")
@@ -33,6 +36,8 @@ MAX_POINTS = 1_000_000
 MAX_TEXT = 1000  # characters of one value; a longer one is refused before it is parsed
 INTEGER_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,4})?")
+MAX_PATTERNS, MAX_NAME = 1000, 200  # of amounts by layer, and the characters of a name
+AMOUNTS_EXAMPLE = '{"layer4.*": 75%, "*": 50%}'
 RANGE_KEYS = ("low", "high", "log", "step")
 RANGE_EXAMPLE = "{low: 0.5, high: 0.9}, with log: true or a step if wanted"
 
@@ -105,8 +110,32 @@ def as_list(value: Value) -> list[Value]:
     return items
 
 
-def canonical_amount(value: Value) -> float:
-    """Return a fraction in [0, 1] for a number or a percentage; `25%` is divided by 100 exactly."""
+def canonical_amount(value: Value) -> float | str:
+    """Return a fraction in [0, 1] for a number or a percentage, and canonical text for amounts by layer.
+
+    These are a mapping from layers and patterns to fractions.
+    """
+    if not isinstance(value, Mapping):
+        return _fraction(value)
+    if is_range(value) and value.keys() <= set(RANGE_KEYS):
+        raise ValueError(f"{value} is no amount; a range stands in the place of the list, not in it")
+    if not value or len(value) > MAX_PATTERNS:
+        raise ValueError(f"{len(value)} amounts by layer; give 1 to {MAX_PATTERNS}, {AMOUNTS_EXAMPLE}")
+    for name in value:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+            raise ValueError(f"{name!r:.80} is no name or pattern of layers; write {AMOUNTS_EXAMPLE}")
+    return amounts_text({name: _amount_of(name, amount) for name, amount in value.items()})
+
+
+def _amount_of(name: str, value: Value) -> float:
+    try:
+        return _fraction(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _fraction(value: Value) -> float:
+    """Return a number as it is; `25%` is divided by 100 exactly."""
     text = str(value).strip() if isinstance(value, (int, float, str)) and not isinstance(value, bool) else ""
     number = text[:-1].rstrip() if text.endswith("%") else text
     if len(text) > MAX_TEXT or not NUMBER.fullmatch(number):
@@ -184,6 +213,28 @@ def canonical_method(value: Value, registry: Registry) -> str:
     name, options = read_method(value, registry.kind)
     method = registry.get({**options, "method": name})
     return canonical_text(method.name, method.options)
+
+
+def canonical_lr_schedule(value: Value) -> str:
+    """Return the canonical text of a learning-rate schedule; `step` with its defaults is `step`.
+
+    That had no options once, and keys are made of the text.
+    """
+    name, options = read_method(value, lr_schedules.kind)
+    method = lr_schedules.get({**options, "method": name})
+    plain = lr_schedules.get("step")
+    is_plain = (method.name, method.options) == (plain.name, plain.options)
+    return method.name if is_plain else canonical_text(method.name, method.options)
+
+
+def canonical_augmentation(value: Value) -> str:
+    """Return the canonical text of an augmentation, or of several that follow each other: `a + b(c=1)`."""
+    if isinstance(value, Mapping):
+        return canonical_method(value, augmentations)
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        read_method(value, augmentations.kind)  # ValueError with the forms
+    methods = parse_augmentation(str(value))
+    return f" {SEPARATOR} ".join(canonical_text(method.name, method.options) for method in methods)
 
 
 def _as_lists(value: Value) -> Value:

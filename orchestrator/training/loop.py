@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from orchestrator.config import Numerics, Train
-from orchestrator.data.batches import augment, iter_batches
+from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split
 from orchestrator.errors import DivergedError
 from orchestrator.system.determinism import global_states, set_global_states
+from orchestrator.training.averaging import WeightAverage
 from orchestrator.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, snapshot
 from orchestrator.training.evaluation import evaluate, precision
+from orchestrator.training.inputs import Inputs
+from orchestrator.training.losses import Labels, Loss, cross_entropy
+from orchestrator.training.masker import Masker
 from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
-from pruning.masking import view_as_integers
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, images, labels) -> the sum over the batch
 # (optimizer, images of the batch) -> new masks, or None for those of before
 OptimizerStep = Callable[[torch.optim.Optimizer, int], Mapping[str, Tensor] | None]
 
@@ -34,11 +36,6 @@ class Regularizer(Protocol):
     def before_step(self, *, progress: float) -> None: ...
 
     def after_step(self, lr: float, *, progress: float) -> None: ...
-
-
-def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum of -log p(label), in nats."""
-    return functional.cross_entropy(logits, labels, reduction="sum")
 
 
 class StatefulHook(Protocol):
@@ -102,7 +99,8 @@ class TrainerState:
     """A training between two epochs, on the CPU: it resumes from this with the same bits.
 
     Its position in the schedule is the number of its records. `optimizer` may be empty after the last epoch.
-    `generator` is that of the order and the augmentation; dropout draws from the global ones.
+    `generator` is that of the order, augmentation and mixup; dropout draws from the global ones. `average` is
+    that of the weights, empty for a recipe without one, and after the last epoch, when it is in `weights`.
     """
 
     records: tuple[EpochRecord, ...]
@@ -112,6 +110,7 @@ class TrainerState:
     generator: Tensor
     global_generators: Mapping[str, Tensor]
     hook_state: Checkpoint
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 # Called at every epoch's end with a function that captures the state: a copy is made only where one is due.
@@ -149,25 +148,29 @@ def train(
 ) -> list[EpochRecord]:
     """Train `net` in place for one phase with a fresh optimizer; masked weights are zero after every step.
 
-    Batches and augmentation are drawn from `generator`, dropout from the global one: the caller seeds both.
+    Batches, augmentation and mixup are drawn from `generator`, dropout from the global one: the caller seeds
+    both. A recipe with an average of the weights evaluates it after every epoch, and `net` ends with it.
     Returns a record per epoch; with `resume_from` those of its epochs come first. DivergedError once a loss
     is not finite.
     """
-    loop = _Loop(
-        net, split, make_optimizer(recipe, net), recipe, phase, batch_size, numerics, generator, hooks
-    )
+    inputs, average = Inputs(split, recipe, generator), WeightAverage(net, recipe.ema) if recipe.ema else None
+    optimizer = make_optimizer(recipe, net)
+    loop = _Loop(net, inputs, optimizer, recipe, phase, batch_size, numerics, generator, hooks, average)
     records = [] if resume_from is None else list(resume_from.records)
     if resume_from is not None:
         masks = loop.load_state_dict(resume_from) or masks
-    apply_masks = Masker(net, masks or {})
+    apply_masks = Masker(dict(net.named_parameters()), masks or {})
     for epoch in range(len(records), phase.epochs):
         started = perf_counter()
         loss, accuracy, lr = loop.run_epoch(epoch, apply_masks)
-        new_masks = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
+        with loop.averaged():
+            new_masks = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
+            seconds = perf_counter() - started
+            evaluation = evaluate(net, validation, numerics=numerics)
         if new_masks is not None:
             apply_masks.replace(new_masks)
-        seconds = perf_counter() - started
-        evaluation = evaluate(net, validation, numerics=numerics)
+            if average is not None:
+                apply_masks()  # the hook has changed the average alone
         if not math.isfinite(loss) or not math.isfinite(evaluation.loss):
             raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1} of {phase.epochs}")
         records.append(EpochRecord(loss, accuracy, evaluation.loss, evaluation.accuracy, lr, seconds))
@@ -175,6 +178,8 @@ def train(
             maybe_save(partial(loop.state_dict, tuple(records)))
         if on_epoch is not None:
             on_epoch(epoch + 1, records[-1])
+    if average is not None:
+        average.replace_weights()
     return records
 
 
@@ -183,7 +188,7 @@ class _Loop:
     """One training, an epoch at a time: what it trains, on what, by which recipe."""
 
     net: nn.Module
-    split: Split
+    inputs: Inputs
     optimizer: torch.optim.Optimizer
     recipe: Train
     phase: TrainingPhase
@@ -191,6 +196,15 @@ class _Loop:
     numerics: Numerics
     generator: torch.Generator
     hooks: TrainingHooks
+    average: WeightAverage | None
+
+    @property
+    def split(self) -> Split:
+        return self.inputs.split
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a block in which the network has its average, if the recipe has one."""
+        return nullcontext() if self.average is None else self.average.in_place_of_weights()
 
     def run_epoch(self, epoch: int, apply_masks: Masker) -> tuple[float, float, float]:
         """Pass over the split once, and return (mean loss, accuracy, last learning rate)."""
@@ -202,8 +216,9 @@ class _Loop:
             lr = self._set_lr(epoch + step / steps, step=1 / steps)
             self.optimizer.zero_grad(set_to_none=True)
             # Micro-batches of nearly one size: one of a single image would have no batch statistics.
-            for micro_batch in batch.tensor_split(math.ceil(len(batch) / self.numerics.micro_batch)):
-                loss, hits = self._accumulate(micro_batch, len(batch))
+            count = math.ceil(len(batch) / self.numerics.micro_batch)
+            for images, labels in self.inputs.micro_batches(batch, count):
+                loss, hits = self._accumulate(images, labels, len(batch))
                 loss_sum += loss
                 correct += hits
             progress = (epoch + step / steps) / self.phase.epochs
@@ -211,6 +226,8 @@ class _Loop:
             if new_masks is not None:
                 apply_masks.replace(new_masks)
             apply_masks()
+            if self.average is not None:
+                self.average.update(new_masks)
         total_loss, total_correct = torch.stack([loss_sum, correct]).tolist()  # the only wait for the device
         return total_loss / size, total_correct / size, lr
 
@@ -224,6 +241,7 @@ class _Loop:
             self.generator.get_state(),
             global_states(self.split.images.device),
             self.hooks.state_dict(),
+            {} if self.average is None else self.average.state_dict(),
         )
 
     def load_state_dict(self, state: TrainerState) -> Mapping[str, Tensor] | None:
@@ -232,6 +250,8 @@ class _Loop:
         load_optimizer(self.optimizer, state.optimizer)
         self.generator.set_state(state.generator)
         set_global_states(state.global_generators, self.split.images.device)
+        if self.average is not None:
+            self.average.load_state_dict(state.average)
         return None if self.hooks.stateful is None else self.hooks.stateful.load_state_dict(state.hook_state)
 
     def _set_lr(self, epochs: float, *, step: float) -> float:
@@ -241,16 +261,14 @@ class _Loop:
             group["lr"] = lr
         return lr
 
-    def _accumulate(self, index: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    def _accumulate(self, images: Tensor, labels: Labels, batch_size: int) -> tuple[Tensor, Tensor]:
         """Add the gradient of one micro-batch, and return (its summed loss, its correct predictions)."""
-        # Not index_select: it orders grey images otherwise in memory, and convolutions then have other bits.
-        images = augment(self.split.images[index], self.generator, kind=self.recipe.augment)
-        labels = self.split.labels[index]
         with precision(self.numerics, images.device):
             logits = self.net(images)
-        loss = self.hooks.loss(logits.float(), images, labels)
+        targets = labels.targets(logits.shape[1], smoothing=self.recipe.label_smoothing)
+        loss = self.hooks.loss(logits.float(), images, targets)
         (loss / batch_size).backward()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return loss.detach(), labels.count_hits(logits.detach().argmax(1))
 
     def _step(self, lr: float, *, progress: float, images: int) -> Mapping[str, Tensor] | None:
         """Let the optimizer step; return new masks where a hook has changed them."""
@@ -269,30 +287,3 @@ class _Loop:
         if regularizer is not None:
             regularizer.after_step(lr, progress=progress)
         return new_masks
-
-
-class Masker:
-    """Set dead weights to zero at every call, whatever a step has made of them; the masks are copied once.
-
-    What is multiplied are the bits (see `bits_of`): in floats, 0 times an infinite weight is NaN.
-    """
-
-    def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        self._net = net
-        self.replace(masks)
-
-    def replace(self, masks: Mapping[str, Tensor]) -> None:
-        """Put other masks in the place of those of before."""
-        parameters = dict(self._net.named_parameters())
-        pruned = {name: mask for name, mask in masks.items() if not mask.all()}
-        self.parameters = [view_as_integers(parameters[name]) for name in pruned]
-        # Each in its parameter's order in memory, so that the two are multiplied as they lie.
-        self.factors = [
-            torch.empty_like(bits).copy_(mask)
-            for bits, mask in zip(self.parameters, pruned.values(), strict=True)
-        ]
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        if self.parameters:
-            torch._foreach_mul_(self.parameters, self.factors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from orchestrator.config import Train
 from orchestrator.errors import SpaceError, unknown_name
+from orchestrator.training.lr_schedules import TrainingPosition, get_lr_schedule
 
 Kind = TypeVar("Kind", bound=Optimizer)
 
@@ -47,14 +47,6 @@ OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], Train], Optimizer]] = {
     ),
 }
 
-# Factor of the peak rate at `progress` in [0, 1] of the whole training.
-LR_SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
-    "step": lambda progress: 0.1 ** ((progress >= 0.5) + (progress >= 0.75)),
-    "linear": lambda progress: 1.0 - progress,
-}
-
 
 @dataclass(frozen=True)
 class TrainingPhase:
@@ -75,10 +67,9 @@ def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
     `step` is the length of a step in epochs: the warm-up counts it, so that the first step learns.
     SpaceError for an unknown schedule.
     """
-    if train.schedule not in LR_SCHEDULES:
-        raise SpaceError(unknown_name("learning-rate schedule", train.schedule, LR_SCHEDULES))
+    schedule = get_lr_schedule(train.schedule)
     warm = min(1.0, (position + step) / train.warmup_epochs) if train.warmup_epochs else 1.0
-    return train.lr * warm * LR_SCHEDULES[train.schedule](min(position / train.epochs, 1.0))
+    return train.lr * warm * float(schedule(TrainingPosition(position, train.epochs, step)))
 
 
 def make_optimizer(train: Train, net: nn.Module) -> Optimizer:

@@ -75,7 +75,10 @@ class TrialProgress:
         expected = {name: (tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()}
         states = [state for state in (self.round_start, self.last_measured) if state is not None]
         trainers = [training.trainer_state for training in self.trainings]
-        for weights in (*(state.weights for state in states), *(trainer.weights for trainer in trainers)):
+        all_weights = [*(state.weights for state in states), *(trainer.weights for trainer in trainers)]
+        # An average has weights that are shared by layers once.
+        all_weights += [{**trainer.weights, **trainer.average} for trainer in trainers]
+        for weights in all_weights:
             if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} != expected:
                 raise ValueError("its weights are not those of the network")
             if not all(tensor.isfinite().all() for tensor in weights.values()):

@@ -15,9 +15,10 @@ import models
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data.loading import Dataset
 from orchestrator.system.determinism import seeded
-from orchestrator.training.loop import EpochRecord, Loss, TrainingCheckpointer, cross_entropy
+from orchestrator.training.loop import EpochRecord, TrainingCheckpointer
+from orchestrator.training.losses import Loss, cross_entropy
 from orchestrator.trial.metrics import Profile, profile
-from orchestrator.trial.structure import Architecture, channels_of, flow_of, heads_of, units_of
+from orchestrator.trial.structure import Architecture, flow_of, groups_of
 from orchestrator.trial.weight_transfer import (
     SourceModel,
     TensorMapping,
@@ -87,11 +88,9 @@ class TrialContext:
 
         ValueError where a channel cannot be cut out exactly.
         """
-        granularity = self.trial.prune.granularity if self.trial is not None else ""
-        find_groups = {"channel": channels_of, "head": heads_of, "unit": units_of}.get(granularity)
-        if self.trial is None or find_groups is None:
+        if self.trial is None:
             return None
-        return find_groups(self.architecture, self.trial.prune.protect)
+        return groups_of(self.architecture, self.trial.prune.granularity, self.trial.prune.protect)
 
     def build(self, *, draw: str = "init", round: int = 0) -> nn.Module:
         """Return a network with the trial's initial weights, on the data's device."""

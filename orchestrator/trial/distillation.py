@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orchestrator.training.loop import Loss, cross_entropy
+from orchestrator.training.losses import Loss, cross_entropy
 from pruning.registry import Between, Registry
 
 distillations = Registry("distillation", positional=("teacher",))
@@ -33,11 +33,11 @@ def soft_labels(teacher: nn.Module, *, temperature: Temperature = 4.0, weight: W
     """
     teacher.eval()
 
-    def loss(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(logits: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
-            target = functional.log_softmax(teacher(images).float() / temperature, dim=1)
+            taught = functional.log_softmax(teacher(images).float() / temperature, dim=1)
         student = functional.log_softmax(logits / temperature, dim=1)
-        soft = functional.kl_div(student, target, reduction="sum", log_target=True)
-        return (1 - weight) * cross_entropy(logits, images, labels) + weight * temperature**2 * soft
+        soft = functional.kl_div(student, taught, reduction="sum", log_target=True)
+        return (1 - weight) * cross_entropy(logits, images, targets) + weight * temperature**2 * soft
 
     return loss

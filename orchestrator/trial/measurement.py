@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.config import TrialConfig
 from orchestrator.errors import DivergedError
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.loop import EpochRecord
@@ -27,9 +28,15 @@ from orchestrator.trial.metrics import (
     sparse_bytes,
     sparsity_indices,
 )
-from orchestrator.trial.structure import channels_of, heads_of, layers_protected
+from orchestrator.trial.structure import (
+    channels_of,
+    heads_of,
+    layers_protected,
+    mixed_amounts_of,
+    pool_amounts_of,
+)
 from pruning.channels import shrink
-from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity
+from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity, width_of
 from pruning.propagation import propagate_masks
 from pruning.removal import find_pruned_groups
 from pruning.schedules import rounds_of, schedules, target_after
@@ -82,7 +89,7 @@ def _measure(context: TrialContext, state: NetworkState, round: int) -> Measured
     cut, notes = _cut_out(context, net, state.masks, round=round)
     masks, full = _propagate(context, net, state.masks)
     remaining = remaining_weights(net, context.cost, masks)
-    notes += _amount_notes(context, state.masks, round=round)
+    notes += _amount_notes(context, net, state.masks, round=round)
     notes += collapse_notes(masks, validation, classes=context.data.num_classes, round=round)
     measurement = Measurement(
         accuracy=test.accuracy,
@@ -205,28 +212,71 @@ def _cut_out(
     )
 
 
-def _amount_notes(context: TrialContext, masks: Masks, *, round: int) -> tuple[str, ...]:
-    """Return one note where another number of units is removed than the schedule's target of this round."""
+def _amount_notes(context: TrialContext, net: nn.Module, masks: Masks, *, round: int) -> tuple[str, ...]:
+    """Return notes on pools of which another number is removed than the schedule's target of this round.
+
+    And on what layers of several amounts make together.
+    """
     config = context.trial
     if config is None:
         return ()
     schedule = schedules.get(config.prune.schedule)
     # An untrained network, or one in training, is measured once, after the last round.
     number = round if config.when == "after" else rounds_of(schedule)
-    target = target_after(schedule, amount=config.prune.amount, round=number)
-    if target is None:
-        return ()
-    pools = _pools(masks, context.groups)
-    if config.prune.scope in ("global", "erk"):  # erk spreads one amount unevenly over the layers
-        pools = [("the network", sum(n for _, n, _ in pools), sum(alive for _, _, alive in pools))]
-    differing = []
-    for name, total, alive in pools:
+    widths = {name: width_of(layer, "out") for name, layer in prunable_layers(net).items()}
+    differing: dict[float, list[str]] = {}
+    for name, total, alive, amount in _pools_with_amounts(context, config, masks):
+        target = target_after(schedule, amount=amount, round=number)
+        if target is None:
+            return ()
         # With scope `unit` each row of a weight is pruned, and rounded, by itself.
-        rows = len(masks[name]) if config.prune.scope == "unit" and name in masks else 1
+        rows = widths[name.removesuffix(".weight")] if config.prune.scope == "unit" and name in masks else 1
         if total - alive != rows * target_count(target, total // rows):
-            differing.append(f"{name} {1 - alive / total:.4f}")
-    if not differing:
-        return ()
-    omitted = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            differing.setdefault(target, []).append(f"{name} {1 - alive / total:.4f}")
     prefix = f"round {number}: " if rounds_of(schedule) > 1 else ""
-    return (f"{prefix}asked for {target:.4g}, achieved: {', '.join(differing[:5])}{omitted}",)
+    notes = [
+        f"{prefix}asked for {target:.4g}, achieved: {_first(names)}" for target, names in differing.items()
+    ]
+    return (*notes, *_mixed_amounts(context, config))
+
+
+def _first(names: Sequence[str], count: int = 5) -> str:
+    omitted = f" and {len(names) - count} more" if len(names) > count else ""
+    return f"{', '.join(names[:count])}{omitted}"
+
+
+def _pools_with_amounts(
+    context: TrialContext, config: TrialConfig, masks: Masks
+) -> list[tuple[str, int, int, float]]:
+    """Return (name, units, those that are alive, amount) of all that is pruned by a count of its own."""
+    options = config.prune
+    amounts: Mapping[str, float] = {}
+    if options.layer_amounts:
+        amounts = pool_amounts_of(
+            context.architecture, options.granularity, options.protect, options.layer_amounts
+        )
+    pools = [(*pool, amounts.get(pool[0], options.amount)) for pool in _pools(masks, context.groups)]
+    if options.scope not in ("global", "erk"):
+        return pools
+    # Layers of one amount compete, and erk spreads it unevenly over them.
+    together: dict[float, list[tuple[str, int, int, float]]] = {}
+    for pool in pools:
+        together.setdefault(pool[3], []).append(pool)
+    return [
+        (
+            "the network" if len(together) == 1 else f"layers at {amount:.4g}",
+            sum(total for _, total, _, _ in members),
+            sum(alive for _, _, alive, _ in members),
+            amount,
+        )
+        for amount, members in together.items()
+    ]
+
+
+def _mixed_amounts(context: TrialContext, config: TrialConfig) -> tuple[str, ...]:
+    """Return a note on what layers of several amounts make together: it gets the smallest."""
+    options = config.prune
+    if not options.layer_amounts:
+        return ()
+    mixed = mixed_amounts_of(context.architecture, options.granularity, options.protect, options.amount_label)
+    return (f"layers that make channels together: {_first(mixed, 3)}",) if mixed else ()

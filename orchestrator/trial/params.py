@@ -2,30 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 
 import models
-from orchestrator.config import ADDED_LATER, DenseConfig, Json, TrialConfig, flat, method_text
+from orchestrator.config import (
+    ADDED_LATER,
+    AMOUNTS_BY_LAYER,
+    DenseConfig,
+    Json,
+    Prune,
+    TrialConfig,
+    flat,
+    method_text,
+)
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_per_round, recoveries
 from pruning import own_code
+from pruning.amounts import amounts_text, read_amounts
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.registry import Registry, parse_method
 from pruning.schedules import schedules
 
+MAX_LENGTH = 6000  # characters of a param: MLflow's limit. config.json of a run has all of it
+MAX_LABEL = 80  # characters of amounts by layer in names of runs and in tables
+HASH_LENGTH = 8  # hexadecimal digits
+
 
 def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
     """Return every field of a configuration by its flat dotted name; equal for equal configurations."""
     if isinstance(config, TrialConfig):
-        values = {**vars(config), **vars(config.prune), "protect": ",".join(config.prune.protect)}
-        del values["dense"], values["prune"]
+        values = {**vars(config), **vars(config.prune), "protect": _names_text(config.prune.protect)}
+        if config.prune.layer_amounts:
+            values["amount"] = _amounts_text(config.prune, MAX_LENGTH)
+        for name in ("dense", "prune", *AMOUNTS_BY_LAYER):
+            del values[name]
         # Without a later field at its default: params are equal to those of runs from before it was added.
         values = {name: value for name, value in values.items() if ADDED_LATER.get(name, ...) != value}
         return {**params(config.dense), **_with_options(values)}
     return _with_options(dict(flat(config)))
+
+
+def amount_columns(config: TrialConfig) -> dict[str, Json]:
+    """Return the columns of a table on the amount: a number, its text, and amounts by layer if they differ.
+
+    The number of amounts by layer is their mean, weighted by the layers' numbers of weights.
+    """
+    by_layer = {"amounts": params(config)["amount"]} if config.prune.layer_amounts else {}
+    return {"amount": config.prune.amount, "amount_text": amount_text(config), **by_layer}
+
+
+def _names_text(names: Sequence[str]) -> str:
+    return _shortened(names, ",", MAX_LENGTH)
+
+
+def _amounts_text(prune: Prune, length: int) -> str:
+    entries = [
+        amounts_text({name: amount})[1:-1] for name, amount in read_amounts(prune.amount_label).items()
+    ]
+    return f"{{{_shortened(entries, ', ', length - 2)}}}"
+
+
+def _shortened(texts: Sequence[str], separator: str, length: int) -> str:
+    """Return texts joined; above a length the first of them, how many follow, and a hash that tells apart."""
+    whole = separator.join(texts)
+    if len(whole) <= length:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:HASH_LENGTH]
+    room = length - len(f"… and {len(texts)} more #{digest}") - len(separator)
+    count = bisect_right(list(accumulate(len(text) + len(separator) for text in texts)), room)
+    return separator.join([*texts[:count], f"… and {len(texts) - count} more #{digest}"])
 
 
 def amount_text(config: TrialConfig) -> str:
@@ -33,6 +84,8 @@ def amount_text(config: TrialConfig) -> str:
 
     An amount of 0 says how the network was trained further, unless it is still the dense one.
     """
+    if config.prune.layer_amounts:
+        return _amounts_text(config.prune, MAX_LABEL)
     amount, schedule = config.prune.amount, schedules.get(config.prune.schedule)
     text = f"{100 * amount:.4g}%"
     if amount == 0:

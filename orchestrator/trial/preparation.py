@@ -7,10 +7,10 @@ from typing import Annotated
 
 from torch import nn
 
+from orchestrator.training.lengths import Length, epochs_of
 from orchestrator.training.loop import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
-from orchestrator.trial.recovery import Length, epochs_of
 from orchestrator.trial.stages import train_more
 from orchestrator.trial.structure import channels_of
 from pruning import group_lasso as regularization

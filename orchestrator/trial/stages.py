@@ -176,7 +176,7 @@ def choose_masks(
     with context.seeded("prune", round):
         new_masks = prune(
             net if is_on_cpu and not needs_data else deepcopy(net).cpu(),  # a copy for one that runs it
-            amount=options.amount,
+            amount=dict(options.layer_amounts) or options.amount,
             criterion=options.criterion,
             granularity=options.granularity,
             scope=options.scope,

@@ -13,12 +13,20 @@ from torch import Tensor, nn
 import models
 from orchestrator.system.determinism import seeded
 from pruning import own_code
+from pruning.amounts import (
+    ALIASES,
+    find_layer_amounts,
+    find_pool_amounts,
+    mean_amount,
+    read_amounts,
+    settle_amounts,
+)
 from pruning.channels import Channels, find_channels
 from pruning.checks import check_stored_weights
 from pruning.dataflow import DataFlow, find_data_flow, find_unprunable
 from pruning.granularity import unit_groups
 from pruning.layer_names import find_protected_layers
-from pruning.masking import Group
+from pruning.masking import Group, prunable_layers
 
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32
 MAX_ACTIVATIONS = 1_000_000_000  # numbers that all layers give out for two images
@@ -161,6 +169,63 @@ def heads_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Grou
 def units_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Group, ...]:
     """Return one group of units per hidden layer. ValueError if the network cannot run."""
     return unit_groups(_network(architecture), protect=protect, flow=flow_of(architecture))
+
+
+def groups_of(
+    architecture: Architecture, granularity: str, protect: tuple[str, ...]
+) -> tuple[Group, ...] | None:
+    """Return what a granularity removes together; None for single weights. ValueError as of its function."""
+    find_groups = {"channel": channels_of, "head": heads_of, "unit": units_of}.get(granularity)
+    return None if find_groups is None else find_groups(architecture, protect)
+
+
+@_once
+def layer_amounts_of(architecture: Architecture, amounts: str) -> dict[str, float]:
+    """Return the amount of every layer; `amounts` is canonical text. ValueError for an entry without one."""
+    net, by_pattern = _network(architecture), read_amounts(amounts)
+    has_alias = not {*ALIASES}.isdisjoint({*by_pattern, *prunable_layers(net)})
+    return find_layer_amounts(net, by_pattern, flow=flow_of(architecture) if has_alias else None)
+
+
+@_once
+def settled_amounts_of(
+    architecture: Architecture, granularity: str, protect: tuple[str, ...], amounts: str
+) -> tuple[float, tuple[tuple[str, float], ...]]:
+    """Return the amount where all that is removed has one, and (); else the mean, and every layer's."""
+    net, by_layer = _network(architecture), layer_amounts_of(architecture, amounts)
+    groups, protected = groups_of(architecture, granularity, protect), layers_protected(architecture, protect)
+    settled = settle_amounts(net, by_layer, groups=groups, protected=protected)
+    if isinstance(settled, float):
+        return settled, ()
+    return mean_amount(net, by_layer), tuple(settled.items())
+
+
+@_once
+def pool_amounts_of(
+    architecture: Architecture,
+    granularity: str,
+    protect: tuple[str, ...],
+    layer_amounts: tuple[tuple[str, float], ...],
+) -> dict[str, float]:
+    """Return the amount of every weight or group by its name."""
+    groups, protected = groups_of(architecture, granularity, protect), layers_protected(architecture, protect)
+    pools = find_pool_amounts(_network(architecture), dict(layer_amounts), groups=groups, protected=protected)
+    return {name: amount for name, (amount, _) in pools.items()}
+
+
+@_once
+def mixed_amounts_of(
+    architecture: Architecture, granularity: str, protect: tuple[str, ...], amounts: str
+) -> tuple[str, ...]:
+    """Return what layers of several amounts make together, and its amount: `conv1 (25% and 50%) gets 25%`."""
+    groups, protected = groups_of(architecture, granularity, protect), layers_protected(architecture, protect)
+    by_layer = layer_amounts_of(architecture, amounts)
+    pools = find_pool_amounts(_network(architecture), by_layer, groups=groups, protected=protected)
+    return tuple(
+        f"{pool} ({' and '.join(f'{100 * a:.4g}%' for a in different)}) gets {100 * smallest:.4g}%"
+        for pool, (smallest, names) in pools.items()
+        if len(different := sorted({by_layer[name] for name in names})) > 1
+    )
 
 
 @_once

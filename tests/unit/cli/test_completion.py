@@ -24,7 +24,7 @@ CASES = {
     "show median": ["median"],
     "show rew": ["rewind", "rewinding"],
     "sweep --set tec": ["technique="],
-    "sweep --set train.l": ["train.lr="],
+    "sweep --set train.l": ["train.lr=", "train.label_smoothing="],
     "sweep --set rewind.": ["rewind.to="],
     "show torchv": ["torchvision.NAME"],
     "show torchvision.alex": ["torchvision.alexnet"],

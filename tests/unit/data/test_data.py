@@ -27,7 +27,8 @@ from sklearn.model_selection import train_test_split
 
 from models.torchvision_compat import datasets as vision
 from orchestrator.data import datasets, files, loading
-from orchestrator.data.batches import AUGMENTATIONS, augment, balanced_sample, iter_batches
+from orchestrator.data.augmentation import augment, augmentations
+from orchestrator.data.batches import balanced_sample, iter_batches
 from orchestrator.data.files import check_files
 from orchestrator.data.splits import stratified_split
 from orchestrator.errors import DataError, SpaceError
@@ -239,7 +240,7 @@ def test_balanced_sample_says_how_many_there_are(digits, per_class):
         balanced_sample(digits.train, per_class=per_class, seed=0)
 
 
-@pytest.mark.parametrize("kind", AUGMENTATIONS)
+@pytest.mark.parametrize("kind", list(augmentations))
 def test_augmentation_with_the_same_seed_has_the_same_bits(kind):
     images = torch.rand(32, 3, 16, 16, generator=seeded(0))
     before = images.clone()

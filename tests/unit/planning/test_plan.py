@@ -246,6 +246,9 @@ def test_combinations_that_the_engine_refuses(tmp_path: Path) -> None:
     assert [trial.config.prune.granularity for trial in found.trials] == ["unit", "channel"]
     assert [item.count for item in found.excluded] == [1, 1]
     assert all("'pivoted_qr' ranks whole units or channels" in item.reason for item in found.excluded)
+    found = planned(tmp_path, model="['vit(dim=8, depth=1, heads=1)', slp]", criterion="synflow")
+    assert [trial.config.dense.model for trial in found.trials] == ["slp"]
+    assert found.excluded[0].reason.startswith("vit: criterion 'synflow' needs a network that passes a flow")
     found = planned(tmp_path, model="mlp", criterion="fpgm", granularity="[weight, unit, channel, nm]")
     assert [trial.config.prune.granularity for trial in found.trials] == ["unit", "channel"]
     assert all("'fpgm' ranks whole units or channels" in item.reason for item in found.excluded)
@@ -301,12 +304,13 @@ DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 TRIAL = TrialConfig(DENSE, Prune("magnitude", "weight", "layer", "one_shot", 0.5), "none", "weight")
 OTHERS = {str: "other", int: 7, float: 0.123, bool: True, tuple: ("output",)}
 PARTS = {"dense", "prune", "train", "numerics"}
+LABELS = {"technique", "amount_label"}
 
 
 def changed(base: object) -> Iterator[object]:
-    """`base` with one field changed, for each of its fields but the label and those that are parts."""
+    """`base` with one field changed, for each of its fields but the labels and those that are parts."""
     for field in fields(base):  # type: ignore[arg-type]
-        if field.name not in PARTS | {"technique"}:
+        if field.name not in PARTS | LABELS:
             other = OTHERS[type(getattr(base, field.name))]
             yield replace(base, **{field.name: other})  # type: ignore[type-var]
 
@@ -327,8 +331,9 @@ def test_a_change_of_any_field_changes_the_key() -> None:
     assert len({config.key() for config in trials}) == len(trials)
 
 
-def test_the_label_is_no_part_of_the_key_and_equal_configurations_have_equal_keys() -> None:
+def test_labels_are_no_part_of_the_key_and_equal_configurations_have_equal_keys() -> None:
     assert replace(TRIAL, technique="other").key() == TRIAL.key()
+    assert replace(TRIAL, prune=replace(TRIAL.prune, amount_label="other")).key() == TRIAL.key()
     again = TrialConfig.from_json(json.loads(json.dumps(asdict(TRIAL))))
     assert again == TRIAL
     assert again.key() == TRIAL.key()

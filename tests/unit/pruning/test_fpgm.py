@@ -15,7 +15,7 @@ from pruning.criteria import ScoringContext, criteria
 from pruning.fpgm_criterion import sum_distances
 from pruning.granularity import unit_groups
 from pruning.masking import Group, Masks, Member, full_masks
-from pruning.prune import _unit_scores
+from pruning.passes import _unit_scores
 
 
 def scores(net: nn.Module, groups: tuple[Group, ...], masks: Masks | None = None) -> dict[str, Tensor]:

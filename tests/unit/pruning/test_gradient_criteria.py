@@ -251,6 +251,63 @@ def test_synflow_passes_are_those_of_a_loop_by_hand() -> None:
     assert all(torch.equal(masks[name], alive[name]) for name in alive)
 
 
+@pytest.mark.parametrize(("bent", "slope"), [(nn.ReLU6, 1.0), (nn.GELU, 0.5), (nn.SiLU, 0.5), (nn.Tanh, 1.0)])
+def test_synflow_where_an_activation_bends_is_that_of_its_slope(bent: type[nn.Module], slope: float) -> None:
+    """Of an image of ones, ReLU6 passes no gradient on in a network whose flow is above 6."""
+
+    def network(activation: nn.Module) -> nn.Sequential:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(8, 40), activation, nn.Linear(40, 40), activation, nn.Linear(40, 3))
+        net[0].weight.data *= 10  # a flow above 6
+        return net
+
+    sample = (torch.zeros(1, 8), torch.zeros(1, dtype=torch.int64))
+    got, straight = (scores(network(a), "synflow", sample) for a in (bent(), nn.ReLU()))
+    for name, score in got.items():
+        expected = gradient_criteria.DARK * slope**2 * straight[name]
+        torch.testing.assert_close(score, expected, rtol=1e-9, atol=0.0)
+    masks = [
+        pruning.prune(network(a), amount=0.5, criterion="synflow(rounds=3)", sample=sample)
+        for a in (bent(), nn.ReLU())
+    ]
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.Softmax(1)])
+def test_synflow_needs_a_flow(norm: nn.Module) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), norm, nn.Linear(8, 3))
+    sample = (torch.zeros(1, 5), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(
+        ValueError, match="'synflow' needs a network that passes a flow on, and Sequential does not"
+    ):
+        pruning.prune(net, amount=0.5, criterion="synflow", sample=sample)
+
+
+class Attention(nn.Module):
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key, self.value, self.output = (nn.Linear(6, 6) for _ in range(4))
+        self.fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.fused:
+            mixed = functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        else:
+            mixed = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(6), 2) @ v
+        return self.output(mixed.mean(1))
+
+
+def test_grasp_of_fused_attention_is_that_of_its_definition() -> None:
+    sample = (torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 6)
+    fused, plain = (scores(Attention(fused=fused), "grasp", sample) for fused in (True, False))
+    for name, score in plain.items():
+        assert score.abs().max() > 0
+        torch.testing.assert_close(fused[name], score, rtol=1e-6, atol=1e-9 * float(score.abs().max()))
+
+
 def test_synflow_survives_what_overflows_float32() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(*[nn.Linear(30, 30) for _ in range(40)])

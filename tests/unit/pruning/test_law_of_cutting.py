@@ -28,7 +28,8 @@ def built(case: Case) -> nn.Module:
 
 def largest_difference(net: nn.Module, masks: Masks, small: nn.Module) -> float:
     """Of the outputs of the masked and the cut network, over the largest, on images of its own."""
-    images = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+    shape = (len(EXAMPLE), *IMAGE)  # a network may take batches of one size alone
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
     masked = deepcopy(net)
     parameters = dict(masked.named_parameters())
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import pruning
-from orchestrator.training.loop import Masker
+from orchestrator.training.masker import Masker
 from pruning.masking import Masks, mask_weight, mask_weights, view_as_integers
 
 BROKEN = [math.nan, math.inf, -math.inf, -1.0]
@@ -56,7 +56,7 @@ def test_weights_in_another_order_in_memory_are_masked_where_they_are() -> None:
     net = network().to(memory_format=torch.channels_last)
     masks = {"0.weight": torch.arange(36).reshape(4, 1, 3, 3) % 3 > 0}
     before = net[0].weight.detach().clone()
-    Masker(net, masks)()
+    Masker(dict(net.named_parameters()), masks)()
     assert torch.equal(net[0].weight.detach(), torch.where(masks["0.weight"], before, 0.0))
     assert torch.equal(mask_weight(before, masks["0.weight"]), net[0].weight.detach())
 
@@ -65,7 +65,7 @@ def test_the_training_loops_masks_leave_nothing_that_is_no_number() -> None:
     net = network()
     masks = broken(net)
     living = {name: parameter.detach()[masks[name]].clone() for name, parameter in net.named_parameters()}
-    Masker(net, masks)()
+    Masker(dict(net.named_parameters()), masks)()
     for name, parameter in net.named_parameters():
         assert is_plain_zero(parameter.detach()[~masks[name]])
         assert torch.equal(parameter.detach()[masks[name]], living[name])
@@ -75,7 +75,7 @@ def test_a_momentum_that_overflows_at_a_dead_weight_stays_there() -> None:
     """Its step makes the weight infinite each time; the network goes on as if nothing were."""
     net = nn.Linear(2, 1, bias=False)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    mask = Masker(net, {"weight": torch.tensor([[True, False]])})
+    mask = Masker(dict(net.named_parameters()), {"weight": torch.tensor([[True, False]])})
     mask()
     for _ in range(3):
         net.weight.grad = torch.tensor([[1.0, math.inf]])

@@ -192,3 +192,37 @@ def test_overflow_is_refused() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).double()
     with pytest.raises(ValueError, match=r"'wanda' gives scores of '0.weight' that are not finite"):
         scores(net, torch.full((1, 2), 1e200, dtype=torch.float64))
+
+
+TRANSPOSED = {
+    "plain": nn.ConvTranspose2d(6, 4, 3, padding=1),
+    "grouped": nn.ConvTranspose2d(6, 4, 3, padding=1, groups=2),
+    "one dimension": nn.ConvTranspose1d(6, 4, 2),
+}
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "magnitude"])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_weights_of_a_transposed_convolution_compete_within_their_output(name: str, criterion: str) -> None:
+    """Its weight is [in, out of a group, ...]: an output reads a column of the inputs of its group."""
+    layer = TRANSPOSED[name]
+    images = torch.randn(4, 6, *[5] * len(layer.kernel_size), generator=torch.Generator().manual_seed(2))
+    net = nn.Sequential(layer)
+    masks = pruning.prune(
+        net, amount=0.25, criterion=criterion, scope="unit", sample=(images, LABELS.expand(4))
+    )
+    score = scores(net, images)["0.weight"] if criterion == "wanda" else layer.weight.detach().abs()
+    outs, ins = 4 // layer.groups, 6 // layer.groups
+    for output in range(4):
+        inputs = slice(output // outs * ins, (output // outs + 1) * ins)
+        row, mask = (t[inputs, output % outs].flatten() for t in (score, masks["0.weight"]))
+        gone = int(0.25 * len(row) + 0.5)
+        assert int((~mask).sum()) == gone
+        assert set((~mask).nonzero().flatten().tolist()) == set(row.argsort()[:gone].tolist())
+
+
+def test_blocks_of_a_transposed_convolution_are_those_of_its_outputs() -> None:
+    layer = nn.ConvTranspose2d(8, 3, 1)
+    masks = pruning.prune(nn.Sequential(layer), amount=0.5, granularity="nm")
+    # Four inputs of an output are a block.
+    assert (masks["0.weight"].flatten(1).T.reshape(3, 2, 4).sum(2) == 2).all()

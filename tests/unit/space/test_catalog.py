@@ -50,7 +50,8 @@ def test_every_example_is_a_line_of_a_space_file(kind: str, name: str, tmp_path:
     file = tmp_path / "mine.yaml"
     file.write_text(f"axes: {{{', '.join([*axes, *rest])}}}\n" + ("" if axes else f"{own}\n"))
     space = load_space(str(file))
-    (value,) = space.axes.non_empty()[item.axis] if axes else (space.stop,)
+    keys = {"stop": space.stop, "train.recipe": space.train.recipe}
+    (value,) = space.axes.non_empty()[item.axis] if axes else (keys[item.axis],)
     assert str(value).partition("(")[0] == (item.named or name)
 
 

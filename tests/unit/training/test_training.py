@@ -327,7 +327,11 @@ class _Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     "recipe",
-    [Train(2, augment="crop_flip", clip_norm=1.0), replace(SGD, epochs=2, momentum=0.9, augment="flip")],
+    [
+        Train(2, augment="crop_flip", clip_norm=1.0),
+        replace(SGD, epochs=2, momentum=0.9, augment="flip"),
+        Train(2, augment="resized_crop + cutout(size=2)", label_smoothing=0.1, ema=0.9),
+    ],
 )
 def test_nothing_is_read_from_the_device_per_batch(recipe: Train) -> None:
     split, net = images(96), network("cnn(widths=[4])")

@@ -25,6 +25,7 @@ from orchestrator.errors import DivergedError
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint, pack, unpack
 from orchestrator.training.loop import EpochRecord
+from orchestrator.training.losses import Labels
 from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial import checkpointing, during_training, stages
 from orchestrator.trial.checkpointing import TrialCheckpointer, TrialProgress, load_progress
@@ -56,6 +57,14 @@ MOVES = Prune("movement", "weight", "global", "cubic(rounds=3)", 0.75)
 EMPTY = Prune("l2", "channel", "layer", "threshold(value=1e-9, unit='absolute')", 1.0)
 LASSO = "group_lasso(strength=0.05, epochs=2, warmup=0.5)"
 DENSE = dense_config(MLP, SGD)
+AVERAGE = replace(
+    SGD,
+    schedule="one_cycle",
+    augment="resized_crop(scale=0.5) + flip + cutout(size=2)",
+    mixup=0.4,
+    label_smoothing=0.1,
+    ema=0.8,
+)
 TICKET = TrialConfig(dense_config(), weights("iterative(rounds=3)"), "rewind(to=1)", "x")
 REINIT = TrialConfig(dense_config(MLP, replace(SGD, epochs=2)), weights("iterative(rounds=3)"), "reinit", "x")
 WALKS = {
@@ -69,6 +78,31 @@ WALKS = {
         "finetune(epochs=1)",
         "x",
     ),
+    "one cycle, drawn operations": dense_config(
+        MLP,
+        replace(
+            ADAM, schedule="one_cycle", warmup_epochs=0, augment="randaugment(magnitude=5) + cutout(size=3)"
+        ),
+    ),
+    "mixed, smooth, average": dense_config(CNN, AVERAGE),
+    "average, rewound": TrialConfig(
+        dense_config(CNN, AVERAGE), weights("iterative(rounds=2)"), "rewind(to=1)", "x", distill="soft_labels"
+    ),
+    "average, channels last": TrialConfig(
+        dense_config(CNN, replace(AVERAGE, channels_last=True)),
+        units("one_shot", "channel"),
+        "finetune(epochs=2)",
+        "x",
+        prepare=LASSO,
+    ),
+    "average during": TrialConfig(
+        dense_config(CNN, AVERAGE), units("cubic(rounds=2)"), "lr_rewind(epochs=1)", "x", when="during"
+    ),
+    "average, movement during": TrialConfig(
+        dense_config(MLP, replace(AVERAGE, epochs=4)), MOVES, "none", "x", when="during"
+    ),
+    "average, rigl": TrialConfig(dense_config(MLP, AVERAGE), SPARSE, "rigl(interval=3)", "x", when="init"),
+    "average, set": TrialConfig(dense_config(CNN, AVERAGE), SPARSE, "set", "x", when="init"),
     "nothing": TrialConfig(dense_config(), weights("iterative(rounds=3)"), "none", "x"),
     "refit": TrialConfig(dense_config(), units("iterative(rounds=2)"), "refit(images=50)", "x"),
     "finetune": TrialConfig(dense_config(CNN), units("one_shot", "channel"), "finetune(epochs=3)", "x"),
@@ -647,17 +681,17 @@ class Narrow:
         self.most, self.tries = most, list[int]()
         accumulate = stages.train.__globals__["_Loop"]._accumulate
 
-        def checked(loop: Any, part: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        def checked(loop: Any, part: Tensor, labels: Labels, batch: int) -> tuple[Tensor, Tensor]:
             self.tries.append(len(part))
             if len(part) > self.most:
                 raise MemoryError
-            found: tuple[Tensor, Tensor] = accumulate(loop, part, batch)
+            found: tuple[Tensor, Tensor] = accumulate(loop, part, labels, batch)
             return found
 
         monkeypatch.setattr("orchestrator.training.loop._Loop._accumulate", checked)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lottery ticket", "settled during"])
+@pytest.mark.parametrize("name", ["sgd", "lottery ticket", "settled during", "average during"])
 def test_a_halved_micro_batch_is_carried_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     config = WALKS[name]
     if isinstance(config, TrialConfig):

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from trained import Trained, digits, trained
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.training.loop import TrainingHooks, cross_entropy
+from orchestrator.training.loop import TrainingHooks
+from orchestrator.training.losses import cross_entropy
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import stages
 from orchestrator.trial.context import NetworkState, make_context

@@ -12,12 +12,13 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.training.checkpoint import snapshot
 from orchestrator.training.evaluation import evaluate
+from orchestrator.training.lengths import epochs_of, position_of
 from orchestrator.training.loop import EpochRecord, TrainingHooks, train
 from orchestrator.training.optimizers import TrainingPhase, learning_rate
 from orchestrator.trial import recovery, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_of, epochs_per_round, position_of, recoveries
+from orchestrator.trial.recovery import epochs_per_round, recoveries
 
 RECIPE = Train(epochs=3, optimizer="sgd", lr=0.1, schedule="linear")
 NUMERICS = Numerics(micro_batch=4096)

@@ -1,0 +1,74 @@
+"""A pruning for one model: its layers in place of patterns, and why amounts by layer cannot be run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+
+from orchestrator.config import DenseConfig, Prune, method_name
+from orchestrator.errors import SpaceError
+from orchestrator.planning.constraints import amount_conflict, model_conflict, protected_names, shape_of
+from orchestrator.space.space import Space
+from orchestrator.trial.structure import layer_amounts_of, settled_amounts_of
+from pruning.amounts import check_one_amount
+from pruning.granularity import granularities
+from pruning.schedules import schedules
+
+
+def of_model(space: Space, dense: DenseConfig, prune: Prune) -> Prune:
+    """Return the pruning with this model's layers in place of patterns and `only`."""
+    return settled_amounts(dense.model, dense.dataset, with_protected_layers(space, dense, prune))
+
+
+def with_protected_layers(space: Space, dense: DenseConfig, prune: Prune) -> Prune:
+    """Return the pruning with the names of this model's layers in place of `protect` and `only`."""
+    protect = protected_names(dense.model, dense.dataset, space.protect, space.only)
+    return prune if protect == prune.protect else replace(prune, protect=protect)
+
+
+@lru_cache(maxsize=4096)
+def pattern_conflict(model: str, dataset: str, amounts: str) -> str | None:
+    """Check that every entry of amounts by layer, in canonical text, decides a layer of the model."""
+    try:
+        layer_amounts_of((model, *shape_of(dataset)), amounts)
+    except ValueError as error:
+        return f"{method_name(model)}: {error}"
+    return None
+
+
+def check_patterns(amounts: Iterable[object], models: Sequence[str], datasets: Sequence[str]) -> None:
+    """Raise SpaceError for amounts by layer that fit no model of a space: a name is wrong."""
+    for text in (amount for amount in amounts if isinstance(amount, str)):
+        pairs = [pair for pair in product(models, datasets) if model_conflict(*pair) is None]
+        conflicts = [pattern_conflict(*pair, text) for pair in pairs]
+        if conflicts and all(conflicts):
+            raise SpaceError(str(conflicts[0]))
+
+
+def settled_amounts(model: str, dataset: str, prune: Prune) -> Prune:
+    """Return the pruning with the amounts of this model's layers in place of patterns; with one if equal."""
+    if not prune.amount_label:
+        return prune
+    amount, layer_amounts = settled_amounts_of(
+        (model, *shape_of(dataset)), method_name(prune.granularity), prune.protect, prune.amount_label
+    )
+    label = prune.amount_label if layer_amounts else ""
+    return replace(prune, amount=amount, layer_amounts=layer_amounts, amount_label=label)
+
+
+def layer_amounts_conflict(model: str, dataset: str, prune: Prune) -> str | None:
+    """Check amounts by layer: the patterns, and that the methods leave a choice of the amount."""
+    if not prune.amount_label:
+        return None
+    if reason := pattern_conflict(model, dataset, prune.amount_label):
+        return reason
+    settled = settled_amounts(model, dataset, prune)
+    if not settled.layer_amounts:
+        return amount_conflict(prune.granularity, settled.amount)
+    try:
+        check_one_amount(granularities.get(prune.granularity), schedules.get(prune.schedule))
+    except ValueError as error:
+        return str(error)
+    return None
