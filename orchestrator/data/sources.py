@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from orchestrator.config import method_text
 from orchestrator.data import paths
 from orchestrator.errors import DataError, SpaceError, unknown_name
-from pruning.registry import convert_option, hyperparameters, parse_method
+from pruning.registry import Hyperparameter, convert_option, hyperparameters, parse_method
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,7 +140,7 @@ def find_source(text: str) -> Source | None:
         return None
     try:
         cls = source_class(name)
-        return cls(**_bind(name, cls, options))
+        return cls(**_bind(name, options))
     except ValueError as error:
         raise SpaceError(str(error)) from error
 
@@ -151,17 +151,17 @@ def canonical_options(name: str, options: Mapping[str, Any]) -> Options:
     ValueError for an option that it does not have, or a value that is not allowed; no file is looked at.
     """
     cls = source_class(name)
-    bound = _bind(name, cls, options)
+    bound = _bind(name, options)
     for key in cls.paths:
         if bound.get(key):
             bound[key] = paths.recorded(bound[key])
-    source, defaults = cls(**bound), hyperparameters(cls)
+    source, defaults = cls(**bound), options_of(name)
     values = {key: getattr(source, key) for key in defaults}
     return {key: value for key, value in values.items() if value != defaults[key].default}
 
 
-def _bind(name: str, cls: type[Source], options: Mapping[str, Any]) -> Options:
-    allowed = hyperparameters(cls)
+def _bind(name: str, options: Mapping[str, Any]) -> Options:
+    allowed = options_of(name)
     for key in options:
         if key in SELECTION:
             raise ValueError(f"{name}: {key} is no part of the text here; give it as an argument")
@@ -170,9 +170,12 @@ def _bind(name: str, cls: type[Source], options: Mapping[str, Any]) -> Options:
     return {key: convert_option(f"{name}({key})", value, allowed[key]) for key, value in options.items()}
 
 
-def options_of(name: str) -> Mapping[str, Any]:
+def options_of(name: str) -> Mapping[str, Hyperparameter]:
     """Return name -> hyper-parameter of a source's own options."""
-    return hyperparameters(source_class(name)) if name in SOURCES else {}
+    if name not in SOURCES:
+        return {}
+    constructor: Callable[..., Source] = source_class(name)
+    return hyperparameters(constructor)
 
 
 @lru_cache(maxsize=256)

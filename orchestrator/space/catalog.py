@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from textwrap import indent, wrap
+from typing import Any
 
 from models import BUILDERS, LIBRARIES, Builder, find_builder, library_builders
 from orchestrator.config import method_text
 from orchestrator.data.augmentation import augmentations
 from orchestrator.data.datasets import DATASETS, DatasetInfo, split_sizes
-from orchestrator.data.sources import SOURCES, source_class
+from orchestrator.data.sources import SOURCES, options_of, source_class
 from orchestrator.errors import UsageError, unknown_name
 from orchestrator.space import space
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
@@ -47,13 +48,14 @@ class Item:
 
     def example(self) -> str:
         """Return a line for a space file, with every option that has a default."""
-        defaults = {
+        defaults: dict[str, Any] = {
             key: self.sample.get(key, option.default)
             for key, option in self.options.items()
             if option.default not in (None, "") or key in self.sample
         }
         text = method_text(
-            self.named or self.name, {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
+            self.named or self.name,
+            {key: list(value) if type(value) is tuple else value for key, value in defaults.items()},
         )
         value = json.dumps(text) if defaults else text
         key = NOT_AXES.get(self.axis)
@@ -150,7 +152,7 @@ def _source_item(name: str, options: Mapping[str, Hyperparameter]) -> Item:
         source.about,
         text,
         "dataset",
-        options={**hyperparameters(source), **options},
+        options={**options_of(name), **options},
         sample=source.sample,
     )
 
