@@ -20,6 +20,7 @@ def orchestrate(*words: str, cwd: Path) -> CompletedProcess[str]:
         redirect_stdout(out),
         redirect_stderr(err),
         patch.object(sys, "argv", ["orchestrate", *words]),
+        patch.object(sys.modules["__main__"], "__package__", ""),  # `python -m pytest` is not its name
     ):
         try:
             cli.main()

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
+import in_process
 import pytest
 from import_times import imported
 
@@ -47,20 +49,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def typed(shell: str, line: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
-    """The command for a line typed so far; `-c` stands in for the installed script."""
+def typed(shell: str, line: str) -> dict[str, str]:
+    """Return the environment by which a shell asks about a line typed so far."""
     words = ["orchestrate", *line.split(" ")]
     asked = {
         "bash": {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)},
         "zsh": {"_TYPER_COMPLETE_ARGS": " ".join(words)},
         "fish": {"_TYPER_COMPLETE_ARGS": " ".join(words), "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
     }[shell]
+    return asked | {"_ORCHESTRATE_COMPLETE": f"complete_{shell}"}
+
+
+def typed_in_a_shell(shell: str, line: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own; `-c` stands in for the installed script."""
     code = "import sys; sys.argv = ['orchestrate']; from orchestrator.cli import main; main()"
-    asked |= {"_ORCHESTRATE_COMPLETE": f"complete_{shell}"}
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
-        env={**os.environ, **asked, **extra},
+        env={**os.environ, **typed(shell, line), **extra},
         capture_output=True,
         text=True,
         timeout=60,
@@ -70,7 +76,8 @@ def typed(shell: str, line: str, cwd: Path, **extra: str) -> subprocess.Complete
 
 def ask(shell: str, line: str, cwd: Path) -> str:
     """What the command prints for it."""
-    done = typed(shell, line, cwd)
+    with patch.dict(os.environ, typed(shell, line)):
+        done = in_process.orchestrate(cwd=cwd)
     assert done.stderr == ""
     return done.stdout
 
@@ -125,7 +132,7 @@ def test_a_file_whose_name_a_terminal_would_obey_is_not_offered(tmp_path: Path) 
 
 def test_it_loads_little(folder: Path) -> None:
     """Its time is a benchmark's to tell: it is the importing, of 290 modules when this was written."""
-    loaded = imported(typed("bash", "show ", folder, PYTHONPROFILEIMPORTTIME="1").stderr)
+    loaded = imported(typed_in_a_shell("bash", "show ", folder, PYTHONPROFILEIMPORTTIME="1").stderr)
     assert "orchestrator.cli" in loaded
     assert len(loaded) < 370
     assert not {name.partition(".")[0] for name in loaded} & {"torch", "numpy", "ray", "mlflow", "rich"}
