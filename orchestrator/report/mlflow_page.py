@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from orchestrator.data.datasets import split_sizes
 from orchestrator.storage.runs import REPORT
 from orchestrator.tracking import NOTE, MetricPoint, RunRecord, Tracker, compare_address
-from orchestrator.trial.params import DEFAULTS, without_defaults
 from pruning.registry import parse_method
 
 if TYPE_CHECKING:
@@ -118,6 +117,11 @@ def axis_params(space: Space) -> dict[str, str]:
 
 
 def _values_text(axis: str, values: object) -> str:
+    from orchestrator.trial.params import (  # torch, which `orchestrate ui` needs not
+        DEFAULTS,
+        without_defaults,
+    )
+
     text = ", ".join(
         without_defaults(axis, value) if axis in DEFAULTS and isinstance(value, str) else str(value)
         for value in (values if isinstance(values, tuple) else (values,))
