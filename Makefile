@@ -11,7 +11,7 @@ SECONDS ?= 600
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-long test-floors check bench bench-full docs ui clean clean-store
+.PHONY: help install sweep test test-long test-floors check lint bench bench-full docs ui clean clean-store
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,11 +22,8 @@ sweep: $(STAMP)  ## the quickstart sweep: real results and a picture in a minute
 	$(BIN)/orchestrate sweep --space quickstart
 
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP)  ## the tests, fast ones first, then those that start sweeps, servers and browsers
-	failed=0; \
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" || failed=1; \
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not long" || failed=1; \
-	exit $$failed
+test: $(STAMP)  ## the tests; those that start sweeps, servers and browsers first
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: export OMP_NUM_THREADS := 1
 test-long: $(STAMP)  ## a night: the longest tests, all laws at length, SECONDS=600 of the fuzzer, KILLS=200 random kills
@@ -44,12 +41,13 @@ test-floors:  ## the fast tests and a sweep with the lowest versions that pyproj
 	$(FLOORS)/bin/python -m pytest -n $(WORKERS) -m "not slow"
 	$(FLOORS)/bin/python -m pytest tests/integration/test_transfer_sweep.py
 
-check: $(STAMP)  ## ruff, mypy, the import rules and the docs' tables
+check: lint  ## ruff, mypy, the import rules and the docs' tables
+	$(BIN)/pytest tests/test_architecture.py tests/test_docs.py
+
+lint: $(STAMP)  ## ruff and mypy alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_architecture.py
-	$(BIN)/pytest tests/test_docs.py
 
 bench: export OMP_NUM_THREADS := 1
 bench: $(STAMP)  ## measure against baselines, and update the page
@@ -79,6 +77,6 @@ clean-store:  ## remove every result in mlruns/
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -r requirements.lock
+	$(BIN)/python -m pip install --no-compile -r requirements.lock  # Python compiles what is used when it is
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	touch $@

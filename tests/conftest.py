@@ -65,20 +65,28 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("store"))
 
 
-@pytest.fixture(scope="module")  # a longer one would be among the listeners that test_local_users.py looks at
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`mlflow server --serve-artifacts`, for tests that do not stop it."""
+@pytest.fixture(scope="session")
+def session_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server of all modules of this process, which starts when the first of them needs it."""
     from server import Server
 
     server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
     yield server
     server.kill()
 
 
-def _allowed_seconds(item: pytest.Item) -> float:
+@pytest.fixture(scope="module")
+def server(session_server: Server) -> Server:
+    """`mlflow server --serve-artifacts`, for tests that do not stop it; others have been there before."""
+    if session_server.process is None:
+        session_server.start()
+    return session_server
+
+
+def _expected_length(item: pytest.Item) -> tuple[float, bool]:
+    """Sort by the seconds that a test is allowed, then by the mark `slow`."""
     timeout = item.get_closest_marker("timeout")
-    return float(timeout.args[0]) if timeout else 0.0
+    return float(timeout.args[0]) if timeout else 0.0, item.get_closest_marker("slow") is not None
 
 
 def pytest_runtest_setup() -> None:
@@ -121,7 +129,7 @@ def _copied_tables(engine: Any) -> None:  # sqlalchemy's, which tests may not ne
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_allowed_seconds, reverse=True)  # the longest first, or one worker is left with them
+    items.sort(key=_expected_length, reverse=True)  # the longest first, or one worker is left with them
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return

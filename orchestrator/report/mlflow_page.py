@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from orchestrator.data.datasets import parse_dataset, split_sizes
 from orchestrator.storage.runs import REPORT
 from orchestrator.tracking import NOTE, MetricPoint, RunRecord, Tracker, compare_address
-from orchestrator.trial.params import DEFAULTS, without_defaults
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -117,6 +116,9 @@ def axis_params(space: Space) -> dict[str, str]:
 
 
 def _values_text(axis: str, values: object) -> str:
+    # Here, not above: it imports torch, which `orchestrate ui` does not need.
+    from orchestrator.trial.params import DEFAULTS, without_defaults
+
     text = ", ".join(
         without_defaults(axis, value) if axis in DEFAULTS and isinstance(value, str) else str(value)
         for value in (values if isinstance(values, tuple) else (values,))

@@ -7,8 +7,19 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
-from small_sweep import DENSE, LONGEST, TRIALS, check_all_there, finished, sweeping, until
+from small_sweep import (
+    DENSE,
+    LONGEST,
+    NAME,
+    SPACE,
+    TRIALS,
+    check_all_there,
+    finished,
+    sweeping,
+    until,
+)
 
 from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import default_uri, outbox_folder
@@ -70,9 +81,11 @@ def test_a_disk_that_fills_up_in_mid_sweep(disk: Path) -> None:
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_runs(disk: Path) -> None:
     fill(disk, but=2 * MEGABYTE)  # for the empty database, and little else
-    with sweeping(disk) as process:
-        assert process.wait(LONGEST) == 4
-    said = (disk / "log.txt").read_text().splitlines()[-1]
+    (disk / f"{NAME}.yaml").write_text(SPACE)
+    words, state = ("sweep", "--space", f"{NAME}.yaml"), str(disk / "state")
+    done = forked.orchestrate(*words, cwd=disk, seconds=LONGEST, ORCHESTRATE_STATE_DIR=state)
+    assert done.returncode == 4
+    said = done.stderr.splitlines()[-1]
     assert said.startswith(f"error: {disk / 'mlruns'} has ")
     assert f"and the {TRIALS + DENSE} runs that are left need about 2." in said
     tracker = Tracker(default_uri(disk), "small")

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import ray
 from local_attacker import NO_GRPC, NOBODY
+from server import Server
 
 from orchestrator.errors import ClusterError
 from orchestrator.execution import ray_local, ray_patches
@@ -102,6 +103,7 @@ def test_without_a_token_the_attack_works(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(ray_local, "new_token", no_token)
     monkeypatch.setitem(ray_local.ENVIRONMENT, "RAY_AUTH_MODE", "disabled")
+    monkeypatch.delitem(ray_local.ENVIRONMENT, "RAY_preload_python_modules")  # seconds, for no trial
     with ray_at_work():
         assert write(address()) == "written 1"
         answers = attack(ports(), ["InternalKVGcsService/InternalKVPut"])
@@ -124,8 +126,13 @@ def test_a_ray_that_listens_for_other_machines_is_refused(monkeypatch: pytest.Mo
     assert not [child for child in psutil.Process().children() if "ray" in child.name()]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_other_listener(session_server: Server) -> None:
+    session_server.kill()
+
+
 @pytest.fixture(scope="module")
-def at_work() -> Iterator[None]:
+def at_work(_no_other_listener: None) -> Iterator[None]:
     with ray_at_work():
         yield
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forked
 import psutil
 import pytest
 
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 LONGEST = 500.0  # seconds that one sweep may take on a loaded machine
 POINTS = 6
+COMMAND = ("sweep", "--space", "search.yaml", "--json")
 ONE_BY_ONE = ("--max-concurrent", "1")  # so that each point follows from all those before it
 SPACE = f"""\
 version: 1
@@ -49,7 +51,7 @@ train: {{epochs: 2}}
 def sweeping(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A sweep in a process of its own, which is gone at the end."""
     (folder / "search.yaml").write_text(SPACE)
-    line = [sys.executable, "-m", "orchestrator.cli", "sweep", "--space", "search.yaml", "--json", *words]
+    line = [sys.executable, "-m", "orchestrator.cli", *COMMAND, *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(line, cwd=folder, text=True, **pipes)
     try:
@@ -61,10 +63,10 @@ def sweeping(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
 
 def swept(folder: Path, *words: str) -> dict[str, Any]:
     """What a sweep says in the end."""
-    with sweeping(folder, *words) as process:
-        out, err = process.communicate(timeout=LONGEST)
-    assert process.returncode == 0, err
-    found: dict[str, Any] = json.loads(out)
+    (folder / "search.yaml").write_text(SPACE)
+    done = forked.orchestrate(*COMMAND, *words, cwd=folder, seconds=LONGEST)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 

@@ -91,42 +91,36 @@ def test_a_sqlite_file_that_is_locked_for_a_while(tmp_path: Path) -> None:
     assert outbox.pending_runs() == []
 
 
-def test_checkpoints_through_a_server_are_found_and_removed(tmp_path: Path) -> None:
-    server = Server(tmp_path / "server")
-    server.start()
-    try:
-        initialise(server.uri)
-        tracker = Tracker(server.uri, "x")
-        sweep = tracker.start("sweep", "x", tags={}).run_id
-        settings = WorkerSettings(
-            server.uri,
-            "x",
-            sweep,
-            None,
-            provenance.install_path(),
-            state_dir=str(tmp_path),
-            checkpoint_seconds=0.0,
-        )
-        config = DenseConfig(
-            "mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=6), Numerics(micro_batch=4096)
-        )
-        point = Task(config.key(), "dense", config)
+def test_checkpoints_through_a_server_are_found_and_removed(server: Server, tmp_path: Path) -> None:
+    initialise(server.uri)
+    tracker = Tracker(server.uri, "checkpoints")
+    sweep = tracker.start("sweep", "checkpoints", tags={}).run_id
+    artifacts = server.folder / "artifacts" / str(tracker.experiment_id)
+    settings = WorkerSettings(
+        server.uri,
+        "checkpoints",
+        sweep,
+        None,
+        provenance.install_path(),
+        state_dir=str(tmp_path),
+        checkpoint_seconds=0.0,
+    )
+    config = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=6), Numerics(micro_batch=4096))
+    point = Task(config.key(), "dense", config)
 
-        def die(values: dict[str, float]) -> None:
-            if values["epoch"] == 4.0:
-                raise SystemExit
+    def die(values: dict[str, float]) -> None:
+        if values["epoch"] == 4.0:
+            raise SystemExit
 
-        with pytest.raises(SystemExit):
-            run_task(point, settings, on_progress=die)
-        kept = list((tmp_path / "server" / "artifacts").rglob("checkpoint/*.safetensors"))
-        assert len(kept) == 2
-        heard: list[float] = []
-        run_task(point, settings, on_progress=lambda values: heard.append(values["epoch"]))
-        assert heard[0] > 2.0
-        row = tracker.find_all_finished({config.key()})[config.key()]
-        assert "carried_on_from" in row.tags
-        assert "checkpoints_left_in" not in row.tags
-        assert not list((tmp_path / "server" / "artifacts").rglob("checkpoint/*.safetensors"))
-        assert list((tmp_path / "server" / "artifacts").rglob("model/weights.safetensors"))
-    finally:
-        server.kill()
+    with pytest.raises(SystemExit):
+        run_task(point, settings, on_progress=die)
+    kept = list(artifacts.rglob("checkpoint/*.safetensors"))
+    assert len(kept) == 2
+    heard: list[float] = []
+    run_task(point, settings, on_progress=lambda values: heard.append(values["epoch"]))
+    assert heard[0] > 2.0
+    row = tracker.find_all_finished({config.key()})[config.key()]
+    assert "carried_on_from" in row.tags
+    assert "checkpoints_left_in" not in row.tags
+    assert not list(artifacts.rglob("checkpoint/*.safetensors"))
+    assert list(artifacts.rglob("model/weights.safetensors"))

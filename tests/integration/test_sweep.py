@@ -17,7 +17,7 @@ import ray  # before orchestrator.execution: it must be on loopback all the same
 import models
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.execution import searcher
+from orchestrator.execution import ray_local, searcher
 from orchestrator.execution.options import Resources
 from orchestrator.execution.ray_local import local_ray
 from orchestrator.execution.tune_experiment import run_experiment
@@ -194,8 +194,9 @@ def test_an_epoch_that_takes_minutes_does_not_hold_up_the_end(tmp_path: Path) ->
     assert not [child for child in psutil.Process().children() if "ray" in child.name()]
 
 
-def test_a_trial_sees_the_one_gpu_that_it_holds(tmp_path: Path) -> None:
+def test_a_trial_sees_the_one_gpu_that_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray believes in two GPUs; no CUDA is needed to be shown one."""
+    monkeypatch.delitem(ray_local.ENVIRONMENT, "RAY_preload_python_modules")  # torch, in four workers
 
     def seen(number: int) -> str:
         (tmp_path / str(number)).touch()

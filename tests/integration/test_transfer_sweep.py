@@ -1,4 +1,4 @@
-"""The third journey as a person takes it: a sweep, and another --from a network of the first."""
+"""The third journey as a person takes it: a sweep --from a network of another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from subprocess import CompletedProcess
 import forked
 import in_process
 import pytest
+from whole_sweep import record_sweep
 
+from orchestrator.space.space import load_space
+from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 
 FIRST = """\
@@ -57,9 +60,10 @@ def test_a_logged_network_is_taken_on_to_other_classes(
     orchestrate: Callable[..., Done], tmp_path: Path
 ) -> None:
     (tmp_path / "first.yaml").write_text(FIRST)
-    orchestrate("sweep", "--space", "first.yaml", "--device", "cpu")
-    tracker = Tracker(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}", "transfer")
-    (trial,) = (run for run in tracker.find_all_finished().values() if run.tags["kind"] == "trial")
+    uri = default_uri(tmp_path)
+    first = record_sweep(uri, tmp_path / "state", load_space(str(tmp_path / "first.yaml")))
+    tracker = Tracker(uri, "transfer")
+    trial = tracker.get_run(first)
     move = ["--space", "transfer", "--device", "cpu", *(word for item in SETS for word in ("--set", item))]
 
     assert "give --from MODEL" in orchestrate("plan", *move, code=2).stderr

@@ -293,7 +293,7 @@ def test_another_folder_of_the_name_models_is_in_nobody_s_way(tmp_path: Path, ha
 
 @pytest.mark.slow
 def test_ray_is_started_if_that_is_wanted(tmp_path: Path) -> None:
-    done = command("--deep", cwd=tmp_path)
+    done = forked.orchestrate("doctor", "--deep", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ok       ray "))
     assert "started and answered in" in line

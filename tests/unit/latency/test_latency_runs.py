@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import forked
+import in_process
 import pytest
 from whole_sweep import record_sweep
 
@@ -259,10 +259,13 @@ def test_other_batch_sizes_are_refused(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_prints_json_and_progress_apart(place: Place, tmp_path: Path) -> None:
+def test_the_command_prints_json_and_progress_apart(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
     row = next(row for row in place.rows() if row.name == "weight 0.25")
     words = ["latency", row.run_id, "--batch", "3", "--seconds-each", "0.01", "--json"]
-    done = forked.orchestrate(*words, cwd=tmp_path, MLFLOW_TRACKING_URI=place.uri)
+    done = in_process.orchestrate(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert (record["run_id"], record["batch"]) == (row.run_id, 3)
@@ -277,7 +280,7 @@ def test_a_sweep_measures_when_it_is_over(tmp_path: Path) -> None:
     )
     record_sweep(default_uri(tmp_path), tmp_path / "state", load_space(str(tmp_path / "tiny.yaml")))
     words = ["sweep", "--space", "tiny.yaml", "--device", "cpu", "--latency"]
-    done = forked.orchestrate(*words, cwd=tmp_path, seconds=500)
+    done = in_process.orchestrate(*words, cwd=tmp_path)  # nothing is to be run: no Ray is started
     assert done.returncode == 0, done.stderr
     assert "nothing to do: all 2 trials are in the store" in done.stdout
     tracker = Tracker(default_uri(tmp_path), "tiny")
@@ -286,6 +289,6 @@ def test_a_sweep_measures_when_it_is_over(tmp_path: Path) -> None:
     assert all(row.metrics["final/latency_ms_p50"] > 0 for row in rows)
     assert {conditions(row, 1)["form"] for row in rows} >= {"cut"}
     assert "2/2 structured" in done.stderr
-    again = forked.orchestrate(*words, cwd=tmp_path, seconds=500)
+    again = in_process.orchestrate(*words, cwd=tmp_path)
     assert again.returncode == 0
     assert "batch 1:" not in again.stderr  # nothing is left to time

@@ -128,7 +128,7 @@ def test_concatenated_layers_own_their_part_of_the_columns() -> None:
 
 @pytest.mark.slow
 def test_densenet_has_120_groups_the_same_at_any_image_size() -> None:
-    small, large = (channel_groups("densenet121", (1, side, side)) for side in (8, 28))
+    small, large = (channel_groups("densenet121", shape) for shape in ((1, 8, 8), (3, 32, 32)))
     assert len(small) == len(large) == 120  # every convolution but none of the classifier's rows
     for one, two in zip(small, large, strict=True):
         assert (one.name, one.size, len(one.members)) == (two.name, two.size, len(two.members))

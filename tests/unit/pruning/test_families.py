@@ -208,6 +208,7 @@ def test_every_criterion_on_a_small_network(network: str, granularity: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("granularity", GRANULARITIES[:3])
 @pytest.mark.parametrize("network", LARGE)
 def test_every_criterion_on_a_larger_network(network: str, granularity: str) -> None:
