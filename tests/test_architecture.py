@@ -177,8 +177,8 @@ def test_imports_never_go_in_a_circle() -> None:
     assert set(order) == set(known)
 
 
-# What a start imports -> the libraries that are not loaded by then. One process imports them in this order, so
-# each is also held to what those before it load: no less strict, since the sets only shrink.
+# What a start imports -> the libraries that are not loaded by then. One process imports them in this order,
+# so each is also held to what those before it load: no less strict, since the sets only shrink.
 STARTS = {
     "pruning.plugins": HEAVY | {"numpy"},
     "pruning.kept_code": HEAVY | {"numpy"},
