@@ -140,9 +140,18 @@ def cut_theirs(name: str, side: int) -> dict[str, Any]:
     )  # fmt: skip
     reference = deepcopy(net)
     names = {id(module): module_name for module_name, module in net.named_modules()}
+    rows_left: dict[str, list[int]] = {}  # what is removed is counted among the rows that are left
     for group in pruner.step(interactive=True):
+        removed: dict[str, set[int]] = {}
         for dependency, positions in group:
-            silence(reference, names.get(id(dependency.target.module), ""), dependency, positions)
+            name = names.get(id(dependency.target.module), "")
+            if name and makes_rows(reference.get_submodule(name), dependency):
+                removed.setdefault(name, set()).update(positions)
+        for name, positions in removed.items():
+            module = reference.get_submodule(name)
+            rows = rows_left.get(name) or list(range(len(next(module.parameters(recurse=False), []))))
+            silence(module, [rows[position] for position in positions])
+            rows_left[name] = [row for position, row in enumerate(rows) if position not in positions]
         group.prune()
     parameters, macs = cost(net, side)
     return {
@@ -153,17 +162,18 @@ def cut_theirs(name: str, side: int) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def silence(net: nn.Module, name: str, dependency: Any, positions: list[int]) -> None:
-    """Set what the pruner removes of a layer's outputs, or of a norm, to zero."""
-    module = net.get_submodule(name) if name else None
+def makes_rows(module: nn.Module, dependency: Any) -> bool:
+    """Whether a layer loses outputs by this, or a norm entries."""
     is_output = "out_channels" in getattr(dependency.handler, "__name__", "")
-    is_norm = isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm))
-    if module is None or not (is_output or is_norm):
-        return
+    return is_output or isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm))
+
+
+@torch.no_grad()
+def silence(module: nn.Module, rows: list[int]) -> None:
+    """Set rows of a layer, or entries of a norm, to zero."""
     for parameter in module.parameters(recurse=False):
-        if parameter.shape[0] > max(positions):
-            parameter[positions] = 0
+        if parameter.shape[0] > max(rows):
+            parameter[rows] = 0
 
 
 def run_one(name: str, label: str) -> dict[str, Any]:
