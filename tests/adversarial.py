@@ -732,38 +732,6 @@ def root_of_a_small_scale() -> nn.Module:
 
 
 @case("cut")
-def counts_its_calls() -> nn.Module:
-    return three(lambda s, x, h: (s.calls.add_(1), h)[1], calls=torch.zeros((), dtype=torch.int64))
-
-
-@case("refused")
-def grows_with_its_calls() -> nn.Module:
-    return three(lambda s, x, h: h * s.calls.add_(1), calls=torch.zeros(()))
-
-
-@case("cut")
-def even_batches_alone() -> nn.Module:
-    """Two frames of one scene, say, of which a difference is read."""
-    return three(lambda s, x, h: h - h.unflatten(0, (-1, 2)).flip(1).flatten(0, 1))
-
-
-@case("cut")
-def one_prelu_behind_two_layers() -> nn.Module:
-    return Graph(
-        lambda s, x: s.out(pooled(s.act(s.b(s.act(s.a(x)))))),
-        a=conv(1, 8), act=nn.PReLU(8), b=conv(8, 8), out=nn.Linear(8, 5),
-    )  # fmt: skip
-
-
-@case("cut")
-def a_complex_filter_for_each_channel() -> nn.Module:
-    return three(
-        lambda s, x, h: torch.fft.irfft2(torch.fft.rfft2(h) * s.filters, s=h.shape[2:]),
-        filters=nn.Parameter(torch.randn(8, 6, 4, dtype=torch.complex64)),
-    )
-
-
-@case("cut")
 def one_batch_size_alone() -> nn.Module:
     return three(lambda s, x, h: h.reshape(2, 8, 6, 6))
 
