@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
 PUSHES = ("both", "up", "down", "low")
-AGAIN = tuple(f"both {number}" for number in range(1, 5))  # other draws of "both"
+AGAIN = tuple(f"both {number}" for number in range(1, 13))  # other draws of "both"
 
 
 def batch_dim(first: Tensor, second: Tensor | None, both: Tensor | None) -> int | None:
