@@ -18,7 +18,7 @@ from pruning.perturbation import AGAIN, PUSHES, reader_dim
 from pruning.probe import Probe
 
 SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
-IDLE_DRAWS = 2  # once a draw has shown more: so many that show nothing are no end
+IDLE_DRAWS = 4  # more draws that show nothing new end it; two less before any has shown more
 NEARLY = 0.9  # of pairs of unit and column: what is missing is too small to be seen
 
 
@@ -85,7 +85,7 @@ def _draw_again(
     seen: _Seen,
 ) -> None:
     """Perturb with other draws as long as they show more: a ReLU behind a norm hides half of its columns."""
-    idle = IDLE_DRAWS  # the first draw that shows nothing ends it
+    idle = IDLE_DRAWS - 2
     for push in AGAIN:
         before = _count_read(seen)
         _decode(probe, _hidden(probe, reach, units, widths, seen), units, seen, push)
