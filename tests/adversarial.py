@@ -785,3 +785,11 @@ def depends_on_the_count_of_its_calls() -> nn.Module:
 def even_batches_alone() -> nn.Module:
     """Two frames for each image."""
     return three(lambda s, x, h: h.unflatten(0, (-1, 2)).flip(1).flatten(0, 1))
+
+
+@case("cut")
+def batch_norm_without_statistics() -> nn.Module:
+    return Graph(
+        lambda s, x: s.out(s.norm(s.a(x)).relu().flatten(1)),
+        a=conv(1, 8), norm=nn.BatchNorm2d(8, track_running_stats=False), out=nn.Linear(8 * 36, 5),
+    )  # fmt: skip
