@@ -124,7 +124,13 @@ def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut:
             small = shrink(net, saved.masks, image, whole_if_dead=whole_if_dead)
         except ValueError as error:
             raise StoreError(f"this network cannot be cut out by its masks: {error}") from error
-        if layer_widths(small) == spec.cut_widths:
+        # Earlier versions recorded fewer of an attention's counts, NAME:COUNT.
+        widths = {
+            name: width
+            for name, width in layer_widths(small).items()
+            if name in spec.cut_widths or ":" not in name
+        }
+        if widths == spec.cut_widths:
             return small.eval()
     raise StoreError("what the masks leave of this network is not what was recorded: other widths")
 

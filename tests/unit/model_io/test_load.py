@@ -12,13 +12,18 @@ import pytest
 import torch
 from recorded import Store
 
+import models
 import orchestrator
 from orchestrator.errors import DeviceError, OrchestrateError, StoreError, UsageError
 from orchestrator.model_io import load
 from orchestrator.model_io.load import recorded_data
 from orchestrator.model_io.source import ModelSource, resolve_source
 from orchestrator.storage.manifest import LocalFolder
+from orchestrator.storage.model_files import save_model
 from orchestrator.training.evaluation import evaluate
+from orchestrator.trial.context import NetworkState
+from pruning import apply_masks, kept_code, own_code, prune, shrink
+from pruning.resize import layer_widths
 
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
 # Of densenet121 the rest is long: what is stored is the same as of a cnn, and each takes half a minute.
@@ -269,3 +274,47 @@ def test_a_network_whose_builder_has_changed_since_is_refused(monkeypatch: pytes
     monkeypatch.setattr(load, "model_code", lambda model: {"lab": "aaa", "torchvision=": "2.0"})
     with pytest.warns(UserWarning, match=r"built by torchvision 1\.0, and 2\.0 is installed"):
         load._check_code(origin, "barnet")
+
+
+ATTENTIVE = """\
+from torch import nn
+
+
+class Attentive(nn.Module):
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.tokens = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = nn.Linear(8, num_classes)
+
+    def forward(self, images):
+        x = self.tokens(images.flatten(1, 2))
+        return self.out((x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
+"""
+
+
+def test_widths_that_do_not_say_how_wide_heads_are_load_a_cut_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of earlier versions have them so; other widths stay refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_code, "_CODES", {})
+    (tmp_path / "net.py").write_text(ATTENTIVE)
+    name = models.resolve("net.py:Attentive")[0]
+    net = models.build(name, input_shape=(1, 8, 8), num_classes=10).eval()
+    images = torch.randn(2, 1, 8, 8)
+    with pytest.warns(UserWarning, match="not pruned"):
+        masks = prune(net, amount=0.5, criterion="l2", granularity="head", example_input=images)
+    small = shrink(net, masks, images)
+    widths = {key: width for key, width in layer_widths(small).items() if not key.endswith(":head_dim")}
+    assert len(widths) == len(layer_widths(small)) - 1
+    apply_masks(net, masks)
+    arch: dict[str, object] = {"model": name, "input_shape": [1, 8, 8], "num_classes": 10}
+    code = kept_code.dump(kept_code.codes_in(name))
+    for folder, cut_widths in (("old", widths), ("other", {**widths, "attention:num_heads": [2]})):
+        (tmp_path / folder).mkdir()
+        state = NetworkState(net.state_dict(), masks)
+        save_model(tmp_path / folder, state, arch={**arch, "cut_widths": cut_widths}, code=code)
+    loaded, _ = orchestrator.load(tmp_path / "old", manifest_sha256=manifest_of(tmp_path / "old"))
+    torch.testing.assert_close(loaded(images), small(images))
+    refused(tmp_path / "other", "other widths")
