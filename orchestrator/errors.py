@@ -103,7 +103,7 @@ class BusyError(OrchestrateError):
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
     """Return the message for an unknown name: with the nearest names, or else with all."""
-    names = sorted(allowed)
+    names = sorted({*allowed})
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return f"unknown {kind} {name!r}; {hint}"

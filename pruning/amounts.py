@@ -108,10 +108,13 @@ def find_pool_amounts(
     groups: Sequence[Group] | None,
     protected: Collection[str] = (),
 ) -> dict[str, tuple[float, frozenset[str]]]:
-    """Return each weight or group by name with its amount, the smallest of its layers', and these layers."""
+    """Return each weight or group by name with its amount, the smallest of its layers', and these layers.
+
+    A layer that is not in `layer_amounts` has amount 0.
+    """
     pools = dict(_layers_by_pool(net, groups, protected))
     return {
-        pool: (min((layer_amounts[name] for name in names), default=0.0), names)
+        pool: (min((layer_amounts.get(name, 0.0) for name in names), default=0.0), names)
         for pool, names in pools.items()
     }
 

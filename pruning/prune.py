@@ -64,17 +64,16 @@ def prune(
     `amount` in [0, 1] is the fraction of all weights, units or channels to prune; what `masks` has pruned
     counts already and stays pruned. To an adaptive schedule it is a ceiling. A mapping gives amounts by
     layer, `{"layer4.*": 0.75, "*": 0.5}`: names and patterns as in `protect`; the first that matches counts,
-    and a layer without a match has amount 0. Granularity `channel` needs `example_input`,
-    images [N, C, H, W] of which only the shape counts, or the `groups` of an earlier trace.
-    `protect` and `only` take names of layers and patterns (`layer4.*`, `*.downsample.*`; `*` crosses dots),
-    `input` and `output`: layers of `protect` are left whole, and with `only` so are all others than its own;
-    a unit or channel that such a layer makes stays. For `unit`, and for `output` or `input`, the network is
-    run once to see which layers make the logits; without `example_input`, on an input that its layers
-    suggest. `sample` (images, labels) is for
-    criteria that look at data, `accumulated` the sums of an `Accumulator` for those that look at a training.
-    `invert` prunes the best first, a control. `net` is untouched. What has weights and is not pruned is named
-    in a warning. ValueError for bad values, unknown names, and networks
-    that cannot be pruned.
+    and a layer without a match has amount 0. Granularity `channel` needs `example_input`, images
+    [N, C, H, W] of which only the shape counts, or the `groups` of an earlier trace. `protect` and `only`
+    take names of layers and patterns (`layer4.*`, `*.downsample.*`; `*` crosses dots), `input` and `output`:
+    layers of `protect` are left whole, and with `only` so are all others than its own; a unit or channel that
+    such a layer makes stays. For `unit`, and for `output` or `input`, the network is run once to see which
+    layers make the logits; without `example_input`, on an input that its layers suggest. `sample` (images,
+    labels) is for criteria that look at data, `accumulated` the sums of an `Accumulator` for those that look
+    at a training. `invert` prunes the best first, a control. `net` is untouched. What has weights and is not
+    pruned is named in a warning. ValueError for bad values, unknown names, and networks that cannot be
+    pruned.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _check_numbers(amount, pattern, scope, round)

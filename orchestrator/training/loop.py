@@ -171,8 +171,7 @@ def train(
             apply_masks.replace(new_masks)
             if average is not None:
                 apply_masks()  # the hook has changed the average alone
-        if not math.isfinite(loss) or not math.isfinite(evaluation.loss):
-            raise DivergedError(f"the loss is no longer finite in epoch {epoch + 1} of {phase.epochs}")
+        _check_finite(loss, evaluation.loss, epoch=epoch + 1, epochs=phase.epochs)
         records.append(EpochRecord(loss, accuracy, evaluation.loss, evaluation.accuracy, lr, seconds))
         if maybe_save is not None:
             maybe_save(partial(loop.state_dict, tuple(records)))
@@ -181,6 +180,11 @@ def train(
     if average is not None:
         average.replace_weights()
     return records
+
+
+def _check_finite(*losses: float, epoch: int, epochs: int) -> None:
+    if not all(map(math.isfinite, losses)):
+        raise DivergedError(f"the loss is no longer finite in epoch {epoch} of {epochs}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ A recipe's batch size is that of a space that names the recipe and no batch size
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.config import Train
 
@@ -21,6 +21,18 @@ class NamedRecipe:
     note: str
 
 
+# Section 3: SGD with Nesterov momentum 0.9, weight decay 0.0005, mini-batch 128, rate 0.1 times 0.2 at
+# epochs 60, 120 and 160 of 200; flips and crops from images padded by 4 pixels.
+WIDE_RESNET = Train(
+    epochs=200,
+    optimizer="sgd",
+    lr=0.1,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    schedule="step(milestones=['30%', '60%', '80%'], factor=0.2)",
+    augment="crop_flip",
+)
 RECIPES = {
     # Section 4.2: mini-batch 128, weight decay 0.0001, momentum 0.9, rate 0.1 divided by 10 at 32k and 48k
     # of 64k iterations, on 45k of the 50k images; 4 pixels padded, a random crop or its flip.
@@ -43,19 +55,8 @@ RECIPES = {
             "learns: warmup_epochs: 1 stands in for that."
         ),
     ),
-    # Section 3: SGD with Nesterov momentum 0.9, weight decay 0.0005, mini-batch 128, rate 0.1 times 0.2 at
-    # epochs 60, 120 and 160 of 200; flips and crops from images padded by 4 pixels.
     "wide_resnet_cifar": NamedRecipe(
-        Train(
-            epochs=200,
-            optimizer="sgd",
-            lr=0.1,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=5e-4,
-            schedule="step(milestones=['30%', '60%', '80%'], factor=0.2)",
-            augment="crop_flip",
-        ),
+        WIDE_RESNET,
         batch_size=128,
         about="the wide ResNets of CIFAR-10 and CIFAR-100",
         paper="Zagoruyko & Komodakis, Wide Residual Networks, BMVC 2016, section 3",
@@ -63,16 +64,7 @@ RECIPES = {
     ),
     # The recipe of Wide-ResNet-28-10, with a cutout of 16x16 on CIFAR-10.
     "cutout_cifar10": NamedRecipe(
-        Train(
-            epochs=200,
-            optimizer="sgd",
-            lr=0.1,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=5e-4,
-            schedule="step(milestones=['30%', '60%', '80%'], factor=0.2)",
-            augment="crop_flip + cutout(size=16)",
-        ),
+        replace(WIDE_RESNET, augment="crop_flip + cutout(size=16)"),
         batch_size=128,
         about="wide ResNets with cutout on CIFAR-10",
         paper="DeVries & Taylor, Improved Regularization of CNNs with Cutout, 2017",

@@ -285,6 +285,26 @@ def test_a_rerun_has_the_same_bits(swept: tuple[str, Plan]) -> None:
     assert compare(recorded, rerun(recorded)).differences == []
 
 
+def test_layers_without_a_match_stay_whole_in_every_technique(tmp_path: Path) -> None:
+    found = space(
+        tmp_path,
+        "{'hidden.0': 50%}",
+        technique="[weight, unstructured, neuron, structured]",
+        schedule="[one_shot, iterative(rounds=2)]",
+        rest="train: {epochs: 1}",
+    )
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    record_sweep(uri, tmp_path / "state", found)
+    frame = orchestrator.results("mine", uri=uri)
+    assert len(frame) == 8
+    assert set(frame["status"]) == {"finished"}
+    # Half of the 512 weights of `hidden.0`, of 720; with whole units also the 32 that read nothing any more.
+    sparsity = {"weight": 256, "unstructured": 256, "neuron": 256 + 32, "structured": 256 + 32}
+    for technique, removed in sparsity.items():
+        rows = frame[frame["technique"] == technique]
+        assert rows["final/sparsity"].tolist() == pytest.approx([removed / 720] * 2), technique
+
+
 NET = """
 from torch import nn
 
