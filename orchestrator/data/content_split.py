@@ -77,9 +77,11 @@ def shared_notes(
     first_in: list[dict[bytes, int]] = [{contents[i]: i for i in reversed(split)} for split in splits]
     notes = []
     for one, other in ((0, 1), (0, 2), (1, 2)):
-        shared = [content for content in first_in[one] if content in first_in[other]]
+        ordered = dict.fromkeys(contents[position] for position in splits[one])
+        shared = [content for content in ordered if content in first_in[other]]
         if shared:
             a, b = (names[first_in[split][shared[0]]] for split in (one, other))
             both = f"{SPLITS[one]} and {SPLITS[other]}"
-            notes.append(f"{len(shared)} images stand in both {both}: the first is {a} = {b}")
+            what = "image stands" if len(shared) == 1 else "images stand"
+            notes.append(f"{len(shared)} {what} in both {both}: the first is {a} = {b}")
     return tuple(notes)

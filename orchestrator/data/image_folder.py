@@ -100,18 +100,14 @@ class ImageFolder(Source):
             names,
             (train, validation, test),
             (
-                *_left_out(len(listing.images) - len(images), "broken images are left out"),
-                *_left_out(len(listing.others), "files are no images by their names", listing.others),
+                *_left_out(len(listing.images) - len(images), listing.others),
                 *shared_notes(contents, splits, [image.name for image in images]),
             ),
         )
 
-    def broken(self) -> Iterator[str]:
-        """Yield a line for each file that cannot be decoded."""
-        for image in self._listing()[0].images:
-            result = self._decode(image)
-            if isinstance(result, str):
-                yield result
+    def broken(self) -> tuple[str, ...]:
+        results = map(self._decode, self._listing()[0].images)
+        return tuple(result for result in results if isinstance(result, str))
 
     def _root(self) -> Path:
         return paths.absolute(self.path)
@@ -172,7 +168,10 @@ class ImageFolder(Source):
         return whole, contents, pixels[: len(whole)]
 
 
-def _left_out(count: int, what: str, names: Sequence[str] = ()) -> tuple[str, ...]:
-    if not count:
-        return ()
-    return (f"{count} {what}{f': the first is {names[0]}' if names else ''}",)
+def _left_out(broken: int, others: Sequence[str]) -> Iterator[str]:
+    """Yield how many broken images, and files that are no images by their names, are left out."""
+    if broken:
+        yield f"{broken} broken image{' is' if broken == 1 else 's are'} left out"
+    if others:
+        what = "file is no image by its name" if len(others) == 1 else "files are no images by their names"
+        yield f"{len(others)} {what}: the first is {others[0]}"

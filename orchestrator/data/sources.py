@@ -106,6 +106,10 @@ class Source:
         """Return the arrays of all splits."""
         raise NotImplementedError
 
+    def broken(self) -> tuple[str, ...]:
+        """Return a line for each file that the option `skip_broken` leaves out."""
+        return ()
+
 
 # Name in a text -> module:class.
 SOURCES: dict[str, str] = {

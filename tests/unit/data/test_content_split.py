@@ -76,5 +76,5 @@ def test_own_splits_stay_and_what_is_missing_comes_from_training() -> None:
 def test_shared_images_are_named_with_their_splits() -> None:
     contents = [digest(number) for number in (1, 2, 1, 3)]
     notes = shared_notes(contents, ([0, 1], [3], [2]), ["a.png", "b.png", "c.png", "d.png"])
-    assert notes == ("1 images stand in both train and test: the first is a.png = c.png",)
+    assert notes == ("1 image stands in both train and test: the first is a.png = c.png",)
     assert SPLITS == ("train", "validation", "test")

@@ -166,7 +166,7 @@ def test_folders_for_splits_are_used_and_images_in_two_are_reported(tmp_path: Pa
     copied = (tmp_path / "train" / "cat" / "0.png").read_bytes()
     (tmp_path / "test" / "cat" / "copy.png").write_bytes(copied)
     (note,) = files.read_raw(text_of(tmp_path)).notes
-    assert note == ("1 images stand in both train and test: the first is train/cat/0.png = test/cat/copy.png")
+    assert note == ("1 image stands in both train and test: the first is train/cat/0.png = test/cat/copy.png")
 
 
 def test_a_split_without_a_folder_comes_from_training(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_broken_image_is_named_or_skipped_and_counted(photos: Path, case: str)
     assert "skip_broken=True" in line
     raw = files.read_raw(text_of(photos, skip_broken=True))
     assert len(raw.images) == 30
-    assert raw.notes == ("1 broken images are left out",)
+    assert raw.notes == ("1 broken image is left out",)
 
 
 @pytest.mark.parametrize(("side", "line"), [(9000, "is 9000 x 9000 pixels"), (30_000, "is too large")])
@@ -323,7 +323,7 @@ def test_other_files_are_counted_and_hidden_ones_passed_over(photos: Path) -> No
     (photos / ".cache").mkdir()
     (photos / "README").write_text("words")
     raw = files.read_raw(text_of(photos))
-    assert raw.notes == ("1 files are no images by their names: the first is cat/Thumbs.txt",)
+    assert raw.notes == ("1 file is no image by its name: the first is cat/Thumbs.txt",)
 
 
 def test_options_are_typed() -> None:
