@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from orchestrator.system.console import print_line, print_text
 
 app = typer.Typer()
 data_app = typer.Typer(
-    help="Fetch, verify or locate data sets. `digits` needs nothing.", no_args_is_help=True
+    help="Fetch, verify, check, list or locate data sets. `digits` needs nothing.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
 
@@ -79,6 +80,45 @@ def data_verify(
     if problems := verify(name):
         raise DataError("; ".join(problems))
     print_line(f"{name}: ok")
+
+
+@data_app.command("check")
+def data_check(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="A data set as in a space file: folder(path='photos').", autocompletion=completion.datasets
+        ),
+    ],
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write samples of each class to this PNG.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a data set: counts by class and split, broken and doubled images, mean and deviation."""
+    from orchestrator.data import checking
+    from orchestrator.errors import SpaceError
+    from orchestrator.space.values import canonical_dataset
+
+    try:
+        text = canonical_dataset(dataset)
+    except ValueError as error:
+        raise SpaceError(str(error)) from error
+    checked = checking.check(text)
+    if sheet is not None:
+        checking.write_sheet(checked, sheet)
+    print_result(checked, as_json=as_json)
+    if checked.broken:
+        raise typer.Exit(4)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets, and which of them are on this machine; their files are not checked."""
+    from orchestrator.data.checking import states
+
+    for name, state, about in states():
+        print_line(f"{name:<14}  {state:<12}  {about}")
 
 
 @data_app.command("path")

@@ -22,6 +22,7 @@ from orchestrator.data.datasets import OWN, Raw, digits_file, info, read_digits
 from orchestrator.data.sources import Source, find_source, stamps_of
 from orchestrator.errors import DataError
 from orchestrator.system.console import drawn_on
+from pruning.plugins import warn_once
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,6 +167,8 @@ def _read_source(name: str, source: Source) -> Raw:
         raise DataError(f"{name} does not fit into memory; give fewer or smaller images") from error
     if stamps_of(source) != before:
         raise DataError(f"{name}: its files changed while they were read; leave them, and start again")
+    for note in raw.notes:
+        warn_once(f"{name}: {note}")
     mark_whole(name, before)
     return raw
 

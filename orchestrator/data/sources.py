@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from orchestrator.config import method_text
 from orchestrator.data import paths
 from orchestrator.errors import DataError, SpaceError, unknown_name
+from orchestrator.formatting import format_gigabytes
 from pruning.registry import Hyperparameter, convert_option, hyperparameters, parse_method
 
 if TYPE_CHECKING:
@@ -105,9 +106,19 @@ class Source:
         """Return the arrays of all splits."""
         raise NotImplementedError
 
+    def broken(self) -> tuple[str, ...]:
+        """Return a line for each file that the option `skip_broken` leaves out."""
+        return ()
+
 
 # Name in a text -> module:class.
-SOURCES: dict[str, str] = {"mnist-5k": "orchestrator.data.mnist_5k:Mnist5k"}
+SOURCES: dict[str, str] = {
+    "mnist-5k": "orchestrator.data.mnist_5k:Mnist5k",
+    "folder": "orchestrator.data.image_folder:ImageFolder",
+    "npz": "orchestrator.data.array_files:Npz",
+    "npy": "orchestrator.data.array_files:Npy",
+}
+BYTES_PER_PIXEL = 5  # of a data set in memory: uint8 as read, float32 as trained on
 
 
 def source_class(name: str) -> type[Source]:
@@ -206,3 +217,26 @@ def stamps_of(source: Source) -> Stamps:
         return []
     folder = os.path.commonpath([file.parent for file in files])
     return [[str(folder), len(files), digest.hexdigest()]]
+
+
+def one_of(*allowed: str) -> Callable[[Any], str]:
+    """Return a converter for an option that is one of a few words."""
+
+    def convert(value: Any) -> str:  # a literal of a space file
+        if value not in allowed:
+            raise ValueError(unknown_name("value", str(value), allowed))
+        return str(value)
+
+    return convert
+
+
+def check_fits(name: str, pixels: int) -> None:
+    """Raise DataError where images of this many pixels, all channels counted, do not fit into memory."""
+    import psutil
+
+    needed, free = BYTES_PER_PIXEL * pixels, int(psutil.virtual_memory().available)
+    if needed > free:
+        raise DataError(
+            f"{name} needs {format_gigabytes(needed)} of memory, and {format_gigabytes(free)} are free; "
+            "give fewer or smaller images"
+        )

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.data.datasets import info, parse_dataset
+from orchestrator.data.datasets import DATASETS, info, parse_dataset
 from orchestrator.data.loading import scaling
-from orchestrator.errors import DataError, ExportError, UsageError, unknown_name
+from orchestrator.errors import DataError, ExportError, SpaceError, UsageError, unknown_name
 from orchestrator.model_io.formats import ExportFormat, Predict, find_format
 from orchestrator.model_io.load import load_module, recorded_data
 from orchestrator.model_io.quantization import Int8, quantize
@@ -35,6 +35,7 @@ Json = Any  # what json can write
 QUANTIZATIONS = ("int8",)
 BATCHES = (1, 2, 7)  # of the comparison: several, as a file may be fixed to one batch size
 SEED = 0
+LEVELS = 255  # of images in files of one's own
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,25 @@ def _metadata(
         },
         "output": {"name": "logits", "type": "float32", "shape": ["batch", spec.num_classes]},
         "classes": spec.num_classes,
+        "class_names": class_names(model.params.get("dataset", ""), spec.num_classes),
         "dataset": model.params.get("dataset"),
         "accuracy": model.accuracy,
         "check": asdict(comparison),
         "packages": {name: version(name) for name in ("torch", *export_format.packages)},
     }
+
+
+def class_names(dataset: str, count: int) -> list[str] | None:
+    """Return the names of a data set's classes, in the order of the outputs; None if not known."""
+    if not dataset:
+        return None
+    name, options = parse_dataset(dataset)
+    try:
+        names = info(name).class_names
+    except (SpaceError, DataError):
+        return None
+    names = tuple(names[label] for label in options.get("classes", range(len(names))) if label < len(names))
+    return list(names) if len(names) == count else None
 
 
 def normalisation(dataset: str) -> Mapping[str, Json] | None:
@@ -196,7 +211,8 @@ def normalisation(dataset: str) -> Mapping[str, Json] | None:
     try:
         scale = scaling(name)
     except DataError:
-        return {"divide_by": info(name).levels, "mean": None, "deviation": None}
+        levels = LEVELS if name not in DATASETS else info(name).levels
+        return {"divide_by": levels, "mean": None, "deviation": None}
     return {
         "divide_by": scale.levels,
         "mean": list(scale.mean),

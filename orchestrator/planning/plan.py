@@ -73,13 +73,14 @@ class Plan:
 def make_plan(
     space: Space, *, device: Device = "cpu", precision: Precision = "fp32", threads: int = 1
 ) -> Plan:
-    """Return the plan of a space; no data set is needed.
+    """Return the plan of a space; of data sets with options of their own, names and headers are read.
 
     The plan of `random` has all its points; that of `tpe` is empty, and grows while results come in.
-    Raises SpaceError where a model fits none of the data sets, or amounts by layer none of the models.
+    Raises DataError where these are missing or bad, and SpaceError where a model fits none of the data sets,
+    or amounts by layer none of the models.
     """
-    _check_models(space)
     clear_caches()
+    _check_models(space)
     numerics = Numerics(device, precision, threads)
     if space.search.method == "grid":
         expansion = expand(space, grid_lists(space), numerics)

@@ -72,6 +72,7 @@ class ClassAccuracies:
     dense: tuple[float | None, ...]
     accuracy: float
     is_sparsest: bool  # of its method within the tolerance, by validation accuracy
+    names: tuple[str, ...]  # of the classes; their numbers where they are not recorded
 
     def loss(self, number: int) -> float:
         return (self.dense[number] or 0.0) - (self.pruned[number] or 0.0)
@@ -85,8 +86,9 @@ def classes_section(data: ReportData, options: ReportOptions) -> Section | None:
     groups = data.heat_map_groups()
     maps: list[Block] = []
     rows: list[list[str]] = []
+    names_of: dict[str, tuple[str, ...]] = {}
     for group in groups:
-        if accuracies := _load_class_accuracies(data, group, options.tolerance):
+        if accuracies := _load_class_accuracies(data, group, options.tolerance, names_of):
             maps += _class_blocks(group, accuracies)
             rows += _table_rows(group, accuracies)
     if not maps:
@@ -122,7 +124,10 @@ def class_accuracies(confusion: Sequence[Sequence[int]]) -> tuple[float | None, 
     return tuple(row[n] / sum(row) if sum(row) else None for n, row in enumerate(confusion))
 
 
-def _load_class_accuracies(data: ReportData, group: HeatMapGroup, tolerance: float) -> list[ClassAccuracies]:
+def _load_class_accuracies(
+    data: ReportData, group: HeatMapGroup, tolerance: float, names: dict[str, tuple[str, ...]]
+) -> list[ClassAccuracies]:
+    """Load a group's matrices; `names` has the classes of the data sets, read once each."""
     sparsest = _sparsest_keys(group, tolerance)
     accuracies = []
     for setting, name in zip(group.settings, group.column_names, strict=True):
@@ -130,6 +135,10 @@ def _load_class_accuracies(data: ReportData, group: HeatMapGroup, tolerance: flo
         pruned: Json | None = data.load_json(data.trial_run(row), "confusion.json")
         dense: Json | None = data.load_json(data.dense_run(row), "confusion.json")
         if pruned is not None and dense is not None:
+            dataset = str(row["dataset"])
+            if dataset not in names:
+                classes: Json | None = data.load_json(data.trial_run(row), "classes.json")
+                names[dataset] = _class_names(classes, len(pruned))
             accuracies.append(
                 ClassAccuracies(
                     setting,
@@ -139,9 +148,16 @@ def _load_class_accuracies(data: ReportData, group: HeatMapGroup, tolerance: flo
                     class_accuracies(dense),
                     float(row["final/accuracy"]),
                     row["key"] in sparsest,
+                    names[dataset],
                 )
             )
     return accuracies
+
+
+def _class_names(classes: Json | None, count: int) -> tuple[str, ...]:
+    """Return the names in the first column of classes.json, or the numbers of the classes without it."""
+    names = tuple(str(row[0]) for row in (classes or {}).get("data", ()))
+    return names if len(names) == count else tuple(map(str, range(count)))
 
 
 def _sparsest_keys(group: HeatMapGroup, tolerance: float) -> set[str]:
@@ -162,7 +178,8 @@ def _class_blocks(group: HeatMapGroup, accuracies: Sequence[ClassAccuracies]) ->
     if len(dense) > MAX_CLASSES:  # those that lost most, over all settings
         losses = [sum(entry.loss(number) for entry in accuracies) for number in shown]
         shown = sorted(sorted(shown, key=lambda number: -losses[number])[:MAX_CLASSES])
-    rows = [(f"class {n}", [dense[n], *(entry.pruned[n] for entry in accuracies)]) for n in shown]
+    names = accuracies[0].names
+    rows = [(f"class {names[n]}", [dense[n], *(entry.pruned[n] for entry in accuracies)]) for n in shown]
     hidden = len(dense) - len(shown)
     heat_map = HeatMap(
         "class",
@@ -198,6 +215,6 @@ def _table_row(group: HeatMapGroup, entry: ClassAccuracies) -> list[str]:
         entry.setting.amount_text,
         f"{100 * entry.accuracy:.1f}{entry.setting.marks}",
         f"{100 * sum(dense.values()) / len(tested):.1f}",
-        f"{worst}: {100 * pruned[worst]:.0f}, dense {100 * dense[worst]:.0f}",
-        ", ".join(map(str, forgotten)) or "none",
+        f"{entry.names[worst]}: {100 * pruned[worst]:.0f}, dense {100 * dense[worst]:.0f}",
+        ", ".join(entry.names[number] for number in forgotten) or "none",
     ]

@@ -290,8 +290,8 @@ def test_a_bounded_number_of_files_is_read(store: Store) -> None:
     text = page(store.report_data(rows))
     # 4 networks of 6 methods and 3 amounts: the confusion matrix of each, and of its dense network;
     # the layers of each network once; the sweep's space file and environment; one matrix for the number
-    # of test images.
-    assert store.tracker.texts == 2 * 4 * 6 * 3 + 4 + 2 + 1
+    # of test images; the names of the classes.
+    assert store.tracker.texts == 2 * 4 * 6 * 3 + 4 + 2 + 1 + 1
     assert "Shown are the first 4 of 5 networks, the first 6 of 7 methods." in text
 
 

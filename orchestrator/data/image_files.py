@@ -1,0 +1,94 @@
+"""One image file to one array: Pillow's decoders under limits, with stated rules for every kind of pixel.
+
+- JPEG, PNG, WebP and BMP, by content and not by name; of an animation the first frame.
+- Turned as its EXIF says.
+- Palettes become colours; transparent pixels are laid on white.
+- 16 bits a pixel: the upper 8. CMYK: Pillow's conversion, without colour profiles.
+- Grey is 0.299 R + 0.587 G + 0.114 B; a grey image in colour has three equal channels.
+- Fitted into a square: `crop` takes the largest square from the middle, `pad` adds black, `stretch` changes
+  the proportions. Resized bilinearly with antialiasing.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from orchestrator.system.files import read_regular
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+MAX_FILE_BYTES = 256_000_000
+MAX_PIXELS = 1 << 26  # 8192 x 8192; Pillow's own limit warns at 89 million and refuses at twice that
+TOO_LARGE = f"at most {MAX_PIXELS / 1e6:.0f} million pixels are decoded"
+BILINEAR = Image.Resampling.BILINEAR
+
+
+class BrokenImageError(ValueError):
+    """A file that is no image, or not a whole one, or too large; the reason without the file's name."""
+
+
+def read_image_bytes(file: Path) -> bytes:
+    """Return a file's bytes. BrokenImageError where it cannot be read, is empty or too large."""
+    try:
+        content = read_regular(file, at_most=MAX_FILE_BYTES)
+    except OSError as error:
+        raise BrokenImageError(f"cannot be read: {error.strerror or error}") from error
+    if not content:
+        raise BrokenImageError("is empty: 0 bytes")
+    if len(content) > MAX_FILE_BYTES:
+        raise BrokenImageError(f"has more than {MAX_FILE_BYTES // 1_000_000} MB")
+    return content
+
+
+def decode(content: bytes, *, size: int, fit: str, grey: bool) -> NDArray[np.uint8]:
+    """Return an image as uint8 [C, size, size]. BrokenImageError for what cannot be decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF, and of size, which is limited here
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise BrokenImageError(f"is {width} x {height} pixels; {TOO_LARGE}")
+                image.load()
+                plain = fitted(to_eight_bits(ImageOps.exif_transpose(image)), size, fit)
+        array = np.asarray(plain.convert("L" if grey else "RGB"))
+    except BrokenImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BrokenImageError(f"is too large; {TOO_LARGE}") from error
+    except MemoryError as error:
+        raise BrokenImageError("does not fit into memory") from error
+    except Exception as error:  # each decoder of Pillow has its own
+        raise BrokenImageError(f"is no whole {', '.join(FORMATS)} image: {_reason(error)}") from error
+    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return "its format is unknown" if isinstance(error, UnidentifiedImageError) else text[:120]
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image as L or RGB, 8 bits a channel, with transparent pixels on white."""
+    if image.mode.startswith("I"):  # 16-bit grey; as `I` in some versions of Pillow
+        upper = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(np.clip(upper, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        above = image.convert("RGBA")
+        white = Image.new("RGBA", above.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, above).convert("RGB")
+    return image.convert("L") if image.mode in ("1", "L") else image.convert("RGB")
+
+
+def fitted(image: Image.Image, size: int, fit: str) -> Image.Image:
+    """Return a square image by one of the three rules."""
+    if fit == "pad":
+        return ImageOps.pad(image, (size, size), BILINEAR, color=0)
+    if fit == "stretch":
+        return image.resize((size, size), BILINEAR)
+    return ImageOps.fit(image, (size, size), BILINEAR)
