@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from orchestrator.data.scaled_images import Images, value_range
 from orchestrator.errors import SpaceError
 from pruning.registry import Between, Method, Registry
 
@@ -30,7 +31,7 @@ class AugmentationContext:
     """What augmentations read beside the batch: the generator of all draws, and the training images."""
 
     generator: Generator
-    training_images: Tensor
+    training_images: Images
 
     def choices(self, below: int, count: int) -> Tensor:
         """Draw integers 0 .. below-1, [count, 1], on the generator's device."""
@@ -49,16 +50,14 @@ class AugmentationContext:
     @cached_property
     def pixel_range(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest pixel of each channel of the training images, [C, 1, 1]."""
-        # Channel by channel and image by image, so that nothing as large as the images is allocated.
-        lowest = self.training_images.amin((2, 3)).amin(0)
-        highest = self.training_images.amax((2, 3)).amax(0)
+        lowest, highest = value_range(self.training_images)
         return lowest[:, None, None], highest[:, None, None]
 
 
 class Augmenter:
     """The methods of an augmentation's text, in their order. SpaceError for a text that is none."""
 
-    def __init__(self, text: str, generator: Generator, training_images: Tensor) -> None:
+    def __init__(self, text: str, generator: Generator, training_images: Images) -> None:
         try:
             self.methods = parse_augmentation(text)
         except ValueError as error:

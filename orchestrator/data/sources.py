@@ -106,6 +106,10 @@ class Source:
         """Return the arrays of all splits."""
         raise NotImplementedError
 
+    def read_from(self, data_folder: Path) -> Raw:
+        """Return the arrays of all splits; a source that decodes its images keeps them in the data folder."""
+        return self.read()
+
     def broken(self) -> tuple[str, ...]:
         """Return a line for each file that the option `skip_broken` leaves out."""
         return ()
@@ -118,7 +122,7 @@ SOURCES: dict[str, str] = {
     "npz": "orchestrator.data.array_files:Npz",
     "npy": "orchestrator.data.array_files:Npy",
 }
-BYTES_PER_PIXEL = 5  # of a data set in memory: uint8 as read, float32 as trained on
+FLOAT_BYTES = 256_000_000  # of images as float32; larger data sets stay uint8, and are scaled by the batch
 
 
 def source_class(name: str) -> type[Source]:
@@ -234,7 +238,9 @@ def check_fits(name: str, pixels: int) -> None:
     """Raise DataError where images of this many pixels, all channels counted, do not fit into memory."""
     import psutil
 
-    needed, free = BYTES_PER_PIXEL * pixels, int(psutil.virtual_memory().available)
+    needed, free = pixels, int(psutil.virtual_memory().available)
+    if 4 * pixels <= FLOAT_BYTES:
+        needed += 4 * pixels  # uint8 as read, float32 as trained on
     if needed > free:
         raise DataError(
             f"{name} needs {format_gigabytes(needed)} of memory, and {format_gigabytes(free)} are free; "

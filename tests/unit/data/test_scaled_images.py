@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from orchestrator.data.scaled_images import ScaledImages, read_batches, scaling_table
+from orchestrator.data.scaled_images import PixelScale, ScaledImages, read_batches, read_images, value_range
+
+CPU = torch.device("cpu")
 
 
 def both(channels: int, *, levels: int = 255, count: int = 40) -> tuple[Tensor, ScaledImages]:
@@ -20,14 +22,14 @@ def both(channels: int, *, levels: int = 255, count: int = 40) -> tuple[Tensor, 
     rows = torch.randperm(count, generator=generator)[: count // 2]
     floats = pixels[rows].to(torch.float32).div_(levels)
     floats.sub_(mean[:, None, None]).div_(deviation[:, None, None])
-    return floats, ScaledImages(pixels, rows, scaling_table(levels=levels, mean=mean, deviation=deviation))
+    return floats, ScaledImages(pixels, rows, PixelScale(levels, mean, deviation), CPU)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("levels", [16, 255])
 def test_every_byte_has_the_bits_of_the_float_images(channels: int, levels: int) -> None:
     mean, deviation = torch.rand(2, channels)
-    table = scaling_table(levels=levels, mean=mean, deviation=deviation)
+    table = PixelScale(levels, mean, deviation).table
     expected = torch.arange(256).to(torch.float32).div_(levels).expand(channels, 256)
     expected = expected.sub(mean[:, None]).div_(deviation[:, None])
     assert torch.equal(table.view(torch.int32), expected.view(torch.int32))
@@ -68,4 +70,6 @@ def test_images_may_be_mapped_from_a_file(tmp_path) -> None:
     file = tmp_path / "images.u8"
     file.write_bytes(images.pixels.numpy().tobytes())
     mapped = np.memmap(file, np.uint8, mode="c", shape=tuple(images.pixels.shape))
-    assert torch.equal(ScaledImages(torch.from_numpy(mapped), images.rows, images.table)[:], floats)
+    assert torch.equal(
+        ScaledImages(torch.from_numpy(mapped), images.rows, images.pixel_scale, CPU)[:], floats
+    )
