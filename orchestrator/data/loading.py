@@ -35,7 +35,6 @@ from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_i
 from orchestrator.errors import DataError
 from pruning.registry import parse_method
 
-
 GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
 READ_BYTES = 1 << 24  # at once, where all images are read
 
@@ -178,9 +177,7 @@ def _digest(name: str, selection: _Selection) -> str:
     for array in arrays:
         plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         state.update(f"|{plain.dtype.str}{plain.shape}|".encode())
-        state.update(
-            plain.data
-        )  # of a mapped file: read as it is hashed, and not into memory of this process
+        state.update(plain.data)  # of a mapped file: read as it is hashed, and not into this process's memory
     return state.hexdigest()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from orchestrator.data.scaled_images import PixelScale, ScaledImages, read_batches, read_images, value_range
+from orchestrator.data.scaled_images import PixelScale, ScaledImages, read_batches
 
 CPU = torch.device("cpu")
 
