@@ -7,8 +7,8 @@ training images, stratified, is for validation; a source may decide all three (s
 Scale: `digits` / 16. Others / 255, then minus the mean and by the standard deviation of each channel over the
 full training split, with options too: a part is scaled as the full set, and transfer sees equal inputs.
 
-Memory: up to FLOAT_BYTES the images are a float tensor. Larger sets stay bytes, which are scaled batch by batch
-with the same bits (see `scaled_images`); where they come from a decoded file, all processes share its pages.
+Memory: up to FLOAT_BYTES the images are a float tensor. Larger sets stay bytes, which are scaled batch by
+batch with the same bits (see `scaled_images`); of a decoded file all processes share the pages.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ class Inputs:
         self.augment = Augmenter(recipe.augment, generator, split.images)
 
     def epoch(self, batch_size: int, *, micro_batch: int) -> Iterator[tuple[int, MicroBatches]]:
-        """Yield the size of each batch of a shuffled pass, and its micro-batches, which are read before the next.
+        """Yield the size of each batch of a shuffled pass, and its micro-batches: read them before the next.
 
-        All of the order is drawn at once: images of large sets are gathered while the batch before is in use.
+        The whole order is drawn at once: images of large sets are gathered while the batch before is in use.
         """
         images = self.split.images
         batches = list(iter_batches(len(self.split), batch_size, self.generator, device=index_device(images)))
