@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -34,17 +35,20 @@ class Source:
         return {"labels": list(range(self.count)), "count": self.count}
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_it_is_decoded_once(tmp_path: Path) -> None:
     source = Source()
     first = load_or_decode(tmp_path / "decoded", "key", shape=SHAPE, fill=source, name="folder")
     again = load_or_decode(tmp_path / "decoded", "key", shape=SHAPE, fill=source, name="folder")
     assert source.calls == 1
     assert first.facts == again.facts == {"labels": [0, 1, 2, 3]}
-    assert first.sha256 == again.sha256
     assert isinstance(again.pixels, np.memmap)
     assert not again.pixels.flags.writeable
     assert again.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
-    assert sorted(path.name for path in (tmp_path / "decoded").iterdir()) == ["key.json", "key.u8"]
+    assert names_in(tmp_path / "decoded") == ["key.json", "key.lock", "key.u8"]
 
 
 def test_fewer_images_may_be_written(tmp_path: Path) -> None:
@@ -59,7 +63,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"cat\.png"):
         load_or_decode(tmp_path, "key", shape=SHAPE, fill=broken, name="folder")
-    assert list(tmp_path.iterdir()) == []
+    assert names_in(tmp_path) == ["key.lock"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "not JSON", "gone"])
@@ -83,7 +87,7 @@ def test_a_full_disk_is_said_before_anything_is_read(tmp_path: Path, monkeypatch
     with pytest.raises(DiskFullError, match="ORCHESTRATE_DATA_DIR"):
         load_or_decode(tmp_path, "key", shape=SHAPE, fill=source, name="folder")
     assert source.calls == 0
-    assert list(tmp_path.iterdir()) == []
+    assert names_in(tmp_path) == ["key.lock"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -104,7 +108,7 @@ CODE = """
         pixels[:] = 1
         return {}
 
-    print(load_or_decode(Path(sys.argv[1]), "key", shape=(4, 3, 2, 2), fill=fill, name="folder").sha256)
+    print(load_or_decode(Path(sys.argv[1]), "key", shape=(4, 3, 2, 2), fill=fill, name="folder").pixels.sum())
 """
 
 
@@ -123,4 +127,26 @@ def test_a_second_process_waits_for_the_first_and_takes_over_from_a_killed_one(t
     outputs = [process.communicate(timeout=60)[0] for process in waiting]
     assert sum("decoding" in output for output in outputs) == 1
     assert len({output.splitlines()[-1] for output in outputs}) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["key.json", "key.u8"]
+    assert names_in(tmp_path) == ["key.json", "key.lock", "key.u8"]
+
+
+def test_files_of_an_earlier_state_are_removed(tmp_path: Path) -> None:
+    earlier = load_or_decode(tmp_path, "cats-1", shape=SHAPE, fill=Source(), name="folder")
+    load_or_decode(tmp_path, "dogs-1", shape=SHAPE, fill=Source(), name="folder")
+    load_or_decode(tmp_path, "cats-2", shape=SHAPE, fill=Source(), name="folder")
+    assert {name.partition(".")[0] for name in names_in(tmp_path)} == {"cats-2", "dogs-1"}
+    assert earlier.pixels[3, 0, 0, 0] == 3  # of a process that has it mapped
+
+
+def test_a_disk_that_fills_while_space_is_taken_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    source = Source()
+    with pytest.raises(DiskFullError, match="no room is left"):
+        load_or_decode(tmp_path, "key", shape=SHAPE, fill=source, name="folder")
+    assert source.calls == 0
+    assert names_in(tmp_path) == ["key.lock"]
