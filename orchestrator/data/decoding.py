@@ -106,11 +106,16 @@ def in_order(
     On a terminal a bar shows how far it is.
     """
     numbered = list(enumerate(items))
-    blocks = iter([numbered[start : start + TOGETHER] for start in range(0, len(items), TOGETHER)])
+    blocks = [numbered[start : start + TOGETHER] for start in range(0, len(items), TOGETHER)]
     pending: deque[Future[list[tuple[Item, Result]]]] = deque()
 
     def work(block: Sequence[tuple[int, Item]]) -> list[tuple[Item, Result]]:
         return [(item, function(position, item)) for position, item in block]
+
+    def oldest() -> list[tuple[Item, Result]]:
+        results = pending.popleft().result()
+        advance(len(results))
+        return results
 
     threads = cores()
     with progress_bar(name, len(items)) as advance, ThreadPoolExecutor(threads) as pool:
@@ -118,11 +123,9 @@ def in_order(
             for block in blocks:
                 pending.append(pool.submit(work, block))
                 if len(pending) > 2 * threads:
-                    results = pending.popleft().result()
-                    yield from results
-                    advance(len(results))
+                    yield from oldest()
             while pending:
-                yield from pending.popleft().result()
+                yield from oldest()
         finally:
             for future in pending:
                 future.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,7 +146,7 @@ def value_range(images: Images) -> tuple[Tensor, Tensor]:
     return images.amin((2, 3)).amin(0), images.amax((2, 3)).amax(0)
 
 
-def read_batches(images: Images, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def read_batches(images: Images, batches: Iterable[Tensor]) -> Generator[Tensor, None, None]:
     """Yield the images of each batch of indices; of bytes, a thread gathers the next batch meanwhile."""
     if isinstance(images, Tensor) or images.pixels.is_cuda:
         yield from (read_images(images, index) for index in batches)
