@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LEVELS = 256  # values of a byte
-CACHED_VALUES = 1 << 16  # scaled at once: four passes over a whole batch would each read main memory
 READ_IMAGES = 256
 
 
@@ -42,12 +41,8 @@ class PixelScale:
 
     def on_cpu(self, pixels: Tensor) -> Tensor:
         """Return float32 images of bytes [N, C, H, W] on the CPU, in the same order in memory."""
-        images = torch.empty_like(pixels, dtype=torch.float32)
-        mean, deviation = self.mean[:, None, None], self.deviation[:, None, None]
-        step = max(1, CACHED_VALUES // max(1, prod(pixels.shape[1:])))
-        for part, its_bytes in zip(images.split(step), pixels.split(step), strict=True):
-            part.copy_(its_bytes).div_(self.levels).sub_(mean).div_(deviation)
-        return images
+        images = pixels.to(torch.float32).div_(self.levels)
+        return images.sub_(self.mean[:, None, None]).div_(self.deviation[:, None, None])
 
     @cached_property
     def table(self) -> Tensor:
@@ -79,7 +74,7 @@ class ScaledImages:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Return float32 [n, C, H, W] of the images at `index`, on `device`."""
-        return self.scale(self.gather(index))
+        return self.finish(self.prepare(index))
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield all images in order, `size` at a time."""
@@ -87,20 +82,24 @@ class ScaledImages:
         index = torch.arange(len(self), device=self.pixels.device)
         return read_batches(self, (index[start : start + size] for start in starts))
 
-    def gather(self, index: Tensor | slice) -> Tensor:
-        """Return the bytes of the images at `index` on the device of `pixels`, in pinned memory for a GPU."""
+    def prepare(self, index: Tensor | slice) -> Tensor:
+        """Return the images at `index`, scaled for a CPU, and as bytes, in pinned memory, for a GPU."""
+        batch = self._gather(index)
+        return self.pixel_scale.on_cpu(batch) if self.device.type == "cpu" else batch
+
+    def finish(self, batch: Tensor) -> Tensor:
+        """Return what `prepare` returned as float32 [n, C, H, W] on `device`, with the same bits on each."""
+        if self.device.type == "cpu":
+            return batch
+        # Looked up: a GPU divides by a number in other bits.
+        places = batch.to(self.device, non_blocking=True).to(torch.int64) + self._offsets
+        return self._table.take(places)
+
+    def _gather(self, index: Tensor | slice) -> Tensor:
         rows = self.rows[index.to(self.rows.device) if isinstance(index, Tensor) else index]
         # torch keeps pinned memory that is no longer in use, so that the batches of an epoch are a ring.
         pinned = self.device.type == "cuda" and not self.pixels.is_cuda
         return _rows_of(self.pixels, rows, pinned=pinned)
-
-    def scale(self, batch: Tensor) -> Tensor:
-        """Return float32 values of bytes [n, C, H, W] on `device`, with the same bits on each."""
-        if self.device.type == "cpu":
-            return self.pixel_scale.on_cpu(batch)
-        # Looked up: a GPU divides by a number in other bits.
-        places = batch.to(self.device, non_blocking=True).to(torch.int64) + self._offsets
-        return self._table.take(places)
 
     @cached_property
     def _table(self) -> Tensor:
@@ -147,18 +146,18 @@ def value_range(images: Images) -> tuple[Tensor, Tensor]:
 
 
 def read_batches(images: Images, batches: Iterable[Tensor]) -> Generator[Tensor, None, None]:
-    """Yield the images of each batch of indices; of bytes, a thread gathers the next batch meanwhile."""
+    """Yield the images of each batch of indices; of bytes, a thread prepares the next batch meanwhile."""
     if isinstance(images, Tensor) or images.pixels.is_cuda:
         yield from (read_images(images, index) for index in batches)
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-images") as executor:
         pending: Future[Tensor] | None = None
         for index in batches:
-            ready, pending = pending, executor.submit(images.gather, index)
+            ready, pending = pending, executor.submit(images.prepare, index)
             if ready is not None:
-                yield images.scale(ready.result())
+                yield images.finish(ready.result())
         if pending is not None:
-            yield images.scale(pending.result())
+            yield images.finish(pending.result())
 
 
 def _rows_of(images: Tensor, index: Tensor, *, pinned: bool = False) -> Tensor:
