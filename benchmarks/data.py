@@ -30,7 +30,7 @@ from orchestrator.system.memory import disable_malloc_trim
 CLASSES = 4
 WORKERS = 4
 BYTES = 2_000_000_000  # of the set that four workers train on, decoded
-SIDE, BATCH, STEPS = 224, 16, 4  # of what each of them trains on, and of its batches
+SIDE, BATCH, STEPS = 448, 4, 4  # of what each of them trains on, and of its batches
 # Trains the first steps of an epoch, on a set or on random floats, and prints its private memory in MB,
 # without those floats. Pages of mapped files are not private.
 WORKER = f"""
@@ -247,7 +247,7 @@ def memory() -> Iterator[Job]:
 def decode_ours(text: str, folder: Path) -> Any:
     """Decode a folder into a file of the data folder."""
     shutil.rmtree(folder / decoding.FOLDER, ignore_errors=True)
-    return int(np.asarray(files.read_raw(text, folder).images, dtype=np.int64).sum())
+    return int(files.read_raw(text, folder).images.sum(dtype=np.int64))
 
 
 def decode_by_pillow(paths: list[str], size: int) -> int:

@@ -13,11 +13,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ Shape = tuple[int, int, int, int]
 Facts = dict[str, Any]  # JSON
 Fill = Callable[[NDArray[np.uint8]], Facts]
 SPARE_BYTES = 100_000_000  # left free on the disk
+WRITE_SECONDS = 0.5  # between two writings of what is decoded meanwhile
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +125,13 @@ def _decode(folder: Path, key: str, *, shape: Shape, fill: Fill, name: str) -> N
         with file.open("wb") as stream:
             _allocate(stream.fileno(), needed)
         pixels = np.memmap(file, np.uint8, mode="r+", shape=shape)
-        facts = fill(pixels)
-        count = facts.pop("count", shape[0])
-        pixels.flush()
-        del pixels
         with file.open("r+b") as stream:
+            with _written_meanwhile(stream.fileno()):
+                facts = fill(pixels)
+            del pixels
+            count = facts.pop("count", shape[0])
             stream.truncate(count * prod(shape[1:]))
+            os.fsync(stream.fileno())  # else after a power cut a file would be as long as it should, of zeros
         description.write_text(json.dumps({**facts, "shape": [count, *shape[1:]]}), encoding="utf-8")
         file.replace(folder / f"{key}.u8")
         description.replace(folder / f"{key}.json")
@@ -145,6 +148,25 @@ def _remove_others(folder: Path, key: str) -> None:
     for file in folder.glob(f"{of_set}-*"):
         if file.stem != key:
             file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written_meanwhile(descriptor: int) -> Iterator[None]:
+    """Write a mapped file to the disk while the block changes it: at the end it would take as long again."""
+    is_over = Event()
+
+    def write() -> None:
+        with suppress(OSError):  # the last writing of all says what is wrong
+            while not is_over.wait(WRITE_SECONDS):
+                os.fsync(descriptor)
+
+    thread = Thread(target=write, name="write-decoded", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _allocate(descriptor: int, size: int) -> None:

@@ -59,7 +59,10 @@ def read_image_bytes(file: Path) -> bytes:
 
 
 def decode(content: bytes, *, size: int, fit: str, grey: bool) -> NDArray[np.uint8]:
-    """Return an image as uint8 [C, size, size]. BrokenImageError for what cannot be decoded."""
+    """Return an image as uint8 [C, size, size], not always contiguous.
+
+    BrokenImageError for what cannot be decoded.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
@@ -76,7 +79,7 @@ def decode(content: bytes, *, size: int, fit: str, grey: bool) -> NDArray[np.uin
         raise BrokenImageError("does not fit into memory") from error
     except Exception as error:  # each decoder of Pillow has its own
         raise BrokenImageError(f"is no whole {', '.join(FORMATS)} image: {_reason(error)}") from error
-    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array[None] if grey else array.transpose(2, 0, 1)
 
 
 def _reason(error: Exception) -> str:
