@@ -89,9 +89,10 @@ class ScaledImages:
 
     def finish(self, batch: Tensor) -> Tensor:
         """Return what `prepare` returned as float32 [n, C, H, W] on `device`, with the same bits on each."""
-        if self.device.type == "cpu":
-            return batch
-        # Looked up: a GPU divides by a number in other bits.
+        return batch if self.device.type == "cpu" else self.look_up(batch)
+
+    def look_up(self, batch: Tensor) -> Tensor:
+        """Return the values of bytes on `device`, from a table: a GPU divides by a number in other bits."""
         places = batch.to(self.device, non_blocking=True).to(torch.int64) + self._offsets
         return self._table.take(places)
 
