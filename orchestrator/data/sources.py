@@ -216,7 +216,8 @@ def stamps_of(source: Source) -> Stamps:
             status = file.stat()
         except OSError as error:
             raise DataError(f"{file} cannot be read: {error.strerror}") from error
-        digest.update(json.dumps([os.fsencode(file).hex(), status.st_size, status.st_mtime_ns]).encode())
+        times = status.st_mtime_ns, status.st_ctime_ns  # the second is set back by no program
+        digest.update(json.dumps([os.fsencode(file).hex(), status.st_size, *times]).encode())
     if not files:
         return []
     folder = os.path.commonpath([file.parent for file in files])
