@@ -122,7 +122,7 @@ def test_how_much_goes_in_words(prune: dict[str, object], rest: dict[str, object
 
 
 def test_a_plans_record_holds_the_text_and_the_number() -> None:
-    plan = make_plan(load_space("quickstart"))
+    plan = make_plan(load_space("four-techniques"))
     rows = load_planned_rows(plan_text(plan))
     assert {(row["amount"], row["amount_text"]) for row in rows} >= {(0.0, "0% (trained on)"), (0.95, "95%")}
     assert {row["technique"] for row in rows} == {"weight", "unstructured", "neuron", "structured"}
