@@ -333,7 +333,8 @@ def test_a_plan_names_the_data_sets_that_are_missing(
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "nothing"))
     code, out, _ = run("plan", "--space", "tiny.yaml", "--set", "dataset=digits,mnist", "--device", "cpu")
     assert code == 0
-    (line,) = (line for line in out.splitlines() if line.startswith("missing data "))
+    line = out.splitlines()[1]  # before all numbers
+    assert line.startswith("missing data ")
     assert line.split()[2] == "mnist:"
     assert "orchestrate data fetch mnist" in line
 
