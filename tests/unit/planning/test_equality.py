@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from traced import groups_of
 from trained import Trained, digits
 
 import models
@@ -64,8 +65,9 @@ def masks_of(net: nn.Module, criterion: str, granularity: str, amount: float, **
         name: torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64)
         for name, p in net.named_parameters()
     }
+    groups = groups_of(net, SAMPLE[0][:2]) if granularity == "channel" else None
     chosen = {
-        "scope": "layer", "sample": SAMPLE, "example_input": SAMPLE[0][:2], "accumulated": sums, **options
+        "groups": groups, "scope": "layer", "sample": SAMPLE, "example_input": SAMPLE[0][:2], "accumulated": sums, **options
     }  # fmt: skip
     return pruning.prune(net, amount=amount, criterion=criterion, granularity=granularity, **chosen)
 

@@ -91,10 +91,11 @@ def test_so_is_a_working_folder_of_that_kind_and_one_that_is_gone(tmp_path: Path
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_narrow_encoding_is_no_error(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "é漢.yaml").write_text("axes: {model: [nothing], dataset: [digits], amount: [0.5]}\n")
-    code, out, err = shell("orchestrate plan --space é漢.yaml", tmp_path, PYTHONIOENCODING=f"{encoding}")
-    assert (code, out) == (2, "")
-    assert "unknown model 'nothing'" in err
-    assert len(err.splitlines()) == 1
+    code = f"import sys; [stream.reconfigure(encoding={encoding!r}) for stream in (sys.stdout, sys.stderr)]"
+    done = forked.python(f"{code}; {forked.CLI}", "plan", "--space", "é漢.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown model 'nothing'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 PLACES = ["pipe.yaml", "/dev/zero", "folder.yaml", "nowhere.yaml", "large.yaml", "wide.yaml"]
