@@ -47,7 +47,7 @@ def python(
             process.kill()
             process.join()
         assert process.exitcode is not None
-        return CompletedProcess(words, process.exitcode, *(stream.read_text() for stream in streams))
+        return CompletedProcess(words, process.exitcode, *(stream.read_text(errors="replace") for stream in streams))
 
 
 def start_python(
