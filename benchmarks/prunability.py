@@ -36,7 +36,8 @@ from pruning.resize import layer_widths, resize
 AMOUNTS = (0.25, 0.5, 0.75)
 SIDES = (64, 224, 256, 299)  # of the images; the first that the network takes
 MOST_PARAMETERS = 100_000_000
-LIMIT = 900  # seconds for one network
+LIMIT = 600  # seconds for one network
+MEMORY = 12_000_000_000  # bytes of address space
 RESULTS = Path(__file__).parent / "results" / "prunability.json"
 # One small member of each of timm's families.
 TIMM = """
@@ -139,9 +140,18 @@ def cut_theirs(name: str, side: int) -> dict[str, Any]:
     )  # fmt: skip
     reference = deepcopy(net)
     names = {id(module): module_name for module_name, module in net.named_modules()}
+    rows_left: dict[str, list[int]] = {}  # what is removed is counted among the rows that are left
     for group in pruner.step(interactive=True):
+        removed: dict[str, set[int]] = {}
         for dependency, positions in group:
-            silence(reference, names.get(id(dependency.target.module), ""), dependency, positions)
+            name = names.get(id(dependency.target.module), "")
+            if name and makes_rows(reference.get_submodule(name), dependency):
+                removed.setdefault(name, set()).update(positions)
+        for name, positions in removed.items():
+            module = reference.get_submodule(name)
+            rows = rows_left.get(name) or list(range(len(next(module.parameters(recurse=False), []))))
+            silence(module, [rows[position] for position in positions])
+            rows_left[name] = [row for position, row in enumerate(rows) if position not in positions]
         group.prune()
     parameters, macs = cost(net, side)
     return {
@@ -152,37 +162,58 @@ def cut_theirs(name: str, side: int) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def silence(net: nn.Module, name: str, dependency: Any, positions: list[int]) -> None:
-    """Set what the pruner removes of a layer's outputs, or of a norm, to zero."""
-    module = net.get_submodule(name) if name else None
+def makes_rows(module: nn.Module, dependency: Any) -> bool:
+    """Whether a layer loses outputs by this, or a norm entries."""
     is_output = "out_channels" in getattr(dependency.handler, "__name__", "")
-    is_norm = isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm))
-    if module is None or not (is_output or is_norm):
-        return
+    return is_output or isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm))
+
+
+@torch.no_grad()
+def silence(module: nn.Module, rows: list[int]) -> None:
+    """Set rows of a layer, or entries of a norm, to zero."""
     for parameter in module.parameters(recurse=False):
-        if parameter.shape[0] > max(positions):
-            parameter[positions] = 0
+        if parameter.shape[0] > max(rows):
+            parameter[rows] = 0
 
 
-def run_one(name: str) -> dict[str, Any]:
-    """Return the records of one network, ours and theirs; an error is a record, too."""
+def run_one(name: str, label: str) -> dict[str, Any]:
+    """Return the record of one network, by us or by the peer; an error is a record, too."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    result: dict[str, Any] = {"name": name}
-    for label, run in (("ours", cut_ours), ("torch_pruning", cut_theirs)):
-        for side in SIDES:
-            try:
-                build(name, side)(torch.zeros(2, 3, side, side))
-            except Exception as error:  # noqa: BLE001  # whatever a network says to images that do not fit
-                result[label] = {"error": f"{type(error).__name__}: {error}"[:300]}
-                continue
-            try:
-                result[label] = run(name, side)
-            except Exception as error:  # noqa: BLE001  # the record says which network fails how
-                result[label] = {"error": f"{type(error).__name__}: {error}"[:300]}
-            break
+    run, result = RUNS[label], {}
+    for side in SIDES:
+        try:
+            build(name, side)(torch.zeros(2, 3, side, side))
+        except Exception as error:  # noqa: BLE001  # whatever a network says to images that do not fit
+            result = {"error": f"{type(error).__name__}: {error}"[:300]}
+            continue
+        try:
+            return run(name, side)
+        except Exception as error:  # noqa: BLE001  # the record says which network fails how
+            return {"error": f"{type(error).__name__}: {error}"[:300]}
     return result
+
+
+RUNS = {"ours": cut_ours, "torch_pruning": cut_theirs}
+
+
+def run_aside(name: str, label: str) -> dict[str, Any]:
+    """Return the record that a process of its own makes, within LIMIT seconds and MEMORY bytes."""
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", label, name],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"Timeout: over {LIMIT} seconds"}
+    except subprocess.CalledProcessError as error:
+        return {"error": f"Killed: {error.stderr.strip().splitlines()[-1:] or error.returncode}"}
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return record
 
 
 def names_to_run(*, timm: bool) -> list[str]:
@@ -207,19 +238,14 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(run_one(options.one)))
+        print(json.dumps(run_one(options.names[0], options.one)))
         return
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     sizes = {name: size(name) for name in options.names or names_to_run(timm=options.timm)}
     for name in sorted(
         (name for name in sizes if sizes[name] <= MOST_PARAMETERS), key=lambda name: sizes[name]
     ):
-        command = [sys.executable, __file__, "--one", name]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
-            results[name] = json.loads(done.stdout.splitlines()[-1])
-        except subprocess.SubprocessError as error:
-            results[name] = {"name": name, "ours": {"error": f"{type(error).__name__}"}}
+        results[name] = {"name": name} | {label: run_aside(name, label) for label in RUNS}
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         print(line(results[name]), flush=True)
 

@@ -66,18 +66,18 @@ def difference(value: float) -> str:
 
 def table(library: str, records: list[dict[str, Any]]) -> str:
     """Return a line that counts, and the table of one library."""
-    mine = [record for record in records if record["name"].startswith(f"{library}.")]
-    if not mine:
+    of_library = [record for record in records if record["name"].startswith(f"{library}.")]
+    if not of_library:
         return "Not measured yet."
-    cut = [r for r in mine if "error" not in r["ours"]]
+    cut = [r for r in of_library if "error" not in r["ours"]]
     exact = sum(max(r["ours"][amount]["difference"] for amount in AMOUNTS) <= EXACT for r in cut)
-    peers = [r["torch_pruning"] for r in mine if "error" not in r.get("torch_pruning", {"error": ""})]
+    peers = [r["torch_pruning"] for r in of_library if "error" not in r.get("torch_pruning", {"error": ""})]
     equal = sum(peer["difference"] <= EXACT for peer in peers)
     count = (
-        f"Of {len(mine)} networks {exact} are cut with equal outputs. Torch-Pruning's pruner cuts "
+        f"Of {len(of_library)} networks {exact} are cut with equal outputs. Torch-Pruning's pruner cuts "
         f"{len(peers)} of them, {equal} with equal outputs."
     )
-    lines = [HEADER, ["---"] * len(HEADER), *(row(record) for record in mine)]
+    lines = [HEADER, ["---"] * len(HEADER), *(row(record) for record in of_library)]
     return count + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -90,16 +90,16 @@ def accept_kept(name: str, read_kept: Callable[[], str]) -> None:
         raise OwnCodeError(f"{name} is recorded without the digest of its file, and is not read")
     if own_code.is_known(name):
         return
-    kept = parse_kept(text).get(parts.pin) if (text := read_kept()) else None
-    if kept is None:
+    copy = parse_kept(text).get(parts.pin) if (text := read_kept()) else None
+    if copy is None:
         raise OwnCodeError(f"{own_code.shown(name)}: no copy of its file with the digest {parts.pin} is kept")
     folder = Path.cwd()
-    problems = [_difference(kept, base, folder) for base in dict.fromkeys((folder / kept.below, folder))]
+    problems = [_difference(copy, base, folder) for base in dict.fromkeys((folder / copy.below, folder))]
     if "" in problems:
-        base = (folder / kept.below, folder)[problems.index("")]
-        own_code.add(OwnCode(kept.main, kept.sources, base, kept.below))
+        base = (folder / copy.below, folder)[problems.index("")]
+        own_code.add(OwnCode(copy.main, copy.sources, base, copy.below))
     elif _TRUST.get():
-        own_code.add(OwnCode(kept.main, kept.sources, None, kept.below))
+        own_code.add(OwnCode(copy.main, copy.sources, None, copy.below))
     else:
         raise OwnCodeError(
             f"{own_code.shown(name)} needs its file with the digest {parts.pin}, and {problems[0]}; go to "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 CHANGE = 1e-12  # of the largest value that is read; float64 itself is off by 1e-16 or so
 PUSHES = ("both", "up", "down", "low")
-AGAIN = tuple(f"both {number}" for number in range(1, 5))  # other draws of "both"
+AGAIN = tuple(f"both {number}" for number in range(1, 17))  # other draws of "both"
 
 
 def batch_dim(first: Tensor, second: Tensor | None, both: Tensor | None) -> int | None:
@@ -97,7 +97,7 @@ def _push(answer: Tensor, push: str) -> Tensor:
     largest = float(answer.abs().max())
     if push.startswith("both"):
         sign = torch.rand(answer.shape, generator=generator, dtype=torch.float64).to(answer).sub_(0.5).sign_()
-        return size.mul_(sign).mul_(0.5 * largest)
+        return size.mul_(sign).mul_((3.0 if push in AGAIN else 0.5) * largest)
     return size.mul_((3.0 if push == "up" else -3.0) * largest)
 
 

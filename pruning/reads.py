@@ -18,6 +18,7 @@ from pruning.perturbation import AGAIN, PUSHES, reader_dim
 from pruning.probe import Probe
 
 SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
+IDLE_DRAWS = 4  # more draws that show nothing new end it; two less before any has shown more
 NEARLY = 0.9  # of pairs of unit and column: what is missing is too small to be seen
 
 
@@ -63,11 +64,7 @@ def find_reads(probe: Probe) -> Reads:
         _decode(probe, reach, units, seen, push)
     hidden = _hidden(probe, reach, units, widths, seen)
     _decode(probe, hidden, units, seen, PUSHES[2])
-    for push in AGAIN:  # as long as another draw shows more
-        before, hidden = hidden, _hidden(probe, reach, units, widths, seen)
-        if not hidden or (push != AGAIN[0] and hidden == before):
-            break
-        _decode(probe, hidden, units, seen, push)
+    _draw_again(probe, reach, units, widths, seen)
     unclear: dict[str, dict[str, Tensor]] = {}
     for (reader, name), (ones, zeros) in seen.codes.items():
         is_single, is_read = (ones ^ zeros).all(0), (ones | zeros).any(0)
@@ -78,6 +75,28 @@ def find_reads(probe: Probe) -> Reads:
             unclear.setdefault(name, {})[reader] = is_read & ~is_single
     _look_closely(probe, unclear, units, seen)
     return Reads(order, widths, seen.single, seen.several, seen.mixed)
+
+
+def _draw_again(
+    probe: Probe,
+    reach: Mapping[str, Sequence[str]],
+    units: Mapping[str, int],
+    widths: Mapping[str, int],
+    seen: _Seen,
+) -> None:
+    """Perturb with other draws as long as they show more: a ReLU behind a norm hides half of its columns."""
+    idle = IDLE_DRAWS - 2
+    for push in AGAIN:
+        before = _count_read(seen)
+        _decode(probe, _hidden(probe, reach, units, widths, seen), units, seen, push)
+        idle = 0 if _count_read(seen) > before else idle + 1
+        if idle > IDLE_DRAWS:
+            break
+
+
+def _count_read(seen: _Seen) -> int:
+    """Return how many columns are known to read a unit, over all pairs of reader and layer."""
+    return sum(int((ones | zeros).any(0).sum()) for ones, zeros in seen.codes.values())
 
 
 def _hidden(

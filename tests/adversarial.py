@@ -746,3 +746,50 @@ def complex_logits() -> nn.Module:
     return Graph(
         lambda s, x: torch.fft.fft(s.out(s.a(x.flatten(1)))), a=nn.Linear(36, 8), out=nn.Linear(8, 5)
     )
+
+
+@case("cut")
+def prelu_shared_behind_two_layers() -> nn.Module:
+    return three(lambda s, x, h: s.act(s.c(s.act(h - 0.1))), c=conv(8, 8), act=nn.PReLU(8))
+
+
+@case("cut")
+def complex_parameter() -> nn.Module:
+    return three(
+        lambda s, x, h: torch.fft.irfft2(torch.fft.rfft2(h) * s.filter, s=x.shape[-2:]),
+        filter=nn.Parameter(torch.randn(8, 6, 4, dtype=torch.complex64)),
+    )
+
+
+def count_up(s: Any, h: Tensor) -> Tensor:
+    s.calls += 1
+    return h
+
+
+@case("cut")
+def counts_its_calls() -> nn.Module:
+    return three(lambda s, x, h: count_up(s, h), calls=torch.tensor(0))
+
+
+@case("cut")
+def counts_its_calls_in_a_parameter() -> nn.Module:
+    return three(lambda s, x, h: count_up(s, h), calls=nn.Parameter(torch.zeros(1), requires_grad=False))
+
+
+@case("refused")
+def depends_on_the_count_of_its_calls() -> nn.Module:
+    return three(lambda s, x, h: count_up(s, h) * (1 + int(s.calls) % 2), calls=torch.tensor(0))
+
+
+@case("cut")
+def even_batches_alone() -> nn.Module:
+    """Two frames for each image."""
+    return three(lambda s, x, h: h.unflatten(0, (-1, 2)).flip(1).flatten(0, 1))
+
+
+@case("cut")
+def batch_norm_without_statistics() -> nn.Module:
+    return Graph(
+        lambda s, x: s.out(s.norm(s.a(x)).relu().flatten(1)),
+        a=conv(1, 8), norm=nn.BatchNorm2d(8, track_running_stats=False), out=nn.Linear(8 * 36, 5),
+    )  # fmt: skip

@@ -86,8 +86,8 @@ def randaugment(
         which = context.choices(len(OPERATIONS), len(images))[:, 0]
         is_negative = context.choices(2, len(images))[:, 0] == 1
         for operation, change, negative in changes:
-            chosen = which == OPERATIONS.index(operation)
-            index = (chosen if negative is None else chosen & (is_negative == negative)).nonzero()[:, 0]
+            is_drawn = which == OPERATIONS.index(operation)
+            index = (is_drawn if negative is None else is_drawn & (is_negative == negative)).nonzero()[:, 0]
             if len(index):
                 index = index.to(images.device)
                 images = images.index_copy(0, index, change(images[index]))

@@ -117,10 +117,19 @@ def test_single_runs_stand_beside_sweeps(folder: Path) -> None:
     assert "dense" in text.stdout
 
 
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """Number of trials -> the address of a store that holds so many."""
+    addresses = {trials: default_uri(tmp_path_factory.mktemp("stores")) for trials in (4, 144)}
+    for trials, uri in addresses.items():
+        write_store(uri, trials)  # the last 44 of 144 are copies
+    return addresses
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("schemas", [sqlite_runs.SCHEMAS, ()], ids=["its tables", "MLflow"])
 def test_a_store_is_asked_once_however_many_runs_it_holds(
-    schemas: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    schemas: tuple[str, ...], stores: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     search, single, read = MlflowClient.search_runs, MlflowClient.get_run, sqlite_runs._read_rows
@@ -129,9 +138,7 @@ def test_a_store_is_asked_once_however_many_runs_it_holds(
     monkeypatch.setattr(sqlite_runs, "_read_rows", lambda *a: asked.append("tables") or read(*a))
     monkeypatch.setattr(sqlite_runs, "SCHEMAS", schemas)
     counts = []
-    for number, trials in enumerate((4, 144)):  # the last 44 of which are copies
-        uri = f"sqlite:///{tmp_path}/{number}/mlruns/mlflow.db"
-        write_store(uri, trials)
+    for trials, uri in stores.items():
         asked.clear()
         tracker = Tracker(uri, NAME)
         text = html_report(tracker, find_sweep(tracker, NAME))

@@ -426,10 +426,10 @@ def test_a_sweep_again_and_with_one_amount_more(tmp_path: Path) -> None:
     assert "tiny: 4 trials, 5 runs made, 0 trials reused" in first.out
     for word in ("weight", "neuron", "50%", "90%"):
         assert word in first.out
-    for word, start in {"picture": b"\x89PNG", "report": b"<!doctype html>"}.items():
+    for word, start in {"picture": b"\x89PNG", "report": b"<!DOCTYPE html>"}.items():
         (line,) = (line for line in first.out.splitlines() if line.startswith(f"{word}: "))
         file = Path(line.removeprefix(f"{word}: ").strip())
-        assert file.read_bytes().lower().startswith(start)
+        assert file.read_bytes().lstrip().startswith(start)
         assert file.is_relative_to(tmp_path / "mlruns" / "artifacts")
     (made,) = (row for row in runs(tmp_path) if row.tags["kind"] == "sweep")
     assert made.tags["command"] == "orchestrate sweep --space tiny.yaml --device cpu"

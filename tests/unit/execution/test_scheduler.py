@@ -27,8 +27,7 @@ from orchestrator.config import (
 )
 from orchestrator.data.loading import load_dataset
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.execution.options import Resources, SweepOptions
-from orchestrator.execution.ray_local import local_ray
+from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.scheduler import OptunaStopping, PQIndexPruner, Studies, make_pruner, record_round
 from orchestrator.execution.searcher import METRICS, STOPPED, SUCCEEDED
 from orchestrator.execution.sweep import make_plan, run_sweep, stop_rule
@@ -36,9 +35,8 @@ from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import early_stopping_conflict, group_of
 from orchestrator.planning.resume import previous_trials
 from orchestrator.space.pruners import pruners
-from orchestrator.space.space import Space, load_space
+from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
-from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import Tracker
 from orchestrator.trial.run import Round, run_trial
 from orchestrator.trial.task import PreviousTrial, Task, WorkerSettings
@@ -477,13 +475,8 @@ def test_the_command_line_that_says_it_wrong_is_refused(tmp_path: Path) -> None:
 def test_a_sweep_stops_the_hopeless_and_one_without_runs_them_whole(tmp_path: Path) -> None:
     """At 100% a network is at chance from its last rounds on; the others stay well above the bound."""
     found, uri = space(tmp_path), default_uri(tmp_path)
-    tracking.initialise(uri)
-    with local_ray(Resources(cpus=2, gpus=0, gpus_per_trial=1.0, concurrent=2), SignalHandler(), ready=1):
-        check_stopping_sweeps(found, uri)
-
-
-def check_stopping_sweeps(found: Space, uri: str) -> None:
-    stopping = SweepOptions(stop="threshold(lower=0.5)")
+    one_worker = SweepOptions(max_concurrent=1)
+    stopping = replace(one_worker, stop="threshold(lower=0.5)")
     summary = run_sweep(found, stopping, uri=uri)
     tracker = Tracker(uri, found.name)
     table = summary.results.set_index("amount")
@@ -513,7 +506,7 @@ def check_stopping_sweeps(found: Space, uri: str) -> None:
     again = run_sweep(found, stopping, uri=uri)
     assert (again.outcome.results, again.reused, again.stopped) == ((), 4, 1)
 
-    whole = run_sweep(found, SweepOptions(), uri=uri)
+    whole = run_sweep(found, one_worker, uri=uri)
     assert [outcome.task.key for outcome in whole.outcome.results] == [key]
     assert set(whole.results["status"]) == {"finished"}
     assert tracker.find_all_finished({key})[key].run_id != row.run_id

@@ -21,7 +21,8 @@ def built(case: Case) -> nn.Module:
     net = case.make().eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean)
+            if module.running_mean is not None:
+                nn.init.normal_(module.running_mean)
             nn.init.normal_(module.bias)
     return net
 
