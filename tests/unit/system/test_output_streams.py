@@ -46,7 +46,7 @@ def test_messages_that_go_nowhere_change_nothing(tmp_path: Path, messages: str) 
     code, out, _ = shell(f"orchestrate list spaces {messages}", tmp_path)
     assert code == 0
     assert "weight-vs-unit" in out
-    assert shell(f"orchestrate list nothing {messages}", tmp_path)[:2] == (2, "")
+    assert shell(f"orchestrate sweep --nothing {messages}", tmp_path)[:2] == (2, "")
     assert shell(f"orchestrate list spaces >/dev/full {messages}", tmp_path)[:2] == (4, "")
 
 
