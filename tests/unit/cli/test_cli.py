@@ -273,7 +273,7 @@ def test_a_bad_command_line_is_2_too(run: Run, tmp_path: Path, words: list[str])
 
 def test_a_mistake_ends_a_process_of_its_own_the_same_way(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    done = started("sweep", "--space", "tiny.yaml", "--set", "amount=90", cwd=tmp_path)
+    done = forked.orchestrate("sweep", "--space", "tiny.yaml", "--set", "amount=90", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "0.9 or 90%?" in done.stderr
     assert files(tmp_path) == ["tiny.yaml"]

@@ -12,7 +12,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.plan_file import load_planned_rows
 from orchestrator.planning.resume import plan_text
 from orchestrator.planning.run_names import dense_name, trial_name, varied_axes
-from orchestrator.space.space import load_space, names
+from orchestrator.space.space import load_space
 from orchestrator.trial.params import amount_text
 
 PRUNE = Prune("magnitude", "weight", "global", "one_shot", 0.5)
@@ -82,18 +82,6 @@ def named(tmp_path: Path, axes: str) -> list[str]:
 )
 def test_names_hold_what_the_space_varies(axes: str, expected: list[str], tmp_path: Path) -> None:
     assert named(tmp_path, axes) == expected
-
-
-@pytest.mark.parametrize("space", [name for name in names() if name != "transfer"])
-def test_no_two_runs_of_a_named_space_have_one_name(space: str) -> None:
-    few = {"full-grid": ("model=slp,cnn", "amount=0,0.5,0.99", "seed=0,1")}  # of its 3960 points
-    plan = make_plan(load_space(space, few.get(space, ())))
-    varied = varied_axes(plan.space)
-    for found in (
-        [trial_name(trial.config, varied) for trial in plan.trials],
-        [dense_name(config, varied) for config in plan.dense],
-    ):
-        assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize(
