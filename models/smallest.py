@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = 512  # pixels: a network that needs larger images is refused without a size
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Shape = tuple[int, int, int]
 
 
@@ -30,23 +29,13 @@ def check_images(label: str, net: nn.Module, input_shape: Shape, *, native: str 
 
 @torch.no_grad()
 def problem(net: nn.Module, input_shape: Shape) -> str:
-    """Return why a network on `meta` does not run on such images; "" if it does.
-
-    Its batch norms are made to do nothing, so it is good for this alone.
-    """
-    for module in net.modules():
-        if isinstance(module, BATCH_NORMS):  # they take any size, and on `meta` most of the time
-            module.forward = _unchanged  # type: ignore[method-assign]
+    """Return why a network on `meta` does not run on such images; "" if it does."""
     try:
         with torch.device("meta"):
             logits = net(torch.empty((2, *input_shape)))
     except Exception as error:  # noqa: BLE001  # whatever another library's code raises for a size
         return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
     return "" if isinstance(logits, Tensor) and logits.dim() == 2 else "it does not return one row of logits"
-
-
-def _unchanged(features: Tensor) -> Tensor:
-    return features
 
 
 def _smallest(net: nn.Module, channels: int) -> int:
