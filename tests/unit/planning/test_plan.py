@@ -284,7 +284,9 @@ def test_a_model_that_cannot_be_built_is_an_error(tmp_path: Path) -> None:
 def test_planning_leaves_the_global_seeds_alone() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    found = make_plan(load_space("four-techniques", ["criterion=bn_scale", "granularity=unit", "scope=layer"]))
+    found = make_plan(
+        load_space("four-techniques", ["criterion=bn_scale", "granularity=unit", "scope=layer"])
+    )
     estimate(found, finished=())
     assert torch.equal(torch.get_rng_state(), before)
 
