@@ -139,7 +139,9 @@ def parse_method(text: str) -> tuple[str, dict[str, Value]]:
             return match[1], {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # brackets a thousand deep
         pass
-    raise ValueError(f"{text!r:.200} is no method; write name or name(option=value)")
+    is_cut_off = text.count("(") != text.count(")")  # YAML ends a text without quotes at a comma
+    hint = ", within quotes where it has a comma or brackets" if is_cut_off else ""
+    raise ValueError(f"{text!r:.200} is no method; write name or name(option=value){hint}")
 
 
 class Registry:

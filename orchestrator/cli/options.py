@@ -62,10 +62,22 @@ class CostChoice(StrEnum):
     parameters = "parameters"
 
 
+SpaceArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SPACE",
+        help="A named space (see `list spaces`) or a file; --space says the same.",
+        show_default=False,
+        autocompletion=completion.spaces,
+    ),
+]
 SpaceOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--space", help="A named space (see `list spaces`) or a file.", autocompletion=completion.spaces
+        "--space",
+        help="A named space (see `list spaces`) or a file.",
+        show_default=False,
+        autocompletion=completion.spaces,
     ),
 ]
 SetOption = Annotated[
@@ -138,6 +150,15 @@ def uri() -> str:
     from orchestrator.storage.uri import default_uri
 
     return default_uri(Path.cwd())
+
+
+def chosen_space(argument: str | None, option: str | None) -> str:
+    """Return the space that a command names, once. UsageError for none, and for two."""
+    if argument is not None and option is not None:
+        raise UsageError(f"{argument} and --space {option} are two spaces; name one")
+    if (name := argument if option is None else option) is None:
+        raise UsageError("no space is named; give a file or one of `orchestrate list spaces`, as quickstart")
+    return name
 
 
 def load(name: str, sets: list[str], source: str | None = None, *, trust_code: bool = False) -> Space:

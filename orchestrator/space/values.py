@@ -35,6 +35,7 @@ CheckList = Callable[[list[Value]], Sequence[Any]]  # a list as a file has it ->
 MAX_POINTS = 1_000_000
 MAX_TEXT = 1000  # characters of one value; a longer one is refused before it is parsed
 INTEGER_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+OTHER_RANGE = re.compile(r"(\d{1,18})(?:-|:|\.{3})(\d{1,18})")  # as other programs write one
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,4})?")
 MAX_PATTERNS, MAX_NAME = 1000, 200  # of amounts by layer, and the characters of a name
 AMOUNTS_EXAMPLE = '{"layer4.*": 75%, "*": 50%}'
@@ -101,6 +102,8 @@ def as_list(value: Value) -> list[Value]:
     for item in value if isinstance(value, (list, tuple)) else [value]:
         match = INTEGER_RANGE.fullmatch(item) if isinstance(item, str) else None
         if match is None:
+            if isinstance(item, str) and (other := OTHER_RANGE.fullmatch(item)):
+                raise ValueError(f"{item!r} is no number; a range is written {other[1]}..{other[2]}")
             items.append(item)
             continue
         low, high = int(match[1]), int(match[2])

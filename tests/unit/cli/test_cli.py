@@ -241,6 +241,12 @@ def test_a_bad_file_is_one_line_and_nothing_is_built(run: Run, tmp_path: Path, c
         (["plan", "--space", "nosuch.yaml"], "nosuch.yaml: there is no such file; named spaces are"),
         (["list", "critera"], "did you mean criteria?"),
         (["data", "verify", "digit"], "did you mean digits?"),
+        (["plan"], "no space is named; give a file or one of `orchestrate list spaces`"),
+        (["sweep", "tiny.yaml", "--space", "quickstart"], "tiny.yaml and --space quickstart are two spaces"),
+        (["sweep", "--spac", "tiny.yaml"], "See `orchestrate sweep --help`."),
+        (["data", "chek"], "See `orchestrate data --help`."),
+        (["plan", "tiny.yaml", "--set", "seed=0-4"], "'0-4' is no number; a range is written 0..4"),
+        (["plan", "tiny.yaml", "--set", "technique=lamp"], "lamp is a criterion and no technique"),
     ],
 )
 def test_unknown_names_come_with_their_nearest(
@@ -250,6 +256,13 @@ def test_unknown_names_come_with_their_nearest(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert files(tmp_path) == ["tiny.yaml"]
+
+
+def test_a_space_is_named_with_and_without_its_option(run: Run) -> None:
+    plans = [run("plan", *words, "--json") for words in (["tiny.yaml"], ["--space", "tiny.yaml"])]
+    assert [code for code, _, _ in plans] == [0, 0]
+    counts = [[json.loads(out)[key] for key in ("space", "trials", "train_flops")] for _, out, _ in plans]
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize(
