@@ -1,4 +1,4 @@
-"""The commands list, show, data and doctor."""
+"""The commands init, list, show, data and doctor."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ KIND_HELP = (
     "spaces, models, datasets, techniques, criteria, granularities, schedules, recoveries, "
     "preparations, distillations or stops."
 )
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The folder; it is made if need be.")
+    ] = Path(),
+) -> None:
+    """Write a space, a network and a .gitignore to start from."""
+    from orchestrator.space.starter import write_starter
+
+    for path in write_starter(folder):
+        print_line(path)
+    space = folder / "space.yaml"
+    print_line(
+        f"next: edit them, then `orchestrate plan {space}` and `orchestrate sweep {space}`", error=True
+    )
 
 
 @app.command("list")
