@@ -237,7 +237,7 @@ def test_bad_amounts(tmp_path: Path, given: str, expected: str) -> None:
         ("model: [cnn(widths=16, a=1)]", "within quotes where it has a comma or brackets"),
         ("dataset: digit", "mine.yaml:2: axes.dataset[0]: unknown dataset 'digit'; did you mean digits?"),
         ("dataset: digits(classes=[0])", "give two or more different ones"),
-        ("dataset: 'digits(classes=[true, 0])'", "is no method"),
+        ("dataset: 'digits(classes=[true, 0])'", "give a list of integers"),
         ("dataset: {method: digits, classes: [true, 0]}", "give a list of integers"),
         ("dataset: digits(samples_per_class='x')", "give an integer"),
         ("dataset: digits(clases=[0, 1])", "unknown option of digits 'clases'; did you mean classes?"),
