@@ -148,7 +148,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Value]]:
 class _YamlWords(ast.NodeTransformer):
     """Read `true`, `false` and `null`, as a space file writes them, as Python's constants."""
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802  ast's own name
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         words = {"true": True, "false": False, "null": None}
         return ast.copy_location(ast.Constant(words[node.id]), node) if node.id in words else node
 
