@@ -161,6 +161,14 @@ def chosen_space(argument: str | None, option: str | None) -> str:
     return name
 
 
+def parse_batch_sizes(text: str) -> tuple[int, ...]:
+    """Parse `1,256`; UsageError for anything but whole numbers from 1 up."""
+    sizes = [int(size) if size.strip().isdecimal() else 0 for size in text.split(",")]
+    if not all(sizes):
+        raise UsageError(f"--batch {text[:80]}: give whole numbers from 1 up, such as 1,256")
+    return tuple(dict.fromkeys(sizes))
+
+
 def load(name: str, sets: list[str], source: str | None = None, *, trust_code: bool = False) -> Space:
     """Load a named space or a file with its --set and --from options, and print what is transferred."""
     from orchestrator.space.space import load_space
