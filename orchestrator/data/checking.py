@@ -174,4 +174,4 @@ def states() -> Iterator[tuple[str, str, str]]:
             yield name, "there" if stamps else "not there", dataset.about
     for name in SOURCES:
         if name not in DATASETS:
-            yield name, "your files", source_class(name).about
+            yield name, source_class(name).state(), source_class(name).about

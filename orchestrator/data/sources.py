@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.config import method_text
 from orchestrator.data import paths
+from orchestrator.data.data_folder import data_folder
+from orchestrator.data.torchvision_table import PUBLISHED
 from orchestrator.errors import DataError, SpaceError, unknown_name
 from orchestrator.formatting import format_gigabytes
 from pruning.registry import Hyperparameter, convert_option, hyperparameters, parse_method
@@ -110,6 +112,15 @@ class Source:
         """Return a line for each file that the option `skip_broken` leaves out."""
         return ()
 
+    def fetch(self) -> bool:
+        """Download what is missing, or return False where nothing can be downloaded."""
+        return False
+
+    @classmethod
+    def state(cls) -> str:
+        """Return whether its files are on this machine: there, not there, or another word; not checked."""
+        return "your files"
+
 
 # Name in a text -> module:class.
 SOURCES: dict[str, str] = {
@@ -117,6 +128,7 @@ SOURCES: dict[str, str] = {
     "folder": "orchestrator.data.image_folder:ImageFolder",
     "npz": "orchestrator.data.array_files:Npz",
     "npy": "orchestrator.data.array_files:Npy",
+    **{name: f"orchestrator.data.torchvision_sources:{name}" for name in PUBLISHED},
 }
 BYTES_PER_PIXEL = 5  # of a data set in memory: uint8 as read, float32 as trained on
 
@@ -190,13 +202,13 @@ def options_of(name: str) -> Mapping[str, Hyperparameter]:
 
 
 @lru_cache(maxsize=256)
-def _facts(source: Source, folder: Path) -> DatasetInfo:
+def _facts(source: Source, folder: Path, data: Path) -> DatasetInfo:
     return source.facts()
 
 
 def source_facts(source: Source) -> DatasetInfo:
     """Return `source.facts()`, cached until `clear_facts`: a plan asks once per trial."""
-    return _facts(source, paths.base())
+    return _facts(source, paths.base(), data_folder())
 
 
 def clear_facts() -> None:

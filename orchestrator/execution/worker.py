@@ -12,6 +12,7 @@ import torch
 
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import loading, paths
+from orchestrator.data.data_folder import set_data_folder
 from orchestrator.data.loading import load_planned_data
 from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.planning.fingerprints import installed_code, parse_code
@@ -57,6 +58,7 @@ def run_task(
     check_code(settings.code)
     kept_code.add_all(settings.own_code)
     paths.set_base(settings.folder)
+    set_data_folder(settings.data_dir)
     check_plugin_code(task.config)
     torch.set_num_threads(task.dense.numerics.threads)
     disable_malloc_trim()
