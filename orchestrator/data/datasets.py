@@ -19,7 +19,17 @@ from orchestrator.errors import DataError, SpaceError, unknown_name
 from pruning.plugins import Plugins
 from pruning.registry import parse_method
 
-__all__ = ["DATASETS", "OWN", "DatasetInfo", "Raw", "check_options", "info", "parse_dataset", "split_sizes"]
+__all__ = [
+    "DATASETS",
+    "OWN",
+    "DatasetInfo",
+    "Raw",
+    "check_options",
+    "info",
+    "parse_dataset",
+    "split_sizes",
+    "unknown_dataset",
+]
 
 DIGITS_PER_CLASS = (
     (124, 128, 124, 128, 127, 127, 127, 125, 121, 126),
@@ -76,13 +86,22 @@ def info(name: str) -> DatasetInfo:
         return source_facts(source)
     plain, options = parse_method(name) if "(" in name else (name, {})
     if plain not in DATASETS:
-        raise SpaceError(unknown_name("dataset", plain, [*DATASETS, *SOURCES]))
+        raise SpaceError(unknown_dataset(plain))
     if options:
         raise SpaceError(unknown_name(f"option of {plain}", next(iter(options)), SELECTION))
     try:
         return DATASETS[plain]
     except ValueError as error:
         raise SpaceError(str(error)) from error
+
+
+def unknown_dataset(name: str) -> str:
+    """Return the message for an unknown data set: with the nearest names, or how to write one's own."""
+    if name.endswith(".py"):
+        return f"{name} names a file and no function; write {name}:function"
+    if f"torchvision.{name}" in SOURCES:
+        return f"unknown dataset {name!r}; did you mean torchvision.{name}?"
+    return unknown_name("dataset", name, [*DATASETS, *SOURCES])
 
 
 def check_options(name: str, *, classes: Sequence[int] | None, samples_per_class: int | None) -> None:

@@ -41,11 +41,12 @@ _whole: set[tuple[str, str]] = set()  # (text, stamps) of sources that were read
 def file_stamps(name: str, data_dir: Path | None = None) -> list[list[str | int]] | None:
     """Return [path, size, time of the last change in ns] of every file of a data set that is there.
 
-    Nothing is read, and nothing imported. None for a data set of another package, whose files only it knows.
+    Nothing is read, and nothing imported. None for a data set of another package, or of one's own function,
+    whose files only it knows.
     Of a source with many files there is one stamp for all. DataError where it has none.
     """
     if (parsed := find_source(name)) is not None:
-        return stamps_of(parsed)
+        return stamps_of(parsed) if parsed.is_stamped else None
     if name not in OWN or OWN[name].read is not None:
         return None
     root, source = data_folder(data_dir), OWN[name].source
@@ -148,6 +149,7 @@ def mark_whole(name: str, stamps: list[list[str | int]]) -> None:
 def _read_source(name: str, source: Source) -> Raw:
     """Read a source. DataError where its files change meanwhile, or do not fit into memory."""
     before = stamps_of(source)
+    _whole.discard((name, str(before)))  # what has no stamps may have changed
     try:
         raw = source.read()
     except MemoryError as error:

@@ -297,8 +297,27 @@ def _indices(name: str, parts: Mapping[str, Labels]) -> tuple[Indices, Indices, 
 
 def _class_of(name: str, row: Published) -> type[TorchvisionSource]:
     base = Emnist if row.source == "EMNIST" else ImageSet if row.shape is None else ArraySet
-    about = f"{base.__doc__} {row.classes} classes; {' and '.join(f'{n:,}' for n in row.images)} images."
-    return type(row.source, (base,), {"name": name, "about": row.about, "row": row, "__doc__": about})
+    members = {"name": name, "about": row.about, "row": row, "__doc__": _text(name, row)}
+    return type(row.source, (base,), members)
+
+
+def _text(name: str, row: Published) -> str:
+    """Return what `orchestrate show` says of a data set."""
+    images = f"Images {'x'.join(map(str, row.shape))}" if row.shape else "Images of many sizes"
+    if name == "torchvision.eurosat":
+        images = "Images 3x64x64"
+    parts = ["for training and validation", "for the test"]
+    if len(row.splits) == 3:
+        parts = ["for training", "for validation", "for the test"]
+    elif len(row.splits) == 1:
+        parts = ["split by their content"]
+    counts = ", ".join(f"{count:,} {part}" for count, part in zip(row.images, parts, strict=True))
+    notes = ""
+    if row.source == "EMNIST":
+        notes = " These are numbers of the split `balanced`. Images lie on their side, as in torchvision."
+    elif row.shape is None:
+        notes = " Decoded to squares, as images of `folder`."
+    return f"{images}, {row.classes} classes; {counts}.{notes} Files: `orchestrate data fetch {name}`."
 
 
 CLASSES = {name: _class_of(name, row) for name, row in PUBLISHED.items()}

@@ -36,7 +36,7 @@ from orchestrator.trial.recovery import RoundMasks
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 from orchestrator.trial.task import Task, WorkerSettings
 from orchestrator.trial.weight_transfer import SourceModel
-from pruning import kept_code
+from pruning import kept_code, own_code
 
 OnProgress = Callable[[dict[str, float]], None]
 ShouldStop = Callable[[dict[str, float]], str]  # a round's numbers -> why the trial is to stop, or ""
@@ -95,7 +95,8 @@ class _TaskExecution:
         config, dense, dataset = self.task.config, self.task.dense, self.dataset
         tracker = self.networks.tracker
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-        data = DataInput(dataset.name, dataset.digest, {name: len(images) for name, images in splits.items()})
+        name = own_code.shown(dataset.name)
+        data = DataInput(name, dataset.digest, {name: len(images) for name, images in splits.items()})
         start = make_run_start(self.task, self.settings, params=params(config), data=data)
         with RunSession(tracker, self.networks.outbox, start) as session:
             if session.existing is not None:
