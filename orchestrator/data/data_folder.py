@@ -34,7 +34,7 @@ def data_folder(data_dir: Path | None = None) -> Path:
 
 def set_data_folder(folder: str | None) -> None:
     """Let this worker's tasks read from a folder; None changes nothing."""
-    if folder is not None:
+    if folder is not None and data_folder() != Path(folder):
         _CURRENT.set(Path(folder))
 
 

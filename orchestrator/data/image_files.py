@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,7 @@ def read_image_bytes(file: Path) -> bytes:
 
 
 def decode(
-    content: bytes, *, size: int, fit: str, grey: bool, formats: Sequence[str] = FORMATS
+    content: bytes, *, size: int, fit: str, grey: bool, formats: tuple[str, ...] = FORMATS
 ) -> NDArray[np.uint8]:
     """Return an image as uint8 [C, size, size]. BrokenImageError for what cannot be decoded."""
     try:

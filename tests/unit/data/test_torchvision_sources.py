@@ -389,6 +389,32 @@ def test_a_broken_or_missing_image_and_a_damaged_list_are_one_line(served: Path)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (["00000.ppm;0", "../../../secret.ppm;1"], "is no image of this folder"),
+        (["/etc/passwd;0"], "/etc/passwd is no image of this folder"),
+        (["00000.ppm;4"], "there are labels without a name or without training images"),
+        ([], "there are no images for test"),
+    ],
+)
+def test_lists_that_were_changed_are_refused(rows: list[str], reason: str, served: Path) -> None:
+    root = fetched("torchvision.gtsrb")
+    (root / "gtsrb" / "GT-final_test.csv").write_text("\n".join(["Filename;ClassId", *rows]))
+    for call in (datasets.info, files.read_raw, files.file_stamps):
+        with pytest.raises(DataError, match=f"torchvision.gtsrb: its files in .* are damaged: .*{reason}"):
+            call("torchvision.gtsrb")
+
+
+def test_a_class_with_too_few_images_is_named(served: Path) -> None:
+    root = fetched("torchvision.eurosat")
+    for file in sorted((root / "eurosat" / "2750" / "Forest").iterdir())[2:]:
+        file.unlink()
+    for call in (datasets.info, files.read_raw):
+        with pytest.raises(DataError, match=r"^torchvision.eurosat: class 'Forest' has 2 images; 3 or more"):
+            call("torchvision.eurosat")
+
+
 def test_images_that_are_fewer_than_published_are_noted(served: Path) -> None:
     root = fetched("torchvision.caltech101")
     (root / "caltech101" / "101_ObjectCategories" / "wrench" / "image_0020.jpg").unlink()
