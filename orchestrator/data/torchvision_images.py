@@ -163,10 +163,10 @@ def _pairs(paths: Sequence[Any], labels: Sequence[Any]) -> list[tuple[Path, int]
 
 
 _LISTINGS: dict[str, Listing] = {
-    "GTSRB": lambda data: _pairs(*zip(*data._samples, strict=True)),
+    "GTSRB": lambda data: [(Path(path), label) for path, label in data._samples],
     "Flowers102": lambda data: _pairs(data._image_files, data._labels),
     "OxfordIIITPet": lambda data: _pairs(data._images, data._labels),
     "Food101": lambda data: _pairs(data._image_files, data._labels),
     "Caltech101": _caltech,
-    "EuroSAT": lambda data: _pairs(*zip(*data.samples, strict=True)),
+    "EuroSAT": lambda data: [(Path(path), label) for path, label in data.samples],
 }
