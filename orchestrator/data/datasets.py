@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +38,7 @@ DIGITS_PER_CLASS = (
     (36, 36, 35, 37, 36, 37, 36, 36, 35, 36),
 )
 
+TORCHVISION = "torchvision."
 GREY = (1, 28, 28)
 COLOUR = (3, 32, 32)
 
@@ -99,8 +101,11 @@ def unknown_dataset(name: str) -> str:
     """Return the message for an unknown data set: with the nearest names, or how to write one's own."""
     if name.endswith(".py"):
         return f"{name} names a file and no function; write {name}:function"
-    if f"torchvision.{name}" in SOURCES:
-        return f"unknown dataset {name!r}; did you mean torchvision.{name}?"
+    # Without the common prefix, for which each would be near.
+    plain = [source.removeprefix(TORCHVISION) for source in SOURCES if source.startswith(TORCHVISION)]
+    near = get_close_matches(name.removeprefix(TORCHVISION), plain, n=3, cutoff=0.6)
+    if near and (name in plain or name.startswith(TORCHVISION)):
+        return f"unknown dataset {name!r}; did you mean {' or '.join(TORCHVISION + other for other in near)}?"
     return unknown_name("dataset", name, [*DATASETS, *SOURCES])
 
 

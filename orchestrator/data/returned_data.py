@@ -96,7 +96,9 @@ def _as_array(name: str, value: Any) -> Array:
 
 
 def _is_dataset(value: object) -> bool:
-    return not isinstance(value, PLAIN) and hasattr(value, "__getitem__")
+    """Whether a value is read item by item; pandas and h5py have arrays, which say so."""
+    is_array = isinstance(value, PLAIN) or hasattr(value, "__array__")
+    return not is_array and hasattr(value, "__getitem__")
 
 
 def _from_datasets(datasets: Mapping[str, Any]) -> dict[str, Array]:

@@ -75,6 +75,7 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Text:
         "return {'x': X[:, None], 'y': Y[:, None]}",
         "return {'x': torch.tensor(X), 'y': torch.tensor(Y)}",
         "return (X / 255).astype(np.float32), Y.astype(float)",
+        "import pandas\nreturn X, pandas.Series(Y)",
         "return X.astype(float), Y",
         "return TensorDataset(torch.tensor(X), torch.tensor(Y))",
         "return TensorDataset(torch.tensor(X)[:, None].float() / 255, torch.tensor(Y))",

@@ -134,7 +134,7 @@ def test_unknown_names_and_options_list_the_near_ones() -> None:
         ValueError, match=r"unknown dataset 'torchvision.svnh'; did you mean torchvision.svhn"
     ):
         canonical_dataset("torchvision.svnh")
-    with pytest.raises(ValueError, match=r"unknown dataset 'food101'; did you mean torchvision.food101"):
+    with pytest.raises(ValueError, match=r"unknown dataset 'food101'; did you mean torchvision.food101\?"):
         canonical_dataset("food101")
     with pytest.raises(SpaceError, match=r"did you mean torchvision.svhn"):
         files.fetch("torchvision.svnh")
