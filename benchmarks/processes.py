@@ -1,6 +1,6 @@
 """Run a command and measure its wall time and the CPU time of all its processes.
 
-    python -m benchmarks.processes orchestrate sweep --space quickstart
+    python -m benchmarks.processes orchestrate sweep --space four-techniques
 
 prints the lifetime and CPU time of each process.
 """

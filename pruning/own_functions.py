@@ -64,9 +64,9 @@ def find_method(
     try:
         inspect.signature(function).bind(*positional, **dict.fromkeys(keywords))
     except TypeError as error:
-        form = ", ".join([*positional, *(["*", *keywords] if keywords else [])])
+        form = ", ".join([*positional, *(["*", *keywords] if keywords else []), "..."])
         raise OwnCodeError(
-            f"{shown} is no {kind}: {error}; write def {own_code.split(pinned).function}({form}, ...), with "
+            f"{shown} is no {kind}: {error}; write def {own_code.split(pinned).function}({form}), with "
             "a default for every option"
         ) from error
     return _called(function, shown, parameters, len(positional), keywords), all_traits.get(kind, {})

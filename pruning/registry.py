@@ -130,16 +130,27 @@ def hyperparameters(function: Function) -> Mapping[str, Hyperparameter]:
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Value]]:
-    """Split `name(a=1, b=[2, 3])` into (name, options). ValueError for any other form."""
+    """Split `name(a=1, b=[2, 3], c=true)` into (name, options). ValueError for any other form."""
     match = METHOD.fullmatch(text)
     try:
         # A call of `_`, as a name with a dash is none to Python's parser.
         call = ast.parse(f"_({(match and match[2]) or ''})", mode="eval").body
         if match and isinstance(call, ast.Call) and not call.args and all(item.arg for item in call.keywords):
-            return match[1], {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+            values = {str(item.arg): _YamlWords().visit(item.value) for item in call.keywords}
+            return match[1], {name: ast.literal_eval(value) for name, value in values.items()}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # brackets a thousand deep
         pass
-    raise ValueError(f"{text!r:.200} is no method; write name or name(option=value)")
+    is_cut_off = text.count("(") != text.count(")")  # YAML ends a text without quotes at a comma
+    hint = ", within quotes where it has a comma or brackets" if is_cut_off else ""
+    raise ValueError(f"{text!r:.200} is no method; write name or name(option=value){hint}")
+
+
+class _YamlWords(ast.NodeTransformer):
+    """Read `true`, `false` and `null`, as a space file writes them, as Python's constants."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        words = {"true": True, "false": False, "null": None}
+        return ast.copy_location(ast.Constant(words[node.id]), node) if node.id in words else node
 
 
 class Registry:

@@ -47,7 +47,8 @@ def python(
             process.kill()
             process.join()
         assert process.exitcode is not None
-        return CompletedProcess(words, process.exitcode, *(stream.read_text() for stream in streams))
+        texts = (stream.read_text(errors="replace") for stream in streams)
+        return CompletedProcess(words, process.exitcode, *texts)
 
 
 def start_python(

@@ -48,7 +48,11 @@ OWNERS = {
     "ray": ("orchestrator.execution",),
     "optuna": ("orchestrator.planning.sampling", "orchestrator.execution.scheduler"),
     "onnx": ("orchestrator.model_io.formats", "orchestrator.model_io.quantization"),
-    "onnxruntime": ("orchestrator.model_io.formats", "orchestrator.model_io.quantization"),
+    "onnxruntime": (
+        "orchestrator.model_io.formats",
+        "orchestrator.model_io.quantization",
+        "orchestrator.latency.onnx_process",
+    ),
     "timm": ("models.timm_models",),
     "torchvision": ("models.torchvision_compat",),
     "jinja2": ("orchestrator.report.components",),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import typer
 import yaml
@@ -182,9 +183,7 @@ def test_every_block_of_python_is_formatted(tmp_path: Path) -> None:
     "block", [block for block in of("python") if block.marked], ids=lambda block: block.place
 )
 def test_what_is_marked_runs(block: Block, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    done = forked.python(block.text, cwd=tmp_path, seconds=300)
     assert done.returncode == 0, done.stderr
 
 

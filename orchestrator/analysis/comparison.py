@@ -101,6 +101,7 @@ def comparison_records(results: DataFrame, options: ComparisonOptions = DEFAULT_
         record |= {"amount_text": amount_label(rows), "seeds": len(rows)}
         record |= {"seeds_stopped": rows.attrs.get(STOPPED, 0)}
         record |= {f"seeds_{name}": count_seeds(rows, name) for name in ("at_chance", "empty_layers")}
+        record |= {"run_ids": " ".join(rows["run_id"])} if "run_id" in rows else {}
         record |= _metric_columns(rows, options.method)
         for columns in extras:
             record |= columns.get(_key(setting), columns.get(_key(setting, has_amount=False), {}))

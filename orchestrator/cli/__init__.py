@@ -60,7 +60,7 @@ def main() -> None:
         except typer.exceptions.TyperException as error:
             if not error.format_message():  # without a command the help was printed
                 raise SystemExit(error.exit_code) from None
-            _fail(f"{error.format_message()} See `orchestrate --help`.", error.exit_code)
+            _fail(f"{error.format_message()} See `{_help_command(error)}`.", error.exit_code)
         except typer.Abort:
             _fail("interrupted", 130)
         except Exception as error:  # noqa: BLE001  a bug, whichever
@@ -82,6 +82,15 @@ def _command() -> Any:  # the command of typer, whose types are its own
         if command.callback is not None:
             command.callback = escaped()(command.callback)
     return root
+
+
+def _help_command(error: Any) -> str:
+    """Return the command whose help explains a usage error."""
+    words, context = ["--help"], getattr(error, "ctx", None)
+    while context is not None and context.parent is not None:
+        words.insert(0, context.info_name)
+        context = context.parent
+    return " ".join(["orchestrate", *words])
 
 
 def _print_traceback(error: Exception) -> None:

@@ -23,7 +23,7 @@ def known(incomplete: str) -> Offers:
     from orchestrator.space.names import KINDS, names
 
     all_names = [(name, about) for kind in KINDS for name, about in names(kind).items()]
-    return _library_models(incomplete) or _matching(dict(reversed(all_names)).items(), incomplete)
+    return [*_library_models(incomplete), *_matching(dict(reversed(all_names)).items(), incomplete)]
 
 
 def spaces(incomplete: str) -> Offers:

@@ -1,4 +1,4 @@
-"""The commands list, show, data and doctor."""
+"""The commands init, list, show, data and doctor."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ KIND_HELP = (
     "spaces, models, datasets, techniques, criteria, granularities, schedules, recoveries, "
     "preparations, distillations or stops."
 )
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The folder; it is made if need be.")
+    ] = Path(),
+) -> None:
+    """Write a space, a network and a .gitignore to start from."""
+    from orchestrator.space.starter import write_starter
+
+    for path in write_starter(folder):
+        print_line(path)
+    space = folder / "space.yaml"
+    print_line(
+        f"next: edit them, then `orchestrate plan {space}` and `orchestrate sweep {space}`", error=True
+    )
 
 
 @app.command("list")
@@ -56,17 +73,31 @@ def show(
     print_text(text.rstrip("\n"))
 
 
+def _canonical(dataset: str) -> str:
+    """Return the canonical text of a data set as a person writes it."""
+    from orchestrator.errors import SpaceError
+    from orchestrator.space.values import canonical_dataset
+
+    try:
+        return canonical_dataset(dataset)
+    except ValueError as error:
+        raise SpaceError(str(error)) from error
+
+
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[
         str,
-        typer.Argument(help="mnist, fashion-mnist, cifar10 or cifar100.", autocompletion=completion.datasets),
+        typer.Argument(
+            help="mnist, fashion-mnist, cifar10, cifar100 or torchvision.NAME.",
+            autocompletion=completion.datasets,
+        ),
     ],
 ) -> None:
     """Download a data set and check it."""
     from orchestrator.data.files import fetch
 
-    print_line(fetch(name))
+    print_line(fetch(_canonical(name)))
 
 
 @data_app.command("verify")
@@ -77,7 +108,7 @@ def data_verify(
     from orchestrator.data.files import verify
     from orchestrator.errors import DataError
 
-    if problems := verify(name):
+    if problems := verify(_canonical(name)):
         raise DataError("; ".join(problems))
     print_line(f"{name}: ok")
 
@@ -97,14 +128,8 @@ def data_check(
 ) -> None:
     """Read a data set: counts by class and split, broken and doubled images, mean and deviation."""
     from orchestrator.data import checking
-    from orchestrator.errors import SpaceError
-    from orchestrator.space.values import canonical_dataset
 
-    try:
-        text = canonical_dataset(dataset)
-    except ValueError as error:
-        raise SpaceError(str(error)) from error
-    checked = checking.check(text)
+    checked = checking.check(_canonical(dataset))
     if sheet is not None:
         checking.write_sheet(checked, sheet)
     print_result(checked, as_json=as_json)
@@ -117,8 +142,10 @@ def data_list() -> None:
     """List the data sets, and which of them are on this machine; their files are not checked."""
     from orchestrator.data.checking import states
 
-    for name, state, about in states():
-        print_line(f"{name:<14}  {state:<12}  {about}")
+    rows = list(states())
+    width = max(len(name) for name, _, _ in rows)
+    for name, state, about in rows:
+        print_line(f"{name:<{width}}  {state:<12}  {about}")
 
 
 @data_app.command("path")

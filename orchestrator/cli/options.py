@@ -62,10 +62,22 @@ class CostChoice(StrEnum):
     parameters = "parameters"
 
 
+SpaceArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SPACE",
+        help="A named space (see `list spaces`) or a file; --space says the same.",
+        show_default=False,
+        autocompletion=completion.spaces,
+    ),
+]
 SpaceOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--space", help="A named space (see `list spaces`) or a file.", autocompletion=completion.spaces
+        "--space",
+        help="A named space (see `list spaces`) or a file.",
+        show_default=False,
+        autocompletion=completion.spaces,
     ),
 ]
 SetOption = Annotated[
@@ -138,6 +150,23 @@ def uri() -> str:
     from orchestrator.storage.uri import default_uri
 
     return default_uri(Path.cwd())
+
+
+def chosen_space(argument: str | None, option: str | None) -> str:
+    """Return the space that a command names, once. UsageError for none, and for two."""
+    if argument is not None and option is not None:
+        raise UsageError(f"{argument} and --space {option} are two spaces; name one")
+    if (name := argument if option is None else option) is None:
+        raise UsageError("no space is named; give a file or one of `orchestrate list spaces`, as quickstart")
+    return name
+
+
+def parse_batch_sizes(text: str) -> tuple[int, ...]:
+    """Parse `1,256`; UsageError for anything but whole numbers from 1 up."""
+    sizes = [int(size) if size.strip().isdecimal() else 0 for size in text.split(",")]
+    if not all(sizes):
+        raise UsageError(f"--batch {text[:80]}: give whole numbers from 1 up, such as 1,256")
+    return tuple(dict.fromkeys(sizes))
 
 
 def load(name: str, sets: list[str], source: str | None = None, *, trust_code: bool = False) -> Space:

@@ -1,4 +1,4 @@
-"""The commands compare, report, latency, ui, export and register, on what was recorded."""
+"""The commands compare, report, latency, bench, ui, export and register, on what was recorded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from orchestrator.cli.options import (
     JsonOption,
     ToleranceOption,
     TrustOption,
+    parse_batch_sizes,
     uri,
 )
-from orchestrator.cli.output import exit_on_signal, print_table
+from orchestrator.cli.output import exit_on_signal, print_result, print_table
 from orchestrator.system.console import print_json, print_line, print_text
 from pruning import kept_code
 
@@ -117,7 +118,6 @@ def latency(
         latency_records,
         latency_table,
         measure_named,
-        parse_batch_sizes,
     )
 
     options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again)
@@ -128,6 +128,22 @@ def latency(
             print_json(records)
         else:
             print_table(latency_table(records))
+
+
+@app.command()
+def bench(
+    source: Annotated[str, typer.Argument(metavar="FILE.onnx|RUN", help="An exported file, or a network.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
+    batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,32",
+    seconds_each: Annotated[float, typer.Option(min=0.01, help="For each batch size.")] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Time an exported network in ONNX Runtime on this CPU, in a process of its own; needs no store."""
+    from orchestrator.latency.bench import bench as measure
+
+    batches = parse_batch_sizes(batch)
+    result = measure(source, threads=threads, batches=batches, seconds=seconds_each, uri=uri())
+    print_result(result, as_json=as_json)
 
 
 @app.command()

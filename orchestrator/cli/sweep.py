@@ -21,9 +21,11 @@ from orchestrator.cli.options import (
     RetriesOption,
     RetryFailedOption,
     SetOption,
+    SpaceArgument,
     SpaceOption,
     StopOption,
     TrustOption,
+    chosen_space,
     load,
     uri,
 )
@@ -43,7 +45,8 @@ START_SECONDS = 2.5  # in which a sweep that is stopped while it starts may end 
 
 @app.command()
 def plan(
-    space: SpaceOption,
+    name: SpaceArgument = None,
+    space: SpaceOption = None,
     sets: SetOption = [],  # noqa: B006  typer copies it
     source: FromOption = None,
     trust_code: TrustOption = False,
@@ -55,14 +58,15 @@ def plan(
     from orchestrator.execution.options import resolve_device
     from orchestrator.execution.sweep import preview
 
-    loaded = load(space, sets, source, trust_code=trust_code)
+    loaded = load(chosen_space(name, space), sets, source, trust_code=trust_code)
     result = preview(loaded, device=resolve_device(device.value), precision=precision.value, uri=uri())
     print_result(result, as_json=as_json)
 
 
 @app.command()
 def sweep(
-    space: SpaceOption,
+    name: SpaceArgument = None,
+    space: SpaceOption = None,
     sets: SetOption = [],  # noqa: B006  typer copies it
     source: FromOption = None,
     trust_code: TrustOption = False,
@@ -78,6 +82,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
+    chosen = chosen_space(name, space)
     with exit_on_signal(start_seconds=START_SECONDS) as signals:
         from orchestrator.execution.options import SweepOptions, resolve_cluster_device, resolve_device
 
@@ -94,7 +99,7 @@ def sweep(
             stop=stop,
             retries=retries,
         )
-        summary = _run(space, sets, source, options, signals, trust_code=trust_code)
+        summary = _run(chosen, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)
         if latency and not signals.received:
             _measure_latency(summary)

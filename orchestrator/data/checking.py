@@ -18,10 +18,12 @@ from orchestrator.config import method_text
 from orchestrator.data.content_split import SPLITS, shared_notes
 from orchestrator.data.datasets import DATASETS, Raw, info, parse_dataset
 from orchestrator.data.files import file_stamps, read_raw
+from orchestrator.data.own_data import OwnData
 from orchestrator.data.sources import SOURCES, find_source, source_class
 from orchestrator.data.splits import Index, split_indices
 from orchestrator.errors import DataError, UsageError
 from orchestrator.system.files import replace_file
+from pruning import own_code
 from pruning.registry import parse_method
 
 SAMPLES, SHOWN_CLASSES = 10, 40  # of the sheet: columns and rows
@@ -46,7 +48,7 @@ class DataCheck:
     def to_json(self) -> dict[str, Any]:
         """Return the check as JSON."""
         return {
-            "name": self.name,
+            "name": own_code.shown(self.name),
             "shape": list(self.raw.images.shape[1:]),
             "bytes": self.raw.images.nbytes,
             "splits": dict(zip(SPLITS, self._totals(), strict=True)),
@@ -62,7 +64,8 @@ class DataCheck:
         """Yield what the command prints."""
         shape = "x".join(map(str, self.raw.images.shape[1:]))
         megabytes = self.raw.images.nbytes / 1e6
-        yield f"{self.name}: {len(self.raw.labels):,} images of {shape}, {megabytes:,.1f} MB as bytes"
+        name, count = own_code.shown(self.name), len(self.raw.labels)
+        yield f"{name}: {count:,} images of {shape}, {megabytes:,.1f} MB as bytes"
         yield f"read in {self.seconds:.2f} s, {1e6 * self.seconds / len(self.raw.labels):,.0f} µs an image"
         for channel, (mean, deviation) in enumerate(zip(self.mean, self.deviation, strict=True)):
             yield f"channel {channel}: mean {mean:.4f}, deviation {deviation:.4f} (training, of 1)"
@@ -174,4 +177,5 @@ def states() -> Iterator[tuple[str, str, str]]:
             yield name, "there" if stamps else "not there", dataset.about
     for name in SOURCES:
         if name not in DATASETS:
-            yield name, "your files", source_class(name).about
+            yield name, source_class(name).state(), source_class(name).about
+    yield "path/to/file.py:function", OwnData.state(), OwnData.about

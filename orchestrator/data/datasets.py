@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +20,17 @@ from orchestrator.errors import DataError, SpaceError, unknown_name
 from pruning.plugins import Plugins
 from pruning.registry import parse_method
 
-__all__ = ["DATASETS", "OWN", "DatasetInfo", "Raw", "check_options", "info", "parse_dataset", "split_sizes"]
+__all__ = [
+    "DATASETS",
+    "OWN",
+    "DatasetInfo",
+    "Raw",
+    "check_options",
+    "info",
+    "parse_dataset",
+    "split_sizes",
+    "unknown_dataset",
+]
 
 DIGITS_PER_CLASS = (
     (124, 128, 124, 128, 127, 127, 127, 125, 121, 126),
@@ -27,6 +38,7 @@ DIGITS_PER_CLASS = (
     (36, 36, 35, 37, 36, 37, 36, 36, 35, 36),
 )
 
+TORCHVISION = "torchvision."
 GREY = (1, 28, 28)
 COLOUR = (3, 32, 32)
 
@@ -76,13 +88,25 @@ def info(name: str) -> DatasetInfo:
         return source_facts(source)
     plain, options = parse_method(name) if "(" in name else (name, {})
     if plain not in DATASETS:
-        raise SpaceError(unknown_name("dataset", plain, [*DATASETS, *SOURCES]))
+        raise SpaceError(unknown_dataset(plain))
     if options:
         raise SpaceError(unknown_name(f"option of {plain}", next(iter(options)), SELECTION))
     try:
         return DATASETS[plain]
     except ValueError as error:
         raise SpaceError(str(error)) from error
+
+
+def unknown_dataset(name: str) -> str:
+    """Return the message for an unknown data set: with the nearest names, or how to write one's own."""
+    if name.endswith(".py"):
+        return f"{name} names a file and no function; write {name}:function"
+    # Without the common prefix, for which each would be near.
+    plain = [source.removeprefix(TORCHVISION) for source in SOURCES if source.startswith(TORCHVISION)]
+    near = get_close_matches(name.removeprefix(TORCHVISION), plain, n=3, cutoff=0.6)
+    if near and (name in plain or name.startswith(TORCHVISION)):
+        return f"unknown dataset {name!r}; did you mean {' or '.join(TORCHVISION + other for other in near)}?"
+    return unknown_name("dataset", name, [*DATASETS, *SOURCES])
 
 
 def check_options(name: str, *, classes: Sequence[int] | None, samples_per_class: int | None) -> None:

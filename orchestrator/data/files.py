@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import sys
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from http.client import HTTPException
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.data.data_folder import chosen_data_dir as chosen_data_dir
+from orchestrator.data.data_folder import data_folder as data_folder
+from orchestrator.data.data_folder import default_data_dir as default_data_dir
+from orchestrator.data.data_folder import from_data_dir
 from orchestrator.data.datasets import OWN, Raw, digits_file, info, read_digits
+from orchestrator.data.downloads import DOWNLOAD_ERRORS, download, problem_of, reason_of
 from orchestrator.data.sources import Source, find_source, stamps_of
 from orchestrator.errors import DataError
-from orchestrator.system.console import drawn_on
 from pruning.plugins import warn_once
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FETCH_TIMEOUT_SECONDS = 30.0
 # torchvision's class -> the folder below the data folder with all files that are parsed, and the archive.
 LAYOUT = {
     "MNIST": ("MNIST/raw", ""),
@@ -36,33 +35,18 @@ LAYOUT = {
     "CIFAR100": ("cifar-100-python", "cifar-100-python.tar.gz"),
 }
 _whole: set[tuple[str, str]] = set()  # (text, stamps) of sources that were read without an error
-DOWNLOAD_ERRORS = (OSError, HTTPException, RuntimeError)  # torchvision raises the last for a wrong MD5
 
 
-def chosen_data_dir() -> Path | None:
-    """Return ORCHESTRATE_DATA_DIR, absolute, if it is set. Nothing else reads that variable."""
-    folder = os.environ.get("ORCHESTRATE_DATA_DIR")
-    return Path(folder).expanduser().absolute() if folder else None
-
-
-def default_data_dir() -> Path:
-    """Return the folder that the environment sets, or else ~/.cache/orchestrate/data."""
-    return chosen_data_dir() or Path.home() / ".cache" / "orchestrate" / "data"
-
-
-def data_folder(data_dir: Path | None = None) -> Path:
-    """Return the data folder, absolute; it need not exist."""
-    return (data_dir or default_data_dir()).expanduser().absolute()
-
-
+@from_data_dir
 def file_stamps(name: str, data_dir: Path | None = None) -> list[list[str | int]] | None:
     """Return [path, size, time of the last change in ns] of every file of a data set that is there.
 
-    Nothing is read, and nothing imported. None for a data set of another package, whose files only it knows.
+    Nothing is read, and nothing imported. None for a data set of another package, or of one's own function,
+    whose files only it knows.
     Of a source with many files there is one stamp for all. DataError where it has none.
     """
     if (parsed := find_source(name)) is not None:
-        return stamps_of(parsed)
+        return stamps_of(parsed) if parsed.is_stamped else None
     if name not in OWN or OWN[name].read is not None:
         return None
     root, source = data_folder(data_dir), OWN[name].source
@@ -78,6 +62,7 @@ def _stamps(files: Sequence[Path], root: Path) -> list[list[str | int]]:
     return [[str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
 
 
+@from_data_dir
 def verify(name: str, data_dir: Path | None = None) -> list[str]:
     """Return what is wrong with the files, a line each; empty where they can be read. Writes nothing."""
     if find_source(name) is not None or info(name).read is not None:
@@ -90,14 +75,15 @@ def verify(name: str, data_dir: Path | None = None) -> list[str]:
     if source is None:
         return []
     files, archive = _files(source, root), _archive(source, root)
-    problems = [problem for file, md5 in files if (problem := _problem(file, md5)) is not None]
+    problems = [problem for file, md5 in files if (problem := problem_of(file, md5)) is not None]
     if archive is None or not problems:
         return problems
     # Batches that are missing or corrupt are unpacked again: only the archive matters.
-    problem = _problem(*archive)
+    problem = problem_of(*archive)
     return [] if problem is None else [problem]
 
 
+@from_data_dir
 def check_files(name: str, data_dir: Path | None = None) -> None:
     """DataError, one line, unless the files can be read. A source is read again where its files changed."""
     if (parsed := find_source(name)) is not None:
@@ -114,10 +100,12 @@ def check_files(name: str, data_dir: Path | None = None) -> None:
         )
 
 
+@from_data_dir
 def fetch(name: str, data_dir: Path | None = None) -> Path:
     """Download what is missing or corrupt, check its MD5, return the data folder. DataError on failure."""
-    if find_source(name) is not None:
-        check_files(name)
+    if (parsed := find_source(name)) is not None:
+        if not parsed.fetch():
+            check_files(name)
         return data_folder(data_dir)
     source, root = _source(name), data_folder(data_dir)
     if source is None:
@@ -125,20 +113,20 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
     archive = _archive(source, root)
     mirrors = source.mirrors if archive is None else [source.url.removesuffix(source.filename)]
     files = _files(source, root) if archive is None else [archive]
-    broken = [(file, md5) for file, md5 in files if _problem(file, md5)] if verify(name, root) else []
+    broken = [(file, md5) for file, md5 in files if problem_of(file, md5)] if verify(name, root) else []
     for file, md5 in broken:
         try:
-            _download(mirrors, file, md5)
+            download([mirror + file.name for mirror in mirrors], file, md5)
         except DOWNLOAD_ERRORS as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{name}: could not fetch {file.name} ({reason}); put it by hand as {file} (md5 {md5}), "
-                "or use the data set 'digits', which needs no files"
+                f"{name}: could not fetch {file.name} ({reason_of(error)}); put it by hand as {file} "
+                f"(md5 {md5}), or use the data set 'digits', which needs no files"
             ) from error
     _unpack(name, source, root)
     return root
 
 
+@from_data_dir
 def read_raw(name: str, data_dir: Path | None = None) -> Raw:
     """Read a data set's arrays. DataError, one line, where a file is missing or corrupt."""
     if (parsed := find_source(name)) is not None:
@@ -161,6 +149,7 @@ def mark_whole(name: str, stamps: list[list[str | int]]) -> None:
 def _read_source(name: str, source: Source, root: Path) -> Raw:
     """Read a source. DataError where its files change meanwhile, or do not fit into memory."""
     before = stamps_of(source)
+    _whole.discard((name, str(before)))  # what has no stamps may have changed
     try:
         raw = source.read_from(root)
     except MemoryError as error:
@@ -205,59 +194,12 @@ def _archive(source: Any, root: Path) -> tuple[Path, str] | None:
     return (root / source.filename, source.tgz_md5) if hasattr(source, "tgz_md5") else None
 
 
-def _problem(file: Path, md5: str) -> str | None:
-    from models.torchvision_compat import datasets
-
-    try:
-        if not file.is_file():
-            return f"{file} is missing (expected md5 {md5})"
-        actual = datasets.utils.calculate_md5(file)
-    except OSError as error:
-        return f"{file} cannot be read: {error.strerror}"
-    if actual == md5:
-        return None
-    return f"{file} is corrupt: {file.stat().st_size} bytes with md5 {actual}, expected md5 {md5}"
-
-
-def _download(mirrors: Sequence[str], file: Path, md5: str) -> None:
-    """Download into a temporary folder, then rename. Raises the last mirror's error where all fail."""
-    from models.torchvision_compat import datasets
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=file.parent, prefix=".fetch-") as folder, _download_settings():
-        for mirror in mirrors:
-            try:
-                datasets.utils.download_url(mirror + file.name, folder, file.name, md5)
-                break
-            except DOWNLOAD_ERRORS:
-                if mirror == mirrors[-1]:
-                    raise
-        os.replace(Path(folder) / file.name, file)
-
-
-@contextmanager
-def _download_settings() -> Iterator[None]:
-    """Set a timeout, and show torchvision's progress bar on terminals only."""
-    # torchvision sets no timeout: a silent server would hang for ever.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(FETCH_TIMEOUT_SECONDS)
-    try:
-        if sys.stderr.isatty():
-            with redirect_stderr(drawn_on(sys.stderr)):
-                yield
-        else:
-            with open(os.devnull, "w") as devnull, redirect_stderr(devnull):
-                yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def _unpack(name: str, source: Any, root: Path) -> None:
     """Unpack CIFAR's missing or corrupt pickles from the verified archive: checked first, then renamed."""
     archive = _archive(source, root)
     if archive is None:
         return
-    broken = [(file, md5) for file, md5 in _files(source, root) if _problem(file, md5)]
+    broken = [(file, md5) for file, md5 in _files(source, root) if problem_of(file, md5)]
     if not broken:
         return
     folder = root / source.base_folder
@@ -278,7 +220,7 @@ def _unpack_member(tar: tarfile.TarFile, member: str, target: Path, md5: str) ->
         raise KeyError(f"{member} is no file")
     with stream, target.open("wb") as out:
         shutil.copyfileobj(stream, out)
-    if problem := _problem(target, md5):
+    if problem := problem_of(target, md5):
         raise DataError(problem)
 
 

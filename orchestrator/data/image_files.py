@@ -58,13 +58,15 @@ def read_image_bytes(file: Path) -> bytes:
     return content
 
 
-def decode(content: bytes, *, size: int, fit: str, grey: bool) -> NDArray[np.uint8]:
+def decode(
+    content: bytes, *, size: int, fit: str, grey: bool, formats: tuple[str, ...] = FORMATS
+) -> NDArray[np.uint8]:
     """Return an image as uint8 [C, size, size], not always contiguous.
 
     BrokenImageError for what cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=formats) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BrokenImageError(f"is {width} x {height} pixels; {TOO_LARGE}")
@@ -78,7 +80,7 @@ def decode(content: bytes, *, size: int, fit: str, grey: bool) -> NDArray[np.uin
     except MemoryError as error:
         raise BrokenImageError("does not fit into memory") from error
     except Exception as error:  # each decoder of Pillow has its own
-        raise BrokenImageError(f"is no whole {', '.join(FORMATS)} image: {_reason(error)}") from error
+        raise BrokenImageError(f"is no whole {', '.join(formats)} image: {_reason(error)}") from error
     return array[None] if grey else array.transpose(2, 0, 1)
 
 

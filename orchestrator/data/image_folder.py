@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from orchestrator.data import paths
 from orchestrator.data.content_split import content_splits, shared_notes, split_counts
-from orchestrator.data.files import data_folder
+from orchestrator.data.data_folder import data_folder
 from orchestrator.data.folder_listing import ImageFile, Listing, list_images
 from orchestrator.data.sources import DatasetInfo, Raw, Source, one_of
 from orchestrator.errors import DataError
@@ -84,7 +84,7 @@ class ImageFolder(Source):
     def read(self) -> Raw:
         return self.read_from(data_folder())
 
-    def read_from(self, data_folder: Path) -> Raw:
+    def read_from(self, folder: Path) -> Raw:
         import numpy as np
 
         from orchestrator.data.decoding import read_decoded
@@ -95,7 +95,7 @@ class ImageFolder(Source):
             set_name={**asdict(self), "path": str(self._root()), "name": self.name},
             shape=(len(listing.images), 1 if self.grey else 3, self.size, self.size),
             fill=partial(self._decode_all, listing.images, names),
-            data_folder=data_folder,
+            data_folder=folder,
             name=f"folder {self._root()}",
         )
         facts = decoded.facts

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config import DenseConfig
+from orchestrator.data.data_folder import from_data_dir
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
 from orchestrator.data.sources import FLOAT_BYTES, clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
-from pruning.registry import parse_method
 
 GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
 READ_BYTES = 1 << 24  # at once, where all images are read
@@ -79,6 +79,7 @@ class Scaling:
     deviation: tuple[float, ...]
 
 
+@from_data_dir
 def scaling(name: str, *, data_dir: Path | None = None) -> Scaling:
     """Return the scale of a data set. SpaceError for unknown names, DataError for missing or bad files."""
     levels = info(name).levels
@@ -87,6 +88,7 @@ def scaling(name: str, *, data_dir: Path | None = None) -> Scaling:
     return Scaling(levels, tuple(mean.tolist()), tuple(deviation.tolist()))
 
 
+@from_data_dir
 def load_dataset(
     name: str,
     *,
@@ -119,6 +121,7 @@ def load_dataset(
     )
 
 
+@from_data_dir
 def digest(
     name: str,
     *,
@@ -171,8 +174,9 @@ def _digest(name: str, selection: _Selection) -> str:
     # Ours never change their levels; another package may, and with them the inputs.
     if info(name).read is not None:
         arrays.append(np.array(info(name).levels, dtype=np.int64))
-    if find_source(name) is not None:  # the path of a folder decides nothing, the order of its classes does
-        name = "|".join((parse_method(name)[0], *map(ascii, selection.raw.class_names)))
+    # The path of a folder decides nothing, the order of its classes does.
+    if (source := find_source(name)) is not None:
+        name = "|".join((source.name, *map(ascii, selection.raw.class_names)))
     state = sha256(name.encode())
     for array in arrays:
         plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))

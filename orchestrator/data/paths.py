@@ -40,3 +40,8 @@ def set_base(folder: str) -> None:
     global _workers_folder
     if folder:
         _workers_folder = Path(folder)
+
+
+def is_worker() -> bool:
+    """Whether this process runs tasks of a sweep that was planned in another."""
+    return _workers_folder is not None

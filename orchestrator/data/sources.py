@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.config import method_text
 from orchestrator.data import paths
+from orchestrator.data.data_folder import data_folder
+from orchestrator.data.torchvision_table import PUBLISHED
 from orchestrator.errors import DataError, SpaceError, unknown_name
 from orchestrator.formatting import format_gigabytes
+from pruning import own_code, own_functions
 from pruning.registry import Hyperparameter, convert_option, hyperparameters, parse_method
 
 if TYPE_CHECKING:
@@ -93,6 +96,7 @@ class Source:
     about: ClassVar[str]
     paths: ClassVar[tuple[str, ...]] = ()
     sample: ClassVar[Mapping[str, str]] = {}
+    is_stamped: ClassVar[bool] = True  # whether `files` decide what is read
 
     def facts(self) -> DatasetInfo:
         """Return what is known without decoding an image."""
@@ -106,13 +110,22 @@ class Source:
         """Return the arrays of all splits."""
         raise NotImplementedError
 
-    def read_from(self, data_folder: Path) -> Raw:
-        """Return the arrays of all splits; a source that decodes its images keeps them in the data folder."""
+    def read_from(self, folder: Path) -> Raw:
+        """Return the arrays of all splits; a source that decodes images keeps them in the data folder."""
         return self.read()
 
     def broken(self) -> tuple[str, ...]:
         """Return a line for each file that the option `skip_broken` leaves out."""
         return ()
+
+    def fetch(self) -> bool:
+        """Download what is missing, or return False where nothing can be downloaded."""
+        return False
+
+    @classmethod
+    def state(cls) -> str:
+        """Return whether its files are on this machine: there, not there, or another word; not checked."""
+        return "your files"
 
 
 # Name in a text -> module:class.
@@ -121,6 +134,7 @@ SOURCES: dict[str, str] = {
     "folder": "orchestrator.data.image_folder:ImageFolder",
     "npz": "orchestrator.data.array_files:Npz",
     "npy": "orchestrator.data.array_files:Npy",
+    **{name: f"orchestrator.data.torchvision_sources:{name}" for name in PUBLISHED},
 }
 FLOAT_BYTES = 256_000_000  # of images as float32; larger data sets stay uint8, and are scaled by the batch
 
@@ -145,17 +159,42 @@ def find_source(text: str) -> Source | None:
 
     SpaceError for options that it does not have.
     """
-    if "(" not in text and text not in SOURCES:
+    if "(" not in text and not is_source(text):
         return None
     try:
         name, options = parse_method(text)
     except ValueError as error:
         raise SpaceError(str(error)) from error
-    if name not in SOURCES:
+    if not is_source(name):
         return None
+    if own_code.is_own(name):
+        return _own_source(name, options)
     try:
         cls = source_class(name)
         return cls(**_bind(name, options))
+    except ValueError as error:
+        raise SpaceError(str(error)) from error
+
+
+def is_source(name: str) -> bool:
+    """Whether a name without options is that of a source, or of a function of one's own file."""
+    return name in SOURCES or own_code.is_own(name)
+
+
+def _own_source(name: str, options: Options) -> Source:
+    """Return the source of a function. DataError where this process has not its code."""
+    from orchestrator.data.own_data import OwnData
+
+    if not own_code.split(name).pin:  # as a store shows it: which file was meant is not known
+        raise DataError(
+            f"{name} is written without the digest of its file here, and is not read; name it in a space file"
+        )
+    try:
+        own_code.code_of(name)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    try:
+        return OwnData(text=method_text(name, _bind(name, options)))
     except ValueError as error:
         raise SpaceError(str(error)) from error
 
@@ -165,8 +204,11 @@ def canonical_options(name: str, options: Mapping[str, Any]) -> Options:
 
     ValueError for an option that it does not have, or a value that is not allowed; no file is looked at.
     """
-    cls = source_class(name)
     bound = _bind(name, options)
+    if own_code.is_own(name):
+        allowed = options_of(name)
+        return {key: value for key, value in bound.items() if not _is_default(value, allowed[key].default)}
+    cls = source_class(name)
     for key in cls.paths:
         if bound.get(key):
             bound[key] = paths.recorded(bound[key])
@@ -175,18 +217,25 @@ def canonical_options(name: str, options: Mapping[str, Any]) -> Options:
     return {key: value for key, value in values.items() if value != defaults[key].default}
 
 
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether a value is the default; a list, as space files have it, is the tuple of the same."""
+    return bool(value == (list(default) if type(default) is tuple else default))
+
+
 def _bind(name: str, options: Mapping[str, Any]) -> Options:
-    allowed = options_of(name)
+    allowed, shown = options_of(name), own_code.shown(name)
     for key in options:
         if key in SELECTION:
-            raise ValueError(f"{name}: {key} is no part of the text here; give it as an argument")
+            raise ValueError(f"{shown}: {key} is no part of the text here; give it as an argument")
         if key not in allowed:
-            raise ValueError(unknown_name(f"option of {name}", key, [*allowed, *SELECTION]))
-    return {key: convert_option(f"{name}({key})", value, allowed[key]) for key, value in options.items()}
+            raise ValueError(unknown_name(f"option of {shown}", key, [*allowed, *SELECTION]))
+    return {key: convert_option(f"{shown}({key})", value, allowed[key]) for key, value in options.items()}
 
 
 def options_of(name: str) -> Mapping[str, Hyperparameter]:
-    """Return name -> hyper-parameter of a source's own options."""
+    """Return name -> hyper-parameter of a source's own options. ValueError for a function that has none."""
+    if own_code.is_own(name):
+        return hyperparameters(own_functions.find_method("data set", name, (), ())[0])
     if name not in SOURCES:
         return {}
     constructor: Callable[..., Source] = source_class(name)
@@ -194,13 +243,13 @@ def options_of(name: str) -> Mapping[str, Hyperparameter]:
 
 
 @lru_cache(maxsize=256)
-def _facts(source: Source, folder: Path) -> DatasetInfo:
+def _facts(source: Source, folder: Path, data: Path) -> DatasetInfo:
     return source.facts()
 
 
 def source_facts(source: Source) -> DatasetInfo:
     """Return `source.facts()`, cached until `clear_facts`: a plan asks once per trial."""
-    return _facts(source, paths.base())
+    return _facts(source, paths.base(), data_folder())
 
 
 def clear_facts() -> None:

@@ -154,6 +154,7 @@ class SweepSession:
             tuple(datasets),
             options.data_dir(),
             str(paths.base()),
+            kept_code.dump([code for name in datasets for code in kept_code.codes_in(name)], with_base=True),
         )
         with cluster_for_sweep(options.resources(), requirements, self.signals):
             yield

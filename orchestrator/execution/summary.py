@@ -73,6 +73,8 @@ class Preview:
         """Yield the preview as lines of text."""
         plan, cost = self.plan, self.estimate
         yield f"{plan.space.name}: {plan.space.about}"
+        for name, problem in self.missing_data.items():
+            yield f"missing data     {name}: {problem}"
         yield from self._search_lines()
         yield f"trials           {len(plan.trials)}: {cost.trials_to_run} to run, {cost.reused} in the store"
         yield f"dense trainings  {len(plan.dense)}: {cost.dense_to_run} to run; all trials of one share it"
@@ -83,8 +85,6 @@ class Preview:
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {format_size(cost.disk_bytes)}"
-        for name, problem in self.missing_data.items():
-            yield f"missing data     {name}: {problem}"
         if self.changes and self.changes.descriptions:
             yield f"changed          {self.changes.line()}"
 

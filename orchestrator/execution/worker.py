@@ -12,6 +12,7 @@ import torch
 
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import loading, paths
+from orchestrator.data.data_folder import set_data_folder
 from orchestrator.data.loading import load_planned_data
 from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.planning.fingerprints import installed_code, parse_code
@@ -35,7 +36,7 @@ from orchestrator.trial.recovery import RoundMasks
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 from orchestrator.trial.task import Task, WorkerSettings
 from orchestrator.trial.weight_transfer import SourceModel
-from pruning import kept_code
+from pruning import kept_code, own_code
 
 OnProgress = Callable[[dict[str, float]], None]
 ShouldStop = Callable[[dict[str, float]], str]  # a round's numbers -> why the trial is to stop, or ""
@@ -57,6 +58,7 @@ def run_task(
     check_code(settings.code)
     kept_code.add_all(settings.own_code)
     paths.set_base(settings.folder)
+    set_data_folder(settings.data_dir)
     check_plugin_code(task.config)
     torch.set_num_threads(task.dense.numerics.threads)
     disable_malloc_trim()
@@ -93,7 +95,8 @@ class _TaskExecution:
         config, dense, dataset = self.task.config, self.task.dense, self.dataset
         tracker = self.networks.tracker
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-        data = DataInput(dataset.name, dataset.digest, {name: len(images) for name, images in splits.items()})
+        name = own_code.shown(dataset.name)
+        data = DataInput(name, dataset.digest, {name: len(images) for name, images in splits.items()})
         start = make_run_start(self.task, self.settings, params=params(config), data=data)
         with RunSession(tracker, self.networks.outbox, start) as session:
             if session.existing is not None:

@@ -17,7 +17,7 @@ import torch
 import models
 from orchestrator.analysis.results import RUN_ID, find_sweep
 from orchestrator.analysis.tables import Table
-from orchestrator.errors import StoreError, UsageError
+from orchestrator.errors import StoreError
 from orchestrator.latency.measure import (
     BATCHES,
     FORMS,
@@ -70,14 +70,6 @@ OnProgress = Callable[[str], None]
 def print_progress(line: str) -> None:
     """Print a line to stderr."""
     print_line(line, error=True)
-
-
-def parse_batch_sizes(text: str) -> tuple[int, ...]:
-    """Parse `1,256`; UsageError for anything but whole numbers from 1 up."""
-    sizes = [int(size) if size.strip().isdecimal() else 0 for size in text.split(",")]
-    if not all(sizes):
-        raise UsageError(f"--batch {text[:80]}: give whole numbers from 1 up, such as 1,256")
-    return tuple(dict.fromkeys(sizes))
 
 
 def measure_named(

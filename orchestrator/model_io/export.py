@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,9 @@ from torch import nn
 
 from orchestrator.data.datasets import DATASETS, info, parse_dataset
 from orchestrator.data.loading import scaling
-from orchestrator.errors import DataError, ExportError, SpaceError, UsageError, unknown_name
+from orchestrator.errors import DataError, ExportError, SpaceError, StoreError, UsageError, unknown_name
 from orchestrator.model_io.formats import ExportFormat, Predict, find_format
-from orchestrator.model_io.load import load_module, recorded_data
+from orchestrator.model_io.load import load_module, recorded_data, recorded_dataset
 from orchestrator.model_io.quantization import Int8, quantize
 from orchestrator.model_io.source import ModelSource, resolve_source
 from orchestrator.storage.manifest import make_entry
@@ -157,6 +157,9 @@ def _metadata(
 ) -> dict[str, Json]:
     """The content of FILE.json; nothing in it depends on the time, the folder or the machine."""
     spec, file = saved.spec, make_entry(path.read_bytes())
+    dataset = model.params.get("dataset", "")
+    with suppress(StoreError):  # its own file is neither at hand nor trusted: as where files are missing
+        dataset = recorded_dataset(model)
     cost = profile(net, spec.input_shape)
     return {
         "format": export_format.name,
@@ -175,11 +178,11 @@ def _metadata(
             "name": "images",
             "type": "float32",
             "shape": ["batch", *spec.input_shape],
-            "normalisation": normalisation(model.params.get("dataset", "")),
+            "normalisation": normalisation(dataset),
         },
         "output": {"name": "logits", "type": "float32", "shape": ["batch", spec.num_classes]},
         "classes": spec.num_classes,
-        "class_names": class_names(model.params.get("dataset", ""), spec.num_classes),
+        "class_names": class_names(dataset, spec.num_classes),
         "dataset": model.params.get("dataset"),
         "accuracy": model.accuracy,
         "check": asdict(comparison),

@@ -17,12 +17,13 @@ from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.source import ModelSource, resolve_source, source_of_run
 from orchestrator.planning.fingerprints import model_code, parse_code
 from orchestrator.storage import model_files
+from orchestrator.storage.manifest import read_manifest
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.determinism import torch_threads
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker
 from orchestrator.training.evaluation import evaluate
-from pruning import kept_code
+from pruning import kept_code, own_code
 from pruning.channels import shrink
 from pruning.masking import Masks, apply_masks
 from pruning.resize import layer_widths
@@ -66,6 +67,7 @@ def load(
 
     A network of a file of one's own is built by that file, from the current folder and with the recorded
     digest; with `trust_code` by the copy that is kept with the run, which may do anything: trust its author.
+    The same holds for a data set of one's own file.
 
     Raises StoreError where there is no such network, a file is not as it was written, or `strict` measures
     another accuracy, and DeviceError for a device that is not available.
@@ -78,9 +80,9 @@ def load(
         warnings.warn(text, stacklevel=2)
     with kept_code.trusting(trust_code):
         net, saved = load_module(model, cut=cut)  # built and checked on the CPU
-    net.to(torch_device)
-    if strict:
-        verify_accuracy(net, model, saved.spec)
+        net.to(torch_device)
+        if strict:
+            verify_accuracy(net, model, saved.spec)
     run = (model.run_id, model.name, model.params, model.metrics, model.tags)
     return net, ModelRecord(*run, saved.masks, saved.spec, model.accuracy, verified)
 
@@ -197,8 +199,29 @@ def verify_accuracy(net: nn.Module, model: ModelSource, spec: ModelSpec) -> None
 
 def recorded_data(model: ModelSource, device: str | torch.device) -> Dataset:
     """Load the data set that a network was measured on; DataError where its files are missing."""
-    name, options = parse_dataset(model.params["dataset"])
+    name, options = parse_dataset(recorded_dataset(model))
     return load_dataset(name, device=device, **options)
+
+
+def recorded_dataset(model: ModelSource) -> str:
+    """Return the text of the data set that a network was measured on; "" where none is recorded.
+
+    A function of one's own file has its pin, and its code may run: StoreError where it may not.
+    """
+    text = model.params.get("dataset", "")
+    name = own_code.NAME_AT_START.match(text)
+    if name is None:
+        return text
+    parts = own_code.split(name[0])
+    sha256 = parse_code(model.params.get("dense_code", "")).get(parts.path, "")
+    pinned = f"{parts.path}@{sha256[: own_code.PIN_LENGTH]}:{parts.function}" if sha256 else name[0]
+    model_files.accept_code([pinned], lambda: read_code(model), where=model.name)
+    return pinned + text[name.end() :]
+
+
+def read_code(model: ModelSource) -> str:
+    """Return the user's own files that are kept with a network, unread; "" for none."""
+    return model_files.read_kept_code(read_manifest(model.files, manifest_sha256=model.manifest_sha256))
 
 
 def _numerics(model: ModelSource, spec: ModelSpec) -> Numerics:

@@ -10,7 +10,7 @@ import torch
 
 from orchestrator.config import Json
 from orchestrator.errors import DataError, SpaceError, StoreError, UsageError
-from orchestrator.model_io.load import load_module
+from orchestrator.model_io.load import load_module, recorded_dataset
 from orchestrator.model_io.source import ACCEPTED_SOURCES, ModelSource, resolve_source
 from orchestrator.model_io.state_dict_files import SUFFIXES, infer_architecture, read_state_dict
 from orchestrator.planning.constraints import match_source_model, shape_of
@@ -63,7 +63,7 @@ def transfer_messages(before: Space, space: Space) -> Iterator[str]:
                 phrases.append(f"{verb}: {', '.join(f'{name} ({why})' for name, why in reasons.items())}")
         datasets.setdefault("; ".join(phrases), []).append(dataset)
     for text, names in datasets.items():
-        yield f"{names[0] if len(names) == 1 else f'{len(names)} data sets'}: {text}"
+        yield f"{own_code.shown(names[0]) if len(names) == 1 else f'{len(names)} data sets'}: {text}"
 
 
 def load_source_model(space: Space, source: str, *, uri: str) -> SourceModelInfo:
@@ -104,7 +104,7 @@ def _network_of_source(model: ModelSource) -> Network:
     net, saved = load_module(model, cut=False)
     spec = saved.spec
     arch = spec.model_dump(mode="json", include={"model", "input_shape", "num_classes"})
-    if classes := _classes(model.params.get("dataset"), spec.num_classes) or spec.classes:
+    if classes := _classes(model, spec.num_classes) or spec.classes:
         arch["classes"] = list(classes)
     weights = {
         name: tensor.detach().to("cpu", memory_format=torch.contiguous_format)
@@ -113,13 +113,12 @@ def _network_of_source(model: ModelSource) -> Network:
     return NetworkState(weights, saved.masks), arch
 
 
-def _classes(dataset: str | None, count: int) -> tuple[str, ...] | None:
+def _classes(model: ModelSource, count: int) -> tuple[str, ...] | None:
     """The classes of the outputs, if this version knows the recorded data set."""
-    if dataset is None:
-        return None
     try:
-        classes = classes_of(dataset)
-    except (SpaceError, DataError):
+        dataset = recorded_dataset(model)
+        classes = classes_of(dataset) if dataset else ()
+    except (SpaceError, DataError, StoreError):
         return None
     return classes if len(classes) == count else None
 

@@ -14,12 +14,11 @@ from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.data.files import data_folder
 from orchestrator.data.loading import Dataset, load_data
 from orchestrator.errors import DeviceError, StoreError
-from orchestrator.model_io.load import saved_model, weights_of
+from orchestrator.model_io.load import read_code, saved_model, weights_of
 from orchestrator.model_io.source import source_of_run
 from orchestrator.planning.changes import config_differences
 from orchestrator.planning.fingerprints import with_current_fingerprints
 from orchestrator.storage import model_files
-from orchestrator.storage.manifest import read_manifest
 from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic, summary, torch_threads
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker, open_store
@@ -172,17 +171,17 @@ def find_recorded_run(run: str, *, uri: str) -> RecordedRun:
 
 
 def _kept_code(tracker: Tracker, row: RunRecord) -> str:
-    source = source_of_run(tracker, row)
-    return model_files.read_kept_code(read_manifest(source.files, manifest_sha256=source.manifest_sha256))
+    return read_code(source_of_run(tracker, row))
 
 
 def _methods_of(config: DenseConfig | TrialConfig) -> Iterator[str]:
-    """Yield the model and the methods of a configuration in text form; the technique is a label alone."""
+    """Yield the model, data set and methods of a configuration in text form; the technique is a label."""
+    dense = config.dense if isinstance(config, TrialConfig) else config
+    yield from (dense.model, dense.dataset)
     if not isinstance(config, TrialConfig):
-        yield config.model
         return
     prune = config.prune
-    yield from (config.dense.model, prune.criterion, prune.granularity, prune.schedule)
+    yield from (prune.criterion, prune.granularity, prune.schedule)
     yield from (config.recover, config.prepare, config.distill)
 
 

@@ -58,7 +58,7 @@ def train_size(dataset: str) -> int:
 def model_conflict(model: str, dataset: str) -> str | None:
     """Check that the model takes the images of the data set and fits into this machine's memory."""
     reason = size_conflict((model, *shape_of(dataset)))  # options are any literal: torch refuses some
-    return None if reason is None else f"{own_code.shown(model)} on {dataset}: {reason}"
+    return None if reason is None else own_code.shown(f"{model} on {dataset}: {reason}")
 
 
 @lru_cache(maxsize=1024)
@@ -75,9 +75,10 @@ def start_conflict(
     try:
         mapping = match_source_model(model, dataset, source_model)
     except ValueError as error:
-        return f"start {start}, {dataset}: {error}"
+        return own_code.shown(f"start {start}, {dataset}: {error}")
     if len(mapping.replaced) == len(mapping.names):
-        return f"start {start}, {dataset}: no tensor of the source model fits, all would be re-initialised"
+        text = f"start {start}, {dataset}: no tensor of the source model fits, all would be re-initialised"
+        return own_code.shown(text)
     return None
 
 
@@ -212,7 +213,8 @@ def criterion_conflict(
     method = criteria.get(criterion)
     images = parse_dataset(dataset)[1].get("samples_per_class", SAMPLES_PER_CLASS)
     if method.traits.get("data") and images < SAMPLES_PER_CLASS:
-        return f"{method.label} looks at {SAMPLES_PER_CLASS} images per class; {dataset} has {images}"
+        shown = own_code.shown(dataset)
+        return f"{method.label} looks at {SAMPLES_PER_CLASS} images per class; {shown} has {images}"
     if method.traits.get("of_architecture"):
         granularity = "weight"  # which needs no trace: it scores single weights, whatever goes
         if passes := method.traits.get("passes"):

@@ -38,8 +38,8 @@ MIN_TIMED_SECONDS = 0.05
 MAX_TIMED_CALLS = 5
 
 FORWARD_SHARE = 1 / 3  # of a forward and backward pass
-# Measured with quickstart on two cores, see docs/benchmarks.md: the time before the first training and after
-# the last run, and what each run adds to training: pruning, measuring and recording.
+# Measured with four-techniques on two cores, see docs/benchmarks.md: the time before the first training and
+# after the last run, and what each run adds to training: pruning, measuring and recording.
 START_SECONDS = 12.0
 RECORD_SECONDS = 0.25
 RUN_BYTES = 80_000  # of a run without its tensors: ten files of a disk block each, and its database rows

@@ -21,6 +21,7 @@ from orchestrator.data import loading
 from orchestrator.data.augmentation import augmentations, parse_augmentation
 from orchestrator.data.datasets import info, parse_dataset
 from orchestrator.data.files import check_files, data_folder, file_stamps, mark_whole
+from orchestrator.data.own_data import forget_waiting
 from orchestrator.data.sources import SOURCES, clear_facts, find_source
 from orchestrator.errors import DataError, StoreError
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
@@ -44,6 +45,7 @@ def clear_caches() -> None:
     for function in (data_sha256, dense_code, method_code, _distribution, _source_sha256):
         function.cache_clear()
     clear_facts()
+    forget_waiting()
 
 
 @cache
@@ -119,8 +121,11 @@ def dense_code(model: str, dataset: str, augment: str = "none", schedule: str = 
     """
     code = model_code(model) | recipe_code(augment, schedule)
     name = parse_method(dataset)[0]
-    read = None if name in SOURCES else info(name).read
-    if read is not None:
+    if own_code.is_own(name):
+        own = own_code.code_of(name)
+        code[own_code.split(name).path] = own.sha256
+        code |= {f"{package}=": package_version(package) for package in own.libraries}
+    elif name not in SOURCES and (read := info(name).read) is not None:
         code |= _code_of("orchestrator.dataset", name, read)
     return _code_text(code)
 

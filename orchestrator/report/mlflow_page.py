@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.data.datasets import parse_dataset, split_sizes
 from orchestrator.storage.runs import REPORT
 from orchestrator.tracking import NOTE, MetricPoint, RunRecord, Tracker, compare_address
+from pruning import own_code
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -48,8 +49,9 @@ def publish_sweep_page(tracker: Tracker, sweep: RunRecord, *, space: Space, resu
     # MLflow refuses to log a param twice with another value.
     params = {name: text for name, text in axis_params(space).items() if name not in sweep.params}
     run.log(params=params, metrics=status_metrics(results))
+    pinned = {own_code.shown(text): text for text in space.axes.dataset}  # tables show names without pins
     for trial in results[results["status"] == "finished"].drop_duplicates("dataset").to_dict("records"):
-        name, options = parse_dataset(trial["dataset"])
+        name, options = parse_dataset(pinned.get(trial["dataset"], trial["dataset"]))
         sizes = dict(zip(("train", "validation", "test"), split_sizes(name, **options), strict=True))
         for dataset, digest in tracker.data_digests(trial["run_id"]).items():
             run.log_dataset(dataset, digest, sizes)

@@ -46,7 +46,7 @@ def names(kind: str) -> dict[str, str]:
     A summary is "" where only the code of another package has it.
     """
     if kind == "spaces":
-        return {file.stem: _read_about(file) for file in sorted(SPACES.glob("*.yaml"))}
+        return {file.stem: _read_about(file) for file in sorted(SPACES.glob("*.yaml"), key=lambda f: f.stem)}
     summaries = {**KINDS[kind].summaries, **dict.fromkeys(plugin_names(kind), "")}
     # Registries list their names sorted; models and data sets list this package's first.
     return summaries if kind in ("models", "datasets", "techniques") else dict(sorted(summaries.items()))

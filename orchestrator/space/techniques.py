@@ -31,6 +31,8 @@ TECHNIQUES = {
 
 def resolve(name: str, options: Mapping[str, Json]) -> Technique:
     """Return a technique whose criterion has these options. ValueError for an unknown name or option."""
+    if name not in TECHNIQUES and name in criteria:
+        raise ValueError(f"{name} is a criterion and no technique; give it as criterion: [{name}]")
     if name not in TECHNIQUES:
         raise ValueError(unknown_name("technique", name, TECHNIQUES))
     criterion = criteria.get({"method": TECHNIQUES[name].criterion, **options})

@@ -19,11 +19,12 @@ from pydantic_core import core_schema
 import models
 from orchestrator.config import method_text
 from orchestrator.data.augmentation import SEPARATOR, augmentations, parse_augmentation
-from orchestrator.data.datasets import DATASETS, check_options
-from orchestrator.data.sources import SELECTION, SOURCES, canonical_options
+from orchestrator.data.datasets import DATASETS, check_options, unknown_dataset
+from orchestrator.data.sources import SELECTION, canonical_options, is_source
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
 from orchestrator.training.lr_schedules import lr_schedules
+from pruning import own_code
 from pruning.amounts import amounts_text
 from pruning.registry import Registry, parse_method
 
@@ -35,6 +36,7 @@ CheckList = Callable[[list[Value]], Sequence[Any]]  # a list as a file has it ->
 MAX_POINTS = 1_000_000
 MAX_TEXT = 1000  # characters of one value; a longer one is refused before it is parsed
 INTEGER_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+OTHER_RANGE = re.compile(r"(\d{1,18})(?:-|:|\.{3})(\d{1,18})")  # as other programs write one
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,4})?")
 MAX_PATTERNS, MAX_NAME = 1000, 200  # of amounts by layer, and the characters of a name
 AMOUNTS_EXAMPLE = '{"layer4.*": 75%, "*": 50%}'
@@ -101,6 +103,8 @@ def as_list(value: Value) -> list[Value]:
     for item in value if isinstance(value, (list, tuple)) else [value]:
         match = INTEGER_RANGE.fullmatch(item) if isinstance(item, str) else None
         if match is None:
+            if isinstance(item, str) and (other := OTHER_RANGE.fullmatch(item)):
+                raise ValueError(f"{item!r} is no number; a range is written {other[1]}..{other[2]}")
             items.append(item)
             continue
         low, high = int(match[1]), int(match[2])
@@ -177,9 +181,10 @@ def canonical_dataset(value: Value) -> str:
     Of a source with options of its own, no file is looked at: whether it has these classes is for the plan.
     """
     name, options = read_method(value, "dataset")
-    if name not in DATASETS and name not in SOURCES:
-        raise ValueError(unknown_name("dataset", name, [*DATASETS, *SOURCES]))
-    own = {key: option for key, option in options.items() if key not in SELECTION} if name in SOURCES else {}
+    name = own_code.pinned(name) if own_code.is_own(name) else name
+    if name not in DATASETS and not is_source(name):
+        raise ValueError(unknown_dataset(name))
+    own = {key: option for key, option in options.items() if key not in SELECTION} if is_source(name) else {}
     for option in options.keys() - own.keys() - set(SELECTION):
         raise ValueError(unknown_name(f"option of {name}", option, SELECTION))
     options = {key: options[key] for key in SELECTION if options.get(key) is not None}
@@ -190,7 +195,7 @@ def canonical_dataset(value: Value) -> str:
         raise ValueError(f"{name}: classes={classes!r:.80}; give a list of integers such as [0, 1]")
     if samples is not None and type(samples) is not int:
         raise ValueError(f"{name}: samples_per_class={samples!r:.80}; give an integer")
-    if name in SOURCES:
+    if is_source(name):
         options = {**canonical_options(name, own), **options}
     if name not in DATASETS:
         return canonical_text(name, options)

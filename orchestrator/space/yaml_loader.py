@@ -7,7 +7,7 @@ limited before anything is built, so that no alias bomb is ever expanded. A dupl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn
@@ -30,6 +30,8 @@ TAGS: dict[type[yaml.Node], tuple[str, ...]] = {
     yaml.MappingNode: ("map",),
 }
 TAG_PREFIX = "tag:yaml.org,2002:"
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+METHOD_WITH_BRACKETS = re.compile(r"[\w./:-]+\([^()]*\)")
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,10 +75,18 @@ def load_yaml(text: str, source: str, *, multiline_path: Path = ()) -> Document:
         details = [getattr(error, name, None) for name in ("context", "problem", "reason")]
         problem = ", ".join(filter(None, details))
         location = f"{source}:{mark.line + 1}" if mark else source
-        raise SpaceError(f"{location}: this is no YAML: {problem}") from error
+        hint = "" if mark is None else _quotes_hint(text.splitlines()[mark.line : mark.line + 1])
+        raise SpaceError(f"{location}: this is no YAML: {problem}{hint}") from error
     lines: dict[Path, int] = {}
     data = None if node is None else _Converter(source, multiline_path, lines, count(1)).convert(node, ())
     return Document(data, source, lines)
+
+
+def _quotes_hint(lines: Sequence[str]) -> str:
+    """Return what to do where a line has a method with brackets that stands outside quotes."""
+    outside = QUOTED.sub("", lines[0]) if lines else ""
+    match = METHOD_WITH_BRACKETS.search(outside)
+    return f'; quote it: "{match[0]}"' if match else ""
 
 
 def _check_size(text: str, source: str) -> None:

@@ -234,7 +234,9 @@ def unpruned_of(architecture: Architecture, granularity: str) -> tuple[str, ...]
     granularity = granularity.partition("(")[0]
     flow = flow_of(architecture) if granularity in ("unit", "channel", "head") else None
     names = find_unprunable(_network(architecture), flow)
-    return (*names, *_channels(architecture, ()).left_whole) if granularity == "channel" else names
+    if granularity == "channel":
+        return (*names, *_channels(architecture, ()).left_whole)
+    return (*names, *_channels(architecture, ()).heads_left_whole) if granularity == "head" else names
 
 
 @_once

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import forked
 import pytest
 import typer
 from whole_sweep import NAME, SETS, record_sweep
@@ -207,37 +208,69 @@ def test_a_store_of_another_schema_is_one_line_and_not_migrated(
 # ---- a store that cannot be written
 
 READERS = """
-import sys, os, traceback
-sys.path[:0] = {path!r}
+import ctypes, struct, sys, os
+nothing = struct.pack("6I", 0, 0, 0, 0, 0, 0)  # of what root may do beside what permissions of files say
+assert ctypes.CDLL(None).capset(struct.pack("Ii", 0x20080522, 0), nothing) == 0
 from orchestrator import cli
 import orchestrator
-for words in {commands!r}:
-    sys.argv = ["orchestrate", *words]
-    try:
-        cli.main()
-    except SystemExit as leaving:
-        print("EXIT", leaving.code or 0, *words, flush=True)
-print("PYTHON", orchestrator.load({run!r})[1].run_id, len(orchestrator.results({name!r})))
+for folder, run, commands in {stores!r}:
+    os.chdir(folder)
+    print("STORE", folder, flush=True)
+    print("STORE", folder, file=sys.stderr, flush=True)
+    for words in commands:
+        sys.argv = ["orchestrate", *words]
+        try:
+            cli.main()
+        except SystemExit as leaving:
+            print("EXIT", leaving.code or 0, *words, flush=True)
+    print("PYTHON", orchestrator.load(run)[1].run_id, len(orchestrator.results({name!r})), flush=True)
 """
-# Root without the right to pass over what files allow, or nobody.
-UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
+READ_ONLY = ("plain", "of? %41 #")
 
 
-@pytest.mark.parametrize("folder", ["plain", "of? %41 #"])
-def test_a_read_only_store_is_read_without_a_lock_and_a_sweep_says_that_it_cannot_be_written(
-    tmp_path: Path, folder: str
-) -> None:
-    place = tmp_path / folder
-    place.mkdir()
-    trial = record_sweep(default_uri(place), tmp_path / "state")
-    for path in (*place.rglob(".*lock"), *place.rglob(".outbox")):
-        path.unlink() if path.is_file() else shutil.rmtree(path)
-    before = sorted(place.rglob("*"))
-    for path in (place, *before):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    out = tmp_path / "out"
-    out.mkdir()
-    commands = [
+@dataclass(frozen=True)
+class ReadOnly:
+    """A store in a folder that nobody may write, and what the commands print there."""
+
+    folder: Path
+    reports: Path
+    trial: str
+    before: list[Path]
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReadOnly]:
+    """One process asks all of them: its imports take longer than its commands."""
+    scratch = tmp_path_factory.mktemp("read-only")
+    stores, asked = {}, []
+    for name in READ_ONLY:
+        folder, out = scratch / name, scratch / "out" / name
+        folder.mkdir()
+        out.mkdir(parents=True)
+        trial = record_sweep(default_uri(folder), scratch / "state")
+        for path in (*folder.rglob(".*lock"), *folder.rglob(".outbox")):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        before = sorted(folder.rglob("*"))
+        for path in (folder, *before):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        stores[name] = ReadOnly(folder, out, trial, before, "", "")
+        asked.append((str(folder), trial, read_only_commands(trial, out)))
+    code = READERS.format(stores=asked, name=NAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        done = forked.python(code, cwd=scratch, ORCHESTRATE_STATE_DIR=str(scratch / "state"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    texts = ([part for part in text.split("STORE ") if part] for text in (done.stdout, done.stderr))
+    return {
+        name: replace(stores[name], out=out, err=err)
+        for name, out, err in zip(READ_ONLY, *texts, strict=True)
+    }
+
+
+def read_only_commands(trial: str, out: Path) -> list[list[str]]:
+    return [
         ["status"],
         ["compare", NAME],
         ["compare", trial, "--csv"],
@@ -249,25 +282,20 @@ def test_a_read_only_store_is_read_without_a_lock_and_a_sweep_says_that_it_canno
         ["latency", NAME, "--seconds-each", "0.01"],
         ["register", trial, "--name", "x"],
     ]
-    code = READERS.format(path=[p for p in sys.path if p], commands=commands, run=trial, name=NAME)
-    unprivileged = [] if os.geteuid() else UNPRIVILEGED
-    done = subprocess.run(
-        [*unprivileged, sys.executable, "-c", code],
-        cwd=place,
-        env={**os.environ, "ORCHESTRATE_STATE_DIR": str(tmp_path / "state")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    exits = {
-        line.split()[2]: int(line.split()[1]) for line in done.stdout.splitlines() if line[:5] == "EXIT "
-    }
+
+
+@pytest.mark.parametrize("folder", READ_ONLY)
+def test_a_read_only_store_is_read_without_a_lock_and_a_sweep_says_that_it_cannot_be_written(
+    read_only: dict[str, ReadOnly], folder: str
+) -> None:
+    store = read_only[folder]
+    exits = {line.split()[2]: int(line.split()[1]) for line in store.out.splitlines() if line[:5] == "EXIT "}
     readers = dict.fromkeys(("status", "compare", "report", "plan", "export", "deliver"), 0)
-    assert exits == {**readers, "sweep": 4, "latency": 4, "register": 4}, done.stdout + done.stderr
-    assert f"PYTHON {trial} 2" in done.stdout
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert exits == {**readers, "sweep": 4, "latency": 4, "register": 4}, store.out + store.err
+    assert f"PYTHON {store.trial} 2" in store.out
+    errors = [line for line in store.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
     assert all(" cannot be written: " in line and "read-only here; ask its owner" in line for line in errors)
-    assert "Traceback" not in done.stderr
-    assert (out / "report.html").exists()
-    assert sorted(place.rglob("*")) == before
+    assert "Traceback" not in store.err
+    assert (store.reports / "report.html").exists()
+    assert sorted(store.folder.rglob("*")) == store.before

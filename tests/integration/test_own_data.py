@@ -1,16 +1,19 @@
-"""Images of one's own in a folder: swept from a space elsewhere, resumed, rerun, exported, changed."""
+"""Images in folders, one's own and published: swept, resumed, rerun, exported, changed."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import zipfile
+from io import BytesIO
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_published import eurosat
 
 SPACE = """\
 axes:
@@ -60,3 +63,22 @@ def test_a_folder_is_swept_from_any_space_and_counts_in_every_key(tmp_path: Path
     (tmp_path / "photos" / "left hand" / "3.png").unlink()
     planned = run(tmp_path, "plan", "--space", "spaces/own.yaml")
     assert "1 to run, 0 in the store" in planned.stdout
+
+
+@pytest.mark.slow
+def test_a_published_data_set_is_swept_from_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "data"))
+    (content,) = eurosat().values()
+    (tmp_path / "space.yaml").write_text(SPACE.replace("folder(path='../photos', ", "torchvision.eurosat("))
+    missing = run(tmp_path, "plan", "--space", "space.yaml", code=4)
+    assert f"{tmp_path}/data/eurosat/EuroSAT.zip is missing (expected md5 " in missing.stderr
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        archive.extractall(tmp_path / "data" / "eurosat")
+    done = run(tmp_path, "sweep", "--space", "space.yaml")
+    assert "slp on torchvision.eurosat(size=16)" in done.stdout
+    assert "space: 1 trials, 2 runs made, 0 trials reused" in done.stdout
+    assert "train have 60 images, and 27,000 were published" in done.stderr
+    again = run(tmp_path, "sweep", "--space", "space.yaml")
+    assert "nothing to do: all 1 trials are in the store" in again.stdout

@@ -134,3 +134,11 @@ def test_micro_batches_are_planned_by_the_models_name() -> None:
     assert micro_batch_of("mlp(widths=[8])") == 16_384
     assert micro_batch_of("densenet121") == 128
     assert micro_batch_of("somebody's") == 256
+
+
+def test_words_of_yaml_are_pythons_constants() -> None:
+    options = {"a": True, "b": [False, None], "c": "true"}
+    assert parse_method("f(a=true, b=[false, null], c='true')") == ("f", options)
+    assert parse_method("f(a=True, b=[False, None], c='true')") == ("f", options)
+    with pytest.raises(ValueError, match="is no method"):
+        parse_method("f(a=yes)")

@@ -89,6 +89,11 @@ def test_a_record_counts_what_its_tables_mark() -> None:
     assert (record["amount_text"], record["dense_accuracy"]) == ("50%", pytest.approx(0.95))
 
 
+def test_a_record_names_its_runs_in_order_of_seeds() -> None:
+    (record,) = comparison_records(frame(*(row(seed=s, run_id=f"{s}" * 32) for s in range(3))))
+    assert record["run_ids"] == " ".join(f"{s}" * 32 for s in range(3))
+
+
 def test_differences_limits_and_fronts_stand_in_the_record_of_their_setting() -> None:
     results = two_methods()
     asked = ComparisonOptions(baseline=read_baseline("weight", results), tolerance=0.01, cost="macs")

@@ -241,6 +241,12 @@ def test_a_bad_file_is_one_line_and_nothing_is_built(run: Run, tmp_path: Path, c
         (["plan", "--space", "nosuch.yaml"], "nosuch.yaml: there is no such file; named spaces are"),
         (["list", "critera"], "did you mean criteria?"),
         (["data", "verify", "digit"], "did you mean digits?"),
+        (["plan"], "no space is named; give a file or one of `orchestrate list spaces`"),
+        (["sweep", "tiny.yaml", "--space", "quickstart"], "tiny.yaml and --space quickstart are two spaces"),
+        (["sweep", "--spac", "tiny.yaml"], "See `orchestrate sweep --help`."),
+        (["data", "chek"], "See `orchestrate data --help`."),
+        (["plan", "tiny.yaml", "--set", "seed=0-4"], "'0-4' is no number; a range is written 0..4"),
+        (["plan", "tiny.yaml", "--set", "technique=lamp"], "lamp is a criterion and no technique"),
     ],
 )
 def test_unknown_names_come_with_their_nearest(
@@ -250,6 +256,13 @@ def test_unknown_names_come_with_their_nearest(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert files(tmp_path) == ["tiny.yaml"]
+
+
+def test_a_space_is_named_with_and_without_its_option(run: Run) -> None:
+    plans = [run("plan", *words, "--json") for words in (["tiny.yaml"], ["--space", "tiny.yaml"])]
+    assert [code for code, _, _ in plans] == [0, 0]
+    counts = [[json.loads(out)[key] for key in ("space", "trials", "train_flops")] for _, out, _ in plans]
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +286,7 @@ def test_a_bad_command_line_is_2_too(run: Run, tmp_path: Path, words: list[str])
 
 def test_a_mistake_ends_a_process_of_its_own_the_same_way(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    done = started("sweep", "--space", "tiny.yaml", "--set", "amount=90", cwd=tmp_path)
+    done = forked.orchestrate("sweep", "--space", "tiny.yaml", "--set", "amount=90", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "0.9 or 90%?" in done.stderr
     assert files(tmp_path) == ["tiny.yaml"]
@@ -333,7 +346,8 @@ def test_a_plan_names_the_data_sets_that_are_missing(
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "nothing"))
     code, out, _ = run("plan", "--space", "tiny.yaml", "--set", "dataset=digits,mnist", "--device", "cpu")
     assert code == 0
-    (line,) = (line for line in out.splitlines() if line.startswith("missing data "))
+    line = out.splitlines()[1]  # before all numbers
+    assert line.startswith("missing data ")
     assert line.split()[2] == "mnist:"
     assert "orchestrate data fetch mnist" in line
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from functools import partial
+from pathlib import Path
 
+import forked
 import pytest
 import torch
 from hypothesis import given
@@ -198,7 +198,7 @@ def test_the_bits_are_those_of_one_thread(kind: str) -> None:
     assert torch.equal(results[0], results[2])
 
 
-def test_torchvision_is_imported_by_randaugment_alone() -> None:
+def test_torchvision_is_imported_by_randaugment_alone(tmp_path: Path) -> None:
     lines = (
         "import sys, torch",
         "from orchestrator.data.augmentation import augment",
@@ -207,9 +207,7 @@ def test_torchvision_is_imported_by_randaugment_alone() -> None:
         "    augment(images, torch.Generator(), kind=kind)",
         "    print('torchvision' in sys.modules)",
     )
-    shown = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
-    )
+    shown = forked.python("\n".join(lines), cwd=tmp_path)
     assert shown.stdout.split() == ["False", "False", "True"]
 
 

@@ -132,8 +132,8 @@ def test_every_source_is_listed_and_described() -> None:
         example = listed[name].example()
         assert name in describe(name)
         if name not in datasets.DATASETS:
-            text = example.partition('["')[2].partition('"]')[0]
-            assert canonical_dataset(text).startswith(f"{name}(")
+            text = example.partition("[")[2].rpartition("]")[0].strip('"')
+            assert parse_dataset(canonical_dataset(text))[0].partition("(")[0] == name
 
 
 # ---- who asks

@@ -12,6 +12,7 @@ import pytest
 from whole_sweep import record_sweep
 
 from orchestrator.analysis.results import find_sweep
+from orchestrator.cli.options import parse_batch_sizes
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.execution.worker import run_task
@@ -26,7 +27,6 @@ from orchestrator.latency.runs import (
     measure_named,
     measure_runs,
     measure_sweep,
-    parse_batch_sizes,
     plan_jobs,
 )
 from orchestrator.planning.plan_file import PLAN, dump_plan

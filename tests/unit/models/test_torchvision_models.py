@@ -90,8 +90,9 @@ def test_a_training_step_reaches_every_parameter(name: str, shape: Shape) -> Non
 def test_with_the_stem_of_imagenet_the_weights_are_those_that_torchvision_draws(name: str) -> None:
     torch.manual_seed(0)
     theirs = getattr(torchvision, name)(weights=None, num_classes=10)
-    for text in (f"{name}(stem='imagenet')", name):  # auto, for images of 224 pixels
-        assert same_bits(built(text, IMAGENET).state_dict(), theirs.state_dict())
+    assert same_bits(built(name, IMAGENET).state_dict(), theirs.state_dict())
+    explicit, auto = (f"torchvision.{name}(stem='imagenet')", f"torchvision.{name}")  # of 224 pixels
+    assert models.settle(explicit, IMAGENET) == models.settle(auto, IMAGENET)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

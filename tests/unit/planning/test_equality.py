@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from traced import groups_of
 from trained import Trained, digits
 
 import models
@@ -18,7 +19,7 @@ import pruning
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.planning.equality import plain, plain_key
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
-from orchestrator.space.space import load_space, names
+from orchestrator.space.space import load_space
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.run import TrialResult, run_trial
 from pruning.criteria import criteria, representative
@@ -67,6 +68,8 @@ def masks_of(net: nn.Module, criterion: str, granularity: str, amount: float, **
     chosen = {
         "scope": "layer", "sample": SAMPLE, "example_input": SAMPLE[0][:2], "accumulated": sums, **options
     }  # fmt: skip
+    if granularity == "channel":
+        chosen["groups"] = groups_of(net, SAMPLE[0][:2])
     return pruning.prune(net, amount=amount, criterion=criterion, granularity=granularity, **chosen)
 
 
@@ -318,22 +321,6 @@ def test_a_search_asks_for_no_point_that_is_an_earlier_one(tmp_path: Path) -> No
     )
     assert len(found.trials) == 2
     assert found.exhausted
-
-
-def test_only_the_full_grid_of_the_named_spaces_has_equal_points() -> None:
-    """Its slp has one layer: there weight is unstructured, and neuron is structured."""
-    few = {"full-grid": ("model=slp,cnn", "amount=0.5", "seed=0")}  # of its 3960 points
-    told = {
-        name: {
-            (item.left_out, item.planned)
-            for item in make_plan(load_space(name, few.get(name, ()))).excluded
-            if item.planned
-        }
-        for name in names()
-        if name != "transfer"
-    }
-    slp = {("unstructured", "weight"), ("structured", "neuron")}
-    assert told == {name: slp if name == "full-grid" else set() for name in told}
 
 
 # ---- to the last bit

@@ -12,7 +12,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.plan_file import load_planned_rows
 from orchestrator.planning.resume import plan_text
 from orchestrator.planning.run_names import dense_name, trial_name, varied_axes
-from orchestrator.space.space import load_space, names
+from orchestrator.space.space import load_space
 from orchestrator.trial.params import amount_text
 
 PRUNE = Prune("magnitude", "weight", "global", "one_shot", 0.5)
@@ -84,18 +84,6 @@ def test_names_hold_what_the_space_varies(axes: str, expected: list[str], tmp_pa
     assert named(tmp_path, axes) == expected
 
 
-@pytest.mark.parametrize("space", [name for name in names() if name != "transfer"])
-def test_no_two_runs_of_a_named_space_have_one_name(space: str) -> None:
-    few = {"full-grid": ("model=slp,cnn", "amount=0,0.5,0.99", "seed=0,1")}  # of its 3960 points
-    plan = make_plan(load_space(space, few.get(space, ())))
-    varied = varied_axes(plan.space)
-    for found in (
-        [trial_name(trial.config, varied) for trial in plan.trials],
-        [dense_name(config, varied) for config in plan.dense],
-    ):
-        assert len(set(found)) == len(found)
-
-
 @pytest.mark.parametrize(
     ("prune", "rest", "text"),
     [
@@ -122,7 +110,7 @@ def test_how_much_goes_in_words(prune: dict[str, object], rest: dict[str, object
 
 
 def test_a_plans_record_holds_the_text_and_the_number() -> None:
-    plan = make_plan(load_space("quickstart"))
+    plan = make_plan(load_space("four-techniques"))
     rows = load_planned_rows(plan_text(plan))
     assert {(row["amount"], row["amount_text"]) for row in rows} >= {(0.0, "0% (trained on)"), (0.95, "95%")}
     assert {row["technique"] for row in rows} == {"weight", "unstructured", "neuron", "structured"}

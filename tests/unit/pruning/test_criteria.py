@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
+from traced import groups_of
 
 import pruning
 from pruning.accumulation import is_accumulated
@@ -53,7 +54,11 @@ def sums_of(net: nn.Module) -> Masks:
 
 
 def prune(net: nn.Module, criterion: str, granularity: str = "weight", **options: Any) -> Masks:
+    if criterion == "synflow":  # its hundred passes keep the laws that ten keep
+        criterion = "synflow(rounds=10)"
     given = {"amount": 0.5, "sample": SAMPLE, "example_input": SAMPLE[0][:2]} | options
+    if granularity == "channel" and "groups" not in given:  # a trace takes longer than the rest
+        given["groups"] = groups_of(net, SAMPLE[0][:2])
     if is_accumulated(criteria.get(criterion)):
         given["accumulated"] = sums_of(net)
     return pruning.prune(net, criterion=criterion, granularity=granularity, **given)
@@ -139,7 +144,7 @@ def test_the_network_is_left_untouched(name: str, granularity: str) -> None:
     before = copy.deepcopy(net.state_dict())
     identities = [id(parameter) for parameter in net.parameters()]
     generator = torch.get_rng_state()
-    prune(net, name, granularity)
+    prune(net, name, granularity, groups=None)  # traced, too
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert [id(parameter) for parameter in net.parameters()] == identities
     assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["4.weight"]

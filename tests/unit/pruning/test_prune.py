@@ -270,27 +270,34 @@ def test_masks_are_the_same_on_a_gpu() -> None:
             pruning.apply_masks(net, there)
 
 
-def test_public_names_stay_what_they_are_when_their_modules_are_imported() -> None:
-    code = (
-        "import importlib, pruning\n"
-        "for name in ('prune', 'pq_index', 'criteria', 'schedules'):\n"
-        "    importlib.import_module(f'pruning.{name}')\n"
-        "print(callable(pruning.prune), pruning.pq_index([1.0, 1.0]), pruning.criteria.kind)\n"
-        "names = pruning.__all__\n"
-        "print(set(names) <= set(dir(pruning)), all(hasattr(pruning, name) for name in names))\n"
-        "from pruning.criteria import Scene, ScoringContext; print(Scene is ScoringContext)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["True", "0.0", "criterion", "True", "True", "True"], done.stderr
+FRESH = """\
+from pruning.criteria import criteria
+try:
+    criteria.register('snip', summary='')(lambda context: {})
+except ValueError as error:
+    print(error)
+import importlib, pruning
+for name in ('prune', 'pq_index', 'criteria', 'schedules'):
+    importlib.import_module(f'pruning.{name}')
+print(callable(pruning.prune), pruning.pq_index([1.0, 1.0]), pruning.criteria.kind)
+names = pruning.__all__
+print(set(names) <= set(dir(pruning)), all(hasattr(pruning, name) for name in names))
+from pruning.criteria import Scene, ScoringContext
+print(Scene is ScoringContext)
+"""
 
 
-def test_no_plug_in_takes_the_name_of_a_criterion_that_is_imported_late() -> None:
-    code = (
-        "from pruning.criteria import criteria\n"
-        "try:\n"
-        "    criteria.register('snip', summary='')(lambda context: {})\n"
-        "except ValueError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "criterion 'snip' is registered already\n", done.stderr
+@pytest.fixture(scope="module")
+def fresh() -> list[str]:
+    """What a process prints that has imported nothing of the package before."""
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_public_names_stay_what_they_are_when_their_modules_are_imported(fresh: list[str]) -> None:
+    assert fresh[1:] == ["True 0.0 criterion", "True True", "True"]
+
+
+def test_no_plug_in_takes_the_name_of_a_criterion_that_is_imported_late(fresh: list[str]) -> None:
+    assert fresh[0] == "criterion 'snip' is registered already"

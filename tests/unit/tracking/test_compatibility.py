@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
+
+import forked
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,11 +26,10 @@ print(DECLARED is None, *torchvision.found)
 
 
 def run(code: str, *, first: Path | None = None) -> str:
-    """What `code` prints in a fresh process, with the folder `first` before all others on its path."""
+    """What `code` prints in a process without torchvision, and with the folder `first` first on its path."""
     path = f"import sys; sys.path[:0] = {[str(place) for place in (first, ROOT) if place]!r}\n"
-    done = subprocess.run(
-        [sys.executable, "-c", path + code], capture_output=True, text=True, timeout=120, check=False
-    )
+    fresh = "assert not {'torchvision', 'models.torchvision_compat'} & sys.modules.keys()\n"
+    done = forked.python(path + fresh + code, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -23,7 +23,7 @@ from orchestrator.trial.structure import flow_of
 from pruning.criteria import ScoringContext, criteria
 from pruning.masking import Scores
 
-RECIPE = Train(epochs=3, lr=3e-3, augment="crop_flip")
+RECIPE = Train(epochs=2, lr=3e-3, augment="crop_flip")
 DENSE = DenseConfig("dropping", "digits", 50, 0, RECIPE, Numerics(micro_batch=4096))
 UNITS = Prune("l2", "unit", "layer", "iterative(rounds=2)", 0.5)
 WEIGHTS = replace(UNITS, criterion="magnitude", granularity="weight", scope="global")
@@ -136,7 +136,7 @@ def test_every_training_draws_from_a_seed_of_its_stage_and_round() -> None:
 def test_dropout_is_another_in_every_epoch_and_for_every_seed() -> None:
     stages.dense(make_context(replace(DENSE, model="telling"), digits()))
     draws = [tuple(one.tolist()) for one in HEARD]
-    assert len(set(draws)) == len(draws) == 3 * 4  # epochs of 200 images in batches of 50
+    assert len(set(draws)) == len(draws) == 2 * 4  # epochs of 200 images in batches of 50
     HEARD.clear()
     stages.dense(make_context(replace(DENSE, model="telling", seed=1), digits()))
     assert not {tuple(one.tolist()) for one in HEARD} & set(draws)

@@ -1,0 +1,113 @@
+"""`torchvision.NAME`: published data sets in torchvision's layout below the data folder, read by torchvision.
+
+The authors' test images are the test set, and their validation images that for validation; without these, a
+tenth of the training images, stratified. Data without any split are split by content (`content_split`). A
+file with a known MD5 is checked before it is parsed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Annotated
+
+from orchestrator.data.data_folder import data_folder
+from orchestrator.data.published_files import check_published
+from orchestrator.data.sources import DatasetInfo, Raw, check_fits, one_of
+from orchestrator.data.torchvision_base import TorchvisionSource, published_indices
+from orchestrator.data.torchvision_images import ImageSet
+from orchestrator.data.torchvision_table import PUBLISHED, Keywords, Published
+from pruning.registry import Converter
+
+EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
+EmnistSplit = Annotated[str, Converter(one_of(*EMNIST_SPLITS), ", ".join(EMNIST_SPLITS))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySet(TorchvisionSource):
+    """Images in arrays, all of one shape."""
+
+    def facts(self) -> DatasetInfo:
+        import numpy as np
+
+        from orchestrator.data.torchvision_arrays import from_zero, label_names, read_labels
+
+        with self.checked_files() as root:
+            read = read_labels(self.row, root, self._keywords())
+            parts, names = from_zero(read, label_names(self.row, self._keywords()))
+        assert self.row.shape is not None
+        splits = published_indices(self.name, parts)
+        labels = np.concatenate(list(parts.values()))
+        counts = [np.bincount(labels[index], minlength=len(names)).tolist() for index in splits]
+        return self.describe(self.row.shape, names, counts)
+
+    def files(self) -> list[Path]:
+        root = data_folder()
+        check_published(self.name, root, self.row.files)
+        return [root / file.path for file in self.row.files if not file.unpacks]
+
+    def read(self) -> Raw:
+        import numpy as np
+
+        from orchestrator.data.torchvision_arrays import from_zero, label_names, read_arrays
+
+        assert self.row.shape is not None
+        facts = self.facts()
+        check_fits(self.name, sum(facts.split_sizes) * prod(self.row.shape))
+        with self.checked_files() as root:
+            images, labels = zip(*read_arrays(self.row, root, self._keywords()), strict=True)
+            pixels = np.concatenate(images)
+        parts, names = from_zero(
+            dict(zip(self.row.splits, labels, strict=True)), label_names(self.row, self._keywords())
+        )
+        splits = published_indices(self.name, parts)
+        return Raw(np.ascontiguousarray(pixels), np.concatenate(list(parts.values())), 0, names, splits)
+
+    def _keywords(self) -> Keywords:
+        """Return the keywords of torchvision's class beside those of a split."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emnist(ArraySet):
+    """EMNIST, which has six parts; images lie on their side, as in torchvision."""
+
+    split: EmnistSplit = "balanced"
+
+    def _keywords(self) -> Keywords:
+        return {"split": self.split}
+
+
+def _class_of(name: str, row: Published) -> type[TorchvisionSource]:
+    base = Emnist if row.source == "EMNIST" else ImageSet if row.shape is None else ArraySet
+    members = {"name": name, "about": row.about, "row": row, "__doc__": _text(name, row)}
+    return type(row.source, (base,), members)
+
+
+def _text(name: str, row: Published) -> str:
+    """Return what `orchestrate show` says of a data set."""
+    images = f"Images {'x'.join(map(str, row.shape))}" if row.shape else "Images of many sizes"
+    if name == "torchvision.eurosat":
+        images = "Images 3x64x64"
+    parts = ["for training and validation", "for the test"]
+    if len(row.splits) == 3:
+        parts = ["for training", "for validation", "for the test"]
+    elif len(row.splits) == 1:
+        parts = ["split by their content"]
+    counts = ", ".join(f"{count:,} {part}" for count, part in zip(row.images, parts, strict=True))
+    notes = ""
+    if row.source == "EMNIST":
+        notes = " These are numbers of the split `balanced`. Images lie on their side, as in torchvision."
+    elif row.shape is None:
+        notes = " Decoded to squares, as images of `folder`."
+    return f"{images}, {row.classes} classes; {counts}.{notes} Files: `orchestrate data fetch {name}`."
+
+
+CLASSES = {name: _class_of(name, row) for name, row in PUBLISHED.items()}
+
+
+def __getattr__(name: str) -> type[TorchvisionSource]:  # sources.SOURCES names each by its text
+    if name not in CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return CLASSES[name]
