@@ -82,9 +82,6 @@ class ImageFolder(Source):
         return [image.path for image in self._listing()[0].images]
 
     def read(self) -> Raw:
-        return self.read_from(data_folder())
-
-    def read_from(self, folder: Path) -> Raw:
         import numpy as np
 
         from orchestrator.data.decoding import read_decoded
@@ -95,7 +92,7 @@ class ImageFolder(Source):
             set_name={**asdict(self), "path": str(self._root()), "name": self.name},
             shape=(len(listing.images), 1 if self.grey else 3, self.size, self.size),
             fill=partial(self._decode_all, listing.images, names),
-            data_folder=folder,
+            data_folder=data_folder(),
             name=f"folder {self._root()}",
         )
         facts = decoded.facts

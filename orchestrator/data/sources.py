@@ -110,10 +110,6 @@ class Source:
         """Return the arrays of all splits."""
         raise NotImplementedError
 
-    def read_from(self, folder: Path) -> Raw:
-        """Return the arrays of all splits; a source that decodes images keeps them in the data folder."""
-        return self.read()
-
     def broken(self) -> tuple[str, ...]:
         """Return a line for each file that the option `skip_broken` leaves out."""
         return ()

@@ -60,9 +60,6 @@ class ImageSet(TorchvisionSource):
         return [path for part in parts.values() for path, _ in part]
 
     def read(self) -> Raw:
-        return self.read_from(data_folder())
-
-    def read_from(self, folder: Path) -> Raw:
         import numpy as np
 
         from orchestrator.data.decoding import read_decoded
@@ -76,11 +73,11 @@ class ImageSet(TorchvisionSource):
                 "size": self.size,
                 "fit": self.fit,
                 "grey": self.grey,
-                "path": str(folder),
+                "path": str(data_folder()),
             },
             shape=(len(paths), 1 if self.grey else 3, self.size, self.size),
             fill=partial(self._decode_all, paths),
-            data_folder=folder,
+            data_folder=data_folder(),
             name=self.name,
         )
         contents, pixels = [bytes.fromhex(digest) for digest in decoded.facts["contents"]], decoded.pixels
