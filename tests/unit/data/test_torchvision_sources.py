@@ -22,7 +22,7 @@ from sklearn.model_selection import train_test_split
 from small_published import EMNIST_CLASSES, MAKERS, Files, pixels
 
 from models.torchvision_compat import datasets as vision
-from orchestrator.data import datasets, files, loading, published_files, torchvision_sources
+from orchestrator.data import datasets, decoding, files, loading, published_files, torchvision_sources
 from orchestrator.data.sources import find_source
 from orchestrator.data.torchvision_table import PUBLISHED
 from orchestrator.errors import DataError, SpaceError
@@ -447,3 +447,17 @@ def test_the_data_folder_of_a_call_decides(served: Path, monkeypatch: pytest.Mon
     assert loading.digest("torchvision.kmnist", data_dir=root) == expected
     assert loading.load_dataset("torchvision.kmnist", data_dir=root).digest == expected
     assert files.file_stamps("torchvision.kmnist", root)
+
+
+def test_a_decoded_file_is_what_is_decoded_into_memory(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched("torchvision.flowers102")
+    text = "torchvision.flowers102(size=8)"
+    in_memory = files.read_raw(text)
+    monkeypatch.setattr(decoding, "QUICK_BYTES", 0)
+    mapped, again = files.read_raw(text), files.read_raw(text)
+    assert isinstance(mapped.images, np.memmap)
+    for raw in (mapped, again):
+        assert np.array_equal(raw.images, in_memory.images)
+        assert np.array_equal(raw.labels, in_memory.labels)
+        assert all(map(np.array_equal, raw.splits or (), in_memory.splits or ()))
+        assert raw.notes == in_memory.notes
