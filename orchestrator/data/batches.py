@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from orchestrator.data.loading import Split
+from orchestrator.data.scaled_images import read_images
 from orchestrator.data.splits import first_per_class
 from orchestrator.errors import SpaceError
 
@@ -46,4 +47,4 @@ def balanced_sample(split: Split, *, per_class: int, seed: int) -> tuple[Tensor,
         raise SpaceError(f"{per_class} samples per class; give 1 to {fewest}, the size of the smallest class")
     index = torch.from_numpy(first_per_class(labels, per_class, seed=seed))
     index = index[torch.argsort(split.labels.cpu()[index], stable=True)].to(split.labels.device)
-    return split.images[index], split.labels[index]
+    return read_images(split.images, index), split.labels[index]

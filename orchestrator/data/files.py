@@ -88,7 +88,7 @@ def check_files(name: str, data_dir: Path | None = None) -> None:
     """DataError, one line, unless the files can be read. A source is read again where its files changed."""
     if (parsed := find_source(name)) is not None:
         if (name, str(stamps_of(parsed))) not in _whole:
-            _read_source(name, parsed)
+            _read_source(name, parsed, data_folder(data_dir))
         return
     if problems := verify(name, data_dir):
         if info(name).read is not None:
@@ -130,7 +130,7 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
 def read_raw(name: str, data_dir: Path | None = None) -> Raw:
     """Read a data set's arrays. DataError, one line, where a file is missing or corrupt."""
     if (parsed := find_source(name)) is not None:
-        return _read_source(name, parsed)
+        return _read_source(name, parsed, data_folder(data_dir))
     source, root = _source(name), data_folder(data_dir)
     if (reader := info(name).read) is not None:
         return _read_plugin(name, reader, root)
@@ -146,12 +146,12 @@ def mark_whole(name: str, stamps: list[list[str | int]]) -> None:
     _whole.add((name, str(stamps)))
 
 
-def _read_source(name: str, source: Source) -> Raw:
+def _read_source(name: str, source: Source, root: Path) -> Raw:
     """Read a source. DataError where its files change meanwhile, or do not fit into memory."""
     before = stamps_of(source)
     _whole.discard((name, str(before)))  # what has no stamps may have changed
     try:
-        raw = source.read()
+        raw = source.read_from(root)
     except MemoryError as error:
         raise DataError(f"{name} does not fit into memory; give fewer or smaller images") from error
     if stamps_of(source) != before:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,17 @@ class BrokenImageError(ValueError):
     """A file that is no image, or not a whole one, or too large; the reason without the file's name."""
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence Pillow on damaged EXIF, and on sizes, which are limited here.
+
+    Around all threads that decode: the filters are those of the process.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def read_image_bytes(file: Path) -> bytes:
     """Return a file's bytes. BrokenImageError where it cannot be read, is empty or too large."""
     try:
@@ -48,16 +61,17 @@ def read_image_bytes(file: Path) -> bytes:
 def decode(
     content: bytes, *, size: int, fit: str, grey: bool, formats: tuple[str, ...] = FORMATS
 ) -> NDArray[np.uint8]:
-    """Return an image as uint8 [C, size, size]. BrokenImageError for what cannot be decoded."""
+    """Return an image as uint8 [C, size, size], not always contiguous.
+
+    BrokenImageError for what cannot be decoded.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF, and of size, which is limited here
-            with Image.open(io.BytesIO(content), formats=formats) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise BrokenImageError(f"is {width} x {height} pixels; {TOO_LARGE}")
-                image.load()
-                plain = fitted(to_eight_bits(ImageOps.exif_transpose(image)), size, fit)
+        with Image.open(io.BytesIO(content), formats=formats) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise BrokenImageError(f"is {width} x {height} pixels; {TOO_LARGE}")
+            image.load()
+            plain = fitted(to_eight_bits(ImageOps.exif_transpose(image)), size, fit)
         array = np.asarray(plain.convert("L" if grey else "RGB"))
     except BrokenImageError:
         raise
@@ -67,7 +81,7 @@ def decode(
         raise BrokenImageError("does not fit into memory") from error
     except Exception as error:  # each decoder of Pillow has its own
         raise BrokenImageError(f"is no whole {', '.join(formats)} image: {_reason(error)}") from error
-    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array[None] if grey else array.transpose(2, 0, 1)
 
 
 def _reason(error: Exception) -> str:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from orchestrator.data import paths
 from orchestrator.data.content_split import content_splits, shared_notes, split_counts
+from orchestrator.data.files import data_folder
 from orchestrator.data.folder_listing import ImageFile, Listing, list_images
-from orchestrator.data.sources import DatasetInfo, Raw, Source, check_fits, one_of
+from orchestrator.data.sources import DatasetInfo, Raw, Source, one_of
 from orchestrator.errors import DataError
 from orchestrator.formatting import first_control, is_encodable
-from orchestrator.system.machine import cores
 from pruning.registry import Between, Converter
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from orchestrator.data.decoded_files import Facts
 
 Fit = Annotated[str, Converter(one_of("crop", "pad", "stretch"), "crop, pad or stretch")]
 
@@ -30,11 +32,10 @@ Fit = Annotated[str, Converter(one_of("crop", "pad", "stretch"), "crop, pad or s
 class ImageFolder(Source):
     """Images in folders, one a class, below `train/`, `val/` and `test/` or without them.
 
-    A split that has no folder is taken from the training images by their content. JPEG, PNG,
-    WebP and BMP are decoded to
-    squares of `size` pixels: `fit: crop` takes the middle, `pad` adds black, `stretch` changes proportions;
-    `grey: true` for one channel. `skip_broken: true` leaves out files that are no whole image, and says how
-    many.
+    A split that has no folder is taken from the training images by their content. JPEG, PNG, WebP and BMP
+    are decoded to squares of `size` pixels: `fit: crop` takes the middle, `pad` adds black, `stretch` changes
+    proportions; `grey: true` for one channel. `skip_broken: true` leaves out files that are no whole image,
+    and says how many.
     """
 
     name: ClassVar[str] = "folder"
@@ -81,32 +82,40 @@ class ImageFolder(Source):
         return [image.path for image in self._listing()[0].images]
 
     def read(self) -> Raw:
+        return self.read_from(data_folder())
+
+    def read_from(self, data_folder: Path) -> Raw:
         import numpy as np
 
+        from orchestrator.data.decoding import read_decoded
+
         listing, names = self._listing()
-        check_fits(f"folder {self._root()}", len(listing.images) * self.size**2 * (1 if self.grey else 3))
-        images, contents, pixels = self._decode_all(listing.images)
-        label_of = {name: label for label, name in enumerate(names)}
-        labels = [label_of[image.label] for image in images]
-        try:
-            splits = content_splits(contents, labels, [image.split for image in images], names)
-        except DataError as error:
-            raise DataError(f"{self._root()}: {error}") from error
-        train, validation, test = (np.array(split, dtype=np.int64) for split in splits)
+        decoded = read_decoded(
+            self.files,
+            set_name={**asdict(self), "path": str(self._root()), "name": self.name},
+            shape=(len(listing.images), 1 if self.grey else 3, self.size, self.size),
+            fill=partial(self._decode_all, listing.images, names),
+            data_folder=data_folder,
+            name=f"folder {self._root()}",
+        )
+        facts = decoded.facts
+        train, validation, test = (np.array(split, dtype=np.int64) for split in facts["splits"])
         return Raw(
-            pixels,
-            np.array(labels, dtype=np.int64),
+            decoded.pixels,
+            np.array(facts["labels"], dtype=np.int64),
             0,
             names,
             (train, validation, test),
-            (
-                *_left_out(len(listing.images) - len(images), listing.others),
-                *shared_notes(contents, splits, [image.name for image in images]),
-            ),
+            (*_left_out(facts["broken"], listing.others), *facts["shared"]),
         )
 
     def broken(self) -> tuple[str, ...]:
-        results = map(self._decode, self._listing()[0].images)
+        from orchestrator.data.decoding import in_order
+        from orchestrator.data.image_files import without_warnings
+
+        images = self._listing()[0].images
+        with without_warnings():
+            results = [result for _, result in in_order(self._decode, images, name=f"folder {self._root()}")]
         return tuple(result for result in results if isinstance(result, str))
 
     def _root(self) -> Path:
@@ -131,41 +140,58 @@ class ImageFolder(Source):
                 raise DataError(f"{root}: {name!r} cannot be the name of a class; rename its folder")
         return listing, names
 
-    def _decode(self, image: ImageFile) -> tuple[bytes, NDArray[np.uint8]] | str:
-        """Return the digest of a file and its pixels, or a line on what is wrong with it."""
+    def _decode(
+        self, position: int, image: ImageFile, pixels: NDArray[np.uint8] | None = None
+    ) -> bytes | str:
+        """Decode a file into its place; return its digest, or a line on what is wrong with it."""
         from orchestrator.data.image_files import BrokenImageError, decode, read_image_bytes
 
         try:
             content = read_image_bytes(image.path)
-            return sha256(content).digest(), decode(content, size=self.size, fit=self.fit, grey=self.grey)
+            decoded = decode(content, size=self.size, fit=self.fit, grey=self.grey)
         except BrokenImageError as error:
             return f"{image.path} {error}"
+        if pixels is not None:
+            pixels[position] = decoded
+        return sha256(content).digest()
 
     def _decode_all(
-        self, images: Sequence[ImageFile]
-    ) -> tuple[list[ImageFile], list[bytes], NDArray[np.uint8]]:
-        """Return the images that are whole, the digests of their files, and their pixels.
+        self, images: Sequence[ImageFile], names: tuple[str, ...], pixels: NDArray[np.uint8]
+    ) -> Facts:
+        """Decode into `pixels`, whole images first, and return labels, splits and what is to be said of them.
 
-        DataError for a broken one, unless they are skipped.
+        DataError for a broken image, unless they are skipped.
         """
-        import numpy as np
+        from orchestrator.data.decoding import in_order
+        from orchestrator.data.image_files import without_warnings
 
-        pixels = np.empty((len(images), 1 if self.grey else 3, self.size, self.size), dtype=np.uint8)
         whole: list[ImageFile] = []
         contents: list[bytes] = []
-        with ThreadPoolExecutor(max_workers=cores()) as pool:
-            for start in range(0, len(images), 256):  # few at a time: all of them wait in memory as arrays
-                block = images[start : start + 256]
-                for image, result in zip(block, pool.map(self._decode, block), strict=True):
-                    if isinstance(result, str):
-                        if not self.skip_broken:
-                            raise DataError(f"{result}; mend or remove it, or write skip_broken=True")
-                        continue
-                    digest, array = result
-                    pixels[len(whole)] = array
-                    whole.append(image)
-                    contents.append(digest)
-        return whole, contents, pixels[: len(whole)]
+        decode = partial(self._decode, pixels=pixels)
+        with without_warnings():
+            results = enumerate(in_order(decode, images, name=f"folder {self._root()}"))
+            for position, (image, result) in results:
+                if isinstance(result, str):
+                    if not self.skip_broken:
+                        raise DataError(f"{result}; mend or remove it, or write skip_broken=True")
+                    continue
+                if position > len(whole):
+                    pixels[len(whole)] = pixels[position]
+                whole.append(image)
+                contents.append(result)
+        label_of = {name: label for label, name in enumerate(names)}
+        labels = [label_of[image.label] for image in whole]
+        try:
+            splits = content_splits(contents, labels, [image.split for image in whole], names)
+        except DataError as error:
+            raise DataError(f"{self._root()}: {error}") from error
+        return {
+            "count": len(whole),
+            "labels": labels,
+            "splits": splits,
+            "shared": shared_notes(contents, splits, [image.name for image in whole]),
+            "broken": len(images) - len(whole),
+        }
 
 
 def _left_out(broken: int, others: Sequence[str]) -> Iterator[str]:

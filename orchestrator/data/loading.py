@@ -1,4 +1,4 @@
-"""Data sets as tensors in memory: their splits, scaled, with a digest.
+"""Data sets as they are trained on: their splits, scaled, with a digest.
 
 Split: `digits` is always 1257 / 180 / 360. Other data sets keep their own test set, and a tenth of their
 training images, stratified, is for validation; a source may decide all three (see `sources`). Options
@@ -6,14 +6,18 @@ training images, stratified, is for validation; a source may decide all three (s
 
 Scale: `digits` / 16. Others / 255, then minus the mean and by the standard deviation of each channel over the
 full training split, with options too: a part is scaled as the full set, and transfer sees equal inputs.
+
+Memory: up to FLOAT_BYTES the images are a float tensor. Larger sets stay bytes, which are scaled batch by
+batch with the same bits (see `scaled_images`); of a decoded file all processes share the pages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +30,23 @@ from orchestrator.config import DenseConfig
 from orchestrator.data.data_folder import from_data_dir
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
-from orchestrator.data.sources import clear_facts, find_source
+from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
+from orchestrator.data.sources import FLOAT_BYTES, clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
+
+GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
+READ_BYTES = 1 << 24  # at once, where all images are read
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images float32 [N, C, H, W] and labels int64 [N] on one device."""
+    """Images float32 [N, C, H, W] and labels int64 [N] on one device.
 
-    images: Tensor
+    Those of large sets are `ScaledImages`, whose items are such tensors.
+    """
+
+    images: Images
     labels: Tensor
 
     def __len__(self) -> int:
@@ -86,16 +97,17 @@ def load_dataset(
     classes: Sequence[int] | None = None,
     samples_per_class: int | None = None,
 ) -> Dataset:
-    """Load a data set into memory on `device`; the same bits whatever the global seeds.
+    """Load a data set for `device`; the same bits whatever the global seeds.
 
     `classes` keeps only these, relabelled 0, 1, ... in the order given; `samples_per_class` keeps at most
     that many training images of each. SpaceError for an unknown name or a bad option, DataError for missing
     or corrupt files.
     """
     selection = _select(name, data_dir, classes=classes, samples_per_class=samples_per_class)
+    images_of = _images_of(selection, levels=info(name).levels, device=torch.device(device))
 
     def split(index: Index) -> Split:
-        return _split_tensors(selection, index, levels=info(name).levels, device=device)
+        return Split(images_of(index), _labels(selection, index).to(device))
 
     return Dataset(
         name=name,
@@ -169,7 +181,7 @@ def _digest(name: str, selection: _Selection) -> str:
     for array in arrays:
         plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         state.update(f"|{plain.dtype.str}{plain.shape}|".encode())
-        state.update(plain.data)
+        state.update(plain.data)  # of a mapped file: read as it is hashed, and not into this process's memory
     return state.hexdigest()
 
 
@@ -181,23 +193,41 @@ def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64],
     channels = raw.images.shape[1]
     if not raw.own_test and raw.splits is None:
         return np.zeros(channels), np.ones(channels)
-    pixels = [torch.from_numpy(raw.images[train, channel]).flatten() for channel in range(channels)]
-    counts = np.stack([torch.bincount(channel, minlength=256).numpy() for channel in pixels])
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    step = max(1, READ_BYTES // max(1, raw.images[0].nbytes))
+    for start in range(0, len(train), step):
+        images = torch.from_numpy(raw.images[train[start : start + step]])
+        for channel in range(channels):
+            counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256).numpy()
     value = np.arange(256) / levels
     mean = counts @ value / counts.sum(axis=1)
     deviation = np.sqrt((counts * (value - mean[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1))
     return mean, np.where(deviation > 0, deviation, 1.0)
 
 
-def _split_tensors(selection: _Selection, index: Index, *, levels: int, device: str | torch.device) -> Split:
-    """Return a split, scaled on the CPU and then moved: a GPU divides by a number in other bits."""
-    raw = selection.raw
-    images = torch.from_numpy(raw.images[index]).to(torch.float32).div_(levels)
-    images.sub_(torch.from_numpy(selection.mean).float()[:, None, None])
-    images.div_(torch.from_numpy(selection.deviation).float()[:, None, None])
-    new_label = np.zeros(len(raw.class_names), dtype=np.int64)
+def _images_of(selection: _Selection, *, levels: int, device: torch.device) -> Callable[[Index], Images]:
+    """Return the function that makes the images of a split from its indices."""
+    raw, (mean, deviation) = selection.raw, (selection.mean, selection.deviation)
+    pixel_scale = PixelScale(levels, torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
+    count = sum(map(len, (selection.train, selection.validation, selection.test)))
+    if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
+        # Scaled on the CPU and then moved: a GPU divides by a number in other bits.
+        return lambda index: pixel_scale.on_cpu(torch.from_numpy(raw.images[index])).to(device)
+    pixels = pixels_of(raw.images)
+    if device.type == "cuda" and raw.images.nbytes <= GPU_BYTES:
+        pixels = pixels.to(device)
+
+    def images(index: Index) -> ScaledImages:
+        return ScaledImages(pixels, torch.from_numpy(index).to(pixels.device), pixel_scale, device)
+
+    return images
+
+
+def _labels(selection: _Selection, index: Index) -> Tensor:
+    """Return the labels of a split, numbered as the classes were selected."""
+    new_label = np.zeros(len(selection.raw.class_names), dtype=np.int64)
     new_label[selection.classes] = np.arange(len(selection.classes))
-    return Split(images.to(device), torch.from_numpy(new_label[raw.labels[index]]).to(device))
+    return torch.from_numpy(new_label[selection.raw.labels[index]])
 
 
 def load_planned_data(dense: DenseConfig, data_dir: str | None) -> Dataset:

@@ -110,6 +110,10 @@ class Source:
         """Return the arrays of all splits."""
         raise NotImplementedError
 
+    def read_from(self, data_folder: Path) -> Raw:
+        """Return the arrays of all splits; a source that decodes its images keeps them in the data folder."""
+        return self.read()
+
     def broken(self) -> tuple[str, ...]:
         """Return a line for each file that the option `skip_broken` leaves out."""
         return ()
@@ -132,7 +136,7 @@ SOURCES: dict[str, str] = {
     "npy": "orchestrator.data.array_files:Npy",
     **{name: f"orchestrator.data.torchvision_sources:{name}" for name in PUBLISHED},
 }
-BYTES_PER_PIXEL = 5  # of a data set in memory: uint8 as read, float32 as trained on
+FLOAT_BYTES = 256_000_000  # of images as float32; larger data sets stay uint8, and are scaled by the batch
 
 
 def source_class(name: str) -> type[Source]:
@@ -261,7 +265,8 @@ def stamps_of(source: Source) -> Stamps:
             status = file.stat()
         except OSError as error:
             raise DataError(f"{file} cannot be read: {error.strerror}") from error
-        digest.update(json.dumps([os.fsencode(file).hex(), status.st_size, status.st_mtime_ns]).encode())
+        times = status.st_mtime_ns, status.st_ctime_ns  # the second is set back by no program
+        digest.update(json.dumps([os.fsencode(file).hex(), status.st_size, *times]).encode())
     if not files:
         return []
     folder = os.path.commonpath([file.parent for file in files])
@@ -283,7 +288,9 @@ def check_fits(name: str, pixels: int) -> None:
     """Raise DataError where images of this many pixels, all channels counted, do not fit into memory."""
     import psutil
 
-    needed, free = BYTES_PER_PIXEL * pixels, int(psutil.virtual_memory().available)
+    needed, free = pixels, int(psutil.virtual_memory().available)
+    if 4 * pixels <= FLOAT_BYTES:
+        needed += 4 * pixels  # uint8 as read, float32 as trained on
     if needed > free:
         raise DataError(
             f"{name} needs {format_gigabytes(needed)} of memory, and {format_gigabytes(free)} are free; "

@@ -124,9 +124,11 @@ class ImageSet(TorchvisionSource):
         """Return the digests of the files and the pixels. DataError for the first that is no whole image."""
         import numpy as np
 
+        from orchestrator.data.image_files import without_warnings
+
         pixels = np.empty((len(paths), 1 if self.grey else 3, self.size, self.size), dtype=np.uint8)
         contents: list[bytes] = []
-        with ThreadPoolExecutor(max_workers=cores()) as pool:
+        with without_warnings(), ThreadPoolExecutor(max_workers=cores()) as pool:
             for start in range(0, len(paths), DECODED_AT_ONCE):
                 for digest, image in pool.map(self._decode, paths[start : start + DECODED_AT_ONCE]):
                     pixels[len(contents)] = image

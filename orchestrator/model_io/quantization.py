@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from orchestrator.data.loading import Dataset, Split
+from orchestrator.data.scaled_images import Images
 from orchestrator.errors import ExportError
 from orchestrator.model_io.formats import IMAGES, Predict, load_onnx
 from orchestrator.system.timing import Timing, batch_suffix, side_by_side
@@ -93,7 +94,7 @@ def quantize(source: Path, target: Path, data: Dataset) -> Int8:
         raise ExportError(
             f"int8 loses {drop:.1%} of validation accuracy, and {LARGEST_DROP:.0%} is the most allowed"
         )
-    images = data.validation.images
+    images = data.validation.images[:]
     return Int8(
         method,
         Quality(*_accuracy(fp32, data.test), source.stat().st_size),
@@ -161,5 +162,5 @@ def _accuracy(predict: Predict, split: Split) -> tuple[float, float]:
     return hits / len(split), float(functional.cross_entropy(logits.double(), split.labels))
 
 
-def _batch(images: Tensor, size: int) -> Tensor:
+def _batch(images: Images, size: int) -> Tensor:
     return images[torch.arange(size) % len(images)].contiguous()

@@ -34,7 +34,7 @@ def evaluate(net: nn.Module, split: Split, *, numerics: Numerics) -> Evaluation:
     started = perf_counter()
     outputs = []
     with eval_mode(net):
-        for images in split.images.split(numerics.micro_batch):  # views, of one order in memory
+        for images in split.images.split(numerics.micro_batch):
             with precision(numerics, images.device):
                 outputs.append(net(images).float())
     logits = torch.cat(outputs)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import chain
 
 import torch
 from torch import Generator, Tensor
 
 from orchestrator.config import Train
 from orchestrator.data.augmentation import Augmenter
+from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split
+from orchestrator.data.scaled_images import index_device, read_batches
 from orchestrator.training.losses import Labels
+
+MicroBatches = Iterator[tuple[Tensor, Labels]]
 
 
 class Inputs:
@@ -20,21 +27,43 @@ class Inputs:
         self.split, self.mixup, self.generator = split, recipe.mixup, generator
         self.augment = Augmenter(recipe.augment, generator, split.images)
 
-    def micro_batches(self, batch: Tensor, count: int) -> Iterator[tuple[Tensor, Labels]]:
-        """Yield the images and labels of a batch in `count` parts of nearly one size.
+    def epoch(self, batch_size: int, *, micro_batch: int) -> Iterator[tuple[int, MicroBatches]]:
+        """Yield the size of each batch of a shuffled pass, and its micro-batches: read them before the next.
+
+        The whole order is drawn at once: images of large sets are gathered while the batch before is in use.
+        """
+        images = self.split.images
+        batches = list(iter_batches(len(self.split), batch_size, self.generator, device=index_device(images)))
+        # Micro-batches of nearly one size: one of a single image would have no batch statistics.
+        counts = [math.ceil(len(batch) / micro_batch) for batch in batches]
+        parts = [self._read_at_once(batch, count) for batch, count in zip(batches, counts, strict=True)]
+        with closing(read_batches(images, chain.from_iterable(parts))) as read:
+            for batch, count, its_parts in zip(batches, counts, parts, strict=True):
+                yield len(batch), self._micro_batches(its_parts, read, count)
+
+    def micro_batches(self, batch: Tensor, count: int) -> MicroBatches:
+        """Yield the images and labels of a batch of indices in `count` parts of nearly one size.
 
         The whole batch is augmented and mixed at once, so that its draws, and which images are mixed, are
         those of the batch whatever the parts; but flips and crops alone are drawn part by part.
         """
-        # Not index_select: it orders grey images otherwise in memory, and convolutions then have other bits.
-        if not self.mixup and self.augment.draws_by_micro_batch:
-            for part in batch.tensor_split(count):
-                yield self.augment(self.split.images[part]), Labels(self.split.labels[part])
-            return
-        images, labels = self.augment(self.split.images[batch]), Labels(self.split.labels[batch])
-        if self.mixup:
-            images, labels = self._mix(images, labels)
-        yield from zip(images.tensor_split(count), labels.split(count), strict=True)
+        parts = self._read_at_once(batch, count)
+        with closing(read_batches(self.split.images, parts)) as read:
+            yield from self._micro_batches(parts, read, count)
+
+    def _read_at_once(self, batch: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Return the indices of the images that are augmented together."""
+        by_part = not self.mixup and self.augment.draws_by_micro_batch
+        return batch.tensor_split(count) if by_part else (batch,)
+
+    def _micro_batches(self, parts: Sequence[Tensor], read: Iterator[Tensor], count: int) -> MicroBatches:
+        for part in parts:
+            images = self.augment(next(read))
+            labels = Labels(self.split.labels[part.to(self.split.labels.device)])
+            if self.mixup:
+                images, labels = self._mix(images, labels)
+            pieces = count // len(parts)  # 1, or all of them
+            yield from zip(images.tensor_split(pieces), labels.split(pieces), strict=True)
 
     def _mix(self, images: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
         """Mix every image with the one before it in the batch, which is in random order.

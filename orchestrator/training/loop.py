@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config import Numerics, Train
-from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split
 from orchestrator.errors import DivergedError
 from orchestrator.system.determinism import global_states, set_global_states
@@ -216,17 +215,16 @@ class _Loop:
         size, device = len(self.split), self.split.images.device
         loss_sum, correct, lr = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
         steps = math.ceil(size / self.batch_size)
-        for step, batch in enumerate(iter_batches(size, self.batch_size, self.generator, device=device)):
+        batches = self.inputs.epoch(self.batch_size, micro_batch=self.numerics.micro_batch)
+        for step, (batch_size, micro_batches) in enumerate(batches):
             lr = self._set_lr(epoch + step / steps, step=1 / steps)
             self.optimizer.zero_grad(set_to_none=True)
-            # Micro-batches of nearly one size: one of a single image would have no batch statistics.
-            count = math.ceil(len(batch) / self.numerics.micro_batch)
-            for images, labels in self.inputs.micro_batches(batch, count):
-                loss, hits = self._accumulate(images, labels, len(batch))
+            for images, labels in micro_batches:
+                loss, hits = self._accumulate(images, labels, batch_size)
                 loss_sum += loss
                 correct += hits
             progress = (epoch + step / steps) / self.phase.epochs
-            new_masks = self._step(lr, progress=progress, images=len(batch))
+            new_masks = self._step(lr, progress=progress, images=batch_size)
             if new_masks is not None:
                 apply_masks.replace(new_masks)
             apply_masks()

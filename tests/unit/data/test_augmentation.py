@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import torchvision_compat
+from orchestrator.data import augmentation
 from orchestrator.data import randaugment as operations
 from orchestrator.data.augmentation import (
     AugmentationContext,
@@ -252,3 +253,19 @@ def test_uniform_draws_are_in_their_range() -> None:
     drawn = context.uniform(low, high, 1000, 3)
     assert drawn.shape == (1000, 3)
     assert stats.kstest(drawn.flatten().numpy(), "uniform", (low, high - low)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["flip", "crop_flip"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 9), (2, 40, 33)])
+def test_copied_windows_have_the_bits_of_gathered_pixels(
+    kind: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randn(50, *shape, generator=seeded(0))
+    before = images.clone()
+    monkeypatch.setattr(augmentation, "COPIED_VALUES", 0)
+    copied = augment(images, seeded(1), kind=kind)
+    monkeypatch.setattr(augmentation, "COPIED_VALUES", 10**9)
+    gathered = augment(images, seeded(1), kind=kind)
+    assert torch.equal(copied, gathered)
+    assert copied.stride() == gathered.stride()
+    assert torch.equal(images, before)

@@ -1,0 +1,176 @@
+"""Decoded images as a memory-mapped file of bytes: made once, shared by all processes of a machine.
+
+A data set that takes long to decode, or does not fit into memory, is decoded into KEY.u8 (uint8 [N, C, H, W])
+with KEY.json beside it (shape, and what its source says of it). Both are written aside and renamed, KEY.json
+last: it says that the two are whole. The pages of the file are in the page cache once, whoever reads them.
+KEY is SET-CONTENT: files of the same SET with other CONTENT are of an earlier state, and are removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import DataError, DiskFullError
+from orchestrator.formatting import format_size
+from orchestrator.system.console import print_line
+from orchestrator.system.files import translating_disk_full
+
+Shape = tuple[int, int, int, int]
+Facts = dict[str, Any]  # JSON
+Fill = Callable[[NDArray[np.uint8]], Facts]
+SPARE_BYTES = 100_000_000  # left free on the disk
+WRITE_SECONDS = 0.5  # between two writings of what is decoded meanwhile
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A decoded data set: `pixels`, mapped read-only or in memory, and the source's `facts`."""
+
+    pixels: NDArray[np.uint8]
+    facts: Facts
+
+
+def decode_into_memory(shape: Shape, fill: Fill) -> Decoded:
+    """Return what `fill` decodes, in the memory of this process."""
+    pixels = np.empty(shape, dtype=np.uint8)
+    facts = fill(pixels)
+    return Decoded(pixels[: facts.pop("count", shape[0])], facts)
+
+
+def load_or_decode(folder: Path, key: str, *, shape: Shape, fill: Fill, name: str) -> Decoded:
+    """Return the decoded file of `key` (digests of files and options), made by `fill` where there is none.
+
+    `fill` is called with an array of `shape` to write into, and returns JSON facts such as the labels; an
+    entry `count` says that only so many images were written. A second process waits for the first. DataError
+    of `fill` leaves nothing behind. DiskFullError, before anything is read, where the file does not fit.
+    """
+    if (decoded := _load(folder, key)) is not None:
+        return decoded
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f"{key}.lock", name):
+            if (decoded := _load(folder, key)) is None:
+                _decode(folder, key, shape=shape, fill=fill, name=name)
+                decoded = _load(folder, key)
+    except PermissionError as error:
+        raise DataError(
+            f"{name}: cannot write decoded images into {folder} ({error.strerror}); set ORCHESTRATE_DATA_DIR "
+            "to a folder of your own"
+        ) from error
+    if decoded is None:
+        raise DataError(f"{name}: {folder / key}.u8 was removed while it was read; try again")
+    return decoded
+
+
+@contextmanager
+def _locked(file: Path, name: str) -> Iterator[None]:
+    """Hold a lock within the block; on a terminal say what is waited for.
+
+    Its file stays: whoever waits for one that is then removed would hold a lock beside the next one's.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if sys.stderr.isatty():
+            print_line(f"{name}: another process decodes it; waiting", error=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _load(folder: Path, key: str) -> Decoded | None:
+    """Return a whole decoded file, or None: also where its parts do not fit together."""
+    try:
+        facts = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        shape = tuple(facts.pop("shape"))
+        file = folder / f"{key}.u8"
+        if file.stat().st_size != prod(shape):
+            return None
+        return Decoded(np.memmap(file, np.uint8, mode="r", shape=shape), facts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _decode(folder: Path, key: str, *, shape: Shape, fill: Fill, name: str) -> None:
+    """Decode into a file and rename it; of leftovers and earlier states nothing stays."""
+    _remove_others(folder, key)
+    needed, free = prod(shape), shutil.disk_usage(folder).free
+    if needed + SPARE_BYTES > free:
+        raise DiskFullError(
+            f"{name}: {format_size(needed)} of decoded images do not fit into {folder}, which has "
+            f"{format_size(free)} left; set ORCHESTRATE_DATA_DIR to a folder on a larger disk"
+        )
+    with TemporaryDirectory(dir=folder, prefix=f".{key}-") as temporary, translating_disk_full(folder):
+        file, description = Path(temporary) / "images.u8", Path(temporary) / "facts.json"
+        # Allocated at once: a disk that fills while pages of a sparse file are written ends in SIGBUS.
+        with file.open("wb") as stream:
+            _allocate(stream.fileno(), needed)
+        pixels = np.memmap(file, np.uint8, mode="r+", shape=shape)
+        with file.open("r+b") as stream:
+            with _written_meanwhile(stream.fileno()):
+                facts = fill(pixels)
+            del pixels
+            count = facts.pop("count", shape[0])
+            stream.truncate(count * prod(shape[1:]))
+            os.fsync(stream.fileno())  # else after a power cut a file would be as long as it should, of zeros
+        description.write_text(json.dumps({**facts, "shape": [count, *shape[1:]]}), encoding="utf-8")
+        file.replace(folder / f"{key}.u8")
+        description.replace(folder / f"{key}.json")
+
+
+def _remove_others(folder: Path, key: str) -> None:
+    """Remove what a killed process left of this key, whose lock is held, and files of earlier states.
+
+    Who has such a file mapped keeps it.
+    """
+    for leftover in folder.glob(f".{key}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    of_set = key.partition("-")[0]
+    for file in folder.glob(f"{of_set}-*"):
+        if file.stem != key:
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written_meanwhile(descriptor: int) -> Iterator[None]:
+    """Write a mapped file to the disk while the block changes it: at the end it would take as long again."""
+    is_over = Event()
+
+    def write() -> None:
+        with suppress(OSError):  # the last writing of all says what is wrong
+            while not is_over.wait(WRITE_SECONDS):
+                os.fsync(descriptor)
+
+    thread = Thread(target=write, name="write-decoded", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        os.ftruncate(descriptor, size)
