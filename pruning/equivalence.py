@@ -102,7 +102,11 @@ def _check_outputs(masked_run: _Run, expected: Tensor, cut_run: _Run, finite: Te
 
 def _check_training(masked: nn.Module, cut: nn.Module, images: Tensor, *, called: Collection[str]) -> None:
     """Raise ValueError where layers that run in training mode alone read channels that are cut out."""
-    uncalled = [name for name in prunable_layers(masked) if name not in called]
+    attentions = [
+        name for name, module in masked.named_modules() if isinstance(module, nn.MultiheadAttention)
+    ]
+    projections = {f"{name}.out_proj" for name in attentions}  # whose weights the attention itself uses
+    uncalled = [name for name in prunable_layers(masked) if name not in {*called, *projections}]
     if not uncalled:
         return
     runs = [_run(net.train(), images, need_tensor=False) for net in (deepcopy(masked), deepcopy(cut))]

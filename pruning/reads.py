@@ -2,13 +2,13 @@
 
 The units of a layer are numbered in binary: pass b perturbs those whose bit b is 1, its twin those whose bit
 is 0. A column of one unit changes in exactly one pass of each pair, and the bits spell the unit; a column
-that changes in both reads several, which are then perturbed one by one. Layers that reach no column in
-common share their passes.
+that changes in both reads several: these are searched for by ever smaller blocks of units. Layers that reach
+no reader in common share their passes, and so do blocks that may change no column in common.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pruning.perturbation import AGAIN, PUSHES, reader_dim
 from pruning.probe import Probe
+from pruning.unit_search import UnitSearch
 
 SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
 IDLE_DRAWS = 4  # more draws that show nothing new end it; two less before any has shown more
@@ -209,7 +210,7 @@ def _decode(
 def _look_closely(
     probe: Probe, unclear: Mapping[str, Mapping[str, Tensor]], units: Mapping[str, int], seen: _Seen
 ) -> None:
-    """Perturb units one by one, to see which of them the unclear columns read: layer -> reader -> columns."""
+    """See which units the unclear columns read, by passes of few units: layer -> reader -> columns."""
     some = {
         name: torch.randperm(units[name], generator=torch.Generator().manual_seed(1))[: 2 * SINGLES]
         for name in unclear
@@ -228,16 +229,21 @@ def _look_closely(
                     seen.mixed[reader, name] = columns.nonzero().flatten()
     readers = {name: names for name, names in readers.items() if name not in nearly_all}
     for names in batches(readers, tuple(readers)):
-        most = max(units[name] for name in names)
-        codes = {name: _one_hot(torch.arange(units[name]), units[name], passes=most) for name in names}
-        both = [probe.changed(codes, push, most, _readers(readers, names)) for push in PUSHES[:2]]
-        for name in names:
-            for reader, columns in unclear[name].items():
-                pairs = ((both[0][reader] | both[1][reader])[: units[name]] & columns).nonzero()
-                seen.several[reader, name] = pairs[:, 1], pairs[:, 0]
+        searches = {name: UnitSearch.start(units[name], unclear[name]) for name in names}
+        while running := {name: search for name, search in searches.items() if search.is_open}:
+            for search in running.values():
+                search.split()
+            most = max(search.passes for search in running.values())
+            codes = {name: search.codes(most) for name, search in running.items()}
+            both = [probe.changed(codes, push, most, _readers(readers, running)) for push in PUSHES[:2]]
+            for search in running.values():
+                search.narrow({reader: both[0][reader] | both[1][reader] for reader in search.readers})
+        for name, search in searches.items():
+            for reader, (columns, numbers) in search.pairs().items():
+                seen.several[reader, name] = columns, numbers
 
 
-def _readers(reach: Mapping[str, Sequence[str]], names: Sequence[str]) -> set[str]:
+def _readers(reach: Mapping[str, Sequence[str]], names: Iterable[str]) -> set[str]:
     return {reader for name in names for reader in reach[name]}
 
 
