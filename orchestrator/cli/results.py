@@ -102,6 +102,37 @@ def report(
 
 
 @app.command()
+def figure(
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            help="A space's name (its latest sweep) or a sweep's run id.",
+            metavar="SWEEP",
+            autocompletion=completion.sweeps,
+        ),
+    ],
+    x: Annotated[
+        str, typer.Option(help="amount, sparsity, macs, macs_physical, parameters, bytes or latency.")
+    ] = "sparsity",
+    y: Annotated[str, typer.Option(help="accuracy, top5, worst_class or loss.")] = "accuracy",
+    by: Annotated[str, typer.Option(help="A line for each value: columns, joined by commas.")] = "",
+    facet: Annotated[str, typer.Option(help="A panel for each value of a column, as model.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="pdf, svg or png; default: SWEEP.pdf here.", metavar="FILE")
+    ] = None,
+    style: Annotated[str, typer.Option(help="paper (columns of ICML, text of NeurIPS) or talk.")] = "paper",
+    seeds: Annotated[bool, typer.Option("--seeds", help="A point for each seed, no intervals.")] = False,
+) -> None:
+    """Draw a sweep for a paper or a talk, as vectors."""
+    from orchestrator.analysis.figure import FigureOptions
+    from orchestrator.report.figure_file import write_figure
+
+    columns = tuple(column.strip() for column in by.split(",") if column.strip())
+    options = FigureOptions(x, y, columns, facet, style, seeds)
+    print_line(write_figure(sweep, options, uri=uri(), out=out))
+
+
+@app.command()
 def latency(
     names: NamesArgument,
     batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,256",
