@@ -134,7 +134,11 @@ def make_figure(results: DataFrame, options: FigureOptions = DEFAULT_OPTIONS) ->
     columns = min(len(panels), MOST_PANELS_IN_A_ROW)
     rows = -(-len(panels) // columns)
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    sizes = {"font.size": style.font, "axes.titlesize": style.font, "legend.fontsize": style.font - 1}
+    sizes: dict[Any, Any] = {
+        "font.size": style.font,
+        "axes.titlesize": style.font,
+        "legend.fontsize": style.font - 1,
+    }
     # Type 42: fonts that publishers accept and editors can change.
     with matplotlib.rc_context({**sizes, "pdf.fonttype": 42, "svg.fonttype": "none"}):
         width = style.width if columns == 1 else style.full_width
