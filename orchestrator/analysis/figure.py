@@ -134,7 +134,7 @@ def make_figure(results: DataFrame, options: FigureOptions = DEFAULT_OPTIONS) ->
     columns = min(len(panels), MOST_PANELS_IN_A_ROW)
     rows = -(-len(panels) // columns)
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    sizes: dict[Any, Any] = {
+    sizes: dict[Any, Any] = {  # matplotlib types each key as a literal
         "font.size": style.font,
         "axes.titlesize": style.font,
         "legend.fontsize": style.font - 1,
