@@ -123,7 +123,7 @@ def main() -> None:
         answer = measure(**request)
     except BadFileError as error:
         answer = {"error": str(error)}
-    print(json.dumps(answer))
+    json.dump(answer, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -43,13 +43,15 @@ COMMANDS = {
     "compare": ["compare", NAME, RUN],
     "compare --json": ["compare", NAME, "--json"],
     "report": ["report", NAME],
+    "figure": ["figure", NAME, "--out", "figure.svg"],
     "latency": ["latency", NAME],
+    "bench": ["bench", RUN],
     "ui": ["ui"],
     "export": ["export", RUN, "--format", "pt2"],
     "export models:": ["export", "models:/a/1", "--format", "onnx"],
     "register": ["register", RUN, "--name", "x"],
 }
-WITHOUT_STORE = {"list", "show", "data"}
+WITHOUT_STORE = {"init", "list", "show", "data"}
 SECRET = "hunter2x"
 DEAD = {
     "http://bob:hunter2x@127.0.0.1:1": "http://***@127.0.0.1:1",

@@ -24,7 +24,7 @@ CASES = {
     "plan --space sub/": ["sub/other.yml"],
     "list cr": ["criteria"],
     "show median": ["median"],
-    "show rew": ["rewind", "rewinding"],
+    "show rew": ["rewind", "rewinding-cifar10", "rewinding"],
     "sweep --set tec": ["technique="],
     "sweep --set train.l": ["train.lr=", "train.label_smoothing="],
     "sweep --set rewind.": ["rewind.to="],

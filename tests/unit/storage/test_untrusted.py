@@ -184,6 +184,10 @@ def test_an_exploit_as_a_registered_model_is_refused(
 def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
     """Only what this process has just written is opened as a program; a .pth is read as data."""
     allowed = {("orchestrator/model_io/formats.py", "torch.export.load")}
+    # The sizes of an .npz and of EMNIST's archive are looked at before numpy and torchvision read them.
+    allowed |= {
+        (f"orchestrator/data/{name}.py", "zipfile.ZipFile") for name in ("array_files", "torchvision_arrays")
+    }
     loaders = {"torch.load", "torch.export.load", "torch.jit.load", "pickle.load", "pickle.loads"}
     loaders |= {"pickle.Unpickler", "zipfile.ZipFile"}
     found = set()
