@@ -25,6 +25,7 @@ from torch.utils.benchmark import Timer
 import models
 import orchestrator
 import pruning
+from orchestrator.data.datasets import info
 from orchestrator.trial.metrics import profile
 
 ROUNDS = 5
@@ -63,7 +64,7 @@ def recorded_pairs(sweep: str) -> Iterator[Pair]:
     frame = frame[(frame["status"] == "finished") & (frame["seed"] == frame["seed"].min())]
     for trial in frame.to_dict("records"):
         small, record = orchestrator.load(trial["run_id"])
-        shape = (1, 8, 8) if trial["dataset"] == "digits" else (3, 32, 32)
+        shape = info(trial["dataset"]).input_shape
         dense = models.build(trial["model"], input_shape=shape, num_classes=10).eval()
         about = f"{trial['prepare']}, {trial['recover']}: accuracy {record.metrics['final/accuracy']:.3f}"
         yield Pair(about, dense, small, torch.rand(BATCH, *shape))

@@ -97,6 +97,10 @@ def cost(space: str, axis: str, baseline: str, names: dict[str, str]) -> tuple[s
     return markdown(header, rows), differences
 
 
+def datasets(space: str) -> str:
+    return " and ".join(orchestrator.results(space)["dataset"].unique())
+
+
 def main() -> None:
     names = {"rewind": "rewind", "reinit": "reinit", "finetune": "finetune"}
     density, density_differences = pqi()
@@ -111,11 +115,12 @@ def main() -> None:
         f"{verdict([*density_differences, *cost_differences])}",
         f"Sweeps of `adaptive-pqi` and `lottery-ticket`; {facts['processor']}, revision {facts['commit']}.",
         "```\n$ python docs/write_equal.py\n```",
-        "## SAP against the lottery ticket at equal density\n\nRounds of `adaptive-pqi` on digits, "
-        "interpolated in log density.",
+        "## SAP against the lottery ticket at equal density\n\n"
+        f"Rounds of `adaptive-pqi` on {datasets('adaptive-pqi')}, interpolated in log density.",
         density,
         "## Lottery tickets and their controls at equal cost\n\n"
-        "The last round of `lottery-ticket` on digits within these epochs, including the dense training.",
+        f"The last round of `lottery-ticket` on {datasets('lottery-ticket')} within these epochs, including "
+        "the dense training.",
         same_cost,
         f"{CONCLUSION}{conclusion}",
     ]
