@@ -158,11 +158,16 @@ def _axis(axis: Axis) -> Figure:
 
 
 def _log_ticks(lowest: float, highest: float) -> Figure:
-    """Return ticks at 1, 2 and 5 in every decade, or at whole decades where there are many."""
+    """Return ticks at 1, 2 and 5 in every decade, or at whole decades where there are many.
+
+    Where no such tick is near, the lowest and the highest value are marked.
+    """
     low, high = math.log10(lowest), math.log10(highest)
     steps = (1, 2, 5) if high - low < TICK_DECADES else (1,)
     ticks = [step * 10.0**n for n in range(math.floor(low), math.ceil(high) + 1) for step in steps]
     visible = [tick for tick in ticks if 10 ** (low - 0.1) <= tick <= 10 ** (high + 0.1)]
+    if not visible:
+        visible = sorted({float(f"{value:.3g}") for value in (lowest, highest)})
     return {"tickvals": visible, "ticktext": [_short_number(tick) for tick in visible]}
 
 

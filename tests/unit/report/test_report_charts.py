@@ -133,3 +133,19 @@ def test_a_heat_map_has_a_number_in_every_cell() -> None:
     assert 'style="--heat:50.2%">50</td>' in found
     assert '<td class="hot" style="--heat:95.0%">95</td>' in found
     assert '<td class="none"></td>' in found
+
+
+@pytest.mark.parametrize(
+    ("xs", "labels"),
+    [
+        ((1.0, 3.5, 20.0), ["1", "2", "5", "10", "20"]),
+        ((1.3, 1.55), ["1.3", "1.55"]),  # no 1, 2 or 5 lies between them
+        ((3_254_000.0,), ["3.25M"]),
+        ((2e3, 2.4e6), ["10k", "100k", "1M"]),
+    ],
+)
+def test_a_logarithmic_axis_has_numbers_wherever_its_values_lie(
+    xs: tuple[float, ...], labels: list[str]
+) -> None:
+    layout = make_layout(Axis("x", is_log=True), Axis("y"), xs=xs)
+    assert layout["xaxis"]["ticktext"] == labels
