@@ -17,9 +17,10 @@ from decimal import Decimal
 from torch import Tensor, nn
 
 from pruning.dataflow import DataFlow, find_data_flow
+from pruning.hyperparameters import to_float
 from pruning.layer_names import match_layers
 from pruning.masking import Group, prunable_layers
-from pruning.registry import Method, to_float
+from pruning.registry import Method
 
 Amount = float | Mapping[str, float]
 ALIASES = ("input", "output")

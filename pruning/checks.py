@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pruning.hyperparameters import to_int
 from pruning.masking import Conv, Group, Layer, Member, channel_dim, prunable_layers
-from pruning.registry import to_int
 from pruning.resize import SelectedLinear
 
 # What a network's own forward may raise on an input that does not suit it.

@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.criteria import ScoringContext, check_finite, criteria
 from pruning.eval_mode import float64_copy
+from pruning.hyperparameters import Between
 from pruning.masking import Norm, Scores, apply_masks
-from pruning.registry import Between
 
 DARK = 2.0**-64  # a power of two: what is linear keeps its bits
 CHUNK_SIZE = 16  # images at a time: float64 with a graph for second derivatives is large

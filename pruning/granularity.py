@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from pruning.channels import Channels, find_channels
 from pruning.dataflow import DataFlow, find_data_flow
+from pruning.hyperparameters import Between
 from pruning.layer_names import find_protected_layers
 from pruning.masking import Group, Member, prunable_layers, unit_members, width_of
-from pruning.registry import Between, Method, Registry
+from pruning.registry import Method, Registry
 
 granularities = Registry("granularity")
 GRANULARITIES = ("weight", "unit", "channel", "head", "nm")

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from pruning.checks import check_groups_fit, check_network, check_one_of
 from pruning.dataflow import find_data_flow
 from pruning.granularity import unit_groups
+from pruning.hyperparameters import Between
 from pruning.masking import Group, Member, parameter_dims, prunable_layers
-from pruning.registry import Between, Registry
+from pruning.registry import Registry
 
 regularizers = Registry("regularizer")
 KINDS = ("filter", "channel", "group")

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning.hyperparameters import Between, to_float, to_int
 from pruning.masking import count_alive_rows
-from pruning.registry import Between, to_float, to_int
 
 Values = Tensor | Sequence[float]
 UNSCALED_Q = 4.0  # up to which float64 holds the powers of any float32, and sums of them

@@ -23,6 +23,7 @@ from pruning.checks import (
 from pruning.criteria import ScoringContext, criteria
 from pruning.dataflow import find_data_flow, find_unprunable
 from pruning.granularity import granularities, resolve_amount
+from pruning.hyperparameters import to_int
 from pruning.layer_names import find_protected_layers
 from pruning.masking import (
     Group,
@@ -32,7 +33,7 @@ from pruning.masking import (
     prunable_layers,
 )
 from pruning.passes import Rules, run_passes
-from pruning.registry import Method, to_int
+from pruning.registry import Method
 from pruning.schedules import schedules
 from pruning.step import SCOPES, Scope
 

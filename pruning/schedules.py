@@ -18,8 +18,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from pruning.hyperparameters import Between
 from pruning.pq_index import RANGES, check_pq_options, sap_counts
-from pruning.registry import Between, Method, Registry
+from pruning.registry import Method, Registry
 from pruning.step import Count, Pools, target_count
 
 schedules = Registry("schedule", positional=("pools",), keywords=("amount", "round"))

@@ -23,7 +23,7 @@ from orchestrator.data.array_reader import NamedArrays, existing_file
 from orchestrator.data.content_split import SPLITS, content_splits, shared_notes, split_counts
 from orchestrator.data.sources import DatasetInfo, Raw, Source, check_fits, one_of
 from orchestrator.errors import DataError
-from pruning.registry import Converter
+from pruning.hyperparameters import Converter
 
 if TYPE_CHECKING:
     import numpy as np

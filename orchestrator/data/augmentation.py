@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from orchestrator.data.scaled_images import Images, value_range
 from orchestrator.errors import SpaceError
-from pruning.registry import Between, Method, Registry
+from pruning.hyperparameters import Between
+from pruning.registry import Method, Registry
 
 augmentations = Registry("augmentation", modules=("orchestrator.data.randaugment",))
 SEPARATOR = "+"

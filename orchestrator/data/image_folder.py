@@ -17,7 +17,7 @@ from orchestrator.data.folder_listing import ImageFile, Listing, list_images
 from orchestrator.data.sources import DatasetInfo, Raw, Source, one_of
 from orchestrator.errors import DataError
 from orchestrator.formatting import first_control, is_encodable
-from pruning.registry import Between, Converter
+from pruning.hyperparameters import Between, Converter
 
 if TYPE_CHECKING:
     import numpy as np

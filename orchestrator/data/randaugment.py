@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.data.augmentation import AugmentationContext, augmentations
-from pruning.registry import Between
+from pruning.hyperparameters import Between
 
 Change = Callable[[Tensor], Tensor]  # of images in [0, 1]
 Count = Annotated[int, Between(1, 14)]

@@ -25,7 +25,8 @@ from orchestrator.data.torchvision_table import PUBLISHED
 from orchestrator.errors import DataError, SpaceError, unknown_name
 from orchestrator.formatting import format_gigabytes
 from pruning import own_code, own_functions
-from pruning.registry import Hyperparameter, convert_option, hyperparameters, parse_method
+from pruning.hyperparameters import Hyperparameter, convert_option, hyperparameters
+from pruning.registry import parse_method
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from orchestrator.data.image_folder import Fit
 from orchestrator.data.sources import DatasetInfo, Raw
 from orchestrator.data.torchvision_base import TorchvisionSource, published_indices
 from orchestrator.errors import DataError
-from pruning.registry import Between
+from pruning.hyperparameters import Between
 
 if TYPE_CHECKING:
     import numpy as np

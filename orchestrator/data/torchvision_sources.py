@@ -18,7 +18,7 @@ from orchestrator.data.sources import DatasetInfo, Raw, check_fits, one_of
 from orchestrator.data.torchvision_base import TorchvisionSource, published_indices
 from orchestrator.data.torchvision_images import ImageSet
 from orchestrator.data.torchvision_table import PUBLISHED, Keywords, Published
-from pruning.registry import Converter
+from pruning.hyperparameters import Converter
 
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
 EmnistSplit = Annotated[str, Converter(one_of(*EMNIST_SPLITS), ", ".join(EMNIST_SPLITS))]

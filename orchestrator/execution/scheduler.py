@@ -17,8 +17,8 @@ from orchestrator.execution.searcher import STOPPED, SUCCEEDED, TASK, LiveTrialS
 from orchestrator.planning.plan import group_of
 from orchestrator.space.pruners import pruners
 from orchestrator.trial.task import PreviousTrial, Task
+from pruning.hyperparameters import to_float
 from pruning.pq_index import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phase_options, find_phases
-from pruning.registry import to_float
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController

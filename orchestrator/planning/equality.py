@@ -14,8 +14,8 @@ from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.structure import flow_of, layers_protected
 from pruning.criteria import criteria, representative
+from pruning.hyperparameters import hyperparameters
 from pruning.masking import prunable_layers
-from pruning.registry import hyperparameters
 from pruning.schedules import schedules
 
 ONE_LINEAR_LAYER = "slp"

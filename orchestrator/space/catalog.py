@@ -23,8 +23,9 @@ from orchestrator.space.techniques import TECHNIQUES
 from orchestrator.training.lr_schedules import lr_schedules
 from orchestrator.training.recipes import RECIPES, NamedRecipe
 from pruning.criteria import criteria
+from pruning.hyperparameters import Hyperparameter, hyperparameters
 from pruning.plugins import PluginError
-from pruning.registry import Hyperparameter, Registry, hyperparameters
+from pruning.registry import Registry
 
 NOT_AXES = {"stop": "stop", "train.recipe": "train"}  # and the keys of a file that take their names
 

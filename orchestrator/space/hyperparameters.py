@@ -19,7 +19,8 @@ from orchestrator.trial.recovery import recoveries
 from pruning import own_code
 from pruning.criteria import criteria
 from pruning.granularity import granularities
-from pruning.registry import Hyperparameter, Registry, convert_option, hyperparameters, parse_method
+from pruning.hyperparameters import Hyperparameter, convert_option, hyperparameters
+from pruning.registry import Registry, parse_method
 from pruning.schedules import schedules
 
 FIELD = "METHOD.OPTION"  # the field of `Axes` that holds them

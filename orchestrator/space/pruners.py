@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from pruning.hyperparameters import Between
 from pruning.pq_index import DELTA, PATIENCE
-from pruning.registry import Between, Registry
+from pruning.registry import Registry
 
 pruners = Registry("stop")
 # (class name, keyword arguments) -> pruner. It is passed in, so that naming a rule does not import optuna.

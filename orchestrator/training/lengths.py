@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Annotated
 
 from orchestrator.config import Train
-from pruning.registry import Converter
+from pruning.hyperparameters import Converter
 
 
 def parse_length(value: object) -> int | str:

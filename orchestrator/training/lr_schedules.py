@@ -11,7 +11,8 @@ from typing import Annotated
 from orchestrator.config import Train
 from orchestrator.errors import SpaceError
 from orchestrator.training.lengths import parse_length
-from pruning.registry import Between, Converter, Method, Registry
+from pruning.hyperparameters import Between, Converter
+from pruning.registry import Method, Registry
 
 lr_schedules = Registry("lr_schedule")
 Factor = Annotated[float, Between(0.0, 1.0, open_low=True)]

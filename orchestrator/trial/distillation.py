@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orchestrator.training.losses import Loss, cross_entropy
-from pruning.registry import Between, Registry
+from pruning.hyperparameters import Between
+from pruning.registry import Registry
 
 distillations = Registry("distillation", positional=("teacher",))
 Temperature = Annotated[float, Between(0.0, 1000.0, open_low=True)]

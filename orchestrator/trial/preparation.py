@@ -14,7 +14,8 @@ from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import train_more
 from orchestrator.trial.structure import channels_of
 from pruning import group_lasso as regularization
-from pruning.registry import Between, Registry
+from pruning.hyperparameters import Between
+from pruning.registry import Registry
 
 preparations = Registry("preparation", positional=("context", "state"))
 

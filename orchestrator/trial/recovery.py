@@ -17,8 +17,9 @@ from orchestrator.trial.stages import initial, train_more, weights_at
 from orchestrator.trial.structure import channels_of
 from pruning import interpolative
 from pruning.channels import find_uncut_layers
+from pruning.hyperparameters import Between
 from pruning.masking import mask_weights
-from pruning.registry import Between, Registry
+from pruning.registry import Registry
 from pruning.schedules import rounds_of, schedules
 
 

@@ -20,8 +20,8 @@ from orchestrator.trial.context import NetworkState, TrialContext, seed_for
 from orchestrator.trial.metrics import dense_gradient_flops
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.stages import train_more
+from pruning.hyperparameters import Between, Converter
 from pruning.masking import Masks
-from pruning.registry import Between, Converter
 from pruning.regrowth import Regrowth, cosine_fraction, regrow_at_random, regrow_by_gradient
 
 EPOCH = "epoch"

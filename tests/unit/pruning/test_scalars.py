@@ -12,8 +12,8 @@ from torch import nn
 
 import pruning
 from orchestrator.execution.scheduler import PQIndexPruner
+from pruning.hyperparameters import to_float, to_int
 from pruning.pq_index import find_phases
-from pruning.registry import to_float, to_int
 from pruning.schedules import schedules
 
 HALVES = [

@@ -11,7 +11,7 @@ from orchestrator.cli import app
 from orchestrator.errors import UsageError
 from orchestrator.space.catalog import KINDS, describe, items, names
 from orchestrator.space.space import SPACES, load_space
-from pruning.registry import hyperparameters
+from pruning.hyperparameters import hyperparameters
 
 METHODS = [(kind, item.name) for kind in KINDS if kind != "spaces" for item in items(kind)]
 NEEDED = {"model": "slp", "dataset": "digits", "amount": "0.5"}

@@ -32,7 +32,7 @@ MINE = """\
 from typing import Annotated
 
 from pruning.criteria import criteria
-from pruning.registry import Between
+from pruning.hyperparameters import Between
 from pruning.schedules import count_to_prune
 
 
