@@ -86,6 +86,7 @@ STYLES_BY_NAME = {
     "talk": FigureStyle(8.0, 12.0, 4.5, 16.0, 2.2, 7.0),
 }
 MOST_PANELS_IN_A_ROW = 3
+LETTER = 0.55  # the width of one, of the size of its font
 DENSE = "dense"  # the label of the dense networks' line
 
 
@@ -142,7 +143,8 @@ def make_figure(results: DataFrame, options: FigureOptions = DEFAULT_OPTIONS) ->
     # Type 42: fonts that publishers accept and editors can change.
     with matplotlib.rc_context({**sizes, "pdf.fonttype": 42, "svg.fonttype": "none"}):
         width = style.width if columns == 1 else style.full_width
-        legend_columns = 3 if columns == 1 else 2 * columns
+        entry = style.font / 72 * (5 + LETTER * max(map(len, (*names, DENSE))))  # a handle, and its name
+        legend_columns = max(1, min(len(names) + 1, int(width / entry)))
         legend = 1.6 * style.font / 72 * -(-(len(names) + 1) // legend_columns)
         figure = Figure(figsize=(width, style.panel_height * rows + legend), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)

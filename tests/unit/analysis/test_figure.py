@@ -90,6 +90,17 @@ def test_every_seed_is_a_point_where_they_are_asked_for() -> None:
     ]
 
 
+@pytest.mark.parametrize("count", [1, 4, 9])
+@pytest.mark.parametrize("name", ["a", "finetune(epochs=1)", "group_lasso(strength=0.003)"])
+def test_the_legend_is_inside(count: int, name: str) -> None:
+    every = [one for number in range(count) for one in rows(recover=f"{name} {number}")]
+    figure = make_figure(frame(*every))
+    render(figure, "png")  # constrained layout places the legend as it draws
+    box, (width, height) = figure.legends[0].get_window_extent(), figure.canvas.get_width_height()
+    assert -1 <= box.x0 <= box.x1 <= width + 1
+    assert -1 <= box.y0 <= box.y1 <= height + 1
+
+
 @pytest.mark.parametrize(("format", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
 def test_equal_figures_are_equal_files(format: str, start: bytes) -> None:
     first, second = (render(make_figure(frame(*rows())), format) for _ in range(2))
