@@ -73,9 +73,10 @@ class ArraySource(Source):
         with self._arrays() as arrays:
             labels, class_names, splits = self._labels(arrays)
             check_fits("it", len(labels) * int(np.prod(arrays.shape("x")[1:])))
-            parts = [to_channels_first(arrays.load(f"x{end}"), self.layout) for _, end in arrays.ends()]
-            _check_equal([part.shape[1:] for part in parts])
-            images = to_bytes(np.concatenate(parts))
+            names = [f"x{end}" for _, end in arrays.ends()]
+            parts = {name: to_channels_first(arrays.load(name), self.layout) for name in names}
+            _check_equal([part.shape[1:] for part in parts.values()])
+            images = to_bytes(parts)
             contents = [sha256(image.tobytes()).digest() for image in images]
             chosen = content_splits(contents, labels.tolist(), splits, class_names)
         train, validation, test = (np.array(part, dtype=np.int64) for part in chosen)
@@ -96,7 +97,8 @@ class ArraySource(Source):
                 labels = labels[:, 0]
             if labels.shape != (count,):
                 raise DataError(
-                    f"y{end} is {list(labels.shape)}, and there are {count} images; give [{count}]"
+                    f"y{end} is {list(labels.shape)}, and there are {count} images; give [{count}], one "
+                    "number an image"
                 )
             parts.append(labels)
             splits += [name] * count

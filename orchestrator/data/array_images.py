@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from orchestrator.formatting import first_control, is_encodable
 
 CHANNELS = (1, 3)
 MAX_CLASSES = 100_000
+NEARLY_UNIT = 2.0  # floats up to less are no pixels up to 255, but numbers up to 1 with some error
 
 
 def is_channels_last(shape: Sequence[int], layout: str) -> bool:
@@ -50,22 +51,44 @@ def to_channels_first(images: NDArray[Any], layout: str) -> NDArray[Any]:
     return images.transpose(0, 3, 1, 2) if is_channels_last(images.shape, layout) else images
 
 
-def to_bytes(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return images as uint8: whole numbers as they are, floats rounded to even.
+def pixel_factor(name: str, images: NDArray[Any]) -> int:
+    """Return what makes numbers from 0 to 255 of an array's: 255 for floats in [0, 1] and booleans, else 1.
 
-    Floats that all lie in [0, 1] are multiplied by 255 before. DataError for numbers outside [0, 255].
+    DataError for numbers outside [0, 255], and for floats of which the largest is a little above 1.
     """
     if images.dtype == np.uint8:
-        return np.ascontiguousarray(images)
+        return 1
     if images.dtype.kind not in "iufb":
-        raise DataError(f"x holds {images.dtype}; give uint8, or floats in [0, 1] or [0, 255]")
+        raise DataError(f"{name} holds {images.dtype}; give uint8, or floats in [0, 1] or [0, 255]")
+    if images.dtype.kind == "b":
+        return 255
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= 255):  # also where either is no number
-        raise DataError(f"x has numbers from {low:g} to {high:g}; give uint8, or floats up to 1 or 255")
-    result = np.empty(images.shape, dtype=np.uint8)
-    scale = 255 if images.dtype.kind == "f" and high <= 1 else 1
-    for position, image in enumerate(images):  # image by image: no second copy of all as float64
-        result[position] = np.rint(image.astype(np.float64) * scale)
+        raise DataError(f"{name} has numbers from {low:g} to {high:g}; give uint8, or floats up to 1 or 255")
+    if images.dtype.kind == "f" and 1 < high < NEARLY_UNIT:
+        raise DataError(
+            f"{name} has floats up to {high:g}, a little above 1; clip them to [0, 1], or give [0, 255]"
+        )
+    return 255 if images.dtype.kind == "f" and high <= 1 else 1
+
+
+def to_bytes(parts: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """Return the images of all splits as uint8: whole numbers as they are, floats rounded to even.
+
+    Floats that all lie in [0, 1] are multiplied by 255 before. `parts` are arrays by their names. DataError
+    for numbers outside [0, 255], and for splits of which one goes up to 1 and another to 255.
+    """
+    factors = {name: pixel_factor(name, images) for name, images in parts.items()}
+    if len(set(factors.values())) > 1:
+        texts = (f"{name} up to {255 // factor}" for name, factor in factors.items())
+        raise DataError(f"the numbers of its images are of two scales, {', '.join(texts)}; give one")
+    result = np.empty((sum(map(len, parts.values())), *next(iter(parts.values())).shape[1:]), dtype=np.uint8)
+    position = 0
+    for name, images in parts.items():
+        for image in images:  # image by image: no second copy of all as float64
+            is_plain = images.dtype == np.uint8
+            result[position] = image if is_plain else np.rint(image.astype(np.float64) * factors[name])
+            position += 1
     return result
 
 

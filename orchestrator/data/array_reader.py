@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.data import paths
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+ARRAYS = ("x", "y", "x_test", "y_test", "x_val", "y_val", "split", "class_names")
 ENDINGS = {"train": "", "validation": "_val", "test": "_test"}  # of the names x and y
 
 
@@ -26,6 +28,9 @@ class NamedArrays:
                 raise DataError(
                     f"it has no array {name!r}; it has {', '.join(sorted(openers)[:20]) or 'none'}"
                 )
+        for name in set(openers) - set(ARRAYS):  # others may be there for other programs
+            if name.lower().startswith(("x_", "y_")) or get_close_matches(name.lower(), ARRAYS, 1, 0.8):
+                raise DataError(unknown_name("array", name[:80], ARRAYS))
         for end in ("_test", "_val"):
             if (f"x{end}" in openers) != (f"y{end}" in openers):
                 raise DataError(f"it has only one of x{end} and y{end}; give both")

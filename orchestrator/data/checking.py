@@ -97,7 +97,13 @@ def check(text: str) -> DataCheck:
         plain, own = parse_method(name)
         name = method_text(plain, {**own, "skip_broken": True})
     start = perf_counter()
-    raw = read_raw(name)
+    try:
+        raw = read_raw(name)
+    except DataError as error:
+        if not broken:
+            raise
+        more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise DataError(f"{error}; broken: {broken[0]}{more}") from error
     seconds = perf_counter() - start
     splits = split_indices(name, raw)
     per_split = [np.bincount(raw.labels[split], minlength=len(raw.class_names)).tolist() for split in splits]
@@ -119,13 +125,13 @@ def _moments(raw: Raw, train: Index, *, levels: int) -> tuple[tuple[float, ...],
 
 
 def _notes(raw: Raw, splits: tuple[Index, Index, Index]) -> tuple[str, ...]:
-    """Return the notes of the source, and those on images with equal pixels where it has none of its own."""
+    """Return the notes of the source, and those on images with equal pixels where these are others."""
     notes = tuple(note for note in raw.notes if "broken" not in note)
-    if any(" in both " in note for note in notes):
-        return notes
     contents = [sha256(image.tobytes()).digest() for image in raw.images]
     names = [f"image {number}" for number in range(len(contents))]
-    return (*notes, *shared_notes(contents, [split.tolist() for split in splits], names))
+    told = {note.partition(":")[0] for note in notes}
+    by_pixels = shared_notes(contents, [split.tolist() for split in splits], names)
+    return (*notes, *(f"by pixels, {note}" for note in by_pixels if note.partition(":")[0] not in told))
 
 
 def write_sheet(checked: DataCheck, file: Path) -> None:

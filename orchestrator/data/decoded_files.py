@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,10 +67,10 @@ def load_or_decode(folder: Path, key: str, *, shape: Shape, fill: Fill, name: st
             if (decoded := _load(folder, key)) is None:
                 _decode(folder, key, shape=shape, fill=fill, name=name)
                 decoded = _load(folder, key)
-    except PermissionError as error:
+    except OSError as error:
         raise DataError(
-            f"{name}: cannot write decoded images into {folder} ({error.strerror}); set ORCHESTRATE_DATA_DIR "
-            "to a folder of your own"
+            f"{name}: cannot write decoded images into {folder} ({error.strerror or error}); set "
+            "ORCHESTRATE_DATA_DIR to a folder of your own"
         ) from error
     if decoded is None:
         raise DataError(f"{name}: {folder / key}.u8 was removed while it was read; try again")
@@ -98,12 +99,15 @@ def _locked(file: Path, name: str) -> Iterator[None]:
 
 
 def _load(folder: Path, key: str) -> Decoded | None:
-    """Return a whole decoded file, or None: also where its parts do not fit together."""
+    """Return a whole decoded file, or None: also where its parts do not fit together, or were changed."""
     try:
-        facts = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
-        shape = tuple(facts.pop("shape"))
-        file = folder / f"{key}.u8"
-        if file.stat().st_size != prod(shape):
+        described = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        facts = described["facts"]
+        shape, file = tuple(described["shape"]), folder / f"{key}.u8"
+        status = file.stat()
+        if (status.st_size, status.st_mtime_ns) != (prod(shape), described["mtime_ns"]):
+            return None
+        if described["facts_sha256"] != _facts_digest(facts):
             return None
         return Decoded(np.memmap(file, np.uint8, mode="r", shape=shape), facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -131,10 +135,21 @@ def _decode(folder: Path, key: str, *, shape: Shape, fill: Fill, name: str) -> N
             del pixels
             count = facts.pop("count", shape[0])
             stream.truncate(count * prod(shape[1:]))
+            os.utime(stream.fileno())  # after the last page that the map has changed
             os.fsync(stream.fileno())  # else after a power cut a file would be as long as it should, of zeros
-        description.write_text(json.dumps({**facts, "shape": [count, *shape[1:]]}), encoding="utf-8")
+        described = {
+            "facts": facts,
+            "facts_sha256": _facts_digest(facts),
+            "shape": [count, *shape[1:]],
+            "mtime_ns": file.stat().st_mtime_ns,
+        }
+        description.write_text(json.dumps(described), encoding="utf-8")
         file.replace(folder / f"{key}.u8")
         description.replace(folder / f"{key}.json")
+
+
+def _facts_digest(facts: Facts) -> str:
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _remove_others(folder: Path, key: str) -> None:

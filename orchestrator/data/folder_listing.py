@@ -15,6 +15,7 @@ from orchestrator.errors import DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 SPLIT_FOLDERS |= {"test": "test"}
+SPLIT_WORDS = {*SPLIT_FOLDERS, "training", "testing"}  # as other programs name the folders of splits
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def _folders(folder: Path, root: Path) -> dict[str, Path]:
     """Return name -> folder, sorted; images beside the folders are refused."""
     folders: dict[str, Path] = {}
     for entry in _entries(folder):
+        _check_inside(entry, root)
         if entry.is_dir():
-            _check_inside(entry, root)
             folders[entry.name] = Path(entry.path)
         elif entry.name.lower().endswith(SUFFIXES):
             raise DataError(f"{entry.path} lies beside the folders of the classes; put it into one")
@@ -83,10 +84,14 @@ def _class_files(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     images: list[Path] = []
     others: list[Path] = []
     for entry in _entries(folder):
+        _check_inside(entry, root)
+        if entry.is_dir() and folder.parent == root and folder.name.lower() in SPLIT_WORDS:
+            raise DataError(
+                f"{folder} has folders as one of a split, but {root} has no folder train; name them train, "
+                "val and test"
+            )
         if entry.is_dir():
             raise DataError(f"{entry.path} is a folder within a class; put its images into that of the class")
-        if entry.is_symlink():
-            _check_inside(entry, root)
         (images if entry.name.lower().endswith(SUFFIXES) else others).append(Path(entry.path))
     return images, others
 
@@ -106,7 +111,11 @@ def _check_inside(entry: os.DirEntry[str], root: Path) -> None:
         return
     try:
         target = Path(entry.path).resolve(strict=True)
-    except (OSError, RuntimeError) as error:
+        target.stat()
+    except FileNotFoundError as error:
         raise DataError(f"{entry.path} is a link to nothing; remove it") from error
+    except (OSError, RuntimeError) as error:  # a link to itself; a folder that may not be entered
+        reason = getattr(error, "strerror", None) or "it leads to itself"
+        raise DataError(f"{entry.path} is a link that cannot be followed ({reason}); remove it") from error
     if not target.is_relative_to(root.resolve()):
         raise DataError(f"{entry.path} is a link out of the folder, to {target}; copy the images themselves")

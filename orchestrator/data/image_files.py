@@ -71,7 +71,7 @@ def decode(
             if width * height > MAX_PIXELS:
                 raise BrokenImageError(f"is {width} x {height} pixels; {TOO_LARGE}")
             image.load()
-            plain = fitted(to_eight_bits(ImageOps.exif_transpose(image)), size, fit)
+            plain = fitted(to_eight_bits(turned(image)), size, fit)
         array = np.asarray(plain.convert("L" if grey else "RGB"))
     except BrokenImageError:
         raise
@@ -89,6 +89,14 @@ def _reason(error: Exception) -> str:
     return "its format is unknown" if isinstance(error, UnidentifiedImageError) else text[:120]
 
 
+def turned(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF says, or as it is where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  each of Pillow's parsers of metadata has its own; the pixels are whole
+        return image
+
+
 def to_eight_bits(image: Image.Image) -> Image.Image:
     """Return an image as L or RGB, 8 bits a channel, with transparent pixels on white."""
     if image.mode.startswith("I"):  # 16-bit grey; as `I` in some versions of Pillow
@@ -104,6 +112,10 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 def fitted(image: Image.Image, size: int, fit: str) -> Image.Image:
     """Return a square image by one of the three rules."""
     if fit == "pad":
+        short = round(size * min(image.size) / max(image.size))
+        if short == 0:  # ImageOps.pad would draw nothing of so thin an image
+            is_wide = image.width > image.height
+            image = image.resize((size, 1) if is_wide else (1, size), BILINEAR)
         return ImageOps.pad(image, (size, size), BILINEAR, color=0)
     if fit == "stretch":
         return image.resize((size, size), BILINEAR)

@@ -121,14 +121,18 @@ class ImageFolder(Source):
     def _listing(self) -> tuple[Listing, tuple[str, ...]]:
         """Return the files and the names of the classes, sorted."""
         root = self._root()
-        if not root.is_dir():
-            problem = "is a file" if root.exists() else "is not there"
+        try:
+            is_folder, problem = root.is_dir(), "is a file" if root.exists() else "is not there"
+        except OSError as error:
+            is_folder, problem = False, f"cannot be read: {error.strerror}"
+        if not is_folder:
             raise DataError(f"folder {root} {problem}; give a folder with a folder for each class")
         listing = list_images(root)
         names = tuple(dict.fromkeys(image.label for image in listing.images if image.split == "train"))
         names = tuple(sorted(names))
         if len(names) < 2:
-            raise DataError(f"{root} has a single class, {names[0]!r}; two or more are needed")
+            single = f"a single class, {names[0]!r}" if names else "no class with training images"
+            raise DataError(f"{root} has {single}; two or more are needed")
         for image in listing.images:
             if image.label not in names:
                 raise DataError(f"{root}: class {image.label!r} is in {image.split} alone, not in train")
@@ -176,6 +180,10 @@ class ImageFolder(Source):
                     pixels[len(whole)] = pixels[position]
                 whole.append(image)
                 contents.append(result)
+        for split in sorted({image.split for image in images} - {image.split for image in whole}):
+            raise DataError(
+                f"{self._root()}: every image of {split} is broken; mend them, or remove its folder"
+            )
         label_of = {name: label for label, name in enumerate(names)}
         labels = [label_of[image.label] for image in whole]
         try:

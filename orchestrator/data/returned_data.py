@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.data.array_images import to_channels_first
-from orchestrator.data.array_reader import ENDINGS
+from orchestrator.data.array_reader import ARRAYS, ENDINGS
 from orchestrator.data.image_files import to_eight_bits
 from orchestrator.data.sources import check_fits
 from orchestrator.errors import DataError, unknown_name
 
 Array = NDArray[Any]
-ARRAYS = ("x", "y", "x_test", "y_test", "x_val", "y_val", "split", "class_names", "layout")
+KEYS = (*ARRAYS, "layout")
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 PLAIN = (str, bytes, list, tuple, Mapping, np.ndarray, torch.Tensor)
 FORMS = "return (x, y), {'x': x, 'y': y, ...}, a map-style torch Dataset, or {'train': ..., 'test': ...}"
@@ -38,7 +38,7 @@ def to_arrays(returned: object) -> dict[str, Array]:
 
 
 def _from_mapping(returned: Mapping[Any, Any]) -> dict[str, Array]:
-    allowed = SPLIT_NAMES if any(map(_is_dataset, returned.values())) else dict.fromkeys(ARRAYS)
+    allowed = SPLIT_NAMES if any(map(_is_dataset, returned.values())) else dict.fromkeys(KEYS)
     for key in returned:
         if key not in allowed:
             raise DataError(unknown_name("key", str(key)[:80], allowed))
@@ -58,7 +58,7 @@ def _from_sequence(returned: Sequence[Any]) -> dict[str, Array]:
         if not np.isscalar(y_test):  # ([image, image], [label, label]) has two images
             return _from_arrays({"x": x, "y": y, "x_test": x_test, "y_test": y_test})
     if len(returned) in (2, 4) and not any(map(_is_dataset, returned)):
-        return _from_arrays(dict(zip(ARRAYS, returned, strict=False)))
+        return _from_arrays(dict(zip(KEYS, returned, strict=False)))
     raise DataError(f"it returns {len(returned)} values; {FORMS}")
 
 
@@ -71,7 +71,7 @@ def _from_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
         if name.startswith("x"):
             if array.ndim and not len(array):
                 raise DataError(f"{name} has no images")
-            arrays[name] = to_channels_first(array, layout)
+            arrays[name] = to_channels_first(array, "first" if _has_pictures(values[name]) else layout)
         if name.startswith("y") and array.ndim == 2 and array.shape[1] > 1:
             raise DataError(
                 f"{name} is {list(array.shape)}; give one number an image: of one-hot, the argmax"
@@ -85,6 +85,8 @@ def _from_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def _as_array(name: str, value: Any) -> Array:
+    if _has_pictures(value):
+        return _stacked_pictures(name, value)
     try:
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     except (TypeError, ValueError) as error:  # rows of differing lengths; bfloat16
@@ -93,6 +95,28 @@ def _as_array(name: str, value: Any) -> Array:
     if array.dtype.hasobject:
         raise DataError(f"{name} holds Python objects; give numbers or texts in arrays of one shape")
     return array
+
+
+def _has_pictures(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and any(isinstance(item, Image.Image) for item in value)
+
+
+def _stacked_pictures(name: str, pictures: Sequence[Any]) -> Array:
+    """Return images of Pillow as [N, C, H, W]: by the rules of files, not as Pillow stores them."""
+    if not all(isinstance(picture, Image.Image) for picture in pictures):
+        raise DataError(f"{name} mixes Pillow images with other values; give one kind")
+    images = [_picture_pixels(picture) for picture in pictures]
+    for number, image in enumerate(images):
+        if image.shape != images[0].shape:
+            shapes = f"{list(image.shape)}, and image 0 {list(images[0].shape)}"
+            raise DataError(f"image {number} of {name} is {shapes}; give images of one form")
+    return np.stack(images)
+
+
+def _picture_pixels(picture: Image.Image) -> Array:
+    """Return [C, H, W] of an image of Pillow."""
+    pixels = np.asarray(to_eight_bits(picture))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _is_dataset(value: object) -> bool:
@@ -105,6 +129,7 @@ def _from_datasets(datasets: Mapping[str, Any]) -> dict[str, Array]:
     values: dict[str, Any] = {}
     for split, dataset in datasets.items():
         images, labels = _read_items(split, dataset)
+        labels = _in_order_of(split, labels, dataset, datasets["train"])
         values |= {f"x{ENDINGS[split]}": images, f"y{ENDINGS[split]}": labels}
     arrays = _from_arrays(values)
     names = _class_names(datasets["train"], [arrays[name] for name in arrays if name.startswith("y")])
@@ -154,8 +179,7 @@ def _item(split: str, number: int, item: Any) -> tuple[Array, Any]:
         raise DataError(f"{where} is a {type(item).__name__}; (image, label) is needed")
     image, label = item
     if isinstance(image, Image.Image):
-        pixels = np.asarray(to_eight_bits(image))
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        pixels = _picture_pixels(image)
     elif isinstance(image, (np.ndarray, torch.Tensor)):
         pixels = _as_array(f"the image of {where}", image)
     else:
@@ -177,10 +201,31 @@ def _label_array(split: str, labels: Sequence[Any]) -> Array:
     return np.asarray(labels)
 
 
-def _class_names(dataset: Any, labels: Sequence[Array]) -> Array | None:
-    """Return the `classes` of a data set, as torchvision has them, where these are texts for all labels."""
+def _classes(dataset: Any) -> tuple[str, ...] | None:
+    """Return the `classes` of a data set, as torchvision has them, where they are texts."""
     names = getattr(dataset, "classes", None)
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
+
+
+def _in_order_of(split: str, labels: Array, dataset: Any, train: Any) -> Array:
+    """Return labels as the training images number them: each data set may number its own `classes`."""
+    own, trained = _classes(dataset), _classes(train)
+    if own is None or trained is None or own == trained or labels.dtype.kind not in "iu":
+        return labels
+    if not (labels.min() >= 0 and labels.max() < len(own)):
+        return labels  # refused with the labels of all splits
+    for label in np.unique(labels).tolist():
+        if own[label] not in trained:
+            raise DataError(f"class {own[label]!r} is in {split} alone, not in train")
+    number_of = np.array([trained.index(name) if name in trained else -1 for name in own])
+    return np.asarray(number_of[labels])
+
+
+def _class_names(dataset: Any, labels: Sequence[Array]) -> Array | None:
+    """Return the `classes` of a data set where these are names for all labels."""
+    if (names := _classes(dataset)) is None:
         return None
     used = np.concatenate(labels)
     has_all = used.dtype.kind in "iu" and used.min() >= 0 and used.max() < len(names) == len(set(names))

@@ -74,7 +74,7 @@ class Preview:
         plan, cost = self.plan, self.estimate
         yield f"{plan.space.name}: {plan.space.about}"
         for name, problem in self.missing_data.items():
-            yield f"missing data     {name}: {problem}"
+            yield f"missing data     {own_code.shown(name)}: {problem}"
         yield from self._search_lines()
         yield f"trials           {len(plan.trials)}: {cost.trials_to_run} to run, {cost.reused} in the store"
         yield f"dense trainings  {len(plan.dense)}: {cost.dense_to_run} to run; all trials of one share it"

@@ -68,7 +68,8 @@ def _cached_sha256(dataset: str, files: str, root: Path) -> str:
     is_source = find_source(name) is not None
     if not is_source and info(name).source is None:
         return _loaded_digest(name, options)
-    stamps = {"files": json.loads(files), "code": provenance.source_digest()}
+    # Another version of Pillow may decode the same files otherwise.
+    stamps = {"files": json.loads(files), "code": provenance.source_digest(), "pillow": version("pillow")}
     digests = _read_digests(root / DIGESTS)
     # One relative path means other files in another folder.
     entry = f"{dataset} in {stamps['files'][0][0]}" if is_source else dataset

@@ -68,13 +68,37 @@ def test_every_form_of_an_image_is_the_same_data(tmp_path: Path, dtype: str, for
 
 @given(arrays.arrays(np.uint8, (2, 1, 3, 3)))
 def test_floats_of_whole_numbers_give_these_numbers(images: Array) -> None:
-    assert np.array_equal(to_bytes((images / 255).astype(np.float32)), images)
+    assert np.array_equal(to_bytes({"x": (images / 255).astype(np.float32)}), images)
 
 
-@given(st.floats(0, 255, width=32), st.floats(1.5, 255, width=32))
+@given(st.floats(0, 255, width=32), st.floats(2, 255, width=32))
 def test_floats_up_to_255_are_rounded(value: float, large: float) -> None:
     images = np.array([value, large], dtype=np.float32).reshape(1, 1, 1, 2)
-    assert to_bytes(images).flatten().tolist() == [round(value), round(large)]
+    assert to_bytes({"x": images}).flatten().tolist() == [round(value), round(large)]
+
+
+def test_splits_are_of_one_scale() -> None:
+    unit, whole = np.full((1, 1, 2, 2), 0.5), np.full((1, 1, 2, 2), 128, dtype=np.uint8)
+    with pytest.raises(DataError, match="of two scales, x up to 255, x_test up to 1; give one"):
+        to_bytes({"x": whole, "x_test": unit})
+    with pytest.raises(DataError, match="of two scales, x up to 1, x_test up to 255; give one"):
+        to_bytes({"x": unit, "x_test": 100 * unit})
+    both = to_bytes({"x": whole, "x_test": whole.astype(np.int64)})
+    assert np.array_equal(both, np.concatenate([whole, whole]))
+
+
+def test_booleans_are_black_and_white_and_floats_a_little_above_1_are_refused() -> None:
+    images = np.array([False, True]).reshape(1, 1, 1, 2)
+    assert to_bytes({"x": images}).flatten().tolist() == [0, 255]
+    with pytest.raises(DataError, match=r"x has floats up to 1\.001, a little above 1"):
+        to_bytes({"x": 1.001 * images})
+
+
+@pytest.mark.parametrize("name", ["X_test", "y_validation", "x_tset", "Class_Names"])
+def test_arrays_that_nobody_would_read_are_refused(tmp_path: Path, name: str) -> None:
+    text = save(tmp_path, x=draw(30, 1, 8, 8), **{name: np.zeros(3)})
+    with pytest.raises(DataError, match=f"unknown array '{name}'; did you mean"):
+        datasets.info(text)
 
 
 def test_layout_decides_where_both_are_possible(tmp_path: Path) -> None:

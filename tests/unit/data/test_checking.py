@@ -11,6 +11,7 @@ from in_process import orchestrate
 from PIL import Image
 
 from orchestrator.data import checking, loading
+from orchestrator.errors import DataError
 
 
 @pytest.fixture
@@ -112,3 +113,28 @@ def test_the_list_says_what_is_there(project: Path) -> None:
     assert " there " in states["digits"]
     assert " not there " in states["cifar10"]
     assert "your files" in states["folder"]
+
+
+def test_equal_pixels_in_other_files_are_named_beside_equal_files(project: Path) -> None:
+    for label, value in (("cat", 50), ("dog", 150)):
+        for split in ("train", "val", "test"):
+            (project / "own" / split / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (value, 0, 0)).save(project / "own" / "val" / label / "0.png")
+    for number in range(8):
+        for label, value in (("cat", 0), ("dog", 100)):
+            pixels = Image.fromarray(np.full((8, 8, 3), value + number, dtype=np.uint8))
+            pixels.save(project / "own" / "train" / label / f"{number}.png")
+            if number < 2:  # the same file, and the same pixels in another one
+                pixels.save(project / "own" / "test" / label / f"{number}.{'png' if number else 'bmp'}")
+    notes = checking.check("folder(path='own', size=8)").notes
+    assert any(
+        note.startswith("2 images stand in both train and test: the first is train/") for note in notes
+    )
+    assert any(note.startswith("by pixels, 4 images stand in both train and test") for note in notes)
+
+
+def test_a_class_that_is_broken_throughout_names_its_files(project: Path) -> None:
+    for file in (project / "photos" / "cat").iterdir():
+        file.write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"class 'cat' has 0 images; .*; broken: .*0\.png .*, and 9 more"):
+        checking.check(TEXT)

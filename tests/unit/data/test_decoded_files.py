@@ -66,7 +66,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["key.lock"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "not JSON", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "not JSON", "gone", "other bytes", "other facts"])
 def test_a_damaged_file_is_decoded_anew(tmp_path: Path, damage: str) -> None:
     source = Source()
     load_or_decode(tmp_path, "key", shape=SHAPE, fill=source, name="folder")
@@ -74,6 +74,12 @@ def test_a_damaged_file_is_decoded_anew(tmp_path: Path, damage: str) -> None:
         os.truncate(tmp_path / "key.u8", 7)
     elif damage == "not JSON":
         (tmp_path / "key.json").write_text("[1")
+    elif damage == "other bytes":
+        with (tmp_path / "key.u8").open("r+b") as stream:
+            stream.write(b"\x07")
+    elif damage == "other facts":
+        text = (tmp_path / "key.json").read_text()
+        (tmp_path / "key.json").write_text(text.replace("labels", "label"))
     else:
         (tmp_path / "key.u8").unlink()
     assert load_or_decode(tmp_path, "key", shape=SHAPE, fill=source, name="folder").pixels[3, 0, 0, 0] == 3
@@ -95,6 +101,13 @@ def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(DataError, match="ORCHESTRATE_DATA_DIR"):
         load_or_decode(tmp_path / "decoded", "key", shape=SHAPE, fill=Source(), name="folder")
+
+
+@pytest.mark.parametrize("place", ["file/decoded", "/proc/decoded", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot write decoded images into .*; set ORCHESTRATE_DATA_DIR"):
+        load_or_decode(tmp_path / place, "key", shape=SHAPE, fill=Source(), name="folder")
 
 
 CODE = """

@@ -338,3 +338,59 @@ def test_options_are_typed() -> None:
     }.items():
         with pytest.raises(SpaceError, match=message):
             find_source(f"folder({options})")
+
+
+# ---- links, splits and thin images
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_links_that_lead_nowhere_or_to_themselves_are_one_line(photos: Path, inside: bool) -> None:
+    folder = photos / "cat" if inside else photos
+    (folder / "gone").symlink_to(photos / "nowhere")
+    with pytest.raises(DataError, match="gone is a link to nothing; remove it"):
+        datasets.info(text_of(photos))
+    (folder / "gone").unlink()
+    (folder / "self.png").symlink_to(folder / "self.png")
+    with pytest.raises(DataError, match=r"self\.png is a link that cannot be followed"):
+        datasets.info(text_of(photos))
+
+
+def test_a_split_of_which_every_image_is_broken_is_not_drawn_anew(tmp_path: Path) -> None:
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", count=1, seed=50)
+    for file in (tmp_path / "test").rglob("*.png"):
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="every image of test is broken"):
+        files.read_raw(text_of(tmp_path, skip_broken=True))
+
+
+def test_folders_of_splits_that_are_not_understood_are_named(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    fill(tmp_path / "test")
+    with pytest.raises(DataError, match=r"has no folders|no class with training images"):
+        datasets.info(text_of(tmp_path))
+    (tmp_path / "train").rmdir()
+    fill(tmp_path / "Training")
+    with pytest.raises(DataError, match="has no folder train; name them train, val and test"):
+        datasets.info(text_of(tmp_path))
+
+
+def test_a_path_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read: File name too long|is not there"):
+        datasets.info(text_of(tmp_path / ("x" * 300)))
+
+
+@pytest.mark.parametrize("shape", [(12, 3000), (3000, 12)])
+def test_of_a_thin_image_something_is_left(shape: tuple[int, int]) -> None:
+    content = encoded(Image.fromarray(np.full((*shape, 3), 200, dtype=np.uint8)), "PNG")
+    decoded = decode(content, size=16, fit="pad", grey=True)
+    assert np.count_nonzero(decoded == 200) == 16
+
+
+def test_metadata_that_cannot_be_read_break_no_image() -> None:
+    pixels = draw(3, 16, 16)
+    plain = encoded(Image.fromarray(pixels), "PNG")
+    body = b"eXIf" + b"no exif at all"
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    content = plain[:33] + chunk + plain[33:]  # behind the header
+    assert np.array_equal(decode(content, size=16, fit="crop", grey=False), pixels.transpose(2, 0, 1))

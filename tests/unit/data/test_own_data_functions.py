@@ -411,3 +411,27 @@ def test_a_worker_calls_it_once_and_compares_with_the_plan(
     first = loading.load_dataset(own)
     assert calls == [own]
     assert first.digest != loading.load_dataset(own).digest
+
+
+# ---- several data sets of one function
+
+
+def test_classes_of_the_test_set_are_those_of_its_own_list(text: Text) -> None:
+    """As torchvision's ImageFolder numbers them: by the folders that it found."""
+    train = "Pairs(X, classes=['ant', 'bee', 'cow'])"
+    test = "Pairs(X[:8], np.arange(8) % 2, classes=['bee', 'cow'])"
+    raw = files.read_raw(text(f"return {{'train': {train}, 'test': {test}}}"))
+    assert raw.class_names == ("ant", "bee", "cow")
+    assert raw.labels[30:].tolist() == [1, 2] * 4
+    with pytest.raises(DataError, match="class 'elk' is in test alone, not in train"):
+        files.read_raw(text(f"return {train}, Pairs(X[:8], np.arange(8) % 2, classes=['bee', 'elk'])"))
+
+
+def test_pictures_of_pillow_in_a_list_are_read_as_those_of_files(text: Text) -> None:
+    body = "pictures = [Image.fromarray(image).convert('P') for image in X]\n"
+    raw = files.read_raw(text(f"{body}return pictures, Y"))
+    assert raw.images.shape == (30, 3, 6, 5)
+    assert np.array_equal(raw.images[:, 0], X)  # of a palette the colours, not its indices
+    mixed = "[*pictures[:-1], pictures[-1].convert('L')]"
+    with pytest.raises(DataError, match=r"image 29 of x is \[1, 6, 5\], and image 0 \[3, 6, 5\]"):
+        files.read_raw(text(f"{body}return {mixed}, Y"))
