@@ -251,14 +251,15 @@ def main() -> None:
     if options.one:
         print(json.dumps(run_one(options.names[0], options.one)))
         return
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     sizes = {name: size(name) for name in options.names or names_to_run(timm=options.timm)}
     for name in sorted(
         (name for name in sizes if sizes[name] <= MOST_PARAMETERS), key=lambda name: sizes[name]
     ):
-        results[name] = {"name": name} | {label: run_aside(name, label) for label in RUNS}
+        result = {"name": name} | {label: run_aside(name, label) for label in RUNS}
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # another run may have added
+        results[name] = result
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-        print(line(results[name]), flush=True)
+        print(line(result), flush=True)
 
 
 def line(result: dict[str, Any]) -> str:

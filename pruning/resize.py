@@ -79,9 +79,14 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
     ValueError for widths that are not this network's, or wider than it.
     """
     most, modules = layer_widths(net), dict(net.named_modules())
+    temporary = {
+        f"{name}.{leaf}".removeprefix(".")
+        for name, m in modules.items()
+        for leaf in m._non_persistent_buffers_set
+    }
     # Widths of before name only what could be cut then.
     required = {name for name, module in modules.items() if isinstance(module, (nn.Linear, nn.Conv2d, Norm))}
-    for name in sorted((widths.keys() - most.keys()) | (required - widths.keys())):
+    for name in sorted((widths.keys() - most.keys() - temporary) | (required - widths.keys())):
         near = get_close_matches(name, most, n=3, cutoff=0.4) or list(most)[:3]
         raise ValueError(
             f"widths and network differ: {name!r} is in one only; the network has {', '.join(near)}"
@@ -90,6 +95,8 @@ def resize(net: nn.Module, widths: Mapping[str, Sequence[int]]) -> nn.Module:
     for name, largest in most.items():
         sizes = list(widths.get(name, largest))
         module = modules.get(name)
+        if name in temporary and _is_wider(sizes, largest):
+            continue  # made for the images of a pass, as it will be again
         _check_widths(name, sizes, largest, module)
         owner, sides = _owner_and_sides(name, module, dims=len(sizes))
         if len(sizes) == 3 and type(module) is nn.Linear:  # the shrunk network has a SelectedLinear here
@@ -110,6 +117,12 @@ def _owner_and_sides(name: str, module: nn.Module | None, *, dims: int) -> tuple
         return owner, (f":{attribute}",)
     owner, _, leaf = name.rpartition(".")
     return owner, [f"{leaf} {dim}" for dim in range(dims)]
+
+
+def _is_wider(sizes: Sequence[int], largest: Sequence[int]) -> bool:
+    """Return whether a tensor has more dimensions, or more entries along one, than a fresh network's."""
+    pairs = zip(sizes, largest, strict=False)
+    return len(sizes) != len(largest) or any(type(a) is int and a > b for a, b in pairs)
 
 
 def _check_widths(name: str, sizes: list[int], largest: list[int], module: nn.Module | None) -> None:

@@ -266,6 +266,34 @@ def test_half_of_what_can_go_is_cut_and_the_rest_is_named(
     assert torch.equal(rebuilt.eval()(batch), small(batch))
 
 
+class _TableOfPass(nn.Module):
+    """Makes a table for the images of a pass, as ConViT does; `start` is what it has before."""
+
+    def __init__(self, start: Tensor | None) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
+        self.register_buffer("table", start, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None or len(self.table) != len(x):
+            self.table = torch.arange(len(x), dtype=x.dtype)[:, None] + 1
+        return self.last(self.table.to(x.dtype) * self.first(x).relu())
+
+
+@pytest.mark.parametrize("start", [torch.zeros(1, 1), torch.zeros(1), None])
+def test_a_table_that_a_pass_has_made_larger_is_no_width_of_the_network(start: Tensor | None) -> None:
+    torch.manual_seed(0)
+    net, x = _TableOfPass(start).eval(), torch.randn(5, 8)
+    fresh = deepcopy(net)
+    net(x)  # as a network that was trained
+    small = shrink(net, pruned(net, trace(net, x)), x)
+    assert layer_widths(small)["table"] == [5, 1]
+    rebuilt = resize(fresh, layer_widths(small))
+    rebuilt.load_state_dict(small.state_dict())
+    assert torch.equal(rebuilt(x), small(x))
+    assert count(rebuilt) < count(net)
+
+
 def test_masks_of_torch_itself_are_refused_by_name() -> None:
     net = build("mlp(widths=[4])")
     name, layer = next(iter(prunable_layers(net).items()))
