@@ -6,7 +6,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from pruning.hyperparameters import Between
+from pruning.registry import Between
 from pruning.schedules import count_to_prune, schedules
 from pruning.step import Pools
 
