@@ -32,6 +32,14 @@ NamesArgument = Annotated[
         autocompletion=completion.sweeps,
     ),
 ]
+SweepArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A space's name (its latest sweep) or a sweep's run id.",
+        metavar="SWEEP",
+        autocompletion=completion.sweeps,
+    ),
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or models:/name@alias, models:/name/3.")
 ]
@@ -77,14 +85,7 @@ def compare(
 
 @app.command()
 def report(
-    sweep: Annotated[
-        str,
-        typer.Argument(
-            help="A space's name (its latest sweep) or a sweep's run id.",
-            metavar="SWEEP",
-            autocompletion=completion.sweeps,
-        ),
-    ],
+    sweep: SweepArgument,
     out: Annotated[
         Path | None, typer.Option(help="Where it is written; default: SPACE.html here.", metavar="FILE.html")
     ] = None,
@@ -103,14 +104,7 @@ def report(
 
 @app.command()
 def figure(
-    sweep: Annotated[
-        str,
-        typer.Argument(
-            help="A space's name (its latest sweep) or a sweep's run id.",
-            metavar="SWEEP",
-            autocompletion=completion.sweeps,
-        ),
-    ],
+    sweep: SweepArgument,
     x: Annotated[
         str, typer.Option(help="amount, sparsity, macs, macs_physical, parameters, bytes or latency.")
     ] = "sparsity",
