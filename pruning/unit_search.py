@@ -83,13 +83,13 @@ class UnitSearch:
 
 def _share_passes(columns: Tensor) -> tuple[Tensor, int]:
     """Return the pass of each row of bool [rows, columns], and their number: no two of a pass overlap."""
-    numbers, taken = torch.zeros(len(columns), dtype=torch.int64), torch.zeros_like(columns)
+    numbers, pass_columns = torch.zeros(len(columns), dtype=torch.int64), torch.zeros_like(columns)
     passes = 0
     for row, own in enumerate(columns):
         positions = own.nonzero().flatten()
-        is_free = ~taken[:passes, positions].any(1)
+        is_free = ~pass_columns[:passes, positions].any(1)
         number = int(is_free.int().argmax()) if is_free.any() else passes
         passes = max(passes, number + 1)
-        taken[number, positions] = True
+        pass_columns[number, positions] = True
         numbers[row] = number
     return numbers, passes

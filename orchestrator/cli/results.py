@@ -118,7 +118,7 @@ def figure(
     seeds: Annotated[bool, typer.Option("--seeds", help="A point for each seed, no intervals.")] = False,
 ) -> None:
     """Draw a sweep for a paper or a talk, as vectors."""
-    from orchestrator.analysis.figure import FigureOptions
+    from orchestrator.analysis.figure_data import FigureOptions
     from orchestrator.report.figure_file import write_figure
 
     columns = tuple(column.strip() for column in by.split(",") if column.strip())

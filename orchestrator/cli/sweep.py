@@ -82,7 +82,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
-    chosen = chosen_space(name, space)
+    space = chosen_space(name, space)
     with exit_on_signal(start_seconds=START_SECONDS) as signals:
         from orchestrator.execution.options import SweepOptions, resolve_cluster_device, resolve_device
 
@@ -99,7 +99,7 @@ def sweep(
             stop=stop,
             retries=retries,
         )
-        summary = _run(chosen, sets, source, options, signals, trust_code=trust_code)
+        summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)
         if latency and not signals.received:
             _measure_latency(summary)

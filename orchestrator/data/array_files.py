@@ -78,9 +78,9 @@ class ArraySource(Source):
             _check_equal([part.shape[1:] for part in parts.values()])
             images = to_bytes(parts)
             contents = [sha256(image.tobytes()).digest() for image in images]
-            chosen = content_splits(contents, labels.tolist(), splits, class_names)
-        train, validation, test = (np.array(part, dtype=np.int64) for part in chosen)
-        notes = shared_notes(contents, chosen, [f"image {number}" for number in range(len(labels))])
+            split_positions = content_splits(contents, labels.tolist(), splits, class_names)
+        train, validation, test = (np.array(part, dtype=np.int64) for part in split_positions)
+        notes = shared_notes(contents, split_positions, [f"image {number}" for number in range(len(labels))])
         return Raw(images, labels, 0, class_names, (train, validation, test), notes)
 
     def _labels(self, arrays: NamedArrays) -> tuple[NDArray[np.int64], tuple[str, ...], list[str]]:
@@ -106,8 +106,8 @@ class ArraySource(Source):
             if len(parts) > 1:
                 raise DataError("it has split and x_test or x_val; leave one out")
             splits = split_names(arrays.load("split", at_most=MAX_LABEL_BYTES), len(splits))
-        given = arrays.load("class_names", at_most=MAX_LABEL_BYTES) if "class_names" in arrays else None
-        labels, class_names = class_labels(np.concatenate(parts), splits, given)
+        own_names = arrays.load("class_names", at_most=MAX_LABEL_BYTES) if "class_names" in arrays else None
+        labels, class_names = class_labels(np.concatenate(parts), splits, own_names)
         return labels, class_names, splits
 
     @contextmanager
@@ -196,14 +196,14 @@ class Npy(ArraySource):
             raise ValueError("npy needs x and y; write npy(x='x.npy', y='y.npy')")
 
     def files(self) -> list[Path]:
-        return [existing_file(self.name, path) for path in self._given().values()]
+        return [existing_file(self.name, path) for path in self._file_options().values()]
 
-    def _given(self) -> dict[str, str]:
+    def _file_options(self) -> dict[str, str]:
         return {key: getattr(self, key) for key in self.paths if getattr(self, key)}
 
     @contextmanager
     def opened(self) -> Iterator[Mapping[str, Any]]:
-        files = dict(zip(self._given(), self.files(), strict=True))
+        files = dict(zip(self._file_options(), self.files(), strict=True))
         yield {name: (lambda file=file: file.open("rb"), file.stat().st_size) for name, file in files.items()}
 
 

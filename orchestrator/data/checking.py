@@ -129,9 +129,12 @@ def _notes(raw: Raw, splits: tuple[Index, Index, Index]) -> tuple[str, ...]:
     notes = tuple(note for note in raw.notes if "broken" not in note)
     contents = [sha256(image.tobytes()).digest() for image in raw.images]
     names = [f"image {number}" for number in range(len(contents))]
-    told = {note.partition(":")[0] for note in notes}
+    source_notes = {note.partition(":")[0] for note in notes}
     by_pixels = shared_notes(contents, [split.tolist() for split in splits], names)
-    return (*notes, *(f"by pixels, {note}" for note in by_pixels if note.partition(":")[0] not in told))
+    return (
+        *notes,
+        *(f"by pixels, {note}" for note in by_pixels if note.partition(":")[0] not in source_notes),
+    )
 
 
 def write_sheet(checked: DataCheck, file: Path) -> None:

@@ -40,7 +40,7 @@ def content_splits(
     DataError for a class with too few images.
     """
     own = set(splits) - {"train"}
-    chosen = list(splits)
+    new_splits = list(splits)
     by_class: dict[int, list[int]] = {label: [] for label in range(len(class_names))}
     for position, (label, split) in enumerate(zip(labels, splits, strict=True)):
         if split == "train":
@@ -55,11 +55,11 @@ def content_splits(
         for name, count in (("test", test), ("validation", validation)):
             end = _end_of_equal(contents, positions, start + count) if count else start
             for position in positions[start:end]:
-                chosen[position] = name
+                new_splits[position] = name
             start = end
         if start >= len(positions):
             raise DataError(f"class {class_names[label]!r}: too many of its images are equal to be split")
-    train, val, test_images = ([i for i, split in enumerate(chosen) if split == name] for name in SPLITS)
+    train, val, test_images = ([i for i, split in enumerate(new_splits) if split == name] for name in SPLITS)
     return train, val, test_images
 
 

@@ -63,7 +63,7 @@ class ImageFolder(Source):
             except ValueError as error:
                 raise DataError(f"{self._root()}: class {label!r} has {error}") from error
             own = (0, counts["validation", label], counts["test", label])
-            per_class.append(tuple(taken + there for taken, there in zip(parts, own, strict=True)))
+            per_class.append(tuple(drawn + listed for drawn, listed in zip(parts, own, strict=True)))
         train, validation, test = (tuple(part) for part in zip(*per_class, strict=True))
         shape = (1 if self.grey else 3, self.size, self.size)
         return DatasetInfo(

@@ -87,10 +87,10 @@ class ImageSet(TorchvisionSource):
             splits = published_indices(self.name, labels)
         else:
             try:
-                chosen = content_splits(contents, every.tolist(), ["train"] * len(every), names)
+                split_positions = content_splits(contents, every.tolist(), ["train"] * len(every), names)
             except DataError as error:
                 raise DataError(f"{self.name}: {error}") from error
-            train, validation, test = (np.array(split, dtype=np.int64) for split in chosen)
+            train, validation, test = (np.array(split, dtype=np.int64) for split in split_positions)
             splits = train, validation, test
         shown = [str(path.relative_to(data_folder())) for path in paths]
         notes = shared_notes(contents, [split.tolist() for split in splits], shown)

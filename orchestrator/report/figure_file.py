@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.figure import DEFAULT_OPTIONS, FORMATS, FigureOptions, make_figure, render
+from orchestrator.analysis.figure import FORMATS, make_figure, render
+from orchestrator.analysis.figure_data import DEFAULT_OPTIONS, FigureOptions
 from orchestrator.analysis.results import find_sweep, results_frame
 from orchestrator.errors import UsageError, unknown_name
 from orchestrator.storage.uri import default_uri

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from result_rows import frame, row
 
-from orchestrator.analysis.figure import FigureOptions, make_figure, render
+from orchestrator.analysis.figure import make_figure, render
+from orchestrator.analysis.figure_data import FigureOptions
 from orchestrator.errors import UsageError
 
 AMOUNTS = {0.5: 0.9, 0.9: 0.6}
