@@ -11,8 +11,9 @@ and [N, H, W, C] are told apart by which of the two may be 1 or 3 channels, or b
 from __future__ import annotations
 
 import zipfile
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -35,13 +36,9 @@ MAX_LABEL_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySource(Source):
-    """What `npz` and `npy` share; `layout` is that of images with four dimensions."""
+    """Images and labels in arrays; `layout` is that of images with four dimensions."""
 
     layout: Layout = "auto"
-
-    def opened(self) -> Any:  # a context manager of Mapping[str, Opener]
-        """Open the files within a block, as name -> (a function that opens an array, its bytes)."""
-        raise NotImplementedError
 
     def facts(self) -> DatasetInfo:
         from orchestrator.data.array_images import image_shape
@@ -110,6 +107,19 @@ class ArraySource(Source):
         labels, class_names = class_labels(np.concatenate(parts), splits, own_names)
         return labels, class_names, splits
 
+    @abstractmethod
+    def _arrays(self) -> AbstractContextManager[NamedArrays]:
+        """Have the arrays within a block; DataError for whatever is wrong with them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileArrays(ArraySource):
+    """Arrays in files, which are open while they are read."""
+
+    @abstractmethod
+    def opened(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """Open the files within a block, as name -> (a function that opens an array, its bytes)."""
+
     @contextmanager
     def _arrays(self) -> Iterator[NamedArrays]:
         """Open the files within the block; every error of theirs is a DataError with the file."""
@@ -133,7 +143,7 @@ class ArraySource(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Npz(ArraySource):
+class Npz(FileArrays):
     """Arrays `x`, `y`, and `x_test`, `y_test`, `x_val`, `y_val` or `split`, of one file of `numpy.savez`.
 
     Images are uint8, or floats in [0, 1] or [0, 255]; channels come first or last (`layout: first|last` where
@@ -165,7 +175,7 @@ class Npz(ArraySource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Npy(ArraySource):
+class Npy(FileArrays):
     """Arrays in a file of `numpy.save` each: `x` and `y`, and those of the other splits, as for `npz`."""
 
     name: ClassVar[str] = "npy"

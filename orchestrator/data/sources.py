@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,7 +87,7 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(ABC):
     """One data set. ValueError for options that are not allowed; DataError from all methods for bad files.
 
     `paths` are the options that name files or folders, relative to the current folder where they are
@@ -99,17 +100,17 @@ class Source:
     sample: ClassVar[Mapping[str, str]] = {}
     is_stamped: ClassVar[bool] = True  # whether `files` decide what is read
 
+    @abstractmethod
     def facts(self) -> DatasetInfo:
         """Return what is known without decoding an image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def files(self) -> list[Path]:
         """Return the files that decide what is read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> Raw:
         """Return the arrays of all splits."""
-        raise NotImplementedError
 
     def broken(self) -> tuple[str, ...]:
         """Return a line for each file that the option `skip_broken` leaves out."""
