@@ -23,6 +23,7 @@ from pruning.registry import Method, Registry
 augmentations = Registry("augmentation", modules=("orchestrator.data.randaugment",))
 SEPARATOR = "+"
 COPIED_VALUES = 1500  # of an image that is cropped and flipped by copying its rows
+FLIPPED_VALUES = 10_000  # of an image that torch flips faster than NumPy copies it
 CROP_TRIES = 10  # as in torchvision's RandomResizedCrop, before the crop from the centre
 Fraction = Annotated[float, Between(0.0, 1.0, open_low=True)]
 Pixels = Annotated[int, Between(1, 10_000)]
@@ -155,7 +156,10 @@ def _crop_flip(images: Tensor, context: AugmentationContext, *, pad: int) -> Ten
     count, channels, height, width = images.shape
     is_flipped = context.integers(2, count) == 1
     left, top = context.integers(2 * pad + 1, count), context.integers(2 * pad + 1, count)
-    if images.device.type == "cpu" and channels * height * width >= COPIED_VALUES:
+    values = channels * height * width
+    if images.device.type == "cpu" and pad == 0 and values >= FLIPPED_VALUES:
+        return _flipped(images, is_flipped)
+    if images.device.type == "cpu" and values >= COPIED_VALUES:
         return _copied_windows(images, top - pad, left - pad, is_flipped)
     across = torch.arange(width, device=images.device).expand(count, width)
     columns = torch.where(is_flipped, width - 1 - across, across) + left
@@ -164,6 +168,14 @@ def _crop_flip(images: Tensor, context: AugmentationContext, *, pad: int) -> Ten
     # One gather over flat pixels: 4 to 6 times the speed of indexing by row and column
     pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).flatten(1)
     return padded.gather(2, pixels[:, None, :].expand(count, channels, -1)).view(images.shape)
+
+
+def _flipped(images: Tensor, is_flipped: Tensor) -> Tensor:
+    """Return each image flipped or as it is, image by image, so that each stays in the processor's cache."""
+    out = torch.empty(images.shape, dtype=images.dtype)
+    for image, target, flipped in zip(images, out, is_flipped[:, 0].tolist(), strict=True):
+        target.copy_(image.flip(2) if flipped else image)
+    return out
 
 
 def _copied_windows(images: Tensor, top: Tensor, left: Tensor, is_flipped: Tensor) -> Tensor:

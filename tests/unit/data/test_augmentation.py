@@ -257,14 +257,17 @@ def test_uniform_draws_are_in_their_range() -> None:
 
 @pytest.mark.parametrize("kind", ["flip", "crop_flip"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 9), (2, 40, 33)])
+@pytest.mark.parametrize("flipped_values", [0, 10**9])
 def test_copied_windows_have_the_bits_of_gathered_pixels(
-    kind: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    kind: str, shape: tuple[int, int, int], flipped_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = torch.randn(50, *shape, generator=seeded(0))
     before = images.clone()
     monkeypatch.setattr(augmentation, "COPIED_VALUES", 0)
+    monkeypatch.setattr(augmentation, "FLIPPED_VALUES", flipped_values)
     copied = augment(images, seeded(1), kind=kind)
     monkeypatch.setattr(augmentation, "COPIED_VALUES", 10**9)
+    monkeypatch.setattr(augmentation, "FLIPPED_VALUES", 10**9)
     gathered = augment(images, seeded(1), kind=kind)
     assert torch.equal(copied, gathered)
     assert copied.stride() == gathered.stride()
