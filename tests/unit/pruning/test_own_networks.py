@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch.nn.functional as F
 from adversarial import Graph, conv, pooled
 from torch import nn
 from trained import Empty
@@ -34,10 +33,10 @@ train: {{epochs: 1}}
 """
 
 
-def shuffled(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def split_at_four(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     return Graph(
-        lambda s, x: s.out(pooled(s.b(F.channel_shuffle(s.a(x).relu(), 2)).relu())),
-        a=conv(input_shape[0], 8), b=conv(8, 6), out=nn.Linear(6, num_classes),
+        lambda s, x: s.out(pooled((s.b(s.a(x).relu()[:, :4]) + s.c(s.a(x).relu()[:, 4:])).relu())),
+        a=conv(input_shape[0], 8), b=conv(4, 6), c=conv(4, 6), out=nn.Linear(6, num_classes),
     )  # fmt: skip
 
 
@@ -71,7 +70,7 @@ def head_first(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module
 
 @pytest.fixture(autouse=True)
 def own_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    for builder in (shuffled, mixed, added_to_the_image, with_other_layers, head_first):
+    for builder in (split_at_four, mixed, added_to_the_image, with_other_layers, head_first):
         monkeypatch.setitem(models.BUILDERS, builder.__name__, builder)
 
 
@@ -101,15 +100,15 @@ def test_a_trial_of_channels_that_cannot_be_cut_exactly_is_an_error() -> None:
 
 
 def test_a_layer_that_is_left_whole_is_named_and_the_others_are_cut(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text(SPACE.format(model="shuffled", technique="structured"))
+    (tmp_path / "own.yaml").write_text(SPACE.format(model="split_at_four", technique="structured"))
     space = load_space(str(tmp_path / "own.yaml"))
     seen = preview(space, device="cpu", precision="fp32", uri=f"sqlite:///{tmp_path}/none.db")
-    (name,) = seen.to_json()["not_pruned"]["shuffled"]
+    (name,) = seen.to_json()["not_pruned"]["split_at_four"]
     assert name.startswith("a (left whole: b: what it reads in the network that is cut out")
-    result = walked("shuffled", "channel")
+    result = walked("split_at_four", "channel")
     assert result.last.cut
     widths = {name: layer.weight.shape[0] for name, layer in prunable_layers(result.last.net).items()}
-    assert widths == {"out": 10, "a": 8, "b": 3}
+    assert widths == {"out": 10, "a": 8, "b": 3, "c": 3}
 
 
 def test_a_neuron_trial_that_cannot_be_cut_has_dense_physical_numbers_and_a_note() -> None:
