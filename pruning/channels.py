@@ -30,7 +30,7 @@ from pruning.checks import (
 )
 from pruning.cutting_law import CuttingLaw
 from pruning.dataflow import find_data_flow
-from pruning.equivalence import check_equal
+from pruning.equivalence import check_equal, run_masked
 from pruning.eval_mode import first_float, fixed_generators, random_images, widened_copy
 from pruning.head_groups import (
     NO_WIDTH,
@@ -272,18 +272,27 @@ def shrink(
         groups = (*channels.groups, *channels.heads)
     else:  # groups of a trace of this very network may leave some rows of a layer out
         check_groups_fit(net, groups)
-    masked = deepcopy(net)
-    apply_masks(masked, masks)
-    removed = removed_positions(groups, all_masks(masked, masks), whole_if_dead=whole_if_dead)
+    small = deepcopy(net)
+    apply_masks(small, masks)
+    removed = removed_positions(groups, all_masks(small, masks), whole_if_dead=whole_if_dead)
     if not removed:
+        return small
+
+    def rebuild() -> nn.Module:
+        masked = widened_copy(net)
+        apply_masks(masked, masks)
         return masked
-    masked64 = widened_copy(masked)
-    small = cut_out(masked, removed)
-    small64 = widened_copy(small)
+
     with fixed_generators(net):
-        for draw in (0, 1):
-            images = random_images(example_input, first_float(masked64), draw=draw)
-            check_equal(masked64, small64, images, removed=removed)
+        # One after the other: the network, what is left of it, and one of the two in float64 are in memory.
+        masked64 = widened_copy(small)
+        draws = [random_images(example_input, first_float(masked64), draw=draw) for draw in (0, 1)]
+        runs = [run_masked(masked64, images, removed=removed) for images in draws]
+        del masked64
+        small = cut_out(small, removed)
+        small64 = widened_copy(small)
+        for run, images in zip(runs, draws, strict=True):
+            check_equal(run, small64, images, rebuild=rebuild)
     return small
 
 

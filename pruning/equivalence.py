@@ -6,7 +6,7 @@ reason where it is known.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,38 +44,76 @@ class UnequalError(ValueError):
         self.layer = layer
 
 
-def check_equal(masked: nn.Module, cut: nn.Module, images: Tensor, *, removed: Removed) -> None:
-    """Raise ValueError, naming a layer, unless `cut` computes what `masked` does, to `TOLERANCE`.
+@dataclass
+class MaskedRun:
+    """What a masked network computes on some images: enough to compare a cut one with it, without it.
 
-    Both are float64 networks in eval mode; `removed` are the positions that `cut` lacks. Images are compared
-    one by one with the largest value of their own: they may be of very different sizes.
+    `nonzero` are the layers, by the number of their call, that read non-zero values from removed channels.
+    `untrained` is the network itself, where some of its layers are not called in eval mode.
     """
-    masked_run = _run(masked, images)
-    if masked_run.output is None:
+
+    name: str
+    run: _Run
+    output: Tensor
+    finite: Tensor
+    removed: Removed
+    nonzero: frozenset[int]
+    uncalled: tuple[str, ...]
+    untrained: nn.Module | None
+
+
+def run_masked(masked: nn.Module, images: Tensor, *, removed: Removed) -> MaskedRun:
+    """Run a masked float64 network in eval mode. ValueError where there is nothing to compare with.
+
+    `removed` are the positions that the cut network will lack.
+    """
+    run, name = _run(masked, images), type(masked).__name__
+    if run.output is None:
         raise ValueError(
-            f"{type(masked).__name__} does not run in float64 on random images: {masked_run.error}; where "
-            "its forward casts, let it cast to the type of its weights"
+            f"{name} does not run in float64 on random images: {run.error}; where its forward casts, let it "
+            "cast to the type of its weights"
         )
-    finite = _finite_images(masked_run.output)
+    finite = _finite_images(run.output)
     if not finite.any():
         raise ValueError(
-            f"{type(masked).__name__} gives values that are not finite on random images: what is cut out of "
-            "it cannot be compared with it"
+            f"{name} gives values that are not finite on random images: what is cut out of it cannot be "
+            "compared with it"
         )
+    nonzero = {
+        number
+        for number, (layer, features) in enumerate(run.calls)
+        if (layer, "in") in removed
+        and _reads_nonzero(masked.get_submodule(layer), features, removed[layer, "in"])
+    }
+    uncalled = _uncalled(masked, {layer for layer, _ in run.calls})
+    untrained = deepcopy(masked) if uncalled else None
+    return MaskedRun(name, run, run.output, finite, removed, frozenset(nonzero), uncalled, untrained)
+
+
+def check_equal(
+    masked: MaskedRun, cut: nn.Module, images: Tensor, *, rebuild: Callable[[], nn.Module]
+) -> None:
+    """Raise ValueError, naming a layer, unless `cut` computes what the masked network did, to `TOLERANCE`.
+
+    `cut` is a float64 network in eval mode. Images are compared one by one with the largest value of their
+    own: they may be of very different sizes. `rebuild` makes the masked network again, to see whether it
+    differs from itself.
+    """
     cut_run = _run(cut, images)
     try:
-        _check_calls(masked, cut, masked_run, cut_run, removed)
-        _check_outputs(masked_run, masked_run.output, cut_run, finite)
+        _check_calls(masked, cut, cut_run)
+        _check_outputs(masked.run, masked.output, cut_run, masked.finite)
     except ValueError as error:
         # A network that is random in eval mode differs from itself: that is the reason then.
-        repeated = _run(masked, images).output
-        if repeated is None or _difference(repeated, masked_run.output, finite) > TOLERANCE:
+        repeated = _run(rebuild(), images).output
+        if repeated is None or _difference(repeated, masked.output, masked.finite) > TOLERANCE:
             raise ValueError(
-                f"{type(masked).__name__} gives other outputs when it is run again: its eval mode must "
-                "switch dropout and the like off"
+                f"{masked.name} gives other outputs when it is run again: its eval mode must switch dropout "
+                "and the like off"
             ) from error
         raise error
-    _check_training(masked, cut, images, called={name for name, _ in masked_run.calls})
+    if masked.untrained is not None:
+        _check_training(masked.untrained, cut, images, masked.uncalled)
 
 
 def find_zero_columns(net: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -100,16 +138,16 @@ def _check_outputs(masked_run: _Run, expected: Tensor, cut_run: _Run, finite: Te
         )
 
 
-def _check_training(masked: nn.Module, cut: nn.Module, images: Tensor, *, called: Collection[str]) -> None:
-    """Raise ValueError where layers that run in training mode alone read channels that are cut out."""
-    attentions = [
-        name for name, module in masked.named_modules() if isinstance(module, nn.MultiheadAttention)
-    ]
+def _uncalled(net: nn.Module, called: Collection[str]) -> tuple[str, ...]:
+    """Return the layers that are not called in eval mode."""
+    attentions = [name for name, module in net.named_modules() if isinstance(module, nn.MultiheadAttention)]
     projections = {f"{name}.out_proj" for name in attentions}  # whose weights the attention itself uses
-    uncalled = [name for name in prunable_layers(masked) if name not in {*called, *projections}]
-    if not uncalled:
-        return
-    runs = [_run(net.train(), images, need_tensor=False) for net in (deepcopy(masked), deepcopy(cut))]
+    return tuple(name for name in prunable_layers(net) if name not in {*called, *projections})
+
+
+def _check_training(masked: nn.Module, cut: nn.Module, images: Tensor, uncalled: Sequence[str]) -> None:
+    """Raise ValueError where layers that run in training mode alone read channels that are cut out."""
+    runs = [_run(net.train(), images, need_tensor=False) for net in (masked, deepcopy(cut))]
     if not runs[0].error and runs[1].error:
         raise ValueError(
             f"{uncalled[0]}: it runs in training mode alone, where the network that is cut out breaks off "
@@ -117,28 +155,26 @@ def _check_training(masked: nn.Module, cut: nn.Module, images: Tensor, *, called
         )
 
 
-def _check_calls(
-    masked: nn.Module, cut: nn.Module, masked_run: _Run, cut_run: _Run, removed: Removed
-) -> None:
+def _check_calls(masked: MaskedRun, cut: nn.Module, cut_run: _Run) -> None:
     """Raise ValueError unless the same layers run in the same order, each on the same values."""
-    called = {name for name, _ in masked_run.calls}
+    called = {name for name, _ in masked.run.calls}
     # An attention that is cut calls its output projection as a layer, torch's own does not.
     cut_calls = [call for call in cut_run.calls if call[0] in called]
-    for (name, expected), (cut_name, features) in zip(masked_run.calls, cut_calls, strict=False):
+    pairs = zip(masked.run.calls, cut_calls, strict=False)
+    for number, ((name, expected), (cut_name, features)) in enumerate(pairs):
         if cut_name != name:
             text = f"{name}: the network that is cut out takes another path than the masked one"
             raise UnequalError(name, text)
-        positions = removed.get((name, "in"))
-        if positions is not None and not isinstance(cut.get_submodule(name), SelectedLinear):
-            layer = masked.get_submodule(name)
-            dim = channel_dim(layer)
-            if _reads_nonzero(layer, expected, positions, dim):
+        positions, layer = masked.removed.get((name, "in")), cut.get_submodule(name)
+        if positions is not None and not isinstance(layer, SelectedLinear):
+            if number in masked.nonzero:
                 raise UnequalError(
                     name,
                     f"{name}: it reads non-zero values from pruned channels (what comes before makes "
                     "something else of zero, or adds to it); mask its columns too, or protect the layers "
                     "before it",
                 )
+            dim = channel_dim(layer)
             expected = expected.index_select(dim, complement(positions, expected.shape[dim]))
         if features.shape != expected.shape or _difference(features, expected) > TOLERANCE:
             raise UnequalError(
@@ -146,19 +182,19 @@ def _check_calls(
                 f"{name}: what it reads in the network that is cut out is not what the masked one reads; "
                 f"{_difference_text(features, expected)}. {ADVICE}",
             )
-    if len(cut_calls) < len(masked_run.calls):
-        raise _stop(cut_run, before=masked_run.calls[len(cut_calls)][0])
+    if len(cut_calls) < len(masked.run.calls):
+        raise _stop(cut_run, before=masked.run.calls[len(cut_calls)][0])
 
 
-def _reads_nonzero(layer: nn.Module, features: Tensor, removed: Tensor, dim: int) -> bool:
+def _reads_nonzero(layer: nn.Module, features: Tensor, removed: Tensor) -> bool:
     """Return whether a column with weights reads non-zero values from a channel that is removed."""
     weight: Tensor = layer.weight  # type: ignore[assignment]  # it may be computed, and no parameter then
     removed = removed.to(weight.device)
     if isinstance(layer, Conv) and layer.groups > 1:
         return False  # its rows go with these columns
-    by_column = weight.index_select(1 - unit_dim(layer), removed).movedim(1 - unit_dim(layer), 0)
-    columns = removed[by_column.flatten(1).any(1)]
-    return bool(features.index_select(dim, columns).any())
+    is_read = (weight != 0).movedim(1 - unit_dim(layer), 0).flatten(1).any(1)
+    columns = removed[is_read[removed]]
+    return bool(features.index_select(channel_dim(layer), columns).any())
 
 
 def _stop(run: _Run, before: str = "") -> UnequalError:

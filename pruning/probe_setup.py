@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS
+from pruning.eval_mode import share_parameters
 from pruning.masking import prunable_layers
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -37,7 +37,7 @@ def open_norms(net: nn.Module) -> None:
 def smallest_batch(net: nn.Module, example_input: Tensor) -> int:
     """Return how many images a network takes at least: 1, but where it folds its batch into frames, say."""
     parameter = next(parameter for parameter in net.parameters() if parameter.is_floating_point())
-    copy = deepcopy(net).eval()
+    copy = share_parameters(net).eval()
     for size in range(1, len(example_input)):
         if len(example_input) % size == 0:
             images = torch.zeros((size, *example_input.shape[1:])).to(parameter)
@@ -56,7 +56,7 @@ def smallest_images(net: nn.Module, example_input: Tensor) -> Tensor:
     """
     if example_input.dim() != 4 or example_input.shape[2] != example_input.shape[3]:
         return example_input
-    small_net = deepcopy(net).eval()
+    small_net = share_parameters(net).eval()
     sides = [side for side in SIDES if side < example_input.shape[3]]
     batch = smallest_batch(net, example_input) if sides else 1
     order = _call_order(small_net, example_input.shape[3], example_input, batch) if sides else ()
