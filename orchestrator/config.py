@@ -65,7 +65,8 @@ class Prune:
     `control` is a sanity check of Frankle et al. (2021): `shuffle` permutes each layer's mask, `invert`
     removes the highest scores. `layer_amounts` are the amounts of the layers by name, where these differ:
     then `amount` is their mean, weighted by numbers of weights, and `amount_label` their text in the space,
-    for tables alone: both are no part of the key.
+    for tables alone: both are no part of the key. `limits` are what may be left, by quantity, in counts: then
+    `amount` is the largest part of a quantity that is to go, and no part of the key either.
     """
 
     criterion: str
@@ -77,6 +78,7 @@ class Prune:
     control: Control = "none"
     layer_amounts: tuple[tuple[str, float], ...] = ()
     amount_label: str = ""
+    limits: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,16 +143,20 @@ class TrialConfig:
     def key(self) -> str:
         names = ("recover", "when", "prepare", "distill", "trial_code")
         fields_of_trial = {name: getattr(self, name) for name in names}
-        prune = {name: value for name, value in vars(self.prune).items() if name not in AMOUNTS_BY_LAYER}
+        prune = {name: value for name, value in vars(self.prune).items() if name not in OTHER_AMOUNTS}
         if self.prune.layer_amounts:
             prune["amount"] = self.prune.layer_amounts
+        if self.prune.limits:
+            prune["amount"] = {"at_most": dict(self.prune.limits)}
         return _key("trial", {"parent": self.dense.key(), "prune": prune, **fields_of_trial})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> TrialConfig:
         amounts = tuple((layer, amount) for layer, amount in data["prune"].get("layer_amounts", ()))
         protect = tuple(data["prune"]["protect"])
-        prune = Prune(**{**data["prune"], "protect": protect, "layer_amounts": amounts})
+        limits = tuple((quantity, limit) for quantity, limit in data["prune"].get("limits", ()))
+        texts = {"protect": protect, "layer_amounts": amounts, "limits": limits}
+        prune = Prune(**{**data["prune"], **texts})
         return cls(**{**data, "dense": dense_from_json(data["dense"]), "prune": prune})
 
 
@@ -210,7 +216,8 @@ ADDED_LATER: Mapping[str, Json] = {
     "train.mixup": 0.0,
     "train.ema": 0.0,
 }
-AMOUNTS_BY_LAYER = ("layer_amounts", "amount_label")  # of Prune; in a key they take the place of `amount`
+# Fields of Prune that take the place of `amount` in a key, or are no part of it.
+OTHER_AMOUNTS = ("layer_amounts", "amount_label", "limits")
 FINGERPRINTS = ("data_sha256", "dense_code", "trial_code")  # a plan adds them; no space file has them
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))
 

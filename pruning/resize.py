@@ -293,7 +293,8 @@ def _restore_ties(net: nn.Module, ties: Ties) -> None:
         parameter = net.get_submodule(first).get_parameter(leaf)
         for name, copy_leaf in copies:
             copy = net.get_submodule(name).get_parameter(copy_leaf)
-            if copy.shape != parameter.shape or not torch.equal(copy, parameter):
+            # On "meta" there are no values to compare.
+            if copy.shape != parameter.shape or not (copy.is_meta or torch.equal(copy, parameter)):
                 raise ValueError(
                     f"{first} and {name} share one parameter and would be cut differently; protect them"
                 )

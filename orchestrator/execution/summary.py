@@ -42,6 +42,7 @@ class Preview:
             "seeds": len(self.plan.space.axes.seed),
             "asked": self.proposed,
             "objectives": dict(search.objectives),
+            **({"constraints": dict(search.constraints)} if search.constraints else {}),
         }
         return {
             **({"search": search_fields} if search.method != "grid" else {}),
@@ -111,6 +112,9 @@ class Preview:
             each = "one seed each" if seeds == 1 else f"{seeds} seeds each"
             yield f"search           {search.points} points by {search.method}, {each}"
             yield f"objectives       {', '.join(f'{name}: {way}' for name, way in search.objectives.items())}"
+            if search.constraints:
+                limits = ", ".join(f"{name} {text}" for name, text in search.constraints.items())
+                yield f"constraints      {limits}"
         if search.method == "tpe" and not self.plan.exhausted:
             remaining = max(0, len(self.plan.points) - self.proposed)
             assumed = (

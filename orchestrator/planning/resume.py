@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import STAGE_VERSION, DenseConfig, EarlyStopping, TrialConfig, non_default_recipe
 from orchestrator.errors import StoreError
@@ -57,11 +57,17 @@ def _search_record(plan: Plan) -> dict[str, object]:
         "search": {
             "method": search.method,
             "objectives": dict(search.objectives),
+            **({"constraints": dict(search.constraints)} if search.constraints else {}),
             "planned": len(plan.trials) if plan.exhausted else plan.space.points,
             "exhausted": plan.exhausted,
         },
         "asked": [{"params": dict(point.params), "keys": list(point.keys)} for point in plan.points],
     }
+
+
+def _without_empty_constraints(search: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a search as they were before there were constraints, if it has none."""
+    return {name: value for name, value in search.items() if name != "constraints" or value}
 
 
 def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
@@ -76,7 +82,7 @@ def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
     content = {
         "version": STAGE_VERSION,
         "space": space.name,
-        "search": {**space.search.model_dump(), "trials": None},
+        "search": {**_without_empty_constraints(space.search.model_dump()), "trials": None},
         "choices": _choices_record(choices),
         "train": non_default_recipe(space.train.model_dump()),
         "protect": space.protect,

@@ -16,6 +16,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import ExperimentalWarning
+from optuna.samplers._base import _CONSTRAINTS_KEY  # type: ignore[attr-defined]  # there is no public name
 from optuna.trial import TrialState
 
 from orchestrator.config import Numerics
@@ -26,6 +27,7 @@ from orchestrator.space.values import Choice, Range, Value, listed_values
 
 MAX_DRAWS = 1000  # for one point, until one is new and can be run
 MODEL_DRAWS = 20  # of these by tpe's model, which may insist on a planned point; the others are random
+VIOLATIONS = "violations"
 State = Literal["complete", "stopped", "failed", "running"]
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -38,11 +40,15 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class ObservedPoint:
-    """A sampled point and its state; `objectives`, in the order of the space's, of a complete one."""
+    """A sampled point and its state; of a complete one the `objectives`, in the order of the space's.
+
+    `violations`: by how much it misses each constraint; 0 or less where it keeps to it.
+    """
 
     params: Params
     state: State
     objectives: tuple[float, ...] | None = None
+    violations: tuple[float, ...] = ()
 
 
 def next_point(
@@ -85,6 +91,9 @@ def _frozen_trial(space: Space, point: ObservedPoint) -> optuna.trial.FrozenTria
         params=dict(point.params),
         distributions={name: make_distribution(choices[name]) for name in point.params},
         values=None if point.objectives is None else list(point.objectives),
+        user_attrs={VIOLATIONS: list(point.violations)},
+        # Where Optuna's samplers look for what `constraints_func` returned when a trial was told.
+        system_attrs={_CONSTRAINTS_KEY: list(point.violations)} if point.violations else {},
     )
 
 
@@ -119,7 +128,13 @@ def _make_sampler(space: Space, seed_text: str, *, use_model: bool) -> optuna.sa
             multivariate=True,
             group=True,
             constant_liar=True,
+            constraints_func=_violations if space.search.constraints else None,
         )
+
+
+def _violations(trial: optuna.trial.FrozenTrial) -> Sequence[float]:
+    violations: Sequence[float] = trial.user_attrs[VIOLATIONS]
+    return violations
 
 
 def make_distribution(choice: Choice) -> BaseDistribution:

@@ -13,6 +13,7 @@ from orchestrator.planning.plan import Plan, SearchPoint, extended
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.planning.resume import final_states, plan_text, remaining_tasks
 from orchestrator.planning.sampling import ObservedPoint, next_point
+from orchestrator.space.schema import Search
 from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.trial.task import Task, TaskResult
@@ -71,8 +72,7 @@ class SearchSource:
 
     def observed_points(self) -> list[ObservedPoint]:
         """Return every point in order, with its result over its seeds."""
-        objectives = list(self.plan.space.search.objectives)
-        return [_observe(point, self._ended, objectives) for point in self.plan.points]
+        return [_observe(point, self._ended, self.plan.space.search) for point in self.plan.points]
 
     def _running_points(self) -> int:
         return sum(any(key not in self._ended for key in point.keys) for point in self.plan.points)
@@ -99,8 +99,8 @@ class SearchSource:
         return tasks
 
 
-def _observe(point: SearchPoint, ended: Mapping[str, TaskResult], objectives: Sequence[str]) -> ObservedPoint:
-    """Return a point with the mean of each objective over its seeds, stopped or failed if a trial is."""
+def _observe(point: SearchPoint, ended: Mapping[str, TaskResult], search: Search) -> ObservedPoint:
+    """Return a point with its means over its seeds, stopped or failed if a trial is."""
     results = [ended[key] for key in point.keys if key in ended]
     states = {result.state for result in results}
     if len(results) < len(point.keys):
@@ -109,7 +109,10 @@ def _observe(point: SearchPoint, ended: Mapping[str, TaskResult], objectives: Se
         return ObservedPoint(point.params, "stopped")
     # A run that was recorded before an objective existed has no value for it.
     metrics = [result.metrics or {} for result in results]
-    if states != {"complete"} or any(name not in values for values in metrics for name in objectives):
+    names = {*search.objectives, *(name for limit in search.limits for name in limit.names)}
+    if states != {"complete"} or any(name not in values for values in metrics for name in names):
         return ObservedPoint(point.params, "failed")
-    means = (fsum(values[name] for values in metrics) / len(metrics) for name in objectives)
-    return ObservedPoint(point.params, "complete", tuple(means))
+    means = {name: fsum(values[name] for values in metrics) / len(metrics) for name in names}
+    objectives = tuple(means[name] for name in search.objectives)
+    violations = tuple(limit.violation(means) for limit in search.limits)
+    return ObservedPoint(point.params, "complete", objectives, violations)

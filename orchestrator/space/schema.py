@@ -12,6 +12,7 @@ from orchestrator.config import method_name
 from orchestrator.errors import unknown_name
 from orchestrator.space import hyperparameters, values
 from orchestrator.space.hyperparameters import HyperparameterAxes
+from orchestrator.space.search_constraints import Constraint, parse_constraint
 from orchestrator.space.types import (
     Amount,
     Augmentation,
@@ -168,17 +169,28 @@ MAX_TRIALS = 10_000
 Direction = Literal["max", "min"]
 
 
+def _check_metric(kind: str, name: str) -> None:
+    metric = name.removeprefix("final/")
+    if metric in ON_TEST_IMAGES:
+        better = "final/val_loss" if metric == "loss" else DEFAULT_OBJECTIVE
+        raise ValueError(f"{name} is of the test images, by which nothing is chosen; take {better}")
+    if name not in OBJECTIVE_NAMES:
+        raise ValueError(unknown_name(kind, name, OBJECTIVE_NAMES))
+
+
 def _check_objectives(objectives: Mapping[str, Direction]) -> Mapping[str, Direction]:
     if not objectives:
         raise ValueError(f"no objective is given; write {{{DEFAULT_OBJECTIVE}: max}}, or leave it out")
     for name in objectives:
-        metric = name.removeprefix("final/")
-        if metric in ON_TEST_IMAGES:
-            better = "final/val_loss" if metric == "loss" else DEFAULT_OBJECTIVE
-            raise ValueError(f"{name} is of the test images, by which nothing is chosen; take {better}")
-        if name not in OBJECTIVE_NAMES:
-            raise ValueError(unknown_name("objective", name, OBJECTIVE_NAMES))
+        _check_metric("objective", name)
     return objectives
+
+
+def _check_constraints(constraints: Mapping[str, str]) -> Mapping[str, str]:
+    for name, text in constraints.items():
+        _check_metric("constraint", name)
+        parse_constraint(name, text)
+    return constraints
 
 
 def _default_objectives() -> dict[str, Direction]:
@@ -186,21 +198,29 @@ def _default_objectives() -> dict[str, Direction]:
 
 
 Objectives = Annotated[dict[str, Direction], AfterValidator(_check_objectives)]
+Constraints = Annotated[dict[str, str], AfterValidator(_check_constraints)]
 
 
 class Search(StrictModel):
     """How points are found. `trials` is the number of points, each of which is run for every seed.
 
     The first `startup` points of tpe are random. `objectives`: metrics of the validation images or costs, and
-    whether more or less is better; for `random` they decide which points are reported as the best. `seed` is
-    the sampler's.
+    whether more or less is better; for `random` they decide which points are reported as the best.
+    `constraints`: metric -> what it has to be, `"<= 50%"`; tpe looks for points that keep to them, and
+    the best points do. `seed` is the sampler's.
     """
 
     method: Literal["grid", "random", "tpe"] = "grid"
     trials: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)] | None = None
     objectives: Objectives = Field(default_factory=_default_objectives)
+    constraints: Constraints = Field(default_factory=dict)
     seed: Seed = 0
     startup: Annotated[Integer, Field(ge=0, le=MAX_TRIALS)] = 10
+
+    @property
+    def limits(self) -> tuple[Constraint, ...]:
+        """The constraints, parsed."""
+        return tuple(parse_constraint(name, text) for name, text in self.constraints.items())
 
     @property
     def points(self) -> int:

@@ -37,6 +37,7 @@ from pruning.granularity import granularities
 from pruning.registry import Registry
 from pruning.schedules import schedules
 from pruning.step import SCOPES
+from pruning.targets import QUANTITIES
 
 T = TypeVar("T")
 MAX_SEED = 2**63 - 1
@@ -106,7 +107,9 @@ def _model_names() -> list[str]:
 
 
 _FRACTION = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "%$"}]}
-_AMOUNT = {"anyOf": [*_FRACTION["anyOf"], {"type": "object", "additionalProperties": _FRACTION}]}
+_LIMITS = {name: {"type": ["number", "string"]} for name in QUANTITIES}
+_MAPPING = {"type": "object", "properties": _LIMITS, "additionalProperties": _FRACTION}
+_AMOUNT = {"anyOf": [*_FRACTION["anyOf"], _MAPPING]}
 Axis = Annotated[tuple[T, ...], Field(min_length=1), ONE_OR_MORE]
 Integer = Annotated[int, BeforeValidator(_no_bool)]
 Finite = Annotated[

@@ -27,6 +27,7 @@ from orchestrator.training.lr_schedules import lr_schedules
 from pruning import own_code
 from pruning.amounts import amounts_text
 from pruning.registry import Registry, parse_method
+from pruning.targets import canonical_target, is_target
 
 T = TypeVar("T")
 Value = Any  # plain YAML, before it is checked
@@ -115,12 +116,14 @@ def as_list(value: Value) -> list[Value]:
 
 
 def canonical_amount(value: Value) -> float | str:
-    """Return a fraction in [0, 1] for a number or a percentage, and canonical text for amounts by layer.
+    """Return a fraction in [0, 1] for a number or a percentage, and canonical text for a mapping.
 
-    These are a mapping from layers and patterns to fractions.
+    From layers and patterns to fractions, or from quantities to what may be left of them.
     """
     if not isinstance(value, Mapping):
         return _fraction(value)
+    if is_target(value):
+        return canonical_target(value)
     if is_range(value) and value.keys() <= set(RANGE_KEYS):
         raise ValueError(f"{value} is no amount; a range stands in the place of the list, not in it")
     if not value or len(value) > MAX_PATTERNS:

@@ -92,6 +92,14 @@ def profile(net: nn.Module, input_shape: tuple[int, int, int]) -> Profile:
     )
 
 
+def count_macs(net: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Return the MACs of one image, as `profile` counts them; a network on "meta" computes nothing."""
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    with eval_mode(net), torch.random.fork_rng(devices=[]):
+        tally = _count(net, torch.zeros((1, *input_shape)).to(like))
+    return sum(tally.layers.values()) + sum(tally.others.values())
+
+
 @dataclass
 class _Tally:
     """The counts of a forward pass so far; `running` holds the names of the modules that are running."""

@@ -35,6 +35,7 @@ from orchestrator.trial.structure import (
     mixed_amounts_of,
     pool_amounts_of,
 )
+from orchestrator.trial.targets import remaining_quantities
 from pruning.channels import shrink
 from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity, width_of
 from pruning.propagation import propagate_masks
@@ -220,6 +221,8 @@ def _amount_notes(context: TrialContext, net: nn.Module, masks: Masks, *, round:
     config = context.trial
     if config is None:
         return ()
+    if config.prune.limits:
+        return _limit_notes(context, config, masks)
     schedule = schedules.get(config.prune.schedule)
     # An untrained network, or one in training, is measured once, after the last round.
     number = round if config.when == "after" else rounds_of(schedule)
@@ -238,6 +241,14 @@ def _amount_notes(context: TrialContext, net: nn.Module, masks: Masks, *, round:
         f"{prefix}asked for {target:.4g}, achieved: {_first(names)}" for target, names in differing.items()
     ]
     return (*notes, *_mixed_amounts(context, config))
+
+
+def _limit_notes(context: TrialContext, config: TrialConfig, masks: Masks) -> tuple[str, ...]:
+    """Return a note on what was allowed to be left, and what is."""
+    options = config.prune
+    left = remaining_quantities(context.architecture, options.granularity, options.protect, masks)
+    limits = (f"{limit:,} {name} ({left[name]:,} left)" for name, limit in options.limits)
+    return (f"asked for at most {', '.join(limits)}",)
 
 
 def _first(names: Sequence[str], count: int = 5) -> str:

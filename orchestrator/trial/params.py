@@ -11,7 +11,7 @@ from itertools import accumulate
 import models
 from orchestrator.config import (
     ADDED_LATER,
-    AMOUNTS_BY_LAYER,
+    OTHER_AMOUNTS,
     DenseConfig,
     Json,
     Prune,
@@ -40,7 +40,9 @@ def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
         values = {**vars(config), **vars(config.prune), "protect": _names_text(config.prune.protect)}
         if config.prune.layer_amounts:
             values["amount"] = _amounts_text(config.prune, MAX_LENGTH)
-        for name in ("dense", "prune", *AMOUNTS_BY_LAYER):
+        if config.prune.limits:
+            values["amount"] = config.prune.amount_label
+        for name in ("dense", "prune", *OTHER_AMOUNTS):
             del values[name]
         # Without a later field at its default: params are equal to those of runs from before it was added.
         values = {name: value for name, value in values.items() if ADDED_LATER.get(name, ...) != value}
@@ -49,11 +51,13 @@ def params(config: DenseConfig | TrialConfig) -> dict[str, Json]:
 
 
 def amount_columns(config: TrialConfig) -> dict[str, Json]:
-    """Return the columns of a table on the amount: a number, its text, and amounts by layer if they differ.
+    """Return the columns of a table on the amount: a number, its text, and amounts by layer, or a target.
 
-    The number of amounts by layer is their mean, weighted by the layers' numbers of weights.
+    The number of amounts by layer is their mean, weighted by the layers' numbers of weights, and that of a
+    target the largest part of a quantity that is to go.
     """
-    by_layer = {"amounts": params(config)["amount"]} if config.prune.layer_amounts else {}
+    is_text = config.prune.layer_amounts or config.prune.limits
+    by_layer = {"amounts": params(config)["amount"]} if is_text else {}
     return {"amount": config.prune.amount, "amount_text": amount_text(config), **by_layer}
 
 
@@ -86,6 +90,8 @@ def amount_text(config: TrialConfig) -> str:
     """
     if config.prune.layer_amounts:
         return _amounts_text(config.prune, MAX_LABEL)
+    if config.prune.limits:
+        return config.prune.amount_label[1:-1].replace(": ", " ")
     amount, schedule = config.prune.amount, schedules.get(config.prune.schedule)
     text = f"{100 * amount:.4g}%"
     if amount == 0:

@@ -25,7 +25,9 @@ from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops, train_flops_effective
 from orchestrator.trial.structure import layers_protected
+from orchestrator.trial.targets import masks_at_target
 from orchestrator.trial.weight_transfer import SourceModel
+from pruning.amounts import Amount
 from pruning.criteria import criteria
 from pruning.masking import Masks, mask_weights, shuffle_masks
 from pruning.prune import prune
@@ -164,32 +166,40 @@ def choose_masks(
     `accumulated` are the sums over training steps, for a criterion that needs them.
     """
     options, seed = context.pruned_trial.prune, context.config.seed
+    round_seed = seed_for(seed, "prune", round)
     needs_data = bool(criteria.get(options.criterion).traits.get("data", False))
     sample = None
     if needs_data:
-        images, labels = balanced_sample(
-            context.data.train, per_class=SAMPLES_PER_CLASS, seed=seed_for(seed, "prune", round)
-        )
+        images, labels = balanced_sample(context.data.train, per_class=SAMPLES_PER_CLASS, seed=round_seed)
         sample = images.cpu(), labels.cpu()
     # On the CPU whatever the device: scores are float64, and the choice must not depend on it.
     is_on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
-    with context.seeded("prune", round):
-        new_masks = prune(
-            net if is_on_cpu and not needs_data else deepcopy(net).cpu(),  # a copy for one that runs it
-            amount=dict(options.layer_amounts) or options.amount,
+    net = net if is_on_cpu and not needs_data else deepcopy(net).cpu()  # a copy for one that runs it
+    protected = (*layers_protected(context.architecture, options.protect), *protect)
+
+    def masks_at(amount: Amount, round: int) -> Masks:
+        return prune(
+            net,
+            amount=amount,
             criterion=options.criterion,
             granularity=options.granularity,
             scope=options.scope,
             schedule=options.schedule,
             round=round,
             masks=masks or None,
-            protect=(*layers_protected(context.architecture, options.protect), *protect),
+            protect=protected,
             groups=context.groups,
             sample=sample,
             accumulated=accumulated,
-            seed=seed_for(seed, "prune", round),
+            seed=round_seed,
             invert=options.control == "invert",
         )
+
+    with context.seeded("prune", round):
+        if options.limits:
+            new_masks = masks_at_target(context, masks_at, round=round)
+        else:
+            new_masks = masks_at(dict(options.layer_amounts) or options.amount, round)
     if options.control == "shuffle":
         generator = torch.Generator().manual_seed(seed_for(seed, "shuffle", round))
         return shuffle_masks(new_masks, generator)

@@ -36,11 +36,11 @@ axes:
 VALUES = {1: (0.8, 300.0, 0.5), 2: (0.9, 400.0, 0.7), 3: (0.7, 350.0, 0.99), 4: (0.6, 100.0, 0.6)}
 
 
-def searched(tmp_path: Path) -> tuple[Plan, pandas.DataFrame]:
+def searched(tmp_path: Path, constraints: str = "") -> tuple[Plan, pandas.DataFrame]:
     """A plan of four points with two seeds each, and results as they come from a store."""
 
     file = tmp_path / "mine.yaml"
-    file.write_text(TEXT)
+    file.write_text(TEXT.replace("trials: 4,", f"trials: 4, constraints: {{{constraints}}},"))
     plan = make_plan(load_space(str(file)))
     rows = []
     for number, row in enumerate(load_planned_rows(plan_text(plan))):
@@ -125,3 +125,22 @@ def test_the_front_is_optuna_s(scores: list[tuple[int, int, int]]) -> None:
     study = optuna.create_study(directions=["maximize"] * 3)
     study.add_trials([optuna.trial.create_trial(values=[float(v) for v in row]) for row in scores])
     assert sorted(front(scores)) == sorted(trial.number for trial in study.best_trials)
+
+
+def test_the_best_points_keep_to_the_constraints(tmp_path: Path) -> None:
+    plan, results = searched(tmp_path, 'final/macs_effective: "<= 50%"')  # of 640
+    assert [point.number for point in best_points(plan, results)] == [1, 4]
+    table = best_table(plan, results)
+    assert table is not None
+    assert "with final/macs_effective <= 50%" in table.title
+
+
+def test_where_no_point_keeps_to_them_the_nearest_is_named(tmp_path: Path) -> None:
+    plan, results = searched(tmp_path, 'final/macs_effective: "<= 80"')
+    (nearest,) = best_points(plan, results)
+    assert nearest.number == 4
+    assert nearest.violation == 0.25
+    assert nearest.to_json()["violation"] == 0.25
+    table = best_table(plan, results)
+    assert table is not None
+    assert "no point keeps to final/macs_effective <= 80: the nearest misses it by 25.00%" in table.title

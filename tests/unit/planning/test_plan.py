@@ -322,7 +322,8 @@ def changed(base: object) -> Iterator[object]:
     """`base` with one field changed, for each of its fields but the labels and those that are parts."""
     for field in fields(base):  # type: ignore[arg-type]
         if field.name not in PARTS | LABELS:
-            other = OTHERS[type(getattr(base, field.name))]
+            pairs = (("macs", 1000),) if field.name == "limits" else None
+            other = pairs or OTHERS[type(getattr(base, field.name))]
             yield replace(base, **{field.name: other})  # type: ignore[type-var]
 
 

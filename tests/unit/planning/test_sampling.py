@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from orchestrator.config import Numerics
+from orchestrator.errors import SpaceError
 from orchestrator.planning import sampling
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Params, expand
@@ -214,6 +215,56 @@ def test_tpe_finds_what_chance_does_not(tmp_path: Path) -> None:
         return found[10]
 
     assert late("tpe") > 0.75 * late("random")  # both are negative: nearer by a quarter at least
+
+
+def test_tpe_looks_where_the_constraint_is_kept(tmp_path: Path) -> None:
+    """The best value is at amount 0, and only amounts above 0.7 are allowed: late points keep to that."""
+    axes = "axes: {model: slp, dataset: digits, amount: {low: 0, high: 1}}\n"
+    limit = 'constraints: {final/macs_effective: "<= 30"}'
+
+    def kept(search: str) -> float:
+        where, seen, taken = space(tmp_path, search, axes), list[ObservedPoint](), set[str]()
+        for number in range(50):
+            draw = next_point(where, Numerics(), number=number, observed=seen, planned_keys=taken)
+            taken |= keys_of(where, draw.params)
+            amount = draw.params["amount"]
+            missed = [c.violation({"final/macs_effective": 100 * (1 - amount)}) for c in where.search.limits]
+            seen.append(ObservedPoint(draw.params, "complete", (1 - amount,), tuple(missed)))
+        return sum(point.params["amount"] >= 0.7 for point in seen[25:]) / 25
+
+    assert kept("{method: tpe, trials: 50}") < 0.2
+    assert kept(f"{{method: tpe, trials: 50, {limit}}}") > 0.4  # the best lies on the edge
+
+
+def test_constraints_are_parsed_and_scaled(tmp_path: Path) -> None:
+    text = '{final/macs_physical: "<= 50%", final/val_accuracy: ">=97%", final/bytes_sparse: "<= 100kB"}'
+    where = space(tmp_path, f"{{method: tpe, trials: 9, constraints: {text}}}")
+    macs, accuracy, size = where.search.limits
+    metrics = {"final/macs_dense": 200.0, "final/macs_physical": 120.0, "final/val_accuracy": 0.97}
+    assert macs.violation(metrics) == pytest.approx(0.2)
+    assert macs.violation({**metrics, "final/macs_physical": 100.0}) == 0
+    assert accuracy.violation(metrics) == 0
+    assert accuracy.violation({"final/val_accuracy": 0.5}) > 0
+    assert size.limit({}) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        ('final/accuracy: ">= 0.9"', "of the test images"),
+        ('final/macs_fysical: "<= 5"', "final/macs_physical"),
+        ('final/macs_physical: "5"', "is no constraint"),
+        ('final/macs_physical: "< 5"', "is no constraint"),
+    ],
+)
+def test_a_bad_constraint_is_refused(tmp_path: Path, constraint: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        space(tmp_path, f"{{method: tpe, trials: 9, constraints: {{{constraint}}}}}")
+
+
+def test_a_grid_has_no_constraints(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="a grid has no constraints"):
+        space(tmp_path, '{constraints: {final/macs_physical: "<= 50%"}}')
 
 
 def test_a_finite_space_is_found_whole_and_then_exhausted(tmp_path: Path, few_draws: None) -> None:

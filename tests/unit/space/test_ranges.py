@@ -182,6 +182,7 @@ def test_the_schema_knows_ranges() -> None:
         "trials",
         "objectives",
         "seed",
+        "constraints",
         "startup",
     }
 
