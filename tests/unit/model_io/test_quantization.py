@@ -14,7 +14,7 @@ from test_export import by_onnxruntime
 
 from orchestrator.data.loading import Dataset, Split, load_dataset
 from orchestrator.errors import ExportError, UsageError
-from orchestrator.model_io import quantization
+from orchestrator.model_io import quantization, reduced
 from orchestrator.model_io.export import export
 from orchestrator.model_io.quantization import quantize
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow  # times four files, and exports each first
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantization, "SECONDS", 0.05)
+    monkeypatch.setattr(reduced, "SECONDS", 0.05)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_int8_is_measured_as_it_is_written(store: Store, tmp_path: Path, family:
     done = export(run_id, format="onnx", out=tmp_path, quantization="int8", uri=store.uri)
     row = store.row(run_id)
     assert done.path.name.endswith("-int8.onnx")
-    assert done.int8 is not None
-    assert how in done.int8.method == row.tags["int8"]
+    assert done.reduced is not None
+    assert how in done.reduced.method == row.tags["int8"]
 
     logits = by_onnxruntime(done.path, digits.test.images)
     assert row.metrics["int8/accuracy"] == int((logits.argmax(1) == digits.test.labels).sum()) / 360
@@ -87,6 +87,7 @@ def test_too_great_a_loss_leaves_no_file(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantization, "LARGEST_DROP", -1.0)
+    monkeypatch.setattr(quantization, "FEWEST_IMAGES", -1000)
     with pytest.raises(ExportError, match="of validation accuracy"):
         export(store.dense("cnn"), format="onnx", out=tmp_path, quantization="int8", uri=store.uri)
     assert list(tmp_path.iterdir()) == []
