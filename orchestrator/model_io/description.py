@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from orchestrator.data.datasets import DATASETS, info, parse_dataset
-from orchestrator.data.loading import scaling
+from orchestrator.data.files import read_raw
+from orchestrator.data.loading import Scaling, scaling
 from orchestrator.errors import DataError, SpaceError, StoreError
 from orchestrator.model_io.comparison import OutputComparison
 from orchestrator.model_io.formats import IMAGES, ExportFormat
@@ -44,7 +45,7 @@ def describe(
         dataset = recorded_dataset(model)
     cost = profile(net, spec.input_shape)
     inside = interface.scaling is not None
-    pixels = normalisation(dataset)
+    pixels = normalisation(dataset) if interface.scaling is None else as_json(interface.scaling)
     return {
         "format": export_format.name,
         "name": model.name,
@@ -109,7 +110,7 @@ def class_names(dataset: str, count: int) -> list[str] | None:
         return None
     name, options = parse_dataset(dataset)
     try:
-        names = info(name).class_names
+        names = info(name).class_names or read_raw(name).class_names
     except (SpaceError, DataError):
         return None
     names = tuple(names[label] for label in options.get("classes", range(len(names))) if label < len(names))
@@ -129,12 +130,13 @@ def normalisation(dataset: str) -> Mapping[str, Json] | None:
     except DataError:
         levels = LEVELS if name not in DATASETS else info(name).levels
         return {"divide_by": levels, "mean": None, "deviation": None}
-    return {
-        "divide_by": scale.levels,
-        "mean": list(scale.mean),
-        "deviation": list(scale.deviation),
-        "formula": FORMULA,
-    }
+    return as_json(scale)
+
+
+def as_json(scale: Scaling) -> dict[str, Json]:
+    """Return a scaling as FILE.json has it."""
+    channels = {"mean": list(scale.mean), "deviation": list(scale.deviation)}
+    return {"divide_by": scale.levels, **channels, "formula": FORMULA}
 
 
 def usage_text(metadata: Mapping[str, Json]) -> str:

@@ -148,8 +148,13 @@ def export(
     the network's; nothing is left behind then.
     """
     options = ExportOptions(format, quantization, whole, input, output, scaling)
+    options.check()
+    return export_model(resolve_source(source, uri=uri), options, out)
+
+
+def export_model(model: ModelSource, options: ExportOptions, out: Path) -> ExportedFile:
+    """Write the network of a source that is known already; as `export`."""
     export_format = options.check()
-    model = resolve_source(source, uri=uri)
     target = out / f"{stem_of(model)}{options.suffix}" if out.is_dir() else out
     check_free(parts_of(target, export_format.companions))
     with folder_aside(target) as folder:

@@ -54,6 +54,14 @@ def folder_aside(target: Path) -> Iterator[Path]:
         raise ExportError(f"{target} cannot be written: {reason}; --out names another place") from error
 
 
+def move_folder(source: Path, target: Path, last: str) -> None:
+    """Move a whole folder; where the target is there, and empty, its files, with `last` as the last."""
+    if not target.exists():
+        move([source.rename(source.with_name(target.name))], target.parent)
+        return
+    move(sorted(source.iterdir(), key=lambda path: path.name == last), target)
+
+
 def move(paths: Sequence[Path], folder: Path) -> None:
     """Move files into a folder, which is made; of a failure nothing is left behind."""
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]

@@ -78,17 +78,18 @@ class Reduced:
 
     def lines(self) -> Iterator[str]:
         """Yield what the command prints."""
-        smaller = self.fp32.bytes / self.reduced.bytes
+        ratio = self.fp32.bytes / self.reduced.bytes
+        change = f"{ratio:.1f}x smaller" if ratio >= 1 else f"{1 / ratio:.1f}x larger"
         yield f"{self.form}: {self.method}; fp32 -> {self.form}:"
         yield f"  test accuracy  {self.fp32.accuracy:.2%} -> {self.reduced.accuracy:.2%}"
         yield f"  test loss      {self.fp32.loss:.4f} -> {self.reduced.loss:.4f}"
-        yield f"  bytes          {self.fp32.bytes:,} -> {self.reduced.bytes:,}, {smaller:.1f}x smaller"
+        yield f"  bytes          {self.fp32.bytes:,} -> {self.reduced.bytes:,}, {change}"
         for size, timing in self.timings.items():
             before, after = (timing.spreads[name].p50 for name in (FP32, self.form))
             speed = f"{timing.ratios[self.form]:.2f}x as fast"
             claim = f"no claim: {', '.join(timing.doubts)}" if timing.doubts else speed
             yield f"  batch {size:<8} {before:.3f} ms -> {after:.3f} ms, {claim}"
-        yield f"  (one thread, medians, the two in turn; {self.form} is smaller, and not always faster)"
+        yield f"  (one thread, medians, the two in turn; {self.form} is not always faster)"
         if self.float_layers:
             count = f"{len(self.float_layers)} of {self.layers} layers stay float, for accuracy"
             yield f"  {count}: {', '.join(self.float_layers)}"
