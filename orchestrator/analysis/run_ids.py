@@ -18,8 +18,8 @@ HEADER = ["network", "method", "amount", "seed", "validation %", "command"]
 def runs_table(results: DataFrame, *, most_rows: int | None = None) -> Table | None:
     """Return a row per setting: its most accurate run on validation images, and how it is exported.
 
-    None without a finished trial. Of more than `most_rows` settings the first are listed, and the note says
-    how many are missing.
+    None without a finished trial. A network that is the only one is named in the title. Of more than
+    `most_rows` settings the first are listed, and the note says how many there are.
     """
     lines = []
     for setting, rows in settings(results):
@@ -32,9 +32,9 @@ def runs_table(results: DataFrame, *, most_rows: int | None = None) -> Table | N
         lines.append([*labels, str(run["seed"]), accuracy, f"{COMMAND} {run['run_id']}"])
     if not lines:
         return None
-    note = (
-        "Of each row the seed that is best on validation images; --csv has the run ids of all seeds."
-    )
+    has_networks = len({line[0] for line in lines}) > 1
+    title, first = ("to export a row", 0) if has_networks else (f"to export a row: {lines[0][0]}", 1)
+    note = "Of each row the seed that is best on validation images; --csv has the run ids of all seeds."
     if most_rows is not None and len(lines) > most_rows:
         note = f"The first {most_rows} of {len(lines):,} rows. {note}"
-    return Table("to export the network of a row", HEADER, lines[:most_rows], note)
+    return Table(title, HEADER[first:], [line[first:] for line in lines[:most_rows]], note)

@@ -34,7 +34,7 @@ def parts_of(path: Path, companions: Sequence[str]) -> list[Path]:
 
 def check_free(paths: Sequence[Path]) -> None:
     """Raise UsageError where one of the files exists, or where a file stands in the place of its folder."""
-    for path in paths:  # lexists: a broken link counts, too
+    for path in reversed(paths):  # lexists: a broken link counts, too
         if os.path.lexists(path):
             raise UsageError(f"{path} is there already; remove it, or name another file with --out")
     for folder in {folder for path in paths for folder in path.parents}:

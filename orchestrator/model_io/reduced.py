@@ -125,12 +125,17 @@ def compare_forms(
     return Reduced(
         form,
         method,
-        *(Quality(*accuracy_and_loss(file.predict, data.test, interface), file.bytes) for file in files),
+        _quality(fp32, data, interface),
+        _quality(reduced, data, interface),
         float((fp32.predict(images) - reduced.predict(images)).abs().max()),
         {size: _timing(form, files, interface.feed(_batch(data.test.images, size))) for size in BATCHES},
         float_layers,
         layers,
     )
+
+
+def _quality(file: OpenedFile, data: Dataset, interface: Interface) -> Quality:
+    return Quality(*accuracy_and_loss(file.predict, data.test, interface), file.bytes)
 
 
 def accuracy_and_loss(predict: Predict, split: Split, interface: Interface = BARE) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from orchestrator.report.components import Block, Code, Paragraph, Section, Tabl
 from orchestrator.report.data import ReportData
 
 MAX_ROWS = 300
-TEXT_COLUMNS = 3  # network, method and amount
+NUMBERS = 3  # columns to the right: seed, accuracy and command
 
 
 def exports_section(data: ReportData) -> Section | None:
@@ -16,14 +16,10 @@ def exports_section(data: ReportData) -> Section | None:
     if table is None:
         return None
     best = f"{COMMAND} {data.name} --best"
-    first = 0 if data.has_networks else 1
-    rows = [row[first:] for row in table.rows]
     blocks: list[Block] = [
-        Paragraph(
-            "The most accurate network on validation images, or the smallest nearly as accurate:"
-        ),
+        Paragraph("The most accurate network on validation images, or the smallest nearly as accurate:"),
         Code(f"{best}\n{best} --within 1%"),
-        TableBlock(table.header[first:], rows, TEXT_COLUMNS - first, MAX_ROWS, "settings"),
+        TableBlock(table.header, table.rows, len(table.header) - NUMBERS, MAX_ROWS, "settings"),
         note(table.note),
     ]
     return Section("exports", "Export a network", blocks)

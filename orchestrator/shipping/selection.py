@@ -103,5 +103,5 @@ def choose_best(sweep: str, *, within: float | None = None, uri: str) -> Choice:
     )
 
 
-def _first(rows: DataFrame, columns: list[str], ascending: list[bool]) -> Series:  # type: ignore[type-arg]
+def _first(rows: DataFrame, columns: list[str], ascending: list[bool]) -> Series:
     return rows.sort_values(columns, ascending=ascending, kind="stable").iloc[0]
