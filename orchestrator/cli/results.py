@@ -190,7 +190,9 @@ def export(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|SWEEP", help="A run's id, models:/name@alias or models:/name/3; a sweep with --best."
+            metavar="RUN|SWEEP",
+            help="A run's id, models:/name@alias or models:/name/3; a sweep with --best.",
+            autocompletion=completion.sweeps,
         ),
     ],
     format: Annotated[

@@ -18,7 +18,20 @@ from pruning import own_code
 Json = Any  # what json can write
 MOST_CLASSES = 100  # rows of the table; FILE.json has all
 NOT_STATED = "not stated; fill it in before you pass this on"
-RECIPE = ("technique", "criterion", "granularity", "scope", "schedule", "amount", "recover", "protect")
+RECIPE = (
+    "technique",
+    "criterion",
+    "granularity",
+    "scope",
+    "when",
+    "schedule",
+    "amount",
+    "recover",
+    "prepare",
+    "distill",
+    "control",
+    "protect",
+)
 UNSET = ("", "none", "None")
 LATENCY = "final/latency_ms_p50"
 Rows = Sequence[tuple[str, str]]

@@ -25,7 +25,7 @@ from orchestrator.model_io.source import ModelSource, resolve_source
 from orchestrator.shipping.card import Card
 from orchestrator.shipping.evaluation import FileAccuracy, Sample, evaluate_file, write_sample
 from orchestrator.shipping.runners import check_script
-from orchestrator.shipping.selection import Choice, choose_best
+from orchestrator.shipping.selection import Choice, choose_best, is_sweep
 from orchestrator.tracking import DIGEST_LENGTH
 
 CARD, CHECK = "README.md", "check.py"
@@ -87,12 +87,17 @@ def ship(
 
 
 def _resolve(source: str, *, uri: str) -> ModelSource:
+    """Return a network; of a sweep, the error says that --best chooses a run."""
     try:
         return resolve_source(source, uri=uri)
     except StoreUnavailableError:
         raise
     except StoreError as error:
-        raise StoreError(f"{error}; of a sweep, --best chooses the run") from error
+        if not is_sweep(source, uri=uri):
+            raise
+        raise StoreError(
+            f"{source} is a sweep, and one of its runs is exported: --best chooses it"
+        ) from error
 
 
 def _ship_folder(model: ModelSource, options: ExportOptions, folder: Path, choice: Choice | None) -> Shipment:

@@ -61,8 +61,10 @@ RUNNERS = {
 def usage_lines(file: str, options: ExportOptions) -> list[str]:
     """Return Python, five lines, that prints the class of the sample; it runs in the file's folder."""
     runner = RUNNERS[options.format]
+    is_simple = runner.imports.startswith("import ") and ";" not in runner.imports
+    imports = runner.imports.replace("import ", ", ", 1) if is_simple else f"; {runner.imports}"
     return [
-        f"import json, numpy as np; {runner.imports}",
+        f"import json, numpy as np{imports}",
         runner.load.replace("FILE", repr(file)),
         f'names = json.load(open({f"{file}.json"!r}, encoding="utf-8"))["class_names"]',
         'images = np.load("sample.npy")',
@@ -101,7 +103,8 @@ def main():
     output = np.asarray(run(np.load(FOLDER / sample["file"])))[0]
     label = int(output.argmax())
     difference = float(np.abs(output - np.array(sample["output"])).max())
-    print(f"class: {names[label]}, of test image {sample['test_image']}, a {sample['class_name']}")
+    print(f"class: {names[label]}")
+    print(f"true class: {sample['class_name']} (test image {sample['test_image']})")
     print(f"largest output difference {difference:.3g}; {sample['allowed']:.3g} is allowed")
     if label != sample["predicted"] or not difference <= sample["allowed"]:
         sys.exit("it gives something else than where it was exported")

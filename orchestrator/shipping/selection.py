@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.results import find_sweep, load_results
+from orchestrator.analysis.results import RUN_ID, find_sweep, load_results
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.tracking import open_store
 
@@ -41,11 +41,11 @@ class Choice:
                 f"the most accurate of {trials} of {self.sweep} on validation images: {self.accuracy:.2%}, "
                 f"{self.macs:,} MACs"
             )
-        near = f"{self.eligible:,} of {trials}"
+        points = 100 * self.within
+        limit = f"{points:g} {'point' if points == 1 else 'points'}"
         return (
-            f"the smallest, {self.macs:,} MACs, of {near} of {self.sweep} that are within "
-            f"{100 * self.within:g} points of the best on validation images, {self.best_accuracy:.2%}: "
-            f"{self.accuracy:.2%}"
+            f"the smallest of {self.eligible:,} of {trials} of {self.sweep} within {limit} of the best on "
+            f"validation images, {self.best_accuracy:.2%}: {self.macs:,} MACs, {self.accuracy:.2%} there"
         )
 
     def lines(self) -> Iterator[str]:
@@ -65,6 +65,16 @@ def parse_within(text: str) -> float:
         hint = f"; {text}% or 0.01?" if match and not match[2] else ""
         raise UsageError(f"--within {text[:40]!r}: give points of validation accuracy, such as 1%{hint}")
     return value
+
+
+def is_sweep(source: str, *, uri: str) -> bool:
+    """Return whether a text names a sweep of a store, by its space or by its run's id."""
+    try:
+        tracker = open_store(uri)
+        is_run = RUN_ID.fullmatch(source) and tracker.get_run(source).tags.get("kind") == "sweep"
+        return bool(is_run) or source in tracker.experiments()
+    except StoreError:
+        return False
 
 
 def choose_best(sweep: str, *, within: float | None = None, uri: str) -> Choice:

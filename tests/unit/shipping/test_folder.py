@@ -78,7 +78,8 @@ def test_a_folder_has_all_that_it_takes(
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(out / "check.py"), run_name="__main__")
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith(f"class: {sample['class_name']}, of test image")
+    assert printed[0] == f"class: {sample['class_name']}"
+    assert printed[1] == f"true class: {sample['class_name']} (test image {sample['test_image']})"
     assert printed[-1] == "ok"
 
     card = (out / "README.md").read_text()
@@ -160,7 +161,9 @@ def test_what_is_wrong_is_one_line(store: Store, tmp_path: Path, monkeypatch: py
         ship(run_id, PT2, out=tmp_path / "net.pt2", uri=nowhere)
     with pytest.raises(StoreError, match="is a dense, not a sweep"):
         ship(run_id, PT2, best=True, uri=store.uri)
-    with pytest.raises(StoreError, match="of a sweep, --best chooses the run"):
+    with pytest.raises(
+        StoreError, match="recorded is a sweep, and one of its runs is exported: --best chooses it"
+    ):
         ship("recorded", PT2, uri=store.uri)
     with pytest.raises(UsageError, match="names no data set, and a model card and a sample need one; --out"):
         ship(str(store.model(run_id)), PT2, out=tmp_path / "a", uri=store.uri)

@@ -50,8 +50,8 @@ def test_the_smallest_within_so_much_of_the_best(sweep: pandas.DataFrame, within
     if within is None:
         assert "the most accurate of 6 finished trials of made-up on validation images: 98.00%, 800" in text
     if within == 0.01:
-        assert "the smallest, 300 MACs, of 5 of 6 finished trials of made-up that are within 1 points" in text
-        assert "the best on validation images, 98.00%: 97.00%" in text
+        assert "the smallest of 5 of 6 finished trials of made-up within 1 point of the best" in text
+        assert "on validation images, 98.00%: 300 MACs, 97.00% there" in text
 
 
 def test_test_accuracy_decides_nothing(sweep: pandas.DataFrame) -> None:
