@@ -38,7 +38,7 @@ AUTO = "auto"  # int8 where that is no slower than float32
 QUANTIZATIONS = {"int8": ("onnx",), AUTO: ("onnx",), "fp16": ("onnx", "pt2", "openvino")}
 HALF_FORM = "fp16"
 HALF_TOLERANCE = 1e-2  # of fp16, whose numbers have eleven bits
-HALF = "weights and arithmetic in float16, input and output in float32"
+HALF = "weights and operations in float16, input and output in float32"
 
 
 @dataclass(frozen=True)

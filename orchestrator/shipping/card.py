@@ -134,11 +134,10 @@ class Card:
                 yield f"latency, batch {size}, one thread", f"{times}{doubts}"
         elif LATENCY in metrics:
             conditions = json.loads(self.model.tags.get("latency", "{}")).get("1", {})
-            where = conditions.get("processor", "the machine that measured it")
-            yield (
-                "latency of one image, in torch",
-                f"{metrics[LATENCY]:.3f} ms, median, on {_plain(str(where))}",
-            )
+            doubts = ", ".join(conditions.get("doubts", ()))
+            machine = conditions.get("machine", "a machine that was not recorded")
+            note = f"; not reliable: {doubts}" if doubts else ""
+            yield "latency of one image, in torch", f"{metrics[LATENCY]:.3f} ms on {_plain(machine)}{note}"
         else:
             is_onnx = self.options.format == "onnx"
             hint = f"; `orchestrate bench {self.written.path.name}` measures it" if is_onnx else ""

@@ -97,8 +97,10 @@ def run(images):
 
 def main():
     about = json.loads(Path(FILE + ".json").read_text(encoding="utf-8"))
-    if hashlib.sha256(Path(FILE).read_bytes()).hexdigest() != about["sha256"]:
-        sys.exit("FILE_NAME is not the file that was exported: its SHA-256 differs")
+    digests = {part: entry["sha256"] for part, entry in about.get("companions", {}).items()}
+    for name, digest in {"FILE_NAME": about["sha256"], **digests}.items():
+        if hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() != digest:
+            sys.exit(f"{name} is not the file that was exported: its SHA-256 differs")
     sample, names = about["sample"], about["class_names"]
     output = np.asarray(run(np.load(FOLDER / sample["file"])))[0]
     label = int(output.argmax())

@@ -24,6 +24,7 @@ from orchestrator.shipping import folder as shipping
 from orchestrator.shipping.evaluation import wilson_interval
 from orchestrator.shipping.folder import ship
 from orchestrator.shipping.runners import RUNNERS
+from orchestrator.tracking import MetricPoint
 
 PT2 = ExportOptions("pt2")
 
@@ -109,9 +110,28 @@ def test_a_file_that_differs_is_noticed(
         described.write_text(json.dumps({**about, "sample": {**about["sample"], place: value}}))
         with pytest.raises(SystemExit, match="something else than where it was exported"):
             runpy.run_path(str(tmp_path / "a" / "check.py"), run_name="__main__")
+    (tmp_path / "a" / "net.bin").write_bytes(b"a part")
+    parts = {"net.bin": {"bytes": 6, "sha256": hashlib.sha256(b"a part").hexdigest()}}
+    described.write_text(json.dumps({**about, "companions": parts}))
+    runpy.run_path(str(tmp_path / "a" / "check.py"), run_name="__main__")
+    (tmp_path / "a" / "net.bin").write_bytes(b"another")
+    with pytest.raises(SystemExit, match=r"net\.bin is not the file that was exported"):
+        runpy.run_path(str(tmp_path / "a" / "check.py"), run_name="__main__")
     done.file.path.write_bytes(done.file.path.read_bytes() + b" ")
     with pytest.raises(SystemExit, match="its SHA-256 differs"):
         runpy.run_path(str(tmp_path / "a" / "check.py"), run_name="__main__")
+
+
+def test_a_latency_that_was_measured_is_on_the_card(store: Store, tmp_path: Path) -> None:
+    run_id = store.dense("mlp")
+    ship(run_id, PT2, out=tmp_path / "a", uri=store.uri)
+    assert "| latency | not measured |" in (tmp_path / "a" / "README.md").read_text()
+    tag = {"1": {"machine": "Some CPU", "doubts": ["A/A is 1.30"]}}
+    run = store.tracker.attach(store.row(run_id))
+    run.log(metrics=[MetricPoint("final/latency_ms_p50", 0.125)], tags={"latency": json.dumps(tag)})
+    ship(run_id, PT2, out=tmp_path / "b", uri=store.uri)
+    line = "| latency of one image, in torch | 0.125 ms on Some CPU; not reliable: A/A is 1.30 |"
+    assert line in (tmp_path / "b" / "README.md").read_text()
 
 
 def test_where_it_goes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
