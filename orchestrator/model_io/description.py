@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from orchestrator.model_io.interface import FORMULA, Interface
 from orchestrator.model_io.load import recorded_dataset
 from orchestrator.model_io.source import ModelSource
 from orchestrator.storage.manifest import make_entry
-from orchestrator.storage.model_files import SavedModel
+from orchestrator.storage.model_files import ModelSpec, SavedModel
 from orchestrator.trial.metrics import profile
 
 Json = Any  # what json can write
 LEVELS = 255  # of images in files of one's own
+PROJECT = "pruning-orchestrator"
 SHOWN_IN_FILE = ("class_names", "input", "name", "network", "output", "run_id", "scaling")
 
 
@@ -57,18 +58,7 @@ def describe(
             "parameters_dense": sum(parameter.numel() for parameter in spec.meta_parameters().values()),
             "macs": cost.total_macs,
         },
-        "input": {
-            "name": IMAGES,
-            "type": interface.input,
-            "shape": [export_format.batch, *spec.input_shape],
-            "range": interface.range,
-            "normalisation": interface.normalisation() if inside else pixels,
-        },
-        "output": {
-            "name": interface.output,
-            "type": "float32",
-            "shape": [export_format.batch, spec.num_classes],
-        },
+        **_ends(spec, export_format, interface, pixels),
         "scaling": {"inside": inside, **(pixels or {})},
         "classes": spec.num_classes,
         "class_names": class_names(dataset, spec.num_classes),
@@ -76,10 +66,31 @@ def describe(
         "data_digest": next(iter(sorted(model.data_digests())), None),
         "accuracy": model.accuracy,
         "check": asdict(comparison),
-        "packages": {
-            name: version(name.replace("_", "-"))
-            for name in ("pruning-orchestrator", "torch", *export_format.packages)
+        "packages": {name: _version(name) for name in (PROJECT, "torch", *export_format.packages)},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package.replace("_", "-"))
+    except PackageNotFoundError:  # run from its sources
+        return "not installed"
+
+
+def _ends(
+    spec: ModelSpec, export_format: ExportFormat, interface: Interface, pixels: Mapping[str, Json] | None
+) -> dict[str, Json]:
+    """The input and the output of a file; `pixels` is how its data set scales them."""
+    shape, classes = [export_format.batch, *spec.input_shape], [export_format.batch, spec.num_classes]
+    return {
+        "input": {
+            "name": IMAGES,
+            "type": interface.input,
+            "shape": shape,
+            "range": interface.range,
+            "normalisation": pixels if interface.scaling is None else interface.normalisation(),
         },
+        "output": {"name": interface.output, "type": "float32", "shape": classes},
     }
 
 

@@ -188,7 +188,10 @@ def write_network(
     net, saved = load_module(model, cut=not options.whole)
     is_half = options.quantization == HALF_FORM
     shipped = net if interface.is_plain or not export_format.computes else Shipped(net, interface)
-    written = Shipped(net, interface, is_half=True) if is_half else shipped
+    written = shipped
+    if is_half:
+        written = half = Shipped(net, interface, is_half=True)
+        half.check_runs(saved.spec.input_shape)
     export_format.write(written, saved.spec, path)
     # The file is opened again: what it computes counts, not what was meant to be written.
     tolerance = HALF_TOLERANCE if is_half else export_format.tolerance

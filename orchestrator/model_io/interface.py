@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.data.loading import Scaling
-from orchestrator.errors import UsageError, unknown_name
+from orchestrator.errors import ExportError, UsageError, unknown_name
 
 INPUTS = {"float32": torch.float32, "uint8": torch.uint8}
 OUTPUTS = ("logits", "probabilities")
@@ -120,6 +120,18 @@ class Shipped(nn.Module):
             images = (images - self.mean) / self.deviation
         logits: Tensor = self.net(images.half()).float() if self.is_half else self.net(images)
         return logits.softmax(1) if self.interface.output == "probabilities" else logits
+
+    def check_runs(self, shape: tuple[int, int, int]) -> None:
+        """Raise ExportError where the network cannot compute in float16: it makes float32 numbers itself."""
+        images = torch.zeros((2, *shape), dtype=self.interface.dtype)
+        try:
+            with torch.no_grad():
+                self(images)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            raise ExportError(
+                f"this network does not run in float16: {reason}; leave --quantize out"
+            ) from error
 
 
 def _by_channel(values: tuple[float, ...]) -> Tensor:

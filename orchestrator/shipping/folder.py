@@ -152,6 +152,7 @@ def _with_sample(
     metadata = {
         **written.metadata,
         "class_names": list(data.class_names),
+        "data_digest": data.digest,
         "test": accuracy.to_json(),
         "sample": sample.to_json(data.class_names, form),
     }

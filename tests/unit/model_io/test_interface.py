@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.data.loading import Scaling, load_dataset, scaling
 from orchestrator.data.scaled_images import PixelScale
-from orchestrator.errors import UsageError
+from orchestrator.errors import ExportError, UsageError
 from orchestrator.model_io.interface import BARE, Interface, Shipped, check_interface
 
 FRACTIONS = st.floats(0.01, 1.0)
@@ -55,6 +55,22 @@ def test_half_is_between_floats_and_leaves_the_network_as_it_is() -> None:
     assert found.dtype == torch.float32
     assert 0 < float((found - expected).abs().max()) < 1e-2
     assert next(net.parameters()).dtype == torch.float32
+
+
+class Float32(nn.Module):
+    """A network that multiplies by a matrix of its own type."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ torch.eye(images[0].numel())
+
+
+def test_a_network_that_makes_float32_numbers_is_refused_in_half() -> None:
+    Shipped(Float32(), BARE).check_runs((1, 2, 2))
+    with pytest.raises(
+        ExportError, match=r"this network does not run in float16: .*leave --quantize out"
+    ) as caught:
+        Shipped(Float32(), BARE, is_half=True).check_runs((1, 2, 2))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_a_folder_has_all_that_it_takes(
         of_class = is_right[digits.test.labels == label]
         found = about["test"]["by_class"][str(label)]
         assert found == {"accuracy": float(of_class.double().mean()), "images": len(of_class)}
+    assert about["data_digest"] == digits.digest
     sample = about["sample"]
     assert sample["test_image"] == int(is_right.nonzero()[0])
     assert sample["class"] == sample["predicted"] == int(digits.test.labels[sample["test_image"]])
