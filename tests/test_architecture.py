@@ -30,7 +30,7 @@ LAYERS = (
     ("tracking",),
     ("planning",),
     ("analysis", "model_io"),
-    ("report", "latency"),
+    ("report", "latency", "shipping"),
     ("execution",),
     ("stopping",),  # an earlier import path
     ("doctor",),
@@ -53,6 +53,9 @@ OWNERS = {
         "orchestrator.model_io.quantization",
         "orchestrator.latency.onnx_process",
     ),
+    "openvino": ("orchestrator.model_io.converters",),
+    "litert_torch": ("orchestrator.model_io.converters",),
+    "ai_edge_litert": ("orchestrator.model_io.converters",),
     "timm": ("models.timm_models",),
     "torchvision": ("models.torchvision_compat",),
     "jinja2": ("orchestrator.report.components",),

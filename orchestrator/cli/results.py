@@ -24,6 +24,7 @@ from orchestrator.system.console import print_json, print_line, print_text
 from pruning import kept_code
 
 app = typer.Typer()
+EXPORTED_ROWS = 30  # of the table of `compare` that names runs
 NamesArgument = Annotated[
     list[str],
     typer.Argument(
@@ -77,10 +78,13 @@ def compare(
 
         print_text(pandas.DataFrame(comparison_records(table, options)).to_csv(index=False).rstrip("\n"))
     else:
+        from orchestrator.analysis.run_ids import runs_table
         from orchestrator.analysis.tables import comparison_tables
 
         for comparison in comparison_tables(table, options):
             print_table(comparison)
+        if (exports := runs_table(table, most_rows=EXPORTED_ROWS)) is not None:
+            print_table(exports)
 
 
 @app.command()
@@ -183,18 +187,53 @@ def ui(
 
 @app.command()
 def export(
-    run: RunArgument,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|SWEEP",
+            help="A run's id, models:/name@alias or models:/name/3; a sweep with --best.",
+            autocompletion=completion.sweeps,
+        ),
+    ],
     format: Annotated[
         str,
-        typer.Option(help="pt2, onnx or safetensors.", autocompletion=lambda: ["pt2", "onnx", "safetensors"]),
-    ],
+        typer.Option(
+            help="onnx, pt2, safetensors, openvino or tflite.",
+            autocompletion=lambda: ["onnx", "pt2", "safetensors", "openvino", "tflite"],
+        ),
+    ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option(help="The file, or a folder for it; default: named after the run, in this folder."),
+        typer.Option(
+            help="A folder, or a file such as net.onnx; default: a folder named after the run, here."
+        ),
     ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The most accurate run of SWEEP on validation images.")
+    ] = False,
+    within: Annotated[
+        str | None,
+        typer.Option(help="With --best: the smallest within so many points of it, as 1%.", metavar="1%"),
+    ] = None,
+    input: Annotated[
+        str,
+        typer.Option(
+            help="float32: pixels in [0, 1]; uint8: bytes.", autocompletion=lambda: ["float32", "uint8"]
+        ),
+    ] = "float32",
+    output: Annotated[
+        str, typer.Option(help="logits or probabilities.", autocompletion=lambda: ["logits", "probabilities"])
+    ] = "logits",
+    no_scaling: Annotated[
+        bool,
+        typer.Option("--no-scaling", help="The bare network, which takes floats that are scaled already."),
+    ] = False,
     quantize: Annotated[
         str,
-        typer.Option(help="int8, with onnx: smaller, not always faster.", autocompletion=lambda: ["int8"]),
+        typer.Option(
+            help="int8, auto (int8 where it is no slower) or fp16.",
+            autocompletion=lambda: ["int8", "auto", "fp16"],
+        ),
     ] = "",
     whole: Annotated[
         bool,
@@ -202,13 +241,17 @@ def export(
     ] = False,
     trust_code: TrustOption = False,
 ) -> None:
-    """Write a recorded network to a file, compared with the network itself; FILE.json describes it."""
-    from orchestrator.model_io.export import export as write
+    """Write a recorded network with its scaling, a model card, a sample and a check, or as a single file."""
+    from orchestrator.model_io.export import ExportOptions
+    from orchestrator.shipping.folder import ship
+    from orchestrator.shipping.selection import parse_within
 
-    path = (out or Path.cwd()).absolute()
+    options = ExportOptions(format, quantize, whole, input, output, not no_scaling)
+    tolerance = None if within is None else parse_within(within)
+    path = None if out is None else out.absolute()
     with kept_code.trusting(trust_code):
-        exported = write(run, format=format, out=path, quantization=quantize, whole=whole, uri=uri())
-    for line in exported.lines():
+        shipment = ship(run, options, out=path, best=best, within=tolerance, uri=uri())
+    for line in shipment.lines():
         print_line(line)
 
 

@@ -3,39 +3,91 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from orchestrator.data.datasets import DATASETS, info, parse_dataset
-from orchestrator.data.loading import scaling
-from orchestrator.errors import DataError, ExportError, SpaceError, StoreError, UsageError, unknown_name
-from orchestrator.model_io.formats import ExportFormat, Predict, find_format
+from orchestrator.data.datasets import parse_dataset
+from orchestrator.data.loading import Dataset, Scaling, scaling
+from orchestrator.errors import DataError, StoreError, UsageError, unknown_name
+from orchestrator.model_io.comparison import compare_outputs
+from orchestrator.model_io.description import describe, file_metadata, usage_text, with_digests
+from orchestrator.model_io.formats import FORMATS, ExportFormat, Predict, describe_onnx, find_format
+from orchestrator.model_io.interface import Interface, Shipped, check_interface
 from orchestrator.model_io.load import load_module, recorded_data, recorded_dataset
-from orchestrator.model_io.quantization import Int8, quantize
+from orchestrator.model_io.places import (
+    check_free,
+    folder_aside,
+    metadata_path,
+    move,
+    parts_of,
+    stem_of,
+)
+from orchestrator.model_io.quantization import quantize
+from orchestrator.model_io.reduced import Reduced, compare_forms, opened
 from orchestrator.model_io.source import ModelSource, resolve_source
-from orchestrator.storage.manifest import make_entry
-from orchestrator.storage.model_files import SavedModel
-from orchestrator.system.files import FULL
+from orchestrator.storage.model_files import ModelSpec
 from orchestrator.tracking import MetricPoint
-from orchestrator.trial.metrics import profile
 from pruning import own_code
-from pruning.eval_mode import eval_mode
 
 Json = Any  # what json can write
-QUANTIZATIONS = ("int8",)
-BATCHES = (1, 2, 7)  # of the comparison: several, as a file may be fixed to one batch size
-SEED = 0
-LEVELS = 255  # of images in files of one's own
+AUTO = "auto"  # int8 where that is no slower than float32
+QUANTIZATIONS = {"int8": ("onnx",), AUTO: ("onnx",), "fp16": ("onnx", "pt2", "openvino")}
+HALF_FORM = "fp16"
+HALF_TOLERANCE = 1e-2  # of fp16, whose numbers have eleven bits
+HALF = "weights and operations in float16, input and output in float32"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a network is written; every word is checked before anything is loaded."""
+
+    format: str = "onnx"
+    quantization: str = ""
+    whole: bool = False
+    input: str = "float32"
+    output: str = "logits"
+    scaling: bool = True
+
+    def check(self) -> ExportFormat:
+        """Return the format. UsageError for unknown words and for pairs that do not go together."""
+        export_format = find_format(self.format)
+        if self.quantization and self.quantization not in QUANTIZATIONS:
+            raise UsageError(unknown_name("quantization", self.quantization, QUANTIZATIONS))
+        allowed = QUANTIZATIONS.get(self.quantization, FORMATS)
+        if self.format not in allowed:
+            raise UsageError(
+                f"--quantize {self.quantization} goes with --format {' or '.join(allowed)}, "
+                f"not with {self.format}"
+            )
+        check_interface(input=self.input, output=self.output, scaling=self.scaling)
+        if not export_format.computes and (self.input, self.output) != ("float32", "logits"):
+            raise UsageError(
+                f"{self.format} holds tensors and no program, so that nothing is scaled or turned into "
+                "probabilities in it; take onnx or pt2, or leave --input and --output out"
+            )
+        return export_format
+
+    @property
+    def suffix(self) -> str:
+        """The end of a file's name."""
+        form = f"-{self.quantization}" if self.quantization not in ("", AUTO) else ""
+        return form + FORMATS[self.format].ending
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenNetwork:
+    """A network in a file with its FILE.json; what was measured as `reduced` is in it if `is_reduced`."""
+
+    path: Path
+    metadata: Mapping[str, Json]
+    reduced: Reduced | None
+    is_reduced: bool
+    predict: Predict
+    interface: Interface
 
 
 @dataclass(frozen=True)
@@ -44,7 +96,8 @@ class ExportedFile:
 
     path: Path
     metadata: Mapping[str, Json]
-    int8: Int8 | None
+    reduced: Reduced | None
+    is_reduced: bool
     stopped_because: str
 
     def lines(self) -> Iterator[str]:
@@ -59,218 +112,161 @@ class ExportedFile:
             f"{model}: {network['parameters']:,} parameters ({share:.1%} of the dense network's), "
             f"{network['macs']:,} MACs an image, {self.metadata['bytes']:,} bytes"
         )
+        is_int8 = self.is_reduced and self.reduced is not None and self.reduced.form == "int8"
         yield (
-            f"{'before quantization, ' if self.int8 else ''}largest output difference {check['largest']:.3g} "
+            f"{'before quantization, ' if is_int8 else ''}largest output difference {check['largest']:.3g} "
             f"in batches of {', '.join(map(str, check['batches']))}; {check['allowed']:.3g} is allowed"
         )
         yield usage_text(self.metadata)
-        yield from self.int8.lines() if self.int8 else ()
+        if self.reduced is not None:
+            yield from self.reduced.lines()
+            objection, form = self.reduced.objection, self.reduced.form
+            if not self.is_reduced:
+                yield f"{form} is refused, and the file is float32: {objection}"
+            elif objection and form == "int8":
+                yield f"int8 as asked for; --quantize {AUTO} refuses it here: {objection}"
 
 
 def export(
-    source: str, *, format: str, out: Path, quantization: str = "", whole: bool = False, uri: str
+    source: str,
+    *,
+    format: str,
+    out: Path,
+    quantization: str = "",
+    whole: bool = False,
+    input: str = "float32",
+    output: str = "logits",
+    scaling: bool = True,
+    uri: str,
 ) -> ExportedFile:
     """Write a recorded network to a new file, and FILE.json beside it.
 
-    `out` is the file, or a folder for a file named after the run. With `whole`, dead units and channels stay,
-    as zeros. `quantization="int8"` goes with onnx; its accuracy, size and times are recorded on the run.
-    Raises UsageError for an unknown name or a file that exists, and ExportError where the file cannot be
-    written or its outputs differ from the network's; nothing is left behind then.
+    `out` is the file, or a folder for a file named after the run. The network scales pixels itself, unless
+    `scaling` is False or the format holds no program. With `whole`, dead units and channels stay, as zeros.
+    The accuracy, size and times of int8 and fp16 are recorded on the run. Raises UsageError for an unknown
+    name or a file that exists, and ExportError where the file cannot be written or its outputs differ from
+    the network's; nothing is left behind then.
     """
-    # Every wrong word is refused before the store is opened.
-    export_format = find_format(format)
-    if quantization and quantization not in QUANTIZATIONS:
-        raise UsageError(unknown_name("quantization", quantization, QUANTIZATIONS))
-    if quantization and format != "onnx":
-        raise UsageError(f"--quantize {quantization} goes with --format onnx, not with {format}")
-    model = resolve_source(source, uri=uri)
-    target = _target(out, model, suffix=f"{'-int8' if quantization else ''}.{format}")
-    net, saved = load_module(model, cut=not whole)
-    with _temporary_folder(target) as folder:
-        path = folder / target.name
-        export_format.write(net, saved.spec, path)
-        shape, tolerance = saved.spec.input_shape, export_format.tolerance
-        # The file is opened again: what it computes counts, not what was meant to be written.
-        comparison = compare_outputs(net, export_format.load(path), shape, tolerance=tolerance)
-        int8 = _quantize(path, model) if quantization else None
-        metadata = _metadata(model, saved, net, export_format, path, comparison)
-        metadata |= int8.metadata() if int8 else {}
-        described = _metadata_path(path)
-        described.write_text(json.dumps(metadata, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        # The file itself comes last: where its name exists, it is whole and described.
-        described.replace(_metadata_path(target))
-        path.replace(target)
-    if int8 is not None and model.tracker is not None:
-        points = [MetricPoint(name, value) for name, value in int8.metrics().items()]
+    options = ExportOptions(format, quantization, whole, input, output, scaling)
+    options.check()
+    return export_model(resolve_source(source, uri=uri), options, out)
+
+
+def export_model(model: ModelSource, options: ExportOptions, out: Path) -> ExportedFile:
+    """Write the network of a source that is known already; as `export`."""
+    export_format = options.check()
+    target = out / f"{stem_of(model)}{options.suffix}" if out.is_dir() else out
+    check_free(parts_of(target, export_format.companions))
+    with folder_aside(target) as folder:
+        written = write_network(model, options, folder / target.name)
+        move(parts_of(written.path, export_format.companions), target.parent)
+    return exported_file(model, written, target)
+
+
+def exported_file(model: ModelSource, written: WrittenNetwork, target: Path) -> ExportedFile:
+    """Record what was measured on the run, and return the file in its place."""
+    reduced = written.reduced
+    if reduced is not None and model.tracker is not None:
+        points = [MetricPoint(name, value) for name, value in reduced.metrics().items()]
         row = model.tracker.get_run(model.run_id)
         with model.tracker.translating_errors():
-            model.tracker.attach(row).log(metrics=points, tags={"int8": int8.method})
-    return ExportedFile(target, metadata, int8, model.tags.get("stopped_because", ""))
+            model.tracker.attach(row).log(metrics=points, tags={reduced.form: reduced.method})
+    reason = model.tags.get("stopped_because", "")
+    return ExportedFile(target, written.metadata, reduced, written.is_reduced, reason)
 
 
-def _target(out: Path, model: ModelSource, *, suffix: str) -> Path:
-    """The path of the file. UsageError where it exists already, or its folder does not."""
-    if out.is_dir():
-        name = re.sub(r"[^\w.=-]+", "-", model.name).strip("-.")
-        out = out / f"{name}{f'-{model.run_id[:8]}' if model.run_id else ''}{suffix}"
-    for path in (out, _metadata_path(out)):  # lexists: a broken link counts, too
-        if os.path.lexists(path):
-            raise UsageError(f"{path} is there already; remove it, or name another file with --out")
-    if not out.parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent}; make it, or name another file with --out")
-    return out
+def write_network(
+    model: ModelSource, options: ExportOptions, path: Path, *, data: Dataset | None = None
+) -> WrittenNetwork:
+    """Write a network and its FILE.json to new files in an existing folder; the errors of `export`."""
+    export_format = options.check()
+    if options.quantization and "dataset" not in model.params:
+        raise UsageError(
+            f"{model.name} names no data set, and {options.quantization} needs its training images"
+        )
+    interface = interface_of_source(model, options)
+    net, saved = load_module(model, cut=not options.whole)
+    is_half = options.quantization == HALF_FORM
+    shipped = net if interface.is_plain or not export_format.computes else Shipped(net, interface)
+    written = shipped
+    if is_half:
+        written = half = Shipped(net, interface, is_half=True)
+        half.check_runs(saved.spec.input_shape)
+    export_format.write(written, saved.spec, path)
+    # The file is opened again: what it computes counts, not what was meant to be written.
+    tolerance = HALF_TOLERANCE if is_half else export_format.tolerance
+    comparison = compare_outputs(
+        shipped, export_format.load(path), saved.spec.input_shape, tolerance=tolerance
+    )
+    metadata = describe(model, saved, net, export_format, interface, comparison)
+    if options.format == "onnx":  # a quantized file keeps it
+        describe_onnx(path, file_metadata(metadata))
+    reduced, is_reduced = None, False
+    if options.quantization:
+        data = data or recorded_data(model, "cpu")
+        if is_half:
+            reduced = _compare_half(path, export_format, shipped, saved.spec, data, interface)
+            is_reduced = True
+        else:
+            reduced, is_reduced = _quantize(path, data, interface, is_optional=options.quantization == AUTO)
+        metadata |= reduced.metadata() if is_reduced else {}
+    metadata = with_digests(metadata, path, export_format.companions)
+    save_metadata(path, metadata)
+    return WrittenNetwork(path, metadata, reduced, is_reduced, export_format.load(path), interface)
 
 
-def _metadata_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
+def save_metadata(path: Path, metadata: Mapping[str, Json]) -> None:
+    """Write FILE.json."""
+    text = json.dumps(metadata, indent=1, sort_keys=True)
+    metadata_path(path).write_text(f"{text}\n", encoding="utf-8")
 
 
-@contextmanager
-def _temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target, on the same disk for the renames. ExportError where none can be made."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
-            yield Path(folder)
-    except OSError as error:
-        reason = "no room is left" if error.errno in FULL else error.strerror or str(error)
-        raise ExportError(f"{target} cannot be written: {reason}; --out names another place") from error
+def _quantize(path: Path, data: Dataset, interface: Interface, *, is_optional: bool) -> tuple[Reduced, bool]:
+    """Replace an onnx file by its int8 form; an optional one only where nothing speaks against it."""
+    int8 = path.with_name("int8.onnx")
+    reduced = quantize(path, int8, data, interface)
+    if is_optional and reduced.objection:
+        int8.unlink()
+        return reduced, False
+    int8.replace(path)
+    return reduced, True
 
 
-def _quantize(path: Path, model: ModelSource) -> Int8:
-    """Replace an onnx file by its int8 form."""
-    if "dataset" not in model.params:
-        raise UsageError(f"{model.name} names no data set, and int8 needs its training images")
-    fp32 = path.with_name("fp32.onnx")
-    path.rename(fp32)
-    int8 = quantize(fp32, path, recorded_data(model, "cpu"))
-    fp32.unlink()
-    return int8
-
-
-def _metadata(
-    model: ModelSource,
-    saved: SavedModel,
-    net: nn.Module,
-    export_format: ExportFormat,
+def _compare_half(
     path: Path,
-    comparison: OutputComparison,
-) -> dict[str, Json]:
-    """The content of FILE.json; nothing in it depends on the time, the folder or the machine."""
-    spec, file = saved.spec, make_entry(path.read_bytes())
-    dataset = model.params.get("dataset", "")
-    with suppress(StoreError):  # its own file is neither at hand nor trusted: as where files are missing
+    export_format: ExportFormat,
+    shipped: nn.Module,
+    spec: ModelSpec,
+    data: Dataset,
+    interface: Interface,
+) -> Reduced:
+    """Hold a file in float16 against one in float32, which is removed again."""
+    fp32 = path.with_name(f"fp32{export_format.ending}")
+    export_format.write(shipped, spec, fp32)
+    files = tuple(opened(part, export_format.load(part), export_format.companions) for part in (fp32, path))
+    reduced = compare_forms(HALF_FORM, HALF, (files[0], files[1]), data, interface)
+    for part in (fp32, *(fp32.with_suffix(ending) for ending in export_format.companions)):
+        part.unlink()
+    return reduced
+
+
+def interface_of_source(model: ModelSource, options: ExportOptions) -> Interface:
+    """Return what the file is to take and give; DataError or StoreError where its scaling cannot be known."""
+    if not options.scaling or not FORMATS[options.format].computes:
+        return Interface(None, options.input, options.output)
+    scale = _recorded_scaling(model)
+    if scale is None and options.input == "uint8":
+        raise UsageError(
+            f"{model.name} names no data set, so that its scaling is not known; leave --input out"
+        )
+    return Interface(scale, options.input, options.output)
+
+
+def _recorded_scaling(model: ModelSource) -> Scaling | None:
+    """Return how the data set of a network scales pixels; None where it names no data set."""
+    try:
         dataset = recorded_dataset(model)
-    cost = profile(net, spec.input_shape)
-    return {
-        "format": export_format.name,
-        "bytes": file.bytes,
-        "sha256": file.sha256,
-        "name": model.name,
-        "run_id": model.run_id,
-        "manifest_sha256": saved.manifest_sha256,
-        "network": {
-            "model": spec.model,
-            "parameters": cost.parameters,
-            "parameters_dense": sum(parameter.numel() for parameter in spec.meta_parameters().values()),
-            "macs": cost.total_macs,
-        },
-        "input": {
-            "name": "images",
-            "type": "float32",
-            "shape": ["batch", *spec.input_shape],
-            "normalisation": normalisation(dataset),
-        },
-        "output": {"name": "logits", "type": "float32", "shape": ["batch", spec.num_classes]},
-        "classes": spec.num_classes,
-        "class_names": class_names(dataset, spec.num_classes),
-        "dataset": model.params.get("dataset"),
-        "accuracy": model.accuracy,
-        "check": asdict(comparison),
-        "packages": {name: version(name) for name in ("torch", *export_format.packages)},
-    }
-
-
-def class_names(dataset: str, count: int) -> list[str] | None:
-    """Return the names of a data set's classes, in the order of the outputs; None if not known."""
-    if not dataset:
-        return None
-    name, options = parse_dataset(dataset)
-    try:
-        names = info(name).class_names
-    except (SpaceError, DataError):
-        return None
-    names = tuple(names[label] for label in options.get("classes", range(len(names))) if label < len(names))
-    return list(names) if len(names) == count else None
-
-
-def normalisation(dataset: str) -> Mapping[str, Json] | None:
-    """Return how pixels become input, channel by channel; None for an unknown data set.
-
-    Mean and deviation are None where the files of the data set, which they are taken from, are missing.
-    """
-    if not dataset:
-        return None
-    name = parse_dataset(dataset)[0]
-    try:
-        scale = scaling(name)
-    except DataError:
-        levels = LEVELS if name not in DATASETS else info(name).levels
-        return {"divide_by": levels, "mean": None, "deviation": None}
-    return {
-        "divide_by": scale.levels,
-        "mean": list(scale.mean),
-        "deviation": list(scale.deviation),
-        "formula": "(pixel / divide_by - mean) / deviation",
-    }
-
-
-def usage_text(metadata: Mapping[str, Json]) -> str:
-    """Return in a line what input the file takes."""
-    shape = " x ".join(map(str, metadata["input"]["shape"]))
-    scale = metadata["input"]["normalisation"]
-    if scale is None:
-        return f"input: float32, {shape}; scaled as its data were (not known here)"
-    text = f"input: float32, {shape}; pixels divided by {scale['divide_by']}"
-    if scale["mean"] is None:
-        return f"{text}, then scaled by channel: by how much is known once the data set is downloaded"
-    if set(scale["mean"]) == {0.0} and set(scale["deviation"]) == {1.0}:
-        return text
-    mean, deviation = (", ".join(f"{value:.4f}" for value in scale[name]) for name in ("mean", "deviation"))
-    return f"{text}, less {mean}, by {deviation}"
-
-
-@dataclass(frozen=True)
-class OutputComparison:
-    """`largest` absolute difference of an output; `allowed` is the limit, for outputs up to `output`."""
-
-    largest: float
-    allowed: float
-    output: float
-    batches: tuple[int, ...] = BATCHES
-
-
-def compare_outputs(
-    net: nn.Module, predict: Predict, shape: tuple[int, int, int], *, tolerance: float
-) -> OutputComparison:
-    """Run a network and its file on the same random images, in batches of several sizes.
-
-    Raises ExportError where outputs differ by more than `tolerance` times the largest output (at least 1).
-    """
-    generator = torch.Generator().manual_seed(SEED)
-    largest = output = 0.0
-    for size in BATCHES:
-        images = torch.randn((size, *shape), generator=generator)
-        with torch.no_grad(), eval_mode(net):
-            expected = net(images)
-        actual = predict(images)
-        if actual.shape != expected.shape:
-            shapes = f"it gives {tuple(actual.shape)}, the network {tuple(expected.shape)}"
-            raise ExportError(f"batch {size}: {shapes}")
-        if not torch.isfinite(actual).all():
-            raise ExportError(f"batch {size}: it gives numbers that are not finite")
-        largest = max(largest, float((actual - expected).abs().max()))
-        output = max(output, float(expected.abs().max()))
-    allowed = tolerance * max(1.0, output)
-    if largest > allowed:
-        raise ExportError(f"its outputs are off by {largest:.3g} at most, and {allowed:.3g} is allowed")
-    return OutputComparison(largest, allowed, output)
+        return scaling(parse_dataset(dataset)[0]) if dataset else None
+    except (DataError, StoreError) as error:
+        hint = "--no-scaling writes the bare network, which takes floats that are scaled already"
+        raise type(error)(f"{error}; {hint}") from error

@@ -1,10 +1,11 @@
-"""Export formats: pt2, onnx and safetensors files, how they are written and how they are run."""
+"""Export formats: how their files are written and how they are run."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from torch.export import Dim, ExportedProgram
 import models
 from orchestrator.errors import ExportError, StoreError, UsageError, unknown_name
 from orchestrator.formatting import is_encodable
+from orchestrator.model_io import converters
+from orchestrator.model_io.interface import BARE, Interface, Shipped
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.storage.tensor_files import METADATA, load_expected_tensors, max_file_bytes, read_header
 from orchestrator.system.files import open_regular, read_regular, size_of
@@ -26,10 +29,10 @@ from pruning.resize import layer_widths, resize
 ARCH = "arch"  # in the metadata of a safetensors file
 BATCH = "batch"
 EXAMPLE_IMAGES = 3  # from a single image torch would take the batch size to be fixed
-IMAGES, LOGITS = "images", "logits"
+IMAGES = "images"
 LARGEST_ONNX = 2_000_000_000  # bytes that one protobuf file can hold
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-Predict = Callable[[Tensor], Tensor]  # images float32 [N, C, H, W] -> logits [N, classes]
+Predict = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> outputs [N, classes]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class ExportFormat:
     """A file format: `write` saves a network, `load` returns a function that runs the file.
 
     `tolerance` is the largest difference allowed for outputs up to 1; for larger ones in proportion.
-    `packages` come with the extra `export`.
+    `packages` come with the extra `extra`. A format that `computes` holds a program and not tensors alone, so
+    that scaling can be inside. `companions` are the endings of files that FILE comes with.
     """
 
     name: str
@@ -46,6 +50,16 @@ class ExportFormat:
     write: Callable[[nn.Module, ModelSpec, Path], None]
     load: Callable[[Path], Predict]
     packages: tuple[str, ...] = ()
+    extra: str = "export"
+    suffix: str = ""
+    companions: tuple[str, ...] = ()
+    computes: bool = True
+    batch: int | str = BATCH  # a number where the batch size is fixed
+
+    @property
+    def ending(self) -> str:
+        """The ending of a file's name."""
+        return self.suffix or f".{self.name}"
 
 
 def find_format(name: str) -> ExportFormat:
@@ -59,7 +73,7 @@ def find_format(name: str) -> ExportFormat:
     if missing:
         raise ExportError(
             f"--format {name} needs {', '.join(missing)}, not installed here: "
-            "pip install 'pruning-orchestrator[export]'"
+            f"pip install 'pruning-orchestrator[{FORMATS[name].extra}]'"
         )
     return FORMATS[name]
 
@@ -71,9 +85,14 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
+def interface_of(net: nn.Module) -> Interface:
+    """Return what a network takes and gives: a plain one is bare."""
+    return net.interface if isinstance(net, Shipped) else BARE
+
+
 def export_program(net: nn.Module, spec: ModelSpec) -> ExportedProgram:
     """Return the network in eval mode as torch's exported program, with an open batch size."""
-    images = torch.zeros((EXAMPLE_IMAGES, *spec.input_shape))
+    images = torch.zeros((EXAMPLE_IMAGES, *spec.input_shape), dtype=interface_of(net).dtype)
     with _no_warnings(), eval_mode(net):
         program = torch.export.export(net, (images,), dynamic_shapes=({0: Dim(BATCH)},))
     for module in program.graph_module.modules():
@@ -103,7 +122,11 @@ def save_onnx(net: nn.Module, spec: ModelSpec, path: Path) -> None:
         raise UsageError(f"one onnx file holds 2 GB, and the network has {size:,} bytes; take safetensors")
     with _no_warnings():
         program = torch.onnx.export(
-            export_program(net, spec), input_names=[IMAGES], output_names=[LOGITS], dynamo=True, verbose=False
+            export_program(net, spec),
+            input_names=[IMAGES],
+            output_names=[interface_of(net).output],
+            dynamo=True,
+            verbose=False,
         )
     if program is None:
         raise ExportError("torch wrote no onnx graph for this network")
@@ -112,6 +135,17 @@ def save_onnx(net: nn.Module, spec: ModelSpec, path: Path) -> None:
         node.ClearField("doc_string")
         node.ClearField("metadata_props")
     model.graph.ClearField("value_info")  # ONNX Runtime derives it, and cannot quantize a graph that has it
+    for value in (*model.graph.input, *model.graph.output):  # torch calls it s77
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    onnx.save(model, path)
+
+
+def describe_onnx(path: Path, metadata: Mapping[str, str]) -> None:
+    """Set the metadata of an onnx file, in the order of their names."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
     onnx.save(model, path)
 
 
@@ -125,9 +159,23 @@ def load_onnx(path: Path) -> Predict:
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
     def predict(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([LOGITS], {IMAGES: images.numpy()})[0])
+        return torch.from_numpy(session.run(None, {IMAGES: images.numpy()})[0])
 
     return predict
+
+
+def save_openvino(net: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write OpenVINO's IR, an .xml file with a .bin file beside it, by way of onnx."""
+    with tempfile.TemporaryDirectory(prefix="orchestrate-openvino-") as folder:
+        onnx_file = Path(folder) / "network.onnx"
+        save_onnx(net, spec, onnx_file)
+        converters.write_openvino(onnx_file, path)
+
+
+def save_tflite(net: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write a flatbuffer for one image at a time: the converter takes no open batch size."""
+    with _no_warnings():
+        converters.write_tflite(net, torch.zeros((1, *spec.input_shape), dtype=interface_of(net).dtype), path)
 
 
 def save_safetensors(net: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -198,5 +246,27 @@ FORMATS = {
         0.0,
         save_safetensors,
         lambda path: _without_gradients(load_safetensors(path)),
+        computes=False,
+    ),
+    "openvino": ExportFormat(
+        "openvino",
+        "OpenVINO's IR",
+        1e-5,
+        save_openvino,
+        converters.load_openvino,
+        (*ONNX_PACKAGES, "openvino"),
+        extra="openvino",
+        suffix=".xml",
+        companions=(".bin",),
+    ),
+    "tflite": ExportFormat(
+        "tflite",
+        "LiteRT's flatbuffer, once TensorFlow Lite's",
+        1e-5,
+        save_tflite,
+        converters.load_tflite,
+        ("litert_torch", "ai_edge_litert"),
+        extra="tflite",
+        batch=1,
     ),
 }

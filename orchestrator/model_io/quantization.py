@@ -1,111 +1,165 @@
-"""Quantize an onnx file to int8 after pruning, and measure its accuracy, size and speed.
+"""Post-training int8 quantization of an onnx file, layer by layer where accuracy asks for it.
 
-Networks with convolutions get quantize and dequantize nodes with ranges observed on training images, a scale
-per channel (Jacob et al., CVPR 2018); others get int8 weights, and ranges of activations at run time.
+Every layer gets int8 weights first. Where that costs validation accuracy, the layers are ranked by what each
+costs alone, and as few as needed stay float. Test images have no part in it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from orchestrator.data.loading import Dataset, Split
-from orchestrator.data.scaled_images import Images
+from orchestrator.data.loading import Dataset
 from orchestrator.errors import ExportError
-from orchestrator.model_io.formats import IMAGES, Predict, load_onnx
-from orchestrator.system.timing import Timing, batch_suffix, side_by_side
+from orchestrator.model_io.formats import IMAGES, load_onnx
+from orchestrator.model_io.interface import BARE, Interface
+from orchestrator.model_io.reduced import Reduced, accuracy_and_loss, compare_forms, opened
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
-LARGEST_DROP = 0.05  # of validation accuracy
-BATCHES = (1, 256)
-SECONDS = 2.0  # of timing, for each file and batch size
+LARGEST_DROP = 0.005  # of validation accuracy
+FEWEST_IMAGES = 1.5  # a single image that changes sides is no loss, however few there are
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+SCALING = ("Cast", "Div", "Sub")  # the operations of interface.Shipped before the network
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Of one file: accuracy (a fraction) and loss (in nats) on test images, and its size."""
-
-    accuracy: float
-    loss: float
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Int8:
-    """The fp32 and the int8 file compared; `timings` by batch size, on one thread."""
-
-    method: str
-    fp32: Quality
-    int8: Quality
-    largest_difference: float
-    timings: Mapping[int, Timing]
-
-    def metadata(self) -> dict[str, object]:
-        """Return what FILE.json has of it; no times, which depend on the machine."""
-        fp32 = {f"fp32_{name}": value for name, value in vars(self.fp32).items()}
-        facts = {"how": self.method, "loss": self.int8.loss, "largest_difference": self.largest_difference}
-        return {"accuracy": self.int8.accuracy, "int8": {**facts, **fp32}}
-
-    def metrics(self) -> dict[str, float]:
-        """Return the metrics that the run gets, `int8/...` and `int8/fp32_...`."""
-        metrics = {f"int8/{name}": float(value) for name, value in vars(self.int8).items()}
-        metrics |= {f"int8/fp32_{name}": float(value) for name, value in vars(self.fp32).items()}
-        for size, timing in self.timings.items():
-            metrics[f"int8/latency_ms_p50{batch_suffix(size)}"] = timing.spreads["int8"].p50
-            metrics[f"int8/fp32_latency_ms_p50{batch_suffix(size)}"] = timing.spreads["fp32"].p50
-            metrics[f"int8/aa{batch_suffix(size)}"] = timing.self_ratio
-        return metrics
-
-    def lines(self) -> Iterator[str]:
-        """Yield what the command prints."""
-        smaller = self.fp32.bytes / self.int8.bytes
-        yield f"int8: {self.method}; fp32 -> int8:"
-        yield f"  test accuracy  {self.fp32.accuracy:.2%} -> {self.int8.accuracy:.2%}"
-        yield f"  test loss      {self.fp32.loss:.4f} -> {self.int8.loss:.4f}"
-        yield f"  bytes          {self.fp32.bytes:,} -> {self.int8.bytes:,}, {smaller:.1f}x smaller"
-        for size, timing in self.timings.items():
-            before, after = (timing.spreads[name].p50 for name in ("fp32", "int8"))
-            speed = f"{timing.ratios['int8']:.2f}x as fast"
-            claim = f"no claim: {', '.join(timing.doubts)}" if timing.doubts else speed
-            yield f"  batch {size:<8} {before:.3f} ms -> {after:.3f} ms, {claim}"
-        yield "  (one thread, medians, the two in turn; int8 is always smaller, and not always faster)"
-
-
-def quantize(source: Path, target: Path, data: Dataset) -> Int8:
+def quantize(source: Path, target: Path, data: Dataset, interface: Interface = BARE) -> Reduced:
     """Write `target`, the int8 form of the onnx file `source`, and compare the two.
 
-    Raises ExportError where it loses more than 5 points of validation accuracy, or gives numbers that are not
-    finite.
+    Layers stay float until at most half a point of validation accuracy is lost. Raises ExportError where even
+    that is not enough, or where the file gives numbers that are not finite.
     """
-    with _no_logging():
-        method = _write(source, target, data.train.images[:CALIBRATION_IMAGES])
-    fp32, int8 = load_onnx(source), load_onnx(target)
-    drop = _accuracy(fp32, data.validation)[0] - _accuracy(int8, data.validation)[0]
-    if drop > LARGEST_DROP:
-        raise ExportError(
-            f"int8 loses {drop:.1%} of validation accuracy, and {LARGEST_DROP:.0%} is the most allowed"
-        )
-    images = data.validation.images[:]
-    return Int8(
-        method,
-        Quality(*_accuracy(fp32, data.test), source.stat().st_size),
-        Quality(*_accuracy(int8, data.test), target.stat().st_size),
-        float((fp32(images) - int8(images)).abs().max()),
-        {size: _timing(fp32, int8, _batch(data.test.images, size)) for size in BATCHES},
+    plan = _Quantizer(source, interface.feed(data.train.images[:CALIBRATION_IMAGES]), interface)
+    fp32 = load_onnx(source)
+    base = accuracy_and_loss(fp32, data.validation, interface)[0]
+
+    def drop() -> float:
+        return base - accuracy_and_loss(load_onnx(target), data.validation, interface)[0]
+
+    def loss() -> float:
+        return accuracy_and_loss(load_onnx(target), data.validation, interface)[1]
+
+    allowed = max(LARGEST_DROP, FEWEST_IMAGES / len(data.validation))
+    float_layers: tuple[str, ...] = ()
+    plan.write(target)
+    if drop() > allowed:
+        ranked = _rank(plan, target, loss)
+        float_layers = _fewest_float_layers(plan, target, ranked, drop, allowed)
+    files = opened(source, fp32), opened(target, load_onnx(target))
+    labels = tuple(plan.layers[name] for name in float_layers)
+    return compare_forms(
+        "int8", plan.method, files, data, interface, float_layers=labels, layers=len(plan.layers)
     )
 
 
-def _timing(fp32: Predict, int8: Predict, images: Tensor) -> Timing:
-    return side_by_side({"fp32": partial(fp32, images), "int8": partial(int8, images)}, seconds=SECONDS)
+def _rank(plan: _Quantizer, target: Path, loss: Callable[[], float]) -> list[str]:
+    """Return the layers by the validation loss of a network in which each alone is int8, the worst first."""
+    losses = {}
+    for layer in plan.layers:
+        plan.write(target, float_layers=[name for name in plan.layers if name != layer])
+        losses[layer] = loss()
+    return sorted(plan.layers, key=lambda layer: losses[layer], reverse=True)
+
+
+def _fewest_float_layers(
+    plan: _Quantizer, target: Path, ranked: Sequence[str], drop: Callable[[], float], allowed: float
+) -> tuple[str, ...]:
+    """Write the file with as few of the ranked layers in float as the accuracy allows, and return them.
+
+    The number is found by bisection. ExportError where not a single layer can be int8.
+    """
+    low, high = 0, len(ranked)  # with `high` layers in float nothing is lost
+    while low < high:
+        middle = (low + high) // 2
+        plan.write(target, float_layers=ranked[:middle], weighted_alone=True)
+        low, high = (low, middle) if drop() <= allowed else (middle + 1, high)
+    if low == len(ranked):
+        raise ExportError(
+            f"int8 loses more than {max(allowed, 0):.1%} of validation accuracy, whichever of the "
+            f"{len(ranked)} layers is quantized; export it without --quantize"
+        )
+    plan.write(target, float_layers=ranked[:low], weighted_alone=True)
+    if (lost := drop()) > allowed:
+        raise ExportError(f"int8 loses {lost:.1%} of validation accuracy, and {allowed:.1%} is allowed")
+    return tuple(ranked[:low])
+
+
+@dataclass
+class _Quantizer:
+    """Writes int8 forms of an onnx file; `layers` has node -> name of the layers with weights."""
+
+    source: Path
+    images: Tensor
+    interface: Interface
+
+    def __post_init__(self) -> None:
+        import onnx
+
+        graph = onnx.load(self.source).graph
+        constants = {tensor.name for tensor in graph.initializer}
+        weighted = [n for n in graph.node if n.op_type in WEIGHTED and constants & set(n.input)]
+        self.layers = {node.name: _label(node, constants) for node in weighted}
+        self.has_convolutions = any(node.op_type == "Conv" for node in graph.node)
+        self._around = _around_network(graph, self.interface)
+
+    @property
+    def method(self) -> str:
+        """A description of the method."""
+        if self.has_convolutions:
+            return f"static, weights by channel, ranges of {len(self.images)} training images"
+        return "int8 weights by channel, activations as they come"
+
+    def write(self, target: Path, *, float_layers: Sequence[str] = (), weighted_alone: bool = False) -> None:
+        """Write the file; with float layers, or `weighted_alone`, what is between layers is float, too."""
+        from onnxruntime import quantization as ort
+
+        excluded = [*self._around, *float_layers]
+        with _no_logging():
+            if not self.has_convolutions:
+                ort.quantize_dynamic(
+                    self.source,
+                    target,
+                    per_channel=True,
+                    weight_type=ort.QuantType.QInt8,
+                    nodes_to_exclude=excluded,
+                )
+                return
+            ort.quantize_static(
+                self.source,
+                target,
+                _calibration(self.images),
+                quant_format=ort.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=ort.QuantType.QUInt8,  # three times as fast on a CPU as int8 ones
+                weight_type=ort.QuantType.QInt8,
+                nodes_to_exclude=excluded,
+                op_types_to_quantize=list(WEIGHTED) if float_layers or weighted_alone else None,
+            )
+
+
+def _around_network(graph: Any, interface: Interface) -> list[str]:  # onnx has no types
+    """Return the nodes of scaling and softmax, which are no part of the network and stay float."""
+    names, source = [], graph.input[0].name
+    if interface.scaling is not None:
+        for node in graph.node:  # in the order of computation
+            if node.op_type in SCALING and source in node.input:
+                names.append(node.name)
+                source = node.output[0]
+    if interface.output == "probabilities":
+        names += [node.name for node in graph.node if graph.output[0].name in node.output]
+    return names
+
+
+def _label(node: Any, constants: set[str]) -> str:
+    """Return the name of a layer: that of its weights where the graph has kept it."""
+    weights = next(name for name in node.input if name in constants)
+    name = weights.removeprefix("net.")  # of interface.Shipped
+    return name.removesuffix(".weight") if name.endswith(".weight") else str(node.name)
 
 
 @contextmanager
@@ -119,27 +173,6 @@ def _no_logging() -> Iterator[None]:
         logging.disable(before)
 
 
-def _write(source: Path, target: Path, images: Tensor) -> str:
-    """Quantize the file, and return a description of the method."""
-    import onnx
-    from onnxruntime import quantization as ort
-
-    graph = onnx.load(source).graph
-    if not any(node.op_type == "Conv" for node in graph.node):
-        ort.quantize_dynamic(source, target, per_channel=True, weight_type=ort.QuantType.QInt8)
-        return "int8 weights by channel, activations as they come"
-    ort.quantize_static(
-        source,
-        target,
-        _calibration(images),
-        quant_format=ort.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=ort.QuantType.QUInt8,  # three times as fast on a CPU as int8 ones
-        weight_type=ort.QuantType.QInt8,
-    )
-    return f"static, weights by channel, ranges of {len(images)} training images"
-
-
 def _calibration(images: Tensor) -> Any:  # onnxruntime has no types
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -151,16 +184,3 @@ def _calibration(images: Tensor) -> Any:  # onnxruntime has no types
             return None if batch is None else {IMAGES: batch.numpy()}
 
     return Images()
-
-
-def _accuracy(predict: Predict, split: Split) -> tuple[float, float]:
-    """(accuracy, mean cross-entropy in nats)."""
-    logits = torch.cat([predict(batch) for batch in split.images.split(BATCHES[-1])])
-    if not torch.isfinite(logits).all():
-        raise ExportError("the quantized network gives numbers that are not finite")
-    hits = int((logits.argmax(1) == split.labels).sum())
-    return hits / len(split), float(functional.cross_entropy(logits.double(), split.labels))
-
-
-def _batch(images: Images, size: int) -> Tensor:
-    return images[torch.arange(size) % len(images)].contiguous()

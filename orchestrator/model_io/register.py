@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from orchestrator.errors import UsageError
-from orchestrator.model_io.export import OutputComparison, compare_outputs
+from orchestrator.model_io.comparison import OutputComparison, compare_outputs
 from orchestrator.model_io.formats import FORMATS
 from orchestrator.model_io.load import load_module, weights_of
 from orchestrator.model_io.source import NETWORK, ModelSource, resolve_source, source_of_run

@@ -25,6 +25,7 @@ from orchestrator.report.charts import TEMPLATE
 from orchestrator.report.components import Section, environment
 from orchestrator.report.data import ReportData, ReportOptions
 from orchestrator.report.differences import differences_section
+from orchestrator.report.exports import exports_section
 from orchestrator.report.layers_classes import classes_section, layers_section
 from orchestrator.report.overview import (
     headline,
@@ -99,6 +100,7 @@ def _sections(data: ReportData, options: ReportOptions) -> list[Section]:
         layers_section(data),
         classes_section(data, options),
         settings_section(data, options),
+        exports_section(data),
         outcomes_section(data),
         setup_section(data),
     ]

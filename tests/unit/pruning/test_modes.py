@@ -13,7 +13,7 @@ import pruning
 from orchestrator.config import Numerics
 from orchestrator.data.loading import Split
 from orchestrator.latency.measure import NetworkVariants, measure
-from orchestrator.model_io.export import compare_outputs
+from orchestrator.model_io.comparison import compare_outputs
 from orchestrator.model_io.formats import export_program
 from orchestrator.storage.model_files import ModelSpec, TrainingCost
 from orchestrator.training.evaluation import evaluate

@@ -178,6 +178,7 @@ def test_every_section_is_there_and_in_the_contents(store: Store) -> None:
         "Layer by layer",
         "Class by class",
         "All settings",
+        "Export a network",
         "Failed, stopped and excluded trials",
         "Setup",
     ]

@@ -1,0 +1,1 @@
+"""A network as one folder that runs without this project: `orchestrate export`."""
