@@ -93,6 +93,10 @@ class CollapsedError(OrchestrateError):
     exit_code = 3
 
 
+class BudgetError(OrchestrateError):
+    exit_code = 3
+
+
 class DiffersError(OrchestrateError):
     exit_code = 5
 

@@ -11,6 +11,7 @@ from orchestrator.config import DenseConfig, Prune, method_name
 from orchestrator.errors import SpaceError
 from orchestrator.planning.constraints import amount_conflict, model_conflict, protected_names, shape_of
 from orchestrator.space.space import Space
+from orchestrator.space.values import listed_values
 from orchestrator.trial.structure import layer_amounts_of, settled_amounts_of
 from orchestrator.trial.targets import dense_quantities, least_quantities
 from pruning.amounts import check_one_amount
@@ -87,6 +88,16 @@ def target_conflict(model: str, dataset: str, prune: Prune) -> str | None:
                 f"leaves {least[name]:,} ({least[name] / dense[name]:.2%}) at least"
             )
     return None
+
+
+def budget_conflict(space: Space) -> str | None:
+    """Return why no trial of a space whose amounts are targets can meet them; None where one may."""
+    conflicts: list[str | None] = []
+    amounts = listed_values(space.axes.amount or ())
+    for model, dataset, amount in product(space.axes.model, space.axes.dataset, amounts):
+        prune = Prune("l2", "channel", "layer", "one_shot", 0.0, amount_label=str(amount))
+        conflicts.append(model_conflict(model, dataset) or target_conflict(model, dataset, prune))
+    return conflicts[0] if conflicts and all(conflicts) else None
 
 
 def layer_amounts_conflict(model: str, dataset: str, prune: Prune) -> str | None:

@@ -61,12 +61,14 @@ def ship(
     out: Path | None = None,
     best: bool = False,
     within: float | None = None,
+    reason: str = "",
     uri: str,
 ) -> Shipment:
     """Write a run's network, or that of the best run of a sweep, as a complete folder or as a single file.
 
     `out` with an ending, as net.onnx, is a file. Any other is a folder, by default one that is named after
-    the run; it is complete unless it has files already: then the file and FILE.json are added to it.
+    the run; it is complete unless it has files already: then the file and FILE.json are added to it. `reason`
+    is a sentence on why this run was chosen, for the model card.
     The errors of `export`, and DataError where the test images of a complete folder are missing.
     """
     companions = options.check().companions
@@ -83,7 +85,7 @@ def ship(
     if folder.is_dir() and any(folder.iterdir()):
         note = f"{folder} has files already: a model card, a sample and {CHECK} go into a new folder"
         return Shipment(export_model(model, options, folder), (), None, choice, note)
-    return _ship_folder(model, options, folder, choice)
+    return _ship_folder(model, options, folder, choice, reason)
 
 
 def _resolve(source: str, *, uri: str) -> ModelSource:
@@ -100,7 +102,9 @@ def _resolve(source: str, *, uri: str) -> ModelSource:
         ) from error
 
 
-def _ship_folder(model: ModelSource, options: ExportOptions, folder: Path, choice: Choice | None) -> Shipment:
+def _ship_folder(
+    model: ModelSource, options: ExportOptions, folder: Path, choice: Choice | None, reason: str
+) -> Shipment:
     """Write a complete folder, aside first."""
     name = f"{stem_of(model)}{options.suffix}"
     if not model.params.get("dataset"):
@@ -121,7 +125,7 @@ def _ship_folder(model: ModelSource, options: ExportOptions, folder: Path, choic
         (place / CHECK).write_text(check_script(name, options), encoding="utf-8")
         parts = [part.name for part in parts_of(written.path, options.check().companions)]
         names = (*reversed(parts), *pictures, CHECK)
-        reason = f"It is {choice.reason()}." if choice else ""
+        reason = f"It is {choice.reason()}." if choice else reason
         card = Card(model, options, written, data, accuracy, sample, names, reason)
         (place / CARD).write_text(card.text(), encoding="utf-8")
         move_folder(place, folder, last=name)

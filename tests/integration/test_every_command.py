@@ -47,6 +47,7 @@ COMMANDS = {
     "latency": ["latency", NAME],
     "bench": ["bench", RUN],
     "ui": ["ui"],
+    "compress": ["compress", "--model", "slp", "--data", "digits", "--budget", "macs<=50%"],
     "export": ["export", RUN, "--format", "pt2"],
     "export models:": ["export", "models:/a/1", "--format", "onnx"],
     "register": ["register", RUN, "--name", "x"],

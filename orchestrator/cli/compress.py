@@ -1,0 +1,152 @@
+"""The command compress: the most accurate network within a budget, searched for, chosen and exported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import completion
+from orchestrator.cli.options import (
+    DeviceChoice,
+    DeviceOption,
+    FromOption,
+    MaxConcurrentOption,
+    SetOption,
+    TrustOption,
+    load,
+    uri,
+)
+from orchestrator.cli.output import exit_on_signal
+from orchestrator.errors import BudgetError, OrchestrateError, UsageError
+from orchestrator.system.console import print_line
+from pruning import kept_code, own_code
+
+app = typer.Typer()
+
+
+@app.command()
+def compress(
+    model: Annotated[str, typer.Option(help="A model as in a space file.", autocompletion=completion.sets)],
+    data: Annotated[str, typer.Option(help="A data set as in a space file.")],
+    source: FromOption = None,
+    budgets: Annotated[
+        list[str],
+        typer.Option(
+            "--budget",
+            help="At most so much: macs<=50%, bytes<=100kB, latency<=2ms; repeatable.",
+            metavar="TEXT",
+        ),
+    ] = [],  # noqa: B006  typer copies it
+    within: Annotated[
+        str | None,
+        typer.Option(help="At most so many points below the dense network, as 1%.", metavar="1%"),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, max=10_000, help="Points of the search.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each point.")] = 1,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the dense training, and of fine-tuning.")] = 10,
+    sets: SetOption = [],  # noqa: B006  typer copies it
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder; default: one named after the model and the data, here.")
+    ] = None,
+    trust_code: TrustOption = False,
+    device: DeviceOption = DeviceChoice.auto,
+    max_concurrent: MaxConcurrentOption = None,
+) -> None:
+    """Find the most accurate network within a budget, and export it as a folder that is ready to use."""
+    from orchestrator.shipping.budgets import choose, front_lines, parse_budgets, space_text
+    from orchestrator.shipping.selection import parse_within
+
+    parsed = parse_budgets(budgets)
+    tolerance = None if within is None else parse_within(within)
+    if not parsed and tolerance is None:
+        raise UsageError("nothing is asked for; give --budget 'macs<=50%', or --within 1%, or both")
+    text = space_text(
+        model=model,
+        dataset=data,
+        budgets=parsed,
+        trials=trials,
+        seeds=seeds,
+        epochs=epochs,
+        starts_from_model=source is not None,
+    )
+    folder = Path.cwd() / _folder_name(model, data) if out is None else out.absolute()
+    with exit_on_signal() as signals:
+        from orchestrator.execution.options import SweepOptions, resolve_device
+        from orchestrator.execution.sweep import run_sweep
+        from orchestrator.latency.bench import bench
+        from orchestrator.model_io.export import ExportOptions
+        from orchestrator.planning.amounts import budget_conflict
+        from orchestrator.shipping.folder import ship
+        from orchestrator.space.values import canonical_dataset, canonical_model
+
+        _check("--model", model, canonical_model)
+        _check("--data", data, canonical_dataset)
+        with _space_file(folder.name, text) as file:
+            space = load(file, sets, source, trust_code=trust_code)
+        if conflict := budget_conflict(space):
+            raise BudgetError(f"nothing meets {', '.join(map(str, parsed))}: {conflict}")
+        options = SweepOptions(resolve_device(device.value), "fp32", max_concurrent=max_concurrent)
+        summary = run_sweep(space, options, uri=uri(), signals=signals)
+        if signals.received:
+            raise typer.Exit(3)
+
+        def measure(run_id: str) -> float:
+            return bench(run_id, threads=1, batches=(1,), seconds=1.0, uri=uri()).timings[0].p50_ms
+
+        answer = choose(summary.results, parsed, within=tolerance, measure=measure)
+        if answer is None:
+            raise UsageError(f"no trial of {summary.space} has finished; `orchestrate status` says why")
+        for line in (*front_lines(summary.results), *answer.lines()):
+            print_line(line)
+        asked = ", ".join([*map(str, parsed), *([f"within {within}"] if within else [])])
+        if answer.missed:
+            raise BudgetError(f"nothing meets {asked}; the nearest is run {answer.run_id}: {answer.missed}")
+        network = folder / f"network-{answer.run_id[:8]}"
+        if network.exists():
+            print_line(f"it is in {network} already")
+            return
+        count = int((summary.results["status"] == "finished").sum())
+        reason = f"It was chosen among {count:,} trials, by validation accuracy, for: {asked}."
+        with kept_code.trusting(trust_code):
+            shipment = ship(answer.run_id, ExportOptions(), out=network, reason=reason, uri=uri())
+    for line in shipment.lines():
+        print_line(line)
+
+
+def _folder_name(model: str, data: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"compress-{model}-{data}").strip("-")[:100]
+
+
+@contextmanager
+def _space_file(name: str, text: str) -> Iterator[str]:
+    """Write the space file here, where paths in it are relative to; where it cannot be loaded it is removed.
+
+    UsageError where another file is there.
+    """
+    file = Path.cwd() / f"{name}.yaml"
+    if (was_there := file.exists()) and file.read_text(encoding="utf-8") != text:
+        raise UsageError(f"{file} asks for something else; remove it, or choose another folder with --out")
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
+    try:
+        yield str(file)
+    except OrchestrateError:
+        if not was_there:
+            file.unlink()
+        raise
+
+
+def _check(option: str, value: str, canonical: Callable[[str], str]) -> None:
+    """Raise UsageError for a model or data set that a space file would refuse."""
+    try:
+        with own_code.relative_to(Path.cwd()):
+            canonical(value)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
