@@ -180,10 +180,10 @@ def test_what_is_wrong_is_one_line(store: Store, tmp_path: Path, monkeypatch: py
         ship(run_id, PT2, within=0.01, uri=nowhere)
     with pytest.raises(UsageError, match=r"net\.pt2 is there already"):
         ship(run_id, PT2, out=tmp_path / "net.pt2", uri=nowhere)
-    with pytest.raises(UsageError, match="is a dense, not a sweep"):
+    with pytest.raises(StoreError, match="is a dense, not a sweep"):
         ship(run_id, PT2, best=True, uri=store.uri)
     with pytest.raises(
-        StoreError, match="recorded is a sweep, and one of its runs is exported: --best chooses it"
+        UsageError, match="recorded is a sweep, and one of its runs is exported: --best chooses it"
     ):
         ship("recorded", PT2, uri=store.uri)
     with pytest.raises(UsageError, match="names no data set, and a model card and a sample need one; --out"):
