@@ -44,6 +44,45 @@ SweepArgument = Annotated[
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or models:/name@alias, models:/name/3.")
 ]
+ExportedArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|SWEEP",
+        help="A run's id, models:/name@alias or models:/name/3; a sweep with --best.",
+        autocompletion=completion.sweeps,
+    ),
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        help="onnx, pt2, safetensors, openvino or tflite.",
+        autocompletion=lambda: ["onnx", "pt2", "safetensors", "openvino", "tflite"],
+    ),
+]
+InputOption = Annotated[
+    str,
+    typer.Option(
+        help="float32: pixels in [0, 1]; uint8: bytes.", autocompletion=lambda: ["float32", "uint8"]
+    ),
+]
+OutputOption = Annotated[
+    str,
+    typer.Option(help="logits or probabilities.", autocompletion=lambda: ["logits", "probabilities"]),
+]
+NoScalingOption = Annotated[
+    bool, typer.Option("--no-scaling", help="The bare network, which takes floats that are scaled already.")
+]
+QuantizeOption = Annotated[
+    str,
+    typer.Option(
+        help="int8, auto (int8 where it is no slower) or fp16.",
+        autocompletion=lambda: ["int8", "auto", "fp16"],
+    ),
+]
+WholeOption = Annotated[
+    bool,
+    typer.Option("--whole", help="Keep dead units and channels, as zeros, where they could be cut out."),
+]
 
 
 @app.command()
@@ -187,21 +226,8 @@ def ui(
 
 @app.command()
 def export(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|SWEEP",
-            help="A run's id, models:/name@alias or models:/name/3; a sweep with --best.",
-            autocompletion=completion.sweeps,
-        ),
-    ],
-    format: Annotated[
-        str,
-        typer.Option(
-            help="onnx, pt2, safetensors, openvino or tflite.",
-            autocompletion=lambda: ["onnx", "pt2", "safetensors", "openvino", "tflite"],
-        ),
-    ] = "onnx",
+    run: ExportedArgument,
+    format: FormatOption = "onnx",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -215,30 +241,11 @@ def export(
         str | None,
         typer.Option(help="With --best: the smallest within so many points of it, as 1%.", metavar="1%"),
     ] = None,
-    input: Annotated[
-        str,
-        typer.Option(
-            help="float32: pixels in [0, 1]; uint8: bytes.", autocompletion=lambda: ["float32", "uint8"]
-        ),
-    ] = "float32",
-    output: Annotated[
-        str, typer.Option(help="logits or probabilities.", autocompletion=lambda: ["logits", "probabilities"])
-    ] = "logits",
-    no_scaling: Annotated[
-        bool,
-        typer.Option("--no-scaling", help="The bare network, which takes floats that are scaled already."),
-    ] = False,
-    quantize: Annotated[
-        str,
-        typer.Option(
-            help="int8, auto (int8 where it is no slower) or fp16.",
-            autocompletion=lambda: ["int8", "auto", "fp16"],
-        ),
-    ] = "",
-    whole: Annotated[
-        bool,
-        typer.Option("--whole", help="Keep dead units and channels, as zeros, where they could be cut out."),
-    ] = False,
+    input: InputOption = "float32",
+    output: OutputOption = "logits",
+    no_scaling: NoScalingOption = False,
+    quantize: QuantizeOption = "",
+    whole: WholeOption = False,
     trust_code: TrustOption = False,
 ) -> None:
     """Write a recorded network with its scaling, a model card, a sample and a check, or as a single file."""

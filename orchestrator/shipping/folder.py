@@ -97,7 +97,7 @@ def _resolve(source: str, *, uri: str) -> ModelSource:
     except StoreError as error:
         if not is_sweep(source, uri=uri):
             raise
-        raise StoreError(
+        raise UsageError(
             f"{source} is a sweep, and one of its runs is exported: --best chooses it"
         ) from error
 

@@ -183,7 +183,7 @@ def test_what_is_wrong_is_one_line(store: Store, tmp_path: Path, monkeypatch: py
     with pytest.raises(StoreError, match="is a dense, not a sweep"):
         ship(run_id, PT2, best=True, uri=store.uri)
     with pytest.raises(
-        StoreError, match="recorded is a sweep, and one of its runs is exported: --best chooses it"
+        UsageError, match="recorded is a sweep, and one of its runs is exported: --best chooses it"
     ):
         ship("recorded", PT2, uri=store.uri)
     with pytest.raises(UsageError, match="names no data set, and a model card and a sample need one; --out"):
