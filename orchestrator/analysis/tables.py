@@ -81,9 +81,14 @@ def tables(results: DataFrame, *, method: IntervalMethod = "t") -> list[Table]:
 
 
 def comparison_tables(results: DataFrame, options: ComparisonOptions) -> list[Table]:
-    """Return `tables`, and one more for each of tolerance, baseline and cost that is set."""
+    """Return a table for each of tolerance, baseline and cost that is set.
+
+    Without any, `tables` and that of the default tolerance.
+    """
+    shown = []
+    if options.tolerance is options.baseline is options.cost is None:
+        shown, options = tables(results, method=options.method), options.with_default_tolerance()
     method, tolerance, earlier = options.method, options.tolerance, options.earlier
-    shown = tables(results, method=method)
     if tolerance is not None:
         shown.append(sparsest_table(results, tolerance=tolerance, method=method, earlier=earlier))
     if options.baseline is not None:
