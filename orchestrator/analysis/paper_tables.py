@@ -70,11 +70,11 @@ def accuracy_table(results: DataFrame, options: ComparisonOptions, spread: Sprea
     leaders = find_leaders([[rows for _, rows in group] for group in groups])
     lines: list[list[str]] = []
     bold, breaks, means = [], [], []
-    title = None
+    last_panel: tuple[object, ...] = ()
     for group, flags in zip(groups, leaders.flags, strict=True):
         breaks.append(len(lines))
-        if (panel := _panel(group[0][0])) != title:
-            title = panel
+        if (panel := _panel(group[0][0])) != last_panel:
+            last_panel = panel
             for cells, mean in _dense_rows(results, panel, columns, options, spread):
                 lines.append(cells)
                 means.append(mean)

@@ -86,7 +86,7 @@ def comparison_tables(results: DataFrame, options: ComparisonOptions) -> list[Ta
     Without any, `tables` and that of the default tolerance.
     """
     shown = []
-    if options.tolerance is options.baseline is options.cost is None:
+    if options.tolerance is None and options.baseline is None and options.cost is None:
         shown, options = tables(results, method=options.method), options.with_default_tolerance()
     method, tolerance, earlier = options.method, options.tolerance, options.earlier
     if tolerance is not None:
