@@ -67,6 +67,14 @@ class CostChoice(StrEnum):
     parameters = "parameters"
 
 
+SweepArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A space's name (its latest sweep) or a sweep's run id.",
+        metavar="SWEEP",
+        autocompletion=completion.sweeps,
+    ),
+]
 SpaceArgument = Annotated[
     str | None,
     typer.Argument(

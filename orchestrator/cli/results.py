@@ -19,6 +19,7 @@ from orchestrator.cli.options import (
     MarkdownOption,
     SpreadChoice,
     SpreadOption,
+    SweepArgument,
     ToleranceOption,
     TrustOption,
     check_one_of,
@@ -36,14 +37,6 @@ NamesArgument = Annotated[
     typer.Argument(
         help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
         metavar="SWEEP|RUN ...",
-        autocompletion=completion.sweeps,
-    ),
-]
-SweepArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A space's name (its latest sweep) or a sweep's run id.",
-        metavar="SWEEP",
         autocompletion=completion.sweeps,
     ),
 ]

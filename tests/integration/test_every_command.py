@@ -44,6 +44,7 @@ COMMANDS = {
     "compare --json": ["compare", NAME, "--json"],
     "report": ["report", NAME],
     "figure": ["figure", NAME, "--out", "figure.svg"],
+    "cite": ["cite", NAME],
     "latency": ["latency", NAME],
     "bench": ["bench", RUN],
     "ui": ["ui"],
