@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from orchestrator.cli.options import IntervalChoice, IntervalOption, SweepArgument, uri
-from orchestrator.system.console import print_text
+from orchestrator.system.console import print_line, print_text
 
 app = typer.Typer()
 
@@ -16,3 +19,17 @@ def cite(sweep: SweepArgument, interval: IntervalOption = IntervalChoice.t) -> N
     from orchestrator.report.citation import cite as write
 
     print_text(write(sweep, uri=uri(), method=interval.value))
+
+
+@app.command()
+def bundle(
+    sweep: SweepArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Where it is written; default: SPACE.zip here.", metavar="FILE.zip")
+    ] = None,
+) -> None:
+    """Write a sweep into one file that `rerun` makes again: space, plan, versions, code, results, masks."""
+    from orchestrator.report.bundle import write_bundle
+
+    for line in write_bundle(sweep, uri=uri(), out=out).lines():
+        print_line(line)

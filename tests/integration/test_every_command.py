@@ -45,6 +45,7 @@ COMMANDS = {
     "report": ["report", NAME],
     "figure": ["figure", NAME, "--out", "figure.svg"],
     "cite": ["cite", NAME],
+    "bundle": ["bundle", NAME],
     "latency": ["latency", NAME],
     "bench": ["bench", RUN],
     "ui": ["ui"],
