@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # of Unicode: a terminal may obey them
 
@@ -64,3 +65,9 @@ def format_size(count: int) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    items = list(texts)
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))

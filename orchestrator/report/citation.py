@@ -12,8 +12,9 @@ from orchestrator.analysis.latex import escape_latex
 from orchestrator.analysis.results import SweepResults, find_sweep, load_results
 from orchestrator.analysis.settings import axis_columns
 from orchestrator.errors import StoreError, UsageError
+from orchestrator.formatting import joined
 from orchestrator.report.data import ENVIRONMENT
-from orchestrator.report.methods_text import MethodsText, joined
+from orchestrator.report.methods_text import MethodsText
 from orchestrator.report.references import bibliography
 from orchestrator.tracking import Tracker, open_store
 
@@ -143,9 +144,7 @@ def _statistics(cited: CitedSweep, text: MethodsText) -> str:
     if seeds == 1:
         return f"Values are those of a single seed, without intervals or tests. {selection}"
     if seeds < FEWEST_FOR_INTERVAL:
-        return (
-            f"Values are means of two seeds, with the lowest and the highest; nothing is tested. {selection}"
-        )
+        return f"Values are means of two seeds, with lowest and highest, without tests. {selection}"
     kind = "Student's t"
     if cited.method == "bootstrap":
         kind = f"the bias-corrected and accelerated bootstrap{text.cite('statistics/bootstrap')}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.latex import escape_latex
 from orchestrator.analysis.settings import HASH, TRIPLE
 from orchestrator.config import method_name
+from orchestrator.formatting import joined
 from orchestrator.report.references import references_for
 from orchestrator.space.catalog import items
 from pruning.own_code import shown
@@ -162,9 +163,3 @@ class MethodsText:
         threads = self._joined("numerics.threads")
         unit = "thread" if threads == "1" else "threads"
         return f"trials ran on {device} in {precision} with {threads} {unit} each"
-
-
-def joined(texts: Iterable[str]) -> str:
-    """Return `a`, `a and b`, or `a, b and c`."""
-    items = list(texts)
-    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))

@@ -27,6 +27,7 @@ from orchestrator.report.data import ReportData, ReportOptions
 from orchestrator.report.differences import differences_section
 from orchestrator.report.layers_classes import classes_section, layers_section
 from orchestrator.report.overview import (
+    found_sentences,
     headline,
     outcomes_section,
     settings_section,
@@ -78,6 +79,7 @@ def render_page(data: ReportData, options: ReportOptions) -> str:
         .render(
             data=data,
             headline=headline(data),
+            findings=found_sentences(data, options),
             sections=sections,
             charts={"template": TEMPLATE, "figures": figures},
             policy=content_security_policy(scripts),

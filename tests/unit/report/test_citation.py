@@ -10,8 +10,8 @@ from result_rows import frame, row
 
 from orchestrator.analysis.intervals import IntervalMethod
 from orchestrator.analysis.results import SweepResults
+from orchestrator.formatting import joined
 from orchestrator.report.citation import CitedSweep, citation
-from orchestrator.report.methods_text import joined
 from orchestrator.report.references import references
 
 DIGEST = "5cf8de92" * 8
