@@ -33,3 +33,17 @@ def bundle(
 
     for line in write_bundle(sweep, uri=uri(), out=out).lines():
         print_line(line)
+
+
+@app.command()
+def watch(
+    sweep: SweepArgument,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where the page is served; 0 takes a free one.")
+    ] = 0,
+    every: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds between two pages.")] = 10.0,
+) -> None:
+    """Serve the report of a sweep on 127.0.0.1, made anew while the sweep runs."""
+    from orchestrator.execution.watch import watch as serve
+
+    serve(sweep, uri=uri(), port=port, every=every)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from orchestrator.analysis.results import load_results
-from orchestrator.config import FINGERPRINTS, Device, Precision
+from orchestrator.config import FINGERPRINTS, Precision
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.execution.options import SweepOptions, resolve_device
 from orchestrator.execution.summary import Summary
@@ -195,7 +195,7 @@ def remake(bundle: Bundle, *, uri: str, signals: SignalHandler) -> Summary:
     about = bundle.file.about
     device = resolve_device(str(about["device"]))
     options = SweepOptions(
-        cast(Device, device), cast(Precision, about["precision"]), stop=cast("str | None", about["stop"])
+        device, cast(Precision, about["precision"]), stop=cast("str | None", about["stop"])
     )
     plan = make_plan(bundled_space(bundle), device=options.device, precision=options.precision)
     if plan.space.search.method != "grid":

@@ -68,8 +68,11 @@ def write_report(
     return path
 
 
-def render_page(data: ReportData, options: ReportOptions) -> str:
-    """Return the report as one HTML file; it is the same for the same results."""
+def render_page(data: ReportData, options: ReportOptions, *, progress: Sequence[str] = ()) -> str:
+    """Return the report as one HTML file; it is the same for the same results.
+
+    `progress` are lines on a sweep that runs, which stand above all else.
+    """
     sections = _sections(data, options)
     figures = {chart.chart_id: chart.figure for section in sections for chart in section.charts}
     scripts = [plotly_source(), _resource("script.js")] if figures else []
@@ -79,6 +82,7 @@ def render_page(data: ReportData, options: ReportOptions) -> str:
         .render(
             data=data,
             headline=headline(data),
+            progress=progress,
             findings=found_sentences(data, options),
             sections=sections,
             charts={"template": TEMPLATE, "figures": figures},

@@ -46,6 +46,7 @@ COMMANDS = {
     "figure": ["figure", NAME, "--out", "figure.svg"],
     "cite": ["cite", NAME],
     "bundle": ["bundle", NAME],
+    "watch": ["watch", NAME],
     "latency": ["latency", NAME],
     "bench": ["bench", RUN],
     "ui": ["ui"],
