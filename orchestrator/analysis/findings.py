@@ -88,7 +88,7 @@ def _compared(results: DataFrame, baseline: Baseline, method: IntervalMethod) ->
     if not surviving:
         yield f"No setting is shown to differ from {name} in test accuracy ({tests})."
         return
-    for word, is_more in (("more", True), ("less", False)):
+    for word, is_more in (("higher", True), ("lower", False)):
         chosen = [pair for pair in surviving if (pair.difference.mean > 0) is is_more]
         if texts := [f"{m.name} at {_amounts(m.pairs)} ({_points(m.pairs)})" for m in _methods(chosen)]:
             yield f"Test accuracy is {word} than that of {name} ({tests}): {_listed(texts)}."

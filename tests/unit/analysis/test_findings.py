@@ -35,7 +35,7 @@ def test_what_differs_from_the_baseline_and_what_does_not() -> None:
     p = stats.ttest_1samp([noise - 0.2 for noise in NOISE], 0.0).pvalue
     assert 2 * p < 0.001  # the smaller of two, times two
     assert compared == (
-        "Test accuracy is less than that of weight (paired by seed, 5% after Holm's correction for 2 "
+        "Test accuracy is lower than that of weight (paired by seed, 5% after Holm's correction for 2 "
         "comparisons): neuron at 90% (by 20.0 points)."
     )
     assert findings(sweep(), WEIGHT)[1] == "No difference to weight is shown for neuron at 50%."
@@ -50,7 +50,7 @@ def test_more_and_less_and_by_how_much() -> None:
     more, less, *_ = findings(results, WEIGHT)
     assert more.endswith("for 4 comparisons): neuron at 50% and 90% (by 5.0 to 10.0 points).")
     assert less == (
-        "Test accuracy is less than that of weight (the same tests): random at 50% and 90% (by 40.0 points)."
+        "Test accuracy is lower than that of weight (the same tests): random at 50% and 90% (by 40.0 points)."
     )
 
 
