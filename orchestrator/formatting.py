@@ -40,6 +40,11 @@ def _is_control(character: str, allowed: str) -> bool:
     return character not in allowed and unicodedata.category(character) in CONTROL_CATEGORIES
 
 
+def format_number(value: float) -> str:
+    """Format a number of any size: `0.9556`, `134,975`."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def format_gigabytes(count: int) -> str:
     """Return bytes as `1.5 GB`."""
     return f"{count / 1e9:.1f} GB"

@@ -20,6 +20,7 @@ from orchestrator.analysis.settings import (
     settings,
     varied_columns,
 )
+from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,8 +52,10 @@ class PaperTable:
 def paper_tables(results: DataFrame, options: ComparisonOptions, spread: Spread = "ci") -> list[PaperTable]:
     """Return the table of each of tolerance, baseline and cost that is set; without any, that of accuracies.
 
-    Raises UsageError for more settings than can be tested against each other.
+    Raises UsageError where nothing has finished, and for more settings than can be tested against each other.
     """
+    if not (results["status"] == "finished").any():
+        raise UsageError("no trial of these sweeps has finished; there is no table to print")
     shown = []
     if options.tolerance is not None:
         shown.append(_sparsest_table(results, options, options.tolerance, spread))

@@ -66,9 +66,12 @@ def compare(
         raise UsageError(f"--pm {spread.value} is for --latex and --markdown; give one of them")
     from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
     from orchestrator.analysis.paired import read_baseline
+    from orchestrator.analysis.pareto import check_measured
     from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
 
     table = combine_sweeps(sweeps, uri=uri())
+    if pareto is not None:
+        check_measured(table, pareto.value)
     options = ComparisonOptions(
         interval.value,
         None if baseline is None else read_baseline(baseline, table),

@@ -15,6 +15,7 @@ from orchestrator.analysis.latex import escape_latex, latex, paper_markdown
 from orchestrator.analysis.paired import Baseline
 from orchestrator.analysis.paper_tables import PaperTable, accuracy_table, paper_tables
 from orchestrator.analysis.settings import varied_columns
+from orchestrator.errors import UsageError
 
 WEIGHT, NEURON = (0.91, 0.93, 0.92, 0.94), (0.60, 0.61, 0.60, 0.63)
 OPTIONS = ComparisonOptions()
@@ -85,6 +86,11 @@ def test_each_thing_asked_for_is_a_table_of_its_own() -> None:
     assert sparsest.header == ["technique", "sparsity %", "accuracy %", "below dense"]
     assert "4 of 4 seeds" in sparsest.title
     assert [cells[:2] for cells in sparsest.rows] == [["weight", "90.0 ± 0.0"], ["neuron", "90.0 ± 0.0"]]
+
+
+def test_nothing_to_print_is_refused() -> None:
+    with pytest.raises(UsageError, match="no trial of these sweeps has finished"):
+        paper_tables(frame(row(status="failed")), OPTIONS)
 
 
 def test_latex_has_a_booktabs_table_with_bold_numbers() -> None:
