@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 MOST_METHODS = 8  # that a sentence names
+Setting = tuple[dict[str, object], "DataFrame"]
 OWN_DENSE = Baseline(DENSE, {})
 
 
@@ -35,23 +36,32 @@ class MethodDifferences:
 
 
 def findings(
-    results: DataFrame, baseline: Baseline, *, method: IntervalMethod = "t", tolerance: float = 0.01
+    results: DataFrame,
+    baseline: Baseline,
+    *,
+    method: IntervalMethod = "t",
+    tolerance: float = 0.01,
+    pairs: Sequence[Difference] | None = None,
 ) -> list[str]:
     """Return sentences: what is not done yet, what differs, where accuracy falls off, what is at chance.
 
     Differences count after Holm's correction for all comparisons with the same baseline. Where too few seeds
     allow no test, `tolerance`, a fraction, says from where on mean accuracy is below that of dense networks.
+    `pairs` are the differences to the baseline, if the caller has them.
     """
     if not (results["status"] == "finished").any():
         return []
-    sentences = [*_unfinished(results), *_dense_at_chance(results)]
+    all_settings = list(settings(results))
+    sentences = [*_unfinished(results), *_dense_at_chance(all_settings)]
     if results.attrs.get("objectives"):
-        sentences += _best_point(results)
-    else:
-        if not baseline.is_dense:
-            sentences += _compared(results, baseline, method)
-        sentences += _falls(results, method, tolerance)
-    return sentences + list(_at_chance(results))
+        sentences += _best_point(all_settings, results.attrs["objectives"])
+        return sentences + list(_at_chance(all_settings, is_search=True))
+    pairs = differences(results, baseline, method=method) if pairs is None else pairs
+    if not baseline.is_dense:
+        sentences += _compared(pairs, baseline)
+        pairs = differences(results, OWN_DENSE, method=method)
+    sentences += _falls(pairs, tolerance)
+    return sentences + list(_at_chance(all_settings, is_search=False))
 
 
 def _unfinished(results: DataFrame) -> Iterator[str]:
@@ -61,9 +71,9 @@ def _unfinished(results: DataFrame) -> Iterator[str]:
         yield f"{finished:,} of {len(results):,} trials have finished; what follows is of these alone."
 
 
-def _dense_at_chance(results: DataFrame) -> Iterator[str]:
+def _dense_at_chance(all_settings: Sequence[Setting]) -> Iterator[str]:
     panels: dict[str, list[DataFrame]] = {}
-    for setting, rows in settings(results):
+    for setting, rows in all_settings:
         panels.setdefault(panel_title(setting), []).append(rows)
     for panel, group in panels.items():
         if any(count_seeds(rows, "dense_at_chance") for rows in group):
@@ -73,9 +83,8 @@ def _dense_at_chance(results: DataFrame) -> Iterator[str]:
             )
 
 
-def _compared(results: DataFrame, baseline: Baseline, method: IntervalMethod) -> Iterator[str]:
+def _compared(pairs: Sequence[Difference], baseline: Baseline) -> Iterator[str]:
     """Yield which settings differ from the baseline after the correction, and which do not."""
-    pairs = differences(results, baseline, method=method)
     name = ", ".join(map(str, baseline.values.values()))
     tested = [pair for pair in pairs if pair.p_holm is not None]
     if not pairs:
@@ -110,9 +119,8 @@ def _without(pairs: Sequence[Difference], others: Sequence[Difference]) -> list[
     return [pair for pair in pairs if id(pair) not in identities]
 
 
-def _falls(results: DataFrame, method: IntervalMethod, tolerance: float) -> Iterator[str]:
-    """Yield from which amount on each method is below the dense networks of the same seeds."""
-    pairs = differences(results, OWN_DENSE, method=method)
+def _falls(pairs: Sequence[Difference], tolerance: float) -> Iterator[str]:
+    """Yield from which amount on each method is below the dense networks, by differences to those."""
     if not pairs:
         return
     tested = [pair for pair in pairs if pair.p_holm is not None]
@@ -161,12 +169,11 @@ def _up_to(pairs: Sequence[Difference]) -> str:
     return f"at {pairs[0].amount}" if len(pairs) == 1 else f"up to {pairs[-1].amount}"
 
 
-def _at_chance(results: DataFrame) -> Iterator[str]:
+def _at_chance(all_settings: Sequence[Setting], *, is_search: bool) -> Iterator[str]:
     """Yield which settings are at chance on validation images, and at how many seeds."""
-    is_search = bool(results.attrs.get("objectives"))
-    names = _names([setting for setting, _ in settings(results)])
+    names = _names([setting for setting, _ in all_settings])
     lines: dict[str, list[str]] = {name: [] for name in names.values()}
-    for setting, rows in sorted(settings(results), key=lambda pair: float(str(pair[0]["amount"]))):
+    for setting, rows in sorted(all_settings, key=lambda pair: float(str(pair[0]["amount"]))):
         if count := count_seeds(rows, "at_chance"):
             name = point_label(setting) if is_search else names[_identity(setting)]
             lines.setdefault(name, []).append(f"{amount_label(rows)} ({count} of {len(rows)})")
@@ -174,10 +181,10 @@ def _at_chance(results: DataFrame) -> Iterator[str]:
         yield f"At chance on validation images, with the number of seeds: {_listed(texts)}."
 
 
-def _best_point(results: DataFrame) -> Iterator[str]:
+def _best_point(all_settings: Sequence[Setting], objectives: Mapping[str, str]) -> Iterator[str]:
     """Yield the best point of a search by its first objective; test images did not choose it."""
-    name, goal = next(iter(results.attrs["objectives"].items()))
-    ranked = sorted(settings(results), key=lambda pair: pair[1][name].mean(), reverse=goal == "max")
+    name, goal = next(iter(objectives.items()))
+    ranked = sorted(all_settings, key=lambda pair: pair[1][name].mean(), reverse=goal == "max")
     setting, rows = ranked[0]
     accuracy = interval(rows["final/accuracy"].tolist())
     yield (

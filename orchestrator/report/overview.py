@@ -8,10 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup
 
-from orchestrator.analysis.findings import findings
 from orchestrator.analysis.intervals import dense_interval, interval, test_set_width
 from orchestrator.analysis.notes import StoppedSetting, dense_marks, legend, stopped_note, stopped_settings
-from orchestrator.analysis.paired import default_baseline
 from orchestrator.analysis.settings import axis_columns, dense_sets, is_by_criterion
 from orchestrator.analysis.tables import caption, search_table, sparsest_table
 from orchestrator.report.components import (
@@ -39,12 +37,6 @@ SETTINGS_NOTE = (
     "all training since the first epoch of the dense network; effective GFLOPs leave out what the masks of "
     "the time had taken away."
 )
-
-
-def found_sentences(data: ReportData, options: ReportOptions) -> list[str]:
-    """Return what the sweep found, in sentences; those of the first lines of the page."""
-    baseline = options.baseline or default_baseline(data.results)
-    return findings(data.results, baseline, method=options.method, tolerance=options.tolerance)
 
 
 def summary_section(data: ReportData, options: ReportOptions) -> Section:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from orchestrator.analysis.findings import findings
 from orchestrator.analysis.intervals import IntervalMethod
-from orchestrator.analysis.paired import read_baseline
+from orchestrator.analysis.paired import Baseline, Difference, default_baseline, differences, read_baseline
 from orchestrator.analysis.results import find_sweep, load_results
 from orchestrator.errors import UsageError
 from orchestrator.report.accuracy import accuracy_section
@@ -27,7 +28,6 @@ from orchestrator.report.data import ReportData, ReportOptions
 from orchestrator.report.differences import differences_section
 from orchestrator.report.layers_classes import classes_section, layers_section
 from orchestrator.report.overview import (
-    found_sentences,
     headline,
     outcomes_section,
     settings_section,
@@ -73,7 +73,13 @@ def render_page(data: ReportData, options: ReportOptions, *, progress: Sequence[
 
     `progress` are lines on a sweep that runs, which stand above all else.
     """
-    sections = _sections(data, options)
+    # Both are read by the first lines and by a section, and take seconds for thousands of settings.
+    baseline = options.baseline or default_baseline(data.results)
+    pairs = [] if data.is_search else differences(data.results, baseline, method=options.method)
+    sections = _sections(data, options, baseline, pairs)
+    sentences = findings(
+        data.results, baseline, method=options.method, tolerance=options.tolerance, pairs=pairs
+    )
     figures = {chart.chart_id: chart.figure for section in sections for chart in section.charts}
     scripts = [plotly_source(), _resource("script.js")] if figures else []
     return (
@@ -83,7 +89,7 @@ def render_page(data: ReportData, options: ReportOptions, *, progress: Sequence[
             data=data,
             headline=headline(data),
             progress=progress,
-            findings=found_sentences(data, options),
+            findings=sentences,
             sections=sections,
             charts={"template": TEMPLATE, "figures": figures},
             policy=content_security_policy(scripts),
@@ -93,7 +99,9 @@ def render_page(data: ReportData, options: ReportOptions, *, progress: Sequence[
     )
 
 
-def _sections(data: ReportData, options: ReportOptions) -> list[Section]:
+def _sections(
+    data: ReportData, options: ReportOptions, baseline: Baseline, pairs: Sequence[Difference]
+) -> list[Section]:
     if data.finished.empty:
         return [outcomes_section(data), setup_section(data)]
     sections = [
@@ -101,7 +109,7 @@ def _sections(data: ReportData, options: ReportOptions) -> list[Section]:
         accuracy_section(data),
         rounds_section(data),
         pareto_section(data, options),
-        differences_section(data, options),
+        differences_section(data, options, baseline, pairs),
         layers_section(data),
         classes_section(data, options),
         settings_section(data, options),
