@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # of Unicode: a terminal may obey them
 
@@ -39,6 +40,11 @@ def _is_control(character: str, allowed: str) -> bool:
     return character not in allowed and unicodedata.category(character) in CONTROL_CATEGORIES
 
 
+def format_number(value: float) -> str:
+    """Format a number of any size: `0.9556`, `134,975`."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def format_gigabytes(count: int) -> str:
     """Return bytes as `1.5 GB`."""
     return f"{count / 1e9:.1f} GB"
@@ -64,3 +70,9 @@ def format_size(count: int) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    items = list(texts)
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))

@@ -8,7 +8,8 @@ from math import fsum, isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.pareto import front
-from orchestrator.analysis.tables import Table, format_number
+from orchestrator.analysis.tables import Table
+from orchestrator.formatting import format_number
 from orchestrator.planning.plan import Plan
 from orchestrator.trial.params import DEFAULTS, without_defaults
 

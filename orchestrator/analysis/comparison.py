@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.intervals import (
@@ -22,6 +22,7 @@ from orchestrator.analysis.pareto import candidates
 from orchestrator.analysis.settings import (
     STOPPED,
     amount_label,
+    axis_columns,
     is_by_criterion,
     methods,
     setting_columns,
@@ -59,6 +60,7 @@ METRICS = (
     "worst_class_drop",
 )
 FRACTIONS = ("accuracy", "top5", "sparsity", "sparsity_chosen", "val_accuracy", "worst_class_accuracy")
+TOLERANCE = 0.01
 PARTS = ("criterion", "granularity", "scope", "schedule", "recover")  # a column each, whatever was swept
 Record = dict[str, object]
 Key = tuple[tuple[str, str], ...]  # of a setting, or of a method: a setting without its amount
@@ -74,6 +76,10 @@ class ComparisonOptions:
     tolerance: float | None = None
     cost: str | None = None
     earlier: DataFrame | None = None  # networks of earlier rounds, as rows of `results`
+
+    def with_default_tolerance(self) -> ComparisonOptions:
+        """Return the options with a tolerance: of one point, if there is none."""
+        return self if self.tolerance is not None else replace(self, tolerance=TOLERANCE)
 
 
 DEFAULT_OPTIONS = ComparisonOptions()
@@ -91,6 +97,7 @@ def comparison_records(results: DataFrame, options: ComparisonOptions = DEFAULT_
         _front_columns(results, options),
     ]
     is_renamed = is_by_criterion(results)  # such a space has no techniques to name
+    varied = [c for c in axis_columns(results) if c != "technique" and results[c].nunique(dropna=False) > 1]
     records: list[Record] = []
     for setting, rows in settings(results):
         record: Record = {
@@ -105,8 +112,18 @@ def comparison_records(results: DataFrame, options: ComparisonOptions = DEFAULT_
         record |= _metric_columns(rows, options.method)
         for columns in extras:
             record |= columns.get(_key(setting), columns.get(_key(setting, has_amount=False), {}))
+        # At the end, as readers may count on the columns of before.
+        unnamed = [c for c in varied if c not in record and rows[c].nunique(dropna=False) == 1]
+        record |= {column: _plain(rows[column].iloc[0]) for column in unnamed}
         records.append(record)
     return records
+
+
+def _plain(value: object) -> object:
+    """Convert a number of numpy's to Python's, and a missing value to None: JSON has neither."""
+    if value != value:
+        return None
+    return value.item() if hasattr(value, "item") else value
 
 
 def _metric_columns(rows: DataFrame, method: IntervalMethod) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +36,8 @@ class Interval:
     """A mean over `count` seeds and its 95% interval, `low` to `high`; both None for a single seed.
 
     Of two seeds these are the lowest and the highest value. `is_cut`: an end is a bound of the values.
-    `p` is that of a two-sided t test of a mean of 0; None without an interval or a spread.
+    `p` is that of a two-sided t test of a mean of 0; None without an interval or a spread. `deviation` is the
+    sample standard deviation (n - 1); None for a single seed.
     """
 
     mean: float
@@ -46,6 +47,7 @@ class Interval:
     method: IntervalMethod = "t"
     is_cut: bool = False
     p: float | None = None
+    deviation: float | None = field(default=None, compare=False)
 
     @property
     def is_range(self) -> bool:
@@ -101,20 +103,22 @@ def interval(values: Sequence[float], *, method: IntervalMethod = "t", bounds: B
     if not count:
         raise ValueError("no values to average")
     mean = math.fsum(values) / count  # exact, whatever the order of the seeds
+    if count == 1 and method != "bootstrap":
+        return Interval(mean, None, None, 1, method)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(1, count - 1)
+    deviation = math.sqrt(variance)
     if method == "bootstrap":
         check_bootstrap(count)
-        return Interval(mean, *_bootstrap(tuple(values)), count, method)
-    if count == 1:
-        return Interval(mean, None, None, 1, method)
+        return Interval(mean, *_bootstrap(tuple(values)), count, method, deviation=deviation)
     if count < FEWEST_FOR_INTERVAL:
-        return Interval(mean, min(values), max(values), count)
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+        return Interval(mean, min(values), max(values), count, deviation=deviation)
+    error = math.sqrt(variance / count)
     half = _quantile(count - 1) * error
     low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
     is_cut = low > mean - half or high < mean + half
     if is_cut:  # rounding may put a mean of equal values a little beyond a bound
         low, high = min(low, mean), max(high, mean)
-    return Interval(mean, low, high, count, "t", is_cut, _p_value(mean, error, count - 1))
+    return Interval(mean, low, high, count, "t", is_cut, _p_value(mean, error, count - 1), deviation)
 
 
 def dense_interval(rows: DataFrame, *, method: IntervalMethod = "t") -> Interval | None:

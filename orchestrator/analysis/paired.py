@@ -14,6 +14,7 @@ from orchestrator.analysis.notes import marks
 from orchestrator.analysis.settings import (
     AXES,
     NETWORK,
+    TRIPLE,
     amount_label,
     axis_columns,
     distinguishing_columns,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 DENSE = "dense"
 LEVEL = 0.05 + 1e-12  # rounding must not decide
 NOTHING_PRUNED = "0%"  # nothing trained either: that is `0% (trained on)`
-TRIPLE = ("criterion", "granularity", "scope")  # a technique is these three
 
 
 @dataclass(frozen=True)

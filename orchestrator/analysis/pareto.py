@@ -17,7 +17,7 @@ from orchestrator.analysis.settings import (
     method_label,
     settings,
 )
-from orchestrator.errors import StoreError
+from orchestrator.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -126,6 +126,14 @@ def front(scores: Sequence[Sequence[float]]) -> list[int]:
 
 def _dominates(row: Sequence[float], other: Sequence[float]) -> bool:
     return list(row) != list(other) and all(a >= b for a, b in zip(row, other, strict=True))
+
+
+def check_measured(results: DataFrame, cost: str) -> None:
+    """Raise UsageError where no network of finished trials has this cost."""
+    column = COSTS[cost].pruned
+    if column not in results or results[column].isna().all():
+        hint = "; `orchestrate latency SWEEP` measures it" if cost == "latency" else ""
+        raise UsageError(f"--pareto {cost}: no finished trial has it{hint}")
 
 
 def candidates(results: DataFrame, cost: str, *, method: IntervalMethod = "t") -> list[Candidate]:

@@ -29,6 +29,7 @@ AXES = (
     "recover",
     "distill",
 )
+TRIPLE = ("criterion", "granularity", "scope")  # a technique is these three
 NETWORK = ("model", "dataset", "batch_size")  # one panel of a figure, one table of accuracies
 NON_CONFIG_COLUMNS = (
     "key",
@@ -99,6 +100,24 @@ def _searched_columns(results: DataFrame) -> list[str]:
     columns = [c for c in axis_columns(results) if c in AXES or c.startswith("train.")]
     varied = [c for c in columns if c not in implied and results[c].nunique(dropna=False) > 1]
     return [*NETWORK, "technique", *varied, "amount"]
+
+
+def varied_columns(results: DataFrame) -> list[str]:
+    """Return the columns that say how settings differ, the amount last: what all share is left out.
+
+    Where a technique is a label of a criterion, a granularity and a scope, as `magnitude/unit`, those of the
+    three that vary stand for it.
+    """
+    ended = results[results["status"].isin(("finished", "stopped"))]
+    columns = [column for column in setting_columns(results) if ended[column].nunique(dropna=False) > 1]
+    if "technique" not in columns or not is_by_criterion(results):
+        return columns
+    triple = [c for c in TRIPLE if ended[c].nunique(dropna=False) > 1]
+    number = columns.index("technique")
+    split = [*columns[:number], *triple, *columns[number + 1 :]]
+    split = list(dict.fromkeys(split))
+    counts = [ended.groupby(names, dropna=False).ngroups if names else 1 for names in (columns, split)]
+    return split if counts[0] == counts[1] else columns
 
 
 def settings(results: DataFrame) -> Iterator[tuple[dict[str, object], DataFrame]]:

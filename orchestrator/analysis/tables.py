@@ -21,7 +21,7 @@ from orchestrator.analysis.settings import (
     point_label,
     settings,
 )
-from orchestrator.formatting import escape_controls, format_percent
+from orchestrator.formatting import escape_controls, format_number, format_percent
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -81,9 +81,14 @@ def tables(results: DataFrame, *, method: IntervalMethod = "t") -> list[Table]:
 
 
 def comparison_tables(results: DataFrame, options: ComparisonOptions) -> list[Table]:
-    """Return `tables`, and one more for each of tolerance, baseline and cost that is set."""
+    """Return a table for each of tolerance, baseline and cost that is set.
+
+    Without any, `tables` and that of the default tolerance.
+    """
+    shown = []
+    if options.tolerance is None and options.baseline is None and options.cost is None:
+        shown, options = tables(results, method=options.method), options.with_default_tolerance()
     method, tolerance, earlier = options.method, options.tolerance, options.earlier
-    shown = tables(results, method=method)
     if tolerance is not None:
         shown.append(sparsest_table(results, tolerance=tolerance, method=method, earlier=earlier))
     if options.baseline is not None:
@@ -267,11 +272,6 @@ def with_legend(table: Table) -> Table:
     """Return the table with the meaning of its signs (†, ‡, §) at the end of its note."""
     signs = legend(text for row in table.rows for text in row)
     return replace(table, note=f"{table.note} {signs}.".strip()) if signs else table
-
-
-def format_number(value: float) -> str:
-    """Format a number of any size: `0.9556`, `134,975`."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _by_panel(results: DataFrame) -> dict[str, list[Setting]]:

@@ -55,6 +55,11 @@ class IntervalChoice(StrEnum):
     bootstrap = "bootstrap"
 
 
+class SpreadChoice(StrEnum):
+    ci = "ci"
+    std = "std"
+
+
 class CostChoice(StrEnum):
     macs = "macs"
     bytes = "bytes"
@@ -62,6 +67,14 @@ class CostChoice(StrEnum):
     parameters = "parameters"
 
 
+SweepArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A space's name (its latest sweep) or a sweep's run id.",
+        metavar="SWEEP",
+        autocompletion=completion.sweeps,
+    ),
+]
 SpaceArgument = Annotated[
     str | None,
     typer.Argument(
@@ -128,6 +141,27 @@ ToleranceOption = Annotated[
     float,
     typer.Option(min=0, max=100, help="Show the highest sparsity within so many points of dense accuracy."),
 ]
+CompareToleranceOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=100,
+        help="The highest sparsity within so many points of dense, alone; default: 1, and the means.",
+        show_default=False,
+    ),
+]
+LatexOption = Annotated[
+    bool, typer.Option("--latex", help="A table for a paper (booktabs); a column for each thing varied.")
+]
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="The same table as Markdown.")]
+SpreadOption = Annotated[
+    SpreadChoice | None,
+    typer.Option(
+        "--pm",
+        help="What follows ± with --latex and --markdown: ci, the interval, or std, the deviation of seeds.",
+        show_default="ci",
+    ),
+]
 GpusPerTrialOption = Annotated[
     float, typer.Option(min=0.01, max=1.0, help="0.25 puts four trials on one GPU.")
 ]
@@ -159,6 +193,13 @@ def chosen_space(argument: str | None, option: str | None) -> str:
     if (name := argument if option is None else option) is None:
         raise UsageError("no space is named; give a file or one of `orchestrate list spaces`, as quickstart")
     return name
+
+
+def check_one_of(**options: bool) -> None:
+    """Raise UsageError where two of these options are given, which exclude each other."""
+    given = [f"--{name}" for name, is_given in options.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are several formats; give one")
 
 
 def parse_batch_sizes(text: str) -> tuple[int, ...]:

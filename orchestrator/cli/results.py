@@ -10,16 +10,24 @@ import typer
 from orchestrator.cli import completion
 from orchestrator.cli.options import (
     BaselineOption,
+    CompareToleranceOption,
     CostChoice,
     IntervalChoice,
     IntervalOption,
     JsonOption,
+    LatexOption,
+    MarkdownOption,
+    SpreadChoice,
+    SpreadOption,
+    SweepArgument,
     ToleranceOption,
     TrustOption,
+    check_one_of,
     parse_batch_sizes,
     uri,
 )
 from orchestrator.cli.output import exit_on_signal, print_result, print_table
+from orchestrator.errors import UsageError
 from orchestrator.system.console import print_json, print_line, print_text
 from pruning import kept_code
 
@@ -30,14 +38,6 @@ NamesArgument = Annotated[
     typer.Argument(
         help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
         metavar="SWEEP|RUN ...",
-        autocompletion=completion.sweeps,
-    ),
-]
-SweepArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A space's name (its latest sweep) or a sweep's run id.",
-        metavar="SWEEP",
         autocompletion=completion.sweeps,
     ),
 ]
@@ -90,32 +90,49 @@ def compare(
     sweeps: NamesArgument,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    as_latex: LatexOption = False,
+    as_markdown: MarkdownOption = False,
+    spread: SpreadOption = None,
     baseline: BaselineOption = None,
-    tolerance: ToleranceOption = 1.0,
+    tolerance: CompareToleranceOption = None,
     interval: IntervalOption = IntervalChoice.t,
     pareto: Annotated[
-        CostChoice | None, typer.Option(help="The Pareto front of accuracy against this cost.")
+        CostChoice | None, typer.Option(help="The Pareto front of accuracy against this cost, alone.")
     ] = None,
 ) -> None:
     """Compare settings: means and 95% intervals over seeds, differences, limits and Pareto fronts."""
+    check_one_of(json=as_json, csv=as_csv, latex=as_latex, markdown=as_markdown)
+    if spread is not None and not (as_latex or as_markdown):
+        raise UsageError(f"--pm {spread.value} is for --latex and --markdown; give one of them")
     from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
     from orchestrator.analysis.paired import read_baseline
+    from orchestrator.analysis.pareto import check_measured
     from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
 
     table = combine_sweeps(sweeps, uri=uri())
+    if pareto is not None:
+        check_measured(table, pareto.value)
     options = ComparisonOptions(
         interval.value,
         None if baseline is None else read_baseline(baseline, table),
-        tolerance / 100,
+        None if tolerance is None else tolerance / 100,
         None if pareto is None else pareto.value,
         combine_earlier_networks(table, uri=uri()),
     )
-    if as_json:
-        print_json(comparison_records(table, options), default=float)
-    elif as_csv:
+    if as_latex or as_markdown:
+        from orchestrator.analysis.latex import latex, paper_markdown
+        from orchestrator.analysis.paper_tables import paper_tables
+
+        shown = paper_tables(table, options, (spread or SpreadChoice.ci).value)
+        print_text(latex(shown) if as_latex else paper_markdown(shown))
+    elif as_json or as_csv:
+        records = comparison_records(table, options.with_default_tolerance())
+        if as_json:
+            print_json(records, default=float)
+            return
         import pandas
 
-        print_text(pandas.DataFrame(comparison_records(table, options)).to_csv(index=False).rstrip("\n"))
+        print_text(pandas.DataFrame(records).to_csv(index=False).rstrip("\n"))
     else:
         from orchestrator.analysis.run_ids import runs_table
         from orchestrator.analysis.tables import comparison_tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -170,14 +171,23 @@ def deliver(as_json: JsonOption = False) -> None:
 
 @app.command()
 def rerun(
-    run: Annotated[str, typer.Argument(help="The id of a dense run or a trial.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="The id of a dense run or a trial, or a file of `orchestrate bundle`.",
+            metavar="RUN|FILE.zip",
+        ),
+    ],
     check: Annotated[
         bool,
         typer.Option("--check", help="Compare bit for bit with what was recorded; exit 5 if it differs."),
     ] = False,
     trust_code: TrustOption = False,
 ) -> None:
-    """Repeat a recorded run exactly, from a dense network trained anew. Records nothing."""
+    """Repeat a recorded run exactly, recording nothing, or a bundled sweep, and say what differs."""
+    if run.lower().endswith(".zip"):
+        _rerun_bundle(Path(run), trust_code=trust_code)
+        return
     from orchestrator.model_io import rerun as reruns
 
     with kept_code.trusting(trust_code):
@@ -197,3 +207,23 @@ def rerun(
         print_line(f"environment: {fact}")
     if comparison.differences:
         raise DiffersError(f"the rerun differs from run {recorded.row.run_id}: {comparison.differences[0]}")
+
+
+def _rerun_bundle(path: Path, *, trust_code: bool) -> None:
+    """Make a bundled sweep again in the store, and compare; DiffersError where results differ."""
+    from orchestrator.execution import bundle_rerun
+
+    bundle_rerun.check_is_bundle(path)
+    with exit_on_signal(start_seconds=START_SECONDS) as signals:
+        with kept_code.trusting(trust_code):
+            bundle = bundle_rerun.load_bundle(path)
+        summary = bundle_rerun.remake(bundle, uri=uri(), signals=signals)
+        print_line(summary.line(), error=True)
+        if signals.received:
+            return
+        comparison = bundle_rerun.compare(bundle, summary, uri=uri())
+    for line in comparison.lines():
+        print_line(line)
+    if not comparison.is_equal:
+        first = (comparison.differences or [f"{comparison.missing[0]} was not made again"])[0]
+        raise DiffersError(f"the sweep of {path} differs: {first}")

@@ -16,12 +16,12 @@ from typing import Any
 from orchestrator import tracking
 from orchestrator.analysis.results import is_planned
 from orchestrator.errors import BusyError, OrchestrateError, StoreError, StoreUnavailableError
-from orchestrator.execution.publish import LONGEST, publish_results
+from orchestrator.execution.publish import publish_results
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.space.space import Space, load_space
 from orchestrator.storage.locks import is_on_this_host, is_owner_alive
 from orchestrator.storage.outbox import Outbox, PendingRun
-from orchestrator.storage.runs import COMMAND
+from orchestrator.storage.runs import COMMAND, COMMAND_LENGTH
 from orchestrator.storage.uri import outbox_folder, redact_uri
 from orchestrator.system.console import print_line
 from orchestrator.tracking import RunRecord, Tracker, breaker_for, has_store
@@ -204,8 +204,8 @@ def _unasked(plan: str) -> int:
 def _load_space(tracker: Tracker, sweep: RunRecord) -> Space | None:
     """Return the space of a sweep, from its text and its command; None if they do not give it here."""
     name, command = sweep.tags.get("space", ""), sweep.tags.get(COMMAND, "")
-    # A name from the store must not lead out of the folder below, and a command of LONGEST is a part of one.
-    if not name or Path(name).name != name or not command or len(command) >= LONGEST:
+    # A name from the store must not lead out of the folder below; a command of COMMAND_LENGTH was cut.
+    if not name or Path(name).name != name or not command or len(command) >= COMMAND_LENGTH:
         return None
     try:
         words = shlex.split(command)

@@ -13,7 +13,7 @@ from orchestrator.analysis.tables import default_differences, markdown, tables
 from orchestrator.report import html_report
 from orchestrator.report.mlflow_page import page_links, publish_sweep_page
 from orchestrator.space.space import SPACES, Space
-from orchestrator.storage.runs import PICTURE, REPORT, TABLES
+from orchestrator.storage.runs import COMMAND_LENGTH, PICTURE, REPORT, TABLES
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.trial.task import SweepOutcome
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from orchestrator.execution.options import SweepOptions
-
-LONGEST = 4000  # characters; the store cuts tags at 8000
 
 
 def reproduce_command(space: Space, options: SweepOptions) -> str:
@@ -38,7 +36,7 @@ def reproduce_command(space: Space, options: SweepOptions) -> str:
     words += ["--device", options.device]
     words += [] if options.precision == "fp32" else ["--precision", options.precision]
     words += [] if options.stop is None else ["--stop", options.stop]
-    return shlex.join(words)[:LONGEST]
+    return shlex.join(words)[:COMMAND_LENGTH]
 
 
 def preload_plotting() -> None:

@@ -118,8 +118,13 @@ def run_sweep(
     DataError and StoreError come before any training.
     """
     plan = make_plan(space, device=options.device, precision=options.precision)
+    return run_plan(plan, options, uri=uri, signals=signals)
+
+
+def run_plan(plan: Plan, options: SweepOptions, *, uri: str, signals: SignalHandler | None = None) -> Summary:
+    """Run what the store does not hold of a plan; see `run_sweep`."""
     _check_something_to_run(plan)
-    stop = stop_rule(space, options.stop)
+    stop = stop_rule(plan.space, options.stop)
     check_can_stop(plan, stop)
     signals = signals or SignalHandler()
     with start_ray_early(plan, options, signals, uri=uri):

@@ -125,10 +125,15 @@ def with_recorded_points(plan: Plan, tracker: Tracker, sweep: RunRecord | None) 
     if plan.space.search.method != "tpe" or sweep is None or not tracker.has_artifact(sweep, PLAN):
         return plan
     content = json.loads(tracker.read_text(sweep, PLAN))
-    samples = [_expand_point(plan, point["params"]) for point in content["asked"]]
-    keys = [[trial.key for trial in sample.expansion.trials] for sample in samples if sample.expansion]
-    if keys != [point["keys"] for point in content["asked"]]:
+    recorded = with_points_of(plan, content)
+    if [list(point.keys) for point in recorded.points] != [point["keys"] for point in content["asked"]]:
         raise StoreError(f"the points of the sweep {content['space']} have other keys by today's code")
+    return recorded
+
+
+def with_points_of(plan: Plan, content: Mapping[str, Any]) -> Plan:
+    """Return the plan of a search with the points of a plan.json, as today's code expands them."""
+    samples = [_expand_point(plan, point["params"]) for point in content["asked"]]
     excluded = tuple(Exclusion(**item) for item in content["excluded"])
     empty = replace(plan, trials=(), dense=(), excluded=excluded, points=(), exhausted=False)
     return replace(extended(empty, samples), exhausted=bool(content["search"]["exhausted"]))

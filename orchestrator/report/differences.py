@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.analysis.paired import Baseline, Difference, default_baseline, differences
+from orchestrator.analysis.paired import Baseline, Difference
 from orchestrator.analysis.settings import method_label, panel_title
 from orchestrator.analysis.tables import differences_table
 from orchestrator.report.charts import MAX_LINES, Axis, Chart, Point, dot_chart, dot_chart_height, line_chart
@@ -25,12 +25,10 @@ LARGE, SMALL = 360, 270
 UNIT = "difference in test accuracy, points"
 
 
-def differences_section(data: ReportData, options: ReportOptions) -> Section | None:
+def differences_section(
+    data: ReportData, options: ReportOptions, baseline: Baseline, paired: Sequence[Difference]
+) -> Section | None:
     """Draw the differences of each network over the amount; None where nothing pairs, as in a search."""
-    if data.is_search:
-        return None
-    baseline = options.baseline or default_baseline(data.results)
-    paired = differences(data.results, baseline, method=options.method)
     if not paired:
         return None
     by_panel: dict[str, list[Difference]] = {}

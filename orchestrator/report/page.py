@@ -16,8 +16,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from orchestrator.analysis.findings import findings
 from orchestrator.analysis.intervals import IntervalMethod
-from orchestrator.analysis.paired import read_baseline
+from orchestrator.analysis.paired import Baseline, Difference, default_baseline, differences, read_baseline
 from orchestrator.analysis.results import find_sweep, load_results
 from orchestrator.errors import UsageError
 from orchestrator.report.accuracy import accuracy_section
@@ -68,9 +69,18 @@ def write_report(
     return path
 
 
-def render_page(data: ReportData, options: ReportOptions) -> str:
-    """Return the report as one HTML file; it is the same for the same results."""
-    sections = _sections(data, options)
+def render_page(data: ReportData, options: ReportOptions, *, progress: Sequence[str] = ()) -> str:
+    """Return the report as one HTML file; it is the same for the same results.
+
+    `progress` are lines on a sweep that runs, which stand above all else.
+    """
+    # Both are read by the first lines and by a section, and take seconds for thousands of settings.
+    baseline = options.baseline or default_baseline(data.results)
+    pairs = [] if data.is_search else differences(data.results, baseline, method=options.method)
+    sections = _sections(data, options, baseline, pairs)
+    sentences = findings(
+        data.results, baseline, method=options.method, tolerance=options.tolerance, pairs=pairs
+    )
     figures = {chart.chart_id: chart.figure for section in sections for chart in section.charts}
     scripts = [plotly_source(), _resource("script.js")] if figures else []
     return (
@@ -79,6 +89,8 @@ def render_page(data: ReportData, options: ReportOptions) -> str:
         .render(
             data=data,
             headline=headline(data),
+            progress=progress,
+            findings=sentences,
             sections=sections,
             charts={"template": TEMPLATE, "figures": figures},
             policy=content_security_policy(scripts),
@@ -88,7 +100,9 @@ def render_page(data: ReportData, options: ReportOptions) -> str:
     )
 
 
-def _sections(data: ReportData, options: ReportOptions) -> list[Section]:
+def _sections(
+    data: ReportData, options: ReportOptions, baseline: Baseline, pairs: Sequence[Difference]
+) -> list[Section]:
     if data.finished.empty:
         return [outcomes_section(data), setup_section(data)]
     sections = [
@@ -96,7 +110,7 @@ def _sections(data: ReportData, options: ReportOptions) -> list[Section]:
         accuracy_section(data),
         rounds_section(data),
         pareto_section(data, options),
-        differences_section(data, options),
+        differences_section(data, options, baseline, pairs),
         layers_section(data),
         classes_section(data, options),
         settings_section(data, options),

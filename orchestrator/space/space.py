@@ -147,20 +147,28 @@ def load_space(name_or_path: str, sets: Sequence[str] = ()) -> Space:
     """
     file = SPACES / f"{name_or_path}.yaml" if name_or_path in names() else File(name_or_path)
     text = _read_text(file, name_or_path)
-    if first_control(file.stem) is not None:
+    folder = File.cwd() if name_or_path in names() else file.parent
+    return parse_space(text, sets, name=file.stem, where=name_or_path, folder=folder)
+
+
+def parse_space(text: str, sets: Sequence[str] = (), *, name: str, where: str, folder: File) -> Space:
+    """Parse the text of a space file, as `load_space` does; `where` names it in errors.
+
+    Paths of files of one's own are relative to `folder`.
+    """
+    if first_control(name) is not None:
         raise SpaceError(
-            f"{name_or_path[:200]!r}: a space is called by its file, and this name has control characters; "
-            "rename it"
+            f"{where[:200]!r}: a space is called by its file, and this name has control characters; rename it"
         )
-    document = yaml_loader.load_yaml(text, name_or_path, multiline_path=("about",))
+    document = yaml_loader.load_yaml(text, where, multiline_path=("about",))
     if not isinstance(document.data, dict):
         raise SpaceError(f"{document.location(())}: a space is a mapping with the key axes")
     for key in document.data.keys() - set(FILE_KEYS):
         raise SpaceError(f"{document.location((key,))}: {unknown_name('key', key, FILE_KEYS)}")
-    with own_code.relative_to(File.cwd() if name_or_path in names() else file.parent):
+    with own_code.relative_to(folder):
         data, origins = with_sets(document.data, sets)
         try:
-            return Space.model_validate({**data, "name": file.stem, "text": text, "sets": tuple(sets)})
+            return Space.model_validate({**data, "name": name, "text": text, "sets": tuple(sets)})
         except ValidationError as error:
             raise _space_error(error, document, origins) from error
 

@@ -19,6 +19,7 @@ PICTURE = "accuracy-against-sparsity.png"
 TABLES = "comparison.md"
 REPORT = "report.html"
 COMMAND = "command"
+COMMAND_LENGTH = 4000  # characters; the store cuts tags at 8000
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hmac
 import os
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,7 +18,7 @@ APP_NAME = "orchestrate"  # as in pyproject.toml
 TOKEN_VARIABLE = "ORCHESTRATE_UI_TOKEN"  # unlike a command line, other users cannot read it
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
 MISSING_TOKEN = (
-    "These pages ask for a token. Open one of the addresses that `orchestrate ui` printed: they hold it. "
+    "These pages ask for a token. Open an address that `orchestrate ui` or `watch` printed: it holds one. "
     "Programs send it as MLFLOW_TRACKING_TOKEN.\n"
 )
 FOREIGN_PAGE = "A page from elsewhere asked for this: refused.\n"
@@ -50,20 +51,38 @@ def with_token(app: App, token: str) -> App:
             return await app(scope, receive, send)
         if scope["type"] != "http":  # MLflow's pages use no web sockets
             return await send({"type": "websocket.close", "code": 1008})
-        headers = _headers(scope)
-        if _is_login(scope, token):
-            scope["query_string"] = b""  # which holds a token, and which servers log
-            return await _respond(send, 303, "", _login_headers(scope, token))
-        if not _has_token(headers, token, cookie_name(scope["server"][1])):
-            scope["query_string"] = b""
-            return await _respond(send, 401, MISSING_TOKEN, [("www-authenticate", "Bearer")])
-        if _is_foreign(headers):
-            return await _respond(send, 403, FOREIGN_PAGE)
+        if (refused := refusal(scope, token)) is not None:
+            return await _respond(send, refused.status, refused.text, refused.headers)
         if ASSISTANT in scope["path"]:
             return await _respond(send, 403, NO_ASSISTANT, [("content-type", "application/json")])
         return await app(scope, receive, send)
 
     return answer
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer to a request that may not pass, or that logs in."""
+
+    status: int
+    text: str
+    headers: Sequence[tuple[str, str]] = ()
+
+
+def refusal(scope: Message, token: str) -> Refusal | None:
+    """Return the answer to a request that logs in or that lacks the token; None for one that may pass.
+
+    Of the scope of ASGI it reads method, path, query_string, headers and server; a query that may hold a
+    token is removed from it.
+    """
+    headers = _headers(scope)
+    if _is_login(scope, token):
+        scope["query_string"] = b""  # which holds a token, and which servers log
+        return Refusal(303, "", _login_headers(scope, token))
+    if not _has_token(headers, token, cookie_name(scope["server"][1])):
+        scope["query_string"] = b""
+        return Refusal(401, MISSING_TOKEN, [("www-authenticate", "Bearer")])
+    return Refusal(403, FOREIGN_PAGE) if _is_foreign(headers) else None
 
 
 def cookie_name(port: int) -> str:

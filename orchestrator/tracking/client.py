@@ -245,6 +245,13 @@ class Tracker(Artifacts, Runs):
         inputs = self.client.get_run(run_id).inputs
         return {item.dataset.name: item.dataset.digest for item in (inputs.dataset_inputs if inputs else ())}
 
+    @translates_errors
+    def data_sizes(self, run_id: str) -> dict[str, dict[str, int]]:
+        """Return name -> split -> images of the data sets that are inputs of a run; {} where not recorded."""
+        inputs = self.client.get_run(run_id).inputs
+        sets = [item.dataset for item in (inputs.dataset_inputs if inputs else ())]
+        return {data.name: json.loads(data.profile or "{}") for data in sets}
+
     def try_set_tag(self, run_id: str, name: str, value: str) -> bool:
         """Set a tag; return False if the store cannot be written now."""
         try:

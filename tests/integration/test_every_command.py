@@ -44,6 +44,9 @@ COMMANDS = {
     "compare --json": ["compare", NAME, "--json"],
     "report": ["report", NAME],
     "figure": ["figure", NAME, "--out", "figure.svg"],
+    "cite": ["cite", NAME],
+    "bundle": ["bundle", NAME],
+    "watch": ["watch", NAME],
     "latency": ["latency", NAME],
     "bench": ["bench", RUN],
     "ui": ["ui"],
@@ -278,6 +281,8 @@ def read_only_commands(trial: str, out: Path) -> list[list[str]]:
         ["compare", NAME],
         ["compare", trial, "--csv"],
         ["report", NAME, "--out", str(out / "report.html")],
+        ["cite", NAME],
+        ["bundle", NAME, "--out", str(out / "sweep.zip")],
         ["plan", *SPACE],
         ["export", trial, "--format", "safetensors", "--out", str(out)],
         ["deliver"],
@@ -293,7 +298,7 @@ def test_a_read_only_store_is_read_without_a_lock_and_a_sweep_says_that_it_canno
 ) -> None:
     store = read_only[folder]
     exits = {line.split()[2]: int(line.split()[1]) for line in store.out.splitlines() if line[:5] == "EXIT "}
-    readers = dict.fromkeys(("status", "compare", "report", "plan", "export", "deliver"), 0)
+    readers = dict.fromkeys(("status", "compare", "report", "cite", "bundle", "plan", "export", "deliver"), 0)
     assert exits == {**readers, "sweep": 4, "latency": 4, "register": 4}, store.out + store.err
     assert f"PYTHON {store.trial} 2" in store.out
     errors = [line for line in store.err.splitlines() if line.startswith("error: ")]
@@ -301,4 +306,5 @@ def test_a_read_only_store_is_read_without_a_lock_and_a_sweep_says_that_it_canno
     assert all(" cannot be written: " in line and "read-only here; ask its owner" in line for line in errors)
     assert "Traceback" not in store.err
     assert (store.reports / "report.html").exists()
+    assert (store.reports / "sweep.zip").exists()
     assert sorted(store.folder.rglob("*")) == store.before

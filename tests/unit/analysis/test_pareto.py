@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from result_rows import frame, row
 
-from orchestrator.analysis.pareto import candidates, front, members
+from orchestrator.analysis.pareto import candidates, check_measured, front, members
+from orchestrator.errors import UsageError
 
 POINTS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=30)
 
@@ -86,3 +87,9 @@ def test_means_are_over_seeds_and_a_dense_network_counts_once() -> None:
 
 def test_a_cost_that_was_not_measured_has_no_candidates() -> None:
     assert candidates(frame(row()), "latency") == []
+
+
+def test_a_cost_that_nothing_was_measured_of_is_refused() -> None:
+    with pytest.raises(UsageError, match="--pareto latency: no finished trial has it; `orchestrate latency"):
+        check_measured(frame(row()), "latency")
+    check_measured(frame(row()), "macs")

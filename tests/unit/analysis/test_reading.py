@@ -92,6 +92,19 @@ def test_compare_tells_what_is_asked(folder: Path) -> None:
     assert [r["pairs"] for r in found if r["technique"] == "unstructured"] == [2] * 2
     lines = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert [set(line) for line in lines] == [set(found[0])] * 4
+    latex = orchestrate("compare", "small", "--latex", "--pm", "std", cwd=folder)
+    assert latex.returncode == 0, latex.stderr
+    assert r"\toprule" in latex.stdout
+    assert "sample standard deviation" in latex.stdout
+    paper = orchestrate("compare", "small", "--markdown", "--pareto", "macs", cwd=folder)
+    assert paper.stdout.startswith("**Pareto front of validation accuracy against macs")
+    for refused, said in (
+        (("--latex", "--csv"), "--csv and --latex are several formats; give one"),
+        (("--pm", "std"), "--pm std is for --latex and --markdown"),
+        (("--pareto", "latency"), "no finished trial has it"),
+    ):
+        done = orchestrate("compare", "small", *refused, cwd=folder)
+        assert (done.returncode, said in done.stderr) == (2, True)
     few = orchestrate("compare", "small", "--interval", "bootstrap", cwd=folder)
     assert (few.returncode, "needs at least 6 seeds" in few.stderr) == (2, True)
     wrong = orchestrate("compare", "small", "--baseline", "wieght", cwd=folder)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from result_rows import frame, row
 
-from orchestrator.analysis.tables import default_differences, markdown, pivot_tables, setting_tables, tables
+from orchestrator.analysis.comparison import ComparisonOptions
+from orchestrator.analysis.paired import Baseline
+from orchestrator.analysis.tables import (
+    comparison_tables,
+    default_differences,
+    markdown,
+    pivot_tables,
+    setting_tables,
+    tables,
+)
 
 ONE_SEED = "test accuracy in %, one seed, without an interval"
 
@@ -155,3 +164,21 @@ def test_settings_that_lack_a_seed_share_the_one_row_of_the_dense_networks() -> 
         one |= {"dense_key": f"d{one['technique']}{one['seed']}", "ipa/accuracy": 0.9 + (number > 2) / 100}
     (table,) = setting_tables(frame(*rows))
     assert [line[0] for line in table.rows] == ["dense", "weight", "dense", "neuron"]
+
+
+def test_what_is_asked_for_is_alone() -> None:
+    costs = {"ipa/macs_effective": 640.0, "ipa/val_accuracy": 0.0, "dense_key": "k"}
+    results = frame(
+        *(row(t, a, s, **costs) for t in ("weight", "neuron") for a in (0.5, 0.9) for s in (0, 1))
+    )
+    weight = Baseline("technique=weight", {"technique": "weight"})
+
+    def titles(**options: object) -> list[str]:
+        shown = comparison_tables(results, ComparisonOptions(**options))  # type: ignore[arg-type]
+        return [table.title.partition(" ")[0] for table in shown]
+
+    assert titles() == ["slp", "highest"]
+    assert titles(cost="macs") == ["Pareto"]
+    assert titles(baseline=weight) == ["difference"]
+    assert titles(tolerance=0.05) == ["highest"]
+    assert titles(tolerance=0.05, baseline=weight, cost="macs") == ["highest", "difference", "Pareto"]

@@ -188,6 +188,8 @@ def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
     allowed |= {
         (f"orchestrator/data/{name}.py", "zipfile.ZipFile") for name in ("array_files", "torchvision_arrays")
     }
+    # The number of a bundle's files is looked at before, and each is read up to its limit.
+    allowed |= {("orchestrator/storage/bundle_file.py", "zipfile.ZipFile")}
     loaders = {"torch.load", "torch.export.load", "torch.jit.load", "pickle.load", "pickle.loads"}
     loaders |= {"pickle.Unpickler", "zipfile.ZipFile"}
     found = set()
