@@ -1,115 +1,27 @@
 """`npz(path=...)` and `npy(x=..., y=...)`: images and labels in files of numpy.
 
-Arrays: `x` and `y`; `x_test` and `y_test`, `x_val` and `y_val`, where there are such splits; or `split`,
-which says for each image 0, 1, 2 or train, validation, test. A split that is missing is taken from the
-training images by content (`content_split`). No pickle is ever loaded.
-
-Images: uint8, or numbers that are turned into it by `array_images.to_bytes`. [N, H, W] is grey; [N, C, H, W]
-and [N, H, W, C] are told apart by which of the two may be 1 or 3 channels, or by `layout`.
+No pickle is ever loaded. A large set becomes a decoded file, an npy too: its own file may be saved over, and
+thus cut, while it is mapped.
 """
 
 from __future__ import annotations
 
 import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.data import paths
 from orchestrator.data.array_reader import NamedArrays, existing_file
-from orchestrator.data.content_split import SPLITS, content_splits, shared_notes, split_counts
-from orchestrator.data.sources import DatasetInfo, Raw, Source, check_fits, one_of
+from orchestrator.data.array_source import ArraySource
+from orchestrator.data.data_folder import data_folder
 from orchestrator.errors import DataError
-from pruning.hyperparameters import Converter
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-Layout = Annotated[str, Converter(one_of("auto", "first", "last"), "auto, first or last")]
-MAX_LABEL_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArraySource(Source):
-    """Images and labels in arrays; `layout` is that of images with four dimensions."""
-
-    layout: Layout = "auto"
-
-    def facts(self) -> DatasetInfo:
-        from orchestrator.data.array_images import image_shape
-
-        with self._arrays() as arrays:
-            shapes = [image_shape(arrays.shape(f"x{end}"), self.layout) for _, end in arrays.ends()]
-            _check_equal(shapes)
-            labels, class_names, splits = self._labels(arrays)
-            sizes = _class_sizes(labels, splits, len(class_names))
-            counts = [_counts(sizes, label, class_names) for label in range(len(class_names))]
-        train, validation, test = (tuple(part) for part in zip(*counts, strict=True))
-        return DatasetInfo(
-            self.name,
-            self.about,
-            shapes[0],
-            len(class_names),
-            sum(train),
-            sum(validation),
-            sum(test),
-            per_class=(train, validation, test),
-            class_names=class_names,
-        )
-
-    def read(self) -> Raw:
-        import numpy as np
-
-        from orchestrator.data.array_images import to_bytes, to_channels_first
-
-        with self._arrays() as arrays:
-            labels, class_names, splits = self._labels(arrays)
-            check_fits("it", len(labels) * int(np.prod(arrays.shape("x")[1:])))
-            names = [f"x{end}" for _, end in arrays.ends()]
-            parts = {name: to_channels_first(arrays.load(name), self.layout) for name in names}
-            _check_equal([part.shape[1:] for part in parts.values()])
-            images = to_bytes(parts)
-            contents = [sha256(image.tobytes()).digest() for image in images]
-            split_positions = content_splits(contents, labels.tolist(), splits, class_names)
-        train, validation, test = (np.array(part, dtype=np.int64) for part in split_positions)
-        notes = shared_notes(contents, split_positions, [f"image {number}" for number in range(len(labels))])
-        return Raw(images, labels, 0, class_names, (train, validation, test), notes)
-
-    def _labels(self, arrays: NamedArrays) -> tuple[NDArray[np.int64], tuple[str, ...], list[str]]:
-        """Return the label, from 0, and the split of each image of all splits, with the classes' names."""
-        import numpy as np
-
-        from orchestrator.data.array_images import class_labels, split_names
-
-        parts = []
-        splits: list[str] = []
-        for name, end in arrays.ends():
-            labels, count = arrays.load(f"y{end}", at_most=MAX_LABEL_BYTES), arrays.shape(f"x{end}")[0]
-            if labels.ndim == 2 and labels.shape[1] == 1:
-                labels = labels[:, 0]
-            if labels.shape != (count,):
-                raise DataError(
-                    f"y{end} is {list(labels.shape)}, and there are {count} images; give [{count}], one "
-                    "number an image"
-                )
-            parts.append(labels)
-            splits += [name] * count
-        if "split" in arrays:
-            if len(parts) > 1:
-                raise DataError("it has split and x_test or x_val; leave one out")
-            splits = split_names(arrays.load("split", at_most=MAX_LABEL_BYTES), len(splits))
-        own_names = arrays.load("class_names", at_most=MAX_LABEL_BYTES) if "class_names" in arrays else None
-        labels, class_names = class_labels(np.concatenate(parts), splits, own_names)
-        return labels, class_names, splits
-
-    @abstractmethod
-    def _arrays(self) -> AbstractContextManager[NamedArrays]:
-        """Have the arrays within a block; DataError for whatever is wrong with them."""
+    from orchestrator.data.decoded_files import Decoded, Fill, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +31,19 @@ class FileArrays(ArraySource):
     @abstractmethod
     def opened(self) -> AbstractContextManager[Mapping[str, Any]]:
         """Open the files within a block, as name -> (a function that opens an array, its bytes)."""
+
+    def _decoded(self, shape: Shape, fill: Fill) -> Decoded:
+        from orchestrator.data.decoding import read_decoded
+
+        options = {key: str(paths.absolute(getattr(self, key))) for key in self.paths if getattr(self, key)}
+        return read_decoded(
+            self.files,
+            set_name={"name": self.name, "layout": self.layout, **options},
+            shape=shape,
+            fill=fill,
+            data_folder=data_folder(),
+            name=self._where(),
+        )
 
     @contextmanager
     def _arrays(self) -> Iterator[NamedArrays]:
@@ -215,33 +140,3 @@ class Npy(FileArrays):
     def opened(self) -> Iterator[Mapping[str, Any]]:
         files = dict(zip(self._file_options(), self.files(), strict=True))
         yield {name: (lambda file=file: file.open("rb"), file.stat().st_size) for name, file in files.items()}
-
-
-def _check_equal(shapes: Sequence[tuple[int, ...]]) -> None:
-    if len(set(shapes)) > 1:
-        texts = " and ".join("x".join(map(str, shape)) for shape in dict.fromkeys(shapes))
-        raise DataError(f"images of its splits differ in shape: {texts}")
-
-
-def _class_sizes(labels: NDArray[np.int64], splits: list[str], classes: int) -> dict[str, list[int]]:
-    import numpy as np
-
-    array = np.array(splits)
-    return {
-        name: np.bincount(labels[array == name], minlength=classes).tolist()
-        for name in SPLITS
-        if name == "train" or name in splits
-    }
-
-
-def _counts(sizes: Mapping[str, list[int]], label: int, class_names: tuple[str, ...]) -> tuple[int, int, int]:
-    """Return a class's images for (train, validation, test)."""
-    try:
-        counts = split_counts(sizes["train"][label], tuple(sizes))
-    except ValueError as error:
-        raise DataError(f"class {class_names[label]!r} has {error}") from error
-    train, validation, test = (
-        count + (sizes[name][label] if name in sizes and name != "train" else 0)
-        for name, count in zip(SPLITS, counts, strict=True)
-    )
-    return train, validation, test

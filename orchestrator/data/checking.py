@@ -116,6 +116,7 @@ def _moments(raw: Raw, train: Index, *, levels: int) -> tuple[tuple[float, ...],
     """Return mean and deviation of each channel of the training images / levels."""
     counts = np.zeros((raw.images.shape[1], 256), dtype=np.int64)
     for position in train:
+        raw.check_file()
         for channel, pixels in enumerate(raw.images[position]):
             counts[channel] += np.bincount(pixels.ravel(), minlength=256)
     value = np.arange(256) / levels
@@ -127,7 +128,10 @@ def _moments(raw: Raw, train: Index, *, levels: int) -> tuple[tuple[float, ...],
 def _notes(raw: Raw, splits: tuple[Index, Index, Index]) -> tuple[str, ...]:
     """Return the notes of the source, and those on images with equal pixels where these are others."""
     notes = tuple(note for note in raw.notes if "broken" not in note)
-    contents = [sha256(image.tobytes()).digest() for image in raw.images]
+    contents = []
+    for image in raw.images:
+        raw.check_file()
+        contents.append(sha256(image.tobytes()).digest())
     names = [f"image {number}" for number in range(len(contents))]
     source_notes = {note.partition(":")[0] for note in notes}
     by_pixels = shared_notes(contents, [split.tolist() for split in splits], names)

@@ -31,7 +31,7 @@ from orchestrator.data.data_folder import from_data_dir
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
-from orchestrator.data.sources import FLOAT_BYTES, clear_facts, find_source
+from orchestrator.data.sources import FLOAT_BYTES, check_nothing, clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
 
@@ -181,7 +181,12 @@ def _digest(name: str, selection: _Selection) -> str:
     for array in arrays:
         plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         state.update(f"|{plain.dtype.str}{plain.shape}|".encode())
-        state.update(plain.data)  # of a mapped file: read as it is hashed, and not into this process's memory
+        # Of a mapped file: read as it is hashed, and not into this process's memory.
+        content = plain.reshape(-1).view(np.uint8).data
+        for start in range(0, len(content), READ_BYTES):
+            selection.raw.check_file()
+            state.update(content[start : start + READ_BYTES])
+    selection.raw.check_file()
     return state.hexdigest()
 
 
@@ -196,7 +201,7 @@ def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64],
     counts = np.zeros((channels, 256), dtype=np.int64)
     step = max(1, READ_BYTES // max(1, raw.images[0].nbytes))
     for start in range(0, len(train), step):
-        images = torch.from_numpy(raw.images[train[start : start + step]])
+        images = torch.from_numpy(raw.read(train[start : start + step]))
         for channel in range(channels):
             counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256).numpy()
     value = np.arange(256) / levels
@@ -212,13 +217,16 @@ def _images_of(selection: _Selection, *, levels: int, device: torch.device) -> C
     count = sum(map(len, (selection.train, selection.validation, selection.test)))
     if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
         # Scaled on the CPU and then moved: a GPU divides by a number in other bits.
-        return lambda index: pixel_scale.on_cpu(torch.from_numpy(raw.images[index])).to(device)
-    pixels = pixels_of(raw.images)
+        return lambda index: pixel_scale.on_cpu(torch.from_numpy(raw.read(index))).to(device)
+    pixels, check_file = pixels_of(raw.images), raw.check_file
     if device.type == "cuda" and raw.images.nbytes <= GPU_BYTES:
-        pixels = pixels.to(device)
+        raw.check_file()
+        pixels, check_file = pixels.to(device), check_nothing
+        raw.check_file()
 
     def images(index: Index) -> ScaledImages:
-        return ScaledImages(pixels, torch.from_numpy(index).to(pixels.device), pixel_scale, device)
+        rows = torch.from_numpy(index).to(pixels.device)
+        return ScaledImages(pixels, rows, pixel_scale, device, check_file)
 
     return images
 
@@ -233,8 +241,11 @@ def _labels(selection: _Selection, index: Index) -> Tensor:
 def load_planned_data(dense: DenseConfig, data_dir: str | None) -> Dataset:
     """Load the data set of a training. DataError unless it is that with which the training was planned."""
     dataset = load_data(dense.dataset, data_dir, dense.numerics.device)
-    if dense.data_sha256 and dataset.digest != dense.data_sha256:
+    if not _is_unchanged(dataset) or (dense.data_sha256 and dataset.digest != dense.data_sha256):
         load_data.cache_clear()  # the files may have changed since they were loaded
+        source = find_source(parse_dataset(dense.dataset)[0])
+        if source is not None and _is_unchanged(dataset):
+            source.forget_decoded()
         dataset = load_data(dense.dataset, data_dir, dense.numerics.device)
     if dense.data_sha256 and dataset.digest != dense.data_sha256:
         raise DataError(
@@ -243,6 +254,16 @@ def load_planned_data(dense: DenseConfig, data_dir: str | None) -> Dataset:
             "and sweep again"
         )
     return dataset
+
+
+def _is_unchanged(dataset: Dataset) -> bool:
+    """Whether the file from which images are mapped, if there is one, is as it was."""
+    if isinstance(dataset.train.images, ScaledImages):
+        try:
+            dataset.train.images.check_file()
+        except DataError:
+            return False
+    return True
 
 
 @lru_cache(maxsize=4)

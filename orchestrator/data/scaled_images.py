@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from orchestrator.data.sources import check_nothing
 
 LEVELS = 256  # values of a byte
 READ_IMAGES = 256
@@ -57,13 +59,15 @@ class ScaledImages:
 
     `pixels` uint8 [N, C, H, W] may be mapped from a file that is larger than the memory, and is shared by all
     splits. `rows` int64 [n] are the positions of this split's images, on the same device. Batches are for
-    `device`, which may be another.
+    `device`, which may be another. `check_file` raises DataError where the mapped file has changed; it is
+    called before each reading, for a file that was cut ends the process, and after, for other pixels.
     """
 
     pixels: Tensor
     rows: Tensor
     pixel_scale: PixelScale
     device: torch.device
+    check_file: Callable[[], None] = check_nothing
 
     @property
     def shape(self) -> torch.Size:
@@ -100,7 +104,10 @@ class ScaledImages:
         rows = self.rows[index.to(self.rows.device) if isinstance(index, Tensor) else index]
         # torch keeps pinned memory that is no longer in use, so that the batches of an epoch are a ring.
         pinned = self.device.type == "cuda" and not self.pixels.is_cuda
-        return _rows_of(self.pixels, rows, pinned=pinned)
+        self.check_file()
+        batch = _rows_of(self.pixels, rows, pinned=pinned)
+        self.check_file()
+        return batch
 
     @cached_property
     def _table(self) -> Tensor:
@@ -113,10 +120,11 @@ class ScaledImages:
     @cached_property
     def value_range(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest value of each channel, [C]; all images are read once."""
+        starts = range(0, len(self), READ_IMAGES)
         ranges = [
             (block.amin((0, 2, 3)), block.amax((0, 2, 3)))
-            for rows in self.rows.split(READ_IMAGES)
-            for block in (_rows_of(self.pixels, rows),)
+            for start in starts
+            for block in (self._gather(slice(start, start + READ_IMAGES)),)
         ]
         lowest, highest = (torch.stack(values).cpu() for values in zip(*ranges, strict=True))
         channels, table = torch.arange(lowest.shape[1]), self.pixel_scale.table

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
+
+def check_nothing() -> None:
+    """Check the file of images that lie in memory."""
+
+
 Options = dict[str, Any]  # literals of a space file
 Stamps = list[list[str | int]]
 SELECTION = ("classes", "samples_per_class")  # options of every data set; see `datasets.check_options`
@@ -46,7 +51,8 @@ class Raw:
 
     The last `own_test` images are the authors' test set; 0 where they have none. `splits` has the indices of
     (train, validation, test) where the source decides them. `notes` are lines for people: what was left out,
-    and what stands in two splits.
+    and what stands in two splits. `check_file` raises DataError where images are mapped from a file that has
+    changed since (see `decoded_files.Decoded`).
     """
 
     images: NDArray[np.uint8]
@@ -55,6 +61,14 @@ class Raw:
     class_names: tuple[str, ...]
     splits: tuple[Indices, Indices, Indices] | None = None
     notes: tuple[str, ...] = ()
+    check_file: Callable[[], None] = check_nothing
+
+    def read(self, index: Indices) -> NDArray[np.uint8]:
+        """Return a copy of the images at `index`. DataError where their file has changed."""
+        self.check_file()
+        images = self.images[index]
+        self.check_file()
+        return images
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,9 @@ class Source(ABC):
     def broken(self) -> tuple[str, ...]:
         """Return a line for each file that the option `skip_broken` leaves out."""
         return ()
+
+    def forget_decoded(self) -> None:  # noqa: B027  most sources tell by stamps what has changed
+        """Forget what a function of one's own returned before, as it is not what a sweep was planned with."""
 
     def fetch(self) -> bool:
         """Download what is missing, or return False where nothing can be downloaded."""

@@ -94,7 +94,8 @@ class ImageSet(TorchvisionSource):
             splits = train, validation, test
         shown = [str(path.relative_to(data_folder())) for path in paths]
         notes = shared_notes(contents, [split.tolist() for split in splits], shown)
-        return Raw(pixels, every, 0, names, splits, (*self._size_note(parts), *notes))
+        notes = (*self._size_note(parts), *notes)
+        return Raw(pixels, every, 0, names, splits, notes, decoded.check_file)
 
     def _size_note(self, parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
         """Yield a line where the images are not as many as were published: it may be half unpacked."""
