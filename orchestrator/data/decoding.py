@@ -30,7 +30,7 @@ from orchestrator.system.machine import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-RULES = 1  # of decoding; raised where they change, so that what was decoded by older ones is not used
+RULES = 2  # of decoding; raised where they change, so that what was decoded by older ones is not used
 FOLDER = "decoded"  # below the data folder
 SMALL_BYTES = 50_000_000  # of pixels, which every process may hold,
 QUICK_BYTES = 16_000_000  # if decoding these bytes of files takes about a second
