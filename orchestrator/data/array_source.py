@@ -156,7 +156,7 @@ def raw_of(decoded: Decoded, labels: NDArray[np.int64], class_names: tuple[str, 
 
     train, validation, test = (np.array(part, dtype=np.int64) for part in decoded.facts["splits"])
     splits, notes = (train, validation, test), tuple(decoded.facts["notes"])
-    return Raw(decoded.pixels, labels, 0, class_names, splits, notes, decoded.check_file)
+    return Raw(decoded.pixels, labels, 0, class_names, splits, notes, decoded.file)
 
 
 def _check_equal(shapes: Sequence[tuple[int, ...]]) -> None:

@@ -3,6 +3,7 @@
 A data set that takes long to decode, or does not fit into memory, is decoded into KEY.u8 (uint8 [N, C, H, W])
 with KEY.json beside it (shape, and what its source says of it). Both are written aside and renamed, KEY.json
 last: it says that the two are whole. The pages of the file are in the page cache once, whoever reads them.
+Images are read by `pread`: to touch a mapped page of a file that was cut would end the process.
 KEY is SET-CONTENT: files of the same SET with other CONTENT are of an earlier state, and are removed.
 """
 
@@ -20,12 +21,12 @@ from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.data.sources import check_nothing
+from orchestrator.data.image_file import ImageFile
 from orchestrator.errors import DataError, DiskFullError
 from orchestrator.formatting import format_size
 from orchestrator.system.console import print_line
@@ -43,13 +44,12 @@ TRIES = 3  # of decoding into a folder that somebody removes
 class Decoded:
     """A decoded data set: `pixels`, mapped read-only or in memory, and the source's `facts`.
 
-    `check_file` raises DataError where the mapped file is no longer as it was: reading a page of a file that
-    was cut would end the process, and of one that was written to, pixels may be anything.
+    `file` is what mapped pixels are to be read from; None for those in memory.
     """
 
     pixels: NDArray[np.uint8]
     facts: Facts
-    check_file: Callable[[], None] = check_nothing
+    file: ImageFile | None = None
 
 
 def decode_into_memory(shape: Shape, fill: Fill) -> Decoded:
@@ -132,33 +132,13 @@ def load_decoded(folder: Path, key: str) -> Decoded | None:
     try:
         described = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
         facts = described["facts"]
-        shape, file = tuple(described["shape"]), (folder / f"{key}.u8").open("rb")
-        as_made = _MappedFile(file, prod(shape), described["mtime_ns"])
-        if described["facts_sha256"] != _facts_digest(facts) or not as_made.is_unchanged():
+        shape, stream = tuple(described["shape"]), (folder / f"{key}.u8").open("rb")
+        file = ImageFile(stream, shape, described["mtime_ns"])
+        if described["facts_sha256"] != _facts_digest(facts) or not file.is_unchanged():
             return None
-        return Decoded(np.memmap(file, np.uint8, mode="r", shape=shape), facts, as_made.check)
+        return Decoded(np.memmap(stream, np.uint8, mode="r", shape=shape), facts, file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-@dataclass(frozen=True, eq=False)
-class _MappedFile:
-    """A decoded file, held open: its name may soon be that of another one, or of none."""
-
-    file: BinaryIO
-    size: int
-    mtime_ns: int
-
-    def is_unchanged(self) -> bool:
-        status = os.fstat(self.file.fileno())
-        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
-
-    def check(self) -> None:
-        if not self.is_unchanged():
-            raise DataError(
-                f"{self.file.name} was changed while it was in use, and is decoded again by the next run; "
-                "leave the files in its folder as they are, and start again"
-            )
 
 
 def _decode(folder: Path, key: str, *, shape: Shape, fill: Fill, name: str) -> None:

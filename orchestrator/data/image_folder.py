@@ -104,7 +104,7 @@ class ImageFolder(Source):
             names,
             (train, validation, test),
             (*_left_out(facts["broken"], listing.others), *facts["shared"]),
-            decoded.check_file,
+            decoded.file,
         )
 
     def broken(self) -> tuple[str, ...]:

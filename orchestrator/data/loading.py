@@ -31,7 +31,7 @@ from orchestrator.data.data_folder import from_data_dir
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
-from orchestrator.data.sources import FLOAT_BYTES, check_nothing, clear_facts, find_source
+from orchestrator.data.sources import FLOAT_BYTES, clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
 
@@ -168,26 +168,31 @@ def _select(
 
 def _digest(name: str, selection: _Selection) -> str:
     """Return the SHA-256 over each array's type, shape and little-endian bytes."""
-    arrays: list[NDArray[Any]] = [selection.raw.images, selection.raw.labels]
-    arrays += [selection.train, selection.validation, selection.test, selection.classes]
-    arrays += [selection.mean, selection.deviation]
+    raw = selection.raw
+    arrays: list[NDArray[Any]] = [raw.labels, selection.train, selection.validation, selection.test]
+    arrays += [selection.classes, selection.mean, selection.deviation]
     # Ours never change their levels; another package may, and with them the inputs.
     if info(name).read is not None:
         arrays.append(np.array(info(name).levels, dtype=np.int64))
     # The path of a folder decides nothing, the order of its classes does.
     if (source := find_source(name)) is not None:
-        name = "|".join((source.name, *map(ascii, selection.raw.class_names)))
+        name = "|".join((source.name, *map(ascii, raw.class_names)))
     state = sha256(name.encode())
+    state.update(_header(raw.images))
+    for block in raw.blocks(READ_BYTES):
+        state.update(_plain(block).data)
     for array in arrays:
-        plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        state.update(f"|{plain.dtype.str}{plain.shape}|".encode())
-        # Of a mapped file: read as it is hashed, and not into this process's memory.
-        content = plain.reshape(-1).view(np.uint8).data
-        for start in range(0, len(content), READ_BYTES):
-            selection.raw.check_file()
-            state.update(content[start : start + READ_BYTES])
-    selection.raw.check_file()
+        state.update(_header(array))
+        state.update(_plain(array).data)
     return state.hexdigest()
+
+
+def _header(array: NDArray[Any]) -> bytes:
+    return f"|{array.dtype.newbyteorder('<').str}{array.shape}|".encode()
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
 def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -218,17 +223,24 @@ def _images_of(selection: _Selection, *, levels: int, device: torch.device) -> C
     if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
         # Scaled on the CPU and then moved: a GPU divides by a number in other bits.
         return lambda index: pixel_scale.on_cpu(torch.from_numpy(raw.read(index))).to(device)
-    pixels, check_file = pixels_of(raw.images), raw.check_file
+    pixels, file = pixels_of(raw.images), raw.file
     if device.type == "cuda" and raw.images.nbytes <= GPU_BYTES:
-        raw.check_file()
-        pixels, check_file = pixels.to(device), check_nothing
-        raw.check_file()
+        pixels, file = _moved(pixels, raw, device), None
 
     def images(index: Index) -> ScaledImages:
         rows = torch.from_numpy(index).to(pixels.device)
-        return ScaledImages(pixels, rows, pixel_scale, device, check_file)
+        return ScaledImages(pixels, rows, pixel_scale, device, file)
 
     return images
+
+
+def _moved(pixels: Tensor, raw: Raw, device: torch.device) -> Tensor:
+    """Return the bytes of all images on a device."""
+    moved, start = torch.empty_strided(pixels.shape, pixels.stride(), dtype=torch.uint8, device=device), 0
+    for block in raw.blocks(READ_BYTES):
+        moved[start : start + len(block)] = torch.from_numpy(block).to(device)
+        start += len(block)
+    return moved
 
 
 def _labels(selection: _Selection, index: Index) -> Tensor:
@@ -258,12 +270,8 @@ def load_planned_data(dense: DenseConfig, data_dir: str | None) -> Dataset:
 
 def _is_unchanged(dataset: Dataset) -> bool:
     """Whether the file from which images are mapped, if there is one, is as it was."""
-    if isinstance(dataset.train.images, ScaledImages):
-        try:
-            dataset.train.images.check_file()
-        except DataError:
-            return False
-    return True
+    images = dataset.train.images
+    return not isinstance(images, ScaledImages) or images.file is None or images.file.is_unchanged()
 
 
 @lru_cache(maxsize=4)

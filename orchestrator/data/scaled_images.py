@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.data.sources import check_nothing
+from orchestrator.data.image_file import ImageFile
 
 LEVELS = 256  # values of a byte
 READ_IMAGES = 256
@@ -59,15 +59,14 @@ class ScaledImages:
 
     `pixels` uint8 [N, C, H, W] may be mapped from a file that is larger than the memory, and is shared by all
     splits. `rows` int64 [n] are the positions of this split's images, on the same device. Batches are for
-    `device`, which may be another. `check_file` raises DataError where the mapped file has changed; it is
-    called before each reading, for a file that was cut ends the process, and after, for other pixels.
+    `device`, which may be another. Images that are mapped are read from `file`.
     """
 
     pixels: Tensor
     rows: Tensor
     pixel_scale: PixelScale
     device: torch.device
-    check_file: Callable[[], None] = check_nothing
+    file: ImageFile | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -104,10 +103,11 @@ class ScaledImages:
         rows = self.rows[index.to(self.rows.device) if isinstance(index, Tensor) else index]
         # torch keeps pinned memory that is no longer in use, so that the batches of an epoch are a ring.
         pinned = self.device.type == "cuda" and not self.pixels.is_cuda
-        self.check_file()
-        batch = _rows_of(self.pixels, rows, pinned=pinned)
-        self.check_file()
-        return batch
+        if self.file is None:
+            return _rows_of(self.pixels, rows, pinned=pinned)
+        out = _empty_like(self.pixels, len(rows), pinned=pinned)
+        self.file.read_into(out.as_strided((out.numel(),), (1,)).numpy(), rows.numpy())
+        return out
 
     @cached_property
     def _table(self) -> Tensor:
@@ -175,11 +175,14 @@ def _rows_of(images: Tensor, index: Tensor, *, pinned: bool = False) -> Tensor:
         return images[index]
     # Seven times as fast as images[index], into its strides: of a side of 1, such as grey images have, they
     # are arbitrary, and yet convolutions have other bits with others.
-    out = torch.empty_strided(
-        (len(index), *images.shape[1:]),
+    return torch.index_select(images, 0, index, out=_empty_like(images, len(index), pinned=pinned))
+
+
+def _empty_like(images: Tensor, count: int, *, pinned: bool) -> Tensor:
+    return torch.empty_strided(
+        (count, *images.shape[1:]),
         (prod(images.shape[1:]), *images.stride()[1:]),
         dtype=images.dtype,
         device=images.device,
         pin_memory=pinned,
     )
-    return torch.index_select(images, 0, index, out=out)

@@ -12,10 +12,11 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,12 +34,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from orchestrator.data.image_file import ImageFile
+
     Indices = NDArray[np.int64]
-
-
-def check_nothing() -> None:
-    """Check the file of images that lie in memory."""
-
 
 Options = dict[str, Any]  # literals of a space file
 Stamps = list[list[str | int]]
@@ -51,8 +49,7 @@ class Raw:
 
     The last `own_test` images are the authors' test set; 0 where they have none. `splits` has the indices of
     (train, validation, test) where the source decides them. `notes` are lines for people: what was left out,
-    and what stands in two splits. `check_file` raises DataError where images are mapped from a file that has
-    changed since (see `decoded_files.Decoded`).
+    and what stands in two splits. `file` is what `images` are mapped from, if they are.
     """
 
     images: NDArray[np.uint8]
@@ -61,14 +58,19 @@ class Raw:
     class_names: tuple[str, ...]
     splits: tuple[Indices, Indices, Indices] | None = None
     notes: tuple[str, ...] = ()
-    check_file: Callable[[], None] = check_nothing
+    file: ImageFile | None = None
 
     def read(self, index: Indices) -> NDArray[np.uint8]:
         """Return a copy of the images at `index`. DataError where their file has changed."""
-        self.check_file()
-        images = self.images[index]
-        self.check_file()
-        return images
+        return self.images[index] if self.file is None else self.file.read(index)
+
+    def blocks(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield all images in order, about `size` bytes at a time; the same error."""
+        import numpy as np
+
+        step = max(1, size // max(1, prod(self.images.shape[1:])))
+        for start in range(0, len(self.images), step):
+            yield self.read(np.arange(start, min(start + step, len(self.images))))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class ImageSet(TorchvisionSource):
         shown = [str(path.relative_to(data_folder())) for path in paths]
         notes = shared_notes(contents, [split.tolist() for split in splits], shown)
         notes = (*self._size_note(parts), *notes)
-        return Raw(pixels, every, 0, names, splits, notes, decoded.check_file)
+        return Raw(pixels, every, 0, names, splits, notes, decoded.file)
 
     def _size_note(self, parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
         """Yield a line where the images are not as many as were published: it may be half unpacked."""

@@ -84,17 +84,15 @@ def test_a_file_that_changes_while_it_is_mapped_is_one_line_and_decoded_again(
 def test_pixels_that_change_while_a_batch_is_read_are_not_used(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
-    from orchestrator.data import scaled_images
-
-    images, rows_of = loading.load_dataset(text).train.images, scaled_images._rows_of
+    images, preadv = loading.load_dataset(text).train.images, os.preadv
     file = decoded_file(tmp_path)
 
-    def meanwhile(*args: Any, **keywords: Any) -> torch.Tensor:
-        batch = rows_of(*args, **keywords)
+    def meanwhile(*args: Any) -> int:
+        count = preadv(*args)
         change(file)
-        return batch
+        return count
 
-    monkeypatch.setattr(scaled_images, "_rows_of", meanwhile)
+    monkeypatch.setattr(os, "preadv", meanwhile)
     with pytest.raises(DataError, match="was changed while it was in use"):
         images[:4]
 
