@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config import method_text
-from orchestrator.data.content_split import SPLITS, shared_notes
 from orchestrator.data.datasets import DATASETS, Raw, info, parse_dataset
 from orchestrator.data.files import file_stamps, read_raw
 from orchestrator.data.loading import READ_BYTES
-from orchestrator.data.own_data import OwnData
-from orchestrator.data.sources import SOURCES, find_source, source_class
+from orchestrator.data.sources.content_split import SPLITS, shared_notes
+from orchestrator.data.sources.own_data import OwnData
+from orchestrator.data.sources.registry import SOURCES, find_source, source_class
 from orchestrator.data.splits import Index, split_indices
 from orchestrator.errors import DataError, UsageError
 from orchestrator.system.files import replace_file

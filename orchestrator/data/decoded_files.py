@@ -21,12 +21,11 @@ from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.data.image_file import ImageFile
 from orchestrator.errors import DataError, DiskFullError
 from orchestrator.formatting import format_size
 from orchestrator.system.console import print_line
@@ -38,6 +37,52 @@ Fill = Callable[[NDArray[np.uint8]], Facts]
 SPARE_BYTES = 100_000_000  # left free on the disk
 WRITE_SECONDS = 0.5  # between two writings of what is decoded meanwhile
 TRIES = 3  # of decoding into a folder that somebody removes
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """A decoded file, held open: its name may soon be that of another one, or of none.
+
+    `mtime_ns` is the time of its last change when it was made. Threads may read it together.
+    """
+
+    stream: BinaryIO
+    shape: tuple[int, int, int, int]
+    mtime_ns: int
+
+    def is_unchanged(self) -> bool:
+        status = os.fstat(self.stream.fileno())
+        return (status.st_size, status.st_mtime_ns) == (prod(self.shape), self.mtime_ns)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images at `rows`; the same errors as `read_into`."""
+        images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
+        self.read_into(images.reshape(-1), rows)
+        return images
+
+    def read_into(self, content: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+        """Read the images at `rows` into `content`, flat. DataError where the file has changed."""
+        size, buffer = prod(self.shape[1:]), content.data
+        runs = np.flatnonzero(np.diff(rows) != 1) + 1  # images that lie one after another are read at once
+        starts, ends = [0, *runs.tolist()], [*runs.tolist(), len(rows)]
+        for start, end in zip(starts, ends, strict=True):
+            if start < end:
+                self._read(buffer[start * size : end * size], int(rows[start]) * size)
+        if not self.is_unchanged():  # after: what another process wrote while it was read is not used
+            self._refuse()
+
+    def _read(self, buffer: memoryview, offset: int) -> None:
+        while buffer:
+            count = os.preadv(self.stream.fileno(), [buffer], offset)
+            if count == 0:
+                self._refuse()
+            buffer, offset = buffer[count:], offset + count
+
+    def _refuse(self) -> None:
+        raise DataError(
+            f"{self.stream.name} was changed while it was in use, and is decoded again by the next run; "
+            "leave the files in its folder as they are, and start again"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.data.decoded_files import Decoded, Facts, Fill, Shape, decode_into_memory, load_or_decode
-from orchestrator.data.sources import check_fits
+from orchestrator.data.sources.base import check_fits
 from orchestrator.errors import DataError
 from orchestrator.system.console import drawn_on, plain
 from orchestrator.system.machine import cores

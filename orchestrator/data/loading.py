@@ -1,7 +1,7 @@
 """Data sets as they are trained on: their splits, scaled, with a digest.
 
 Split: `digits` is always 1257 / 180 / 360. Other data sets keep their own test set, and a tenth of their
-training images, stratified, is for validation; a source may decide all three (see `sources`). Options
+training images, stratified, is for validation; a source may decide all three (see `Raw`). Options
 (`classes`, `samples_per_class`) choose from these splits, so an image never moves from one to another.
 
 Scale: `digits` / 16. Others / 255, then minus the mean and by the standard deviation of each channel over the
@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config import DenseConfig
-from orchestrator.data.data_folder import from_data_dir
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
+from orchestrator.data.paths import from_data_dir
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
-from orchestrator.data.sources import FLOAT_BYTES, clear_facts, find_source
+from orchestrator.data.sources.base import FLOAT_BYTES
+from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
 

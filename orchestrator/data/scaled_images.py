@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.data.image_file import ImageFile
+from orchestrator.data.decoded_files import ImageFile
 
 LEVELS = 256  # values of a byte
 READ_IMAGES = 256

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from orchestrator.data import datasets, files, loading
-from orchestrator.data.array_images import write_bytes
-from orchestrator.data.sources import find_source
+from orchestrator.data.sources.array_images import write_bytes
+from orchestrator.data.sources.registry import find_source
 from orchestrator.errors import DataError, SpaceError
 
 Array = np.ndarray[Any, Any]

@@ -14,8 +14,9 @@ import pytest
 import torch
 from in_process import orchestrate
 
-from orchestrator.data import datasets, files, loading, own_data, paths
-from orchestrator.data.sources import find_source
+from orchestrator.data import datasets, files, loading, paths
+from orchestrator.data.sources import own_data
+from orchestrator.data.sources.registry import find_source
 from orchestrator.errors import DataError, SpaceError
 from orchestrator.planning.fingerprints import clear_caches, dense_code
 from orchestrator.planning.plan import make_plan

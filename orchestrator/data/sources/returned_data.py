@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.data.array_images import to_channels_first
-from orchestrator.data.array_reader import ARRAYS, ENDINGS
 from orchestrator.data.image_files import BrokenImageError, to_eight_bits
-from orchestrator.data.sources import check_fits
+from orchestrator.data.sources.array_images import to_channels_first
+from orchestrator.data.sources.array_reader import ARRAYS, ENDINGS
+from orchestrator.data.sources.base import check_fits
 from orchestrator.errors import DataError, unknown_name
 
 Array = NDArray[Any]

@@ -22,10 +22,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.data import paths
-from orchestrator.data.array_reader import NamedArrays, ReturnedArrays
-from orchestrator.data.array_source import ArraySource, ImageLabels, Layout, raw_of
-from orchestrator.data.data_folder import data_folder
-from orchestrator.data.sources import DatasetInfo, Raw, check_fits, options_of
+from orchestrator.data.paths import data_folder
+from orchestrator.data.sources.array_reader import NamedArrays, ReturnedArrays
+from orchestrator.data.sources.array_source import ArraySource, ImageLabels, Layout, raw_of
+from orchestrator.data.sources.base import DatasetInfo, Raw, check_fits
+from orchestrator.data.sources.registry import options_of
 from orchestrator.errors import DataError, UnusableError
 from orchestrator.system.console import stdout_to_stderr
 from pruning import own_code
@@ -150,7 +151,7 @@ class OwnData(ArraySource):
 
     def _call(self) -> Arrays:
         """Call the function, and return its images and labels as arrays by their names."""
-        from orchestrator.data.returned_data import to_arrays
+        from orchestrator.data.sources.returned_data import to_arrays
 
         name, options = parse_method(self.text)
         start = perf_counter()

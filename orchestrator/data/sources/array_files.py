@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.data import paths
-from orchestrator.data.array_reader import NamedArrays, existing_file
-from orchestrator.data.array_source import ArraySource
-from orchestrator.data.data_folder import data_folder
+from orchestrator.data.paths import data_folder
+from orchestrator.data.sources.array_reader import NamedArrays, existing_file
+from orchestrator.data.sources.array_source import ArraySource
 from orchestrator.errors import DataError
 
 if TYPE_CHECKING:

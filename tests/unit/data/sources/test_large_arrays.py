@@ -14,9 +14,10 @@ import torch
 
 import models
 from orchestrator.config import DenseConfig, Numerics, Train
-from orchestrator.data import array_reader, decoding, files, loading, own_data, paths
+from orchestrator.data import decoding, files, loading, paths
 from orchestrator.data.loading import Dataset
 from orchestrator.data.scaled_images import ScaledImages
+from orchestrator.data.sources import array_reader, own_data
 from orchestrator.errors import DataError
 from orchestrator.space.values import canonical_dataset
 from orchestrator.training.inputs import Inputs

@@ -18,9 +18,9 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any
 
-from orchestrator.data.array_reader import NamedArrays
-from orchestrator.data.content_split import SPLITS, content_splits, shared_notes, split_counts
-from orchestrator.data.sources import DatasetInfo, Raw, Source, one_of
+from orchestrator.data.sources.array_reader import NamedArrays
+from orchestrator.data.sources.base import DatasetInfo, Raw, Source, one_of
+from orchestrator.data.sources.content_split import SPLITS, content_splits, shared_notes, split_counts
 from orchestrator.errors import DataError
 from pruning.hyperparameters import Converter
 
@@ -93,8 +93,8 @@ class ArraySource(Source):
 
     def _fill(self, labels: ImageLabels, pixels: NDArray[np.uint8]) -> Facts:
         """Write the images into `pixels`; return the splits, and what is to be said of them."""
-        from orchestrator.data.array_images import to_channels_first, write_bytes
         from orchestrator.data.decoding import progress_bar
+        from orchestrator.data.sources.array_images import to_channels_first, write_bytes
 
         with self._arrays() as arrays, progress_bar(self._where(), len(pixels)) as advance:
 
@@ -110,7 +110,7 @@ class ArraySource(Source):
         return {"splits": positions, "notes": shared_notes(contents, positions, images)}
 
     def _image_shape(self, arrays: NamedArrays) -> tuple[int, int, int]:
-        from orchestrator.data.array_images import image_shape
+        from orchestrator.data.sources.array_images import image_shape
 
         shapes = [image_shape(arrays.shape(f"x{end}"), self.layout) for _, end in arrays.ends()]
         _check_equal(shapes)
@@ -119,7 +119,7 @@ class ArraySource(Source):
     def _labels(self, arrays: NamedArrays) -> ImageLabels:
         import numpy as np
 
-        from orchestrator.data.array_images import class_labels, split_names
+        from orchestrator.data.sources.array_images import class_labels, split_names
 
         parts = []
         splits: list[str] = []

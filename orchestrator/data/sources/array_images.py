@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.data.content_split import SPLITS
+from orchestrator.data.sources.content_split import SPLITS
 from orchestrator.errors import DataError
 from orchestrator.formatting import first_control, is_encodable
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from orchestrator.data import datasets, files, image_files, loading
 from orchestrator.data.image_files import BrokenImageError, decode, read_image_bytes
-from orchestrator.data.sources import clear_facts, find_source
+from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.errors import DataError, SpaceError
 
 Array = np.ndarray[Any, Any]
