@@ -37,7 +37,7 @@ from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_i
 from orchestrator.errors import DataError
 
 GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
-READ_BYTES = 1 << 24  # at once, where all images are read
+READ_BYTES = 1 << 22  # at once, where all images are read
 
 
 @dataclass(frozen=True, eq=False)
