@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config import method_text
-from orchestrator.data.content_split import SPLITS, shared_notes
 from orchestrator.data.datasets import DATASETS, Raw, info, parse_dataset
 from orchestrator.data.files import file_stamps, read_raw
-from orchestrator.data.own_data import OwnData
-from orchestrator.data.sources import SOURCES, find_source, source_class
+from orchestrator.data.loading import READ_BYTES
+from orchestrator.data.sources.content_split import SPLITS, shared_notes
+from orchestrator.data.sources.own_data import OwnData
+from orchestrator.data.sources.registry import SOURCES, find_source, source_class
 from orchestrator.data.splits import Index, split_indices
 from orchestrator.errors import DataError, UsageError
 from orchestrator.system.files import replace_file
@@ -116,7 +117,7 @@ def _moments(raw: Raw, train: Index, *, levels: int) -> tuple[tuple[float, ...],
     """Return mean and deviation of each channel of the training images / levels."""
     counts = np.zeros((raw.images.shape[1], 256), dtype=np.int64)
     for position in train:
-        for channel, pixels in enumerate(raw.images[position]):
+        for channel, pixels in enumerate(raw.read(position[None])[0]):
             counts[channel] += np.bincount(pixels.ravel(), minlength=256)
     value = np.arange(256) / levels
     mean = counts @ value / counts.sum(axis=1)
@@ -127,7 +128,7 @@ def _moments(raw: Raw, train: Index, *, levels: int) -> tuple[tuple[float, ...],
 def _notes(raw: Raw, splits: tuple[Index, Index, Index]) -> tuple[str, ...]:
     """Return the notes of the source, and those on images with equal pixels where these are others."""
     notes = tuple(note for note in raw.notes if "broken" not in note)
-    contents = [sha256(image.tobytes()).digest() for image in raw.images]
+    contents = [sha256(image).digest() for block in raw.blocks(READ_BYTES) for image in block]
     names = [f"image {number}" for number in range(len(contents))]
     source_notes = {note.partition(":")[0] for note in notes}
     by_pixels = shared_notes(contents, [split.tolist() for split in splits], names)
@@ -145,8 +146,7 @@ def write_sheet(checked: DataCheck, file: Path) -> None:
         raise UsageError(f"{file}: the sheet is a PNG; give a name that ends with .png")
     if os.path.lexists(file) or not file.parent.is_dir():
         raise UsageError(f"{file} is there already, or its folder is not; give another name")
-    images = checked.raw.images
-    height, width = images.shape[2:]
+    height, width = checked.raw.images.shape[2:]
     scale = max(1, -(-TILE // min(height, width)))
     step_down, step_right = scale * height + GAP, scale * width + GAP
     classes = range(min(len(checked.counts), SHOWN_CLASSES))
@@ -154,7 +154,8 @@ def write_sheet(checked: DataCheck, file: Path) -> None:
     for row in classes:
         samples = checked.train[checked.raw.labels[checked.train] == row][:SAMPLES]
         for column, position in enumerate(samples):
-            pixels = np.broadcast_to(_visible(images[position], checked), (3, height, width))
+            (image,) = checked.raw.read(position[None])
+            pixels = np.broadcast_to(_visible(image, checked), (3, height, width))
             tile = pixels.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
             top, left = GAP + row * step_down, GAP + column * step_right
             sheet[top : top + scale * height, left : left + scale * width] = tile

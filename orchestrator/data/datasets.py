@@ -7,15 +7,8 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator.data.sources import (
-    SELECTION,
-    SOURCES,
-    DatasetInfo,
-    Raw,
-    find_source,
-    parse_dataset,
-    source_facts,
-)
+from orchestrator.data.sources.base import DatasetInfo, Raw
+from orchestrator.data.sources.registry import SELECTION, SOURCES, find_source, parse_dataset, source_facts
 from orchestrator.errors import DataError, SpaceError, unknown_name
 from pruning.plugins import Plugins
 from pruning.registry import parse_method

@@ -3,6 +3,7 @@
 A data set that takes long to decode, or does not fit into memory, is decoded into KEY.u8 (uint8 [N, C, H, W])
 with KEY.json beside it (shape, and what its source says of it). Both are written aside and renamed, KEY.json
 last: it says that the two are whole. The pages of the file are in the page cache once, whoever reads them.
+Images are read by `pread`: to touch a mapped page of a file that was cut would end the process.
 KEY is SET-CONTENT: files of the same SET with other CONTENT are of an earlier state, and are removed.
 """
 
@@ -20,7 +21,7 @@ from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +36,65 @@ Facts = dict[str, Any]  # JSON
 Fill = Callable[[NDArray[np.uint8]], Facts]
 SPARE_BYTES = 100_000_000  # left free on the disk
 WRITE_SECONDS = 0.5  # between two writings of what is decoded meanwhile
+TRIES = 3  # of decoding into a folder that somebody removes
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """A decoded file, held open: its name may soon be that of another one, or of none.
+
+    `mtime_ns` is the time of its last change when it was made. Threads may read it together.
+    """
+
+    stream: BinaryIO
+    shape: tuple[int, int, int, int]
+    mtime_ns: int
+
+    def is_unchanged(self) -> bool:
+        status = os.fstat(self.stream.fileno())
+        return (status.st_size, status.st_mtime_ns) == (prod(self.shape), self.mtime_ns)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images at `rows`; the same errors as `read_into`."""
+        images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
+        self.read_into(images.reshape(-1), rows)
+        return images
+
+    def read_into(self, content: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+        """Read the images at `rows` into `content`, flat. DataError where the file has changed."""
+        size, buffer = prod(self.shape[1:]), content.data
+        runs = np.flatnonzero(np.diff(rows) != 1) + 1  # images that lie one after another are read at once
+        starts, ends = [0, *runs.tolist()], [*runs.tolist(), len(rows)]
+        for start, end in zip(starts, ends, strict=True):
+            if start < end:
+                self._read(buffer[start * size : end * size], int(rows[start]) * size)
+        if not self.is_unchanged():  # after: what another process wrote while it was read is not used
+            self._refuse()
+
+    def _read(self, buffer: memoryview, offset: int) -> None:
+        while buffer:
+            count = os.preadv(self.stream.fileno(), [buffer], offset)
+            if count == 0:
+                self._refuse()
+            buffer, offset = buffer[count:], offset + count
+
+    def _refuse(self) -> None:
+        raise DataError(
+            f"{self.stream.name} was changed while it was in use, and is decoded again by the next run; "
+            "leave the files in its folder as they are, and start again"
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A decoded data set: `pixels`, mapped read-only or in memory, and the source's `facts`."""
+    """A decoded data set: `pixels`, mapped read-only or in memory, and the source's `facts`.
+
+    `file` is what mapped pixels are to be read from; None for those in memory.
+    """
 
     pixels: NDArray[np.uint8]
     facts: Facts
+    file: ImageFile | None = None
 
 
 def decode_into_memory(shape: Shape, fill: Fill) -> Decoded:
@@ -59,22 +111,44 @@ def load_or_decode(folder: Path, key: str, *, shape: Shape, fill: Fill, name: st
     entry `count` says that only so many images were written. A second process waits for the first. DataError
     of `fill` leaves nothing behind. DiskFullError, before anything is read, where the file does not fit.
     """
-    if (decoded := _load(folder, key)) is not None:
+    if (decoded := load_decoded(folder, key)) is not None:
         return decoded
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"{key}.lock", name):
-            if (decoded := _load(folder, key)) is None:
-                _decode(folder, key, shape=shape, fill=fill, name=name)
-                decoded = _load(folder, key)
-    except OSError as error:
-        raise DataError(
-            f"{name}: cannot write decoded images into {folder} ({error.strerror or error}); set "
-            "ORCHESTRATE_DATA_DIR to a folder of your own"
-        ) from error
-    if decoded is None:
-        raise DataError(f"{name}: {folder / key}.u8 was removed while it was read; try again")
-    return decoded
+    for attempt in range(TRIES):
+        try:
+            decoded = _decode_or_wait(folder, key, shape=shape, fill=fill, name=name)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and attempt + 1 < TRIES:
+                continue  # the folder was removed meanwhile
+            raise DataError(
+                f"{name}: cannot write decoded images into {folder} ({error.strerror or error}); set "
+                "ORCHESTRATE_DATA_DIR to a folder of your own"
+            ) from error
+        if decoded is not None:
+            return decoded
+    raise DataError(f"{name}: {folder / key}.u8 was removed while it was made; leave it there, and try again")
+
+
+def _decode_or_wait(folder: Path, key: str, *, shape: Shape, fill: Fill, name: str) -> Decoded | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / f"{key}.lock", name):
+        if (decoded := load_decoded(folder, key)) is not None:
+            return decoded
+        _decode(folder, key, shape=shape, fill=fill, name=name)
+        return load_decoded(folder, key)
+
+
+def find_decoded(folder: Path, of_set: str) -> Iterator[tuple[str, Decoded]]:
+    """Yield (key, decoded) of the whole files of a set, whatever their content."""
+    for file in sorted(folder.glob(f"{of_set}-*.json")):
+        if (decoded := load_decoded(folder, file.stem)) is not None:
+            yield file.stem, decoded
+
+
+def remove_decoded(folder: Path, key: str) -> None:
+    """Remove the decoded file of a key, if it is there; who has it mapped keeps it."""
+    for file in (folder / f"{key}.json", folder / f"{key}.u8"):
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -98,18 +172,16 @@ def _locked(file: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def _load(folder: Path, key: str) -> Decoded | None:
+def load_decoded(folder: Path, key: str) -> Decoded | None:
     """Return a whole decoded file, or None: also where its parts do not fit together, or were changed."""
     try:
         described = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
         facts = described["facts"]
-        shape, file = tuple(described["shape"]), folder / f"{key}.u8"
-        status = file.stat()
-        if (status.st_size, status.st_mtime_ns) != (prod(shape), described["mtime_ns"]):
+        shape, stream = tuple(described["shape"]), (folder / f"{key}.u8").open("rb")
+        file = ImageFile(stream, shape, described["mtime_ns"])
+        if described["facts_sha256"] != _facts_digest(facts) or not file.is_unchanged():
             return None
-        if described["facts_sha256"] != _facts_digest(facts):
-            return None
-        return Decoded(np.memmap(file, np.uint8, mode="r", shape=shape), facts)
+        return Decoded(np.memmap(stream, np.uint8, mode="r", shape=shape), facts, file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.data.decoded_files import Decoded, Facts, Fill, Shape, decode_into_memory, load_or_decode
-from orchestrator.data.sources import check_fits
+from orchestrator.data.sources.base import check_fits
 from orchestrator.errors import DataError
 from orchestrator.system.console import drawn_on, plain
 from orchestrator.system.machine import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-RULES = 1  # of decoding; raised where they change, so that what was decoded by older ones is not used
+RULES = 2  # of decoding; raised where they change, so that what was decoded by older ones is not used
 FOLDER = "decoded"  # below the data folder
 SMALL_BYTES = 50_000_000  # of pixels, which every process may hold,
 QUICK_BYTES = 16_000_000  # if decoding these bytes of files takes about a second
@@ -64,9 +64,18 @@ def read_decoded(
             raise DataError(f"{name}: its files changed while they were read; leave them, and start again")
         return facts
 
-    set_digest = sha256(json.dumps(set_name, sort_keys=True).encode()).hexdigest()[:16]
-    key = f"{set_digest}-{content[:32]}"
+    key = decoded_key(set_name, content)
     return load_or_decode(data_folder / FOLDER, key, shape=shape, fill=fill_unchanged, name=name)
+
+
+def decoded_key(set_name: Mapping[str, object], content: str) -> str:
+    """Return the name of a decoded file from JSON that names its set, and a digest of the set's content."""
+    return f"{set_digest(set_name)}-{content[:32]}"
+
+
+def set_digest(set_name: Mapping[str, object]) -> str:
+    """Return how the names of all decoded files of a set begin."""
+    return sha256(json.dumps(set_name, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _content(files: Sequence[Path]) -> str:

@@ -14,13 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.data.data_folder import chosen_data_dir as chosen_data_dir
-from orchestrator.data.data_folder import data_folder as data_folder
-from orchestrator.data.data_folder import default_data_dir as default_data_dir
-from orchestrator.data.data_folder import from_data_dir
 from orchestrator.data.datasets import OWN, Raw, digits_file, info, read_digits
 from orchestrator.data.downloads import DOWNLOAD_ERRORS, download, problem_of, reason_of
-from orchestrator.data.sources import Source, find_source, stamps_of
+from orchestrator.data.paths import chosen_data_dir as chosen_data_dir
+from orchestrator.data.paths import data_folder as data_folder
+from orchestrator.data.paths import default_data_dir as default_data_dir
+from orchestrator.data.paths import from_data_dir
+from orchestrator.data.sources.base import Source
+from orchestrator.data.sources.registry import find_source, stamps_of
 from orchestrator.errors import DataError
 from pruning.plugins import warn_once
 

@@ -3,7 +3,8 @@
 - JPEG, PNG, WebP and BMP, by content and not by name; of an animation the first frame.
 - Turned as its EXIF says.
 - Palettes become colours; transparent pixels are laid on white.
-- 16 bits a pixel: the upper 8. CMYK: Pillow's conversion, without colour profiles.
+- 16 bits a pixel: the upper 8, though a transparent shade of grey is one of all 16; a transparent colour of
+  16 bits a channel is refused. CMYK: Pillow's conversion, without colour profiles.
 - Grey is 0.299 R + 0.587 G + 0.114 B; a grey image in colour has three equal channels.
 - Fitted into a square: `crop` takes the largest square from the middle, `pad` adds black, `stretch` changes
   the proportions. Resized bilinearly with antialiasing.
@@ -27,6 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_FILE_BYTES = 256_000_000
 MAX_PIXELS = 1 << 26  # 8192 x 8192; Pillow's own limit warns at 89 million and refuses at twice that
 TOO_LARGE = f"at most {MAX_PIXELS / 1e6:.0f} million pixels are decoded"
+SHADES = {"L;2": 4, "L;4": 16}  # of Pillow's raw modes with fewer than 8 bits
 BILINEAR = Image.Resampling.BILINEAR
 
 
@@ -70,6 +72,7 @@ def decode(
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BrokenImageError(f"is {width} x {height} pixels; {TOO_LARGE}")
+            correct_transparency(image)
             image.load()
             plain = fitted(to_eight_bits(turned(image)), size, fit)
         array = np.asarray(plain.convert("L" if grey else "RGB"))
@@ -97,11 +100,29 @@ def turned(image: Image.Image) -> Image.Image:
         return image
 
 
+def correct_transparency(image: Image.Image) -> None:
+    """Let the transparent shade of a PNG of 2 or 4 bits be of 8, as Pillow's pixels are.
+
+    Before the image is loaded, which forgets its bits. BrokenImageError for a transparent colour of 16 bits a
+    channel: Pillow's pixels have only the upper 8, which other colours may share.
+    """
+    tiles, shade = getattr(image, "tile", None), image.info.get("transparency")
+    raw_mode = tiles[0][-1] if tiles else ""
+    if isinstance(raw_mode, str) and raw_mode in SHADES and isinstance(shade, int):
+        image.info["transparency"] = shade * 255 // (SHADES[raw_mode] - 1)
+    if isinstance(shade, tuple) and (raw_mode == "RGB;16B" or max(shade) > 255):
+        raise BrokenImageError("has 16 bits a channel and a transparent colour; save it with 8 bits")
+
+
 def to_eight_bits(image: Image.Image) -> Image.Image:
     """Return an image as L or RGB, 8 bits a channel, with transparent pixels on white."""
+    correct_transparency(image)
     if image.mode.startswith("I"):  # 16-bit grey; as `I` in some versions of Pillow
-        upper = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(np.clip(upper, 0, 255).astype(np.uint8))
+        values = np.asarray(image).astype(np.int64)
+        upper = np.clip(values >> 8, 0, 255).astype(np.uint8)
+        if (shade := image.info.get("transparency")) is not None:
+            upper[values == shade] = 255
+        return Image.fromarray(upper)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         above = image.convert("RGBA")
         white = Image.new("RGBA", above.size, (255, 255, 255, 255))

@@ -1,7 +1,7 @@
 """Data sets as they are trained on: their splits, scaled, with a digest.
 
 Split: `digits` is always 1257 / 180 / 360. Other data sets keep their own test set, and a tenth of their
-training images, stratified, is for validation; a source may decide all three (see `sources`). Options
+training images, stratified, is for validation; a source may decide all three (see `Raw`). Options
 (`classes`, `samples_per_class`) choose from these splits, so an image never moves from one to another.
 
 Scale: `digits` / 16. Others / 255, then minus the mean and by the standard deviation of each channel over the
@@ -27,16 +27,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config import DenseConfig
-from orchestrator.data.data_folder import from_data_dir
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
+from orchestrator.data.paths import from_data_dir
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
-from orchestrator.data.sources import FLOAT_BYTES, clear_facts, find_source
+from orchestrator.data.sources.base import FLOAT_BYTES
+from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
 
 GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
-READ_BYTES = 1 << 24  # at once, where all images are read
+READ_BYTES = 1 << 22  # at once, where all images are read
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,21 +169,31 @@ def _select(
 
 def _digest(name: str, selection: _Selection) -> str:
     """Return the SHA-256 over each array's type, shape and little-endian bytes."""
-    arrays: list[NDArray[Any]] = [selection.raw.images, selection.raw.labels]
-    arrays += [selection.train, selection.validation, selection.test, selection.classes]
-    arrays += [selection.mean, selection.deviation]
+    raw = selection.raw
+    arrays: list[NDArray[Any]] = [raw.labels, selection.train, selection.validation, selection.test]
+    arrays += [selection.classes, selection.mean, selection.deviation]
     # Ours never change their levels; another package may, and with them the inputs.
     if info(name).read is not None:
         arrays.append(np.array(info(name).levels, dtype=np.int64))
     # The path of a folder decides nothing, the order of its classes does.
     if (source := find_source(name)) is not None:
-        name = "|".join((source.name, *map(ascii, selection.raw.class_names)))
+        name = "|".join((source.name, *map(ascii, raw.class_names)))
     state = sha256(name.encode())
+    state.update(_header(raw.images))
+    for block in raw.blocks(READ_BYTES):
+        state.update(_plain(block).data)
     for array in arrays:
-        plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        state.update(f"|{plain.dtype.str}{plain.shape}|".encode())
-        state.update(plain.data)  # of a mapped file: read as it is hashed, and not into this process's memory
+        state.update(_header(array))
+        state.update(_plain(array).data)
     return state.hexdigest()
+
+
+def _header(array: NDArray[Any]) -> bytes:
+    return f"|{array.dtype.newbyteorder('<').str}{array.shape}|".encode()
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
 def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -196,7 +207,7 @@ def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64],
     counts = np.zeros((channels, 256), dtype=np.int64)
     step = max(1, READ_BYTES // max(1, raw.images[0].nbytes))
     for start in range(0, len(train), step):
-        images = torch.from_numpy(raw.images[train[start : start + step]])
+        images = torch.from_numpy(raw.read(train[start : start + step]))
         for channel in range(channels):
             counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256).numpy()
     value = np.arange(256) / levels
@@ -212,15 +223,25 @@ def _images_of(selection: _Selection, *, levels: int, device: torch.device) -> C
     count = sum(map(len, (selection.train, selection.validation, selection.test)))
     if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
         # Scaled on the CPU and then moved: a GPU divides by a number in other bits.
-        return lambda index: pixel_scale.on_cpu(torch.from_numpy(raw.images[index])).to(device)
-    pixels = pixels_of(raw.images)
+        return lambda index: pixel_scale.on_cpu(torch.from_numpy(raw.read(index))).to(device)
+    pixels, file = pixels_of(raw.images), raw.file
     if device.type == "cuda" and raw.images.nbytes <= GPU_BYTES:
-        pixels = pixels.to(device)
+        pixels, file = _moved(pixels, raw, device), None
 
     def images(index: Index) -> ScaledImages:
-        return ScaledImages(pixels, torch.from_numpy(index).to(pixels.device), pixel_scale, device)
+        rows = torch.from_numpy(index).to(pixels.device)
+        return ScaledImages(pixels, rows, pixel_scale, device, file)
 
     return images
+
+
+def _moved(pixels: Tensor, raw: Raw, device: torch.device) -> Tensor:
+    """Return the bytes of all images on a device."""
+    moved, start = torch.empty_strided(pixels.shape, pixels.stride(), dtype=torch.uint8, device=device), 0
+    for block in raw.blocks(READ_BYTES):
+        moved[start : start + len(block)] = torch.from_numpy(block).to(device)
+        start += len(block)
+    return moved
 
 
 def _labels(selection: _Selection, index: Index) -> Tensor:
@@ -233,8 +254,11 @@ def _labels(selection: _Selection, index: Index) -> Tensor:
 def load_planned_data(dense: DenseConfig, data_dir: str | None) -> Dataset:
     """Load the data set of a training. DataError unless it is that with which the training was planned."""
     dataset = load_data(dense.dataset, data_dir, dense.numerics.device)
-    if dense.data_sha256 and dataset.digest != dense.data_sha256:
+    if not _is_unchanged(dataset) or (dense.data_sha256 and dataset.digest != dense.data_sha256):
         load_data.cache_clear()  # the files may have changed since they were loaded
+        source = find_source(parse_dataset(dense.dataset)[0])
+        if source is not None and _is_unchanged(dataset):
+            source.forget_decoded()
         dataset = load_data(dense.dataset, data_dir, dense.numerics.device)
     if dense.data_sha256 and dataset.digest != dense.data_sha256:
         raise DataError(
@@ -243,6 +267,12 @@ def load_planned_data(dense: DenseConfig, data_dir: str | None) -> Dataset:
             "and sweep again"
         )
     return dataset
+
+
+def _is_unchanged(dataset: Dataset) -> bool:
+    """Whether the file from which images are mapped, if there is one, is as it was."""
+    images = dataset.train.images
+    return not isinstance(images, ScaledImages) or images.file is None or images.file.is_unchanged()
 
 
 @lru_cache(maxsize=4)

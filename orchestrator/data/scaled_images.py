@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from orchestrator.data.decoded_files import ImageFile
+
 LEVELS = 256  # values of a byte
 READ_IMAGES = 256
 
@@ -57,13 +59,14 @@ class ScaledImages:
 
     `pixels` uint8 [N, C, H, W] may be mapped from a file that is larger than the memory, and is shared by all
     splits. `rows` int64 [n] are the positions of this split's images, on the same device. Batches are for
-    `device`, which may be another.
+    `device`, which may be another. Images that are mapped are read from `file`.
     """
 
     pixels: Tensor
     rows: Tensor
     pixel_scale: PixelScale
     device: torch.device
+    file: ImageFile | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -100,7 +103,11 @@ class ScaledImages:
         rows = self.rows[index.to(self.rows.device) if isinstance(index, Tensor) else index]
         # torch keeps pinned memory that is no longer in use, so that the batches of an epoch are a ring.
         pinned = self.device.type == "cuda" and not self.pixels.is_cuda
-        return _rows_of(self.pixels, rows, pinned=pinned)
+        if self.file is None:
+            return _rows_of(self.pixels, rows, pinned=pinned)
+        out = _empty_like(self.pixels, len(rows), pinned=pinned)
+        self.file.read_into(out.as_strided((out.numel(),), (1,)).numpy(), rows.numpy())
+        return out
 
     @cached_property
     def _table(self) -> Tensor:
@@ -113,10 +120,11 @@ class ScaledImages:
     @cached_property
     def value_range(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest value of each channel, [C]; all images are read once."""
+        starts = range(0, len(self), READ_IMAGES)
         ranges = [
             (block.amin((0, 2, 3)), block.amax((0, 2, 3)))
-            for rows in self.rows.split(READ_IMAGES)
-            for block in (_rows_of(self.pixels, rows),)
+            for start in starts
+            for block in (self._gather(slice(start, start + READ_IMAGES)),)
         ]
         lowest, highest = (torch.stack(values).cpu() for values in zip(*ranges, strict=True))
         channels, table = torch.arange(lowest.shape[1]), self.pixel_scale.table
@@ -167,11 +175,14 @@ def _rows_of(images: Tensor, index: Tensor, *, pinned: bool = False) -> Tensor:
         return images[index]
     # Seven times as fast as images[index], into its strides: of a side of 1, such as grey images have, they
     # are arbitrary, and yet convolutions have other bits with others.
-    out = torch.empty_strided(
-        (len(index), *images.shape[1:]),
+    return torch.index_select(images, 0, index, out=_empty_like(images, len(index), pinned=pinned))
+
+
+def _empty_like(images: Tensor, count: int, *, pinned: bool) -> Tensor:
+    return torch.empty_strided(
+        (count, *images.shape[1:]),
         (prod(images.shape[1:]), *images.stride()[1:]),
         dtype=images.dtype,
         device=images.device,
         pin_memory=pinned,
     )
-    return torch.index_select(images, 0, index, out=out)

@@ -12,8 +12,8 @@ import torch
 
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data import loading, paths
-from orchestrator.data.data_folder import set_data_folder
 from orchestrator.data.loading import load_planned_data
+from orchestrator.data.paths import set_data_folder
 from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.planning.fingerprints import installed_code, parse_code
 from orchestrator.storage import model_files

@@ -21,8 +21,8 @@ from orchestrator.data import loading
 from orchestrator.data.augmentation import augmentations, parse_augmentation
 from orchestrator.data.datasets import info, parse_dataset
 from orchestrator.data.files import check_files, data_folder, file_stamps, mark_whole
-from orchestrator.data.own_data import forget_waiting
-from orchestrator.data.sources import SOURCES, clear_facts, find_source
+from orchestrator.data.sources.own_data import forget_waiting
+from orchestrator.data.sources.registry import SOURCES, clear_facts, find_source
 from orchestrator.errors import DataError, StoreError
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.values import Choice, listed_values

@@ -14,7 +14,7 @@ from models import BUILDERS, LIBRARIES, Builder, find_builder, library_builders
 from orchestrator.config import method_text
 from orchestrator.data.augmentation import augmentations
 from orchestrator.data.datasets import DATASETS, DatasetInfo, split_sizes
-from orchestrator.data.sources import SOURCES, options_of, source_class
+from orchestrator.data.sources.registry import SOURCES, options_of, source_class
 from orchestrator.errors import UsageError, unknown_name
 from orchestrator.space import space
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES

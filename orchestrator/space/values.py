@@ -20,7 +20,7 @@ import models
 from orchestrator.config import method_text
 from orchestrator.data.augmentation import SEPARATOR, augmentations, parse_augmentation
 from orchestrator.data.datasets import DATASETS, check_options, unknown_dataset
-from orchestrator.data.sources import SELECTION, canonical_options, is_source
+from orchestrator.data.sources.registry import SELECTION, canonical_options, is_source
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
 from orchestrator.training.lr_schedules import lr_schedules

@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from orchestrator.errors import OutputError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+STDOUT, STDERR = 1, 2
 BROKEN_PIPE = 141  # a shell's exit code for SIGPIPE
 LINES = "\n\t"  # control characters that a text of several lines may have
 
@@ -117,6 +119,63 @@ def escaped() -> Iterator[None]:
     finally:
         for stream in streams:
             stream.escaped = False
+
+
+class _Redirected:
+    """How many blocks of `stdout_to_stderr` are entered, and what standard output was before the first."""
+
+    lock = RLock()
+    depth = 0
+    stream: TextIO = sys.stdout
+    descriptor: int | None = None
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send to standard error what this process, its C libraries and its children write to standard output.
+
+    Threads may enter it together: standard output is as it was when the last of them has left. What other
+    threads print meanwhile goes to standard error, too.
+    """
+    with _Redirected.lock:
+        if _Redirected.depth == 0:
+            _redirect()
+        _Redirected.depth += 1
+    try:
+        yield
+    finally:
+        with _Redirected.lock:
+            _Redirected.depth -= 1
+            if _Redirected.depth == 0:
+                _restore()
+
+
+def _redirect() -> None:
+    _flush_stdout()
+    _Redirected.stream, sys.stdout = sys.stdout, sys.stderr
+    with suppress(OSError):  # either is closed
+        _Redirected.descriptor = os.dup(STDOUT)
+        os.dup2(STDERR, STDOUT)
+
+
+def _restore() -> None:
+    _flush_stdout()
+    sys.stdout = _Redirected.stream
+    if _Redirected.descriptor is not None:
+        os.dup2(_Redirected.descriptor, STDOUT)
+        os.close(_Redirected.descriptor)
+        _Redirected.descriptor = None
+
+
+def _flush_stdout() -> None:
+    """Write what Python's and C's buffers of standard output hold to where it leads now."""
+    from ctypes import CDLL
+
+    for stream in (sys.stdout, sys.__stdout__):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or not there
+            stream.flush()  # type: ignore[union-attr]
+    with suppress(OSError, AttributeError):  # no C library by that name
+        CDLL(None).fflush(None)
 
 
 def drawn_on(stream: TextIO) -> TextIO:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from orchestrator.data import decoding, files, image_files, loading
-from orchestrator.data.sources import Raw
+from orchestrator.data.sources.base import Raw
 from orchestrator.errors import DataError, DiskFullError
 
 CLASSES = ("cat", "dog", "owl")

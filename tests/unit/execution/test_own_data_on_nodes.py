@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.data import own_data, paths
+from orchestrator.data import paths
+from orchestrator.data.sources import own_data
 from orchestrator.execution import ray_cluster
 from orchestrator.execution.ray_cluster import NodeRequirements, find_problem
 from orchestrator.space.values import canonical_dataset

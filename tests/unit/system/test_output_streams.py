@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import forked
@@ -131,3 +132,50 @@ def test_a_bugs_traceback_is_not_obeyed_either(tmp_path: Path) -> None:
     assert "Traceback" in err
     assert "\x1b" not in err
     assert r"\x1b]0;owned\x07" in err
+
+
+def test_standard_output_comes_back_when_the_last_of_two_threads_has_left() -> None:
+    code = """
+        import os, threading
+        from orchestrator.system.console import stdout_to_stderr
+
+        entered = threading.Barrier(2)
+
+        def first():
+            with stdout_to_stderr():
+                entered.wait()
+
+        thread = threading.Thread(target=first)
+        print("before")
+        thread.start()
+        with stdout_to_stderr():
+            entered.wait()
+            thread.join()
+            os.write(1, b"within\\n")
+            print("within too")
+        print("after")
+        try:
+            with stdout_to_stderr(), stdout_to_stderr():
+                raise KeyError
+        except KeyError:
+            print("after an error")
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["before", "after", "after an error"]
+    assert done.stderr.splitlines() == ["within", "within too"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_standard_output_is_redirected_where_a_stream_is_closed(closed: str) -> None:
+    code = """
+from orchestrator.system.console import stdout_to_stderr
+with stdout_to_stderr():
+    print("within")
+print("after")
+"""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("" if ">&-" in closed.split() else "after\n")

@@ -13,11 +13,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from orchestrator.data import datasets, files, loading
-from orchestrator.data.array_images import to_bytes
-from orchestrator.data.sources import find_source
+from orchestrator.data.sources.array_images import write_bytes
+from orchestrator.data.sources.registry import find_source
 from orchestrator.errors import DataError, SpaceError
 
 Array = np.ndarray[Any, Any]
+
+
+def to_bytes(parts: dict[str, Array]) -> Array:
+    shape = next(iter(parts.values())).shape
+    pixels = np.empty((sum(map(len, parts.values())), *shape[1:]), dtype=np.uint8)
+    blocks = {
+        name: lambda array=array: iter(np.array_split(array, len(array))) for name, array in parts.items()
+    }
+    assert sum(write_bytes(blocks, pixels)) == len(pixels)
+    return pixels
 
 
 def draw(count: int, *shape: int, seed: int = 0) -> Array:

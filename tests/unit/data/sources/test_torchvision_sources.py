@@ -22,9 +22,10 @@ from sklearn.model_selection import train_test_split
 from small_published import EMNIST_CLASSES, MAKERS, Files, pixels
 
 from models.torchvision_compat import datasets as vision
-from orchestrator.data import datasets, decoding, files, loading, published_files, torchvision_sources
-from orchestrator.data.sources import find_source
-from orchestrator.data.torchvision_table import PUBLISHED
+from orchestrator.data import datasets, decoding, files, loading
+from orchestrator.data.sources import published_files, torchvision_sources
+from orchestrator.data.sources.registry import find_source
+from orchestrator.data.sources.torchvision_table import PUBLISHED
 from orchestrator.errors import DataError, SpaceError
 from orchestrator.planning.fingerprints import clear_caches
 from orchestrator.space.catalog import describe
@@ -148,7 +149,8 @@ def test_unknown_names_and_options_list_the_near_ones() -> None:
 
 def test_names_cost_no_import_of_torchvision() -> None:
     code = (
-        "import sys; from orchestrator.data.sources import find_source; find_source('torchvision.pets'); "
+        "import sys; from orchestrator.data.sources.registry import find_source; "
+        "find_source('torchvision.pets'); "
         "print({'torch', 'torchvision', 'numpy', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

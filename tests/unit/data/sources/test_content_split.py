@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.content_split import SPLITS, content_splits, shared_notes, split_counts
+from orchestrator.data.sources.content_split import SPLITS, content_splits, shared_notes, split_counts
 from orchestrator.errors import DataError
 
 

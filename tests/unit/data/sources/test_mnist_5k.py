@@ -14,8 +14,9 @@ import pytest
 import torch
 from sklearn.model_selection import train_test_split
 
-from orchestrator.data import datasets, files, loading, mnist_5k
-from orchestrator.data.sources import find_source
+from orchestrator.data import datasets, files, loading
+from orchestrator.data.sources import mnist_5k
+from orchestrator.data.sources.registry import find_source
 from orchestrator.errors import DataError, SpaceError
 
 DIGEST = "c5eda616a499b973f425a70ea3895c31af7880d6faecfb4c5d14ca050f7ac00e"

@@ -1,9 +1,6 @@
-"""Where data come from: a source for each data set that a text with options describes.
+"""Sources by the names in texts: their classes, options, facts and stamps.
 
-A source is a frozen class in a file of its own. Its fields are the options of its text, so that
-`folder(path='photos', size=32)` is `ImageFolder(path="photos", size=32)`. `facts` and `files` answer from
-names, sizes and headers, without decoding an image; `read` returns the arrays. A class is imported when its
-name is used: nothing here needs numpy.
+A class is imported when its name is used: nothing here needs numpy.
 """
 
 from __future__ import annotations
@@ -11,130 +8,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from orchestrator.config import method_text
 from orchestrator.data import paths
-from orchestrator.data.data_folder import data_folder
-from orchestrator.data.torchvision_table import PUBLISHED
+from orchestrator.data.paths import data_folder
+from orchestrator.data.sources.base import DatasetInfo, Source
+from orchestrator.data.sources.torchvision_table import PUBLISHED
 from orchestrator.errors import DataError, SpaceError, unknown_name
-from orchestrator.formatting import format_gigabytes
 from pruning import own_code, own_functions
 from pruning.hyperparameters import Hyperparameter, convert_option, hyperparameters
 from pruning.registry import parse_method
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Indices = NDArray[np.int64]
 
 Options = dict[str, Any]  # literals of a space file
 Stamps = list[list[str | int]]
 SELECTION = ("classes", "samples_per_class")  # options of every data set; see `datasets.check_options`
 
-
-@dataclass(frozen=True, eq=False)
-class Raw:
-    """A data set as its authors published it: images uint8 [N, C, H, W] and labels int64 [N].
-
-    The last `own_test` images are the authors' test set; 0 where they have none. `splits` has the indices of
-    (train, validation, test) where the source decides them. `notes` are lines for people: what was left out,
-    and what stands in two splits.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    own_test: int
-    class_names: tuple[str, ...]
-    splits: tuple[Indices, Indices, Indices] | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What is known of a data set without its files.
-
-    `source` is the name of torchvision's class, None for `digits` and for the data sets of other packages.
-    Those `read` their files from the data folder, and raise DataError where they are not there. Images hold
-    whole numbers from 0 to `levels`. `per_class`: images per class in (train, validation, test), None where
-    the classes are (almost) equally frequent. `class_names`: () where they are known to the files alone.
-    """
-
-    name: str
-    about: str
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    train_images: int
-    validation_images: int
-    test_images: int
-    levels: int = 255
-    source: str | None = None
-    per_class: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
-    read: Callable[[Path], Raw] | None = None
-    class_names: tuple[str, ...] = ()
-
-    @property
-    def split_sizes(self) -> tuple[int, int, int]:
-        """Images for (training, validation, test)."""
-        return self.train_images, self.validation_images, self.test_images
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source(ABC):
-    """One data set. ValueError for options that are not allowed; DataError from all methods for bad files.
-
-    `paths` are the options that name files or folders, relative to the current folder where they are
-    relative (see `paths`). `sample` has the options that an example of it needs.
-    """
-
-    name: ClassVar[str]
-    about: ClassVar[str]
-    paths: ClassVar[tuple[str, ...]] = ()
-    sample: ClassVar[Mapping[str, str]] = {}
-    is_stamped: ClassVar[bool] = True  # whether `files` decide what is read
-
-    @abstractmethod
-    def facts(self) -> DatasetInfo:
-        """Return what is known without decoding an image."""
-
-    @abstractmethod
-    def files(self) -> list[Path]:
-        """Return the files that decide what is read."""
-
-    @abstractmethod
-    def read(self) -> Raw:
-        """Return the arrays of all splits."""
-
-    def broken(self) -> tuple[str, ...]:
-        """Return a line for each file that the option `skip_broken` leaves out."""
-        return ()
-
-    def fetch(self) -> bool:
-        """Download what is missing, or return False where nothing can be downloaded."""
-        return False
-
-    @classmethod
-    def state(cls) -> str:
-        """Return whether its files are on this machine: there, not there, or another word; not checked."""
-        return "your files"
-
-
 # Name in a text -> module:class.
 SOURCES: dict[str, str] = {
-    "mnist-5k": "orchestrator.data.mnist_5k:Mnist5k",
-    "folder": "orchestrator.data.image_folder:ImageFolder",
-    "npz": "orchestrator.data.array_files:Npz",
-    "npy": "orchestrator.data.array_files:Npy",
-    **{name: f"orchestrator.data.torchvision_sources:{name}" for name in PUBLISHED},
+    "mnist-5k": "orchestrator.data.sources.mnist_5k:Mnist5k",
+    "folder": "orchestrator.data.sources.image_folder:ImageFolder",
+    "npz": "orchestrator.data.sources.array_files:Npz",
+    "npy": "orchestrator.data.sources.array_files:Npy",
+    **{name: f"orchestrator.data.sources.torchvision_sources:{name}" for name in PUBLISHED},
 }
-FLOAT_BYTES = 256_000_000  # of images as float32; larger data sets stay uint8, and are scaled by the batch
 
 
 def source_class(name: str) -> type[Source]:
@@ -181,7 +82,7 @@ def is_source(name: str) -> bool:
 
 def _own_source(name: str, options: Options) -> Source:
     """Return the source of a function. DataError where this process has not its code."""
-    from orchestrator.data.own_data import OwnData
+    from orchestrator.data.sources.own_data import OwnData
 
     if not own_code.split(name).pin:  # as a store shows it: which file was meant is not known
         raise DataError(
@@ -269,28 +170,3 @@ def stamps_of(source: Source) -> Stamps:
         return []
     folder = os.path.commonpath([file.parent for file in files])
     return [[str(folder), len(files), digest.hexdigest()]]
-
-
-def one_of(*allowed: str) -> Callable[[Any], str]:
-    """Return a converter for an option that is one of a few words."""
-
-    def convert(value: Any) -> str:  # a literal of a space file
-        if value not in allowed:
-            raise ValueError(unknown_name("value", str(value), allowed))
-        return str(value)
-
-    return convert
-
-
-def check_fits(name: str, pixels: int) -> None:
-    """Raise DataError where images of this many pixels, all channels counted, do not fit into memory."""
-    import psutil
-
-    needed, free = pixels, int(psutil.virtual_memory().available)
-    if 4 * pixels <= FLOAT_BYTES:
-        needed += 4 * pixels  # uint8 as read, float32 as trained on
-    if needed > free:
-        raise DataError(
-            f"{name} needs {format_gigabytes(needed)} of memory, and {format_gigabytes(free)} are free; "
-            "give fewer or smaller images"
-        )

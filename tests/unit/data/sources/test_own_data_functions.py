@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +14,9 @@ import pytest
 import torch
 from in_process import orchestrate
 
-from orchestrator.data import datasets, files, loading, own_data, paths
-from orchestrator.data.sources import find_source
+from orchestrator.data import datasets, files, loading, paths
+from orchestrator.data.sources import own_data
+from orchestrator.data.sources.registry import find_source
 from orchestrator.errors import DataError, SpaceError
 from orchestrator.planning.fingerprints import clear_caches, dense_code
 from orchestrator.planning.plan import make_plan
@@ -321,6 +325,32 @@ def test_what_it_prints_is_no_result_and_random_numbers_stay(
     assert random.getstate() == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
     assert np.random.get_state()[1].tolist() == states[2]
+
+
+PRINTS = """\
+import ctypes, os, subprocess, sys
+subprocess.run(["echo", "of a child"])
+os.write(1, b"of a descriptor\\n")
+libc = ctypes.CDLL(None)
+libc.printf(b"of C\\n")
+print("of Python", file=sys.__stdout__)
+return X, Y"""
+
+
+def test_whatever_writes_to_descriptor_1_leaves_results_clean(text: Text, tmp_path: Path) -> None:
+    text(PRINTS)
+    command = [sys.executable, "-m", "orchestrator", "data", "check", "data.py:load", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["name"] == "data.py:load"
+    for writer in ("of a child", "of a descriptor", "of C", "of Python"):
+        assert writer in done.stderr
+
+
+def test_a_pillow_image_that_cannot_be_converted_is_refused(text: Text) -> None:
+    picture = "Image.new('RGB', (6, 5))"
+    own = text(f"p = {picture}\np.info['transparency'] = (4660, 1, 1)\nreturn [p] * 30, Y")
+    with pytest.raises(DataError, match="a Pillow image has 16 bits a channel and a transparent colour"):
+        files.read_raw(own)
 
 
 def test_a_seed_of_its_own_is_enough(text: Text) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from orchestrator.data.datasets import OWN
-from orchestrator.data.sources import DatasetInfo, Raw, Source
+from orchestrator.data.sources.base import DatasetInfo, Raw, Source
 from orchestrator.errors import DataError
 
 FILE = "data/data/mnist_5k.csv.gz"  # a row per image: 784 pixels and the label

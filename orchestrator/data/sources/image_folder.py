@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from orchestrator.data import paths
-from orchestrator.data.content_split import content_splits, shared_notes, split_counts
-from orchestrator.data.data_folder import data_folder
-from orchestrator.data.folder_listing import ImageFile, Listing, list_images
-from orchestrator.data.sources import DatasetInfo, Raw, Source, one_of
+from orchestrator.data.paths import data_folder
+from orchestrator.data.sources.base import DatasetInfo, Raw, Source, one_of
+from orchestrator.data.sources.content_split import content_splits, shared_notes, split_counts
+from orchestrator.data.sources.folder_listing import ImageFile, Listing, list_images
 from orchestrator.errors import DataError
 from orchestrator.formatting import first_control, is_encodable
 from pruning.hyperparameters import Between, Converter
@@ -104,6 +104,7 @@ class ImageFolder(Source):
             names,
             (train, validation, test),
             (*_left_out(facts["broken"], listing.others), *facts["shared"]),
+            decoded.file,
         )
 
     def broken(self) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.data.array_images import to_channels_first
-from orchestrator.data.array_reader import ARRAYS, ENDINGS
-from orchestrator.data.image_files import to_eight_bits
-from orchestrator.data.sources import check_fits
+from orchestrator.data.image_files import BrokenImageError, to_eight_bits
+from orchestrator.data.sources.array_images import to_channels_first
+from orchestrator.data.sources.array_reader import ARRAYS, ENDINGS
+from orchestrator.data.sources.base import check_fits
 from orchestrator.errors import DataError, unknown_name
 
 Array = NDArray[Any]
@@ -115,7 +115,10 @@ def _stacked_pictures(name: str, pictures: Sequence[Any]) -> Array:
 
 def _picture_pixels(picture: Image.Image) -> Array:
     """Return [C, H, W] of an image of Pillow."""
-    pixels = np.asarray(to_eight_bits(picture))
+    try:
+        pixels = np.asarray(to_eight_bits(picture))
+    except BrokenImageError as error:
+        raise DataError(f"a Pillow image {error}") from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 

@@ -9,8 +9,9 @@ import pytest
 from in_process import orchestrate
 
 from orchestrator.config import DenseConfig
-from orchestrator.data import datasets, files, loading, paths, sources
-from orchestrator.data.sources import SOURCES, find_source, parse_dataset
+from orchestrator.data import datasets, files, loading, paths
+from orchestrator.data.sources import registry
+from orchestrator.data.sources.registry import SOURCES, find_source, parse_dataset
 from orchestrator.errors import DataError, SpaceError
 from orchestrator.execution.fast_path import request_of
 from orchestrator.execution.options import SweepOptions
@@ -127,7 +128,7 @@ def test_a_worker_elsewhere_finds_the_files_of_its_sweep(
 def test_every_source_is_listed_and_described() -> None:
     listed = {item.name: item for item in items("datasets")}
     for name in SOURCES:
-        assert sources.source_class(name).name == name
+        assert registry.source_class(name).name == name
         assert name in listed
         example = listed[name].example()
         assert name in describe(name)

@@ -3,36 +3,48 @@
 The file is read, pinned by its digest and kept as the files of one's own models are (`pruning.own_code`). The
 function returns arrays or map-style data sets (`returned_data`), which become images by the rules of `npz`.
 What it reads itself has no stamp: it is called anew for every plan, and its images decide the digest.
+
+What is large, or takes long, becomes a decoded file of the data folder. Workers read that file and do not
+call the function; where its digest is not that of the plan, it is removed, and the function called.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.data import paths
-from orchestrator.data.array_files import ArraySource, Layout
-from orchestrator.data.array_reader import NamedArrays
-from orchestrator.data.sources import DatasetInfo, Raw, options_of
-from orchestrator.errors import DataError
+from orchestrator.data.paths import data_folder
+from orchestrator.data.sources.array_reader import NamedArrays, ReturnedArrays
+from orchestrator.data.sources.array_source import ArraySource, ImageLabels, Layout, raw_of
+from orchestrator.data.sources.base import DatasetInfo, Raw, check_fits
+from orchestrator.data.sources.registry import options_of
+from orchestrator.errors import DataError, UnusableError
+from orchestrator.system.console import stdout_to_stderr
 from pruning import own_code
 from pruning.own_imports import reason
 from pruning.registry import parse_method
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+
+    from orchestrator.data.decoded_files import Decoded, Facts, Fill, Shape
 
     Arrays = Mapping[str, NDArray[Any]]
 
+SLOW_SECONDS = 1.0  # a call that takes longer is not left to every worker, however small its images are
 _waiting: dict[str, Arrays] = {}  # text -> what `facts` has seen and `read` has not taken yet: one at most
 _steady: set[str] = set()  # texts whose function returned the same when it was called twice
+_slow: set[str] = set()  # texts whose function took longer than SLOW_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,12 @@ class OwnData(ArraySource):
     layout: Layout = "first"  # as `returned_data` gives them
 
     def facts(self) -> DatasetInfo:
+        for _, decoded in self._decoded_before():
+            facts, (_, *shape) = decoded.facts, decoded.pixels.shape
+            train, validation, test = map(tuple, facts["per_class"])
+            channels, height, width = shape
+            names = tuple(facts["class_names"])
+            return self._describe((channels, height, width), names, (train, validation, test))
         with self._errors():
             before, arrays = _waiting.pop(self.text, None), self._call()
             if before is not None:
@@ -58,6 +76,11 @@ class OwnData(ArraySource):
         return []
 
     def read(self) -> Raw:
+        import numpy as np
+
+        for _, decoded in self._decoded_before():
+            labels = np.array(decoded.facts["labels"], dtype=np.int64)
+            return raw_of(decoded, labels, tuple(decoded.facts["class_names"]))
         with self._errors():
             arrays = _waiting.get(self.text) or self._call()
             # A worker compares with the digest of the plan.
@@ -69,22 +92,78 @@ class OwnData(ArraySource):
         finally:
             _waiting.clear()
 
+    def forget_decoded(self) -> None:
+        from orchestrator.data.decoded_files import remove_decoded
+
+        for key, _ in self._decoded_before():
+            remove_decoded(_decoded_folder(), key)
+
     @contextmanager
     def _arrays(self) -> Iterator[NamedArrays]:
         with self._errors():
             yield ReturnedArrays(_waiting[self.text])
 
+    def _where(self) -> str:
+        return own_code.shown(self.text)
+
+    def _decoded(self, shape: Shape, fill: Fill) -> Decoded:
+        from orchestrator.data.decoded_files import decode_into_memory, load_or_decode
+        from orchestrator.data.decoding import SMALL_BYTES, decoded_key
+
+        is_small = prod(shape) <= SMALL_BYTES
+        if is_small and self.text not in _slow:
+            check_fits(self._where(), prod(shape))
+            return decode_into_memory(shape, fill)
+        key = decoded_key(self._set_name(), _digest(_waiting[self.text]))
+        try:
+            return load_or_decode(_decoded_folder(), key, shape=shape, fill=fill, name=self._where())
+        except UnusableError:
+            if not is_small:
+                raise
+            return decode_into_memory(shape, fill)  # workers call the function, as if it were quick
+
+    def _fill(self, labels: ImageLabels, pixels: NDArray[np.uint8]) -> Facts:
+        """Add what a worker needs beside the pixels."""
+        return {
+            **super()._fill(labels, pixels),
+            "text": self.text,
+            "labels": labels.values.tolist(),
+            "class_names": labels.class_names,
+            "per_class": labels.per_class(),
+        }
+
+    def _set_name(self) -> Mapping[str, str]:
+        """Return what all versions of the function have in common: of these one file stays."""
+        return {"name": self.name, "text": self._where(), "folder": str(paths.base())}
+
+    def _decoded_before(self) -> Iterator[tuple[str, Decoded]]:
+        """Yield (key, decoded) of what this function has returned before; in a worker alone.
+
+        A worker compares the digest with that of the plan, for which the function was called.
+        """
+        from orchestrator.data.decoded_files import find_decoded
+        from orchestrator.data.decoding import set_digest
+
+        if paths.is_worker():
+            for key, decoded in find_decoded(_decoded_folder(), set_digest(self._set_name())):
+                if decoded.facts.get("text") == self.text:
+                    yield key, decoded
+
     def _call(self) -> Arrays:
         """Call the function, and return its images and labels as arrays by their names."""
-        from orchestrator.data.returned_data import to_arrays
+        from orchestrator.data.sources.returned_data import to_arrays
 
         name, options = parse_method(self.text)
-        function = own_code.find_function(name)
-        # A space file has lists alone.
-        defaults = {key: option.default for key, option in options_of(name).items()}
-        options = {key: tuple(v) if type(defaults[key]) is tuple else v for key, v in options.items()}
-        with redirect_stdout(sys.stderr), _own_random_numbers():  # our stdout is for results
-            return to_arrays(function(**options))
+        start = perf_counter()
+        with stdout_to_stderr(), _own_random_numbers():  # our stdout is for results
+            function = own_code.find_function(name)
+            # A space file has lists alone.
+            defaults = {key: option.default for key, option in options_of(name).items()}
+            options = {key: tuple(v) if type(defaults[key]) is tuple else v for key, v in options.items()}
+            arrays = to_arrays(function(**options))
+        if perf_counter() - start > SLOW_SECONDS:
+            _slow.add(self.text)
+        return arrays
 
     def _check_equal(self, first: Arrays, second: Arrays) -> None:
         if _digest(first) != _digest(second):
@@ -111,18 +190,10 @@ class OwnData(ArraySource):
             raise DataError(f"{shown}: {reason(error)}") from error
 
 
-class ReturnedArrays(NamedArrays):
-    """Arrays in memory by their names."""
+def _decoded_folder() -> Path:
+    from orchestrator.data.decoding import FOLDER
 
-    def __init__(self, arrays: Arrays) -> None:
-        super().__init__(arrays)
-        self._in_memory = arrays
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._in_memory[name].shape
-
-    def load(self, name: str, *, at_most: int = 0) -> NDArray[Any]:
-        return self._in_memory[name]
+    return data_folder() / FOLDER
 
 
 def forget_waiting() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.data.content_split import SPLITS
+from orchestrator.data.sources.content_split import SPLITS
 from orchestrator.errors import DataError
 from orchestrator.formatting import first_control, is_encodable
 
+Blocks = Callable[[], Iterator[NDArray[Any]]]  # of an array, from the first to the last of its images
 CHANNELS = (1, 3)
 MAX_CLASSES = 100_000
 NEARLY_UNIT = 2.0  # floats up to less are no pixels up to 255, but numbers up to 1 with some error
@@ -51,45 +52,49 @@ def to_channels_first(images: NDArray[Any], layout: str) -> NDArray[Any]:
     return images.transpose(0, 3, 1, 2) if is_channels_last(images.shape, layout) else images
 
 
-def pixel_factor(name: str, images: NDArray[Any]) -> int:
+def pixel_factor(name: str, blocks: Blocks) -> int:
     """Return what makes numbers from 0 to 255 of an array's: 255 for floats in [0, 1] and booleans, else 1.
 
     DataError for numbers outside [0, 255], and for floats of which the largest is a little above 1.
     """
-    if images.dtype == np.uint8:
+    dtype = next(blocks()).dtype
+    if dtype == np.uint8:
         return 1
-    if images.dtype.kind not in "iufb":
-        raise DataError(f"{name} holds {images.dtype}; give uint8, or floats in [0, 1] or [0, 255]")
-    if images.dtype.kind == "b":
+    if dtype.kind not in "iufb":
+        raise DataError(f"{name} holds {dtype}; give uint8, or floats in [0, 1] or [0, 255]")
+    if dtype.kind == "b":
         return 255
-    low, high = images.min(), images.max()
+    lows, highs = zip(*((block.min(), block.max()) for block in blocks()), strict=True)
+    low, high = np.min(lows), np.max(highs)
     if not (low >= 0 and high <= 255):  # also where either is no number
         raise DataError(f"{name} has numbers from {low:g} to {high:g}; give uint8, or floats up to 1 or 255")
-    if images.dtype.kind == "f" and 1 < high < NEARLY_UNIT:
+    if dtype.kind == "f" and 1 < high < NEARLY_UNIT:
         raise DataError(
             f"{name} has floats up to {high:g}, a little above 1; clip them to [0, 1], or give [0, 255]"
         )
-    return 255 if images.dtype.kind == "f" and high <= 1 else 1
+    return 255 if dtype.kind == "f" and high <= 1 else 1
 
 
-def to_bytes(parts: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    """Return the images of all splits as uint8: whole numbers as they are, floats rounded to even.
+def write_bytes(parts: Mapping[str, Blocks], pixels: NDArray[np.uint8]) -> Iterator[int]:
+    """Write the images of all splits into `pixels`: whole numbers as they are, floats rounded to even.
 
-    Floats that all lie in [0, 1] are multiplied by 255 before. `parts` are arrays by their names. DataError
-    for numbers outside [0, 255], and for splits of which one goes up to 1 and another to 255.
+    Floats that all lie in [0, 1] are multiplied by 255 before. `parts` are functions that yield an array in
+    blocks, by its name: uint8 is read once, other numbers twice. Yields how many images are written, block by
+    block. DataError for numbers outside [0, 255], and for splits of which one goes up to 1 and another to
+    255.
     """
-    factors = {name: pixel_factor(name, images) for name, images in parts.items()}
+    factors = {name: pixel_factor(name, blocks) for name, blocks in parts.items()}
     if len(set(factors.values())) > 1:
         texts = (f"{name} up to {255 // factor}" for name, factor in factors.items())
         raise DataError(f"the numbers of its images are of two scales, {', '.join(texts)}; give one")
-    result = np.empty((sum(map(len, parts.values())), *next(iter(parts.values())).shape[1:]), dtype=np.uint8)
-    position = 0
-    for name, images in parts.items():
-        for image in images:  # image by image: no second copy of all as float64
-            is_plain = images.dtype == np.uint8
-            result[position] = image if is_plain else np.rint(image.astype(np.float64) * factors[name])
-            position += 1
-    return result
+    start = 0
+    for name, blocks in parts.items():
+        for block in blocks():
+            place = pixels[start : start + len(block)]
+            is_plain = block.dtype == np.uint8
+            place[:] = block if is_plain else np.rint(block.astype(np.float64) * factors[name])
+            start += len(block)
+            yield len(block)
 
 
 def class_labels(

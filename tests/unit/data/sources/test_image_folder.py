@@ -14,7 +14,7 @@ from PIL import Image
 
 from orchestrator.data import datasets, files, image_files, loading
 from orchestrator.data.image_files import BrokenImageError, decode, read_image_bytes
-from orchestrator.data.sources import clear_facts, find_source
+from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.errors import DataError, SpaceError
 
 Array = np.ndarray[Any, Any]
@@ -92,6 +92,58 @@ def test_palettes_alpha_grey_sixteen_bits_and_cmyk() -> None:
     ]
     cmyk = pixel(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG", quality=100)
     assert np.abs(np.array(cmyk) - [255, 0, 0]).max() <= 6
+
+
+def png(depth: int, colour_type: int, row: bytes, transparent: bytes) -> bytes:
+    """Return a PNG of one row, written by the letter of its specification."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 4, 1, depth, colour_type, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "expected"),
+    [
+        (1, bytes([0b01010000]), [0, 255, 0, 255]),  # white is transparent: laid on white
+        (2, bytes([0b00011011]), [0, 255, 170, 255]),
+        (4, bytes([0x01, 0x2F]), [0, 255, 34, 255]),
+        (8, bytes([0, 1, 2, 255]), [0, 255, 2, 255]),
+        (16, struct.pack(">4H", 0x0000, 0x0001, 0x0100, 0xAB12), [0, 255, 1, 0xAB]),
+        (16, struct.pack(">4H", 0x0002, 0x0101, 0x0001, 0xFFFF), [0, 1, 255, 255]),
+    ],
+)
+def test_the_transparent_shade_of_a_grey_png_is_white_at_every_depth(
+    depth: int, row: bytes, expected: list[int]
+) -> None:
+    content = png(depth, 0, row, struct.pack(">H", 1))
+    wide = decode(content, size=4, fit="pad", grey=True)[0]
+    assert wide[1 if wide[1].any() else 2].tolist() == expected
+
+
+def test_a_transparent_colour_is_white_and_one_of_16_bits_refused() -> None:
+    row, transparent = bytes([9, 8, 7, 1, 2, 3, 9, 8, 6, 0, 0, 0]), struct.pack(">3H", 9, 8, 7)
+    decoded = decode(png(8, 2, row, transparent), size=4, fit="pad", grey=False)
+    line = decoded[:, 1 if decoded[:, 1].any() else 2].T.tolist()
+    assert line == [[255, 255, 255], [1, 2, 3], [9, 8, 6], [0, 0, 0]]
+    for colour in ((9, 8, 7), (0x1234, 1, 1)):
+        content = png(16, 2, bytes(24), struct.pack(">3H", *colour))
+        with pytest.raises(BrokenImageError, match="has 16 bits a channel and a transparent colour; save"):
+            decode(content, size=4, fit="pad", grey=False)
+
+
+def test_a_folder_names_the_file_that_it_refuses(photos: Path) -> None:
+    (photos / "cat" / "deep.png").write_bytes(png(16, 2, bytes(24), bytes(6)))
+    with pytest.raises(
+        DataError, match=r"cat/deep\.png has 16 bits a channel and a transparent colour"
+    ) as caught:
+        files.read_raw(text_of(photos))
+    assert "\n" not in str(caught.value)
+    notes = files.read_raw(text_of(photos, skip_broken=True)).notes
+    assert any("1 broken image is left out" in note for note in notes)
 
 
 def test_a_sixteen_bit_colour_png_keeps_its_upper_bits() -> None:

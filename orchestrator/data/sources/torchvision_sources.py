@@ -12,12 +12,12 @@ from math import prod
 from pathlib import Path
 from typing import Annotated
 
-from orchestrator.data.data_folder import data_folder
-from orchestrator.data.published_files import check_published
-from orchestrator.data.sources import DatasetInfo, Raw, check_fits, one_of
-from orchestrator.data.torchvision_base import TorchvisionSource, published_indices
-from orchestrator.data.torchvision_images import ImageSet
-from orchestrator.data.torchvision_table import PUBLISHED, Keywords, Published
+from orchestrator.data.paths import data_folder
+from orchestrator.data.sources.base import DatasetInfo, Raw, check_fits, one_of
+from orchestrator.data.sources.published_files import check_published
+from orchestrator.data.sources.torchvision_base import TorchvisionSource, published_indices
+from orchestrator.data.sources.torchvision_images import ImageSet
+from orchestrator.data.sources.torchvision_table import PUBLISHED, Keywords, Published
 from pruning.hyperparameters import Converter
 
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
@@ -31,7 +31,7 @@ class ArraySet(TorchvisionSource):
     def facts(self) -> DatasetInfo:
         import numpy as np
 
-        from orchestrator.data.torchvision_arrays import from_zero, label_names, read_labels
+        from orchestrator.data.sources.torchvision_arrays import from_zero, label_names, read_labels
 
         with self.checked_files() as root:
             read = read_labels(self.row, root, self._keywords())
@@ -50,7 +50,7 @@ class ArraySet(TorchvisionSource):
     def read(self) -> Raw:
         import numpy as np
 
-        from orchestrator.data.torchvision_arrays import from_zero, label_names, read_arrays
+        from orchestrator.data.sources.torchvision_arrays import from_zero, label_names, read_arrays
 
         assert self.row.shape is not None
         facts = self.facts()
@@ -107,7 +107,7 @@ def _text(name: str, row: Published) -> str:
 CLASSES = {name: _class_of(name, row) for name, row in PUBLISHED.items()}
 
 
-def __getattr__(name: str) -> type[TorchvisionSource]:  # sources.SOURCES names each by its text
+def __getattr__(name: str) -> type[TorchvisionSource]:  # registry.SOURCES names each by its text
     if name not in CLASSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return CLASSES[name]

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.data.data_folder import data_folder
 from orchestrator.data.downloads import reason_of
-from orchestrator.data.published_files import check_published, fetch_published, missing_files
-from orchestrator.data.sources import DatasetInfo, Raw, Source
-from orchestrator.data.torchvision_table import Published
+from orchestrator.data.paths import data_folder
+from orchestrator.data.sources.base import DatasetInfo, Raw, Source
+from orchestrator.data.sources.published_files import check_published, fetch_published, missing_files
+from orchestrator.data.sources.torchvision_table import Published
 from orchestrator.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from orchestrator.data.sources import Indices
+    from orchestrator.data.sources.base import Indices
 
     Labels = NDArray[np.int64]
 

@@ -9,11 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from orchestrator.data.content_split import content_splits, shared_notes, split_counts
-from orchestrator.data.data_folder import data_folder
-from orchestrator.data.image_folder import Fit
-from orchestrator.data.sources import DatasetInfo, Raw
-from orchestrator.data.torchvision_base import TorchvisionSource, published_indices
+from orchestrator.data.paths import data_folder
+from orchestrator.data.sources.base import DatasetInfo, Raw
+from orchestrator.data.sources.content_split import content_splits, shared_notes, split_counts
+from orchestrator.data.sources.image_folder import Fit
+from orchestrator.data.sources.torchvision_base import TorchvisionSource, published_indices
 from orchestrator.errors import DataError
 from pruning.hyperparameters import Between
 
@@ -94,7 +94,8 @@ class ImageSet(TorchvisionSource):
             splits = train, validation, test
         shown = [str(path.relative_to(data_folder())) for path in paths]
         notes = shared_notes(contents, [split.tolist() for split in splits], shown)
-        return Raw(pixels, every, 0, names, splits, (*self._size_note(parts), *notes))
+        notes = (*self._size_note(parts), *notes)
+        return Raw(pixels, every, 0, names, splits, notes, decoded.file)
 
     def _size_note(self, parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
         """Yield a line where the images are not as many as were published: it may be half unpacked."""
@@ -106,7 +107,7 @@ class ImageSet(TorchvisionSource):
     def _listing(self) -> tuple[dict[str, list[tuple[Path, int]]], tuple[str, ...]]:
         """Return split -> (file, label) of each image, and the names of the classes."""
         from models.torchvision_compat import datasets
-        from orchestrator.data.array_images import check_class_names
+        from orchestrator.data.sources.array_images import check_class_names
 
         with self.checked_files() as root:
             opened = {
