@@ -62,12 +62,14 @@ class ImageFile:
 
     def read_into(self, content: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
         """Read the images at `rows` into `content`, flat. DataError where the file has changed."""
-        size, buffer = prod(self.shape[1:]), content.data
+        size, buffer, descriptor = prod(self.shape[1:]), content.data, self.stream.fileno()
         runs = np.flatnonzero(np.diff(rows) != 1) + 1  # images that lie one after another are read at once
         starts, ends = [0, *runs.tolist()], [*runs.tolist(), len(rows)]
-        for start, end in zip(starts, ends, strict=True):
-            if start < end:
-                self._read(buffer[start * size : end * size], int(rows[start]) * size)
+        offsets = (rows[starts] * size).tolist() if len(rows) else []
+        for start, end, offset in zip(starts, ends, offsets, strict=False):
+            part = buffer[start * size : end * size]
+            if (count := os.preadv(descriptor, [part], offset)) < len(part):
+                self._read(part[count:], offset + count)
         if not self.is_unchanged():  # after: what another process wrote while it was read is not used
             self._refuse()
 
