@@ -21,9 +21,9 @@ from time import perf_counter
 from pandas import DataFrame
 
 from orchestrator.analysis.intervals import test_set_width
-from orchestrator.analysis.orders import turning
 from orchestrator.analysis.pareto import earlier_networks
 from orchestrator.analysis.plots import accuracy_against_sparsity
+from orchestrator.analysis.rankings import turning
 from orchestrator.analysis.results import find_sweep, load_results
 from orchestrator.analysis.tables import default_differences, markdown, setting_tables, sparsest_table, tables
 from orchestrator.data.datasets import split_sizes

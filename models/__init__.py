@@ -21,12 +21,12 @@ from typing import Any
 
 from torch import nn
 
-from models import claim  # noqa: F401  before anything of `pruning`
+from models import import_guard  # noqa: F401  before anything of `pruning`
 from models.cnn import cnn
 from models.densenet import densenet121
 from models.mlp import mlp, slp
 from models.mobilenet import mobilenet_v2
-from models.names import unknown
+from models.name_errors import unknown
 from models.own_builders import find_own_builder
 from models.resnet import resnet, resnet18, resnet50
 from models.trained import random_weights

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.names import unknown
-from models.smallest import check_images, problem
+from models.name_errors import unknown
+from models.smallest_image import check_images, problem
 from models.trained import loads_weights
 
 Shape = tuple[int, int, int]

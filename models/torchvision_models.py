@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.names import unknown
-from models.smallest import check_images
+from models.name_errors import unknown
+from models.smallest_image import check_images
 from models.stems import SMALL_BELOW, set_channels, set_module, set_patches, set_small
 from models.torchvision_weights import load_weights, weights_name
 from models.trained import loads_weights

@@ -7,7 +7,7 @@ from runpy import run_path
 from typing import TYPE_CHECKING, Any
 
 # First: a folder `models` or `pruning` of the user's may come before ours on the path.
-run_path(str(Path(__file__).parent.parent / "pruning" / "siblings.py"))["claim_packages"]()
+run_path(str(Path(__file__).parent.parent / "pruning" / "package_imports.py"))["claim_packages"]()
 
 if TYPE_CHECKING:
     from orchestrator.analysis.results import results, rounds

@@ -1,3 +1,3 @@
-"""The earlier import path of `PQIndexPruner`, which plug-ins use; see `orchestrator.execution.scheduler`."""
+"""The earlier import path of `PQIndexPruner`, which plug-ins use: `execution.early_stopping`."""
 
-from orchestrator.execution.scheduler import PQIndexPruner as PQIndexPruner
+from orchestrator.execution.early_stopping import PQIndexPruner as PQIndexPruner

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, check_example, one_line, shape_text
+from pruning.cutting import SelectedLinear
 from pruning.dataflow import layer_input
 from pruning.masking import Group, Member, Scores, channel_dim, parameter_dims
-from pruning.resize import SelectedLinear
 
 CHUNK_SIZE = 64  # images at a time
 OnRows = Callable[[Tensor], None]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from pruning.column_readers import Reads
 from pruning.masking import (
     Conv,
     Group,
@@ -24,9 +25,8 @@ from pruning.masking import (
     unit_members,
     width_of,
 )
+from pruning.parameter_slices import Slices
 from pruning.probe import LOGITS
-from pruning.reads import Reads
-from pruning.slices import Slices
 
 Node = tuple[str, str]  # ("unit" or "column", module)
 CLASSES = "its units are classes: they reach the logits"

@@ -28,6 +28,8 @@ from pruning.checks import (
     check_network,
     check_stored_weights,
 )
+from pruning.column_readers import find_reads
+from pruning.cutting import SelectedLinear, axis_of, complement, cut_out
 from pruning.cutting_law import CuttingLaw
 from pruning.dataflow import find_data_flow
 from pruning.equivalence import check_equal, run_masked
@@ -49,12 +51,10 @@ from pruning.masking import (
     check_masks,
     prunable_layers,
 )
+from pruning.parameter_slices import find_slices
 from pruning.probe import Probe
 from pruning.probe_setup import open_norms, smallest_batch, smallest_images
-from pruning.reads import find_reads
-from pruning.removal import all_masks, removed_positions
-from pruning.resize import SelectedLinear, axis_of, complement, cut_out
-from pruning.slices import find_slices
+from pruning.removed_positions import all_masks, removed_positions
 
 UNCALLED = "it is not called as a layer"
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pruning.cutting import SelectedLinear
 from pruning.hyperparameters import to_int
 from pruning.masking import Conv, Group, Layer, Member, channel_dim, prunable_layers
-from pruning.resize import SelectedLinear
 
 # What a network's own forward may raise on an input that does not suit it.
 FORWARD_ERRORS = (

@@ -24,9 +24,9 @@ from pruning.checks import (
     one_line,
     shape_text,
 )
+from pruning.cutting import SelectedLinear
 from pruning.eval_mode import first_float, fixed_generators, model_copy, random_images
 from pruning.masking import Conv, Norm, prunable_layers
-from pruning.resize import SelectedLinear
 
 SIDES = (8, 28, 32, 64, *range(1, 33), 224)  # pixels: tried in turn where there is no example input
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, one_line
+from pruning.cutting import Removed, SelectedLinear, complement
 from pruning.dataflow import layer_input
 from pruning.masking import Conv, channel_dim, prunable_layers, unit_dim
-from pruning.resize import Removed, SelectedLinear, complement
 
 TOLERANCE = 1e-9  # of the largest value; float64 itself is off by 1e-13 or so
 ADVICE = (

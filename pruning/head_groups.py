@@ -16,9 +16,7 @@ import torch
 from torch import nn
 
 from pruning.attention import PROJECTIONS, HeadAttention, SplitAttention, is_splittable
-from pruning.masking import Group, Member, width_of
-from pruning.narrow_attention import UNTRACEABLE, find_narrow
-from pruning.resize import (
+from pruning.cutting import (
     HEAD_DIMS,
     HEADS,
     KEY_HEADS,
@@ -26,6 +24,8 @@ from pruning.resize import (
     counting_attributes,
     replace_module,
 )
+from pruning.masking import Group, Member, width_of
+from pruning.narrow_attention import UNTRACEABLE, find_narrow
 
 NO_WIDTH = "the rows of its heads come in no equal parts that read and are read alike"
 

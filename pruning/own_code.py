@@ -3,7 +3,7 @@
 A file's name is pinned when it is read: `net.py@0123456789abcdef:small` has the first digits of the SHA-256
 of the file and of the files beside it that it imports, so that one text means one code in every process. A
 name without a pin is a person's, and reads a file; a name in a store has one, and means a code that this
-process was handed: see `kept_code`. This module needs the standard library alone.
+process was handed: see `stored_code`. This module needs the standard library alone.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from orchestrator.execution.options import SweepOptions
-from orchestrator.execution.publish import publish_results, reproduce_command
+from orchestrator.execution.sweep_artifacts import publish_results, reproduce_command
 from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.plan_file import PLAN

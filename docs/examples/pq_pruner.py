@@ -12,7 +12,7 @@ from torch import nn
 import models
 import pruning
 from orchestrator.data import loading
-from orchestrator.execution.scheduler import PQIndexPruner, record_round
+from orchestrator.execution.early_stopping import PQIndexPruner, record_round
 from pruning.masking import Masks
 
 ROUNDS, STEPS = 8, 40

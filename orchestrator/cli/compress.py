@@ -24,7 +24,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import exit_on_signal
 from orchestrator.errors import BudgetError, OrchestrateError, UsageError
 from orchestrator.system.console import print_line
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 
 app = typer.Typer()
 
@@ -78,7 +78,7 @@ def compress(
     with exit_on_signal() as signals:
         from orchestrator.execution.options import SweepOptions, resolve_device
         from orchestrator.execution.sweep import run_sweep
-        from orchestrator.latency.bench import bench
+        from orchestrator.latency.exported_files import bench
         from orchestrator.model_io.export import ExportOptions
         from orchestrator.planning.amounts import budget_conflict
         from orchestrator.shipping.folder import ship
@@ -112,7 +112,7 @@ def compress(
             return
         count = int((summary.results["status"] == "finished").sum())
         reason = f"It was chosen among {count:,} trials, by validation accuracy, for: {asked}."
-        with kept_code.trusting(trust_code):
+        with stored_code.trusting(trust_code):
             shipment = ship(answer.run_id, ExportOptions(), out=network, reason=reason, uri=uri())
     for line in shipment.lines():
         print_line(line)

@@ -14,7 +14,7 @@ from orchestrator.cli import completion
 from orchestrator.errors import UnusableError, UsageError
 from orchestrator.formatting import is_encodable
 from orchestrator.system.console import print_line
-from pruning import kept_code
+from pruning import stored_code
 
 if TYPE_CHECKING:
     from orchestrator.space.space import Space
@@ -219,7 +219,7 @@ def load(name: str, sets: list[str], source: str | None = None, *, trust_code: b
         return space
     from orchestrator.model_io.pretrained import transfer_messages, with_source_model
 
-    with kept_code.trusting(trust_code):
+    with stored_code.trusting(trust_code):
         with_source = with_source_model(space, source, uri=uri())
     for line in transfer_messages(space, with_source):
         print_line(line, error=True)

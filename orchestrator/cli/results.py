@@ -29,7 +29,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import exit_on_signal, print_result, print_table
 from orchestrator.errors import UsageError
 from orchestrator.system.console import print_json, print_line, print_text
-from pruning import kept_code
+from pruning import stored_code
 
 app = typer.Typer()
 EXPORTED_ROWS = 30  # of the table of `compare` that names runs
@@ -207,7 +207,7 @@ def latency(
 
     options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again)
     with exit_on_signal():  # what was measured by then is recorded
-        with kept_code.trusting(trust_code):
+        with stored_code.trusting(trust_code):
             records = latency_records(measure_named(names, options, uri=uri()), options.batches)
         if as_json:
             print_json(records)
@@ -224,7 +224,7 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Time an exported network in ONNX Runtime on this CPU, in a process of its own; needs no store."""
-    from orchestrator.latency.bench import bench as measure
+    from orchestrator.latency.exported_files import bench as measure
 
     batches = parse_batch_sizes(batch)
     result = measure(source, threads=threads, batches=batches, seconds=seconds_each, uri=uri())
@@ -273,7 +273,7 @@ def export(
     options = ExportOptions(format, quantize, whole, input, output, not no_scaling)
     tolerance = None if within is None else parse_within(within)
     path = None if out is None else out.absolute()
-    with kept_code.trusting(trust_code):
+    with stored_code.trusting(trust_code):
         shipment = ship(run, options, out=path, best=best, within=tolerance, uri=uri())
     for line in shipment.lines():
         print_line(line)
@@ -289,7 +289,7 @@ def register(
     """Register a recorded network as a version of a model in MLflow's registry."""
     from orchestrator.model_io.register import register as register_run
 
-    with kept_code.trusting(trust_code):
+    with stored_code.trusting(trust_code):
         version = register_run(run, name=name, alias=alias, uri=uri())
     for line in version.lines():
         print_line(line)

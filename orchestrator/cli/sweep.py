@@ -33,7 +33,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import exit_on_signal, print_result, print_summary
 from orchestrator.errors import DiffersError
 from orchestrator.system.console import print_json, print_line
-from pruning import kept_code
+from pruning import stored_code
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions
@@ -190,7 +190,7 @@ def rerun(
         return
     from orchestrator.model_io import rerun as reruns
 
-    with kept_code.trusting(trust_code):
+    with stored_code.trusting(trust_code):
         recorded = reruns.find_recorded_run(run, uri=uri())
     for warning in recorded.reproducibility_warnings():
         print_line(f"note: {warning}", error=True)
@@ -215,7 +215,7 @@ def _rerun_bundle(path: Path, *, trust_code: bool) -> None:
 
     bundle_rerun.check_is_bundle(path)
     with exit_on_signal(start_seconds=START_SECONDS) as signals:
-        with kept_code.trusting(trust_code):
+        with stored_code.trusting(trust_code):
             bundle = bundle_rerun.load_bundle(path)
         summary = bundle_rerun.remake(bundle, uri=uri(), signals=signals)
         print_line(summary.line(), error=True)

@@ -24,7 +24,7 @@ from orchestrator.storage.uri import outbox_folder
 from orchestrator.system import provenance
 from orchestrator.system.files import read_regular
 from orchestrator.trial.task import SweepOutcome
-from pruning import kept_code
+from pruning import stored_code
 from pruning.plugins import all_entry_points
 from pruning.registry import parse_method
 
@@ -85,7 +85,7 @@ def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
 
     That is so for a search, a source model and files of the user's own, data among them.
     """
-    has_own_files = bool(kept_code.codes_in(str(space.choices()))) or any(
+    has_own_files = bool(stored_code.codes_in(str(space.choices()))) or any(
         parse_method(text)[0] not in OWN for text in space.axes.dataset
     )
     if has_own_files or space.search.method != "grid" or space.source_model is not None:

@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator import tracking
 from orchestrator.analysis.results import is_planned
 from orchestrator.errors import BusyError, OrchestrateError, StoreError, StoreUnavailableError
-from orchestrator.execution.publish import publish_results
+from orchestrator.execution.sweep_artifacts import publish_results
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.space.space import Space, load_space
 from orchestrator.storage.locks import is_on_this_host, is_owner_alive

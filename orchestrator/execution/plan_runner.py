@@ -16,9 +16,9 @@ from orchestrator.data import paths
 from orchestrator.errors import ClusterError, DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.execution.fast_path import REQUEST_SHA256, request_of
 from orchestrator.execution.options import SweepOptions
-from orchestrator.execution.publish import preload_plotting, publish_results, reproduce_command
 from orchestrator.execution.summary import Summary
 from orchestrator.execution.sweep import check_data, needed_data
+from orchestrator.execution.sweep_artifacts import preload_plotting, publish_results, reproduce_command
 from orchestrator.planning.changes import find_changes
 from orchestrator.planning.estimate import check_disk_space, disk_space_message
 from orchestrator.planning.plan import Plan, with_expected_points
@@ -47,7 +47,7 @@ from orchestrator.tracking.delivery import (
 from orchestrator.tracking.lease import acquire_lease, heartbeat
 from orchestrator.tracking.source_models import upload_source_model
 from orchestrator.trial.task import SweepOutcome, Task, WorkerSettings
-from pruning import kept_code
+from pruning import stored_code
 
 if TYPE_CHECKING:
     from orchestrator.planning.search_source import SearchSource
@@ -154,7 +154,9 @@ class SweepSession:
             tuple(datasets),
             options.data_dir(),
             str(paths.base()),
-            kept_code.dump([code for name in datasets for code in kept_code.codes_in(name)], with_base=True),
+            stored_code.dump(
+                [code for name in datasets for code in stored_code.codes_in(name)], with_base=True
+            ),
         )
         with cluster_for_sweep(options.resources(), requirements, self.signals):
             yield
@@ -208,7 +210,7 @@ class SweepSession:
             code=options.code(),
             stop=stop,
             state_dir=custom_state_dir(),
-            own_code=kept_code.dump(kept_code.codes_in(str(work.plan.space.choices())), with_base=True),
+            own_code=stored_code.dump(stored_code.codes_in(str(work.plan.space.choices())), with_base=True),
             folder=str(paths.base()),
         )
         previous = () if stop is None else tuple(previous_trials(work.plan, tracker, stop))
@@ -265,7 +267,7 @@ class SweepSession:
 
 def _own_sources(space: Space) -> dict[str, str]:
     """Return path -> text of the user's own files that a space names: kept to be read by people."""
-    codes = kept_code.codes_in(str(space.choices()))
+    codes = stored_code.codes_in(str(space.choices()))
     return {f"code/{code.pin}/{name}": text for code in codes for name, text in code.sources.items()}
 
 

@@ -21,7 +21,7 @@ from orchestrator.execution.ray_local import Node, connect_cluster, living_nodes
 from orchestrator.storage.uri import SERVER_FIX, check_reachable, redact_uri, store_exists
 from orchestrator.system.provenance import check_code
 from orchestrator.system.signals import SignalHandler
-from pruning import kept_code
+from pruning import stored_code
 
 ANSWER_SECONDS = 90.0  # a node imports MLflow first, and may have to install Ray's environment
 
@@ -79,7 +79,7 @@ def find_problem(requirements: NodeRequirements) -> str:
             return f"the store {redact_uri(requirements.uri)} is a file that it does not see; {SERVER_FIX}"
         tracking.initialise(requirements.uri)
         paths.set_base(requirements.folder)
-        kept_code.add_all(requirements.own_code)
+        stored_code.add_all(requirements.own_code)
         for name in requirements.datasets:
             check_files(name, None if requirements.data_dir is None else Path(requirements.data_dir))
     except OrchestrateError as error:

@@ -20,8 +20,8 @@ from orchestrator.planning.estimate import estimate
 from orchestrator.planning.fingerprints import missing_data
 from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
 from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
-from orchestrator.space.pruners import pruners
 from orchestrator.space.space import Space
+from orchestrator.space.stopping_rules import pruners
 from orchestrator.space.values import canonical_method
 from orchestrator.storage.uri import store_exists
 from orchestrator.system.signals import SignalHandler

@@ -11,8 +11,8 @@ from uuid import uuid4
 import ray
 from ray import tune
 
+from orchestrator.execution.dag_searcher import METRICS, STOPPED, SUCCEEDED, TASK
 from orchestrator.execution.ray_patches import internal_kv
-from orchestrator.execution.searcher import METRICS, STOPPED, SUCCEEDED, TASK
 from orchestrator.execution.worker import run_task
 from orchestrator.trial.task import Task, WorkerSettings
 

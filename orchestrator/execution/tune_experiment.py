@@ -16,11 +16,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from orchestrator.config import EarlyStopping
 from orchestrator.errors import ClusterError, DiskFullError
-from orchestrator.execution.options import Resources, limit_to_nodes
-from orchestrator.execution.progress import SweepProgress, TaskCounter
-from orchestrator.execution.ray_local import check_loopback, living_nodes, local_ray
-from orchestrator.execution.ray_session import death, session_folder
-from orchestrator.execution.searcher import (
+from orchestrator.execution.dag_searcher import (
     DIED,
     TASK,
     ConcurrencyRamp,
@@ -28,6 +24,10 @@ from orchestrator.execution.searcher import (
     LiveTrialScheduler,
     TaskSource,
 )
+from orchestrator.execution.options import Resources, limit_to_nodes
+from orchestrator.execution.progress import SweepProgress, TaskCounter
+from orchestrator.execution.ray_local import check_loopback, living_nodes, local_ray
+from orchestrator.execution.ray_session import death, session_folder
 from orchestrator.execution.trainable import StopSignals, trainable
 from orchestrator.execution.tune_patches import reuse_prestarted_workers, worker_loss_fails_one_trial
 from orchestrator.system.memory import default_gc
@@ -221,7 +221,7 @@ def _make_scheduler(
 ) -> LiveTrialScheduler:
     if stop is None or stop_signals is None:
         return LiveTrialScheduler()
-    from orchestrator.execution.scheduler import OptunaStopping  # and Optuna with it
+    from orchestrator.execution.early_stopping import OptunaStopping  # and Optuna with it
 
     return OptunaStopping(stop, stop_signals.set, previous_trials)
 

@@ -25,7 +25,7 @@ from orchestrator.system.provenance import card, check_code
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
 from orchestrator.tracking.delivery import deliver_all, shared_tracker
-from orchestrator.tracking.recorder import write_result
+from orchestrator.tracking.result_metrics import write_result
 from orchestrator.tracking.round_masks import load_round_masks
 from orchestrator.tracking.run_session import RunSession, make_run_start
 from orchestrator.tracking.source_models import load_source_model, transfer_tags
@@ -36,7 +36,7 @@ from orchestrator.trial.recovery import RoundMasks
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 from orchestrator.trial.task import Task, WorkerSettings
 from orchestrator.trial.weight_transfer import SourceModel
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 
 OnProgress = Callable[[dict[str, float]], None]
 ShouldStop = Callable[[dict[str, float]], str]  # a round's numbers -> why the trial is to stop, or ""
@@ -56,7 +56,7 @@ def run_task(
     FAILED, with the reason.
     """
     check_code(settings.code)
-    kept_code.add_all(settings.own_code)
+    stored_code.add_all(settings.own_code)
     paths.set_base(settings.folder)
     set_data_folder(settings.data_dir)
     check_plugin_code(task.config)

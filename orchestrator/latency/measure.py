@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import torch_threads
 from orchestrator.system.timing import Timing, batch_suffix, side_by_side
+from pruning.cutting import replace_module
 from pruning.eval_mode import eval_mode
 from pruning.masking import Masks, apply_masks, prunable_layers
-from pruning.resize import replace_module
 
 MIN_SPARSITY = 0.5  # of a layer: a weight takes 8 bytes in CSR with its index, and 4 in a dense matrix
 WHOLE_BATCH_BELOW = 16  # positions of a feature map; larger ones are faster image by image

@@ -23,10 +23,10 @@ from orchestrator.storage.uri import default_uri
 from orchestrator.system.determinism import torch_threads
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker
 from orchestrator.training.evaluation import evaluate
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 from pruning.channels import shrink
+from pruning.cutting import layer_widths
 from pruning.masking import Masks, apply_masks
-from pruning.resize import layer_widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def load(
     if not verified:
         text = f"{model.files.where}: without manifest_sha256 its files are compared with each other only"
         warnings.warn(text, stacklevel=2)
-    with kept_code.trusting(trust_code):
+    with stored_code.trusting(trust_code):
         net, saved = load_module(model, cut=cut)  # built and checked on the CPU
         net.to(torch_device)
         if strict:

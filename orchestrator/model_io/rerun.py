@@ -22,7 +22,7 @@ from orchestrator.storage import model_files
 from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic, summary, torch_threads
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker, open_store
-from orchestrator.tracking.recorder import CONFIG, ENVIRONMENT, metric_points
+from orchestrator.tracking.result_metrics import CONFIG, ENVIRONMENT, metric_points
 from orchestrator.tracking.source_models import load_source_model
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.run import TrialResult, run_dense, run_trial

@@ -21,8 +21,8 @@ from orchestrator.planning.constraints import model_conflict
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Exclusion, Params, PlannedTrial, SampledPoint, expand
 from orchestrator.planning.fingerprints import clear_caches
-from orchestrator.space.pruners import pruners, trials_needed
 from orchestrator.space.space import Space, grid_lists
+from orchestrator.space.stopping_rules import pruners, trials_needed
 from orchestrator.space.values import listed_values
 from orchestrator.trial.params import params
 from orchestrator.trial.run import measured_rounds

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from orchestrator.analysis.notes import MEANINGS, SURVIVORS
-from orchestrator.analysis.orders import turning
 from orchestrator.analysis.plots import spread, spread_note
+from orchestrator.analysis.rankings import turning
 from orchestrator.formatting import format_percent
 from orchestrator.report.charts import (
     MAX_LINES,

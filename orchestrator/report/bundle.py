@@ -28,7 +28,7 @@ from orchestrator.storage.runs import COMMAND, COMMAND_LENGTH, RunRecord
 from orchestrator.storage.tensor_files import load_tensors
 from orchestrator.system.files import replace_file
 from orchestrator.tracking import Tracker, open_store
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 
 LARGEST_MASKS = 100_000_000  # bytes of all packed masks; of more their digests alone are in the bundle
 Json = dict[str, Any]
@@ -75,7 +75,7 @@ def write_bundle(sweep: str, *, uri: str, out: Path | None = None) -> WrittenBun
         bundle_file.PLAN: tracker.read_text(run, PLAN).encode(),
         bundle_file.RUNS: json.dumps({"runs": runs}, sort_keys=True).encode(),
         bundle_file.ENVIRONMENT: _environment(tracker, (run, *loaded.runs.values())).encode(),
-        bundle_file.CODE: kept_code.dump(contents.code.values()).encode(),
+        bundle_file.CODE: stored_code.dump(contents.code.values()).encode(),
     }
     has_masks = mask_bytes <= LARGEST_MASKS
     if has_masks:
@@ -168,7 +168,7 @@ class _Contents:
             return
         if text := model_files.read_kept_code(manifest):
             try:
-                self.code |= kept_code.parse_kept(text)
+                self.code |= stored_code.parse_kept(text)
             except own_code.OwnCodeError as error:
                 raise StoreError(f"{manifest.files.where}: {error}") from error
 

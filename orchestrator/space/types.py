@@ -24,7 +24,7 @@ from orchestrator.data.augmentation import augmentations
 from orchestrator.data.datasets import DATASETS
 from orchestrator.errors import unknown_name
 from orchestrator.space import values
-from orchestrator.space.pruners import pruners
+from orchestrator.space.stopping_rules import pruners
 from orchestrator.space.techniques import TECHNIQUES
 from orchestrator.space.values import Value, is_range
 from orchestrator.training.lr_schedules import lr_schedules

@@ -45,7 +45,7 @@ from orchestrator.storage.tensor_files import (
 from orchestrator.system.files import write_file
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.structure import BAD_SIZES, activation_conflict, activations, meta_module
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 from pruning.masking import Masks
 
 LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
@@ -159,7 +159,7 @@ def _build_error(model: str, input_shape: tuple[int, int, int], error: Exception
 class SavedModel:
     """The content of a folder. `weights` is None if they are the parent's, with `masks` applied.
 
-    `code` has the user's own files that built and pruned it, as `pruning.kept_code.dump` writes them.
+    `code` has the user's own files that built and pruned it, as `pruning.stored_code.dump` writes them.
     """
 
     spec: ModelSpec
@@ -258,14 +258,14 @@ def read_kept_code(manifest: Manifest) -> str:
 def accept_code(methods: Iterable[str], read_code: Callable[[], str], *, where: str) -> None:
     """Let this process run the user's own files that methods in text form name, where that is safe.
 
-    StoreError where neither the files are at hand nor kept copies are trusted; see `kept_code.accept_kept`.
+    StoreError where neither the files are at hand nor kept copies are trusted; see `stored_code.accept_kept`.
     """
     for text in methods:
         name = own_code.NAME_AT_START.match(text.strip())
         if name is None:
             continue
         try:
-            kept_code.accept_kept(name[0], read_code)
+            stored_code.accept_kept(name[0], read_code)
         except own_code.OwnCodeError as error:
             raise StoreError(f"{where}: {error}") from error
 

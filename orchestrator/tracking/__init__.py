@@ -5,10 +5,10 @@ FINISHED. Each run takes a few calls: create, one or two batches, inputs, artifa
 """
 
 from orchestrator.storage.runs import DIGEST_LENGTH, TAG_LENGTH, MetricPoint, RunRecord, Value
-from orchestrator.tracking.active_run import ActiveRun
 from orchestrator.tracking.client import NOTE, NOTE_LENGTH, Tracker, compare_address, open_store
 from orchestrator.tracking.connection import initialise
 from orchestrator.tracking.errors import COOLDOWN_SECONDS, breaker_for
+from orchestrator.tracking.run_writer import ActiveRun
 from orchestrator.tracking.sqlite_store import has_store
 
 __all__ = [

@@ -17,9 +17,9 @@ from orchestrator.storage.locks import is_owner_alive, owner
 from orchestrator.storage.runs import RunRecord, Runs
 from orchestrator.storage.uri import redact_uri, store_folder
 from orchestrator.system.memory import infrequent_gc
-from orchestrator.tracking.active_run import ActiveRun
 from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.errors import STORE_FAULTS, breaker_for, translates_errors
+from orchestrator.tracking.run_writer import ActiveRun
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
 NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000

@@ -23,9 +23,9 @@ from orchestrator.redaction import redact
 from orchestrator.storage.outbox import DataInput, Outbox, RunEnd, RunStart, new_pending_id
 from orchestrator.system.files import write_file
 from orchestrator.tracking import ActiveRun, RunRecord, Tracker, Value
-from orchestrator.tracking.active_run import failure_reason
 from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
 from orchestrator.tracking.delivery import deliver_all, deliver_run, log_run_start, start_run
+from orchestrator.tracking.run_writer import failure_reason
 from orchestrator.trial.task import Task, WorkerSettings
 
 DIED = "its worker died"

@@ -39,7 +39,7 @@ from orchestrator.trial.targets import remaining_quantities
 from pruning.channels import shrink
 from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity, width_of
 from pruning.propagation import propagate_masks
-from pruning.removal import find_pruned_groups
+from pruning.removed_positions import find_pruned_groups
 from pruning.schedules import rounds_of, schedules, target_after
 from pruning.step import target_count
 

@@ -19,7 +19,7 @@ from orchestrator.data.batches import balanced_sample
 from orchestrator.data.loading import Dataset
 from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import global_states
-from orchestrator.training.checkpoint import snapshot
+from orchestrator.training.checkpoint_format import snapshot
 from orchestrator.training.loop import TrainerState, TrainingHooks, train
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for

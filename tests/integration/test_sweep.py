@@ -17,7 +17,7 @@ import ray  # before orchestrator.execution: it must be on loopback all the same
 import models
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.execution import ray_local, searcher
+from orchestrator.execution import dag_searcher, ray_local
 from orchestrator.execution.options import Resources
 from orchestrator.execution.ray_local import local_ray
 from orchestrator.execution.tune_experiment import run_experiment
@@ -97,7 +97,7 @@ def numbers(outcome: TaskResult) -> dict[str, float]:
 def test_a_sweep_is_a_serial_run_on_loopback_and_a_failure_stays_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searcher, "WORKER_SECONDS", 1e9)  # a second pays only where points go slowly
+    monkeypatch.setattr(dag_searcher, "WORKER_SECONDS", 1e9)  # a second pays only where points go slowly
     good, bad = [DENSE, replace(DENSE, seed=1)], DIVERGES
     points = [
         trial_point(bad, "weight"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from orchestrator.data.downloads import DOWNLOAD_ERRORS, download, problem_of, reason_of
-from orchestrator.data.sources.torchvision_table import PublishedFile
+from orchestrator.data.sources.published_datasets import PublishedFile
 from orchestrator.errors import DataError
 
 _whole: set[tuple[str, int, int, str]] = set()  # path, bytes, time of change, MD5 of files that were checked

@@ -18,7 +18,7 @@ from orchestrator.config import method_text
 from orchestrator.data import paths
 from orchestrator.data.paths import data_folder
 from orchestrator.data.sources.base import DatasetInfo, Source
-from orchestrator.data.sources.torchvision_table import PUBLISHED
+from orchestrator.data.sources.published_datasets import PUBLISHED
 from orchestrator.errors import DataError, SpaceError, unknown_name
 from pruning import own_code, own_functions
 from pruning.hyperparameters import Hyperparameter, convert_option, hyperparameters

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.torchvision_compat import datasets
-from orchestrator.data.sources.torchvision_table import Keywords, Published
+from orchestrator.data.sources.published_datasets import Keywords, Published
 
 Labels = NDArray[np.int64]
 OF_MNIST = ("KMNIST", "EMNIST", "QMNIST")  # in files of the IDX format, packed

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 from orchestrator.data.downloads import reason_of
 from orchestrator.data.paths import data_folder
 from orchestrator.data.sources.base import DatasetInfo, Raw, Source
+from orchestrator.data.sources.published_datasets import Published
 from orchestrator.data.sources.published_files import check_published, fetch_published, missing_files
-from orchestrator.data.sources.torchvision_table import Published
 from orchestrator.errors import DataError
 
 if TYPE_CHECKING:

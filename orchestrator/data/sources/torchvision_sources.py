@@ -14,10 +14,10 @@ from typing import Annotated
 
 from orchestrator.data.paths import data_folder
 from orchestrator.data.sources.base import DatasetInfo, Raw, check_fits, one_of
+from orchestrator.data.sources.published_datasets import PUBLISHED, Keywords, Published
 from orchestrator.data.sources.published_files import check_published
 from orchestrator.data.sources.torchvision_base import TorchvisionSource, published_indices
 from orchestrator.data.sources.torchvision_images import ImageSet
-from orchestrator.data.sources.torchvision_table import PUBLISHED, Keywords, Published
 from pruning.hyperparameters import Converter
 
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")

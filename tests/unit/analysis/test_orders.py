@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from result_rows import Row, frame, row
 
-from orchestrator.analysis.orders import orders, turning
+from orchestrator.analysis.rankings import orders, turning
 
 
 def point(technique: str, seed: int, sparsity: float, macs: float, accuracy: float) -> Row:

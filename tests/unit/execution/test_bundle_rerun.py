@@ -28,7 +28,7 @@ from orchestrator.storage.bundle_file import dump_bundle, read_bundle
 from orchestrator.storage.runs import COMMAND, RunRecord
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.signals import SignalHandler
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 
 FIRST, SECOND = "net.py@0123456789abcdef:small", "lab/net.py@fedcba9876543210:large"
 
@@ -183,7 +183,7 @@ def test_own_code_runs_where_it_is_at_hand_or_trusted_alone(
     monkeypatch.chdir(elsewhere)
     with pytest.raises(StoreError, match=r"there is no mine\.py in this folder; .* --trust-code"):
         load_bundle(tmp_path / "own.zip")
-    with kept_code.trusting(True):
+    with stored_code.trusting(True):
         bundle = load_bundle(tmp_path / "own.zip")
     space = bundled_space(bundle)
     assert space.axes.criterion == bundle.own_names

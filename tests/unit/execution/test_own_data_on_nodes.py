@@ -11,7 +11,7 @@ from orchestrator.data.sources import own_data
 from orchestrator.execution import ray_cluster
 from orchestrator.execution.ray_cluster import NodeRequirements, find_problem
 from orchestrator.space.values import canonical_dataset
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 
 CODE = """\
 import numpy as np
@@ -26,7 +26,7 @@ def test_a_node_gets_the_code_and_reads_the_data(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.py").write_text(CODE)
     good, bad = canonical_dataset("data.py:load"), canonical_dataset("data.py:load(count=2)")
-    code = kept_code.dump(kept_code.codes_in(good), with_base=True)
+    code = stored_code.dump(stored_code.codes_in(good), with_base=True)
     monkeypatch.setattr(own_code, "_CODES", {})  # another process
     monkeypatch.setattr(own_data, "_steady", set())
     monkeypatch.setattr(paths, "_workers_folder", None)

@@ -18,7 +18,7 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data.loading import Dataset
 from orchestrator.data.loading import load_dataset as digits
 from orchestrator.errors import StoreError
-from orchestrator.execution.searcher import SUCCEEDED
+from orchestrator.execution.dag_searcher import SUCCEEDED
 from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import Plan, PlannedTrial
 from orchestrator.planning.resume import remaining_tasks

@@ -27,15 +27,21 @@ from orchestrator.config import (
 )
 from orchestrator.data.loading import load_dataset
 from orchestrator.errors import SpaceError, UsageError
+from orchestrator.execution.dag_searcher import METRICS, STOPPED, SUCCEEDED
+from orchestrator.execution.early_stopping import (
+    OptunaStopping,
+    PQIndexPruner,
+    Studies,
+    make_pruner,
+    record_round,
+)
 from orchestrator.execution.options import SweepOptions
-from orchestrator.execution.scheduler import OptunaStopping, PQIndexPruner, Studies, make_pruner, record_round
-from orchestrator.execution.searcher import METRICS, STOPPED, SUCCEEDED
 from orchestrator.execution.sweep import make_plan, run_sweep, stop_rule
 from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import early_stopping_conflict, group_of
 from orchestrator.planning.resume import previous_trials
-from orchestrator.space.pruners import pruners
 from orchestrator.space.space import load_space
+from orchestrator.space.stopping_rules import pruners
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 from orchestrator.trial.run import Round, run_trial

@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.execution.searcher import (
+from orchestrator.execution.dag_searcher import (
     METRICS,
     SUCCEEDED,
     ConcurrencyRamp,
@@ -185,7 +185,7 @@ def test_another_worker_comes_once_it_pays(
     seconds: float, done: int, left: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("orchestrator.execution.searcher.monotonic", lambda: clock[0])
+    monkeypatch.setattr("orchestrator.execution.dag_searcher.monotonic", lambda: clock[0])
     at_once = ConcurrencyRamp(1, 3)
     assert at_once.limit(done=0, left=9) == 1  # no worker is there yet
     clock[0] += 50

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ExportError, UsageError
-from orchestrator.latency.bench import BatchTime, Bench, bench_file
+from orchestrator.latency.exported_files import BatchTime, Bench, bench_file
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

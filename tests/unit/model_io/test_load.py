@@ -22,8 +22,8 @@ from orchestrator.storage.manifest import LocalFolder
 from orchestrator.storage.model_files import save_model
 from orchestrator.training.evaluation import evaluate
 from orchestrator.trial.context import NetworkState
-from pruning import apply_masks, kept_code, own_code, prune, shrink
-from pruning.resize import layer_widths
+from pruning import apply_masks, own_code, prune, shrink, stored_code
+from pruning.cutting import layer_widths
 
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
 # Of densenet121 the rest is long: what is stored is the same as of a cnn, and each takes half a minute.
@@ -310,7 +310,7 @@ def test_widths_that_do_not_say_how_wide_heads_are_load_a_cut_attention(
     assert len(widths) == len(layer_widths(small)) - 1
     apply_masks(net, masks)
     arch: dict[str, object] = {"model": name, "input_shape": [1, 8, 8], "num_classes": 10}
-    code = kept_code.dump(kept_code.codes_in(name))
+    code = stored_code.dump(stored_code.codes_in(name))
     for folder, cut_widths in (("old", widths), ("other", {**widths, "attention:num_heads": [2]})):
         (tmp_path / folder).mkdir()
         state = NetworkState(net.state_dict(), masks)

@@ -24,7 +24,7 @@ from models.torchvision_compat import models as torchvision_models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import OrchestrateError, SpaceError, StoreError, StoreUnavailableError, UsageError
 from orchestrator.execution.options import SweepOptions
-from orchestrator.execution.publish import reproduce_command
+from orchestrator.execution.sweep_artifacts import reproduce_command
 from orchestrator.execution.worker import run_task
 from orchestrator.model_io import rerun
 from orchestrator.model_io.pretrained import load_source_model, transfer_messages, with_source_model

@@ -17,8 +17,8 @@ from models.torchvision_compat import models as torchvision_models
 from orchestrator.trial.metrics import profile
 from pruning.attention import HeadAttention
 from pruning.channels import find_channels
+from pruning.cutting import layer_widths, resize
 from pruning.narrow_attention import KINDS, NarrowAttention
-from pruning.resize import layer_widths, resize
 
 WIDTH = 12  # of a token
 HEAD = 4  # width of a head

@@ -276,12 +276,12 @@ def test_torchvision_is_imported_by_the_module_that_makes_it_work(
 ) -> None:
     write(folder, net="def f():\n    import torchvision\n    return torchvision\n")
     imported: list[str] = []
-    monkeypatch.setattr(own_imports, "IMPORT_FIRST", {"torchvision": "models.claim"})
+    monkeypatch.setattr(own_imports, "IMPORT_FIRST", {"torchvision": "models.import_guard"})
     monkeypatch.setattr(own_imports.importlib, "import_module", imported.append)
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     own = own_imports.World(own_sources.Layout(own_sources.SourceFiles(folder, {}), "net.py"))
     assert own.import_module("torchvision").__name__ == "torchvision"
-    assert imported == ["models.claim"]
+    assert imported == ["models.import_guard"]
 
 
 def test_names_that_are_none() -> None:

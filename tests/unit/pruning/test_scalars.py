@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import pruning
-from orchestrator.execution.scheduler import PQIndexPruner
+from orchestrator.execution.early_stopping import PQIndexPruner
 from pruning.hyperparameters import to_float, to_int
 from pruning.pq_index import find_phases
 from pruning.schedules import schedules

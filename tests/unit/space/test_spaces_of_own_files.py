@@ -20,7 +20,7 @@ from orchestrator.planning.run_names import trial_name, varied_axes
 from orchestrator.space.space import Space, load_space
 from orchestrator.trial.params import params
 from orchestrator.trial.task import Task
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 from pruning.criteria import criteria
 from pruning.schedules import schedules
 
@@ -92,7 +92,7 @@ def test_keys_have_the_digest_and_people_see_none(plan: Plan) -> None:
     config = trial.config
     assert own_code.shown(config.dense.model) == "net.py:small(width=6)"
     assert own_code.shown(config.prune.criterion) == "mine.py:score(alpha=3.0)"
-    codes = {code.main: code for code in kept_code.codes_in(str(plan.space.choices()))}
+    codes = {code.main: code for code in stored_code.codes_in(str(plan.space.choices()))}
     assert config.dense.dense_code == f"net.py={codes['net.py'].sha256}"
     assert config.trial_code == f"mine.py={codes['mine.py'].sha256}"
     values = params(config)
@@ -120,12 +120,12 @@ def test_a_changed_file_has_other_keys_and_says_so(plan: Plan, tmp_path: Path) -
 
 def test_a_task_travels_with_its_code(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     config = plan.trials[0].config
-    kept = kept_code.dump(kept_code.codes_in(str(plan.space.choices())))
+    kept = stored_code.dump(stored_code.codes_in(str(plan.space.choices())))
     monkeypatch.setattr(own_code, "_CODES", {})
-    kept_code.add_all(kept)
+    stored_code.add_all(kept)
     task = Task.from_text(Task(config.key(), "name", config, parent=config.dense.key()).to_text())
     assert task.config == config
-    assert len(kept_code.codes_in(json.dumps(task.to_text()))) == 2
+    assert len(stored_code.codes_in(json.dumps(task.to_text()))) == 2
 
 
 def test_the_decorator_s_traits_are_the_method_s_and_its_name_is_nobody_s(plan: Plan) -> None:

@@ -14,7 +14,7 @@ from orchestrator.errors import StoreError
 from orchestrator.storage.manifest import CODE, LocalFolder
 from orchestrator.storage.model_files import load_model_from, save_model
 from orchestrator.trial.context import NetworkState
-from pruning import kept_code, own_code
+from pruning import own_code, stored_code
 
 NET = """\
 from pathlib import Path
@@ -51,7 +51,7 @@ def saved(folder: Path, model: str, code: str) -> tuple[LocalFolder, str]:
 def pinned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """The name and kept code of a network that this process then knows nothing of, nor has it run."""
     name = models.resolve("net.py:small")[0]
-    code = kept_code.dump(kept_code.codes_in(name))
+    code = stored_code.dump(stored_code.codes_in(name))
     monkeypatch.setattr(own_code, "_CODES", {})
     find_own_builder.cache_clear()
     (folder / "ran").unlink()
@@ -72,7 +72,7 @@ def test_nothing_of_a_kept_copy_runs_without_trust(folder: Path, pinned: tuple[s
     with pytest.raises(StoreError, match=r"saved: net\.py:small needs its file .* --trust-code"):
         load_model_from(files, manifest_sha256=sha256)
     assert not (folder / "ran").exists()
-    with kept_code.trusting(True):
+    with stored_code.trusting(True):
         load_model_from(files, manifest_sha256=sha256)
     assert (folder / "ran").exists()
 
@@ -81,7 +81,7 @@ def test_nothing_of_a_kept_copy_runs_without_trust(folder: Path, pinned: tuple[s
 def test_a_store_cannot_name_a_file_without_its_digest(folder: Path, code: str) -> None:
     files, sha256 = saved(folder, "net.py:small", code)
     with (
-        kept_code.trusting(True),
+        stored_code.trusting(True),
         pytest.raises(StoreError, match="without the digest of its file, and is not read"),
     ):
         load_model_from(files, manifest_sha256=sha256)
@@ -96,7 +96,7 @@ def test_a_changed_copy_is_found_by_the_manifest_and_by_the_digest(
     path = folder / "saved" / CODE
     text = path.read_text()
     path.write_text(text.replace("ran", "bad"))
-    with kept_code.trusting(True), pytest.raises(StoreError, match=r"code\.json is not as it was written"):
+    with stored_code.trusting(True), pytest.raises(StoreError, match=r"code\.json is not as it was written"):
         load_model_from(files, manifest_sha256=sha256)
     manifest = json.loads((folder / "saved" / "manifest.json").read_text())
     assert CODE in manifest

@@ -18,7 +18,7 @@ from orchestrator.model_io.load import saved_model
 from orchestrator.storage.uri import default_uri
 from orchestrator.system import provenance
 from orchestrator.tracking import RunRecord, Tracker, initialise
-from orchestrator.tracking.recorder import metric_points, write_result
+from orchestrator.tracking.result_metrics import metric_points, write_result
 from orchestrator.trial.metrics import compressed_bytes
 from orchestrator.trial.run import run_dense, run_trial
 from orchestrator.trial.task import Task, WorkerSettings

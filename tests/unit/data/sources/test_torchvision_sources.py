@@ -24,8 +24,8 @@ from small_published import EMNIST_CLASSES, MAKERS, Files, pixels
 from models.torchvision_compat import datasets as vision
 from orchestrator.data import datasets, decoding, files, loading
 from orchestrator.data.sources import published_files, torchvision_sources
+from orchestrator.data.sources.published_datasets import PUBLISHED
 from orchestrator.data.sources.registry import find_source
-from orchestrator.data.sources.torchvision_table import PUBLISHED
 from orchestrator.errors import DataError, SpaceError
 from orchestrator.planning.fingerprints import clear_caches
 from orchestrator.space.catalog import describe

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import DenseConfig, EarlyStopping, TrialConfig
-from orchestrator.space.pruners import pruners
+from orchestrator.space.stopping_rules import pruners
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import RunEnd
 from orchestrator.storage.runs import TAG_LENGTH, MetricPoint
@@ -30,9 +30,9 @@ from orchestrator.trial.recovery import reuses_dense_weights
 from orchestrator.trial.run import TrialResult
 from orchestrator.trial.structure import unpruned_of
 from orchestrator.trial.task import Task
-from pruning import kept_code
+from pruning import stored_code
+from pruning.cutting import layer_widths
 from pruning.pq_index import find_phases
-from pruning.resize import layer_widths
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
 NOTES_LENGTH = 2000  # characters
@@ -72,14 +72,14 @@ def write_result(
     masks_suffice = (
         is_parent_stored and isinstance(task.config, TrialConfig) and reuses_dense_weights(task.config)
     )
-    codes = kept_code.codes_in(json.dumps(asdict(task.config)))
+    codes = stored_code.codes_in(json.dumps(asdict(task.config)))
     (folder / "model").mkdir()
     manifest = model_files.save_model(
         folder / "model",
         result.last.state,
         arch=_architecture(task.dense, result),
         parent=task.dense.key() if masks_suffice else None,
-        code=kept_code.dump(codes) if codes else "",
+        code=stored_code.dump(codes) if codes else "",
     )
     for name, content in _tables(task, result, phase_names).items():
         write_file(folder / name, content)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pruning.column_readers import batches
 from pruning.probe import Probe
-from pruning.reads import batches
 
 
 @dataclass(frozen=True)

@@ -8,4 +8,4 @@ from __future__ import annotations
 from pathlib import Path
 from runpy import run_path
 
-run_path(str(Path(__file__).parent.parent / "pruning" / "siblings.py"))["claim_packages"]()
+run_path(str(Path(__file__).parent.parent / "pruning" / "package_imports.py"))["claim_packages"]()

@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config import EarlyStopping, TrialConfig
-from orchestrator.execution.searcher import STOPPED, SUCCEEDED, TASK, LiveTrialScheduler, metrics_of
+from orchestrator.execution.dag_searcher import STOPPED, SUCCEEDED, TASK, LiveTrialScheduler, metrics_of
 from orchestrator.planning.plan import group_of
-from orchestrator.space.pruners import pruners
+from orchestrator.space.stopping_rules import pruners
 from orchestrator.trial.task import PreviousTrial, Task
 from pruning.hyperparameters import to_float
 from pruning.pq_index import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phase_options, find_phases

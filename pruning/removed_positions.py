@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pruning.cutting import Removed
 from pruning.masking import Group, Masks, alive_units
-from pruning.resize import Removed
 
 
 def remaining_channels(
