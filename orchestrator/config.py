@@ -66,7 +66,8 @@ class Prune:
     removes the highest scores. `layer_amounts` are the amounts of the layers by name, where these differ:
     then `amount` is their mean, weighted by numbers of weights, and `amount_label` their text in the space,
     for tables alone: both are no part of the key. `limits` are what may be left, by quantity, in counts: then
-    `amount` is the largest part of a quantity that is to go, and no part of the key either.
+    `amount` is the largest part of a quantity that is to go, and no part of the key either. Of every group of
+    units a multiple of `round_to` is left.
     """
 
     criterion: str
@@ -79,6 +80,7 @@ class Prune:
     layer_amounts: tuple[tuple[str, float], ...] = ()
     amount_label: str = ""
     limits: tuple[tuple[str, int], ...] = ()
+    round_to: int = 1
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class TrialConfig:
             prune["amount"] = self.prune.layer_amounts
         if self.prune.limits:
             prune["amount"] = {"at_most": dict(self.prune.limits)}
+        if self.prune.round_to == 1:
+            del prune["round_to"]
         return _key("trial", {"parent": self.dense.key(), "prune": prune, **fields_of_trial})
 
     @classmethod
@@ -211,6 +215,7 @@ ADDED_LATER: Mapping[str, Json] = {
     "data_sha256": "",
     "dense_code": "",
     "trial_code": "",
+    "round_to": 1,
     "train.channels_last": False,
     "train.label_smoothing": 0.0,
     "train.mixup": 0.0,

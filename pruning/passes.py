@@ -26,14 +26,14 @@ from pruning.masking import (
 )
 from pruning.registry import Method
 from pruning.schedules import split_into_passes
-from pruning.step import Count, Scope, prune_step, share_by_erk
+from pruning.step import Count, Scope, prune_step, round_widths, share_by_erk
 
 
 @dataclass(frozen=True)
 class Rules:
     """What the passes of a round have in common; `prunable` are parameter names, `block` is the m of n:m.
 
-    `adaptive` is that of the schedule.
+    `adaptive` is that of the schedule; `multiple`: of how many units a multiple is left of every group.
     """
 
     criterion: Method
@@ -43,6 +43,7 @@ class Rules:
     block: int | None
     adaptive: bool
     invert: bool
+    multiple: int = 1
 
     def keeps_one(self, amount: float) -> bool:
         """Whether the best unit of every group stays: an amount below 1 is not to empty a layer."""
@@ -86,13 +87,12 @@ def _step(
     if rules.groups is None:
         return context.masks | _step_by_share(scores, values, alive, counts, rules)
     squares = {name: values[name].square() for name in context.weights}
-    remaining = _step_by_share(
-        {group.name: _unit_scores(group, scores, rules.criterion) for group in rules.groups},
-        {group.name: sum_by_unit(group, squares).sqrt() for group in rules.groups},
-        {group.name: alive_units(group, context.masks) for group in rules.groups},
-        counts,
-        rules,
-    )
+    unit_scores = {group.name: _unit_scores(group, scores, rules.criterion) for group in rules.groups}
+    alive_before = {group.name: alive_units(group, context.masks) for group in rules.groups}
+    norms = {group.name: sum_by_unit(group, squares).sqrt() for group in rules.groups}
+    remaining = _step_by_share(unit_scores, norms, alive_before, counts, rules)
+    if rules.multiple > 1:
+        remaining = round_widths(unit_scores, alive_before, remaining, multiple=rules.multiple)
     masks = context.masks
     for group in rules.groups:
         masks = mask_units(group, remaining[group.name], masks)

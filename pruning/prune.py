@@ -59,6 +59,7 @@ def prune(
     accumulated: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     invert: bool = False,
+    round_to: int = 1,
 ) -> Masks:
     """Return masks after one round of pruning: {parameter name: bool, True = alive}, on the CPU.
 
@@ -72,9 +73,10 @@ def prune(
     such a layer makes stays. For `unit`, and for `output` or `input`, the network is run once to see which
     layers make the logits; without `example_input`, on an input that its layers suggest. `sample` (images,
     labels) is for criteria that look at data, `accumulated` the sums of an `Accumulator` for those that look
-    at a training. `invert` prunes the best first, a control. `net` is untouched. What has weights and is not
-    pruned is named in a warning. ValueError for bad values, unknown names, and networks that cannot be
-    pruned.
+    at a training. `invert` prunes the best first, a control. Of units, channels or heads the multiple of
+    `round_to` nearest to what the amount leaves of each group stays, the best ones. `net` is untouched. What
+    has weights and is not pruned is named in a warning. ValueError for bad values, unknown names, and
+    networks that cannot be pruned.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _check_numbers(amount, pattern, scope, round)
@@ -94,7 +96,8 @@ def prune(
         return masks
     block = pattern.options.get(pattern.traits.get("block", ""))
     is_adaptive = bool(plan.traits.get("adaptive"))
-    rules = Rules(score, cast(Scope, scope), groups, prunable.keys(), block, is_adaptive, invert)
+    multiple = check_multiple(round_to, pattern, groups)
+    rules = Rules(score, cast(Scope, scope), groups, prunable.keys(), block, is_adaptive, invert, multiple)
     context = ScoringContext(net, {}, masks, generator, sample, groups, accumulated)
     counts = [partial(plan, amount=amount, round=round) for amount in amounts]
     return run_passes(context, rules, shares, counts)
@@ -176,6 +179,18 @@ def check_criterion_fits(criterion: Method, granularity: Method, groups: Sequenc
             f"criterion {criterion.label!r} ranks whole units or channels, and granularity "
             f"{granularity.name!r} removes single weights: choose unit or channel, or another criterion"
         )
+
+
+def check_multiple(multiple: int, granularity: Method, groups: Sequence[Group] | None) -> int:
+    """Return a multiple as Python's number. ValueError for one that is none, and for single weights."""
+    number = to_int(multiple)
+    if number is None or number < 1:
+        raise ValueError(f"round_to is {multiple!r}; it must be 1 or more")
+    if number > 1 and groups is None:
+        raise ValueError(
+            f"round_to is for units, channels and heads, and granularity {granularity.name!r} removes weights"
+        )
+    return number
 
 
 def check_invert(schedule: Method, *, invert: bool) -> None:

@@ -79,6 +79,32 @@ def prune_step(
     return result
 
 
+def round_widths(
+    scores: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    *,
+    multiple: int,
+) -> dict[str, Tensor]:
+    """Return which units stay of each group, bool [n]: a multiple, the nearest to how many a step left.
+
+    `before` and `after` are which were alive before the step and after it. The best of those that were alive
+    stay. A group that lost nothing, or all, or has fewer units than the multiple, is as it was before.
+    """
+    return {name: _rounded(name, scores[name], before[name], after[name], multiple) for name in after}
+
+
+def _rounded(name: str, score: Tensor, before: Tensor, after: Tensor, multiple: int) -> Tensor:
+    total, left = int(before.sum()), int(after.sum())
+    if left in (0, total):
+        return after
+    if total < multiple:
+        return before
+    target = min(max(1, int(left / multiple + 0.5)), total // multiple) * multiple
+    pools = Pools(score[None], score[None], before[None], (name,))
+    return _remove(pools, torch.tensor([total - target]), keep_one=False)[0]
+
+
 def _prune_globally(
     scores: Mapping[str, Tensor],
     values: Mapping[str, Tensor],

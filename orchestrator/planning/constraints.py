@@ -177,6 +177,14 @@ def scope_conflict(granularity: str, scope: str) -> str | None:
     return None
 
 
+def width_conflict(granularity: str, multiple: int) -> str | None:
+    """Check that whole units go where a multiple of them is to be left."""
+    name = method_name(granularity)
+    if multiple == 1 or name in ("unit", "channel", "head"):
+        return None
+    return f"round_to is for units, channels and heads, and granularity {name} removes weights"
+
+
 @lru_cache(maxsize=4096)
 def score_conflict(criterion: str, granularity: str) -> str | None:
     """Check that the criterion can rank what the granularity removes."""

@@ -34,6 +34,7 @@ from orchestrator.planning.constraints import (
     start_conflict,
     structure_conflict,
     train_size,
+    width_conflict,
 )
 from orchestrator.planning.equality import explain_duplicate, plain_key
 from orchestrator.planning.fingerprints import data_sha256, dense_code, trial_code
@@ -203,6 +204,7 @@ def _pruning_variants(space: Space, lists: Lists) -> Iterator[PruningVariant]:
             space.protect,
             cast(Control, control),
             amount_label=by_layer,
+            round_to=space.round_to,
         )
         fields = {**dict(zip(TRAINING_AXES, values, strict=True)), "technique": label}
         point = {**vars(prune), "amount": amount, **fields}
@@ -219,6 +221,7 @@ def _pruning_conflict(prune: Prune, fields: Point, point: Point) -> str | None:
         or scope_conflict(prune.granularity, prune.scope)
         or score_conflict(prune.criterion, prune.granularity)
         or (None if prune.amount_label else amount_conflict(prune.granularity, prune.amount))
+        or width_conflict(prune.granularity, prune.round_to)
         or order_conflict(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
     )
 

@@ -87,6 +87,7 @@ def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
         "train": non_default_recipe(space.train.model_dump()),
         "protect": space.protect,
         **({"only": space.only} if space.only else {}),
+        **({"round_to": space.round_to} if space.round_to > 1 else {}),
         "exclude": [_choices_record(rule.non_empty()) for rule in space.exclude],
         "numerics": asdict(plan.numerics),
         "stop": str(stop),

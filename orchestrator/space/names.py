@@ -65,7 +65,7 @@ def plugin_names(kind: str) -> list[str]:
 
 
 def settable_keys() -> list[str]:
-    """Return the keys of --set: axes, fields of `train` and `search`, `protect`, `only`."""
+    """Return the keys of --set: axes, fields of `train` and `search`, `protect`, `only`, `round_to`."""
     return list(_content()["settable_keys"])
 
 

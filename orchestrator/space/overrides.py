@@ -13,8 +13,9 @@ from orchestrator.space.yaml_loader import Path, Plain
 TECHNIQUE_AXES = ("criterion", "granularity", "scope")
 SEARCH_KEYS = tuple(f"search.{field}" for field in Search.model_fields)
 LAYER_KEYS = ("protect", "only")
+WIDTH_KEY = "round_to"
 RECIPE_KEY = f"train.{recipe.FIELD}"
-SETTABLE = (*AXIS_NAMES, *LAYER_KEYS, *SEARCH_KEYS, RECIPE_KEY)
+SETTABLE = (*AXIS_NAMES, *LAYER_KEYS, WIDTH_KEY, *SEARCH_KEYS, RECIPE_KEY)
 
 
 def with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Plain], dict[Path, str]]:
@@ -31,7 +32,7 @@ def with_sets(data: dict[str, Plain], sets: Sequence[str]) -> tuple[dict[str, Pl
         new_values = [yaml_loader.load_yaml(value, option).data for value in _split(text)]
         if not new_values and key not in LAYER_KEYS:
             raise SpaceError(f"{option}: no value is given; write {key}=v1,v2")
-        if key in (*SEARCH_KEYS, RECIPE_KEY) and len(new_values) > 1:
+        if key in (*SEARCH_KEYS, RECIPE_KEY, WIDTH_KEY) and len(new_values) > 1:
             raise SpaceError(f"{option}: {key} takes one value")
         path, data = _replace(data, key, new_values, set(origins))
         origins[path] = option
@@ -48,6 +49,8 @@ def _replace(
     group, _, field = key.rpartition(".")
     if key in LAYER_KEYS:
         return (key,), {**data, key: new_values}
+    if key == WIDTH_KEY:
+        return (key,), {**data, key: new_values[0]}
     group_data = recipe.as_mapping(data.get(group, {})) if group in ("search", "train") else {}
     if key == RECIPE_KEY:
         # In place of the file's recipe; of that stays what an earlier --set gave.

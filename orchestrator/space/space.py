@@ -20,7 +20,7 @@ from orchestrator.space.overrides import TECHNIQUE_AXES, with_sets
 from orchestrator.space.recipe import FIELD as NAMED_RECIPE
 from orchestrator.space.recipe import Recipe, TrainKey, with_batch_size
 from orchestrator.space.schema import AXIS_NAMES, Axes, AxisName, Exclude, Search
-from orchestrator.space.types import Recovery, StopRule, StrictModel
+from orchestrator.space.types import Integer, Recovery, StopRule, StrictModel
 from orchestrator.space.values import MAX_POINTS, Choice, Range, Value, as_list, listed_values
 from orchestrator.space.yaml_loader import MAX_BYTES, Document, Path, Plain
 from orchestrator.system.files import read_regular
@@ -29,6 +29,7 @@ from pruning import own_code
 from pruning.registry import parse_method
 
 SPACES = File(__file__).parent.parent / "spaces"
+MAX_MULTIPLE = 4096  # of the units that are left of a layer
 MAX_MESSAGE = 500  # characters; a value of any length may be in it
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 Lists = Mapping[str, tuple[Any, ...]]  # an axis's name and its values
@@ -57,6 +58,7 @@ class Space(StrictModel):
     train: TrainKey = Recipe()
     protect: LayerNames = ()
     only: LayerNames = ()
+    round_to: Annotated[Integer, Field(ge=1, le=MAX_MULTIPLE)] = 1
     recover: Recovery | None = None
     stop: StopRule | None = None
     stop_within: Annotated[tuple[AxisName, ...], BeforeValidator(_sorted_names)] = DEFAULT_GROUP_BY

@@ -193,6 +193,7 @@ def choose_masks(
             accumulated=accumulated,
             seed=round_seed,
             invert=options.control == "invert",
+            round_to=options.round_to,
         )
 
     with context.seeded("prune", round):

@@ -86,3 +86,18 @@ def test_adaptive_schedules_take_no_limit(tmp_path: Path, technique: str, schedu
 def test_a_bad_limit_is_one_line(tmp_path: Path, amount: str) -> None:
     with pytest.raises(SpaceError, match=r"macs|bytes"):
         planned(tmp_path, amount)
+
+
+def test_round_to_is_in_the_key_where_it_is_more_than_1(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(SPACE.format(amount="[50%]", technique="structured, weight", schedule="one_shot"))
+    plain, one, eight = (
+        make_plan(load_space(str(path), sets)) for sets in ([], ["round_to=1"], ["round_to=8"])
+    )
+    assert [trial.key for trial in plain.trials] == [trial.key for trial in one.trials]
+    (trial,) = eight.trials  # weights have no widths
+    assert trial.key not in {other.key for other in plain.trials}
+    assert "round_to is for units" in eight.excluded[0].reason
+    assert params(trial.config)["round_to"] == 8
+    assert "round_to" not in params(plain.trials[0].config)
+    assert TrialConfig.from_json(json.loads(json.dumps(asdict(trial.config)))) == trial.config

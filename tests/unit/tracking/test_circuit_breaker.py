@@ -182,7 +182,12 @@ def test_a_disk_that_is_full_when_the_result_is_written(
             raise OSError(28, "No space left on device")
         real(path, content)
 
-    for module in ("storage.model_files", "storage.outbox", "tracking.result_metrics", "tracking.run_session"):
+    for module in (
+        "storage.model_files",
+        "storage.outbox",
+        "tracking.result_metrics",
+        "tracking.run_session",
+    ):
         monkeypatch.setattr(f"orchestrator.{module}.write_file", write)
     config, tried = trial(amount=0.75), 0
     while True:
