@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import (
     ADDED_LATER,
-    AMOUNTS_BY_LAYER,
+    OTHER_AMOUNTS,
     DenseConfig,
     Numerics,
     Prune,
@@ -35,7 +35,11 @@ OTHER: dict[type, Any] = {int: 7, float: 0.25, str: "another", bool: True, tuple
 def moved(record: Any) -> list[tuple[str, Any]]:
     """Each field's name, and the record with another value there."""
     names = [field.name for field in fields(record) if type(getattr(record, field.name)) in OTHER]
-    return [(name, replace(record, **{name: OTHER[type(getattr(record, name))]})) for name in names]
+    others = {"limits": (("macs", 1000),)}
+    return [
+        (name, replace(record, **{name: others.get(name, OTHER[type(getattr(record, name))])}))
+        for name in names
+    ]
 
 
 def test_every_field_of_a_dense_training_moves_its_key() -> None:
@@ -107,7 +111,7 @@ def test_params_are_flat_and_say_everything() -> None:
     names = {f"train.{f.name}" for f in fields(Train)} | {f"numerics.{f.name}" for f in fields(Numerics)}
     names |= {field.name for record in (DenseConfig, TrialConfig, Prune) for field in fields(record)}
     names -= ADDED_LATER.keys()  # said only where they have not their default
-    names -= {*AMOUNTS_BY_LAYER}  # `amount` says them
+    names -= {*OTHER_AMOUNTS}  # `amount` says them
     assert found.keys() == names - {"train", "numerics", "dense", "prune"}
 
 

@@ -186,7 +186,8 @@ def test_nothing_here_calls_a_loader_that_can_run_code() -> None:
     allowed = {("orchestrator/model_io/formats.py", "torch.export.load")}
     # The sizes of an .npz and of EMNIST's archive are looked at before numpy and torchvision read them.
     allowed |= {
-        (f"orchestrator/data/{name}.py", "zipfile.ZipFile") for name in ("array_files", "torchvision_arrays")
+        (f"orchestrator/data/sources/{name}.py", "zipfile.ZipFile")
+        for name in ("array_files", "torchvision_arrays")
     }
     # The number of a bundle's files is looked at before, and each is read up to its limit.
     allowed |= {("orchestrator/storage/bundle_file.py", "zipfile.ZipFile")}

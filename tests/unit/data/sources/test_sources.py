@@ -15,7 +15,7 @@ from orchestrator.data.sources.registry import SOURCES, find_source, parse_datas
 from orchestrator.errors import DataError, SpaceError
 from orchestrator.execution.fast_path import request_of
 from orchestrator.execution.options import SweepOptions
-from orchestrator.model_io.export import class_names, normalisation
+from orchestrator.model_io.description import class_names, normalisation
 from orchestrator.planning.constraints import shape_of, train_size
 from orchestrator.planning.fingerprints import _cached_sha256, clear_caches, data_sha256, missing_data
 from orchestrator.planning.plan import Plan, make_plan
