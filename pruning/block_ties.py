@@ -7,7 +7,7 @@ the law of cutting is tried on these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 
@@ -16,6 +16,31 @@ from torch import Tensor
 
 from pruning.cutting_law import CuttingLaw
 from pruning.masking import Group
+
+KeepExact = Callable[[Iterable[Group]], tuple[tuple[Group, ...], dict[str, str]]]
+
+
+def add_block_groups(
+    law: CuttingLaw,
+    groups: Sequence[Group],
+    exact: tuple[Group, ...],
+    errors: Mapping[str, str],
+    keep_exact: KeepExact,
+) -> tuple[tuple[Group, ...], dict[str, str]]:
+    """Return the exact groups with those of blocks, and the errors of the groups that stay whole.
+
+    `groups` are all that were tried, `errors` those of the inexact ones by name; `keep_exact` tries groups.
+    """
+    inexact = [group for group in groups if group.name in errors]
+    blocks, replaced = find_block_groups(law, exact, inexact)
+    if not blocks:
+        return exact, dict(errors)
+    order = [group.name for group in groups]
+    every = sorted((*exact, *blocks), key=lambda group: order.index(group.name))
+    exact, new_errors = keep_exact(every)
+    cut = {member.module for group in exact for member in group.members if member.side == "out"}
+    solved = {group.name for group in replaced} & cut
+    return exact, {name: error for name, error in {**errors, **new_errors}.items() if name not in solved}
 
 
 def find_block_groups(

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from pruning.block_ties import find_block_groups
+from pruning.block_ties import add_block_groups
 from pruning.channel_groups import (
     CLASSES,
     PROTECTED,
@@ -138,7 +139,8 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
     order = {name: number for number, (name, _) in enumerate(net.named_modules())}
     channels.sort(key=lambda group: order[group.name])
     exact, channel_errors = _keep_exact(law, channels, example_input)
-    exact, channel_errors = _add_blocks(law, channels, exact, channel_errors, example_input)
+    keep_exact = partial(_keep_exact, law, example_input=example_input)
+    exact, channel_errors = add_block_groups(law, channels, exact, channel_errors, keep_exact)
     exact_heads, head_errors = _keep_exact(law, heads.values(), example_input)
     for group in channels:
         whole |= _makers(group, channel_errors.get(group.name))
@@ -197,26 +199,6 @@ def _keep_exact(
         exact, inexact = law.at(example_input).keep_exact(exact)
         errors |= inexact
     return exact, errors
-
-
-def _add_blocks(
-    law: CuttingLaw,
-    groups: Sequence[Group],
-    exact: tuple[Group, ...],
-    errors: Mapping[str, str],
-    example_input: Tensor,
-) -> tuple[tuple[Group, ...], dict[str, str]]:
-    """Return the exact groups with those of blocks, and the errors of the groups that stay whole."""
-    inexact = [group for group in groups if group.name in errors]
-    blocks, replaced = find_block_groups(law, exact, inexact)
-    if not blocks:
-        return exact, dict(errors)
-    order = [group.name for group in groups]
-    every = sorted((*exact, *blocks), key=lambda group: order.index(group.name))
-    exact, new_errors = _keep_exact(law, every, example_input)
-    cut = {member.module for group in exact for member in group.members if member.side == "out"}
-    solved = {group.name for group in replaced} & cut
-    return exact, {name: error for name, error in {**errors, **new_errors}.items() if name not in solved}
 
 
 def _is_single(group: Group) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from orchestrator.cli.options import (
     uri,
 )
 from orchestrator.cli.output import exit_on_signal
-from orchestrator.errors import BudgetError, OrchestrateError, UsageError
+from orchestrator.errors import OrchestrateError, UsageError
 from orchestrator.system.console import print_line
 from pruning import own_code, stored_code
 
@@ -58,7 +59,7 @@ def compress(
     max_concurrent: MaxConcurrentOption = None,
 ) -> None:
     """Find the most accurate network within a budget, and export it as a folder that is ready to use."""
-    from orchestrator.shipping.budgets import choose, front_lines, parse_budgets, space_text
+    from orchestrator.shipping.budgets import parse_budgets, space_text
     from orchestrator.shipping.selection import parse_within
 
     parsed = parse_budgets(budgets)
@@ -76,46 +77,20 @@ def compress(
     )
     folder = Path.cwd() / _folder_name(model, data) if out is None else out.absolute()
     with exit_on_signal() as signals:
+        from orchestrator.execution.compression import Request
+        from orchestrator.execution.compression import compress as search
         from orchestrator.execution.options import SweepOptions, resolve_device
-        from orchestrator.execution.sweep import run_sweep
-        from orchestrator.latency.exported_files import bench
-        from orchestrator.model_io.export import ExportOptions
-        from orchestrator.planning.amounts import budget_conflict
-        from orchestrator.shipping.folder import ship
-        from orchestrator.space.values import canonical_dataset, canonical_model
 
-        _check("--model", model, canonical_model)
-        _check("--data", data, canonical_dataset)
+        _check_names(model, data)
         with _space_file(folder.name, text) as file:
             space = load(file, sets, source, trust_code=trust_code)
-        if conflict := budget_conflict(space):
-            raise BudgetError(f"nothing meets {', '.join(map(str, parsed))}: {conflict}")
         options = SweepOptions(resolve_device(device.value), "fp32", max_concurrent=max_concurrent)
-        summary = run_sweep(space, options, uri=uri(), signals=signals)
-        if signals.received:
-            raise typer.Exit(3)
-
-        def measure(run_id: str) -> float:
-            return bench(run_id, threads=1, batches=(1,), seconds=1.0, uri=uri()).timings[0].p50_ms
-
-        answer = choose(summary.results, parsed, within=tolerance, measure=measure)
-        if answer is None:
-            raise UsageError(f"no trial of {summary.space} has finished; `orchestrate status` says why")
-        for line in (*front_lines(summary.results), *answer.lines()):
-            print_line(line)
-        asked = ", ".join([*map(str, parsed), *([f"within {within}"] if within else [])])
-        if answer.missed:
-            raise BudgetError(f"nothing meets {asked}; the nearest is run {answer.run_id}: {answer.missed}")
-        network = folder / f"network-{answer.run_id[:8]}"
-        if network.exists():
-            print_line(f"it is in {network} already")
+        compression = search(space, options, Request(parsed, tolerance), uri=uri(), signals=signals)
+        if compression is None:
             return
-        count = int((summary.results["status"] == "finished").sum())
-        reason = f"It was chosen among {count:,} trials, by validation accuracy, for: {asked}."
         with stored_code.trusting(trust_code):
-            shipment = ship(answer.run_id, ExportOptions(), out=network, reason=reason, uri=uri())
-    for line in shipment.lines():
-        print_line(line)
+            for line in chain(compression.lines(), compression.export(folder)):
+                print_line(line)
 
 
 def _folder_name(model: str, data: str) -> str:
@@ -143,10 +118,16 @@ def _space_file(name: str, text: str) -> Iterator[str]:
         raise
 
 
-def _check(option: str, value: str, canonical: Callable[[str], str]) -> None:
+def _check_names(model: str, data: str) -> None:
     """Raise UsageError for a model or data set that a space file would refuse."""
-    try:
-        with own_code.relative_to(Path.cwd()):
-            canonical(value)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from error
+    from orchestrator.space.values import canonical_dataset, canonical_model
+
+    for option, value, canonical in (
+        ("--model", model, canonical_model),
+        ("--data", data, canonical_dataset),
+    ):
+        try:
+            with own_code.relative_to(Path.cwd()):
+                canonical(value)
+        except ValueError as error:
+            raise UsageError(f"{option}: {error}") from error
