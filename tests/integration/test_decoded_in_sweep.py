@@ -58,7 +58,7 @@ def sweep_until_training(folder: Path, action: Callable[[Path], None]) -> tuple[
     return process.returncode, stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
 def test_a_cut_file_fails_a_trial_in_one_line_and_a_removed_one_none(

@@ -65,7 +65,7 @@ def test_a_folder_is_swept_from_any_space_and_counts_in_every_key(tmp_path: Path
     assert "1 to run, 0 in the store" in planned.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_published_data_set_is_swept_from_the_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

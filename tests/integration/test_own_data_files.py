@@ -70,7 +70,7 @@ def run(folder: Path, *words: str, code: int = 0) -> Done:
     return done
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_function_of_one_s_own_is_data_from_the_space_to_the_reload(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "research", tmp_path / "elsewhere"

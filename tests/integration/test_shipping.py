@@ -37,7 +37,7 @@ def run(folder: Path, *command: str, code: int | None = 0) -> CompletedProcess[s
     return done
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_best_network_of_a_sweep_runs_where_there_is_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
