@@ -98,8 +98,10 @@ def _compared(pairs: Sequence[Difference], baseline: Baseline) -> Iterator[str]:
         yield f"No setting is shown to differ from {name} in test accuracy ({tests})."
         return
     for word, is_more in (("higher", True), ("lower", False)):
-        chosen = [pair for pair in surviving if (pair.difference.mean > 0) is is_more]
-        if texts := [f"{m.name} at {_amounts(m.pairs)} ({_points(m.pairs)})" for m in _methods(chosen)]:
+        pairs_that_way = [pair for pair in surviving if (pair.difference.mean > 0) is is_more]
+        if texts := [
+            f"{m.name} at {_amounts(m.pairs)} ({_points(m.pairs)})" for m in _methods(pairs_that_way)
+        ]:
             yield f"Test accuracy is {word} than that of {name} ({tests}): {_listed(texts)}."
             tests = "the same tests"
     if others := [f"{m.name} at {_amounts(m.pairs)}" for m in _methods(_without(tested, surviving))]:

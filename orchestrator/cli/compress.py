@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import completion
 from orchestrator.cli.options import (
     DeviceChoice,
     DeviceOption,
@@ -30,30 +29,40 @@ from pruning import own_code, stored_code
 app = typer.Typer()
 
 
+ModelOption = Annotated[str, typer.Option(help="A model as in a space file.")]
+DataOption = Annotated[str, typer.Option(help="A data set as in a space file.")]
+BudgetOption = Annotated[
+    list[str],
+    typer.Option(
+        "--budget",
+        help="At most so much: macs<=50%, bytes<=100kB, latency<=2ms; repeatable.",
+        metavar="TEXT",
+    ),
+]
+WithinOption = Annotated[
+    str | None,
+    typer.Option(help="At most so many points below the dense network, as 1%.", metavar="1%"),
+]
+TrialsOption = Annotated[int, typer.Option(min=1, max=10_000, help="Points of the search.")]
+SeedsOption = Annotated[int, typer.Option(min=1, max=100, help="Runs of each point.")]
+EpochsOption = Annotated[int, typer.Option(min=1, help="Of the dense training, and of fine-tuning.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="A new folder; default: one named after the model and the data, here.")
+]
+
+
 @app.command()
 def compress(
-    model: Annotated[str, typer.Option(help="A model as in a space file.", autocompletion=completion.sets)],
-    data: Annotated[str, typer.Option(help="A data set as in a space file.")],
+    model: ModelOption,
+    data: DataOption,
     source: FromOption = None,
-    budgets: Annotated[
-        list[str],
-        typer.Option(
-            "--budget",
-            help="At most so much: macs<=50%, bytes<=100kB, latency<=2ms; repeatable.",
-            metavar="TEXT",
-        ),
-    ] = [],  # noqa: B006  typer copies it
-    within: Annotated[
-        str | None,
-        typer.Option(help="At most so many points below the dense network, as 1%.", metavar="1%"),
-    ] = None,
-    trials: Annotated[int, typer.Option(min=1, max=10_000, help="Points of the search.")] = 60,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each point.")] = 1,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the dense training, and of fine-tuning.")] = 10,
+    budgets: BudgetOption = [],  # noqa: B006  typer copies it
+    within: WithinOption = None,
+    trials: TrialsOption = 60,
+    seeds: SeedsOption = 1,
+    epochs: EpochsOption = 10,
     sets: SetOption = [],  # noqa: B006  typer copies it
-    out: Annotated[
-        Path | None, typer.Option(help="A new folder; default: one named after the model and the data, here.")
-    ] = None,
+    out: OutOption = None,
     trust_code: TrustOption = False,
     device: DeviceOption = DeviceChoice.auto,
     max_concurrent: MaxConcurrentOption = None,

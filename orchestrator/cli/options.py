@@ -197,9 +197,9 @@ def chosen_space(argument: str | None, option: str | None) -> str:
 
 def check_one_of(**options: bool) -> None:
     """Raise UsageError where two of these options are given, which exclude each other."""
-    given = [f"--{name}" for name, is_given in options.items() if is_given]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} are several formats; give one")
+    formats = [f"--{name}" for name, is_given in options.items() if is_given]
+    if len(formats) > 1:
+        raise UsageError(f"{' and '.join(formats)} are several formats; give one")
 
 
 def parse_batch_sizes(text: str) -> tuple[int, ...]:

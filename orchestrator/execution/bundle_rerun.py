@@ -116,8 +116,8 @@ class BundleComparison:
 
 def signature(kind: str, params: Mapping[str, str]) -> Signature:
     """Return what identifies a configuration on any machine: without numerics, data digests and code."""
-    kept = {n: v for n, v in params.items() if n not in FINGERPRINTS and not n.startswith("numerics.")}
-    return frozenset({("kind", kind), *kept.items()})
+    portable = {n: v for n, v in params.items() if n not in FINGERPRINTS and not n.startswith("numerics.")}
+    return frozenset({("kind", kind), *portable.items()})
 
 
 def load_bundle(path: Path) -> Bundle:

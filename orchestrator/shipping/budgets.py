@@ -108,10 +108,10 @@ def space_text(
     if points > trials:
         objectives = {ACCURACY: "max"} if limits else {ACCURACY: "max", MACS: "min"}
         search = {"method": "tpe", "trials": trials, "objectives": objectives}
-    asked = ", ".join(map(str, budgets)) or "as small as stays accurate"
+    purpose = ", ".join(map(str, budgets)) or "as small as stays accurate"
     content = {
         "version": 1,
-        "about": f"{model} on {dataset}, compressed: {asked}.",
+        "about": f"{model} on {dataset}, compressed: {purpose}.",
         "search": search,
         "axes": {
             "model": [model],
@@ -224,8 +224,8 @@ def front_lines(results: DataFrame, *, most: int = 12) -> Iterator[str]:
     """Yield the front of accuracy and MACs that the answer lies on, the smallest network first."""
     rows = results.loc[results["status"] == "finished"]
     scores = [[float(row[ACCURACY]), -float(row[MACS])] for _, row in rows.iterrows()]
-    chosen = sorted(front(scores), key=lambda n: -scores[n][1])
-    distinct = list({tuple(scores[n]): n for n in reversed(chosen)}.values())[::-1]
+    on_front = sorted(front(scores), key=lambda n: -scores[n][1])
+    distinct = list({tuple(scores[n]): n for n in reversed(on_front)}.values())[::-1]
     yield f"the front of {len(rows)} trials: {'MACs':>12}  validation  run"
     for number in distinct[:most]:
         row = rows.iloc[number]

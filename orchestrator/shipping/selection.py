@@ -98,14 +98,14 @@ def choose_best(sweep: str, *, within: float | None = None, uri: str) -> Choice:
         )
     best = _first(finished, [ACCURACY, MACS, PARAMETERS], [False, True, True])
     eligible = finished[finished[ACCURACY] >= best[ACCURACY] - (within or 0.0) - ROUNDING]
-    chosen = best if within is None else _first(eligible, [MACS, PARAMETERS, ACCURACY], [True, True, False])
-    dense = chosen.get("ipa/val_accuracy")
+    trial = best if within is None else _first(eligible, [MACS, PARAMETERS, ACCURACY], [True, True, False])
+    dense = trial.get("ipa/val_accuracy")
     return Choice(
-        str(chosen["run_id"]),
+        str(trial["run_id"]),
         sweep,
         len(finished),
-        float(chosen[ACCURACY]),
-        int(chosen[MACS]),
+        float(trial[ACCURACY]),
+        int(trial[MACS]),
         float(best[ACCURACY]),
         within,
         len(eligible),

@@ -30,7 +30,7 @@ from orchestrator.trial.weight_transfer import SourceModel
 from pruning.amounts import Amount
 from pruning.criteria import criteria
 from pruning.masking import Masks, mask_weights, shuffle_masks
-from pruning.prune import prune
+from pruning.prune import Sample, prune
 
 MakeHooks = Callable[[nn.Module], TrainingHooks]
 SAMPLES_PER_CLASS = 10  # images per class for criteria that look at data (SNIP, GraSP: >= 10)
@@ -167,14 +167,10 @@ def choose_masks(
     """
     options, seed = context.pruned_trial.prune, context.config.seed
     round_seed = seed_for(seed, "prune", round)
-    needs_data = bool(criteria.get(options.criterion).traits.get("data", False))
-    sample = None
-    if needs_data:
-        images, labels = balanced_sample(context.data.train, per_class=SAMPLES_PER_CLASS, seed=round_seed)
-        sample = images.cpu(), labels.cpu()
+    sample = _sample(context, options.criterion, seed=round_seed)
     # On the CPU whatever the device: scores are float64, and the choice must not depend on it.
     is_on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
-    net = net if is_on_cpu and not needs_data else deepcopy(net).cpu()  # a copy for one that runs it
+    net = net if is_on_cpu and sample is None else deepcopy(net).cpu()  # a copy for one that runs it
     protected = (*layers_protected(context.architecture, options.protect), *protect)
 
     def masks_at(amount: Amount, round: int) -> Masks:
@@ -205,6 +201,14 @@ def choose_masks(
         generator = torch.Generator().manual_seed(seed_for(seed, "shuffle", round))
         return shuffle_masks(new_masks, generator)
     return new_masks
+
+
+def _sample(context: TrialContext, criterion: str, *, seed: int) -> Sample | None:
+    """Return images and labels, on the CPU, for a criterion that looks at data; None for others."""
+    if not criteria.get(criterion).traits.get("data", False):
+        return None
+    images, labels = balanced_sample(context.data.train, per_class=SAMPLES_PER_CLASS, seed=seed)
+    return images.cpu(), labels.cpu()
 
 
 def weights_at(context: TrialContext, epoch: int) -> Mapping[str, Tensor]:

@@ -132,7 +132,7 @@ def _once(function: Callable[_P, _T]) -> Callable[_P, _T]:
 @_once
 def flow_of(architecture: Architecture) -> DataFlow:
     """Return which layers run, make the logits, are read by norms. ValueError if the network cannot run."""
-    return find_data_flow(_network(architecture), _image(architecture))
+    return find_data_flow(fresh_network(architecture), _image(architecture))
 
 
 @_once
@@ -145,12 +145,12 @@ def layers_protected(
     """
     has_alias = bool({"input", "output"} & {*protect, *only})
     flow = flow_of(architecture) if has_alias else None
-    return tuple(sorted(find_protected_layers(_network(architecture), protect, only=only, flow=flow)))
+    return tuple(sorted(find_protected_layers(fresh_network(architecture), protect, only=only, flow=flow)))
 
 
 @_once
 def _channels(architecture: Architecture, protect: tuple[str, ...]) -> Channels:
-    return find_channels(_network(architecture), _image(architecture), protect=protect)
+    return find_channels(fresh_network(architecture), _image(architecture), protect=protect)
 
 
 def channels_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Group, ...]:
@@ -168,7 +168,7 @@ def heads_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Grou
 
 def units_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Group, ...]:
     """Return one group of units per hidden layer. ValueError if the network cannot run."""
-    return unit_groups(_network(architecture), protect=protect, flow=flow_of(architecture))
+    return unit_groups(fresh_network(architecture), protect=protect, flow=flow_of(architecture))
 
 
 def groups_of(
@@ -182,7 +182,7 @@ def groups_of(
 @_once
 def layer_amounts_of(architecture: Architecture, amounts: str) -> dict[str, float]:
     """Return the amount of every layer; `amounts` is canonical text. ValueError for an entry without one."""
-    net, by_pattern = _network(architecture), read_amounts(amounts)
+    net, by_pattern = fresh_network(architecture), read_amounts(amounts)
     has_alias = not {*ALIASES}.isdisjoint({*by_pattern, *prunable_layers(net)})
     return find_layer_amounts(net, by_pattern, flow=flow_of(architecture) if has_alias else None)
 
@@ -192,7 +192,7 @@ def settled_amounts_of(
     architecture: Architecture, granularity: str, protect: tuple[str, ...], amounts: str
 ) -> tuple[float, tuple[tuple[str, float], ...]]:
     """Return the amount where all that is removed has one, and (); else the mean, and every layer's."""
-    net, by_layer = _network(architecture), layer_amounts_of(architecture, amounts)
+    net, by_layer = fresh_network(architecture), layer_amounts_of(architecture, amounts)
     groups, protected = groups_of(architecture, granularity, protect), layers_protected(architecture, protect)
     settled = settle_amounts(net, by_layer, groups=groups, protected=protected)
     if isinstance(settled, float):
@@ -209,7 +209,9 @@ def pool_amounts_of(
 ) -> dict[str, float]:
     """Return the amount of every weight or group by its name."""
     groups, protected = groups_of(architecture, granularity, protect), layers_protected(architecture, protect)
-    pools = find_pool_amounts(_network(architecture), dict(layer_amounts), groups=groups, protected=protected)
+    pools = find_pool_amounts(
+        fresh_network(architecture), dict(layer_amounts), groups=groups, protected=protected
+    )
     return {name: amount for name, (amount, _) in pools.items()}
 
 
@@ -220,7 +222,7 @@ def mixed_amounts_of(
     """Return what layers of several amounts make together, and its amount: `conv1 (25% and 50%) gets 25%`."""
     groups, protected = groups_of(architecture, granularity, protect), layers_protected(architecture, protect)
     by_layer = layer_amounts_of(architecture, amounts)
-    pools = find_pool_amounts(_network(architecture), by_layer, groups=groups, protected=protected)
+    pools = find_pool_amounts(fresh_network(architecture), by_layer, groups=groups, protected=protected)
     return tuple(
         f"{pool} ({' and '.join(f'{100 * a:.4g}%' for a in different)}) gets {100 * smallest:.4g}%"
         for pool, (smallest, names) in pools.items()
@@ -233,7 +235,7 @@ def unpruned_of(architecture: Architecture, granularity: str) -> tuple[str, ...]
     """Return what has weights and is not pruned, as `name (type)`. ValueError if the network cannot run."""
     granularity = granularity.partition("(")[0]
     flow = flow_of(architecture) if granularity in ("unit", "channel", "head") else None
-    names = find_unprunable(_network(architecture), flow)
+    names = find_unprunable(fresh_network(architecture), flow)
     if granularity == "channel":
         return (*names, *_channels(architecture, ()).left_whole)
     return (*names, *_channels(architecture, ()).heads_left_whole) if granularity == "head" else names
@@ -242,13 +244,13 @@ def unpruned_of(architecture: Architecture, granularity: str) -> tuple[str, ...]
 @_once
 def check_weights(architecture: Architecture, protect: tuple[str, ...]) -> None:
     """ValueError for a layer, not protected, that computes with another weight than it stores."""
-    net = _network(architecture)
+    net = fresh_network(architecture)
     protected = set(layers_protected(architecture, protect))
     check_stored_weights(net, {name for name, _ in net.named_modules()} - protected)
 
 
 @lru_cache(maxsize=2)
-def _network(architecture: Architecture) -> nn.Module:
+def fresh_network(architecture: Architecture) -> nn.Module:
     """Return a fresh network, to be read and not changed. ValueError for one that is too large."""
     if reason := size_conflict(architecture):
         raise ValueError(reason)

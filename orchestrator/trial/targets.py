@@ -15,8 +15,6 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-import models
-from orchestrator.system.determinism import seeded
 from orchestrator.trial.context import TrialContext
 from orchestrator.trial.macs import Profile, count_macs, profile
 from orchestrator.trial.metrics import dense_bytes, effective_macs, nonzero_parameters, sparse_bytes
@@ -24,6 +22,7 @@ from orchestrator.trial.structure import (
     BAD_SIZES,
     Architecture,
     channels_of,
+    fresh_network,
     groups_of,
     heads_of,
     layers_protected,
@@ -41,14 +40,14 @@ Quantities = Mapping[str, int]
 @lru_cache(maxsize=16)
 def dense_profile(architecture: Architecture) -> Profile:
     """Return the cost of one image through the dense network."""
-    return profile(_network(architecture), architecture[1])
+    return profile(fresh_network(architecture), architecture[1])
 
 
 @lru_cache(maxsize=16)
 def dense_quantities(architecture: Architecture) -> dict[str, int]:
     """Return the MACs, parameters and bytes of the dense network."""
     cost = dense_profile(architecture)
-    size = dense_bytes(_network(architecture))
+    size = dense_bytes(fresh_network(architecture))
     return {"macs": cost.total_macs, "parameters": cost.parameters, "bytes": size}
 
 
@@ -56,7 +55,7 @@ def remaining_quantities(
     architecture: Architecture, granularity: str, protect: tuple[str, ...], masks: Masks
 ) -> dict[str, int]:
     """Return the MACs, parameters and bytes that masks leave of a network."""
-    net = _network(architecture)
+    net = fresh_network(architecture)
     groups = _cut_groups(architecture, granularity, protect)
     if groups is None:
         cost = dense_profile(architecture)
@@ -99,7 +98,7 @@ def least_quantities(
     architecture: Architecture, granularity: str, protect: tuple[str, ...]
 ) -> dict[str, int]:
     """Return the MACs, parameters and bytes that are left where as much goes as can."""
-    net, groups = _network(architecture), groups_of(architecture, granularity, protect)
+    net, groups = fresh_network(architecture), groups_of(architecture, granularity, protect)
     protected = layers_protected(architecture, protect)
     masks = full_masks(net, groups, protect=protected)
     if groups is None:
@@ -133,13 +132,6 @@ def masks_at_target(context: TrialContext, masks_at: Callable[[float, int], Mask
         lambda amount: masks_at(amount, rounds), is_met, most=most, count_removed=count_removed
     )
     return masks if round >= rounds else masks_at(amount, round)
-
-
-@lru_cache(maxsize=2)
-def _network(architecture: Architecture) -> nn.Module:
-    model, shape, classes = architecture
-    with seeded(0):
-        return models.build(model, input_shape=shape, num_classes=classes)
 
 
 @lru_cache(maxsize=2)
