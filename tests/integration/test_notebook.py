@@ -25,7 +25,7 @@ train: {epochs: 1}
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_reads_results_and_draws_a_curve(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text(SPACE)
     space = load_space(str(tmp_path / "quickstart.yaml"))

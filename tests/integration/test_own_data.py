@@ -34,7 +34,7 @@ def run(folder: Path, *words: str, code: int = 0) -> CompletedProcess[str]:
     return done
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_is_swept_from_any_space_and_counts_in_every_key(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     for label in ("left hand", "rechts ü"):

@@ -140,6 +140,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, 
     assert len(told["best"]) > 0
 
 
+@pytest.mark.long
 def test_two_at_a_time_it_has_its_points_too(tmp_path: Path) -> None:
     told = swept(tmp_path, "--max-concurrent", "2", "--set", "seed=0,1", "--set", "search.trials=4")
     assert (told["trials"], told["failed"]) == (8, 0)

@@ -81,12 +81,12 @@ def test_the_best_network_of_a_sweep_runs_where_there_is_nothing_else(
 @pytest.mark.slow
 def test_compress_answers_with_a_folder_or_with_exit_3(tmp_path: Path) -> None:
     words = (sys.executable, "-m", "orchestrator", "compress", "--model", "cnn(widths=[6, 10])")
-    words += ("--data", "digits", "--epochs", "2", "--trials", "4")
+    words += ("--data", "digits", "--epochs", "2", "--trials", "2")
     half = (*words, "--budget", "macs<=40%", "--out", "half")
     run(tmp_path, *half)
     (network,) = (tmp_path / "half").iterdir()
     card = (network / "README.md").read_text()
-    assert "It was chosen among 4 trials, by validation accuracy, for: macs <= 40%." in card
+    assert "It was chosen among 2 trials, by validation accuracy, for: macs <= 40%." in card
     assert run(tmp_path, sys.executable, str(network / "check.py")).stdout.splitlines()[-1] == "ok"
     assert "already" in run(tmp_path, *half).stdout
     refused = run(tmp_path, *words, "--budget", "macs<=1%", "--out", "tiny", code=3)

@@ -42,6 +42,7 @@ def measured(config: TrialConfig) -> Measurement:
     return run_trial(config, digits(), store=Store(config.when == "after")).last.measurement
 
 
+@pytest.mark.long
 def test_every_trial_costs_the_training_flops_of_the_dense_one() -> None:
     trials = [trial.config for trial in make_plan(load_space("sparse-training", SETS)).trials]
     names = {

@@ -54,7 +54,7 @@ def orchestrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return call
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_logged_network_is_taken_on_to_other_classes(
     orchestrate: Callable[..., Done], tmp_path: Path

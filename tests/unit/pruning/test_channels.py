@@ -126,7 +126,7 @@ def test_concatenated_layers_own_their_part_of_the_columns() -> None:
     assert readers == {"a": [0, 1], "b": [2, 3, 4]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_densenet_has_120_groups_the_same_at_any_image_size() -> None:
     small, large = (channel_groups("densenet121", shape) for shape in ((1, 8, 8), (3, 32, 32)))
     assert len(small) == len(large) == 120  # every convolution but none of the classifier's rows

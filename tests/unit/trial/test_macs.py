@@ -184,7 +184,7 @@ MODELS = [
     ("cnn", (1, 8, 8)),
     ("cnn(widths=[8, 16, 4])", (3, 12, 10)),
     pytest.param("densenet121", (1, 8, 8), marks=pytest.mark.slow),
-    pytest.param("densenet121", (3, 32, 32), marks=pytest.mark.slow),
+    pytest.param("densenet121", (3, 32, 32), marks=[pytest.mark.slow, pytest.mark.long]),
     pytest.param("densenet121", (3, 64, 96), marks=[pytest.mark.slow, pytest.mark.long]),
 ]
 

@@ -148,6 +148,7 @@ def test_a_set_is_decoded_once_until_its_files_change(
     assert np.array_equal(files.read_raw(text).images, 255 - X)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", [npz, npz_of_floats, npy_channels_last])
 def test_neither_decoding_nor_reading_holds_the_images_in_memory(
     form: Callable[[], str], large: Callable[[], None], monkeypatch: pytest.MonkeyPatch
