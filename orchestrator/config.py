@@ -255,6 +255,6 @@ class EarlyStopping:
         )
 
 
-# Raise a stage's version when its result changes for an unchanged configuration. Version 3 of trials: layers that are
-# split, shuffled or interleaved are cut in blocks, and SynFlow scores transposed convolutions by their own layout.
+# Raise a number when results of its stage change for an unchanged configuration. Version 3 of trials: layers
+# that are split, shuffled or interleaved are cut in blocks; SynFlow reads transposed convolutions otherwise.
 STAGE_VERSIONS: Mapping[Stage, int] = {"dense": 2, "trial": 3}
