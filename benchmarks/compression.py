@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import mkdtemp
 from time import perf_counter
@@ -55,6 +56,7 @@ EPOCHS = 4  # of the dense training, and of all fine-tuning after it
 ROUNDS = 4  # of Torch-Pruning
 STEPS = 400  # by which its pruner approaches a budget: each removes as little as it can
 DATA = "mnist-5k"
+SPENT, DENSE_SPENT = "final/train_seconds", "ipa/train_seconds"
 ORCHESTRATE = Path(sys.executable).with_name("orchestrate")
 RESULTS = Path(__file__).parent / "results" / "compression.json"
 
@@ -77,13 +79,13 @@ class Bench:
 
     def sweep(self, name: str, **axes: list[Any]) -> pd.DataFrame:
         """Return the results of a sweep over these axes and all seeds."""
+        fixed = {"model": [self.model], "dataset": [DATA], "granularity": ["channel"]}
         space = {
             "version": 1,
             "about": f"{self.label} on {DATA}: {name}.",
-            "axes": {"model": [self.model], "dataset": [DATA], "granularity": ["channel"], **axes},
+            "axes": {**fixed, **axes, "seed": list(SEEDS)},
             "train": {"epochs": EPOCHS},
         }
-        space["axes"].setdefault("seed", list(SEEDS))
         (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
         self.run("sweep", "--space", f"{name}.yaml")
         return orchestrator.results(name, uri=self.uri)
@@ -97,19 +99,17 @@ class Bench:
             run = loaded.runs[row["dense_key"]]
             config = dense_from_json(json.loads(tracker.read_text(run, "config.json")))
             net, record = orchestrator.load(run.run_id, uri=self.uri)
-            seconds = run.metrics["final/train_seconds"]
-            runs[int(row["seed"])] = DenseRun(net, config, record.blueprint, seconds)
+            runs[int(row["seed"])] = DenseRun(net, config, record.blueprint)
         return runs
 
 
 @dataclass(frozen=True, eq=False)
 class DenseRun:
-    """A trained dense network, how it was trained, and how long that took."""
+    """A trained dense network, and how it was trained."""
 
     net: nn.Module
     config: DenseConfig
     spec: ModelSpec
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,6 @@ def uniform(bench_: Bench) -> Iterator[Row]:
 
 
 def rows_of(bench_: Bench, frame: pd.DataFrame, contender: str, **extra: Any) -> Iterator[Row]:
-    dense = bench_.dense_runs()
     for row in frame.to_dict("records"):
         share = row["final/macs_physical"] / row["final/macs_dense"]
         budget = min((b for b in BUDGETS if share <= float(b[:-1]) / 100 + 1e-9), key=lambda b: float(b[:-1]))
@@ -157,7 +156,7 @@ def rows_of(bench_: Bench, frame: pd.DataFrame, contender: str, **extra: Any) ->
             int(row["final/macs_physical"]),
             int(row["final/macs_dense"]),
             bench(row["run_id"], threads=1, batches=(1,), seconds=1.0, uri=bench_.uri).timings[0].p50_ms,
-            row["final/train_seconds"] - dense[seed].seconds,
+            row[SPENT] - row[DENSE_SPENT],
             **extra,
         )
 
@@ -172,8 +171,6 @@ def compressed(bench_: Bench, trials: int) -> Iterator[Row]:
         frame = orchestrator.results(name, uri=bench_.uri)
         answer = choose(frame, parse_budgets([f"macs<={budget}"]), within=None, measure=lambda _: 0.0)
         assert answer is not None
-        dense = bench_.dense_runs()[0].seconds
-        done = frame[frame["final/train_seconds"].notna()]
         axes = {name: answer.row[name] for name in SEARCHED if name in frame}
         chosen = bench_.sweep(
             f"chosen-{budget[:-1]}",
@@ -185,7 +182,7 @@ def compressed(bench_: Bench, trials: int) -> Iterator[Row]:
             chosen,
             "compress",
             setting=", ".join(map(str, axes.values())),
-            search_seconds=float((done["final/train_seconds"] - dense).sum()),
+            search_seconds=float((frame[SPENT] - frame[DENSE_SPENT]).sum()),
         )
 
 
@@ -195,9 +192,7 @@ SEARCHED = ("criterion", "scope", "schedule", "allocate", "recover")
 def torch_pruned(bench_: Bench) -> Iterator[Row]:
     """Torch-Pruning's global magnitude pruner, an epoch of fine-tuning after each of its rounds."""
     data = load_data(DATA, None, "cpu")
-    for (seed, dense), budget in (
-        (item, budget) for item in bench_.dense_runs().items() for budget in BUDGETS
-    ):
+    for (seed, dense), budget in product(bench_.dense_runs().items(), BUDGETS):
         net = deepcopy(dense.net)
         macs_dense = macs_of(net, dense)
         limit = macs_dense * float(budget[:-1]) / 100
@@ -219,7 +214,7 @@ def torch_pruned(bench_: Bench) -> Iterator[Row]:
 
 
 def macs_of(net: nn.Module, dense: DenseRun) -> int:
-    return int(profile(net, dense.spec.input_shape).macs)
+    return sum(profile(net, dense.spec.input_shape).macs.values())
 
 
 def make_pruner(net: nn.Module, dense: DenseRun, macs_dense: int) -> Callable[[float], None]:
@@ -265,9 +260,7 @@ def finetune(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=None)
@@ -279,11 +272,7 @@ def main() -> None:
         bench_.folder.mkdir(parents=True, exist_ok=True)
         rows = [*uniform(bench_), *torch_pruned(bench_), *compressed(bench_, options.trials)]
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        results[label] = {
-            "model": bench_.model,
-            "trials": options.trials,
-            "rows": [vars(row) for row in rows],
-        }
+        results[label] = {"model": bench_.model, "trials": options.trials, "rows": list(map(vars, rows))}
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         print(f"{label}: {len(rows)} networks", flush=True)
 
