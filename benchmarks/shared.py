@@ -38,14 +38,14 @@ class InMemoryStore:
         return self.state
 
 
-def make_images(count: int) -> Dataset:
+def make_images(count: int, *, noise: float = 3.0) -> Dataset:
     """Return noise around ten patterns in the shape of MNIST; test and validation sets have a tenth each."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randn(10, 1, 28, 28, generator=generator)
 
     def split(size: int) -> Split:
         labels = torch.arange(size) % 10
-        return Split(patterns[labels] + 3 * torch.randn(size, 1, 28, 28, generator=generator), labels)
+        return Split(patterns[labels] + noise * torch.randn(size, 1, 28, 28, generator=generator), labels)
 
     parts = (split(size) for size in (count, count // 10, count // 10))
     return Dataset("synthetic", *parts, 10, (1, 28, 28), f"{count} synthetic", tuple("0123456789"))

@@ -50,6 +50,16 @@ class Method:
     def __call__(self, *args: object, **keywords: object) -> Any:  # see Function
         return self.function(*args, **keywords, **self.options)
 
+    def text_options(self, options: Mapping[str, Value]) -> dict[str, Value]:
+        """Return those of `options` that a text has, in the order of their definition.
+
+        An option of the trait `added_later` that has its default is left out: texts, and the keys that are
+        made of them, stay what they were before it was added.
+        """
+        later, defaults = self.traits.get("added_later", ()), hyperparameters(self.function)
+        names = (*(name for name in self.options if name in options), *(options.keys() - self.options.keys()))
+        return {n: options[n] for n in names if n not in later or options[n] != defaults[n].default}
+
     def __str__(self) -> str:
         """Return the text form, with the options that differ from their defaults."""
         defaults = hyperparameters(self.function)
@@ -76,11 +86,13 @@ def parse_method(text: str) -> tuple[str, dict[str, Value]]:
 
 
 class _YamlWords(ast.NodeTransformer):
-    """Read `true`, `false` and `null`, as a space file writes them, as Python's constants."""
+    """Read `true`, `false` and `null` as Python's constants, and other words as text: as YAML does."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         words = {"true": True, "false": False, "null": None}
-        return ast.copy_location(ast.Constant(words[node.id]), node) if node.id in words else node
+        # No text has numbers that are not finite; some readers of YAML take the others for booleans.
+        is_doubtful = node.id.lower() in ("inf", "nan", "yes", "no", "on", "off")
+        return node if is_doubtful else ast.copy_location(ast.Constant(words.get(node.id, node.id)), node)
 
 
 class Registry:

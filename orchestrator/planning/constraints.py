@@ -18,7 +18,7 @@ from orchestrator.data.datasets import info, parse_dataset, split_sizes
 from orchestrator.errors import SpaceError
 from orchestrator.training.lr_schedules import schedule_conflict
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import recoveries
+from orchestrator.trial.recovery import recoveries, trains_cut
 from orchestrator.trial.stages import SAMPLES_PER_CLASS
 from orchestrator.trial.structure import (
     channels_of,
@@ -155,7 +155,8 @@ def structure_conflict(
         check_weights(built, protect)
         if method_name(granularity) == "unit":
             units_of(built, protect)
-        if method_name(granularity) == "channel" or recoveries.get(recover).traits.get("channels"):
+        needs_channels = recoveries.get(recover).traits.get("channels") or trains_cut(recover)
+        if needs_channels or method_name(granularity) == "channel":
             channels_of(built, protect)
         if method_name(granularity) == "head":
             heads_of(built, protect)

@@ -124,7 +124,8 @@ def _plain_recovery(recover: str, train: Train) -> str:
     total = method.traits.get("length")
     if len(lengths) != 1 or total is None:
         return recover
-    return method_text(method.name, {**method.options, lengths[0]: total(train, **method.options)})
+    options = method.text_options(method.options)
+    return method_text(method.name, {**options, lengths[0]: total(train, **method.options)})
 
 
 @lru_cache(maxsize=4096)

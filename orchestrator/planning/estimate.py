@@ -26,7 +26,7 @@ from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.metrics import Profile, dense_bytes, profile, train_flops
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import epochs_per_round, recoveries, reuses_dense_weights
+from orchestrator.trial.recovery import epochs_per_round, recoveries, reuses_dense_weights, trains_cut
 from orchestrator.trial.task import Task
 from pruning.criteria import criteria
 from pruning.masking import prunable_layers
@@ -141,6 +141,8 @@ def unknown_costs(to_run: Sequence[TrialConfig]) -> Iterator[str]:
             is_counted = "length" in method.traits or "epochs" in method.options or method.name == "none"
             if not is_counted:
                 yield f"the time of {method.label} is not counted"
+        if trains_cut(config.recover):
+            yield "what is saved by training the network that is cut (on='cut') is not counted"
     names = dict.fromkeys(method_name(config.dense.model) for config in to_run)
     if others := [name for name in names if name not in COMPARED_MODELS]:
         yield f"no estimate was compared with a sweep of {', '.join(others)}"

@@ -45,7 +45,7 @@ from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Lists, Space
 from orchestrator.space.values import Choice, Value, canonical_text, listed_values
 from orchestrator.trial.params import without_defaults
-from orchestrator.trial.recovery import recoveries
+from orchestrator.trial.recovery import network_conflict, recoveries
 from pruning.registry import parse_method
 
 Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
@@ -222,6 +222,7 @@ def _pruning_conflict(prune: Prune, fields: Point, point: Point) -> str | None:
         or score_conflict(prune.criterion, prune.granularity)
         or (None if prune.amount_label else amount_conflict(prune.granularity, prune.amount))
         or width_conflict(prune.granularity, prune.round_to)
+        or network_conflict(fields["recover"], prune.granularity)
         or order_conflict(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
     )
 

@@ -102,7 +102,7 @@ def space_text(
     limits = {budget.quantity: budget.text for budget in budgets if budget.quantity in QUANTITIES}
     amounts = [limits] if limits else [{"macs": part} for part in LADDER]
     rounds = dict.fromkeys(max(1, round(part * epochs)) for part in PARTS)
-    recoveries = [f"finetune(epochs={count}, lr={rate})" for count, rate in product(rounds, RATES)]
+    recoveries = [f"finetune(epochs={count}, lr={rate}, on=cut)" for count, rate in product(rounds, RATES)]
     points = prod(map(len, AXES.values())) * len(amounts) * len(recoveries)
     search: dict[str, Any] = {"method": "grid"}
     if points > trials:

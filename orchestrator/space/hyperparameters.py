@@ -129,10 +129,11 @@ def hyperparameters_of(axis: str, text: str, options: Mapping[str, Choice]) -> d
     }
 
 
-def with_options(text: str, changed: Mapping[str, Value]) -> str:
-    """Return the text of a method with other values for some of its options."""
+def with_options(axis: str, text: str, changed: Mapping[str, Value]) -> str:
+    """Return the text of a method of an axis with other values for some of its options."""
     name, options = parse_method(text)
-    return values.canonical_text(name, {**options, **changed})
+    method = METHOD_REGISTRIES[axis].get(name)
+    return values.canonical_text(name, method.text_options({**options, **changed}))
 
 
 def count_texts(axis: str, texts: Sequence[str], options: Mapping[str, Choice]) -> int:
@@ -151,7 +152,7 @@ def expand_texts(axis: str, texts: Sequence[str], options: Mapping[str, Choice])
         choices = hyperparameters_of(axis, text, options)
         for combination in product(*map(listed_values, choices.values())):
             changed = dict(zip(choices, combination, strict=True))
-            expanded.append(with_options(text, changed) if changed else text)
+            expanded.append(with_options(axis, text, changed) if changed else text)
     return tuple(expanded)
 
 

@@ -260,7 +260,7 @@ def select(space: Space, choose: Chooser) -> Lists:
             name = parse_method(value)[0]
             choices = hyperparameters.hyperparameters_of(axis, value, space.axes.options)
             options = {o: _select_value(f"{name}.{o}", choices[o], choose) for o in choices}
-            value = hyperparameters.with_options(value, options) if options else value
+            value = hyperparameters.with_options(axis, value, options) if options else value
         lists[axis] = (value,)
     return lists
 

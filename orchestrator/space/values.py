@@ -217,10 +217,10 @@ def canonical_technique(value: Value) -> str:
 
 
 def canonical_method(value: Value, registry: Registry) -> str:
-    """Return the canonical text of a registered method, every option in it."""
+    """Return the canonical text of a registered method, every option in it but those of later defaults."""
     name, options = read_method(value, registry.kind)
     method = registry.get({**options, "method": name})
-    return canonical_text(method.name, method.options)
+    return canonical_text(method.name, method.text_options(method.options))
 
 
 def canonical_lr_schedule(value: Value) -> str:

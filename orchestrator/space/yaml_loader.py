@@ -160,7 +160,8 @@ def _scalar(node: yaml.ScalarNode, location: str, allowed: str) -> Plain:
 
 
 def _key(node: yaml.Node, location: str) -> str:
-    if isinstance(node, yaml.ScalarNode) and node.tag == f"{TAG_PREFIX}str":
+    # `on` is an option of recoveries, and true to YAML 1.1.
+    if isinstance(node, yaml.ScalarNode) and (node.tag == f"{TAG_PREFIX}str" or node.value == "on"):
         _check_text(node.value, location)
         return str(node.value)
     key = repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "a list or mapping"

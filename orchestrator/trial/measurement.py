@@ -28,13 +28,7 @@ from orchestrator.trial.metrics import (
     sparse_bytes,
     sparsity_indices,
 )
-from orchestrator.trial.structure import (
-    channels_of,
-    heads_of,
-    layers_protected,
-    mixed_amounts_of,
-    pool_amounts_of,
-)
+from orchestrator.trial.structure import layers_protected, mixed_amounts_of, pool_amounts_of, removable_of
 from orchestrator.trial.targets import remaining_quantities
 from pruning.channels import shrink
 from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity, width_of
@@ -124,7 +118,7 @@ def _propagate(context: TrialContext, net: nn.Module, masks: Masks) -> tuple[Mas
         return masks, {}
     parameters, protect = dict(net.named_parameters()), context.trial.prune.protect
     try:
-        groups = _removable(context)
+        groups = removable_of(context.architecture, context.trial.prune.granularity, protect)
     except ValueError:
         propagated = masks
         protected = layers_protected(context.architecture, protect)
@@ -181,13 +175,6 @@ def _pools(masks: Masks, groups: Sequence[Group] | None) -> list[tuple[str, int,
     return [(group.name, group.size, int(alive_units(group, masks).sum())) for group in groups]
 
 
-def _removable(context: TrialContext) -> tuple[Group, ...]:
-    """Return the groups that can be cut out of a trial's network: its channels, or its heads."""
-    assert context.trial is not None, "a dense training cuts nothing"
-    find_groups = heads_of if context.trial.prune.granularity == "head" else channels_of
-    return find_groups(context.architecture, context.trial.prune.protect)
-
-
 def _cut_out(
     context: TrialContext, net: nn.Module, masks: Masks, *, round: int
 ) -> tuple[nn.Module, tuple[str, ...]]:
@@ -197,7 +184,7 @@ def _cut_out(
     options = context.trial.prune
     image = torch.zeros((2, *context.data.input_shape))  # only its shape matters
     try:
-        groups = _removable(context)
+        groups = removable_of(context.architecture, options.granularity, options.protect)
         cut = shrink(net, masks, image, groups=groups)
         empty = find_pruned_groups(groups, masks, net=net)
     except ValueError as error:

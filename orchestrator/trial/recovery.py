@@ -9,17 +9,18 @@ from typing import Annotated
 
 from torch import Tensor
 
-from orchestrator.config import Train, TrialConfig
+from orchestrator.config import Train, TrialConfig, method_name, method_text
 from orchestrator.training.lengths import Length, Position, epochs_of, position_of
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import initial, train_more, weights_at
 from orchestrator.trial.structure import channels_of
+from orchestrator.trial.trained_network import single_weights_conflict
 from pruning import interpolative
 from pruning.channels import find_uncut_layers
-from pruning.hyperparameters import Between
+from pruning.hyperparameters import Between, Converter
 from pruning.masking import mask_weights
-from pruning.registry import Registry
+from pruning.registry import Method, Registry
 from pruning.schedules import rounds_of, schedules
 
 
@@ -39,11 +40,23 @@ def mask_source_config(config: TrialConfig) -> TrialConfig | None:
 
     A control of one round has the dense network's masks: there is nothing to share but those.
     """
-    name = recoveries.get(config.recover).traits.get("masks_from")
+    source = mask_source(recoveries.get(config.recover))
     rounds = rounds_of(schedules.get(config.prune.schedule))
-    if name is None or config.when != "after" or rounds == 1:
+    if source is None or config.when != "after" or rounds == 1:
         return None
-    return replace(config, recover=str(name))
+    return replace(config, recover=method_text(source.name, source.text_options(source.options)))
+
+
+def mask_source(recovery: Method) -> Method | None:
+    """Return the recovery whose trained network a control's next round prunes; None for one of its own.
+
+    It trains on the network that the control does: masked, or cut.
+    """
+    name = recovery.traits.get("masks_from")
+    if name is None:
+        return None
+    shared = {key: value for key, value in recovery.options.items() if key == "on"}
+    return recoveries.get({"method": name, **shared})
 
 
 def masks_only(state: NetworkState) -> NetworkState:
@@ -57,6 +70,17 @@ recoveries = Registry(
     positional=("context", "state"),
     keywords=("round",),
 )
+MASKED, CUT = "masked", "cut"
+
+
+def parse_network(value: object) -> str:
+    """Return which network a recovery trains: masked or cut. ValueError for anything else."""
+    if value in (MASKED, CUT):
+        return str(value)
+    raise ValueError(f"{value!r:.80} is no network to train on; give {MASKED} or {CUT}")
+
+
+On = Annotated[str, Converter(parse_network, f"{MASKED!r} or {CUT!r}")]
 Factor = Annotated[float, Between(0.0, 1000.0, open_low=True)]
 Images = Annotated[int, Between(1, 1_000_000)]
 
@@ -68,19 +92,31 @@ def epochs_per_round(recover: str, train: Train) -> int:
     return int(length(train, **method.options)) if length is not None else 0
 
 
-def _finetune_epochs(train: Train, *, epochs: int | str, lr: float) -> int:
+def trains_cut(recover: str) -> bool:
+    """Whether a recovery, in text form, trains the network without its removed units."""
+    return recoveries.get(recover).options.get("on") == CUT
+
+
+def network_conflict(recover: str, granularity: str) -> str | None:
+    """Return why a recovery cannot train the network that it is to train; None where it can."""
+    if not trains_cut(recover) or method_name(granularity) in ("unit", "channel", "head"):
+        return None
+    return single_weights_conflict(recover, granularity)
+
+
+def _finetune_epochs(train: Train, *, epochs: int | str, lr: float, on: str) -> int:
     return epochs_of(epochs, train)
 
 
-def _rewind_epochs(train: Train, *, to: int | str) -> int:
+def _rewind_epochs(train: Train, *, to: int | str, on: str) -> int:
     return train.epochs - position_of(to, train)
 
 
-def _lr_rewind_epochs(train: Train, *, epochs: int | str) -> int:
+def _lr_rewind_epochs(train: Train, *, epochs: int | str, on: str = MASKED) -> int:
     return min(epochs_of(epochs, train), train.epochs)
 
 
-def _reinit_epochs(train: Train) -> int:
+def _reinit_epochs(train: Train, *, on: str) -> int:
     return train.epochs
 
 
@@ -94,60 +130,84 @@ def none(context: TrialContext, state: NetworkState, *, round: int) -> NetworkSt
     summary="train on at the last learning rate",
     paper="Renda et al., ICLR 2020",
     length=_finetune_epochs,
+    added_later=("on",),
 )
 def finetune(
-    context: TrialContext, state: NetworkState, *, round: int, epochs: Length = "10%", lr: Factor = 1.0
+    context: TrialContext,
+    state: NetworkState,
+    *,
+    round: int,
+    epochs: Length = "10%",
+    lr: Factor = 1.0,
+    on: On = MASKED,
 ) -> NetworkState:
-    """Train the survivors on at a constant rate, `lr` times the recipe's at the start of its last epoch."""
+    """Train the survivors on at a constant rate, `lr` times the recipe's at the start of its last epoch.
+
+    With `on='cut'` removed units, channels or heads are cut out while it trains, which is faster; weights of
+    other bits come out.
+    """
     recipe = context.config.train
     last = max(recipe.epochs - 1, recipe.warmup_epochs)
     phase = TrainingPhase(epochs_of(epochs, recipe), start=last, constant_lr=True, lr_factor=lr)
-    return train_more(context, state, phase, stage="finetune", round=round)
+    return train_more(context, state, phase, stage="finetune", round=round, is_cut=on == CUT)
 
 
 @recoveries.register(
     summary="weights back to those of an earlier epoch, then the rest of the training again",
     paper="Frankle & Carbin, ICLR 2019; Renda et al., ICLR 2020",
     length=_rewind_epochs,
+    added_later=("on",),
     retrains=True,
 )
-def rewind(context: TrialContext, state: NetworkState, *, round: int, to: Position = 0) -> NetworkState:
+def rewind(
+    context: TrialContext, state: NetworkState, *, round: int, to: Position = 0, on: On = MASKED
+) -> NetworkState:
     """Set survivors, biases and norms back to epoch `to` and train from there again: the lottery ticket.
 
-    Epoch 0 is the initial draw. The learning rates are those of the dense training from there on.
+    Epoch 0 is the initial draw. The learning rates are those of the dense training from there on; the
+    optimizer starts anew. `on` as in `finetune`: the earlier weights are cut by the same groups.
     """
     start = position_of(to, context.config.train)
     earlier = _with_weights(state, weights_at(context, start))
-    return train_more(context, earlier, _phase_from(context, start), stage="rewind", round=round)
+    phase = _phase_from(context, start)
+    return train_more(context, earlier, phase, stage="rewind", round=round, is_cut=on == CUT)
 
 
 @recoveries.register(
     summary="the weights stay, the learning rate goes back",
     paper="Renda et al., ICLR 2020",
     length=_lr_rewind_epochs,
+    added_later=("on",),
 )
 def lr_rewind(
-    context: TrialContext, state: NetworkState, *, round: int, epochs: Length = "100%"
+    context: TrialContext, state: NetworkState, *, round: int, epochs: Length = "100%", on: On = MASKED
 ) -> NetworkState:
-    """Train the survivors through the last `epochs` of the learning-rate schedule once more."""
+    """Train the survivors through the last `epochs` of the learning-rate schedule once more.
+
+    `on` as in `finetune`.
+    """
     start = context.config.train.epochs - _lr_rewind_epochs(context.config.train, epochs=epochs)
-    return train_more(context, state, _phase_from(context, start), stage="lr_rewind", round=round)
+    phase = _phase_from(context, start)
+    return train_more(context, state, phase, stage="lr_rewind", round=round, is_cut=on == CUT)
 
 
 @recoveries.register(
     summary="another initial draw under the same masks: the control",
     paper="Frankle & Carbin, ICLR 2019",
     length=_reinit_epochs,
+    added_later=("on",),
     retrains=True,
     masks_from="rewind",
 )
-def reinit(context: TrialContext, state: NetworkState, *, round: int) -> NetworkState:
+def reinit(context: TrialContext, state: NetworkState, *, round: int, on: On = MASKED) -> NetworkState:
     """Draw fresh initial weights for survivors, biases and norms, and train them as the dense network.
 
-    The masks are those of the lottery ticket: the next round prunes what `rewind` has trained.
+    The masks are those of the lottery ticket: the next round prunes what `rewind`, with the same `on`, has
+    trained. `on` as in `finetune`.
     """
     fresh = _with_weights(state, initial(context, draw="reinit", round=round).weights)
-    return train_more(context, fresh, _phase_from(context, 0), stage="reinit", round=round)
+    phase = _phase_from(context, 0)
+    return train_more(context, fresh, phase, stage="reinit", round=round, is_cut=on == CUT)
 
 
 @recoveries.register(

@@ -20,7 +20,7 @@ from orchestrator.trial.during_training import prune_during_training
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound, measure
 from orchestrator.trial.metrics import Measurement, Profile
 from orchestrator.trial.preparation import preparations
-from orchestrator.trial.recovery import RoundMasks, masks_only, recoveries
+from orchestrator.trial.recovery import RoundMasks, mask_source, masks_only, recoveries
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.registry import Method
 from pruning.schedules import rounds_of, schedules
@@ -182,7 +182,7 @@ def _iter_states(
             first, state = 1, preparations.get(config.prepare)(context, state)
     # A control (reinit) branches off in every round: the next round prunes what the recovery that it is
     # compared with (rewind) has trained, not what the control has.
-    main_recovery = recoveries.get(recover.traits.get("masks_from", config.recover))
+    main_recovery = mask_source(recover) or recover
     is_control = main_recovery.name != recover.name
     for round in range(first, rounds + 1):
         checkpointer.start_round(round, state)

@@ -20,12 +20,13 @@ from orchestrator.data.loading import Dataset
 from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import global_states
 from orchestrator.training.checkpoint_format import snapshot
-from orchestrator.training.loop import TrainerState, TrainingHooks, train
+from orchestrator.training.loop import TrainerState, TrainingCheckpointer, TrainingHooks, train
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops, train_flops_effective
 from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.targets import masks_at_target
+from orchestrator.trial.trained_network import TrainedNetwork, cut_network, whole_network
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.amounts import Amount
 from pruning.criteria import criteria
@@ -63,9 +64,11 @@ def train_more(
     stage: str,
     round: int,
     make_hooks: MakeHooks | None = None,
+    is_cut: bool = False,
 ) -> NetworkState:
     """Train `state` on for one phase under its masks; with half the micro-batch each time memory runs out.
 
+    With `is_cut` the network is trained without its removed units, which are zero in the state that returns.
     `train_flops_effective` is counted by these masks: whoever changes them on the way counts it anew.
 
     `make_hooks(net)` returns what is added to the training of this very network. What an earlier process
@@ -76,7 +79,10 @@ def train_more(
     if resume_from is not None:
         state = replace(state, micro_batch=resume_from.micro_batch)
     try:
-        return _train(context, state, phase, resume_from, stage=stage, round=round, make_hooks=make_hooks)
+        make_network = cut_network if is_cut else whole_network
+        return _train(
+            context, state, make_network, phase, resume_from, stage=stage, round=round, make_hooks=make_hooks
+        )
     except (RuntimeError, MemoryError) as error:
         # torch's own allocator on the CPU raises a plain RuntimeError.
         out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
@@ -87,12 +93,13 @@ def train_more(
     # Only here, after the except block: until its end the error holds the tensors of what did not fit.
     smaller = max(1, min(state.micro_batch, context.config.batch_size) // 2)
     state = replace(state, micro_batch=smaller)
-    return train_more(context, state, phase, stage=stage, round=round, make_hooks=make_hooks)
+    return train_more(context, state, phase, stage=stage, round=round, make_hooks=make_hooks, is_cut=is_cut)
 
 
 def _train(
     context: TrialContext,
     state: NetworkState,
+    make_network: Callable[[TrialContext, NetworkState], TrainedNetwork],
     phase: TrainingPhase,
     resume_from: TrainerState | None,
     *,
@@ -101,8 +108,8 @@ def _train(
     make_hooks: MakeHooks | None,
 ) -> NetworkState:
     """Try the training once, with the state's micro-batch."""
-    config, data = context.config, context.data
-    net, device = context.build_module(state), data.train.images.device
+    config, data, network = context.config, context.data, make_network(context, state)
+    net, device = network.net, data.train.images.device
     generator = torch.Generator().manual_seed(seed_for(config.seed, stage, round))
     with context.seeded(stage, round):
         hooks = TrainingHooks(loss=context.loss) if make_hooks is None else make_hooks(net)
@@ -116,33 +123,47 @@ def _train(
             batch_size=config.batch_size,
             numerics=replace(config.numerics, micro_batch=state.micro_batch),
             generator=generator,
-            masks=state.masks,
+            masks=network.masks,
             hooks=hooks,
             on_epoch=None if context.on_epoch is None else partial(context.on_epoch, stage),
-            resume_from=resume_from,
-            maybe_save=None if checkpointer is None else partial(checkpointer.maybe_save, stage, round),
+            resume_from=None if resume_from is None else network.narrow_state(resume_from),
+            maybe_save=None if checkpointer is None else partial(_save, checkpointer, network, stage, round),
         )
-        weights = snapshot(net)
+        weights = network.widen(snapshot(net))
         if checkpointer is not None:
             # Of a finished training the optimizer is not needed any more.
             states = (generator.get_state(), global_states(device), hooks.state_dict())
             trainer_state = TrainerState(tuple(records), state.micro_batch, weights, {}, *states)
             checkpointer.finished(stage, round, trainer_state)
     state = replace(state, weights=weights, history=tuple(records))
-    return _with_cost_of(phase.epochs, context, state)
+    return _with_cost_of(phase.epochs, context, state, network)
 
 
-def _with_cost_of(epochs: int, context: TrialContext, state: NetworkState) -> NetworkState:
+def _save(
+    checkpointer: TrainingCheckpointer,
+    network: TrainedNetwork,
+    stage: str,
+    round: int,
+    capture: Callable[[], TrainerState],
+) -> None:
+    """Save a training's progress, if it is time, with weights in the whole network's shapes."""
+    checkpointer.maybe_save(stage, round, lambda: network.widen_state(capture()))
+
+
+def _with_cost_of(
+    epochs: int, context: TrialContext, state: NetworkState, network: TrainedNetwork
+) -> NetworkState:
     """Return the state with the epochs, seconds and FLOPs of the training whose history it has."""
     images = len(context.data.train) * epochs
-    has_teacher = context.has_teacher
-    effective = train_flops_effective(context.cost, state.masks, images, has_teacher=has_teacher)
+    # A teacher is the dense network, whatever is trained.
+    teacher = 2 * context.cost.total_macs * images if context.has_teacher else 0
+    effective = train_flops_effective(network.cost, network.masks, images)
     return replace(
         state,
         epochs=state.epochs + epochs,
         train_seconds=state.train_seconds + sum(record.seconds for record in state.history),
-        train_flops=state.train_flops + train_flops(context.cost, images, has_teacher=has_teacher),
-        train_flops_effective=state.train_flops_effective + effective,
+        train_flops=state.train_flops + train_flops(network.cost, images) + teacher,
+        train_flops_effective=state.train_flops_effective + effective + teacher,
     )
 
 

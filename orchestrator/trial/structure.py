@@ -171,6 +171,14 @@ def units_of(architecture: Architecture, protect: tuple[str, ...]) -> tuple[Grou
     return unit_groups(fresh_network(architecture), protect=protect, flow=flow_of(architecture))
 
 
+def removable_of(architecture: Architecture, granularity: str, protect: tuple[str, ...]) -> tuple[Group, ...]:
+    """Return the groups that can be cut out where units, channels or heads are pruned: its heads or channels.
+
+    ValueError as of their functions.
+    """
+    return (heads_of if granularity == "head" else channels_of)(architecture, protect)
+
+
 def groups_of(
     architecture: Architecture, granularity: str, protect: tuple[str, ...]
 ) -> tuple[Group, ...] | None:

@@ -144,5 +144,10 @@ def test_words_of_yaml_are_pythons_constants() -> None:
     options = {"a": True, "b": [False, None], "c": "true"}
     assert parse_method("f(a=true, b=[false, null], c='true')") == ("f", options)
     assert parse_method("f(a=True, b=[False, None], c='true')") == ("f", options)
-    with pytest.raises(ValueError, match="is no method"):
-        parse_method("f(a=yes)")
+    for word in ("yes", "off", "inf", "nan"):  # a boolean to some readers of YAML, or no number of a text
+        with pytest.raises(ValueError, match="is no method"):
+            parse_method(f"f(a={word})")
+
+
+def test_other_words_are_text() -> None:
+    assert parse_method("f(a=cut, b=[x, 1])") == ("f", {"a": "cut", "b": ["x", 1]})

@@ -20,7 +20,7 @@ from orchestrator.data.loading import load_dataset as digits
 from orchestrator.errors import StoreError
 from orchestrator.execution.dag_searcher import SUCCEEDED
 from orchestrator.execution.worker import run_task
-from orchestrator.planning.plan import Plan, PlannedTrial
+from orchestrator.planning.plan import Plan, PlannedTrial, make_plan
 from orchestrator.planning.resume import remaining_tasks
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
@@ -39,7 +39,7 @@ from orchestrator.trial.task import Task, WorkerSettings
 
 DENSE = DenseConfig("mlp(widths=[16, 8])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
 PRUNE = Prune("magnitude", "weight", "layer", "iterative(rounds=3)", 0.8)
-TICKET = TrialConfig(DENSE, PRUNE, "rewind", "weight")
+TICKET = TrialConfig(DENSE, PRUNE, "rewind(to=0)", "weight")
 CONTROL = replace(TICKET, recover="reinit")
 
 
@@ -68,6 +68,18 @@ def test_who_walks_along_whom() -> None:
     assert mask_source_config(replace(TICKET, recover="finetune(epochs=1)")) is None
     assert mask_source_config(replace(CONTROL, prune=replace(PRUNE, schedule="one_shot"))) is None
     assert mask_source_config(replace(CONTROL, when="init")) is None
+
+
+def test_in_a_plan_a_control_walks_along_the_trial_of_the_same_network(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "axes: {model: slp, dataset: digits, technique: neuron, amount: 50%, schedule: iterative(rounds=2),"
+        " recover: [rewind, rewind(on=cut), reinit, reinit(on=cut)]}"
+    )
+    rewind, rewind_cut, reinit, reinit_cut = make_plan(load_space(str(file))).trials
+    sources = [mask_source_config(trial.config) for trial in (reinit, reinit_cut)]
+    assert sources == [rewind.config, rewind_cut.config]
+    assert [source and source.key() for source in sources] == [rewind.key, rewind_cut.key]
 
 
 def test_a_control_along_a_trunk_is_the_control_alone_bit_for_bit() -> None:

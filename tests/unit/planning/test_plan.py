@@ -162,6 +162,37 @@ def test_equal_points_are_planned_once(tmp_path: Path) -> None:
     assert "more than once" in found.excluded[0].reason
 
 
+@pytest.mark.parametrize(
+    "recover",
+    ["['finetune(epochs=1, on=masked)', {method: finetune, epochs: 1, on: cut}]", "[finetune(epochs=1)]"],
+    ids=["in the text", "as an axis"],
+)
+def test_training_masked_and_cut_are_two_trials_of_which_one_has_the_key_of_before(
+    tmp_path: Path, recover: str
+) -> None:
+    axes = {} if "on:" in recover else {"finetune.on": "[masked, cut]"}
+    found = planned(tmp_path, model="'mlp(widths=[8])'", technique="neuron", recover=recover, **axes)
+    masked, cut = found.trials
+    assert masked.config.recover == "finetune(epochs=1, lr=1.0)"
+    assert cut.config.recover == "finetune(epochs=1, lr=1.0, on='cut')"
+    assert masked.key == replace(cut.config, recover="finetune(epochs=1, lr=1.0)").key() != cut.key
+    assert "recover.on" not in params(masked.config)
+    assert params(cut.config)["recover.on"] == "cut"
+    assert params(cut.config)["recover"] == "finetune(epochs=1, on='cut')"
+    assert any("on='cut'" in line for line in unknown_costs([cut.config]))
+    assert not any("on='cut'" in line for line in unknown_costs([masked.config]))
+
+
+def test_single_weights_are_not_trained_on_a_cut_network(tmp_path: Path) -> None:
+    found = planned(tmp_path, technique="[weight, neuron]", recover="[rewind(on=cut)]")
+    assert [trial.config.technique for trial in found.trials] == ["neuron"]
+    (exclusion,) = found.excluded
+    assert exclusion.reason == (
+        "recover rewind(on='cut') trains the network without its removed units: it needs granularity unit, "
+        "channel or head, and weight removes single weights; leave on out, or give on='masked'"
+    )
+
+
 def test_exclude_matches_by_name_and_by_full_text(tmp_path: Path) -> None:
     models = "['mlp(widths=[8])', 'mlp(widths=[4])', slp]"
     rest = "exclude: [{model: mlp, technique: neuron}, {model: 'mlp(widths=[4])', amount: [50%]}, {seed: 7}]"

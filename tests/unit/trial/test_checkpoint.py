@@ -106,6 +106,22 @@ WALKS = {
     "nothing": TrialConfig(dense_config(), weights("iterative(rounds=3)"), "none", "x"),
     "refit": TrialConfig(dense_config(), units("iterative(rounds=2)"), "refit(images=50)", "x"),
     "finetune": TrialConfig(dense_config(CNN), units("one_shot", "channel"), "finetune(epochs=3)", "x"),
+    "finetune on the cut network": TrialConfig(
+        dense_config(CNN, SGD), units("iterative(rounds=2)", "channel"), "finetune(epochs=2, on='cut')", "x"
+    ),
+    "average, channels last, rewound on the cut network": TrialConfig(
+        dense_config(CNN, replace(AVERAGE, channels_last=True)),
+        units("one_shot"),
+        "rewind(to=1, on='cut')",
+        "x",
+        distill="soft_labels",
+    ),
+    "cut input features": TrialConfig(
+        dense_config("slp", replace(ADAM, ema=0.9)), units("one_shot"), "finetune(epochs=3, on='cut')", "x"
+    ),
+    "reinit on the cut network": TrialConfig(
+        dense_config(CNN, replace(SGD, epochs=2)), units("iterative(rounds=2)"), "reinit(on='cut')", "x"
+    ),
     "lottery ticket": TICKET,
     "lr_rewind": TrialConfig(dense_config(MLP, SGD), weights("cubic(rounds=2)"), "lr_rewind(epochs=2)", "x"),
     "reinit": REINIT,
@@ -320,6 +336,18 @@ def test_every_checkpoint_is_a_step_further(name: str) -> None:
             Process().run(config, kept)
     assert_same(Process().run(config, kept), whole(config)[0])
     assert kept.times == expected[name]
+
+
+def test_a_checkpoint_of_a_cut_network_has_whole_weights_and_the_optimizer_of_the_cut_one() -> None:
+    config = WALKS["finetune on the cut network"]
+    saved = killed(config, 0).load_latest()
+    assert saved is not None
+    name = "blocks.0.conv.weight"
+    (weights,) = [t for key, t in saved.tensors.items() if key == f"{TRAINER}/weights/{name}"]
+    (start,) = [t for key, t in saved.tensors.items() if key == f"round_start/weights/{name}"]
+    momentum = saved.tensors[f"{TRAINER}/optimizer/0/momentum_buffer"]
+    assert weights.shape == start.shape == (4, 1, 3, 3)
+    assert len(momentum) == int(weights.flatten(1).any(1).sum()) < 4
 
 
 def test_layers_that_are_waited_for_are_pruned_in_the_end() -> None:

@@ -52,10 +52,10 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NetworkState, Training
     seen: list[tuple[NetworkState, TrainingPhase]] = []
 
     def noted(
-        on: TrialContext, state: NetworkState, phase: TrainingPhase, *, stage: str, round: int
+        on: TrialContext, state: NetworkState, phase: TrainingPhase, *, stage: str, round: int, is_cut: bool
     ) -> NetworkState:
         seen.append((state, phase))
-        return stages.train_more(on, state, phase, stage=stage, round=round)
+        return stages.train_more(on, state, phase, stage=stage, round=round, is_cut=is_cut)
 
     monkeypatch.setattr(recovery, "train_more", noted)
     return seen
@@ -182,8 +182,8 @@ def test_a_part_of_the_training_is_written_in_per_cent() -> None:
 def test_equal_lengths_have_equal_text() -> None:
     assert recoveries.get("finetune(epochs=1.0)").options["epochs"] == 1
     assert type(recoveries.get("finetune(epochs=1.0)").options["epochs"]) is int
-    assert recoveries.get("lr_rewind(epochs='50.0%')").options == {"epochs": "50%"}
-    assert recoveries.get("rewind(to='0%')").options == {"to": 0}
+    assert recoveries.get("lr_rewind(epochs='50.0%')").options["epochs"] == "50%"
+    assert recoveries.get("rewind(to='0%')").options["to"] == 0
 
 
 @pytest.mark.parametrize("point", [-1, True, False, 1.5, "101%", "x%", "3"])
