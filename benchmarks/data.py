@@ -24,7 +24,6 @@ from orchestrator.data import decoding, files
 from orchestrator.data.augmentation import Augmenter
 from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split, load_dataset
-from orchestrator.data.scaled_images import read_batches
 from orchestrator.system.memory import disable_malloc_trim
 
 CLASSES = 4
@@ -112,7 +111,7 @@ def iterate_split(split: Split, kind: str, generator: torch.Generator, *, batch:
     """Read and augment an epoch; return the number of images."""
     torch.set_num_threads(threads)
     augment, images = Augmenter(kind, generator, split.images), 0
-    for read in read_batches(split.images, iter_batches(len(split), batch, generator)):
+    for read in augment.read_batches(iter_batches(len(split), batch, generator)):
         images += len(augment(read))
     return images
 

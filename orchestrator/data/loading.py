@@ -30,7 +30,14 @@ from orchestrator.config import DenseConfig
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
 from orchestrator.data.paths import from_data_dir
-from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
+from orchestrator.data.scaled_images import (
+    MAX_BYTE,
+    Images,
+    PixelScale,
+    ScaledImages,
+    pixels_of,
+    scaled_images,
+)
 from orchestrator.data.sources.base import FLOAT_BYTES
 from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
@@ -44,14 +51,22 @@ READ_BYTES = 1 << 22  # at once, where all images are read
 class Split:
     """Images float32 [N, C, H, W] and labels int64 [N] on one device.
 
-    Those of large sets are `ScaledImages`, whose items are such tensors.
+    Those of large sets are `ScaledImages`, whose items are such tensors. `pixel_scale` is that of bytes from
+    0 to 255, from which a tensor was made.
     """
 
     images: Images
     labels: Tensor
+    pixel_scale: PixelScale | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def images_as_bytes(self) -> Images:
+        """Return the images as bytes, from 0 to 255; as they are where they were no such bytes."""
+        if isinstance(self.images, ScaledImages) or self.pixel_scale is None:
+            return self.images
+        return scaled_images(self.images, self.pixel_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +120,12 @@ def load_dataset(
     or corrupt files.
     """
     selection = _select(name, data_dir, classes=classes, samples_per_class=samples_per_class)
-    images_of = _images_of(selection, levels=info(name).levels, device=torch.device(device))
+    pixel_scale = _pixel_scale(selection, info(name).levels)
+    images_of = _images_of(selection, pixel_scale, torch.device(device))
+    scale_of_bytes = pixel_scale if pixel_scale.levels == MAX_BYTE else None
 
     def split(index: Index) -> Split:
-        return Split(images_of(index), _labels(selection, index).to(device))
+        return Split(images_of(index), _labels(selection, index).to(device), scale_of_bytes)
 
     return Dataset(
         name=name,
@@ -216,10 +233,16 @@ def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64],
     return mean, np.where(deviation > 0, deviation, 1.0)
 
 
-def _images_of(selection: _Selection, *, levels: int, device: torch.device) -> Callable[[Index], Images]:
+def _pixel_scale(selection: _Selection, levels: int) -> PixelScale:
+    mean, deviation = (torch.from_numpy(values).float() for values in (selection.mean, selection.deviation))
+    return PixelScale(levels, mean, deviation)
+
+
+def _images_of(
+    selection: _Selection, pixel_scale: PixelScale, device: torch.device
+) -> Callable[[Index], Images]:
     """Return the function that makes the images of a split from its indices."""
-    raw, (mean, deviation) = selection.raw, (selection.mean, selection.deviation)
-    pixel_scale = PixelScale(levels, torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
+    raw = selection.raw
     count = sum(map(len, (selection.train, selection.validation, selection.test)))
     if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
         # Scaled on the CPU and then moved: a GPU divides by a number in other bits.
