@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from orchestrator.data.scaled_images import MAX_BYTE, Images, ScaledImages, read_batches, value_range
+from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, read_batches, value_range
 from orchestrator.errors import SpaceError
 from pruning.hyperparameters import Between
 from pruning.registry import Method, Registry
@@ -53,6 +53,12 @@ class AugmentationContext:
             return images
         return self.training_images.scale(images)
 
+    def byte_scale(self, images: Tensor) -> PixelScale | None:
+        """Return the scale of a batch of bytes, and None for a batch of floats."""
+        is_bytes = images.dtype == torch.uint8
+        scaled = self.training_images
+        return scaled.pixel_scale if is_bytes and isinstance(scaled, ScaledImages) else None
+
     @cached_property
     def pixel_range(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest pixel of each channel of the training images, [C, 1, 1]."""
@@ -77,11 +83,10 @@ class Augmenter:
 
     def read_batches(self, batches: Iterable[Tensor]) -> Generator[Tensor, None, None]:
         """Yield the training images of each batch of indices, in the form in which they are augmented."""
-        images, first = self.context.training_images, self.methods[0]
-        # Fewer levels are not rounded to: `digits` has 17 shades.
-        has_bytes = isinstance(images, ScaledImages) and images.pixel_scale.levels == MAX_BYTE
-        as_bytes = has_bytes and bool(first.traits.get("reads_bytes"))
-        return read_batches(images, batches, as_bytes=as_bytes)
+        images = self.context.training_images
+        has_bytes = isinstance(images, ScaledImages) and images.pixel_scale.has_all_levels
+        reads_bytes = bool(self.methods[0].traits.get("reads_bytes"))
+        return read_batches(images, batches, as_bytes=has_bytes and reads_bytes)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return a batch [N, C, H, W] augmented, each image by its own draws; `images` stay as they are.

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from math import prod
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from orchestrator.data.augmentation import AugmentationContext, augmentations
+from orchestrator.data.scaled_images import PixelScale, images_in_cache
+from orchestrator.data.threads import SERIAL_VALUES, in_threads
 from pruning.hyperparameters import Between
 
+Array = NDArray[Any]  # bytes or float32, [N, C, H, W]
+Window = tuple[int, int, bool]  # (top, left, whether it is flipped)
 COPIED_VALUES = 1500  # of an image that is cropped and flipped by copying its rows
 FLIPPED_VALUES = 10_000  # of an image that torch flips faster than NumPy copies it
 CROP_TRIES = 10  # as in torchvision's RandomResizedCrop, before the crop from the centre
@@ -50,10 +55,9 @@ def crop_flip(images: Tensor, context: AugmentationContext) -> Tensor:
     is_flipped, top, left = _draw_moves(images, context, pad=pad)
     if images.device.type != "cpu" or prod(images.shape[1:]) < COPIED_VALUES:
         return _gathered_windows(context.scaled(images), top, left, is_flipped, pad=pad)
-    windows = _copied_windows(images, top, left, is_flipped)
-    if windows.dtype != torch.uint8:
-        return windows
-    return _zero_outside(context.scaled(windows), top, torch.where(is_flipped, -left, left))
+    if (scale := context.byte_scale(images)) is None:
+        return _copied_windows(images, top, left, is_flipped)
+    return _scaled_windows(images, top, left, is_flipped, scale)
 
 
 def _draw_moves(images: Tensor, context: AugmentationContext, *, pad: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,9 +82,24 @@ def _gathered_windows(images: Tensor, top: Tensor, left: Tensor, is_flipped: Ten
 
 def _flipped(images: Tensor, is_flipped: Tensor) -> Tensor:
     """Return each image flipped or as it is, image by image, so that each stays in the processor's cache."""
-    out = torch.empty(images.shape, dtype=images.dtype)
-    for image, target, flipped in zip(images, out, is_flipped[:, 0].tolist(), strict=True):
-        target.copy_(image.flip(2) if flipped else image)
+    out, flags, width = (
+        torch.empty(images.shape, dtype=images.dtype),
+        is_flipped[:, 0].tolist(),
+        images.shape[3],
+    )
+    rows = max(1, SERIAL_VALUES // width)
+
+    def work(part: slice) -> None:
+        for image, target, flipped in zip(images[part], out[part], flags[part], strict=True):
+            if not flipped:
+                np.copyto(target.numpy(), image.numpy())
+                continue
+            for run, place in zip(
+                image.reshape(-1, width).split(rows), target.view(-1, width).split(rows), strict=True
+            ):
+                place.copy_(run.flip(1))
+
+    in_threads(work, len(images))
     return out
 
 
@@ -89,28 +108,58 @@ def _copied_windows(images: Tensor, top: Tensor, left: Tensor, is_flipped: Tenso
 
     Image by image on the CPU, which copies rows; as fast as a gather from 1,500 values an image on.
     """
-    windows = torch.zeros(images.shape, dtype=images.dtype)
-    source, target = images.numpy(), windows.numpy()
+    windows, draws = torch.zeros(images.shape, dtype=images.dtype), _per_image(images, top, left, is_flipped)
+    _copy_windows(windows.numpy(), images.numpy(), draws)
+    return windows
+
+
+def _scaled_windows(
+    images: Tensor, top: Tensor, left: Tensor, is_flipped: Tensor, scale: PixelScale
+) -> Tensor:
+    """Return the same of bytes, scaled: zeros are not of bytes. A few images at a time, in the cache."""
+    scaled, step = torch.empty(images.shape), images_in_cache(images.shape)
+    source, target, draws = images.numpy(), scaled.numpy(), _per_image(images, top, left, is_flipped)
+
+    def work(part: slice) -> None:
+        windows = np.empty((step, *images.shape[1:]), dtype=np.uint8)
+        for start in range(part.start, part.stop, step):
+            block = slice(start, min(start + step, part.stop))
+            pixels = windows[: block.stop - block.start]
+            _copy_windows(pixels, source[block], draws[block])
+            scale.write(target[block], pixels)
+            _set_outside_to_zero(target[block], draws[block])
+
+    in_threads(work, len(images))
+    return scaled
+
+
+def _per_image(images: Tensor, top: Tensor, left: Tensor, is_flipped: Tensor) -> list[Window]:
+    """Return where the window of each image begins, at most beside the image, and whether it is flipped."""
     height, width = images.shape[2:]
-    draws = zip(top[:, 0].tolist(), left[:, 0].tolist(), is_flipped[:, 0].tolist(), strict=True)
-    for image, window, (down, right, flipped) in zip(source, target, draws, strict=True):
+    down, right = top.clamp(-height, height), left.clamp(-width, width)
+    return list(zip(down[:, 0].tolist(), right[:, 0].tolist(), is_flipped[:, 0].tolist(), strict=True))
+
+
+def _copy_windows(windows: Array, images: Array, draws: Sequence[Window]) -> None:
+    """Copy into each window what of it lies inside of its image."""
+    height, width = images.shape[2:]
+    for image, window, (down, right, flipped) in zip(images, windows, draws, strict=True):
         rows, columns = (
             slice(max(0, -start), side - max(0, start)) for start, side in ((down, height), (right, width))
         )
         pixels = image[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)]
         (window[:, :, ::-1] if flipped else window)[:, rows, columns] = pixels
-    return windows
 
 
-def _zero_outside(images: Tensor, top: Tensor, left: Tensor) -> Tensor:
-    """Set to zero, in place, what lies outside of images whose windows begin at (top, left); return them."""
-    height, width = images.shape[2:]
-    for window, down, right in zip(images.numpy(), top[:, 0].tolist(), left[:, 0].tolist(), strict=True):
+def _set_outside_to_zero(windows: Array, draws: Sequence[Window]) -> None:
+    """Set to zero what of each window lies outside of its image."""
+    height, width = windows.shape[2:]
+    for window, (down, right, flipped) in zip(windows, draws, strict=True):
+        beside = -right if flipped else right
         if down:
-            window[:, slice(0, -down) if down < 0 else slice(max(0, height - down), None)] = 0.0
-        if right:
-            window[:, :, slice(0, -right) if right < 0 else slice(max(0, width - right), None)] = 0.0
-    return images
+            window[:, slice(0, -down) if down < 0 else slice(height - down, None)] = 0
+        if beside:
+            window[:, :, slice(0, -beside) if beside < 0 else slice(width - beside, None)] = 0
 
 
 @augmentations.register(
@@ -132,13 +181,22 @@ def resized_crop(
     """
     count, _, height, width = images.shape
     area = context.uniform(scale, 1.0, count, CROP_TRIES) * (height * width)
-    aspect = context.uniform(math.log(ratio), -math.log(ratio), count, CROP_TRIES).exp()
-    size = _first_that_fits((area / aspect).sqrt().round(), (area * aspect).sqrt().round(), images, ratio)
+    aspect = _applied(np.exp, context.uniform(math.log(ratio), -math.log(ratio), count, CROP_TRIES))
+    heights, widths = (_applied(np.sqrt, size).round() for size in (area / aspect, area * aspect))
+    size = _first_that_fits(heights, widths, images, ratio)
     place = context.uniform(0.0, 1.0, count, 2)
     free = torch.stack([height - size[:, 0], width - size[:, 1]], dim=1)
     start = (place * (free + 1)).floor().minimum(free)
     resize = _resized if images.device.type == "cpu" else _sampled
     return resize(images, start, size)
+
+
+def _applied(function: np.ufunc, values: Tensor) -> Tensor:
+    """Return a function of each of a few numbers. On a CPU by NumPy: MKL would wake all threads for them."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(function(values.numpy()))
+    on_device: Tensor = getattr(torch, function.__name__)(values)
+    return on_device
 
 
 def _first_that_fits(heights: Tensor, widths: Tensor, images: Tensor, ratio: float) -> Tensor:
@@ -155,26 +213,25 @@ def _resized(images: Tensor, start: Tensor, size: Tensor) -> Tensor:
     """Resize the part of each image, (top, left) `start` and (height, width) `size` [N, 2], on a CPU.
 
     As torchvision.transforms.v2.functional.resized_crop with antialiasing, to the bit. Torch resizes bytes on
-    one thread: each thread takes images of its own.
+    one thread, so that threads take images of their own, and floats on all.
     """
     resized = torch.empty(images.shape, dtype=images.dtype)
     source, target, parts = images.numpy(), resized.numpy(), torch.cat([start, size], 1).long().tolist()
 
-    def resize(position: int) -> None:
-        top, left, height, width = parts[position]
-        part = np.ascontiguousarray(source[position, :, top : top + height, left : left + width])
-        whole = functional.interpolate(
-            torch.from_numpy(part)[None], images.shape[2:], mode="bilinear", antialias=True
-        )
-        target[position] = whole[0].numpy()  # by NumPy: torch would share the copy among all threads
+    def work(part: slice) -> None:
+        for image, whole, (top, left, height, width) in zip(
+            source[part], target[part], parts[part], strict=True
+        ):
+            pixels = np.ascontiguousarray(image[:, top : top + height, left : left + width])
+            resized_part = functional.interpolate(
+                torch.from_numpy(pixels)[None], images.shape[2:], mode="bilinear", antialias=True
+            )
+            np.copyto(whole, resized_part[0].numpy())
 
-    threads = torch.get_num_threads() if images.dtype == torch.uint8 else 1
-    if threads == 1:
-        for position in range(len(images)):
-            resize(position)
-        return resized
-    with ThreadPoolExecutor(threads, thread_name_prefix="resize") as pool:
-        list(pool.map(resize, range(len(images))))
+    if images.dtype == torch.uint8:
+        in_threads(work, len(images))
+    else:
+        work(slice(0, len(images)))
     return resized
 
 

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +54,13 @@ def reused_memory(blocks: int) -> Iterator[None]:
 
     New ones come from the system for every image, at a page fault for every 4 KB.
     """
-    before = Image.core.get_blocks_max()
-    Image.core.set_blocks_max(max(before, blocks))
+    core: Any = Image.core  # type: ignore[attr-defined]  # Pillow documents it, without types
+    before = core.get_blocks_max()
+    core.set_blocks_max(max(before, blocks))
     try:
         yield
     finally:
-        Image.core.set_blocks_max(before)
+        core.set_blocks_max(before)
 
 
 def read_image_bytes(file: Path) -> bytes:

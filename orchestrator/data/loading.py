@@ -30,14 +30,7 @@ from orchestrator.config import DenseConfig
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
 from orchestrator.data.files import read_raw
 from orchestrator.data.paths import from_data_dir
-from orchestrator.data.scaled_images import (
-    MAX_BYTE,
-    Images,
-    PixelScale,
-    ScaledImages,
-    pixels_of,
-    scaled_images,
-)
+from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
 from orchestrator.data.sources.base import FLOAT_BYTES
 from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
@@ -51,8 +44,8 @@ READ_BYTES = 1 << 22  # at once, where all images are read
 class Split:
     """Images float32 [N, C, H, W] and labels int64 [N] on one device.
 
-    Those of large sets are `ScaledImages`, whose items are such tensors. `pixel_scale` is that of bytes from
-    0 to 255, from which a tensor was made.
+    Those of large sets are `ScaledImages`, whose items are such tensors. `pixel_scale` is what they were made
+    with from bytes.
     """
 
     images: Images
@@ -61,12 +54,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def images_as_bytes(self) -> Images:
-        """Return the images as bytes, from 0 to 255; as they are where they were no such bytes."""
-        if isinstance(self.images, ScaledImages) or self.pixel_scale is None:
-            return self.images
-        return scaled_images(self.images, self.pixel_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +109,9 @@ def load_dataset(
     selection = _select(name, data_dir, classes=classes, samples_per_class=samples_per_class)
     pixel_scale = _pixel_scale(selection, info(name).levels)
     images_of = _images_of(selection, pixel_scale, torch.device(device))
-    scale_of_bytes = pixel_scale if pixel_scale.levels == MAX_BYTE else None
 
     def split(index: Index) -> Split:
-        return Split(images_of(index), _labels(selection, index).to(device), scale_of_bytes)
+        return Split(images_of(index), _labels(selection, index).to(device), pixel_scale)
 
     return Dataset(
         name=name,

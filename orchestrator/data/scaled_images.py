@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.data.decoded_files import ImageFile
+from orchestrator.data.threads import in_threads
 
 LEVELS = 256  # values of a byte
-MAX_BYTE = LEVELS - 1
 READ_IMAGES = 256
-SCALED_VALUES = 1 << 19  # at once: as floats they stay in the processor's cache
+SMALL_VALUES = 1 << 17  # of a batch that is not worth a second thread
+CACHED_VALUES = 1 << 17  # as floats, that stay in a processor's cache from one operation to the next
 
 
 def pixels_of(array: NDArray[np.uint8]) -> Tensor:
@@ -35,6 +36,11 @@ def pixels_of(array: NDArray[np.uint8]) -> Tensor:
     )
 
 
+def images_in_cache(shape: Sequence[int]) -> int:
+    """Return how many of images [N, C, H, W] are best worked on at once on a CPU, 1 or more."""
+    return max(1, CACHED_VALUES // max(1, prod(shape[1:])))
+
+
 @dataclass(frozen=True, eq=False)
 class PixelScale:
     """(byte / levels - mean) / deviation; `mean` and `deviation` are float32 [C], on the CPU."""
@@ -43,14 +49,31 @@ class PixelScale:
     mean: Tensor
     deviation: Tensor
 
+    @property
+    def has_all_levels(self) -> bool:
+        """Whether pixels are from 0 to 255, and not of fewer shades, to which nothing is to be rounded."""
+        return self.levels == LEVELS - 1
+
     def on_cpu(self, pixels: Tensor) -> Tensor:
         """Return float32 images of bytes [N, C, H, W] on the CPU, in the same order in memory."""
         images = torch.empty_like(pixels, dtype=torch.float32)
-        count = max(1, SCALED_VALUES // max(1, prod(pixels.shape[1:])))
-        mean, deviation = self.mean[:, None, None], self.deviation[:, None, None]
-        for block, target in zip(pixels.split(count), images.split(count), strict=True):
-            target.copy_(block).div_(self.levels).sub_(mean).div_(deviation)
+        source, target = pixels.numpy(), images.numpy()
+        if pixels.numel() <= SMALL_VALUES:
+            self.write(target, source)
+        else:
+            in_threads(lambda part: self.write(target[part], source[part]), len(pixels))
         return images
+
+    def write(self, images: NDArray[np.float32], pixels: NDArray[np.uint8]) -> None:
+        """Write the scaled values of bytes [N, C, H, W] into `images`, a few at a time, in the cache."""
+        mean, deviation = (value.numpy()[:, None, None] for value in (self.mean, self.deviation))
+        step = images_in_cache(pixels.shape)
+        for start in range(0, len(pixels), step):
+            block = images[start : start + step]
+            np.copyto(block, pixels[start : start + step])
+            np.divide(block, np.float32(self.levels), out=block)
+            np.subtract(block, mean, out=block)
+            np.divide(block, deviation, out=block)
 
     def to_bytes(self, images: Tensor) -> Tensor:
         """Return the bytes of scaled images [N, C, H, W], the same ones, in the same order in memory."""
@@ -177,8 +200,10 @@ def value_range(images: Images) -> tuple[Tensor, Tensor]:
     return images.amin((2, 3)).amin(0), images.amax((2, 3)).amax(0)
 
 
-def scaled_images(images: Tensor, pixel_scale: PixelScale) -> ScaledImages:
-    """Return scaled images [N, C, H, W] as bytes, on their device."""
+def as_bytes(images: Images, pixel_scale: PixelScale | None) -> Images:
+    """Return images as bytes, on their device; as they are without a scale of bytes from 0 to 255."""
+    if isinstance(images, ScaledImages) or pixel_scale is None or not pixel_scale.has_all_levels:
+        return images
     rows = torch.arange(len(images), device=images.device)
     return ScaledImages(pixel_scale.to_bytes(images), rows, pixel_scale, images.device)
 

@@ -14,7 +14,7 @@ from orchestrator.config import Train
 from orchestrator.data.augmentation import Augmenter, rounds_bytes
 from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split
-from orchestrator.data.scaled_images import index_device
+from orchestrator.data.scaled_images import as_bytes, index_device
 from orchestrator.training.losses import Labels
 
 MicroBatches = Iterator[tuple[Tensor, Labels]]
@@ -25,7 +25,7 @@ class Inputs:
 
     def __init__(self, split: Split, recipe: Train, generator: Generator) -> None:
         self.split, self.mixup, self.generator = split, recipe.mixup, generator
-        images = split.images_as_bytes() if rounds_bytes(recipe.augment) else split.images
+        images = as_bytes(split.images, split.pixel_scale) if rounds_bytes(recipe.augment) else split.images
         self.augment = Augmenter(recipe.augment, generator, images)
 
     def epoch(self, batch_size: int, *, micro_batch: int) -> Iterator[tuple[int, MicroBatches]]:

@@ -12,10 +12,10 @@ from torch import Tensor
 from orchestrator.data.scaled_images import (
     PixelScale,
     ScaledImages,
+    as_bytes,
     pixels_of,
     read_batches,
     read_images,
-    scaled_images,
     value_range,
 )
 
@@ -43,7 +43,7 @@ def test_every_byte_has_the_bits_of_the_float_images(channels: int, levels: int)
     assert torch.equal(table.view(torch.int32), expected.view(torch.int32))
 
 
-@given(st.integers(1, 255), st.integers(0, 2**32), st.sampled_from([1, 3]))
+@given(st.sampled_from([1, 16, 200, 255]), st.integers(0, 2**32), st.sampled_from([1, 3]))
 def test_scaled_images_have_the_bytes_that_they_were_made_of(levels: int, seed: int, channels: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     mean, deviation = torch.rand(2, channels, generator=generator)
@@ -53,7 +53,8 @@ def test_scaled_images_have_the_bytes_that_they_were_made_of(levels: int, seed: 
         returned = scale.to_bytes(scale.on_cpu(ordered))
         assert torch.equal(returned, ordered)
         assert returned.stride() == ordered.stride()
-    images = scaled_images(scale.on_cpu(pixels), scale)
+    images = as_bytes(scale.on_cpu(pixels), scale)
+    assert isinstance(images, ScaledImages) == (levels == 255)
     assert torch.equal(images[:], scale.on_cpu(pixels))
 
 
