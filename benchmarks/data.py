@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from orchestrator.data import decoding, files
 from orchestrator.data.augmentation import Augmenter
 from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split, load_dataset
-from orchestrator.data.scaled_images import read_batches
 from orchestrator.system.memory import disable_malloc_trim
 
 CLASSES = 4
@@ -112,7 +112,7 @@ def iterate_split(split: Split, kind: str, generator: torch.Generator, *, batch:
     """Read and augment an epoch; return the number of images."""
     torch.set_num_threads(threads)
     augment, images = Augmenter(kind, generator, split.images), 0
-    for read in read_batches(split.images, iter_batches(len(split), batch, generator)):
+    for read in augment.read_batches(iter_batches(len(split), batch, generator)):
         images += len(augment(read))
     return images
 
@@ -120,6 +120,44 @@ def iterate_split(split: Split, kind: str, generator: torch.Generator, *, batch:
 def iterate_loader(loader: Any) -> int:
     torch.set_num_threads(1)
     return sum(len(labels) for _, labels in loader)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch is of: so many JPEGs of a size, decoded to squares, and augmented."""
+
+    what: str
+    count: int
+    jpeg: tuple[int, int]
+    size: int
+    kind: str
+    batch: int
+    claim: AtLeast
+
+    def job(self, split: Split, dataset: LabelledFiles, *, workers: int, threads: int) -> Job:
+        loader = torch.utils.data.DataLoader(
+            dataset, self.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        )
+        generator = torch.Generator().manual_seed(0)
+        with_workers = f"{workers} workers" if workers else "no workers"
+        height, width = self.jpeg
+        return Job(
+            f"an epoch of {len(split):,} JPEGs, {self.what}, {threads} thread{'s' * (threads > 1)}",
+            ours=partial(iterate_split, split, self.kind, generator, batch=self.batch, threads=threads),
+            baseline=partial(iterate_loader, loader),
+            baseline_name=f"DataLoader over ImageFolder, {with_workers}",
+            claims=(self.claim,),
+            rounds=3,
+            equal="the number of images",
+            note=f"JPEGs of {height}x{width} pixels. Beside the threads of torch, one reads ahead.",
+        )
+
+
+CROPPED = "224x224, random resized crop and flip"
+EPOCHS = (
+    Epoch("64x64, crop and flip", 7000, (64, 64), 64, "crop_flip", 256, AtLeast(20.0)),
+    Epoch(CROPPED, 700, (375, 500), 224, "resized_crop + flip", 32, AtLeast(8.0)),
+)
 
 
 @benchmark
@@ -130,54 +168,15 @@ def epochs() -> Iterator[Job]:
     disable_malloc_trim()
     scaled = [transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.25,) * 3)]
     flip = transforms.RandomHorizontalFlip()
-    for what, count, (height, width), size, moved, kind, batch, claim in (
-        (
-            "64x64, crop and flip",
-            7000,
-            (64, 64),
-            64,
-            [transforms.RandomCrop(64, padding=8), flip],
-            "crop_flip",
-            256,
-            AtLeast(20.0),
-        ),
-        (
-            "224x224, random resized crop and flip",
-            700,
-            (375, 500),
-            224,
-            [transforms.RandomResizedCrop(224), flip],
-            "resized_crop + flip",
-            32,
-            AtLeast(8.0),
-        ),
-    ):
+    moves = (transforms.RandomCrop(64, padding=8), transforms.RandomResizedCrop(224))
+    for epoch, move in zip(EPOCHS, moves, strict=True):
         with temporary_folder() as folder:
-            write_jpegs(folder / "photos", count, height, width)
-            split = load_large(text_of(folder / "photos", size), folder)
-            dataset = LabelledFiles(folder / "photos", len(split), transforms.Compose([*moved, *scaled]))
+            write_jpegs(folder / "photos", epoch.count, *epoch.jpeg)
+            split = load_large(text_of(folder / "photos", epoch.size), folder)
+            transform = transforms.Compose([move, flip, *scaled])
+            dataset = LabelledFiles(folder / "photos", len(split), transform)
             for workers, threads in ((0, 1), (2, 2)):
-                loader = torch.utils.data.DataLoader(
-                    dataset, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
-                )
-                with_workers = f"{workers} workers" if workers else "no workers"
-                yield Job(
-                    f"an epoch of {len(split):,} JPEGs, {what}, {threads} thread{'s' * (threads > 1)}",
-                    ours=partial(
-                        iterate_split,
-                        split,
-                        kind,
-                        torch.Generator().manual_seed(0),
-                        batch=batch,
-                        threads=threads,
-                    ),
-                    baseline=partial(iterate_loader, loader),
-                    baseline_name=f"DataLoader over ImageFolder, {with_workers}",
-                    claims=(claim,),
-                    rounds=3,
-                    equal="the number of images",
-                    note=f"JPEGs of {height}x{width} pixels. Beside the threads of torch, one reads ahead.",
-                )
+                yield epoch.job(split, dataset, workers=workers, threads=threads)
 
 
 def load_large(text: str, data_dir: Path) -> Split:

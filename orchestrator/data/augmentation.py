@@ -1,31 +1,28 @@
 """Augmentation of batches: each image by its own draws, on the device of the images, from a seeded generator.
 
 The text of an augmentation is a method, or several that follow each other: `crop_flip + cutout(size=16)`.
+
+Images that are kept as bytes stay bytes up to the first method without the trait `reads_bytes`: a byte is a
+quarter of the memory to move, and torchvision resizes bytes faster than floats.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Annotated
 
 import torch
-from torch import Generator, Tensor
-from torch.nn import functional
+from torch import Tensor
 
-from orchestrator.data.scaled_images import Images, value_range
+from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, read_batches, value_range
 from orchestrator.errors import SpaceError
 from pruning.hyperparameters import Between
 from pruning.registry import Method, Registry
 
-augmentations = Registry("augmentation", modules=("orchestrator.data.randaugment",))
+augmentations = Registry("augmentation", modules=("orchestrator.data.crops", "orchestrator.data.randaugment"))
 SEPARATOR = "+"
-COPIED_VALUES = 1500  # of an image that is cropped and flipped by copying its rows
-FLIPPED_VALUES = 10_000  # of an image that torch flips faster than NumPy copies it
-CROP_TRIES = 10  # as in torchvision's RandomResizedCrop, before the crop from the centre
-Fraction = Annotated[float, Between(0.0, 1.0, open_low=True)]
 Pixels = Annotated[int, Between(1, 10_000)]
 
 
@@ -33,7 +30,7 @@ Pixels = Annotated[int, Between(1, 10_000)]
 class AugmentationContext:
     """What augmentations read beside the batch: the generator of all draws, and the training images."""
 
-    generator: Generator
+    generator: torch.Generator
     training_images: Images
 
     def choices(self, below: int, count: int) -> Tensor:
@@ -50,6 +47,18 @@ class AugmentationContext:
         drawn = torch.rand(shape, generator=self.generator, device=device, dtype=torch.float64)
         return (low + (high - low) * drawn).to(self.training_images.device)
 
+    def scaled(self, images: Tensor) -> Tensor:
+        """Return float32 images of a batch of bytes; a batch of floats is as it was."""
+        if images.dtype != torch.uint8 or not isinstance(self.training_images, ScaledImages):
+            return images
+        return self.training_images.scale(images)
+
+    def byte_scale(self, images: Tensor) -> PixelScale | None:
+        """Return the scale of a batch of bytes, and None for a batch of floats."""
+        is_bytes = images.dtype == torch.uint8
+        scaled = self.training_images
+        return scaled.pixel_scale if is_bytes and isinstance(scaled, ScaledImages) else None
+
     @cached_property
     def pixel_range(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest pixel of each channel of the training images, [C, 1, 1]."""
@@ -60,7 +69,7 @@ class AugmentationContext:
 class Augmenter:
     """The methods of an augmentation's text, in their order. SpaceError for a text that is none."""
 
-    def __init__(self, text: str, generator: Generator, training_images: Images) -> None:
+    def __init__(self, text: str, generator: torch.Generator, training_images: Images) -> None:
         try:
             self.methods = parse_augmentation(text)
         except ValueError as error:
@@ -72,14 +81,31 @@ class Augmenter:
         """Whether draws are made for each micro-batch, as those of earlier results were."""
         return all(method.traits.get("draws_by_micro_batch") for method in self.methods)
 
+    def read_batches(self, batches: Iterable[Tensor]) -> Generator[Tensor, None, None]:
+        """Yield the training images of each batch of indices, in the form in which they are augmented."""
+        images = self.context.training_images
+        has_bytes = isinstance(images, ScaledImages) and images.pixel_scale.has_all_levels
+        reads_bytes = bool(self.methods[0].traits.get("reads_bytes"))
+        return read_batches(images, batches, as_bytes=has_bytes and reads_bytes)
+
     def __call__(self, images: Tensor) -> Tensor:
-        """Return a batch [N, C, H, W] augmented, each image by its own draws; `images` stay as they are."""
+        """Return a batch [N, C, H, W] augmented, each image by its own draws; `images` stay as they are.
+
+        Bytes of training images that are kept as bytes become float32.
+        """
         for method in self.methods:
+            if not method.traits.get("reads_bytes"):
+                images = self.context.scaled(images)
             images = method(images, self.context)
-        return images
+        return self.context.scaled(images)
 
 
-def augment(images: Tensor, generator: Generator, *, kind: str) -> Tensor:
+def rounds_bytes(text: str) -> bool:
+    """Whether an augmentation has other results on bytes, which it rounds, than on floats."""
+    return any(method.traits.get("rounds_bytes") for method in parse_augmentation(text))
+
+
+def augment(images: Tensor, generator: torch.Generator, *, kind: str) -> Tensor:
     """Augment a batch [N, C, H, W] of training images by an augmentation's text.
 
     SpaceError for a text that is none.
@@ -131,115 +157,6 @@ def _cutout_conflict(input_shape: tuple[int, int, int], options: Mapping[str, in
 def none(images: Tensor, context: AugmentationContext) -> Tensor:
     """Return the images as they are."""
     return images
-
-
-@augmentations.register(summary="left and right swapped in half of the images", draws_by_micro_batch=True)
-def flip(images: Tensor, context: AugmentationContext) -> Tensor:
-    """Swap left and right in half of the images."""
-    return _crop_flip(images, context, pad=0)
-
-
-@augmentations.register(
-    summary="flipped, and moved by up to an eighth of the height",
-    paper="He et al., CVPR 2016",
-    draws_by_micro_batch=True,
-)
-def crop_flip(images: Tensor, context: AugmentationContext) -> Tensor:
-    """Swap left and right in half of the images, and move each by up to an eighth of the height.
-
-    That is 4 pixels at 32 and at 28, and 1 at 8; zeros (the mean colour, once scaled) come in from outside.
-    """
-    return _crop_flip(images, context, pad=max(1, (images.shape[2] + 4) // 8))
-
-
-def _crop_flip(images: Tensor, context: AugmentationContext, *, pad: int) -> Tensor:
-    count, channels, height, width = images.shape
-    is_flipped = context.integers(2, count) == 1
-    left, top = context.integers(2 * pad + 1, count), context.integers(2 * pad + 1, count)
-    values = channels * height * width
-    if images.device.type == "cpu" and pad == 0 and values >= FLIPPED_VALUES:
-        return _flipped(images, is_flipped)
-    if images.device.type == "cpu" and values >= COPIED_VALUES:
-        return _copied_windows(images, top - pad, left - pad, is_flipped)
-    across = torch.arange(width, device=images.device).expand(count, width)
-    columns = torch.where(is_flipped, width - 1 - across, across) + left
-    rows = torch.arange(height, device=images.device) + top
-    padded = functional.pad(images, (pad, pad, pad, pad)).flatten(2)
-    # One gather over flat pixels: 4 to 6 times the speed of indexing by row and column
-    pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).flatten(1)
-    return padded.gather(2, pixels[:, None, :].expand(count, channels, -1)).view(images.shape)
-
-
-def _flipped(images: Tensor, is_flipped: Tensor) -> Tensor:
-    """Return each image flipped or as it is, image by image, so that each stays in the processor's cache."""
-    out = torch.empty(images.shape, dtype=images.dtype)
-    for image, target, flipped in zip(images, out, is_flipped[:, 0].tolist(), strict=True):
-        target.copy_(image.flip(2) if flipped else image)
-    return out
-
-
-def _copied_windows(images: Tensor, top: Tensor, left: Tensor, is_flipped: Tensor) -> Tensor:
-    """Return the window of each image that begins at (top, left), flipped or not, with zeros from outside.
-
-    Image by image on the CPU, which copies rows; as fast as a gather from 1,500 values an image on.
-    """
-    windows = torch.zeros(images.shape, dtype=images.dtype)
-    source, target = images.numpy(), windows.numpy()
-    height, width = images.shape[2:]
-    draws = zip(top[:, 0].tolist(), left[:, 0].tolist(), is_flipped[:, 0].tolist(), strict=True)
-    for image, window, (down, right, flipped) in zip(source, target, draws, strict=True):
-        rows, columns = (
-            slice(max(0, -start), side - max(0, start)) for start, side in ((down, height), (right, width))
-        )
-        pixels = image[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)]
-        (window[:, :, ::-1] if flipped else window)[:, rows, columns] = pixels
-    return windows
-
-
-@augmentations.register(
-    summary="a random part of each image, resized to the whole", paper="Szegedy et al., CVPR 2015"
-)
-def resized_crop(
-    images: Tensor, context: AugmentationContext, *, scale: Fraction = 0.08, ratio: Fraction = 0.75
-) -> Tensor:
-    """Resize a random part of each image to the size of the image, bilinearly, as torchvision does.
-
-    The part has `scale` to 1 of the area, and `ratio` to 1 / `ratio` as width by height, uniform in its
-    logarithm. It does not flip: `resized_crop + flip` is the usual augmentation of ImageNet.
-    """
-    count, _, height, width = images.shape
-    area = context.uniform(scale, 1.0, count, CROP_TRIES) * (height * width)
-    aspect = context.uniform(math.log(ratio), -math.log(ratio), count, CROP_TRIES).exp()
-    crop = _first_that_fits((area / aspect).sqrt().round(), (area * aspect).sqrt().round(), images, ratio)
-    place = context.uniform(0.0, 1.0, count, 2)
-    free = torch.stack([height - crop[:, 0], width - crop[:, 1]], dim=1)
-    start = (place * (free + 1)).floor().minimum(free)
-    rows = _sampled_positions(start[:, 0], crop[:, 0], height)
-    columns = _sampled_positions(start[:, 1], crop[:, 1], width)
-    # Filled in: stacking float64 and converting it after takes four times as long.
-    grid = torch.empty((count, height, width, 2), dtype=images.dtype, device=images.device)
-    grid[..., 0], grid[..., 1] = columns.to(images.dtype)[:, None, :], rows.to(images.dtype)[:, :, None]
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-
-def _first_that_fits(heights: Tensor, widths: Tensor, images: Tensor, ratio: float) -> Tensor:
-    """Return (height, width) [N, 2] of each image's first crop that fits, else of the largest allowed."""
-    height, width = images.shape[2:]
-    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
-    largest = min(height, round(width / ratio)), min(width, round(height / ratio))
-    first = fits.to(torch.int8).argmax(1, keepdim=True)
-    crop = torch.cat([heights.gather(1, first), widths.gather(1, first)], dim=1)
-    return torch.where(fits.any(1, keepdim=True), crop, crop.new_tensor(largest))
-
-
-def _sampled_positions(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Return where `size` pixels of a crop are read, [N, size] in [-1, 1] between the first and last pixel.
-
-    As torch's `interpolate` resizes the crop alone: nothing outside of it is read.
-    """
-    pixel = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
-    inside = (pixel * (length / size)[:, None] - 0.5).clamp(min=0.0).minimum(length[:, None] - 1)
-    return 2 * (start[:, None] + inside) / max(size - 1, 1) - 1
 
 
 @augmentations.register(

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.data.decoded_files import Decoded, Facts, Fill, Shape, decode_into_memory, load_or_decode
-from orchestrator.data.sources.base import check_fits
-from orchestrator.errors import DataError
+from orchestrator.data.sources.base import FLOAT_BYTES, check_fits
+from orchestrator.errors import DataError, DiskFullError
 from orchestrator.system.console import drawn_on, plain
 from orchestrator.system.machine import cores
 
@@ -35,6 +35,7 @@ FOLDER = "decoded"  # below the data folder
 SMALL_BYTES = 50_000_000  # of pixels, which every process may hold,
 QUICK_BYTES = 16_000_000  # if decoding these bytes of files takes about a second
 TICK_SECONDS = 0.02  # of the times of files: a later change within one is not seen
+BLOCKS = 4  # of memory that Pillow keeps for each thread: as decoded, turned, resized
 TOGETHER = 8  # images of a task: handing over each costs a twentieth of decoding a small one
 
 
@@ -52,11 +53,12 @@ def read_decoded(
     `set_name` is JSON: where the set lies, and all options that decide its pixels. DataError where the files
     change meanwhile, or a small set does not fit into memory.
     """
-    if prod(shape) <= SMALL_BYTES and sum(_status(file).st_size for file in files()) <= QUICK_BYTES:
+    before = files()
+    if prod(shape) <= SMALL_BYTES and sum(_status(file).st_size for file in before) <= QUICK_BYTES:
         check_fits(name, prod(shape))
         return decode_into_memory(shape, fill)
-    _wait_for_a_tick(files())
-    content = _content(files())
+    _wait_for_a_tick(before)
+    content = _content(before)
 
     def fill_unchanged(pixels: NDArray[np.uint8]) -> Facts:
         facts = fill(pixels)
@@ -66,6 +68,35 @@ def read_decoded(
 
     key = decoded_key(set_name, content)
     return load_or_decode(data_folder / FOLDER, key, shape=shape, fill=fill_unchanged, name=name)
+
+
+def read_shared(
+    files: Sequence[Path],
+    *,
+    set_name: Mapping[str, object],
+    shape: Shape,
+    fill: Fill,
+    data_folder: Path,
+    name: str,
+) -> Decoded:
+    """Return what `fill` copies out of files that are read quickly: of a large set from a decoded file.
+
+    So that the processes of a machine share its pages. A set that is trained on as floats is in memory in any
+    case, and a large one where the data folder is read-only or full.
+    """
+    if 4 * prod(shape) > FLOAT_BYTES and is_writable(data_folder):
+        with suppress(DiskFullError):
+            return read_decoded(
+                lambda: files, set_name=set_name, shape=shape, fill=fill, data_folder=data_folder, name=name
+            )
+    check_fits(name, prod(shape))
+    return decode_into_memory(shape, fill)
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in the nearest that is there."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    return os.access(there, os.W_OK)
 
 
 def decoded_key(set_name: Mapping[str, object], content: str) -> str:
@@ -118,6 +149,8 @@ def in_order(
     blocks = [numbered[start : start + TOGETHER] for start in range(0, len(items), TOGETHER)]
     pending: deque[Future[list[tuple[Item, Result]]]] = deque()
 
+    from orchestrator.data.image_files import reused_memory
+
     def work(block: Sequence[tuple[int, Item]]) -> list[tuple[Item, Result]]:
         return [(item, function(position, item)) for position, item in block]
 
@@ -127,7 +160,11 @@ def in_order(
         return results
 
     threads = cores()
-    with progress_bar(name, len(items)) as advance, ThreadPoolExecutor(threads) as pool:
+    with (
+        progress_bar(name, len(items)) as advance,
+        reused_memory(BLOCKS * threads),
+        ThreadPoolExecutor(threads) as pool,
+    ):
         try:
             for block in blocks:
                 pending.append(pool.submit(work, block))

@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,10 @@ from orchestrator.errors import DataError
 from pruning.plugins import warn_once
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+
+    from orchestrator.data.decoded_files import Facts
 
 # torchvision's class -> the folder below the data folder with all files that are parsed, and the archive.
 LAYOUT = {
@@ -139,7 +143,7 @@ def read_raw(name: str, data_dir: Path | None = None) -> Raw:
         return read_digits()
     check_files(name, root)
     _unpack(name, source, root)
-    return _read_cifar(source, root) if hasattr(source, "train_list") else _read_mnist(source, root)
+    return _read_cifar(name, source, root) if hasattr(source, "train_list") else _read_mnist(source, root)
 
 
 def mark_whole(name: str, stamps: list[list[str | int]]) -> None:
@@ -243,11 +247,31 @@ def _read_mnist(source: Any, root: Path) -> Raw:
     return Raw(np.concatenate(images)[:, None], np.concatenate(labels), len(labels[1]), tuple(source.classes))
 
 
-def _read_cifar(source: Any, root: Path) -> Raw:
-    """Read CIFAR's pickles; torchvision checks the MD5 of every one again before it opens the first."""
+def _read_cifar(name: str, source: Any, root: Path) -> Raw:
+    """Read CIFAR's pickles, or the decoded file that was made of them."""
     import numpy as np
 
-    train, test = source(root, train=True), source(root, train=False)
-    images = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
-    labels = np.array([*train.targets, *test.targets], dtype=np.int64)
-    return Raw(np.ascontiguousarray(images), labels, len(test.targets), tuple(train.classes))
+    from orchestrator.data.decoding import read_shared
+
+    known = info(name)
+    decoded = read_shared(
+        [file for file, _ in _files(source, root)],
+        set_name={"name": name, "path": str(root)},
+        shape=(sum(known.split_sizes), *known.input_shape),
+        fill=partial(_fill_cifar, source, root),
+        data_folder=root,
+        name=name,
+    )
+    facts = decoded.facts
+    labels = np.array(facts["labels"], dtype=np.int64)
+    return Raw(decoded.pixels, labels, facts["own_test"], tuple(facts["classes"]), file=decoded.file)
+
+
+def _fill_cifar(source: Any, root: Path, pixels: NDArray[np.uint8]) -> Facts:
+    """Copy the images; torchvision checks the MD5 of every pickle again before it opens the first."""
+    start, parts = 0, [source(root, train=is_train) for is_train in (True, False)]
+    for part in parts:
+        pixels[start : start + len(part.data)] = part.data.transpose(0, 3, 1, 2)
+        start += len(part.data)
+    labels = [label for part in parts for label in part.targets]
+    return {"count": start, "labels": labels, "own_test": len(parts[1].targets), "classes": parts[0].classes}

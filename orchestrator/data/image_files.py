@@ -17,10 +17,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from orchestrator.system.files import read_regular
 
@@ -45,6 +46,21 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def reused_memory(blocks: int) -> Iterator[None]:
+    """Let Pillow keep so many blocks of memory, each of an image.
+
+    New ones come from the system for every image, at a page fault for every 4 KB.
+    """
+    core: Any = Image.core  # type: ignore[attr-defined]  # Pillow documents it, without types
+    before = core.get_blocks_max()
+    core.set_blocks_max(max(before, blocks))
+    try:
+        yield
+    finally:
+        core.set_blocks_max(before)
 
 
 def read_image_bytes(file: Path) -> bytes:
@@ -75,7 +91,7 @@ def decode(
             correct_transparency(image)
             image.load()
             plain = fitted(to_eight_bits(turned(image)), size, fit)
-        array = np.asarray(plain.convert("L" if grey else "RGB"))
+            array = np.asarray(_in_mode(plain, "L" if grey else "RGB"))
     except BrokenImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -95,7 +111,8 @@ def _reason(error: Exception) -> str:
 def turned(image: Image.Image) -> Image.Image:
     """Return an image turned as its EXIF says, or as it is where that cannot be read."""
     try:
-        return ImageOps.exif_transpose(image)
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if is_turned else image
     except Exception:  # noqa: BLE001  each of Pillow's parsers of metadata has its own; the pixels are whole
         return image
 
@@ -127,7 +144,12 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
         above = image.convert("RGBA")
         white = Image.new("RGBA", above.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, above).convert("RGB")
-    return image.convert("L") if image.mode in ("1", "L") else image.convert("RGB")
+    return _in_mode(image, "L" if image.mode in ("1", "L") else "RGB")
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in a mode; itself, where Pillow would copy it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def fitted(image: Image.Image, size: int, fit: str) -> Image.Image:

@@ -44,11 +44,13 @@ READ_BYTES = 1 << 22  # at once, where all images are read
 class Split:
     """Images float32 [N, C, H, W] and labels int64 [N] on one device.
 
-    Those of large sets are `ScaledImages`, whose items are such tensors.
+    Those of large sets are `ScaledImages`, whose items are such tensors. `pixel_scale` is what they were made
+    with from bytes.
     """
 
     images: Images
     labels: Tensor
+    pixel_scale: PixelScale | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,10 +107,11 @@ def load_dataset(
     or corrupt files.
     """
     selection = _select(name, data_dir, classes=classes, samples_per_class=samples_per_class)
-    images_of = _images_of(selection, levels=info(name).levels, device=torch.device(device))
+    pixel_scale = _pixel_scale(selection, info(name).levels)
+    images_of = _images_of(selection, pixel_scale, torch.device(device))
 
     def split(index: Index) -> Split:
-        return Split(images_of(index), _labels(selection, index).to(device))
+        return Split(images_of(index), _labels(selection, index).to(device), pixel_scale)
 
     return Dataset(
         name=name,
@@ -216,10 +219,16 @@ def _scale(raw: Raw, train: Index, *, levels: int) -> tuple[NDArray[np.float64],
     return mean, np.where(deviation > 0, deviation, 1.0)
 
 
-def _images_of(selection: _Selection, *, levels: int, device: torch.device) -> Callable[[Index], Images]:
+def _pixel_scale(selection: _Selection, levels: int) -> PixelScale:
+    mean, deviation = (torch.from_numpy(values).float() for values in (selection.mean, selection.deviation))
+    return PixelScale(levels, mean, deviation)
+
+
+def _images_of(
+    selection: _Selection, pixel_scale: PixelScale, device: torch.device
+) -> Callable[[Index], Images]:
     """Return the function that makes the images of a split from its indices."""
-    raw, (mean, deviation) = selection.raw, (selection.mean, selection.deviation)
-    pixel_scale = PixelScale(levels, torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
+    raw = selection.raw
     count = sum(map(len, (selection.train, selection.validation, selection.test)))
     if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
         # Scaled on the CPU and then moved: a GPU divides by a number in other bits.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.data.decoded_files import ImageFile
+from orchestrator.data.threads import in_threads
 
 LEVELS = 256  # values of a byte
 READ_IMAGES = 256
+SMALL_VALUES = 1 << 17  # of a batch that is not worth a second thread
+CACHED_VALUES = 1 << 17  # as floats, that stay in a processor's cache from one operation to the next
 
 
 def pixels_of(array: NDArray[np.uint8]) -> Tensor:
@@ -33,6 +36,11 @@ def pixels_of(array: NDArray[np.uint8]) -> Tensor:
     )
 
 
+def images_in_cache(shape: Sequence[int]) -> int:
+    """Return how many of images [N, C, H, W] are best worked on at once on a CPU, 1 or more."""
+    return max(1, CACHED_VALUES // max(1, prod(shape[1:])))
+
+
 @dataclass(frozen=True, eq=False)
 class PixelScale:
     """(byte / levels - mean) / deviation; `mean` and `deviation` are float32 [C], on the CPU."""
@@ -41,10 +49,40 @@ class PixelScale:
     mean: Tensor
     deviation: Tensor
 
+    @property
+    def has_all_levels(self) -> bool:
+        """Whether pixels are from 0 to 255, and not of fewer shades, to which nothing is to be rounded."""
+        return self.levels == LEVELS - 1
+
     def on_cpu(self, pixels: Tensor) -> Tensor:
         """Return float32 images of bytes [N, C, H, W] on the CPU, in the same order in memory."""
-        images = pixels.to(torch.float32).div_(self.levels)
-        return images.sub_(self.mean[:, None, None]).div_(self.deviation[:, None, None])
+        images = torch.empty_like(pixels, dtype=torch.float32)
+        source, target = pixels.numpy(), images.numpy()
+        if pixels.numel() <= SMALL_VALUES:
+            self.write(target, source)
+        else:
+            in_threads(lambda part: self.write(target[part], source[part]), len(pixels))
+        return images
+
+    def write(self, images: NDArray[np.float32], pixels: NDArray[np.uint8]) -> None:
+        """Write the scaled values of bytes [N, C, H, W] into `images`, a few at a time, in the cache."""
+        mean, deviation = (value.numpy()[:, None, None] for value in (self.mean, self.deviation))
+        step = images_in_cache(pixels.shape)
+        for start in range(0, len(pixels), step):
+            block = images[start : start + step]
+            np.copyto(block, pixels[start : start + step])
+            np.divide(block, np.float32(self.levels), out=block)
+            np.subtract(block, mean, out=block)
+            np.divide(block, deviation, out=block)
+
+    def to_bytes(self, images: Tensor) -> Tensor:
+        """Return the bytes of scaled images [N, C, H, W], the same ones, in the same order in memory."""
+        pixels = torch.empty_like(images, dtype=torch.uint8)
+        mean, deviation = (value.to(images.device)[:, None, None] for value in (self.mean, self.deviation))
+        for block, target in zip(images.split(READ_IMAGES), pixels.split(READ_IMAGES), strict=True):
+            # Off by less than 0.001: floats have 24 bits
+            target.copy_((block * deviation).add_(mean).mul_(self.levels).round_())
+        return pixels
 
     @cached_property
     def table(self) -> Tensor:
@@ -87,19 +125,15 @@ class ScaledImages:
 
     def prepare(self, index: Tensor | slice) -> Tensor:
         """Return the images at `index`, scaled for a CPU, and as bytes, in pinned memory, for a GPU."""
-        batch = self._gather(index)
+        batch = self.gather(index)
         return self.pixel_scale.on_cpu(batch) if self.device.type == "cpu" else batch
 
     def finish(self, batch: Tensor) -> Tensor:
         """Return what `prepare` returned as float32 [n, C, H, W] on `device`, with the same bits on each."""
         return batch if self.device.type == "cpu" else self.look_up(batch)
 
-    def look_up(self, batch: Tensor) -> Tensor:
-        """Return the values of bytes on `device`, from a table: a GPU divides by a number in other bits."""
-        places = batch.to(self.device, non_blocking=True).to(torch.int64) + self._offsets
-        return self._table.take(places)
-
-    def _gather(self, index: Tensor | slice) -> Tensor:
+    def gather(self, index: Tensor | slice) -> Tensor:
+        """Return the bytes of the images at `index`, in pinned memory where they are for a GPU."""
         rows = self.rows[index.to(self.rows.device) if isinstance(index, Tensor) else index]
         # torch keeps pinned memory that is no longer in use, so that the batches of an epoch are a ring.
         pinned = self.device.type == "cuda" and not self.pixels.is_cuda
@@ -108,6 +142,18 @@ class ScaledImages:
         out = _empty_like(self.pixels, len(rows), pinned=pinned)
         self.file.read_into(out.as_strided((out.numel(),), (1,)).numpy(), rows.numpy())
         return out
+
+    def send(self, batch: Tensor) -> Tensor:
+        """Return gathered bytes on `device`."""
+        return batch.to(self.device, non_blocking=True)
+
+    def scale(self, batch: Tensor) -> Tensor:
+        """Return bytes as float32 on `device`, with the same bits on each."""
+        return self.pixel_scale.on_cpu(batch) if self.device.type == "cpu" else self.look_up(batch)
+
+    def look_up(self, batch: Tensor) -> Tensor:
+        """Return the values of bytes from a table: a GPU divides by a number in other bits."""
+        return self._table.take(self.send(batch).to(torch.int64) + self._offsets)
 
     @cached_property
     def _table(self) -> Tensor:
@@ -124,7 +170,7 @@ class ScaledImages:
         ranges = [
             (block.amin((0, 2, 3)), block.amax((0, 2, 3)))
             for start in starts
-            for block in (self._gather(slice(start, start + READ_IMAGES)),)
+            for block in (self.gather(slice(start, start + READ_IMAGES)),)
         ]
         lowest, highest = (torch.stack(values).cpu() for values in zip(*ranges, strict=True))
         channels, table = torch.arange(lowest.shape[1]), self.pixel_scale.table
@@ -154,19 +200,36 @@ def value_range(images: Images) -> tuple[Tensor, Tensor]:
     return images.amin((2, 3)).amin(0), images.amax((2, 3)).amax(0)
 
 
-def read_batches(images: Images, batches: Iterable[Tensor]) -> Generator[Tensor, None, None]:
-    """Yield the images of each batch of indices; of bytes, a thread prepares the next batch meanwhile."""
-    if isinstance(images, Tensor) or images.pixels.is_cuda:
-        yield from (read_images(images, index) for index in batches)
+def as_bytes(images: Images, pixel_scale: PixelScale | None) -> Images:
+    """Return images as bytes, on their device; as they are without a scale of bytes from 0 to 255."""
+    if isinstance(images, ScaledImages) or pixel_scale is None or not pixel_scale.has_all_levels:
+        return images
+    rows = torch.arange(len(images), device=images.device)
+    return ScaledImages(pixel_scale.to_bytes(images), rows, pixel_scale, images.device)
+
+
+def read_batches(
+    images: Images, batches: Iterable[Tensor], *, as_bytes: bool = False
+) -> Generator[Tensor, None, None]:
+    """Yield the images of each batch of indices; of bytes, a thread prepares the next batch meanwhile.
+
+    With `as_bytes` images that are kept as bytes come as these, on the device of their batches.
+    """
+    if isinstance(images, Tensor):
+        yield from (_rows_of(images, index) for index in batches)
+        return
+    prepare, finish = (images.gather, images.send) if as_bytes else (images.prepare, images.finish)
+    if images.pixels.is_cuda:
+        yield from (finish(prepare(index)) for index in batches)
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-images") as executor:
         pending: Future[Tensor] | None = None
         for index in batches:
-            ready, pending = pending, executor.submit(images.prepare, index)
+            ready, pending = pending, executor.submit(prepare, index)
             if ready is not None:
-                yield images.finish(ready.result())
+                yield finish(ready.result())
         if pending is not None:
-            yield images.finish(pending.result())
+            yield finish(pending.result())
 
 
 def _rows_of(images: Tensor, index: Tensor, *, pinned: bool = False) -> Tensor:

@@ -139,13 +139,18 @@ def model_code(model: str) -> dict[str, str]:
 
 
 def recipe_code(augment: str, schedule: str) -> dict[str, str]:
-    """Return package -> source hash, and package with a final `=` -> version, of what a recipe names."""
+    """Return package -> source hash, and package with a final `=` -> version, of what a recipe names.
+
+    An augmentation of this package whose results have changed has a version too.
+    """
     learning_rates = lr_schedules.get(schedule)
     code = _code_of(lr_schedules.group, learning_rates.name, learning_rates.function)
     for method in parse_augmentation(augment):
         code |= _code_of(augmentations.group, method.name, method.function)
         if library := method.traits.get("library"):
             code[f"{library}="] = package_version(str(library))
+        if revision := method.traits.get("revision"):  # of a method whose results have changed since
+            code[f"{method.name}="] = str(revision)
     return code
 
 

@@ -78,7 +78,12 @@ def open_regular(path: Path, *, follow_links: bool) -> BinaryIO:
 def read_regular(path: Path, *, at_most: int, follow_links: bool = True) -> bytes:
     """Return the bytes of a file, or one more than `at_most` of a longer one. OSError if not regular."""
     with open_regular(path, follow_links=follow_links) as file:
-        return file.read(at_most + 1)
+        # First as much as there is: Python takes memory for all that is asked for, which costs by the page.
+        size = size_of(file)
+        content = file.read(min(size, at_most) + 1)
+        if len(content) > size:  # it grows, or is of a file system that knows no sizes
+            content += file.read(at_most + 1 - len(content))
+        return content
 
 
 def size_of(file: BinaryIO) -> int:

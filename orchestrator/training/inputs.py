@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor
 
 from orchestrator.config import Train
-from orchestrator.data.augmentation import Augmenter
+from orchestrator.data.augmentation import Augmenter, rounds_bytes
 from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split
-from orchestrator.data.scaled_images import index_device, read_batches
+from orchestrator.data.scaled_images import as_bytes, index_device
 from orchestrator.training.losses import Labels
 
 MicroBatches = Iterator[tuple[Tensor, Labels]]
@@ -25,7 +25,8 @@ class Inputs:
 
     def __init__(self, split: Split, recipe: Train, generator: Generator) -> None:
         self.split, self.mixup, self.generator = split, recipe.mixup, generator
-        self.augment = Augmenter(recipe.augment, generator, split.images)
+        images = as_bytes(split.images, split.pixel_scale) if rounds_bytes(recipe.augment) else split.images
+        self.augment = Augmenter(recipe.augment, generator, images)
 
     def epoch(self, batch_size: int, *, micro_batch: int) -> Iterator[tuple[int, MicroBatches]]:
         """Yield the size of each batch of a shuffled pass, and its micro-batches: read them before the next.
@@ -37,7 +38,7 @@ class Inputs:
         # Micro-batches of nearly one size: one of a single image would have no batch statistics.
         counts = [math.ceil(len(batch) / micro_batch) for batch in batches]
         parts = [self._read_at_once(batch, count) for batch, count in zip(batches, counts, strict=True)]
-        with closing(read_batches(images, chain.from_iterable(parts))) as read:
+        with closing(self.augment.read_batches(chain.from_iterable(parts))) as read:
             for batch, count, its_parts in zip(batches, counts, parts, strict=True):
                 yield len(batch), self._micro_batches(its_parts, read, count)
 
@@ -48,7 +49,7 @@ class Inputs:
         those of the batch whatever the parts; but flips and crops alone are drawn part by part.
         """
         parts = self._read_at_once(batch, count)
-        with closing(read_batches(self.split.images, parts)) as read:
+        with closing(self.augment.read_batches(parts)) as read:
             yield from self._micro_batches(parts, read, count)
 
     def _read_at_once(self, batch: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -48,18 +48,15 @@ def read_labels(row: Published, root: Path, options: Keywords) -> dict[str, Labe
         return _by_split(row, [_first_column(tensor.long().numpy()) for tensor in tensors])
 
 
-def read_arrays(row: Published, root: Path, options: Keywords) -> Iterator[tuple[NDArray[np.uint8], Labels]]:
-    """Yield the images [N, C, H, W] and labels of each split, as torchvision's class has them."""
+def read_images(row: Published, root: Path, options: Keywords) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images [N, C, H, W] of each split, as torchvision's class has them."""
     source = getattr(datasets, row.source)
     if row.source == "STL10":  # its images without labels, 2.7 GB, are neither needed nor checked
         source = type(source.__name__, (source,), {"train_list": source.train_list[:2]})
     with unpacked(row, root, options) as folder:
         for keywords in row.splits.values():
-            data = source(folder, **options, **keywords)
-            images = np.asarray(data.data)
-            labels = np.asarray(data.labels if hasattr(data, "labels") else data.targets)
-            pixels = images[:, None] if images.ndim == 3 else images
-            yield pixels, _first_column(labels.astype(np.int64))
+            images = np.asarray(source(folder, **options, **keywords).data)
+            yield images[:, None] if images.ndim == 3 else images
 
 
 @contextmanager

@@ -8,17 +8,22 @@ file with a known MD5 is checked before it is parsed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from orchestrator.data.paths import data_folder
-from orchestrator.data.sources.base import DatasetInfo, Raw, check_fits, one_of
+from orchestrator.data.sources.base import DatasetInfo, Raw, one_of
 from orchestrator.data.sources.published_datasets import PUBLISHED, Keywords, Published
 from orchestrator.data.sources.published_files import check_published
 from orchestrator.data.sources.torchvision_base import TorchvisionSource, published_indices
 from orchestrator.data.sources.torchvision_images import ImageSet
 from pruning.hyperparameters import Converter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from orchestrator.data.decoded_files import Facts
 
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
 EmnistSplit = Annotated[str, Converter(one_of(*EMNIST_SPLITS), ", ".join(EMNIST_SPLITS))]
@@ -31,12 +36,8 @@ class ArraySet(TorchvisionSource):
     def facts(self) -> DatasetInfo:
         import numpy as np
 
-        from orchestrator.data.sources.torchvision_arrays import from_zero, label_names, read_labels
-
-        with self.checked_files() as root:
-            read = read_labels(self.row, root, self._keywords())
-            parts, names = from_zero(read, label_names(self.row, self._keywords()))
         assert self.row.shape is not None
+        parts, names = self._labels()
         splits = published_indices(self.name, parts)
         labels = np.concatenate(list(parts.values()))
         counts = [np.bincount(labels[index], minlength=len(names)).tolist() for index in splits]
@@ -50,19 +51,42 @@ class ArraySet(TorchvisionSource):
     def read(self) -> Raw:
         import numpy as np
 
-        from orchestrator.data.sources.torchvision_arrays import from_zero, label_names, read_arrays
+        from orchestrator.data.decoding import read_shared
 
         assert self.row.shape is not None
-        facts = self.facts()
-        check_fits(self.name, sum(facts.split_sizes) * prod(self.row.shape))
-        with self.checked_files() as root:
-            images, labels = zip(*read_arrays(self.row, root, self._keywords()), strict=True)
-            pixels = np.concatenate(images)
-        parts, names = from_zero(
-            dict(zip(self.row.splits, labels, strict=True)), label_names(self.row, self._keywords())
+        parts, names = self._labels()
+        labels = np.concatenate(list(parts.values()))
+        decoded = read_shared(
+            self.files(),
+            set_name={"name": self.name, "path": str(data_folder()), **self._keywords()},
+            shape=(len(labels), *self.row.shape),
+            fill=self._fill,
+            data_folder=data_folder(),
+            name=self.name,
         )
         splits = published_indices(self.name, parts)
-        return Raw(np.ascontiguousarray(pixels), np.concatenate(list(parts.values())), 0, names, splits)
+        return Raw(decoded.pixels, labels, 0, names, splits, (), decoded.file)
+
+    def _labels(self) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
+        """Return split -> labels 0, 1, ..., and their names, without reading images."""
+        from orchestrator.data.sources.torchvision_arrays import from_zero, label_names, read_labels
+
+        with self.checked_files() as root:
+            read = read_labels(self.row, root, self._keywords())
+            return from_zero(read, label_names(self.row, self._keywords()))
+
+    def _fill(self, pixels: NDArray[np.uint8]) -> Facts:
+        """Copy the images of all splits into `pixels`."""
+        from orchestrator.data.sources.torchvision_arrays import read_images
+
+        with self.checked_files() as root:
+            start = 0
+            for images in read_images(self.row, root, self._keywords()):
+                pixels[start : start + len(images)] = images
+                start += len(images)
+            if start < len(pixels):
+                raise ValueError(f"there are {start} images and {len(pixels)} labels")
+        return {}
 
     def _keywords(self) -> Keywords:
         """Return the keywords of torchvision's class beside those of a split."""

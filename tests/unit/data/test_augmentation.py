@@ -7,16 +7,17 @@ from functools import partial
 from pathlib import Path
 
 import forked
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import stats
 from torch import Tensor
-from torch.nn import functional
 
 from models import torchvision_compat
-from orchestrator.data import augmentation
+from orchestrator.data import crops
 from orchestrator.data import randaugment as operations
 from orchestrator.data.augmentation import (
     AugmentationContext,
@@ -24,8 +25,9 @@ from orchestrator.data.augmentation import (
     augment,
     augmentation_conflict,
     parse_augmentation,
-    resized_crop,
 )
+from orchestrator.data.crops import resized_crop
+from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages
 from orchestrator.errors import SpaceError
 from orchestrator.system.determinism import torch_threads
 
@@ -59,46 +61,66 @@ def test_cutout_is_the_authors_square(side: int, size: int) -> None:
 SIDES = st.integers(4, 40)
 
 
-@given(SIDES, SIDES, st.sampled_from([0.08, 0.3, 0.9]), st.integers(0, 2**32))
-def test_a_resized_crop_is_that_of_torchvision_with_the_same_part(
-    height: int, width: int, scale: float, seed: int
-) -> None:
-    images = noise(5, 3, height, width, seed=seed)
-    parts: list[tuple[int, int, int, int]] = []
-    sample = functional.grid_sample
+def drawn_parts(
+    images: Tensor, kind: str, seed: int, *, training_images: Images | None = None
+) -> tuple[Tensor, list[tuple[int, ...]]]:
+    """Crop and resize; return the result, and the (top, left, height, width) that were drawn."""
+    parts: list[tuple[int, ...]] = []
+    resized = crops._resized
 
-    def spy(images: Tensor, grid: Tensor, **options: object) -> Tensor:
-        for image in grid.double():  # the outermost pixels that are read
-            rows, columns = (
-                (image[..., axis] + 1) / 2 * (size - 1) for axis, size in ((1, height), (0, width))
-            )
-            parts.append((rows.min(), rows.max(), columns.min(), columns.max()))
-        return sample(images, grid, **options)
+    def spy(images: Tensor, start: Tensor, size: Tensor) -> Tensor:
+        parts.extend(tuple(part) for part in torch.cat([start, size], 1).long().tolist())
+        return resized(images, start, size)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functional, "grid_sample", spy)
-        cropped = augment(images, seeded(seed), kind=f"resized_crop(scale={scale})")
-    assert cropped.shape == images.shape
-    for image, one, (top, bottom, left, right) in zip(images, cropped, parts, strict=True):
-        # bilinear reading begins at max(0, (h / H - 1) / 2) inside a part of height h
-        candidates = [
-            v2.functional.resized_crop(image, y, x, h, w, [height, width], antialias=True)
-            for y, h in _windows(float(top), float(bottom), height)
-            for x, w in _windows(float(left), float(right), width)
-        ]
-        assert min(float((one - candidate).abs().max()) for candidate in candidates) < 1e-4
+        patch.setattr(crops, "_resized", spy)
+        context = AugmentationContext(seeded(seed), images if training_images is None else training_images)
+        (method,) = parse_augmentation(kind)
+        return method(images, context), parts
 
 
-def _windows(first: float, last: float, size: int) -> list[tuple[int, int]]:
-    """Every (start, length) whose first and last position read are these."""
-    windows = []
-    for start in range(size):
-        for length in range(1, size - start + 1):
-            read = [min(max((k + 0.5) * length / size - 0.5, 0), length - 1) for k in (0, size - 1)]
-            if abs(start + read[0] - first) < 1e-3 and abs(start + read[1] - last) < 1e-3:
-                windows.append((start, length))
-    assert windows
-    return windows
+@given(SIDES, SIDES, st.sampled_from([0.08, 0.3, 0.9]), st.integers(0, 2**32), st.booleans())
+def test_a_resized_crop_is_that_of_torchvision_with_the_same_part_to_the_bit(
+    height: int, width: int, scale: float, seed: int, is_bytes: bool
+) -> None:
+    images = noise(5, 3, height, width, seed=seed)
+    if is_bytes:
+        images = (images * 256).to(torch.uint8)
+    cropped, parts = drawn_parts(images, f"resized_crop(scale={scale})", seed)
+    assert cropped.dtype == images.dtype
+    assert cropped.is_contiguous()
+    for image, one, (top, left, h, w) in zip(images, cropped, parts, strict=True):
+        assert 0 <= top <= top + h <= height
+        assert 0 <= left <= left + w <= width
+        theirs = v2.functional.resized_crop(image, top, left, h, w, [height, width], antialias=True)
+        assert torch.equal(one, theirs)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resized_bytes_are_those_of_pillow_within_a_level(channels: int) -> None:
+    images = (noise(20, channels, 48, 40) * 256).to(torch.uint8)
+    cropped, parts = drawn_parts(images, "resized_crop", 1)
+    for image, one, (top, left, height, width) in zip(images, cropped, parts, strict=True):
+        pixels = image.permute(1, 2, 0).squeeze(2).numpy()
+        part = Image.fromarray(pixels).crop((left, top, left + width, top + height))
+        theirs = torch.from_numpy(np.array(part.resize((40, 48), Image.Resampling.BILINEAR)))
+        theirs = theirs.view(48, 40, channels).permute(2, 0, 1)
+        assert int((one.int() - theirs.int()).abs().max()) <= 1
+
+
+@given(SIDES, SIDES, st.integers(0, 2**32), st.booleans())
+def test_all_parts_resized_at_once_are_those_of_one_by_one(
+    height: int, width: int, seed: int, is_bytes: bool
+) -> None:
+    """As on a GPU: in floats, which are rounded for bytes; a half may go either way."""
+    images = noise(5, 3, height, width, seed=seed)
+    if is_bytes:
+        images = (images * 256).to(torch.uint8)
+    one_by_one, parts = drawn_parts(images, "resized_crop", seed)
+    drawn = torch.tensor(parts, dtype=torch.float64)
+    at_once = crops._sampled(images, drawn[:, :2], drawn[:, 2:])
+    assert at_once.dtype == images.dtype
+    assert float((at_once.double() - one_by_one.double()).abs().max()) <= (1 if is_bytes else 1e-4)
 
 
 def _parts(count: int, side: int, **options: float) -> tuple[Tensor, Tensor]:
@@ -263,12 +285,67 @@ def test_copied_windows_have_the_bits_of_gathered_pixels(
 ) -> None:
     images = torch.randn(50, *shape, generator=seeded(0))
     before = images.clone()
-    monkeypatch.setattr(augmentation, "COPIED_VALUES", 0)
-    monkeypatch.setattr(augmentation, "FLIPPED_VALUES", flipped_values)
+    monkeypatch.setattr(crops, "COPIED_VALUES", 0)
+    monkeypatch.setattr(crops, "FLIPPED_VALUES", flipped_values)
     copied = augment(images, seeded(1), kind=kind)
-    monkeypatch.setattr(augmentation, "COPIED_VALUES", 10**9)
-    monkeypatch.setattr(augmentation, "FLIPPED_VALUES", 10**9)
+    monkeypatch.setattr(crops, "COPIED_VALUES", 10**9)
+    monkeypatch.setattr(crops, "FLIPPED_VALUES", 10**9)
     gathered = augment(images, seeded(1), kind=kind)
     assert torch.equal(copied, gathered)
     assert copied.stride() == gathered.stride()
     assert torch.equal(images, before)
+
+
+def scaled_noise(channels: int, height: int, width: int, *, levels: int = 255) -> tuple[Tensor, ScaledImages]:
+    """The same images as floats and as bytes."""
+    pixels = (noise(50, channels, height, width) * (levels + 1)).to(torch.uint8)
+    mean, deviation = torch.rand(2, channels, generator=seeded(1))
+    scale = PixelScale(levels, mean, deviation)
+    return scale.on_cpu(pixels), ScaledImages(pixels, torch.arange(50), scale, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["none", "flip", "crop_flip", "crop_flip + resized_crop", "flip + cutout"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 9), (3, 40, 33), (3, 60, 64), (3, 180, 10)])
+def test_bytes_are_flipped_and_moved_with_the_bits_of_floats(kind: str, shape: tuple[int, int, int]) -> None:
+    if kind.endswith("cutout"):
+        kind += f"(size={min(shape[1:])})"
+    floats, scaled = scaled_noise(*shape)
+    order = torch.randperm(50, generator=seeded(2)).split(17)
+    results = []
+    for images in (floats, scaled):
+        augmenter = Augmenter(kind, seeded(3), images)
+        results.append(torch.cat([augmenter(batch) for batch in augmenter.read_batches(order)]))
+    assert torch.equal(results[0].view(torch.int32), results[1].view(torch.int32))
+    assert results[0].stride() == results[1].stride()
+
+
+def test_bytes_are_resized_as_bytes_and_then_scaled() -> None:
+    _, scaled = scaled_noise(3, 40, 32)
+    augmenter = Augmenter("resized_crop + flip", seeded(3), scaled)
+    (batch,) = augmenter.read_batches([torch.arange(50)])
+    draws = seeded(3)
+    context = AugmentationContext(draws, scaled)
+    expected = crops.flip(resized_crop(scaled.pixels, context), context)
+    assert torch.equal(augmenter(batch), scaled.pixel_scale.on_cpu(expected))
+
+
+def test_fewer_levels_than_those_of_a_byte_are_not_rounded_to() -> None:
+    floats, scaled = scaled_noise(1, 12, 12, levels=16)
+    results = []
+    for images in (floats, scaled):
+        augmenter = Augmenter("resized_crop", seeded(3), images)
+        results.append(torch.cat([augmenter(batch) for batch in augmenter.read_batches([torch.arange(50)])]))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kind", ["none", "flip", "crop_flip", "resized_crop + flip"])
+def test_augmented_bytes_do_not_depend_on_the_threads(kind: str) -> None:
+    _, scaled = scaled_noise(3, 64, 56)
+    results = []
+    for threads in (1, 2, 3):
+        with torch_threads(threads):
+            augmenter = Augmenter(kind, seeded(3), scaled)
+            batches = augmenter.read_batches(torch.arange(50).split(23))
+            results.append(torch.cat([augmenter(batch) for batch in batches]))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])

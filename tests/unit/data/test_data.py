@@ -498,6 +498,10 @@ def test_cifar_is_fetched_unpacked_and_loaded(small_cifar, tmp_path):
     assert sorted(file.name for file in root.iterdir()) == sorted([source.base_folder, source.filename])
     assert sorted(file.name for file in (root / source.base_folder).iterdir()) == sorted(batches)
     loaded = loading.load_dataset(name, data_dir=root)
+    shared = files.read_raw(name, root)
+    assert shared.file is not None  # all workers read the pages of one decoded file
+    assert np.array_equal(shared.read(np.arange(len(shared.images))), shared.images)
+    assert loading.load_dataset(name, data_dir=root).digest == loaded.digest
     classes = datasets.info(name).num_classes
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [
         9 * classes,

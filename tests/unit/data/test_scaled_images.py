@@ -12,6 +12,7 @@ from torch import Tensor
 from orchestrator.data.scaled_images import (
     PixelScale,
     ScaledImages,
+    as_bytes,
     pixels_of,
     read_batches,
     read_images,
@@ -40,6 +41,21 @@ def test_every_byte_has_the_bits_of_the_float_images(channels: int, levels: int)
     expected = torch.arange(256).to(torch.float32).div_(levels).expand(channels, 256)
     expected = expected.sub(mean[:, None]).div_(deviation[:, None])
     assert torch.equal(table.view(torch.int32), expected.view(torch.int32))
+
+
+@given(st.sampled_from([1, 16, 200, 255]), st.integers(0, 2**32), st.sampled_from([1, 3]))
+def test_scaled_images_have_the_bytes_that_they_were_made_of(levels: int, seed: int, channels: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mean, deviation = torch.rand(2, channels, generator=generator)
+    scale = PixelScale(levels, mean, deviation + 1e-3)
+    pixels = torch.randint(levels + 1, (3, channels, 9, 11), generator=generator, dtype=torch.uint8)
+    for ordered in (pixels, pixels.contiguous(memory_format=torch.channels_last)):
+        returned = scale.to_bytes(scale.on_cpu(ordered))
+        assert torch.equal(returned, ordered)
+        assert returned.stride() == ordered.stride()
+    images = as_bytes(scale.on_cpu(pixels), scale)
+    assert isinstance(images, ScaledImages) == (levels == 255)
+    assert torch.equal(images[:], scale.on_cpu(pixels))
 
 
 @given(st.lists(st.integers(0, 19), min_size=1, max_size=30), st.sampled_from([1, 3]))

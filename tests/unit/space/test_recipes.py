@@ -10,6 +10,7 @@ import yaml
 
 from orchestrator.config import DenseConfig, Numerics, Train, non_default_recipe
 from orchestrator.errors import SpaceError
+from orchestrator.planning.changes import config_differences
 from orchestrator.planning.expansion import expand
 from orchestrator.planning.fingerprints import dense_code, package_version
 from orchestrator.space.catalog import describe
@@ -184,6 +185,15 @@ def test_a_library_that_augments_is_in_the_key() -> None:
     assert dense_code("slp", "digits", "crop_flip + cutout(size=2)", "one_cycle") == ""
     code = f"torchvision=={package_version('torchvision')}"
     assert dense_code("slp", "digits", "flip + randaugment(operations=1)") == code
+
+
+def test_the_revision_of_an_augmentation_is_in_the_key_of_its_trainings_alone() -> None:
+    """Results of resized_crop changed when it began to read bytes."""
+    assert dense_code("slp", "digits", "resized_crop(scale=0.5) + flip") == "resized_crop==2"
+    old = DenseConfig("slp", "digits", 64, 0, Train(augment="resized_crop"), Numerics())
+    new = replace(old, dense_code=dense_code("slp", "digits", "resized_crop"))
+    assert old.key() != new.key()
+    assert config_differences(old, new) == ["resized_crop unknown is now 2"]
 
 
 def test_show_prints_a_recipe_as_a_space_file_has_it() -> None:

@@ -47,8 +47,9 @@ def both(channels: int) -> tuple[Split, Split]:
     mean, deviation = torch.rand(2, channels, generator=torch.Generator().manual_seed(0))
     floats = torch.from_numpy(pixels[rows]).to(torch.float32).div_(255)
     floats.sub_(mean[:, None, None]).div_(deviation[:, None, None])
-    scaled = ScaledImages(pixels_of(pixels), torch.from_numpy(rows), PixelScale(255, mean, deviation), CPU)
-    return Split(floats, labels), Split(scaled, labels)
+    scale = PixelScale(255, mean, deviation)
+    scaled = ScaledImages(pixels_of(pixels), torch.from_numpy(rows), scale, CPU)
+    return Split(floats, labels, scale), Split(scaled, labels, scale)
 
 
 def trained(

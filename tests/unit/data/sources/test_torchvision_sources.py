@@ -13,6 +13,7 @@ from hashlib import md5
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from small_published import EMNIST_CLASSES, MAKERS, Files, pixels
 
 from models.torchvision_compat import datasets as vision
 from orchestrator.data import datasets, decoding, files, loading
-from orchestrator.data.sources import published_files, torchvision_sources
+from orchestrator.data.sources import published_files, torchvision_arrays, torchvision_sources
 from orchestrator.data.sources.published_datasets import PUBLISHED
 from orchestrator.data.sources.registry import find_source
 from orchestrator.errors import DataError, SpaceError
@@ -222,6 +223,41 @@ def test_labels_of_every_part_of_emnist_start_at_0_and_have_their_names(split: s
         split, "t"
     )
     assert len(loaded.train) == 18 * count
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_large_set_of_arrays_is_shared_as_a_decoded_file_with_equal_bits(
+    name: str, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched(name)
+    in_memory, digest = files.read_raw(name), loading.digest(name)
+    assert not (served.parent / "data" / decoding.FOLDER).exists()
+    for limit in ("FLOAT_BYTES", "SMALL_BYTES"):
+        monkeypatch.setattr(decoding, limit, 0)
+    shared = files.read_raw(name)
+    assert isinstance(shared.images, np.memmap)
+    assert shared.file is not None
+    assert np.array_equal(shared.images, in_memory.images)
+    assert np.array_equal(shared.labels, in_memory.labels)
+    assert shared.images.strides == in_memory.images.strides
+    monkeypatch.setattr(torchvision_arrays, "read_images", lambda *args: pytest.fail("read again"))
+    assert loading.digest(name) == digest
+
+
+@pytest.mark.parametrize("reason", ["read-only", "full"])
+def test_a_large_set_of_arrays_is_in_memory_where_the_data_folder_cannot_be_written_to(
+    reason: str, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched("torchvision.stl10")
+    for limit in ("FLOAT_BYTES", "SMALL_BYTES"):
+        monkeypatch.setattr(decoding, limit, 0)
+    if reason == "full":
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    else:
+        monkeypatch.setattr(decoding, "is_writable", lambda folder: False)
+    raw = files.read_raw("torchvision.stl10")
+    assert raw.file is None
+    assert len(raw.images) == len(raw.labels) == 140
 
 
 # Name -> the names of the classes of images 0, 1, 2, 3 (and 4, ...), and the numbers of the test images.
