@@ -20,6 +20,13 @@ from orchestrator.config import (
     When,
     micro_batch_of,
 )
+from orchestrator.planning.allocation import (
+    ALLOCATED,
+    allocation_conflict,
+    allocation_point,
+    start_allocation_conflict,
+    with_allocations,
+)
 from orchestrator.planning.amounts import layer_amounts_conflict, of_model, with_protected_layers
 from orchestrator.planning.constraints import (
     amount_conflict,
@@ -207,7 +214,7 @@ def _pruning_variants(space: Space, lists: Lists) -> Iterator[PruningVariant]:
             round_to=space.round_to,
         )
         fields = {**dict(zip(TRAINING_AXES, values, strict=True)), "technique": label}
-        point = {**vars(prune), "amount": amount, **fields}
+        point = {**vars(prune), "amount": amount, **allocation_point(scope), **fields}
         methods = {axis: fields[axis] for axis in ("recover", "prepare", "distill")}
         fields["trial_code"] = trial_code(prune, **methods)
         conflict = _pruning_conflict(prune, fields, point)
@@ -218,7 +225,8 @@ def _pruning_conflict(prune: Prune, fields: Point, point: Point) -> str | None:
     conflicts = (hyperparameters.option_conflict(axis, point[axis]) for axis in METHOD_REGISTRIES)
     return (
         next(filter(None, conflicts), None)
-        or scope_conflict(prune.granularity, prune.scope)
+        or allocation_conflict(prune, fields["when"], fields["prepare"])
+        or scope_conflict(prune.granularity, "global" if prune.scope in ALLOCATED else prune.scope)
         or score_conflict(prune.criterion, prune.granularity)
         or (None if prune.amount_label else amount_conflict(prune.granularity, prune.amount))
         or width_conflict(prune.granularity, prune.round_to)
@@ -230,15 +238,20 @@ def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
     """Return (label, criterion, granularity, scope), by the technique axis or by the three others.
 
     The label is in the space's own words: a technique's name, or the criterion's, and beside it the
-    granularity and the scope where the space has several.
+    granularity and the scope, or the allocation in its place, where the space has several.
     """
+    allocations = lists.get("allocate", ())
     if "technique" in lists:
         resolved = [(text, techniques.resolve(*parse_method(text))) for text in lists["technique"]]
-        return [(text, t.criterion, t.granularity, t.scope) for text, t in resolved]
+        named = [(text, t.criterion, t.granularity, t.scope) for text, t in resolved]
+        return with_allocations(named, allocations)
     choices = space.choices()
     several = [axis for axis in ("granularity", "scope") if len(listed_values(choices[axis])) > 1]
     triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
-    return [(_label(dict(zip(TECHNIQUE_AXES, triple, strict=True)), several), *triple) for triple in triples]
+    labels = [
+        (_label(dict(zip(TECHNIQUE_AXES, triple, strict=True)), several), *triple) for triple in triples
+    ]
+    return with_allocations(labels, allocations)
 
 
 def _label(triple: Mapping[str, str], several: Collection[str]) -> str:
@@ -264,6 +277,8 @@ def _conflict(space: Space, dense: DenseVariant, pruning: PruningVariant) -> str
     recovery = recoveries.get(pruning.fields["recover"])
     if dense.dense.start == "masked" and recovery.traits.get("regrows"):
         return f"recover {recovery.name} brings weights back: start masked, whose masks stay, cannot have it"
+    if reason := start_allocation_conflict(prune, dense.dense.start):
+        return reason
     methods = (pruning.fields["recover"], pruning.fields["prepare"])
     if reason := protect_conflict(model, dataset, prune.granularity, space.protect, space.only):
         return reason
