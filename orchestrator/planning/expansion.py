@@ -25,7 +25,7 @@ from orchestrator.planning.allocation import (
     allocation_conflict,
     allocation_point,
     start_allocation_conflict,
-    with_allocations,
+    techniques_of,
 )
 from orchestrator.planning.amounts import layer_amounts_conflict, of_model, with_protected_layers
 from orchestrator.planning.constraints import (
@@ -45,15 +45,12 @@ from orchestrator.planning.constraints import (
 )
 from orchestrator.planning.equality import explain_duplicate, plain_key
 from orchestrator.planning.fingerprints import data_sha256, dense_code, trial_code
-from orchestrator.space import hyperparameters, techniques
+from orchestrator.space import hyperparameters
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
-from orchestrator.space.overrides import TECHNIQUE_AXES
 from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Lists, Space
-from orchestrator.space.values import Choice, Value, canonical_text, listed_values
-from orchestrator.trial.params import without_defaults
+from orchestrator.space.values import Choice, Value, canonical_text
 from orchestrator.trial.recovery import recoveries
-from pruning.registry import parse_method
 
 Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
 Params = Mapping[str, Value]  # the values of a point, by the names of axes and of METHOD.OPTION
@@ -197,7 +194,7 @@ def _recipes(space: Space, lists: Lists) -> list[tuple[Train, Point]]:
 
 
 def _pruning_variants(space: Space, lists: Lists) -> Iterator[PruningVariant]:
-    prunings = product(_techniques(space, lists), lists["schedule"], lists["amount"], lists["control"])
+    prunings = product(techniques_of(space, lists), lists["schedule"], lists["amount"], lists["control"])
     trainings = list(product(*(lists[axis] for axis in TRAINING_AXES)))
     for (technique, schedule, amount, control), values in product(prunings, trainings):
         label, criterion, granularity, scope = technique
@@ -231,33 +228,6 @@ def _pruning_conflict(prune: Prune, fields: Point, point: Point) -> str | None:
         or (None if prune.amount_label else amount_conflict(prune.granularity, prune.amount))
         or width_conflict(prune.granularity, prune.round_to)
         or order_conflict(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
-    )
-
-
-def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
-    """Return (label, criterion, granularity, scope), by the technique axis or by the three others.
-
-    The label is in the space's own words: a technique's name, or the criterion's, and beside it the
-    granularity and the scope, or the allocation in its place, where the space has several.
-    """
-    allocations = lists.get("allocate", ())
-    if "technique" in lists:
-        resolved = [(text, techniques.resolve(*parse_method(text))) for text in lists["technique"]]
-        named = [(text, t.criterion, t.granularity, t.scope) for text, t in resolved]
-        return with_allocations(named, allocations)
-    choices = space.choices()
-    several = [axis for axis in ("granularity", "scope") if len(listed_values(choices[axis])) > 1]
-    triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
-    labels = [
-        (_label(dict(zip(TECHNIQUE_AXES, triple, strict=True)), several), *triple) for triple in triples
-    ]
-    return with_allocations(labels, allocations)
-
-
-def _label(triple: Mapping[str, str], several: Collection[str]) -> str:
-    return "/".join(
-        without_defaults(axis, triple[axis]) if axis != "scope" else triple[axis]
-        for axis in ("criterion", *several)
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import STAGE_VERSION, Json, Prune, TrialConfig
 from orchestrator.data.loading import Dataset, Split
+from orchestrator.data.scaled_images import ScaledImages, index_device, read_images
 from orchestrator.training.evaluation import Evaluation, evaluate
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.stages import choose_masks
@@ -160,7 +161,7 @@ def _asking(config: TrialConfig) -> TrialConfig:
 def _measure(config: TrialConfig, data: Dataset, dense: NetworkState) -> Sensitivity:
     """Measure every group of a dense network, once in a process."""
     context = replace(make_context(config, data), dense_state=dense)
-    split, net = _images(data.validation), context.build_module(dense)
+    split, net = chosen_images(data.validation), context.build_module(dense)
     whole = evaluate(net, split, numerics=context.config.numerics)
     sizes: dict[str, int] = {}
     results: dict[str, dict[int, Evaluation]] = {}  # of each group, by how many units are gone
@@ -181,14 +182,16 @@ def _row(name: str, size: int, macs: int, results: Mapping[int, Evaluation]) -> 
     return GroupSensitivity(name, size, macs, counts, losses, tuple(results[n].accuracy for n in counts))
 
 
-def _images(split: Split) -> Split:
+def chosen_images(split: Split) -> Split:
     """Return the validation images, or of many a seeded choice."""
     if len(split) <= MAX_IMAGES:
         return split
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(split), generator=generator)[:MAX_IMAGES].sort().values
-    chosen = chosen.to(split.labels.device)
-    return Split(split.images[chosen], split.labels[chosen])
+    labels, index = split.labels[chosen.to(split.labels.device)], chosen.to(index_device(split.images))
+    if isinstance(split.images, ScaledImages):  # which stay bytes
+        return Split(replace(split.images, rows=split.images.rows[index]), labels)
+    return Split(read_images(split.images, index), labels)
 
 
 def _removals(

@@ -56,6 +56,14 @@ def test_tables_name_several_allocations(tmp_path: Path) -> None:
     assert single.config.prune.scope == "per_mac"
 
 
+def test_points_of_a_search_are_named_by_their_allocation(tmp_path: Path) -> None:
+    search = "search: {method: random, trials: 4}\n"
+    plan = planned(tmp_path, FOUR, rest=search)
+    assert {trial.config.technique for trial in plan.trials} == {
+        f"magnitude/{name}" for name in ("uniform", "global", "per_mac", "sensitivity")
+    }
+
+
 def test_an_allocation_takes_the_place_of_a_techniques_scope(tmp_path: Path) -> None:
     plan = planned(tmp_path, "allocate: [uniform, per_mac]", "technique=weight,unstructured")
     assert [(trial.config.technique, trial.config.prune.scope) for trial in plan.trials] == [

@@ -10,11 +10,14 @@ from torch.nn import functional
 from trained import Trained, digits, trained
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
+from orchestrator.data.loading import Split
+from orchestrator.data.scaled_images import PixelScale, ScaledImages
 from orchestrator.trial.context import make_context
 from orchestrator.trial.run import run_trial
 from orchestrator.trial.sensitivity import (
     Question,
     Sensitivity,
+    chosen_images,
     find_sensitivity,
     question_of,
     read_sensitivity,
@@ -113,6 +116,21 @@ def test_one_measurement_is_for_all_trials_of_a_question_and_is_read_as_it_was_w
     assert measured(trial("weight"), store).question != first.question
     other = replace(trial("channel"), prune=replace(trial("channel").prune, criterion="l1"))
     assert question_of(other).digest != first.question.digest
+
+
+def test_of_many_images_some_are_looked_at_and_bytes_stay_bytes() -> None:
+    pixels = torch.arange(7000, dtype=torch.int64).remainder(256).to(torch.uint8).reshape(-1, 1, 1, 1)
+    scale = PixelScale(255, torch.zeros(1), torch.ones(1))
+    scaled = ScaledImages(pixels, torch.arange(7000), scale, torch.device("cpu"))
+    labels = torch.arange(7000)
+    few, plain = chosen_images(Split(scaled, labels)), chosen_images(Split(scaled[labels], labels))
+    assert len(few) == len(few.labels.unique()) == 5000
+    assert isinstance(few.images, ScaledImages)
+    assert torch.equal(few.labels, plain.labels)
+    assert torch.equal(few.images[torch.arange(5000)], plain.images[torch.arange(5000)])
+    assert torch.equal(plain.images.flatten() * 255, (few.labels % 256).float())  # each with its label
+    split = Split(scaled[labels[:5000]], labels[:5000])
+    assert chosen_images(split) is split
 
 
 def test_infinite_losses_are_written_and_a_changed_text_is_refused() -> None:
