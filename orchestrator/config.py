@@ -1,7 +1,7 @@
 """Configurations of dense trainings and trials, and their keys.
 
 A key is the SHA-256 of the canonical JSON of every field that a stage reads, defaults included, its
-parent's key, and STAGE_VERSION. The dense key has no field of pruning: all techniques and amounts
+parent's key, and the stage's version. The dense key has no field of pruning: all techniques and amounts
 of one (model, data set, batch size, recipe, seed) share one training.
 
 Methods are written in canonical text, `finetune(epochs=1, lr=1.0)`: every option, in the order of its
@@ -24,6 +24,7 @@ Precision = Literal["fp32", "bf16"]
 When = Literal["after", "init", "during"]
 Control = Literal["none", "shuffle", "invert"]
 Start = Literal["scratch", "weights", "masked"]
+Stage = Literal["dense", "trial"]
 Json = Any  # whatever json can write
 
 # Images of one forward and backward pass; larger batches accumulate gradients. A library's
@@ -203,8 +204,8 @@ def non_default_recipe(recipe: Mapping[str, Json]) -> dict[str, Json]:
     return {name: value for name, value in recipe.items() if ADDED_LATER.get(f"train.{name}", ...) != value}
 
 
-def _key(stage: str, content: Mapping[str, Json]) -> str:
-    record = {"stage": stage, "version": STAGE_VERSION, **content}
+def _key(stage: Stage, content: Mapping[str, Json]) -> str:
+    record = {"stage": stage, "version": STAGE_VERSIONS[stage], **content}
     return hashlib.sha256(_CANONICAL.encode(record).encode()).hexdigest()
 
 
@@ -254,4 +255,6 @@ class EarlyStopping:
         )
 
 
-STAGE_VERSION = 2  # raise it when a stage's result changes for an unchanged configuration
+# Raise a number when results of its stage change for an unchanged configuration. Version 3 of trials: layers
+# that are split, shuffled or interleaved are cut in blocks; SynFlow reads transposed convolutions otherwise.
+STAGE_VERSIONS: Mapping[Stage, int] = {"dense": 2, "trial": 3}

@@ -46,7 +46,11 @@ OWNERS = {
     "requests": ("orchestrator.tracking",),
     "typer": ("orchestrator.cli",),
     "ray": ("orchestrator.execution",),
-    "optuna": ("orchestrator.planning.sampling", "orchestrator.execution.early_stopping"),
+    "optuna": (
+        "orchestrator.planning.sampling",
+        "orchestrator.execution.early_stopping",
+        "orchestrator.analysis.importance",
+    ),
     "onnx": ("orchestrator.model_io.formats", "orchestrator.model_io.quantization"),
     "onnxruntime": (
         "orchestrator.model_io.formats",

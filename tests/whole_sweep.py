@@ -19,6 +19,7 @@ from orchestrator.storage.uri import outbox_folder
 from orchestrator.system import provenance
 from orchestrator.tracking import ActiveRun, Tracker, breaker_for, initialise
 from orchestrator.tracking.lease import acquire_lease
+from orchestrator.tracking.source_models import upload_source_model
 from orchestrator.trial.task import SweepOutcome, Task, WorkerSettings
 
 NAME = "weight-vs-unit"
@@ -69,6 +70,8 @@ def begin(uri: str, space: Space | None = None) -> Begun:
     run = acquire_lease(tracker, digest(plan, None), name=space.name)
     tracker.set_tag(run.run_id, COMMAND, reproduce_command(space, SweepOptions()))
     tracker.upload(run.run_id, {"space.yaml": space.text})
+    if space.source_model is not None:
+        upload_source_model(tracker, tracker.get_run(run.run_id), space.source_model)
     tracker.replace_text(tracker.get_run(run.run_id), PLAN, plan_text(plan))
     points, _ = remaining_tasks(plan, tracker, retry_failed=False)
     return Begun(uri, run, tuple(points), space.name)

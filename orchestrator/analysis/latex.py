@@ -24,6 +24,7 @@ SPECIAL = {
     "−": "$-$",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
+COLUMNS_AT_FULL_SIZE = 6
 CUT = re.compile(r"^([+-]?[\d.]+) -([\d.]+)/\+([\d.]+)")
 MINUS = re.compile(r"(?<![\w\])}])-(?=\d)")
 
@@ -72,6 +73,7 @@ def _table(table: PaperTable) -> str:
             r"  \centering",
             rf"  \caption{{{caption}}}",
             rf"  \label{{tab:{table.label}}}",
+            *([r"  \small"] if len(table.header) > COLUMNS_AT_FULL_SIZE else []),
             rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
             "    " + " & ".join(map(escape_latex, table.header)) + r" \\",

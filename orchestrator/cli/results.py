@@ -147,7 +147,8 @@ def compare(
 def report(
     sweep: SweepArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Where it is written; default: SPACE.html here.", metavar="FILE.html")
+        Path | None,
+        typer.Option(help="html, or pdf where Chromium is; default: SPACE.html here.", metavar="FILE"),
     ] = None,
     baseline: BaselineOption = None,
     tolerance: ToleranceOption = 1.0,

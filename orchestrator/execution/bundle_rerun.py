@@ -19,6 +19,7 @@ from orchestrator.execution.options import SweepOptions, resolve_device
 from orchestrator.execution.summary import Summary
 from orchestrator.execution.sweep import run_plan
 from orchestrator.formatting import first_control
+from orchestrator.model_io.pretrained import with_bundled_source
 from orchestrator.planning.changes import differences
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.resume import with_points_of
@@ -27,6 +28,7 @@ from orchestrator.space.schema import Search
 from orchestrator.space.space import Space, parse_space
 from orchestrator.storage import bundle_file
 from orchestrator.storage.bundle_file import BundleFile
+from orchestrator.storage.manifest import FilesInMemory
 from orchestrator.storage.model_files import accept_code
 from orchestrator.storage.runs import RunRecord
 from orchestrator.storage.tensor_files import load_tensors
@@ -157,6 +159,10 @@ def _check_about(about: Json) -> None:
         raise ValueError(f"it ran on {about['device']!r:.40} in {about['precision']!r:.40}")
     if not isinstance(about["stop"], str | None):
         raise ValueError("its rule of stopping is no text")
+    if about.get("from") is not None:
+        names = [about.get(name) for name in ("from", "source_name", "source_sha256")]
+        if not all(isinstance(name, str) and first_control(name) is None for name in names):
+            raise ValueError("the network that it starts from has no name")
 
 
 def _own_names(runs: object) -> list[str]:
@@ -169,7 +175,12 @@ def bundled_space(bundle: Bundle) -> Space:
     file = bundle.file
     sets = [with_pins(item, bundle.own_names) for item in file.about["sets"]]
     text = with_pins(file.text(bundle_file.SPACE), bundle.own_names)
-    return parse_space(text, sets, name=bundle.name, where=f"{bundle.name}.yaml", folder=Path.cwd())
+    space = parse_space(text, sets, name=bundle.name, where=f"{bundle.name}.yaml", folder=Path.cwd())
+    if file.about.get("from") is None:
+        return space
+    source, name, sha256 = (str(file.about[key]) for key in ("from", "source_name", "source_sha256"))
+    files = FilesInMemory(f"{file.where}: {bundle_file.SOURCE}", file.source_files())
+    return with_bundled_source(space, files, sha256=sha256, source=source, name=name)
 
 
 def with_pins(text: str, own_names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from orchestrator.planning.constraints import match_source_model, shape_of
 from orchestrator.space import values
 from orchestrator.space.space import Space
 from orchestrator.storage import model_files
+from orchestrator.storage.manifest import FilesInMemory
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.weight_transfer import SourceModelInfo, classes_of
 from pruning import own_code
@@ -36,11 +37,25 @@ def with_source_model(space: Space, source: str, *, uri: str) -> Space:
         raise UsageError(
             f"--from {source[:80]}: every start of {space.name} is scratch; add weights or masked"
         )
-    source_model = load_source_model(space, source, uri=uri)
-    axes = space.axes.model_copy(
-        update={"model": (values.canonical_model(source_model.model),), "start": starts}
-    )
+    return _starting_from(space, load_source_model(space, source, uri=uri))
+
+
+def _starting_from(space: Space, source_model: SourceModelInfo) -> Space:
+    model = values.canonical_model(source_model.model)
+    axes = space.axes.model_copy(update={"model": (model,), "start": space.axes.start or ("weights",)})
     return space.model_copy(update={"axes": axes, "source_model": source_model})
+
+
+def with_bundled_source(space: Space, files: FilesInMemory, *, sha256: str, source: str, name: str) -> Space:
+    """Return the space with a source model that a bundle holds, whose manifest has this SHA-256.
+
+    `source` is what was given to --from, and `name` the run's id or the file's name. StoreError for other
+    files.
+    """
+    saved = model_files.load_model_from(files, manifest_sha256=sha256)
+    spec, state = saved.spec, saved.state()
+    arch = spec.model_dump(mode="json", include={"model", "input_shape", "num_classes", "classes"})
+    return _starting_from(space, _source_model_info(state, arch, files.contents, sha256, source, name))
 
 
 def transfer_messages(before: Space, space: Space) -> Iterator[str]:
@@ -84,6 +99,17 @@ def load_source_model(space: Space, source: str, *, uri: str) -> SourceModelInfo
     with tempfile.TemporaryDirectory() as folder:
         sha256 = model_files.save_model(Path(folder), state, arch={**arch, "cut_widths": None})
         files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+    return _source_model_info(state, arch, files, sha256, source, name)
+
+
+def _source_model_info(
+    state: NetworkState,
+    arch: Mapping[str, Json],
+    files: Mapping[str, bytes],
+    sha256: str,
+    source: str,
+    name: str,
+) -> SourceModelInfo:
     classes = arch.get("classes")
     return SourceModelInfo(
         sha256,

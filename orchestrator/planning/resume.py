@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config import STAGE_VERSION, DenseConfig, EarlyStopping, TrialConfig, non_default_recipe
+from orchestrator.config import STAGE_VERSIONS, DenseConfig, EarlyStopping, TrialConfig, non_default_recipe
 from orchestrator.errors import StoreError
 from orchestrator.planning.expansion import Params, SampledPoint, expand
 from orchestrator.planning.fingerprints import fingerprint_choices
@@ -80,7 +80,7 @@ def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
         return plan_text(plan, stop=stop)
     choices = {**space.choices(), **space.axes.options}
     content = {
-        "version": STAGE_VERSION,
+        "version": STAGE_VERSIONS["trial"],
         "space": space.name,
         "search": {**_without_empty_constraints(space.search.model_dump()), "trials": None},
         "choices": _choices_record(choices),

@@ -22,12 +22,13 @@ from orchestrator.model_io.source import source_of_run
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.report.data import ENVIRONMENT, SPACE
 from orchestrator.storage import bundle_file, model_files
+from orchestrator.storage.manifest import MANIFEST, Manifest, read_manifest
 from orchestrator.storage.manifest import MASKS as RUN_MASKS
-from orchestrator.storage.manifest import Manifest, read_manifest
 from orchestrator.storage.runs import COMMAND, COMMAND_LENGTH, RunRecord
 from orchestrator.storage.tensor_files import load_tensors
 from orchestrator.system.files import replace_file
-from orchestrator.tracking import Tracker, open_store
+from orchestrator.tracking import Tracker, open_store, source_models
+from orchestrator.tracking.artifacts import make_file_source
 from pruning import own_code, stored_code
 
 LARGEST_MASKS = 100_000_000  # bytes of all packed masks; of more their digests alone are in the bundle
@@ -58,8 +59,8 @@ class WrittenBundle:
 def write_bundle(sweep: str, *, uri: str, out: Path | None = None) -> WrittenBundle:
     """Write a sweep into a zip, by default SPACE.zip in the working folder.
 
-    Raises StoreError if there is no such sweep; UsageError for a sweep that starts from a network, for one
-    without results, and where the file cannot be written.
+    Raises StoreError if there is no such sweep; UsageError for one without results, for one that is too
+    large, and where the file cannot be written.
     """
     tracker = open_store(uri, sweep)
     run = find_sweep(tracker, sweep)
@@ -76,6 +77,9 @@ def write_bundle(sweep: str, *, uri: str, out: Path | None = None) -> WrittenBun
         bundle_file.RUNS: json.dumps({"runs": runs}, sort_keys=True).encode(),
         bundle_file.ENVIRONMENT: _environment(tracker, (run, *loaded.runs.values())).encode(),
         bundle_file.CODE: stored_code.dump(contents.code.values()).encode(),
+    }
+    members |= {
+        bundle_file.SOURCE + name: data for name, data in source_model_files(tracker, run, request).items()
     }
     has_masks = mask_bytes <= LARGEST_MASKS
     if has_masks:
@@ -109,9 +113,11 @@ def _environment(tracker: Tracker, rows: Iterable[RunRecord]) -> str:
 
 
 def read_request(sweep: RunRecord) -> Json:
-    """Return the command of a sweep, and its options that decide results: sets, device, precision, stop.
+    """Return the command of a sweep, and its options that decide results.
 
-    UsageError for a sweep whose command was not recorded whole, or that starts from a network.
+    These are `sets`, `device`, `precision`, `stop` and `from`.
+
+    UsageError for a sweep whose command was not recorded whole.
     """
     command = sweep.tags.get(COMMAND, "")
     if not command or len(command) >= COMMAND_LENGTH:
@@ -119,18 +125,36 @@ def read_request(sweep: RunRecord) -> Json:
             f"the command of the sweep {sweep.run_id} was not recorded whole; no bundle could repeat it"
         )
     words = shlex.split(command)
-    options: Json = {"command": command, "sets": [], "device": "cpu", "precision": "fp32", "stop": None}
+    options: Json = {
+        "command": command,
+        "sets": [],
+        "device": "cpu",
+        "precision": "fp32",
+        "stop": None,
+        "from": None,
+    }
     for name, value in pairwise(words):
-        if name == "--from":
-            raise UsageError(
-                f"the sweep {sweep.run_id} starts from a network, {value[:80]}, which a bundle does not "
-                "hold; bundle the sweep that trained it"
-            )
         if name == "--set":
             options["sets"].append(value)
-        elif name in ("--device", "--precision", "--stop"):
+        elif name in ("--device", "--precision", "--stop", "--from"):
             options[name.removeprefix("--")] = value
     return options
+
+
+def source_model_files(tracker: Tracker, sweep: RunRecord, request: Json) -> dict[str, bytes]:
+    """Return the files of the network that a sweep starts from, and add its name and hash to `request`.
+
+    StoreError where the store no longer has it whole.
+    """
+    if request["from"] is None:
+        return {}
+    sha256 = sweep.tags.get(source_models.SHA256, "")
+    files = make_file_source(sweep.artifact_uri, source_models.FOLDER, uri=tracker.uri)
+    manifest = read_manifest(files, manifest_sha256=sha256)
+    request |= {"source_sha256": sha256, "source_name": sweep.tags.get(source_models.NAME, "")}
+    limits = {name.removeprefix(bundle_file.SOURCE): limit for name, limit in bundle_file.LIMITS.items()}
+    contents = {name: manifest.read(name, at_most=limits[name]) for name in manifest.entries}
+    return contents | {MANIFEST: files.read(MANIFEST, limits[MANIFEST])}
 
 
 class _Contents:

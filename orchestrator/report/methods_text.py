@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.latex import escape_latex
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NONE = ("none", "None", "nan", "", "0", "0.0", "False", "constant")
 SPLITS = {"train": "training", "test": "testing"}
-MOST_AMOUNTS, DIGEST_LENGTH = 16, 16
+MOST_AMOUNTS, MOST_NUMBERS, DIGEST_LENGTH = 16, 8, 16
 WHEN = {"after": "after training", "init": "at initialisation", "during": "during training"}
 # Fields of a recipe that are named where they are on, in the order of the text.
 RECIPE = {
@@ -32,6 +32,20 @@ RECIPE = {
     "train.ema": "a moving average of the weights with decay {}",
     "train.channels_last": "filters in the memory format channels-last",
 }
+
+
+def shortened(texts: Sequence[str], *, most: int = MOST_NUMBERS) -> list[str]:
+    """Return numbers and percentages as they are, or of more than `most` their count and range.
+
+    Texts that are no numbers are never left out.
+    """
+    if len(texts) <= most:
+        return list(texts)
+    try:
+        ordered = sorted(texts, key=lambda text: float(text.removesuffix("%")))
+    except ValueError:
+        return list(texts)
+    return [f"{len(texts)} values from {ordered[0]} to {ordered[-1]}"]
 
 
 class MethodsText:
@@ -109,13 +123,11 @@ class MethodsText:
             values = self.values(column)
             if any(value not in NONE for value in values):
                 cites = self.cite(f"recipe/{column.removeprefix('train.')}")
-                yield f"{text.format(joined(values))}{cites}"
+                yield f"{text.format(joined(shortened(values)))}{cites}"
 
     def pruning(self) -> Iterator[str]:
         """Yield what was pruned, by how much, when, and what followed."""
-        amounts = self.values("amount_text") or self.values("amount")
-        if len(amounts) > MOST_AMOUNTS:
-            amounts = [f"{len(amounts)} values from {amounts[0]} to {amounts[-1]}"]
+        amounts = shortened(self.values("amount_text") or self.values("amount"), most=MOST_AMOUNTS)
         techniques = joined(self._techniques())
         yield f"Networks are pruned by {techniques}, with amounts of {escape_latex(joined(amounts))}."
         moments = joined(WHEN.get(value, value) for value in self.values("when")) or WHEN["after"]
@@ -156,7 +168,7 @@ class MethodsText:
         return joined(texts)
 
     def _joined(self, column: str) -> str:
-        return joined(self.values(column))
+        return joined(shortened(self.values(column)))
 
     def numerics(self) -> str:
         """Return device, precision and threads."""

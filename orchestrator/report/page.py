@@ -27,6 +27,7 @@ from orchestrator.report.components import Section, environment
 from orchestrator.report.data import ReportData, ReportOptions
 from orchestrator.report.differences import differences_section
 from orchestrator.report.exports import exports_section
+from orchestrator.report.importance import importance_section
 from orchestrator.report.layers_classes import classes_section, layers_section
 from orchestrator.report.overview import (
     headline,
@@ -36,6 +37,7 @@ from orchestrator.report.overview import (
     summary_section,
 )
 from orchestrator.report.pareto import pareto_section
+from orchestrator.report.pdf import find_browser, print_pdf
 from orchestrator.report.rounds import rounds_section
 from orchestrator.report.sensitivity_section import sensitivity_section
 from orchestrator.system.files import replace_file
@@ -53,8 +55,12 @@ def write_report(
 ) -> Path:
     """Write the report of a sweep, by default to SPACE.html in the working directory, and return its path.
 
-    Raises StoreError if there is no such sweep, UsageError where the file cannot be written.
+    A path that ends in .pdf is printed by Chromium. Raises StoreError if there is no such sweep, UsageError
+    where the file cannot be written or printed.
     """
+    is_pdf = out is not None and out.suffix.lower() == ".pdf"
+    if is_pdf:
+        find_browser()  # before the report is made, which may take a minute
     tracker = open_store(uri, sweep)
     run = find_sweep(tracker, sweep)
     data = ReportData(tracker, run, load_results(tracker, run))
@@ -64,7 +70,7 @@ def write_report(
     text = render_page(data, options)
     path = (out or Path(Path(f"{data.name}.html").name)).absolute()
     try:
-        replace_file(path, text)
+        replace_file(path, print_pdf(text) if is_pdf else text)
     except OSError as error:
         raise UsageError(f"--out {path}: {error.strerror}; name a file that can be written") from error
     return path
@@ -109,6 +115,7 @@ def _sections(
     sections = [
         summary_section(data, options),
         accuracy_section(data),
+        importance_section(data),
         rounds_section(data),
         pareto_section(data, options),
         differences_section(data, options, baseline, pairs),
@@ -124,12 +131,15 @@ def _sections(
 
 
 def content_security_policy(scripts: Sequence[str]) -> str:
-    """Return a policy that allows these scripts and inline styles, and forbids to fetch, frame or send."""
+    """Return a policy that allows these scripts, inline styles and images that the page itself makes.
+
+    It forbids to fetch, frame or send anything.
+    """
     digests = [b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     sources = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     return (
         f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 
 

@@ -24,6 +24,7 @@ FORMAT = 1
 ABOUT = "bundle.json"
 SPACE, PLAN, RUNS = "space.yaml", "plan.json", "runs.json"
 ENVIRONMENT, CODE, MASKS = "environment.json", "code.json", "masks.safetensors"
+SOURCE = "source/"
 MB = 1_000_000
 LIMITS = {  # member -> the most bytes that are read of it
     ABOUT: MB,
@@ -33,6 +34,11 @@ LIMITS = {  # member -> the most bytes that are read of it
     PLAN: 64 * MB,
     RUNS: 256 * MB,  # 4.4 kB a run
     MASKS: 128 * MB,
+    # The network of --from.
+    SOURCE + "arch.json": MB,
+    SOURCE + "manifest.json": MB,
+    SOURCE + "weights.safetensors": 1024 * MB,
+    SOURCE + "masks.safetensors": 128 * MB,
 }
 REQUIRED = (ABOUT, SPACE, PLAN, RUNS, ENVIRONMENT)
 LARGEST_FILE = sum(LIMITS.values())
@@ -59,6 +65,10 @@ class BundleFile:
             return self.members.get(name, b"").decode()
         except UnicodeDecodeError as error:
             raise StoreError(f"{self.where}: {name} is no UTF-8 text") from error
+
+    def source_files(self) -> dict[str, bytes]:
+        """Return the files of the network that the sweep starts from, by name; none for one from scratch."""
+        return {n.removeprefix(SOURCE): data for n, data in self.members.items() if n.startswith(SOURCE)}
 
     def json(self, name: str) -> dict[str, Any]:
         """Return the JSON object of a member. StoreError for anything else."""

@@ -66,6 +66,22 @@ class LocalFolder:
 
 
 @dataclass(frozen=True)
+class FilesInMemory:
+    """Files that were read already, by name; `where` says of what."""
+
+    where: str
+    contents: Mapping[str, bytes]
+
+    def sizes(self) -> Mapping[str, int]:
+        return {name: len(data) for name, data in self.contents.items()}
+
+    def read(self, name: str, size: int) -> bytes:
+        if name not in self.contents:
+            raise StoreError(f"{self.where} has no {name}")
+        return self.contents[name][: size + 1]
+
+
+@dataclass(frozen=True)
 class ManifestEntry:
     """The size and SHA-256 of one file."""
 

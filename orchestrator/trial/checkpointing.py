@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.config import STAGE_VERSION, Json
+from orchestrator.config import STAGE_VERSIONS, Json
 from orchestrator.training import checkpoint_format
 from orchestrator.training.checkpoint_format import Checkpoint, CheckpointStore, pack, tensors_digest, unpack
 from orchestrator.training.loop import EpochRecord, TrainerState
@@ -212,7 +212,7 @@ def resume_or_start(
         return TrialCheckpointer(None, {}, TrialProgress(), every_seconds=every_seconds)
     identity = {
         "key": key,
-        "stage_version": STAGE_VERSION,
+        "stage_version": STAGE_VERSIONS["trial"],
         "torch": str(torch.__version__),
         "data": context.data.digest,
         "dense": None if dense is None else tensors_digest(dense.weights),

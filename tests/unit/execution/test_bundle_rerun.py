@@ -21,6 +21,7 @@ from orchestrator.execution.bundle_rerun import (
     remake,
     with_pins,
 )
+from orchestrator.model_io.pretrained import with_source_model
 from orchestrator.report.bundle import read_request, write_bundle
 from orchestrator.space.space import load_space
 from orchestrator.storage import bundle_file
@@ -64,7 +65,8 @@ def again(bundle: Path, uri: str) -> BundleComparison:
 def test_a_bundle_has_all_that_a_sweep_is_made_again_from(stores: tuple[str, str, Path]) -> None:
     _, _, path = stores
     file = read_bundle(path)
-    assert file.members.keys() == bundle_file.LIMITS.keys() - {bundle_file.ABOUT}
+    names = {name for name in bundle_file.LIMITS if not name.startswith(bundle_file.SOURCE)}
+    assert file.members.keys() == names - {bundle_file.ABOUT}
     assert file.about["space"] == NAME
     assert tuple(file.about["sets"]) == SETS
     assert "--device cpu" in file.about["command"]
@@ -134,6 +136,8 @@ def test_versions_that_differ_are_named(
         ("sets", [1], "its options are no texts"),
         ("device", "tpu", "it ran on 'tpu'"),
         ("stop", 3, "its rule of stopping is no text"),
+        ("from", 3, "the network that it starts from has no name"),
+        ("from", "x.safetensors", "the network that it starts from has no name"),  # and no hash
     ],
 )
 def test_a_crafted_bundle_is_one_line(
@@ -190,6 +194,39 @@ def test_own_code_runs_where_it_is_at_hand_or_trusted_alone(
     assert again(tmp_path / "own.zip", uri).is_equal
 
 
+def test_a_sweep_from_a_network_brings_the_network(
+    stores: tuple[str, str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = default_uri(tmp_path / "first"), default_uri(tmp_path / "second")
+    source = record_sweep(first, tmp_path / "state")
+    space = with_source_model(
+        load_space(NAME, (*SETS, "dataset=digits(classes=[0, 1, 2])")), source, uri=first
+    )
+    record_sweep(first, tmp_path / "state", space)
+    write_bundle(NAME, uri=first, out=tmp_path / "x.zip")
+
+    bundle = load_bundle(tmp_path / "x.zip")
+    bundled = bundled_space(bundle).source_model
+    assert bundled is not None
+    assert space.source_model is not None
+    assert (bundled.sha256, bundled.name) == (space.source_model.sha256, source)
+    assert bundled.files == space.source_model.files
+    record_sweep(second, tmp_path / "state", bundled_space(bundle))  # a store without the source's run
+    comparison = again(tmp_path / "x.zip", second)
+    assert comparison.is_equal
+    assert comparison.runs == 3
+
+    file = read_bundle(tmp_path / "x.zip")
+    weights = bundle_file.SOURCE + "weights.safetensors"
+    other = bytearray(file.members[weights])
+    other[-1] ^= 1
+    about = {name: value for name, value in file.about.items() if name not in ("members", "format")}
+    (tmp_path / "other.zip").write_bytes(dump_bundle(about, {**file.members, weights: bytes(other)}))
+    with pytest.raises(StoreError, match=r"weights\.safetensors") as caught:
+        bundled_space(load_bundle(tmp_path / "other.zip"))
+    assert "\n" not in str(caught.value)
+
+
 def test_names_of_own_functions_get_the_pins_of_the_runs() -> None:
     text = "model: [./net.py:small, '/home/a/lab/net.py:large'], criterion: net.py:other"
     assert with_pins(text, [FIRST, SECOND]) == (f"model: [{FIRST}, '{SECOND}'], criterion: net.py:other")
@@ -199,7 +236,6 @@ def test_names_of_own_functions_get_the_pins_of_the_runs() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("orchestrate sweep --space x --from models:/a@b --device cpu", "starts from a network, models:/a@b"),
         ("", "was not recorded whole"),
         (f"orchestrate sweep --space {'x' * 4000}", "was not recorded whole"),
     ],
@@ -219,7 +255,12 @@ def test_the_options_that_decide_results_are_read_from_the_command() -> None:
         "device": "cuda",
         "precision": "fp32",
         "stop": "median()",
+        "from": None,
     }
+    transfer = RunRecord(
+        "r", "x", "FINISHED", {}, {}, {COMMAND: f"{command} --from models:/a@b"}, "", 0, None
+    )
+    assert read_request(transfer)["from"] == "models:/a@b"
 
 
 @pytest.mark.parametrize(("gain", "code"), [(0.0, 0), (0.25, 5)])

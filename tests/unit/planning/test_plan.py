@@ -371,7 +371,7 @@ def test_the_key_is_the_hash_of_the_canonical_json() -> None:
             "warmup_epochs": 0,
             "weight_decay": 0.0,
         },
-        "version": config.STAGE_VERSION,
+        "version": config.STAGE_VERSIONS["dense"],
     }
     text = json.dumps(dense, separators=(",", ":"))
     assert DENSE.key() == sha256(text.encode()).hexdigest()

@@ -12,6 +12,7 @@ from orchestrator.analysis.intervals import IntervalMethod
 from orchestrator.analysis.results import SweepResults
 from orchestrator.formatting import joined
 from orchestrator.report.citation import CitedSweep, citation
+from orchestrator.report.methods_text import shortened
 from orchestrator.report.references import references
 
 DIGEST = "5cf8de92" * 8
@@ -157,6 +158,15 @@ def test_the_statistics_are_those_that_the_seeds_allow(
     seeds: int, method: IntervalMethod, expected: str
 ) -> None:
     assert expected in cited(*rows(seeds), method=method)
+
+
+def test_many_numbers_are_told_by_their_range() -> None:
+    assert shortened(["0.1", "0.2"]) == ["0.1", "0.2"]
+    rates = ["0.024", "0.0001", "0.5", "0.003", "0.1", "0.2", "0.3", "0.4", "0.25"]
+    assert shortened(rates) == ["9 values from 0.0001 to 0.5"]
+    assert shortened([f"{n}%" for n in (90, 5, 50)], most=2) == ["3 values from 5% to 90%"]
+    names = [f"a{n}" for n in range(20)]
+    assert shortened(names) == names  # nothing that has no order is left out
 
 
 def test_texts_are_joined_as_people_write_them() -> None:

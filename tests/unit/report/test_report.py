@@ -20,9 +20,11 @@ from result_rows import Row, frame, row
 
 from orchestrator.analysis.paired import read_baseline
 from orchestrator.analysis.results import SweepResults
+from orchestrator.errors import UsageError
 from orchestrator.report.charts import TEMPLATE, Figure
 from orchestrator.report.data import ReportData, ReportOptions, evenly_spread
-from orchestrator.report.page import plotly_source, render_page
+from orchestrator.report.page import plotly_source, render_page, write_report
+from orchestrator.report.pdf import print_pdf
 from orchestrator.tracking import RunRecord, Tracker
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -481,7 +483,28 @@ def test_it_opens_offline_with_its_charts_drawn_and_runs_no_other_script(
     dom, console = dumped(file, tmp_path / "profile")
     assert dom.count('class="main-svg"') >= len(charts(text)) > 3
     assert 'class="waiting"' not in dom
+    assert dom.count('class="tools"') == len(charts(text))
+    assert dom.count(">SVG</button>") == dom.count(">PNG</button>") == len(charts(text))
     assert "theme:" not in dom.partition('id="charts"')[0].partition("<main>")[2]
     assert "<title>taken over</title>" not in dom
     refused = [line for line in console.splitlines() if "Content Security Policy" in line]
     assert len(refused) == len(console.splitlines()) == 1  # the script above, and nothing else went wrong
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to print the report with")
+def test_it_is_printed_with_its_charts(store: Store) -> None:
+    text = page(store.report_data([trial("weight", amount, 0) for amount in (0.5, 0.9)]))
+    printed = print_pdf(text)
+    assert printed.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) > 1
+    without_charts = print_pdf(re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
+    assert len(printed) > 1.2 * len(without_charts)
+
+
+def test_without_a_browser_a_pdf_is_refused_before_the_report_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match=r"--out FILE.pdf is printed by Chromium.*write FILE.html"):
+        write_report("a sweep that is not there", uri="sqlite:///none.db", out=Path("x.pdf"))
