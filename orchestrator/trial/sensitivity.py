@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from orchestrator.config import STAGE_VERSION, Json, Prune, TrialConfig
+from orchestrator.config import STAGE_VERSIONS, Json, Prune, TrialConfig
 from orchestrator.data.loading import Dataset, Split
 from orchestrator.data.scaled_images import ScaledImages, index_device, read_images
 from orchestrator.training.evaluation import Evaluation, evaluate
@@ -45,7 +45,7 @@ class Question:
     @property
     def digest(self) -> str:
         """A short name, for files."""
-        record = {**asdict(self), "levels": LEVELS, "version": VERSION, "stage": STAGE_VERSION}
+        record = {**asdict(self), "levels": LEVELS, "version": VERSION, "stage": STAGE_VERSIONS["trial"]}
         text = json.dumps(record, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

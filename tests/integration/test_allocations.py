@@ -66,6 +66,17 @@ def test_macs_land_alike_and_one_measurement_serves_all_trials_and_readers(tmp_p
     assert [row["layer"] for row in json.loads(measured.stdout)][-1] == "output.weight"
     table = orchestrate("sensitivity", results["run_id"].iloc[0], cwd=tmp_path)
     assert "l2, channel, seed 0; dense: loss" in table.stdout
+    for words, message in (
+        (["--granularity", "nm"], "granularity nm removes a fixed part of every row"),
+        (["--criterion", "movement"], "criterion 'movement' sums over the steps of a training"),
+        (["--criterion", "l3"], "--criterion: unknown criterion 'l3'; did you mean l2 or l1"),
+        (["--out", "picture.gif"], "unknown format 'gif'"),
+        (["--csv", "--json"], "are several formats; give one"),
+    ):
+        refused = orchestrate("sensitivity", dense.run_id, *words, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.splitlines()[-1].startswith("error: ")
+        assert message in refused.stderr
     report = orchestrate("report", "allocations", "--out", "report.html", cwd=tmp_path)
     assert report.returncode == 0, report.stderr
     page = (tmp_path / "report.html").read_text()
