@@ -20,6 +20,7 @@ from orchestrator.data.datasets import DATASETS
 from orchestrator.space import hyperparameters
 from orchestrator.space.catalog import KINDS, NOT_AXES, REGISTRIES, Item, items
 from orchestrator.space.overrides import SETTABLE
+from pruning.allocation import SCOPES_BY_ALLOCATION
 from pruning.plugins import entry_points
 from pruning.step import SCOPES
 
@@ -87,7 +88,8 @@ def _cell(text: str) -> str:
 
 def name_lists() -> dict[str, Any]:  # JSON
     """Return the content of names.json; what other packages add is read from their entry points instead."""
-    words = {"scope": SCOPES, "when": get_args(When), "control": get_args(Control), "start": get_args(Start)}
+    words = {"scope": SCOPES, "allocate": tuple(SCOPES_BY_ALLOCATION), "when": get_args(When)}
+    words |= {"control": get_args(Control), "start": get_args(Start)}
     return {
         "kinds": {kind: _kind(kind) for kind in KINDS},
         "settable_keys": list(SETTABLE),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.activations import producers
+from pruning.allocation import Allocation
 from pruning.amounts import Share
 from pruning.criteria import ScoringContext, absolute_weights, score_weights
 from pruning.granularity import join_blocks, split_blocks
@@ -33,7 +34,8 @@ from pruning.step import Count, Scope, prune_step, round_widths, share_by_erk
 class Rules:
     """What the passes of a round have in common; `prunable` are parameter names, `block` is the m of n:m.
 
-    `adaptive` is that of the schedule; `multiple`: of how many units a multiple is left of every group.
+    `adaptive` is that of the schedule; `multiple`: of how many units a multiple is left of every group. An
+    `allocation` says how the units of different layers compete, in scope `global`.
     """
 
     criterion: Method
@@ -44,6 +46,7 @@ class Rules:
     adaptive: bool
     invert: bool
     multiple: int = 1
+    allocation: Allocation | None = None
 
     def keeps_one(self, amount: float) -> bool:
         """Whether the best unit of every group stays: an amount below 1 is not to empty a layer."""
@@ -85,10 +88,11 @@ def _step(
     if rules.block is not None or rules.scope == "unit":
         return context.masks | _step_in_rows(context.net, scores, values, alive, counts, rules)
     if rules.groups is None:
-        return context.masks | _step_by_share(scores, values, alive, counts, rules)
+        return context.masks | _step_by_share(_ranked(scores, alive, rules), values, alive, counts, rules)
     squares = {name: values[name].square() for name in context.weights}
     unit_scores = {group.name: _unit_scores(group, scores, rules.criterion) for group in rules.groups}
     alive_before = {group.name: alive_units(group, context.masks) for group in rules.groups}
+    unit_scores = _ranked(unit_scores, alive_before, rules)
     norms = {group.name: sum_by_unit(group, squares).sqrt() for group in rules.groups}
     remaining = _step_by_share(unit_scores, norms, alive_before, counts, rules)
     if rules.multiple > 1:
@@ -97,6 +101,11 @@ def _step(
     for group in rules.groups:
         masks = mask_units(group, remaining[group.name], masks)
     return masks
+
+
+def _ranked(scores: Scores, alive: Masks, rules: Rules) -> Scores:
+    """Return the scores by which units of different layers compete."""
+    return scores if rules.allocation is None else rules.allocation.rank(scores, alive)
 
 
 def _step_by_share(

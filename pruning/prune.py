@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pruning.allocation import Allocation
 from pruning.amounts import Amount, check_amount, check_one_amount, share_out
 from pruning.checks import (
     check_example,
@@ -60,6 +61,7 @@ def prune(
     seed: int = 0,
     invert: bool = False,
     round_to: int = 1,
+    allocation: Allocation | None = None,
 ) -> Masks:
     """Return masks after one round of pruning: {parameter name: bool, True = alive}, on the CPU.
 
@@ -74,9 +76,10 @@ def prune(
     layers make the logits; without `example_input`, on an input that its layers suggest. `sample` (images,
     labels) is for criteria that look at data, `accumulated` the sums of an `Accumulator` for those that look
     at a training. `invert` prunes the best first, a control. Of units, channels or heads the multiple of
-    `round_to` nearest to what the amount leaves of each group stays, the best ones. `net` is untouched. What
-    has weights and is not pruned is named in a warning. ValueError for bad values, unknown names, and
-    networks that cannot be pruned.
+    `round_to` nearest to what the amount leaves of each group stays, the best ones. With an `allocation`, for
+    scope `global`, layers compete by its ranks in place of the scores. `net` is untouched. What has weights
+    and is not pruned is named in a warning. ValueError for bad values, unknown names, and networks that
+    cannot be pruned.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _check_numbers(amount, pattern, scope, round)
@@ -85,6 +88,8 @@ def prune(
     _warn_unprunable(net, pattern, protected, example_input, groups)
     groups = make_groups(net, pattern, protect=protected, example_input=example_input, groups=groups)
     _check_methods(net, score, pattern, plan, groups, invert=invert)
+    if allocation is not None:
+        check_allocation_fits(pattern, plan, scope=scope)
     prunable = full_masks(net, groups, protect=protected)
     masks = {name: mask.cpu() for name, mask in (prunable | (masks or {})).items()}
     shares = share_out(net, amount, groups=groups, protected=protected, example_input=example_input)
@@ -97,7 +102,17 @@ def prune(
     block = pattern.options.get(pattern.traits.get("block", ""))
     is_adaptive = bool(plan.traits.get("adaptive"))
     multiple = check_multiple(round_to, pattern, groups)
-    rules = Rules(score, cast(Scope, scope), groups, prunable.keys(), block, is_adaptive, invert, multiple)
+    rules = Rules(
+        score,
+        cast(Scope, scope),
+        groups,
+        prunable.keys(),
+        block,
+        is_adaptive,
+        invert,
+        multiple,
+        allocation,
+    )
     context = ScoringContext(net, {}, masks, generator, sample, groups, accumulated)
     counts = [partial(plan, amount=amount, round=round) for amount in amounts]
     return run_passes(context, rules, shares, counts)
@@ -191,6 +206,22 @@ def check_multiple(multiple: int, granularity: Method, groups: Sequence[Group] |
             f"round_to is for units, channels and heads, and granularity {granularity.name!r} removes weights"
         )
     return number
+
+
+def check_allocation_fits(granularity: Method, schedule: Method, *, scope: str = "global") -> None:
+    """Raise ValueError where the methods decide themselves how much every layer loses."""
+    if scope != "global":
+        raise ValueError(f"an allocation ranks the units of all layers: scope is {scope!r}, and not 'global'")
+    if granularity.name == "nm":
+        raise ValueError(
+            f"granularity {granularity.label!r} removes a fixed part of every row: choose weight, unit, "
+            "channel or head"
+        )
+    if schedule.traits.get("adaptive"):
+        raise ValueError(
+            f"schedule {schedule.label!r} decides itself how much every layer loses: choose one_shot, "
+            "iterative or cubic"
+        )
 
 
 def check_invert(schedule: Method, *, invert: bool) -> None:

@@ -28,12 +28,14 @@ from orchestrator.tracking.delivery import deliver_all, shared_tracker
 from orchestrator.tracking.result_metrics import write_result
 from orchestrator.tracking.round_masks import load_round_masks
 from orchestrator.tracking.run_session import RunSession, make_run_start
+from orchestrator.tracking.sensitivities import StoredSensitivities
 from orchestrator.tracking.source_models import load_source_model, transfer_tags
 from orchestrator.training.loop import EpochRecord
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.params import params
 from orchestrator.trial.recovery import RoundMasks
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
+from orchestrator.trial.sensitivity import Question, Sensitivity
 from orchestrator.trial.task import Task, WorkerSettings
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning import own_code, stored_code
@@ -130,7 +132,14 @@ class _TaskExecution:
     ) -> TrialResult:
         config = self.task.config
         run = (
-            partial(run_trial, config, store=self.networks, masks_from=masks, on_round=self._on_round)
+            partial(
+                run_trial,
+                config,
+                store=self.networks,
+                sensitivities=self.networks,
+                masks_from=masks,
+                on_round=self._on_round,
+            )
             if isinstance(config, TrialConfig)
             else partial(run_dense, config)
         )
@@ -166,7 +175,8 @@ class _TaskExecution:
 class StoredDenseNetworks:
     """Load dense states by key from the outbox or from MLflow; the last few stay in memory.
 
-    `is_in_store`: the last state that was asked for came from MLflow.
+    `is_in_store`: the last state that was asked for came from MLflow. What was measured of the networks is
+    read from their runs and added there, or, where the store cannot be reached, measured again.
     """
 
     def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
@@ -180,6 +190,15 @@ class StoredDenseNetworks:
         stored = self._load_stored(config.key()) if pending is None else None
         self.is_in_store = stored is not None
         return pending or stored
+
+    def sensitivity(self, question: Question) -> Sensitivity | None:
+        with suppress(StoreError), self.tracker.translating_errors():
+            return StoredSensitivities(self.tracker).sensitivity(question)
+        return None
+
+    def add_sensitivity(self, sensitivity: Sensitivity) -> None:
+        with suppress(StoreError), self.tracker.translating_errors():
+            StoredSensitivities(self.tracker).add_sensitivity(sensitivity)
 
     def _load_pending(self, key: str) -> NetworkState | None:
         pending = self.outbox.find_task_result(key)

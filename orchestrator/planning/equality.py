@@ -80,12 +80,13 @@ def _plain_prune(prune: Prune, model: str, dataset: str) -> Prune:
     competitors = _competing_layers(model, dataset, method_name(prune.granularity), prune.protect)
     if method_name(granularity) == "nm" or (scope != "unit" and competitors == 1):
         scope = "layer"
-    by_order = not schedule.traits.get("scores")
+    # Scores over costs compare layers by the values of the scores, not by their order.
+    by_order = not schedule.traits.get("scores") and scope != "per_mac"
     criterion = prune.criterion
     if method_name(model) == ONE_LINEAR_LAYER:
         criterion = criteria.get(criterion).traits.get("of_linear", criterion)
     # Inverted, equal weights of a layer no longer go by index for a score that orders these, too.
-    in_layer = scope != "global" and prune.control != "invert"
+    in_layer = scope not in ("global", "per_mac") and prune.control != "invert"
     has_one_round = bool(schedule.traits.get("lands")) and schedule.options == {"rounds": 1}
     return replace(
         prune,

@@ -20,6 +20,13 @@ from orchestrator.config import (
     When,
     micro_batch_of,
 )
+from orchestrator.planning.allocation import (
+    ALLOCATED,
+    allocation_conflict,
+    allocation_point,
+    start_allocation_conflict,
+    techniques_of,
+)
 from orchestrator.planning.amounts import layer_amounts_conflict, of_model, with_protected_layers
 from orchestrator.planning.constraints import (
     amount_conflict,
@@ -38,15 +45,12 @@ from orchestrator.planning.constraints import (
 )
 from orchestrator.planning.equality import explain_duplicate, plain_key
 from orchestrator.planning.fingerprints import data_sha256, dense_code, trial_code
-from orchestrator.space import hyperparameters, techniques
+from orchestrator.space import hyperparameters
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
-from orchestrator.space.overrides import TECHNIQUE_AXES
 from orchestrator.space.schema import Exclude
 from orchestrator.space.space import Lists, Space
-from orchestrator.space.values import Choice, Value, canonical_text, listed_values
-from orchestrator.trial.params import without_defaults
+from orchestrator.space.values import Choice, Value, canonical_text
 from orchestrator.trial.recovery import network_conflict, recoveries
-from pruning.registry import parse_method
 
 Point = dict[str, Any]  # an axis's name and its value, of the axis's own type
 Params = Mapping[str, Value]  # the values of a point, by the names of axes and of METHOD.OPTION
@@ -190,7 +194,7 @@ def _recipes(space: Space, lists: Lists) -> list[tuple[Train, Point]]:
 
 
 def _pruning_variants(space: Space, lists: Lists) -> Iterator[PruningVariant]:
-    prunings = product(_techniques(space, lists), lists["schedule"], lists["amount"], lists["control"])
+    prunings = product(techniques_of(space, lists), lists["schedule"], lists["amount"], lists["control"])
     trainings = list(product(*(lists[axis] for axis in TRAINING_AXES)))
     for (technique, schedule, amount, control), values in product(prunings, trainings):
         label, criterion, granularity, scope = technique
@@ -207,7 +211,7 @@ def _pruning_variants(space: Space, lists: Lists) -> Iterator[PruningVariant]:
             round_to=space.round_to,
         )
         fields = {**dict(zip(TRAINING_AXES, values, strict=True)), "technique": label}
-        point = {**vars(prune), "amount": amount, **fields}
+        point = {**vars(prune), "amount": amount, **allocation_point(scope), **fields}
         methods = {axis: fields[axis] for axis in ("recover", "prepare", "distill")}
         fields["trial_code"] = trial_code(prune, **methods)
         conflict = _pruning_conflict(prune, fields, point)
@@ -218,34 +222,13 @@ def _pruning_conflict(prune: Prune, fields: Point, point: Point) -> str | None:
     conflicts = (hyperparameters.option_conflict(axis, point[axis]) for axis in METHOD_REGISTRIES)
     return (
         next(filter(None, conflicts), None)
-        or scope_conflict(prune.granularity, prune.scope)
+        or allocation_conflict(prune, fields["when"], fields["prepare"])
+        or scope_conflict(prune.granularity, "global" if prune.scope in ALLOCATED else prune.scope)
         or score_conflict(prune.criterion, prune.granularity)
         or (None if prune.amount_label else amount_conflict(prune.granularity, prune.amount))
         or width_conflict(prune.granularity, prune.round_to)
         or network_conflict(fields["recover"], prune.granularity)
         or order_conflict(prune, cast(When, fields["when"]), fields["prepare"], fields["recover"])
-    )
-
-
-def _techniques(space: Space, lists: Lists) -> list[tuple[str, str, str, str]]:
-    """Return (label, criterion, granularity, scope), by the technique axis or by the three others.
-
-    The label is in the space's own words: a technique's name, or the criterion's, and beside it the
-    granularity and the scope where the space has several.
-    """
-    if "technique" in lists:
-        resolved = [(text, techniques.resolve(*parse_method(text))) for text in lists["technique"]]
-        return [(text, t.criterion, t.granularity, t.scope) for text, t in resolved]
-    choices = space.choices()
-    several = [axis for axis in ("granularity", "scope") if len(listed_values(choices[axis])) > 1]
-    triples = product(*(lists[axis] for axis in TECHNIQUE_AXES))
-    return [(_label(dict(zip(TECHNIQUE_AXES, triple, strict=True)), several), *triple) for triple in triples]
-
-
-def _label(triple: Mapping[str, str], several: Collection[str]) -> str:
-    return "/".join(
-        without_defaults(axis, triple[axis]) if axis != "scope" else triple[axis]
-        for axis in ("criterion", *several)
     )
 
 
@@ -265,6 +248,8 @@ def _conflict(space: Space, dense: DenseVariant, pruning: PruningVariant) -> str
     recovery = recoveries.get(pruning.fields["recover"])
     if dense.dense.start == "masked" and recovery.traits.get("regrows"):
         return f"recover {recovery.name} brings weights back: start masked, whose masks stay, cannot have it"
+    if reason := start_allocation_conflict(prune, dense.dense.start):
+        return reason
     methods = (pruning.fields["recover"], pruning.fields["prepare"])
     if reason := protect_conflict(model, dataset, prune.granularity, space.protect, space.only):
         return reason

@@ -158,6 +158,7 @@ def _check_models(space: Space) -> None:
 def group_of(config: TrialConfig, group_by: tuple[str, ...]) -> tuple[str, ...]:
     """Return the values that compared trials share: those of the axes `group_by`, and the seed."""
     values = {**ADDED_LATER, **params(config)}
+    values["allocate"] = values.get("scope")  # which is the same
     return (*(str(values[axis]) for axis in group_by), str(config.dense.seed))
 
 

@@ -12,7 +12,7 @@ from orchestrator.space.values import Choice, Range
 from orchestrator.trial.params import amount_text, params
 
 # In every name, or in the label of the technique.
-NAMED_AXES = ("technique", *TECHNIQUE_AXES, "amount", "start", "seed")
+NAMED_AXES = ("technique", *TECHNIQUE_AXES, "allocate", "amount", "start", "seed")
 UNNAMED_VALUES = ("none", "after")  # of axes where nothing is done: a name leaves them out
 
 

@@ -151,7 +151,8 @@ class MethodsText:
         ):
             removed = f"{escape_latex(str(granularity))}{self.cite_method('granularities', str(granularity))}"
             name = f"{escape_latex(shown(str(criterion)))}{self.cite_method('criteria', str(criterion))}"
-            yield f"criterion {name} (granularity {removed}, scope {scope})"
+            compete = f"{escape_latex(str(scope))}{self.cite(f'scopes/{scope}')}"
+            yield f"criterion {name} (granularity {removed}, scope {compete})"
 
     def _methods(self, column: str, kind: str, *, all_names: bool = False) -> str:
         """Return the methods of a column with citations; "" where there are none, or only defaults."""

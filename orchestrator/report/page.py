@@ -39,6 +39,7 @@ from orchestrator.report.overview import (
 from orchestrator.report.pareto import pareto_section
 from orchestrator.report.pdf import find_browser, print_pdf
 from orchestrator.report.rounds import rounds_section
+from orchestrator.report.sensitivity_section import sensitivity_section
 from orchestrator.system.files import replace_file
 from orchestrator.tracking import open_store
 
@@ -119,6 +120,7 @@ def _sections(
         pareto_section(data, options),
         differences_section(data, options, baseline, pairs),
         layers_section(data),
+        sensitivity_section(data),
         classes_section(data, options),
         settings_section(data, options),
         exports_section(data),

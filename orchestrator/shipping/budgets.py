@@ -35,7 +35,7 @@ TIMED = 12  # networks at most whose latency is measured
 LADDER = ("80%", "65%", "50%", "40%", "30%", "20%", "15%", "10%", "7%", "5%")
 AXES: Mapping[str, Sequence[Any]] = {  # values of YAML
     "criterion": ("l2", "taylor", "fpgm"),
-    "scope": ("layer", "global"),
+    "allocate": ("uniform", "global", "per_mac", "sensitivity"),
     "schedule": ("one_shot", "iterative(rounds=3)", "iterative(rounds=6)"),
 }
 RATES = (1.0, 0.1)  # of fine-tuning, times the last of the dense training

@@ -84,6 +84,8 @@ def _pointless_axes(key: str, axes: Mapping[str, Plain], new_values: list[Plain]
     if key == "technique":
         return TECHNIQUE_AXES
     rivals = ["technique"] if key in TECHNIQUE_AXES else []
+    # Both say how layers compete.
+    rivals += {"scope": ["allocate"], "allocate": ["scope"]}.get(key, [])
     if key not in hyperparameters.METHOD_REGISTRIES:
         return rivals
     methods = {_method_name(value) for value in new_values}

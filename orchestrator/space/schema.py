@@ -14,6 +14,7 @@ from orchestrator.space import hyperparameters, values
 from orchestrator.space.hyperparameters import HyperparameterAxes
 from orchestrator.space.search_constraints import Constraint, parse_constraint
 from orchestrator.space.types import (
+    Allocate,
     Amount,
     Augmentation,
     Axis,
@@ -69,6 +70,7 @@ class AxisValues(StrictModel):
     criterion: Axis[Criterion] = ()
     granularity: Axis[Granularity] = ()
     scope: Axis[Scope] = ()
+    allocate: Axis[Allocate] = ()
     schedule: Axis[Schedule] = ()
     amount: Ranged[Amount] = ()
     recover: Axis[Recovery] = ()
@@ -125,6 +127,10 @@ class Axes(AxisValues):
     def _check_technique(self) -> Axes:
         if self.technique and (self.criterion or self.granularity or self.scope):
             raise ValueError("give technique, or criterion, granularity and scope; not both")
+        if self.allocate and self.scope:
+            raise ValueError(
+                "give allocate or scope, not both: uniform is scope layer, and global is scope global"
+            )
         return self
 
 

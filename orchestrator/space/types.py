@@ -32,6 +32,7 @@ from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
+from pruning.allocation import SCOPES_BY_ALLOCATION
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.registry import Registry
@@ -122,6 +123,7 @@ BatchSize = Annotated[Integer, Field(ge=1, le=MAX_SEED)]
 TechniqueName = Annotated[str, PlainValidator(values.canonical_technique), method_schema(TECHNIQUES)]
 Criterion = Annotated[str, _method(criteria), method_schema(criteria)]
 Granularity = Annotated[str, _method(granularities), method_schema(granularities)]
+Allocate = Annotated[str, one_of("allocation", tuple(SCOPES_BY_ALLOCATION))]
 Scope = Annotated[str, one_of("scope", SCOPES)]
 Schedule = Annotated[str, _method(schedules), method_schema(schedules)]
 Amount = Annotated[float | str, PlainValidator(values.canonical_amount), WithJsonSchema(_AMOUNT)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -26,6 +26,7 @@ from orchestrator.trial.weight_transfer import (
     match_tensors,
     transfer_weights,
 )
+from pruning.allocation import LossCurve
 from pruning.masking import Group, Masks
 
 OnStageEpoch = Callable[[str, int, EpochRecord], None]  # (stage, epoch from 1, its record)
@@ -56,7 +57,7 @@ class TrialContext:
     `config` is that of the dense training, `trial` None where that is all there is. `dense_state` is the
     trained dense network, once there is one. Recoveries minimise `loss`; `has_teacher` says that it runs the
     dense network as well. Every training is recorded in the `checkpointer`. The dense training starts from
-    `source_model`, if there is one.
+    `source_model`, if there is one. `curves` are the losses that a trial with scope `sensitivity` goes by.
     """
 
     config: DenseConfig
@@ -69,6 +70,7 @@ class TrialContext:
     has_teacher: bool = False
     checkpointer: TrainingCheckpointer | None = None
     source_model: SourceModel | None = None
+    curves: Mapping[str, LossCurve] | None = None
 
     @property
     def architecture(self) -> Architecture:

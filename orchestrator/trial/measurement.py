@@ -254,9 +254,9 @@ def _pools_with_amounts(
             context.architecture, options.granularity, options.protect, options.layer_amounts
         )
     pools = [(*pool, amounts.get(pool[0], options.amount)) for pool in _pools(masks, context.groups)]
-    if options.scope not in ("global", "erk"):
+    if options.scope in ("unit", "layer"):
         return pools
-    # Layers of one amount compete, and erk spreads it unevenly over them.
+    # Layers of one amount compete, or it is spread unevenly over them.
     together: dict[float, list[tuple[str, int, int, float]]] = {}
     for pool in pools:
         together.setdefault(pool[3], []).append(pool)

@@ -21,7 +21,9 @@ from orchestrator.trial.measurement import MeasuredRound, ResumedRound, measure
 from orchestrator.trial.metrics import Measurement, Profile
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import RoundMasks, mask_source, masks_only, recoveries
+from orchestrator.trial.sensitivity import SensitivityStore, find_sensitivity
 from orchestrator.trial.weight_transfer import SourceModel
+from pruning.allocation import SENSITIVITY
 from pruning.registry import Method
 from pruning.schedules import rounds_of, schedules
 
@@ -95,6 +97,7 @@ def run_trial(
     store: DenseStore,
     source_model: SourceModel | None = None,
     masks_from: RoundMasks | None = None,
+    sensitivities: SensitivityStore | None = None,
     on_epoch: OnStageEpoch | None = None,
     on_round: OnRound | None = None,
     checkpoints: CheckpointStore | None = None,
@@ -105,7 +108,8 @@ def run_trial(
     `on_round` is called with every round once it is measured, and may stop the trial before the next one.
     Rounds that an earlier process measured are reported again first; where it stops the trial then, the
     result is that of the last measured round. A control takes its masks from the rounds of `masks_from`,
-    if there are any. `checkpoints` and `every_seconds` are as for `run_dense`.
+    if there are any. What scope `sensitivity` needs to know of the dense network is looked up in
+    `sensitivities`, and added there. `checkpoints` and `every_seconds` are as for `run_dense`.
     """
     context = make_context(config, data, on_epoch=on_epoch, source_model=source_model)
     stored = store.dense(config.dense)
@@ -121,6 +125,8 @@ def run_trial(
     dense = stored or stages.dense(context)
     ipa, confusion = _assess_dense(config.dense, data, dense)
     context = _with_teacher(replace(context, dense_state=dense))
+    if config.prune.scope == SENSITIVITY:
+        context = replace(context, curves=find_sensitivity(context, sensitivities).curves)
     stopped_because = ""
     for round in _iter_rounds(context, checkpointer, ipa, masks_from):
         reason = on_round(round) if on_round is not None else ""

@@ -22,6 +22,7 @@ from orchestrator.system.determinism import global_states
 from orchestrator.training.checkpoint_format import snapshot
 from orchestrator.training.loop import TrainerState, TrainingCheckpointer, TrainingHooks, train
 from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.trial.allocation import allocation_of
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops, train_flops_effective
 from orchestrator.trial.structure import layers_protected
@@ -193,6 +194,7 @@ def choose_masks(
     is_on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
     net = net if is_on_cpu and sample is None else deepcopy(net).cpu()  # a copy for one that runs it
     protected = (*layers_protected(context.architecture, options.protect), *protect)
+    allocation = allocation_of(context)
 
     def masks_at(amount: Amount, round: int) -> Masks:
         return prune(
@@ -200,7 +202,7 @@ def choose_masks(
             amount=amount,
             criterion=options.criterion,
             granularity=options.granularity,
-            scope=options.scope,
+            scope=options.scope if allocation is None else "global",
             schedule=options.schedule,
             round=round,
             masks=masks or None,
@@ -211,6 +213,7 @@ def choose_masks(
             seed=round_seed,
             invert=options.control == "invert",
             round_to=options.round_to,
+            allocation=allocation,
         )
 
     with context.seeded("prune", round):

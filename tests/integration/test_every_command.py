@@ -44,6 +44,7 @@ COMMANDS = {
     "compare --json": ["compare", NAME, "--json"],
     "report": ["report", NAME],
     "figure": ["figure", NAME, "--out", "figure.svg"],
+    "sensitivity": ["sensitivity", NAME, "--out", "picture.svg"],
     "cite": ["cite", NAME],
     "bundle": ["bundle", NAME],
     "watch": ["watch", NAME],

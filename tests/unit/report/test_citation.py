@@ -89,6 +89,12 @@ def test_every_setting_is_in_the_paragraph() -> None:
     assert "Optuna" not in paragraph  # a grid needs none
 
 
+def test_allocations_are_cited() -> None:
+    text = cited(*rows(scope="per_mac"), *rows(scope="sensitivity"))
+    assert "scope per\\_mac~\\cite{molchanov2017pruning,shen2022structural}" in text
+    assert "scope sensitivity~\\cite{li2017pruning,shen2022structural}" in text
+
+
 def test_what_is_cited_has_an_entry_and_the_reverse() -> None:
     text = cited(*rows(recover="finetune(epochs=5)", schedule="iterative(rounds=3)"))
     entries = set(re.findall(r"^@[a-z]+\{([a-z0-9]+),", text, re.MULTILINE))

@@ -13,7 +13,7 @@ from orchestrator.training.optimizers import OPTIMIZERS
 from pruning.plugins import entry_points
 
 # Kinds of names beside those of the catalogue.
-OTHERS = {"controls", "searches", "recipe", "optimizers", "statistics", "software"}
+OTHERS = {"controls", "searches", "recipe", "optimizers", "scopes", "statistics", "software"}
 WITHOUT_PAPER = {"folder", "npz", "npy"}  # one's own images
 
 

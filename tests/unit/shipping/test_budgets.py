@@ -144,7 +144,7 @@ def test_the_space_says_the_same_as_the_command(tmp_path: Path) -> None:
     whole = space(tmp_path, "macs<=50%", trials=1000)
     assert whole.search.method == "grid"
     plan = make_plan(whole)
-    assert len(plan.trials) == 2 * 3 * 2 * 3 * 6
+    assert len(plan.trials) == 2 * 3 * 4 * 3 * 6  # seeds, criteria, allocations, schedules, recoveries
     assert all(trial.config.recover.endswith(", on='cut')") for trial in plan.trials)
     assert {trial.config.prune.limits for trial in plan.trials} == {
         (("macs", plan.trials[0].config.prune.limits[0][1]),)
