@@ -1,6 +1,6 @@
 """`orchestrate compress` against what people do: equal budgets of MACs, from the same dense networks.
 
-    python benchmarks/compression.py [--trials 10] [--folder DIR] [NETWORK ...]
+    python benchmarks/compression.py [--trials 8] [--folder DIR] [NETWORK ...]
 
 On mnist-5k, at 50%, 25% and 10% of the dense network's MACs, five seeds:
 
@@ -51,9 +51,12 @@ from orchestrator.trial.macs import profile
 
 NETWORKS = {"cnn": "cnn", "resnet20": "resnet(depth=20)", "mobilenet_v2": "mobilenet_v2(width=0.25)"}
 BUDGETS = ("50%", "25%", "10%")
+SEARCHED = ("criterion", "scope", "schedule", "recover")  # columns of results, and axes
 SEEDS = range(5)
-EPOCHS = 4  # of the dense training, and of all fine-tuning after it
-ROUNDS = 4  # of Torch-Pruning
+EPOCHS = 3  # of the dense training, and of fine-tuning by the first two
+ROUNDS = 3  # of Torch-Pruning
+# What the search may choose from is kept short for two cores: one or two epochs a round.
+RECOVERIES = [f"finetune(epochs={count}, lr={rate}, on=cut)" for count in (1, 2) for rate in (1.0, 0.1)]
 STEPS = 400  # by which its pruner approaches a budget: each removes as little as it can
 DATA = "mnist-5k"
 SPENT, DENSE_SPENT = "final/train_seconds", "ipa/train_seconds"
@@ -95,7 +98,7 @@ class Bench:
         tracker = Tracker(self.uri, "uniform")
         loaded = load_results(tracker, find_sweep(tracker, "uniform"))
         runs = {}
-        for row in loaded.results.to_dict("records"):
+        for row in loaded.results.drop_duplicates("dense_key").to_dict("records"):
             run = loaded.runs[row["dense_key"]]
             config = dense_from_json(json.loads(tracker.read_text(run, "config.json")))
             net, record = orchestrator.load(run.run_id, uri=self.uri)
@@ -145,8 +148,7 @@ def uniform(bench_: Bench) -> Iterator[Row]:
 
 def rows_of(bench_: Bench, frame: pd.DataFrame, contender: str, **extra: Any) -> Iterator[Row]:
     for row in frame.to_dict("records"):
-        share = row["final/macs_physical"] / row["final/macs_dense"]
-        budget = min((b for b in BUDGETS if share <= float(b[:-1]) / 100 + 1e-9), key=lambda b: float(b[:-1]))
+        budget = next(budget for budget in BUDGETS if budget in row["amount_text"])
         seed = int(row["seed"])
         yield Row(
             contender,
@@ -167,16 +169,16 @@ def compressed(bench_: Bench, trials: int) -> Iterator[Row]:
         name = f"compress-{budget[:-1]}"
         if not (bench_.folder / name).exists():
             words = ["--model", bench_.model, "--data", DATA, "--budget", f"macs<={budget}", "--out", name]
-            bench_.run("compress", *words, "--trials", str(trials), "--epochs", str(EPOCHS))
+            recoveries = f"recover={','.join(RECOVERIES)}"
+            bench_.run(
+                "compress", *words, "--trials", str(trials), "--epochs", str(EPOCHS), "--set", recoveries
+            )
         frame = orchestrator.results(name, uri=bench_.uri)
         answer = choose(frame, parse_budgets([f"macs<={budget}"]), within=None, measure=lambda _: 0.0)
         assert answer is not None
-        axes = {name: answer.row[name] for name in SEARCHED if name in frame}
-        chosen = bench_.sweep(
-            f"chosen-{budget[:-1]}",
-            amount=[{"macs": budget}],
-            **{name: [value] for name, value in axes.items()},
-        )
+        axes = {name: answer.row[name] for name in SEARCHED}
+        amount = [{"macs": budget}]
+        chosen = bench_.sweep(f"chosen-{budget[:-1]}", amount=amount, **{n: [v] for n, v in axes.items()})
         yield from rows_of(
             bench_,
             chosen,
@@ -184,9 +186,6 @@ def compressed(bench_: Bench, trials: int) -> Iterator[Row]:
             setting=", ".join(map(str, axes.values())),
             search_seconds=float((frame[SPENT] - frame[DENSE_SPENT]).sum()),
         )
-
-
-SEARCHED = ("criterion", "scope", "schedule", "allocate", "recover")
 
 
 def torch_pruned(bench_: Bench) -> Iterator[Row]:
@@ -262,7 +261,7 @@ def finetune(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK")
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
