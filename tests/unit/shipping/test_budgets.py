@@ -145,10 +145,15 @@ def test_the_space_says_the_same_as_the_command(tmp_path: Path) -> None:
     assert whole.search.method == "grid"
     plan = make_plan(whole)
     assert len(plan.trials) == 2 * 3 * 2 * 3 * 6
-    assert all(trial.config.recover.endswith(", on='cut')") for trial in plan.trials)
     assert {trial.config.prune.limits for trial in plan.trials} == {
         (("macs", plan.trials[0].config.prune.limits[0][1]),)
     }
+
+
+def test_what_is_searched_is_fine_tuned_as_the_cut_network(tmp_path: Path) -> None:
+    recoveries = space(tmp_path, "macs<=50%").axes.recover
+    assert len(recoveries) == 6
+    assert all(text.endswith(", on='cut')") for text in recoveries)
 
 
 def test_a_budget_that_no_trial_can_meet_is_known_before_any_runs(tmp_path: Path) -> None:
