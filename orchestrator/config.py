@@ -5,7 +5,8 @@ parent's key, and the stage's version. The dense key has no field of pruning: al
 of one (model, data set, batch size, recipe, seed) share one training.
 
 Methods are written in canonical text, `finetune(epochs=1, lr=1.0)`: every option, in the order of its
-definition, so that equal configurations have equal text.
+definition, so that equal configurations have equal text. An option that was added later is left out where it
+has its default.
 """
 
 from __future__ import annotations

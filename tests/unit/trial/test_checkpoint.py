@@ -120,7 +120,7 @@ WALKS = {
         dense_config("slp", replace(ADAM, ema=0.9)), units("one_shot"), "finetune(epochs=3, on='cut')", "x"
     ),
     "reinit on the cut network": TrialConfig(
-        dense_config(CNN, replace(SGD, epochs=2)), units("iterative(rounds=2)"), "reinit(on='cut')", "x"
+        dense_config(MLP, replace(SGD, epochs=2)), units("iterative(rounds=2)"), "reinit(on='cut')", "x"
     ),
     "lottery ticket": TICKET,
     "lr_rewind": TrialConfig(dense_config(MLP, SGD), weights("cubic(rounds=2)"), "lr_rewind(epochs=2)", "x"),
