@@ -87,17 +87,17 @@ def _flipped(images: Tensor, is_flipped: Tensor) -> Tensor:
         is_flipped[:, 0].tolist(),
         images.shape[3],
     )
-    rows = max(1, SERIAL_VALUES // width)
+    is_shared = torch.get_num_threads() > 1
+    rows = max(1, SERIAL_VALUES // width) if is_shared else prod(images.shape[1:3])
 
     def work(part: slice) -> None:
         for image, target, flipped in zip(images[part], out[part], flags[part], strict=True):
             if not flipped:
                 np.copyto(target.numpy(), image.numpy())
                 continue
-            for run, place in zip(
-                image.reshape(-1, width).split(rows), target.view(-1, width).split(rows), strict=True
-            ):
-                place.copy_(run.flip(1))
+            runs = image.reshape(-1, width).split(rows), target.view(-1, width).split(rows)
+            for run, mirrored in zip(*runs, strict=True):
+                mirrored.copy_(run.flip(1))
 
     in_threads(work, len(images))
     return out

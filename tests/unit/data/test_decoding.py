@@ -231,3 +231,19 @@ def test_a_large_set_stays_bytes_with_the_digest_and_bits_of_floats(
         assert torch.equal(one.images[:], other.images)
         assert torch.equal(one.labels, other.labels)
         assert one.images.shape == other.images.shape
+
+
+def test_pillow_keeps_memory_while_images_are_decoded_alone(photos: Path, data_dir: Path) -> None:
+    core: Any = Image.core
+    before, meanwhile = core.get_blocks_max(), []
+    decode = image_files.decode
+
+    def spy(*args: Any, **options: Any) -> Any:
+        meanwhile.append(core.get_blocks_max())
+        return decode(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_files, "decode", spy)
+        files.read_raw(text_of(photos), data_dir)
+    assert min(meanwhile) > before
+    assert core.get_blocks_max() == before
