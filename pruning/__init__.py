@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pruning.accumulation import Accumulator
+    from pruning.allocation import Allocation, LossCurve
     from pruning.channels import shrink, trace
     from pruning.criteria import criteria
     from pruning.granularity import GRANULARITIES, granularities
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # Imported on first use, by `__getattr__`: `pruning.plugins` must load without torch.
 _NAMES = {
     "accumulation": ("Accumulator",),
+    "allocation": ("Allocation", "LossCurve"),
     "channels": ("shrink", "trace"),
     "criteria": ("criteria",),
     "granularity": ("GRANULARITIES", "granularities"),
@@ -44,6 +46,8 @@ __all__ = [  # a literal, which type checkers and documentation tools read
     "GRANULARITIES",
     "SCOPES",
     "Accumulator",
+    "Allocation",
+    "LossCurve",
     "Masks",
     "apply_masks",
     "criteria",

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pruning.masking import Scores
+from pruning.step import check_scores
 
 Floats = NDArray[np.float64]
 PER_MAC, SENSITIVITY = "per_mac", "sensitivity"
@@ -85,8 +86,9 @@ class Allocation:
         """Return scores by which all units compete, the lowest first to go; of dead ones they say nothing.
 
         `scores` are float64, `alive` bool; they and the result have equal shapes by layer or group.
-        ValueError for one without a cost or a curve.
+        ValueError for one without a cost or a curve, and a score that is not a number.
         """
+        check_scores(scores)
         for name in alive:
             if name not in self.costs or (self.curves is not None and name not in self.curves):
                 raise ValueError(f"the allocation says nothing of {name!r}: it is of another network")

@@ -50,6 +50,14 @@ def target_count(amount: float, total: int) -> int:
     return int(amount * total + 0.5)
 
 
+def check_scores(scores: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for a score that is not a number."""
+    for name, score in scores.items():
+        # The largest score is NaN if any is: one pass, and no tensor to store.
+        if score.numel() and score.amax().isnan():
+            raise ValueError(f"the scores of {name!r} contain NaN: nothing can be pruned by them")
+
+
 def prune_step(
     scores: Mapping[str, Tensor],
     values: Mapping[str, Tensor],
@@ -65,10 +73,7 @@ def prune_step(
     loses now. With `keep_one` the best unit of every layer or group stays. ValueError for a score that is
     not a number, or a count below zero.
     """
-    for name, score in scores.items():
-        # The largest score is NaN if any is: one pass, and no tensor to store.
-        if score.numel() and score.amax().isnan():
-            raise ValueError(f"the scores of {name!r} contain NaN: nothing can be pruned by them")
+    check_scores(scores)
     if scope == "global":
         return _prune_globally(scores, values, alive, count, keep_one)
     result = {}

@@ -159,6 +159,15 @@ WEIGHT_CURVES = {
 
 
 @pytest.mark.parametrize("curves", [None, WEIGHT_CURVES])
+def test_a_score_that_is_no_number_is_refused(curves: dict[str, LossCurve] | None) -> None:
+    network = net()
+    with torch.no_grad():
+        network.get_parameter("2.weight")[3, 3] = math.nan
+    with pytest.raises(ValueError, match=r"the scores of '2\.weight' contain NaN"):
+        pruning.prune(network, amount=0.5, allocation=Allocation(WEIGHT_COSTS, curves))
+
+
+@pytest.mark.parametrize("curves", [None, WEIGHT_CURVES])
 @pytest.mark.parametrize("amount", [0.0, 0.3, 0.77, 1.0])
 def test_counts_stay_exact_and_rounds_only_add(curves: dict[str, LossCurve] | None, amount: float) -> None:
     network, allocation = net(), Allocation(WEIGHT_COSTS, curves)
