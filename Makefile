@@ -36,7 +36,7 @@ test-floors: export OMP_NUM_THREADS := 1
 test-floors:  ## the fast tests and a sweep with the lowest versions that pyproject.toml allows
 	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
 	$(FLOORS)/bin/python -m pip install packaging
-	$(FLOORS)/bin/python tests/floors.py > $(FLOORS)/constraints.txt
+	$(FLOORS)/bin/python tests/lowest_versions.py > $(FLOORS)/constraints.txt
 	$(FLOORS)/bin/python -m pip install -c $(FLOORS)/constraints.txt -e '.[dev]'
 	$(FLOORS)/bin/python -m pytest -n $(WORKERS) -m "not slow"
 	$(FLOORS)/bin/python -m pytest tests/integration/test_transfer_sweep.py

@@ -1,8 +1,7 @@
-"""Configurations of dense trainings and trials, and their keys.
+"""Configurations of dense trainings and trials.
 
-A key is the SHA-256 of the canonical JSON of every field that a stage reads, defaults included, its
-parent's key, and the stage's version. The dense key has no field of pruning: all techniques and amounts
-of one (model, data set, batch size, recipe, seed) share one training.
+The key of a dense training has no field of pruning: all techniques and amounts of one (model, data set, batch
+size, recipe, seed) share one training.
 
 Methods are written in canonical text, `finetune(epochs=1, lr=1.0)`: every option, in the order of its
 definition, so that equal configurations have equal text. An option that was added later is left out where it
@@ -11,13 +10,12 @@ has its default.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
+from orchestrator.keys import ADDED_LATER, OTHER_AMOUNTS, non_default_recipe, stage_key
 from pruning import own_code
 
 Device = Literal["cpu", "cuda"]
@@ -25,7 +23,6 @@ Precision = Literal["fp32", "bf16"]
 When = Literal["after", "init", "during"]
 Control = Literal["none", "shuffle", "invert"]
 Start = Literal["scratch", "weights", "masked"]
-Stage = Literal["dense", "trial"]
 Json = Any  # whatever json can write
 
 # Images of one forward and backward pass; larger batches accumulate gradients. A library's
@@ -123,7 +120,7 @@ class DenseConfig:
 
     @cached_property
     def _cached_key(self) -> str:
-        return _key("dense", non_default_fields(self))
+        return stage_key("dense", non_default_fields(self))
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ class TrialConfig:
             prune["amount"] = {"at_most": dict(self.prune.limits)}
         if self.prune.round_to == 1:
             del prune["round_to"]
-        return _key("trial", {"parent": self.dense.key(), "prune": prune, **fields_of_trial})
+        return stage_key("trial", {"parent": self.dense.key(), "prune": prune, **fields_of_trial})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> TrialConfig:
@@ -200,32 +197,6 @@ def non_default_fields(config: DenseConfig) -> dict[str, Json]:
     return {**values, "train": non_default_recipe(values["train"])}
 
 
-def non_default_recipe(recipe: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the fields of a recipe in the same way."""
-    return {name: value for name, value in recipe.items() if ADDED_LATER.get(f"train.{name}", ...) != value}
-
-
-def _key(stage: Stage, content: Mapping[str, Json]) -> str:
-    record = {"stage": stage, "version": STAGE_VERSIONS[stage], **content}
-    return hashlib.sha256(_CANONICAL.encode(record).encode()).hexdigest()
-
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-ADDED_LATER: Mapping[str, Json] = {
-    "start": "scratch",
-    "ancestor_sha256": "",
-    "data_sha256": "",
-    "dense_code": "",
-    "trial_code": "",
-    "round_to": 1,
-    "train.channels_last": False,
-    "train.label_smoothing": 0.0,
-    "train.mixup": 0.0,
-    "train.ema": 0.0,
-}
-# Fields of Prune that take the place of `amount` in a key, or are no part of it.
-OTHER_AMOUNTS = ("layer_amounts", "amount_label", "limits")
-FINGERPRINTS = ("data_sha256", "dense_code", "trial_code")  # a plan adds them; no space file has them
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))
 
 # Sorted. Seeds are never compared with each other. Trials of other amounts and schedules are not equally
@@ -254,8 +225,3 @@ class EarlyStopping:
             if self.group_by == DEFAULT_GROUP_BY
             else f"{self.text} within {', '.join(self.group_by) or 'all'}"
         )
-
-
-# Raise a number when results of its stage change for an unchanged configuration. Version 3 of trials: layers
-# that are split, shuffled or interleaved are cut in blocks; SynFlow reads transposed convolutions otherwise.
-STAGE_VERSIONS: Mapping[Stage, int] = {"dense": 2, "trial": 3}

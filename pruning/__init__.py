@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pruning.criteria import criteria
     from pruning.granularity import GRANULARITIES, granularities
     from pruning.group_lasso import regularizers
-    from pruning.interpolative import refit
+    from pruning.interpolative_decomposition import refit
     from pruning.masking import Masks, apply_masks, shuffle_masks, sparsity
     from pruning.pq_index import gini, kept_bound, pq_index, sap_prune_count
     from pruning.prune import prune

@@ -2,7 +2,7 @@
 
 Of a layer that is split in halves, each half has to lose as many channels; of one that is shuffled in four
 rows, each row. Where single channels cannot be cut out, the columns that read them say which blocks may be:
-the law of cutting is tried on these.
+the check of removals tries these.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from pruning.cutting_law import CuttingLaw
 from pruning.masking import Group
+from pruning.removal_check import RemovalCheck
 
 KeepExact = Callable[[Iterable[Group]], tuple[tuple[Group, ...], dict[str, str]]]
 
 
 def add_block_groups(
-    law: CuttingLaw,
+    check: RemovalCheck,
     groups: Sequence[Group],
     exact: tuple[Group, ...],
     errors: Mapping[str, str],
@@ -32,7 +32,7 @@ def add_block_groups(
     `groups` are all that were tried, `errors` those of the inexact ones by name; `keep_exact` tries groups.
     """
     inexact = [group for group in groups if group.name in errors]
-    blocks, replaced = find_block_groups(law, exact, inexact)
+    blocks, replaced = find_block_groups(check, exact, inexact)
     if not blocks:
         return exact, dict(errors)
     order = [group.name for group in groups]
@@ -44,7 +44,7 @@ def add_block_groups(
 
 
 def find_block_groups(
-    law: CuttingLaw, exact: Sequence[Group], inexact: Sequence[Group]
+    check: RemovalCheck, exact: Sequence[Group], inexact: Sequence[Group]
 ) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
     """Return groups of blocks that can be cut out beside `exact`, and the groups that they stand for.
 
@@ -57,7 +57,7 @@ def find_block_groups(
         joined = (remaining[0], *_partners(remaining[0], remaining))
         remaining = [group for group in remaining if group not in joined]
         for candidate in _candidates(merge_by_rank(joined)):
-            if law.holds_for_any_count((*exact, *made), candidate):
+            if check.holds_for_any_count((*exact, *made), candidate):
                 made.append(candidate)
                 replaced += joined
                 break

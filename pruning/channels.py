@@ -31,7 +31,6 @@ from pruning.checks import (
 )
 from pruning.column_readers import find_reads
 from pruning.cutting import SelectedLinear, axis_of, complement, cut_out
-from pruning.cutting_law import CuttingLaw
 from pruning.dataflow import find_data_flow
 from pruning.equivalence import check_equal, run_masked
 from pruning.eval_mode import first_float, fixed_generators, random_images, widened_copy
@@ -55,6 +54,7 @@ from pruning.masking import (
 from pruning.parameter_slices import find_slices
 from pruning.probe import Probe
 from pruning.probe_setup import open_norms, smallest_batch, smallest_images
+from pruning.removal_check import RemovalCheck
 from pruning.removed_positions import all_masks, removed_positions
 
 UNCALLED = "it is not called as a layer"
@@ -120,10 +120,10 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
     if len(layers) == 1:
         (name, layer) = next(iter(layers.items()))
         features = () if protected else (input_features(name, layer),)
-        CuttingLaw(net, example_input).check(features)
+        RemovalCheck(net, example_input).check(features)
         return Channels(features, (), {})
-    law = CuttingLaw(net, smallest_images(net, example_input))
-    candidates, mixed, whole = _find_candidates(law, flow.outputs, protected)
+    check = RemovalCheck(net, smallest_images(net, example_input))
+    candidates, mixed, whole = _find_candidates(check, flow.outputs, protected)
     heads = _heads(net, candidates)
     channels = [group for group in candidates if group.name not in heads]
     single_heads = _heads(net, mixed)
@@ -138,10 +138,10 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
     heads |= {name: group for name, group in queries.items() if group is not None}
     order = {name: number for number, (name, _) in enumerate(net.named_modules())}
     channels.sort(key=lambda group: order[group.name])
-    exact, channel_errors = _keep_exact(law, channels, example_input)
-    keep_exact = partial(_keep_exact, law, example_input=example_input)
-    exact, channel_errors = add_block_groups(law, channels, exact, channel_errors, keep_exact)
-    exact_heads, head_errors = _keep_exact(law, heads.values(), example_input)
+    exact, channel_errors = _keep_exact(check, channels, example_input)
+    keep_exact = partial(_keep_exact, check, example_input=example_input)
+    exact, channel_errors = add_block_groups(check, channels, exact, channel_errors, keep_exact)
+    exact_heads, head_errors = _keep_exact(check, heads.values(), example_input)
     for group in channels:
         whole |= _makers(group, channel_errors.get(group.name))
     whole_heads: dict[str, str] = {}
@@ -156,21 +156,21 @@ def _find_channels(net: nn.Module, example_input: Tensor, protect: Collection[st
 
 
 def _find_candidates(
-    law: CuttingLaw, outputs: Sequence[str], protected: Collection[str]
+    check: RemovalCheck, outputs: Sequence[str], protected: Collection[str]
 ) -> tuple[list[Group], list[Group], dict[str, str]]:
     """Ask the network. Return what may be cut, what is mixed (see `make_groups`), and what is left whole."""
-    net = law.copy()
+    net = check.copy()
     attentions = open_attentions(net)
     open_norms(net)
-    images = torch.empty_like(law.example, dtype=torch.float64, device=first_float(net).device)
-    probe = Probe(net, images, _norms(net), batch=smallest_batch(net, law.example))
+    images = torch.empty_like(check.example, dtype=torch.float64, device=first_float(net).device)
+    probe = Probe(net, images, _norms(net), batch=smallest_batch(net, check.example))
     reads = find_reads(probe)
     made = make_groups(net, reads, outputs=outputs, protected=protected)
     slices = find_slices(probe, removable_columns(made.groups.values(), reads))
     candidates = [join_projections(group, attentions) for group in add_slices(made.groups.values(), slices)]
     mixed = [join_projections(group, attentions) for group in made.mixed.values()]
     called = {*reads.order, *(f"{name}.out_proj" for name in attentions)}
-    uncalled = {name: UNCALLED for name in prunable_layers(law.net) if name not in called}
+    uncalled = {name: UNCALLED for name in prunable_layers(check.net) if name not in called}
     return candidates, mixed, uncalled | dict(made.whole)
 
 
@@ -188,15 +188,15 @@ def _makers(group: Group, reason: str | None) -> dict[str, str]:
 
 
 def _keep_exact(
-    law: CuttingLaw, groups: Iterable[Group], example_input: Tensor
+    check: RemovalCheck, groups: Iterable[Group], example_input: Tensor
 ) -> tuple[tuple[Group, ...], dict[str, str]]:
     """Return the groups that can be cut out exactly, on small images and on those of the example's size."""
     groups = tuple(groups)
-    errors = _computed_weights(law.net, groups)
-    exact, inexact = law.keep_exact(tuple(group for group in groups if group.name not in errors))
+    errors = _computed_weights(check.net, groups)
+    exact, inexact = check.keep_exact(tuple(group for group in groups if group.name not in errors))
     errors |= inexact
-    if law.example.shape != example_input.shape:
-        exact, inexact = law.at(example_input).keep_exact(exact)
+    if check.example.shape != example_input.shape:
+        exact, inexact = check.at(example_input).keep_exact(exact)
         errors |= inexact
     return exact, errors
 

@@ -3,7 +3,7 @@
 A *head* is what `channel_groups` has as one channel of several rows: its queries, keys and values, and the
 columns that read them. Heads that share keys and values are one unit. *Inside*, position d of every head is
 one unit: all heads of an attention keep the same width, and the same positions of queries, keys and values.
-Which rows belong to which position is taken from their order; the law of cutting judges it.
+Which rows belong to which position is taken from their order; the check of removals judges it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def batch_dim(first: Tensor, second: Tensor | None, both: Tensor | None) -> int 
         shape[dim] *= 2
         if shape == list(both.shape):
             scale = float(both.abs().max())
-            if not math.isfinite(scale):  # weights of NaN: the law of cutting refuses the network
+            if not math.isfinite(scale):  # weights of NaN: the check of removals refuses the network
                 return None
             if torch.allclose(torch.cat([first, second], dim), both, rtol=1e-6, atol=1e-9 * scale):
                 return dim

@@ -18,7 +18,7 @@ PACKAGES = ("models", "pruning", "orchestrator")
 # Rooms, ground first: a module imports from its own room and from lower lines only. Imports inside of
 # functions and under TYPE_CHECKING count, too.
 LAYERS = (
-    ("pruning", "formatting"),
+    ("pruning", "formatting", "keys"),
     ("models",),  # of pruning it knows what needs no torch alone
     ("errors", "config", "redaction"),
     ("system",),

@@ -199,7 +199,7 @@ def latency(
     as_json: JsonOption = False,
 ) -> None:
     """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
-    from orchestrator.latency.runs import (
+    from orchestrator.latency.recorded_networks import (
         LatencyOptions,
         latency_records,
         latency_table,

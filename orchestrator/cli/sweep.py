@@ -118,7 +118,7 @@ def _run(
 ) -> Summary:
     """Return the cached summary of a finished sweep, or else run the sweep."""
     if source is None:
-        from orchestrator.execution.fast_path import cached_summary, read_request
+        from orchestrator.execution.finished_sweep import cached_summary, read_request
 
         request = read_request(
             space, sets, device=options.device, precision=options.precision, stop=options.stop
@@ -133,7 +133,7 @@ def _run(
 
 def _measure_latency(summary: Summary) -> None:
     """Measure the latency of a sweep's networks."""
-    from orchestrator.latency.runs import measure_sweep
+    from orchestrator.latency.recorded_networks import measure_sweep
     from orchestrator.tracking import Tracker
 
     measure_sweep(Tracker(uri(), summary.space), summary.sweep)

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from orchestrator.analysis.results import load_results
-from orchestrator.config import FINGERPRINTS, Precision
+from orchestrator.config import Precision
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.execution.options import SweepOptions, resolve_device
 from orchestrator.execution.summary import Summary
 from orchestrator.execution.sweep import run_plan
 from orchestrator.formatting import first_control
+from orchestrator.keys import FINGERPRINTS
 from orchestrator.model_io.pretrained import with_bundled_source
 from orchestrator.planning.changes import differences
 from orchestrator.planning.plan import Plan, make_plan

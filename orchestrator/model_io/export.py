@@ -27,7 +27,7 @@ from orchestrator.model_io.places import (
     stem_of,
 )
 from orchestrator.model_io.quantization import quantize
-from orchestrator.model_io.reduced import Reduced, compare_forms, opened
+from orchestrator.model_io.reduced_precision import Reduced, compare_forms, opened
 from orchestrator.model_io.source import ModelSource, resolve_source
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.tracking import MetricPoint

@@ -13,11 +13,11 @@ from orchestrator.planning.constraints import amount_conflict, model_conflict, p
 from orchestrator.space.space import Space
 from orchestrator.space.values import listed_values
 from orchestrator.trial.structure import layer_amounts_of, settled_amounts_of
-from orchestrator.trial.targets import dense_quantities, least_quantities
+from orchestrator.trial.target_masks import dense_quantities, least_quantities
 from pruning.amounts import check_one_amount
 from pruning.granularity import granularities
 from pruning.schedules import schedules
-from pruning.targets import check_target_fits, count_limits, is_target, read_target
+from pruning.target_amounts import check_target_fits, count_limits, is_target, read_target
 
 
 def of_model(space: Space, dense: DenseConfig, prune: Prune) -> Prune:

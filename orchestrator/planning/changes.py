@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from orchestrator.config import FINGERPRINTS, DenseConfig, TrialConfig, method_name
+from orchestrator.config import DenseConfig, TrialConfig, method_name
+from orchestrator.keys import FINGERPRINTS
 from orchestrator.planning.fingerprints import parse_code
 from orchestrator.planning.plan import Plan
 from orchestrator.storage.runs import Runs

@@ -6,16 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.config import (
-    ADDED_LATER,
-    DenseConfig,
-    Device,
-    EarlyStopping,
-    Numerics,
-    Precision,
-    TrialConfig,
-)
+from orchestrator.config import DenseConfig, Device, EarlyStopping, Numerics, Precision, TrialConfig
 from orchestrator.errors import SpaceError
+from orchestrator.keys import ADDED_LATER
 from orchestrator.planning.amounts import check_patterns
 from orchestrator.planning.constraints import model_conflict
 from orchestrator.planning.equality import plain_key

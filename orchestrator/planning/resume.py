@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config import STAGE_VERSIONS, DenseConfig, EarlyStopping, TrialConfig, non_default_recipe
+from orchestrator.config import DenseConfig, EarlyStopping, TrialConfig
 from orchestrator.errors import StoreError
+from orchestrator.keys import STAGE_VERSIONS, non_default_recipe
 from orchestrator.planning.expansion import Params, SampledPoint, expand
 from orchestrator.planning.fingerprints import fingerprint_choices
 from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, extended

@@ -18,7 +18,7 @@ import yaml
 from orchestrator.analysis.pareto import front
 from orchestrator.errors import UsageError, unknown_name
 from orchestrator.shipping.selection import ACCURACY, MACS, PARAMETERS, ROUNDING
-from pruning.targets import QUANTITIES, canonical_target, count_limits, read_target
+from pruning.target_amounts import QUANTITIES, canonical_target, count_limits, read_target
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -14,7 +14,7 @@ from torch import Tensor
 from orchestrator.data.loading import Dataset, Scaling
 from orchestrator.model_io.export import WrittenNetwork
 from orchestrator.model_io.interface import Interface
-from orchestrator.model_io.reduced import outputs_of
+from orchestrator.model_io.reduced_precision import outputs_of
 
 Json = Any  # what json can write
 SAMPLE, PICTURE = "sample.npy", "sample.png"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from pruning.targets import PREFIXES
+from pruning.target_amounts import PREFIXES
 
 CONSTRAINT = re.compile(r"\s*(<=|>=)\s*(\d{1,15}(?:\.\d{1,9})?)\s*(%|[kKMG]i?)?B?\s*")
 OF_DENSE = ("macs", "parameters", "bytes")  # of these a percentage is one of the dense network's

@@ -38,7 +38,7 @@ from pruning.granularity import granularities
 from pruning.registry import Registry
 from pruning.schedules import schedules
 from pruning.step import SCOPES
-from pruning.targets import QUANTITIES
+from pruning.target_amounts import QUANTITIES
 
 T = TypeVar("T")
 MAX_SEED = 2**63 - 1

@@ -27,7 +27,7 @@ from orchestrator.training.lr_schedules import lr_schedules
 from pruning import own_code
 from pruning.amounts import amounts_text
 from pruning.registry import Registry, parse_method
-from pruning.targets import canonical_target, is_target
+from pruning.target_amounts import canonical_target, is_target
 
 T = TypeVar("T")
 Value = Any  # plain YAML, before it is checked

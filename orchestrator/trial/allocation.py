@@ -9,7 +9,7 @@ import torch
 from orchestrator.config import Prune
 from orchestrator.trial.context import TrialContext
 from orchestrator.trial.structure import Architecture
-from orchestrator.trial.targets import dense_quantities
+from orchestrator.trial.target_masks import dense_quantities
 from orchestrator.trial.unit_costs import Costs, unit_costs
 from pruning.allocation import PER_MAC, SENSITIVITY, Allocation
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.config import STAGE_VERSIONS, Json
+from orchestrator.config import Json
+from orchestrator.keys import STAGE_VERSIONS
 from orchestrator.training import checkpoint_format
 from orchestrator.training.checkpoint_format import Checkpoint, CheckpointStore, pack, tensors_digest, unpack
 from orchestrator.training.loop import EpochRecord, TrainerState

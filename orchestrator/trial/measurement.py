@@ -29,7 +29,7 @@ from orchestrator.trial.metrics import (
     sparsity_indices,
 )
 from orchestrator.trial.structure import layers_protected, mixed_amounts_of, pool_amounts_of, removable_of
-from orchestrator.trial.targets import remaining_quantities
+from orchestrator.trial.target_masks import remaining_quantities
 from pruning.channels import shrink
 from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity, width_of
 from pruning.propagation import propagate_masks

@@ -9,16 +9,8 @@ from functools import cache
 from itertools import accumulate
 
 import models
-from orchestrator.config import (
-    ADDED_LATER,
-    OTHER_AMOUNTS,
-    DenseConfig,
-    Json,
-    Prune,
-    TrialConfig,
-    flat,
-    method_text,
-)
+from orchestrator.config import DenseConfig, Json, Prune, TrialConfig, flat, method_text
+from orchestrator.keys import ADDED_LATER, OTHER_AMOUNTS
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_per_round, recoveries

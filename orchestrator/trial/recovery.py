@@ -16,7 +16,7 @@ from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import initial, train_more, weights_at
 from orchestrator.trial.structure import channels_of
 from orchestrator.trial.trained_network import single_weights_conflict
-from pruning import interpolative
+from pruning import interpolative_decomposition
 from pruning.channels import find_uncut_layers
 from pruning.hyperparameters import Between, Converter
 from pruning.masking import mask_weights
@@ -225,7 +225,7 @@ def refit(context: TrialContext, state: NetworkState, *, round: int, images: Ima
     sample = context.data.train.images[:images].cpu()
     groups = channels_of(context.architecture, find_uncut_layers(context.meta_module(), state.masks))
     started = perf_counter()
-    corrected = interpolative.refit(net, state.masks, groups, sample, dense=dense)
+    corrected = interpolative_decomposition.refit(net, state.masks, groups, sample, dense=dense)
     seconds = state.train_seconds + perf_counter() - started
     return replace(state, weights={**state.weights, **corrected}, train_seconds=seconds, history=())
 

@@ -17,9 +17,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from orchestrator.config import STAGE_VERSIONS, Json, Prune, TrialConfig
+from orchestrator.config import Json, Prune, TrialConfig
 from orchestrator.data.loading import Dataset, Split
 from orchestrator.data.scaled_images import ScaledImages, index_device, read_images
+from orchestrator.keys import STAGE_VERSIONS
 from orchestrator.training.evaluation import Evaluation, evaluate
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.stages import choose_masks

@@ -26,7 +26,7 @@ from orchestrator.trial.allocation import allocation_of
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops, train_flops_effective
 from orchestrator.trial.structure import layers_protected
-from orchestrator.trial.targets import masks_at_target
+from orchestrator.trial.target_masks import masks_at_target
 from orchestrator.trial.trained_network import TrainedNetwork, cut_network, whole_network
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.amounts import Amount

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orchestrator.trial.metrics import effective_macs
 from orchestrator.trial.structure import Architecture, fresh_network, groups_of, layers_protected
-from orchestrator.trial.targets import dense_profile, dense_quantities, remaining_quantities
+from orchestrator.trial.target_masks import dense_profile, dense_quantities, remaining_quantities
 from pruning.amounts import find_makers
 from pruning.masking import Group, Masks, full_masks, mask_units
 

@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import (
-    ADDED_LATER,
-    OTHER_AMOUNTS,
     DenseConfig,
     Numerics,
     Prune,
@@ -23,6 +21,7 @@ from orchestrator.config import (
     method_text,
     micro_batch_of,
 )
+from orchestrator.keys import ADDED_LATER, OTHER_AMOUNTS
 from orchestrator.trial.params import params
 from pruning.registry import parse_method
 

@@ -13,7 +13,7 @@ from orchestrator.errors import SpaceError
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
 from orchestrator.trial.params import amount_columns, amount_text, params
-from orchestrator.trial.targets import dense_quantities
+from orchestrator.trial.target_masks import dense_quantities
 
 SPACE = """\
 version: 1

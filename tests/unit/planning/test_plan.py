@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import config
+from orchestrator import config, keys
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.errors import SpaceError
@@ -402,7 +402,7 @@ def test_the_key_is_the_hash_of_the_canonical_json() -> None:
             "warmup_epochs": 0,
             "weight_decay": 0.0,
         },
-        "version": config.STAGE_VERSIONS["dense"],
+        "version": keys.STAGE_VERSIONS["dense"],
     }
     text = json.dumps(dense, separators=(",", ":"))
     assert DENSE.key() == sha256(text.encode()).hexdigest()

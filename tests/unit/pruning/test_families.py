@@ -26,7 +26,7 @@ from pruning.channels import Channels, find_channels
 from pruning.criteria import criteria
 from pruning.granularity import unit_groups
 from pruning.group_lasso import KINDS, make_lasso_groups
-from pruning.interpolative import refit
+from pruning.interpolative_decomposition import refit
 from pruning.masking import Group, Masks, alive_units, prunable_layers, turn_rows
 
 CLASSES = 10

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.config import DenseConfig, Numerics, Train, non_default_recipe
+from orchestrator.config import DenseConfig, Numerics, Train
 from orchestrator.errors import SpaceError
+from orchestrator.keys import non_default_recipe
 from orchestrator.planning.changes import config_differences
 from orchestrator.planning.expansion import expand
 from orchestrator.planning.fingerprints import dense_code, package_version

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.config import method_name
 from orchestrator.errors import SpaceError
-from orchestrator.execution.fast_path import request_of
+from orchestrator.execution.finished_sweep import request_of
 from orchestrator.execution.options import SweepOptions
 from orchestrator.planning.changes import config_differences
 from orchestrator.planning.fingerprints import with_current_fingerprints

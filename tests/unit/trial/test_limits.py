@@ -9,8 +9,8 @@ from trained import Trained, digits
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.trial.run import TrialResult, run_trial
-from orchestrator.trial.targets import dense_quantities, least_quantities, remaining_quantities
-from pruning.targets import count_limits
+from orchestrator.trial.target_masks import dense_quantities, least_quantities, remaining_quantities
+from pruning.target_amounts import count_limits
 
 METRICS = {
     "channel": {"macs": "macs_physical", "parameters": "parameters_physical", "bytes": "bytes_physical"},

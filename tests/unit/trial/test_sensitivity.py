@@ -22,8 +22,8 @@ from orchestrator.trial.sensitivity import (
     question_of,
     read_sensitivity,
 )
-from orchestrator.trial.targets import dense_quantities
-from pruning.targets import count_limits
+from orchestrator.trial.target_masks import dense_quantities
+from pruning.target_amounts import count_limits
 
 DENSE = DenseConfig("cnn(widths=[6, 10])", "digits", 64, 0, Train(epochs=1), Numerics(micro_batch=256))
 

@@ -19,7 +19,7 @@ from pruning.activations import CHUNK_SIZE
 from pruning.channels import shrink, trace
 from pruning.criteria import ScoringContext, criteria
 from pruning.granularity import unit_groups
-from pruning.interpolative import interpolation_matrix, refit
+from pruning.interpolative_decomposition import interpolation_matrix, refit
 from pruning.masking import Group, Masks, apply_masks, full_masks, mask_units, parameter_dims
 from pruning.qr_criterion import group_pivot_scores, pivot_scores
 

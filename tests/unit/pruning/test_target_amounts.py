@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pruning.granularity import granularities
 from pruning.schedules import schedules
-from pruning.targets import (
+from pruning.target_amounts import (
     canonical_target,
     check_target_fits,
     count_limits,

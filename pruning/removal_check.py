@@ -1,7 +1,7 @@
-"""The law of cutting: a network that is cut out computes what the masked one computes.
+"""Check which groups can be removed: the network that is cut out computes what the masked one computes.
 
-It is tried on half of the channels, on a single one and on three quarters, on random images in float64. The
-groups for which it does not hold are found by the layer at which it breaks.
+It is checked on half of the channels, on a single one and on three quarters, on random images in float64. The
+groups for which this is wrong are found by the layer at which it breaks.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pruning.masking import Group, Masks, full_masks, mask_units, parameter_dims
 from pruning.removed_positions import removed_positions
 
 
-class CuttingLaw:
-    """The law of cutting, on some of the channels of some groups: cut out and masked compute the same."""
+class RemovalCheck:
+    """Cuts some of the channels of some groups out of copies, and compares them with the masked network."""
 
     def __init__(self, net: nn.Module, example_input: Tensor) -> None:
         self.net, self.is_moved = net, True
@@ -38,16 +38,16 @@ class CuttingLaw:
         wide = widened_copy(self.net)
         return _move(wide) if self.is_moved else wide
 
-    def at(self, example_input: Tensor) -> CuttingLaw:
-        """Return the same law on one draw of images of another size."""
-        law = copy(self)
-        law.example, law.draws = example_input, (0,)
-        return law
+    def at(self, example_input: Tensor) -> RemovalCheck:
+        """Return the same check on one draw of images of another size."""
+        check = copy(self)
+        check.example, check.draws = example_input, (0,)
+        return check
 
     def keep_exact(self, groups: tuple[Group, ...]) -> tuple[tuple[Group, ...], dict[str, str]]:
-        """Return the groups that hold the law together, and name -> the error of each other one.
+        """Return the groups that can be removed together, and name -> the error of each other one.
 
-        A group at whose layer the law breaks is put aside, until it holds for the others; then those that
+        A group at whose layer outputs differ is put aside, until the others are exact; then those that
         were put aside are tried again, one by one.
         """
         exact, errors = self._keep_exact(groups, self.draws[:1])
@@ -72,11 +72,11 @@ class CuttingLaw:
         return tuple(sorted(exact, key=groups.index)), errors
 
     def error(self, groups: Sequence[Group]) -> str:
-        """Return why the law does not hold for these groups; "" where it does."""
+        """Return why these groups cannot be removed exactly; "" where they can."""
         return str(self._break(groups, self.draws) or "")
 
     def holds_for_any_count(self, exact: Sequence[Group], group: Group) -> bool:
-        """Return whether the law holds for groups of which single and many units of the last are cut out."""
+        """Return whether the groups are exact where single and many units of the last are cut out."""
         generator = torch.Generator().manual_seed(1)
         counts = (1, 1, group.size // 4, group.size // 2, group.size // 2, group.size - 1)
         full = full_masks(self.net, (*exact, group))

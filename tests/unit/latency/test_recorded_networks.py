@@ -16,9 +16,9 @@ from orchestrator.cli.options import parse_batch_sizes
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.execution.worker import run_task
-from orchestrator.latency import runs
+from orchestrator.latency import recorded_networks
 from orchestrator.latency.measure import Latency, NetworkVariants, is_supported
-from orchestrator.latency.runs import (
+from orchestrator.latency.recorded_networks import (
     LatencyOptions,
     conditions,
     find_runs,
@@ -73,7 +73,7 @@ class Place:
         self.sweep = self.tracker.get_run(run.run_id)
 
     def rows(self) -> list[RunRecord]:
-        return runs.trials_of(self.tracker, self.tracker.get_run(self.sweep.run_id))
+        return recorded_networks.trials_of(self.tracker, self.tracker.get_run(self.sweep.run_id))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_further_batch_size_is_added(place: Place, monkeypatch: pytest.MonkeyP
         asked.append(batch)
         return timed(forms, batch=batch, seconds=seconds)
 
-    monkeypatch.setattr(runs, "measure", counted)
+    monkeypatch.setattr(recorded_networks, "measure", counted)
     rows = [row for row in place.rows() if row.name == "neuron 0.5"]
     assert measure_runs(place.tracker, rows, LatencyOptions(batches=(1, 7)), on_progress=silent) == 1
     assert asked == [7]
@@ -180,7 +180,7 @@ def test_an_interruption_leaves_what_is_measured(place: Place, monkeypatch: pyte
             raise KeyboardInterrupt
         return timed(forms, batch=batch, seconds=seconds)
 
-    monkeypatch.setattr(runs, "measure", interrupted)
+    monkeypatch.setattr(recorded_networks, "measure", interrupted)
     total = len(plan_jobs(place.tracker, place.rows(), options))
     with pytest.raises(KeyboardInterrupt):
         measure_sweep(place.tracker, place.sweep, options, on_progress=silent)
@@ -207,7 +207,7 @@ def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.M
         found = timed(forms, batch=batch, seconds=seconds)
         return replace(found, timing=replace(found.timing, self_ratio=1.3))
 
-    monkeypatch.setattr(runs, "measure", noisy)
+    monkeypatch.setattr(recorded_networks, "measure", noisy)
     lines: list[str] = []
     rows = [row for row in place.rows() if row.name == "weight 0"]
     measure_runs(place.tracker, rows, LatencyOptions(remeasure=True), on_progress=lines.append)
@@ -284,7 +284,7 @@ def test_a_sweep_measures_when_it_is_over(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "nothing to do: all 2 trials are in the store" in done.stdout
     tracker = Tracker(default_uri(tmp_path), "tiny")
-    rows = runs.trials_of(tracker, find_sweep(tracker, "tiny"))
+    rows = recorded_networks.trials_of(tracker, find_sweep(tracker, "tiny"))
     assert len(rows) == 2
     assert all(row.metrics["final/latency_ms_p50"] > 0 for row in rows)
     assert {conditions(row, 1)["form"] for row in rows} >= {"cut"}

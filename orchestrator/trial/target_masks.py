@@ -32,7 +32,7 @@ from pruning.cutting import cut_out
 from pruning.masking import Group, Masks, alive_units, count_alive, full_masks, mask_units
 from pruning.removed_positions import all_masks, removed_positions
 from pruning.schedules import rounds_of, schedules
-from pruning.targets import find_amount
+from pruning.target_amounts import find_amount
 
 Quantities = Mapping[str, int]
 

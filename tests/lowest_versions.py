@@ -1,4 +1,4 @@
-"""The lowest versions that pyproject.toml allows, as constraints for pip: `python tests/floors.py`.
+"""The lowest versions that pyproject.toml allows, as constraints for pip: `python tests/lowest_versions.py`.
 
 Every `name>=1.2` of the dependencies and of the extras becomes `name==1.2`; what has no lower bound is left
 to pip. `make test-floors` installs them into an environment of their own and runs the fast tests and a sweep.
