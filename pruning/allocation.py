@@ -51,8 +51,9 @@ class LossCurve:
     def marginals(self, size: int) -> Floats:
         """Return float64 [size]: the loss that removing the k-th unit adds, never less than one before it.
 
-        Between two measured counts a unit costs as much as the next. A part of a layer that is gone for less
-        than the part before it was measured at a loss that cannot rise: that of a network that guesses.
+        Between two measured counts a unit costs as much as the next. Beyond the last, where nothing is known,
+        a unit costs more the fewer are left: by the inverse square of their number, so that no layer is
+        emptied for what was measured of its first part.
         """
         marginals = np.full(size, math.inf)
         steepest = -math.inf
@@ -64,7 +65,9 @@ class LossCurve:
             steepest = max(steepest, slope)
             marginals[first:last] = steepest
         if len(self.removed) > 1:
-            marginals[self.removed[-1] :] = steepest
+            last = self.removed[-1]
+            left = size - np.arange(last, size)
+            marginals[last:] = max(steepest, 0.0) * ((size - last) / left) ** 2
         return marginals
 
     def predicted(self, count: int, size: int) -> float:
