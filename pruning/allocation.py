@@ -51,21 +51,23 @@ class LossCurve:
     def marginals(self, size: int) -> Floats:
         """Return float64 [size]: the loss that removing the k-th unit adds, never less than one before it.
 
-        Between two measured counts a unit costs as much as the next. A part of a layer that is gone for less
-        than the part before it was measured at a loss that cannot rise: that of a network that guesses.
+        That is the rise between two measured counts for each unit; or, where it is more, what a unit cost at
+        an earlier count, by the inverse square of how many were left there and are left now. Losses without
+        training say too little of how few units a layer can learn with again.
         """
-        marginals = np.full(size, math.inf)
-        steepest = -math.inf
+        if len(self.removed) < 2:
+            return np.full(size, math.inf)
+        marginals = np.full(size, -math.inf)
         for number in range(1, len(self.removed)):
             first, last = self.removed[number - 1], self.removed[number]
             rise = self.losses[number] - self.losses[number - 1]
             # Infinity less infinity is no number; nothing after an infinite loss is cheaper than it.
             slope = math.inf if math.isnan(rise) else rise / (last - first)
-            steepest = max(steepest, slope)
-            marginals[first:last] = steepest
-        if len(self.removed) > 1:
-            marginals[self.removed[-1] :] = steepest
-        return marginals
+            marginals[first:last] = np.maximum(marginals[first:last], slope)
+            left = size - np.arange(last, size)
+            growing = max(slope, 0.0) * ((size - last) / left) ** 2
+            marginals[last:] = np.maximum(marginals[last:], growing)
+        return np.maximum.accumulate(marginals)
 
     def predicted(self, count: int, size: int) -> float:
         """Return the loss that is predicted to be added where `count` of `size` units go."""

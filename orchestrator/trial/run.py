@@ -126,7 +126,7 @@ def run_trial(
     ipa, confusion = _assess_dense(config.dense, data, dense)
     context = _with_teacher(replace(context, dense_state=dense))
     if config.prune.scope == SENSITIVITY:
-        context = replace(context, curves=find_sensitivity(context, sensitivities).curves)
+        context = replace(context, curves=find_sensitivity(context, sensitivities).curves(data.num_classes))
     stopped_because = ""
     for round in _iter_rounds(context, checkpointer, ipa, masks_from):
         reason = on_round(round) if on_round is not None else ""

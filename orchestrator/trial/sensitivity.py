@@ -66,9 +66,15 @@ class GroupSensitivity:
     losses: tuple[float, ...]
     accuracies: tuple[float, ...]
 
-    @property
-    def curve(self) -> LossCurve:
-        return LossCurve(self.removed, self.losses)
+    def curve(self, classes: int) -> LossCurve:
+        """Return the losses up to the first that is more than halfway to that of guessing among `classes`.
+
+        Above, a loss rises no further however much is lost: it says nothing of what else goes.
+        """
+        halfway = (self.losses[0] + math.log(classes)) / 2
+        count = next((n for n, loss in enumerate(self.losses, start=1) if loss > halfway), len(self.losses))
+        count = max(count, min(2, len(self.losses)))
+        return LossCurve(self.removed[:count], self.losses[:count])
 
     def at(self, part: float) -> tuple[float, float] | None:
         """Return (loss, accuracy) after `part` is removed; None where that is no unit, or unmeasured."""
@@ -87,9 +93,9 @@ class Sensitivity:
     images: int
     groups: tuple[GroupSensitivity, ...]
 
-    @property
-    def curves(self) -> Mapping[str, LossCurve]:
-        return {group.name: group.curve for group in self.groups}
+    def curves(self, classes: int) -> Mapping[str, LossCurve]:
+        """Return the losses that can be told from guessing, by group."""
+        return {group.name: group.curve(classes) for group in self.groups}
 
     def to_text(self) -> str:
         """Return JSON with a hash of its content."""

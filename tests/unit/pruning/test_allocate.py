@@ -61,10 +61,11 @@ def test_what_saves_nothing_goes_last_and_a_layer_of_zeros_first() -> None:
 
 
 def test_a_unit_never_costs_less_than_one_before_it() -> None:
-    # 0.2 for the first, 0.1 each for the next two, which cost 0.2 as well, then 1.0, and so beyond.
+    # Measured are 0.2 for the first, 0.1 each for the next two, and 1.0. The 0.2, at 5 units left, are 0.2
+    # again, 0.2 (5/4)^2 at 4 left, and so on: 0.2 (5/2)^2 = 1.25 and 0.2 (5/1)^2 = 5 at the end.
     curve = LossCurve((0, 1, 3, 4), (1.0, 1.2, 1.4, 2.4))
-    assert curve.marginals(6).tolist() == pytest.approx([0.2, 0.2, 0.2, 1.0, 1.0, 1.0])
-    assert curve.predicted(3, 6) == pytest.approx(0.6)
+    assert curve.marginals(6).tolist() == pytest.approx([0.2, 0.2, 0.3125, 1.0, 1.25, 5.0])
+    assert curve.predicted(3, 6) == pytest.approx(0.7125)
     assert LossCurve((0,), (1.0,)).marginals(2).tolist() == [math.inf, math.inf]
     infinite = LossCurve((0, 1, 2, 3), (1.0, 1.5, math.inf, math.inf))
     assert infinite.marginals(3).tolist() == [0.5, math.inf, math.inf]

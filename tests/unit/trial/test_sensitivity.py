@@ -15,6 +15,7 @@ from orchestrator.data.scaled_images import PixelScale, ScaledImages
 from orchestrator.trial.context import make_context
 from orchestrator.trial.run import run_trial
 from orchestrator.trial.sensitivity import (
+    GroupSensitivity,
     Question,
     Sensitivity,
     chosen_images,
@@ -116,6 +117,15 @@ def test_one_measurement_is_for_all_trials_of_a_question_and_is_read_as_it_was_w
     assert measured(trial("weight"), store).question != first.question
     other = replace(trial("channel"), prune=replace(trial("channel").prune, criterion="l1"))
     assert question_of(other).digest != first.question.digest
+
+
+def test_losses_near_that_of_guessing_say_nothing_and_the_first_part_always_counts() -> None:
+    # Guessing among 10 classes costs ln 10 = 2.30; halfway from 0.30 that is 1.30.
+    group = GroupSensitivity("a", 10, 9, (0, 1, 3, 5, 7), (0.3, 0.4, 1.2, 1.4, 2.2), (1.0,) * 5)
+    assert group.curve(10).removed == (0, 1, 3, 5)  # 1.4 is the first above, and counts
+    assert group.curve(1000).removed == (0, 1, 3, 5, 7)  # of 1000 classes halfway is 3.6
+    assert replace(group, losses=(0.3, 2.9, 2.3, 2.3, 2.3)).curve(10).removed == (0, 1)
+    assert replace(group, removed=(0,), losses=(0.3,)).curve(10).removed == (0,)
 
 
 def test_of_many_images_some_are_looked_at_and_bytes_stay_bytes() -> None:
