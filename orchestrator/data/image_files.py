@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -48,19 +49,34 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def reused_memory(blocks: int) -> Iterator[None]:
-    """Let Pillow keep so many blocks of memory, each of an image.
+class _ReusedMemory:
+    """Lets Pillow keep blocks of memory, each of an image, while any thread of the process asks for it.
 
-    New ones come from the system for every image, at a page fault for every 4 KB.
+    New ones come from the system for every image, at a page fault for every 4 KB. Pillow's number is that of
+    the process: of threads that overlap the first sets it, and the last sets it back.
     """
-    core: Any = Image.core  # type: ignore[attr-defined]  # Pillow documents it, without types
-    before = core.get_blocks_max()
-    core.set_blocks_max(max(before, blocks))
-    try:
-        yield
-    finally:
-        core.set_blocks_max(before)
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = Lock(), 0, 0
+
+    @contextmanager
+    def __call__(self, blocks: int) -> Iterator[None]:
+        core: Any = Image.core  # type: ignore[attr-defined]  # Pillow documents it, without types
+        with self._lock:
+            if not self._users:
+                self._before = core.get_blocks_max()
+                core.set_blocks_max(max(self._before, blocks))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    core.set_blocks_max(self._before)
+
+
+reused_memory = _ReusedMemory()
 
 
 def read_image_bytes(file: Path) -> bytes:

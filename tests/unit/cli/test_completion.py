@@ -27,7 +27,7 @@ CASES = {
     "show rew": ["rewind", "rewinding-cifar10", "rewinding"],
     "sweep --set tec": ["technique="],
     "sweep --set train.l": ["train.lr=", "train.label_smoothing="],
-    "sweep --set rewind.": ["rewind.to="],
+    "sweep --set rewind.": ["rewind.on=", "rewind.to="],
     "show torchvision.N": ["torchvision.NAME"],
     "show torchvision.alex": ["torchvision.alexnet"],
     "show torchvision.sq": ["torchvision.squeezenet1_0", "torchvision.squeezenet1_1"],

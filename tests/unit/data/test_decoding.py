@@ -247,3 +247,15 @@ def test_pillow_keeps_memory_while_images_are_decoded_alone(photos: Path, data_d
         files.read_raw(text_of(photos), data_dir)
     assert min(meanwhile) > before
     assert core.get_blocks_max() == before
+
+
+def test_of_two_that_decode_at_once_the_last_gives_the_memory_back() -> None:
+    core: Any = Image.core
+    before = core.get_blocks_max()
+    first, second = image_files.reused_memory(before + 4), image_files.reused_memory(before + 8)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert core.get_blocks_max() > before
+    second.__exit__(None, None, None)
+    assert core.get_blocks_max() == before
