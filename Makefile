@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+# One more than cores: tests that start sweeps and servers wait a third of their time.
+WORKERS ?= 3
 FLOORS := .venv-floors
 KILLS ?= 200
 SECONDS ?= 600
