@@ -38,7 +38,7 @@ AMOUNTS = (0.25, 0.5, 0.75)
 SIDES = (64, 224, 256, 299)  # of the images; the first that the network takes
 MOST_PARAMETERS = 150_000_000
 LIMIT = 600  # seconds of processor time for one network, by either side
-MEMORY = 12_000_000_000  # bytes of address space
+MEMORY = 18_000_000_000  # bytes of address space
 RESULTS = Path(__file__).parent / "results" / "prunability.json"
 # One small member of each of timm's families.
 TIMM = """

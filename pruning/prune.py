@@ -65,21 +65,35 @@ def prune(
 ) -> Masks:
     """Return masks after one round of pruning: {parameter name: bool, True = alive}, on the CPU.
 
-    `amount` in [0, 1] is the fraction of all weights, units or channels to prune; what `masks` has pruned
-    counts already and stays pruned. To an adaptive schedule it is a ceiling. A mapping gives amounts by
-    layer, `{"layer4.*": 0.75, "*": 0.5}`: names and patterns as in `protect`; the first that matches counts,
-    and a layer without a match has amount 0. Granularity `channel` needs `example_input`, images
-    [N, C, H, W] of which only the shape counts, or the `groups` of an earlier trace. `protect` and `only`
-    take names of layers and patterns (`layer4.*`, `*.downsample.*`; `*` crosses dots), `input` and `output`:
-    layers of `protect` are left whole, and with `only` so are all others than its own; a unit or channel that
-    such a layer makes stays. For `unit`, and for `output` or `input`, the network is run once to see which
-    layers make the logits; without `example_input`, on an input that its layers suggest. `sample` (images,
-    labels) is for criteria that look at data, `accumulated` the sums of an `Accumulator` for those that look
-    at a training. `invert` prunes the best first, a control. Of units, channels or heads the multiple of
-    `round_to` nearest to what the amount leaves of each group stays, the best ones. With an `allocation`, for
-    scope `global`, layers compete by its ranks in place of the scores. `net` is untouched. What has weights
-    and is not pruned is named in a warning. ValueError for bad values, unknown names, and networks that
-    cannot be pruned.
+    Args:
+        net: The network, which is left untouched. What has weights and is not pruned is named in a warning.
+        amount: The fraction in [0, 1] of all weights, units or channels to prune, those that `masks` has
+            pruned included; to an adaptive schedule a ceiling. A mapping gives amounts by layer,
+            `{"layer4.*": 0.75, "*": 0.5}`: the first name or pattern that matches counts, and a layer without
+            a match has amount 0.
+        criterion: What scores weights or units; the lowest go. A name, `"name(option=value)"` or a mapping.
+        granularity: What is removed: weight, unit, channel, head or nm.
+        scope: What competes: `global`, `layer`, `erk`, or `unit` for weights.
+        schedule: How much of the amount goes at each round.
+        round: Counted from 1.
+        masks: Those of the rounds before; what they have pruned stays pruned.
+        protect: Layers that are left whole: names, patterns (`layer4.*`, `*.downsample.*`; `*` crosses dots),
+            `input` and `output`. A unit or channel that such a layer makes stays.
+        only: Layers of which alone something is pruned, in the same words.
+        example_input: Images [N, C, H, W] of which only the shape counts; granularity `channel` needs them,
+            or `groups`. For `unit`, `input` and `output` the network is run once to see which layers make the
+            logits; without images, on an input that its layers suggest.
+        groups: The groups of an earlier trace.
+        sample: (images [N, C, H, W], labels [N]) for criteria that look at data.
+        accumulated: The sums of an `Accumulator`, for criteria that look at a training.
+        seed: Of all that is drawn.
+        invert: Prune the highest scores, a control.
+        round_to: The multiple of units, channels or heads that stays of each group, the nearest to what the
+            amount leaves.
+        allocation: For scope `global`: ranks by which layers compete in place of the scores.
+
+    Raises:
+        ValueError: For bad values, unknown names, and networks that cannot be pruned.
     """
     pattern, score, plan = granularities.get(granularity), criteria.get(criterion), schedules.get(schedule)
     amount, round = _check_numbers(amount, pattern, scope, round)
