@@ -43,6 +43,7 @@ def make_sensitivity_figure(groups: Sequence[SensitivityGroup]) -> Figure:
 
 
 def _draw(axis: Axes, group: SensitivityGroup) -> None:
+    axis.set_xmargin(0.06)
     for number, part in enumerate(SHOWN):
         points = [
             (rise, position)

@@ -65,4 +65,8 @@ def _blocks(group: SensitivityGroup) -> Iterator[Block]:
     axis = f"accuracy on validation images, %, by the part that is removed, %; dense {group.accuracy:.1%}"
     yield HeatMap(f"layer, {group.unit}s", axis, columns, rows, max_rows=MAX_ROWS, row_name="layers")
     table = sensitivity_table(group)
-    yield TableBlock(table.header, table.rows, max_rows=MAX_ROWS, row_name="layers")
+    # The map above has the accuracies.
+    losses = [number for number, name in enumerate(table.header) if not name.startswith("accuracy")]
+    texts = [[row[number] for number in losses] for row in table.rows]
+    header = [table.header[number] for number in losses]
+    yield TableBlock(header, texts, max_rows=MAX_ROWS, row_name="layers")
