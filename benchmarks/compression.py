@@ -1,6 +1,6 @@
 """`orchestrate compress` against what people do: equal budgets of MACs, from the same dense networks.
 
-    python benchmarks/compression.py [--trials 8] [--folder DIR] [NETWORK ...]
+    python benchmarks/compression.py [--trials 8] [--epochs 3] [--folder DIR] [NETWORK ...]
 
 On mnist-5k, at 50%, 25% and 10% of the dense network's MACs, five seeds:
 
@@ -54,8 +54,6 @@ NETWORKS = {"cnn": "cnn", "resnet20": "resnet(depth=20)", "mobilenet_v2": "mobil
 BUDGETS = ("50%", "25%", "10%")
 SEARCHED = ("criterion", "scope", "schedule", "recover")  # columns of results, and axes
 SEEDS = range(5)
-EPOCHS = 3  # of the dense training, and of fine-tuning by the first two
-ROUNDS = 3  # of Torch-Pruning
 # What the search may choose from is kept short for two cores: one or two epochs a round.
 RECOVERIES = [f"finetune(epochs={count}, lr={rate}, on=cut)" for count in (1, 2) for rate in (1.0, 0.1)]
 STEPS = 100  # by which its pruner approaches a budget: each removes as little as it can
@@ -72,6 +70,7 @@ class Bench:
     label: str
     model: str
     folder: Path
+    epochs: int  # of the dense training, of fine-tuning after one shot, and rounds of Torch-Pruning
 
     @property
     def uri(self) -> str:
@@ -88,7 +87,7 @@ class Bench:
             "version": 1,
             "about": f"{self.label} on {DATA}: {name}.",
             "axes": {**fixed, **axes, "seed": list(SEEDS)},
-            "train": {"epochs": EPOCHS},
+            "train": {"epochs": self.epochs},
         }
         (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
         self.run("sweep", "--space", f"{name}.yaml")
@@ -136,13 +135,13 @@ class Row:
 
 
 def uniform(bench_: Bench) -> Iterator[Row]:
-    """One-shot L2, the same share of every group: finetune(epochs=EPOCHS) on the cut network."""
+    """One-shot L2, the same share of every group: fine-tuned on the cut network."""
     frame = bench_.sweep(
         "uniform",
         criterion=["l2"],
         scope=["layer"],
         amount=[{"macs": budget} for budget in BUDGETS],
-        recover=[f"finetune(epochs={EPOCHS}, on=cut)"],
+        recover=[f"finetune(epochs={bench_.epochs}, on=cut)"],
     )
     yield from rows_of(bench_, frame, "uniform")
 
@@ -172,7 +171,14 @@ def compressed(bench_: Bench, trials: int) -> Iterator[Row]:
             words = ["--model", bench_.model, "--data", DATA, "--budget", f"macs<={budget}", "--out", name]
             recoveries = f"recover={','.join(RECOVERIES)}"
             bench_.run(
-                "compress", *words, "--trials", str(trials), "--epochs", str(EPOCHS), "--set", recoveries
+                "compress",
+                *words,
+                "--trials",
+                str(trials),
+                "--epochs",
+                str(bench_.epochs),
+                "--set",
+                recoveries,
             )
         frame = orchestrator.results(name, uri=bench_.uri)
         answer = choose(frame, parse_budgets([f"macs<={budget}"]), within=None, measure=lambda _: 0.0)
@@ -199,10 +205,10 @@ def torch_pruned(bench_: Bench) -> Iterator[Row]:
         started = perf_counter()
         generator = torch.Generator().manual_seed(seed)
         prune = make_pruner(net, dense)
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, bench_.epochs + 1):
             # The same factor in each round, as in its examples of iterative pruning.
-            prune(macs_dense * (limit / macs_dense) ** (number / ROUNDS))
-            finetune(net, dense, data, generator, epochs=EPOCHS // ROUNDS)
+            prune(macs_dense * (limit / macs_dense) ** (number / bench_.epochs))
+            finetune(net, dense, data, generator, epochs=1)
         seconds = perf_counter() - started
         accuracy = evaluate(net, data.test, numerics=Numerics()).accuracy
         file = bench_.folder / "peer.onnx"
@@ -265,16 +271,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
     root = (options.folder or Path(mkdtemp(prefix="compression-"))).absolute()
     for label in options.networks:
-        bench_ = Bench(label, NETWORKS[label], root / label)
+        bench_ = Bench(label, NETWORKS[label], root / label, options.epochs)
         bench_.folder.mkdir(parents=True, exist_ok=True)
         rows = [*uniform(bench_), *torch_pruned(bench_), *compressed(bench_, options.trials)]
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        results[label] = {"model": bench_.model, "trials": options.trials, "rows": list(map(vars, rows))}
+        results[label] = {
+            **{"model": bench_.model, "trials": options.trials, "epochs": options.epochs},
+            "rows": list(map(vars, rows)),
+        }
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         print(f"{label}: {len(rows)} networks", flush=True)
 
