@@ -282,7 +282,9 @@ def main() -> None:
         rows = [*uniform(bench_), *torch_pruned(bench_), *compressed(bench_, options.trials)]
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results[label] = {
-            **{"model": bench_.model, "trials": options.trials, "epochs": options.epochs},
+            "model": bench_.model,
+            "trials": options.trials,
+            "epochs": options.epochs,
             "rows": list(map(vars, rows)),
         }
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
