@@ -34,7 +34,7 @@ _NAMES = {
     "criteria": ("criteria",),
     "granularity": ("GRANULARITIES", "granularities"),
     "group_lasso": ("regularizers",),
-    "interpolative": ("refit",),
+    "interpolative_decomposition": ("refit",),
     "masking": ("Masks", "apply_masks", "shuffle_masks", "sparsity"),
     "pq_index": ("gini", "kept_bound", "pq_index", "sap_prune_count"),
     "prune": ("prune",),

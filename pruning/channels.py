@@ -50,6 +50,7 @@ from pruning.masking import (
     apply_masks,
     check_masks,
     prunable_layers,
+    turn_rows,
 )
 from pruning.parameter_slices import find_slices
 from pruning.probe import Probe
@@ -284,7 +285,8 @@ def find_uncut_layers(net: nn.Module, masks: Mapping[str, Tensor]) -> tuple[str,
     if len(layers) == 1:
         return ()
     names = {id(parameter): name for name, parameter in net.named_parameters()}  # one for tied layers, too
-    rows = {name: masks.get(names.get(id(layer.weight), "")) for name, layer in layers.items()}
+    of_layer = {name: masks.get(names.get(id(layer.weight), "")) for name, layer in layers.items()}
+    rows = {n: None if mask is None else turn_rows(layers[n], mask) for n, mask in of_layer.items()}
     return tuple(name for name, mask in rows.items() if mask is None or bool(mask.flatten(1).any(1).all()))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pruning.equivalence import find_zero_columns
 from pruning.eval_mode import first_float, float64_copy, random_images
-from pruning.masking import Group, Masks, alive_units, apply_masks
+from pruning.masking import Group, Masks, alive_units, apply_masks, parameter_dims
 from pruning.removed_positions import all_masks
 
 
@@ -30,30 +30,34 @@ def propagate_masks(
     while columns_by_layer := _columns_of_pruned_units(groups, every_mask):
         zero = _zero_columns(net, result, example_input)
         has_changed = False
-        for name, columns in columns_by_layer.items():
+        for (name, dim), columns in columns_by_layer.items():
             columns = columns[zero[name][columns]] if name in zero else columns[:0]
             weight = f"{name}.weight"
-            if every_mask[weight].index_select(1, columns).any():
-                every_mask[weight] = result[weight] = every_mask[weight].index_fill(1, columns, False)
+            if every_mask[weight].index_select(dim, columns).any():
+                every_mask[weight] = result[weight] = every_mask[weight].index_fill(dim, columns, False)
                 has_changed = True
         if not has_changed:
             break
     return result
 
 
-def _columns_of_pruned_units(groups: Sequence[Group], every_mask: Masks) -> dict[str, Tensor]:
-    """Return layer -> its columns that belong to pruned units, of the layers where some of them are alive."""
-    pieces: dict[str, list[Tensor]] = {}
+def _columns_of_pruned_units(groups: Sequence[Group], every_mask: Masks) -> dict[tuple[str, int], Tensor]:
+    """Return the columns that belong to pruned units, of the layers where some of them are alive.
+
+    By (layer, dimension of its weight): a transposed convolution has its inputs in dimension 0.
+    """
+    pieces: dict[tuple[str, int], list[Tensor]] = {}
     for group in groups:
         pruned = ~alive_units(group, every_mask)
         for member in group.members if pruned.any() and len(group.members) > 1 else ():
             if member.side == "in" and f"{member.module}.weight" in every_mask:
-                pieces.setdefault(member.module, []).append(member.index[pruned[member.root]])
-    columns = {name: torch.cat(tensors) for name, tensors in pieces.items()}
+                side = member.module, parameter_dims(member)[0][1]
+                pieces.setdefault(side, []).append(member.index[pruned[member.root]])
+    columns = {side: torch.cat(tensors) for side, tensors in pieces.items()}
     return {
-        name: index
-        for name, index in columns.items()
-        if every_mask[f"{name}.weight"].index_select(1, index).any()
+        (name, dim): index
+        for (name, dim), index in columns.items()
+        if every_mask[f"{name}.weight"].index_select(dim, index).any()
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -85,16 +86,19 @@ def compress(
         starts_from_model=source is not None,
     )
     folder = Path.cwd() / _folder_name(model, data) if out is None else out.absolute()
+    _check_folder(folder)
     with exit_on_signal() as signals:
-        from orchestrator.execution.compression import Request
+        from orchestrator.execution.compression import Request, check_budgets
         from orchestrator.execution.compression import compress as search
         from orchestrator.execution.options import SweepOptions, resolve_device
 
         _check_names(model, data)
         with _space_file(folder.name, text) as file:
             space = load(file, sets, source, trust_code=trust_code)
+            request = Request(parsed, tolerance)
+            check_budgets(space, request)
         options = SweepOptions(resolve_device(device.value), "fp32", max_concurrent=max_concurrent)
-        compression = search(space, options, Request(parsed, tolerance), uri=uri(), signals=signals)
+        compression = search(space, options, request, uri=uri(), signals=signals)
         if compression is None:
             return
         with stored_code.trusting(trust_code):
@@ -108,7 +112,7 @@ def _folder_name(model: str, data: str) -> str:
 
 @contextmanager
 def _space_file(name: str, text: str) -> Iterator[str]:
-    """Write the space file here, where paths in it are relative to; where it cannot be loaded it is removed.
+    """Write the space file here, where paths in it are relative to; where it is refused it is removed.
 
     UsageError where another file is there.
     """
@@ -125,6 +129,19 @@ def _space_file(name: str, text: str) -> Iterator[str]:
         if not was_there:
             file.unlink()
         raise
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UsageError, before anything is trained, for a folder that cannot be made or written in."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f"--out {folder}: {existing} is a file; name a new folder")
+    try:
+        with TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        reason = f"{existing} cannot be written: {error.strerror}"
+        raise UsageError(f"--out {folder}: {reason}; name another folder") from error
 
 
 def _check_names(model: str, data: str) -> None:

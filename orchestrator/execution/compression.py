@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pandas import DataFrame
 
-from orchestrator.errors import BudgetError, StoreError
+from orchestrator.errors import BudgetError, StoreError, UsageError
 from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.sweep import run_sweep
 from orchestrator.latency.exported_files import bench
@@ -17,7 +17,9 @@ from orchestrator.planning.amounts import budget_conflict
 from orchestrator.shipping.budgets import Answer, Budget, choose, front_lines
 from orchestrator.shipping.folder import ship
 from orchestrator.space.space import Space
+from orchestrator.space.values import listed_values
 from orchestrator.system.signals import SignalHandler
+from pruning.target_amounts import is_target
 
 SECONDS = 1.0  # in which the latency of one network is measured
 
@@ -63,15 +65,25 @@ class Compression:
         yield from ship(answer.run_id, ExportOptions(), out=network, reason=reason, uri=self.uri).lines()
 
 
+def check_budgets(space: Space, request: Request) -> None:
+    """Raise BudgetError for a budget that no network of the space can meet, UsageError for other amounts."""
+    for amount in listed_values(space.axes.amount or ()):
+        if not is_target(amount):
+            raise UsageError(
+                f"amount {str(amount)[:80]}: compress sets it by --budget; give --budget 'macs<=50%', or an "
+                "amount that says what may be left, as --set 'amount={macs: 50%}'"
+            )
+    if conflict := budget_conflict(space):
+        raise BudgetError(f"nothing meets {request}: {conflict}")
+
+
 def compress(
     space: Space, options: SweepOptions, request: Request, *, uri: str, signals: SignalHandler
 ) -> Compression | None:
     """Run or resume the search, and choose; None where it was interrupted.
 
-    BudgetError for a budget that no network of the space can meet, StoreError where no trial has finished.
+    StoreError where no trial has finished.
     """
-    if conflict := budget_conflict(space):
-        raise BudgetError(f"nothing meets {request}: {conflict}")
     summary = run_sweep(space, options, uri=uri, signals=signals)
     if signals.received:
         return None

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,9 +42,11 @@ from orchestrator.storage.tensor_files import (
     packed_bytes,
     unpack_mask,
 )
+from orchestrator.system.determinism import seeded
 from orchestrator.system.files import write_file
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.structure import BAD_SIZES, activation_conflict, activations, meta_module
+from orchestrator.trial.unsaved_tensors import build_to_load
 from pruning import own_code, stored_code
 from pruning.masking import Masks
 
@@ -121,8 +123,9 @@ class ModelSpec(_StrictModel):
     def build_network(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Build the network with these weights, on the CPU, in eval mode. StoreError if it is too large."""
         self.check_activations()
-        with torch.device("meta"):  # no weights are drawn only to be overwritten
-            net = models.build(self.model, input_shape=self.input_shape, num_classes=self.num_classes)
+        build = partial(models.build, input_shape=self.input_shape, num_classes=self.num_classes)
+        with seeded(0):  # what is drawn is overwritten
+            net = build_to_load(partial(build, self.model))
         net.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
         return net.eval()
 

@@ -19,6 +19,7 @@ from orchestrator.training.loop import EpochRecord, TrainingCheckpointer
 from orchestrator.training.losses import Loss, cross_entropy
 from orchestrator.trial.metrics import Profile, profile
 from orchestrator.trial.structure import Architecture, flow_of, groups_of
+from orchestrator.trial.unsaved_tensors import build_to_load
 from orchestrator.trial.weight_transfer import (
     SourceModel,
     TensorMapping,
@@ -140,8 +141,9 @@ class TrialContext:
 
     def build_module(self, state: NetworkState) -> nn.Module:
         """Return a network with a copy of the state's tensors, on the data's device."""
-        # Built without storage: nothing is drawn only to be overwritten; `to_empty` imports half of torch.
-        net, device = self.meta_module(), self.data.train.images.device
+        # Built without storage where it can be; `to_empty` imports half of torch.
+        net = build_to_load(self._network, build_with_values=self.build)
+        device = self.data.train.images.device
         copies = {name: tensor.to(device, copy=True).contiguous() for name, tensor in state.weights.items()}
         net.load_state_dict(copies, assign=True)
         if self.config.train.channels_last:
@@ -150,7 +152,7 @@ class TrialContext:
 
     def view_module(self, state: NetworkState) -> nn.Module:
         """Return a network on the CPU that shares the state's tensors: to be read, not changed."""
-        net = self.meta_module()
+        net = build_to_load(self._network, build_with_values=lambda: self.build().cpu())
         net.load_state_dict(state.weights, assign=True)
         return net
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import ParamSpec, TypeVar, cast
 
 import psutil
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.system.determinism import seeded
+from orchestrator.trial.unsaved_tensors import drawn_tensor_conflict
 from pruning import own_code
 from pruning.amounts import (
     ALIASES,
@@ -59,7 +60,7 @@ def size_conflict(architecture: Architecture) -> str | None:
         net = meta_module(architecture)
     except BAD_SIZES as error:
         return " ".join(str(error).split())[:200]
-    model, shape, _ = architecture
+    model, shape, classes = architecture
     weight_bytes = sum(parameter.nbytes for parameter in net.parameters())
     memory_bytes = psutil.virtual_memory().total
     if COPIES * weight_bytes > memory_bytes:
@@ -67,6 +68,9 @@ def size_conflict(architecture: Architecture) -> str | None:
             f"{_shown(model)} takes {COPIES * weight_bytes / 1e9:.3g} GB of memory in training, for its "
             f"weights alone; this machine has {memory_bytes / 1e9:.3g} GB"
         )
+    build = partial(models.build, model, input_shape=shape, num_classes=classes)
+    if conflict := drawn_tensor_conflict(build):
+        return f"{_shown(model)}: {conflict}"
     if weight_bytes < 4 * FEW_PARAMETERS:
         return None
     try:

@@ -66,7 +66,8 @@ def cut_network(context: TrialContext, state: NetworkState) -> TrainedNetwork:
     """Return the network of a state without its removed units, channels or heads.
 
     Of a group that is removed as a whole one unit stays, masked, and so does all that cannot be cut out
-    exactly. ValueError where single weights are pruned, or nothing can be cut out.
+    exactly; where these masks cannot be cut out at all it is the whole network. ValueError where single
+    weights are pruned.
     """
     trial = context.pruned_trial
     if context.groups is None:
@@ -76,7 +77,10 @@ def cut_network(context: TrialContext, state: NetworkState) -> TrainedNetwork:
     removed = removed_positions(groups, all_masks(net, state.masks))
     if not removed:
         return TrainedNetwork(net, state.masks, context.cost)
-    small = shrink(net, state.masks, image, groups=groups)
+    try:
+        small = shrink(net, state.masks, image, groups=groups)
+    except ValueError:  # what remains reads something else than zeros, as behind a sigmoid: nothing is cut
+        return TrainedNetwork(net, state.masks, context.cost)
     if context.config.train.channels_last:  # a selection of channels has forgotten it
         small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     masks = shrink_masks(state.masks, groups, net=net)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
-from floors import PROJECT, constraints
+from lowest_versions import PROJECT, constraints
 from packaging.requirements import Requirement
 
 

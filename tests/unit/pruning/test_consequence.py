@@ -129,3 +129,36 @@ def test_columns_are_told_apart_where_a_part_of_the_dead_speaks() -> None:
     assert torch.equal(spread["2.weight"], masks["2.weight"])
     assert torch.equal(spread["4.weight"].any(0), masks["2.bias"])
     assert int((~spread["4.weight"]).sum()) == 2 * 3
+
+
+@pytest.mark.parametrize("inputs", [8, 24])  # fewer and more than its 16 outputs
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_transposed_convolution_has_its_columns_in_the_first_dimension(
+    granularity: str, inputs: int
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, inputs, 3, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(inputs, 16, 2, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+    images = torch.zeros(2, 1, 8, 8)
+    groups = pruning.trace(net, images)
+    # Without biases removed units give zeros at either granularity, so that all they feed is dead.
+    for layer in (net[0], net[2], net[4]):
+        nn.init.zeros_(layer.bias)
+    masks = pruning.prune(
+        net, amount=0.5, criterion="l2", granularity=granularity, scope="layer", example_input=images
+    )
+    left = propagate_masks(net, masks, groups, example_input=images)
+    pruning.apply_masks(net, masks)
+    small = pruning.shrink(net, masks, images)
+    weights = {name for name, _ in net.named_parameters() if name.endswith("weight")}
+    alive = sum(int(left[name].sum()) for name in weights)
+    assert alive == sum(p.numel() for name, p in small.named_parameters() if name.endswith("weight"))

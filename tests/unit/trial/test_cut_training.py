@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pruning
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
+from orchestrator.space.values import canonical_model
 from orchestrator.training.evaluation import evaluate
 from orchestrator.trial import stages, trained_network
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
@@ -98,6 +100,36 @@ def test_it_learns_what_the_masked_network_learns(model: str, granularity: str, 
     for name, places in entries.items():
         values = [state.weights[name].flatten()[places].double() for state in (masked, cut)]
         assert torch.allclose(*values, rtol=1e-3, atol=1e-4), name
+
+
+SIGMOID = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(channels, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.f = nn.Linear(8, classes)
+    def forward(self, x):
+        return self.f(torch.sigmoid(self.b(torch.relu(self.a(x)))).mean((2, 3)))
+
+def net(input_shape, num_classes):
+    return Net(input_shape[0], num_classes)
+"""
+
+
+def test_where_removed_units_do_not_give_zeros_it_trains_the_masked_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.py").write_text(SIGMOID)
+    monkeypatch.chdir(tmp_path)
+    context = trial_context(canonical_model("net.py:net"), prune_options("unit"))
+    state = pruned(context)
+    masked = recover(context, state, "finetune(epochs=1)")
+    cut = recover(context, state, "finetune(epochs=1, on='cut')")
+    assert_equal_bits(cut.weights, masked.weights)
+    assert cut.train_flops == masked.train_flops
 
 
 def test_what_removed_is_zero_and_the_state_is_like_any_other() -> None:
