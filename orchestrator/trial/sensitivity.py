@@ -24,6 +24,7 @@ from orchestrator.keys import STAGE_VERSIONS
 from orchestrator.training.evaluation import Evaluation, evaluate
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.stages import choose_masks
+from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.unit_costs import group_macs
 from pruning.allocation import LossCurve
 from pruning.masking import Masks, alive_units, apply_masks, count_alive, full_masks, mask_units
@@ -146,15 +147,27 @@ def question_of(config: TrialConfig) -> Question:
 
 
 def find_sensitivity(context: TrialContext, store: SensitivityStore | None) -> Sensitivity:
-    """Return the stored answer to a trial's question, or measure and store it."""
+    """Return the stored answer to a trial's question, or measure and store it.
+
+    A stored one of other layers or sizes than the network has is measured anew.
+    """
     question = question_of(context.pruned_trial)
     stored = None if store is None else store.sensitivity(question)
-    if stored is not None:
+    if stored is not None and {group.name: group.size for group in stored.groups} == _sizes(context):
         return stored
     measured = _measure(_asking(context.pruned_trial), context.data, context.trained_dense())
     if store is not None:
         store.add_sensitivity(measured)
     return measured
+
+
+def _sizes(context: TrialContext) -> dict[str, int]:
+    """Return name -> number of units of every group of a trial, or of weights of every layer."""
+    if context.groups is not None:
+        return {group.name: group.size for group in context.groups}
+    net, protect = context.view_module(context.trained_dense()), context.pruned_trial.prune.protect
+    protected = layers_protected(context.architecture, protect)
+    return {name: mask.numel() for name, mask in full_masks(net, None, protect=protected).items()}
 
 
 def _asking(config: TrialConfig) -> TrialConfig:

@@ -119,6 +119,20 @@ def test_one_measurement_is_for_all_trials_of_a_question_and_is_read_as_it_was_w
     assert question_of(other).digest != first.question.digest
 
 
+@pytest.mark.parametrize("granularity", ["channel", "unit", "weight"])
+def test_a_stored_table_of_another_network_is_measured_anew(granularity: str) -> None:
+    store = Memory()
+    first = measured(trial(granularity), store)
+    fitting = replace(first, images=7)
+    store.answers = {first.question: fitting}
+    assert measured(trial(granularity), store) is fitting
+    row = first.groups[0]
+    for groups in (first.groups[1:], (replace(row, size=row.size + 1), *first.groups[1:])):
+        store.answers = {first.question: replace(first, groups=groups)}
+        assert measured(trial(granularity), store) == first
+        assert store.answers[first.question] == first
+
+
 def test_losses_near_that_of_guessing_say_nothing_and_the_first_part_always_counts() -> None:
     # Guessing among 10 classes costs ln 10 = 2.30; halfway from 0.30 that is 1.30.
     group = GroupSensitivity("a", 10, 9, (0, 1, 3, 5, 7), (0.3, 0.4, 1.2, 1.4, 2.2), (1.0,) * 5)
