@@ -309,7 +309,10 @@ def test_masks_of_torch_itself_are_refused_by_name() -> None:
     ("model", "shape"),
     [(model, (1, 8, 8)) for model in SMALL]
     + [("cnn", (3, 32, 32))]
-    + [pytest.param("densenet121", shape, marks=pytest.mark.slow) for shape in ((1, 8, 8), (3, 32, 32))],
+    + [
+        pytest.param("densenet121", (1, 8, 8), marks=pytest.mark.slow),
+        pytest.param("densenet121", (3, 32, 32), marks=[pytest.mark.slow, pytest.mark.long]),
+    ],
 )
 def test_the_cut_network_computes_what_the_masked_one_does(model: str, shape: tuple[int, int, int]) -> None:
     net, x = build(model, shape), images(4, *shape)

@@ -40,7 +40,7 @@ NETWORKS = [
     ("mlp(widths=[32, 16], bias=True)", SMALL),
     ("cnn(widths=[8, 16])", SMALL),
     ("cnn(widths=[8, 16, 4])", (3, 12, 10)),
-    pytest.param("densenet121", (3, 32, 32), marks=pytest.mark.slow),
+    pytest.param("densenet121", (3, 32, 32), marks=[pytest.mark.slow, pytest.mark.long]),
 ]
 Shape = tuple[int, int, int]
 
