@@ -50,8 +50,10 @@ def lines(rows: Sequence[Row]) -> Iterator[list[str]]:
             ]
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: dict[str, Any] | None) -> str:
     """Return the table of one network."""
+    if record is None:
+        return "Not measured yet."
     table_rows = [HEADER, ["---"] * len(HEADER), *lines(record["rows"])]
     return "\n".join("| " + " | ".join(line) + " |" for line in table_rows)
 
@@ -60,7 +62,7 @@ def main() -> None:
     records = json.loads(RESULTS.read_text(encoding="utf-8"))
     page = re.sub(
         r"<!-- table (\w+) -->.*?<!-- end -->",
-        lambda match: f"<!-- table {match[1]} -->\n\n{table(records[match[1]])}\n\n<!-- end -->",
+        lambda match: f"<!-- table {match[1]} -->\n\n{table(records.get(match[1]))}\n\n<!-- end -->",
         PAGE.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
