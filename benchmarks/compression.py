@@ -185,10 +185,10 @@ def compressed(bench_: Bench, trials: int) -> Iterator[Row]:
         assert answer is not None
         axes = {name: answer.row[name] for name in SEARCHED}
         amount = [{"macs": budget}]
-        chosen = bench_.sweep(f"chosen-{budget[:-1]}", amount=amount, **{n: [v] for n, v in axes.items()})
+        results = bench_.sweep(f"chosen-{budget[:-1]}", amount=amount, **{n: [v] for n, v in axes.items()})
         yield from rows_of(
             bench_,
-            chosen,
+            results,
             "compress",
             setting=", ".join(map(str, axes.values())),
             search_seconds=float((frame[SPENT] - frame[DENSE_SPENT]).sum()),

@@ -52,13 +52,13 @@ def find_sensitivities(
     where these cannot be measured, StoreError without such a sweep or run.
     """
     tracker = open_store(uri)
-    found: dict[str, NetworkSensitivity] = {}
+    measured: dict[str, NetworkSensitivity] = {}
     for row in _runs(tracker, names):
         config = _asked(row, choice, uri=uri)
         digest = question_of(config).digest
-        if digest not in found:
-            found[digest] = _find(tracker, config, on_progress)
-    return list(found.values())
+        if digest not in measured:
+            measured[digest] = _find(tracker, config, on_progress)
+    return list(measured.values())
 
 
 def _runs(tracker: Tracker, names: Sequence[str]) -> list[RunRecord]:

@@ -207,8 +207,8 @@ def chosen_images(split: Split) -> Split:
     if len(split) <= MAX_IMAGES:
         return split
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(split), generator=generator)[:MAX_IMAGES].sort().values
-    labels, index = split.labels[chosen.to(split.labels.device)], chosen.to(index_device(split.images))
+    numbers = torch.randperm(len(split), generator=generator)[:MAX_IMAGES].sort().values
+    labels, index = split.labels[numbers.to(split.labels.device)], numbers.to(index_device(split.images))
     if isinstance(split.images, ScaledImages):  # which stay bytes
         return Split(replace(split.images, rows=split.images.rows[index]), labels)
     return Split(read_images(split.images, index), labels)

@@ -53,8 +53,8 @@ class TrainedNetwork:
         if not self.entries or not tensors:
             return dict(tensors)
         # In this network's order, with what it alone has: the columns that a layer reads.
-        own, taken = self.net.state_dict(), take_entries(tensors, self.entries)
-        return {name: taken.get(name, own[name]) for name in own if name in taken or name not in self.entries}
+        own, narrowed = self.net.state_dict(), take_entries(tensors, self.entries)
+        return {n: narrowed.get(n, own[n]) for n in own if n in narrowed or n not in self.entries}
 
 
 def whole_network(context: TrialContext, state: NetworkState) -> TrainedNetwork:

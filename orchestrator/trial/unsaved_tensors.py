@@ -19,13 +19,13 @@ Build = Callable[[], nn.Module]
 def unsaved_tensors(net: nn.Module) -> dict[str, Tensor]:
     """Return the tensors that the state dict leaves out, by name: of buffers, of attributes, and in lists."""
     saved = set(map(id, net.state_dict(keep_vars=True).values()))
-    found = {
+    tensors = {
         f"{prefix}.{name}".lstrip("."): tensor
         for prefix, module in net.named_modules()
         for name, value in (*module._buffers.items(), *vars(module).items())
         for tensor in _tensors_in(value)
     }
-    return {name: tensor for name, tensor in found.items() if id(tensor) not in saved}
+    return {name: tensor for name, tensor in tensors.items() if id(tensor) not in saved}
 
 
 def _tensors_in(value: object) -> Iterator[Tensor]:
