@@ -36,20 +36,26 @@ GlobalStates = Mapping[str, Tensor]
 def stacking_key(training: Training) -> Hashable:
     """Return what trainings must share to be stacked; None for one that gains nothing, or cannot be."""
     hooks, numerics, device = training.hooks, training.numerics, training.split.images.device
-    acts_in_steps = hooks.regularizer or hooks.after_backward or hooks.optimizer_step
-    if acts_in_steps or hooks.loss is not cross_entropy or stacking_conflict(training.net):
-        return None
     images = min(training.batch_size, numerics.micro_batch)
-    if (
-        not uses_products_alone(training.net)
-        or _step_flops(training.net, images) > MOST_STEP_FLOPS[device.type]
-    ):
+    acts_in_steps = hooks.regularizer or hooks.after_backward or hooks.optimizer_step
+    if acts_in_steps or hooks.loss is not cross_entropy or stack_conflict(training.net, images, device.type):
         return None
     tensors = ((name, t.shape, t.dtype, t.stride()) for name, t in training.net.state_dict().items())
     records = 0 if training.resume_from is None else len(training.resume_from.records)
     sizes = (training.batch_size, len(training.split), training.split.images.shape[1:], records)
     shared = (training.phase.epochs, training.recipe, numerics, str(device))
     return (repr(training.net), *tensors, *sizes, *shared)
+
+
+def stack_conflict(net: nn.Module, images: int, device: str) -> str:
+    """Return why trainings of a network, `images` at a time, run one by one; empty where they need not."""
+    if reason := stacking_conflict(net):
+        return reason
+    if not uses_products_alone(net):
+        return "layers that are not linear run no faster in a stack"
+    if _step_flops(net, images) > MOST_STEP_FLOPS[device]:
+        return "its matrix products are most of a step"
+    return ""
 
 
 def _step_flops(net: nn.Module, images: int) -> int:

@@ -32,7 +32,7 @@ from orchestrator.tracking.delivery import shared_tracker
 from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.params import params
 from orchestrator.trial.run import run_dense, run_trial
-from orchestrator.trial.task import Task, WorkerSettings
+from orchestrator.trial.task import Task, WorkerSettings, dump_tasks, load_tasks
 
 MODEL = "mlp(widths=[16, 8])"
 DENSE = DenseConfig(MODEL, "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
@@ -115,7 +115,7 @@ def test_a_dense_run_keeps_its_files(place: Place) -> None:
     layers = json.loads(place.tracker.read_text(row, "layers.json"))
     assert [line[0] for line in layers["data"]] == ["hidden.0", "hidden.1", "output"]
     config = json.loads(place.tracker.read_text(row, "config.json"))
-    assert Task.from_text(point(DENSE).to_text()).config == dense_from_json(config)
+    assert load_tasks(dump_tasks([point(DENSE)]))[0].config == dense_from_json(config)
     operators = json.loads(place.tracker.read_text(row, "operators.json"))
     assert operators["macs"] == {"hidden.0": 64 * 16, "hidden.1": 16 * 8, "output": 8 * 10}
     assert operators["notes"] == []
@@ -248,7 +248,7 @@ def test_other_models_packages_are_refused(place: Place) -> None:
 def test_points_survive_being_text() -> None:
     protected = replace(trial_config(), prune=replace(trial_config().prune, protect=("output",)))
     for config in (DENSE, trial_config(), protected):
-        again = Task.from_text(point(config).to_text())
+        (again,) = load_tasks(dump_tasks([point(config)]))
         assert again == point(config)
         assert again.config.key() == again.key
 

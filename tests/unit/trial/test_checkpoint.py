@@ -24,10 +24,10 @@ from orchestrator.data import loading
 from orchestrator.errors import DivergedError
 from orchestrator.training import checkpoint_format
 from orchestrator.training.checkpoint_format import Checkpoint, pack, unpack
-from orchestrator.training.loop import EpochRecord
+from orchestrator.training.loop import EpochRecord, TrainingLoop
 from orchestrator.training.losses import Labels
 from orchestrator.training.optimizers import OPTIMIZERS
-from orchestrator.trial import checkpointing, during_training, stages
+from orchestrator.trial import checkpointing, during_training
 from orchestrator.trial.checkpointing import TrialCheckpointer, TrialProgress, load_progress
 from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound
@@ -710,7 +710,7 @@ class Narrow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
         self.most, self.tries = most, list[int]()
-        accumulate = stages.train.__globals__["TrainingLoop"]._accumulate
+        accumulate = TrainingLoop._accumulate
 
         def checked(loop: Any, part: Tensor, labels: Labels, batch: int) -> tuple[Tensor, Tensor]:
             self.tries.append(len(part))
