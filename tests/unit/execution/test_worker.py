@@ -19,7 +19,7 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
 from orchestrator.data import loading
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.execution.worker import StoredDenseNetworks, run_task
+from orchestrator.execution.worker import StoredDenseNetworks, run_task, run_tasks
 from orchestrator.planning.plan import Plan, PlannedTrial
 from orchestrator.planning.resume import remaining_tasks
 from orchestrator.space.space import load_space
@@ -319,3 +319,38 @@ def test_a_full_run_of_memory_is_tagged(place: Place, monkeypatch: pytest.Monkey
     row, _ = place.run(replace(DENSE, seed=10))
     assert row.tags["micro_batch_halved_to"] == "16"
     assert "micro_batch_halved_to" not in place.row(DENSE).tags
+
+
+def test_tasks_of_a_stack_are_recorded_each_as_by_itself(tmp_path: Path) -> None:
+    """Dense trainings of three seeds, one of which diverges, and then trials of the other two."""
+    found = Place(default_uri(tmp_path), "stacks")
+    wild = replace(DENSE, seed=1, train=replace(DENSE.train, optimizer="sgd", lr=1e30))
+    dense = [replace(config, train=replace(wild.train, lr=0.1)) for config in (DENSE, replace(DENSE, seed=2))]
+    ended = run_tasks([point(config) for config in (dense[0], wild, dense[1])], found.settings)
+    assert isinstance(ended[1], DivergedError)
+    assert found.row(wild).status == "FAILED"
+    assert found.row(wild).tags["reason"] == f"DivergedError: {ended[1]}"
+    for config, final in ((dense[0], ended[0]), (dense[1], ended[2])):
+        expected = timeless(
+            run_dense(config, loading.load_dataset("digits")).last.measurement.metrics("final")
+        )
+        assert isinstance(final, dict)
+        assert timeless(final) == expected
+        assert found.row(config).tags["stack"] == "2"
+    trials = [trial_config(recover="finetune(epochs=2)", dense=config) for config in dense]
+    together = run_tasks([point(config) for config in trials], found.settings)
+    alone = Place(default_uri(tmp_path / "alone"), "stacks")
+    for config, final in zip([*dense, *trials], [ended[0], ended[2], *together], strict=True):
+        row, by_itself = alone.run(config)
+        assert isinstance(final, dict)
+        assert timeless(final) == timeless(by_itself)
+        assert "stack" not in row.tags
+        ours, theirs = (place.load(place.row(config)).state() for place in (found, alone))
+        assert all(torch.equal(ours.weights[name], theirs.weights[name]) for name in theirs.weights)
+    # A worker that died after its work: what is stored is not run again.
+    again = run_tasks([point(config) for config in trials], found.settings)
+    for stored, final in zip(again, together, strict=True):
+        assert isinstance(stored, dict)
+        assert isinstance(final, dict)
+        assert {name: stored[name] for name in final} == final
+    assert len(list(found.tracker.search("tags.kind = 'trial'"))) == 2
