@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from orchestrator.analysis.best_points import FrontPoint
     from orchestrator.planning.changes import Changes
     from orchestrator.planning.estimate import Estimate
+    from orchestrator.planning.plan import Plan
     from orchestrator.planning.stacks import StackSummary
-from orchestrator.planning.plan import Plan
 
 
 @dataclass(frozen=True)
