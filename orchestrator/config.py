@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-from orchestrator.keys import ADDED_LATER, OTHER_AMOUNTS, non_default_recipe, stage_key
+from orchestrator.keys import ADDED_LATER, GPU_VERSION, OTHER_AMOUNTS, non_default_recipe, stage_key
 from pruning import own_code
 
 Device = Literal["cpu", "cuda"]
@@ -120,7 +120,10 @@ class DenseConfig:
 
     @cached_property
     def _cached_key(self) -> str:
-        return stage_key("dense", non_default_fields(self))
+        content = non_default_fields(self)
+        if self.numerics.device != "cpu":
+            content["gpu_version"] = GPU_VERSION
+        return stage_key("dense", content)
 
 
 @dataclass(frozen=True)
