@@ -53,6 +53,7 @@ def plan(
     trust_code: TrustOption = False,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
+    gpus_per_trial: GpusPerTrialOption = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would run: trials, shared trainings, what the store has, and an estimate."""
@@ -60,7 +61,13 @@ def plan(
     from orchestrator.execution.sweep import preview
 
     loaded = load(chosen_space(name, space), sets, source, trust_code=trust_code)
-    result = preview(loaded, device=resolve_device(device.value), precision=precision.value, uri=uri())
+    result = preview(
+        loaded,
+        device=resolve_device(device.value),
+        precision=precision.value,
+        gpus_per_trial=gpus_per_trial,
+        uri=uri(),
+    )
     print_result(result, as_json=as_json)
 
 
@@ -120,9 +127,7 @@ def _run(
     if source is None:
         from orchestrator.execution.finished_sweep import cached_summary, read_request
 
-        request = read_request(
-            space, sets, device=options.device, precision=options.precision, stop=options.stop
-        )
+        request = read_request(space, sets, options)
         if request is not None and (summary := cached_summary(request, uri=uri())) is not None:
             return summary
     from orchestrator.execution.sweep import run_sweep

@@ -209,7 +209,12 @@ def remake(bundle: Bundle, *, uri: str, signals: SignalHandler) -> Summary:
     options = SweepOptions(
         device, cast(Precision, about["precision"]), stop=cast("str | None", about["stop"])
     )
-    plan = make_plan(bundled_space(bundle), device=options.device, precision=options.precision)
+    plan = make_plan(
+        bundled_space(bundle),
+        device=options.device,
+        precision=options.precision,
+        gpu_bytes=options.gpu_bytes(),
+    )
     if plan.space.search.method != "grid":
         plan = _with_recorded_points(plan, bundle)
     return run_plan(plan, options, uri=uri, signals=signals)

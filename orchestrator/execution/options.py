@@ -9,7 +9,7 @@ from orchestrator.config import Device, Precision
 from orchestrator.data.files import chosen_data_dir, data_folder
 from orchestrator.errors import ClusterError, DeviceError
 from orchestrator.system import provenance
-from orchestrator.system.machine import cores, gpus
+from orchestrator.system.machine import cores, gpu_memory, gpus
 from orchestrator.system.signals import SignalHandler
 
 
@@ -117,9 +117,23 @@ def trials_per_gpu(share: float) -> int:
     return 10_000 // max(1, round(share * 10_000))
 
 
+def gpu_bytes(device: Device, gpus_per_trial: float, *, address: str | None = None) -> int | None:
+    """Return the memory of a GPU that a trial may use, in whole gibibytes; None on a CPU or where it is unknown.
+
+    The GPUs of a cluster's nodes are not known.
+    """
+    if device == "cpu" or address is not None or (memory := gpu_memory()) is None:
+        return None
+    return memory // trials_per_gpu(gpus_per_trial) >> 30 << 30
+
+
 @dataclass(frozen=True)
 class SweepOptions:
-    """How to run a sweep; none of it changes a result on one kind of device."""
+    """How to run a sweep.
+
+    On one kind of device none of it changes a result, save that of a GPU's memory, which `gpus_per_trial` is a
+    part of, micro-batches are planned.
+    """
 
     device: Device = "cpu"
     precision: Precision = "fp32"
@@ -138,6 +152,10 @@ class SweepOptions:
             resources = cluster_resources(self.device, self.address, gpus_per_trial=self.gpus_per_trial)
         most = self.max_concurrent or resources.concurrent
         return replace(resources, concurrent=min(most, resources.concurrent), retries=self.retries)
+
+    def gpu_bytes(self) -> int | None:
+        """Return the memory of a GPU that a trial may use; None on a CPU or where it is not known."""
+        return gpu_bytes(self.device, self.gpus_per_trial, address=self.address)
 
     def code(self) -> str:
         """Return what identifies the code to a worker: its path here, its digest on other nodes."""

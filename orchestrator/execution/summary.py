@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.analysis.best_points import FrontPoint
     from orchestrator.planning.changes import Changes
     from orchestrator.planning.estimate import Estimate
+    from orchestrator.planning.micro_batches import NormImages
     from orchestrator.planning.plan import Plan
 
 
@@ -33,6 +34,7 @@ class Preview:
     changes: Changes | None = None  # since the results in the store
     unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
     missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
+    small_norms: Sequence[NormImages] = ()  # trainings whose batch norms see less than a batch
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -65,6 +67,7 @@ class Preview:
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,
             "estimate_basis": self.estimate.basis,
+            "batch_norm": [asdict(item) for item in self.small_norms],
             "missing_data": dict(self.missing_data),
             "changed": list(self.changes.descriptions) if self.changes else [],
             "trials_changed": self.changes.trials if self.changes else 0,
@@ -83,6 +86,8 @@ class Preview:
             yield f"excluded         {item.count}: {item.reason}"
         for model, names in self.unpruned.items():
             yield f"not pruned       {own_code.shown(model)}: {', '.join(names)}"
+        for small in self.small_norms:
+            yield f"batch norm       {small}"
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {format_size(cost.disk_bytes)}"

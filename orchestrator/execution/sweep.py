@@ -11,13 +11,14 @@ from orchestrator.config import DenseConfig, Device, EarlyStopping, Precision
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.execution.options import SweepOptions, local_resources
+from orchestrator.execution.options import SweepOptions, gpu_bytes, local_resources
 from orchestrator.execution.progress import waiting
 from orchestrator.execution.summary import Preview
 from orchestrator.planning.changes import Changes, find_changes
 from orchestrator.planning.constraints import shape_of
 from orchestrator.planning.estimate import estimate
 from orchestrator.planning.fingerprints import missing_data
+from orchestrator.planning.micro_batches import find_norm_images
 from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
 from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
 from orchestrator.space.space import Space
@@ -75,9 +76,12 @@ def check_data(datasets: Iterable[str]) -> None:
         check_files(name)
 
 
-def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
+def preview(
+    space: Space, *, device: Device, precision: Precision, uri: str, gpus_per_trial: float = 1.0
+) -> Preview:
     """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing."""
-    plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
+    memory = gpu_bytes(device, gpus_per_trial)
+    plan, stop = make_plan(space, device=device, precision=precision, gpu_bytes=memory), stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
     if store_exists(uri):
@@ -91,9 +95,11 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = find_changes(plan, tracker, done=done)
-    cost = estimate(plan, finished=done, concurrency=local_resources(device).concurrent)
+    concurrency = local_resources(device, gpus_per_trial=gpus_per_trial).concurrent
+    cost = estimate(plan, finished=done, concurrency=concurrency)
     to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
-    return Preview(plan, cost, proposed, changed, _unpruned(plan), missing_data(to_run))
+    small_norms = find_norm_images(plan.dense)
+    return Preview(plan, cost, proposed, changed, _unpruned(plan), missing_data(to_run), small_norms)
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -117,7 +123,9 @@ def run_sweep(
     `signals` handles those of the command that runs the sweep; without one the sweep handles its own.
     DataError and StoreError come before any training.
     """
-    plan = make_plan(space, device=options.device, precision=options.precision)
+    plan = make_plan(
+        space, device=options.device, precision=options.precision, gpu_bytes=options.gpu_bytes()
+    )
     return run_plan(plan, options, uri=uri, signals=signals)
 
 
