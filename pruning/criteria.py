@@ -6,14 +6,14 @@ Criteria that need a gradient are in `gradient_criteria`, those by what a layer 
 `qr_criterion`, by distances in `fpgm_criterion`, by the steps of a training in `accumulation`.
 
 Traits: `data` (it looks at `ScoringContext.sample`), `on_device` (it scores in float64 on the device of the
-network), `passes` (the hyper-parameter that says how often it scores anew within one round), `one_draw` (a unit
-has the score of its first weight), `groups` (it scores whole units alone), `norms` (it reads batch norms),
-`accumulates` (what every training step adds to `ScoringContext.accumulated`), `absolute` (its scores are the
-absolute weights), `same_scores` (the criterion whose scores it returns), `orders_like` (granularity -> the
-criterion that orders alike there, whatever the network: the same are pruned, and a plan runs one of the two),
-`orders_like_in_layer` (the same where weights compete within a layer alone), `of_linear` (the criterion whose
-scores it returns in a network that is one Linear layer), `of_architecture` (whether it can score a network shows
-with any weights and images).
+network, by what `net`, `masks` and `sample` hold alone), `passes` (the hyper-parameter that says how often it
+scores anew within one round), `one_draw` (a unit has the score of its first weight), `groups` (it scores
+whole units alone), `norms` (it reads batch norms), `accumulates` (what every training step adds to
+`ScoringContext.accumulated`), `absolute` (its scores are the absolute weights), `same_scores` (the criterion
+whose scores it returns), `orders_like` (granularity -> the criterion that orders alike there, whatever the
+network: the same are pruned, and a plan runs one of the two), `orders_like_in_layer` (the same where weights
+compete within a layer alone), `of_linear` (the criterion whose scores it returns in a network that is one
+Linear layer), `of_architecture` (whether it can score a network shows with any weights and images).
 """
 
 from __future__ import annotations

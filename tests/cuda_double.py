@@ -1,10 +1,10 @@
 """A stand-in for a CUDA device on machines without one: tensors that say they are on it, and no faster.
 
-Within `CudaDouble()` the device `cuda` exists. Its tensors lie in the memory of the CPU, and are told from others
-by their storage. What a GPU refuses is refused: to compute with tensors of two devices, and to give its memory
-to NumPy. What makes the host wait for a GPU is counted in `waits`, as `torch.cuda.set_sync_debug_mode` does:
-`item()`, `tolist()`, `cpu()`, `nonzero()`, indices that are boolean or come from the host, and copies between
-devices that are not both from pinned memory and non-blocking. Kernels and their bits are those of the CPU.
+Within `cuda_double()` the device `cuda` exists. Its tensors lie in the memory of the CPU, and are told from
+others by their storage. What a GPU refuses is refused: to compute with tensors of two devices, to give its
+memory to NumPy. What makes the host wait for a GPU is counted in `waits`, as `torch.cuda.set_sync_debug_mode`
+does: `item()`, `tolist()`, `cpu()`, `nonzero()`, indices that are boolean or come from the host, and copies
+between devices that are not both from pinned memory and non-blocking. Bits are those of the CPU.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def trials_per_gpu(share: float) -> int:
 
 
 def gpu_bytes(device: Device, gpus_per_trial: float, *, address: str | None = None) -> int | None:
-    """Return the memory of a GPU that a trial may use, in whole gibibytes; None on a CPU or where it is unknown.
+    """Return the memory of a GPU that a trial may use, in whole gibibytes; None where it is not known.
 
     The GPUs of a cluster's nodes are not known.
     """
@@ -131,8 +131,8 @@ def gpu_bytes(device: Device, gpus_per_trial: float, *, address: str | None = No
 class SweepOptions:
     """How to run a sweep.
 
-    On one kind of device none of it changes a result, save that of a GPU's memory, which `gpus_per_trial` is a
-    part of, micro-batches are planned.
+    On one kind of device none of it changes a result, with one exception: micro-batches are planned by the
+    part of a GPU's memory that `gpus_per_trial` leaves a trial.
     """
 
     device: Device = "cpu"

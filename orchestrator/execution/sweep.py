@@ -123,9 +123,7 @@ def run_sweep(
     `signals` handles those of the command that runs the sweep; without one the sweep handles its own.
     DataError and StoreError come before any training.
     """
-    plan = make_plan(
-        space, device=options.device, precision=options.precision, gpu_bytes=options.gpu_bytes()
-    )
+    plan = make_plan(space, device=options.device, precision=options.precision, gpu_bytes=options.gpu_bytes())
     return run_plan(plan, options, uri=uri, signals=signals)
 
 

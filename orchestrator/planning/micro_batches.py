@@ -1,4 +1,4 @@
-"""How many images go through a network at once: a fixed number on a CPU, and on a GPU what its memory holds."""
+"""How many images go through a network at once: a fixed number on a CPU, on a GPU what its memory holds."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ IMAGES = 2  # of the pass that is counted: batch norm cannot be trained on one
 # Of a process on a GPU before any tensor: the CUDA context, and what cuBLAS and cuDNN allocate for their own.
 CONTEXT_BYTES = 1536 << 20
 COPIES = 4  # of the parameters: themselves, gradients, and two averages of Adam
-# What is counted are tensors that wait for the backward pass. Gradients of the largest, cuDNN's workspaces and
-# what the allocator cannot join come on top.
+# What is counted are tensors that wait for the backward pass. Gradients of the largest, cuDNN's workspaces
+# and what the allocator cannot join come on top.
 HEADROOM = 1.6
 
 
@@ -62,7 +62,7 @@ def training_bytes(model: str, input_shape: Shape, num_classes: int) -> tuple[in
 
 
 def _kept_bytes(net: nn.Module, images: Tensor) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, parameters aside; each tensor once."""
+    """Return the bytes that a forward pass keeps for the backward pass, each once; parameters aside."""
     own = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -87,7 +87,7 @@ def has_batch_norm(model: str, dataset: str) -> bool:
 
 
 def norm_images(config: DenseConfig) -> int | None:
-    """Return over how many images batch norms take their statistics, at most, where that is less than a batch."""
+    """Return over how many images, at most, batch norms take their statistics; None for whole batches."""
     count = ceil(config.batch_size / config.numerics.micro_batch)
     if count == 1 or not has_batch_norm(config.model, config.dataset):
         return None

@@ -46,8 +46,8 @@ class Plan:
 
     `dense` are the trainings that they share, each once, in the order in which they are needed. `points` are
     those of a search, in order, each with a trial for every seed; a grid has none, and the plan of tpe grows
-    while results come in. `exhausted`: the space has no other point. `gpu_bytes` is what a trial has of a GPU's
-    memory, None where that is not known: it decides the micro-batches.
+    while results come in. `exhausted`: the space has no other point. `gpu_bytes` is what a trial has of a
+    GPU's memory, None where that is not known: it decides the micro-batches.
     """
 
     space: Space

@@ -102,7 +102,12 @@ def _frozen_trial(space: Space, point: ObservedPoint) -> optuna.trial.FrozenTria
 
 
 def _draw(
-    space: Space, expand_lists: Callable[[Lists], Expansion], study: optuna.Study, *, number: int, attempt: int
+    space: Space,
+    expand_lists: Callable[[Lists], Expansion],
+    study: optuna.Study,
+    *,
+    number: int,
+    attempt: int,
 ) -> tuple[Params, Expansion]:
     seed_text = f"{space.search.seed} {number} {attempt}"
     study.sampler = _make_sampler(space, seed_text, use_model=attempt < MODEL_DRAWS)

@@ -25,7 +25,7 @@ from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.allocation import allocation_of
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops, train_flops_effective
-from orchestrator.trial.scoring import score_on, scoring_device
+from orchestrator.trial.scoring import score_on, scored_once, scoring_device
 from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.target_masks import masks_at_target
 from orchestrator.trial.trained_network import TrainedNetwork, cut_network, whole_network
@@ -192,11 +192,13 @@ def choose_masks(
     protected = (*layers_protected(context.architecture, options.protect), *protect)
     allocation = allocation_of(context)
 
+    criterion = scored_once(options.criterion, facts=(context.architecture, round_seed))
+
     def masks_at(net: nn.Module, amount: Amount, round: int) -> Masks:
         return prune(
             net,
             amount=amount,
-            criterion=options.criterion,
+            criterion=criterion,
             granularity=options.granularity,
             scope=options.scope if allocation is None else "global",
             schedule=options.schedule,

@@ -1,4 +1,4 @@
-"""Micro-batches: fixed on a CPU, by the memory on a GPU, and named where batch norm sees less than a batch."""
+"""Micro-batches: fixed on a CPU, by the memory on a GPU, and named where norms see less for it."""
 
 from __future__ import annotations
 

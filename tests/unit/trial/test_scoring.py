@@ -1,9 +1,10 @@
-"""Where criteria score: gradient criteria on a GPU, all others on the CPU, and all where its memory runs out."""
+"""Where criteria score, on a GPU or the CPU, and how often."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
-from orchestrator.trial import stages
+from orchestrator.trial import scoring, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
-from orchestrator.trial.scoring import score_on, scoring_device
+from orchestrator.trial.scoring import LastScores, score_on, scored_once, scoring_device
 from pruning import gradient_criteria, wanda_criterion
 from pruning.criteria import criteria
 from tests.cuda_double import DEVICE, CudaDouble, cuda_double
@@ -116,3 +117,54 @@ def test_the_network_itself_is_read_where_nothing_runs_it() -> None:
     net = nn.Linear(2, 2)
     assert score_on(CPU, net, runs_it=False, prune=lambda scored: scored) is net
     assert score_on(CPU, net, runs_it=True, prune=lambda scored: scored) is not net
+
+
+@pytest.fixture(autouse=True)
+def nothing_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_last_scores", LastScores())
+
+
+def prune_by(changes: Mapping[str, Any], *, seed: int = 0) -> Mapping[str, Tensor]:
+    """Prune the initial network of a seed."""
+    prune = replace(Prune("snip", "weight", "global", "one_shot", 0.5), **changes)
+    config = TrialConfig(replace(DENSE, seed=seed), prune, "none", "x")
+    on = make_context(config, loading.load_dataset("digits", samples_per_class=20))
+    return stages.prune_round(on, stages.initial(on), round=1).masks
+
+
+def test_trials_that_differ_in_amounts_alone_share_their_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [{"amount": 0.5}, {"amount": 0.9}, {"granularity": "channel"}, {"limits": (("macs", 1200),)}]
+    with cuda_double() as double:
+        noted = noted_devices(monkeypatch, double)
+        shared = [prune_by(change) for change in changes]
+        assert len(noted) == 1
+        monkeypatch.setattr(stages, "scored_once", lambda criterion, facts: criteria.get(criterion))
+        alone = [prune_by(change) for change in changes]
+        assert len(noted) > 1 + len(changes)  # a limit is met by trying amounts
+    for masks, expected in zip(shared, alone, strict=True):
+        assert masks.keys() == expected.keys()
+        assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())
+
+
+def test_scores_of_another_network_sample_or_criterion_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cuda_double() as double:
+        noted = noted_devices(monkeypatch, double)
+        prune_by({})
+        prune_by({}, seed=1)
+        prune_by({"criterion": "taylor"}, seed=1)
+        prune_by({"criterion": "grasp"}, seed=1)
+        prune_by({"criterion": "grasp(temperature=100.0)"}, seed=1)
+        assert len(noted) == 5
+        # Under the masks of a round before: the next round scores what is alive.
+        prune_by({"schedule": "iterative(rounds=2)"}, seed=2)
+        on = context("snip", "cpu")
+        first = stages.prune_round(on, stages.initial(on), round=1)
+        stages.prune_round(on, first, round=1)
+        assert len(noted) == 8
+
+
+def test_what_scores_anew_in_every_pass_still_does() -> None:
+    text = "synflow(rounds=3)"
+    assert scored_once(text, facts=()).function is criteria.get(text).function
+    assert scored_once("magnitude", facts=()).function is criteria.get("magnitude").function
+    assert str(scored_once("grasp(temperature=100.0)", facts=())) == "grasp(temperature=100.0)"
