@@ -31,9 +31,13 @@ INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 
 
 class CudaDouble:
-    """The device's memory, and how often the host has waited for it, by operator."""
+    """The device's memory, and how often the host has waited for it, by operator.
+
+    A copy to the device of more than `largest` bytes is refused, as where its memory is full.
+    """
 
     def __init__(self) -> None:
+        self.largest: int | None = None
         self.waits: Counter[str] = Counter()
         # By address, which no other storage has while there is a weak reference to this one.
         self._on_device: dict[int, StorageWeakRef] = {}
@@ -211,6 +215,8 @@ class _Calls(TorchFunctionMode):
         moved = tensor.to(dtype or tensor.dtype, copy=copy or to_device != is_there, **options)
         if to_device == is_there:
             return moved
+        if to_device and self.double.largest is not None and moved.nbytes > self.double.largest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         if not (non_blocking and self.double.is_pinned(tensor)):
             self.double.waits["copy_"] += 1
         return self.double.put(moved) if to_device else self.double.take(moved)

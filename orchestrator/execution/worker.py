@@ -20,7 +20,7 @@ from orchestrator.storage import model_files
 from orchestrator.storage.outbox import DataInput, Outbox
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic
-from orchestrator.system.memory import disable_malloc_trim, peak_memory
+from orchestrator.system.memory import disable_malloc_trim, limit_gpu_memory, peak_memory
 from orchestrator.system.provenance import card, check_code
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
@@ -64,6 +64,8 @@ def run_task(
     check_plugin_code(task.config)
     torch.set_num_threads(task.dense.numerics.threads)
     disable_malloc_trim()
+    if task.dense.numerics.device == "cuda":
+        limit_gpu_memory(settings.gpu_share)
     outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
     execution = _TaskExecution(
         task,

@@ -72,6 +72,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
+CONTEXT_BYTES = 640 << 20  # of a GPU's memory that a process has before any tensor, which torch does not count
+
+
+def limit_gpu_memory(share: float) -> None:
+    """Let this process allocate its share of its GPU's memory and no more: other trials have the rest."""
+    if share >= 1:
+        return
+    import torch
+
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    torch.cuda.set_per_process_memory_fraction(max(share / 2, share - CONTEXT_BYTES / total))
+
+
 PROCESS = Path("/proc/self")
 RESET_PEAK = "5"  # to clear_refs: the peak resident set is the present one (proc(5), Linux 4.0)
 

@@ -132,15 +132,14 @@ def _unpruned_tag(task: Task, result: TrialResult) -> dict[str, str]:
 
 def _outcome_tags(dense: DenseConfig, result: TrialResult, phase_names: Sequence[str]) -> dict[str, str]:
     """Return tags on the notes, the last phase, the class that lost most and a halved micro-batch."""
-    planned = min(dense.numerics.micro_batch, dense.batch_size)
-    used = min(result.last.state.micro_batch, dense.batch_size)
+    used = result.last.state.micro_batch
     tags = {"notes": notes} if (notes := _notes(result)) else {}
     tags |= {"notes_at_end": "; ".join(result.rounds[-1].notes)[:NOTES_LENGTH]} if result.rounds else {}
     tags |= {"phase": phase_names[-1]} if phase_names else {}
     worst_class = worst(_classes(result))
     tags |= {"worst_class_drop": worst_class.label} if worst_class.drop > 0 else {}
     tags |= _norm_tag(result.last.net, batch=dense.batch_size, micro_batch=used)
-    return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})
+    return tags | ({"micro_batch_halved_to": str(used)} if used < dense.numerics.micro_batch else {})
 
 
 def _norm_tag(net: nn.Module, *, batch: int, micro_batch: int) -> dict[str, str]:

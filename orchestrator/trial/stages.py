@@ -20,6 +20,7 @@ from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import global_states
 from orchestrator.system.memory import is_out_of_memory
 from orchestrator.training.checkpoint_format import snapshot
+from orchestrator.training.evaluation import ONE_IMAGE
 from orchestrator.training.loop import TrainerState, TrainingCheckpointer, TrainingHooks, train
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.allocation import allocation_of
@@ -31,6 +32,7 @@ from orchestrator.trial.target_masks import masks_at_target
 from orchestrator.trial.trained_network import TrainedNetwork, cut_network, whole_network
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.amounts import Amount
+from pruning.checks import one_line
 from pruning.criteria import criteria
 from pruning.masking import Masks, mask_weights, shuffle_masks
 from pruning.prune import Sample, prune
@@ -89,7 +91,7 @@ def train_more(
         if not is_out_of_memory(error):
             raise
         if state.micro_batch <= 1:
-            raise CollapsedError("memory runs out even with one image at a time") from error
+            raise CollapsedError(f"{ONE_IMAGE}: {one_line(error)}") from error
     # Only here, after the except block: until its end the error holds the tensors of what did not fit.
     smaller = max(1, min(state.micro_batch, context.config.batch_size) // 2)
     state = replace(state, micro_batch=smaller)
