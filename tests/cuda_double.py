@@ -12,17 +12,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
+GROUPING = "_group_tensors_by_device_and_dtype"
 DEVICE = torch.device("cuda", 0)
 # Operators whose result the host reads, or whose output's shape it has to know.
 READ_BY_THE_HOST = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.unique_dim}
@@ -80,9 +83,19 @@ def cuda_double() -> Iterator[CudaDouble]:
     with ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(patch.object(torch.cuda, name, value))
+        stack.enter_context(patch.object(clip_grad, GROUPING, partial(_by_device, double)))
         stack.enter_context(_Kernels(double))
         stack.enter_context(_Calls(double))
         yield double
+
+
+def _by_device(double: CudaDouble, tensors: Any, **options: Any) -> Any:
+    """Group tensors as torch does, which looks for their device past all that Python says."""
+    groups = torch.utils._foreach_utils._group_tensors_by_device_and_dtype(tensors, **options)
+    return {
+        (DEVICE if double.has(values[0][0]) else device, dtype): (values, indices)
+        for (device, dtype), (values, indices) in groups.items()
+    }
 
 
 def _address(tensor: Tensor) -> int:

@@ -72,7 +72,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
-CONTEXT_BYTES = 640 << 20  # of a GPU's memory that a process has before any tensor, which torch does not count
+CONTEXT_BYTES = (
+    640 << 20
+)  # of a GPU's memory that a process has before any tensor, which torch does not count
 
 
 def limit_gpu_memory(share: float) -> None:
