@@ -53,7 +53,7 @@ class LassoGroups:
     """The lasso groups of a network, numbered through; `sizes`, int64 [G], counts the weights of each.
 
     The lines of all slices, one value for each position along `dim`, lie behind each other in one vector: a
-    step takes two operations a slice, and a dozen for all.
+    step takes two operations a slice, and some twenty for all.
     """
 
     sizes: Tensor
@@ -212,7 +212,7 @@ def _scales(lasso: LassoGroups, group_scale: str) -> Tensor:
 def _trainable(
     weights: Mapping[str, nn.Parameter], lasso: LassoGroups, values: Tensor, *, elsewhere: float
 ) -> Iterator[tuple[Tensor, nn.Parameter]]:
-    """Yield every slice's line of its groups' values, in a shape that multiplies the weight, and the weight."""
+    """Yield the values of each slice in a shape that multiplies its weight, and the weight."""
     lines = values.new_full((sum(lasso.lengths),), elsewhere)
     lines[lasso.positions] = values[lasso.roots]
     for piece, line in zip(lasso.slices, lines.split(lasso.lengths), strict=True):

@@ -382,7 +382,7 @@ VIEWS = {aten.view.default, aten.detach.default, aten.split_with_sizes.default, 
 
 
 @pytest.mark.parametrize("mode", ["proximal", "subgradient"])
-def test_a_step_takes_two_operations_a_slice_and_a_dozen_for_all(mode: str) -> None:
+def test_a_step_takes_two_operations_a_slice_and_twenty_for_all(mode: str) -> None:
     counts = []
     for depth in (2, 10):
         net = nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(6, 6), nn.ReLU())))
@@ -397,4 +397,4 @@ def test_a_step_takes_two_operations_a_slice_and_a_dozen_for_all(mode: str) -> N
         counts.append((counted.count, len(regularizer.lasso.slices)))
     (few, short), (many, long) = counts
     assert (many - few) / (long - short) == 2
-    assert few - 2 * short <= 16
+    assert few - 2 * short <= 20
