@@ -165,6 +165,14 @@ SpreadOption = Annotated[
 GpusPerTrialOption = Annotated[
     float, typer.Option(min=0.01, max=1.0, help="0.25 puts four trials on one GPU.")
 ]
+CalibrateOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Step times of a GPU, as `make gpu-check` wrote them, for the estimate.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 MaxConcurrentOption = Annotated[int | None, typer.Option(min=1, help="Trials at once; default: what fits.")]
 AddressOption = Annotated[
     str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to join instead of an own one.")

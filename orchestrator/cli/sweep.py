@@ -10,6 +10,7 @@ import typer
 from orchestrator.cli import completion
 from orchestrator.cli.options import (
     AddressOption,
+    CalibrateOption,
     DeviceChoice,
     DeviceOption,
     FromOption,
@@ -54,18 +55,22 @@ def plan(
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
+    calibrate: CalibrateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would run: trials, shared trainings, what the store has, and an estimate."""
     from orchestrator.execution.options import resolve_device
     from orchestrator.execution.sweep import preview
+    from orchestrator.planning.step_times import NO_CALIBRATION, load_calibration
 
+    calibration = NO_CALIBRATION if calibrate is None else load_calibration(calibrate)
     loaded = load(chosen_space(name, space), sets, source, trust_code=trust_code)
     result = preview(
         loaded,
         device=resolve_device(device.value),
         precision=precision.value,
         gpus_per_trial=gpus_per_trial,
+        calibration=calibration,
         uri=uri(),
     )
     print_result(result, as_json=as_json)

@@ -21,6 +21,7 @@ from orchestrator.planning.fingerprints import missing_data
 from orchestrator.planning.micro_batches import find_norm_images
 from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
 from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
+from orchestrator.planning.step_times import NO_CALIBRATION, Calibration
 from orchestrator.space.space import Space
 from orchestrator.space.stopping_rules import pruners
 from orchestrator.space.values import canonical_method
@@ -77,7 +78,13 @@ def check_data(datasets: Iterable[str]) -> None:
 
 
 def preview(
-    space: Space, *, device: Device, precision: Precision, uri: str, gpus_per_trial: float = 1.0
+    space: Space,
+    *,
+    device: Device,
+    precision: Precision,
+    uri: str,
+    gpus_per_trial: float = 1.0,
+    calibration: Calibration = NO_CALIBRATION,
 ) -> Preview:
     """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing."""
     memory = gpu_bytes(device, gpus_per_trial)
@@ -96,7 +103,7 @@ def preview(
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = find_changes(plan, tracker, done=done)
     concurrency = local_resources(device, gpus_per_trial=gpus_per_trial).concurrent
-    cost = estimate(plan, finished=done, concurrency=concurrency)
+    cost = estimate(plan, finished=done, concurrency=concurrency, calibration=calibration)
     to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
     small_norms = find_norm_images(plan.dense)
     return Preview(plan, cost, proposed, changed, _unpruned(plan), missing_data(to_run), small_norms)
