@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_check                       # eight minutes at most; `make gpu-check`
     python -m benchmarks.gpu_check --device cpu --small  # through all of it in seconds, without a GPU
 
-It needs neither Ray nor MLflow. The table is printed, and the JSON is what `orchestrate plan --calibrate` reads.
+It needs neither Ray nor MLflow. The table is printed; the JSON is what `orchestrate plan --calibrate` reads.
 Exit code 4 without a GPU, 5 where a check is not passed.
 """
 
@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -128,14 +129,8 @@ def measure_scoring(device: str, *, small: bool, clock: Clock) -> Iterator[Row]:
         if not clock.is_over():
             for _ in range(2):  # the first time libraries choose their kernels
                 started = perf_counter()
-                score_on(
-                    torch.device(device),
-                    net,
-                    runs_it=True,
-                    prune=lambda there: pruning.prune(
-                        there, amount=0.5, criterion=criterion, sample=sample  # noqa: B023
-                    ),
-                )
+                score = partial(pruning.prune, amount=0.5, criterion=criterion, sample=sample)
+                score_on(torch.device(device), net, runs_it=True, prune=score)
                 row["seconds"] = perf_counter() - started
         yield row
 
@@ -188,17 +183,19 @@ def _latency_table(result: Row | None) -> str:
     else:
         records = [{"model": model, "batch": batch} for model, _ in CUT_NETWORKS for batch in (1, 256)]
     names = ("dense_ms", "masked_ms", "cut_ms", "speedup")
-    rows = [
-        [row["model"], str(row["batch"]), *(_number(row.get(name)) for name in names)] for row in records
-    ]
-    return _markdown(["latency, ms", "batch", "dense", "masked", "half of the channels cut out", "speedup"], rows)
+    rows = [[row["model"], str(row["batch"]), *(_number(row.get(name)) for name in names)] for row in records]
+    return _markdown(
+        ["latency, ms", "batch", "dense", "masked", "half of the channels cut out", "speedup"], rows
+    )
 
 
 def _scoring_table(result: Row | None) -> str:
     records: Sequence[Row] = (
         result["scoring"]
         if result
-        else [{"criterion": name, "model": CUT_NETWORKS[-1][0], "images": SCORED} for name in ("snip", "grasp")]
+        else [
+            {"criterion": name, "model": CUT_NETWORKS[-1][0], "images": SCORED} for name in ("snip", "grasp")
+        ]
     )
     rows = [
         [row["criterion"], row["model"], str(row["images"]), _number(row.get("seconds"), " s")]
@@ -217,7 +214,9 @@ def write_page(result: Row | None, page: Path = PAGE) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_check", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="small networks, in seconds")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="that it may take")
@@ -225,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="write the table into docs/machines.md, too")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        sys.stderr.write("gpu-check: torch sees no CUDA device here; --device cpu --small runs it without one\n")
+        sys.stderr.write(
+            "gpu-check: torch sees no CUDA device here; --device cpu --small runs it without one\n"
+        )
         return 4
     result = run(options.device, small=options.small, clock=Clock(options.seconds, perf_counter()))
     options.out.parent.mkdir(parents=True, exist_ok=True)

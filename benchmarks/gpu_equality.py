@@ -78,7 +78,7 @@ def _losses(result: TrialResult) -> list[float]:
 
 def check_equality(device: str, *, small: bool) -> Iterator[Row]:
     """Yield how far trials on the device are from those on the CPU, and from themselves."""
-    data = make_images(320 if small else 1280)
+    data = make_images(160 if small else 1280)
     for model in NETWORKS[:1] if small else NETWORKS:
         for pruning in PRUNINGS[:2] if small else PRUNINGS:
             name = f"{model}, {pruning[0]} {pruning[1]}"

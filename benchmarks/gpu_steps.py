@@ -155,7 +155,7 @@ def make_step(net: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, 
 def graph_of(
     net: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
 ) -> torch.cuda.CUDAGraph:
-    """Return a step on a batch as one CUDA graph, after some steps that let libraries choose their kernels."""
+    """Return a step as one CUDA graph, after some steps in which libraries choose their kernels."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
