@@ -58,7 +58,8 @@ class AugmentationContext:
         if drawn[0].device.type == device.type:
             return drawn
         together = to_device(torch.cat(drawn, dim=1), device)
-        return together.split([tensor.shape[1] for tensor in drawn], dim=1)
+        parts: tuple[Tensor, ...] = together.split([tensor.shape[1] for tensor in drawn], dim=1)
+        return parts
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return float32 images of a batch of bytes; a batch of floats is as it was."""

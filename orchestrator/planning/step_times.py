@@ -22,6 +22,7 @@ import models
 from orchestrator.config import Numerics, Train
 from orchestrator.errors import DeviceError, UsageError
 from orchestrator.planning.constraints import Shape
+from orchestrator.system.console import print_line
 from orchestrator.system.determinism import seeded, torch_threads
 from orchestrator.system.files import read_regular
 from orchestrator.system.machine import gpus
@@ -84,7 +85,8 @@ def load_calibration(path: Path) -> Calibration:
         samples: dict[Key, dict[int, float]] = {}
         for row in content["steps"]:
             if row["variant"] in ("plain", "bf16") and row["step_ms"] is not None:
-                key = (str(row["model"]), tuple(map(int, row["input_shape"])), str(row["precision"]))
+                channels, height, width = map(int, row["input_shape"])
+                key = (str(row["model"]), (channels, height, width), str(row["precision"]))
                 samples.setdefault(key, {})[int(row["batch"])] = float(row["step_ms"]) / 1e3
         times = {key: fit_step_times(seconds) for key, seconds in samples.items()}
         return Calibration(str(content["device"]), times)
@@ -215,4 +217,4 @@ def mask_bytes(net: nn.Module) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(_answer(json.load(sys.stdin), device="cuda") + "\n")
+    print_line(_answer(json.load(sys.stdin), device="cuda"))
