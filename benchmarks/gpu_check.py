@@ -76,6 +76,9 @@ def run(device: str, *, small: bool, clock: Clock) -> Row:
         "kind": KIND,
         "version": VERSION,
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "gpu_bytes": torch.cuda.get_device_properties().total_memory >> 30 << 30
+        if device == "cuda"
+        else None,
         "torch": torch.__version__,
         "seconds": round(perf_counter() - clock.started, 1),
         "checks": checks,

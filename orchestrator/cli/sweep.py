@@ -64,10 +64,12 @@ def plan(
     from orchestrator.planning.step_times import NO_CALIBRATION, load_calibration
 
     calibration = NO_CALIBRATION if calibrate is None else load_calibration(calibrate)
+    # A plan for another machine's GPU needs none here.
+    is_elsewhere = calibrate is not None and device is DeviceChoice.cuda
     loaded = load(chosen_space(name, space), sets, source, trust_code=trust_code)
     result = preview(
         loaded,
-        device=resolve_device(device.value),
+        device="cuda" if is_elsewhere else resolve_device(device.value),
         precision=precision.value,
         gpus_per_trial=gpus_per_trial,
         calibration=calibration,

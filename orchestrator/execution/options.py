@@ -122,9 +122,13 @@ def gpu_bytes(device: Device, gpus_per_trial: float, *, address: str | None = No
 
     The GPUs of a cluster's nodes are not known.
     """
-    if device == "cpu" or address is not None or (memory := gpu_memory()) is None:
-        return None
-    return memory // trials_per_gpu(gpus_per_trial) >> 30 << 30
+    memory = None if device == "cpu" or address is not None else gpu_memory()
+    return None if memory is None else share_of_memory(memory, gpus_per_trial)
+
+
+def share_of_memory(gpu_bytes: int, gpus_per_trial: float) -> int:
+    """Return what a trial has of a GPU's memory, in whole gibibytes."""
+    return gpu_bytes // trials_per_gpu(gpus_per_trial) >> 30 << 30
 
 
 @dataclass(frozen=True)

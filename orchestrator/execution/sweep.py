@@ -11,7 +11,13 @@ from orchestrator.config import DenseConfig, Device, EarlyStopping, Precision
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.execution.options import SweepOptions, gpu_bytes, local_resources
+from orchestrator.execution.options import (
+    SweepOptions,
+    gpu_bytes,
+    local_resources,
+    share_of_memory,
+    trials_per_gpu,
+)
 from orchestrator.execution.progress import waiting
 from orchestrator.execution.summary import Preview
 from orchestrator.planning.changes import Changes, find_changes
@@ -26,6 +32,7 @@ from orchestrator.space.space import Space
 from orchestrator.space.stopping_rules import pruners
 from orchestrator.space.values import canonical_method
 from orchestrator.storage.uri import store_exists
+from orchestrator.system.machine import gpus
 from orchestrator.system.signals import SignalHandler
 from orchestrator.trial.structure import unpruned_of
 
@@ -86,8 +93,13 @@ def preview(
     gpus_per_trial: float = 1.0,
     calibration: Calibration = NO_CALIBRATION,
 ) -> Preview:
-    """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing."""
-    memory = gpu_bytes(device, gpus_per_trial)
+    """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing.
+
+    On a machine without a GPU a calibration stands for one.
+    """
+    memory, concurrency = gpu_bytes(device, gpus_per_trial), _concurrency(device, gpus_per_trial)
+    if device == "cuda" and not gpus() and calibration.gpu_bytes is not None:
+        memory = share_of_memory(calibration.gpu_bytes, gpus_per_trial)
     plan, stop = make_plan(space, device=device, precision=precision, gpu_bytes=memory), stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
@@ -102,11 +114,17 @@ def preview(
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = find_changes(plan, tracker, done=done)
-    concurrency = local_resources(device, gpus_per_trial=gpus_per_trial).concurrent
     cost = estimate(plan, finished=done, concurrency=concurrency, calibration=calibration)
     to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
     small_norms = find_norm_images(plan.dense)
     return Preview(plan, cost, proposed, changed, _unpruned(plan), missing_data(to_run), small_norms)
+
+
+def _concurrency(device: Device, gpus_per_trial: float) -> int:
+    """Return how many trials run at once on this machine, or on one GPU where it has none."""
+    if device == "cuda" and not gpus():
+        return trials_per_gpu(gpus_per_trial)
+    return local_resources(device, gpus_per_trial=gpus_per_trial).concurrent
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:

@@ -63,9 +63,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Step times that were measured on a device: `device` is its name."""
+    """Step times of a device: `device` is its name, `gpu_bytes` its memory if it is a GPU."""
 
     device: str = ""
+    gpu_bytes: int | None = None
     times: Mapping[Key, StepTimes] = field(default_factory=dict)
 
     def find(self, model: str, input_shape: Shape, numerics: Numerics) -> StepTimes | None:
@@ -89,7 +90,8 @@ def load_calibration(path: Path) -> Calibration:
                 key = (str(row["model"]), (channels, height, width), str(row["precision"]))
                 samples.setdefault(key, {})[int(row["batch"])] = float(row["step_ms"]) / 1e3
         times = {key: fit_step_times(seconds) for key, seconds in samples.items()}
-        return Calibration(str(content["device"]), times)
+        gpu_bytes = content["gpu_bytes"]
+        return Calibration(str(content["device"]), None if gpu_bytes is None else int(gpu_bytes), times)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UsageError(
             f"--calibrate {str(path)[:200]}: it is no file of `make gpu-check`: {one_line(error)}"

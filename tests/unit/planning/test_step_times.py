@@ -13,7 +13,9 @@ import pytest
 
 from orchestrator.config import Numerics
 from orchestrator.errors import DeviceError, UsageError
+from orchestrator.execution import sweep
 from orchestrator.execution.sweep import preview
+from orchestrator.planning import estimate as estimate_module
 from orchestrator.planning import step_times
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.step_times import StepTimes, fit_step_times, load_calibration, measure_speed
@@ -36,7 +38,7 @@ ROWS = [
         (32, "bf16", "bf16", 2.0),
     ]
 ]
-CONTENT = {"kind": "gpu-check", "version": 1, "device": "NVIDIA H100", "steps": ROWS}
+CONTENT = {"kind": "gpu-check", "version": 1, "device": "NVIDIA H100", "gpu_bytes": 79 << 30, "steps": ROWS}
 SHAPE = (1, 8, 8)
 
 
@@ -68,7 +70,7 @@ def test_lines_that_would_go_below_zero(seconds: dict[int, float], expected: Ste
 
 def test_a_file_is_read_by_network_and_precision(tmp_path: Path) -> None:
     calibration = load_calibration(written(tmp_path))
-    assert calibration.device == "NVIDIA H100"
+    assert (calibration.device, calibration.gpu_bytes) == ("NVIDIA H100", 79 << 30)
     assert calibration.find("mlp", SHAPE, Numerics("cuda")) == fit_step_times({32: 1e-3, 256: 1.5e-3})
     assert calibration.find("mlp", SHAPE, Numerics("cuda", "bf16")) == StepTimes(2e-3 / 32, 0.0)
     assert calibration.find("mlp", (3, 8, 8), Numerics("cuda")) is None
@@ -102,7 +104,9 @@ def test_what_is_no_such_json_is_refused(text: str, tmp_path: Path) -> None:
             load_calibration(path)
 
 
-def test_the_estimate_is_that_of_the_calibration(tmp_path: Path) -> None:
+def test_the_estimate_is_that_of_the_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (sweep, estimate_module):
+        monkeypatch.setattr(module, "gpus", lambda: 0)
     (tmp_path / "mine.yaml").write_text(SPACE)
     space = load_space(str(tmp_path / "mine.yaml"))
     model = make_plan(space).dense[0].model  # with all of its options
@@ -116,8 +120,18 @@ def test_the_estimate_is_that_of_the_calibration(tmp_path: Path) -> None:
     images = 2 * (3 * 1257 + (3 * 180 + 540) / 3) + 2 * 2 * 540 / 3
     expected = images * times.image_seconds + 2 * 3 * 13 * times.step_seconds
     estimate = found.estimate
-    workers = 2 if "2 at a time" in estimate.basis else 1
-    assert estimate.training_seconds * workers == pytest.approx(expected)
+    assert estimate.training_seconds == pytest.approx(expected)
+    half = preview(
+        space,
+        device="cuda",
+        precision="fp32",
+        uri=default_uri(tmp_path),
+        gpus_per_trial=0.5,
+        calibration=calibration,
+    )
+    # No machine of a test has a GPU: that of the file stands for one.
+    assert (found.plan.gpu_bytes, half.plan.gpu_bytes) == (79 << 30, 39 << 30)
+    assert half.estimate.training_seconds == pytest.approx(expected / 2)
     assert estimate.basis.startswith("step times of a NVIDIA H100, ")
     assert "timed on the CPU" not in estimate.unknown
 
