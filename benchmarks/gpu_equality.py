@@ -143,7 +143,7 @@ def count_waits(augment: str, steps: int, device: str) -> int:
     images, labels = cast(Tensor, data.train.images)[: BATCH * steps], data.train.labels[: BATCH * steps]
     net = models.build("cnn", input_shape=(1, 28, 28), num_classes=10).to(device)
     mode = torch.cuda.get_sync_debug_mode() if device == "cuda" else 0
-    with warnings.catch_warnings(record=True) as caught:
+    with deterministic(device), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if device == "cuda":
             torch.cuda.set_sync_debug_mode("warn")

@@ -129,6 +129,12 @@ StopOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="bf16 trains under autocast.")]
+FastOption = Annotated[
+    bool,
+    typer.Option(
+        "--fast", help="On a GPU: TF32, and the fastest kernels, which may give other bits each time."
+    ),
+]
 IntervalOption = Annotated[IntervalChoice, typer.Option(help="How 95% intervals are made.")]
 BaselineOption = Annotated[
     str | None,

@@ -13,6 +13,7 @@ from orchestrator.cli.options import (
     CalibrateOption,
     DeviceChoice,
     DeviceOption,
+    FastOption,
     FromOption,
     GpusPerTrialOption,
     JsonOption,
@@ -55,6 +56,7 @@ def plan(
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
+    fast: FastOption = False,
     calibrate: CalibrateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,6 +75,7 @@ def plan(
         precision=precision.value,
         gpus_per_trial=gpus_per_trial,
         calibration=calibration,
+        fast=fast,
         uri=uri(),
     )
     print_result(result, as_json=as_json)
@@ -88,6 +91,7 @@ def sweep(
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
+    fast: FastOption = False,
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     retries: RetriesOption = 2,
@@ -113,6 +117,7 @@ def sweep(
             retry_failed=retry_failed,
             stop=stop,
             retries=retries,
+            fast=fast,
         )
         summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)

@@ -147,6 +147,7 @@ class SweepOptions:
     retry_failed: bool = False
     stop: str | None = None  # as for --stop; None leaves it to the space
     retries: int = 2  # of a task whose worker died
+    fast: bool = False  # on a GPU: TF32, and kernels that are not deterministic
 
     def resources(self) -> Resources:
         """Return what a trial holds, of the cluster at `address` or of this machine."""

@@ -92,6 +92,7 @@ def preview(
     uri: str,
     gpus_per_trial: float = 1.0,
     calibration: Calibration = NO_CALIBRATION,
+    fast: bool = False,
 ) -> Preview:
     """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing.
 
@@ -100,7 +101,8 @@ def preview(
     memory, concurrency = gpu_bytes(device, gpus_per_trial), _concurrency(device, gpus_per_trial)
     if device == "cuda" and not gpus() and calibration.gpu_bytes is not None:
         memory = share_of_memory(calibration.gpu_bytes, gpus_per_trial)
-    plan, stop = make_plan(space, device=device, precision=precision, gpu_bytes=memory), stop_rule(space)
+    plan = make_plan(space, device=device, precision=precision, gpu_bytes=memory, fast=fast)
+    stop = stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
     if store_exists(uri):
@@ -148,7 +150,13 @@ def run_sweep(
     `signals` handles those of the command that runs the sweep; without one the sweep handles its own.
     DataError and StoreError come before any training.
     """
-    plan = make_plan(space, device=options.device, precision=options.precision, gpu_bytes=options.gpu_bytes())
+    plan = make_plan(
+        space,
+        device=options.device,
+        precision=options.precision,
+        gpu_bytes=options.gpu_bytes(),
+        fast=options.fast,
+    )
     return run_plan(plan, options, uri=uri, signals=signals)
 
 

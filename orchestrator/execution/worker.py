@@ -109,7 +109,9 @@ class _TaskExecution:
             source_model = load_source_model(tracker, dense)
             masks = load_round_masks(tracker, config) if isinstance(config, TrialConfig) else None
             peak_bytes = peak_memory(dense.numerics.device)
-            with deterministic(dense.numerics.device, tf32=dense.numerics.tf32) as nondeterministic_ops:
+            numerics = dense.numerics
+            mode = deterministic(numerics.device, tf32=numerics.tf32, fast=numerics.fast)
+            with mode as nondeterministic_ops:
                 result = self._train(session.checkpoints, source_model, masks)
             tags = card(dense.numerics.device) | transfer_tags(dense, dataset, source_model)
             if nondeterministic_ops:

@@ -72,16 +72,18 @@ def make_plan(
     precision: Precision = "fp32",
     threads: int = 1,
     gpu_bytes: int | None = None,
+    fast: bool = False,
 ) -> Plan:
     """Return the plan of a space; of data sets with options of their own, names and headers are read.
 
-    The plan of `random` has all its points; that of `tpe` is empty, and grows while results come in.
-    Raises DataError where these are missing or bad, and SpaceError where a model fits none of the data sets,
-    or amounts by layer none of the models.
+    The plan of `random` has all its points; that of `tpe` is empty, and grows while results come in. `fast`
+    is for a GPU, and nothing on a CPU. Raises DataError where data sets are missing or bad, and SpaceError
+    where a model fits none of the data sets, or amounts by layer none of the models.
     """
     clear_caches()
     _check_models(space)
-    numerics = Numerics(device, precision, threads)
+    fast = fast and device != "cpu"
+    numerics = Numerics(device, precision, threads, tf32=fast, fast=fast)
     if space.search.method == "grid":
         expansion = expand(space, grid_lists(space), numerics, gpu_bytes=gpu_bytes)
         trials, dense, excluded = expansion.trials, expansion.dense, expansion.excluded

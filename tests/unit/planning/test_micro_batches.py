@@ -16,6 +16,7 @@ from torch import nn
 from orchestrator.config import DenseConfig, Numerics, Train, micro_batch_of
 from orchestrator.execution.options import SweepOptions, gpu_bytes
 from orchestrator.execution.sweep import preview
+from orchestrator.execution.sweep_artifacts import reproduce_command
 from orchestrator.planning import micro_batches
 from orchestrator.planning.micro_batches import (
     CONTEXT_BYTES,
@@ -30,6 +31,7 @@ from orchestrator.space.space import Space, load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.system import machine
 from orchestrator.tracking.result_metrics import _norm_tag
+from orchestrator.trial.params import params
 
 GIB = 1 << 30
 MODEL = "densenet121(stem=auto)"
@@ -100,6 +102,18 @@ def test_the_micro_batch_is_in_the_key_and_the_plan_of_a_cpu_stays(tmp_path: Pat
     assert len(keys[0] & keys[1]) == 1  # batch 64
     assert not keys[2] & (keys[0] | keys[1])
     assert make_plan(space(tmp_path), gpu_bytes=80 * GIB).dense == on_cpu.dense
+
+
+def test_fast_is_in_the_key_of_a_gpu_and_in_that_of_no_cpu(tmp_path: Path) -> None:
+    plain, fast = (make_plan(space(tmp_path), device="cuda", fast=fast) for fast in (False, True))
+    assert not {trial.key for trial in plain.trials} & {trial.key for trial in fast.trials}
+    assert fast.dense[0].numerics == Numerics("cuda", micro_batch=128, tf32=True, fast=True)
+    names = [set(params(config)) for config in (plain.dense[0], fast.dense[0])]
+    assert names[1] - names[0] == {"numerics.fast"}
+    assert make_plan(space(tmp_path), fast=True) == make_plan(space(tmp_path))
+    command = reproduce_command(space(tmp_path), SweepOptions("cuda", gpus_per_trial=0.5, fast=True))
+    assert command.endswith("--device cuda --fast --gpus-per-trial 0.5")
+    assert reproduce_command(space(tmp_path), SweepOptions("cuda")).endswith("--device cuda")
 
 
 @pytest.fixture
