@@ -12,7 +12,7 @@ SECONDS ?= 600
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-long test-floors check lint bench bench-full docs ui clean clean-store
+.PHONY: help install sweep test test-long test-floors check lint bench bench-full gpu-check docs ui clean clean-store
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-full: $(STAMP)  ## the same at full size, and what cutting out saves: hour
 	$(BIN)/python benchmarks/cut_networks.py
 	$(BIN)/python benchmarks/measured_speedup.py
 	$(BIN)/python docs/write_benchmarks.py
+
+gpu-check: $(STAMP)  ## on a machine with a GPU: what it computes, step times, memory, latency; eight minutes at most
+	$(BIN)/python -m benchmarks.gpu_check --page
 
 docs: $(STAMP)  ## the documentation as pages, in site/
 	$(BIN)/python docs/write_methods.py

@@ -9,7 +9,9 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
 from time import perf_counter
 
 import torch
@@ -25,6 +27,8 @@ STEPS, WARMUP_STEPS = 50, 4  # steps of a trial; steps before timing
 PARALLEL = 4  # trials that run at the same time
 ROUNDS = 5
 RATE = 0.01
+WAIT_SECONDS = 120.0  # for a process that starts, or that runs a trial
+ENDING_SECONDS = 5.0
 TRIALS = Reported("trials", "trials/min")
 
 
@@ -133,28 +137,57 @@ def stacked_networks(setting: Setting) -> TrialRunner:
     return TrialRunner(step, lambda: [weight[0] for weight in weights.values()], PARALLEL)
 
 
-def _run_worker(setting: Setting, barrier: Barrier) -> None:
-    runner = plain_loop(setting)
-    while True:  # a daemon process: it ends with its parent
-        barrier.wait()
-        runner.run()
-        barrier.wait()
+def _plain_trial(setting: Setting) -> Callable[[], object]:
+    return plain_loop(setting).run
 
 
-def parallel_processes(setting: Setting) -> Callable[[], SideResult]:
-    """Return a function that runs a trial in each of several processes, as `--gpus-per-trial 0.25` does."""
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(PARALLEL + 1)
-    for _ in range(PARALLEL):
-        context.Process(target=_run_worker, args=(setting, barrier), daemon=True).start()
+def _run_worker(make_trial: Callable[[], Callable[[], object]], barrier: Barrier) -> None:
+    """Run a trial at every other wait, until the barrier is broken or the parent does not come."""
+    trial = make_trial()
+    try:
+        while True:
+            barrier.wait(WAIT_SECONDS)
+            trial()
+            barrier.wait(WAIT_SECONDS)
+    except BrokenBarrierError:
+        return
 
-    def run() -> SideResult:
-        barrier.wait()
+
+class ParallelProcesses:
+    """Several processes that run a trial each at the same time, as `--gpus-per-trial 0.25` does.
+
+    `make_trial` is called once in each of them. Within the block they are there, and after it they are not.
+    """
+
+    def __init__(self, make_trial: Callable[[], Callable[[], object]], *, count: int = PARALLEL) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.barrier = context.Barrier(count + 1)
+        self.processes = [
+            context.Process(target=_run_worker, args=(make_trial, self.barrier), daemon=True)
+            for _ in range(count)
+        ]
+
+    def __enter__(self) -> ParallelProcesses:
+        for process in self.processes:
+            process.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.barrier.abort()
+        for end in (BaseProcess.terminate, BaseProcess.kill):
+            for process in self.processes:
+                process.join(ENDING_SECONDS)
+                if process.is_alive():
+                    end(process)
+        for process in self.processes:
+            process.join(ENDING_SECONDS)
+
+    def run(self) -> SideResult:
+        """Run a trial in each process. BrokenBarrierError where one of them does not come in time."""
+        self.barrier.wait(WAIT_SECONDS)
         started = perf_counter()
-        barrier.wait()
-        return _make_result(perf_counter() - started, PARALLEL)
-
-    return run
+        self.barrier.wait(WAIT_SECONDS)
+        return _make_result(perf_counter() - started, len(self.processes))
 
 
 def _is_close(ours: list[Tensor], baseline: list[Tensor]) -> bool:
@@ -182,9 +215,8 @@ def trials() -> Iterator[Job]:
             baseline=plain_loop(setting).run,
             **check,
         )
-        yield job(
-            f"{what}, {PARALLEL} at once", ours=parallel_processes(setting), baseline=plain_loop(setting).run
-        )
+        with ParallelProcesses(partial(_plain_trial, setting)) as parallel:
+            yield job(f"{what}, {PARALLEL} at once", ours=parallel.run, baseline=plain_loop(setting).run)
 
 
 if __name__ == "__main__":

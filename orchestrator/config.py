@@ -15,7 +15,14 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-from orchestrator.keys import ADDED_LATER, OTHER_AMOUNTS, non_default_recipe, stage_key
+from orchestrator.keys import (
+    ADDED_LATER,
+    GPU_VERSION,
+    OTHER_AMOUNTS,
+    non_default_numerics,
+    non_default_recipe,
+    stage_key,
+)
 from pruning import own_code
 
 Device = Literal["cpu", "cuda"]
@@ -84,13 +91,18 @@ class Prune:
 
 @dataclass(frozen=True)
 class Numerics:
-    """What else a result depends on to the last bit; `tf32` lets a GPU round the factors of products."""
+    """What else a result depends on to the last bit.
+
+    `tf32` lets a GPU round the factors of products; `fast` lets it choose kernels by their time, and those
+    that are not deterministic.
+    """
 
     device: Device = "cpu"
     precision: Precision = "fp32"
     threads: int = 1
     micro_batch: int = DEFAULT_MICRO_BATCH
     tf32: bool = False
+    fast: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,10 @@ class DenseConfig:
 
     @cached_property
     def _cached_key(self) -> str:
-        return stage_key("dense", non_default_fields(self))
+        content = non_default_fields(self)
+        if self.numerics.device != "cpu":
+            content["gpu_version"] = GPU_VERSION
+        return stage_key("dense", content)
 
 
 @dataclass(frozen=True)
@@ -194,7 +209,11 @@ def flat(config: DenseConfig) -> Iterator[tuple[str, Json]]:
 def non_default_fields(config: DenseConfig) -> dict[str, Json]:
     """Return all fields but those of ADDED_LATER that have their default, so that old keys stay."""
     values = {name: value for name, value in asdict(config).items() if ADDED_LATER.get(name, ...) != value}
-    return {**values, "train": non_default_recipe(values["train"])}
+    parts = {
+        "train": non_default_recipe(values["train"]),
+        "numerics": non_default_numerics(values["numerics"]),
+    }
+    return {**values, **parts}
 
 
 TRAIN_FIELDS = tuple(field.name for field in fields(Train))

@@ -5,7 +5,8 @@ unit or channel is the sum over its weights, so `l1` ranks rows by their 1-norm 
 Criteria that need a gradient are in `gradient_criteria`, those by what a layer reads in `wanda_criterion` and
 `qr_criterion`, by distances in `fpgm_criterion`, by the steps of a training in `accumulation`.
 
-Traits: `data` (it looks at `ScoringContext.sample`), `passes` (the hyper-parameter that says how often it
+Traits: `data` (it looks at `ScoringContext.sample`), `on_device` (it scores in float64 on the device of the
+network, by what `net`, `masks` and `sample` hold alone), `passes` (the hyper-parameter that says how often it
 scores anew within one round), `one_draw` (a unit has the score of its first weight), `groups` (it scores
 whole units alone), `norms` (it reads batch norms), `accumulates` (what every training step adds to
 `ScoringContext.accumulated`), `absolute` (its scores are the absolute weights), `same_scores` (the criterion

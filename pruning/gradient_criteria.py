@@ -4,6 +4,8 @@ All of them score a float64 copy of the network with the masks applied, so that 
 untouched bit for bit. The copy is in eval mode: batch norm uses its running statistics and dropout is off, so
 that the score is that of the function which is evaluated, does not depend on how the sample is cut into
 batches, and no statistics move. The reference code of Tanaka et al. does so too, for all of these.
+
+They score on the network's own device, and return scores on the CPU.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ Temperature = Annotated[float, Between(0, open_low=True, open_high=True)]
     summary="squared first-order change of the loss",
     paper="Molchanov et al., CVPR 2019",
     data=True,
+    on_device=True,
     orders_like={"weight": "snip", "nm": "snip"},
 )
 def taylor(context: ScoringContext) -> Scores:
@@ -42,7 +45,9 @@ def taylor(context: ScoringContext) -> Scores:
     return _scores(context, "taylor", [change.square() for change in _first_order(context, "taylor")])
 
 
-@criteria.register(summary="connection sensitivity", paper="Lee et al., SNIP, ICLR 2019", data=True)
+@criteria.register(
+    summary="connection sensitivity", paper="Lee et al., SNIP, ICLR 2019", data=True, on_device=True
+)
 def snip(context: ScoringContext) -> Scores:
     """|g w|, with g the gradient of the mean cross-entropy of the sample.
 
@@ -55,6 +60,7 @@ def snip(context: ScoringContext) -> Scores:
     summary="second-order change of the loss, by the diagonal of the empirical Fisher information",
     paper="LeCun et al., Optimal Brain Damage, NIPS 1989; Theis et al., 2018",
     data=True,
+    on_device=True,
 )
 def fisher(context: ScoringContext) -> Scores:
     """F w^2 / 2, with F the mean over the sample of g_n^2, g_n the gradient of one image's cross-entropy.
@@ -74,7 +80,9 @@ def fisher(context: ScoringContext) -> Scores:
     return _scores(context, "fisher", [f * w.square() / 2 for f, w in zip(information, weights, strict=True)])
 
 
-@criteria.register(summary="gradient flow after removal", paper="Wang et al., GraSP, ICLR 2020", data=True)
+@criteria.register(
+    summary="gradient flow after removal", paper="Wang et al., GraSP, ICLR 2020", data=True, on_device=True
+)
 def grasp(context: ScoringContext, *, temperature: Temperature = 200.0) -> Scores:
     """w H g: the paper's S = -w H g is largest where removal harms the gradient flow least, and leaves first.
 
@@ -97,6 +105,7 @@ def grasp(context: ScoringContext, *, temperature: Temperature = 200.0) -> Score
     summary="synaptic flow: no data, no layer collapse",
     paper="Tanaka et al., SynFlow, NeurIPS 2020",
     data=True,
+    on_device=True,
     passes="rounds",
     of_architecture=True,
     of_linear="magnitude",  # dR/d|w| of one layer is 1

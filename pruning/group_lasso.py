@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Annotated
 
 import torch
@@ -34,20 +36,44 @@ GROUP_SCALES = ("sqrt", "none")
 
 @dataclass(frozen=True)
 class LassoSlice:
-    """Positions `index` along `dim` of the parameter `name`, and the lasso group `root` of each; int64."""
+    """Positions `index` along `dim` of the parameter `name`, and the lasso group `root` of each; int64.
+
+    `length` is the parameter's along `dim`.
+    """
 
     name: str
     dim: int
     index: Tensor
     root: Tensor
+    length: int
 
 
 @dataclass(frozen=True)
 class LassoGroups:
-    """The lasso groups of a network, numbered through; `sizes`, int64 [G], counts the weights of each."""
+    """The lasso groups of a network, numbered through; `sizes`, int64 [G], counts the weights of each.
+
+    The lines of all slices, one value for each position along `dim`, lie behind each other in one vector: a
+    step takes two operations a slice, and some twenty for all.
+    """
 
     sizes: Tensor
     slices: tuple[LassoSlice, ...]
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """The lengths of the lines."""
+        return [piece.length for piece in self.slices]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Where in all lines the positions of each slice are, int64."""
+        starts = [0, *accumulate(self.lengths)]
+        return torch.cat([piece.index + start for piece, start in zip(self.slices, starts, strict=False)])
+
+    @cached_property
+    def roots(self) -> Tensor:
+        """The lasso group of each of `positions`, int64."""
+        return torch.cat([piece.root for piece in self.slices])
 
 
 def make_lasso_groups(net: nn.Module, kind: str, *, groups: Sequence[Group] | None = None) -> LassoGroups:
@@ -82,7 +108,7 @@ def make_lasso_groups(net: nn.Module, kind: str, *, groups: Sequence[Group] | No
     # One slice for all the groups along a dimension: in a DenseNet twenty of them share a layer's columns.
     for (name, dim), pairs in positions.items():
         index, root = (torch.cat(tensors).to(weights[name].device) for tensors in zip(*pairs, strict=True))
-        slices.append(LassoSlice(name, dim, index, root))
+        slices.append(LassoSlice(name, dim, index, root, weights[name].shape[dim]))
     return LassoGroups(torch.cat(sizes).to(slices[0].index.device), tuple(slices))
 
 
@@ -110,9 +136,9 @@ def _iter_joined_members(
 
 def group_norms(weights: Mapping[str, Tensor], lasso: LassoGroups) -> Tensor:
     """Return [G]: the 2-norm of each lasso group; differentiable, with gradient 0 at zero."""
-    squares = torch.cat([slice_norms(weights[s.name], s.dim).square()[s.index] for s in lasso.slices])
-    roots = torch.cat([s.root for s in lasso.slices])
-    totals = squares.new_zeros(len(lasso.sizes)).index_add(0, roots, squares)
+    norms = torch.cat([slice_norms(weights[s.name], s.dim) for s in lasso.slices])
+    squares = norms.square()[lasso.positions]
+    totals = squares.new_zeros(len(lasso.sizes)).index_add(0, lasso.roots, squares)
     # The root of zero has an infinite gradient, and that times 0 is NaN: it is kept out of the graph.
     empty = totals == 0
     return totals.masked_fill(empty, 1.0).sqrt().masked_fill(empty, 0.0)
@@ -150,10 +176,10 @@ def add_subgradient(
     weights = dict(net.named_parameters())
     norms = group_norms(weights, lasso)
     rates = strength * _scales(lasso, group_scale) / norms.masked_fill(norms == 0, torch.inf)
-    for piece, weight in _trainable(weights, lasso):
+    for line, weight in _trainable(weights, lasso, rates, elsewhere=0.0):
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-        weight.grad.addcmul_(weight, _spread(rates, piece, weight, elsewhere=0.0))
+        weight.grad.addcmul_(weight, line)
 
 
 @torch.no_grad()
@@ -173,8 +199,8 @@ def proximal_step(net: nn.Module, lasso: LassoGroups, *, step: float, group_scal
     norms = group_norms(weights, lasso)
     norms = norms.clamp(min=torch.finfo(norms.dtype).tiny)  # a step of 0 would divide 0 by 0
     factors = (1.0 - step * _scales(lasso, group_scale) / norms).clamp(min=0.0)
-    for piece, weight in _trainable(weights, lasso):
-        weight.mul_(_spread(factors, piece, weight, elsewhere=1.0))
+    for line, weight in _trainable(weights, lasso, factors, elsewhere=1.0):
+        weight.mul_(line)
 
 
 def _scales(lasso: LassoGroups, group_scale: str) -> Tensor:
@@ -184,16 +210,16 @@ def _scales(lasso: LassoGroups, group_scale: str) -> Tensor:
 
 
 def _trainable(
-    weights: Mapping[str, nn.Parameter], lasso: LassoGroups
-) -> Iterator[tuple[LassoSlice, nn.Parameter]]:
-    return ((s, weights[s.name]) for s in lasso.slices if weights[s.name].requires_grad)
-
-
-def _spread(values: Tensor, piece: LassoSlice, weight: Tensor, *, elsewhere: float) -> Tensor:
-    """Return the lasso groups' values at their positions, in a shape that multiplies the weight."""
-    line = torch.full((weight.shape[piece.dim],), elsewhere, dtype=weight.dtype, device=weight.device)
-    line[piece.index] = values.to(weight.dtype)[piece.root]
-    return line.reshape([-1 if dim == piece.dim else 1 for dim in range(weight.dim())])
+    weights: Mapping[str, nn.Parameter], lasso: LassoGroups, values: Tensor, *, elsewhere: float
+) -> Iterator[tuple[Tensor, nn.Parameter]]:
+    """Yield the values of each slice in a shape that multiplies its weight, and the weight."""
+    lines = values.new_full((sum(lasso.lengths),), elsewhere)
+    lines[lasso.positions] = values[lasso.roots]
+    for piece, line in zip(lasso.slices, lines.split(lasso.lengths), strict=True):
+        weight = weights[piece.name]
+        if weight.requires_grad:
+            shape = [-1 if dim == piece.dim else 1 for dim in range(weight.dim())]
+            yield line.to(weight.dtype).reshape(shape), weight
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ CHUNK_SIZE = 16  # images at a time
     summary="absolute weight times the 2-norm of the feature that it multiplies",
     paper="Sun et al., Wanda, ICLR 2024",
     data=True,
+    on_device=True,
 )
 def wanda(context: ScoringContext) -> Scores:
     """|w| |x|_2, x being all that the weight multiplies over the sample: images, positions, padding zeros.

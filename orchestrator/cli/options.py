@@ -129,6 +129,12 @@ StopOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="bf16 trains under autocast.")]
+FastOption = Annotated[
+    bool,
+    typer.Option(
+        "--fast", help="On a GPU: TF32, and the fastest kernels, which may give other bits each time."
+    ),
+]
 IntervalOption = Annotated[IntervalChoice, typer.Option(help="How 95% intervals are made.")]
 BaselineOption = Annotated[
     str | None,
@@ -164,6 +170,14 @@ SpreadOption = Annotated[
 ]
 GpusPerTrialOption = Annotated[
     float, typer.Option(min=0.01, max=1.0, help="0.25 puts four trials on one GPU.")
+]
+CalibrateOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Step times of a GPU, as `make gpu-check` wrote them, for the estimate.",
+        metavar="FILE",
+        show_default=False,
+    ),
 ]
 MaxConcurrentOption = Annotated[int | None, typer.Option(min=1, help="Trials at once; default: what fits.")]
 AddressOption = Annotated[

@@ -10,8 +10,10 @@ import typer
 from orchestrator.cli import completion
 from orchestrator.cli.options import (
     AddressOption,
+    CalibrateOption,
     DeviceChoice,
     DeviceOption,
+    FastOption,
     FromOption,
     GpusPerTrialOption,
     JsonOption,
@@ -55,18 +57,28 @@ def plan(
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     stack: StackOption = "auto",
+    gpus_per_trial: GpusPerTrialOption = 1.0,
+    fast: FastOption = False,
+    calibrate: CalibrateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would run: trials, shared trainings, what the store has, and an estimate."""
     from orchestrator.execution.options import parse_stack, resolve_device
     from orchestrator.execution.sweep import preview
+    from orchestrator.planning.step_times import NO_CALIBRATION, load_calibration
 
     most_stacked = parse_stack(stack)
+    calibration = NO_CALIBRATION if calibrate is None else load_calibration(calibrate)
+    # A plan for another machine's GPU needs none here.
+    is_elsewhere = calibrate is not None and device is DeviceChoice.cuda
     loaded = load(chosen_space(name, space), sets, source, trust_code=trust_code)
     result = preview(
         loaded,
-        device=resolve_device(device.value),
+        device="cuda" if is_elsewhere else resolve_device(device.value),
         precision=precision.value,
+        gpus_per_trial=gpus_per_trial,
+        calibration=calibration,
+        fast=fast,
         uri=uri(),
         most_stacked=most_stacked,
     )
@@ -83,6 +95,7 @@ def sweep(
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
+    fast: FastOption = False,
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     retries: RetriesOption = 2,
@@ -115,6 +128,7 @@ def sweep(
             stop=stop,
             retries=retries,
             stack=parse_stack(stack),
+            fast=fast,
         )
         summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)
@@ -136,9 +150,7 @@ def _run(
     if source is None:
         from orchestrator.execution.finished_sweep import cached_summary, read_request
 
-        request = read_request(
-            space, sets, device=options.device, precision=options.precision, stop=options.stop
-        )
+        request = read_request(space, sets, options)
         if request is not None and (summary := cached_summary(request, uri=uri())) is not None:
             return summary
     from orchestrator.execution.sweep import run_sweep

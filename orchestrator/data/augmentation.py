@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, read_batches, value_range
+from orchestrator.data.transfer import to_device
 from orchestrator.errors import SpaceError
 from pruning.hyperparameters import Between
 from pruning.registry import Method, Registry
@@ -39,13 +40,26 @@ class AugmentationContext:
 
     def integers(self, below: int, count: int) -> Tensor:
         """Draw integers 0 .. below-1, [count, 1], on the device of the images."""
-        return self.choices(below, count).to(self.training_images.device)
+        return self.send(self.choices(below, count))[0]
+
+    def fractions(self, low: float, high: float, count: int, columns: int) -> Tensor:
+        """Draw numbers in [low, high), float64 [count, columns], on the generator's device."""
+        shape, device = (count, columns), self.generator.device
+        drawn = torch.rand(shape, generator=self.generator, device=device, dtype=torch.float64)
+        return low + (high - low) * drawn
 
     def uniform(self, low: float, high: float, count: int, columns: int) -> Tensor:
         """Draw numbers in [low, high), float64 [count, columns], on the device of the images."""
-        shape, device = (count, columns), self.generator.device
-        drawn = torch.rand(shape, generator=self.generator, device=device, dtype=torch.float64)
-        return (low + (high - low) * drawn).to(self.training_images.device)
+        return self.send(self.fractions(low, high, count, columns))[0]
+
+    def send(self, *drawn: Tensor) -> tuple[Tensor, ...]:
+        """Return draws [count, columns] of one type on the device of the images, in one copy for all."""
+        device = self.training_images.device
+        if drawn[0].device.type == device.type:
+            return drawn
+        together = to_device(torch.cat(drawn, dim=1), device)
+        parts: tuple[Tensor, ...] = together.split([tensor.shape[1] for tensor in drawn], dim=1)
+        return parts
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return float32 images of a batch of bytes; a batch of floats is as it was."""
@@ -171,8 +185,8 @@ def cutout(images: Tensor, context: AugmentationContext, *, size: Pixels = 8) ->
     authors' code: 16 for CIFAR-10, 8 for CIFAR-100.
     """
     count, _, height, width = images.shape
-    rows = _in_window(context.integers(height, count), size, height)
-    columns = _in_window(context.integers(width, count), size, width)
+    centres = context.send(context.choices(height, count), context.choices(width, count))
+    rows, columns = _in_window(centres[0], size, height), _in_window(centres[1], size, width)
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 

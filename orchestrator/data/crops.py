@@ -63,9 +63,9 @@ def crop_flip(images: Tensor, context: AugmentationContext) -> Tensor:
 def _draw_moves(images: Tensor, context: AugmentationContext, *, pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw whether each image is flipped, and where its window begins, from -pad to pad, [N, 1]."""
     count = len(images)
-    is_flipped = context.integers(2, count) == 1
-    left, top = context.integers(2 * pad + 1, count), context.integers(2 * pad + 1, count)
-    return is_flipped, top - pad, left - pad
+    draws = (context.choices(below, count) for below in (2, 2 * pad + 1, 2 * pad + 1))
+    flips, left, top = context.send(*draws)
+    return flips == 1, top - pad, left - pad
 
 
 def _gathered_windows(images: Tensor, top: Tensor, left: Tensor, is_flipped: Tensor, *, pad: int) -> Tensor:
@@ -180,11 +180,12 @@ def resized_crop(
     augmentation of ImageNet.
     """
     count, _, height, width = images.shape
-    area = context.uniform(scale, 1.0, count, CROP_TRIES) * (height * width)
-    aspect = _applied(np.exp, context.uniform(math.log(ratio), -math.log(ratio), count, CROP_TRIES))
+    ranges = ((scale, 1.0, CROP_TRIES), (math.log(ratio), -math.log(ratio), CROP_TRIES), (0.0, 1.0, 2))
+    draws = [context.fractions(low, high, count, columns) for low, high, columns in ranges]
+    parts, aspects, place = context.send(*draws)
+    area, aspect = parts * (height * width), _applied(np.exp, aspects)
     heights, widths = (_applied(np.sqrt, size).round() for size in (area / aspect, area * aspect))
     size = _first_that_fits(heights, widths, images, ratio)
-    place = context.uniform(0.0, 1.0, count, 2)
     free = torch.stack([height - size[:, 0], width - size[:, 1]], dim=1)
     start = (place * (free + 1)).floor().minimum(free)
     resize = _resized if images.device.type == "cpu" else _sampled
@@ -205,8 +206,12 @@ def _first_that_fits(heights: Tensor, widths: Tensor, images: Tensor, ratio: flo
     fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
     largest = min(height, round(width / ratio)), min(width, round(height / ratio))
     first = fits.to(torch.int8).argmax(1, keepdim=True)
-    crop = torch.cat([heights.gather(1, first), widths.gather(1, first)], dim=1)
-    return torch.where(fits.any(1, keepdim=True), crop, crop.new_tensor(largest))
+    fits_once = fits.any(1, keepdim=True)
+    sides = (
+        torch.where(fits_once, tries.gather(1, first), float(side))
+        for tries, side in zip((heights, widths), largest, strict=True)
+    )
+    return torch.cat(list(sides), dim=1)
 
 
 def _resized(images: Tensor, start: Tensor, size: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -35,6 +35,7 @@ from orchestrator.data.sources.base import FLOAT_BYTES
 from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
 from orchestrator.errors import DataError
+from orchestrator.system.memory import is_out_of_memory
 
 GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
 READ_BYTES = 1 << 22  # at once, where all images are read
@@ -230,18 +231,33 @@ def _images_of(
     """Return the function that makes the images of a split from its indices."""
     raw = selection.raw
     count = sum(map(len, (selection.train, selection.validation, selection.test)))
-    if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
+
+    def as_bytes(index: Index, on_device: Tensor | None = None) -> ScaledImages:
+        pixels, file = (pixels_of(raw.images), raw.file) if on_device is None else (on_device, None)
+        return ScaledImages(pixels, torch.from_numpy(index).to(pixels.device), pixel_scale, device, file)
+
+    def as_floats(index: Index) -> Images:
         # Scaled on the CPU and then moved: a GPU divides by a number in other bits.
-        return lambda index: pixel_scale.on_cpu(torch.from_numpy(raw.read(index))).to(device)
-    pixels, file = pixels_of(raw.images), raw.file
+        images = pixel_scale.on_cpu(torch.from_numpy(raw.read(index)))
+        moved = _moved_if_it_fits(lambda: images.to(device))
+        return as_bytes(index) if moved is None else moved
+
+    if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
+        return as_floats
     if device.type == "cuda" and raw.images.nbytes <= GPU_BYTES:
-        pixels, file = _moved(pixels, raw, device), None
+        moved = _moved_if_it_fits(lambda: _moved(pixels_of(raw.images), raw, device))
+        return partial(as_bytes, on_device=moved)
+    return as_bytes
 
-    def images(index: Index) -> ScaledImages:
-        rows = torch.from_numpy(index).to(pixels.device)
-        return ScaledImages(pixels, rows, pixel_scale, device, file)
 
-    return images
+def _moved_if_it_fits(move: Callable[[], Tensor]) -> Tensor | None:
+    """Return what `move` returns; None where a GPU's memory does not hold it: batches have the same bits."""
+    try:
+        return move()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
 
 
 def _moved(pixels: Tensor, raw: Raw, device: torch.device) -> Tensor:

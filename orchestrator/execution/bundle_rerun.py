@@ -158,6 +158,9 @@ def _check_about(about: Json) -> None:
         raise ValueError("its options are no texts")
     if about["device"] not in ("cpu", "cuda") or about["precision"] not in ("fp32", "bf16"):
         raise ValueError(f"it ran on {about['device']!r:.40} in {about['precision']!r:.40}")
+    share = about.get("gpus_per_trial", 1.0)
+    if not isinstance(about.get("fast", False), bool) or not isinstance(share, float) or not 0 < share <= 1:
+        raise ValueError("its options for a GPU are none")
     if not isinstance(about["stop"], str | None):
         raise ValueError("its rule of stopping is no text")
     if about.get("from") is not None:
@@ -207,9 +210,19 @@ def remake(bundle: Bundle, *, uri: str, signals: SignalHandler) -> Summary:
     about = bundle.file.about
     device = resolve_device(str(about["device"]))
     options = SweepOptions(
-        device, cast(Precision, about["precision"]), stop=cast("str | None", about["stop"])
+        device,
+        cast(Precision, about["precision"]),
+        gpus_per_trial=float(about.get("gpus_per_trial", 1.0)),
+        stop=cast("str | None", about["stop"]),
+        fast=bool(about.get("fast", False)),
     )
-    plan = make_plan(bundled_space(bundle), device=options.device, precision=options.precision)
+    plan = make_plan(
+        bundled_space(bundle),
+        device=options.device,
+        precision=options.precision,
+        gpu_bytes=options.gpu_bytes(),
+        fast=options.fast,
+    )
     if plan.space.search.method != "grid":
         plan = _with_recorded_points(plan, bundle)
     return run_plan(plan, options, uri=uri, signals=signals)

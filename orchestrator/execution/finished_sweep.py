@@ -47,6 +47,8 @@ class SweepRequest:
     device: str
     precision: str
     stop: str | None
+    gpu_bytes: int | None = None
+    fast: bool = False
 
     def sha256(self) -> str | None:
         """Return a hash of the request, the code and the files of the data sets; None if there are plug-ins.
@@ -90,12 +92,10 @@ def request_of(space: Space, options: SweepOptions) -> SweepRequest | None:
     )
     if has_own_files or space.search.method != "grid" or space.source_model is not None:
         return None
-    return SweepRequest(space.name, space.text, space.sets, options.device, options.precision, options.stop)
+    return _make_request(space.name, space.text, space.sets, options)
 
 
-def read_request(
-    space: str, sets: Sequence[str], *, device: str, precision: str, stop: str | None
-) -> SweepRequest | None:
+def read_request(space: str, sets: Sequence[str], options: SweepOptions) -> SweepRequest | None:
     """Return the request for the words of a command; None if the space cannot be read."""
     is_named = space in {file.stem for file in SPACES.glob("*.yaml")}
     file = SPACES / f"{space}.yaml" if is_named else Path(space)
@@ -103,7 +103,13 @@ def read_request(
         text = read_regular(file, at_most=LARGEST_SPACE).decode("utf-8-sig")
     except (OSError, ValueError):  # the sweep itself says what is wrong
         return None
-    return SweepRequest(file.stem, text, tuple(sets), device, precision, stop)
+    return _make_request(file.stem, text, tuple(sets), options)
+
+
+def _make_request(name: str, text: str, sets: tuple[str, ...], options: SweepOptions) -> SweepRequest:
+    return SweepRequest(
+        name, text, sets, options.device, options.precision, options.stop, options.gpu_bytes(), options.fast
+    )
 
 
 def cached_summary(request: SweepRequest, *, uri: str) -> Summary | None:

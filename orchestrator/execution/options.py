@@ -9,7 +9,7 @@ from orchestrator.config import Device, Precision
 from orchestrator.data.files import chosen_data_dir, data_folder
 from orchestrator.errors import ClusterError, DeviceError, UsageError
 from orchestrator.system import provenance
-from orchestrator.system.machine import cores, gpus
+from orchestrator.system.machine import cores, gpu_memory, gpus
 from orchestrator.system.signals import SignalHandler
 
 
@@ -131,9 +131,27 @@ def trials_per_gpu(share: float) -> int:
     return 10_000 // max(1, round(share * 10_000))
 
 
+def gpu_bytes(device: Device, gpus_per_trial: float, *, address: str | None = None) -> int | None:
+    """Return the memory of a GPU that a trial may use, in whole gibibytes; None where it is not known.
+
+    The GPUs of a cluster's nodes are not known.
+    """
+    memory = None if device == "cpu" or address is not None else gpu_memory()
+    return None if memory is None else share_of_memory(memory, gpus_per_trial)
+
+
+def share_of_memory(gpu_bytes: int, gpus_per_trial: float) -> int:
+    """Return what a trial has of a GPU's memory, in whole gibibytes."""
+    return gpu_bytes // trials_per_gpu(gpus_per_trial) >> 30 << 30
+
+
 @dataclass(frozen=True)
 class SweepOptions:
-    """How to run a sweep; none of it changes a result on one kind of device."""
+    """How to run a sweep.
+
+    On one kind of device none of it changes a result, with one exception: micro-batches are planned by the
+    part of a GPU's memory that `gpus_per_trial` leaves a trial.
+    """
 
     device: Device = "cpu"
     precision: Precision = "fp32"
@@ -144,6 +162,7 @@ class SweepOptions:
     stop: str | None = None  # as for --stop; None leaves it to the space
     retries: int = 2  # of a task whose worker died
     stack: int = LARGEST_STACK  # trainings that may run as one; 1 for each by itself
+    fast: bool = False  # on a GPU: TF32, and kernels that are not deterministic
 
     def resources(self) -> Resources:
         """Return what a trial holds, of the cluster at `address` or of this machine."""
@@ -158,6 +177,10 @@ class SweepOptions:
             retries=self.retries,
             most_stacked=self.stack,
         )
+
+    def gpu_bytes(self) -> int | None:
+        """Return the memory of a GPU that a trial may use; None on a CPU or where it is not known."""
+        return gpu_bytes(self.device, self.gpus_per_trial, address=self.address)
 
     def code(self) -> str:
         """Return what identifies the code to a worker: its path here, its digest on other nodes."""

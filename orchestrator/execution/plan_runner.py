@@ -212,6 +212,7 @@ class SweepSession:
             state_dir=custom_state_dir(),
             own_code=stored_code.dump(stored_code.codes_in(str(work.plan.space.choices())), with_base=True),
             folder=str(paths.base()),
+            gpu_share=options.gpus_per_trial,
         )
         previous = () if stop is None else tuple(previous_trials(work.plan, tracker, stop))
         with deliver_in_background(tracker.uri, self.signals), self.closing_runs(sweep.run_id):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.analysis.best_points import FrontPoint
     from orchestrator.planning.changes import Changes
     from orchestrator.planning.estimate import Estimate
+    from orchestrator.planning.micro_batches import NormImages
     from orchestrator.planning.plan import Plan
     from orchestrator.planning.stacks import StackSummary
 
@@ -36,6 +37,7 @@ class Preview:
     missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
     stacks: Sequence[StackSummary] = ()  # of each model, where trainings may run as one
     most_stacked: int = 1
+    small_norms: Sequence[NormImages] = ()  # trainings whose batch norms see less than a batch
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -68,6 +70,7 @@ class Preview:
             "train_flops": self.estimate.train_flops,
             "disk_bytes": self.estimate.disk_bytes,
             "estimate_basis": self.estimate.basis,
+            "batch_norm": [asdict(item) for item in self.small_norms],
             "missing_data": dict(self.missing_data),
             "stacks": [asdict(stack) for stack in self.stacks],
             "most_stacked": self.most_stacked,
@@ -89,6 +92,8 @@ class Preview:
         for model, names in self.unpruned.items():
             yield f"not pruned       {own_code.shown(model)}: {', '.join(names)}"
         yield from self._stack_lines()
+        for small in self.small_norms:
+            yield f"batch norm       {small}"
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {format_size(cost.disk_bytes)}"

@@ -11,20 +11,30 @@ from orchestrator.config import DenseConfig, Device, EarlyStopping, Precision
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.execution.options import LARGEST_STACK, SweepOptions, local_resources
+from orchestrator.execution.options import (
+    LARGEST_STACK,
+    SweepOptions,
+    gpu_bytes,
+    local_resources,
+    share_of_memory,
+    trials_per_gpu,
+)
 from orchestrator.execution.progress import waiting
 from orchestrator.execution.summary import Preview
 from orchestrator.planning.changes import Changes, find_changes
 from orchestrator.planning.constraints import shape_of
 from orchestrator.planning.estimate import estimate
 from orchestrator.planning.fingerprints import missing_data
+from orchestrator.planning.micro_batches import find_norm_images
 from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
 from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
 from orchestrator.planning.stacks import summarize_stacks
+from orchestrator.planning.step_times import NO_CALIBRATION, Calibration
 from orchestrator.space.space import Space
 from orchestrator.space.stopping_rules import pruners
 from orchestrator.space.values import canonical_method
 from orchestrator.storage.uri import store_exists
+from orchestrator.system.machine import gpus
 from orchestrator.system.signals import SignalHandler
 from orchestrator.trial.structure import unpruned_of
 
@@ -83,9 +93,19 @@ def preview(
     precision: Precision,
     uri: str,
     most_stacked: int = LARGEST_STACK,
+    gpus_per_trial: float = 1.0,
+    calibration: Calibration = NO_CALIBRATION,
+    fast: bool = False,
 ) -> Preview:
-    """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing."""
-    plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
+    """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing.
+
+    On a machine without a GPU a calibration stands for one.
+    """
+    memory, concurrency = gpu_bytes(device, gpus_per_trial), _concurrency(device, gpus_per_trial)
+    if device == "cuda" and not gpus() and calibration.gpu_bytes is not None:
+        memory = share_of_memory(calibration.gpu_bytes, gpus_per_trial)
+    plan = make_plan(space, device=device, precision=precision, gpu_bytes=memory, fast=fast)
+    stop = stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
     if store_exists(uri):
@@ -99,7 +119,7 @@ def preview(
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = find_changes(plan, tracker, done=done)
-    cost = estimate(plan, finished=done, concurrency=local_resources(device).concurrent)
+    cost = estimate(plan, finished=done, concurrency=concurrency, calibration=calibration)
     to_run = [trial.config for trial in plan.trials if trial.key not in done]
     dense_keys = {config.dense.key() for config in to_run} - done
     dense = [config for config in plan.dense if config.key() in dense_keys]
@@ -113,7 +133,15 @@ def preview(
         missing_data({config.dense.dataset for config in to_run}),
         stacks if most_stacked > 1 else [],
         most_stacked,
+        find_norm_images(plan.dense),
     )
+
+
+def _concurrency(device: Device, gpus_per_trial: float) -> int:
+    """Return how many trials run at once on this machine, or on one GPU where it has none."""
+    if device == "cuda" and not gpus():
+        return trials_per_gpu(gpus_per_trial)
+    return local_resources(device, gpus_per_trial=gpus_per_trial).concurrent
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -137,7 +165,13 @@ def run_sweep(
     `signals` handles those of the command that runs the sweep; without one the sweep handles its own.
     DataError and StoreError come before any training.
     """
-    plan = make_plan(space, device=options.device, precision=options.precision)
+    plan = make_plan(
+        space,
+        device=options.device,
+        precision=options.precision,
+        gpu_bytes=options.gpu_bytes(),
+        fast=options.fast,
+    )
     return run_plan(plan, options, uri=uri, signals=signals)
 
 

@@ -35,6 +35,11 @@ def reproduce_command(space: Space, options: SweepOptions) -> str:
     words += [] if space.source_model is None else ["--from", space.source_model.source]
     words += ["--device", options.device]
     words += [] if options.precision == "fp32" else ["--precision", options.precision]
+    if options.device == "cuda":
+        words += ["--fast"] if options.fast else []
+        # Of the memory that it leaves a trial micro-batches are planned.
+        share = f"{options.gpus_per_trial:g}"
+        words += [] if options.gpus_per_trial == 1 else ["--gpus-per-trial", share]
     words += [] if options.stop is None else ["--stop", options.stop]
     return shlex.join(words)[:COMMAND_LENGTH]
 

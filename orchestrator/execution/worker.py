@@ -20,7 +20,7 @@ from orchestrator.storage import model_files
 from orchestrator.storage.outbox import DataInput, Outbox
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic
-from orchestrator.system.memory import disable_malloc_trim, peak_memory
+from orchestrator.system.memory import disable_malloc_trim, limit_gpu_memory, peak_memory
 from orchestrator.system.provenance import card, check_code
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
@@ -67,6 +67,8 @@ def run_task(
     check_plugin_code(task.config)
     torch.set_num_threads(task.dense.numerics.threads)
     disable_malloc_trim()
+    if task.dense.numerics.device == "cuda":
+        limit_gpu_memory(settings.gpu_share)
     outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
     execution = _TaskExecution(
         task,
@@ -139,7 +141,9 @@ class _TaskExecution:
             source_model = load_source_model(tracker, dense)
             masks = load_round_masks(tracker, config) if isinstance(config, TrialConfig) else None
             peak_bytes = peak_memory(dense.numerics.device)
-            with deterministic(dense.numerics.device, tf32=dense.numerics.tf32) as nondeterministic_ops:
+            numerics = dense.numerics
+            mode = deterministic(numerics.device, tf32=numerics.tf32, fast=numerics.fast)
+            with mode as nondeterministic_ops:
                 result = self._train(session.checkpoints, source_model, masks)
             tags = card(dense.numerics.device) | transfer_tags(dense, dataset, source_model)
             if nondeterministic_ops:

@@ -205,25 +205,33 @@ def measure(
     batch: int,
     seconds: float = SECONDS,
     csr_layers: Sequence[str] | None = None,
+    device: str = "cpu",
 ) -> Latency:
     """Measure all forms in turn for about `seconds` each, after checking that their outputs are equal.
 
     Where nothing can be cut out, there is one more form, with the layers in CSR that are faster so at this
-    batch size, or those of `csr_layers`. Raises CollapsedError for outputs that differ by more than rounding.
+    batch size, or those of `csr_layers`. On a `cuda` device CSR is left out, and copies of the networks are
+    timed by events. Raises CollapsedError for outputs that differ by more than rounding.
     """
-    images = torch.rand((batch, *variants.input_shape), generator=torch.Generator().manual_seed(0))
+    images = torch.rand((batch, *variants.input_shape), generator=torch.Generator().manual_seed(0)).to(device)
     forms = {"dense": variants.dense, "masked": variants.masked, "cut": variants.cut}
-    nets = {name: net for name, net in forms.items() if net is not None}
+    nets = {name: _on(device, net) for name, net in forms.items() if net is not None}
     layers: tuple[str, ...] = ()
     with torch_threads(1), eval_mode(*nets.values()), torch.inference_mode():
-        if variants.masked is not None and variants.cut is None and is_supported():
+        has_csr = device == "cpu" and is_supported()
+        if variants.masked is not None and variants.cut is None and has_csr:
             masked, masks = variants.masked, variants.masks
             layers = find_faster_layers(masked, masks, images) if csr_layers is None else tuple(csr_layers)
             nets |= {"csr": to_sparse(masked, masks, layers)} if layers else {}
         # A form that computes something else has no time worth recording.
         check_equal({name: net for name, net in nets.items() if name != "dense"}, images)
-        timing = side_by_side({name: partial(net, images) for name, net in nets.items()}, seconds=seconds)
+        calls = {name: partial(net, images) for name, net in nets.items()}
+        timing = side_by_side(calls, seconds=seconds, device=device)
     return Latency(batch, timing, shipped_form(timing.ratios), layers)
+
+
+def _on(device: str, net: nn.Module) -> nn.Module:
+    return net if device == "cpu" else deepcopy(net).to(device)
 
 
 def shipped_form(ratios: Mapping[str, float]) -> str:

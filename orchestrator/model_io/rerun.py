@@ -122,6 +122,8 @@ class RecordedRun:
         """Yield why equal bits cannot be promised; nothing for a run on a CPU by this code."""
         if size := self.row.tags.get("micro_batch_halved_to"):
             yield f"its micro-batch was halved to {size} as memory ran out: equal bits are not promised"
+        if self.dense.numerics.fast:
+            yield "it was run with --fast, which is not deterministic: equal bits are not promised"
         if self.dense.numerics.device != "cpu" and "cuda.deterministic" not in self.environment():
             yield "it was recorded on a GPU without deterministic mode: equal bits are not promised"
         if operations := self.row.tags.get(NONDETERMINISTIC_TAG):
@@ -202,7 +204,10 @@ def rerun(recorded: RecordedRun) -> RerunResult:
         raise DeviceError("the run was made on a GPU, and torch sees no CUDA device here")
     images = load_data(recorded.dense.dataset, str(data_folder()), numerics.device)
     source_model = load_source_model(recorded.tracker, recorded.dense)
-    with torch_threads(numerics.threads), deterministic(numerics.device, tf32=numerics.tf32) as operations:
+    with (
+        torch_threads(numerics.threads),
+        deterministic(numerics.device, tf32=numerics.tf32, fast=numerics.fast) as operations,
+    ):
         if isinstance(config, TrialConfig):
             result = run_trial(config, images, store=_NoDenseNetworks(), source_model=source_model)
         else:

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from math import ceil
 from pathlib import Path
-from time import perf_counter
 
-import torch
-from torch import nn
-
-import models
-from orchestrator.config import DenseConfig, Numerics, Train, TrialConfig, method_name
+from orchestrator.config import DenseConfig, TrialConfig, method_name
 from orchestrator.data.datasets import parse_dataset, split_sizes
 from orchestrator.errors import DiskFullError
 from orchestrator.formatting import format_size
 from orchestrator.planning.constraints import Shape, meta_model, shape_of
 from orchestrator.planning.plan import Plan
-from orchestrator.system.determinism import seeded, torch_threads
+from orchestrator.planning.step_times import NO_CALIBRATION, Calibration, Speed, mask_bytes, measure_speed
+from orchestrator.system.machine import gpus
 from orchestrator.training.lengths import epochs_of
-from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.distillation import distillations
-from orchestrator.trial.metrics import Profile, dense_bytes, profile, train_flops
+from orchestrator.trial.metrics import dense_bytes, train_flops
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_per_round, recoveries, reuses_dense_weights, trains_cut
 from orchestrator.trial.task import Task
 from pruning.criteria import criteria
-from pruning.masking import prunable_layers
 from pruning.schedules import rounds_of, schedules
-
-MAX_IMAGES = 64  # of a timed pass
-MAX_PASS_MACS = 2_000_000_000  # of a timed pass: a second or less on a CPU core
-MIN_TIMED_SECONDS = 0.05
-MAX_TIMED_CALLS = 5
 
 FORWARD_SHARE = 1 / 3  # of a forward and backward pass
 # Measured with four-techniques on two cores, see docs/benchmarks.md: the time before the first training and
@@ -45,17 +34,6 @@ RECORD_SECONDS = 0.25
 RUN_BYTES = 80_000  # of a run without its tensors: ten files of a disk block each, and its database rows
 # Models whose estimates were compared with sweeps; others, and GPUs, may take another time.
 COMPARED_MODELS = ("slp", "mlp", "cnn")
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds of a forward and backward pass per image and of an optimizer step; the size of the network."""
-
-    image_seconds: float
-    step_seconds: float
-    cost: Profile
-    weight_bytes: int
-    mask_bytes: int
 
 
 @dataclass(frozen=True)
@@ -86,16 +64,23 @@ class _Cost:
     bytes: int
 
 
-def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> Estimate:
+def estimate(
+    plan: Plan,
+    *,
+    finished: Collection[str],
+    concurrency: int = 1,
+    calibration: Calibration = NO_CALIBRATION,
+) -> Estimate:
     """Estimate what the rest of a plan costs; `finished` are the keys that the store has.
 
-    The seconds are calibrated by a few timed training steps; see `Estimate.basis`.
+    The seconds are by the step times of the calibration, or by a few training steps that are timed here; see
+    `Estimate.basis`.
     """
     finished = frozenset(finished)
     to_run = [trial.config for trial in plan.trials if trial.key not in finished]
     dense_keys = {config.dense.key() for config in to_run} - finished
     dense_to_run = [config for config in plan.dense if config.key() in dense_keys]
-    costs_of = _Costs()
+    costs_of = _Costs(calibration)
     costs = [costs_of.training(config) for config in dense_to_run]
     costs += [costs_of.trial(config) for config in to_run]
     workers = max(1, min(concurrency, len(costs)))
@@ -112,26 +97,35 @@ def estimate(plan: Plan, *, finished: Collection[str], concurrency: int = 1) -> 
         trials_to_run=len(to_run),
         dense_to_run=len(dense_to_run),
         reused=len(plan.trials) - len(to_run),
-        basis=_basis(to_run, concurrency),
-        unknown="; ".join(dict.fromkeys(unknown_costs(to_run))),
+        basis=_basis(to_run, concurrency, calibration),
+        unknown="; ".join(dict.fromkeys(unknown_costs(to_run, calibration))),
     )
 
 
-def _basis(to_run: Sequence[TrialConfig], concurrency: int) -> str:
+def _basis(to_run: Sequence[TrialConfig], concurrency: int, calibration: Calibration) -> str:
     if not to_run:
         return "nothing is left to run"
-    device = to_run[0].dense.numerics.device if torch.cuda.is_available() else "cpu"
-    return (
-        f"a few timed training steps of each model on this machine's {device}, {concurrency} at a time; "
-        "start-up and recording as on an idle machine of two cores"
-    )
+    are_calibrated = [_is_calibrated(config.dense, calibration) for config in to_run]
+    device = to_run[0].dense.numerics.device if gpus() else "cpu"
+    timed = f"a few timed training steps of each model on this machine's {device}"
+    measured = f"step times of a {calibration.device}"
+    if all(are_calibrated):
+        timed = measured
+    elif any(are_calibrated):
+        timed = f"{measured}, and of models without any {timed}"
+    return f"{timed}, {concurrency} at a time; start-up and recording as on an idle machine of two cores"
 
 
-def unknown_costs(to_run: Sequence[TrialConfig]) -> Iterator[str]:
+def _is_calibrated(config: DenseConfig, calibration: Calibration) -> bool:
+    return calibration.find(config.model, shape_of(config.dataset)[0], config.numerics) is not None
+
+
+def unknown_costs(to_run: Sequence[TrialConfig], calibration: Calibration = NO_CALIBRATION) -> Iterator[str]:
     """Yield what the estimate of these trials does not count, or never was compared with a sweep for."""
     for config in to_run:
         if config.dense.numerics.device == "cuda":
-            no_gpu = "" if torch.cuda.is_available() else ", and this machine has none: timed on the CPU"
+            is_timed_here = bool(gpus()) or _is_calibrated(config.dense, calibration)
+            no_gpu = "" if is_timed_here else ", and this machine has none: timed on the CPU"
             yield f"no estimate was compared with a sweep on a GPU{no_gpu}"
         criterion = criteria.get(config.prune.criterion)
         if criterion.traits.get("data"):
@@ -151,14 +145,20 @@ def unknown_costs(to_run: Sequence[TrialConfig]) -> Iterator[str]:
 class _Costs:
     """Costs of trainings and trials; each model is measured once per input shape."""
 
-    def __init__(self) -> None:
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
         self.speeds: dict[tuple[object, ...], Speed] = {}
         self.costs: dict[tuple[object, ...], _Cost] = {}
 
     def speed(self, config: DenseConfig) -> Speed:
         key = (config.model, *shape_of(config.dataset))
         if key not in self.speeds:
-            self.speeds[key] = measure_speed(*key, numerics=config.numerics)
+            self.speeds[key] = measure_speed(
+                config.model,
+                *shape_of(config.dataset),
+                numerics=config.numerics,
+                calibration=self.calibration,
+            )
         return self.speeds[key]
 
     def training(self, config: DenseConfig) -> _Cost:
@@ -214,50 +214,6 @@ def trial_epochs(config: TrialConfig) -> int:
     return preparation + recovery * (
         1 if config.when == "init" else rounds_of(schedules.get(config.prune.schedule))
     )
-
-
-def measure_speed(model: str, input_shape: Shape, num_classes: int, *, numerics: Numerics) -> Speed:
-    """Time a few training steps on the device of `numerics`, or on the CPU where there is no GPU.
-
-    The global seeds are untouched.
-    """
-    device = numerics.device if torch.cuda.is_available() else "cpu"
-    with seeded(0, torch.device(device)), torch_threads(numerics.threads):
-        net = models.build(model, input_shape=input_shape, num_classes=num_classes)
-        cost = profile(net, input_shape)
-        # Two images at the least: batch norm cannot be trained on one.
-        fitting = max(2, min(MAX_IMAGES, MAX_PASS_MACS // max(cost.total_macs, 1)))
-        images = MAX_IMAGES if device == "cuda" else fitting
-        net = net.to(device).train()
-        batch = torch.randn((images, *input_shape)).to(device)
-        labels = torch.arange(images, device=device) % num_classes
-        bf16 = numerics.precision == "bf16"
-        pass_seconds = _mean_seconds(partial(_train_pass, net, batch, labels, bf16), device)
-        step_seconds = _mean_seconds(make_optimizer(Train(), net).step, device)
-    return Speed(pass_seconds / images, step_seconds, cost, dense_bytes(net), mask_bytes(net))
-
-
-def _train_pass(net: nn.Module, batch: torch.Tensor, labels: torch.Tensor, bf16: bool) -> None:
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-        logits = net(batch)
-    nn.functional.cross_entropy(logits.float(), labels).backward()
-
-
-def _mean_seconds(call: Callable[[], object], device: str) -> float:
-    """Return the mean of a few calls, after a first one that is not timed."""
-    start, calls = 0.0, -1
-    while calls < 1 or (calls < MAX_TIMED_CALLS and perf_counter() - start < MIN_TIMED_SECONDS):
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        calls += 1
-        start = start or perf_counter()
-    return (perf_counter() - start) / calls
-
-
-def mask_bytes(net: nn.Module) -> int:
-    """Return the bytes of a network's packed masks: one bit for each prunable weight."""
-    return sum((layer.weight.numel() + 7) // 8 for layer in prunable_layers(net).values())
 
 
 def check_disk_space(tasks: Sequence[Task], folder: Path | None) -> None:

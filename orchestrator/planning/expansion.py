@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any, cast
 
@@ -18,7 +18,6 @@ from orchestrator.config import (
     Train,
     TrialConfig,
     When,
-    micro_batch_of,
 )
 from orchestrator.planning.allocation import (
     ALLOCATED,
@@ -45,6 +44,7 @@ from orchestrator.planning.constraints import (
 )
 from orchestrator.planning.equality import explain_duplicate, plain_key
 from orchestrator.planning.fingerprints import data_sha256, dense_code, trial_code
+from orchestrator.planning.micro_batches import planned_micro_batch
 from orchestrator.space import hyperparameters
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
 from orchestrator.space.schema import Exclude
@@ -121,13 +121,16 @@ class PruningVariant:
     rules: frozenset[int]
 
 
-def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
-    """Return the trials of all combinations of the lists; the micro-batch depends on the model."""
+def expand(space: Space, lists: Lists, numerics: Numerics, *, gpu_bytes: int | None = None) -> Expansion:
+    """Return the trials of all combinations of the lists.
+
+    The micro-batch depends on the model, and on a GPU on what a trial has of its memory, `gpu_bytes`.
+    """
     trials: dict[str, PlannedTrial] = {}  # by plain key: what is equal by definition is planned once
     dense: dict[DenseConfig, DenseConfig] = {}
     excluded: dict[Exclusion, int] = {}
     pruning_variants = list(_pruning_variants(space, lists))
-    for dense_variant in _dense_variants(space, lists, numerics):
+    for dense_variant in _dense_variants(space, lists, numerics, gpu_bytes):
         config = dense.get(dense_variant.dense, dense_variant.dense)
         is_needed = False
         for pruning_variant in pruning_variants:
@@ -149,22 +152,25 @@ def expand(space: Space, lists: Lists, numerics: Numerics) -> Expansion:
     return Expansion(tuple(trials.values()), tuple(dense), exclusions)
 
 
-def _dense_variants(space: Space, lists: Lists, numerics: Numerics) -> Iterator[DenseVariant]:
+def _dense_variants(
+    space: Space, lists: Lists, numerics: Numerics, gpu_bytes: int | None
+) -> Iterator[DenseVariant]:
     source_model = space.source_model
     for model, dataset in product(lists["model"], lists["dataset"]):
         settled = _settled(model, dataset)
-        model_numerics = replace(numerics, micro_batch=micro_batch_of(model))
+        micro_batch = partial(planned_micro_batch, settled, dataset, numerics=numerics, gpu_bytes=gpu_bytes)
         starts = lists.get("start", ("scratch",))
         variants = product(lists["batch_size"], _recipes(space, lists), starts, lists["seed"])
         for batch_size, (train, recipe), start, seed in variants:
             point = {"model": model, "dataset": dataset, "batch_size": batch_size, "seed": seed, **recipe}
+            effective = min(batch_size, train_size(dataset))
             config = DenseConfig(
                 model=settled,
                 dataset=dataset,
-                batch_size=min(batch_size, train_size(dataset)),
+                batch_size=effective,
                 seed=seed,
                 train=train,
-                numerics=model_numerics,
+                numerics=replace(numerics, micro_batch=micro_batch(effective)),
                 start=start,
                 ancestor_sha256="" if start == "scratch" or source_model is None else source_model.sha256,
                 data_sha256=data_sha256(dataset),

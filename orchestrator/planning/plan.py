@@ -46,7 +46,8 @@ class Plan:
 
     `dense` are the trainings that they share, each once, in the order in which they are needed. `points` are
     those of a search, in order, each with a trial for every seed; a grid has none, and the plan of tpe grows
-    while results come in. `exhausted`: the space has no other point.
+    while results come in. `exhausted`: the space has no other point. `gpu_bytes` is what a trial has of a
+    GPU's memory, None where that is not known: it decides the micro-batches.
     """
 
     space: Space
@@ -56,6 +57,7 @@ class Plan:
     points: tuple[SearchPoint, ...] = ()
     numerics: Numerics = Numerics()  # noqa: RUF009  frozen
     exhausted: bool = False
+    gpu_bytes: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -64,21 +66,29 @@ class Plan:
 
 
 def make_plan(
-    space: Space, *, device: Device = "cpu", precision: Precision = "fp32", threads: int = 1
+    space: Space,
+    *,
+    device: Device = "cpu",
+    precision: Precision = "fp32",
+    threads: int = 1,
+    gpu_bytes: int | None = None,
+    fast: bool = False,
 ) -> Plan:
     """Return the plan of a space; of data sets with options of their own, names and headers are read.
 
-    The plan of `random` has all its points; that of `tpe` is empty, and grows while results come in.
-    Raises DataError where these are missing or bad, and SpaceError where a model fits none of the data sets,
-    or amounts by layer none of the models.
+    The plan of `random` has all its points; that of `tpe` is empty, and grows while results come in. `fast`
+    is for a GPU, and nothing on a CPU. Raises DataError where data sets are missing or bad, and SpaceError
+    where a model fits none of the data sets, or amounts by layer none of the models.
     """
     clear_caches()
     _check_models(space)
-    numerics = Numerics(device, precision, threads)
+    fast = fast and device != "cpu"
+    numerics = Numerics(device, precision, threads, tf32=fast, fast=fast)
     if space.search.method == "grid":
-        expansion = expand(space, grid_lists(space), numerics)
-        return Plan(space, expansion.trials, expansion.dense, expansion.excluded, numerics=numerics)
-    plan = Plan(space, (), (), (), numerics=numerics)
+        expansion = expand(space, grid_lists(space), numerics, gpu_bytes=gpu_bytes)
+        trials, dense, excluded = expansion.trials, expansion.dense, expansion.excluded
+        return Plan(space, trials, dense, excluded, numerics=numerics, gpu_bytes=gpu_bytes)
+    plan = Plan(space, (), (), (), numerics=numerics, gpu_bytes=gpu_bytes)
     return plan if space.search.method == "tpe" else _with_random_points(plan, space.search.points)
 
 
@@ -133,7 +143,14 @@ def _with_random_points(plan: Plan, points: int) -> Plan:
     samples: list[SampledPoint] = []
     while len(plan.points) + len(samples) < points and (not samples or samples[-1].expansion is not None):
         number = len(plan.points) + len(samples)
-        sample = next_point(plan.space, plan.numerics, number=number, observed=(), planned_keys=planned_keys)
+        sample = next_point(
+            plan.space,
+            plan.numerics,
+            number=number,
+            observed=(),
+            planned_keys=planned_keys,
+            gpu_bytes=plan.gpu_bytes,
+        )
         trials = sample.expansion.trials if sample.expansion else ()
         planned_keys.update(plain_key(trial.config) for trial in trials)
         samples.append(sample)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import DenseConfig, EarlyStopping, TrialConfig
 from orchestrator.errors import StoreError
-from orchestrator.keys import STAGE_VERSIONS, non_default_recipe
+from orchestrator.keys import STAGE_VERSIONS, non_default_numerics, non_default_recipe
 from orchestrator.planning.expansion import Params, SampledPoint, expand
 from orchestrator.planning.fingerprints import fingerprint_choices
 from orchestrator.planning.plan import Exclusion, Plan, PlannedTrial, extended
@@ -90,7 +90,8 @@ def identity(plan: Plan, *, stop: EarlyStopping | None = None) -> str:
         **({"only": space.only} if space.only else {}),
         **({"round_to": space.round_to} if space.round_to > 1 else {}),
         "exclude": [_choices_record(rule.non_empty()) for rule in space.exclude],
-        "numerics": asdict(plan.numerics),
+        "numerics": non_default_numerics(asdict(plan.numerics)),
+        **({} if plan.gpu_bytes is None else {"gpu_bytes": plan.gpu_bytes}),
         "stop": str(stop),
         "ingredients": fingerprint_choices(
             {
@@ -143,7 +144,7 @@ def with_points_of(plan: Plan, content: Mapping[str, Any]) -> Plan:
 
 def _expand_point(plan: Plan, params: Params) -> SampledPoint:
     lists = select(plan.space, lambda name, choice: params[name])
-    return SampledPoint(params, expand(plan.space, lists, plan.numerics))
+    return SampledPoint(params, expand(plan.space, lists, plan.numerics, gpu_bytes=plan.gpu_bytes))
 
 
 def remaining_tasks(

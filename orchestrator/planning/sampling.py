@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import optuna
@@ -22,7 +23,7 @@ from optuna.trial import TrialState
 from orchestrator.config import Numerics
 from orchestrator.planning.equality import plain_key
 from orchestrator.planning.expansion import Expansion, Params, SampledPoint, expand
-from orchestrator.space.space import Space, select
+from orchestrator.space.space import Lists, Space, select
 from orchestrator.space.values import Choice, Range, Value, listed_values
 
 MAX_DRAWS = 1000  # for one point, until one is new and can be run
@@ -58,15 +59,18 @@ def next_point(
     number: int,
     observed: Sequence[ObservedPoint],
     planned_keys: Collection[str],
+    gpu_bytes: int | None = None,
 ) -> SampledPoint:
     """Return point `number`, counted from 0: one whose trials can be run, and are not planned yet.
 
     `planned_keys` are those of plain configurations: a point that equals a planned one is not new.
+    `gpu_bytes` are as in `Plan`.
     """
     conflicts: list[str] = []
     study = make_study(space, observed)
+    expand_lists = partial(expand, space, numerics=numerics, gpu_bytes=gpu_bytes)
     for attempt in range(MAX_DRAWS):
-        params, expansion = _draw(space, numerics, study, number=number, attempt=attempt)
+        params, expansion = _draw(space, expand_lists, study, number=number, attempt=attempt)
         if not expansion.trials:
             conflicts.append(expansion.excluded[0].reason)
         elif not any(plain_key(trial.config) in planned_keys for trial in expansion.trials):
@@ -98,7 +102,12 @@ def _frozen_trial(space: Space, point: ObservedPoint) -> optuna.trial.FrozenTria
 
 
 def _draw(
-    space: Space, numerics: Numerics, study: optuna.Study, *, number: int, attempt: int
+    space: Space,
+    expand_lists: Callable[[Lists], Expansion],
+    study: optuna.Study,
+    *,
+    number: int,
+    attempt: int,
 ) -> tuple[Params, Expansion]:
     seed_text = f"{space.search.seed} {number} {attempt}"
     study.sampler = _make_sampler(space, seed_text, use_model=attempt < MODEL_DRAWS)
@@ -109,7 +118,7 @@ def _draw(
         params[name] = _suggest(trial, name, choice)
         return params[name]
 
-    expansion = expand(space, select(space, choose), numerics)
+    expansion = expand_lists(select(space, choose))
     # The draw is closed as failed: the next point has a study of its own, made from observed points.
     study.tell(trial, state=TrialState.FAIL)
     return params, expansion

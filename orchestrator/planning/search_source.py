@@ -86,6 +86,7 @@ class SearchSource:
             number=len(plan.points),
             observed=self.observed_points(),
             planned_keys={plain_key(trial.config) for trial in plan.trials},
+            gpu_bytes=plan.gpu_bytes,
         )
         longer, expansion = extended(plan, [sample]), sample.expansion
         trials, dense = (expansion.trials, expansion.dense) if expansion else ((), ())

@@ -115,7 +115,7 @@ def _environment(tracker: Tracker, rows: Iterable[RunRecord]) -> str:
 def read_request(sweep: RunRecord) -> Json:
     """Return the command of a sweep, and its options that decide results.
 
-    These are `sets`, `device`, `precision`, `stop` and `from`.
+    These are `sets`, `device`, `precision`, `stop` and `from`; where given `fast` and `gpus_per_trial`.
 
     UsageError for a sweep whose command was not recorded whole.
     """
@@ -138,7 +138,9 @@ def read_request(sweep: RunRecord) -> Json:
             options["sets"].append(value)
         elif name in ("--device", "--precision", "--stop", "--from"):
             options[name.removeprefix("--")] = value
-    return options
+        elif name == "--gpus-per-trial":
+            options["gpus_per_trial"] = float(value)
+    return options | ({"fast": True} if "--fast" in words else {})
 
 
 def source_model_files(tracker: Tracker, sweep: RunRecord, request: Json) -> dict[str, bytes]:

@@ -175,4 +175,6 @@ class MethodsText:
         device, precision = self._joined("numerics.device"), self._joined("numerics.precision")
         threads = self._joined("numerics.threads")
         unit = "thread" if threads == "1" else "threads"
-        return f"trials ran on {device} in {precision} with {threads} {unit} each"
+        is_fast = "numerics.fast" in self._results and self._results["numerics.fast"].eq(True).any()
+        fast = ", factors of products rounded to TF32 and kernels not deterministic" if is_fast else ""
+        return f"trials ran on {device} in {precision} with {threads} {unit} each{fast}"

@@ -25,6 +25,8 @@ from orchestrator.report.components import (
     note,
 )
 from orchestrator.report.data import ReportData, ReportOptions, Setting
+from orchestrator.storage.runs import NORM_IMAGES
+from pruning import own_code
 
 MAX_METHODS, MAX_POINTS, MAX_SETTINGS = 60, 12, 300
 MAX_REASONS, MAX_SEED_REASONS = 30, 3
@@ -207,7 +209,18 @@ def setup_section(data: ReportData) -> Section:
         if name.startswith("numerics.")
     }
     blocks += [Heading("Environment"), Facts({**machine, **numerics}), Details("Versions", [Facts(versions)])]
+    if text := _norm_text(data):
+        blocks.append(note(text))
     return Section("setup", "Setup", blocks)
+
+
+def _norm_text(data: ReportData) -> str:
+    """Return a sentence on trainings whose batch norms saw less than a batch; "" where there are none."""
+    runs = [run for run in data.loaded.runs.values() if NORM_IMAGES in run.tags]
+    kinds = dict.fromkeys((run.params.get("model", ""), run.tags[NORM_IMAGES]) for run in runs)
+    texts = (f"{own_code.shown(model)} ({images} images)" for model, images in kinds)
+    names = ", ".join(texts)
+    return names and f"Batch norms took their statistics over a part of each batch: {names}."
 
 
 def _values_text(data: ReportData, column: str) -> str:

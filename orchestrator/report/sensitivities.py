@@ -134,7 +134,10 @@ def _measure(
     state = saved_model(tracker, row).state()
     context = replace(make_context(config, data), dense_state=state)
     try:
-        with torch_threads(numerics.threads), deterministic(numerics.device, tf32=numerics.tf32):
+        with (
+            torch_threads(numerics.threads),
+            deterministic(numerics.device, tf32=numerics.tf32, fast=numerics.fast),
+        ):
             return find_sensitivity(context, store)
     except ValueError as error:
         raise UsageError(f"{config.prune.criterion}, {config.prune.granularity}: {error}") from error

@@ -14,6 +14,9 @@ DIGEST_LENGTH = 36  # characters of a data set's digest that MLflow stores
 Value = str | int | float | bool | None
 FEW_KEYS = 4  # searched one by one, so that the time does not grow with the store
 
+# A tag of a run whose batch norms saw fewer images at a time than a batch has: how many, of how many.
+NORM_IMAGES = "batch_norm_images"
+
 # Artifacts and a tag of a sweep's run.
 PICTURE = "accuracy-against-sparsity.png"
 TABLES = "comparison.md"

@@ -30,11 +30,12 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def deterministic(device: str, *, tf32: bool = False) -> Iterator[set[str]]:
+def deterministic(device: str, *, tf32: bool = False, fast: bool = False) -> Iterator[set[str]]:
     """Make a GPU deterministic within the block; the set collects operations that have no such form.
 
     Those run all the same: torch warns of each. Products are rounded to TF32 only with `tf32`: torch itself
-    leaves it on for convolutions. On a CPU this does nothing.
+    leaves it on for convolutions. With `fast` the GPU is not deterministic: cuDNN tries its kernels, and
+    takes the fastest. On a CPU this does nothing.
     """
     nondeterministic_ops: set[str] = set()
     if device == "cpu":
@@ -44,9 +45,9 @@ def deterministic(device: str, *, tf32: bool = False) -> Iterator[set[str]]:
     benchmark, fill = torch.backends.cudnn.benchmark, _fill()
     mode = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = fast
     _set_fill(False)  # no code of ours reads memory before it writes it
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(not fast, warn_only=True)
     rounding = _tf32()
     _set_tf32((tf32, tf32))
     try:
@@ -98,6 +99,8 @@ def summary(numerics: Numerics, nondeterministic_ops: Collection[str]) -> str:
     """Return in words how much of a run was deterministic."""
     if numerics.device == "cpu":
         return f"cpu, threads: {numerics.threads}"
+    if numerics.fast:
+        return f"{numerics.device}, fast: not deterministic"
     exceptions = ", ".join(sorted(nondeterministic_ops))
     operations = f"all but {exceptions}" if exceptions else "every operation"
     return f"{numerics.device}, deterministic: {operations}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
@@ -50,6 +52,47 @@ def gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU as its driver names it; `memory` in bytes, `is_divided` into instances (MIG) of less."""
+
+    name: str
+    memory: int
+    is_divided: bool
+
+
+CARD_FIELDS = "index,uuid,name,memory.total,mig.mode.current"
+ASKING_SECONDS = 20.0  # a driver that no process has in use takes seconds to start
+
+
+@cache
+def cards() -> tuple[Card, ...]:
+    """Return the NVIDIA GPUs that this process may use; nothing where the driver does not tell.
+
+    Asked of `nvidia-smi`, a process of its own: torch would hold some of the first GPU's memory from then on.
+    """
+    command = ["nvidia-smi", f"--query-gpu={CARD_FIELDS}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ASKING_SECONDS, check=True)
+        rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return tuple(
+            Card(name, int(mebibytes) << 20, mig == "Enabled")
+            for index, uuid, name, mebibytes, mig in rows
+            if visible is None or {index, uuid} & set(visible.split(","))
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ()
+
+
+def gpu_memory() -> int | None:
+    """Return the bytes of the smallest GPU's memory, in whole gibibytes; None where that is not known."""
+    known = cards()
+    if not known or any(card.is_divided for card in known):
+        return None
+    return min(card.memory for card in known) >> 30 << 30
 
 
 MAX_OTHERS = 0.1  # share of all cores that other processes may keep busy during a measurement

@@ -49,6 +49,44 @@ def _gc_thresholds(thresholds: tuple[int, int, int]) -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+# What libraries say where memory runs out. cuBLAS and cuDNN cannot start without memory for their own.
+ALLOCATION_ERRORS = (
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is that memory ran out, on a CPU or a GPU."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_ERRORS):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+CONTEXT_BYTES = (
+    640 << 20
+)  # of a GPU's memory that a process has before any tensor, which torch does not count
+
+
+def limit_gpu_memory(share: float) -> None:
+    """Let this process allocate its share of its GPU's memory and no more: other trials have the rest."""
+    if share >= 1:
+        return
+    import torch
+
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    torch.cuda.set_per_process_memory_fraction(max(share / 2, share - CONTEXT_BYTES / total))
+
+
 PROCESS = Path("/proc/self")
 RESET_PEAK = "5"  # to clear_refs: the peak resident set is the present one (proc(5), Linux 4.0)
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from orchestrator.errors import StoreError
+from orchestrator.system.machine import cards
 
 PACKAGES = (
     "pruning-orchestrator",
@@ -48,7 +49,18 @@ def environment() -> dict[str, str]:
     }
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     facts |= determinism.facts() if count else {}
-    return facts | {f"gpu.{number}": torch.cuda.get_device_name(number) for number in range(count)}
+    return facts | {f"gpu.{number}": name for number, name in enumerate(_gpu_names(count))}
+
+
+def _gpu_names(count: int) -> list[str]:
+    """Return the names of this process's GPUs, asked of the driver unless the process has them in use.
+
+    torch would take some of the first GPU's memory to answer, and keep it as long as the process lives.
+    """
+    import torch
+
+    names = [card.name for card in cards()] if count and not torch.cuda.is_initialized() else []
+    return names if len(names) == count else [torch.cuda.get_device_name(number) for number in range(count)]
 
 
 def card(device: str) -> dict[str, str]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from time import perf_counter
 
+import torch
 from torch.utils.benchmark import Timer
 
 from orchestrator.system.machine import MachineLoad, watch_load
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 7
+MIN_CALLS = 3  # of a round on a GPU
 CONTROL = ""  # the first function, timed a second time
 MIN_SELF_RATIO, MAX_SELF_RATIO = 0.9, 1.1
 
@@ -45,27 +47,57 @@ class Timing:
         return (*doubts, *([self.load.busy] if self.load.busy else []))
 
 
-def side_by_side(functions: Mapping[str, Callable[[], object]], *, seconds: float) -> Timing:
+def side_by_side(
+    functions: Mapping[str, Callable[[], object]], *, seconds: float, device: str = "cpu"
+) -> Timing:
     """Time every function for about `seconds`, one after the other in each round, the first one twice.
 
     Every other round runs backwards, so that a machine that slows down favours none. One call of each
     comes before. A sample is the mean of a block of calls (torch.utils.benchmark), long enough for the
-    clock; calls that are long make fewer rounds, and take their time.
+    clock; calls that are long make fewer rounds, and take their time. On a `cuda` device a sample is one call
+    between two events on the device.
     """
     first = next(iter(functions))
-    timers = {name: Timer("run()", globals={"run": function}) for name, function in functions.items()}
-    timers[CONTROL] = timers[first]
+    clock = _event_times if device == "cuda" else _block_times
+    timed = {**functions, CONTROL: functions[first]}
     rounds = _rounds(max(_seconds(function) for function in functions.values()), seconds)
-    samples: dict[str, list[list[float]]] = {name: [] for name in timers}
+    samples: dict[str, list[list[float]]] = {name: [] for name in timed}
     load = watch_load()
-    for name in _order(list(timers), rounds):
-        samples[name].append(timers[name].blocked_autorange(min_run_time=seconds / rounds).times)
+    for name in _order(list(timed), rounds):
+        samples[name].append(clock(timed[name], seconds / rounds))
     return Timing(
         {name: spread([t for times in samples[name] for t in times]) for name in functions},
         {name: _ratio(samples[first], samples[name]) for name in functions},
         _ratio(samples[first], samples[CONTROL]),
         load(),
     )
+
+
+def _block_times(function: Callable[[], object], seconds: float) -> list[float]:
+    """Return the mean time of a call, in seconds, in each of several blocks."""
+    times: list[float] = (
+        Timer("run()", globals={"run": function}).blocked_autorange(min_run_time=seconds).times
+    )
+    return times
+
+
+def _event_times(function: Callable[[], object], seconds: float) -> list[float]:
+    """Return the seconds of each call on a GPU, from the first kernel to the last, and at least three.
+
+    The host waits for each call before the next: one that is short is as long as its kernels take to launch.
+    """
+    times: list[float] = []
+    function()
+    torch.cuda.synchronize()
+    started = perf_counter()
+    while len(times) < MIN_CALLS or perf_counter() - started < seconds:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return times
 
 
 def _seconds(function: Callable[[], object]) -> float:

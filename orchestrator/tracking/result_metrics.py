@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from math import ceil
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from orchestrator.config import DenseConfig, EarlyStopping, TrialConfig
 from orchestrator.space.stopping_rules import pruners
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import RunEnd
-from orchestrator.storage.runs import TAG_LENGTH, MetricPoint
+from orchestrator.storage.runs import NORM_IMAGES, TAG_LENGTH, MetricPoint
 from orchestrator.system.files import write_file
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import round_masks
@@ -32,6 +35,7 @@ from orchestrator.trial.structure import unpruned_of
 from orchestrator.trial.task import Task
 from pruning import stored_code
 from pruning.cutting import layer_widths
+from pruning.masking import Norm
 from pruning.pq_index import find_phases
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
@@ -128,14 +132,20 @@ def _unpruned_tag(task: Task, result: TrialResult) -> dict[str, str]:
 
 def _outcome_tags(dense: DenseConfig, result: TrialResult, phase_names: Sequence[str]) -> dict[str, str]:
     """Return tags on the notes, the last phase, the class that lost most and a halved micro-batch."""
-    planned = min(dense.numerics.micro_batch, dense.batch_size)
-    used = min(result.last.state.micro_batch, dense.batch_size)
+    used = result.last.state.micro_batch
     tags = {"notes": notes} if (notes := _notes(result)) else {}
     tags |= {"notes_at_end": "; ".join(result.rounds[-1].notes)[:NOTES_LENGTH]} if result.rounds else {}
     tags |= {"phase": phase_names[-1]} if phase_names else {}
     worst_class = worst(_classes(result))
     tags |= {"worst_class_drop": worst_class.label} if worst_class.drop > 0 else {}
-    return tags | ({"micro_batch_halved_to": str(used)} if used < planned else {})
+    tags |= _norm_tag(result.last.net, batch=dense.batch_size, micro_batch=used)
+    return tags | ({"micro_batch_halved_to": str(used)} if used < dense.numerics.micro_batch else {})
+
+
+def _norm_tag(net: nn.Module, *, batch: int, micro_batch: int) -> dict[str, str]:
+    """Return a tag where batch norms took their statistics over less than a batch, with its largest part."""
+    has_norm = micro_batch < batch and any(isinstance(module, Norm) for module in net.modules())
+    return {NORM_IMAGES: f"{ceil(batch / ceil(batch / micro_batch))} of {batch}"} if has_norm else {}
 
 
 def _phases(result: TrialResult, stop: EarlyStopping | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
@@ -11,7 +11,12 @@ from torch.nn import functional
 
 from orchestrator.config import Numerics
 from orchestrator.data.loading import Split
+from orchestrator.errors import CollapsedError
+from orchestrator.system.memory import is_out_of_memory
+from pruning.checks import one_line
 from pruning.eval_mode import eval_mode
+
+ONE_IMAGE = "memory runs out even with one image at a time"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,23 @@ def evaluate(net: nn.Module, split: Split, *, numerics: Numerics) -> Evaluation:
     return Evaluation(
         hits / size, hits5 / size, nats, confusion.reshape(classes, classes).cpu(), perf_counter() - started
     )
+
+
+def evaluate_in_memory(net: nn.Module, split: Split, *, numerics: Numerics) -> tuple[Evaluation, int]:
+    """Evaluate with half the images at a time whenever memory runs out, and return how many these were, too.
+
+    CollapsedError where memory runs out with a single image.
+    """
+    try:
+        return evaluate(net, split, numerics=numerics), numerics.micro_batch
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if numerics.micro_batch <= 1:
+            raise CollapsedError(f"{ONE_IMAGE}: {one_line(error)}") from error
+    # Only here, after the except block: until its end the error holds the tensors of what did not fit.
+    smaller = max(1, min(numerics.micro_batch, len(split)) // 2)
+    return evaluate_in_memory(net, split, numerics=replace(numerics, micro_batch=smaller))
 
 
 def precision(numerics: Numerics, device: torch.device) -> torch.autocast:

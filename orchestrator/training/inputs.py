@@ -15,6 +15,7 @@ from orchestrator.data.augmentation import Augmenter, rounds_bytes
 from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split
 from orchestrator.data.scaled_images import as_bytes, index_device
+from orchestrator.data.transfer import to_device
 from orchestrator.training.losses import Labels
 
 MicroBatches = Iterator[tuple[Tensor, Labels]]
@@ -60,7 +61,7 @@ class Inputs:
     def _micro_batches(self, parts: Sequence[Tensor], read: Iterator[Tensor], count: int) -> MicroBatches:
         for part in parts:
             images = self.augment(next(read))
-            labels = Labels(self.split.labels[part.to(self.split.labels.device)])
+            labels = Labels(self.split.labels[to_device(part, self.split.labels.device)])
             if self.mixup:
                 images, labels = self._mix(images, labels)
             pieces = count // len(parts)  # 1, or all of them

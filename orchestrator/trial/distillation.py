@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orchestrator.config import Numerics
+from orchestrator.training.evaluation import precision
 from orchestrator.training.losses import Loss, cross_entropy
 from pruning.hyperparameters import Between
 from pruning.registry import Registry
@@ -15,6 +17,24 @@ from pruning.registry import Registry
 distillations = Registry("distillation", positional=("teacher",))
 Temperature = Annotated[float, Between(0.0, 1000.0, open_low=True)]
 Weight = Annotated[float, Between(0.0, 1.0)]
+
+
+class TeacherInPrecision(nn.Module):
+    """A teacher that runs in the precision of the training."""
+
+    def __init__(self, net: nn.Module, numerics: Numerics) -> None:
+        super().__init__()
+        self.net, self.numerics = net, numerics
+
+    def forward(self, images: Tensor) -> Tensor:
+        with precision(self.numerics, images.device):
+            logits: Tensor = self.net(images)
+        return logits
+
+
+def in_precision(net: nn.Module, numerics: Numerics) -> nn.Module:
+    """Return a teacher in the precision of a training on a GPU; on a CPU it stays in float32, as it was."""
+    return net if numerics.device == "cpu" else TeacherInPrecision(net, numerics)
 
 
 @distillations.register(summary="the labels alone", needs_teacher=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import TrialConfig
 from orchestrator.errors import DivergedError
-from orchestrator.training.evaluation import evaluate
+from orchestrator.training.evaluation import evaluate_in_memory
 from orchestrator.training.loop import EpochRecord
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.metrics import (
@@ -77,8 +77,10 @@ def measure(context: TrialContext, state: NetworkState, *, round: int = 0) -> Me
 def _measure(context: TrialContext, state: NetworkState, round: int) -> MeasuredRound:
     net = context.build_module(state)
     numerics = replace(context.config.numerics, micro_batch=state.micro_batch)
-    test = evaluate(net, context.data.test, numerics=numerics)
-    validation = evaluate(net, context.data.validation, numerics=numerics)
+    test, at_once = evaluate_in_memory(net, context.data.test, numerics=numerics)
+    numerics = replace(numerics, micro_batch=at_once)
+    validation, at_once = evaluate_in_memory(net, context.data.validation, numerics=numerics)
+    state = replace(state, micro_batch=at_once) if at_once < state.micro_batch else state
     if not math.isfinite(test.loss) or not math.isfinite(validation.loss):
         raise DivergedError(f"the loss of the pruned network is not finite after {state.epochs} epochs")
     cut, notes = _cut_out(context, net, state.masks, round=round)

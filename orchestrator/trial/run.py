@@ -16,7 +16,7 @@ from orchestrator.training.loop import RunTraining, run_training
 from orchestrator.trial import stages
 from orchestrator.trial.checkpointing import TrialCheckpointer, resume_or_start
 from orchestrator.trial.context import NetworkState, OnStageEpoch, TrialContext, make_context
-from orchestrator.trial.distillation import distillations
+from orchestrator.trial.distillation import distillations, in_precision
 from orchestrator.trial.during_training import prune_during_training
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound, measure
 from orchestrator.trial.metrics import Measurement, Profile
@@ -163,7 +163,8 @@ def _with_teacher(context: TrialContext) -> TrialContext:
     """Add the loss of the trial's distillation, with the dense network as its teacher."""
     distillation = distillations.get(context.pruned_trial.distill)
     with context.seeded("distill", 0):
-        loss = distillation(context.build_module(context.trained_dense()))
+        teacher = context.build_module(context.trained_dense())
+        loss = distillation(in_precision(teacher, context.config.numerics))
     return replace(context, loss=loss, has_teacher=bool(distillation.traits["needs_teacher"]))
 
 

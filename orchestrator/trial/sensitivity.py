@@ -21,7 +21,7 @@ from orchestrator.config import Json, Prune, TrialConfig
 from orchestrator.data.loading import Dataset, Split
 from orchestrator.data.scaled_images import ScaledImages, index_device, read_images
 from orchestrator.keys import STAGE_VERSIONS
-from orchestrator.training.evaluation import Evaluation, evaluate
+from orchestrator.training.evaluation import Evaluation, evaluate_in_memory
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.stages import choose_masks
 from orchestrator.trial.structure import layers_protected
@@ -182,7 +182,7 @@ def _measure(config: TrialConfig, data: Dataset, dense: NetworkState) -> Sensiti
     """Measure every group of a dense network, once in a process."""
     context = replace(make_context(config, data), dense_state=dense)
     split, net = chosen_images(data.validation), context.build_module(dense)
-    whole = evaluate(net, split, numerics=context.config.numerics)
+    whole, _ = evaluate_in_memory(net, split, numerics=context.config.numerics)
     sizes: dict[str, int] = {}
     results: dict[str, dict[int, Evaluation]] = {}  # of each group, by how many units are gone
     for level in LEVELS:
@@ -239,7 +239,7 @@ def _evaluate_without(net: nn.Module, masks: Masks, split: Split, context: Trial
     before: dict[str, Tensor] = {name: parameters[name].detach().clone() for name in masks}
     apply_masks(net, masks)
     try:
-        return evaluate(net, split, numerics=context.config.numerics)
+        return evaluate_in_memory(net, split, numerics=context.config.numerics)[0]
     finally:
         with torch.no_grad():
             for name, tensor in before.items():

@@ -7,7 +7,6 @@ the same bits on one machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -19,18 +18,22 @@ from orchestrator.data.batches import balanced_sample
 from orchestrator.data.loading import Dataset
 from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import global_states
+from orchestrator.system.memory import is_out_of_memory
 from orchestrator.training.checkpoint_format import snapshot
+from orchestrator.training.evaluation import ONE_IMAGE
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.loop import TrainerState, Training, TrainingCheckpointer, run_training
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.allocation import allocation_of
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops, train_flops_effective
+from orchestrator.trial.scoring import score_on, scored_once, scoring_device
 from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.target_masks import masks_at_target
 from orchestrator.trial.trained_network import TrainedNetwork, cut_network, whole_network
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.amounts import Amount
+from pruning.checks import one_line
 from pruning.criteria import criteria
 from pruning.masking import Masks, mask_weights, shuffle_masks
 from pruning.prune import Sample, prune
@@ -86,12 +89,10 @@ def train_more(
             context, state, make_network, phase, resume_from, stage=stage, round=round, make_hooks=make_hooks
         )
     except (RuntimeError, MemoryError) as error:
-        # torch's own allocator on the CPU raises a plain RuntimeError.
-        out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not out_of_memory and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         if state.micro_batch <= 1:
-            raise CollapsedError("memory runs out even with one image at a time") from error
+            raise CollapsedError(f"{ONE_IMAGE}: {one_line(error)}") from error
     # Only here, after the except block: until its end the error holds the tensors of what did not fit.
     smaller = max(1, min(state.micro_batch, context.config.batch_size) // 2)
     state = replace(state, micro_batch=smaller)
@@ -193,17 +194,16 @@ def choose_masks(
     options, seed = context.pruned_trial.prune, context.config.seed
     round_seed = seed_for(seed, "prune", round)
     sample = _sample(context, options.criterion, seed=round_seed)
-    # On the CPU whatever the device: scores are float64, and the choice must not depend on it.
-    is_on_cpu = all(tensor.device.type == "cpu" for tensor in net.parameters())
-    net = net if is_on_cpu and sample is None else deepcopy(net).cpu()  # a copy for one that runs it
     protected = (*layers_protected(context.architecture, options.protect), *protect)
     allocation = allocation_of(context)
 
-    def masks_at(amount: Amount, round: int) -> Masks:
+    criterion = scored_once(options.criterion, facts=(context.architecture, round_seed))
+
+    def masks_at(net: nn.Module, amount: Amount, round: int) -> Masks:
         return prune(
             net,
             amount=amount,
-            criterion=options.criterion,
+            criterion=criterion,
             granularity=options.granularity,
             scope=options.scope if allocation is None else "global",
             schedule=options.schedule,
@@ -219,11 +219,14 @@ def choose_masks(
             allocation=allocation,
         )
 
-    with context.seeded("prune", round):
-        if options.limits:
-            new_masks = masks_at_target(context, masks_at, round=round)
-        else:
-            new_masks = masks_at(dict(options.layer_amounts) or options.amount, round)
+    def prune_network(net: nn.Module) -> Masks:
+        with context.seeded("prune", round):
+            if options.limits:
+                return masks_at_target(context, partial(masks_at, net), round=round)
+            return masks_at(net, dict(options.layer_amounts) or options.amount, round)
+
+    device = scoring_device(options.criterion, context.data.train.images.device)
+    new_masks = score_on(device, net, runs_it=sample is not None, prune=prune_network)
     if options.control == "shuffle":
         generator = torch.Generator().manual_seed(seed_for(seed, "shuffle", round))
         return shuffle_masks(new_masks, generator)

@@ -322,6 +322,24 @@ def test_cuda_without_a_gpu(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
     assert files(tmp_path) == ["tiny.yaml"]
 
 
+def test_a_plan_for_the_gpu_of_another_machine(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ("plan", "--space", "tiny.yaml", "--device", "cuda", "--calibrate", "times.json")
+    code, out, err = run(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "times.json: it is no file of `make gpu-check`" in err
+    content = {"kind": "gpu-check", "version": 1, "device": "NVIDIA H100", "gpu_bytes": None, "steps": []}
+    (tmp_path / "times.json").write_text(json.dumps(content))
+    code, out, _ = run(*words, "--gpus-per-trial", "0.5")
+    assert code == 0
+    assert "2 at a time" in out
+    assert "this machine has none: timed on the CPU" in out
+
+
 def test_comparing_without_a_store_makes_none(run: Run, tmp_path: Path) -> None:
     code, out, err = run("compare", "tiny")
     assert (code, out, err.count("\n")) == (4, "", 1)

@@ -50,11 +50,11 @@ finally:
 def test_what_is_read_is_what_a_sweep_asks_for(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_bytes(b"\xef\xbb\xbf" + SWEEP.encode())
     for space, sets in (("quickstart", ()), (str(tmp_path / "tiny.yaml"), ("seed=1,2",))):
-        read = read_request(space, sets, device="cpu", precision="bf16", stop="median")
+        read = read_request(space, sets, SweepOptions("cpu", "bf16", stop="median"))
         found = load_space(space, sets)
         assert read == request_of(found, SweepOptions("cpu", "bf16", stop="median", retries=7))
-    assert read_request(str(tmp_path / "none.yaml"), (), device="cpu", precision="fp32", stop=None) is None
-    assert read_request(str(tmp_path), (), device="cpu", precision="fp32", stop=None) is None
+    assert read_request(str(tmp_path / "none.yaml"), (), SweepOptions()) is None
+    assert read_request(str(tmp_path), (), SweepOptions()) is None
 
 
 def test_a_search_is_planned_anew(tmp_path: Path) -> None:
@@ -71,6 +71,8 @@ def test_a_search_is_planned_anew(tmp_path: Path) -> None:
         {"device": "cuda"},
         {"precision": "bf16"},
         {"stop": "none"},
+        {"gpu_bytes": 1 << 30},
+        {"fast": True},
     ],
 )
 def test_every_word_and_the_code_have_a_say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from orchestrator.latency.measure import (
 )
 from orchestrator.system.machine import MachineLoad
 from orchestrator.system.timing import Spread, Timing, batch_suffix
+from tests.cuda_double import cuda_double
 
 SHAPE = (1, 8, 8)
 QUICK = 0.02
@@ -65,6 +67,25 @@ def test_the_sparse_form_has_the_layers_that_win(monkeypatch: pytest.MonkeyPatch
         found = measure(single, batch=1, seconds=QUICK)
         assert found.csr_layers == winners
         assert ("csr" in found.timing.spreads) == bool(winners)
+
+
+def test_on_a_gpu_copies_are_timed_and_nothing_in_csr(monkeypatch: pytest.MonkeyPatch) -> None:
+    single = forms("weight", "magnitude")
+    with cuda_double() as double:
+        devices: list[bool] = []
+        single.dense.register_forward_pre_hook(lambda net, inputs: devices.append(double.has(inputs[0])))
+
+        def timed(functions: Mapping[str, Callable[[], Tensor]], *, seconds: float, device: str) -> Timing:
+            assert device == "cuda"
+            assert all(double.has(function()) for function in functions.values())
+            spreads = {name: Spread(1.0, 0.0) for name in functions}
+            return Timing(spreads, dict.fromkeys(functions, 1.0), 1.0, MachineLoad(0.0, 0.0, 1))
+
+        monkeypatch.setattr(latency, "side_by_side", timed)
+        found = measure(single, batch=2, device="cuda")
+        assert list(found.timing.spreads) == ["dense", "masked"]
+        assert set(devices) == {True}
+        assert not any(map(double.has, single.dense.parameters()))
 
 
 def test_channels_are_cut_out_and_not_tried_in_csr() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from pruning.channels import shrink, trace
@@ -363,3 +365,36 @@ def test_every_regularizer_says_what_it_is() -> None:
     for name in regularizers:
         assert regularizers.get(name).traits["summary"]
         assert regularizers.get(name).function.__doc__
+
+
+class Counted(TorchDispatchMode):
+    """The number of operations that a device runs: views and questions of types are none."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func not in VIEWS
+        return func(*args, **(kwargs or {}))
+
+
+aten = torch.ops.aten
+VIEWS = {aten.view.default, aten.detach.default, aten.split_with_sizes.default, aten.promote_types.default}
+
+
+@pytest.mark.parametrize("mode", ["proximal", "subgradient"])
+def test_a_step_takes_two_operations_a_slice_and_twenty_for_all(mode: str) -> None:
+    counts = []
+    for depth in (2, 10):
+        net = nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(6, 6), nn.ReLU())))
+        for weight in net.parameters():
+            weight.grad = torch.zeros_like(weight)
+        regularizer = regularizers.get({"method": "group_lasso", "mode": mode})(net, groups=unit_groups(net))
+        regularizer.before_step()  # what is made once
+        regularizer.after_step(0.1)
+        with Counted() as counted:
+            regularizer.before_step()
+            regularizer.after_step(0.1)
+        counts.append((counted.count, len(regularizer.lasso.slices)))
+    (few, short), (many, long) = counts
+    assert (many - few) / (long - short) == 2
+    assert few - 2 * short <= 20

@@ -52,6 +52,16 @@ def test_on_a_gpu_all_is_set_and_taken_back() -> None:
     assert facts()["cuda.cublas_workspace"] == ":4096:8"
 
 
+def test_fast_is_not_deterministic_and_taken_back() -> None:
+    before = modes()
+    with deterministic("cuda", tf32=True, fast=True):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.benchmark
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert modes() == before
+    assert summary(Numerics("cuda", fast=True), set()) == "cuda, fast: not deterministic"
+
+
 def test_operations_without_a_deterministic_form_are_named_and_other_warnings_pass() -> None:
     numerics = Numerics(device="cuda")
     with pytest.warns(UserWarning, match="something else"), deterministic("cuda") as loose:  # noqa: PT031

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import sleep
 
 import pytest
+import torch
 
 from orchestrator.system.machine import MachineLoad
 from orchestrator.system.timing import Spread, Timing, _order, _ratio, _rounds, side_by_side, spread
@@ -80,3 +81,35 @@ def test_times_are_doubted_where_the_control_is_out_or_the_machine_is_busy(
     aa: float, load: MachineLoad, doubts: tuple[str, ...]
 ) -> None:
     assert Timing({}, {}, aa, load).doubts == doubts
+
+
+class Event:
+    """A CUDA event of which every second one is `milliseconds` after the one before."""
+
+    milliseconds, waits = 2.0, 0
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        Event.waits += 1
+
+    def elapsed_time(self, end: Event) -> float:
+        return self.milliseconds
+
+
+def test_on_a_gpu_events_tell_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(Event, "waits", 0)
+    calls: Counter[str] = Counter()
+    functions = {name: lambda name=name: calls.update([name]) for name in ("dense", "cut")}
+    found = side_by_side(functions, seconds=0.0, device="cuda")
+    assert found.spreads["dense"] == Spread(2.0, 0.0)
+    assert found.ratios == {"dense": 1.0, "cut": 1.0}
+    # Three rounds of three calls, each waited for; dense is timed twice.
+    assert Event.waits == 3 * 3 * 3
+    assert calls["cut"] == 1 + 3 * (1 + 3)

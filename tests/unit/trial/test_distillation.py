@@ -16,7 +16,7 @@ from orchestrator.training.losses import cross_entropy
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import stages
 from orchestrator.trial.context import NetworkState, make_context
-from orchestrator.trial.distillation import distillations
+from orchestrator.trial.distillation import distillations, in_precision
 from orchestrator.trial.run import run_trial
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
@@ -52,6 +52,18 @@ def test_soft_labels_by_hand(temperature: float, weight: float) -> None:
         student, network(1).eval()(IMAGES).detach(), LABELS, temperature=temperature, weight=weight
     )
     assert float(loss(student, IMAGES, LABELS)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_teacher_is_in_the_precision_of_a_training_on_a_gpu() -> None:
+    teacher = network(1).eval()
+    assert in_precision(teacher, Numerics("cpu", "bf16")) is teacher
+    assert torch.equal(in_precision(teacher, Numerics("cuda", "fp32"))(IMAGES), teacher(IMAGES))
+    half = in_precision(teacher, Numerics("cuda", "bf16"))
+    assert half(IMAGES).dtype == torch.bfloat16
+    torch.testing.assert_close(half(IMAGES).float(), teacher(IMAGES), rtol=0.05, atol=0.05)
+    half.train()
+    distillations.get("soft_labels")(half)
+    assert not any(module.training for module in half.modules())
 
 
 def test_without_weight_only_the_labels_count() -> None:

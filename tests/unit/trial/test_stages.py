@@ -18,7 +18,7 @@ from orchestrator.errors import CollapsedError
 from orchestrator.training.checkpoint_format import snapshot
 from orchestrator.training.loop import EpochRecord
 from orchestrator.training.optimizers import TrainingPhase
-from orchestrator.trial import stages
+from orchestrator.trial import scoring, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 
 DENSE = DenseConfig("mlp(widths=[32, 16])", "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=16_384))
@@ -203,7 +203,7 @@ def test_thirteen_amounts_share_one_dense_network(criterion: str, monkeypatch: p
     here, copies = context(), []
     dense = stages.dense(here, epochs=1)
     kept = {name: tensor.clone() for name, tensor in dense.weights.items()}
-    monkeypatch.setattr(stages, "deepcopy", copies.append)
+    monkeypatch.setattr(scoring, "deepcopy", copies.append)
     monkeypatch.setattr(stages, "snapshot", copies.append)
     monkeypatch.setattr(TrialContext, "build_module", copies.append)
     protected = Prune(criterion, "weight", "global", "one_shot", 0.5, protect=("output",))
