@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from math import prod
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from orchestrator.data.augmentation import AugmentationContext, augmentations
+from orchestrator.data.scaled_images import PixelScale, images_in_cache
 from orchestrator.data.threads import SERIAL_VALUES, in_threads
-from orchestrator.data.windows import Windows, copy_windows, flip_some, scale_windows
 from pruning.hyperparameters import Between
 
+Array = NDArray[Any]  # bytes or float32, [N, C, H, W]
+Window = tuple[int, int, bool]  # (top, left, whether it is flipped)
 COPIED_VALUES = 1500  # of an image that is cropped and flipped by copying its rows
 FLIPPED_VALUES = 10_000  # of an image that torch flips faster than NumPy copies it
 CROP_TRIES = 10  # as in torchvision's RandomResizedCrop, before the crop from the centre
@@ -32,9 +36,7 @@ def flip(images: Tensor, context: AugmentationContext) -> Tensor:
     if images.device.type == "cpu" and values >= FLIPPED_VALUES:
         return _flipped(images, is_flipped)
     if images.device.type == "cpu" and values >= COPIED_VALUES:
-        flipped = images.clone(memory_format=torch.contiguous_format)
-        flip_some(flipped, is_flipped[:, 0])
-        return flipped
+        return _copied_windows(images, top, left, is_flipped)
     return _gathered_windows(images, top, left, is_flipped, pad=0)
 
 
@@ -53,10 +55,9 @@ def crop_flip(images: Tensor, context: AugmentationContext) -> Tensor:
     is_flipped, top, left = _draw_moves(images, context, pad=pad)
     if images.device.type != "cpu" or prod(images.shape[1:]) < COPIED_VALUES:
         return _gathered_windows(context.scaled(images), top, left, is_flipped, pad=pad)
-    windows = Windows.of_draws(images.shape, top, left, is_flipped)
     if (scale := context.byte_scale(images)) is None:
-        return copy_windows(images, windows)
-    return scale_windows(images, windows, scale)
+        return _copied_windows(images, top, left, is_flipped)
+    return _scaled_windows(images, top, left, is_flipped, scale)
 
 
 def _draw_moves(images: Tensor, context: AugmentationContext, *, pad: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,6 +101,65 @@ def _flipped(images: Tensor, is_flipped: Tensor) -> Tensor:
 
     in_threads(work, len(images))
     return out
+
+
+def _copied_windows(images: Tensor, top: Tensor, left: Tensor, is_flipped: Tensor) -> Tensor:
+    """Return the window of each image that begins at (top, left), flipped or not, with zeros from outside.
+
+    Image by image on the CPU, which copies rows; as fast as a gather from 1,500 values an image on.
+    """
+    windows, draws = torch.zeros(images.shape, dtype=images.dtype), _per_image(images, top, left, is_flipped)
+    _copy_windows(windows.numpy(), images.numpy(), draws)
+    return windows
+
+
+def _scaled_windows(
+    images: Tensor, top: Tensor, left: Tensor, is_flipped: Tensor, scale: PixelScale
+) -> Tensor:
+    """Return the same of bytes, scaled: zeros are not of bytes. A few images at a time, in the cache."""
+    scaled, step = torch.empty(images.shape), images_in_cache(images.shape)
+    source, target, draws = images.numpy(), scaled.numpy(), _per_image(images, top, left, is_flipped)
+
+    def work(part: slice) -> None:
+        windows = np.empty((step, *images.shape[1:]), dtype=np.uint8)
+        for start in range(part.start, part.stop, step):
+            block = slice(start, min(start + step, part.stop))
+            pixels = windows[: block.stop - block.start]
+            _copy_windows(pixels, source[block], draws[block])
+            scale.write(target[block], pixels)
+            _set_outside_to_zero(target[block], draws[block])
+
+    in_threads(work, len(images))
+    return scaled
+
+
+def _per_image(images: Tensor, top: Tensor, left: Tensor, is_flipped: Tensor) -> list[Window]:
+    """Return where the window of each image begins, at most beside the image, and whether it is flipped."""
+    height, width = images.shape[2:]
+    down, right = top.clamp(-height, height), left.clamp(-width, width)
+    return list(zip(down[:, 0].tolist(), right[:, 0].tolist(), is_flipped[:, 0].tolist(), strict=True))
+
+
+def _copy_windows(windows: Array, images: Array, draws: Sequence[Window]) -> None:
+    """Copy into each window what of it lies inside of its image."""
+    height, width = images.shape[2:]
+    for image, window, (down, right, flipped) in zip(images, windows, draws, strict=True):
+        rows, columns = (
+            slice(max(0, -start), side - max(0, start)) for start, side in ((down, height), (right, width))
+        )
+        pixels = image[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)]
+        (window[:, :, ::-1] if flipped else window)[:, rows, columns] = pixels
+
+
+def _set_outside_to_zero(windows: Array, draws: Sequence[Window]) -> None:
+    """Set to zero what of each window lies outside of its image."""
+    height, width = windows.shape[2:]
+    for window, (down, right, flipped) in zip(windows, draws, strict=True):
+        beside = -right if flipped else right
+        if down:
+            window[:, slice(0, -down) if down < 0 else slice(height - down, None)] = 0
+        if beside:
+            window[:, :, slice(0, -beside) if beside < 0 else slice(width - beside, None)] = 0
 
 
 @augmentations.register(
