@@ -1,4 +1,4 @@
-"""Write the rows of a run into the tables of a SQLite store, in one transaction and a tenth of MLflow's time.
+"""Write the rows of a run into the tables of a SQLite store, in one transaction and a sixth of MLflow's time.
 
 They are the rows that MLflow writes, to the last column: a test compares the tables. Only schemas are
 written for which it did (`sqlite_runs.SCHEMAS`), and only what is plain: a run that has none of these rows
