@@ -1,4 +1,4 @@
-"""Batches of images: by index from tensors in memory, against a DataLoader over PIL images."""
+"""Batches of images as trainings read them, against a DataLoader over PIL images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from benchmarks.harness import AtLeast, Job, benchmark, main
 from benchmarks.training import BATCH, COLOUR, GREY, make_split
-from orchestrator.data.augmentation import augment
-from orchestrator.data.batches import iter_batches
+from orchestrator.config import Train
 from orchestrator.data.loading import Split
+from orchestrator.training.inputs import Inputs
 
 torch.set_num_threads(1)
 
@@ -47,11 +47,8 @@ def _count_images(loader: Any) -> int:
 
 
 def _iterate_batches(split: Split, kind: str, generator: torch.Generator) -> int:
-    images = 0
-    for index in iter_batches(len(split), BATCH, generator):
-        augment(split.images[index], generator, kind=kind)
-        images += len(split.labels[index])
-    return images
+    batches = Inputs(split, Train(augment=kind), generator).epoch(BATCH, micro_batch=BATCH)
+    return sum(len(images) for _, micro_batches in batches for images, _ in micro_batches)
 
 
 @benchmark
@@ -60,18 +57,14 @@ def images() -> Iterator[Job]:
     from models.torchvision_compat import transforms
 
     scaled = [transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
-    moved = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
-    for what, shape, before, kind, claim, note in (
-        ("MNIST-shaped batches", GREY, [], "none", AtLeast(50.0), ""),
-        (
-            "CIFAR-shaped batches, crop and flip",
-            COLOUR,
-            moved,
-            "crop_flip",
-            AtLeast(8.0, aim=20.0),
-            "Both sides crop and flip every image at random; the bits differ.",
-        ),
+    random = "Both sides crop and flip every image at random; the bits differ."
+    for what, shape, kind, claim, note in (
+        ("MNIST-shaped batches", GREY, "none", AtLeast(50.0), ""),
+        ("MNIST-shaped batches, crop and flip", GREY, "crop_flip", AtLeast(20.0), random),
+        ("CIFAR-shaped batches, crop and flip", COLOUR, "crop_flip", AtLeast(8.0, aim=20.0), random),
     ):
+        moved = [transforms.RandomCrop(shape[1], padding=4), transforms.RandomHorizontalFlip()]
+        before = moved if kind == "crop_flip" else []
         count = 4 * BATCH
         dataset = ImageListDataset(make_pil_images(shape, count), transforms.Compose([*before, *scaled]))
         loader = torch.utils.data.DataLoader(dataset, BATCH, shuffle=True)

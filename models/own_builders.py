@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -57,26 +57,28 @@ def find_own_builder(pinned: str) -> Callable[..., nn.Module]:
         _check_once((pinned, repr(options), input_shape, num_classes), net)
         return net  # type: ignore[no-any-return]  # `_check_once` has seen to it
 
-    def canonical(options: Mapping[str, Any]) -> Options:
-        missing = [name for name in needed if name not in options or options[name] is inspect.Parameter.empty]
-        if missing:
-            raise ValueError(
-                f"{shown} needs {', '.join(missing)} as well; write {shown}({missing[0]}=...), or give "
-                f"{'it' if len(missing) == 1 else 'them'} a default"
-            )
-        if bad := [name for name, value in options.items() if not is_literal(value)]:
-            raise ValueError(f"{shown}: {bad[0]} is {options[bad[0]]!r:.80}; give numbers, texts or lists")
-        return dict(options)
-
     required = [p.replace(kind=p.KEYWORD_ONLY) for p in others if p.name in needed]
     further = [p for p in others if p.kind is p.VAR_KEYWORD]
     first = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in (SHAPE, CLASSES)]
     signature = inspect.Signature([*first, *required, *options_of(others), *further])
     build.__doc__ = inspect.getdoc(function)
-    vars(build).update(__signature__=signature, canonical=canonical)
+    vars(build).update(__signature__=signature, canonical=partial(_check_options, shown=shown, needed=needed))
     libraries = (*getattr(function, "built_from", ()), *own_code.code_of(pinned).libraries)
     vars(build)["built_from"] = tuple(dict.fromkeys(libraries))
     return build
+
+
+def _check_options(options: Mapping[str, Any], *, shown: str, needed: Sequence[str]) -> Options:
+    """Return the options. ValueError where one that is needed is missing, or one is no literal."""
+    missing = [name for name in needed if name not in options or options[name] is inspect.Parameter.empty]
+    if missing:
+        raise ValueError(
+            f"{shown} needs {', '.join(missing)} as well; write {shown}({missing[0]}=...), or give "
+            f"{'it' if len(missing) == 1 else 'them'} a default"
+        )
+    if bad := [name for name, value in options.items() if not is_literal(value)]:
+        raise ValueError(f"{shown}: {bad[0]} is {options[bad[0]]!r:.80}; give numbers, texts or lists")
+    return dict(options)
 
 
 def _positional(parameters: Sequence[inspect.Parameter], shown: str) -> dict[str, str]:

@@ -194,13 +194,11 @@ class Probe:
             if (name, number) not in pending:
                 return
             dim = reader_dim(self.watched.get(name), read)
-            if not is_batched:
-                base = self.reads.setdefault((name, number), read.clone())
-                if base.shape != read.shape:
-                    raise _OtherPathError(name)
-                both = torch.stack([base, read]) if passes else None
-            else:
-                both = split_copies(read, call.read_dim, copies)
+            both = (
+                split_copies(read, call.read_dim, copies)
+                if is_batched
+                else self._with_first_read((name, number), read, passes)
+            )
             change = find_changes(both, dim, read.shape[dim], passes)
             result[name] = result[name] | change if name in result else change
             pending.remove((name, number))
@@ -227,6 +225,13 @@ class Probe:
         if pending:
             raise _OtherPathError(min(pending)[0])
         return result
+
+    def _with_first_read(self, key: Key, read: Tensor, passes: int) -> Tensor | None:
+        """Return what was read at the first time and now, stacked; None where nothing is compared."""
+        base = self.reads.setdefault(key, read.clone())
+        if base.shape != read.shape:
+            raise _OtherPathError(key[0])
+        return torch.stack([base, read]) if passes else None
 
     def changed_by(
         self, codes: Mapping[str, tuple[Tensor, Tensor]], readers: Collection[str] | None = None

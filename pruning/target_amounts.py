@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 
 from pruning.masking import Masks
 from pruning.registry import Method
@@ -30,6 +31,15 @@ def is_target(amount: object) -> bool:
     if isinstance(amount, str):
         return any(amount.startswith(f"{{{name}: ") for name in QUANTITIES)
     return isinstance(amount, Mapping) and bool(amount) and amount.keys() <= set(QUANTITIES)
+
+
+def quantity_hint(names: Iterable[object]) -> str:
+    """Return what to add to the error of amounts by layer whose names may be meant as quantities."""
+    for name in names:
+        near = get_close_matches(str(name).lower(), QUANTITIES, n=1, cutoff=0.7)
+        if near and name not in QUANTITIES:
+            return f"; or is the quantity {near[0]} meant?"
+    return ""
 
 
 def canonical_target(limits: Mapping[str, object]) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,10 @@ from orchestrator.cli.output import exit_on_signal
 from orchestrator.errors import OrchestrateError, UsageError
 from orchestrator.system.console import print_line
 from pruning import own_code, stored_code
+
+if TYPE_CHECKING:
+    from orchestrator.execution.compression import Request
+    from orchestrator.space.space import Space
 
 app = typer.Typer()
 
@@ -88,15 +92,14 @@ def compress(
     folder = Path.cwd() / _folder_name(model, data) if out is None else out.absolute()
     _check_folder(folder)
     with exit_on_signal() as signals:
-        from orchestrator.execution.compression import Request, check_budgets
+        from orchestrator.execution.compression import Request
         from orchestrator.execution.compression import compress as search
         from orchestrator.execution.options import SweepOptions, resolve_device
 
         _check_names(model, data)
+        request = Request(parsed, tolerance)
         with _space_file(folder.name, text) as file:
-            space = load(file, sets, source, trust_code=trust_code)
-            request = Request(parsed, tolerance)
-            check_budgets(space, request)
+            space = _load_for(request, file, sets, source, trust_code=trust_code)
         options = SweepOptions(resolve_device(device.value), "fp32", max_concurrent=max_concurrent)
         compression = search(space, options, request, uri=uri(), signals=signals)
         if compression is None:
@@ -104,6 +107,15 @@ def compress(
         with stored_code.trusting(trust_code):
             for line in chain(compression.lines(), compression.export(folder)):
                 print_line(line)
+
+
+def _load_for(request: Request, file: str, sets: list[str], source: str | None, *, trust_code: bool) -> Space:
+    """Load the space. BudgetError where no network of it can meet the request."""
+    from orchestrator.execution.compression import check_budgets
+
+    space = load(file, sets, source, trust_code=trust_code)
+    check_budgets(space, request)
+    return space
 
 
 def _folder_name(model: str, data: str) -> str:

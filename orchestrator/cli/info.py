@@ -129,6 +129,8 @@ def data_check(
     """Read a data set: counts by class and split, broken and doubled images, mean and deviation."""
     from orchestrator.data import checking
 
+    if sheet is not None:
+        checking.check_sheet(sheet)  # before the images are read
     checked = checking.check(_canonical(dataset))
     if sheet is not None:
         checking.write_sheet(checked, sheet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -126,21 +126,24 @@ def compare(
         shown = paper_tables(table, options, (spread or SpreadChoice.ci).value)
         print_text(latex(shown) if as_latex else paper_markdown(shown))
     elif as_json or as_csv:
-        records = comparison_records(table, options.with_default_tolerance())
-        if as_json:
-            print_json(records, default=float)
-            return
-        import pandas
-
-        print_text(pandas.DataFrame(records).to_csv(index=False).rstrip("\n"))
+        _print_records(comparison_records(table, options.with_default_tolerance()), as_json=as_json)
     else:
         from orchestrator.analysis.run_ids import runs_table
         from orchestrator.analysis.tables import comparison_tables
 
-        for comparison in comparison_tables(table, options):
+        exports = runs_table(table, most_rows=EXPORTED_ROWS)
+        for comparison in (*comparison_tables(table, options), *([] if exports is None else [exports])):
             print_table(comparison)
-        if (exports := runs_table(table, most_rows=EXPORTED_ROWS)) is not None:
-            print_table(exports)
+
+
+def _print_records(records: list[dict[str, Any]], *, as_json: bool) -> None:  # cells of any type
+    """Print records as JSON, or else as CSV."""
+    if as_json:
+        print_json(records, default=float)
+        return
+    import pandas
+
+    print_text(pandas.DataFrame(records).to_csv(index=False).rstrip("\n"))
 
 
 @app.command()

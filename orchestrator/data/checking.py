@@ -23,7 +23,7 @@ from orchestrator.data.sources.own_data import OwnData
 from orchestrator.data.sources.registry import SOURCES, find_source, source_class
 from orchestrator.data.splits import Index, split_indices
 from orchestrator.errors import DataError, UsageError
-from orchestrator.system.files import replace_file
+from orchestrator.system.files import check_can_write, naming_file, replace_file
 from pruning import own_code
 from pruning.registry import parse_method
 
@@ -138,14 +138,20 @@ def _notes(raw: Raw, splits: tuple[Index, Index, Index]) -> tuple[str, ...]:
     )
 
 
+def check_sheet(file: Path) -> None:
+    """Raise UsageError for a file that is no PNG, is there already, or cannot be written."""
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"{file}: the sheet is a PNG; give a name that ends with .png")
+    if os.path.lexists(file):
+        raise UsageError(f"{file} is there already; give another name")
+    check_can_write(file.absolute(), option="--sheet")
+
+
 def write_sheet(checked: DataCheck, file: Path) -> None:
     """Write a PNG with the first training images of each class, a row for each. UsageError if it is there."""
     from PIL import Image
 
-    if file.suffix.lower() != ".png":
-        raise UsageError(f"{file}: the sheet is a PNG; give a name that ends with .png")
-    if os.path.lexists(file) or not file.parent.is_dir():
-        raise UsageError(f"{file} is there already, or its folder is not; give another name")
+    check_sheet(file)
     height, width = checked.raw.images.shape[2:]
     scale = max(1, -(-TILE // min(height, width)))
     step_down, step_right = scale * height + GAP, scale * width + GAP
@@ -161,10 +167,8 @@ def write_sheet(checked: DataCheck, file: Path) -> None:
             sheet[top : top + scale * height, left : left + scale * width] = tile
     buffer = BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG")
-    try:
+    with naming_file(file, option="--sheet"):
         replace_file(file, buffer.getvalue())
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _visible(image: NDArray[np.uint8], checked: DataCheck) -> NDArray[np.uint8]:

@@ -109,7 +109,7 @@ def run_tasks(
         except Exception as error:  # noqa: BLE001
             return [error]
     # Around all of them: what one member sets globally must not end with it.
-    with deterministic(numerics.device, tf32=numerics.tf32):
+    with deterministic(numerics.device, tf32=numerics.tf32, fast=numerics.fast):
         jobs = [partial(run, task) for task in tasks]
         return run_in_stacks(jobs, model=tasks[0].dense.model, device=torch.device(numerics.device))
 

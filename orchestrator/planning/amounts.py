@@ -14,10 +14,16 @@ from orchestrator.space.space import Space
 from orchestrator.space.values import listed_values
 from orchestrator.trial.structure import layer_amounts_of, settled_amounts_of
 from orchestrator.trial.target_masks import dense_quantities, least_quantities
-from pruning.amounts import check_one_amount
+from pruning.amounts import check_one_amount, read_amounts
 from pruning.granularity import granularities
 from pruning.schedules import schedules
-from pruning.target_amounts import check_target_fits, count_limits, is_target, read_target
+from pruning.target_amounts import (
+    check_target_fits,
+    count_limits,
+    is_target,
+    quantity_hint,
+    read_target,
+)
 
 
 def of_model(space: Space, dense: DenseConfig, prune: Prune) -> Prune:
@@ -37,7 +43,7 @@ def pattern_conflict(model: str, dataset: str, amounts: str) -> str | None:
     try:
         layer_amounts_of((model, *shape_of(dataset)), amounts)
     except ValueError as error:
-        return f"{method_name(model)}: {error}"
+        return f"{method_name(model)}: {error}{quantity_hint(read_amounts(amounts))}"
     return None
 
 
@@ -83,9 +89,10 @@ def target_conflict(model: str, dataset: str, prune: Prune) -> str | None:
     dense = dense_quantities(architecture)
     for name, limit in with_limits(model, dataset, prune).limits:
         if least[name] > limit:
+            hint = f"; or {limit}%?" if 0 < limit <= 100 and "%" not in prune.amount_label else ""
             return (
                 f"{name}: at most {limit:,} of {dense[name]:,} may be left, and pruning by {granularity} "
-                f"leaves {least[name]:,} ({least[name] / dense[name]:.2%}) at least"
+                f"leaves {least[name]:,} ({least[name] / dense[name]:.2%}) at least{hint}"
             )
     return None
 

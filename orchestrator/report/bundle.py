@@ -26,7 +26,7 @@ from orchestrator.storage.manifest import MANIFEST, Manifest, read_manifest
 from orchestrator.storage.manifest import MASKS as RUN_MASKS
 from orchestrator.storage.runs import COMMAND, COMMAND_LENGTH, RunRecord
 from orchestrator.storage.tensor_files import load_tensors
-from orchestrator.system.files import replace_file
+from orchestrator.system.files import check_can_write, naming_file, replace_file
 from orchestrator.tracking import Tracker, open_store, source_models
 from orchestrator.tracking.artifacts import make_file_source
 from pruning import own_code, stored_code
@@ -62,6 +62,8 @@ def write_bundle(sweep: str, *, uri: str, out: Path | None = None) -> WrittenBun
     Raises StoreError if there is no such sweep; UsageError for one without results, for one that is too
     large, and where the file cannot be written.
     """
+    if out is not None:
+        check_can_write(out.absolute())
     tracker = open_store(uri, sweep)
     run = find_sweep(tracker, sweep)
     request = read_request(run)
@@ -93,10 +95,8 @@ def write_bundle(sweep: str, *, uri: str, out: Path | None = None) -> WrittenBun
     about = {"space": space, "sweep": run.run_id, "has_masks": has_masks, **request}
     data = bundle_file.dump_bundle(about, members)
     path = (out or Path(Path(f"{space}.zip").name)).absolute()
-    try:
+    with naming_file(path):
         replace_file(path, data)
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror}; name a file that can be written") from error
     return WrittenBundle(path, len(data), len(runs), mask_bytes if has_masks else None)
 
 

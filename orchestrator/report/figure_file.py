@@ -10,7 +10,7 @@ from orchestrator.analysis.figure_data import DEFAULT_OPTIONS, FigureOptions
 from orchestrator.analysis.results import find_sweep, results_frame
 from orchestrator.errors import UsageError, unknown_name
 from orchestrator.storage.uri import default_uri
-from orchestrator.system.files import replace_file
+from orchestrator.system.files import check_can_write, naming_file, replace_file
 from orchestrator.tracking import open_store
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def write_figure(sweep: str, options: FigureOptions = DEFAULT_OPTIONS, *, uri: s
     format = path.suffix.removeprefix(".").lower()
     if format not in FORMATS:
         raise UsageError(f"--out {path}: {unknown_name('format', format, FORMATS)}")
+    check_can_write(path)
     drawn = figure(
         sweep,
         x=options.x,
@@ -58,8 +59,6 @@ def write_figure(sweep: str, options: FigureOptions = DEFAULT_OPTIONS, *, uri: s
         seeds=options.seeds,
         uri=uri,
     )
-    try:
+    with naming_file(path):
         replace_file(path, render(drawn, format))
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror}; name a file that can be written") from error
     return path

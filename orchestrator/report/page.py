@@ -20,7 +20,6 @@ from orchestrator.analysis.findings import findings
 from orchestrator.analysis.intervals import IntervalMethod
 from orchestrator.analysis.paired import Baseline, Difference, default_baseline, differences, read_baseline
 from orchestrator.analysis.results import find_sweep, load_results
-from orchestrator.errors import UsageError
 from orchestrator.report.accuracy import accuracy_section
 from orchestrator.report.charts import TEMPLATE
 from orchestrator.report.components import Section, environment
@@ -40,7 +39,7 @@ from orchestrator.report.pareto import pareto_section
 from orchestrator.report.pdf import find_browser, print_pdf
 from orchestrator.report.rounds import rounds_section
 from orchestrator.report.sensitivity_section import sensitivity_section
-from orchestrator.system.files import replace_file
+from orchestrator.system.files import check_can_write, naming_file, replace_file
 from orchestrator.tracking import open_store
 
 
@@ -61,6 +60,8 @@ def write_report(
     is_pdf = out is not None and out.suffix.lower() == ".pdf"
     if is_pdf:
         find_browser()  # before the report is made, which may take a minute
+    if out is not None:
+        check_can_write(out.absolute())
     tracker = open_store(uri, sweep)
     run = find_sweep(tracker, sweep)
     data = ReportData(tracker, run, load_results(tracker, run))
@@ -69,10 +70,8 @@ def write_report(
     )
     text = render_page(data, options)
     path = (out or Path(Path(f"{data.name}.html").name)).absolute()
-    try:
+    with naming_file(path):
         replace_file(path, print_pdf(text) if is_pdf else text)
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror}; name a file that can be written") from error
     return path
 
 

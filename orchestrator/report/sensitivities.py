@@ -23,7 +23,7 @@ from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.space.values import canonical_method
 from orchestrator.storage.runs import RunRecord
 from orchestrator.system.determinism import deterministic, torch_threads
-from orchestrator.system.files import replace_file
+from orchestrator.system.files import check_can_write, naming_file, replace_file
 from orchestrator.tracking import Tracker, open_store
 from orchestrator.tracking.sensitivities import StoredSensitivities
 from orchestrator.trial.context import make_context
@@ -144,17 +144,19 @@ def _measure(
 
 
 def check_picture(out: Path) -> Path:
-    """Return the absolute path of a picture. UsageError for another ending than those of pictures."""
+    """Return the absolute path of a picture.
+
+    UsageError for another ending than those of pictures, and for a file that cannot be written.
+    """
     path = out.absolute()
     if (format := path.suffix.removeprefix(".").lower()) not in FORMATS:
         raise UsageError(f"--out {path}: {unknown_name('format', format, FORMATS)}")
+    check_can_write(path)
     return path
 
 
 def write_picture(groups: Sequence[SensitivityGroup], path: Path) -> Path:
     """Draw the groups into a file, and return its path. UsageError where it cannot be written."""
-    try:
+    with naming_file(path):
         replace_file(path, render(make_sensitivity_figure(groups), path.suffix.removeprefix(".").lower()))
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror}; name a file that can be written") from error
     return path

@@ -69,11 +69,19 @@ def parse_budget(text: str) -> Budget:
         except ValueError as error:
             raise UsageError(f"--budget {text[:80]!r}: {error}") from error
         return Budget(name, canonical.partition(": ")[2][:-1])
-    duration = DURATION.fullmatch(value)
-    if duration is None or not float(duration[1]):
-        raise UsageError(f"--budget {text[:80]!r}: give a time above 0, such as 'latency<=2ms'")
-    milliseconds = float(duration[1]) * MILLISECONDS[duration[2] or "ms"]
+    milliseconds = _parse_milliseconds(text, value)
     return Budget(name, f"{milliseconds:g} ms", milliseconds)
+
+
+def _parse_milliseconds(budget: str, text: str) -> float:
+    """Parse a time above 0 with its unit; UsageError, which names the budget, for anything else."""
+    duration = DURATION.fullmatch(text)
+    if duration is None or not float(duration[1]):
+        raise UsageError(f"--budget {budget[:80]!r}: give a time above 0, such as 'latency<=2ms'")
+    if duration[2] is None:
+        units = ", ".join(f"{text}{unit}" for unit in MILLISECONDS)
+        raise UsageError(f"--budget {budget[:80]!r}: {text} of which unit? Write one of {units}")
+    return float(duration[1]) * MILLISECONDS[duration[2]]
 
 
 def parse_budgets(texts: Sequence[str]) -> tuple[Budget, ...]:

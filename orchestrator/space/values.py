@@ -27,7 +27,7 @@ from orchestrator.training.lr_schedules import lr_schedules
 from pruning import own_code
 from pruning.amounts import amounts_text
 from pruning.registry import Registry, parse_method
-from pruning.target_amounts import canonical_target, is_target
+from pruning.target_amounts import QUANTITIES, canonical_target, is_target, quantity_hint
 
 T = TypeVar("T")
 Value = Any  # plain YAML, before it is checked
@@ -131,6 +131,9 @@ def canonical_amount(value: Value) -> float | str:
     for name in value:
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
             raise ValueError(f"{name!r:.80} is no name or pattern of layers; write {AMOUNTS_EXAMPLE}")
+    if quantities := [name for name in value if name in QUANTITIES]:
+        other = next(name for name in value if name not in QUANTITIES)
+        raise ValueError(f"{quantities[0]} is a quantity: {unknown_name('quantity', other, QUANTITIES)}")
     return amounts_text({name: _amount_of(name, amount) for name, amount in value.items()})
 
 
@@ -138,7 +141,7 @@ def _amount_of(name: str, value: Value) -> float:
     try:
         return _fraction(value)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {error}{quantity_hint([name])}") from error
 
 
 def _fraction(value: Value) -> float:

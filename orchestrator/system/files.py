@@ -8,9 +8,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
-from orchestrator.errors import DiskFullError
+from orchestrator.errors import DiskFullError, UsageError
 
 PRIVATE = 0o700
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -27,6 +28,25 @@ def replace_file(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.new")
     write_file(temporary, content)
     temporary.replace(path)
+
+
+def check_can_write(path: Path, *, option: str = "--out") -> None:
+    """Raise UsageError for a file of an option that cannot be written: before the work, not after it."""
+    with naming_file(path, option=option):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with TemporaryFile(dir=path.parent):
+            pass
+
+
+@contextmanager
+def naming_file(path: Path, *, option: str = "--out") -> Iterator[None]:
+    """Turn an OSError within the block into a UsageError that names the file and its option."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"{option} {path}: {reason}; name a file that can be written") from error
 
 
 def make_private(folder: Path) -> None:

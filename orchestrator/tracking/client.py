@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from time import monotonic
@@ -14,12 +15,14 @@ from mlflow.exceptions import MlflowException
 from orchestrator.errors import StoreError
 from orchestrator.storage import sqlite_runs
 from orchestrator.storage.locks import is_owner_alive, owner
-from orchestrator.storage.runs import RunRecord, Runs
+from orchestrator.storage.outbox import DataInput
+from orchestrator.storage.runs import RunRecord, Runs, Value
+from orchestrator.storage.sqlite_rows import NewRun, RunRows, create_run
 from orchestrator.storage.uri import redact_uri, store_folder
 from orchestrator.system.memory import infrequent_gc
 from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.errors import STORE_FAULTS, breaker_for, translates_errors
-from orchestrator.tracking.run_writer import ActiveRun
+from orchestrator.tracking.run_writer import ActiveRun, dataset_row
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
 NOTE_LENGTH = 7500  # characters; the store cuts tags at 8000
@@ -119,11 +122,25 @@ class Tracker(Artifacts, Runs):
         parent: str | None = None,
         tags: Mapping[str, str],
         start_ms: int | None = None,
+        params: Mapping[str, Value] | None = None,
+        data: DataInput | None = None,
     ) -> ActiveRun:
-        """Create a RUNNING run: FINISHED at the end of its block, FAILED with a reason if it raises."""
+        """Create a RUNNING run: FINISHED at the end of its block, FAILED with a reason if it raises.
+
+        `params` and `data`, its input, are logged with it where that is one transaction (`has_start`).
+        """
         all_tags = {"kind": kind, "owner": owner(), **tags}
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
+        start_ms = start_ms or int(time.time() * 1000)
+        rows = RunRows(
+            {param: str(value) for param, value in (params or {}).items()},
+            tags=all_tags,
+            dataset=None if data is None else dataset_row(data),
+        )
+        created = create_run(self.uri, NewRun(self.experiment_id, name, start_ms), rows)
+        if created is not None:
+            return ActiveRun(self.client, *created, has_start=True)
         run = self.client.create_run(self.experiment_id, start_ms, all_tags, run_name=name)
         return ActiveRun(self.client, run.info.run_id, run.info.artifact_uri)
 

@@ -37,20 +37,22 @@ def shared_tracker(uri: str, experiment: str) -> Tracker:
 
 
 def start_run(tracker: Tracker, run_start: RunStart, pending_id: str) -> ActiveRun:
-    """Create the run in the store, tagged with the id of its pending run."""
+    """Create the run in the store, tagged with the id of its pending run; with its start, if it can be."""
     return tracker.start(
         run_start.kind,
         run_start.name,
         parent=run_start.parent,
         tags={**run_start.tags, "parcel": pending_id},
         start_ms=run_start.start_ms,
+        params=run_start.params,
+        data=run_start.data,
     )
 
 
 def log_run_start(run: ActiveRun, run_start: RunStart) -> None:
-    """Log the params and the data set of a run."""
-    run.log(params=run_start.params)
-    run.log_dataset(run_start.data.name, run_start.data.digest, run_start.data.sizes)
+    """Log the params and the data set of a run, unless it was created with them."""
+    if not run.has_start:
+        run.log(params=run_start.params, data=run_start.data)
 
 
 def deliver_run(
@@ -112,8 +114,7 @@ def _write(tracker: Tracker, pending_run: PendingRun, run: ActiveRun | None) -> 
     # The lock keeps two processes from giving one key to two runs.
     with store_lock(tracker.uri, KEY_LOCK, seconds=KEY_LOCK_SECONDS, error=StoreUnavailableError):
         tags |= _key_tag(tracker, run, run_end)
-        run.log(metrics=run_end.metrics, tags=tags, at_ms=run_end.end_ms)
-        run.end(run_end.status, end_ms=run_end.end_ms)
+        run.log(metrics=run_end.metrics, tags=tags, at_ms=run_end.end_ms, end=run_end.status)
 
 
 def _key_tag(tracker: Tracker, run: ActiveRun, run_end: RunEnd) -> dict[str, str]:

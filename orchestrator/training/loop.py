@@ -23,6 +23,7 @@ from orchestrator.training.evaluation import evaluate, precision
 from orchestrator.training.hooks import NO_HOOKS, TrainingHooks
 from orchestrator.training.inputs import Inputs
 from orchestrator.training.losses import Labels
+from orchestrator.training.masked_step import step_and_mask
 from orchestrator.training.masker import Masker
 from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
 
@@ -193,9 +194,6 @@ class TrainingLoop:
                 correct += hits
             progress = (epoch + step / steps) / self.phase.epochs
             new_masks = self._step(lr, progress=progress, images=batch_size)
-            if new_masks is not None:
-                self.apply_masks.replace(new_masks)
-            self.apply_masks()
             if self.average is not None:
                 self.average.update(new_masks)
         total_loss, total_correct = torch.stack([loss_sum, correct]).tolist()  # the only wait for the device
@@ -270,7 +268,7 @@ class TrainingLoop:
         return loss.detach(), labels.count_hits(logits.detach().argmax(1))
 
     def _step(self, lr: float, *, progress: float, images: int) -> Mapping[str, Tensor] | None:
-        """Let the optimizer step; return new masks where a hook has changed them."""
+        """Let the optimizer step, and apply the masks; return new ones where a hook has changed them."""
         regularizer = self.hooks.regularizer
         if self.hooks.after_backward is not None:
             self.hooks.after_backward()
@@ -278,6 +276,9 @@ class TrainingLoop:
             regularizer.before_step(progress=progress)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
+        if self.hooks.optimizer_step is None and regularizer is None:
+            step_and_mask(self.optimizer, self.apply_masks)
+            return None
         new_masks = None
         if self.hooks.optimizer_step is None:
             self.optimizer.step()
@@ -285,4 +286,7 @@ class TrainingLoop:
             new_masks = self.hooks.optimizer_step(self.optimizer, images)
         if regularizer is not None:
             regularizer.after_step(lr, progress=progress)
+        if new_masks is not None:
+            self.apply_masks.replace(new_masks)
+        self.apply_masks()
         return new_masks

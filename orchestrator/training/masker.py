@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,9 +32,12 @@ class Masker:
         ]
 
     @torch.no_grad()
-    def __call__(self) -> None:
-        if self.parameters:
-            torch._foreach_mul_(self.parameters, self.factors)
+    def __call__(self, *, without: Collection[int] = ()) -> None:
+        """Mask all weights, save those at these addresses in memory."""
+        pairs = zip(self.parameters, self.factors, strict=True)
+        rest = [pair for pair in pairs if pair[0].data_ptr() not in without]
+        if rest:
+            torch._foreach_mul_([bits for bits, _ in rest], [factor for _, factor in rest])
 
 
 def join_maskers(maskers: Sequence[Masker]) -> Masker:

@@ -138,6 +138,9 @@ BAD_VALUES: dict[str, str] = {
     "amount=abc": "'abc' is no amount",
     "amount=true": "True is no amount",
     "amount=101%": "no amount",
+    "amount={mac: 50%}": "or is the quantity macs meant?",
+    "amount={Bytes: 100kB}": "or is the quantity bytes meant?",
+    "amount={macs: 50%, parms: 50%}": "unknown quantity 'parms'; did you mean parameters?",
     "model=mpl": "unknown model 'mpl'; did you mean mlp?",
     "model=mlp(width=[3])": "did you mean widths",
     "dataset=digit": "unknown dataset 'digit'; did you mean digits?",
@@ -344,6 +347,30 @@ def test_comparing_without_a_store_makes_none(run: Run, tmp_path: Path) -> None:
     code, out, err = run("compare", "tiny")
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert str(tmp_path / "mlruns") in err
+    assert files(tmp_path) == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        (["sensitivity", "tiny"], "svg"),
+        (["figure", "tiny"], "pdf"),
+        (["report", "tiny"], "html"),
+        (["bundle", "tiny"], "zip"),
+        (["data", "check", "digits"], "png"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["missing", "tiny.yaml"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    run: Run, tmp_path: Path, words: list[str], ending: str, folder: str
+) -> None:
+    """There is no store to read, and the data set has broken no rule: the file is all that is refused."""
+    option = "--sheet" if words[0] == "data" else "--out"
+    path = tmp_path / folder / f"file.{ending}"
+    code, out, err = run(*words, option, str(path))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{option} {path}: " in err
+    assert "name a file that can be written" in err
     assert files(tmp_path) == ["tiny.yaml"]
 
 

@@ -101,3 +101,8 @@ def test_round_to_is_in_the_key_where_it_is_more_than_1(tmp_path: Path) -> None:
     assert params(trial.config)["round_to"] == 8
     assert "round_to" not in params(plain.trials[0].config)
     assert TrialConfig.from_json(json.loads(json.dumps(asdict(trial.config)))) == trial.config
+
+
+def test_a_count_that_looks_like_a_percentage_is_answered_with_it(tmp_path: Path) -> None:
+    assert planned(tmp_path, "{macs: 50}").excluded[0].reason.endswith("at least; or 50%?")
+    assert planned(tmp_path, "{macs: 0.1%}").excluded[0].reason.endswith("at least")

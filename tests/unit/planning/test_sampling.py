@@ -255,6 +255,11 @@ def test_constraints_are_parsed_and_scaled(tmp_path: Path) -> None:
         ('final/macs_fysical: "<= 5"', "final/macs_physical"),
         ('final/macs_physical: "5"', "is no constraint"),
         ('final/macs_physical: "< 5"', "is no constraint"),
+        ('final/val_accuracy: ">= 95"', r"a fraction from 0 to 1; 0.95 or 95%[?]"),
+        ('final/sparsity: ">= 5k"', "a fraction from 0 to 1"),
+        ('final/macs_physical: "<= 0.5"', "whole numbers; 50%[?]"),
+        ('final/macs_physical: "<= 5kB"', "B is for bytes"),
+        ('final/epochs: "<= 50%"', "epochs has no percentage"),
     ],
 )
 def test_a_bad_constraint_is_refused(tmp_path: Path, constraint: str, message: str) -> None:

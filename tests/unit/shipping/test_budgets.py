@@ -58,7 +58,6 @@ def answer(*budgets: str, within: float | None = None, ms: dict[str, float] | No
         ("bytes=<100kB", "bytes <= 100000"),
         ("parameters<=100_000", "parameters <= 100000"),
         ("latency<=2ms", "latency <= 2 ms"),
-        ("latency<=2", "latency <= 2 ms"),
         ("latency<=500us", "latency <= 0.5 ms"),
     ],
 )
@@ -73,6 +72,11 @@ def test_budgets_are_parsed(text: str, shown: str) -> None:
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--budget"):
         parse_budgets([text])
+
+
+def test_a_time_without_a_unit_is_not_guessed() -> None:
+    with pytest.raises(UsageError, match=r"2 of which unit[?] Write one of 2us, 2ms, 2s"):
+        parse_budgets(["latency<=2"])
 
 
 def test_a_quantity_has_one_limit() -> None:

@@ -16,9 +16,18 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from orchestrator import tracking
 from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
+from orchestrator.storage import sqlite_runs
 from orchestrator.storage.outbox import DataInput, Outbox, PendingRun, RunEnd, RunStart, new_pending_id
 from orchestrator.storage.uri import default_uri, outbox_folder
-from orchestrator.tracking import COOLDOWN_SECONDS, MetricPoint, RunRecord, Tracker, breaker_for
+from orchestrator.tracking import (
+    COOLDOWN_SECONDS,
+    MetricPoint,
+    RunRecord,
+    Tracker,
+    breaker_for,
+    client,
+    run_writer,
+)
 from orchestrator.tracking.delivery import deliver_all, deliver_run
 from orchestrator.tracking.run_session import RunSession
 
@@ -178,7 +187,8 @@ def test_a_key_that_another_run_has_by_now_is_not_given_twice(store: Store) -> N
 # ---- broken off
 
 
-STEPS: list[tuple[type, str]] = [
+Steps = list[tuple[Any, str]]  # classes and modules, and what each calls
+BY_MLFLOW: Steps = [
     (MlflowClient, "create_run"),
     (MlflowClient, "log_batch"),
     (MlflowClient, "log_inputs"),
@@ -186,17 +196,29 @@ STEPS: list[tuple[type, str]] = [
     (MlflowClient, "set_terminated"),
     (Outbox, "remove"),
 ]
+BY_ROWS: Steps = [
+    (client, "create_run"),
+    (LocalArtifactRepository, "log_artifacts"),
+    (run_writer, "write_rows"),
+    (Outbox, "remove"),
+]
+
+
+def breaking_off(monkeypatch: pytest.MonkeyPatch, steps: Steps, at: int, *, after: bool = False) -> list[str]:
+    """Let the at-th call of these steps crash, before it does anything or after all is done."""
+    calls: list[str] = []
+    for owner, name in steps:
+        monkeypatch.setattr(owner, name, crashing(getattr(owner, name), name, calls, at, after))
+    return calls
 
 
 @pytest.fixture
 def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], list[str]]:
-    """`breaking(n, after)`: the n-th call of STEPS crashes, before it does anything or after all is done."""
+    """`breaking(n, after)`: the n-th call crashes in a store whose tables MLflow alone writes."""
 
     def arrange(at: int, after: bool) -> list[str]:
-        calls: list[str] = []
-        for owner, name in STEPS:
-            monkeypatch.setattr(owner, name, crashing(getattr(owner, name), name, calls, at, after))
-        return calls
+        monkeypatch.setattr(sqlite_runs, "SCHEMAS", ())
+        return breaking_off(monkeypatch, BY_MLFLOW, at, after=after)
 
     return arrange
 
@@ -230,6 +252,24 @@ def test_broken_off_at_any_step_and_tried_again_there_is_one_run(
     with pytest.raises(Crash):
         deliver_all(store.uri, store.outbox)
     assert len(calls) == at
+    monkeypatch.undo()
+    assert deliver_all(store.uri, store.outbox) == {}
+    (row,) = store.runs(key)
+    check_whole(store, row, key)
+    assert store.outbox.pending_runs() == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("at", range(1, 5))
+def test_broken_off_between_two_transactions_and_tried_again_there_is_one_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch, at: int, after: bool
+) -> None:
+    key = f"rows {at} {after}"
+    store.pack(key)
+    calls = breaking_off(monkeypatch, BY_ROWS, at, after=after)
+    with pytest.raises(Crash):
+        deliver_all(store.uri, store.outbox)
+    assert calls == [name for _, name in BY_ROWS[:at]]
     monkeypatch.undo()
     assert deliver_all(store.uri, store.outbox) == {}
     (row,) = store.runs(key)
@@ -324,6 +364,7 @@ def test_a_store_that_is_away_is_asked_once_and_then_left_alone(
         tried.append("create_run")
         return away()
 
+    monkeypatch.setattr(sqlite_runs, "SCHEMAS", ())  # as a server's, which MLflow alone writes
     monkeypatch.setattr(MlflowClient, "create_run", create)
     for name in ("away 1", "away 2", "away 3"):
         with store.entry(name) as entry:

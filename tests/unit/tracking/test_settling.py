@@ -16,6 +16,7 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.execution.plan_runner import raise_if_disk_full
+from orchestrator.storage import sqlite_runs
 from orchestrator.storage.outbox import DataInput, Outbox, RunEnd, RunStart, new_pending_id
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import MetricPoint, Tracker, breaker_for, delivery
@@ -71,6 +72,7 @@ def refuse_to_answer(monkeypatch: pytest.MonkeyPatch, *, times: int = 1_000_000)
             raise MlflowException("API request failed with exception [Errno 111] Connection refused")
         return real(*args, **options)
 
+    monkeypatch.setattr(sqlite_runs, "SCHEMAS", ())  # as a server's, which MLflow alone writes
     monkeypatch.setattr(MlflowClient, "create_run", create)
     return lambda: calls[0]
 
