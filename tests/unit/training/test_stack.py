@@ -233,7 +233,15 @@ class ReadsWeights(Mixing):
         return functional.linear(images.flatten(1), self.layer.weight, self.layer.bias)
 
 
-@pytest.mark.parametrize("kind", [Mixing, ReadsWeights])
+class DrawsNumbers(Mixing):
+    """It drops out so rarely that a few steps may not show it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layer(functional.dropout(images.flatten(1), 1e-9, self.training))
+        return logits
+
+
+@pytest.mark.parametrize("kind", [Mixing, ReadsWeights, DrawsNumbers])
 def test_a_rehearsal_finds_networks_that_a_stack_would_change(kind: type[nn.Module]) -> None:
     trainings = [replace(training("slp", seed, SGD), net=kind(), masks=None) for seed in range(2)]
     assert stacking_key(trainings[0]) is not None
@@ -259,11 +267,8 @@ def test_what_cannot_be_stacked_has_no_key() -> None:
     assert stacking_key(replace(plain, hooks=hooks)) is None
 
 
-@pytest.mark.parametrize("name", ["cnn(widths=[4, 8])", "vit(dim=16, depth=1, heads=2, patch=4)"])
-def test_layers_that_are_not_linear_run_beside_each_other(name: str) -> None:
-    if stacking_conflict(network(name, 0)):
-        pytest.skip("a parameter outside of its layers")
-    nets = [network(name, seed) for seed in range(3)]
+def test_layers_that_are_not_linear_run_beside_each_other() -> None:
+    nets = [network("cnn(widths=[4, 8])", seed) for seed in range(3)]
     images = torch.randn((96, 1, 8, 8))
     expected = [net(part) for net, part in zip(nets, images.chunk(3), strict=True)]
     assert torch.equal(StackedNetwork(nets)(images), torch.cat(expected))
