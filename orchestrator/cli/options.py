@@ -60,6 +60,11 @@ class SpreadChoice(StrEnum):
     std = "std"
 
 
+class LatencyDeviceChoice(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class CostChoice(StrEnum):
     macs = "macs"
     bytes = "bytes"

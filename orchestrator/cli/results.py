@@ -15,6 +15,7 @@ from orchestrator.cli.options import (
     IntervalChoice,
     IntervalOption,
     JsonOption,
+    LatencyDeviceChoice,
     LatexOption,
     MarkdownOption,
     SpreadChoice,
@@ -198,25 +199,25 @@ def latency(
         float, typer.Option(min=0.01, help="For each form of a network at each batch size.")
     ] = 0.5,
     again: Annotated[bool, typer.Option("--again", help="Measure again what was measured before.")] = False,
+    device: Annotated[
+        LatencyDeviceChoice, typer.Option(help="cuda times by events, and records it under names of its own.")
+    ] = LatencyDeviceChoice.cpu,
     trust_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time recorded networks on this CPU, dense, masked, cut out and sparse, and record it in their runs."""
-    from orchestrator.latency.recorded_networks import (
-        LatencyOptions,
-        latency_records,
-        latency_table,
-        measure_named,
-    )
+    """Time recorded networks, dense, masked, cut out and sparse, on this CPU or a GPU, and record it."""
+    from orchestrator.latency.recorded_networks import LatencyOptions, measure_named
+    from orchestrator.latency.records import latency_records, latency_table
 
-    options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again)
+    options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again, device.value)
     with exit_on_signal():  # what was measured by then is recorded
         with stored_code.trusting(trust_code):
-            records = latency_records(measure_named(names, options, uri=uri()), options.batches)
+            rows = measure_named(names, options, uri=uri())
+        records = latency_records(rows, options.batches, device=options.device)
         if as_json:
             print_json(records)
         else:
-            print_table(latency_table(records))
+            print_table(latency_table(records, device=options.device))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Time a forward pass on one thread of this CPU: dense, masked, cut out, and in CSR.
+"""Time a forward pass on one thread of this CPU, or on a GPU: dense, masked, cut out, and in CSR.
 
 In compressed sparse rows (CSR) layers skip their dead weights: a Linear layer is the product W x, a 1x1
 convolution the same at every position.
@@ -180,6 +180,7 @@ class Latency:
     timing: Timing
     form: str
     csr_layers: tuple[str, ...] = ()
+    device: str = "cpu"
 
     @property
     def speedup(self) -> float:
@@ -188,7 +189,7 @@ class Latency:
 
     def metrics(self) -> dict[str, float]:
         """Return `latency/...` of every form, and the medians `final/...` (shipped) and `ipa/...` (dense)."""
-        suffix, spreads = batch_suffix(self.batch), self.timing.spreads
+        suffix, spreads = latency_suffix(self.batch, self.device), self.timing.spreads
         metrics = {"latency/speedup": self.speedup, "latency/aa": self.timing.self_ratio}
         for form, spread in spreads.items():
             metrics |= {f"latency/{form}_ms_p50": spread.p50, f"latency/{form}_ms_iqr": spread.iqr}
@@ -197,6 +198,11 @@ class Latency:
             "ipa/latency_ms_p50": spreads["dense"].p50,
         }
         return {f"{name}{suffix}": value for name, value in metrics.items()}
+
+
+def latency_suffix(batch: int, device: str) -> str:
+    """Return the suffix of a latency's metrics; nothing for one image on a CPU."""
+    return batch_suffix(batch) if device == "cpu" else f"{batch_suffix(batch)}_gpu"
 
 
 def measure(
@@ -227,7 +233,7 @@ def measure(
         check_equal({name: net for name, net in nets.items() if name != "dense"}, images)
         calls = {name: partial(net, images) for name, net in nets.items()}
         timing = side_by_side(calls, seconds=seconds, device=device)
-    return Latency(batch, timing, shipped_form(timing.ratios), layers)
+    return Latency(batch, timing, shipped_form(timing.ratios), layers, device)
 
 
 def _on(device: str, net: nn.Module) -> nn.Module:

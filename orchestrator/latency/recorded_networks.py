@@ -1,4 +1,4 @@
-"""Measure the latencies of recorded networks, once their sweep is over, and list them.
+"""Measure the latencies of recorded networks, once their sweep is over, on a CPU or a GPU.
 
 Networks that must take equally long are timed once: those cut to the same widths, and uncut ones, as dense
 kernels do the same work whatever the weights. CSR depends on which weights are alive: every mask is timed.
@@ -16,11 +16,9 @@ import torch
 
 import models
 from orchestrator.analysis.results import RUN_ID, find_sweep
-from orchestrator.analysis.tables import Table
-from orchestrator.errors import StoreError
+from orchestrator.errors import DeviceError, StoreError
 from orchestrator.latency.measure import (
     BATCHES,
-    FORMS,
     MIN_SPARSITY,
     SECONDS,
     Latency,
@@ -29,30 +27,31 @@ from orchestrator.latency.measure import (
     is_supported,
     measure,
 )
+from orchestrator.latency.records import TAG, has_latency, tag_entry
 from orchestrator.model_io.load import build_module, saved_model
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.storage.manifest import ARCH, MANIFEST, MASKS
 from orchestrator.storage.model_files import ModelSpec, Shape
 from orchestrator.system.console import print_line
-from orchestrator.system.determinism import seeded
+from orchestrator.system.determinism import deterministic, seeded
 from orchestrator.system.provenance import environment
-from orchestrator.system.timing import batch_suffix
 from orchestrator.tracking import MetricPoint, RunRecord, Tracker, open_store
 from pruning.masking import prunable_layers
 
-TAG = "latency"  # of a run: batch size -> the conditions of its measurement, as JSON
-TITLE = "one forward pass on one thread: median in ms; IQR is of the form that one would ship"
-HEADER = ("network", "runs", "batch", "form", *FORMS, "IQR", "speedup", "MACs", "A/A", "reliable")
 Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class LatencyOptions:
-    """Batch sizes, and seconds for each form of a network; `remeasure` networks that have times, too."""
+    """Batch sizes, and seconds for each form of a network; `remeasure` networks that have times, too.
+
+    `device` is cpu or cuda: a network has times on each.
+    """
 
     batches: tuple[int, ...] = BATCHES
     seconds: float = SECONDS
     remeasure: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -110,13 +109,20 @@ def measure_runs(
 ) -> int:
     """Measure the networks of these runs one after the other; return how many were timed.
 
-    Each is recorded before the next, so that an interruption loses only the one in progress.
+    Each is recorded before the next, so that an interruption loses only the one in progress. DeviceError
+    without the GPU that is to be measured on.
     """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("--device cuda: torch sees no CUDA device here; use --device cpu")
     jobs = plan_jobs(tracker, rows, options)
     for number, job in enumerate(jobs, start=1):
         first = job.rows[0]
         variants = load_variants(tracker, first)
-        latencies = [measure(variants, batch=batch, seconds=options.seconds) for batch in job.batches]
+        with deterministic(options.device):  # without TF32: the forms are to agree
+            latencies = [
+                measure(variants, batch=batch, seconds=options.seconds, device=options.device)
+                for batch in job.batches
+            ]
         for row in job.rows:
             _record(tracker, row, latencies, measured_on=first.run_id)
         equal = f" and {len(job.rows) - 1} alike" if len(job.rows) > 1 else ""
@@ -171,19 +177,17 @@ def plan_jobs(tracker: Tracker, rows: Iterable[RunRecord], options: LatencyOptio
     groups: dict[tuple[tuple[int, ...], tuple[object, ...]], list[RunRecord]] = {}
     for row in rows:
         batches = tuple(
-            batch for batch in options.batches if options.remeasure or not has_latency(row, batch)
+            batch
+            for batch in options.batches
+            if options.remeasure or not has_latency(row, batch, options.device)
         )
         if batches:
-            groups.setdefault((batches, _network_key(tracker, row)), []).append(row)
+            network = _network_key(tracker, row, device=options.device)
+            groups.setdefault((batches, network), []).append(row)
     return [TimingJob(tuple(group), batches) for (batches, _), group in groups.items()]
 
 
-def has_latency(row: RunRecord, batch: int) -> bool:
-    """Return whether a run has a latency at this batch size."""
-    return f"final/latency_ms_p50{batch_suffix(batch)}" in row.metrics
-
-
-def _network_key(tracker: Tracker, row: RunRecord) -> tuple[object, ...]:
+def _network_key(tracker: Tracker, row: RunRecord, *, device: str) -> tuple[object, ...]:
     """Equal for the runs whose networks must take equally long."""
     spec = ModelSpec.from_json(tracker.read_text(row, f"model/{ARCH}").encode(), f"model/{ARCH}")
     if spec.cut_widths is not None:
@@ -191,7 +195,7 @@ def _network_key(tracker: Tracker, row: RunRecord) -> tuple[object, ...]:
     sparsity = {
         name: row.metrics.get(f"layers/{name}", 0.0) for name in _convertible_layers(*spec.architecture)
     }
-    if is_supported() and max(sparsity.values(), default=0.0) > MIN_SPARSITY:
+    if device == "cpu" and is_supported() and max(sparsity.values(), default=0.0) > MIN_SPARSITY:
         manifest = json.loads(tracker.read_text(row, f"model/{MANIFEST}"))
         return (*spec.architecture, manifest[MASKS]["sha256"])
     return (*spec.architecture, row.metrics["final/sparsity"] > 0)
@@ -208,7 +212,9 @@ def _record(tracker: Tracker, row: RunRecord, latencies: Sequence[Latency], *, m
     """Log metrics and tag in one call: a run has both or neither."""
     points = [MetricPoint(name, value) for latency in latencies for name, value in latency.metrics().items()]
     tag = dict(json.loads(row.tags.get(TAG, "{}")))
-    tag |= {str(latency.batch): _conditions(latency, measured_on) for latency in latencies}
+    tag |= {
+        tag_entry(latency.batch, latency.device): _conditions(latency, measured_on) for latency in latencies
+    }
     tracker.attach(row).log(metrics=points, tags={TAG: json.dumps(tag)})
 
 
@@ -224,68 +230,8 @@ def _conditions(latency: Latency, measured_on: str) -> Json:
         "busy_cores_of_others": round(load.others, 2),
         "threads": 1,
         "cores": load.cores,
-        "machine": facts["processor"],
+        "machine": torch.cuda.get_device_name() if latency.device == "cuda" else facts["processor"],
         "torch": facts["package.torch"],
         "python": facts["python"],
         "measured_on": measured_on,
     }
-
-
-def conditions(row: RunRecord, batch: int) -> Json:
-    """Return how a run's latency at a batch size was measured; empty where it was not."""
-    tag: dict[str, Json] = json.loads(row.tags.get(TAG, "{}"))
-    return tag.get(str(batch), {})
-
-
-def latency_records(rows: Iterable[RunRecord], batches: Sequence[int]) -> list[Json]:
-    """Return one record per run and batch size that has a latency: times, ratios and conditions."""
-    return [_latency_record(row, batch) for row in rows for batch in batches if has_latency(row, batch)]
-
-
-def _latency_record(row: RunRecord, batch: int) -> Json:
-    condition, metrics, suffix = conditions(row, batch), row.metrics, batch_suffix(batch)
-    # Of the forms of this measurement alone: the metrics of an earlier one may have further forms.
-    times = {
-        f"{form}_ms_{statistic}": metrics[f"latency/{form}_ms_{statistic}{suffix}"]
-        for form in condition["forms"]
-        for statistic in ("p50", "iqr")
-    }
-    # Of a cut network its MACs; else those of the living weights: 0 where none is alive.
-    macs = metrics["final/macs_physical" if condition["form"] == "cut" else "final/macs_effective"]
-    return {
-        "run_id": row.run_id,
-        "name": row.name,
-        "batch": batch,
-        "latency_ms_p50": metrics[f"final/latency_ms_p50{suffix}"],
-        **times,
-        "speedup": metrics[f"latency/speedup{suffix}"],
-        "speedup_theoretical": metrics["final/macs_dense"] / macs if macs else None,
-        "aa": metrics[f"latency/aa{suffix}"],
-        **condition,
-    }
-
-
-def latency_table(records: Sequence[Json]) -> Table:
-    """Return a row per measurement: runs whose networks must take equally long share one."""
-    groups: dict[tuple[str, int], list[Json]] = {}
-    for record in records:
-        groups.setdefault((record["measured_on"], record["batch"]), []).append(record)
-    rows = [_table_row(group[0], len(group)) for group in groups.values()]
-    return Table(TITLE, list(HEADER), rows, "MACs: dense over those that are left, the theoretical speedup")
-
-
-def _table_row(record: Json, runs: int) -> list[str]:
-    medians = (record.get(f"{form}_ms_p50") for form in FORMS)
-    ratios = (record[name] for name in ("speedup", "speedup_theoretical"))
-    iqr = record[f"{record['form']}_ms_iqr"]
-    return [
-        record["name"],
-        str(runs),
-        str(record["batch"]),
-        record["form"],
-        *("" if median is None else f"{median:.3g}" for median in medians),
-        f"{iqr:.3g}",
-        *("" if ratio is None else f"{ratio:.3g}x" for ratio in ratios),
-        f"{record['aa']:.2f}",
-        "yes" if record["reliable"] else f"no: {', '.join(record['doubts'])}",
-    ]

@@ -9,26 +9,25 @@ from pathlib import Path
 
 import in_process
 import pytest
+import torch
 from whole_sweep import record_sweep
 
 from orchestrator.analysis.results import find_sweep
 from orchestrator.cli.options import parse_batch_sizes
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.errors import StoreError, UsageError
+from orchestrator.errors import DeviceError, StoreError, UsageError
 from orchestrator.execution.worker import run_task
 from orchestrator.latency import recorded_networks
 from orchestrator.latency.measure import Latency, NetworkVariants, is_supported
 from orchestrator.latency.recorded_networks import (
     LatencyOptions,
-    conditions,
     find_runs,
-    latency_records,
-    latency_table,
     measure_named,
     measure_runs,
     measure_sweep,
     plan_jobs,
 )
+from orchestrator.latency.records import conditions, latency_records, latency_table
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.space.space import load_space
 from orchestrator.space.techniques import resolve
@@ -81,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("store"))
 
 
-def timed(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
+def timed(forms: NetworkVariants, *, batch: int, seconds: float, device: str = "cpu") -> Latency:
     """A measurement without a clock, of the forms that there are."""
     names = ["dense", *(["masked"] if forms.masked else []), *(["cut"] if forms.cut else [])]
     timing = Timing(
@@ -152,7 +151,7 @@ def test_a_further_batch_size_is_added(place: Place, monkeypatch: pytest.MonkeyP
     measure_sweep(place.tracker, place.sweep, QUICK, on_progress=silent)
     asked: list[int] = []
 
-    def counted(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
+    def counted(forms: NetworkVariants, *, batch: int, seconds: float, device: str = "cpu") -> Latency:
         asked.append(batch)
         return timed(forms, batch=batch, seconds=seconds)
 
@@ -174,7 +173,7 @@ def test_a_further_batch_size_is_added(place: Place, monkeypatch: pytest.MonkeyP
 def test_an_interruption_leaves_what_is_measured(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     options, seen = LatencyOptions(batches=(8, 9)), []
 
-    def interrupted(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
+    def interrupted(forms: NetworkVariants, *, batch: int, seconds: float, device: str = "cpu") -> Latency:
         seen.append(batch)
         if len(seen) == 4:  # in the second network, between its two batch sizes
             raise KeyboardInterrupt
@@ -203,7 +202,7 @@ def test_the_table_has_every_form_and_a_line_per_measurement(place: Place) -> No
 
 
 def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def noisy(forms: NetworkVariants, *, batch: int, seconds: float) -> Latency:
+    def noisy(forms: NetworkVariants, *, batch: int, seconds: float, device: str = "cpu") -> Latency:
         found = timed(forms, batch=batch, seconds=seconds)
         return replace(found, timing=replace(found.timing, self_ratio=1.3))
 
@@ -215,6 +214,36 @@ def test_an_unreliable_measurement_is_marked(place: Place, monkeypatch: pytest.M
     assert [conditions(row, 1)["reliable"] for row in again] == [False, False]
     assert "unreliable: A/A is 1.30" in lines[0]
     assert all("no: A/A is 1.30" in line[-1] for line in latency_table(latency_records(again, (1, 256))).rows)
+
+
+def test_times_of_a_gpu_have_names_of_their_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = LatencyOptions(batches=(1,), device="cuda")
+    rows = [row for row in place.rows() if row.name == "neuron 0.5"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="--device cpu"):
+        measure_runs(place.tracker, rows, options, on_progress=silent)
+    timing = Timing(
+        {"dense": Spread(2.0, 0.1), "cut": Spread(1.0, 0.1)},
+        {"dense": 1.0, "cut": 2.0},
+        1.0,
+        MachineLoad(0.1, 0.0, 2),
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(
+        recorded_networks,
+        "measure",
+        lambda variants, batch, seconds, device: Latency(batch, timing, "cut", device=device),
+    )
+    before = rows[0].metrics.get("final/latency_ms_p50")
+    assert measure_runs(place.tracker, rows, options, on_progress=silent) == 1
+    row = place.tracker.get_run(rows[0].run_id)
+    assert (row.metrics["final/latency_ms_p50_gpu"], row.metrics.get("final/latency_ms_p50")) == (1.0, before)
+    assert conditions(row, 1, "cuda")["machine"] == "NVIDIA H100"
+    (record,) = latency_records([row], (1, 256), device="cuda")
+    assert (record["dense_ms_p50"], record["speedup"]) == (2.0, 2.0)
+    assert latency_table([record], device="cuda").title.startswith("one forward pass on a GPU")
+    assert measure_runs(place.tracker, [row], options, on_progress=silent) == 0
 
 
 def test_runs_are_found_by_sweep_and_by_id(place: Place) -> None:
