@@ -1,4 +1,4 @@
-"""Training steps on a GPU: their time and memory, plain, as a CUDA graph, in bfloat16 and channels-last."""
+"""Training steps on a GPU, plain and as a graph, in stacks, bfloat16 and channels-last: their time and memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from orchestrator.config import Numerics, Train
 from orchestrator.data.loading import Split
 from orchestrator.planning.micro_batches import training_bytes
 from orchestrator.space.values import canonical_text
+from orchestrator.system.determinism import global_states
 from orchestrator.system.memory import is_out_of_memory
-from orchestrator.training.loop import train
+from orchestrator.training.loop import Training, run_training
 from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.stack import run_stack
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 SHAPES = {"slp": GREY, "mlp": GREY, "cnn": COLOUR, "resnet(depth=20)": COLOUR, "densenet121": COLOUR}
 BATCHES = (32, 256)
-VARIANTS = ("plain", "graph", "bf16", "channels-last")
+STACKS = {"stack of 16": 16, "stack of 64": 64}  # a step of one of so many trainings
+VARIANTS = ("plain", "graph", *STACKS, "bf16", "channels-last")
 CLASSES = 10
 WARM_STEPS, MAX_STEPS = 3, 300
 Row = dict[str, Any]  # JSON
@@ -112,7 +115,9 @@ def _measure(setting: StepSetting, *, device: str, seconds: float) -> Row:
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    run = _graph_seconds if setting.variant == "graph" else _loop_seconds
+    run = {"graph": _graph_seconds, **dict.fromkeys(STACKS, _stack_seconds)}.get(
+        setting.variant, _loop_seconds
+    )
     try:
         first = run(setting, WARM_STEPS, device)
         steps = max(WARM_STEPS, min(MAX_STEPS, int(seconds / max(first, 1e-6))))
@@ -125,22 +130,34 @@ def _measure(setting: StepSetting, *, device: str, seconds: float) -> Row:
     return {"step_ms": 1e3 * step_seconds, "steps": steps, "peak_bytes": peak}
 
 
-def _loop_seconds(setting: StepSetting, steps: int, device: str) -> float:
-    """Return the seconds of a step of the project's own loop, in its second epoch."""
-    images, labels = setting.images(setting.batch * steps, device)
-    split = Split(images, labels)
-    validation = Split(images[:CLASSES], labels[:CLASSES])
-    records = train(
+def _make_training(setting: StepSetting, split: Split, device: str) -> Training:
+    return Training(
         setting.network(device),
         split,
-        validation,
-        recipe=replace(Train(), channels_last=setting.variant == "channels-last"),
-        phase=TrainingPhase(2),
-        batch_size=setting.batch,
-        numerics=Numerics(device, setting.precision, micro_batch=setting.batch),  # type: ignore[arg-type]
-        generator=torch.Generator().manual_seed(0),
+        Split(split.images[:CLASSES], split.labels[:CLASSES]),
+        replace(Train(), channels_last=setting.variant == "channels-last"),
+        TrainingPhase(2),
+        setting.batch,
+        Numerics(device, setting.precision, micro_batch=setting.batch),  # type: ignore[arg-type]
+        torch.Generator().manual_seed(0),
     )
-    return records[-1].seconds / steps
+
+
+def _loop_seconds(setting: StepSetting, steps: int, device: str) -> float:
+    """Return the seconds of a step of the project's own loop, in its second epoch."""
+    split = Split(*setting.images(setting.batch * steps, device))
+    return run_training(_make_training(setting, split, device))[-1].seconds / steps
+
+
+def _stack_seconds(setting: StepSetting, steps: int, device: str) -> float:
+    """Return the seconds of a step of one training of a stack, in its second epoch."""
+    members, steps = STACKS[setting.variant], max(WARM_STEPS, steps // STACKS[setting.variant])
+    split = Split(*setting.images(setting.batch * steps, device))
+    trainings = [_make_training(setting, split, device) for _ in range(members)]
+    outcomes = run_stack(trainings, [global_states(torch.device(device)) for _ in trainings])
+    if isinstance(outcomes[0], Exception):
+        raise outcomes[0]
+    return outcomes[0][-1].seconds / steps
 
 
 def make_step(net: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import gpu, gpu_check
 from benchmarks.gpu_check import END, NOT_MEASURED, PAGE, RESULTS, START, table, write_page
-from benchmarks.gpu_steps import make_settings
+from benchmarks.gpu_steps import STACKS, make_settings
 from orchestrator.planning.step_times import load_calibration
 
 WITHOUT_THEM = """\
@@ -35,7 +35,12 @@ def test_it_runs_through_on_a_cpu_without_ray_and_mlflow(tmp_path: Path) -> None
     result = json.loads(out.read_text())
     assert result["device"] == "CPU"
     assert all(row["reached"] for row in result["checks"])
-    assert {row["variant"] for row in result["steps"] if row["step_ms"]} == {"plain", "bf16", "channels-last"}
+    assert {row["variant"] for row in result["steps"] if row["step_ms"]} == {
+        "plain",
+        *STACKS,
+        "bf16",
+        "channels-last",
+    }
     assert all(row["reason"] for row in result["steps"] if row["step_ms"] is None)
     assert all(row["cut_ms"] > 0 for row in result["latency"])
     assert all(row["seconds"] > 0 for row in result["scoring"])
