@@ -1,4 +1,4 @@
-"""Training steps on a GPU, plain and as a graph, in stacks, bfloat16 and channels-last: their time and memory."""
+"""The time and memory of training steps on a GPU: plain, as a graph, in stacks, bfloat16, channels-last."""
 
 from __future__ import annotations
 
