@@ -22,6 +22,7 @@ from pruning.masking import Scores
 from pruning.registry import Method
 
 CPU = torch.device("cpu")
+LARGEST_BYTES = 1 << 30  # of scores that a process holds on to
 Result = TypeVar("Result")
 
 
@@ -61,10 +62,13 @@ class LastScores:
 
     def get(self, digest: str, score: Callable[[], Scores]) -> Scores:
         """Return the last scores if the digest is theirs, and compute them otherwise."""
-        if digest != self._digest:
-            self._digest, self._scores = "", Scores()  # freed before others are computed
-            self._digest, self._scores = digest, score()
-        return self._scores
+        if digest == self._digest:
+            return self._scores
+        self._digest, self._scores = "", Scores()  # freed before others are computed
+        scores = score()
+        if sum(tensor.nbytes for tensor in scores.values()) <= LARGEST_BYTES:
+            self._digest, self._scores = digest, scores
+        return scores
 
 
 _last_scores = LastScores()  # of this process: a worker runs the trials of one network one after the other

@@ -163,6 +163,21 @@ def test_scores_of_another_network_sample_or_criterion_are_new(monkeypatch: pyte
         assert len(noted) == 8
 
 
+def test_scores_that_are_too_large_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, calls = {"weight": torch.ones(4, dtype=torch.float64)}, list[int]()
+    last = LastScores()
+
+    def score() -> Mapping[str, Tensor]:
+        calls.append(1)
+        return scores
+
+    for limit, expected in ((32, 1), (31, 3)):
+        monkeypatch.setattr(scoring, "LARGEST_BYTES", limit)
+        for _ in range(2):
+            assert last.get(str(limit), score) is scores  # type: ignore[arg-type]  # a mapping will do
+        assert len(calls) == expected
+
+
 def test_what_scores_anew_in_every_pass_still_does() -> None:
     text = "synflow(rounds=3)"
     assert scored_once(text, facts=()).function is criteria.get(text).function
