@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import pruning
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.trial import scoring, stages
@@ -67,6 +69,17 @@ def test_scores_on_the_device_give_the_masks_of_the_cpu(
         masks = stages.prune_round(there, state, round=1).masks
         assert noted
         assert set(noted) == {(True, torch.float64)}
+        assert not any(map(double.has, masks.values()))
+    assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())
+
+
+def test_second_derivatives_of_convolutions_stay_on_the_device() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 10))
+    sample = torch.rand((20, 1, 8, 8), generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
+    score = partial(pruning.prune, amount=0.5, criterion="grasp", sample=sample)
+    expected = score_on(CPU, net, runs_it=True, prune=score)
+    with cuda_double() as double:
+        masks = score_on(DEVICE, net, runs_it=True, prune=score)
         assert not any(map(double.has, masks.values()))
     assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())
 
