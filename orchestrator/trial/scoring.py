@@ -102,8 +102,11 @@ def _digest(context: ScoringContext, text: str) -> str:
     return digest.hexdigest()
 
 
-def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, object]) -> None:
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):  # what a module adds to its state
+            digest.update(repr((name, tensor)).encode())
+            continue
         content = tensor.detach().cpu().contiguous()
         digest.update(repr((name, tensor.device.type, tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
