@@ -30,6 +30,19 @@ DEVICE = torch.device("cuda", 0)
 # Operators whose result the host reads, or whose output's shape it has to know.
 READ_BY_THE_HOST = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.unique_dim}
 READ_BY_THE_HOST |= {aten._unique2, aten.unique_consecutive, aten.unique_dim_consecutive}
+FACTORIES = {
+    "tensor",
+    "as_tensor",
+    "from_numpy",
+    "zeros",
+    "ones",
+    "empty",
+    "full",
+    "arange",
+    "linspace",
+    "eye",
+}
+FACTORIES |= {"rand", "randn", "randint", "randperm", "empty_strided", "frombuffer", "new_tensor", "stack"}
 INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 
 
@@ -45,6 +58,9 @@ class CudaDouble:
         # By address, which no other storage has while there is a weak reference to this one.
         self._on_device: dict[int, StorageWeakRef] = {}
         self._pinned: dict[int, StorageWeakRef] = {}
+        # Made by torch itself, in a formula of autograd: on a GPU it would be where its operands are.
+        self._unplaced: dict[int, StorageWeakRef] = {}
+        self.is_making = False  # a tensor, for Python
 
     def has(self, tensor: Tensor) -> bool:
         """Whether the tensor is on the device."""
@@ -54,6 +70,13 @@ class CudaDouble:
         """Say of a tensor, and of all its views, that it is on the device."""
         self._on_device[_address(tensor)] = StorageWeakRef(tensor.untyped_storage())
         return tensor
+
+    def leave_open(self, tensor: Tensor) -> None:
+        """Let a tensor be on the device of those that it is first used with."""
+        self._unplaced[_address(tensor)] = StorageWeakRef(tensor.untyped_storage())
+
+    def is_open(self, tensor: Tensor) -> bool:
+        return _address(tensor) in self._unplaced
 
     def take(self, tensor: Tensor) -> Tensor:
         """Say of a tensor that it is on the host."""
@@ -76,6 +99,7 @@ def cuda_double() -> Iterator[CudaDouble]:
         "init": lambda: None,
         "is_available": lambda: True,
         "is_initialized": lambda: True,
+        "is_bf16_supported": lambda: True,
         "current_device": lambda: 0,
         "device_count": lambda: 1,
         "default_generators": (torch.Generator().manual_seed(0),),
@@ -120,7 +144,12 @@ class _Kernels(TorchDispatchMode):
         kwargs, packet = kwargs or {}, func.overloadpacket
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not any(map(self.double.has, tensors)):
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if not self.double.is_making and all(map(self.double.is_open, tensors)):
+                for leaf in tree_leaves(result):
+                    if isinstance(leaf, Tensor):
+                        self.double.leave_open(leaf)
+            return result
         if packet in READ_BY_THE_HOST:
             self.double.waits[packet.__name__] += 1
         if packet in INDEXED:
@@ -138,8 +167,13 @@ class _Kernels(TorchDispatchMode):
 
     def _refuse_mixture(self, func: Any, tensors: Sequence[Tensor]) -> None:
         # A number of the host may take part: a kernel gets it by its value.
-        if any(tensor.dim() and not self.double.has(tensor) for tensor in tensors):
-            raise RuntimeError(f"Expected all tensors to be on the same device: {func} of cuda:0 and cpu")
+        for tensor in tensors:
+            if tensor.dim() and not self.double.has(tensor):
+                if not self.double.is_open(tensor):
+                    raise RuntimeError(
+                        f"Expected all tensors to be on the same device: {func} of cuda:0, cpu"
+                    )
+                self.double.put(tensor)
 
     def _check_copy(self, target: Tensor, source: Tensor, non_blocking: bool = False) -> None:
         pinned = self.double.is_pinned(source) or self.double.is_pinned(target)
@@ -192,7 +226,11 @@ class _Calls(TorchFunctionMode):
         to_device = _is_cuda(device) or (name == "new_tensor" and device is None and self.double.has(args[0]))
         if to_device:
             kwargs["device"] = "cpu"
-        result = func(*args, **kwargs)
+        self.double.is_making = name in FACTORIES
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self.double.is_making = False
         if to_device:
             self.double.waits["copy_"] += name in ("tensor", "as_tensor", "asarray", "new_tensor")
             self.double.put(result)

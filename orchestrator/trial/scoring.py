@@ -22,6 +22,7 @@ from pruning.masking import Scores
 from pruning.registry import Method
 
 CPU = torch.device("cpu")
+LARGEST_BYTES = 1 << 30  # of scores that a process holds on to
 Result = TypeVar("Result")
 
 
@@ -61,10 +62,13 @@ class LastScores:
 
     def get(self, digest: str, score: Callable[[], Scores]) -> Scores:
         """Return the last scores if the digest is theirs, and compute them otherwise."""
-        if digest != self._digest:
-            self._digest, self._scores = "", Scores()  # freed before others are computed
-            self._digest, self._scores = digest, score()
-        return self._scores
+        if digest == self._digest:
+            return self._scores
+        self._digest, self._scores = "", Scores()  # freed before others are computed
+        scores = score()
+        if sum(tensor.nbytes for tensor in scores.values()) <= LARGEST_BYTES:
+            self._digest, self._scores = digest, scores
+        return scores
 
 
 _last_scores = LastScores()  # of this process: a worker runs the trials of one network one after the other
@@ -98,8 +102,11 @@ def _digest(context: ScoringContext, text: str) -> str:
     return digest.hexdigest()
 
 
-def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, object]) -> None:
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):  # what a module adds to its state
+            digest.update(repr((name, tensor)).encode())
+            continue
         content = tensor.detach().cpu().contiguous()
         digest.update(repr((name, tensor.device.type, tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(content.reshape(-1).view(torch.uint8).numpy().data)

@@ -13,10 +13,11 @@ from time import perf_counter, sleep
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_check
+from benchmarks import gpu, gpu_check, gpu_equality
 from benchmarks.gpu_check import END, NOT_MEASURED, PAGE, RESULTS, START, table, write_page
 from benchmarks.gpu_steps import STACKS, make_settings
 from orchestrator.planning.step_times import load_calibration
+from tests.cuda_double import cuda_double
 
 WITHOUT_THEM = """\
 import sys
@@ -69,6 +70,41 @@ def test_what_the_time_does_not_suffice_for_is_named() -> None:
     assert [row["reason"] for row in rows] == ["the time was over"] * len(settings)
     latency = list(gpu_check.measure_latency("cpu", small=True, clock=clock))
     assert [row["cut_ms"] for row in latency] == [None, None]
+
+
+class Event:
+    """A CUDA event by the clock of the host."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        self.seconds = 0.0
+
+    def record(self) -> None:
+        self.seconds = perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1e3 * (end.seconds - self.seconds)
+
+
+def test_every_part_but_graphs_runs_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = gpu_check.Clock(100.0, perf_counter())
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    settings = [s for s in make_settings(small=True) if s.variant != "graph" and s.batch == 8]
+    with cuda_double():
+        steps = gpu_check.measure_steps(settings, device="cuda", seconds=0.0, is_over=lambda: False)
+        assert all(row["step_ms"] > 0 and row["peak_bytes"] == 5 for row in steps)
+        scoring = gpu_check.measure_scoring("cuda", small=True, clock=clock)
+        assert all(row["seconds"] > 0 for row in scoring)
+        latency = gpu_check.measure_latency("cuda", small=True, clock=clock)
+        assert all(row["cut_ms"] > 0 for row in latency)
+        monkeypatch.setattr(gpu_equality, "PRUNINGS", gpu_equality.PRUNINGS[1:2])
+        rows = list(gpu_equality.check_equality("cuda", small=True))
+    assert [(row["value"], row["reached"]) for row in rows] == [(0.0, True)] * 4
 
 
 def test_the_page_has_the_table_of_the_results(tmp_path: Path) -> None:

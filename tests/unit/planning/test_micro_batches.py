@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.config import DenseConfig, Numerics, Train, micro_batch_of
+from orchestrator.config import DenseConfig, Device, Numerics, Train, micro_batch_of, non_default_fields
 from orchestrator.execution.options import SweepOptions, gpu_bytes
 from orchestrator.execution.sweep import preview
 from orchestrator.execution.sweep_artifacts import reproduce_command
+from orchestrator.keys import GPU_VERSION, stage_key
 from orchestrator.planning import micro_batches
 from orchestrator.planning.micro_batches import (
     CONTEXT_BYTES,
@@ -34,6 +35,7 @@ from orchestrator.tracking.result_metrics import _norm_tag
 from orchestrator.trial.params import params
 
 GIB = 1 << 30
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 MODEL = "densenet121(stem=auto)"
 SPACE = """\
 version: 1
@@ -102,6 +104,13 @@ def test_the_micro_batch_is_in_the_key_and_the_plan_of_a_cpu_stays(tmp_path: Pat
     assert len(keys[0] & keys[1]) == 1  # batch 64
     assert not keys[2] & (keys[0] | keys[1])
     assert make_plan(space(tmp_path), gpu_bytes=80 * GIB).dense == on_cpu.dense
+
+
+def test_keys_of_a_cpu_stay_and_those_of_a_gpu_have_a_version() -> None:
+    on_cpu, on_gpu = (replace(config("slp", 64, 256), numerics=Numerics(device)) for device in DEVICES)
+    assert on_cpu.key() == stage_key("dense", non_default_fields(on_cpu))
+    assert on_gpu.key() == stage_key("dense", {**non_default_fields(on_gpu), "gpu_version": GPU_VERSION})
+    assert "fast" not in non_default_fields(on_gpu)["numerics"]
 
 
 def test_fast_is_in_the_key_of_a_gpu_and_in_that_of_no_cpu(tmp_path: Path) -> None:

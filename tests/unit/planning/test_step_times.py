@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from orchestrator.config import Numerics
 from orchestrator.errors import DeviceError, UsageError
@@ -21,6 +22,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.step_times import StepTimes, fit_step_times, load_calibration, measure_speed
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
+from orchestrator.system import machine, provenance
 
 SPACE = """\
 version: 1
@@ -166,3 +168,28 @@ def test_a_gpu_that_cannot_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match=r"the GPU could not be timed: .*; give --device cpu") as caught:
         measure_speed("slp", SHAPE, 10, numerics=Numerics("cuda"))
     assert "\n" not in str(caught.value)
+
+
+def test_planning_makes_no_cuda_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch runs before it uses a GPU is not run."""
+
+    def use() -> None:
+        raise AssertionError("the process that plans uses the GPU")
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", use)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(machine, "DRIVERS", (str(tmp_path),))
+    card = machine.Card("NVIDIA H100", 80 << 30, False)
+    for module in (machine, provenance):
+        monkeypatch.setattr(module, "cards", lambda: (card,))
+    times = StepTimes(1e-6, 1e-4)
+    monkeypatch.setattr(step_times, "_time_in_process", lambda *architecture, numerics: times)
+    (tmp_path / "mine.yaml").write_text(SPACE)
+    space = load_space(str(tmp_path / "mine.yaml"))
+    found = preview(space, device="cuda", precision="fp32", uri=default_uri(tmp_path))
+    assert found.plan.gpu_bytes == 80 << 30
+    assert "this machine's cuda, 1 at a time" in found.estimate.basis
+    assert provenance.environment.__wrapped__()["gpu.0"] == "NVIDIA H100"
+    with pytest.raises(AssertionError, match="uses the GPU"):
+        torch.cuda.get_device_properties(0)

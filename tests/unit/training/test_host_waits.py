@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import models
-from orchestrator.config import Numerics, Train
+from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading, scaled_images
 from orchestrator.data.augmentation import Augmenter, augment, augmentations
 from orchestrator.data.loading import Split
@@ -19,6 +20,7 @@ from orchestrator.data.transfer import to_device
 from orchestrator.training.loop import NO_HOOKS, TrainingHooks, train
 from orchestrator.training.optimizers import OPTIMIZERS, TrainingPhase
 from orchestrator.trial.distillation import soft_labels
+from orchestrator.trial.run import run_trial
 from pruning.granularity import unit_groups
 from pruning.group_lasso import regularizers
 from tests.cuda_double import DEVICE, cuda_double
@@ -114,6 +116,42 @@ def test_nor_in_micro_batches_of_convolutions(model: str) -> None:
 def test_nor_where_something_is_added_to_a_training(make_hooks: MakeHooks) -> None:
     few, many = (waits_of(Train(), steps=steps, make_hooks=make_hooks) for steps in (2, 6))
     assert few == many
+
+
+class NoNetworks:
+    """A store without dense networks."""
+
+    def dense(self, config: DenseConfig) -> None:
+        return None
+
+
+TRIALS = [
+    {},
+    {"recover": "rigl"},
+    {"recover": "set"},
+    {"distill": "soft_labels"},
+    {"when": "during", "recover": "none"},
+    {"when": "during", "recover": "none", "criterion": "movement"},
+]
+
+
+@pytest.mark.parametrize("changes", TRIALS, ids=lambda changes: "-".join(changes.values()) or "plain")
+def test_whole_trials_wait_as_often_whatever_the_steps(changes: dict[str, str]) -> None:
+    waits = []
+    options = {"when": "after", "recover": "finetune(epochs=2)", "distill": "none"} | changes
+    criterion = options.pop("criterion", "magnitude")
+    schedule = "cubic" if options["when"] == "during" else "one_shot"
+    dense = DenseConfig("mlp(widths=[8])", "digits", 32, 0, Train(epochs=2), Numerics("cuda", micro_batch=64))
+    prune = Prune(criterion, "weight", "global", schedule, 0.5)
+    config = TrialConfig(dense, prune, technique="x", **options)  # type: ignore[arg-type]  # texts
+    for images in (320, 960):
+        with cuda_double() as double:
+            data = loading.load_dataset("digits", device="cuda")
+            few = Split(data.train.images[:images], data.train.labels[:images], data.train.pixel_scale)
+            double.waits.clear()
+            run_trial(config, replace(data, train=few), store=NoNetworks())
+            waits.append(dict(+double.waits))
+    assert waits[0] == waits[1]
 
 
 class Inline:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import pruning
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.trial import scoring, stages
@@ -67,6 +69,17 @@ def test_scores_on_the_device_give_the_masks_of_the_cpu(
         masks = stages.prune_round(there, state, round=1).masks
         assert noted
         assert set(noted) == {(True, torch.float64)}
+        assert not any(map(double.has, masks.values()))
+    assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())
+
+
+def test_second_derivatives_of_convolutions_stay_on_the_device() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 10))
+    sample = torch.rand((20, 1, 8, 8), generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
+    score = partial(pruning.prune, amount=0.5, criterion="grasp", sample=sample)
+    expected = score_on(CPU, net, runs_it=True, prune=score)
+    with cuda_double() as double:
+        masks = score_on(DEVICE, net, runs_it=True, prune=score)
         assert not any(map(double.has, masks.values()))
     assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())
 
@@ -161,6 +174,21 @@ def test_scores_of_another_network_sample_or_criterion_are_new(monkeypatch: pyte
         first = stages.prune_round(on, stages.initial(on), round=1)
         stages.prune_round(on, first, round=1)
         assert len(noted) == 8
+
+
+def test_scores_that_are_too_large_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, calls = {"weight": torch.ones(4, dtype=torch.float64)}, list[int]()
+    last = LastScores()
+
+    def score() -> Mapping[str, Tensor]:
+        calls.append(1)
+        return scores
+
+    for limit, expected in ((32, 1), (31, 3)):
+        monkeypatch.setattr(scoring, "LARGEST_BYTES", limit)
+        for _ in range(2):
+            assert last.get(str(limit), score) is scores  # type: ignore[arg-type]  # a mapping will do
+        assert len(calls) == expected
 
 
 def test_what_scores_anew_in_every_pass_still_does() -> None:
