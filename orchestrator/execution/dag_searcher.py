@@ -127,6 +127,7 @@ class DagSearcher(Searcher):
         self._waiting: dict[str, list[Task]] = {}  # key of a parent -> tasks that wait for it
         self._running: dict[str, tuple[Task, ...]] = {}  # Tune's id of a trial -> its tasks
         self._alone: set[str] = set()  # keys of tasks that are not to be stacked again
+        self._groups: dict[str, Hashable] = {}  # by key of a task
         self._add(tasks)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:  # what Tune calls a config
@@ -143,17 +144,23 @@ class DagSearcher(Searcher):
     def _next_stack(self, workers: int) -> tuple[Task, ...]:
         """Take the first ready task, with the share of its group that one of the free workers is to run."""
         first = self._ready.popleft()
-        group = None if self._most_stacked == 1 or first.key in self._alone else self._group_of(first)
+        group = self._group(first)
         if group is None:
             return (first,)
-        alike = [
-            task for task in self._ready if task.key not in self._alone and self._group_of(task) == group
-        ]
+        alike = [task for task in self._ready if self._group(task) == group]
         size = min(self._most_stacked, math.ceil((1 + len(alike)) / workers))
         stack = (first, *alike[: size - 1])
         keys = {task.key for task in stack}
         self._ready = deque(task for task in self._ready if task.key not in keys)
         return stack
+
+    def _group(self, task: Task) -> Hashable:
+        """Return what a task shares with those that it may be stacked with; None for none."""
+        if self._most_stacked == 1 or task.key in self._alone:
+            return None
+        if task.key not in self._groups:  # every task is asked for with each stack that is made
+            self._groups[task.key] = self._group_of(task)
+        return self._groups[task.key]
 
     def _add(self, tasks: Sequence[Task]) -> None:
         """Add the tasks that are neither open nor failed: two trials may need one dense network."""
@@ -190,6 +197,7 @@ class DagSearcher(Searcher):
         key = result.task.key
         children = self._waiting.pop(key, [])
         self._open.discard(key)
+        self._groups.pop(key, None)
         self._done += 1
         if result.state == "complete":
             self._ready.extend(children)

@@ -102,7 +102,8 @@ def preview(
     cost = estimate(plan, finished=done, concurrency=local_resources(device).concurrent)
     to_run = [trial.config for trial in plan.trials if trial.key not in done]
     dense_keys = {config.dense.key() for config in to_run} - done
-    stacks = summarize_stacks([*(c for c in plan.dense if c.key() in dense_keys), *to_run])
+    dense = [config for config in plan.dense if config.key() in dense_keys]
+    stacks = summarize_stacks([*dense, *to_run], competes=stop is not None)
     return Preview(
         plan,
         cost,

@@ -157,7 +157,7 @@ def run_experiment(
                     ramp=ramp,
                     death_reason=callback.death_reason,
                     most_stacked=resources.most_stacked,
-                    group_of=lambda task: stack_group(task.config),
+                    group_of=lambda task: stack_group(task.config, competes=settings.stop is not None),
                 )
                 signals.mark_started()
                 _fit(searcher, settings, resources, previous_trials, callback, signals)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from orchestrator.config import DenseConfig, TrialConfig
@@ -16,8 +16,11 @@ from pruning.criteria import criteria
 from pruning.schedules import rounds_of, schedules
 
 
-def stack_group(config: DenseConfig | TrialConfig) -> Hashable:
+def stack_group(config: DenseConfig | TrialConfig, *, competes: bool = False) -> Hashable:
     """Return what the tasks of one stack share; None for one that runs by itself.
+
+    Where trials compete, a stack has the seeds of one setting: a rule stops a trial by those that ended
+    before it, and trials of one stack end together.
 
     What a worker finds to train at one time is decided there, by shapes: a group is what makes it likely.
     """
@@ -29,7 +32,10 @@ def stack_group(config: DenseConfig | TrialConfig) -> Hashable:
     if not isinstance(config, TrialConfig):
         return (*shared, *shared_files)
     lengths = _lengths(config)
-    return None if lengths is None else (*shared, *shared_files, *lengths)
+    if lengths is None:
+        return None
+    setting = replace(config, dense=replace(dense, seed=0)) if competes else None
+    return (*shared, *shared_files, *lengths, setting)
 
 
 def _lengths(config: TrialConfig) -> tuple[Hashable, ...] | None:
@@ -69,17 +75,20 @@ class StackSummary:
     conflict: str
 
 
-def summarize_stacks(configs: Iterable[DenseConfig | TrialConfig]) -> list[StackSummary]:
+def summarize_stacks(
+    configs: Iterable[DenseConfig | TrialConfig], *, competes: bool = False
+) -> list[StackSummary]:
     """Return for each model how many of its tasks may run in stacks: those that another one goes with."""
     by_model: dict[str, list[DenseConfig | TrialConfig]] = {}
     for config in configs:
         dense = config.dense if isinstance(config, TrialConfig) else config
         by_model.setdefault(dense.model, []).append(config)
-    return [_summarize(model, tasks) for model, tasks in by_model.items()]
+    return [_summarize(model, tasks, competes=competes) for model, tasks in by_model.items()]
 
 
-def _summarize(model: str, configs: Sequence[DenseConfig | TrialConfig]) -> StackSummary:
-    sizes = Counter(group for config in configs if (group := stack_group(config)) is not None)
+def _summarize(model: str, configs: Sequence[DenseConfig | TrialConfig], *, competes: bool) -> StackSummary:
+    groups = [stack_group(config, competes=competes) for config in configs]
+    sizes = Counter(group for group in groups if group is not None)
     dense = [config.dense if isinstance(config, TrialConfig) else config for config in configs]
     conflict = next((text for config in dense if (text := conflict_of(config))), "")
     return StackSummary(model, sum(size for size in sizes.values() if size > 1), len(configs), conflict)

@@ -29,6 +29,7 @@ from orchestrator.training.stacked_network import StackedNetwork, stacking_confl
 # Of one member's step: beyond it the products themselves are most of a step, and a stack is no faster. That
 # of the CPU is measured (benchmarks/stacks.py), that of a GPU is not.
 MOST_STEP_FLOPS = {"cpu": 200_000_000, "cuda": 20_000_000_000}
+MOST_BYTES = 1 << 30  # of a stack's parameters, gradients and optimizer, and of the copies that try it
 Outcome = list[EpochRecord] | Exception
 GlobalStates = Mapping[str, Tensor]
 
@@ -56,6 +57,13 @@ def stack_conflict(net: nn.Module, images: int, device: str) -> str:
     if _step_flops(net, images) > MOST_STEP_FLOPS[device]:
         return "its matrix products are most of a step"
     return ""
+
+
+def most_members(net: nn.Module) -> int:
+    """Return how many trainings of a network a stack may have by its memory, 1 or more."""
+    # The members, their copies of the trial steps by themselves and stacked, gradients, two moments each.
+    own = sum(parameter.numel() * parameter.element_size() for parameter in net.parameters())
+    return max(1, MOST_BYTES // max(1, 10 * own))
 
 
 def _step_flops(net: nn.Module, images: int) -> int:

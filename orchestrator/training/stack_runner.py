@@ -17,7 +17,7 @@ from torch import Tensor
 
 from orchestrator.system.determinism import global_states, set_global_states
 from orchestrator.training.loop import EpochRecord, Training, run_training
-from orchestrator.training.stack import Outcome, has_equal_bits, run_stack, stacking_key
+from orchestrator.training.stack import Outcome, has_equal_bits, most_members, run_stack, stacking_key
 
 Result = TypeVar("Result")
 
@@ -125,12 +125,18 @@ def _raise_interruption(job: _Job[Result]) -> None:
 
 
 def _groups(members: Sequence[StackMember], model: str) -> Iterator[list[StackMember]]:
-    """Yield the members whose trainings may be stacked; one whose training may not is by itself."""
+    """Yield the members whose trainings may be stacked, as many as fit into memory at a time.
+
+    One whose training may not be stacked is by itself.
+    """
     groups: dict[Hashable, list[StackMember]] = {}
     for member in members:
         key = None if member.requested is None else stacking_key(member.requested)
         groups.setdefault(id(member) if key is None else (model, key), []).append(member)
-    yield from groups.values()
+    for group in groups.values():
+        first = group[0].requested
+        most = len(group) if first is None else most_members(first.net)
+        yield from (group[start : start + most] for start in range(0, len(group), most))
 
 
 def _run_group(members: Sequence[StackMember], model: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.system.determinism import global_states
+from orchestrator.training import stack
 from orchestrator.training.stack_runner import StackMember, run_in_stacks
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
@@ -125,6 +126,17 @@ def test_every_trial_has_the_bits_of_itself_alone(
         assert_equal(run_by_itself(config), result)
     assert stacked is None or sizes == stacked
     assert max(sizes) > 1
+
+
+def test_a_stack_is_as_large_as_its_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = 4 * (64 * 16 + 16 * 8 + 8 * 10)  # bytes of one network
+    monkeypatch.setattr(stack, "MOST_BYTES", 3 * 10 * weights)
+    configs = [dense_config(seed) for seed in range(5)]
+    results, sizes = run_together(configs)
+    assert sizes == [3, 3, 3, 2, 2]
+    assert_equal(run_by_itself(configs[4]), results[4])
+    monkeypatch.setattr(stack, "MOST_BYTES", 1)
+    assert run_together(configs[:2])[1] == [1, 1]
 
 
 def test_one_that_fails_leaves_the_others_untouched() -> None:
