@@ -76,7 +76,8 @@ def write_result(
     masks_suffice = (
         is_parent_stored and isinstance(task.config, TrialConfig) and reuses_dense_weights(task.config)
     )
-    codes = stored_code.codes_in(json.dumps(asdict(task.config)))
+    config = json.dumps(asdict(task.config), indent=1, sort_keys=True)
+    codes = stored_code.codes_in(config)
     (folder / "model").mkdir()
     manifest = model_files.save_model(
         folder / "model",
@@ -85,7 +86,7 @@ def write_result(
         parent=task.dense.key() if masks_suffice else None,
         code=stored_code.dump(codes) if codes else "",
     )
-    for name, content in _tables(task, result, phase_names).items():
+    for name, content in {CONFIG: config, **_tables(result, phase_names)}.items():
         write_file(folder / name, content)
     outcome_tags = _outcome_tags(task.dense, result, phase_names)
     tags = {"manifest_sha256": manifest, **outcome_tags, **(extra_tags or {})}
@@ -101,8 +102,8 @@ def write_result(
     return RunEnd("FINISHED", end_ms, tags, metrics, key)
 
 
-def _tables(task: Task, result: TrialResult, phase_names: Sequence[str]) -> dict[str, str]:
-    """Return file name -> JSON, of every file beside the model."""
+def _tables(result: TrialResult, phase_names: Sequence[str]) -> dict[str, str]:
+    """Return file name -> JSON, of every file beside the model and the configuration."""
     cost = result.cost
     ops = {
         "macs": {**cost.macs, **cost.other_macs},
@@ -111,7 +112,6 @@ def _tables(task: Task, result: TrialResult, phase_names: Sequence[str]) -> dict
         "not_counted": cost.other_ops,
     }
     return {
-        CONFIG: json.dumps(asdict(task.config), indent=1, sort_keys=True),
         ENVIRONMENT: json.dumps(environment(), indent=1, sort_keys=True),
         "layers.json": json.dumps(_table(result.last.layers)),
         "rounds.json": json.dumps(_rounds_table(result, phase_names)),
@@ -243,7 +243,7 @@ def _curves(result: TrialResult) -> Iterator[MetricPoint]:
 
 def _rounds(result: TrialResult) -> Iterator[MetricPoint]:
     for number, measured in enumerate(result.rounds, start=1):
-        values = asdict(measured.measurement)
+        values = vars(measured.measurement)
         yield from (MetricPoint(f"round/{name}", float(values[name]), number) for name in PER_ROUND)
         yield from (
             MetricPoint(name, float(values[name]), number) for name in ("sparsity", "pq_index", "gini")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -213,7 +213,7 @@ class Measurement:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Return every field as `prefix/name`."""
-        return {f"{prefix}/{name}": float(value) for name, value in asdict(self).items()}
+        return {f"{prefix}/{name}": float(value) for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
