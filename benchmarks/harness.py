@@ -36,6 +36,7 @@ names select functions.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -45,10 +46,13 @@ from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
-from benchmarks.results_file import Row, save_rows
+from orchestrator.system.files import replace_file
 from orchestrator.system.machine import MachineLoad, watch_load
+from orchestrator.system.provenance import environment
 
 RESULTS = Path(__file__).parent / "results"
+FACTS = ("processor", "cores", "python", "package.torch", "package.ray", "package.mlflow", "commit")
+Row = dict[str, Any]  # JSON
 WALL = "seconds"
 
 
@@ -231,6 +235,19 @@ def main(file: str) -> None:
         rows = [_print_row({"benchmark": name, **row}) for job in make_jobs() for row in run_job(job)]
         if "--dry" not in words:
             save_rows(results, name, rows, benchmarks=list(benchmarks))
+
+
+def save_rows(path: Path, name: str, rows: list[Row], *, benchmarks: list[str]) -> None:
+    """Replace a benchmark's rows in a results file; rows of benchmarks that no longer exist are dropped."""
+    old_rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    order = {benchmark: number for number, benchmark in enumerate(benchmarks)}
+    other_rows = [row for row in old_rows if row["benchmark"] in order and row["benchmark"] != name]
+    facts = environment()
+    for row in rows:
+        row["environment"] = {fact: facts[fact] for fact in FACTS}
+    all_rows = sorted(other_rows + rows, key=lambda row: order[row["benchmark"]])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps({"rows": all_rows}, indent=1) + "\n")
 
 
 def _print_row(row: Row) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,8 @@ from orchestrator.config import Numerics, Train
 from orchestrator.data.loading import Split
 from orchestrator.system.memory import disable_malloc_trim
 from orchestrator.training.loop import train
+from orchestrator.training.masked_step import step_and_mask
+from orchestrator.training.masker import Masker
 from orchestrator.training.optimizers import TrainingPhase, make_optimizer
 from pruning.masking import prunable_layers
 
@@ -123,33 +125,30 @@ def epoch() -> Iterator[Job]:
 
 
 class Steps:
-    """Single steps of the mlp with Adam on one batch; `after` is called after the optimizer step."""
+    """Single steps of the mlp with Adam on one batch, with masks or without."""
 
-    def __init__(self, net: nn.Module, batch: Split, after: Callable[[], object] | None = None) -> None:
-        self.net, self.batch, self.after = net, batch, after
+    def __init__(self, net: nn.Module, batch: Split, masks: Mapping[str, Tensor] | None = None) -> None:
+        self.net, self.batch = net, batch
         self.optimizer = make_optimizer(RECIPE, net)
+        self.masker = Masker(dict(net.named_parameters()), masks or {})
 
     def step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss = nn.functional.cross_entropy(self.net(self.batch.images), self.batch.labels, reduction="sum")
         (loss / len(self.batch)).backward()
-        self.optimizer.step()
-        if self.after is not None:
-            self.after()
+        step_and_mask(self.optimizer, self.masker)
 
 
 @benchmark
 def masked_step() -> Iterator[Job]:
     """Measure the cost of masks in a step, with the masks of this project and of torch.nn.utils.prune."""
-    from orchestrator.training.masker import Masker  # the masks of the training loop
-
     batch, dense = make_split(GREY, BATCH), network()
     masks = pruning.prune(dense, amount=0.9)
     ours, theirs = network(), network()
     pruning.apply_masks(ours, masks)
     for name, layer in prunable_layers(theirs).items():
         torch_prune.custom_from_mask(layer, "weight", masks[f"{name}.weight"])
-    masked = Steps(ours, batch, Masker(dict(ours.named_parameters()), masks)).step
+    masked = Steps(ours, batch, masks).step
     yield Job(
         "masked step, mlp, batch 256, 90%",
         ours=masked,

@@ -1,4 +1,4 @@
-"""The sections that are tables: the summary, all settings, trials without a result, and the setup."""
+"""The sections that are tables: summary, all settings, exports, trials without a result, and the setup."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from orchestrator.analysis.intervals import dense_interval, interval, test_set_width
 from orchestrator.analysis.notes import StoppedSetting, dense_marks, legend, stopped_note, stopped_settings
+from orchestrator.analysis.run_ids import COMMAND, runs_table
 from orchestrator.analysis.settings import axis_columns, dense_sets, is_by_criterion
 from orchestrator.analysis.tables import caption, search_table, sparsest_table
 from orchestrator.report.components import (
@@ -29,6 +30,7 @@ from orchestrator.storage.runs import NORM_IMAGES
 from pruning import own_code
 
 MAX_METHODS, MAX_POINTS, MAX_SETTINGS = 60, 12, 300
+EXPORT_COLUMNS = 3  # to the right: seed, accuracy and command
 MAX_REASONS, MAX_SEED_REASONS = 30, 3
 MAX_VALUES = 24
 SETTINGS_NOTE = (
@@ -83,6 +85,21 @@ def settings_section(data: ReportData, options: ReportOptions) -> Section:
         command = f"orchestrate compare {data.name} --csv"
         blocks.append(note(Markup("{} All of them: <code>{}</code>").format(count, command)))
     return Section("settings", "All settings", blocks)
+
+
+def exports_section(data: ReportData) -> Section | None:
+    """List for each setting its most accurate run on validation images, and how it is exported."""
+    table = runs_table(data.results)
+    if table is None:
+        return None
+    best = f"{COMMAND} {data.name} --best"
+    blocks: list[Block] = [
+        Paragraph("The most accurate network on validation images, or the smallest nearly as accurate:"),
+        Code(f"{best}\n{best} --within 1%"),
+        TableBlock(table.header, table.rows, len(table.header) - EXPORT_COLUMNS, MAX_SETTINGS, "settings"),
+        note(table.note),
+    ]
+    return Section("exports", "Export a network", blocks)
 
 
 def _test_set_note(data: ReportData) -> str:

@@ -25,10 +25,10 @@ from orchestrator.report.charts import TEMPLATE
 from orchestrator.report.components import Section, environment
 from orchestrator.report.data import ReportData, ReportOptions
 from orchestrator.report.differences import differences_section
-from orchestrator.report.exports import exports_section
 from orchestrator.report.importance import importance_section
 from orchestrator.report.layers_classes import classes_section, layers_section
 from orchestrator.report.overview import (
+    exports_section,
     headline,
     outcomes_section,
     settings_section,
