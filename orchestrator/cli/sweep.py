@@ -11,6 +11,7 @@ from orchestrator.cli import completion
 from orchestrator.cli.options import (
     AddressOption,
     CalibrateOption,
+    CompileOption,
     DeviceChoice,
     DeviceOption,
     FastOption,
@@ -57,6 +58,7 @@ def plan(
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
     fast: FastOption = False,
+    compile: CompileOption = False,
     calibrate: CalibrateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,6 +78,7 @@ def plan(
         gpus_per_trial=gpus_per_trial,
         calibration=calibration,
         fast=fast,
+        compile=compile,
         uri=uri(),
     )
     print_result(result, as_json=as_json)
@@ -92,6 +95,7 @@ def sweep(
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
     fast: FastOption = False,
+    compile: CompileOption = False,
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     retries: RetriesOption = 2,
@@ -118,6 +122,7 @@ def sweep(
             stop=stop,
             retries=retries,
             fast=fast,
+            compile=compile,
         )
         summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)

@@ -148,6 +148,7 @@ class SweepOptions:
     stop: str | None = None  # as for --stop; None leaves it to the space
     retries: int = 2  # of a task whose worker died
     fast: bool = False  # on a GPU: TF32, and kernels that are not deterministic
+    compile: bool = False  # train what torch.compile makes of a network
 
     def resources(self) -> Resources:
         """Return what a trial holds, of the cluster at `address` or of this machine."""

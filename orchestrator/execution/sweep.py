@@ -93,6 +93,7 @@ def preview(
     gpus_per_trial: float = 1.0,
     calibration: Calibration = NO_CALIBRATION,
     fast: bool = False,
+    compile: bool = False,
 ) -> Preview:
     """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing.
 
@@ -101,7 +102,7 @@ def preview(
     memory, concurrency = gpu_bytes(device, gpus_per_trial), _concurrency(device, gpus_per_trial)
     if device == "cuda" and not gpus() and calibration.gpu_bytes is not None:
         memory = share_of_memory(calibration.gpu_bytes, gpus_per_trial)
-    plan = make_plan(space, device=device, precision=precision, gpu_bytes=memory, fast=fast)
+    plan = make_plan(space, device=device, precision=precision, gpu_bytes=memory, fast=fast, compile=compile)
     stop = stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
@@ -156,6 +157,7 @@ def run_sweep(
         precision=options.precision,
         gpu_bytes=options.gpu_bytes(),
         fast=options.fast,
+        compile=options.compile,
     )
     return run_plan(plan, options, uri=uri, signals=signals)
 
