@@ -27,6 +27,7 @@ from orchestrator.cli.options import (
     SetOption,
     SpaceArgument,
     SpaceOption,
+    StackOption,
     StopOption,
     TrustOption,
     chosen_space,
@@ -59,14 +60,16 @@ def plan(
     gpus_per_trial: GpusPerTrialOption = 1.0,
     fast: FastOption = False,
     compile: CompileOption = False,
+    stack: StackOption = "auto",
     calibrate: CalibrateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would run: trials, shared trainings, what the store has, and an estimate."""
-    from orchestrator.execution.options import resolve_device
+    from orchestrator.execution.options import parse_stack, resolve_device
     from orchestrator.execution.sweep import preview
     from orchestrator.planning.step_times import NO_CALIBRATION, load_calibration
 
+    most_stacked = parse_stack(stack)
     calibration = NO_CALIBRATION if calibrate is None else load_calibration(calibrate)
     # A plan for another machine's GPU needs none here.
     is_elsewhere = calibrate is not None and device is DeviceChoice.cuda
@@ -80,6 +83,7 @@ def plan(
         fast=fast,
         compile=compile,
         uri=uri(),
+        most_stacked=most_stacked,
     )
     print_result(result, as_json=as_json)
 
@@ -101,13 +105,19 @@ def sweep(
     retries: RetriesOption = 2,
     retry_failed: RetryFailedOption = False,
     stop: StopOption = None,
+    stack: StackOption = "auto",
     latency: LatencyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
     space = chosen_space(name, space)
     with exit_on_signal(start_seconds=START_SECONDS) as signals:
-        from orchestrator.execution.options import SweepOptions, resolve_cluster_device, resolve_device
+        from orchestrator.execution.options import (
+            SweepOptions,
+            parse_stack,
+            resolve_cluster_device,
+            resolve_device,
+        )
 
         address = None if address in ("", "local") else address
         options = SweepOptions(
@@ -123,6 +133,7 @@ def sweep(
             retries=retries,
             fast=fast,
             compile=compile,
+            stack=parse_stack(stack),
         )
         summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)

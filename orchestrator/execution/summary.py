@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.planning.estimate import Estimate
     from orchestrator.planning.micro_batches import NormImages
     from orchestrator.planning.plan import Plan
+    from orchestrator.planning.stacks import StackSummary
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Preview:
     unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
     missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
     small_norms: Sequence[NormImages] = ()  # trainings whose batch norms see less than a batch
+    stacks: Sequence[StackSummary] = ()  # of each model, where trainings may run as one
+    most_stacked: int = 1
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -69,6 +72,8 @@ class Preview:
             "estimate_basis": self.estimate.basis,
             "batch_norm": [asdict(item) for item in self.small_norms],
             "missing_data": dict(self.missing_data),
+            "stacks": [asdict(stack) for stack in self.stacks],
+            "most_stacked": self.most_stacked,
             "changed": list(self.changes.descriptions) if self.changes else [],
             "trials_changed": self.changes.trials if self.changes else 0,
         }
@@ -88,11 +93,21 @@ class Preview:
             yield f"not pruned       {own_code.shown(model)}: {', '.join(names)}"
         for small in self.small_norms:
             yield f"batch norm       {small}"
+        yield from self._stack_lines()
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {format_size(cost.disk_bytes)}"
         if self.changes and self.changes.descriptions:
             yield f"changed          {self.changes.line()}"
+
+    def _stack_lines(self) -> Iterator[str]:
+        for stack in self.stacks:
+            model = own_code.shown(stack.model)
+            if stack.count:
+                text = f"{stack.count} of {stack.total} runs, up to {self.most_stacked} at a time"
+                yield f"in stacks        {model}: {text}"
+            elif stack.conflict:
+                yield f"one by one       {model}: {stack.conflict}"
 
     def _time_lines(self) -> Iterator[str]:
         cost = self.estimate

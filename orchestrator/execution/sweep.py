@@ -12,6 +12,7 @@ from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import SpaceError, UsageError
 from orchestrator.execution.options import (
+    LARGEST_STACK,
     SweepOptions,
     gpu_bytes,
     local_resources,
@@ -27,6 +28,7 @@ from orchestrator.planning.fingerprints import missing_data
 from orchestrator.planning.micro_batches import find_norm_images
 from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
 from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
+from orchestrator.planning.stacks import summarize_stacks
 from orchestrator.planning.step_times import NO_CALIBRATION, Calibration
 from orchestrator.space.space import Space
 from orchestrator.space.stopping_rules import pruners
@@ -94,6 +96,7 @@ def preview(
     calibration: Calibration = NO_CALIBRATION,
     fast: bool = False,
     compile: bool = False,
+    most_stacked: int = LARGEST_STACK,
 ) -> Preview:
     """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing.
 
@@ -118,9 +121,21 @@ def preview(
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = find_changes(plan, tracker, done=done)
     cost = estimate(plan, finished=done, concurrency=concurrency, calibration=calibration)
-    to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
-    small_norms = find_norm_images(plan.dense)
-    return Preview(plan, cost, proposed, changed, _unpruned(plan), missing_data(to_run), small_norms)
+    to_run = [trial.config for trial in plan.trials if trial.key not in done]
+    dense_keys = {config.dense.key() for config in to_run} - done
+    dense = [config for config in plan.dense if config.key() in dense_keys]
+    stacks = summarize_stacks([*dense, *to_run], competes=stop is not None)
+    return Preview(
+        plan,
+        cost,
+        proposed,
+        changed,
+        _unpruned(plan),
+        missing_data({config.dense.dataset for config in to_run}),
+        find_norm_images(plan.dense),
+        stacks if most_stacked > 1 else [],
+        most_stacked,
+    )
 
 
 def _concurrency(device: Device, gpus_per_trial: float) -> int:
