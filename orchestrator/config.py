@@ -94,7 +94,7 @@ class Numerics:
     """What else a result depends on to the last bit.
 
     `tf32` lets a GPU round the factors of products; `fast` lets it choose kernels by their time, and those
-    that are not deterministic.
+    that are not deterministic. With `compile` networks are trained as `torch.compile` makes them.
     """
 
     device: Device = "cpu"
@@ -103,6 +103,7 @@ class Numerics:
     micro_batch: int = DEFAULT_MICRO_BATCH
     tf32: bool = False
     fast: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)

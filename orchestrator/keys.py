@@ -30,6 +30,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "train.mixup": 0.0,
     "train.ema": 0.0,
     "numerics.fast": False,
+    "numerics.compile": False,
 }
 # Fields of Prune that take the place of `amount` in a key, or are no part of it.
 OTHER_AMOUNTS = ("layer_amounts", "amount_label", "limits")

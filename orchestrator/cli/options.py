@@ -140,6 +140,9 @@ FastOption = Annotated[
         "--fast", help="On a GPU: TF32, and the fastest kernels, which may give other bits each time."
     ),
 ]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Train what torch.compile makes of a network; needs a compiler.")
+]
 IntervalOption = Annotated[IntervalChoice, typer.Option(help="How 95% intervals are made.")]
 BaselineOption = Annotated[
     str | None,

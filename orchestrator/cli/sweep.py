@@ -11,6 +11,7 @@ from orchestrator.cli import completion
 from orchestrator.cli.options import (
     AddressOption,
     CalibrateOption,
+    CompileOption,
     DeviceChoice,
     DeviceOption,
     FastOption,
@@ -56,9 +57,10 @@ def plan(
     trust_code: TrustOption = False,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
-    stack: StackOption = "auto",
     gpus_per_trial: GpusPerTrialOption = 1.0,
     fast: FastOption = False,
+    compile: CompileOption = False,
+    stack: StackOption = "auto",
     calibrate: CalibrateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,6 +81,7 @@ def plan(
         gpus_per_trial=gpus_per_trial,
         calibration=calibration,
         fast=fast,
+        compile=compile,
         uri=uri(),
         most_stacked=most_stacked,
     )
@@ -96,6 +99,7 @@ def sweep(
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
     fast: FastOption = False,
+    compile: CompileOption = False,
     max_concurrent: MaxConcurrentOption = None,
     address: AddressOption = None,
     retries: RetriesOption = 2,
@@ -127,8 +131,9 @@ def sweep(
             retry_failed=retry_failed,
             stop=stop,
             retries=retries,
-            stack=parse_stack(stack),
             fast=fast,
+            compile=compile,
+            stack=parse_stack(stack),
         )
         summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)

@@ -34,8 +34,8 @@ from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pi
 from orchestrator.data.sources.base import FLOAT_BYTES
 from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
+from orchestrator.data.transfer import moved_if_it_fits
 from orchestrator.errors import DataError
-from orchestrator.system.memory import is_out_of_memory
 
 GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
 READ_BYTES = 1 << 22  # at once, where all images are read
@@ -239,25 +239,15 @@ def _images_of(
     def as_floats(index: Index) -> Images:
         # Scaled on the CPU and then moved: a GPU divides by a number in other bits.
         images = pixel_scale.on_cpu(torch.from_numpy(raw.read(index)))
-        moved = _moved_if_it_fits(lambda: images.to(device))
+        moved = moved_if_it_fits(lambda: images.to(device))
         return as_bytes(index) if moved is None else moved
 
     if 4 * count * prod(selection.input_shape) <= FLOAT_BYTES:
         return as_floats
     if device.type == "cuda" and raw.images.nbytes <= GPU_BYTES:
-        moved = _moved_if_it_fits(lambda: _moved(pixels_of(raw.images), raw, device))
+        moved = moved_if_it_fits(lambda: _moved(pixels_of(raw.images), raw, device))
         return partial(as_bytes, on_device=moved)
     return as_bytes
-
-
-def _moved_if_it_fits(move: Callable[[], Tensor]) -> Tensor | None:
-    """Return what `move` returns; None where a GPU's memory does not hold it: batches have the same bits."""
-    try:
-        return move()
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    return None
 
 
 def _moved(pixels: Tensor, raw: Raw, device: torch.device) -> Tensor:

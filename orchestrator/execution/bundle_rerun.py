@@ -159,8 +159,13 @@ def _check_about(about: Json) -> None:
     if about["device"] not in ("cpu", "cuda") or about["precision"] not in ("fp32", "bf16"):
         raise ValueError(f"it ran on {about['device']!r:.40} in {about['precision']!r:.40}")
     share = about.get("gpus_per_trial", 1.0)
-    if not isinstance(about.get("fast", False), bool) or not isinstance(share, float) or not 0 < share <= 1:
-        raise ValueError("its options for a GPU are none")
+    flags = (about.get("fast", False), about.get("compile", False))
+    if (
+        not all(isinstance(flag, bool) for flag in flags)
+        or not isinstance(share, float)
+        or not 0 < share <= 1
+    ):
+        raise ValueError("its options of speed are none")
     if not isinstance(about["stop"], str | None):
         raise ValueError("its rule of stopping is no text")
     if about.get("from") is not None:
@@ -215,6 +220,7 @@ def remake(bundle: Bundle, *, uri: str, signals: SignalHandler) -> Summary:
         gpus_per_trial=float(about.get("gpus_per_trial", 1.0)),
         stop=cast("str | None", about["stop"]),
         fast=bool(about.get("fast", False)),
+        compile=bool(about.get("compile", False)),
     )
     plan = make_plan(
         bundled_space(bundle),
@@ -222,6 +228,7 @@ def remake(bundle: Bundle, *, uri: str, signals: SignalHandler) -> Summary:
         precision=options.precision,
         gpu_bytes=options.gpu_bytes(),
         fast=options.fast,
+        compile=options.compile,
     )
     if plan.space.search.method != "grid":
         plan = _with_recorded_points(plan, bundle)

@@ -49,6 +49,7 @@ class SweepRequest:
     stop: str | None
     gpu_bytes: int | None = None
     fast: bool = False
+    compile: bool = False
 
     def sha256(self) -> str | None:
         """Return a hash of the request, the code and the files of the data sets; None if there are plug-ins.
@@ -108,7 +109,15 @@ def read_request(space: str, sets: Sequence[str], options: SweepOptions) -> Swee
 
 def _make_request(name: str, text: str, sets: tuple[str, ...], options: SweepOptions) -> SweepRequest:
     return SweepRequest(
-        name, text, sets, options.device, options.precision, options.stop, options.gpu_bytes(), options.fast
+        name,
+        text,
+        sets,
+        options.device,
+        options.precision,
+        options.stop,
+        options.gpu_bytes(),
+        options.fast,
+        options.compile,
     )
 
 

@@ -161,8 +161,9 @@ class SweepOptions:
     retry_failed: bool = False
     stop: str | None = None  # as for --stop; None leaves it to the space
     retries: int = 2  # of a task whose worker died
-    stack: int = LARGEST_STACK  # trainings that may run as one; 1 for each by itself
     fast: bool = False  # on a GPU: TF32, and kernels that are not deterministic
+    compile: bool = False  # train what torch.compile makes of a network
+    stack: int = LARGEST_STACK  # trainings that may run as one; 1 for each by itself
 
     def resources(self) -> Resources:
         """Return what a trial holds, of the cluster at `address` or of this machine."""

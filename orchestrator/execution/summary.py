@@ -35,9 +35,9 @@ class Preview:
     changes: Changes | None = None  # since the results in the store
     unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
     missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
+    small_norms: Sequence[NormImages] = ()  # trainings whose batch norms see less than a batch
     stacks: Sequence[StackSummary] = ()  # of each model, where trainings may run as one
     most_stacked: int = 1
-    small_norms: Sequence[NormImages] = ()  # trainings whose batch norms see less than a batch
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -91,9 +91,9 @@ class Preview:
             yield f"excluded         {item.count}: {item.reason}"
         for model, names in self.unpruned.items():
             yield f"not pruned       {own_code.shown(model)}: {', '.join(names)}"
-        yield from self._stack_lines()
         for small in self.small_norms:
             yield f"batch norm       {small}"
+        yield from self._stack_lines()
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {format_size(cost.disk_bytes)}"

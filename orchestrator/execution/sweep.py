@@ -92,10 +92,11 @@ def preview(
     device: Device,
     precision: Precision,
     uri: str,
-    most_stacked: int = LARGEST_STACK,
     gpus_per_trial: float = 1.0,
     calibration: Calibration = NO_CALIBRATION,
     fast: bool = False,
+    compile: bool = False,
+    most_stacked: int = LARGEST_STACK,
 ) -> Preview:
     """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing.
 
@@ -104,7 +105,7 @@ def preview(
     memory, concurrency = gpu_bytes(device, gpus_per_trial), _concurrency(device, gpus_per_trial)
     if device == "cuda" and not gpus() and calibration.gpu_bytes is not None:
         memory = share_of_memory(calibration.gpu_bytes, gpus_per_trial)
-    plan = make_plan(space, device=device, precision=precision, gpu_bytes=memory, fast=fast)
+    plan = make_plan(space, device=device, precision=precision, gpu_bytes=memory, fast=fast, compile=compile)
     stop = stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
@@ -131,9 +132,9 @@ def preview(
         changed,
         _unpruned(plan),
         missing_data({config.dense.dataset for config in to_run}),
+        find_norm_images(plan.dense),
         stacks if most_stacked > 1 else [],
         most_stacked,
-        find_norm_images(plan.dense),
     )
 
 
@@ -171,6 +172,7 @@ def run_sweep(
         precision=options.precision,
         gpu_bytes=options.gpu_bytes(),
         fast=options.fast,
+        compile=options.compile,
     )
     return run_plan(plan, options, uri=uri, signals=signals)
 

@@ -35,6 +35,7 @@ def reproduce_command(space: Space, options: SweepOptions) -> str:
     words += [] if space.source_model is None else ["--from", space.source_model.source]
     words += ["--device", options.device]
     words += [] if options.precision == "fp32" else ["--precision", options.precision]
+    words += ["--compile"] if options.compile else []
     if options.device == "cuda":
         words += ["--fast"] if options.fast else []
         # Of the memory that it leaves a trial micro-batches are planned.

@@ -73,6 +73,7 @@ def make_plan(
     threads: int = 1,
     gpu_bytes: int | None = None,
     fast: bool = False,
+    compile: bool = False,
 ) -> Plan:
     """Return the plan of a space; of data sets with options of their own, names and headers are read.
 
@@ -83,7 +84,7 @@ def make_plan(
     clear_caches()
     _check_models(space)
     fast = fast and device != "cpu"
-    numerics = Numerics(device, precision, threads, tf32=fast, fast=fast)
+    numerics = Numerics(device, precision, threads, tf32=fast, fast=fast, compile=compile)
     if space.search.method == "grid":
         expansion = expand(space, grid_lists(space), numerics, gpu_bytes=gpu_bytes)
         trials, dense, excluded = expansion.trials, expansion.dense, expansion.excluded

@@ -56,6 +56,8 @@ def _sums_over_steps(config: TrialConfig) -> bool:
 
 def conflict_of(config: DenseConfig) -> str:
     """Return why trainings of a network run one by one; empty where they may run as one."""
+    if config.numerics.compile:
+        return "compiled networks train one by one"
     images = min(config.batch_size, config.numerics.micro_batch)
     return _conflict(config.model, *shape_of(config.dataset), images, config.numerics.device)
 

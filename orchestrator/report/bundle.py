@@ -115,7 +115,7 @@ def _environment(tracker: Tracker, rows: Iterable[RunRecord]) -> str:
 def read_request(sweep: RunRecord) -> Json:
     """Return the command of a sweep, and its options that decide results.
 
-    These are `sets`, `device`, `precision`, `stop` and `from`; where given `fast` and `gpus_per_trial`.
+    These are `sets`, `device`, `precision`, `stop` and `from`; `fast`, `compile`, `gpus_per_trial` if given.
 
     UsageError for a sweep whose command was not recorded whole.
     """
@@ -140,7 +140,7 @@ def read_request(sweep: RunRecord) -> Json:
             options[name.removeprefix("--")] = value
         elif name == "--gpus-per-trial":
             options["gpus_per_trial"] = float(value)
-    return options | ({"fast": True} if "--fast" in words else {})
+    return options | {flag: True for flag in ("fast", "compile") if f"--{flag}" in words}
 
 
 def source_model_files(tracker: Tracker, sweep: RunRecord, request: Json) -> dict[str, bytes]:

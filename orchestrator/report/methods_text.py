@@ -177,4 +177,6 @@ class MethodsText:
         unit = "thread" if threads == "1" else "threads"
         is_fast = "numerics.fast" in self._results and self._results["numerics.fast"].eq(True).any()
         fast = ", factors of products rounded to TF32 and kernels not deterministic" if is_fast else ""
-        return f"trials ran on {device} in {precision} with {threads} {unit} each{fast}"
+        is_compiled = "numerics.compile" in self._results and self._results["numerics.compile"].eq(True).any()
+        compiled = ", compiled by torch.compile" if is_compiled else ""
+        return f"trials ran on {device} in {precision} with {threads} {unit} each{fast}{compiled}"

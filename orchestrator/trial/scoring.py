@@ -58,16 +58,18 @@ class LastScores:
     """The scores that were computed last, with the digest of all that they depend on."""
 
     def __init__(self) -> None:
-        self._digest, self._scores = "", Scores()
+        self._last = "", Scores()  # one tuple: members of a stack are threads
 
     def get(self, digest: str, score: Callable[[], Scores]) -> Scores:
         """Return the last scores if the digest is theirs, and compute them otherwise."""
-        if digest == self._digest:
-            return self._scores
-        self._digest, self._scores = "", Scores()  # freed before others are computed
+        known, scores = self._last
+        if digest == known:
+            return scores
+        del scores
+        self._last = "", Scores()  # freed before others are computed
         scores = score()
         if sum(tensor.nbytes for tensor in scores.values()) <= LARGEST_BYTES:
-            self._digest, self._scores = digest, scores
+            self._last = digest, scores
         return scores
 
 

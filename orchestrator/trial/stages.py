@@ -113,6 +113,8 @@ def _train(
     """Try the training once, with the state's micro-batch."""
     config, data, network = context.config, context.data, make_network(context, state)
     net, device = network.net, data.train.images.device
+    if config.numerics.compile:
+        net.compile()  # in place: tensors and their names stay
     generator = torch.Generator().manual_seed(seed_for(config.seed, stage, round))
     with context.seeded(stage, round):
         hooks = TrainingHooks(loss=context.loss) if make_hooks is None else make_hooks(net)

@@ -262,9 +262,17 @@ def test_the_options_that_decide_results_are_read_from_the_command() -> None:
     )
     assert read_request(transfer)["from"] == "models:/a@b"
     fast = RunRecord(
-        "r", "x", "FINISHED", {}, {}, {COMMAND: f"{command} --fast --gpus-per-trial 0.25"}, "", 0, None
+        "r",
+        "x",
+        "FINISHED",
+        {},
+        {},
+        {COMMAND: f"{command} --fast --compile --gpus-per-trial 0.25"},
+        "",
+        0,
+        None,
     )
-    assert {"fast": True, "gpus_per_trial": 0.25}.items() <= read_request(fast).items()
+    assert {"fast": True, "compile": True, "gpus_per_trial": 0.25}.items() <= read_request(fast).items()
 
 
 @pytest.mark.parametrize(("gain", "code"), [(0.0, 0), (0.25, 5)])

@@ -73,6 +73,7 @@ def test_a_search_is_planned_anew(tmp_path: Path) -> None:
         {"stop": "none"},
         {"gpu_bytes": 1 << 30},
         {"fast": True},
+        {"compile": True},
     ],
 )
 def test_every_word_and_the_code_have_a_say(

@@ -125,6 +125,16 @@ def test_fast_is_in_the_key_of_a_gpu_and_in_that_of_no_cpu(tmp_path: Path) -> No
     assert reproduce_command(space(tmp_path), SweepOptions("cuda")).endswith("--device cuda")
 
 
+def test_compiled_networks_have_keys_of_their_own(tmp_path: Path) -> None:
+    plain, compiled = (make_plan(space(tmp_path), compile=compile) for compile in (False, True))
+    assert not {trial.key for trial in plain.trials} & {trial.key for trial in compiled.trials}
+    assert compiled.dense[0].numerics == Numerics(micro_batch=128, compile=True)
+    assert params(compiled.dense[0])["numerics.compile"]
+    assert "numerics.compile" not in params(plain.dense[0])
+    command = reproduce_command(space(tmp_path), SweepOptions(compile=True))
+    assert command.endswith("--device cpu --compile")
+
+
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A program `nvidia-smi` that prints what is written into a file."""

@@ -55,6 +55,27 @@ def test_a_dense_training_is_the_same_again_and_leaves_the_global_generator() ->
     assert not same(first, stages.dense(context(replace(DENSE, seed=1))))
 
 
+def test_a_network_is_compiled_once_a_training_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[int] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda net: compiled.append(id(net)))
+    reference = stages.dense(context())
+    assert not compiled
+    numerics = replace(DENSE.numerics, compile=True)
+    assert same(reference, stages.dense(context(replace(DENSE, numerics=numerics))))
+    assert len(compiled) == 1
+
+
+@pytest.mark.long
+def test_a_compiled_network_learns_the_same() -> None:
+    reference = stages.dense(context())
+    state = stages.dense(context(replace(DENSE, numerics=replace(DENSE.numerics, compile=True))))
+    assert state.weights.keys() == reference.weights.keys()
+    for name, weight in reference.weights.items():
+        torch.testing.assert_close(state.weights[name], weight, rtol=0, atol=1e-3)
+
+
 def test_what_a_dense_training_costs() -> None:
     heard: list[tuple[str, int]] = []
 
