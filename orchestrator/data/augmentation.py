@@ -16,8 +16,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from orchestrator.data.device_copies import to_device
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, read_batches, value_range
-from orchestrator.data.transfer import to_device
 from orchestrator.errors import SpaceError
 from pruning.hyperparameters import Between
 from pruning.registry import Method, Registry

@@ -15,8 +15,8 @@ import models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading, scaled_images
 from orchestrator.data.augmentation import Augmenter, augment, augmentations
+from orchestrator.data.device_copies import to_device
 from orchestrator.data.loading import Split
-from orchestrator.data.transfer import to_device
 from orchestrator.training.loop import NO_HOOKS, TrainingHooks, train
 from orchestrator.training.optimizers import OPTIMIZERS, TrainingPhase
 from orchestrator.trial.distillation import soft_labels
