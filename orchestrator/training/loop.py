@@ -204,10 +204,12 @@ class TrainingLoop:
 
         DivergedError for a loss that is not finite.
         """
-        training, hooks, started = self.training, self.hooks, perf_counter()
+        training, new_masks = self.training, None
         with self.averaged():
-            new_masks = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
-            seconds += perf_counter() - started
+            if self.hooks.after_epoch is not None:
+                started = perf_counter()
+                new_masks = self.hooks.after_epoch(epoch + 1)
+                seconds += perf_counter() - started
             evaluation = evaluate(self.net, training.validation, numerics=self.numerics)
         if new_masks is not None:
             self.apply_masks.replace(new_masks)
