@@ -7,7 +7,7 @@ TEST, VALIDATION = 360, 180  # images, as in the project's own split
 
 
 def digits(test=0, train=0):
-    """Return images of 0 to 255 and labels of three splits: `test` draws the test images, `train` the rest."""
+    """Return images and labels of three splits: `test` draws the test images, `train` divides the rest."""
     data = load_digits()
     images, labels = (data.images * 255 / 16).round().astype("uint8"), data.target
     rest, x_test, of_rest, y_test = train_test_split(
