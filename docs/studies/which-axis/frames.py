@@ -1,0 +1,77 @@
+"""Read sweeps from a store as frames with one column `technique` for the method, and one for the panel."""
+
+from __future__ import annotations
+
+import pandas
+from pandas import DataFrame
+
+from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
+
+GRANULARITIES = {"weight": "weights", "unit": "units", "channel": "channels", "nm": "2:4"}
+METRICS = ("accuracy", "amount", "sparsity", "macs_dense", "macs_effective", "macs_physical", "pq_index")
+DENSE_METRICS = ("ipa/accuracy",)
+LABELS = (
+    *("weights", "weights, global", "units", "channels", "2:4"),
+    *("SAP, unit", "SAP, layer", "SAP, global"),
+    *("lottery ticket, unit", "lottery ticket, layer", "lottery ticket, global"),
+    *("weights, taylor", "weights, taylor, global", "units, taylor", "channels, taylor", "2:4, taylor"),
+    *("weights, random", "units, random", "channels, random", "2:4, random"),
+)
+NETWORK = ("model", "dataset", "batch_size")
+LATENCY = "final/latency_ms_p50"
+
+
+def read_sweep(space: str, uri: str) -> DataFrame:
+    """Return the finished trials of the latest sweep of a space, of the seeds that are complete.
+
+    Columns are those of `orchestrator.results`, `panel` (network/data/epochs) and `technique`, the label of
+    the method. Of schedules of several rounds the network after each round is a row, with `round`.
+    """
+    results = combine_sweeps([space], uri=uri)
+    results["panel"] = [panel_of(row) for row in results.to_dict("records")]
+    results["technique"] = [label_of(row) for row in results.to_dict("records")]
+    is_complete = (
+        results["status"].eq("finished").groupby([results["panel"], results["seed"]]).transform("all")
+    )
+    finished = results[is_complete].reset_index(drop=True)
+    if finished.empty:
+        return finished
+    earlier = combine_earlier_networks(finished, uri=uri)
+    rows = pandas.concat([earlier, finished], ignore_index=True)
+    rows["round"] = rows.groupby("key").cumcount() + 1
+    rows["requested"], rows["amount"] = rows["amount"], rows["final/amount"]
+    return rows
+
+
+def comparable(rows: DataFrame) -> DataFrame:
+    """Return the columns that a comparison reads, methods in the order of LABELS.
+
+    Rows of one label are one method, whatever its settings.
+    """
+    metrics = [name for name in (*(f"final/{m}" for m in METRICS), *DENSE_METRICS) if name in rows]
+    latency = [name for name in (LATENCY, "ipa/latency_ms_p50") if name in rows]
+    columns = ["panel", *NETWORK, "technique", "amount", "requested", "seed", "status", *metrics, *latency]
+    return rows[columns].sort_values("technique", key=lambda label: label.map(LABELS.index), kind="stable")
+
+
+def panel_of(row: dict[str, object]) -> str:
+    """Return `mlp/digits/10`: the network without its options, the data and the epochs of the training."""
+    model, dataset = (str(row[name]).partition("(")[0] for name in ("model", "dataset"))
+    return f"{model}/{dataset}/{int(str(row['train.epochs']))}"
+
+
+def label_of(row: dict[str, object]) -> str:
+    """Return the method in the words of the page: `weights, taylor, global`; not magnitude and layer."""
+    schedule = str(row["schedule"])
+    scope = str(row["scope"])
+    if schedule.startswith("pq_index"):
+        published = ", published" if "published=True" in schedule else ""
+        return f"SAP, {scope}{published}"
+    if schedule.startswith("iterative"):
+        return f"lottery ticket, {scope}"
+    granularity = GRANULARITIES[str(row["granularity"]).partition("(")[0]]
+    criterion = str(row["criterion"]).partition("(")[0]
+    parts = [granularity]
+    parts += [criterion] if criterion not in ("l2", "magnitude") else []
+    parts += ["global"] if scope == "global" and criterion != "random" else []
+    return ", ".join(parts)
