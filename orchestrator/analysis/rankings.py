@@ -31,6 +31,7 @@ class CostAxis:
 AXES = {
     "amount": CostAxis("amount", "final/amount"),
     "sparsity": CostAxis("sparsity", "final/sparsity"),
+    "parameters": CostAxis("living parameters", "final/parameters_nonzero", "final/parameters_dense"),
     "effective": CostAxis("effective MACs", "final/macs_effective", "final/macs_dense"),
     "physical": CostAxis("physical MACs", "final/macs_physical", "final/macs_dense"),
     "latency": CostAxis("latency", "final/latency_ms_p50", "ipa/latency_ms_p50"),

@@ -9,11 +9,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from pairs import AXES, Record, sign
+from pairs import Record, sign
 
 from orchestrator.analysis.figure import STYLES_BY_NAME, render
 from orchestrator.analysis.plots import MARKERS, OKABE_ITO
 
+AXES = ("amount", "sparsity", "effective", "physical")  # of the curves
 STYLE = STYLES_BY_NAME["paper"]
 WIDTH = 7.2  # inches
 LABELS = {
@@ -36,9 +37,13 @@ LINES = {  # method -> colour, marker, line
     "channels, random": (OKABE_ITO[4], "P", ":"),
     "2:4": (OKABE_ITO[6], "X", "none"),
 }
-AXIS_LOOKS = {
-    axis: (OKABE_ITO[number], MARKERS[number])
-    for number, axis in enumerate(("amount", "sparsity", "effective", "physical", "latency"))
+GAIN_AXES = {
+    "amount": "amount",
+    "sparsity": "sparsity",
+    "parameters": "living parameters",
+    "effective": "effective MACs",
+    "physical": "physical MACs",
+    "latency": "latency",
 }
 
 
@@ -128,7 +133,7 @@ def differences(results: Record) -> Figure:
     compared = results["no_retraining"]
     pairs = [("weights", "units"), ("weights", "channels"), ("units", "channels")]
     panels = list(compared["curves"])
-    figure = Figure(figsize=(WIDTH, 0.52 * len(panels) + 0.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.62 * len(panels) + 0.9), layout="constrained")
     axes = figure.subplots(1, len(pairs), squeeze=False, sharey=True)[0]
     for axis, (first, second) in zip(axes, pairs, strict=True):
         by_panel = {
@@ -142,18 +147,18 @@ def differences(results: Record) -> Figure:
         axis.grid(alpha=0.25, linewidth=0.5, axis="x")
     axes[0].set_yticks(range(len(panels)), [panel.replace("/", ", ") + " epochs" for panel in panels])
     axes[0].invert_yaxis()
-    for name, (colour, marker) in AXIS_LOOKS.items():
-        if any(gains.get(name) for gains in (pair["gains"] for pair in compared["pairs"])):
-            axes[0].plot([], [], marker, color=colour, markersize=4, label=f"over {name}")
-    _legend(figure, axes[0], columns=5)
+    for number, (name, label) in enumerate(GAIN_AXES.items()):
+        if any(pair["gains"].get(name) for pair in compared["pairs"]):
+            axes[0].plot([], [], MARKERS[number], color=OKABE_ITO[number], markersize=4, label=label)
+    _legend(figure, axes[0], columns=6)
     return figure
 
 
 def _gains_of(axis: Axes, gains: Record, row: int) -> None:
-    for number, (name, (colour, marker)) in enumerate(AXIS_LOOKS.items()):
+    for number, name in enumerate(GAIN_AXES):
         if not (gain := gains.get(name)) or gain["low"] is None:
             continue
-        height = row + 0.15 * (number - 2)
+        height, colour, marker = row + 0.14 * (number - 2), OKABE_ITO[number], MARKERS[number]
         axis.plot([100 * gain["low"], 100 * gain["high"]], [height] * 2, color=colour, linewidth=1)
         fill = colour if sign(gain) else "white"
         axis.plot(100 * gain["mean"], height, marker, color=colour, markerfacecolor=fill, markersize=4)

@@ -8,7 +8,10 @@ from pandas import DataFrame
 from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
 
 GRANULARITIES = {"weight": "weights", "unit": "units", "channel": "channels", "nm": "2:4"}
-METRICS = ("accuracy", "amount", "sparsity", "macs_dense", "macs_effective", "macs_physical", "pq_index")
+METRICS = (
+    *("accuracy", "amount", "sparsity", "pq_index"),
+    *("parameters_dense", "parameters_nonzero", "macs_dense", "macs_effective", "macs_physical"),
+)
 DENSE_METRICS = ("ipa/accuracy",)
 LABELS = (
     *("weights", "weights, global", "units", "channels", "2:4"),

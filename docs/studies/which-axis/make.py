@@ -6,9 +6,9 @@
     python docs/studies/which-axis/make.py --only page        # from results.json alone: figures and text
     python docs/studies/which-axis/make.py --set dataset=cifar10 --out cifar10
 
-Results are in the store of MLFLOW_TRACKING_URI. Without `--out` the files of this folder are written; with it,
-or with --quick or --set, another folder gets the numbers, the figures and the tables, as the text holds for
-its own numbers only.
+Results are in the store of MLFLOW_TRACKING_URI. Without `--out` the files of this folder are written. With
+it, --quick or --set another folder gets the numbers, the figures and the tables: the text holds for its own
+numbers only.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from orchestrator.analysis.intervals import Interval
 
 FOLDER = Path(__file__).parent
 FIELD = re.compile(r"\{\{([^{}]+)\}\}")
-AXES = ("amount", "sparsity", "effective", "physical", "latency")
-HEADERS = {"effective": "effective MACs", "physical": "physical MACs"}
+AXES = ("amount", "sparsity", "parameters", "effective", "physical", "latency")
+HEADERS = {"parameters": "living parameters", "effective": "effective MACs", "physical": "physical MACs"}
 NO_RANGE = "no range in common"
 
 

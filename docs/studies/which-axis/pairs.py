@@ -12,7 +12,7 @@ from orchestrator.analysis.paired import LEVEL, holm
 from orchestrator.analysis.rankings import gain_at, orders
 
 Record = dict[str, Any]  # what JSON holds
-AXES = ("amount", "sparsity", "effective", "physical")
+AXES = ("amount", "sparsity", "parameters", "effective", "physical")
 PRIMARY = (
     ("weights", "units"),
     ("weights", "channels"),

@@ -1,0 +1,223 @@
+"""The study of axes: its text says what its numbers say, and its numbers are those of rows worked by hand."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas
+import pytest
+from result_rows import Row, row
+
+from orchestrator.planning.plan import make_plan
+from orchestrator.space.space import load_space
+
+STUDY = Path(__file__).parent.parent / "docs" / "studies" / "which-axis"
+MODULES = ("frames", "pairs", "extras", "collect", "page", "figures", "make")
+MOST_BYTES = 150_000  # of a figure
+LONGEST = 40  # minutes of a sweep
+
+
+@pytest.fixture(scope="module")
+def study() -> Iterator[dict[str, ModuleType]]:
+    """The scripts of the folder, as Python finds them when make.py is run."""
+    sys.path.insert(0, str(STUDY))
+    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+    try:
+        yield {name: importlib.import_module(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(STUDY))
+        for name in MODULES:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    numbers: dict[str, Any] = json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
+    return numbers
+
+
+# ---- the page
+
+
+def test_the_page_is_what_its_text_and_numbers_give(study: dict[str, ModuleType]) -> None:
+    committed = (STUDY / "index.md").read_text(encoding="utf-8")
+    assert committed == study["page"].page(), "write it anew: docs/studies/which-axis/make.py --only page"
+
+
+def test_other_numbers_break_the_claims_of_the_text(
+    study: dict[str, ModuleType], results: dict[str, Any]
+) -> None:
+    for pair in results["no_retraining"]["pairs"]:
+        for gain in pair["gains"].values():
+            gain["mean"] = -gain["mean"] if gain else 0
+    text = (STUDY / "paper.md.in").read_text(encoding="utf-8")
+    with pytest.raises(study["page"].ClaimError, match="the text says that"):
+        study["page"].fill(text, results)
+
+
+def test_every_figure_of_the_page_is_there_and_small(results: dict[str, Any]) -> None:
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (STUDY / "index.md").read_text(encoding="utf-8"))
+    assert len(shown) >= 6
+    assert sorted(shown) == sorted(path.name for path in STUDY.glob("*.svg"))
+    assert max((STUDY / name).stat().st_size for name in shown) < MOST_BYTES
+
+
+def test_the_figures_can_be_drawn_from_the_numbers(
+    study: dict[str, ModuleType], results: dict[str, Any], tmp_path: Path
+) -> None:
+    drawn = study["figures"].draw(results, tmp_path)
+    assert sorted(path.name for path in drawn) == sorted(path.name for path in STUDY.glob("*.svg"))
+    assert all(path.read_bytes().rstrip().endswith(b"</svg>") for path in drawn)
+
+
+def test_every_space_can_be_planned_and_pairs_by_seed(
+    study: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spaces = sorted(path.stem for path in STUDY.glob("*.yaml"))
+    assert spaces == sorted(study["make"].SPACES)
+    for space in set(spaces) - {"axis-digits", "axis-mnist"}:  # the two with 6,560 trials are as axis-latency
+        plan = make_plan(load_space(str(STUDY / f"{space}.yaml")))
+        seeds = {trial.config.dense.seed for trial in plan.trials}
+        assert len(plan.trials) % len(seeds) == 0
+    for space in ("axis-digits", "axis-mnist"):
+        small = load_space(str(STUDY / f"{space}.yaml"), ["seed=0", "model=mlp", "train.epochs=10"])
+        labels = {study["frames"].label_of(_columns(trial.config)) for trial in make_plan(small).trials}
+        assert labels <= set(study["frames"].LABELS)
+        assert {name for pair in study["pairs"].PRIMARY for name in pair} <= labels
+
+
+def _columns(config: Any) -> dict[str, object]:
+    from orchestrator.trial.params import params
+
+    return dict(params(config))
+
+
+# ---- claims
+
+
+def gain(mean: float, p: float | None) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "cut": False, "n": 9, "p": p, "p_holm": p}
+
+
+def test_a_claim_holds_only_where_the_corrected_test_says_so(study: dict[str, ModuleType]) -> None:
+    gains = {"sparsity": gain(0.05, 0.001), "effective": gain(-0.1, 0.04), "amount": gain(0.2, 0.06)}
+    pair = {"panel": "mlp/digits/10", "first": "a", "second": "b", "gains": {**gains, "physical": {}}}
+    results = {"s": {"pairs": [pair]}}
+    fill, error = study["page"].fill, study["page"].ClaimError
+    text = "x{{ahead; s; mlp/digits/10; a; b; sparsity}}{{behind; s; mlp/digits/10; a; b; effective}}y"
+    assert fill(text, results) == "xy"
+    assert fill("{{turned; s; a; b; mlp/digits/10}}", results) == ""
+    assert fill("{{undecided; s; mlp/digits/10; a; b; amount}}", results) == ""
+    assert fill("{{apart; s; mlp/digits/10; a; b; physical}}", results) == ""
+    assert fill("{{gain; s; mlp/digits/10; a; b; effective}}", results) == "-10.0 ± 1.0 (p = 0.040)"
+    for false in ("ahead; s; mlp/digits/10; a; b; amount", "turned; s; a; b", "holds; s>pairs>0>first; <; 1"):
+        with pytest.raises((error, ValueError)):
+            fill("{{" + false + "}}", results)
+    with pytest.raises(error, match="no such number"):
+        fill("{{gain; s; mlp/digits/50; a; b; effective}}", results)
+
+
+def test_the_correction_is_for_all_tests_of_a_family(study: dict[str, ModuleType]) -> None:
+    pairs = [
+        {"gains": {"sparsity": gain(0.1, 0.01), "effective": {}}},
+        {"gains": {"sparsity": gain(0.1, 0.04)}},
+    ]
+    assert study["pairs"].correct(pairs) == 2
+    assert [pair["gains"]["sparsity"]["p_holm"] for pair in pairs] == pytest.approx([0.02, 0.04])
+
+
+# ---- numbers
+
+
+def trial(label: str, seed: int, accuracy: float, round: int = 1, **others: Any) -> Row:
+    rows = row("weight", 0.5, seed, accuracy, **{"final/pq_index": 0.5, "ipa/accuracy": 0.95, **others})
+    return {**rows, "panel": "mlp/digits/10", "technique": label, "round": round, "requested": 0.5}
+
+
+def test_causes_are_told_apart(study: dict[str, ModuleType]) -> None:
+    rows = []
+    for test in range(3):
+        for train in range(3):
+            for seed in range(3):
+                dataset = f"splits.py:digits(test={test}, train={train})"
+                dense = 0.9 + 0.02 * test + 0.01 * train + 0.005 * seed
+                for label, loss in (("weights", 0.1), ("units", 0.1 + 0.03 * seed)):
+                    rows.append(trial(label, seed, dense - loss, dataset=dataset, **{"ipa/accuracy": dense}))
+    causes = study["extras"].spread_causes(pandas.DataFrame(rows))
+    assert causes["dense"]["test"] == pytest.approx(0.02)
+    assert causes["dense"]["train"] == pytest.approx(0.01)
+    assert causes["dense"]["seed"] == pytest.approx(0.005)
+    assert causes["weights 50% minus units 50%"]["test"] == pytest.approx(0, abs=1e-6)
+    assert causes["weights 50% minus units 50%"]["seed"] == pytest.approx(0.03)
+    with pytest.raises(ValueError, match="26 of 27 combinations"):
+        study["extras"].spread_causes(pandas.DataFrame(rows[2:]))
+
+
+def test_a_course_counts_the_seeds_that_turn(study: dict[str, ModuleType]) -> None:
+    falling, turning = [0.6, 0.5, 0.4, 0.3, 0.2], [0.6, 0.4, 0.5, 0.55, 0.6]
+    rows = [
+        trial("SAP, layer", seed, 0.9, round, **{"final/pq_index": index})
+        for seed, indices in enumerate((falling, turning))
+        for round, index in enumerate(indices, start=1)
+    ]
+    (course,) = study["extras"].courses(pandas.DataFrame(rows))
+    assert course["seeds"] == 2
+    assert course["turns"] == {"0.01": 1, "0.001": 1}
+    assert course["collapses"] == {"0.01": 0, "0.001": 0}
+    assert course["index"] == pytest.approx([0.6, 0.45, 0.45, 0.425, 0.4])
+
+
+def test_rounding_is_paired_by_seed_and_round(study: dict[str, ModuleType]) -> None:
+    rows = []
+    for scope, less in (("unit", 0.02), ("layer", 0.0), ("global", 0.0)):
+        for seed in range(3):
+            for round in (1, 2):
+                amount = 0.3 * round + 0.01 * seed
+                rows += [
+                    trial(f"SAP, {scope}", seed, 0.9, round, **{"final/amount": amount}),
+                    trial(
+                        f"SAP, {scope}, published",
+                        seed,
+                        0.8,
+                        round,
+                        **{"final/amount": amount - less * round},
+                    ),
+                ]
+    records = study["extras"].rounding(pandas.DataFrame(rows))
+    unit = next(record for record in records if record["scope"] == "unit")
+    assert unit["less"] == pytest.approx([0.02, 0.04])
+    assert unit["removed"] == pytest.approx([0.31, 0.61])
+    assert unit["last"]["mean"] == pytest.approx(0.04)
+    assert unit["accuracy"]["mean"] == pytest.approx(0.1)
+
+
+def test_curves_and_tests_are_of_the_same_rows(study: dict[str, ModuleType]) -> None:
+    rows = []
+    for seed in range(4):
+        for amount in (0.25, 0.5, 0.75):
+            for label, power, base in (("weights", 1, 1.0), ("units", 2, 0.9)):
+                macs = {"final/macs_effective": 640 * (1 - amount) ** power, "final/macs_physical": 640.0}
+                    macs |= {"final/parameters_nonzero": 650 * (1 - amount), "final/parameters_dense": 650.0}
+                accuracy = base - 0.4 * amount + 0.001 * seed * (label == "units")
+                rows.append(
+                    trial(label, seed, accuracy, **{"final/amount": amount, "final/sparsity": amount, **macs})
+                    | {"amount": amount, "requested": amount}
+                )
+    compared = study["collect"].compare(pandas.DataFrame(rows), {})
+    (pair,) = compared["pairs"]
+    assert pair["gains"]["sparsity"]["mean"] == pytest.approx(0.1 - 0.0015)
+    assert pair["gains"]["physical"] == {}
+    assert compared["seeds"] == {"mlp/digits/10": 4}
+    assert compared["tests"] == 5  # four axes, and the point of POINTS at 26% of the multiply-adds
+    assert compared["census"]["panels"]["mlp/digits/10"]["pairs"] == 1
+    first = compared["curves"]["mlp/digits/10"]["weights"][0]
+    assert first[:5] == [0.25, 0.25, 0.75, 1.0, None]  # nothing was timed
+    assert first[5] == pytest.approx(0.9)
