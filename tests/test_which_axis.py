@@ -205,7 +205,7 @@ def test_curves_and_tests_are_of_the_same_rows(study: dict[str, ModuleType]) -> 
         for amount in (0.25, 0.5, 0.75):
             for label, power, base in (("weights", 1, 1.0), ("units", 2, 0.9)):
                 macs = {"final/macs_effective": 640 * (1 - amount) ** power, "final/macs_physical": 640.0}
-                    macs |= {"final/parameters_nonzero": 650 * (1 - amount), "final/parameters_dense": 650.0}
+                macs |= {"final/parameters_nonzero": 650 * (1 - amount), "final/parameters_dense": 650.0}
                 accuracy = base - 0.4 * amount + 0.001 * seed * (label == "units")
                 rows.append(
                     trial(label, seed, accuracy, **{"final/amount": amount, "final/sparsity": amount, **macs})
