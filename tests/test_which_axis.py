@@ -91,7 +91,9 @@ def test_every_space_can_be_planned_and_pairs_by_seed(
         small = load_space(str(STUDY / f"{space}.yaml"), ["seed=0", "model=mlp", "train.epochs=10"])
         labels = {study["frames"].label_of(_columns(trial.config)) for trial in make_plan(small).trials}
         assert labels <= set(study["frames"].LABELS)
-        assert {name for pair in study["pairs"].PRIMARY for name in pair} <= labels
+        assert {
+            name for pair in (*study["pairs"].GRANULARITIES, *study["pairs"].CHOICES) for name in pair
+        } <= labels
 
 
 def _columns(config: Any) -> dict[str, object]:
@@ -215,8 +217,10 @@ def test_curves_and_tests_are_of_the_same_rows(study: dict[str, ModuleType]) -> 
     (pair,) = compared["pairs"]
     assert pair["gains"]["sparsity"]["mean"] == pytest.approx(0.1 - 0.0015)
     assert pair["gains"]["physical"] == {}
-    assert compared["seeds"] == {"mlp/digits/10": 4}
-    assert compared["tests"] == 5  # four axes, and the point of POINTS at 26% of the multiply-adds
+    assert compared["seeds"] == {"mlp/digits/10": [4, 4]}
+    assert (
+        compared["tests"]["granularity"] == 5
+    )  # four axes, and the point of POINTS at 26% of the multiply-adds
     assert compared["census"]["panels"]["mlp/digits/10"]["pairs"] == 1
     first = compared["curves"]["mlp/digits/10"]["weights"][0]
     assert first[:5] == [0.25, 0.25, 0.75, 1.0, None]  # nothing was timed

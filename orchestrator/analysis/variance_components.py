@@ -18,7 +18,7 @@ def variance_components(values: NDArray[np.float64], factors: Sequence[str]) -> 
     `values` has an axis for each factor, with one value for each combination of levels. Factors are random
     and add up; the rest is what they leave, interactions among it. The estimates are those of the analysis of
     variance (Searle, Casella & McCulloch, Variance Components, 1992, chapter 4): (MS_factor - MS_rest) over
-    the number of values at a level, and 0 where that is negative. ValueError for a design with too few levels.
+    the number of values at a level, and 0 where that is negative. ValueError for too few levels.
     """
     if values.ndim != len(factors) or not factors or min(values.shape) < 2:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import pandas
@@ -10,12 +11,14 @@ from extras import courses, latencies, rounding, spread_causes
 from frames import LATENCY, comparable, read_sweep
 from pairs import (
     AXES,
+    CHOICES,
+    GRANULARITIES,
     Record,
     all_pairs,
     correct,
     gain_at_points,
     interval_record,
-    primary,
+    of_names,
     turns,
 )
 from pandas import DataFrame
@@ -71,26 +74,34 @@ def compare(rows: DataFrame, latency: Record, names: Sequence[str] = AXES) -> Re
     """Return the curves of a set of sweeps, the tests of its two families, and how many orders turn."""
     if latency:
         rows, names = with_latency(rows, latency), (*names, "latency")
-    pairs, chosen = all_pairs(rows, names), all_pairs(rows, names)
-    chosen = primary(chosen) if set(AXES) <= set(names) else chosen
-    points = gain_at_points(rows, POINTS) + two_to_four(rows)
-    tests = correct([*chosen, *points])
-    everything = correct(pairs)
+    pairs = all_pairs(rows, names)
+    everything = deepcopy(pairs)
+    all_tests = correct(everything)
+    points, patterns = gain_at_points(rows, POINTS), two_to_four(rows)
+    granularities, choices = of_names(pairs, GRANULARITIES), of_names(pairs, CHOICES)
+    if not granularities:  # every pair of a smaller set
+        granularities = pairs
+    families = {
+        "granularity": correct([*granularities, *points]),
+        "choice": correct(choices),
+        "pattern": correct(patterns),
+    }
     return {
         "seeds": seeds(rows),
         "dense": dense(rows),
         "curves": curves(rows),
-        "pairs": chosen,
-        "points": points,
-        "tests": tests,
-        "census": {"tests": everything, "panels": census(pairs)},
+        "pairs": granularities + choices,
+        "points": points + patterns,
+        "tests": families,
+        "census": {"tests": all_tests, "panels": census(everything)},
     }
 
 
 def seeds(rows: DataFrame) -> Record:
-    return {
-        str(panel): int(of_panel["seed"].nunique()) for panel, of_panel in rows.groupby("panel", sort=False)
-    }
+    """Panel -> the fewest and the most seeds of a method."""
+    counts = rows.groupby(["panel", "technique"], sort=False)["seed"].nunique()
+    panels = counts.groupby("panel", sort=False)
+    return {str(panel): [int(of_panel.min()), int(of_panel.max())] for panel, of_panel in panels}
 
 
 def dense(rows: DataFrame) -> Record:

@@ -25,7 +25,7 @@ LATENCY = "final/latency_ms_p50"
 
 
 def read_sweep(space: str, uri: str) -> DataFrame:
-    """Return the finished trials of the latest sweep of a space, of the seeds that are complete.
+    """Return the finished trials of the latest sweep of a space, of the seeds of which a method is complete.
 
     Columns are those of `orchestrator.results`, `panel` (network/data/epochs) and `technique`, the label of
     the method. Of schedules of several rounds the network after each round is a row, with `round`.
@@ -33,9 +33,8 @@ def read_sweep(space: str, uri: str) -> DataFrame:
     results = combine_sweeps([space], uri=uri)
     results["panel"] = [panel_of(row) for row in results.to_dict("records")]
     results["technique"] = [label_of(row) for row in results.to_dict("records")]
-    is_complete = (
-        results["status"].eq("finished").groupby([results["panel"], results["seed"]]).transform("all")
-    )
+    lines = [results[name] for name in ("panel", "technique", "dataset", "seed")]
+    is_complete = results["status"].eq("finished").groupby(lines).transform("all")
     finished = results[is_complete].reset_index(drop=True)
     if finished.empty:
         return finished

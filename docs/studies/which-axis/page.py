@@ -169,8 +169,13 @@ def pair_table(results: Record, section: str, first: str, second: str) -> str:
         for axis in axes:
             text = gain_text(pair["gains"][axis], p=False)
             cells.append(f"**{text}**" if sign(pair["gains"][axis]) else text)
-        rows.append([*panel_cells(pair["panel"]), str(results[section]["seeds"][pair["panel"]]), *cells])
+        rows.append([*panel_cells(pair["panel"]), pair_seeds(pair), *cells])
     return markdown(["network", "data", "epochs", "seeds", *(HEADERS.get(a, a) for a in axes)], rows)
+
+
+def pair_seeds(pair: Record) -> str:
+    """Return how many seeds both methods have."""
+    return str(max(gain["n"] for gain in pair["gains"].values() if gain))
 
 
 def panel_cells(panel: str) -> list[str]:
@@ -181,9 +186,10 @@ def seed_table(results: Record) -> str:
     """The dense networks and the number of seeds of each panel."""
     rows = []
     for section, kind in (("no_retraining", "none"), ("fine_tuned", "fine-tuned"), ("rewound", "rewound")):
-        for panel, count in results[section]["seeds"].items():
+        for panel, (fewest, most) in results[section]["seeds"].items():
+            count = f"{fewest} to {most}" if fewest < most else str(most)
             dense = gain_text(results[section]["dense"][panel], p=False).lstrip("+")
-            rows.append([*panel_cells(panel), kind, str(count), dense])
+            rows.append([*panel_cells(panel), kind, count, dense])
     return markdown(["network", "data", "epochs", "retraining", "seeds", "dense accuracy, %"], rows)
 
 

@@ -13,10 +13,8 @@ from orchestrator.analysis.rankings import gain_at, orders
 
 Record = dict[str, Any]  # what JSON holds
 AXES = ("amount", "sparsity", "parameters", "effective", "physical")
-PRIMARY = (
-    ("weights", "units"),
-    ("weights", "channels"),
-    ("units", "channels"),
+GRANULARITIES = (("weights", "units"), ("weights", "channels"), ("units", "channels"))
+CHOICES = (
     ("weights", "weights, taylor"),
     ("weights", "weights, random"),
     ("channels", "channels, taylor"),
@@ -52,9 +50,9 @@ def all_pairs(rows: DataFrame, axes: Sequence[str] = AXES) -> list[Record]:
     return records
 
 
-def primary(pairs: Sequence[Record]) -> list[Record]:
-    """Return the pairs of PRIMARY, each in its order."""
-    return [pair for pair in pairs if (pair["first"], pair["second"]) in PRIMARY]
+def of_names(pairs: Sequence[Record], names: Sequence[tuple[str, str]]) -> list[Record]:
+    """Return the pairs of methods of these names."""
+    return [pair for pair in pairs if (pair["first"], pair["second"]) in names]
 
 
 def correct(pairs: Sequence[Record]) -> int:
