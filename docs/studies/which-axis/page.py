@@ -175,7 +175,7 @@ def pair_table(results: Record, section: str, first: str, second: str) -> str:
 
 def pair_seeds(pair: Record) -> str:
     """Return how many seeds both methods have."""
-    return str(max(gain["n"] for gain in pair["gains"].values() if gain))
+    return str(max((gain["n"] for gain in pair["gains"].values() if gain), default=0))
 
 
 def panel_cells(panel: str) -> list[str]:

@@ -20,8 +20,6 @@ CHOICES = (
     ("channels", "channels, taylor"),
     ("channels", "channels, random"),
     ("weights", "weights, global"),
-    ("weights", "SAP, layer"),
-    ("weights, global", "SAP, global"),
 )
 
 
