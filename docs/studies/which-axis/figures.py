@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -50,8 +51,7 @@ GAIN_AXES = {
 def draw(results: Record, folder: Path) -> list[Path]:
     """Write every figure into a folder; return their paths."""
     makers: dict[str, Callable[[Record], Figure]] = {
-        "axes-10-epochs": lambda r: curves(r["no_retraining"], 10),
-        "axes-50-epochs": lambda r: curves(r["no_retraining"], 50),
+        **{f"axes-{n}-epochs": partial(curves, epochs=n) for n in epochs_of(results)},
         "differences": differences,
         "causes": causes,
         "pq-index": courses,
@@ -70,8 +70,14 @@ def draw(results: Record, folder: Path) -> list[Path]:
     return paths
 
 
-def curves(compared: Record, epochs: int) -> Figure:
+def epochs_of(results: Record) -> list[int]:
+    """Return the lengths of the dense trainings."""
+    return sorted({int(panel.rpartition("/")[2]) for panel in results["no_retraining"]["curves"]})
+
+
+def curves(results: Record, *, epochs: int) -> Figure:
     """Accuracy over four axes, a row for each network and data set."""
+    compared = results["no_retraining"]
     panels = [panel for panel in compared["curves"] if panel.endswith(f"/{epochs}")]
     figure = Figure(figsize=(WIDTH, 1.6 * len(panels) + 0.6), layout="constrained")
     axes = figure.subplots(len(panels), len(AXES), squeeze=False, sharey="row", sharex="col")
@@ -259,10 +265,3 @@ def latency(results: Record) -> Figure:
 def _legend(figure: Figure, axis: Axes, *, columns: int) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def names(results: Record) -> Sequence[str]:
-    """Return the names of the figures that `draw` writes."""
-    return ["axes-10-epochs", "axes-50-epochs", "differences", "causes", "pq-index", "rounding"] + (
-        ["latency"] if results["latency"] else []
-    )

@@ -1,7 +1,7 @@
 """Make the study again: run its sweeps, measure latency, and write results.json, the figures and index.md.
 
     python docs/studies/which-axis/make.py                    # all of it; what is stored is not run again
-    python docs/studies/which-axis/make.py --quick            # three seeds, one and two epochs, some minutes
+    python docs/studies/which-axis/make.py --quick            # three seeds of small networks, some minutes
     python docs/studies/which-axis/make.py --only latency     # measure latency again, on a quiet machine
     python docs/studies/which-axis/make.py --only page        # from results.json alone: figures and text
     python docs/studies/which-axis/make.py --set dataset=cifar10 --out cifar10
@@ -28,8 +28,12 @@ SPACES = (
     *("axis-finetune", "sap", "axis-resnet"),
 )
 OF_ONE_DATASET = ("axis-mnist", "splits")  # left out where --set names another data set
-QUICK = ("seed=0..2", "train.epochs=1,2")
-ONE_EPOCH = ("axis-latency", "sap", "splits")  # whose recipe has one length
+QUICK = ("seed=0..2", "train.epochs=1", "model=mlp(widths=[64, 32])")
+QUICK_SETS = {
+    "axis-latency": ("seed=0,1", *QUICK[1:]),
+    "axis-resnet": ("seed=0..2", "train.epochs=1", "model=resnet(depth=8)"),
+    "splits": ("seed=0..2", "train.epochs=1", "model=mlp(widths=[16])"),
+}
 
 
 def sweep(space: str, sets: Sequence[str], *, max_concurrent: int | None) -> None:
@@ -37,16 +41,6 @@ def sweep(space: str, sets: Sequence[str], *, max_concurrent: int | None) -> Non
     options = [word for item in sets for word in ("--set", item)]
     options += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
     orchestrate("sweep", str((FOLDER / f"{space}.yaml").relative_to(ROOT)), *options)
-
-
-def sets_of(space: str, sets: Sequence[str], *, is_quick: bool) -> list[str]:
-    """Return what `--set` and `--quick` mean for a space."""
-    of_space = list(sets)
-    if is_quick:
-        seeds, epochs = QUICK
-        seeds = "seed=0,1" if space == "axis-latency" else seeds
-        of_space += [seeds, "train.epochs=1" if space in ONE_EPOCH else epochs]
-    return of_space
 
 
 def orchestrate(*words: str) -> None:
@@ -73,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="three seeds, one and two epochs")
+    parser.add_argument("--quick", action="store_true", help="three seeds of small networks")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=V1,V2")
     parser.add_argument("--only", choices=("sweeps", "latency", "numbers", "page"))
     parser.add_argument("--max-concurrent", type=int)
@@ -86,8 +80,8 @@ def main() -> None:
     spaces = [space for space in SPACES if not (is_other and space in OF_ONE_DATASET)]
     if options.only in (None, "sweeps"):
         for space in spaces:
-            sets = sets_of(space, options.sets, is_quick=options.quick)
-            sweep(space, sets, max_concurrent=options.max_concurrent)
+            quick = QUICK_SETS.get(space, QUICK) if options.quick else ()
+            sweep(space, [*options.sets, *quick], max_concurrent=options.max_concurrent)
     if options.only in (None, "latency"):
         again = ["--again"] if options.only else []
         orchestrate("latency", "axis-latency", "--batch", "1", *again)

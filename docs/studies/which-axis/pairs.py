@@ -17,6 +17,7 @@ GRANULARITIES = (("weights", "units"), ("weights", "channels"), ("units", "chann
 CHOICES = (
     ("weights", "weights, taylor"),
     ("weights", "weights, random"),
+    ("weights, taylor", "weights, random"),
     ("channels", "channels, taylor"),
     ("channels", "channels, random"),
     ("weights", "weights, global"),
