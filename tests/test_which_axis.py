@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.space.space import load_space
 
 STUDY = Path(__file__).parent.parent / "docs" / "studies" / "which-axis"
-MODULES = ("frames", "pairs", "extras", "collect", "page", "figures", "make")
+MODULES = ("frames", "pairs", "extras", "collect", "page", "svg", "figures", "make")
 MOST_BYTES = 150_000  # of a figure
 LONGEST = 40  # minutes of a sweep
 
@@ -64,7 +66,7 @@ def test_other_numbers_break_the_claims_of_the_text(
 
 
 def test_every_figure_of_the_page_is_there_and_small(results: dict[str, Any]) -> None:
-    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (STUDY / "index.md").read_text(encoding="utf-8"))
+    shown = re.findall(r"\]\((\S+\.svg)\)", (STUDY / "index.md").read_text(encoding="utf-8"))
     assert len(shown) >= 6
     assert sorted(shown) == sorted(path.name for path in STUDY.glob("*.svg"))
     assert max((STUDY / name).stat().st_size for name in shown) < MOST_BYTES
@@ -225,3 +227,54 @@ def test_curves_and_tests_are_of_the_same_rows(study: dict[str, ModuleType]) -> 
     first = compared["curves"]["mlp/digits/10"]["weights"][0]
     assert first[:5] == [0.25, 0.25, 0.75, 1.0, None]  # nothing was timed
     assert first[5] == pytest.approx(0.9)
+
+
+def test_a_network_whose_zeros_are_multiplied_takes_the_time_of_the_dense_one(
+    study: dict[str, ModuleType],
+) -> None:
+    rows = [trial(label, 0, 0.9, run_id=label) for label in ("weights", "channels")]
+    timing = {"measured_on": "a", "aa": 1.04, "reliable": False, "busy_cores_of_others": 1.5}
+    timed = [
+        {**timing, "run_id": "weights", "form": "masked", "speedup": 1.3},
+        {**timing, "run_id": "channels", "form": "cut", "speedup": 4.0, "measured_on": "b", "aa": 0.97},
+    ]
+    latency = study["extras"].latencies(pandas.DataFrame(rows), timed)
+    assert {share["method"]: share["share"] for share in latency["shares"]} == {
+        "weights": 1.0,
+        "channels": 0.25,
+    }
+    assert (latency["networks"], latency["reliable"]) == (2, 0)
+    assert (latency["aa_low"], latency["aa_high"], latency["busiest"]) == (0.97, 1.04, 1.5)
+    compared = study["collect"].with_latency(
+        pandas.DataFrame([*rows, trial("units", 0, 0.8)]), latency
+    )  # units were not timed
+    assert compared["final/latency_ms_p50"].tolist()[:2] == [1.0, 0.25]
+    assert compared["final/latency_ms_p50"].isna().tolist() == [False, False, True]
+
+
+def test_a_figure_keeps_its_shapes_when_it_is_made_smaller(study: dict[str, ModuleType]) -> None:
+    text = (
+        '<g id="line2d_1">\n  <path id="m1" d="M 0.12345 1" style="stroke: red"/>\n'
+        '  <use xlink:href="#m1" x="1.23456" y="2" style="fill: red"/>\n'
+        '  <use xlink:href="#m1" x="3" y="4" style="fill: red"/>\n</g>'
+    )
+    assert study["svg"].shrink(text) == (
+        '<g>\n<path id="m1" d="M 0.12 1" style="fill: red"/>\n'
+        '<use xlink:href="#m1" x="1.23" y="2"/>\n<use xlink:href="#m1" x="3" y="4"/>\n</g>'
+    )
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_the_whole_study_can_be_made_small(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "PYTHONPATH": str(STUDY.parents[2]),
+    }
+    command = [sys.executable, str(STUDY / "make.py"), "--quick", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = (tmp_path / "out" / "index.md").read_text(encoding="utf-8")
+    assert "## no_retraining: weights minus units" in text
+    assert len(list((tmp_path / "out").glob("*.svg"))) >= 7

@@ -44,10 +44,8 @@ FACTS = ("processor", "cores", "python", "package.torch", "package.numpy", "comm
 def collect(uri: str | None, spaces: Sequence[str]) -> Record:
     """Return the numbers of the study from the latest sweeps of these of its spaces."""
     uri = default_uri(Path.cwd(), uri)
-    conditions = latency_conditions(uri)
-    results: Record = {
-        "latency": latencies(read_sweep("axis-latency", uri), conditions) if conditions else {}
-    }
+    timed = timed_networks(uri)
+    results: Record = {"latency": latencies(read_sweep("axis-latency", uri), timed) if timed else {}}
     rows = pandas.concat(
         [comparable(read_sweep(space, uri)) for space in ONE_SHOT if space in spaces], ignore_index=True
     )
@@ -169,9 +167,7 @@ def with_latency(rows: DataFrame, latency: Record) -> DataFrame:
     return rows.assign(**{LATENCY: values, "ipa/latency_ms_p50": 1.0})
 
 
-def latency_conditions(uri: str) -> list[Record]:
-    """Return how each timed network of `axis-latency` was measured, one image at a time."""
+def timed_networks(uri: str) -> list[Record]:
+    """Return how long each run of `axis-latency` that was timed takes, one image at a time."""
     runs = find_runs(open_store(uri), ["axis-latency"])
-    records = latency_records(runs, [1])
-    by_network = {record["measured_on"]: dict(record) for record in records}
-    return list(by_network.values())
+    return [dict(record) for record in latency_records(runs, [1])]

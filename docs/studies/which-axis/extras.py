@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from frames import LATENCY
 from pairs import Record, interval_record
 from pandas import DataFrame
 
-from orchestrator.analysis.intervals import AMOUNT, DIFFERENCE, interval
+from orchestrator.analysis.intervals import DIFFERENCE, interval
 from orchestrator.analysis.variance_components import variance_components
 from pruning.pq_index import COLLAPSING, UNDERFITTING, find_phases
 from pruning.registry import parse_method
@@ -114,23 +113,28 @@ def precise(values: Sequence[float]) -> Record:
     return {"mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.count, "p": mean.p}
 
 
-def latencies(rows: DataFrame, conditions: Sequence[Record]) -> Record:
-    """Return each setting's time as a share of the dense network's, and whether it was measured well."""
-    if LATENCY not in rows or "latency/speedup" not in rows:
-        return {}
-    timed = rows[rows["latency/speedup"].notna()]
+def latencies(rows: DataFrame, timed: Sequence[Record]) -> Record:
+    """Return each setting's time as a share of the dense network's, and whether it was measured well.
+
+    `timed` are the records of `latency_records`. A masked network without CSR does the dense network's work:
+    its share is 1, as what was measured beside it is noise.
+    """
+    by_run = {record["run_id"]: record for record in timed}
+    rows = rows[rows["run_id"].isin(by_run)]
     shares = []
-    for (panel, label, amount), group in timed.groupby(["panel", "technique", "requested"], sort=False):
-        share = 1 / group["latency/speedup"]
-        shares.append(
-            {"panel": panel, "method": label, "amount": amount, "share": round(float(share.mean()), 4)}
-        )
-    ratios = [condition["aa"] for condition in conditions]
+    for (panel, label, amount), group in rows.groupby(["panel", "technique", "requested"], sort=False):
+        records = [by_run[run_id] for run_id in group["run_id"]]
+        times = [1.0 if record["form"] == "masked" else 1 / record["speedup"] for record in records]
+        forms = sorted({record["form"] for record in records})
+        share = round(sum(times) / len(times), 4)
+        shares.append({"panel": panel, "method": label, "amount": amount, "share": share, "forms": forms})
+    networks = list({record["measured_on"]: record for record in timed}.values())
+    ratios = [record["aa"] for record in networks]
     return {
         "shares": shares,
-        "networks": len(ratios),
-        "reliable": sum(bool(condition["reliable"]) for condition in conditions),
+        "networks": len(networks),
+        "reliable": sum(bool(record["reliable"]) for record in networks),
         "aa_low": round(min(ratios), 3),
         "aa_high": round(max(ratios), 3),
-        "seconds": interval_record(interval(ratios, bounds=AMOUNT)),
+        "busiest": round(max(record["busy_cores_of_others"] for record in networks), 2),
     }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from math import nan
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 from pairs import Record, sign
+from svg import shrink
 
 from orchestrator.analysis.figure import STYLES_BY_NAME, render
 from orchestrator.analysis.plots import MARKERS, OKABE_ITO
@@ -33,7 +35,7 @@ LINES = {  # method -> colour, marker, line
     "weights": (OKABE_ITO[0], "o", "-"),
     "units": (OKABE_ITO[1], "s", "-"),
     "channels": (OKABE_ITO[2], "D", "-"),
-    "SAP, layer": (OKABE_ITO[3], "^", "--"),
+    "weights, global": (OKABE_ITO[3], "^", "--"),
     "weights, random": (OKABE_ITO[5], "v", ":"),
     "channels, random": (OKABE_ITO[4], "P", ":"),
     "2:4": (OKABE_ITO[6], "X", "none"),
@@ -51,7 +53,7 @@ GAIN_AXES = {
 def draw(results: Record, folder: Path) -> list[Path]:
     """Write every figure into a folder; return their paths."""
     makers: dict[str, Callable[[Record], Figure]] = {
-        **{f"axes-{n}-epochs": partial(curves, epochs=n) for n in epochs_of(results)},
+        **{f"axes-{name}": partial(curves, panels=panels) for name, panels in pages_of(results).items()},
         "differences": differences,
         "causes": causes,
         "pq-index": courses,
@@ -61,24 +63,31 @@ def draw(results: Record, folder: Path) -> list[Path]:
         makers["latency"] = latency
     paths = []
     with matplotlib.rc_context(
-        {"font.size": STYLE.font, "axes.titlesize": STYLE.font, "legend.fontsize": STYLE.font - 1}
+        {
+            "hatch.linewidth": 0.4,
+            "font.size": STYLE.font,
+            "axes.titlesize": STYLE.font,
+            "legend.fontsize": STYLE.font - 1,
+        }
     ):
         for name, make in makers.items():
             path = folder / f"{name}.svg"
-            path.write_bytes(render(make(results), "svg"))
+            path.write_text(shrink(render(make(results), "svg").decode()), encoding="utf-8")
             paths.append(path)
     return paths
 
 
-def epochs_of(results: Record) -> list[int]:
-    """Return the lengths of the dense trainings."""
-    return sorted({int(panel.rpartition("/")[2]) for panel in results["no_retraining"]["curves"]})
+def pages_of(results: Record) -> dict[str, list[str]]:
+    """Return the panels of each data set and length of training, by `digits-10`."""
+    pages: dict[str, list[str]] = {}
+    for panel in results["no_retraining"]["curves"]:
+        pages.setdefault("-".join(panel.split("/")[1:]), []).append(panel)
+    return pages
 
 
-def curves(results: Record, *, epochs: int) -> Figure:
-    """Accuracy over four axes, a row for each network and data set."""
+def curves(results: Record, *, panels: Sequence[str]) -> Figure:
+    """Accuracy over four axes, a row for each network."""
     compared = results["no_retraining"]
-    panels = [panel for panel in compared["curves"] if panel.endswith(f"/{epochs}")]
     figure = Figure(figsize=(WIDTH, 1.6 * len(panels) + 0.6), layout="constrained")
     axes = figure.subplots(len(panels), len(AXES), squeeze=False, sharey="row", sharex="col")
     for row, panel in zip(axes, panels, strict=True):
@@ -95,29 +104,18 @@ def curves(results: Record, *, epochs: int) -> Figure:
 def _curves_of(axis: Axes, compared: Record, panel: str, name: str) -> None:
     column = COLUMNS[name]
     for method, (colour, marker, line) in LINES.items():
-        points = sorted(
-            (point for point in compared["curves"][panel].get(method, []) if point[column]),
-            key=lambda point: point[column],
-        )
+        # In the order of the amounts.
+        points = [point for point in compared["curves"][panel].get(method, []) if point[column]]
         if not points:
             continue
-        means = [100 * point[MEAN] for point in points]
-        bars = [[100 * (p[MEAN] - p[LOW]) for p in points], [100 * (p[HIGH] - p[MEAN]) for p in points]]
-        axis.errorbar(
-            [100 * point[column] for point in points],
-            means,
-            yerr=bars,
-            label=method,
-            color=colour,
-            marker=marker,
-            linestyle=line,
-            markersize=STYLE.marker,
-            linewidth=STYLE.line,
-            elinewidth=0.6,
-        )
-    axis.axhline(
-        100 * compared["dense"][panel]["mean"], color="0.45", linewidth=0.8, linestyle=":", label="dense"
-    )
+        xs, means = ([100 * point[n] for point in points] for n in (column, MEAN))
+        look = {"color": colour, "linewidth": STYLE.line, "markersize": STYLE.marker}
+        axis.plot(xs, means, marker=marker, linestyle=line, label=method, **look)
+        ends = [end for point in points for end in (100 * point[LOW], 100 * point[HIGH], nan)]
+        # One path with gaps: a bar for each point would be most of the file.
+        axis.plot([x for x in xs for _ in range(3)], ends, color=colour, linewidth=0.6)
+    dense = 100 * compared["dense"][panel]["mean"]
+    axis.axhline(dense, color="0.45", linewidth=0.8, linestyle=":", label="dense")
     axis.set_ylim(0, 102)
     axis.grid(alpha=0.25, linewidth=0.5)
     if name not in ("amount", "sparsity"):
@@ -129,7 +127,7 @@ def _set_log(axis: Axes) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0,)))
     axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.minorticks_off()
     if not axis.xaxis_inverted():
         axis.invert_xaxis()
 
