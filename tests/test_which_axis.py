@@ -259,7 +259,7 @@ def test_a_figure_keeps_its_shapes_when_it_is_made_smaller(study: dict[str, Modu
         '  <use xlink:href="#m1" x="3" y="4" style="fill: red"/>\n</g>'
     )
     assert study["svg"].shrink(text) == (
-        '<g>\n<path id="m1" d="M 0.12 1" style="fill: red"/>\n'
+        '<g>\n<path id="m1" d="M 0.12 1" style="fill: red; stroke: red"/>\n'
         '<use xlink:href="#m1" x="1.23" y="2"/>\n<use xlink:href="#m1" x="3" y="4"/>\n</g>'
     )
 
