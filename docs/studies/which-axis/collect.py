@@ -38,6 +38,7 @@ POINTS = (  # (panel, first, second, axis, value): what was known before, and on
     *(("mlp/mnist-5k/50", "weights", "units", "effective", share) for share in (0.16, 0.1, 0.04)),
     *(("mlp/digits/50", "weights", "units", "effective", share) for share in (0.26, 0.1, 0.014)),
 )
+ROUNDING_TESTS = ("first", "last", "accuracy")
 FACTS = ("processor", "cores", "python", "package.torch", "package.numpy", "commit")
 
 
@@ -55,6 +56,8 @@ def collect(uri: str | None, spaces: Sequence[str]) -> Record:
     results["rewound"] = compare(comparable(sap), {}, names=("sparsity", "effective"))
     results["courses"] = courses(sap)
     results["rounding"] = rounding(read_sweep("sap-rounding", uri))
+    tested = [{"gains": {name: r[name] for name in ROUNDING_TESTS}} for r in results["rounding"]]
+    results["rounding_tests"] = correct(tested)
     results["causes"] = spread_causes(read_sweep("splits", uri)) if "splits" in spaces else {}
     results["test_width"] = {name: test_width(name) for name in dict.fromkeys(map(str, rows["dataset"]))}
     facts = environment()

@@ -90,6 +90,10 @@ def rounding(rows: DataFrame) -> list[Record]:
                 of_panel[of_panel["technique"] == name].set_index(["seed", "round"]).sort_index()
                 for name in (f"SAP, {scope}", f"SAP, {scope}, published")
             )
+            seeds = sorted({seed for seed, _ in formula.index} & {seed for seed, _ in program.index})
+            if not seeds:
+                continue
+            formula, program = formula.loc[seeds], program.loc[seeds]
             gap = (formula["final/amount"] - program["final/amount"]).unstack("round")
             loss = (formula["final/accuracy"] - program["final/accuracy"]).unstack("round")
             removed = formula["final/amount"].unstack("round")

@@ -233,8 +233,8 @@ def rounding_table(results: Record) -> str:
                 *panel_cells(record["panel"]),
                 record["scope"],
                 f"{100 * record['removed'][-1]:.2f}",
-                f"{100 * first['mean']:.4f}",
-                f"{100 * last['mean']:.4f}",
+                small_text(first),
+                small_text(last),
                 accuracy,
             ]
         )
@@ -248,6 +248,13 @@ def rounding_table(results: Record) -> str:
         "at the end",
     ]
     return markdown([*header, "accuracy, formula minus program"], rows)
+
+
+def small_text(gain: Record) -> str:
+    """Return a difference in per cent with four digits, bold where it survives the correction."""
+    half = (gain["high"] - gain["low"]) / 2 if gain["n"] > 2 else 0.0
+    text = f"{100 * gain['mean']:.4f} ± {100 * half:.4f}"
+    return f"**{text}**" if sign(gain) else text
 
 
 def course_table(results: Record) -> str:
