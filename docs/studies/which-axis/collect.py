@@ -24,8 +24,11 @@ from pairs import (
 from pandas import DataFrame
 
 from orchestrator.analysis.intervals import interval, test_set_width
+from orchestrator.analysis.results import combine_sweeps
 from orchestrator.data.datasets import split_sizes
 from orchestrator.latency.recorded_networks import find_runs, latency_records
+from orchestrator.planning.plan import make_plan
+from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import open_store
@@ -60,9 +63,24 @@ def collect(uri: str | None, spaces: Sequence[str]) -> Record:
     results["rounding_tests"] = correct(tested)
     results["causes"] = spread_causes(read_sweep("splits", uri)) if "splits" in spaces else {}
     results["test_width"] = {name: test_width(name) for name in dict.fromkeys(map(str, rows["dataset"]))}
+    results["size"] = {space: size(space) for space in spaces}
+    results["runs"] = run_counts(uri, spaces)
     facts = environment()
     results["machine"] = {name: facts[name] for name in FACTS}
     return results
+
+
+def size(space: str) -> Record:
+    """The trials and the dense trainings of a space, whole."""
+    plan = make_plan(load_space(str(Path(__file__).parent / f"{space}.yaml")))
+    return {"trials": len(plan.trials), "dense": len(plan.dense)}
+
+
+def run_counts(uri: str, spaces: Sequence[str]) -> Record:
+    """The finished trials that the numbers rest on, each once, and their dense trainings."""
+    results = combine_sweeps(spaces, uri=uri)
+    finished = results[results["status"] == "finished"]
+    return {"trials": len(finished), "dense": int(finished["dense_key"].nunique())}
 
 
 def test_width(dataset: str) -> Record:

@@ -106,6 +106,19 @@ def turn_count(results: Record, section: str, kind: str = "turns") -> str:
     return f"{sum(p[kind] for p in panels)} of {sum(p['pairs'] for p in panels)}"
 
 
+def widening(results: Record, name: str, seeds: str) -> str:
+    """Return how many times as wide an interval over so many seeds had to be, to cover other splits as well."""
+    causes = results["causes"][name]
+    shown = (causes["seed"] ** 2 + causes["rest"] ** 2) / int(seeds)
+    missed = causes["train"] ** 2 + causes["test"] ** 2
+    return f"{((shown + missed) / shown) ** 0.5:.1f}"
+
+
+def total(results: Record, what: str) -> str:
+    """Return the trials or dense trainings of all spaces, which share some."""
+    return f"{sum(size[what] for size in results['size'].values()):,}"
+
+
 # ---- claims
 
 
@@ -279,6 +292,8 @@ FIELDS: dict[str, Callable[..., str]] = {
     "at": at,
     "value": value,
     "turn_count": turn_count,
+    "total": total,
+    "widening": widening,
     "ahead": ahead,
     "behind": behind,
     "undecided": undecided,
