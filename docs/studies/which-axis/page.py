@@ -107,7 +107,7 @@ def turn_count(results: Record, section: str, kind: str = "turns") -> str:
 
 
 def widening(results: Record, name: str, seeds: str) -> str:
-    """Return how many times as wide an interval over so many seeds had to be, to cover other splits as well."""
+    """Return how many times as wide an interval over so many seeds had to be to cover other splits."""
     causes = results["causes"][name]
     shown = (causes["seed"] ** 2 + causes["rest"] ** 2) / int(seeds)
     missed = causes["train"] ** 2 + causes["test"] ** 2
