@@ -48,6 +48,11 @@ def stops(incomplete: str) -> Offers:
     return _matching({**names("stops"), **none}.items(), incomplete)
 
 
+def stacks(incomplete: str) -> Offers:
+    """Offer what `--stack` takes beside a number."""
+    return _matching([("auto", "up to 16 trainings as one"), ("off", "each by itself")], incomplete)
+
+
 def sets(incomplete: str) -> Offers:
     """Complete `KEY=`, and after it the names that the axis takes; bash completes only the keys.
 

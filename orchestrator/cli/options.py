@@ -172,6 +172,15 @@ AddressOption = Annotated[
 RetriesOption = Annotated[
     int, typer.Option(min=0, help="How often a trial is tried again whose worker dies.")
 ]
+StackOption = Annotated[
+    str,
+    typer.Option(
+        "--stack",
+        metavar="auto|off|N",
+        help="How many trainings of one shape may run as one, where their results have the same bits.",
+        autocompletion=completion.stacks,
+    ),
+]
 RetryFailedOption = Annotated[bool, typer.Option(help="Run diverged trials again as well.")]
 LatencyOption = Annotated[
     bool, typer.Option("--latency", help="Time the networks afterwards, as `orchestrate latency` does.")

@@ -24,6 +24,7 @@ from orchestrator.cli.options import (
     SetOption,
     SpaceArgument,
     SpaceOption,
+    StackOption,
     StopOption,
     TrustOption,
     chosen_space,
@@ -53,14 +54,22 @@ def plan(
     trust_code: TrustOption = False,
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
+    stack: StackOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would run: trials, shared trainings, what the store has, and an estimate."""
-    from orchestrator.execution.options import resolve_device
+    from orchestrator.execution.options import parse_stack, resolve_device
     from orchestrator.execution.sweep import preview
 
+    most_stacked = parse_stack(stack)
     loaded = load(chosen_space(name, space), sets, source, trust_code=trust_code)
-    result = preview(loaded, device=resolve_device(device.value), precision=precision.value, uri=uri())
+    result = preview(
+        loaded,
+        device=resolve_device(device.value),
+        precision=precision.value,
+        uri=uri(),
+        most_stacked=most_stacked,
+    )
     print_result(result, as_json=as_json)
 
 
@@ -79,13 +88,19 @@ def sweep(
     retries: RetriesOption = 2,
     retry_failed: RetryFailedOption = False,
     stop: StopOption = None,
+    stack: StackOption = "auto",
     latency: LatencyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a space. Run again, it carries on: what is in the store is not run twice."""
     space = chosen_space(name, space)
     with exit_on_signal(start_seconds=START_SECONDS) as signals:
-        from orchestrator.execution.options import SweepOptions, resolve_cluster_device, resolve_device
+        from orchestrator.execution.options import (
+            SweepOptions,
+            parse_stack,
+            resolve_cluster_device,
+            resolve_device,
+        )
 
         address = None if address in ("", "local") else address
         options = SweepOptions(
@@ -99,6 +114,7 @@ def sweep(
             retry_failed=retry_failed,
             stop=stop,
             retries=retries,
+            stack=parse_stack(stack),
         )
         summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -16,16 +16,18 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.execution.options import WORKER_SECONDS
-from orchestrator.trial.task import Task, TaskResult
+from orchestrator.trial.task import Task, TaskResult, dump_tasks
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
-TASK = "task"  # the one entry of what Tune calls a trial's config
+TASKS = "tasks"  # the one entry of what Tune calls a trial's config
 STOPPED = "stopped_because"  # reported, with the reason, by a trial that ended early
 DIED = "its worker died"
 SUCCEEDED = "succeeded"  # reported as 1 or 0; `done` is Tune's own, and true at every end
-METRICS = "metrics"  # reported as one text: Tune keeps a dozen statistics of every number reported to it
+OUTCOMES = "outcomes"  # of all tasks, reported as one text: Tune keeps statistics of every number it is told
+METRICS, REASON = "metrics", "reason"  # of one task: its final metrics, or why it failed
+GroupOf = Callable[[Task], Hashable]  # what tasks share that may be run as a stack; None for none
 
 
 class TaskSource(Protocol):
@@ -96,6 +98,9 @@ class DagSearcher(Searcher):
     `on_result` is called at every end. A failed dense network fails its trials, with its reason; a control
     runs by itself if the trial whose masks it was to use has none for it. With a `source`, more tasks are
     asked for when a worker would be idle. `death_reason` words the end of a task without a result.
+
+    Up to `most_stacked` ready tasks of one `group_of` go to a worker together, spread evenly over the free
+    workers. Tasks of a stack whose worker died every time are run again, each by itself.
     """
 
     def __init__(
@@ -106,9 +111,12 @@ class DagSearcher(Searcher):
         *,
         ramp: ConcurrencyRamp,
         death_reason: Callable[[Task], str] = lambda task: DIED,
+        most_stacked: int = 1,
+        group_of: GroupOf = lambda task: None,
     ) -> None:
         super().__init__(metric=SUCCEEDED, mode="max")
         self._death_reason = death_reason
+        self._most_stacked, self._group_of = most_stacked, group_of
         self._ramp = ramp
         self._done = 0
         self._on_result = on_result
@@ -117,7 +125,9 @@ class DagSearcher(Searcher):
         self._failed: dict[str, str] = {}  # keys of tasks that failed -> why
         self._ready: deque[Task] = deque()
         self._waiting: dict[str, list[Task]] = {}  # key of a parent -> tasks that wait for it
-        self._running: dict[str, Task] = {}  # Tune's id of a trial -> its task
+        self._running: dict[str, tuple[Task, ...]] = {}  # Tune's id of a trial -> its tasks
+        self._alone: set[str] = set()  # keys of tasks that are not to be stacked again
+        self._groups: dict[str, Hashable] = {}  # by key of a task
         self._add(tasks)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:  # what Tune calls a config
@@ -126,10 +136,31 @@ class DagSearcher(Searcher):
             self._add(self._source.next_tasks(self._ramp.most))
         limit = self._ramp.limit(done=self._done, left=len(self._open))
         if self._ready and len(self._running) < limit:
-            task = self._running[trial_id] = self._ready.popleft()
-            return {TASK: task.to_text()}
+            tasks = self._running[trial_id] = self._next_stack(limit - len(self._running))
+            return {TASKS: dump_tasks(tasks)}
         is_over = not self._ready and not self._waiting and (self._source is None or self._source.exhausted)
         return cast(dict[str, Any], Searcher.FINISHED) if is_over else None
+
+    def _next_stack(self, workers: int) -> tuple[Task, ...]:
+        """Take the first ready task, with the share of its group that one of the free workers is to run."""
+        first = self._ready.popleft()
+        group = self._group(first)
+        if group is None:
+            return (first,)
+        alike = [task for task in self._ready if self._group(task) == group]
+        size = min(self._most_stacked, math.ceil((1 + len(alike)) / workers))
+        stack = (first, *alike[: size - 1])
+        keys = {task.key for task in stack}
+        self._ready = deque(task for task in self._ready if task.key not in keys)
+        return stack
+
+    def _group(self, task: Task) -> Hashable:
+        """Return what a task shares with those that it may be stacked with; None for none."""
+        if self._most_stacked == 1 or task.key in self._alone:
+            return None
+        if task.key not in self._groups:  # every task is asked for with each stack that is made
+            self._groups[task.key] = self._group_of(task)
+        return self._groups[task.key]
 
     def _add(self, tasks: Sequence[Task]) -> None:
         """Add the tasks that are neither open nor failed: two trials may need one dense network."""
@@ -146,23 +177,27 @@ class DagSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Turn what Tune says of a trial's end into a TaskResult."""
-        task = self._running.pop(trial_id, None)
-        if task is None:
+        """Turn what Tune says of a trial's end into the results of its tasks."""
+        tasks, outcomes = self._running.pop(trial_id, ()), {} if error else outcomes_of(result or {})
+        if len(tasks) > 1 and not outcomes:
+            self._alone |= {task.key for task in tasks}
+            self._ready.extendleft(reversed(tasks))
             return
-        result = result or {}
-        if STOPPED in result and not error:
-            self._end(TaskResult(task, None, str(result[STOPPED]), stopped=True))
-        elif error or not result.get(SUCCEEDED):
-            self._end(TaskResult(task, None, str(result.get("reason") or self._death_reason(task))))
-        else:
-            self._end(TaskResult(task, metrics_of(result)))
+        for task in tasks:
+            outcome = outcomes.get(task.key, {})
+            if STOPPED in outcome:
+                self._end(TaskResult(task, None, str(outcome[STOPPED]), stopped=True))
+            elif METRICS in outcome:
+                self._end(TaskResult(task, outcome[METRICS]))
+            else:
+                self._end(TaskResult(task, None, str(outcome.get(REASON) or self._death_reason(task))))
 
     def _end(self, result: TaskResult) -> None:
         # Children go first: Tune swallows what a callback raises, and would wait for them for ever.
         key = result.task.key
         children = self._waiting.pop(key, [])
         self._open.discard(key)
+        self._groups.pop(key, None)
         self._done += 1
         if result.state == "complete":
             self._ready.extend(children)
@@ -188,10 +223,13 @@ class DagSearcher(Searcher):
         """Restore nothing, as for a pickle."""
 
 
-def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the final metrics that a trial has reported."""
-    # One copy of each name: there are sixty, in thousands of trials.
-    return {sys.intern(name): value for name, value in json.loads(result.get(METRICS, "{}")).items()}
+def outcomes_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return key -> how a task ended, of the tasks of a trial that has reported it."""
+    outcomes: dict[str, dict[str, Any]] = json.loads(result.get(OUTCOMES, "{}"))
+    for outcome in outcomes.values():
+        if METRICS in outcome:  # one copy of each name: there are sixty, in thousands of trials
+            outcome[METRICS] = {sys.intern(name): value for name, value in outcome[METRICS].items()}
+    return outcomes
 
 
 def _dependency_failed(reason: str) -> str:

@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config import EarlyStopping, TrialConfig
-from orchestrator.execution.dag_searcher import STOPPED, SUCCEEDED, TASK, LiveTrialScheduler, metrics_of
+from orchestrator.execution.dag_searcher import METRICS, STOPPED, TASKS, LiveTrialScheduler, outcomes_of
 from orchestrator.planning.plan import group_of
 from orchestrator.space.stopping_rules import pruners
-from orchestrator.trial.task import PreviousTrial, Task
+from orchestrator.trial.task import PreviousTrial, load_tasks
 from pruning.hyperparameters import to_float
 from pruning.pq_index import DELTA, PAST_COMPRESSIBLE, PATIENCE, check_phase_options, find_phases
 
@@ -223,25 +223,26 @@ class OptunaStopping(LiveTrialScheduler):
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
     ) -> str:
-        task = Task.from_text(trial.config[TASK])
-        if isinstance(task.config, TrialConfig) and "round" in result:
-            reason = self._studies.report_round(task.key, task.config, result)
-            if reason:
-                self._send_signal(task.key, reason)
+        if "round" in result:
+            task = next(task for task in load_tasks(trial.config[TASKS]) if task.key == result["task"])
+            if isinstance(task.config, TrialConfig):
+                reason = self._studies.report_round(task.key, task.config, result)
+                if reason:
+                    self._send_signal(task.key, reason)
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(
         self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
     ) -> None:
-        key = Task.from_text(trial.config[TASK]).key
-        value = metrics_of(result).get("final/val_accuracy") if result.get(SUCCEEDED) else None
-        self._studies.end(key, value=value, stopped=STOPPED in result)
+        for key, outcome in outcomes_of(result).items():
+            value = outcome.get(METRICS, {}).get("final/val_accuracy")
+            self._studies.end(key, value=value, stopped=STOPPED in outcome)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        """Forget a trial whose worker died: it may be tried again, and then has all its rounds before it."""
-        key = Task.from_text(trial.config[TASK]).key
-        self._studies.end(key, value=None)
-        self._send_signal(key, "")
+        """Forget trials whose worker died: they may be tried again, and then have all rounds before them."""
+        for task in load_tasks(trial.config[TASKS]):
+            self._studies.end(task.key, value=None)
+            self._send_signal(task.key, "")
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         self.on_trial_error(tune_controller, trial)

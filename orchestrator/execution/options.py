@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.config import Device, Precision
 from orchestrator.data.files import chosen_data_dir, data_folder
-from orchestrator.errors import ClusterError, DeviceError
+from orchestrator.errors import ClusterError, DeviceError, UsageError
 from orchestrator.system import provenance
 from orchestrator.system.machine import cores, gpus
 from orchestrator.system.signals import SignalHandler
@@ -47,7 +47,20 @@ def resolve_cluster_device(name: str, address: str, signals: SignalHandler) -> D
     return "cpu"
 
 
+def parse_stack(text: str) -> int:
+    """Return how many trainings may run as one: of `auto`, `off` or a number. UsageError for another text."""
+    if text in ("auto", "off"):
+        return LARGEST_STACK if text == "auto" else 1
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_STACKED:
+        raise UsageError(
+            f"--stack {text[:80]}: give auto, off, or a number of trainings, 1 to {MOST_STACKED}"
+        )
+    return int(text)
+
+
 ANY_NUMBER = 1_000_000
+MOST_STACKED = 1024
+LARGEST_STACK = 16  # trainings: beyond it a stack of small networks is hardly faster (docs/benchmarks.md)
 WORKER_SECONDS = 5.0  # what a worker takes to start: it imports torch, MLflow and Tune
 SHORTEST_TASK_SECONDS = 0.15  # what a task takes that trains next to nothing
 
@@ -57,7 +70,7 @@ class Resources:
     """What one trial holds, how many may run at once, and what a Ray of our own has.
 
     A trial holds one CPU, and `gpus_per_trial` of one GPU if there are any `gpus`. If its worker dies, it
-    is tried again, `retries` times.
+    is tried again, `retries` times. Up to `most_stacked` trainings run as one.
     """
 
     cpus: int
@@ -66,6 +79,7 @@ class Resources:
     concurrent: int
     address: str | None = None
     retries: int = 2
+    most_stacked: int = 1
 
     @property
     def per_trial(self) -> dict[str, float]:
@@ -129,6 +143,7 @@ class SweepOptions:
     retry_failed: bool = False
     stop: str | None = None  # as for --stop; None leaves it to the space
     retries: int = 2  # of a task whose worker died
+    stack: int = LARGEST_STACK  # trainings that may run as one; 1 for each by itself
 
     def resources(self) -> Resources:
         """Return what a trial holds, of the cluster at `address` or of this machine."""
@@ -137,7 +152,12 @@ class SweepOptions:
         else:
             resources = cluster_resources(self.device, self.address, gpus_per_trial=self.gpus_per_trial)
         most = self.max_concurrent or resources.concurrent
-        return replace(resources, concurrent=min(most, resources.concurrent), retries=self.retries)
+        return replace(
+            resources,
+            concurrent=min(most, resources.concurrent),
+            retries=self.retries,
+            most_stacked=self.stack,
+        )
 
     def code(self) -> str:
         """Return what identifies the code to a worker: its path here, its digest on other nodes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.planning.changes import Changes
     from orchestrator.planning.estimate import Estimate
     from orchestrator.planning.plan import Plan
+    from orchestrator.planning.stacks import StackSummary
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Preview:
     changes: Changes | None = None  # since the results in the store
     unpruned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # model -> layers never pruned
     missing_data: Mapping[str, str] = field(default_factory=dict)  # name -> what is missing, and what to do
+    stacks: Sequence[StackSummary] = ()  # of each model, where trainings may run as one
+    most_stacked: int = 1
 
     def to_json(self) -> dict[str, Any]:  # JSON
         search = self.plan.space.search
@@ -66,6 +69,8 @@ class Preview:
             "disk_bytes": self.estimate.disk_bytes,
             "estimate_basis": self.estimate.basis,
             "missing_data": dict(self.missing_data),
+            "stacks": [asdict(stack) for stack in self.stacks],
+            "most_stacked": self.most_stacked,
             "changed": list(self.changes.descriptions) if self.changes else [],
             "trials_changed": self.changes.trials if self.changes else 0,
         }
@@ -83,11 +88,21 @@ class Preview:
             yield f"excluded         {item.count}: {item.reason}"
         for model, names in self.unpruned.items():
             yield f"not pruned       {own_code.shown(model)}: {', '.join(names)}"
+        yield from self._stack_lines()
         yield from self._time_lines()
         yield f"training         {cost.train_flops:.3g} FLOPs"
         yield f"disk             {format_size(cost.disk_bytes)}"
         if self.changes and self.changes.descriptions:
             yield f"changed          {self.changes.line()}"
+
+    def _stack_lines(self) -> Iterator[str]:
+        for stack in self.stacks:
+            model = own_code.shown(stack.model)
+            if stack.count:
+                text = f"{stack.count} of {stack.total} runs, up to {self.most_stacked} at a time"
+                yield f"in stacks        {model}: {text}"
+            elif stack.conflict:
+                yield f"one by one       {model}: {stack.conflict}"
 
     def _time_lines(self) -> Iterator[str]:
         cost = self.estimate

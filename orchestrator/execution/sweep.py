@@ -11,7 +11,7 @@ from orchestrator.config import DenseConfig, Device, EarlyStopping, Precision
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.execution.options import SweepOptions, local_resources
+from orchestrator.execution.options import LARGEST_STACK, SweepOptions, local_resources
 from orchestrator.execution.progress import waiting
 from orchestrator.execution.summary import Preview
 from orchestrator.planning.changes import Changes, find_changes
@@ -20,6 +20,7 @@ from orchestrator.planning.estimate import estimate
 from orchestrator.planning.fingerprints import missing_data
 from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
 from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
+from orchestrator.planning.stacks import summarize_stacks
 from orchestrator.space.space import Space
 from orchestrator.space.stopping_rules import pruners
 from orchestrator.space.values import canonical_method
@@ -75,7 +76,14 @@ def check_data(datasets: Iterable[str]) -> None:
         check_files(name)
 
 
-def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> Preview:
+def preview(
+    space: Space,
+    *,
+    device: Device,
+    precision: Precision,
+    uri: str,
+    most_stacked: int = LARGEST_STACK,
+) -> Preview:
     """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing."""
     plan, stop = make_plan(space, device=device, precision=precision), stop_rule(space)
     check_can_stop(plan, stop)
@@ -92,8 +100,20 @@ def preview(space: Space, *, device: Device, precision: Precision, uri: str) -> 
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = find_changes(plan, tracker, done=done)
     cost = estimate(plan, finished=done, concurrency=local_resources(device).concurrent)
-    to_run = {trial.config.dense.dataset for trial in plan.trials if trial.key not in done}
-    return Preview(plan, cost, proposed, changed, _unpruned(plan), missing_data(to_run))
+    to_run = [trial.config for trial in plan.trials if trial.key not in done]
+    dense_keys = {config.dense.key() for config in to_run} - done
+    dense = [config for config in plan.dense if config.key() in dense_keys]
+    stacks = summarize_stacks([*dense, *to_run], competes=stop is not None)
+    return Preview(
+        plan,
+        cost,
+        proposed,
+        changed,
+        _unpruned(plan),
+        missing_data({config.dense.dataset for config in to_run}),
+        stacks if most_stacked > 1 else [],
+        most_stacked,
+    )
 
 
 def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:

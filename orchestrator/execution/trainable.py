@@ -11,10 +11,10 @@ from uuid import uuid4
 import ray
 from ray import tune
 
-from orchestrator.execution.dag_searcher import METRICS, STOPPED, SUCCEEDED, TASK
+from orchestrator.execution.dag_searcher import METRICS, OUTCOMES, REASON, STOPPED, SUCCEEDED, TASKS
 from orchestrator.execution.ray_patches import internal_kv
-from orchestrator.execution.worker import run_task
-from orchestrator.trial.task import Task, WorkerSettings
+from orchestrator.execution.worker import run_tasks
+from orchestrator.trial.task import Task, WorkerSettings, load_tasks
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ SECONDS_BETWEEN_REPORTS = 1.0
 def trainable(
     config: Mapping[str, str], settings: WorkerSettings, stop_signals: StopSignals | None, *, in_cluster: bool
 ) -> None:
-    """Run one task in a worker; `stop_signals` is None where no trial is stopped.
+    """Run one task, or several as a stack, in a worker; `stop_signals` is None where no trial is stopped.
 
     In a cluster of several nodes the run is tagged with the node that it ran on.
     """
-    task, last_report, stop_reason = Task.from_text(config[TASK]), monotonic(), ""
+    tasks, last_report, stop_reasons = load_tasks(config[TASKS]), monotonic(), dict[str, str]()
     if in_cluster:
         node = ray.get_runtime_context().get_node_id()
-        task = replace(task, tags={**(task.tags or {}), "node": node})
+        tasks = tuple(replace(task, tags={**(task.tags or {}), "node": node}) for task in tasks)
 
     def on_progress(values: dict[str, float]) -> None:
         nonlocal last_report
@@ -57,18 +57,24 @@ def trainable(
             last_report = monotonic()
             tune.report({SUCCEEDED: 0, **values})
 
-    def should_stop(values: dict[str, float]) -> str:
-        nonlocal last_report, stop_reason
+    def should_stop(task: Task, values: dict[str, float]) -> str:
+        nonlocal last_report
         last_report = monotonic()
-        tune.report({SUCCEEDED: 0, **values})  # returns once the scheduler has decided
-        stop_reason = "" if stop_signals is None else stop_signals.get(task.key)
-        return stop_reason
+        tune.report({SUCCEEDED: 0, "task": task.key, **values})  # returns once the scheduler has decided
+        stop_reasons[task.key] = "" if stop_signals is None else stop_signals.get(task.key)
+        return stop_reasons[task.key]
 
-    try:
-        metrics = run_task(task, settings, on_progress=on_progress, should_stop=should_stop)
-    # The boundary of a worker: whatever a trial raises is in its run already, and the sweep goes on.
-    except Exception as error:  # noqa: BLE001
-        tune.report({SUCCEEDED: 0, "reason": f"{type(error).__name__}: {error}"})
-    else:
-        success = {SUCCEEDED: 1, METRICS: json.dumps(metrics)}
-        tune.report(success if metrics else {SUCCEEDED: 0, STOPPED: stop_reason})
+    ended = run_tasks(tasks, settings, on_progress=on_progress, should_stop=should_stop)
+    outcomes = {
+        task.key: _outcome(metrics, stop_reasons.get(task.key, ""))
+        for task, metrics in zip(tasks, ended, strict=True)
+    }
+    succeeded = all(METRICS in outcome for outcome in outcomes.values())
+    tune.report({SUCCEEDED: int(succeeded), OUTCOMES: json.dumps(outcomes)})
+
+
+def _outcome(metrics: dict[str, float] | Exception, stop_reason: str) -> dict[str, object]:
+    """Return how a task ended, as it is reported."""
+    if isinstance(metrics, Exception):
+        return {REASON: f"{type(metrics).__name__}: {metrics}"}
+    return {METRICS: metrics} if metrics else {STOPPED: stop_reason}

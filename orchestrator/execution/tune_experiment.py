@@ -18,7 +18,7 @@ from orchestrator.config import EarlyStopping
 from orchestrator.errors import ClusterError, DiskFullError
 from orchestrator.execution.dag_searcher import (
     DIED,
-    TASK,
+    TASKS,
     ConcurrencyRamp,
     DagSearcher,
     LiveTrialScheduler,
@@ -30,9 +30,17 @@ from orchestrator.execution.ray_local import check_loopback, living_nodes, local
 from orchestrator.execution.ray_session import death, session_folder
 from orchestrator.execution.trainable import StopSignals, trainable
 from orchestrator.execution.tune_patches import reuse_prestarted_workers, worker_loss_fails_one_trial
+from orchestrator.planning.stacks import stack_group
 from orchestrator.system.memory import default_gc
 from orchestrator.system.signals import SignalHandler
-from orchestrator.trial.task import PreviousTrial, SweepOutcome, Task, TaskResult, WorkerSettings
+from orchestrator.trial.task import (
+    PreviousTrial,
+    SweepOutcome,
+    Task,
+    TaskResult,
+    WorkerSettings,
+    load_tasks,
+)
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -54,15 +62,18 @@ class ProgressCallback(tune.Callback):
             check_loopback()
             self.checks_listeners = False
         self.ramp.on_start()
-        self.progress.on_start(_task_of(trial))
+        for task in load_tasks(trial.config[TASKS]):
+            self.progress.on_start(task)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         if death():
             return  # Ray itself died, and all workers with it
-        task = _task_of(trial)
-        self.deaths[task.key] += 1
-        count = f"{self.deaths[task.key]} of {self.retries}"
-        self.progress.print_line(f"{task.name}: its worker died; it is tried again ({count})")
+        first, *others = tasks = load_tasks(trial.config[TASKS])
+        for task in tasks:
+            self.deaths[task.key] += 1
+        count = f"{self.deaths[first.key]} of {self.retries}"
+        again = f"and {len(others)} more: their worker died; they are" if others else "its worker died; it is"
+        self.progress.print_line(f"{first.name}{' ' if others else ': '}{again} tried again ({count})")
 
     def death_reason(self, task: Task) -> str:
         """Return why a task has ended whose last worker has died, too."""
@@ -72,10 +83,6 @@ class ProgressCallback(tune.Callback):
     def __getstate__(self) -> dict[str, object]:  # Tune pickles its callbacks
         """Leave everything out, as the searcher does."""
         return {}
-
-
-def _task_of(trial: Trial) -> Task:
-    return Task.from_text(trial.config[TASK])
 
 
 __all__ = ["Resources", "run_experiment"]
@@ -144,7 +151,13 @@ def run_experiment(
                 ramp = ConcurrencyRamp(workers, resources.concurrent)
                 callback = ProgressCallback(progress, ramp, resources)
                 searcher = DagSearcher(
-                    tasks, collector.on_result, source, ramp=ramp, death_reason=callback.death_reason
+                    tasks,
+                    collector.on_result,
+                    source,
+                    ramp=ramp,
+                    death_reason=callback.death_reason,
+                    most_stacked=resources.most_stacked,
+                    group_of=lambda task: stack_group(task.config, competes=settings.stop is not None),
                 )
                 signals.mark_started()
                 _fit(searcher, settings, resources, previous_trials, callback, signals)

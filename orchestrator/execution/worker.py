@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -30,7 +30,8 @@ from orchestrator.tracking.round_masks import load_round_masks
 from orchestrator.tracking.run_session import RunSession, make_run_start
 from orchestrator.tracking.sensitivities import StoredSensitivities
 from orchestrator.tracking.source_models import load_source_model, transfer_tags
-from orchestrator.training.loop import EpochRecord
+from orchestrator.training.loop import EpochRecord, run_training
+from orchestrator.training.stack_runner import StackMember, run_in_stacks
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.params import params
 from orchestrator.trial.recovery import RoundMasks
@@ -43,6 +44,7 @@ from pruning import own_code, stored_code
 OnProgress = Callable[[dict[str, float]], None]
 ShouldStop = Callable[[dict[str, float]], str]  # a round's numbers -> why the trial is to stop, or ""
 CACHED_DENSE = 4  # dense states that one worker keeps in memory
+STACK_TAG = "stack"  # of a run whose trainings ran with others, whose time they share: how many at most
 
 
 def run_task(
@@ -51,11 +53,12 @@ def run_task(
     *,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    member: StackMember | None = None,
 ) -> dict[str, float]:
     """Run a task, record it as one MLflow run, and return its `final/*` metrics; {} if it was stopped.
 
     DivergedError (recorded, and not run again), DataError and StoreError pass through; the run is then
-    FAILED, with the reason.
+    FAILED, with the reason. As the `member` of a stack its trainings run with those of others.
     """
     check_code(settings.code)
     stored_code.add_all(settings.own_code)
@@ -72,6 +75,7 @@ def run_task(
         StoredDenseNetworks(shared_tracker(settings.uri, settings.experiment), outbox),
         on_progress,
         should_stop,
+        member,
     )
     pending = outbox.find_task_result(task.key)
     if pending is not None:  # a worker died between its work and the store
@@ -79,6 +83,33 @@ def run_task(
             deliver_all(settings.uri, outbox)
         return pending.final_metrics
     return execution.run_and_record()
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    settings: WorkerSettings,
+    *,
+    on_progress: OnProgress | None = None,
+    should_stop: Callable[[Task, dict[str, float]], str] | None = None,
+) -> list[dict[str, float] | Exception]:
+    """Run tasks of one model as a stack, each recorded as `run_task` does, and return how each ended."""
+
+    def run(task: Task, member: StackMember | None = None) -> dict[str, float]:
+        stop = None if should_stop is None else partial(should_stop, task)
+        return run_task(task, settings, on_progress=on_progress, should_stop=stop, member=member)
+
+    numerics = tasks[0].dense.numerics
+    torch.set_num_threads(numerics.threads)
+    if len(tasks) == 1:
+        try:
+            return [run(tasks[0])]
+        # The boundary of a worker: what a trial raises is in its run already, and the sweep goes on.
+        except Exception as error:  # noqa: BLE001
+            return [error]
+    # Around all of them: what one member sets globally must not end with it.
+    with deterministic(numerics.device, tf32=numerics.tf32):
+        jobs = [partial(run, task) for task in tasks]
+        return run_in_stacks(jobs, model=tasks[0].dense.model, device=torch.device(numerics.device))
 
 
 @dataclass(frozen=True)
@@ -91,6 +122,7 @@ class _TaskExecution:
     networks: StoredDenseNetworks
     on_progress: OnProgress | None
     should_stop: ShouldStop | None
+    member: StackMember | None
 
     def run_and_record(self) -> dict[str, float]:
         """Run the task within a run of its own, and return the final metrics."""
@@ -114,6 +146,8 @@ class _TaskExecution:
                 tags[NONDETERMINISTIC_TAG] = ", ".join(sorted(nondeterministic_ops))
             if masks is not None:
                 tags["trunk_key"] = masks.key
+            if self.member is not None and self.member.largest_stack > 1:
+                tags[STACK_TAG] = str(self.member.largest_stack)
             session.finish(
                 partial(
                     write_result,
@@ -149,6 +183,7 @@ class _TaskExecution:
             on_epoch=self._on_epoch,
             checkpoints=checkpoints,
             every_seconds=self.settings.checkpoint_seconds,
+            run_training=run_training if self.member is None else self.member.run_training,
         )
 
     def _on_epoch(self, stage: str, epoch: int, record: EpochRecord) -> None:

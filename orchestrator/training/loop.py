@@ -1,4 +1,4 @@
-"""The training loop, what may be added to it, and its state between two epochs."""
+"""The training loop, and its state between two epochs."""
 
 from __future__ import annotations
 
@@ -20,62 +20,11 @@ from orchestrator.system.determinism import global_states, set_global_states
 from orchestrator.training.averaging import WeightAverage
 from orchestrator.training.checkpoint_format import Checkpoint, load_optimizer, optimizer_tensors, snapshot
 from orchestrator.training.evaluation import evaluate, precision
+from orchestrator.training.hooks import NO_HOOKS, TrainingHooks
 from orchestrator.training.inputs import Inputs
-from orchestrator.training.losses import Labels, Loss, cross_entropy
+from orchestrator.training.losses import Labels
 from orchestrator.training.masker import Masker
 from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
-
-# (optimizer, images of the batch) -> new masks, or None for those of before
-OptimizerStep = Callable[[torch.optim.Optimizer, int], Mapping[str, Tensor] | None]
-
-
-class Regularizer(Protocol):
-    """Acts before and after every optimizer step; `progress` in [0, 1] is that of the phase."""
-
-    def before_step(self, *, progress: float) -> None: ...
-
-    def after_step(self, lr: float, *, progress: float) -> None: ...
-
-
-class StatefulHook(Protocol):
-    """What the hooks remember from epoch to epoch, beside the network."""
-
-    def state_dict(self) -> Checkpoint:
-        """Return what the next epochs depend on."""
-
-    def load_state_dict(self, saved: Checkpoint) -> Mapping[str, Tensor]:
-        """Load what `state_dict` returned, and return the masks in force."""
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingHooks:
-    """What may be added to a plain training.
-
-    `after_epoch(epoch)` may change the network, and returns new masks or None for those of before;
-    `optimizer_step`, in place of the optimizer's own, may do so at every step. `after_backward()` sees the
-    gradient of every batch, whole and not yet clipped. What these remember is in `stateful`. A loss and a
-    regularizer keep nothing from step to step.
-    """
-
-    loss: Loss = cross_entropy
-    regularizer: Regularizer | None = None
-    after_epoch: Callable[[int], Mapping[str, Tensor] | None] | None = None
-    stateful: StatefulHook | None = None
-    after_backward: Callable[[], None] | None = None
-    optimizer_step: OptimizerStep | None = None
-
-    @property
-    def cannot_resume(self) -> bool:
-        """Whether what the hooks remember would be lost: such a training starts anew."""
-        in_use = (self.after_epoch, self.after_backward, self.optimizer_step)
-        return self.stateful is None and any(hook is not None for hook in in_use)
-
-    def state_dict(self) -> Checkpoint:
-        """Return what the hooks remember; empty where they are not stateful."""
-        return Checkpoint({}, {}) if self.stateful is None else self.stateful.state_dict()
-
-
-NO_HOOKS = TrainingHooks()
 
 
 @dataclass(frozen=True)
@@ -112,6 +61,15 @@ class TrainerState:
     average: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class EpochSums:
+    """The sums over the images of an epoch: losses in nats, correct predictions; and its last rate."""
+
+    loss: float
+    correct: float
+    lr: float
+
+
 # Called at every epoch's end with a function that captures the state: a copy is made only where one is due.
 MaybeSave = Callable[[Callable[[], TrainerState]], None]
 
@@ -127,6 +85,28 @@ class TrainingCheckpointer(Protocol):
 
     def finished(self, stage: str, round: int, trainer_state: TrainerState) -> None:
         """Record a finished training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One training that is to be run: what `train` takes."""
+
+    net: nn.Module
+    split: Split
+    validation: Split
+    recipe: Train
+    phase: TrainingPhase
+    batch_size: int
+    numerics: Numerics
+    generator: torch.Generator
+    masks: Mapping[str, Tensor] | None = None
+    hooks: TrainingHooks = NO_HOOKS
+    on_epoch: OnEpoch | None = None
+    resume_from: TrainerState | None = None
+    maybe_save: MaybeSave | None = None
+
+
+RunTraining = Callable[[Training], list[EpochRecord]]
 
 
 def train(
@@ -152,33 +132,18 @@ def train(
     Returns a record per epoch; with `resume_from` those of its epochs come first. DivergedError once a loss
     is not finite.
     """
-    inputs, average = Inputs(split, recipe, generator), WeightAverage(net, recipe.ema) if recipe.ema else None
-    optimizer = make_optimizer(recipe, net)
-    loop = _Loop(net, inputs, optimizer, recipe, phase, batch_size, numerics, generator, hooks, average)
-    records = [] if resume_from is None else list(resume_from.records)
-    if resume_from is not None:
-        masks = loop.load_state_dict(resume_from) or masks
-    apply_masks = Masker(dict(net.named_parameters()), masks or {})
-    for epoch in range(len(records), phase.epochs):
+    settings = (recipe, phase, batch_size, numerics, generator, masks, hooks)
+    return run_training(Training(net, split, validation, *settings, on_epoch, resume_from, maybe_save))
+
+
+def run_training(training: Training) -> list[EpochRecord]:
+    """Run one training by itself, as `train` says."""
+    loop = TrainingLoop(training)
+    for epoch in range(len(loop.records), training.phase.epochs):
         started = perf_counter()
-        loss, accuracy, lr = loop.run_epoch(epoch, apply_masks)
-        with loop.averaged():
-            new_masks = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
-            seconds = perf_counter() - started
-            evaluation = evaluate(net, validation, numerics=numerics)
-        if new_masks is not None:
-            apply_masks.replace(new_masks)
-            if average is not None:
-                apply_masks()  # the hook has changed the average alone
-        _check_finite(loss, evaluation.loss, epoch=epoch + 1, epochs=phase.epochs)
-        records.append(EpochRecord(loss, accuracy, evaluation.loss, evaluation.accuracy, lr, seconds))
-        if maybe_save is not None:
-            maybe_save(partial(loop.state_dict, tuple(records)))
-        if on_epoch is not None:
-            on_epoch(epoch + 1, records[-1])
-    if average is not None:
-        average.replace_weights()
-    return records
+        sums = loop.run_epoch(epoch)
+        loop.finish_epoch(epoch, sums, seconds=perf_counter() - started)
+    return loop.finish()
 
 
 def _check_finite(*losses: float, epoch: int, epochs: int) -> None:
@@ -186,38 +151,41 @@ def _check_finite(*losses: float, epoch: int, epochs: int) -> None:
         raise DivergedError(f"the loss is no longer finite in epoch {epoch} of {epochs}")
 
 
-@dataclass(frozen=True, eq=False)
-class _Loop:
-    """One training, an epoch at a time: what it trains, on what, by which recipe."""
+class TrainingLoop:
+    """One training, an epoch at a time; a training that is resumed begins after its `records`."""
 
-    net: nn.Module
-    inputs: Inputs
-    optimizer: torch.optim.Optimizer
-    recipe: Train
-    phase: TrainingPhase
-    batch_size: int
-    numerics: Numerics
-    generator: torch.Generator
-    hooks: TrainingHooks
-    average: WeightAverage | None
+    def __init__(self, training: Training) -> None:
+        self.training, self.net, self.recipe = training, training.net, training.recipe
+        self.phase, self.numerics, self.hooks = training.phase, training.numerics, training.hooks
+        self.inputs = Inputs(training.split, training.recipe, training.generator)
+        self.average = WeightAverage(training.net, training.recipe.ema) if training.recipe.ema else None
+        self.optimizer = make_optimizer(training.recipe, training.net)
+        self.records: list[EpochRecord] = []
+        masks = training.masks
+        if training.resume_from is not None:
+            self.records = list(training.resume_from.records)
+            masks = self.load_state_dict(training.resume_from) or masks
+        self.apply_masks = Masker(dict(training.net.named_parameters()), masks or {})
 
     @property
-    def split(self) -> Split:
-        return self.inputs.split
+    def device(self) -> torch.device:
+        return self.training.split.images.device
 
     def averaged(self) -> AbstractContextManager[None]:
         """Return a block in which the network has its average, if the recipe has one."""
         return nullcontext() if self.average is None else self.average.in_place_of_weights()
 
-    def run_epoch(self, epoch: int, apply_masks: Masker) -> tuple[float, float, float]:
-        """Pass over the split once, and return (mean loss, accuracy, last learning rate)."""
+    def run_epoch(self, epoch: int) -> EpochSums:
+        """Pass over the split once."""
         self.net.train()
-        size, device = len(self.split), self.split.images.device
+        split, device = self.training.split, self.device
         loss_sum, correct, lr = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
-        steps = math.ceil(size / self.batch_size)
-        batches = self.inputs.epoch(self.batch_size, micro_batch=self.numerics.micro_batch)
+        steps = math.ceil(len(split) / self.training.batch_size)
+        batches = self.inputs.epoch(self.training.batch_size, micro_batch=self.numerics.micro_batch)
         for step, (batch_size, micro_batches) in enumerate(batches):
-            lr = self._set_lr(epoch + step / steps, step=1 / steps)
+            lr = self.lr_at(epoch + step / steps, step=1 / steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
             for images, labels in micro_batches:
                 loss, hits = self._accumulate(images, labels, batch_size)
@@ -226,12 +194,43 @@ class _Loop:
             progress = (epoch + step / steps) / self.phase.epochs
             new_masks = self._step(lr, progress=progress, images=batch_size)
             if new_masks is not None:
-                apply_masks.replace(new_masks)
-            apply_masks()
+                self.apply_masks.replace(new_masks)
+            self.apply_masks()
             if self.average is not None:
                 self.average.update(new_masks)
         total_loss, total_correct = torch.stack([loss_sum, correct]).tolist()  # the only wait for the device
-        return total_loss / size, total_correct / size, lr
+        return EpochSums(total_loss, total_correct, lr)
+
+    def finish_epoch(self, epoch: int, sums: EpochSums, *, seconds: float) -> None:
+        """Let the hooks act, evaluate the network, and record the epoch, whose steps took `seconds`.
+
+        DivergedError for a loss that is not finite.
+        """
+        training, hooks, started = self.training, self.hooks, perf_counter()
+        with self.averaged():
+            new_masks = hooks.after_epoch(epoch + 1) if hooks.after_epoch else None
+            seconds += perf_counter() - started
+            evaluation = evaluate(self.net, training.validation, numerics=self.numerics)
+        if new_masks is not None:
+            self.apply_masks.replace(new_masks)
+            if self.average is not None:
+                self.apply_masks()  # the hook has changed the average alone
+        size = len(training.split)
+        loss, accuracy = sums.loss / size, sums.correct / size
+        _check_finite(loss, evaluation.loss, epoch=epoch + 1, epochs=self.phase.epochs)
+        self.records.append(
+            EpochRecord(loss, accuracy, evaluation.loss, evaluation.accuracy, sums.lr, seconds)
+        )
+        if training.maybe_save is not None:
+            training.maybe_save(partial(self.state_dict, tuple(self.records)))
+        if training.on_epoch is not None:
+            training.on_epoch(epoch + 1, self.records[-1])
+
+    def finish(self) -> list[EpochRecord]:
+        """Give the network the average of the weights, if the recipe has one, and return the records."""
+        if self.average is not None:
+            self.average.replace_weights()
+        return self.records
 
     def state_dict(self, records: tuple[EpochRecord, ...]) -> TrainerState:
         """Return a copy of the training's state after the epochs of these records."""
@@ -240,8 +239,8 @@ class _Loop:
             self.numerics.micro_batch,
             snapshot(self.net),
             optimizer_tensors(self.optimizer),
-            self.generator.get_state(),
-            global_states(self.split.images.device),
+            self.training.generator.get_state(),
+            global_states(self.device),
             self.hooks.state_dict(),
             {} if self.average is None else self.average.state_dict(),
         )
@@ -250,18 +249,16 @@ class _Loop:
         """Load what `state_dict` returned, and return the masks in force, if the hooks have any."""
         self.net.load_state_dict(state.weights)
         load_optimizer(self.optimizer, state.optimizer)
-        self.generator.set_state(state.generator)
-        set_global_states(state.global_generators, self.split.images.device)
+        self.training.generator.set_state(state.generator)
+        set_global_states(state.global_generators, self.device)
         if self.average is not None:
             self.average.load_state_dict(state.average)
         return None if self.hooks.stateful is None else self.hooks.stateful.load_state_dict(state.hook_state)
 
-    def _set_lr(self, epochs: float, *, step: float) -> float:
+    def lr_at(self, epochs: float, *, step: float) -> float:
+        """Return the rate at a position of the phase; `step` is the length of a step. Both in epochs."""
         position = self.phase.start + (0.0 if self.phase.constant_lr else epochs)
-        lr = self.phase.lr_factor * learning_rate(self.recipe, position, step=step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+        return self.phase.lr_factor * learning_rate(self.recipe, position, step=step)
 
     def _accumulate(self, images: Tensor, labels: Labels, batch_size: int) -> tuple[Tensor, Tensor]:
         """Add the gradient of one micro-batch, and return (its summed loss, its correct predictions)."""

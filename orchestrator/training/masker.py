@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,3 +35,11 @@ class Masker:
     def __call__(self) -> None:
         if self.parameters:
             torch._foreach_mul_(self.parameters, self.factors)
+
+
+def join_maskers(maskers: Sequence[Masker]) -> Masker:
+    """Return one masker that applies the masks of several in one operation."""
+    joined = Masker({}, {})
+    joined.parameters = [bits for masker in maskers for bits in masker.parameters]
+    joined.factors = [factor for masker in maskers for factor in masker.factors]
+    return joined

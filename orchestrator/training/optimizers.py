@@ -31,20 +31,17 @@ SGD, Adam, AdamW = (
     _uncompiled(torch.optim.Adam),
     _uncompiled(torch.optim.AdamW),
 )
-OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter], Train], Optimizer]] = {
-    "sgd": lambda parameters, train: SGD(
-        parameters,
+ParameterGroups = list[dict[str, Any]]  # as torch's optimizers take them
+OPTIMIZERS: dict[str, Callable[[ParameterGroups, Train], Optimizer]] = {
+    "sgd": lambda groups, train: SGD(
+        groups,
         lr=train.lr,
         momentum=train.momentum,
         nesterov=train.nesterov,
         weight_decay=train.weight_decay,
     ),
-    "adam": lambda parameters, train: Adam(
-        parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True
-    ),
-    "adamw": lambda parameters, train: AdamW(
-        parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True
-    ),
+    "adam": lambda groups, train: Adam(groups, lr=train.lr, weight_decay=train.weight_decay, fused=True),
+    "adamw": lambda groups, train: AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, fused=True),
 }
 
 
@@ -74,6 +71,11 @@ def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
 
 def make_optimizer(train: Train, net: nn.Module) -> Optimizer:
     """Return the recipe's optimizer for all parameters of a network. SpaceError for an unknown name."""
+    return make_group_optimizer(train, [list(net.parameters())])
+
+
+def make_group_optimizer(train: Train, groups: Sequence[Sequence[nn.Parameter]]) -> Optimizer:
+    """Return the recipe's optimizer, with a learning rate for each group of parameters."""
     if train.optimizer not in OPTIMIZERS:
         raise SpaceError(unknown_name("optimizer", train.optimizer, OPTIMIZERS))
-    return OPTIMIZERS[train.optimizer](list(net.parameters()), train)
+    return OPTIMIZERS[train.optimizer]([{"params": list(group)} for group in groups], train)

@@ -15,7 +15,7 @@ import models
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data.loading import Dataset
 from orchestrator.system.determinism import seeded
-from orchestrator.training.loop import EpochRecord, TrainingCheckpointer
+from orchestrator.training.loop import EpochRecord, RunTraining, TrainingCheckpointer, run_training
 from orchestrator.training.losses import Loss, cross_entropy
 from orchestrator.trial.metrics import Profile, profile
 from orchestrator.trial.structure import Architecture, flow_of, groups_of
@@ -59,6 +59,7 @@ class TrialContext:
     trained dense network, once there is one. Recoveries minimise `loss`; `has_teacher` says that it runs the
     dense network as well. Every training is recorded in the `checkpointer`. The dense training starts from
     `source_model`, if there is one. `curves` are the losses that a trial with scope `sensitivity` goes by.
+    `run_training` runs each training: by itself, or with those of other trials as one.
     """
 
     config: DenseConfig
@@ -72,6 +73,7 @@ class TrialContext:
     checkpointer: TrainingCheckpointer | None = None
     source_model: SourceModel | None = None
     curves: Mapping[str, LossCurve] | None = None
+    run_training: RunTraining = run_training
 
     @property
     def architecture(self) -> Architecture:
@@ -174,6 +176,7 @@ def make_context(
     *,
     on_epoch: OnStageEpoch | None = None,
     source_model: SourceModel | None = None,
+    run_training: RunTraining = run_training,
 ) -> TrialContext:
     """Return the context of a dense training or a trial.
 
@@ -182,7 +185,9 @@ def make_context(
     trial = config if isinstance(config, TrialConfig) else None
     dense = config.dense if isinstance(config, TrialConfig) else config
     cost = _cost(dense.model, data.input_shape, data.num_classes)
-    return TrialContext(dense, data, cost, trial, on_epoch, source_model=source_model)
+    return TrialContext(
+        dense, data, cost, trial, on_epoch, source_model=source_model, run_training=run_training
+    )
 
 
 @lru_cache(maxsize=16)

@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from orchestrator.training.checkpoint_format import Checkpoint
-from orchestrator.training.loop import TrainingHooks
+from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.metrics import train_flops_effective

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from torch import nn
 
+from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.lengths import Length, epochs_of
-from orchestrator.training.loop import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import train_more

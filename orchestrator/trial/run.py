@@ -12,6 +12,7 @@ from torch import Tensor
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data.loading import Dataset
 from orchestrator.training.checkpoint_format import CheckpointStore
+from orchestrator.training.loop import RunTraining, run_training
 from orchestrator.trial import stages
 from orchestrator.trial.checkpointing import TrialCheckpointer, resume_or_start
 from orchestrator.trial.context import NetworkState, OnStageEpoch, TrialContext, make_context
@@ -75,13 +76,16 @@ def run_dense(
     on_epoch: OnStageEpoch | None = None,
     checkpoints: CheckpointStore | None = None,
     every_seconds: float | None = None,
+    run_training: RunTraining = run_training,
 ) -> TrialResult:
     """Train and measure the dense network of a configuration, from its source model if it has one.
 
     Every minute, or `every_seconds`, the progress is saved in `checkpoints`; what an earlier process saved
-    there is resumed. DivergedError once a loss is not finite.
+    there is resumed. Every training is run by `run_training`. DivergedError once a loss is not finite.
     """
-    context = make_context(config, data, on_epoch=on_epoch, source_model=source_model)
+    context = make_context(
+        config, data, on_epoch=on_epoch, source_model=source_model, run_training=run_training
+    )
     checkpointer = resume_or_start(
         checkpoints, context, key=config.key(), dense=None, every_seconds=every_seconds
     )
@@ -102,6 +106,7 @@ def run_trial(
     on_round: OnRound | None = None,
     checkpoints: CheckpointStore | None = None,
     every_seconds: float | None = None,
+    run_training: RunTraining = run_training,
 ) -> TrialResult:
     """Prune, recover and measure, round after round, from the stored dense network or a new one.
 
@@ -109,9 +114,12 @@ def run_trial(
     Rounds that an earlier process measured are reported again first; where it stops the trial then, the
     result is that of the last measured round. A control takes its masks from the rounds of `masks_from`,
     if there are any. What scope `sensitivity` needs to know of the dense network is looked up in
-    `sensitivities`, and added there. `checkpoints` and `every_seconds` are as for `run_dense`.
+    `sensitivities`, and added there. `checkpoints`, `every_seconds` and
+    `run_training` are as for `run_dense`.
     """
-    context = make_context(config, data, on_epoch=on_epoch, source_model=source_model)
+    context = make_context(
+        config, data, on_epoch=on_epoch, source_model=source_model, run_training=run_training
+    )
     stored = store.dense(config.dense)
     checkpointer = resume_or_start(
         checkpoints,

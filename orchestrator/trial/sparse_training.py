@@ -14,7 +14,7 @@ from orchestrator.config import Train
 from orchestrator.data.batches import count_batches
 from orchestrator.errors import DivergedError
 from orchestrator.training.checkpoint_format import Checkpoint
-from orchestrator.training.loop import TrainingHooks
+from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, seed_for
 from orchestrator.trial.metrics import dense_gradient_flops

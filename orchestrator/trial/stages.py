@@ -20,7 +20,8 @@ from orchestrator.data.loading import Dataset
 from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import global_states
 from orchestrator.training.checkpoint_format import snapshot
-from orchestrator.training.loop import TrainerState, TrainingCheckpointer, TrainingHooks, train
+from orchestrator.training.hooks import TrainingHooks
+from orchestrator.training.loop import TrainerState, Training, TrainingCheckpointer, run_training
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.allocation import allocation_of
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
@@ -115,7 +116,7 @@ def _train(
     with context.seeded(stage, round):
         hooks = TrainingHooks(loss=context.loss) if make_hooks is None else make_hooks(net)
         checkpointer = None if hooks.cannot_resume else context.checkpointer
-        records = train(
+        training = Training(
             net,
             data.train,
             data.validation,
@@ -130,6 +131,8 @@ def _train(
             resume_from=None if resume_from is None else network.narrow_state(resume_from),
             maybe_save=None if checkpointer is None else partial(_save, checkpointer, network, stage, round),
         )
+        # Cut networks of one shape may read other columns: what is not in their weights must not be shared.
+        records = run_training(training) if network.entries else context.run_training(training)
         weights = network.widen(snapshot(net))
         if checkpointer is not None:
             # Of a finished training the optimizer is not needed any more.

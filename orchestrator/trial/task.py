@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
+from orchestrator.config import DenseConfig, Json, TrialConfig, dense_from_json
 
 if TYPE_CHECKING:
     from orchestrator.config import EarlyStopping
@@ -54,16 +54,21 @@ class Task:
         """The dense training that the task is, or starts from."""
         return self.config.dense if isinstance(self.config, TrialConfig) else self.config
 
-    def to_text(self) -> str:
-        """Return the task as JSON, in which form it travels to a worker."""
-        return json.dumps(asdict(self))
-
     @classmethod
-    def from_text(cls, text: str) -> Task:
-        """Return the task that `to_text` wrote."""
-        content = json.loads(text)
+    def from_json(cls, content: Mapping[str, Json]) -> Task:
+        """Return the task whose fields, in JSON, these are."""
         load_config = TrialConfig.from_json if content["parent"] else dense_from_json
         return cls(**{**content, "config": load_config(content["config"])})
+
+
+def dump_tasks(tasks: Sequence[Task]) -> str:
+    """Return tasks as JSON, in which form they travel to a worker."""
+    return json.dumps([asdict(task) for task in tasks])
+
+
+def load_tasks(text: str) -> tuple[Task, ...]:
+    """Return the tasks that `dump_tasks` wrote."""
+    return tuple(map(Task.from_json, json.loads(text)))
 
 
 @dataclass(frozen=True)

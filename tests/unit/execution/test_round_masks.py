@@ -18,7 +18,6 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data.loading import Dataset
 from orchestrator.data.loading import load_dataset as digits
 from orchestrator.errors import StoreError
-from orchestrator.execution.dag_searcher import SUCCEEDED
 from orchestrator.execution.worker import run_task
 from orchestrator.planning.plan import Plan, PlannedTrial, make_plan
 from orchestrator.planning.resume import remaining_tasks
@@ -193,24 +192,24 @@ def swept() -> tuple[Sweep, list[str]]:
 def test_the_control_waits_for_its_ticket() -> None:
     sweep, first = swept()
     assert first == ["dense", "wait"]
-    sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 1})
+    sweep.complete("0")
     assert [sweep.next(), sweep.next()] == ["ticket", "wait"]
-    sweep.searcher.on_trial_complete("1", {"done": True, SUCCEEDED: 1})
+    sweep.complete("1")
     assert [sweep.next(), sweep.next()] == ["control", "end"]
 
 
 def test_a_ticket_that_fails_leaves_its_control_alone() -> None:
     sweep, _ = swept()
-    sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 1})
+    sweep.complete("0")
     assert [sweep.next(), sweep.next()] == ["ticket", "wait"]
-    sweep.searcher.on_trial_complete("1", {"done": True, SUCCEEDED: 0, "reason": "bad luck"})
+    sweep.complete("1", reason="bad luck")
     assert [sweep.next(), sweep.next()] == ["control", "end"]
     assert sweep.ended() == [("dense", True, ""), ("ticket", False, "bad luck")]
 
 
 def test_without_their_dense_network_both_fail() -> None:
     sweep, _ = swept()
-    sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 0, "reason": "NaN"})
+    sweep.complete("0", reason="NaN")
     why = "its dense network failed: NaN"
     assert sweep.next() == "end"
     assert sweep.ended() == [("dense", False, "NaN"), ("ticket", False, why), ("control", False, why)]

@@ -27,7 +27,7 @@ from orchestrator.config import (
 )
 from orchestrator.data.loading import load_dataset
 from orchestrator.errors import SpaceError, UsageError
-from orchestrator.execution.dag_searcher import METRICS, STOPPED, SUCCEEDED
+from orchestrator.execution.dag_searcher import METRICS, OUTCOMES, STOPPED, SUCCEEDED, TASKS
 from orchestrator.execution.early_stopping import (
     OptunaStopping,
     PQIndexPruner,
@@ -45,7 +45,7 @@ from orchestrator.space.stopping_rules import pruners
 from orchestrator.storage.uri import default_uri
 from orchestrator.tracking import Tracker
 from orchestrator.trial.run import Round, run_trial
-from orchestrator.trial.task import PreviousTrial, Task, WorkerSettings
+from orchestrator.trial.task import PreviousTrial, Task, WorkerSettings, dump_tasks
 from pruning.pq_index import NOT_SEEN, REGULARISING, UNDERFITTING
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "pq_pruner.py"
@@ -249,7 +249,7 @@ def test_what_ended_before_this_sweep_is_compared_with() -> None:
     )
     assert told.reasons == {}
     worse = point_of(trial_config(0.5, setting=5))
-    told.result(worse, {SUCCEEDED: 0, **values(1, 0.1)})
+    told.result(worse, {SUCCEEDED: 0, "task": worse.key, **values(1, 0.1)})
     assert told.reasons.keys() == {worse.key}
     (study,) = told.scheduler._studies._groups.values()
     states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING]
@@ -298,25 +298,26 @@ class Told:
     def result(self, point: Task, result: dict[str, Any]) -> str:
         return self.scheduler.on_trial_result(None, self.trial(point), result)  # type: ignore[arg-type]
 
-    def complete(self, point: Task, result: dict[str, Any]) -> None:
+    def complete(self, point: Task, outcome: dict[str, Any]) -> None:
+        result = {OUTCOMES: json.dumps({point.key: outcome})}
         self.scheduler.on_trial_complete(None, self.trial(point), result)  # type: ignore[arg-type]
 
     @staticmethod
     def trial(point: Task) -> Any:
-        return type("Trial", (), {"config": {"task": point.to_text()}})
+        return type("Trial", (), {"config": {TASKS: dump_tasks([point])}})
 
 
 def test_only_rounds_of_trials_count() -> None:
     told = Told("threshold(lower=0.5)")
     dense, trial = Task(DENSE.key(), "dense", DENSE), point_of(trial_config(0.5))
-    assert told.result(dense, {SUCCEEDED: 0, **values(1, 0.1)}) == "CONTINUE"
+    assert told.result(dense, {SUCCEEDED: 0, "task": dense.key, **values(1, 0.1)}) == "CONTINUE"
     assert told.result(trial, {SUCCEEDED: 0, "epoch": 1.0, "val_accuracy": 0.1}) == "CONTINUE"
     assert told.reasons == {}
-    assert told.result(trial, {SUCCEEDED: 0, **values(1, 0.1)}) == "CONTINUE"
+    assert told.result(trial, {SUCCEEDED: 0, "task": trial.key, **values(1, 0.1)}) == "CONTINUE"
     why = "round 1: validation accuracy 0.1000, by threshold(lower=0.5)"
     assert told.reasons == {trial.key: why}
-    told.complete(trial, {SUCCEEDED: 0, STOPPED: why})
-    told.complete(dense, {SUCCEEDED: 1, METRICS: '{"final/val_accuracy": 0.9}'})
+    told.complete(trial, {STOPPED: why})
+    told.complete(dense, {METRICS: {"final/val_accuracy": 0.9}})
     (study,) = told.scheduler._studies._groups.values()
     assert [found.state for found in study.trials] == [TrialState.PRUNED]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from ray.tune.execution.tune_controller import TuneController
@@ -13,12 +16,16 @@ from ray.tune.search import Searcher
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.execution.dag_searcher import (
     METRICS,
+    OUTCOMES,
+    REASON,
+    STOPPED,
     SUCCEEDED,
+    TASKS,
     ConcurrencyRamp,
     DagSearcher,
     LiveTrialScheduler,
 )
-from orchestrator.trial.task import Task, TaskResult
+from orchestrator.trial.task import Task, TaskResult, load_tasks
 
 DENSE = DenseConfig("slp", "digits", 64, 0, Train(), Numerics())
 
@@ -32,6 +39,16 @@ def trial(seed: int, amount: float) -> Task:
     prune = Prune("magnitude", "weight", "layer", "one_shot", amount)
     config = TrialConfig(replace(DENSE, seed=seed), prune, "none", "weight")
     return Task(config.key(), f"trial {seed} {amount}", config, parent=config.dense.key())
+
+
+def finished(*tasks: Task, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """What a worker reports of tasks that succeeded."""
+    return {SUCCEEDED: 1, OUTCOMES: json.dumps({task.key: {METRICS: metrics or {}} for task in tasks})}
+
+
+def failed(reason: str, *tasks: Task) -> dict[str, Any]:
+    """What a worker reports of tasks that failed."""
+    return {SUCCEEDED: 0, OUTCOMES: json.dumps({task.key: {REASON: reason} for task in tasks})}
 
 
 class Sweep:
@@ -50,7 +67,15 @@ class Sweep:
         if given is None:
             return "wait"
         self.handed += 1
-        return Task.from_text(given["task"]).name
+        return " + ".join(task.name for task in load_tasks(given[TASKS]))
+
+    def complete(
+        self, trial_id: str, *, reason: str = "", metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """End a trial, all of whose tasks have these metrics, or failed for a reason."""
+        tasks = self.searcher._running[trial_id]
+        report = failed(reason, *tasks) if reason else finished(*tasks, metrics=metrics or {})
+        self.searcher.on_trial_complete(trial_id, report)
 
     def ended(self) -> list[tuple[str, bool, str]]:
         return [(outcome.task.name, outcome.metrics is not None, outcome.reason) for outcome in self.outcomes]
@@ -59,12 +84,12 @@ class Sweep:
 def test_children_come_after_their_parent() -> None:
     sweep = Sweep(trial(0, 0.5), dense(0), trial(1, 0.5), dense(1), trial(0, 0.9))
     assert [sweep.next() for _ in range(3)] == ["dense 0", "dense 1", "wait"]
-    sweep.searcher.on_trial_complete("1", {"done": True, SUCCEEDED: 1, METRICS: '{"final/accuracy": 0.5}'})
+    sweep.complete("1", metrics={"final/accuracy": 0.5})
     assert [sweep.next() for _ in range(2)] == ["trial 1 0.5", "wait"]
-    sweep.searcher.on_trial_complete("0", {"done": True, SUCCEEDED: 1})
+    sweep.complete("0")
     assert [sweep.next() for _ in range(3)] == ["trial 0 0.5", "trial 0 0.9", "end"]
     for running in ("2", "3", "4"):
-        sweep.searcher.on_trial_complete(running, {"done": True, SUCCEEDED: 1})
+        sweep.complete(running)
     assert [good for _, good, _ in sweep.ended()] == [True] * 5
     assert sweep.outcomes[0].metrics == {"final/accuracy": 0.5}
     assert sweep.next() == "end"
@@ -77,9 +102,7 @@ def test_a_trial_whose_parent_is_in_the_store_waits_for_nothing() -> None:
 def test_a_failed_parent_fails_its_children_with_its_reason() -> None:
     sweep = Sweep(dense(0), dense(1), trial(0, 0.5), trial(0, 0.9), trial(1, 0.5))
     assert [sweep.next() for _ in range(3)] == ["dense 0", "dense 1", "wait"]
-    sweep.searcher.on_trial_complete(
-        "0", {"done": True, SUCCEEDED: 0, "reason": "DivergedError: no longer finite"}
-    )
+    sweep.complete("0", reason="DivergedError: no longer finite")
     why = "DivergedError: no longer finite"
     assert sweep.ended() == [
         ("dense 0", False, why),
@@ -87,7 +110,7 @@ def test_a_failed_parent_fails_its_children_with_its_reason() -> None:
         ("trial 0 0.9", False, f"its dense network failed: {why}"),
     ]
     assert sweep.next() == "wait"
-    sweep.searcher.on_trial_complete("1", {"done": True, SUCCEEDED: 1})
+    sweep.complete("1")
     assert [sweep.next(), sweep.next()] == ["trial 1 0.5", "end"]
 
 
@@ -114,13 +137,13 @@ def test_children_are_released_even_if_nobody_can_listen() -> None:
     searcher = DagSearcher([dense(0), trial(0, 0.5)], deaf, ramp=ConcurrencyRamp(1, 1))
     searcher.suggest("0")
     with pytest.raises(OSError, match="terminal"):
-        searcher.on_trial_complete("0", {SUCCEEDED: 1})
+        searcher.on_trial_complete("0", finished(dense(0)))
     assert isinstance(searcher.suggest("1"), dict)
 
 
 def test_ends_of_unknown_trials_are_nothing() -> None:
     sweep = Sweep(dense(0))
-    sweep.searcher.on_trial_complete("never handed out", {"done": True, SUCCEEDED: 1})
+    sweep.searcher.on_trial_complete("never handed out", finished(dense(0)))
     assert sweep.outcomes == []
 
 
@@ -167,7 +190,7 @@ def test_no_more_run_at_once_than_may() -> None:
     assert [sweep.next() for _ in range(2)] == ["dense 0", "wait"]
     at_once.first = 3
     assert [sweep.next() for _ in range(3)] == ["dense 1", "dense 2", "wait"]
-    sweep.searcher.on_trial_complete("0", {SUCCEEDED: 1})
+    sweep.complete("0")
     assert [sweep.next() for _ in range(2)] == ["dense 3", "end"]
 
 
@@ -205,10 +228,10 @@ def test_more_is_asked_for_only_where_nothing_is_ready() -> None:
     assert [sweep.next() for _ in range(3)] == ["dense 0", "wait", "wait"]
     assert tap.rooms == [3, 3, 3]
     assert tap.exhausted
-    sweep.searcher.on_trial_complete("1", {SUCCEEDED: 1})
+    sweep.complete("1")
     assert [sweep.next() for _ in range(3)] == ["trial 0 0.5", "trial 0 0.9", "end"]
     for running in ("0", "2", "3"):
-        sweep.searcher.on_trial_complete(running, {SUCCEEDED: 1})
+        sweep.complete(running)
     assert tap.heard == ["dense 0", "dense 1", "trial 0 0.5", "trial 0 0.9"]
 
 
@@ -216,7 +239,7 @@ def test_a_dense_network_that_two_points_need_is_handed_out_once() -> None:
     tap = Tap([dense(0), trial(0, 0.5)], [dense(0), trial(0, 0.9)], [trial(0, 0.7)])
     sweep = tapped(tap)
     assert [sweep.next() for _ in range(4)] == ["dense 0", "wait", "wait", "wait"]
-    sweep.searcher.on_trial_complete("0", {SUCCEEDED: 1})
+    sweep.complete("0")
     assert [sweep.next() for _ in range(4)] == ["trial 0 0.5", "trial 0 0.9", "trial 0 0.7", "end"]
 
 
@@ -224,7 +247,7 @@ def test_a_dense_network_that_failed_is_not_tried_for_the_next_point() -> None:
     tap = Tap([dense(0), trial(0, 0.5)], [dense(0), trial(0, 0.9)], [dense(1), trial(1, 0.5)])
     sweep = tapped(tap)
     assert sweep.next() == "dense 0"
-    sweep.searcher.on_trial_complete("0", {SUCCEEDED: 0, "reason": "no memory"})
+    sweep.complete("0", reason="no memory")
     assert sweep.next() == "wait"  # its second child has failed at once
     assert sweep.next() == "dense 1"
     assert tap.heard == ["dense 0", "trial 0 0.5", "trial 0 0.9"]
@@ -239,7 +262,7 @@ def test_a_source_hears_before_anybody_listens() -> None:
     searcher = DagSearcher([dense(0)], deaf, tap, ramp=ConcurrencyRamp(1, 1))
     searcher.suggest("0")
     with pytest.raises(OSError, match="terminal"):
-        searcher.on_trial_complete("0", {SUCCEEDED: 1})
+        searcher.on_trial_complete("0", finished(dense(0)))
     assert tap.heard == ["dense 0"]
 
 
@@ -260,3 +283,72 @@ def test_what_was_handed_out_is_run_without_a_look_at_what_has_ended() -> None:
     assert chosen is not None
     assert chosen.status == Trial.PENDING
     assert LiveTrialScheduler().choose_trial_to_run(Living(Trial.RUNNING)) is None
+
+
+# Tasks that run as a stack
+
+
+def stacking(*points: Task, most: int = 3, workers: int = 1) -> Sweep:
+    """A sweep whose tasks are alike in their kind."""
+    sweep = Sweep()
+    sweep.searcher = DagSearcher(
+        points,
+        sweep.outcomes.append,
+        ramp=ConcurrencyRamp(workers, workers),
+        most_stacked=most,
+        group_of=lambda task: task.parent is None,
+    )
+    return sweep
+
+
+def test_tasks_of_one_group_go_to_a_worker_together() -> None:
+    sweep = stacking(dense(0), trial(7, 0.5), dense(1), trial(0, 0.5), dense(2), dense(3))
+    assert [sweep.next(), sweep.next()] == ["dense 0 + dense 1 + dense 2", "wait"]
+    sweep.complete("0", metrics={"final/accuracy": 0.5})
+    assert [row.metrics for row in sweep.outcomes] == [{"final/accuracy": 0.5}] * 3
+    assert sweep.next() == "trial 7 0.5 + trial 0 0.5"
+    sweep.complete("1")
+    assert [sweep.next(), sweep.next()] == ["dense 3", "end"]
+
+
+def test_free_workers_share_a_group_evenly() -> None:
+    sweep = stacking(*(dense(seed) for seed in range(5)), most=16, workers=2)
+    assert [sweep.next(), sweep.next()] == ["dense 0 + dense 1 + dense 2", "dense 3 + dense 4"]
+
+
+def test_a_stack_of_one_is_none() -> None:
+    sweep = stacking(dense(0), dense(1), most=1)
+    assert sweep.next() == "dense 0"
+
+
+def test_tasks_of_a_stack_end_each_in_its_own_way() -> None:
+    sweep = stacking(dense(0), dense(1), dense(2), trial(1, 0.5), trial(2, 0.5))
+    assert sweep.next() == "dense 0 + dense 1 + dense 2"
+    outcomes = {
+        dense(0).key: {STOPPED: "enough"},
+        dense(1).key: {REASON: "DivergedError: no longer finite"},
+        dense(2).key: {METRICS: {"final/accuracy": 0.5}},
+    }
+    sweep.searcher.on_trial_complete("0", {SUCCEEDED: 0, OUTCOMES: json.dumps(outcomes)})
+    states = [(row.task.name, row.state) for row in sweep.outcomes]
+    assert states == [
+        ("dense 0", "stopped"),
+        ("dense 1", "failed"),
+        ("trial 1 0.5", "failed"),
+        ("dense 2", "complete"),
+    ]
+    assert [sweep.next(), sweep.next()] == ["trial 2 0.5", "end"]
+
+
+def test_tasks_whose_worker_died_run_again_by_themselves() -> None:
+    """Of a stack that kills its worker one member may be to blame."""
+    sweep = stacking(dense(0), dense(1), trial(1, 0.5))
+    assert sweep.next() == "dense 0 + dense 1"
+    sweep.searcher.on_trial_complete("0", None, error=True)
+    assert sweep.outcomes == []
+    assert [sweep.next(), sweep.next()] == ["dense 0", "wait"]
+    sweep.searcher.on_trial_complete("1", None, error=True)
+    assert sweep.ended() == [("dense 0", False, "its worker died")]
+    assert sweep.next() == "dense 1"
+    sweep.complete("2")
+    assert [sweep.next(), sweep.next()] == ["trial 1 0.5", "end"]

@@ -19,7 +19,7 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
 from orchestrator.data import loading
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.execution.worker import StoredDenseNetworks, run_task
+from orchestrator.execution.worker import StoredDenseNetworks, run_task, run_tasks
 from orchestrator.planning.plan import Plan, PlannedTrial
 from orchestrator.planning.resume import remaining_tasks
 from orchestrator.space.space import load_space
@@ -32,7 +32,7 @@ from orchestrator.tracking.delivery import shared_tracker
 from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.params import params
 from orchestrator.trial.run import run_dense, run_trial
-from orchestrator.trial.task import Task, WorkerSettings
+from orchestrator.trial.task import Task, WorkerSettings, dump_tasks, load_tasks
 
 MODEL = "mlp(widths=[16, 8])"
 DENSE = DenseConfig(MODEL, "digits", 64, 0, Train(epochs=2), Numerics(micro_batch=4096))
@@ -115,7 +115,7 @@ def test_a_dense_run_keeps_its_files(place: Place) -> None:
     layers = json.loads(place.tracker.read_text(row, "layers.json"))
     assert [line[0] for line in layers["data"]] == ["hidden.0", "hidden.1", "output"]
     config = json.loads(place.tracker.read_text(row, "config.json"))
-    assert Task.from_text(point(DENSE).to_text()).config == dense_from_json(config)
+    assert load_tasks(dump_tasks([point(DENSE)]))[0].config == dense_from_json(config)
     operators = json.loads(place.tracker.read_text(row, "operators.json"))
     assert operators["macs"] == {"hidden.0": 64 * 16, "hidden.1": 16 * 8, "output": 8 * 10}
     assert operators["notes"] == []
@@ -248,7 +248,7 @@ def test_other_models_packages_are_refused(place: Place) -> None:
 def test_points_survive_being_text() -> None:
     protected = replace(trial_config(), prune=replace(trial_config().prune, protect=("output",)))
     for config in (DENSE, trial_config(), protected):
-        again = Task.from_text(point(config).to_text())
+        (again,) = load_tasks(dump_tasks([point(config)]))
         assert again == point(config)
         assert again.config.key() == again.key
 
@@ -319,3 +319,38 @@ def test_a_full_run_of_memory_is_tagged(place: Place, monkeypatch: pytest.Monkey
     row, _ = place.run(replace(DENSE, seed=10))
     assert row.tags["micro_batch_halved_to"] == "16"
     assert "micro_batch_halved_to" not in place.row(DENSE).tags
+
+
+def test_tasks_of_a_stack_are_recorded_each_as_by_itself(tmp_path: Path) -> None:
+    """Dense trainings of three seeds, one of which diverges, and then trials of the other two."""
+    found = Place(default_uri(tmp_path), "stacks")
+    wild = replace(DENSE, seed=1, train=replace(DENSE.train, optimizer="sgd", lr=1e30))
+    dense = [replace(config, train=replace(wild.train, lr=0.1)) for config in (DENSE, replace(DENSE, seed=2))]
+    ended = run_tasks([point(config) for config in (dense[0], wild, dense[1])], found.settings)
+    assert isinstance(ended[1], DivergedError)
+    assert found.row(wild).status == "FAILED"
+    assert found.row(wild).tags["reason"] == f"DivergedError: {ended[1]}"
+    for config, final in ((dense[0], ended[0]), (dense[1], ended[2])):
+        expected = timeless(
+            run_dense(config, loading.load_dataset("digits")).last.measurement.metrics("final")
+        )
+        assert isinstance(final, dict)
+        assert timeless(final) == expected
+        assert found.row(config).tags["stack"] == "2"
+    trials = [trial_config(recover="finetune(epochs=2)", dense=config) for config in dense]
+    together = run_tasks([point(config) for config in trials], found.settings)
+    alone = Place(default_uri(tmp_path / "alone"), "stacks")
+    for config, final in zip([*dense, *trials], [ended[0], ended[2], *together], strict=True):
+        row, by_itself = alone.run(config)
+        assert isinstance(final, dict)
+        assert timeless(final) == timeless(by_itself)
+        assert "stack" not in row.tags
+        ours, theirs = (place.load(place.row(config)).state() for place in (found, alone))
+        assert all(torch.equal(ours.weights[name], theirs.weights[name]) for name in theirs.weights)
+    # A worker that died after its work: what is stored is not run again.
+    again = run_tasks([point(config) for config in trials], found.settings)
+    for stored, final in zip(again, together, strict=True):
+        assert isinstance(stored, dict)
+        assert isinstance(final, dict)
+        assert {name: stored[name] for name in final} == final
+    assert len(list(found.tracker.search("tags.kind = 'trial'"))) == 2

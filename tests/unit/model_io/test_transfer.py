@@ -34,7 +34,7 @@ from orchestrator.planning.resume import identity, remaining_tasks
 from orchestrator.space.space import Space, load_space
 from orchestrator.system import provenance
 from orchestrator.tracking import RunRecord, Tracker, source_models
-from orchestrator.trial.task import Task, WorkerSettings
+from orchestrator.trial.task import Task, WorkerSettings, dump_tasks, load_tasks
 
 OTHERS = "dataset=digits(classes=[0, 1], samples_per_class=8)"
 SPACE = """\
@@ -512,5 +512,5 @@ def test_a_trial_from_an_ancestor_travels_as_text() -> None:
         config_of("a" * 64), Prune("magnitude()", "weight", "layer", "one_shot()", 0.5), "none", "x"
     )
     point = Task(config.key(), "a name", config, parent=config.dense.key())
-    assert Task.from_text(point.to_text()) == point
+    assert load_tasks(dump_tasks([point])) == (point,)
     assert json.loads(point.to_text())["config"]["dense"]["start"] == "masked"

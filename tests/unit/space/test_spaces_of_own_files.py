@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from orchestrator.planning.resume import plan_text
 from orchestrator.planning.run_names import trial_name, varied_axes
 from orchestrator.space.space import Space, load_space
 from orchestrator.trial.params import params
-from orchestrator.trial.task import Task
+from orchestrator.trial.task import Task, dump_tasks, load_tasks
 from pruning import own_code, stored_code
 from pruning.criteria import criteria
 from pruning.schedules import schedules
@@ -123,9 +122,9 @@ def test_a_task_travels_with_its_code(plan: Plan, monkeypatch: pytest.MonkeyPatc
     kept = stored_code.dump(stored_code.codes_in(str(plan.space.choices())))
     monkeypatch.setattr(own_code, "_CODES", {})
     stored_code.add_all(kept)
-    task = Task.from_text(Task(config.key(), "name", config, parent=config.dense.key()).to_text())
+    (task,) = load_tasks(dump_tasks([Task(config.key(), "name", config, parent=config.dense.key())]))
     assert task.config == config
-    assert len(stored_code.codes_in(json.dumps(task.to_text()))) == 2
+    assert len(stored_code.codes_in(dump_tasks([task]))) == 2
 
 
 def test_the_decorator_s_traits_are_the_method_s_and_its_name_is_nobody_s(plan: Plan) -> None:

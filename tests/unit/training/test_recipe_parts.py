@@ -23,8 +23,9 @@ from orchestrator.data.loading import Split
 from orchestrator.errors import SpaceError
 from orchestrator.training.averaging import WeightAverage
 from orchestrator.training.evaluation import evaluate
+from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.inputs import Inputs, draw_share
-from orchestrator.training.loop import EpochRecord, TrainerState, TrainingHooks, train
+from orchestrator.training.loop import EpochRecord, TrainerState, train
 from orchestrator.training.losses import Labels, cross_entropy
 from orchestrator.training.lr_schedules import lr_schedules, schedule_conflict
 from orchestrator.training.optimizers import TrainingPhase, learning_rate

@@ -24,10 +24,10 @@ from orchestrator.data import loading
 from orchestrator.errors import DivergedError
 from orchestrator.training import checkpoint_format
 from orchestrator.training.checkpoint_format import Checkpoint, pack, unpack
-from orchestrator.training.loop import EpochRecord
+from orchestrator.training.loop import EpochRecord, TrainingLoop
 from orchestrator.training.losses import Labels
 from orchestrator.training.optimizers import OPTIMIZERS
-from orchestrator.trial import checkpointing, during_training, stages
+from orchestrator.trial import checkpointing, during_training
 from orchestrator.trial.checkpointing import TrialCheckpointer, TrialProgress, load_progress
 from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound
@@ -562,7 +562,7 @@ def test_below_a_minute_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> No
         raise AssertionError("copied")
 
     monkeypatch.setattr(checkpointing, "pack", never)
-    monkeypatch.setattr("orchestrator.training.loop._Loop.state_dict", never)
+    monkeypatch.setattr("orchestrator.training.loop.TrainingLoop.state_dict", never)
     kept = MemoryStore()
     assert checkpoint_format.SECONDS_BETWEEN == 60.0
     assert_same(run_dense(dense_config(), digits(), checkpoints=kept), whole(dense_config())[0])
@@ -710,7 +710,7 @@ class Narrow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
         self.most, self.tries = most, list[int]()
-        accumulate = stages.train.__globals__["_Loop"]._accumulate
+        accumulate = TrainingLoop._accumulate
 
         def checked(loop: Any, part: Tensor, labels: Labels, batch: int) -> tuple[Tensor, Tensor]:
             self.tries.append(len(part))
@@ -719,7 +719,7 @@ class Narrow:
             found: tuple[Tensor, Tensor] = accumulate(loop, part, labels, batch)
             return found
 
-        monkeypatch.setattr("orchestrator.training.loop._Loop._accumulate", checked)
+        monkeypatch.setattr("orchestrator.training.loop.TrainingLoop._accumulate", checked)
 
 
 @pytest.mark.parametrize("name", ["sgd", "lottery ticket", "settled during", "average during"])

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trained import Trained, digits, trained
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.training.loop import TrainingHooks
+from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.losses import cross_entropy
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import stages

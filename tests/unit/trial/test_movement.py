@@ -35,9 +35,9 @@ def test_movement_prunes_by_what_all_steps_add_up_to(
     """The sums by hand: over every batch's gradient, before it is clipped."""
     sums: dict[str, Tensor] = {}
     rounds = []
-    step, choose = loop._Loop._step, stages.choose_masks
+    step, choose = loop.TrainingLoop._step, stages.choose_masks
 
-    def noted_step(self: loop._Loop, *args: Any, **options: Any) -> Any:
+    def noted_step(self: loop.TrainingLoop, *args: Any, **options: Any) -> Any:
         for name, addend in minus_w_g(self.net).items():
             sums[name] = sums.get(name, torch.zeros_like(addend)) + addend
         return step(self, *args, **options)
@@ -58,7 +58,7 @@ def test_movement_prunes_by_what_all_steps_add_up_to(
         return chosen
 
     sums_of = ["hidden.0.weight", "hidden.1.weight", "output.weight"]
-    monkeypatch.setattr(loop._Loop, "_step", noted_step)
+    monkeypatch.setattr(loop.TrainingLoop, "_step", noted_step)
     monkeypatch.setattr(during_training, "choose_masks", noted_choice)
     on = context(recipe=recipe)
     on = replace(on, config=replace(on.config, numerics=Numerics(micro_batch=micro_batch)))

@@ -12,8 +12,9 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.training.checkpoint_format import snapshot
 from orchestrator.training.evaluation import evaluate
+from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.lengths import epochs_of, position_of
-from orchestrator.training.loop import EpochRecord, TrainingHooks, train
+from orchestrator.training.loop import EpochRecord, train
 from orchestrator.training.optimizers import TrainingPhase, learning_rate
 from orchestrator.trial import recovery, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for

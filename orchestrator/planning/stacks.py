@@ -1,0 +1,94 @@
+"""Which trainings of a plan may run as one: those that differ in seeds, amounts, criteria or rates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from orchestrator.config import DenseConfig, TrialConfig
+from orchestrator.planning.constraints import Shape, meta_model, shape_of
+from orchestrator.training.stack import stack_conflict
+from orchestrator.trial.recovery import epochs_per_round, recoveries, trains_cut
+from pruning.accumulation import is_accumulated
+from pruning.criteria import criteria
+from pruning.schedules import rounds_of, schedules
+
+
+def stack_group(config: DenseConfig | TrialConfig, *, competes: bool = False) -> Hashable:
+    """Return what the tasks of one stack share; None for one that runs by itself.
+
+    Where trials compete, a stack has the seeds of one setting: a rule stops a trial by those that ended
+    before it, and trials of one stack end together.
+
+    What a worker finds to train at one time is decided there, by shapes: a group is what makes it likely.
+    """
+    dense = config.dense if isinstance(config, TrialConfig) else config
+    if conflict_of(dense):
+        return None
+    shared = (dense.model, dense.dataset, dense.batch_size, dense.train, dense.numerics, dense.start)
+    shared_files = (dense.ancestor_sha256, dense.data_sha256, dense.dense_code)
+    if not isinstance(config, TrialConfig):
+        return (*shared, *shared_files)
+    lengths = _lengths(config)
+    if lengths is None:
+        return None
+    setting = replace(config, dense=replace(dense, seed=0)) if competes else None
+    return (*shared, *shared_files, *lengths, setting)
+
+
+def _lengths(config: TrialConfig) -> tuple[Hashable, ...] | None:
+    """Return when a trial trains and for how long; None where its trainings cannot be stacked."""
+    is_plain = (config.distill, config.prepare) == ("none", "none") and not trains_cut(config.recover)
+    traits = recoveries.get(config.recover).traits
+    if config.when == "during":
+        return (config.when, config.recover) if is_plain and not _sums_over_steps(config) else None
+    if not is_plain or "length" not in traits or traits.get("regrows"):
+        return None
+    rounds = rounds_of(schedules.get(config.prune.schedule))
+    return config.when, rounds, epochs_per_round(config.recover, config.dense.train)
+
+
+def _sums_over_steps(config: TrialConfig) -> bool:
+    return is_accumulated(criteria.get(config.prune.criterion))
+
+
+def conflict_of(config: DenseConfig) -> str:
+    """Return why trainings of a network run one by one; empty where they may run as one."""
+    images = min(config.batch_size, config.numerics.micro_batch)
+    return _conflict(config.model, *shape_of(config.dataset), images, config.numerics.device)
+
+
+@lru_cache(maxsize=256)
+def _conflict(model: str, input_shape: Shape, num_classes: int, images: int, device: str) -> str:
+    return stack_conflict(meta_model(model, input_shape, num_classes), images, device)
+
+
+@dataclass(frozen=True)
+class StackSummary:
+    """How many trainings of a model may run in stacks, or why they run one by one."""
+
+    model: str
+    count: int
+    total: int
+    conflict: str
+
+
+def summarize_stacks(
+    configs: Iterable[DenseConfig | TrialConfig], *, competes: bool = False
+) -> list[StackSummary]:
+    """Return for each model how many of its tasks may run in stacks: those that another one goes with."""
+    by_model: dict[str, list[DenseConfig | TrialConfig]] = {}
+    for config in configs:
+        dense = config.dense if isinstance(config, TrialConfig) else config
+        by_model.setdefault(dense.model, []).append(config)
+    return [_summarize(model, tasks, competes=competes) for model, tasks in by_model.items()]
+
+
+def _summarize(model: str, configs: Sequence[DenseConfig | TrialConfig], *, competes: bool) -> StackSummary:
+    groups = [stack_group(config, competes=competes) for config in configs]
+    sizes = Counter(group for group in groups if group is not None)
+    dense = [config.dense if isinstance(config, TrialConfig) else config for config in configs]
+    conflict = next((text for config in dense if (text := conflict_of(config))), "")
+    return StackSummary(model, sum(size for size in sizes.values() if size > 1), len(configs), conflict)
