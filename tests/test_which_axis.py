@@ -141,6 +141,15 @@ def test_the_correction_is_for_all_tests_of_a_family(study: dict[str, ModuleType
 # ---- numbers
 
 
+def test_networks_of_other_widths_are_other_panels(study: dict[str, ModuleType]) -> None:
+    panel_of = study["frames"].panel_of
+    row = {"dataset": "digits", "train.epochs": 10}
+    assert panel_of({**row, "model": "mlp"}) == "mlp/digits/10"
+    assert panel_of({**row, "model": "mlp(widths=[1000, 1000, 500, 200], bias=False)"}) == "mlp/digits/10"
+    assert panel_of({**row, "model": "mlp(widths=[300, 100], bias=False)"}) == "mlp-300-100/digits/10"
+    assert panel_of({**row, "model": "resnet(depth=20)"}) == "resnet/digits/10"
+
+
 def trial(label: str, seed: int, accuracy: float, round: int = 1, **others: Any) -> Row:
     rows = row("weight", 0.5, seed, accuracy, **{"final/pq_index": 0.5, "ipa/accuracy": 0.95, **others})
     return {**rows, "panel": "mlp/digits/10", "technique": label, "round": round, "requested": 0.5}

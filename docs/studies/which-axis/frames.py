@@ -6,7 +6,9 @@ import pandas
 from pandas import DataFrame
 
 from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
+from pruning.registry import parse_method
 
+WIDTHS = {"mlp": (1000, 1000, 500, 200), "cnn": (16, 32, 64)}
 GRANULARITIES = {"weight": "weights", "unit": "units", "channel": "channels", "nm": "2:4"}
 METRICS = (
     *("accuracy", "amount", "sparsity", "pq_index"),
@@ -57,8 +59,16 @@ def comparable(rows: DataFrame) -> DataFrame:
 
 
 def panel_of(row: dict[str, object]) -> str:
-    """Return `mlp/digits/10`: the network without its options, the data and the epochs of the training."""
-    model, dataset = (str(row[name]).partition("(")[0] for name in ("model", "dataset"))
+    """Return `mlp/digits/10`: the network, the data and the epochs of the training.
+
+    A network with other widths than the study's own has them in its name, `mlp-300-100`; other options are left
+    out.
+    """
+    dataset = str(row["dataset"]).partition("(")[0]
+    model, options = parse_method(str(row["model"]))
+    widths = options.get("widths")
+    if isinstance(widths, (list, tuple)) and tuple(widths) != WIDTHS.get(model):
+        model = "-".join((model, *map(str, widths)))
     return f"{model}/{dataset}/{int(str(row['train.epochs']))}"
 
 
