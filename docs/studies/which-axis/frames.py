@@ -27,7 +27,7 @@ LATENCY = "final/latency_ms_p50"
 
 
 def read_sweep(space: str, uri: str) -> DataFrame:
-    """Return the finished trials of the latest sweep of a space, of the seeds of which a method is complete.
+    """Return the finished trials of the latest sweep of a space, those seeds of a method that are complete.
 
     Columns are those of `orchestrator.results`, `panel` (network/data/epochs) and `technique`, the label of
     the method. Of schedules of several rounds the network after each round is a row, with `round`.
@@ -61,8 +61,7 @@ def comparable(rows: DataFrame) -> DataFrame:
 def panel_of(row: dict[str, object]) -> str:
     """Return `mlp/digits/10`: the network, the data and the epochs of the training.
 
-    A network with other widths than the study's own has them in its name, `mlp-300-100`; other options are left
-    out.
+    A network with other widths than the study's own has them in its name, `mlp-300-100`, and no other option.
     """
     dataset = str(row["dataset"]).partition("(")[0]
     model, options = parse_method(str(row["model"]))
