@@ -106,6 +106,20 @@ def turn_count(results: Record, section: str, kind: str = "turns") -> str:
     return f"{sum(p[kind] for p in panels)} of {sum(p['pairs'] for p in panels)}"
 
 
+def shown(results: Record, section: str, first: str, second: str, axis: str) -> str:
+    """Return `2 of 6`: the panels in which a pair differs at the first's own place, after the correction."""
+    names = (first, second, axis)
+    points = [p for p in results[section]["points"] if (p["first"], p["second"], p["axis"]) == names]
+    gains = [point["gains"][axis] for point in points if point["gains"][axis]]
+    return f"{sum(bool(sign(gain)) for gain in gains)} of {len(gains)}"
+
+
+def largest(results: Record, section: str, first: str, second: str, axis: str) -> str:
+    """Return the largest mean difference of a pair, either way, over all panels, in points."""
+    pairs = [p for p in results[section]["pairs"] if (p["first"], p["second"]) == (first, second)]
+    return f"{100 * max(abs(p['gains'][axis]['mean']) for p in pairs if p['gains'][axis]):.1f}"
+
+
 def widening(results: Record, name: str, seeds: str) -> str:
     """Return how many times as wide an interval over so many seeds had to be to cover other splits."""
     causes = results["causes"][name]
@@ -294,6 +308,8 @@ FIELDS: dict[str, Callable[..., str]] = {
     "turn_count": turn_count,
     "total": total,
     "widening": widening,
+    "shown": shown,
+    "largest": largest,
     "ahead": ahead,
     "behind": behind,
     "undecided": undecided,
