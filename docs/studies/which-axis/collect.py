@@ -133,13 +133,20 @@ def dense(rows: DataFrame) -> Record:
 
 
 def census(pairs: Sequence[Record]) -> Record:
-    """By panel: the pairs of methods, those whose mean gains change their sign, and those that turn."""
+    """Count by panel the pairs of methods, and those that differ from axis to axis.
+
+    `signs`: their mean gains have both signs; `halves`: so, or one is less than half of another; `turns`: both
+    signs after the correction.
+    """
     counts: Record = {}
     for pair in pairs:
-        of_panel = counts.setdefault(pair["panel"], {"pairs": 0, "signs": 0, "turns": 0})
-        signs = {gain["mean"] > 0 for gain in pair["gains"].values() if gain and gain["mean"] != 0}
+        of_panel = counts.setdefault(pair["panel"], {"pairs": 0, "signs": 0, "halves": 0, "turns": 0})
+        means = [gain["mean"] for gain in pair["gains"].values() if gain]
+        has_both = min(means, default=0) < 0 < max(means, default=0)
+        sizes = list(map(abs, means))
         of_panel["pairs"] += 1
-        of_panel["signs"] += len(signs) > 1
+        of_panel["signs"] += has_both
+        of_panel["halves"] += has_both or max(sizes, default=0) > 2 * min(sizes, default=0)
         of_panel["turns"] += turns(pair)
     return counts
 

@@ -1,7 +1,7 @@
 """Fill the text of the study, `paper.md.in`, with numbers of `results.json`, and check what the text claims.
 
 A field is `{{function; argument; ...}}`. Functions that claim something (`ahead`, `behind`, `undecided`,
-`apart`, `turned`, `holds`) write nothing, and raise ClaimError where the numbers say otherwise: a text must
+`apart`, `turned`, `holds`, `unmoved`) write nothing, and raise ClaimError where the numbers say otherwise: a text must
 not survive the numbers that it was written for.
 """
 
@@ -177,6 +177,12 @@ def holds(results: Record, path: str, relation: str, bound: str) -> str:
     return claim(relations[relation], f"{path} {relation} {bound} (it is {number:g})")
 
 
+def unmoved(results: Record, section: str, name: str) -> str:
+    """Claim that no gain of this name survives the correction."""
+    moved = [r for r in results[section] if sign(r[name])]
+    return claim(not moved, f"no {name} of {section} differs from 0")
+
+
 # ---- tables
 
 
@@ -316,6 +322,7 @@ FIELDS: dict[str, Callable[..., str]] = {
     "apart": apart,
     "turned": turned,
     "holds": holds,
+    "unmoved": unmoved,
     "pair_table": pair_table,
     "seed_table": seed_table,
     "pattern_table": pattern_table,
