@@ -135,8 +135,8 @@ def dense(rows: DataFrame) -> Record:
 def census(pairs: Sequence[Record]) -> Record:
     """Count by panel the pairs of methods, and those that differ from axis to axis.
 
-    `signs`: their mean gains have both signs; `halves`: so, or one is less than half of another; `turns`: both
-    signs after the correction.
+    `signs`: their mean gains have both signs; `halves`: so, or one is less than half of another; `turns`:
+    both signs after the correction.
     """
     counts: Record = {}
     for pair in pairs:
