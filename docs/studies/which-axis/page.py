@@ -1,8 +1,8 @@
 """Fill the text of the study, `paper.md.in`, with numbers of `results.json`, and check what the text claims.
 
 A field is `{{function; argument; ...}}`. Functions that claim something (`ahead`, `behind`, `undecided`,
-`apart`, `turned`, `holds`, `unmoved`) write nothing, and raise ClaimError where the numbers say otherwise: a text
-must not survive the numbers that it was written for.
+`apart`, `turned`, `holds`, `unmoved`) write nothing, and raise ClaimError where the numbers say otherwise: a
+text must not survive the numbers that it was written for.
 """
 
 from __future__ import annotations
