@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas
 from extras import courses, latencies, rounding, spread_causes
-from frames import LATENCY, comparable, read_sweep
+from frames import LATENCY, Source, comparable, read_sweep
 from pairs import (
     AXES,
     CHOICES,
@@ -29,7 +29,6 @@ from orchestrator.data.datasets import split_sizes
 from orchestrator.latency.recorded_networks import find_runs, latency_records
 from orchestrator.planning.plan import make_plan
 from orchestrator.space.space import load_space
-from orchestrator.storage.uri import default_uri
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import open_store
 
@@ -45,26 +44,25 @@ ROUNDING_TESTS = ("first", "last", "accuracy")
 FACTS = ("processor", "cores", "python", "package.torch", "package.numpy", "commit")
 
 
-def collect(uri: str | None, spaces: Sequence[str]) -> Record:
-    """Return the numbers of the study from the latest sweeps of these of its spaces."""
-    uri = default_uri(Path.cwd(), uri)
-    timed = timed_networks(uri)
-    results: Record = {"latency": latencies(read_sweep("axis-latency", uri), timed) if timed else {}}
+def collect(source: Source, spaces: Sequence[str]) -> Record:
+    """Return the numbers of the study from the sweeps of these of its spaces."""
+    timed = timed_networks(source.uri)
+    results: Record = {"latency": latencies(read_sweep("axis-latency", source), timed) if timed else {}}
     rows = pandas.concat(
-        [comparable(read_sweep(space, uri)) for space in ONE_SHOT if space in spaces], ignore_index=True
+        [comparable(read_sweep(space, source)) for space in ONE_SHOT if space in spaces], ignore_index=True
     )
     results["no_retraining"] = compare(rows, results["latency"])
-    results["fine_tuned"] = compare(comparable(read_sweep("axis-finetune", uri)), {})
-    sap = read_sweep("sap", uri)
+    results["fine_tuned"] = compare(comparable(read_sweep("axis-finetune", source)), {})
+    sap = read_sweep("sap", source)
     results["rewound"] = compare(comparable(sap), {}, names=("sparsity", "effective"))
     results["courses"] = courses(sap)
-    results["rounding"] = rounding(read_sweep("sap-rounding", uri))
+    results["rounding"] = rounding(read_sweep("sap-rounding", source))
     tested = [{"gains": {name: r[name] for name in ROUNDING_TESTS}} for r in results["rounding"]]
     results["rounding_tests"] = correct(tested)
-    results["causes"] = spread_causes(read_sweep("splits", uri)) if "splits" in spaces else {}
+    results["causes"] = spread_causes(read_sweep("splits", source)) if "splits" in spaces else {}
     results["test_width"] = {name: test_width(name) for name in dict.fromkeys(map(str, rows["dataset"]))}
     results["size"] = {space: size(space) for space in spaces}
-    results["runs"] = run_counts(uri, spaces)
+    results["runs"] = run_counts(source, spaces)
     facts = environment()
     results["machine"] = {name: facts[name] for name in FACTS}
     return results
@@ -76,9 +74,10 @@ def size(space: str) -> Record:
     return {"trials": len(plan.trials), "dense": len(plan.dense)}
 
 
-def run_counts(uri: str, spaces: Sequence[str]) -> Record:
+def run_counts(source: Source, spaces: Sequence[str]) -> Record:
     """The finished trials that the numbers rest on, each once, and their dense trainings."""
-    results = combine_sweeps(spaces, uri=uri)
+    sweeps = [sweep for space in spaces for sweep in source.sweeps(space)]
+    results = combine_sweeps(sweeps, uri=source.uri)
     finished = results[results["status"] == "finished"]
     return {"trials": len(finished), "dense": int(finished["dense_key"].nunique())}
 

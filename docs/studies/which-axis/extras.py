@@ -8,7 +8,7 @@ import numpy as np
 from pairs import Record, interval_record
 from pandas import DataFrame
 
-from orchestrator.analysis.intervals import DIFFERENCE, interval
+from orchestrator.analysis.intervals import DIFFERENCE, FEWEST_FOR_INTERVAL, interval
 from orchestrator.analysis.variance_components import variance_components
 from pruning.pq_index import COLLAPSING, UNDERFITTING, find_phases
 from pruning.registry import parse_method
@@ -91,7 +91,7 @@ def rounding(rows: DataFrame) -> list[Record]:
                 for name in (f"SAP, {scope}", f"SAP, {scope}, published")
             )
             seeds = sorted({seed for seed, _ in formula.index} & {seed for seed, _ in program.index})
-            if not seeds:
+            if len(seeds) < FEWEST_FOR_INTERVAL:
                 continue
             formula, program = formula.loc[seeds], program.loc[seeds]
             gap = (formula["final/amount"] - program["final/amount"]).unstack("round")

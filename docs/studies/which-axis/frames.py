@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pandas
 from pandas import DataFrame
 
-from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
+from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps, is_planned
+from orchestrator.errors import StoreError
+from orchestrator.tracking import Tracker
 from pruning.registry import parse_method
 
 WIDTHS = {"mlp": (1000, 1000, 500, 200), "cnn": (16, 32, 64)}
@@ -26,13 +30,32 @@ NETWORK = ("model", "dataset", "batch_size")
 LATENCY = "final/latency_ms_p50"
 
 
-def read_sweep(space: str, uri: str) -> DataFrame:
-    """Return the finished trials of the latest sweep of a space, those seeds of a method that are complete.
+@dataclass(frozen=True)
+class Source:
+    """A store, and whether all sweeps of a space count, of a study that was run in parts, or the latest."""
+
+    uri: str
+    has_parts: bool = False
+
+    def sweeps(self, space: str) -> list[str]:
+        """Return what `combine_sweeps` takes for a space. StoreError where nothing was run."""
+        if not self.has_parts:
+            return [space]
+        tracker = Tracker(self.uri, space)
+        sweeps = tracker.search("tags.kind = 'sweep'")
+        planned = [sweep.run_id for sweep in sweeps if is_planned(tracker, sweep)]
+        if not planned:
+            raise StoreError(f"there is no sweep of {space} in {self.uri}; `make.py --only sweeps` runs it")
+        return planned
+
+
+def read_sweep(space: str, source: Source) -> DataFrame:
+    """Return the finished trials of a space, those seeds of a method that are complete.
 
     Columns are those of `orchestrator.results`, `panel` (network/data/epochs) and `technique`, the label of
     the method. Of schedules of several rounds the network after each round is a row, with `round`.
     """
-    results = combine_sweeps([space], uri=uri)
+    results = combine_sweeps(source.sweeps(space), uri=source.uri)
     results["panel"] = [panel_of(row) for row in results.to_dict("records")]
     results["technique"] = [label_of(row) for row in results.to_dict("records")]
     lines = [results[name] for name in ("panel", "technique", "dataset", "seed")]
@@ -40,7 +63,7 @@ def read_sweep(space: str, uri: str) -> DataFrame:
     finished = results[is_complete].reset_index(drop=True)
     if finished.empty:
         return finished
-    earlier = combine_earlier_networks(finished, uri=uri)
+    earlier = combine_earlier_networks(finished, uri=source.uri)
     rows = pandas.concat([earlier, finished], ignore_index=True)
     rows["round"] = rows.groupby("key").cumcount() + 1
     rows["requested"], rows["amount"] = rows["amount"], rows["final/amount"]

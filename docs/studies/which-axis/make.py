@@ -71,6 +71,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=V1,V2")
     parser.add_argument("--only", choices=("sweeps", "latency", "numbers", "page"))
     parser.add_argument("--max-concurrent", type=int)
+    parser.add_argument(
+        "--parts", action="store_true", help="count all sweeps of a space, not the latest alone"
+    )
     parser.add_argument("--out", type=Path, help="another folder for the numbers, figures and tables")
     options = parser.parse_args()
     is_published = not (options.quick or options.sets or options.out)
@@ -87,8 +90,12 @@ def main() -> None:
         orchestrate("latency", "axis-latency", "--batch", "1", *again)
     if options.only in (None, "latency", "numbers"):
         from collect import collect
+        from frames import Source
 
-        numbers = collect(os.environ.get("MLFLOW_TRACKING_URI"), spaces)
+        from orchestrator.storage.uri import default_uri
+
+        source = Source(default_uri(ROOT), has_parts=options.parts)
+        numbers = collect(source, spaces)
         (out / "results.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     if options.only != "sweeps":
         write(out, has_text=is_published)
