@@ -1,8 +1,8 @@
 """Fill the text of the study, `paper.md.in`, with numbers of `results.json`, and check what the text claims.
 
 A field is `{{function; argument; ...}}`. Functions that claim something (`ahead`, `behind`, `undecided`,
-`apart`, `turned`, `holds`, `unmoved`) write nothing, and raise ClaimError where the numbers say otherwise: a
-text must not survive the numbers that it was written for.
+`apart`, `alike`, `turned`, `holds`, `unmoved`) write nothing, and raise ClaimError where the numbers say
+otherwise: a text must not survive the numbers that it was written for.
 """
 
 from __future__ import annotations
@@ -116,8 +116,25 @@ def shown(results: Record, section: str, first: str, second: str, axis: str) -> 
 
 def largest(results: Record, section: str, first: str, second: str, axis: str) -> str:
     """Return the largest mean difference of a pair, either way, over all panels, in points."""
+    pairs = _panels_of(results, section, first, second, axis)
+    return f"{100 * max(abs(pair['gains'][axis]['mean']) for pair in pairs):.1f}"
+
+
+def span(results: Record, section: str, first: str, second: str, axis: str) -> str:
+    """Return `14.7 to 33.7`: the least and the largest mean gain of a pair over all panels, in points."""
+    means = [p["gains"][axis]["mean"] for p in _panels_of(results, section, first, second, axis)]
+    return f"{100 * min(means):.1f} to {100 * max(means):.1f}"
+
+
+def survivors(results: Record, section: str, first: str, second: str, axis: str) -> str:
+    """Return `6 of 8`: the panels in which a pair differs after the correction."""
+    pairs = _panels_of(results, section, first, second, axis)
+    return f"{sum(bool(sign(pair['gains'][axis])) for pair in pairs)} of {len(pairs)}"
+
+
+def _panels_of(results: Record, section: str, first: str, second: str, axis: str) -> list[Record]:
     pairs = [p for p in results[section]["pairs"] if (p["first"], p["second"]) == (first, second)]
-    return f"{100 * max(abs(p['gains'][axis]['mean']) for p in pairs if p['gains'][axis]):.1f}"
+    return [pair for pair in pairs if pair["gains"][axis]]
 
 
 def widening(results: Record, name: str, seeds: str) -> str:
@@ -175,6 +192,13 @@ def holds(results: Record, path: str, relation: str, bound: str) -> str:
     number = float(value(results, path, ".12g"))
     relations = {"<": number < float(bound), ">": number > float(bound), "=": number == float(bound)}
     return claim(relations[relation], f"{path} {relation} {bound} (it is {number:g})")
+
+
+def alike(results: Record, section: str, first: str, second: str) -> str:
+    """Claim that no axis shows a difference of two methods in any panel."""
+    pairs = [p for p in results[section]["pairs"] if (p["first"], p["second"]) == (first, second)]
+    signs = [sign(gain) for pair in pairs for gain in pair["gains"].values()]
+    return claim(bool(signs) and not any(signs), f"{first} and {second} differ nowhere")
 
 
 def unmoved(results: Record, section: str, name: str) -> str:
@@ -323,6 +347,9 @@ FIELDS: dict[str, Callable[..., str]] = {
     "turned": turned,
     "holds": holds,
     "unmoved": unmoved,
+    "alike": alike,
+    "span": span,
+    "survivors": survivors,
     "pair_table": pair_table,
     "seed_table": seed_table,
     "pattern_table": pattern_table,
