@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,12 +58,13 @@ def test_the_page_is_what_its_text_and_numbers_give(study: dict[str, ModuleType]
 def test_other_numbers_break_the_claims_of_the_text(
     study: dict[str, ModuleType], results: dict[str, Any]
 ) -> None:
-    for pair in results["no_retraining"]["pairs"]:
-        for gain in pair["gains"].values():
-            gain["mean"] = -gain["mean"] if gain else 0
+    other = deepcopy(results)
+    for pair in other["no_retraining"]["pairs"]:
+        for gain in filter(None, pair["gains"].values()):
+            gain["mean"] = -gain["mean"]
     text = (STUDY / "paper.md.in").read_text(encoding="utf-8")
     with pytest.raises(study["page"].ClaimError, match="the text says that"):
-        study["page"].fill(text, results)
+        study["page"].fill(text, other)
 
 
 def test_every_figure_of_the_page_is_there_and_small(results: dict[str, Any]) -> None:
@@ -85,10 +87,10 @@ def test_every_space_can_be_planned_and_pairs_by_seed(
 ) -> None:
     spaces = sorted(path.stem for path in STUDY.glob("*.yaml"))
     assert spaces == sorted(study["make"].SPACES)
-    for space in set(spaces) - {"axis-digits", "axis-mnist"}:  # the two with 6,560 trials are as axis-latency
-        plan = make_plan(load_space(str(STUDY / f"{space}.yaml")))
-        seeds = {trial.config.dense.seed for trial in plan.trials}
-        assert len(plan.trials) % len(seeds) == 0
+    for space in set(spaces) - {"axis-digits", "axis-mnist"}:
+        plan = make_plan(load_space(str(STUDY / f"{space}.yaml"), ["seed=0,1"]))
+        assert len(plan.trials) % 2 == 0
+        assert {trial.config.dense.seed for trial in plan.trials} == {0, 1}
     for space in ("axis-digits", "axis-mnist"):
         small = load_space(str(STUDY / f"{space}.yaml"), ["seed=0", "model=mlp", "train.epochs=10"])
         labels = {study["frames"].label_of(_columns(trial.config)) for trial in make_plan(small).trials}
