@@ -27,6 +27,7 @@ SPACES = (
     *("axis-digits", "axis-mnist", "axis-latency", "splits", "sap-rounding"),
     *("axis-finetune", "sap", "axis-resnet"),
 )
+SAME_NETWORKS = ("batch_size=64",)  # of axis-digits, which trains on another data set what is timed
 OF_ONE_DATASET = ("axis-mnist", "splits")  # left out where --set names another data set
 QUICK = ("seed=0..2", "train.epochs=1", "model=mlp(widths=[64, 32])")
 QUICK_SETS = {
@@ -84,7 +85,8 @@ def main() -> None:
     if options.only in (None, "sweeps"):
         for space in spaces:
             quick = QUICK_SETS.get(space, QUICK) if options.quick else ()
-            sweep(space, [*options.sets, *quick], max_concurrent=options.max_concurrent)
+            shared = SAME_NETWORKS if is_other and space == "axis-latency" else ()
+            sweep(space, [*options.sets, *quick, *shared], max_concurrent=options.max_concurrent)
     if options.only in (None, "latency"):
         again = ["--again"] if options.only else []
         orchestrate("latency", "axis-latency", "--batch", "1", *again)
