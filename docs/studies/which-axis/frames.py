@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas
 from pandas import DataFrame
 
+from orchestrator.analysis.intervals import FEWEST_FOR_INTERVAL
 from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps, is_planned
 from orchestrator.errors import StoreError
 from orchestrator.tracking import Tracker
@@ -49,8 +50,8 @@ class Source:
         return planned
 
 
-def read_sweep(space: str, source: Source) -> DataFrame:
-    """Return the finished trials of a space, those seeds of a method that are complete.
+def read_sweep(space: str, source: Source, *, fewest: int = FEWEST_FOR_INTERVAL) -> DataFrame:
+    """Return the finished trials of a space: complete seeds of the methods that have the `fewest` or more.
 
     Columns are those of `orchestrator.results`, `panel` (network/data/epochs) and `technique`, the label of
     the method. Of schedules of several rounds the network after each round is a row, with `round`.
@@ -60,7 +61,9 @@ def read_sweep(space: str, source: Source) -> DataFrame:
     results["technique"] = [label_of(row) for row in results.to_dict("records")]
     lines = [results[name] for name in ("panel", "technique", "dataset", "seed")]
     is_complete = results["status"].eq("finished").groupby(lines).transform("all")
-    finished = results[is_complete].reset_index(drop=True)
+    complete = results[is_complete]
+    seeds = complete.groupby([complete["panel"], complete["technique"]])["seed"].transform("nunique")
+    finished = complete[seeds >= fewest].reset_index(drop=True)
     if finished.empty:
         return finished
     earlier = combine_earlier_networks(finished, uri=source.uri)
