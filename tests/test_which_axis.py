@@ -22,7 +22,21 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.space.space import load_space
 
 STUDY = Path(__file__).parent.parent / "docs" / "studies" / "which-axis"
-MODULES = ("frames", "pairs", "extras", "collect", "page", "svg", "figures", "make")
+MODULES = (
+    *(
+        "frames",
+        "pairs",
+        "extras",
+        "collect",
+        "numbers_text",
+        "claims",
+        "markdown_tables",
+        "page",
+        "svg",
+        "figures",
+    ),
+    "make",
+)
 MOST_BYTES = 150_000  # of a figure
 LONGEST = 40  # minutes of a sweep
 

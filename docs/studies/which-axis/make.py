@@ -54,12 +54,13 @@ def orchestrate(*words: str) -> None:
 def write(out: Path, *, has_text: bool) -> None:
     """Write the figures and the page of the numbers of a folder; without the text, its tables alone."""
     from figures import draw
-    from page import page, tables
+    from markdown_tables import all_tables
+    from page import page
 
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     for path in draw(results, out):
         print(path)
-    text = page(out) if has_text else tables(results)
+    text = page(out) if has_text else all_tables(results)
     (out / "index.md").write_text(text, encoding="utf-8")
     print(out / "index.md")
 
