@@ -99,7 +99,7 @@ def main() -> None:
 
         source = Source(default_uri(ROOT), has_parts=options.parts)
         numbers = collect(source, spaces)
-        (out / "results.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        (out / "results.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
     if options.only != "sweeps":
         write(out, has_text=is_published)
 
