@@ -7,7 +7,7 @@ without effect as well, and do not count as removed. So methods are compared ove
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -18,7 +18,25 @@ from orchestrator.analysis.settings import STOPPED, method_label, methods, panel
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-AXES = {"sparsity": "sparsity", "effective": "effective MACs", "physical": "physical MACs"}
+
+@dataclass(frozen=True)
+class CostAxis:
+    """An axis: a column of the results, or the logarithm of its ratio to that of the dense network."""
+
+    label: str
+    metric: str
+    dense: str = ""
+
+
+AXES = {
+    "amount": CostAxis("amount", "final/amount"),
+    "sparsity": CostAxis("sparsity", "final/sparsity"),
+    "parameters": CostAxis("living parameters", "final/parameters_nonzero", "final/parameters_dense"),
+    "effective": CostAxis("effective MACs", "final/macs_effective", "final/macs_dense"),
+    "physical": CostAxis("physical MACs", "final/macs_physical", "final/macs_dense"),
+    "latency": CostAxis("latency", "final/latency_ms_p50", "ipa/latency_ms_p50"),
+}
+REPORTED_AXES = ("sparsity", "effective", "physical")
 POINTS = 101  # of the interpolation, over the range that two lines share
 MOST_METHODS = 30  # of a network, the first of the plan
 MOST_LINES = 8
@@ -30,7 +48,8 @@ Lines = Mapping[str, Mapping[object, Line]]  # axis -> seed
 class Order:
     """How much more accurate `first` is than `second`, by axis: means over the range that both cover.
 
-    Lines are interpolated seed by seed, in sparsity or in log MACs; None where they share no range.
+    Lines are interpolated seed by seed, in the amount, the sparsity, or the logarithm of a cost; None where
+    they share no range.
     """
 
     panel: str
@@ -53,30 +72,33 @@ class Order:
     def text(self) -> str:
         """Write the gains of each axis in a line."""
         gains = [
-            f"over {AXES[axis]} {'they share no range' if gain is None else gain.text(sign='+')}"
+            f"over {AXES[axis].label} {'they share no range' if gain is None else gain.text(sign='+')}"
             for axis, gain in self.gains.items()
         ]
         return f"{self.first} minus {self.second}: {', '.join(gains)}"
 
 
-def orders(results: DataFrame) -> list[Order]:
-    """Compare every two methods of a network that have several amounts; none of a search."""
+def orders(results: DataFrame, axes: Sequence[str] = REPORTED_AXES) -> list[Order]:
+    """Compare every two methods of a network that have several points; none of a search.
+
+    `axes` are keys of AXES whose columns the results have.
+    """
     if results.attrs.get("objectives"):
         return []
     panels: dict[str, dict[str, Lines]] = {}
     for method, rows in methods(results):
         lines = panels.setdefault(panel_title(method), {})
         if rows["amount"].nunique() > 1 and not rows.attrs.get(STOPPED) and len(lines) < MOST_METHODS:
-            lines[method_label(method)] = _lines(rows)
+            lines[method_label(method)] = _lines(rows, axes)
     return [
-        Order(panel, first, second, {axis: _gain(lines[first][axis], lines[second][axis]) for axis in AXES})
+        Order(panel, first, second, {axis: _gain(lines[first][axis], lines[second][axis]) for axis in axes})
         for panel, lines in panels.items()
         for first, second in combinations(lines, 2)
     ]
 
 
-def _lines(rows: DataFrame) -> Lines:
-    return {axis: {seed: _line(trials, axis) for seed, trials in rows.groupby("seed")} for axis in AXES}
+def _lines(rows: DataFrame, axes: Sequence[str]) -> Lines:
+    return {axis: {seed: _line(trials, axis) for seed, trials in rows.groupby("seed")} for axis in axes}
 
 
 def _gain(first: Mapping[object, Line], second: Mapping[object, Line]) -> Interval | None:
@@ -87,12 +109,11 @@ def _gain(first: Mapping[object, Line], second: Mapping[object, Line]) -> Interv
 
 def _line(trials: DataFrame, axis: str) -> Line:
     """The line of one seed; of trials at one value of the axis the mean accuracy."""
-    if axis == "sparsity":
-        means = trials["final/accuracy"].groupby(trials["final/sparsity"]).mean().sort_index()
-    else:
-        share = trials[f"final/macs_{axis}"] / trials["final/macs_dense"]
-        living = share > 0  # 0 has no logarithm
-        means = trials["final/accuracy"][living].groupby(share[living].map(math.log)).mean().sort_index()
+    cost = AXES[axis]
+    values = trials[cost.metric] / trials[cost.dense] if cost.dense else trials[cost.metric]
+    if cost.dense:
+        values = values[values > 0].map(math.log)  # 0 has no logarithm
+    means = trials["final/accuracy"].reindex(values.index).groupby(values).mean().sort_index()
     return [float(value) for value in means.index], [float(mean) for mean in means]
 
 
@@ -108,6 +129,32 @@ def _difference(first: Line, second: Line) -> float | None:
     values = np.linspace(low, high, POINTS)
     distances = np.interp(values, *first) - np.interp(values, *second)
     return float(np.trapezoid(distances, values) / (high - low))
+
+
+def gain_at(first: DataFrame, second: DataFrame, axis: str, value: float) -> Interval | None:
+    """Return how much more accurate one method is than another at one value of an axis, paired by seed.
+
+    `first` and `second` are rows of `results` of a method each. A cost is a share of the dense network's, in
+    (0, 1]. Lines are interpolated as in `orders`. None where no seed has both lines there.
+    """
+    position = math.log(value) if AXES[axis].dense else value
+    lines = [{seed: _line(trials, axis) for seed, trials in rows.groupby("seed")} for rows in (first, second)]
+    gains = [
+        _value_at(lines[0][seed], position) - _value_at(lines[1][seed], position)
+        for seed in lines[0]
+        if seed in lines[1]
+    ]
+    gains = [gain for gain in gains if not math.isnan(gain)]
+    return interval(gains, bounds=DIFFERENCE) if gains else None
+
+
+def _value_at(line: Line, position: float) -> float:
+    """The accuracy of a line at a position; NaN outside of it."""
+    import numpy as np
+
+    if not line[0]:
+        return math.nan
+    return float(np.interp(position, *line, left=math.nan, right=math.nan))
 
 
 def turning(results: DataFrame) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from result_rows import Row, frame, row
 
-from orchestrator.analysis.rankings import orders, turning
+from orchestrator.analysis.rankings import gain_at, orders, turning
 
 
 def point(technique: str, seed: int, sparsity: float, macs: float, accuracy: float) -> Row:
@@ -55,3 +55,39 @@ def test_an_order_that_holds_everywhere_is_said_to_hold() -> None:
 
 def test_one_amount_makes_no_line() -> None:
     assert list(turning(frame(row("weight"), row("neuron")))) == []
+
+
+def test_lines_may_be_compared_over_amount_and_latency_too() -> None:
+    rows = [
+        row(t, amount, 0, accuracy, **{"final/amount": amount, **latency(ms)})
+        for t, points in {
+            "a": [(0.25, 8.0, 0.9), (0.75, 2.0, 0.5)],
+            "b": [(0.25, 4.0, 0.8), (0.75, 1.0, 0.6)],
+        }.items()
+        for amount, ms, accuracy in points
+    ]
+    (order,) = orders(frame(*rows), ("amount", "latency"))
+    amount, milliseconds = order.gains["amount"], order.gains["latency"]
+    assert amount is not None
+    assert milliseconds is not None
+    assert amount.mean == pytest.approx(0.0)
+    # From 2 to 4 ms: a rises from 0.5 to 0.7, b from 0.7 to 0.8, in the logarithm.
+    assert milliseconds.mean == pytest.approx(0.6 - 0.75)
+
+
+def latency(milliseconds: float) -> dict[str, float]:
+    return {"final/latency_ms_p50": milliseconds, "ipa/latency_ms_p50": 8.0}
+
+
+def test_the_gain_at_one_cost_is_read_off_the_lines() -> None:
+    results = frame(*(r for seed in range(3) for r in lines(seed)))
+    weight, neuron = (results[results["technique"] == name] for name in ("weight", "neuron"))
+    gain = gain_at(weight, neuron, "effective", 0.5)
+    assert gain is not None
+    # Neuron has 0.9 - 0.002 seed at 1 and 0.4 - 0.002 seed at 1/16: at 1/2 a quarter of the way.
+    assert gain.mean == pytest.approx(0.5 - (0.9 - 0.5 / 4 - 0.002))
+    assert gain.count == 3
+    assert gain_at(weight, neuron, "effective", 0.1) is None  # weight ends at 1/4
+    at_half = gain_at(weight, neuron, "sparsity", 0.5)
+    assert at_half is not None
+    assert at_half.mean == pytest.approx(0.1 + 0.002)
