@@ -7,7 +7,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from functools import partial
+from threading import Thread, Timer
 from time import monotonic, sleep
 from types import FrameType
 
@@ -15,8 +16,10 @@ STOPPING = "stopping; once more to stop at once"
 # One stop can come as two signals: `timeout` sends one to its child and one to its whole group.
 SECONDS_OF_ONE = 0.3
 RAISED = "interrupted"
+SECONDS_TO_PASS = 0.05  # in which a callback, where nothing can be raised, is over
 SHOW_CURSOR = "\x1b[?25h"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+UnraisableHook = Callable[["sys.UnraisableHookArgs"], object]  # a type of the stubs alone
 
 
 class SignalHandler:
@@ -123,6 +126,7 @@ class SignalHandler:
     @contextmanager
     def _installed(self) -> Iterator[None]:
         before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        hook, sys.unraisablehook = sys.unraisablehook, partial(self._on_unraisable, sys.unraisablehook)
         if not self._depth:
             self.received, self.disk_full_reason = 0, ""
         self._depth += 1
@@ -130,6 +134,7 @@ class SignalHandler:
             yield
         finally:
             self._depth -= 1
+            sys.unraisablehook = hook
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -145,6 +150,18 @@ class SignalHandler:
             raise KeyboardInterrupt(RAISED)
         if not sys.stderr.isatty():  # there, the bar says so
             _write(STOPPING)
+
+    def _on_unraisable(self, hook: UnraisableHook, unraisable: sys.UnraisableHookArgs) -> None:
+        """Interrupt again, a moment later, where Python could not pass the interruption on.
+
+        That is so in the callbacks of weak references, such as importlib has, and in `__del__`.
+        """
+        is_ours = isinstance(unraisable.exc_value, KeyboardInterrupt)
+        if not is_ours or str(unraisable.exc_value) != RAISED or not self.received:
+            hook(unraisable)
+            return
+        number, self.received = self.received, 0
+        Timer(SECONDS_TO_PASS, os.kill, (os.getpid(), number)).start()
 
     def _end_start(self, number: int, seconds: float) -> None:
         sleep(seconds)

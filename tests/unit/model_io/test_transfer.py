@@ -513,4 +513,4 @@ def test_a_trial_from_an_ancestor_travels_as_text() -> None:
     )
     point = Task(config.key(), "a name", config, parent=config.dense.key())
     assert load_tasks(dump_tasks([point])) == (point,)
-    assert json.loads(point.to_text())["config"]["dense"]["start"] == "masked"
+    assert json.loads(dump_tasks([point]))[0]["config"]["dense"]["start"] == "masked"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,26 @@ def test_a_signal_is_raised_where_one_listens(handler: SignalHandler) -> None:
         press(signal.SIGTERM)
     assert handler.received == signal.SIGTERM
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
+
+
+def test_a_signal_within_a_callback_that_can_raise_nothing_is_raised_after_it(
+    handler: SignalHandler, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As importlib's locks have: Python prints what such a callback raises, and goes on."""
+    hook = sys.unraisablehook
+
+    def press_within_a_callback() -> None:
+        locked = SignalHandler()
+        reference = weakref.ref(locked, lambda _: press())
+        del locked
+        assert reference() is None
+        time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt, match="interrupted"), handler.handling("bye"):
+        press_within_a_callback()
+    assert handler.received == signal.SIGINT
+    assert capfd.readouterr().err == ""
+    assert sys.unraisablehook is hook
 
 
 def test_a_held_signal_is_noted_and_the_next_command_knows_nothing_of_it(
