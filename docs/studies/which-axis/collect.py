@@ -26,7 +26,8 @@ from pandas import DataFrame
 from orchestrator.analysis.intervals import interval, test_set_width
 from orchestrator.analysis.results import combine_sweeps
 from orchestrator.data.datasets import split_sizes
-from orchestrator.latency.recorded_networks import find_runs, latency_records
+from orchestrator.latency.recorded_networks import find_runs
+from orchestrator.latency.records import latency_records
 from orchestrator.planning.plan import make_plan
 from orchestrator.space.space import load_space
 from orchestrator.system.provenance import environment
