@@ -134,7 +134,7 @@ def sweep(folder: Path, sets: Sequence[str], stack: str) -> SideResult:
     command = [*ORCHESTRATE, "sweep", "--space", "weight-vs-unit", "--json", "--stack", stack, *options]
     output, result = run_command(command, folder=folder, environment={"OMP_NUM_THREADS": "1"})
     rows: list[dict[str, Any]] = json.loads(output)["results"]
-    accuracies = sorted((row["key"], row["accuracy"]) for row in rows)
+    accuracies = sorted(row["accuracy"] for row in rows)
     return SideResult(accuracies, result.measures, result.child_cpu_seconds)
 
 
