@@ -112,13 +112,13 @@ def _latency(model: str, shape: tuple[int, int, int], batch: int, *, device: str
     apply_masks(masked, masks)
     variants = NetworkVariants(net, shape, masked, pruning.shrink(net, masks, example), masks)
     try:
-        found = measure(variants, batch=batch, seconds=seconds, device=device)
+        latency = measure(variants, batch=batch, seconds=seconds, device=device)
     except (RuntimeError, CollapsedError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         return {"reason": str(error)[:200]}
-    times = {f"{form}_ms": spread.p50 for form, spread in found.timing.spreads.items()}
-    return {**times, "speedup": found.speedup, "self_ratio": found.timing.self_ratio}
+    times = {f"{form}_ms": spread.p50 for form, spread in latency.timing.spreads.items()}
+    return {**times, "speedup": latency.speedup, "self_ratio": latency.timing.self_ratio}
 
 
 def measure_scoring(device: str, *, small: bool, clock: Clock) -> Iterator[Row]:

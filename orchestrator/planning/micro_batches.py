@@ -54,27 +54,27 @@ def training_bytes(model: str, input_shape: Shape, num_classes: int) -> tuple[in
     """
     try:
         net = meta_model(model, input_shape, num_classes).train()
-        kept = _kept_bytes(net, torch.empty((IMAGES, *input_shape), device="meta"))
+        activation_bytes = _activation_bytes(net, torch.empty((IMAGES, *input_shape), device="meta"))
     except (*FORWARD_ERRORS, NotImplementedError):
         return None
     parameters = sum(tensor.numel() * tensor.element_size() for tensor in net.parameters())
-    return CONTEXT_BYTES + COPIES * parameters, max(1, int(HEADROOM * kept / IMAGES))
+    return CONTEXT_BYTES + COPIES * parameters, max(1, int(HEADROOM * activation_bytes / IMAGES))
 
 
-def _kept_bytes(net: nn.Module, images: Tensor) -> int:
+def _activation_bytes(net: nn.Module, images: Tensor) -> int:
     """Return the bytes that a forward pass keeps for the backward pass, each once; parameters aside."""
     own = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
-    kept: dict[int, Tensor] = {}
+    activations: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         if (address := tensor.untyped_storage()._cdata) not in own:
-            kept.setdefault(address, tensor)  # the tensor itself, so that its address stays its own
+            activations.setdefault(address, tensor)  # the tensor itself, so that its address stays its own
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = net(images)
     del output
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in activations.values())
 
 
 @lru_cache(maxsize=1024)

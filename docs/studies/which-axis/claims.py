@@ -40,8 +40,10 @@ def apart(results: Record, section: str, panel: str, first: str, second: str, *a
 def turned(results: Record, section: str, first: str, second: str, *panels: str) -> str:
     """Claim that exactly these panels turn."""
     of_pair = [p for p in results[section]["pairs"] if (p["first"], p["second"]) == (first, second)]
-    found = [pair["panel"] for pair in of_pair if turns(pair)]
-    return claim(sorted(found) == sorted(panels), f"{first} and {second} turn in {panels}, not in {found}")
+    turning = [pair["panel"] for pair in of_pair if turns(pair)]
+    return claim(
+        sorted(turning) == sorted(panels), f"{first} and {second} turn in {panels}, not in {turning}"
+    )
 
 
 def holds(results: Record, path: str, relation: str, bound: str) -> str:
