@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from math import ceil
 from typing import Any, Literal
 
 from orchestrator.keys import (
@@ -37,6 +38,7 @@ Json = Any  # whatever json can write
 MICRO_BATCH = {"slp": 65_536, "mlp": 16_384, "cnn": 2_048, "densenet121": 128}
 MICRO_BATCH |= {"resnet": 512, "resnet50": 64, "wide_resnet": 128, "torchvision": 64, "timm": 64}
 DEFAULT_MICRO_BATCH = 256
+MOST_DEVICES = 64  # that share each batch of a training
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Numerics:
     """What else a result depends on to the last bit.
 
     `tf32` lets a GPU round the factors of products; `fast` lets it choose kernels by their time, and those
-    that are not deterministic. With `compile` networks are trained as `torch.compile` makes them.
+    that are not deterministic. With `compile` networks are trained as `torch.compile` makes them. Each batch
+    of a training is shared by so many `devices`; with `sync_batch_norm` batch norms take the statistics of
+    all devices' images, else each those of its own.
     """
 
     device: Device = "cpu"
@@ -104,6 +108,15 @@ class Numerics:
     tf32: bool = False
     fast: bool = False
     compile: bool = False
+    devices: int = 1
+    sync_batch_norm: bool = False
+
+    def norm_images(self, batch_size: int) -> int:
+        """Return over how many images, at most, batch norms take their statistics of a batch."""
+        devices = self.devices if batch_size >= 2 * self.devices else 1
+        part = ceil(batch_size / devices)
+        images = ceil(part / ceil(part / self.micro_batch))
+        return min(batch_size, images * devices) if self.sync_batch_norm else images
 
 
 @dataclass(frozen=True)

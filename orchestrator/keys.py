@@ -31,6 +31,8 @@ ADDED_LATER: Mapping[str, Any] = {
     "train.ema": 0.0,
     "numerics.fast": False,
     "numerics.compile": False,
+    "numerics.devices": 1,
+    "numerics.sync_batch_norm": False,
 }
 # Fields of Prune that take the place of `amount` in a key, or are no part of it.
 OTHER_AMOUNTS = ("layer_amounts", "amount_label", "limits")

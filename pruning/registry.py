@@ -11,8 +11,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +32,7 @@ from pruning.plugins import PluginError
 __all__ = ["Between", "Converter", "Method", "Registry", "parse_method"]  # what plug-ins import
 
 OWN_PACKAGES = ("pruning", "orchestrator")
+MOST_CACHED = 4096  # texts of methods: a plan asks for the same few at every point
 METHOD = re.compile(rf"\s*({own_code.NAME_PATTERN}|[\w.-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -71,6 +74,12 @@ class Method:
 
 def parse_method(text: str) -> tuple[str, dict[str, Value]]:
     """Split `name(a=1, b=[2, 3], c=true)` into (name, options). ValueError for any other form."""
+    name, options = _parse_method(text)
+    return name, deepcopy(options) if options else {}
+
+
+@lru_cache(maxsize=MOST_CACHED)
+def _parse_method(text: str) -> tuple[str, dict[str, Value]]:
     match = METHOD.fullmatch(text)
     try:
         # A call of `_`, as a name with a dash is none to Python's parser.
@@ -114,6 +123,7 @@ class Registry:
         self._modules = modules
         self._positional, self._keywords = positional, keywords
         self._functions: dict[str, tuple[Function, dict[str, Value]]] = {}
+        self._methods: dict[str, Method] = {}  # by text; of registered functions, which stay what they are
 
     @property
     def group(self) -> str:
@@ -158,6 +168,8 @@ class Registry:
         """
         if isinstance(spec, Method):
             return spec
+        if isinstance(spec, str) and spec in self._methods:
+            return self._methods[spec]
         if isinstance(spec, Mapping):
             options = dict(spec)
             name = str(options.pop("method", ""))
@@ -171,7 +183,10 @@ class Registry:
             if name not in self._functions:
                 raise ValueError(f"{self._unknown(self.kind, name, list(self))}{self._how_to_add()}")
             function, traits = self._functions[name]
-        return Method(name, self._bind(own_code.shown(name), function, traits, options), function, traits)
+        method = Method(name, self._bind(own_code.shown(name), function, traits, options), function, traits)
+        if isinstance(spec, str) and not own_code.is_own(name) and len(self._methods) < MOST_CACHED:
+            self._methods[spec] = method
+        return method
 
     def _find_own(self, pinned: str) -> tuple[Function, Mapping[str, Value]]:
         if not self._positional:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli import completion
+from orchestrator.config import MOST_DEVICES
 from orchestrator.errors import UnusableError, UsageError
 from orchestrator.formatting import is_encodable
 from orchestrator.system.console import print_line
@@ -177,7 +178,15 @@ SpreadOption = Annotated[
     ),
 ]
 GpusPerTrialOption = Annotated[
-    float, typer.Option(min=0.01, max=1.0, help="0.25 puts four trials on one GPU.")
+    float,
+    typer.Option(
+        min=0.01,
+        max=float(MOST_DEVICES),
+        help="0.25 puts four trials on one GPU; with 4 each trial shares its batches among four GPUs.",
+    ),
+]
+SyncBatchNormOption = Annotated[
+    bool, typer.Option("--sync-batch-norm", help="With several GPUs: batch norm over all of a batch.")
 ]
 CalibrateOption = Annotated[
     Path | None,

@@ -29,6 +29,7 @@ from orchestrator.cli.options import (
     SpaceOption,
     StackOption,
     StopOption,
+    SyncBatchNormOption,
     TrustOption,
     chosen_space,
     load,
@@ -58,6 +59,7 @@ def plan(
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
+    sync_batch_norm: SyncBatchNormOption = False,
     fast: FastOption = False,
     compile: CompileOption = False,
     stack: StackOption = "auto",
@@ -65,7 +67,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would run: trials, shared trainings, what the store has, and an estimate."""
-    from orchestrator.execution.options import parse_stack, resolve_device
+    from orchestrator.execution.options import SweepOptions, parse_stack, resolve_device
     from orchestrator.execution.sweep import preview
     from orchestrator.planning.step_times import NO_CALIBRATION, load_calibration
 
@@ -73,18 +75,18 @@ def plan(
     calibration = NO_CALIBRATION if calibrate is None else load_calibration(calibrate)
     # A plan for another machine's GPU needs none here.
     is_elsewhere = calibrate is not None and device is DeviceChoice.cuda
-    loaded = load(chosen_space(name, space), sets, source, trust_code=trust_code)
-    result = preview(
-        loaded,
-        device="cuda" if is_elsewhere else resolve_device(device.value),
-        precision=precision.value,
+    options = SweepOptions(
+        "cuda" if is_elsewhere else resolve_device(device.value),
+        precision.value,
         gpus_per_trial=gpus_per_trial,
-        calibration=calibration,
         fast=fast,
         compile=compile,
-        uri=uri(),
-        most_stacked=most_stacked,
+        stack=most_stacked,
+        sync_batch_norm=sync_batch_norm,
     )
+    options.check_devices(was_chosen=device is not DeviceChoice.auto)
+    loaded = load(chosen_space(name, space), sets, source, trust_code=trust_code)
+    result = preview(loaded, options, uri=uri(), calibration=calibration)
     print_result(result, as_json=as_json)
 
 
@@ -98,6 +100,7 @@ def sweep(
     device: DeviceOption = DeviceChoice.auto,
     precision: PrecisionOption = PrecisionChoice.fp32,
     gpus_per_trial: GpusPerTrialOption = 1.0,
+    sync_batch_norm: SyncBatchNormOption = False,
     fast: FastOption = False,
     compile: CompileOption = False,
     max_concurrent: MaxConcurrentOption = None,
@@ -134,7 +137,9 @@ def sweep(
             fast=fast,
             compile=compile,
             stack=parse_stack(stack),
+            sync_batch_norm=sync_batch_norm,
         )
+        options.check_devices(was_chosen=device is not DeviceChoice.auto)
         summary = _run(space, sets, source, options, signals, trust_code=trust_code)
         print_json(summary.to_json()) if as_json else print_summary(summary)
         if latency and not signals.received:
@@ -227,7 +232,13 @@ def rerun(
         recorded = reruns.find_recorded_run(run, uri=uri())
     for warning in recorded.reproducibility_warnings():
         print_line(f"note: {warning}", error=True)
-    new = reruns.rerun(recorded)
+    if recorded.dense.numerics.devices == 1:
+        new = reruns.rerun(recorded)
+    else:
+        from orchestrator.execution.device_workers import devices_here
+
+        with exit_on_signal() as signals, devices_here(recorded.config, signals) as run_training:
+            new = reruns.rerun(recorded, run_training=run_training)
     print_line(f"{recorded.row.name}: {new.level}", error=True)
     if not check:
         for name, value in new.result.last.measurement.metrics("final").items():

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from orchestrator.analysis.results import load_results
-from orchestrator.config import Precision
+from orchestrator.config import MOST_DEVICES, Precision
 from orchestrator.errors import StoreError, UsageError
 from orchestrator.execution.options import SweepOptions, resolve_device
 from orchestrator.execution.summary import Summary
-from orchestrator.execution.sweep import run_plan
+from orchestrator.execution.sweep import plan_of, run_plan
 from orchestrator.formatting import first_control
 from orchestrator.keys import FINGERPRINTS
 from orchestrator.model_io.pretrained import with_bundled_source
 from orchestrator.planning.changes import differences
-from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.plan import Plan
 from orchestrator.planning.resume import with_points_of
 from orchestrator.report.bundle import joined_masks, masks_digest, masks_of_run
 from orchestrator.space.schema import Search
@@ -159,11 +159,11 @@ def _check_about(about: Json) -> None:
     if about["device"] not in ("cpu", "cuda") or about["precision"] not in ("fp32", "bf16"):
         raise ValueError(f"it ran on {about['device']!r:.40} in {about['precision']!r:.40}")
     share = about.get("gpus_per_trial", 1.0)
-    flags = (about.get("fast", False), about.get("compile", False))
+    flags = [about.get(name, False) for name in ("fast", "compile", "sync_batch_norm")]
     if (
         not all(isinstance(flag, bool) for flag in flags)
         or not isinstance(share, float)
-        or not 0 < share <= 1
+        or not (0 < share <= 1 or share in range(2, MOST_DEVICES + 1))
     ):
         raise ValueError("its options of speed are none")
     if not isinstance(about["stop"], str | None):
@@ -221,15 +221,9 @@ def remake(bundle: Bundle, *, uri: str, signals: SignalHandler) -> Summary:
         stop=cast("str | None", about["stop"]),
         fast=bool(about.get("fast", False)),
         compile=bool(about.get("compile", False)),
+        sync_batch_norm=bool(about.get("sync_batch_norm", False)),
     )
-    plan = make_plan(
-        bundled_space(bundle),
-        device=options.device,
-        precision=options.precision,
-        gpu_bytes=options.gpu_bytes(),
-        fast=options.fast,
-        compile=options.compile,
-    )
+    plan = plan_of(bundled_space(bundle), options, gpu_bytes=options.gpu_bytes())
     if plan.space.search.method != "grid":
         plan = _with_recorded_points(plan, bundle)
     return run_plan(plan, options, uri=uri, signals=signals)

@@ -50,6 +50,8 @@ class SweepRequest:
     gpu_bytes: int | None = None
     fast: bool = False
     compile: bool = False
+    devices: int = 1
+    sync_batch_norm: bool = False
 
     def sha256(self) -> str | None:
         """Return a hash of the request, the code and the files of the data sets; None if there are plug-ins.
@@ -118,6 +120,8 @@ def _make_request(name: str, text: str, sets: tuple[str, ...], options: SweepOpt
         options.gpu_bytes(),
         options.fast,
         options.compile,
+        options.devices,
+        options.sync_batch_norm,
     )
 
 

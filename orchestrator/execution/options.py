@@ -69,8 +69,9 @@ SHORTEST_TASK_SECONDS = 0.15  # what a task takes that trains next to nothing
 class Resources:
     """What one trial holds, how many may run at once, and what a Ray of our own has.
 
-    A trial holds one CPU, and `gpus_per_trial` of one GPU if there are any `gpus`. If its worker dies, it
-    is tried again, `retries` times. Up to `most_stacked` trainings run as one.
+    A trial holds one CPU, and `gpus_per_trial` of one GPU if there are any `gpus`; with several `devices` a
+    CPU and a GPU for each. If its worker dies, it is tried again, `retries` times. Up to `most_stacked`
+    trainings run as one.
     """
 
     cpus: int
@@ -80,11 +81,12 @@ class Resources:
     address: str | None = None
     retries: int = 2
     most_stacked: int = 1
+    devices: int = 1
 
     @property
-    def per_trial(self) -> dict[str, float]:
-        """What one trial holds, by Ray's names of resources."""
-        return {"CPU": 1.0} | ({"GPU": self.gpus_per_trial} if self.gpus else {})
+    def per_device(self) -> dict[str, float]:
+        """What a trial holds for each of its devices, by Ray's names of resources."""
+        return {"CPU": 1.0} | ({"GPU": min(self.gpus_per_trial, 1.0)} if self.gpus else {})
 
     def initial_workers(self, tasks: int) -> int:
         """Return how many workers to start for so many tasks: as many as pay even if they train nothing."""
@@ -92,43 +94,61 @@ class Resources:
 
 
 def local_resources(device: Device, *, gpus_per_trial: float = 1.0) -> Resources:
-    """Return all that this machine has; a trial on a GPU waits for no core."""
-    gpu_count = gpus() if device == "cuda" else 0
+    """Return all that this machine has; a trial waits for no core. DeviceError for more GPUs than it has."""
+    gpu_count, devices = gpus() if device == "cuda" else 0, devices_of(gpus_per_trial)
+    if gpu_count and devices > gpu_count:
+        raise DeviceError(
+            f"--gpus-per-trial {devices}: torch sees {gpu_count} on this machine; give 1 to {gpu_count}, or "
+            "a part of one"
+        )
     slots = gpu_count * trials_per_gpu(gpus_per_trial) if gpu_count else cores()
-    return Resources(max(cores(), slots), gpu_count, gpus_per_trial, max(1, slots))
+    trials = max(1, slots // devices)
+    return Resources(
+        max(cores(), slots, trials * devices), gpu_count, gpus_per_trial, trials, devices=devices
+    )
 
 
 def cluster_resources(device: Device, address: str, *, gpus_per_trial: float = 1.0) -> Resources:
     """Return what a trial holds in a cluster; how many fit is known once it is joined."""
-    return Resources(0, int(device == "cuda"), gpus_per_trial, ANY_NUMBER, address)
+    devices = devices_of(gpus_per_trial)
+    return Resources(0, int(device == "cuda"), gpus_per_trial, ANY_NUMBER, address, devices=devices)
+
+
+def devices_of(gpus_per_trial: float) -> int:
+    """Return how many devices share each batch of a trial, 1 or more."""
+    return max(1, int(gpus_per_trial))
 
 
 def limit_to_nodes(resources: Resources, nodes: Iterable[Mapping[str, float]]) -> Resources:
     """Return `resources` with no more trials at once than fit on the nodes. ClusterError if none fits."""
     nodes = list(nodes)
-    slots = sum(slots_on_node(node, resources.per_trial) for node in nodes)
-    if slots:
-        return replace(resources, concurrent=min(resources.concurrent, slots))
-    needed = " and ".join(f"{amount:g} {name}" for name, amount in resources.per_trial.items())
+    slots = sum(slots_on_node(node, resources.per_device) for node in nodes)
+    if trials := slots // resources.devices:
+        return replace(resources, concurrent=min(resources.concurrent, trials))
+    needed = " and ".join(f"{amount:g} {name}" for name, amount in resources.per_device.items())
     available = " and ".join(
         f"{sum(node.get(name, 0.0) for node in nodes):g} {name}" for name in ("CPU", "GPU")
     )
+    if resources.devices > 1:
+        raise ClusterError(
+            f"a trial holds {resources.devices} times {needed}; all nodes together have {available}"
+        )
     raise ClusterError(
         f"a trial holds {needed} of one node, and no node has that; all together have {available}"
     )
 
 
-def slots_on_node(node: Mapping[str, float], per_trial: Mapping[str, float]) -> int:
-    """Return how many trials fit on one node; a trial cannot use shares of two GPUs."""
-    cpus = int(node.get("CPU", 0.0) / per_trial["CPU"])
-    if not (gpu_share := per_trial.get("GPU")):
+def slots_on_node(node: Mapping[str, float], per_device: Mapping[str, float]) -> int:
+    """Return for how many devices of trials one node has room; none can use shares of two GPUs."""
+    cpus = int(node.get("CPU", 0.0) / per_device["CPU"])
+    if not (gpu_share := per_device.get("GPU")):
         return cpus
     return min(cpus, int(node.get("GPU", 0.0)) * trials_per_gpu(gpu_share))
 
 
 def trials_per_gpu(share: float) -> int:
     """Return how many trials with this share of a GPU fit on one; Ray counts in ten thousandths."""
-    return 10_000 // max(1, round(share * 10_000))
+    return 10_000 // max(1, round(min(share, 1.0) * 10_000))
 
 
 def gpu_bytes(device: Device, gpus_per_trial: float, *, address: str | None = None) -> int | None:
@@ -149,8 +169,9 @@ def share_of_memory(gpu_bytes: int, gpus_per_trial: float) -> int:
 class SweepOptions:
     """How to run a sweep.
 
-    On one kind of device none of it changes a result, with one exception: micro-batches are planned by the
-    part of a GPU's memory that `gpus_per_trial` leaves a trial.
+    On one kind of device none of it changes a result, with two exceptions: micro-batches are planned by the
+    part of a GPU's memory that `gpus_per_trial` leaves a trial, and several GPUs, or processes of a CPU,
+    share each batch of a training.
     """
 
     device: Device = "cpu"
@@ -164,6 +185,12 @@ class SweepOptions:
     fast: bool = False  # on a GPU: TF32, and kernels that are not deterministic
     compile: bool = False  # train what torch.compile makes of a network
     stack: int = LARGEST_STACK  # trainings that may run as one; 1 for each by itself
+    sync_batch_norm: bool = False  # of several devices: statistics of all their images
+
+    @property
+    def devices(self) -> int:
+        """How many devices share each batch of a training."""
+        return devices_of(self.gpus_per_trial)
 
     def resources(self) -> Resources:
         """Return what a trial holds, of the cluster at `address` or of this machine."""
@@ -178,6 +205,25 @@ class SweepOptions:
             retries=self.retries,
             most_stacked=self.stack,
         )
+
+    def check_devices(self, *, was_chosen: bool) -> None:
+        """Raise UsageError for numbers of devices that cannot be, and for several GPUs where there is none.
+
+        On a CPU, if the device `was_chosen`, it is the number of processes that share each batch.
+        """
+        given = f"--gpus-per-trial {self.gpus_per_trial:g}"
+        if self.gpus_per_trial > 1 and self.gpus_per_trial != self.devices:
+            raise UsageError(f"{given}: give a whole number of GPUs, or a part of one, 0.01 to 1")
+        if self.devices > 1 and self.device == "cpu" and not was_chosen:
+            raise UsageError(
+                f"{given}: torch sees no CUDA device; with --device cpu so many processes share each batch"
+            )
+        if self.sync_batch_norm and self.devices == 1:
+            raise UsageError("--sync-batch-norm: give --gpus-per-trial 2 or more; one GPU has whole batches")
+        if self.sync_batch_norm and self.compile:
+            raise UsageError(
+                "--sync-batch-norm and --compile: give one; a compiled network waits for no other GPU"
+            )
 
     def gpu_bytes(self) -> int | None:
         """Return the memory of a GPU that a trial may use; None on a CPU or where it is not known."""

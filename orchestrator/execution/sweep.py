@@ -7,14 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.config import DenseConfig, Device, EarlyStopping, Precision
+from orchestrator.config import DenseConfig, Device, EarlyStopping
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import SpaceError, UsageError
 from orchestrator.execution.options import (
-    LARGEST_STACK,
     SweepOptions,
-    gpu_bytes,
     local_resources,
     share_of_memory,
     trials_per_gpu,
@@ -87,25 +85,16 @@ def check_data(datasets: Iterable[str]) -> None:
 
 
 def preview(
-    space: Space,
-    *,
-    device: Device,
-    precision: Precision,
-    uri: str,
-    gpus_per_trial: float = 1.0,
-    calibration: Calibration = NO_CALIBRATION,
-    fast: bool = False,
-    compile: bool = False,
-    most_stacked: int = LARGEST_STACK,
+    space: Space, options: SweepOptions, *, uri: str, calibration: Calibration = NO_CALIBRATION
 ) -> Preview:
     """Return the plan, what the store has of it, and an estimate for the rest. Writes nothing.
 
     On a machine without a GPU a calibration stands for one.
     """
-    memory, concurrency = gpu_bytes(device, gpus_per_trial), _concurrency(device, gpus_per_trial)
-    if device == "cuda" and not gpus() and calibration.gpu_bytes is not None:
-        memory = share_of_memory(calibration.gpu_bytes, gpus_per_trial)
-    plan = make_plan(space, device=device, precision=precision, gpu_bytes=memory, fast=fast, compile=compile)
+    memory, is_calibrated = options.gpu_bytes(), options.device == "cuda" and not gpus()
+    if is_calibrated and calibration.gpu_bytes is not None:
+        memory = share_of_memory(calibration.gpu_bytes, options.gpus_per_trial)
+    plan = plan_of(space, options, gpu_bytes=memory)
     stop = stop_rule(space)
     check_can_stop(plan, stop)
     tracker = None
@@ -120,6 +109,7 @@ def preview(
         keys = {trial.key for trial in plan.trials}
         done = set(tracker.find_all_finished()) | stopped_keys(tracker, keys, stop)
         changed = find_changes(plan, tracker, done=done)
+    concurrency = _concurrency(options.device, options.gpus_per_trial)
     cost = estimate(plan, finished=done, concurrency=concurrency, calibration=calibration)
     to_run = [trial.config for trial in plan.trials if trial.key not in done]
     dense_keys = {config.dense.key() for config in to_run} - done
@@ -133,8 +123,8 @@ def preview(
         _unpruned(plan),
         missing_data({config.dense.dataset for config in to_run}),
         find_norm_images(plan.dense),
-        stacks if most_stacked > 1 else [],
-        most_stacked,
+        stacks if options.stack > 1 else [],
+        options.stack,
     )
 
 
@@ -158,6 +148,20 @@ def _unpruned(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {model: tuple(all_layers) for model, all_layers in names.items() if all_layers}
 
 
+def plan_of(space: Space, options: SweepOptions, *, gpu_bytes: int | None) -> Plan:
+    """Return the plan of a space for the options of a sweep, and GPUs of which a trial has `gpu_bytes`."""
+    return make_plan(
+        space,
+        device=options.device,
+        precision=options.precision,
+        gpu_bytes=gpu_bytes,
+        fast=options.fast,
+        compile=options.compile,
+        devices=options.devices,
+        sync_batch_norm=options.sync_batch_norm,
+    )
+
+
 def run_sweep(
     space: Space, options: SweepOptions, *, uri: str, signals: SignalHandler | None = None
 ) -> Summary:
@@ -166,14 +170,7 @@ def run_sweep(
     `signals` handles those of the command that runs the sweep; without one the sweep handles its own.
     DataError and StoreError come before any training.
     """
-    plan = make_plan(
-        space,
-        device=options.device,
-        precision=options.precision,
-        gpu_bytes=options.gpu_bytes(),
-        fast=options.fast,
-        compile=options.compile,
-    )
+    plan = plan_of(space, options, gpu_bytes=options.gpu_bytes())
     return run_plan(plan, options, uri=uri, signals=signals)
 
 

@@ -36,11 +36,11 @@ def reproduce_command(space: Space, options: SweepOptions) -> str:
     words += ["--device", options.device]
     words += [] if options.precision == "fp32" else ["--precision", options.precision]
     words += ["--compile"] if options.compile else []
-    if options.device == "cuda":
-        words += ["--fast"] if options.fast else []
-        # Of the memory that it leaves a trial micro-batches are planned.
-        share = f"{options.gpus_per_trial:g}"
-        words += [] if options.gpus_per_trial == 1 else ["--gpus-per-trial", share]
+    words += ["--fast"] if options.fast and options.device == "cuda" else []
+    # Of the memory that it leaves a trial micro-batches are planned; on a CPU only processes count.
+    if options.gpus_per_trial != 1 and (options.device == "cuda" or options.devices > 1):
+        words += ["--gpus-per-trial", f"{options.gpus_per_trial:g}"]
+    words += ["--sync-batch-norm"] if options.sync_batch_norm and options.devices > 1 else []
     words += [] if options.stop is None else ["--stop", options.stop]
     return shlex.join(words)[:COMMAND_LENGTH]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from ray import tune
 from orchestrator.execution.dag_searcher import METRICS, OUTCOMES, REASON, STOPPED, SUCCEEDED, TASKS
 from orchestrator.execution.ray_patches import internal_kv
 from orchestrator.execution.worker import run_tasks
+from orchestrator.training.loop import run_training
 from orchestrator.trial.task import Task, WorkerSettings, load_tasks
 
 
@@ -64,7 +66,12 @@ def trainable(
         stop_reasons[task.key] = "" if stop_signals is None else stop_signals.get(task.key)
         return stop_reasons[task.key]
 
-    ended = run_tasks(tasks, settings, on_progress=on_progress, should_stop=should_stop)
+    run = run_training
+    if tasks[0].dense.numerics.devices > 1:
+        from orchestrator.execution.device_workers import run_shared  # torch.distributed, which few need
+
+        run = partial(run_shared, tasks[0], settings)
+    ended = run_tasks(tasks, settings, on_progress=on_progress, should_stop=should_stop, run_training=run)
     outcomes = {
         task.key: _outcome(metrics, stop_reasons.get(task.key, ""))
         for task, metrics in zip(tasks, ended, strict=True)

@@ -188,7 +188,7 @@ def _fit(
     )
     with session_folder(signals) as folder:
         tuner = tune.Tuner(
-            tune.with_resources(work, PlacementGroupFactory([resources.per_trial])),
+            tune.with_resources(work, PlacementGroupFactory([resources.per_device] * resources.devices)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_make_scheduler(settings.stop, stop_signals, previous_trials),

@@ -30,7 +30,7 @@ from orchestrator.tracking.round_masks import load_round_masks
 from orchestrator.tracking.run_session import RunSession, make_run_start
 from orchestrator.tracking.sensitivities import StoredSensitivities
 from orchestrator.tracking.source_models import load_source_model, transfer_tags
-from orchestrator.training.loop import EpochRecord, run_training
+from orchestrator.training.loop import EpochRecord, RunTraining, run_training
 from orchestrator.training.stack_runner import StackMember, run_in_stacks
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.params import params
@@ -53,12 +53,39 @@ def run_task(
     *,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
-    member: StackMember | None = None,
+    largest_stack: Callable[[], int] = lambda: 1,
+    run_training: RunTraining = run_training,
 ) -> dict[str, float]:
     """Run a task, record it as one MLflow run, and return its `final/*` metrics; {} if it was stopped.
 
     DivergedError (recorded, and not run again), DataError and StoreError pass through; the run is then
-    FAILED, with the reason. As the `member` of a stack its trainings run with those of others.
+    FAILED, with the reason. Its trainings are run by `run_training`, and `largest_stack` says afterwards with
+    how many others at most.
+    """
+    prepare_process(task, settings)
+    outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
+    execution = _TaskExecution(
+        task,
+        settings,
+        load_planned_data(task.dense, settings.data_dir),
+        StoredDenseNetworks(shared_tracker(settings.uri, settings.experiment), outbox),
+        on_progress,
+        should_stop,
+        largest_stack,
+        run_training,
+    )
+    pending = outbox.find_task_result(task.key)
+    if pending is not None:  # a worker died between its work and the store
+        with suppress(StoreUnavailableError):
+            deliver_all(settings.uri, outbox)
+        return pending.final_metrics
+    return execution.run_and_record()
+
+
+def prepare_process(task: Task, settings: WorkerSettings) -> None:
+    """Give this process what a task needs: paths, the user's own files, threads, its share of a GPU.
+
+    StoreError where it has another code than the sweep was planned with.
     """
     check_code(settings.code)
     stored_code.add_all(settings.own_code)
@@ -69,22 +96,6 @@ def run_task(
     disable_malloc_trim()
     if task.dense.numerics.device == "cuda":
         limit_gpu_memory(settings.gpu_share)
-    outbox = Outbox(outbox_folder(settings.uri, settings.state_dir))
-    execution = _TaskExecution(
-        task,
-        settings,
-        load_planned_data(task.dense, settings.data_dir),
-        StoredDenseNetworks(shared_tracker(settings.uri, settings.experiment), outbox),
-        on_progress,
-        should_stop,
-        member,
-    )
-    pending = outbox.find_task_result(task.key)
-    if pending is not None:  # a worker died between its work and the store
-        with suppress(StoreUnavailableError):
-            deliver_all(settings.uri, outbox)
-        return pending.final_metrics
-    return execution.run_and_record()
 
 
 def run_tasks(
@@ -93,12 +104,22 @@ def run_tasks(
     *,
     on_progress: OnProgress | None = None,
     should_stop: Callable[[Task, dict[str, float]], str] | None = None,
+    run_training: RunTraining = run_training,
 ) -> list[dict[str, float] | Exception]:
-    """Run tasks of one model as a stack, each recorded as `run_task` does, and return how each ended."""
+    """Run tasks of one model as a stack, each recorded as `run_task` does, and return how each ended.
+
+    The trainings of a task by itself are run by `run_training`.
+    """
 
     def run(task: Task, member: StackMember | None = None) -> dict[str, float]:
-        stop = None if should_stop is None else partial(should_stop, task)
-        return run_task(task, settings, on_progress=on_progress, should_stop=stop, member=member)
+        return run_task(
+            task,
+            settings,
+            on_progress=on_progress,
+            should_stop=None if should_stop is None else partial(should_stop, task),
+            largest_stack=lambda: 1 if member is None else member.largest_stack,
+            run_training=run_training if member is None else member.run_training,
+        )
 
     numerics = tasks[0].dense.numerics
     torch.set_num_threads(numerics.threads)
@@ -124,7 +145,8 @@ class _TaskExecution:
     networks: StoredDenseNetworks
     on_progress: OnProgress | None
     should_stop: ShouldStop | None
-    member: StackMember | None
+    largest_stack: Callable[[], int]
+    run_training: RunTraining
 
     def run_and_record(self) -> dict[str, float]:
         """Run the task within a run of its own, and return the final metrics."""
@@ -150,8 +172,8 @@ class _TaskExecution:
                 tags[NONDETERMINISTIC_TAG] = ", ".join(sorted(nondeterministic_ops))
             if masks is not None:
                 tags["trunk_key"] = masks.key
-            if self.member is not None and self.member.largest_stack > 1:
-                tags[STACK_TAG] = str(self.member.largest_stack)
+            if (stacked := self.largest_stack()) > 1:
+                tags[STACK_TAG] = str(stacked)
             session.finish(
                 partial(
                     write_result,
@@ -187,7 +209,7 @@ class _TaskExecution:
             on_epoch=self._on_epoch,
             checkpoints=checkpoints,
             every_seconds=self.settings.checkpoint_seconds,
-            run_training=run_training if self.member is None else self.member.run_training,
+            run_training=self.run_training,
         )
 
     def _on_epoch(self, stage: str, epoch: int, record: EpochRecord) -> None:

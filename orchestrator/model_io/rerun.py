@@ -24,6 +24,7 @@ from orchestrator.system.provenance import environment
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker, open_store
 from orchestrator.tracking.result_metrics import CONFIG, ENVIRONMENT, metric_points
 from orchestrator.tracking.source_models import load_source_model
+from orchestrator.training.loop import RunTraining, run_training
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.run import TrialResult, run_dense, run_trial
 
@@ -194,9 +195,10 @@ class _NoDenseNetworks:
         return None
 
 
-def rerun(recorded: RecordedRun) -> RerunResult:
+def rerun(recorded: RecordedRun, *, run_training: RunTraining = run_training) -> RerunResult:
     """Run the recorded configuration in this process; nothing is written to the store.
 
+    Trainings are run by `run_training`, which has as many devices as the run had.
     Raises DeviceError for a run of a GPU on a machine without one.
     """
     config, numerics = recorded.config, recorded.dense.numerics
@@ -209,9 +211,12 @@ def rerun(recorded: RecordedRun) -> RerunResult:
         deterministic(numerics.device, tf32=numerics.tf32, fast=numerics.fast) as operations,
     ):
         if isinstance(config, TrialConfig):
-            result = run_trial(config, images, store=_NoDenseNetworks(), source_model=source_model)
+            networks = _NoDenseNetworks()
+            result = run_trial(
+                config, images, store=networks, source_model=source_model, run_training=run_training
+            )
         else:
-            result = run_dense(config, images, source_model=source_model)
+            result = run_dense(config, images, source_model=source_model, run_training=run_training)
     return RerunResult(result, images, summary(numerics, operations))
 
 

@@ -46,7 +46,8 @@ Shape = tuple[int, int, int]
 def shape_of(dataset: str) -> tuple[Shape, int]:
     """Return (input shape, number of classes) of a data set in canonical text."""
     name, options = parse_dataset(dataset)
-    return info(name).input_shape, len(options.get("classes", range(info(name).num_classes)))
+    facts = info(name)
+    return facts.input_shape, len(options["classes"]) if "classes" in options else facts.num_classes
 
 
 def train_size(dataset: str) -> int:

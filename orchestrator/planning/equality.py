@@ -60,6 +60,7 @@ def explain_duplicate(config: TrialConfig, first: TrialConfig) -> Duplicate:
     return Duplicate(f"{names}{reasons}: planned once", axis, left_out, planned)
 
 
+@lru_cache(maxsize=4096)  # one object for all trials of a training, which then finds its key once
 def _plain_dense(config: DenseConfig) -> DenseConfig:
     train = _plain_recipe(config.train)
     return config if train == config.train else replace(config, train=train)

@@ -105,7 +105,8 @@ def estimate(
 def _basis(to_run: Sequence[TrialConfig], concurrency: int, calibration: Calibration) -> str:
     if not to_run:
         return "nothing is left to run"
-    are_calibrated = [_is_calibrated(config.dense, calibration) for config in to_run]
+    kinds = {(config.dense.model, config.dense.dataset): config.dense for config in to_run}
+    are_calibrated = [_is_calibrated(dense, calibration) for dense in kinds.values()]
     device = to_run[0].dense.numerics.device if gpus() else "cpu"
     timed = f"a few timed training steps of each model on this machine's {device}"
     measured = f"step times of a {calibration.device}"
@@ -122,7 +123,9 @@ def _is_calibrated(config: DenseConfig, calibration: Calibration) -> bool:
 
 def unknown_costs(to_run: Sequence[TrialConfig], calibration: Calibration = NO_CALIBRATION) -> Iterator[str]:
     """Yield what the estimate of these trials does not count, or never was compared with a sweep for."""
-    for config in to_run:
+    # What is not counted is the methods': each combination of them once.
+    kinds = {(c.dense.model, c.dense.dataset, c.prune.criterion, c.recover, c.prepare): c for c in to_run}
+    for config in kinds.values():
         if config.dense.numerics.device == "cuda":
             is_timed_here = bool(gpus()) or _is_calibrated(config.dense, calibration)
             no_gpu = "" if is_timed_here else ", and this machine has none: timed on the CPU"
@@ -190,7 +193,8 @@ class _Costs:
         train, validation, test = _split_sizes(config.dataset)
         forward_images = epochs * validation + measurements * (validation + test)
         steps = epochs * ceil(train / config.batch_size)
-        passes = epochs * train * (1 + FORWARD_SHARE * has_teacher) + FORWARD_SHARE * forward_images
+        trained = epochs * train * (1 + FORWARD_SHARE * has_teacher) / config.numerics.devices
+        passes = trained + FORWARD_SHARE * forward_images
         seconds = passes * speed.image_seconds + steps * speed.step_seconds
         return _Cost(
             seconds, train_flops(speed.cost, epochs * train, has_teacher=has_teacher), RUN_BYTES + stored

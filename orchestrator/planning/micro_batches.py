@@ -28,13 +28,13 @@ HEADROOM = 1.6
 def planned_micro_batch(
     model: str, dataset: str, batch_size: int, *, numerics: Numerics, gpu_bytes: int | None
 ) -> int:
-    """Return the images of one forward and backward pass.
+    """Return the images of one forward and backward pass on one device.
 
     On a GPU whose memory is known a batch that is larger than the model's fixed number goes through in as few
     equal parts as `gpu_bytes` hold, but never in smaller ones than the fixed number. It depends on the memory
     alone, so that the numbers of cards of one size agree.
     """
-    fixed = micro_batch_of(model)
+    fixed, batch_size = micro_batch_of(model), ceil(batch_size / numerics.devices)
     if numerics.device == "cpu" or gpu_bytes is None or batch_size <= fixed:
         return fixed
     needed = training_bytes(model, *shape_of(dataset))
@@ -88,10 +88,8 @@ def has_batch_norm(model: str, dataset: str) -> bool:
 
 def norm_images(config: DenseConfig) -> int | None:
     """Return over how many images, at most, batch norms take their statistics; None for whole batches."""
-    count = ceil(config.batch_size / config.numerics.micro_batch)
-    if count == 1 or not has_batch_norm(config.model, config.dataset):
-        return None
-    return ceil(config.batch_size / count)
+    images = config.numerics.norm_images(config.batch_size)
+    return images if images < config.batch_size and has_batch_norm(config.model, config.dataset) else None
 
 
 @dataclass(frozen=True)

@@ -74,17 +74,29 @@ def make_plan(
     gpu_bytes: int | None = None,
     fast: bool = False,
     compile: bool = False,
+    devices: int = 1,
+    sync_batch_norm: bool = False,
 ) -> Plan:
     """Return the plan of a space; of data sets with options of their own, names and headers are read.
 
     The plan of `random` has all its points; that of `tpe` is empty, and grows while results come in. `fast`
-    is for a GPU, and nothing on a CPU. Raises DataError where data sets are missing or bad, and SpaceError
+    is for a GPU, and nothing on a CPU; `devices` share each batch of a training, and without several
+    `sync_batch_norm` is nothing. Raises DataError where data sets are missing or bad, and SpaceError
     where a model fits none of the data sets, or amounts by layer none of the models.
     """
     clear_caches()
     _check_models(space)
     fast = fast and device != "cpu"
-    numerics = Numerics(device, precision, threads, tf32=fast, fast=fast, compile=compile)
+    numerics = Numerics(
+        device,
+        precision,
+        threads,
+        tf32=fast,
+        fast=fast,
+        compile=compile,
+        devices=devices,
+        sync_batch_norm=sync_batch_norm and devices > 1,
+    )
     if space.search.method == "grid":
         expansion = expand(space, grid_lists(space), numerics, gpu_bytes=gpu_bytes)
         trials, dense, excluded = expansion.trials, expansion.dense, expansion.excluded

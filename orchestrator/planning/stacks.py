@@ -58,6 +58,8 @@ def conflict_of(config: DenseConfig) -> str:
     """Return why trainings of a network run one by one; empty where they may run as one."""
     if config.numerics.compile:
         return "compiled networks train one by one"
+    if config.numerics.devices > 1:
+        return "several devices share each batch"
     images = min(config.batch_size, config.numerics.micro_batch)
     return _conflict(config.model, *shape_of(config.dataset), images, config.numerics.device)
 
@@ -91,6 +93,6 @@ def summarize_stacks(
 def _summarize(model: str, configs: Sequence[DenseConfig | TrialConfig], *, competes: bool) -> StackSummary:
     groups = [stack_group(config, competes=competes) for config in configs]
     sizes = Counter(group for group in groups if group is not None)
-    dense = [config.dense if isinstance(config, TrialConfig) else config for config in configs]
+    dense = dict.fromkeys(config.dense if isinstance(config, TrialConfig) else config for config in configs)
     conflict = next((text for config in dense if (text := conflict_of(config))), "")
     return StackSummary(model, sum(size for size in sizes.values() if size > 1), len(configs), conflict)

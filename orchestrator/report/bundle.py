@@ -115,7 +115,8 @@ def _environment(tracker: Tracker, rows: Iterable[RunRecord]) -> str:
 def read_request(sweep: RunRecord) -> Json:
     """Return the command of a sweep, and its options that decide results.
 
-    These are `sets`, `device`, `precision`, `stop` and `from`; `fast`, `compile`, `gpus_per_trial` if given.
+    These are `sets`, `device`, `precision`, `stop` and `from`; `fast`, `compile`, `sync_batch_norm` and
+    `gpus_per_trial` if given.
 
     UsageError for a sweep whose command was not recorded whole.
     """
@@ -140,7 +141,8 @@ def read_request(sweep: RunRecord) -> Json:
             options[name.removeprefix("--")] = value
         elif name == "--gpus-per-trial":
             options["gpus_per_trial"] = float(value)
-    return options | {flag: True for flag in ("fast", "compile") if f"--{flag}" in words}
+    flags = ("fast", "compile", "sync_batch_norm")
+    return options | {flag: True for flag in flags if f"--{flag.replace('_', '-')}" in words}
 
 
 def source_model_files(tracker: Tracker, sweep: RunRecord, request: Json) -> dict[str, bytes]:

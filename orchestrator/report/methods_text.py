@@ -179,4 +179,15 @@ class MethodsText:
         fast = ", factors of products rounded to TF32 and kernels not deterministic" if is_fast else ""
         is_compiled = "numerics.compile" in self._results and self._results["numerics.compile"].eq(True).any()
         compiled = ", compiled by torch.compile" if is_compiled else ""
-        return f"trials ran on {device} in {precision} with {threads} {unit} each{fast}{compiled}"
+        how = f"{fast}{compiled}{self._devices()}"
+        return f"trials ran on {device} in {precision} with {threads} {unit} each{how}"
+
+    def _devices(self) -> str:
+        """Return how several devices shared each batch; "" where there was one."""
+        devices = self._joined("numerics.devices") if "numerics.devices" in self._results else ""
+        if devices in ("", "1"):
+            return ""
+        column = "numerics.sync_batch_norm"
+        is_together = column in self._results and self._results[column].eq(True).any()
+        norms = ", with batch norm over all of them" if is_together else ""
+        return f", with each batch shared by {devices} devices{norms}"

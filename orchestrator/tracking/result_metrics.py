@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
-from math import ceil
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from orchestrator.config import DenseConfig, EarlyStopping, TrialConfig
+from orchestrator.config import DenseConfig, EarlyStopping, Numerics, TrialConfig
 from orchestrator.space.stopping_rules import pruners
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import RunEnd
@@ -138,14 +137,16 @@ def _outcome_tags(dense: DenseConfig, result: TrialResult, phase_names: Sequence
     tags |= {"phase": phase_names[-1]} if phase_names else {}
     worst_class = worst(_classes(result))
     tags |= {"worst_class_drop": worst_class.label} if worst_class.drop > 0 else {}
-    tags |= _norm_tag(result.last.net, batch=dense.batch_size, micro_batch=used)
+    numerics = replace(dense.numerics, micro_batch=used)
+    tags |= _norm_tag(result.last.net, numerics, batch_size=dense.batch_size)
     return tags | ({"micro_batch_halved_to": str(used)} if used < dense.numerics.micro_batch else {})
 
 
-def _norm_tag(net: nn.Module, *, batch: int, micro_batch: int) -> dict[str, str]:
+def _norm_tag(net: nn.Module, numerics: Numerics, *, batch_size: int) -> dict[str, str]:
     """Return a tag where batch norms took their statistics over less than a batch, with its largest part."""
-    has_norm = micro_batch < batch and any(isinstance(module, Norm) for module in net.modules())
-    return {NORM_IMAGES: f"{ceil(batch / ceil(batch / micro_batch))} of {batch}"} if has_norm else {}
+    images = numerics.norm_images(batch_size)
+    has_norm = images < batch_size and any(isinstance(module, Norm) for module in net.modules())
+    return {NORM_IMAGES: f"{images} of {batch_size}"} if has_norm else {}
 
 
 def _phases(result: TrialResult, stop: EarlyStopping | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import chain
@@ -16,6 +15,7 @@ from orchestrator.data.batches import iter_batches
 from orchestrator.data.device_copies import to_device
 from orchestrator.data.loading import Split
 from orchestrator.data.scaled_images import as_bytes, index_device
+from orchestrator.training.device_group import ALONE, DeviceGroup
 from orchestrator.training.losses import Labels
 
 MicroBatches = Iterator[tuple[Tensor, Labels]]
@@ -29,16 +29,22 @@ class Inputs:
         images = as_bytes(split.images, split.pixel_scale) if rounds_bytes(recipe.augment) else split.images
         self.augment = Augmenter(recipe.augment, generator, images)
 
-    def epoch(self, batch_size: int, *, micro_batch: int) -> Iterator[tuple[int, MicroBatches]]:
+    def epoch(
+        self, batch_size: int, *, micro_batch: int, group: DeviceGroup = ALONE
+    ) -> Iterator[tuple[int, MicroBatches]]:
         """Yield the size of each batch of a shuffled pass, and its micro-batches: read them before the next.
 
+        Of a group's devices each has micro-batches of its own part, and augments and mixes that by itself.
         The whole order is drawn at once: images of large sets are gathered while the batch before is in use.
         """
         images = self.split.images
         batches = list(iter_batches(len(self.split), batch_size, self.generator, device=index_device(images)))
+        group.draw_apart(self.generator)
         # Micro-batches of nearly one size: one of a single image would have no batch statistics.
-        counts = [math.ceil(len(batch) / micro_batch) for batch in batches]
-        parts = [self._read_at_once(batch, count) for batch, count in zip(batches, counts, strict=True)]
+        counts = [group.count_passes(len(batch), micro_batch) for batch in batches]
+        parts = [
+            self._read_at_once(group.part(batch), count) for batch, count in zip(batches, counts, strict=True)
+        ]
         with closing(self.augment.read_batches(chain.from_iterable(parts))) as read:
             for batch, count, its_parts in zip(batches, counts, parts, strict=True):
                 yield len(batch), self._micro_batches(its_parts, read, count)
@@ -54,7 +60,9 @@ class Inputs:
             yield from self._micro_batches(parts, read, count)
 
     def _read_at_once(self, batch: Tensor, count: int) -> tuple[Tensor, ...]:
-        """Return the indices of the images that are augmented together."""
+        """Return the indices of the images that are augmented together; none where there are no parts."""
+        if not count:
+            return ()
         by_part = not self.mixup and self.augment.draws_by_micro_batch
         return batch.tensor_split(count) if by_part else (batch,)
 

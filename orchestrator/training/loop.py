@@ -19,6 +19,7 @@ from orchestrator.errors import DivergedError
 from orchestrator.system.determinism import global_states, set_global_states
 from orchestrator.training.averaging import WeightAverage
 from orchestrator.training.checkpoint_format import Checkpoint, load_optimizer, optimizer_tensors, snapshot
+from orchestrator.training.device_group import ALONE, DeviceGroup
 from orchestrator.training.evaluation import evaluate, precision
 from orchestrator.training.hooks import NO_HOOKS, TrainingHooks
 from orchestrator.training.inputs import Inputs
@@ -26,6 +27,7 @@ from orchestrator.training.losses import Labels
 from orchestrator.training.masked_step import step_and_mask
 from orchestrator.training.masker import Masker
 from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
+from orchestrator.training.synchronized_norm import synchronized_norms
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ class TrainingCheckpointer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One training that is to be run: what `train` takes."""
+    """One training that is to be run: what `train` takes.
+
+    What is not in the weights of a network that `is_cut` may differ from that of others of its shapes.
+    """
 
     net: nn.Module
     split: Split
@@ -105,6 +110,7 @@ class Training:
     on_epoch: OnEpoch | None = None
     resume_from: TrainerState | None = None
     maybe_save: MaybeSave | None = None
+    is_cut: bool = False
 
 
 RunTraining = Callable[[Training], list[EpochRecord]]
@@ -137,14 +143,32 @@ def train(
     return run_training(Training(net, split, validation, *settings, on_epoch, resume_from, maybe_save))
 
 
-def run_training(training: Training) -> list[EpochRecord]:
-    """Run one training by itself, as `train` says."""
-    loop = TrainingLoop(training)
-    for epoch in range(len(loop.records), training.phase.epochs):
-        started = perf_counter()
-        sums = loop.run_epoch(epoch)
-        loop.finish_epoch(epoch, sums, seconds=perf_counter() - started)
-    return loop.finish()
+def run_training(training: Training, group: DeviceGroup = ALONE) -> list[EpochRecord]:
+    """Run one training, as `train` says; as the first of a group's devices its batches are shared.
+
+    RuntimeError where the group has another number of devices than the training is to have.
+    """
+    with _norms_of(training, group):
+        loop = TrainingLoop(training, group)
+        for epoch in range(len(loop.records), training.phase.epochs):
+            started = perf_counter()
+            sums = loop.run_epoch(epoch)
+            loop.finish_epoch(epoch, sums, seconds=perf_counter() - started)
+        return loop.finish()
+
+
+def follow_training(training: Training, group: DeviceGroup, *, first_epoch: int) -> None:
+    """Work on this device's part of each batch of a training that the first device of the group runs."""
+    with _norms_of(training, group):
+        loop = TrainingLoop(training, group)
+        for epoch in range(first_epoch, training.phase.epochs):
+            loop.run_epoch(epoch)
+
+
+def _norms_of(training: Training, group: DeviceGroup) -> AbstractContextManager[None]:
+    """Return a block in which batch norms see what the training's numerics say."""
+    is_together = training.numerics.sync_batch_norm and group.size > 1
+    return synchronized_norms(training.net, group) if is_together else nullcontext()
 
 
 def _check_finite(*losses: float, epoch: int, epochs: int) -> None:
@@ -153,9 +177,15 @@ def _check_finite(*losses: float, epoch: int, epochs: int) -> None:
 
 
 class TrainingLoop:
-    """One training, an epoch at a time; a training that is resumed begins after its `records`."""
+    """One training, an epoch at a time; a training that is resumed begins after its `records`.
 
-    def __init__(self, training: Training) -> None:
+    Of a group's devices each passes over its part of the batches; only the first one ends epochs.
+    """
+
+    def __init__(self, training: Training, group: DeviceGroup = ALONE) -> None:
+        if training.numerics.devices != group.size:
+            raise RuntimeError(f"a training on {training.numerics.devices} devices was run on {group.size}")
+        self.group = group
         self.training, self.net, self.recipe = training, training.net, training.recipe
         self.phase, self.numerics, self.hooks = training.phase, training.numerics, training.hooks
         self.inputs = Inputs(training.split, training.recipe, training.generator)
@@ -182,21 +212,29 @@ class TrainingLoop:
         split, device = self.training.split, self.device
         loss_sum, correct, lr = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
         steps = math.ceil(len(split) / self.training.batch_size)
-        batches = self.inputs.epoch(self.training.batch_size, micro_batch=self.numerics.micro_batch)
+        self.group.start_epoch(self.training.generator)
+        batches = self.inputs.epoch(
+            self.training.batch_size, micro_batch=self.numerics.micro_batch, group=self.group
+        )
         for step, (batch_size, micro_batches) in enumerate(batches):
             lr = self.lr_at(epoch + step / steps, step=1 / steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
+            self.group.start_step(self.net, batch_size)
             for images, labels in micro_batches:
                 loss, hits = self._accumulate(images, labels, batch_size)
                 loss_sum += loss
                 correct += hits
+            self.group.sum_gradients(self.net)
+            if self.group.rank:
+                continue
             progress = (epoch + step / steps) / self.phase.epochs
             new_masks = self._step(lr, progress=progress, images=batch_size)
             if self.average is not None:
                 self.average.update(new_masks)
-        total_loss, total_correct = torch.stack([loss_sum, correct]).tolist()  # the only wait for the device
+        sums = self.group.sum(torch.stack([loss_sum, correct]))
+        total_loss, total_correct = sums.tolist()  # the only wait for the device
         return EpochSums(total_loss, total_correct, lr)
 
     def finish_epoch(self, epoch: int, sums: EpochSums, *, seconds: float) -> None:

@@ -39,7 +39,12 @@ def stacking_key(training: Training) -> Hashable:
     hooks, numerics, device = training.hooks, training.numerics, training.split.images.device
     images = min(training.batch_size, numerics.micro_batch)
     acts_in_steps = hooks.regularizer or hooks.after_backward or hooks.optimizer_step
-    if acts_in_steps or hooks.loss is not cross_entropy or stack_conflict(training.net, images, device.type):
+    if (
+        training.is_cut
+        or acts_in_steps
+        or hooks.loss is not cross_entropy
+        or stack_conflict(training.net, images, device.type)
+    ):
         return None
     tensors = ((name, t.shape, t.dtype, t.stride()) for name, t in training.net.state_dict().items())
     records = 0 if training.resume_from is None else len(training.resume_from.records)

@@ -22,7 +22,7 @@ from orchestrator.system.memory import is_out_of_memory
 from orchestrator.training.checkpoint_format import snapshot
 from orchestrator.training.evaluation import ONE_IMAGE
 from orchestrator.training.hooks import TrainingHooks
-from orchestrator.training.loop import TrainerState, Training, TrainingCheckpointer, run_training
+from orchestrator.training.loop import RunTraining, TrainerState, Training, TrainingCheckpointer, run_training
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.allocation import allocation_of
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
@@ -133,9 +133,9 @@ def _train(
             on_epoch=None if context.on_epoch is None else partial(context.on_epoch, stage),
             resume_from=None if resume_from is None else network.narrow_state(resume_from),
             maybe_save=None if checkpointer is None else partial(_save, checkpointer, network, stage, round),
+            is_cut=bool(network.entries),
         )
-        # Cut networks of one shape may read other columns: what is not in their weights must not be shared.
-        records = run_training(training) if network.entries else context.run_training(training)
+        records = context.run_training(training)
         weights = network.widen(snapshot(net))
         if checkpointer is not None:
             # Of a finished training the optimizer is not needed any more.
@@ -249,11 +249,14 @@ def weights_at(context: TrialContext, epoch: int) -> Mapping[str, Tensor]:
         return context.dense_state.weights
     if epoch == 0:
         return initial(context).weights
-    return _weights_at(context.config, context.data, context.source_model, epoch)
+    # By itself, and so kept for other trials, unless several devices have to share it.
+    run = context.run_training if context.config.numerics.devices > 1 else run_training
+    return _weights_at(context.config, context.data, context.source_model, run, epoch)
 
 
 @lru_cache(maxsize=2)
 def _weights_at(
-    config: DenseConfig, data: Dataset, source_model: SourceModel | None, epoch: int
+    config: DenseConfig, data: Dataset, source_model: SourceModel | None, run: RunTraining, epoch: int
 ) -> Mapping[str, Tensor]:
-    return dense(make_context(config, data, source_model=source_model), epochs=epoch).weights
+    context = make_context(config, data, source_model=source_model, run_training=run)
+    return dense(context, epochs=epoch).weights

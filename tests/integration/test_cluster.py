@@ -267,3 +267,19 @@ def test_a_worker_killed_by_rays_memory_monitor_costs_its_trial_alone(uri: str) 
         cluster.shutdown()
     died = "its worker died 2 times"
     assert [outcome.reason for outcome in ended.results] == [died, f"its dense network failed: {died}"]
+
+
+@pytest.mark.long
+def test_two_nodes_share_the_batches_of_a_trial(uri: str, head: str, tmp_path: Path) -> None:
+    """Each node has one CPU, so the two processes of a trial are on different nodes."""
+    (tmp_path / "shared.yaml").write_text(SPACE.replace("epochs: 25", "epochs: 2").replace("0, 1, 2, 3", "0"))
+    words = ("sweep", "--space", "shared.yaml", "--device", "cpu", "--gpus-per-trial", "2")
+    alone = orchestrate(*words, cwd=tmp_path, RAY_ADDRESS=head, MLFLOW_TRACKING_URI=uri)
+    assert alone.returncode == 4
+    assert "a trial holds 2 times 1 CPU; all nodes together have 1 CPU" in alone.stderr
+    with second_node(head):
+        ended = orchestrate(*words, cwd=tmp_path, RAY_ADDRESS=head, MLFLOW_TRACKING_URI=uri)
+    assert ended.returncode == 0, ended.stderr
+    rows = Tracker(uri, "shared").search("attributes.status = 'FINISHED' and tags.key LIKE '_%'")
+    assert len(rows) == 3
+    assert {row.params["numerics.devices"] for row in rows} == {"2"}

@@ -209,6 +209,6 @@ def test_a_trial_sees_the_one_gpu_that_it_holds(tmp_path: Path, monkeypatch: pyt
 
     halves = Resources(cpus=4, gpus=2, gpus_per_trial=0.5, concurrent=4)
     with local_ray(halves, SignalHandler()):
-        task = ray.remote(num_cpus=halves.per_trial["CPU"], num_gpus=halves.per_trial["GPU"])(seen)
+        task = ray.remote(num_cpus=halves.per_device["CPU"], num_gpus=halves.per_device["GPU"])(seen)
         assert sorted(ray.get([task.remote(number) for number in range(4)])) == ["0", "0", "1", "1"]
     assert not ray.is_initialized()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.errors import ClusterError, DeviceError
+from orchestrator.errors import ClusterError, DeviceError, UsageError
 from orchestrator.execution import options
 from orchestrator.execution.options import (
     Resources,
+    SweepOptions,
     cluster_resources,
     limit_to_nodes,
     local_resources,
@@ -51,10 +52,10 @@ def test_a_machine_gives_each_trial_a_core_or_its_part_of_a_gpu(monkeypatch: pyt
     monkeypatch.setattr(options, "cores", lambda: 4)
     monkeypatch.setattr(options, "gpus", lambda: 2)
     found = local_resources("cpu")
-    assert (found.cpus, found.gpus, found.concurrent, found.per_trial) == (4, 0, 4, {"CPU": 1.0})
+    assert (found.cpus, found.gpus, found.concurrent, found.per_device) == (4, 0, 4, {"CPU": 1.0})
     found = local_resources("cuda", gpus_per_trial=0.25)
     assert (found.cpus, found.gpus, found.concurrent) == (8, 2, 8)  # cores do not hold GPUs back
-    assert found.per_trial == {"CPU": 1.0, "GPU": 0.25}
+    assert found.per_device == {"CPU": 1.0, "GPU": 0.25}
 
 
 def test_auto_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +84,45 @@ def test_cores_that_may_be_used(
 def test_as_many_workers_are_started_as_the_points_are_worth() -> None:
     machine = Resources(cpus=64, gpus=0, gpus_per_trial=1.0, concurrent=32)
     assert [machine.initial_workers(points) for points in (0, 1, 27, 148, 100_000)] == [1, 1, 1, 4, 32]
+
+
+def test_several_devices_of_a_trial_may_be_on_several_nodes() -> None:
+    four = cluster_resources("cuda", "10.0.0.1:6379", gpus_per_trial=4)
+    assert (four.devices, four.per_device) == (4, {"CPU": 1.0, "GPU": 1.0})
+    assert limit_to_nodes(four, [GPU_NODE, CPU_NODE, GPU_NODE, GPU_NODE]).concurrent == 1  # 6 GPUs
+    message = "holds 4 times 1 CPU and 1 GPU; all nodes together have 20 CPU and 2 GPU"
+    with pytest.raises(ClusterError, match=message):
+        limit_to_nodes(four, [GPU_NODE, CPU_NODE])
+
+
+def test_a_machine_has_as_many_trials_as_it_has_gpus_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "gpus", lambda: 5)
+    monkeypatch.setattr(options, "cores", lambda: 3)
+    pairs = local_resources("cuda", gpus_per_trial=2)
+    assert (pairs.concurrent, pairs.devices, pairs.cpus) == (2, 2, 5)
+    assert local_resources("cpu", gpus_per_trial=2).concurrent == 1
+    assert local_resources("cpu", gpus_per_trial=4).cpus == 4  # Ray has to give every process a core
+    with pytest.raises(DeviceError, match="--gpus-per-trial 8: torch sees 5 on this machine; give 1 to 5"):
+        local_resources("cuda", gpus_per_trial=8)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (SweepOptions(gpus_per_trial=2), "--gpus-per-trial 2: torch sees no CUDA device"),
+        (SweepOptions("cuda", gpus_per_trial=1.5), "--gpus-per-trial 1.5: give a whole number of GPUs"),
+        (SweepOptions(sync_batch_norm=True), "--sync-batch-norm: give --gpus-per-trial 2 or more"),
+        (
+            SweepOptions("cuda", gpus_per_trial=2, sync_batch_norm=True, compile=True),
+            "--sync-batch-norm and --compile: give one",
+        ),
+    ],
+)
+def test_devices_that_cannot_be_are_refused(given: SweepOptions, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        given.check_devices(was_chosen=False)
+
+
+def test_a_cpu_that_was_chosen_has_processes() -> None:
+    SweepOptions(gpus_per_trial=2).check_devices(was_chosen=True)
+    SweepOptions("cuda", gpus_per_trial=0.5).check_devices(was_chosen=False)

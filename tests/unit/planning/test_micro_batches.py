@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.config import DenseConfig, Device, Numerics, Train, micro_batch_of, non_default_fields
+from orchestrator.config import DenseConfig, Device, Numerics, Train, flat, micro_batch_of, non_default_fields
 from orchestrator.execution.options import SweepOptions, gpu_bytes
 from orchestrator.execution.sweep import preview
 from orchestrator.execution.sweep_artifacts import reproduce_command
@@ -208,7 +208,7 @@ def test_where_batch_norm_sees_less_than_a_batch() -> None:
 
 
 def test_the_plan_names_it(tmp_path: Path) -> None:
-    found = preview(space(tmp_path), device="cpu", precision="fp32", uri=default_uri(tmp_path))
+    found = preview(space(tmp_path), SweepOptions(), uri=default_uri(tmp_path))
     line = next(line for line in found.lines() if line.startswith("batch norm "))
     assert re.fullmatch(
         r"batch norm +densenet121.* on digits: statistics of 128 images, in place of a batch of 256", line
@@ -219,9 +219,10 @@ def test_the_plan_names_it(tmp_path: Path) -> None:
 
 def test_a_run_and_the_report_name_it() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    assert _norm_tag(net, batch=300, micro_batch=128) == {"batch_norm_images": "100 of 300"}
-    assert _norm_tag(net, batch=128, micro_batch=128) == {}
-    assert _norm_tag(net[:1], batch=300, micro_batch=128) == {}
+    numerics = Numerics(micro_batch=128)
+    assert _norm_tag(net, numerics, batch_size=300) == {"batch_norm_images": "100 of 300"}
+    assert _norm_tag(net, numerics, batch_size=128) == {}
+    assert _norm_tag(net[:1], numerics, batch_size=300) == {}
     tagged = SimpleNamespace(tags={"batch_norm_images": "128 of 256"}, params={"model": "densenet121"})
     plain = SimpleNamespace(tags={}, params={"model": "mlp"})
     data: Any = SimpleNamespace(loaded=SimpleNamespace(runs={"a": tagged, "b": plain, "c": tagged}))
@@ -229,3 +230,32 @@ def test_a_run_and_the_report_name_it() -> None:
     assert _norm_text(data) == text
     data.loaded.runs = {"b": plain}
     assert _norm_text(data) == ""
+
+
+@pytest.mark.parametrize(
+    ("devices", "micro_batch", "is_together", "batch_size", "expected"),
+    [
+        (1, 256, False, 256, 256),
+        (1, 128, False, 256, 128),
+        (4, 256, False, 256, 64),  # each device its part
+        (4, 32, False, 256, 32),  # in two passes
+        (4, 256, True, 256, 256),  # all devices' parts
+        (4, 32, True, 256, 128),
+        (4, 256, False, 6, 6),  # too few to share
+        (3, 256, False, 256, 86),  # the largest part
+    ],
+)
+def test_batch_norms_of_several_devices(
+    devices: int, micro_batch: int, is_together: bool, batch_size: int, expected: int
+) -> None:
+    numerics = Numerics(devices=devices, micro_batch=micro_batch, sync_batch_norm=is_together)
+    assert numerics.norm_images(batch_size) == expected
+
+
+def test_devices_are_in_the_key_and_no_key_of_before_changes(tmp_path: Path) -> None:
+    (own,) = make_plan(space(tmp_path)).dense[:1]
+    (shared,) = make_plan(space(tmp_path), devices=2).dense[:1]
+    (together,) = make_plan(space(tmp_path), devices=2, sync_batch_norm=True).dense[:1]
+    assert len({own.key(), shared.key(), together.key()}) == 3
+    assert make_plan(space(tmp_path), sync_batch_norm=True).dense[0].key() == own.key()
+    assert "devices" not in str(dict(flat(own)))

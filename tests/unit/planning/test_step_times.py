@@ -15,6 +15,7 @@ import torch
 from orchestrator.config import Numerics
 from orchestrator.errors import DeviceError, UsageError
 from orchestrator.execution import sweep
+from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.sweep import preview
 from orchestrator.planning import estimate as estimate_module
 from orchestrator.planning import step_times
@@ -114,9 +115,7 @@ def test_the_estimate_is_that_of_the_calibration(tmp_path: Path, monkeypatch: py
     model = make_plan(space).dense[0].model  # with all of its options
     rows = [{**row, "model": model} for row in ROWS]
     calibration = load_calibration(written(tmp_path, steps=rows))
-    found = preview(
-        space, device="cuda", precision="fp32", uri=default_uri(tmp_path), calibration=calibration
-    )
+    found = preview(space, SweepOptions(device="cuda"), uri=default_uri(tmp_path), calibration=calibration)
     times = fit_step_times({32: 1e-3, 256: 1.5e-3})
     # Two dense trainings of 3 epochs, each measured once, and two trials, which are measured twice.
     images = 2 * (3 * 1257 + (3 * 180 + 540) / 3) + 2 * 2 * 540 / 3
@@ -125,10 +124,8 @@ def test_the_estimate_is_that_of_the_calibration(tmp_path: Path, monkeypatch: py
     assert estimate.training_seconds == pytest.approx(expected)
     half = preview(
         space,
-        device="cuda",
-        precision="fp32",
+        SweepOptions(device="cuda", gpus_per_trial=0.5),
         uri=default_uri(tmp_path),
-        gpus_per_trial=0.5,
         calibration=calibration,
     )
     # No machine of a test has a GPU: that of the file stands for one.
@@ -187,7 +184,7 @@ def test_planning_makes_no_cuda_context(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(step_times, "_time_in_process", lambda *architecture, numerics: times)
     (tmp_path / "mine.yaml").write_text(SPACE)
     space = load_space(str(tmp_path / "mine.yaml"))
-    found = preview(space, device="cuda", precision="fp32", uri=default_uri(tmp_path))
+    found = preview(space, SweepOptions(device="cuda"), uri=default_uri(tmp_path))
     assert found.plan.gpu_bytes == 80 << 30
     assert "this machine's cuda, 1 at a time" in found.estimate.basis
     assert provenance.environment.__wrapped__()["gpu.0"] == "NVIDIA H100"

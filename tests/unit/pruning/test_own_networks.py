@@ -13,6 +13,7 @@ import models
 import pruning
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
+from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.summary import Preview
 from orchestrator.execution.sweep import preview
 from orchestrator.planning.plan import Plan, make_plan
@@ -102,7 +103,7 @@ def test_a_trial_of_channels_that_cannot_be_cut_exactly_is_an_error() -> None:
 def test_a_layer_that_is_left_whole_is_named_and_the_others_are_cut(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(SPACE.format(model="split_at_four", technique="structured"))
     space = load_space(str(tmp_path / "own.yaml"))
-    seen = preview(space, device="cpu", precision="fp32", uri=f"sqlite:///{tmp_path}/none.db")
+    seen = preview(space, SweepOptions(), uri=f"sqlite:///{tmp_path}/none.db")
     (name,) = seen.to_json()["not_pruned"]["split_at_four"]
     assert name.startswith("a (left whole: b: what it reads in the network that is cut out")
     result = walked("split_at_four", "channel")
@@ -142,7 +143,7 @@ def test_layers_that_are_never_pruned_are_named_in_the_plan(tmp_path: Path) -> N
     text = SPACE.format(model="with_other_layers", technique="weight, neuron")
     (tmp_path / "own.yaml").write_text(text)
     space = load_space(str(tmp_path / "own.yaml"))
-    told: Preview = preview(space, device="cpu", precision="fp32", uri=f"sqlite:///{tmp_path}/none.db")
+    told: Preview = preview(space, SweepOptions(), uri=f"sqlite:///{tmp_path}/none.db")
     names = ["att (MultiheadAttention)", "att.out_proj (never called as a layer)"]
     assert sorted(told.to_json()["not_pruned"]["with_other_layers"]) == names
     assert any(line.startswith("not pruned") and names[0] in line for line in told.lines())
