@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.execution.ray_session import check_temporary_folder
 from orchestrator.formatting import format_gigabytes
 from orchestrator.storage.uri import redact_uri, store_exists, store_folder
+from orchestrator.system.python_process import run_python
 
 if TYPE_CHECKING:
     from orchestrator.tracking.connection import StoreHealth
@@ -143,9 +143,7 @@ def _start_ray() -> CheckResult:
     """Start Ray in another process, which may hang or crash without taking this one along."""
     code = "from orchestrator.execution import ray_local as ray; print(f'{ray.measure_ray_startup():.1f}')"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=False
-        )
+        done = run_python("-c", code, timeout=START_SECONDS)
     except subprocess.TimeoutExpired:
         return CheckResult(
             "ray", "broken", f"it did not answer in {START_SECONDS} s", "try again with less running"

@@ -26,6 +26,7 @@ from orchestrator.system.console import print_line
 from orchestrator.system.determinism import seeded, torch_threads
 from orchestrator.system.files import read_regular
 from orchestrator.system.machine import gpus
+from orchestrator.system.python_process import run_python
 from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.metrics import Profile, dense_bytes, profile
 from pruning import stored_code
@@ -36,6 +37,7 @@ MAX_IMAGES = 64  # of a timed pass
 MAX_PASS_MACS = 2_000_000_000  # of a timed pass: a second or less on a CPU core
 MIN_TIMED_SECONDS = 0.05
 MAX_TIMED_CALLS = 5
+PROCESS = "orchestrator.planning.step_times"  # this file
 GPU_SECONDS = 180.0  # in which a process times a GPU, its imports included
 LARGEST_FILE = 4 << 20  # bytes
 KIND, VERSION = "gpu-check", 1  # of a calibration file
@@ -163,16 +165,8 @@ def _time_in_process(model: str, input_shape: Shape, num_classes: int, *, numeri
         "numerics": asdict(numerics),
         "own_code": stored_code.dump(stored_code.codes_in(model), with_base=True),
     }
-    command = [sys.executable, "-m", "orchestrator.planning.step_times"]
     try:
-        answer = subprocess.run(
-            command,
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=GPU_SECONDS,
-            check=True,
-        )
+        answer = run_python("-m", PROCESS, input=json.dumps(request), timeout=GPU_SECONDS, check=True)
         return StepTimes(**json.loads(answer.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired as error:
         reason = f"no answer in {GPU_SECONDS:g} s"

@@ -143,7 +143,7 @@ def test_a_gpu_is_timed_in_another_process(monkeypatch: pytest.MonkeyPatch) -> N
     requests: list[dict[str, Any]] = []
 
     def run(command: list[str], *, input: str, **options: object) -> subprocess.CompletedProcess[str]:
-        assert command == [sys.executable, "-m", "orchestrator.planning.step_times"]
+        assert command == [sys.executable, "-P", "-m", "orchestrator.planning.step_times"]
         requests.append(json.loads(input))
         return subprocess.CompletedProcess(
             command, 0, 'a note\n{"image_seconds": 0.5, "step_seconds": 0.25}\n'
