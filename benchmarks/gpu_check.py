@@ -4,16 +4,18 @@
     python -m benchmarks.gpu_check --device cpu --small  # through all of it in seconds, without a GPU
 
 It needs neither Ray nor MLflow. The table is printed; the JSON is what `orchestrate plan --calibrate` reads.
-Exit code 4 without a GPU, 5 where a check is not passed.
+It is written after every row, and an error is the reason of its row. Exit code 4 without a GPU, 5 where a
+check is not passed or there was an error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +27,12 @@ import torch
 import models
 import pruning
 from benchmarks.gpu_equality import check_equality, check_graph, check_waits
-from benchmarks.gpu_steps import CLASSES, make_settings, measure_steps
+from benchmarks.gpu_steps import CLASSES, describe_failure, make_settings, measure_steps
 from orchestrator.errors import CollapsedError
 from orchestrator.latency.measure import NetworkVariants, measure
 from orchestrator.planning.step_times import KIND, VERSION
 from orchestrator.system.determinism import CUBLAS, deterministic
 from orchestrator.system.files import replace_file
-from orchestrator.system.memory import is_out_of_memory
 from orchestrator.trial.scoring import score_on
 from pruning.masking import apply_masks
 
@@ -39,6 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "gpu_check.json"
 PAGE = Path(__file__).parent.parent / "docs" / "machines.md"
 START, END = "<!-- table gpu-check -->", "<!-- end -->"
 SECONDS = 480.0
+PARTS = ("checks", "steps", "latency", "scoring")  # of the file, in the order in which they are made
 NOT_MEASURED = "not measured"
 CUT_NETWORKS = (("cnn", (3, 32, 32)), ("resnet(depth=20)", (3, 32, 32)), ("densenet121", (3, 32, 32)))
 SMALL_NETWORKS = (("cnn(widths=[4, 4])", (1, 8, 8)),)
@@ -58,35 +60,49 @@ class Clock:
         return perf_counter() - self.started > share * self.seconds
 
 
-def run(device: str, *, small: bool, clock: Clock) -> Row:
-    """Return all rows; of what the time does not suffice for, rows without a value."""
+def run(device: str, *, small: bool, clock: Clock, save: Callable[[Row], None]) -> Row:
+    """Return all rows; of what the time does not suffice for, rows without a value.
+
+    `save` is called with what there is after every row: a process that dies loses nothing of before.
+    """
     os.environ.setdefault(*CUBLAS)  # before cuBLAS is used, which reads it once
-    step_seconds = 0.02 if small else 1.0
-    checks = [*check_waits(device, small=small), *check_graph(device)]
-    for row in check_equality(device, small=small):
-        checks.append(row)
-        if clock.is_over(0.35):
-            break
+    result = _describe_device(device) | {"is_complete": False, "seconds": 0.0}
+    result |= {part: [] for part in PARTS}
+
+    def save_rows(rows: Iterable[Row], part: str, share: float = math.inf) -> None:
+        for row in rows:
+            result[part].append(row)
+            result["seconds"] = round(perf_counter() - clock.started, 1)
+            save(result)
+            if clock.is_over(share):
+                break
+
+    save_rows(check_waits(device, small=small), "checks")
+    save_rows(check_graph(device), "checks")
+    save_rows(check_equality(device, small=small), "checks", 0.35)
     with deterministic(device):
-        settings = make_settings(small=small)
-        steps = list(
-            measure_steps(settings, device=device, seconds=step_seconds, is_over=lambda: clock.is_over(0.8))
+        steps = measure_steps(
+            make_settings(small=small),
+            device=device,
+            seconds=0.02 if small else 1.0,
+            is_over=lambda: clock.is_over(0.8),
         )
-        latency = list(measure_latency(device, small=small, clock=clock))
-        scoring = list(measure_scoring(device, small=small, clock=clock))
+        save_rows(steps, "steps")
+        save_rows(measure_latency(device, small=small, clock=clock), "latency")
+        save_rows(measure_scoring(device, small=small, clock=clock), "scoring")
+    result["is_complete"] = True
+    save(result)
+    return result
+
+
+def _describe_device(device: str) -> Row:
+    memory = torch.cuda.get_device_properties().total_memory if device == "cuda" else None
     return {
         "kind": KIND,
         "version": VERSION,
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        "gpu_bytes": torch.cuda.get_device_properties().total_memory >> 30 << 30
-        if device == "cuda"
-        else None,
+        "gpu_bytes": None if memory is None else memory >> 30 << 30,
         "torch": torch.__version__,
-        "seconds": round(perf_counter() - clock.started, 1),
-        "checks": checks,
-        "steps": steps,
-        "latency": latency,
-        "scoring": scoring,
     }
 
 
@@ -102,6 +118,18 @@ def measure_latency(device: str, *, small: bool, clock: Clock) -> Iterator[Row]:
 
 
 def _latency(model: str, shape: tuple[int, int, int], batch: int, *, device: str, seconds: float) -> Row:
+    try:
+        latency = measure(_cut_variants(model, shape), batch=batch, seconds=seconds, device=device)
+    except CollapsedError as error:
+        return {"reason": str(error)[:200]}
+    except Exception as error:  # noqa: BLE001  the boundary of a network: the others go on
+        return describe_failure(error)
+    times = {f"{form}_ms": spread.p50 for form, spread in latency.timing.spreads.items()}
+    return {**times, "speedup": latency.speedup, "self_ratio": latency.timing.self_ratio}
+
+
+def _cut_variants(model: str, shape: tuple[int, int, int]) -> NetworkVariants:
+    """Return a network, whole, masked, and with half of its channels cut out."""
     torch.manual_seed(0)
     net = models.build(model, input_shape=shape, num_classes=CLASSES)
     example = torch.zeros((2, *shape))
@@ -110,15 +138,7 @@ def _latency(model: str, shape: tuple[int, int, int], batch: int, *, device: str
     masked = models.build(model, input_shape=shape, num_classes=CLASSES)
     masked.load_state_dict(net.state_dict())
     apply_masks(masked, masks)
-    variants = NetworkVariants(net, shape, masked, pruning.shrink(net, masks, example), masks)
-    try:
-        latency = measure(variants, batch=batch, seconds=seconds, device=device)
-    except (RuntimeError, CollapsedError) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-            raise
-        return {"reason": str(error)[:200]}
-    times = {f"{form}_ms": spread.p50 for form, spread in latency.timing.spreads.items()}
-    return {**times, "speedup": latency.speedup, "self_ratio": latency.timing.self_ratio}
+    return NetworkVariants(net, shape, masked, pruning.shrink(net, masks, example), masks)
 
 
 def measure_scoring(device: str, *, small: bool, clock: Clock) -> Iterator[Row]:
@@ -132,11 +152,15 @@ def measure_scoring(device: str, *, small: bool, clock: Clock) -> Iterator[Row]:
     for criterion in ("snip", "grasp"):
         row: Row = {"criterion": criterion, "model": model, "images": count, "seconds": None}
         if not clock.is_over():
-            for _ in range(2):  # the first time libraries choose their kernels
-                started = perf_counter()
-                score = partial(pruning.prune, amount=0.5, criterion=criterion, sample=sample)
-                score_on(torch.device(device), net, runs_it=True, prune=score)
-                row["seconds"] = perf_counter() - started
+            score = partial(pruning.prune, amount=0.5, criterion=criterion, sample=sample)
+            try:
+                for _ in range(2):  # the first time libraries choose their kernels
+                    started = perf_counter()
+                    score_on(torch.device(device), net, runs_it=True, prune=score)
+                    seconds = perf_counter() - started
+                row["seconds"] = seconds
+            except Exception as error:  # noqa: BLE001  the boundary of a criterion: the other goes on
+                row |= describe_failure(error)
         yield row
 
 
@@ -233,13 +257,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "gpu-check: torch sees no CUDA device here; --device cpu --small runs it without one\n"
         )
         return 4
-    result = run(options.device, small=options.small, clock=Clock(options.seconds, perf_counter()))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out, json.dumps(result, indent=1) + "\n")
+    result = run(
+        options.device,
+        small=options.small,
+        clock=Clock(options.seconds, perf_counter()),
+        save=lambda result: replace_file(options.out, json.dumps(result, indent=1) + "\n"),
+    )
     sys.stdout.write(f"{table(result)}\n\n{options.out}\n")
     if options.page:
         write_page(result)
-    return 0 if all(row["reached"] for row in result["checks"]) else 5
+    has_error = any(row.get("is_error") for part in PARTS for row in result[part])
+    return 0 if all(row["reached"] for row in result["checks"]) and not has_error else 5
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import models
-from benchmarks.gpu_steps import StepSetting, graph_of, graph_optimizer, make_step
+from benchmarks.gpu_steps import StepSetting, describe_failure, graph_of, graph_optimizer, make_step
 from benchmarks.shared import make_images
 from orchestrator.config import DenseConfig, Device, Numerics, Prune, Train, TrialConfig
 from orchestrator.data.loading import Dataset, Split
@@ -82,17 +82,31 @@ def check_equality(device: str, *, small: bool) -> Iterator[Row]:
     for model in NETWORKS[:1] if small else NETWORKS:
         for pruning in PRUNINGS[:2] if small else PRUNINGS:
             name = f"{model}, {pruning[0]} {pruning[1]}"
-            reference, _ = _run(model, pruning, "cpu", data)
-            first, operations = _run(model, pruning, device, data)
-            yield _row(f"{name}: loss against the CPU", _distance(first, reference), LOSS_LIMIT)
-            difference = first.last.measurement.accuracy - reference.last.measurement.accuracy
-            yield _row(f"{name}: accuracy against the CPU", abs(difference), ACCURACY_LIMIT)
-            if pruning[2] == "init":  # both have pruned the same weights
-                yield _row(f"{name}: part of the masks that differs", _mask_distance(first, reference), 0.0)
-            second, _ = _run(model, pruning, device, data)
-            unequal = float(not _has_same_bits(first, second))
-            note = f"no deterministic form: {operations}" if operations else ""
-            yield _row(f"{name}: other bits the second time", unequal, 1.0 if operations else 0.0, note)
+            yield from _until_error(name, _compare(name, model, pruning, device, data))
+
+
+def _compare(
+    name: str, model: str, pruning: tuple[str, str, str], device: str, data: Dataset
+) -> Iterator[Row]:
+    reference, _ = _run(model, pruning, "cpu", data)
+    first, operations = _run(model, pruning, device, data)
+    yield _row(f"{name}: loss against the CPU", _distance(first, reference), LOSS_LIMIT)
+    difference = first.last.measurement.accuracy - reference.last.measurement.accuracy
+    yield _row(f"{name}: accuracy against the CPU", abs(difference), ACCURACY_LIMIT)
+    if pruning[2] == "init":  # both have pruned the same weights
+        yield _row(f"{name}: part of the masks that differs", _mask_distance(first, reference), 0.0)
+    second, _ = _run(model, pruning, device, data)
+    unequal = float(not _has_same_bits(first, second))
+    note = f"no deterministic form: {operations}" if operations else ""
+    yield _row(f"{name}: other bits the second time", unequal, 1.0 if operations else 0.0, note)
+
+
+def _until_error(what: str, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows of a check; where an error ends it, a last one that is not passed, with the reason."""
+    try:
+        yield from rows
+    except Exception as error:  # noqa: BLE001  the boundary of a check: the others go on
+        yield _row(what, math.nan, 0.0, describe_failure(error)["reason"])
 
 
 def _row(what: str, value: float, limit: float, note: str = "") -> Row:
@@ -132,9 +146,13 @@ def _has_same_bits(one: TrialResult, other: TrialResult) -> bool:
 def check_waits(device: str, *, small: bool) -> Iterator[Row]:
     """Yield for each augmentation by how much longer epochs make the host wait oftener."""
     for augment in ("none", "crop_flip") if small else ("none", "flip", "crop_flip", "resized_crop"):
-        few, many = (count_waits(augment, steps, device) for steps in STEPS)
         what = f"training with augment {augment}: waits for the device in {STEPS[1] - STEPS[0]} steps"
-        yield _row(what, float(many - few), 0.0, "a CPU has none" if device == "cpu" else "")
+        yield from _until_error(what, _compare_waits(what, augment, device))
+
+
+def _compare_waits(what: str, augment: str, device: str) -> Iterator[Row]:
+    few, many = (count_waits(augment, steps, device) for steps in STEPS)
+    yield _row(what, float(many - few), 0.0, "a CPU has none" if device == "cpu" else "")
 
 
 def count_waits(augment: str, steps: int, device: str) -> int:
@@ -169,16 +187,20 @@ def check_graph(device: str) -> Iterator[Row]:
     if device == "cpu":
         return
     for model, shape in (("mlp", (1, 28, 28)), ("resnet(depth=20)", (3, 32, 32))):
-        setting = StepSetting(model, shape, BATCH, "graph")
-        batch = setting.images(BATCH, device)
-        with deterministic(device):
-            plain, captured = setting.network(device), setting.network(device)
-            optimizer, steps = graph_optimizer(plain), 5
-            graph = graph_of(captured, graph_optimizer(captured), *batch)
-            for _ in range(steps):
-                graph.replay()
-            for _ in range(3 + steps):  # with those before the capture
-                make_step(plain, optimizer, *batch)
-        pairs = zip(plain.parameters(), captured.parameters(), strict=True)
-        distance = max(float((a - b).abs().max()) for a, b in pairs)
-        yield _row(f"{model}: weights of a CUDA graph against those of the steps", distance, GRAPH_LIMIT)
+        what = f"{model}: weights of a CUDA graph against those of the steps"
+        yield from _until_error(what, _compare_graph(what, StepSetting(model, shape, BATCH, "graph"), device))
+
+
+def _compare_graph(what: str, setting: StepSetting, device: str) -> Iterator[Row]:
+    batch = setting.images(BATCH, device)
+    with deterministic(device):
+        plain, captured = setting.network(device), setting.network(device)
+        optimizer, steps = graph_optimizer(plain), 5
+        graph = graph_of(captured, graph_optimizer(captured), *batch)
+        for _ in range(steps):
+            graph.replay()
+        for _ in range(3 + steps):  # with those before the capture
+            make_step(plain, optimizer, *batch)
+    pairs = zip(plain.parameters(), captured.parameters(), strict=True)
+    distance = max(float((a - b).abs().max()) for a, b in pairs)
+    yield _row(what, distance, GRAPH_LIMIT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -20,6 +22,7 @@ from orchestrator.system.memory import is_out_of_memory
 from orchestrator.training.loop import Training, run_training
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.training.stack import run_stack
+from pruning.checks import one_line
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 SHAPES = {"slp": GREY, "mlp": GREY, "cnn": COLOUR, "resnet(depth=20)": COLOUR, "densenet121": COLOUR}
@@ -110,23 +113,39 @@ def measure_steps(
         yield row
 
 
+def describe_failure(error: Exception) -> Row:
+    """Return why a row has no value; anything but a lack of memory is printed with its traceback, too.
+
+    The end of a graph's capture raises an error of its own where memory ran out within it.
+    """
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__context__
+    if any(map(is_out_of_memory, chain)):
+        return {"reason": "memory ran out"}
+    traceback.print_exception(error)
+    return {"reason": f"{type(error).__name__}: {one_line(error)}", "is_error": True}
+
+
 def _measure(setting: StepSetting, *, device: str, seconds: float) -> Row:
     """Return the time of a step and the peak of memory, or why there is none."""
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     run = {"graph": _graph_seconds, **dict.fromkeys(STACKS, _stack_seconds)}.get(
         setting.variant, _loop_seconds
     )
     try:
+        if device == "cuda":
+            gc.collect()  # an error of the setting before may hold its tensors
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         first = run(setting, WARM_STEPS, device)
         steps = max(WARM_STEPS, min(MAX_STEPS, int(seconds / max(first, 1e-6))))
         step_seconds = run(setting, steps, device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return {"reason": "memory ran out"}
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+        peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    # The boundary of a setting: an error of one loses nothing of the others.
+    except Exception as error:  # noqa: BLE001
+        return describe_failure(error)
     return {"step_ms": 1e3 * step_seconds, "steps": steps, "peak_bytes": peak}
 
 
@@ -173,16 +192,20 @@ def graph_of(
     net: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
 ) -> torch.cuda.CUDAGraph:
     """Return a step as one CUDA graph, after some steps in which libraries choose their kernels."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_STEPS):
+    stream, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    try:
+        side.wait_stream(stream)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_STEPS):
+                make_step(net, optimizer, images, labels)
+        stream.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph):
             make_step(net, optimizer, images, labels)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    optimizer.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph):
-        make_step(net, optimizer, images, labels)
+    finally:
+        # `torch.cuda.graph` stays on its own stream where the end of the capture raises an error.
+        torch.cuda.set_stream(stream)
     return graph
 
 

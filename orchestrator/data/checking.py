@@ -21,7 +21,7 @@ from orchestrator.data.loading import READ_BYTES
 from orchestrator.data.sources.content_split import SPLITS, shared_notes
 from orchestrator.data.sources.own_data import OwnData
 from orchestrator.data.sources.registry import SOURCES, find_source, source_class
-from orchestrator.data.splits import Index, split_indices
+from orchestrator.data.splits import Index, check_splits, shorten_names, split_indices
 from orchestrator.errors import DataError, UsageError
 from orchestrator.system.files import check_can_write, naming_file, replace_file
 from pruning import own_code
@@ -107,6 +107,7 @@ def check(text: str) -> DataCheck:
         raise DataError(f"{error}; broken: {broken[0]}{more}") from error
     seconds = perf_counter() - start
     splits = split_indices(name, raw)
+    check_splits(name, splits, raw.class_names)
     per_split = [np.bincount(raw.labels[split], minlength=len(raw.class_names)).tolist() for split in splits]
     counts = dict(zip(raw.class_names, zip(*per_split, strict=True), strict=True))
     mean, deviation = _moments(raw, splits[0], levels=info(name).levels)
@@ -127,7 +128,7 @@ def _moments(raw: Raw, train: Index, *, levels: int) -> tuple[tuple[float, ...],
 
 def _notes(raw: Raw, splits: tuple[Index, Index, Index]) -> tuple[str, ...]:
     """Return the notes of the source, and those on images with equal pixels where these are others."""
-    notes = tuple(note for note in raw.notes if "broken" not in note)
+    notes = tuple(note for note in raw.notes if "broken" not in note) + tuple(_missing_notes(raw, splits))
     contents = [sha256(image).digest() for block in raw.blocks(READ_BYTES) for image in block]
     names = [f"image {number}" for number in range(len(contents))]
     source_notes = {note.partition(":")[0] for note in notes}
@@ -136,6 +137,14 @@ def _notes(raw: Raw, splits: tuple[Index, Index, Index]) -> tuple[str, ...]:
         *notes,
         *(f"by pixels, {note}" for note in by_pixels if note.partition(":")[0] not in source_notes),
     )
+
+
+def _missing_notes(raw: Raw, splits: tuple[Index, Index, Index]) -> Iterator[str]:
+    """Yield which classes have no images in a split."""
+    for split, index in zip(SPLITS, splits, strict=True):
+        labels = set(raw.labels[index].tolist())
+        if names := [name for label, name in enumerate(raw.class_names) if label not in labels]:
+            yield f"no {split} images of {shorten_names(names)}: `classes` with none but these is refused"
 
 
 def check_sheet(file: Path) -> None:

@@ -34,6 +34,7 @@ from orchestrator.system.files import translating_disk_full
 Shape = tuple[int, int, int, int]
 Facts = dict[str, Any]  # JSON
 Fill = Callable[[NDArray[np.uint8]], Facts]
+LOCK = ".lock"  # suffix of the file by which one process decodes a key at a time
 SPARE_BYTES = 100_000_000  # left free on the disk
 WRITE_SECONDS = 0.5  # between two writings of what is decoded meanwhile
 TRIES = 3  # of decoding into a folder that somebody removes
@@ -132,7 +133,7 @@ def load_or_decode(folder: Path, key: str, *, shape: Shape, fill: Fill, name: st
 
 def _decode_or_wait(folder: Path, key: str, *, shape: Shape, fill: Fill, name: str) -> Decoded | None:
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f"{key}.lock", name):
+    with _locked(folder / f"{key}{LOCK}", name):
         if (decoded := load_decoded(folder, key)) is not None:
             return decoded
         _decode(folder, key, shape=shape, fill=fill, name=name)
@@ -229,13 +230,13 @@ def _facts_digest(facts: Facts) -> str:
 def _remove_others(folder: Path, key: str) -> None:
     """Remove what a killed process left of this key, whose lock is held, and files of earlier states.
 
-    Who has such a file mapped keeps it.
+    Who has such a file mapped keeps it. Lock files stay: another process may hold one, or wait for it.
     """
     for leftover in folder.glob(f".{key}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     of_set = key.partition("-")[0]
     for file in folder.glob(f"{of_set}-*"):
-        if file.stem != key:
+        if file.stem != key and file.suffix != LOCK:
             file.unlink(missing_ok=True)
 
 

@@ -34,7 +34,7 @@ from orchestrator.data.paths import from_data_dir
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
 from orchestrator.data.sources.base import FLOAT_BYTES
 from orchestrator.data.sources.registry import clear_facts, find_source
-from orchestrator.data.splits import SPLIT_SEED, Index, first_per_class, split_indices
+from orchestrator.data.splits import SPLIT_SEED, Index, check_splits, first_per_class, split_indices
 from orchestrator.errors import DataError
 
 GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
@@ -163,9 +163,10 @@ def _select(
     check_options(name, classes=classes, samples_per_class=samples_per_class)
     raw = read_raw(name, data_dir)
     splits = split_indices(name, raw)
-    mean, deviation = _scale(raw, splits[0], levels=info(name).levels)
     labels = np.arange(info(name).num_classes) if classes is None else np.array(classes, dtype=np.int64)
     train, validation, test = (index[np.isin(raw.labels[index], labels)] for index in splits)
+    check_splits(name, (train, validation, test), [raw.class_names[label] for label in labels])
+    mean, deviation = _scale(raw, splits[0], levels=info(name).levels)
     if samples_per_class is not None:
         train = train[first_per_class(raw.labels[train], samples_per_class, seed=SPLIT_SEED)]
     return _Selection(raw, train, validation, test, labels, mean, deviation)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from orchestrator.data.datasets import Raw
+from orchestrator.data.sources.content_split import SPLITS
 from orchestrator.errors import DataError
 
 Index = NDArray[np.int64]
@@ -16,6 +18,7 @@ SPLIT_SEED = 0
 DIGITS_TEST_SHARE = 0.2
 DIGITS_VALIDATION_IMAGES = 180
 VALIDATION_SHARE = 0.1
+SHOWN_NAMES = 5
 
 
 def split_indices(name: str, raw: Raw) -> tuple[Index, Index, Index]:
@@ -40,6 +43,22 @@ def split_indices(name: str, raw: Raw) -> tuple[Index, Index, Index]:
         return *divide(training, DIGITS_VALIDATION_IMAGES), test
     except ValueError as error:
         raise DataError(f"{name}: {len(raw.labels)} images cannot be split: {error}") from error
+
+
+def check_splits(name: str, splits: Sequence[Index], class_names: Sequence[str]) -> None:
+    """Raise DataError where none of the images for training, validation or test is of these classes."""
+    for split, index in zip(SPLITS, splits, strict=True):
+        if not len(index):
+            raise DataError(
+                f"{name}: it has no {split} images of {shorten_names(class_names)}; choose other classes, or "
+                f"add {split} images of these"
+            )
+
+
+def shorten_names(names: Sequence[str]) -> str:
+    """Return names of classes as a text: the first ones, and how many more there are."""
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"{', '.join(names[:SHOWN_NAMES])}{more}"
 
 
 def stratified_split(labels: Index, count: int, *, seed: int) -> tuple[Index, Index]:

@@ -10,6 +10,7 @@ from orchestrator.doctor.checks import (
     data,
     devices,
     loopback,
+    pending_results,
     plugins,
     ray,
     store,
@@ -21,6 +22,6 @@ __all__ = ["CheckResult", "Report", "run_checks"]
 
 def run_checks(uri: str, *, deep: bool = False) -> Report:
     """Run all checks, with the store at `uri`; `deep` starts Ray and stops it."""
-    checks = [python(), packages(), devices(), store(uri), data()]
+    checks = [python(), packages(), devices(), store(uri), pending_results(uri), data()]
     checks += [loopback(), ray(deep=deep), internals(), extras(), plugins()]
     return Report(tuple(chain.from_iterable(checks)))

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.execution.ray_session import check_temporary_folder
 from orchestrator.formatting import format_gigabytes
-from orchestrator.storage.uri import redact_uri, store_exists, store_folder
+from orchestrator.storage.uri import UNREADABLE, outbox_folder, redact_uri, store_exists, store_folder
+from orchestrator.system.python_process import run_python
 
 if TYPE_CHECKING:
     from orchestrator.tracking.connection import StoreHealth
@@ -143,9 +143,7 @@ def _start_ray() -> CheckResult:
     """Start Ray in another process, which may hang or crash without taking this one along."""
     code = "from orchestrator.execution import ray_local as ray; print(f'{ray.measure_ray_startup():.1f}')"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=False
-        )
+        done = run_python("-c", code, timeout=START_SECONDS)
     except subprocess.TimeoutExpired:
         return CheckResult(
             "ray", "broken", f"it did not answer in {START_SECONDS} s", "try again with less running"
@@ -175,6 +173,22 @@ def store(uri: str) -> Iterator[CheckResult]:
     else:
         runs = "it answers" if health.runs is None else f"{health.runs} runs, schema up to date"
         yield CheckResult("store", "ok", f"{redact_uri(uri)}: {runs}")
+
+
+def pending_results(uri: str) -> Iterator[CheckResult]:
+    """Name the results that wait for the store, but which this version cannot read."""
+    from orchestrator.storage.outbox import Outbox
+
+    folders = Outbox(outbox_folder(uri)).unreadable_runs()
+    if folders:
+        message = (
+            f"kept in {folders[0].parent} and not readable here: {', '.join(path.name for path in folders)}"
+        )
+        fix = (
+            f"take {UNREADABLE} off the names and run `orchestrate deliver` of the version that has written "
+            "them, or remove them"
+        )
+        yield CheckResult("pending results", "lacking", message, fix)
 
 
 def _health(uri: str) -> StoreHealth | None:

@@ -20,7 +20,7 @@ from orchestrator.space.names import SPACES
 from orchestrator.storage.manifest import sizes_match
 from orchestrator.storage.runs import RunRecord
 from orchestrator.storage.sqlite_runs import SqliteRuns
-from orchestrator.storage.uri import outbox_folder
+from orchestrator.storage.uri import UNREADABLE, outbox_folder
 from orchestrator.system import provenance
 from orchestrator.system.files import read_regular
 from orchestrator.trial.task import SweepOutcome
@@ -147,7 +147,7 @@ def _has_pending(uri: str) -> bool:
     """Return whether results wait for the store; a folder that cannot be read may hold some."""
     folder = outbox_folder(uri)
     try:
-        return folder.exists() and any(folder.iterdir())
+        return folder.exists() and any(path.suffix != UNREADABLE for path in folder.iterdir())
     except PermissionError:
         return True
 

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator import tracking
 from orchestrator.data import paths
+from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import ClusterError, OrchestrateError
 from orchestrator.execution.options import Resources, limit_to_nodes
@@ -80,7 +81,7 @@ def find_problem(requirements: NodeRequirements) -> str:
         tracking.initialise(requirements.uri)
         paths.set_base(requirements.folder)
         stored_code.add_all(requirements.own_code)
-        for name in requirements.datasets:
+        for name in sorted({parse_dataset(text)[0] for text in requirements.datasets}):
             check_files(name, None if requirements.data_dir is None else Path(requirements.data_dir))
     except OrchestrateError as error:
         return str(error)

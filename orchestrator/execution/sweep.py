@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.config import DenseConfig, Device, EarlyStopping
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
-from orchestrator.errors import SpaceError, UsageError
+from orchestrator.errors import DataError, SpaceError, UsageError
 from orchestrator.execution.options import (
     SweepOptions,
     local_resources,
@@ -72,16 +72,18 @@ def _make_store(uri: str) -> None:
 
 
 def needed_data(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
-    """Return the data sets that are needed, for `check_data`; a search may need every one of its space."""
+    """Return the data sets that are needed, as texts; a search may need every one of its space."""
     is_open_ended = plan.space.search.method == "tpe"
     texts = plan.space.axes.dataset if is_open_ended else [training.dataset for training in trainings]
-    return sorted({parse_dataset(text)[0] for text in texts})
+    return sorted(set(texts))
 
 
 def check_data(datasets: Iterable[str]) -> None:
-    """Raise DataError for a data set whose files are missing or damaged."""
-    for name in datasets:
-        check_files(name)
+    """Raise DataError for a data set whose files are missing or damaged, or that cannot be loaded."""
+    for text in datasets:
+        check_files(parse_dataset(text)[0])
+    for text, problem in missing_data(set(datasets)).items():
+        raise DataError(f"{text}: {problem}")
 
 
 def preview(

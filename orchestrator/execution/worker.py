@@ -253,12 +253,14 @@ class StoredDenseNetworks:
         return pending or stored
 
     def sensitivity(self, question: Question) -> Sensitivity | None:
-        with suppress(StoreError), self.tracker.translating_errors():
+        with suppress(StoreError, OSError), self.tracker.translating_errors():
             return StoredSensitivities(self.tracker).sensitivity(question)
         return None
 
     def add_sensitivity(self, sensitivity: Sensitivity) -> None:
-        with suppress(StoreError), self.tracker.translating_errors():
+        # What is stored spares others its time. A folder that is gone, whose OSError is not translated, is no
+        # reason to fail a trial that has what it needs.
+        with suppress(StoreError, OSError), self.tracker.translating_errors():
             StoredSensitivities(self.tracker).add_sensitivity(sensitivity)
 
     def _load_pending(self, key: str) -> NetworkState | None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +12,12 @@ from typing import Any
 
 from orchestrator.errors import ExportError, UsageError
 from orchestrator.formatting import format_size
+from orchestrator.system.python_process import run_python
 from orchestrator.system.timing import MAX_SELF_RATIO, MIN_SELF_RATIO
 
 SUFFIX = ".onnx"
 PACKAGES = ("onnxruntime",)
 PROCESS = "orchestrator.latency.onnx_process"
-ROOT = str(Path(__file__).parents[2])  # of this package, which need not be installed
 
 
 @dataclass(frozen=True)
@@ -91,14 +88,7 @@ def bench_file(path: Path, *, threads: int, batches: Sequence[int], seconds: flo
         raise UsageError(f"there is no file {path}")
     _check_packages()
     request = {"path": str(path), "threads": threads, "batches": list(batches), "seconds": seconds}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", PROCESS],  # -P: what lies in the working folder is not imported
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))},
-    )
+    done = run_python("-m", PROCESS, input=json.dumps(request))
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         raise ExportError(f"{path} cannot be timed: {reason[:300]}")

@@ -98,7 +98,7 @@ def estimate(
         dense_to_run=len(dense_to_run),
         reused=len(plan.trials) - len(to_run),
         basis=_basis(to_run, concurrency, calibration),
-        unknown="; ".join(dict.fromkeys(unknown_costs(to_run, calibration))),
+        unknown="; ".join(dict.fromkeys((*costs_of.untimed(), *unknown_costs(to_run, calibration)))),
     )
 
 
@@ -150,7 +150,7 @@ class _Costs:
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
-        self.speeds: dict[tuple[object, ...], Speed] = {}
+        self.speeds: dict[tuple[str, Shape, int], Speed] = {}  # by model, image shape and classes
         self.costs: dict[tuple[object, ...], _Cost] = {}
 
     def speed(self, config: DenseConfig) -> Speed:
@@ -163,6 +163,13 @@ class _Costs:
                 calibration=self.calibration,
             )
         return self.speeds[key]
+
+    def untimed(self) -> Iterator[str]:
+        """Yield of which models no seconds are counted."""
+        for (model, *_), speed in self.speeds.items():
+            if not speed.is_timed:
+                name = method_name(model)
+                yield f"the time of {name} is not known, and not counted: memory ran out at two images"
 
     def training(self, config: DenseConfig) -> _Cost:
         key = (config.model, config.dataset, config.batch_size, config.train.epochs)

@@ -104,13 +104,20 @@ def _read_digests(file: Path) -> dict[str, Any]:  # JSON
 
 
 def missing_data(datasets: set[str]) -> dict[str, str]:
-    """Return name -> what is missing and what to do, for the data sets (in text form) that cannot be read."""
-    missing = {}
-    for name in sorted({parse_dataset(text)[0] for text in datasets if not data_sha256(text)}):
+    """Return name -> what is missing and what to do, for the data sets (in text form) that cannot be read.
+
+    One whose files are there, but not the images that its options ask for, is called by its whole text.
+    """
+    missing: dict[str, str] = {}
+    for text in sorted(text for text in datasets if not data_sha256(text)):
+        subject, options = parse_dataset(text)
+        name = subject
         try:
             check_files(name)
+            subject = text
+            loading.digest(name, **options)
         except DataError as error:
-            missing[name] = str(error).removeprefix(f"{name}: ")
+            missing[subject] = str(error).removeprefix(f"{name}: ")
     return missing
 
 

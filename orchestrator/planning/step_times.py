@@ -26,6 +26,8 @@ from orchestrator.system.console import print_line
 from orchestrator.system.determinism import seeded, torch_threads
 from orchestrator.system.files import read_regular
 from orchestrator.system.machine import gpus
+from orchestrator.system.memory import is_out_of_memory
+from orchestrator.system.python_process import run_python
 from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.metrics import Profile, dense_bytes, profile
 from pruning import stored_code
@@ -33,9 +35,11 @@ from pruning.checks import one_line
 from pruning.masking import prunable_layers
 
 MAX_IMAGES = 64  # of a timed pass
+MIN_IMAGES = 2  # batch norm cannot be trained on one
 MAX_PASS_MACS = 2_000_000_000  # of a timed pass: a second or less on a CPU core
 MIN_TIMED_SECONDS = 0.05
 MAX_TIMED_CALLS = 5
+PROCESS = "orchestrator.planning.step_times"  # this file
 GPU_SECONDS = 180.0  # in which a process times a GPU, its imports included
 LARGEST_FILE = 4 << 20  # bytes
 KIND, VERSION = "gpu-check", 1  # of a calibration file
@@ -52,13 +56,17 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a forward and backward pass per image and of an optimizer step; the size of the network."""
+    """Seconds of a forward and backward pass per image and of an optimizer step; the size of the network.
+
+    Without `is_timed` the seconds are not known, and are 0: memory ran out.
+    """
 
     image_seconds: float
     step_seconds: float
     cost: Profile
     weight_bytes: int
     mask_bytes: int
+    is_timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,45 +143,60 @@ def measure_speed(
         is_on_gpu = numerics.device == "cuda" and gpus() > 0
         time = _time_in_process if is_on_gpu else partial(time_steps, device="cpu")
         times = time(model, input_shape, num_classes, numerics=numerics)
-    return Speed(times.image_seconds, times.step_seconds, cost, dense_bytes(net), mask_bytes(net))
+    size = (cost, dense_bytes(net), mask_bytes(net))
+    if times is None:
+        return Speed(0.0, 0.0, *size, is_timed=False)
+    return Speed(times.image_seconds, times.step_seconds, *size)
 
 
 def time_steps(
     model: str, input_shape: Shape, num_classes: int, *, numerics: Numerics, device: str
-) -> StepTimes:
-    """Time a few training steps on a device, in this process."""
+) -> StepTimes | None:
+    """Time a few training steps on a device, in this process; None where memory runs out at two images."""
     with seeded(0, torch.device(device)), torch_threads(numerics.threads):
         net = models.build(model, input_shape=input_shape, num_classes=num_classes)
-        # Two images at the least: batch norm cannot be trained on one.
         macs = max(profile(net, input_shape).total_macs, 1) if device == "cpu" else 1
-        images = max(2, min(MAX_IMAGES, MAX_PASS_MACS // macs))
-        net = net.to(device).train()
-        batch = torch.randn((images, *input_shape)).to(device)
-        labels = torch.arange(images, device=device) % num_classes
-        bf16 = numerics.precision == "bf16"
-        pass_seconds = _mean_seconds(partial(_train_pass, net, batch, labels, bf16), device)
-        step_seconds = _mean_seconds(make_optimizer(Train(), net).step, device)
-    return StepTimes(pass_seconds / images, step_seconds)
+        count = max(MIN_IMAGES, min(MAX_IMAGES, MAX_PASS_MACS // macs))
+        while True:
+            images, labels = torch.randn((count, *input_shape)), torch.arange(count) % num_classes
+            try:
+                return _time_batch(net, images, labels, bf16=numerics.precision == "bf16", device=device)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # After the handler: until then the error holds the tensors of the pass.
+            if count == MIN_IMAGES:
+                return None
+            count = max(MIN_IMAGES, count // 2)
+            net.zero_grad(set_to_none=True)
+            if device == "cuda":
+                torch.cuda.empty_cache()
 
 
-def _time_in_process(model: str, input_shape: Shape, num_classes: int, *, numerics: Numerics) -> StepTimes:
-    """Time a few training steps on the GPU, in a process that ends with it."""
+def _time_batch(
+    net: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, bf16: bool, device: str
+) -> StepTimes:
+    """Time passes of a network with these images, and steps of its optimizer. Moves the network."""
+    net.to(device).train()
+    train_pass = partial(_train_pass, net, images.to(device), labels.to(device), bf16)
+    pass_seconds = _mean_seconds(train_pass, device)
+    step_seconds = _mean_seconds(make_optimizer(Train(), net).step, device)
+    return StepTimes(pass_seconds / len(images), step_seconds)
+
+
+def _time_in_process(
+    model: str, input_shape: Shape, num_classes: int, *, numerics: Numerics
+) -> StepTimes | None:
+    """Time a few training steps on the GPU, in a process that ends with it; None as of `time_steps`."""
     request = {
         "architecture": [model, input_shape, num_classes],
         "numerics": asdict(numerics),
         "own_code": stored_code.dump(stored_code.codes_in(model), with_base=True),
     }
-    command = [sys.executable, "-m", "orchestrator.planning.step_times"]
     try:
-        answer = subprocess.run(
-            command,
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=GPU_SECONDS,
-            check=True,
-        )
-        return StepTimes(**json.loads(answer.stdout.splitlines()[-1]))
+        answer = run_python("-m", PROCESS, input=json.dumps(request), timeout=GPU_SECONDS, check=True)
+        times = json.loads(answer.stdout.splitlines()[-1])
+        return None if times is None else StepTimes(**times)
     except subprocess.TimeoutExpired as error:
         reason = f"no answer in {GPU_SECONDS:g} s"
         raise DeviceError(
@@ -192,7 +215,7 @@ def _answer(request: Mapping[str, Any], *, device: str) -> str:
     model, input_shape, num_classes = request["architecture"]
     numerics = Numerics(**request["numerics"])
     times = time_steps(model, tuple(input_shape), num_classes, numerics=numerics, device=device)
-    return json.dumps(asdict(times))
+    return json.dumps(None if times is None else asdict(times))
 
 
 def _train_pass(net: nn.Module, batch: torch.Tensor, labels: torch.Tensor, bf16: bool) -> None:

@@ -20,6 +20,8 @@ from filelock import FileLock, Timeout
 from orchestrator.errors import StoreError
 from orchestrator.storage.locks import is_owner_alive, owner
 from orchestrator.storage.runs import MetricPoint, Value
+from orchestrator.storage.uri import UNREADABLE
+from orchestrator.system.console import print_line
 from orchestrator.system.files import make_private, translating_disk_full, write_file
 
 RUN, FILES, LOCK = "run.json", "artifacts", ".lock"
@@ -108,18 +110,30 @@ def save_pending_run(pending_run: PendingRun) -> None:
 
 
 def load_pending_run(folder: Path) -> PendingRun | None:
-    """Load a pending run, and check the hash of every file; None for one that is incomplete or damaged."""
+    """Load a pending run, and check the hash of every file; None where there is no run.json.
+
+    ValueError for one that is damaged, or that another version has written in another form.
+    """
     try:
-        content = json.loads((folder / RUN).read_bytes())
-        if any(_digest(folder / FILES / path) != sha256 for path, sha256 in content["files"].items()):
-            return None
+        text = (folder / RUN).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        content = json.loads(text)
+        for path, sha256 in content["files"].items():
+            if _digest(folder / FILES / path) != sha256:
+                raise ValueError(f"{path} is not as it was written")
         start, end = content["opening"], content["closing"]
         run_start = RunStart(**{**start, "data": DataInput(**start["data"])})
         metrics = tuple(MetricPoint(**point) for point in end["metrics"])
         run_end = RunEnd(**{**end, "metrics": metrics, "emptied": tuple(end["emptied"])})
         return PendingRun(folder, run_start, run_end, content["begun"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+    except FileNotFoundError as error:
+        if not (folder / RUN).exists():
+            return None  # another process has delivered it meanwhile
+        raise ValueError(f"{error.filename} is missing") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{RUN}: {type(error).__name__}: {error}") from error
 
 
 def _digest(path: Path) -> str:
@@ -136,7 +150,7 @@ class Outbox:
     """A folder of pending runs, one folder each.
 
     A pending run appears and disappears by the rename of its folder, so that no process sees half of it. Who
-    delivers it holds the lock file in its folder.
+    delivers it holds the lock file in its folder. One that cannot be read is renamed, too, and kept.
     """
 
     folder: Path
@@ -160,32 +174,45 @@ class Outbox:
     @contextmanager
     def locked(self, pending_run: PendingRun) -> Iterator[bool]:
         """Lock a pending run for the block; yield False if another process holds it or has delivered it."""
-        lock = FileLock(pending_run.folder / LOCK, timeout=0)
+        with self._locked(pending_run.folder) as is_locked:
+            yield is_locked
+
+    @contextmanager
+    def _locked(self, folder: Path) -> Iterator[bool]:
+        lock = FileLock(folder / LOCK, timeout=0)
         try:
             lock.acquire()
         except (Timeout, OSError):  # OSError: the folder is gone
             yield False
             return
         try:
-            is_there = (pending_run.folder / RUN).exists()
+            is_there = (folder / RUN).exists()
             if not is_there:
-                self._discard(pending_run.folder)  # the lock file has created the folder again
+                self._discard(folder)  # the lock file has created the folder again
             yield is_there
         finally:
             lock.release()
 
     def pending_runs(self) -> list[PendingRun]:
-        """Return all pending runs, dense ones first; remove what dead processes left incomplete."""
+        """Return all pending runs, dense ones first; remove what dead processes left incomplete.
+
+        One that cannot be read is set aside, and a line says where it is kept.
+        """
         pending_runs = [pending_run for folder in self._folders() if (pending_run := self._load(folder))]
         return sorted(pending_runs, key=lambda run: (run.start.kind != "dense", run.id))
 
     def count(self) -> int:
-        """Return the number of pending runs, intact or not."""
+        """Return the number of pending runs, without those that are set aside."""
         return len(self._folders())
+
+    def unreadable_runs(self) -> list[Path]:
+        """Return the folders of the runs that are set aside."""
+        return sorted(self.folder.glob(f"*{UNREADABLE}"))
 
     def find_task_result(self, key: str) -> PendingRun | None:
         """Return the pending run that holds the whole result of a task, or None."""
-        pending_runs = (self._load(folder) for folder in self.folder.glob(f"{key[:16]}-*"))
+        folders = [folder for folder in self.folder.glob(f"{key[:16]}-*") if folder.suffix != UNREADABLE]
+        pending_runs = map(self._load, folders)
         return next((run for run in pending_runs if run and run.end.key == key), None)
 
     def remove(self, pending_run: PendingRun) -> None:
@@ -204,13 +231,35 @@ class Outbox:
             run_owner = folder.name.removeprefix(PARTIAL).rpartition(" ")[0]
             if folder.name.startswith(PARTIAL) and not is_owner_alive(run_owner):
                 shutil.rmtree(folder, ignore_errors=True)
-        return [folder for folder in folders if not folder.name.startswith(".")]
+        return [
+            folder for folder in folders if not folder.name.startswith(".") and folder.suffix != UNREADABLE
+        ]
 
     def _load(self, folder: Path) -> PendingRun | None:
-        pending_run = load_pending_run(folder)
+        try:
+            pending_run = load_pending_run(folder)
+        except ValueError as error:
+            self._set_aside(folder, str(error)[:200])
+            return None
         if pending_run is None:
             self._discard(folder)  # or another process has delivered it meanwhile, and the folder is gone
         return pending_run
+
+    def _set_aside(self, folder: Path, reason: str) -> None:
+        """Rename a pending run that cannot be read, and say so; not one that another process holds."""
+        aside = folder.with_name(f"{folder.name}{UNREADABLE}")
+        if aside.exists():  # it was copied back from there
+            aside = folder.with_name(f"{folder.name}-{uuid4().hex[:8]}{UNREADABLE}")
+        with self._locked(folder) as is_locked:
+            if is_locked:
+                folder.rename(aside)
+        if is_locked:
+            print_line(
+                f"a result that waits for the store cannot be read ({reason}), and is kept in {aside}; if "
+                f"another version has written it, take {UNREADABLE} off its name and run `orchestrate "
+                "deliver` of that version; otherwise remove it, and the next sweep runs its trial again",
+                error=True,
+            )
 
     def _discard(self, folder: Path) -> None:
         """Rename a folder before its removal: a process killed in between leaves no incomplete run."""

@@ -85,6 +85,9 @@ def custom_state_dir() -> str | None:
     return str(state_folder()) if os.environ.get("ORCHESTRATE_STATE_DIR") else None
 
 
+UNREADABLE = ".unreadable"  # suffix of a pending run that is kept, but is not delivered
+
+
 def outbox_folder(uri: str, state_dir: str | None = None) -> Path:
     """Return the folder of pending runs: beside a SQLite file; for a server, in the state folder."""
     folder = store_folder(uri)

@@ -6,14 +6,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
+from uuid import uuid4
 
 from orchestrator.errors import DiskFullError, UsageError
 
 PRIVATE = 0o700
+NAME_LENGTH = 40  # of a file's name that its temporary file shows: a name has 255 bytes at most
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -24,10 +26,18 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Replace a file atomically: a reader gets the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.new")
-    write_file(temporary, content)
-    temporary.replace(path)
+    """Replace a file atomically: a reader gets the old content or the new, never a part.
+
+    Processes may replace the same file at once: each writes a temporary file of its own.
+    """
+    temporary = path.with_name(f".{path.name[:NAME_LENGTH]}.{os.getpid()}-{uuid4().hex}.new")
+    try:
+        write_file(temporary, content)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def check_can_write(path: Path, *, option: str = "--out") -> None:

@@ -87,6 +87,8 @@ def delete_checkpoints(tracker: Tracker, run_ids: Iterable[str]) -> list[str]:
 def _delete_checkpoint(tracker: Tracker, run_id: str) -> bool:
     try:
         row = tracker.get_run(run_id)
+    except StoreUnavailableError:
+        raise
     except StoreError:
         return True  # the run was deleted, and its files with it
     try:

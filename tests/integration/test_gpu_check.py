@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import BrokenBarrierError
 from time import perf_counter, sleep
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_check, gpu_equality
+from benchmarks import gpu, gpu_check, gpu_equality, gpu_steps
 from benchmarks.gpu_check import END, NOT_MEASURED, PAGE, RESULTS, START, table, write_page
-from benchmarks.gpu_steps import STACKS, make_settings
+from benchmarks.gpu_steps import STACKS, describe_failure, make_settings
 from orchestrator.planning.step_times import load_calibration
 from tests.cuda_double import cuda_double
 
@@ -34,7 +37,7 @@ def test_it_runs_through_on_a_cpu_without_ray_and_mlflow(tmp_path: Path) -> None
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     result = json.loads(out.read_text())
-    assert result["device"] == "CPU"
+    assert (result["device"], result["is_complete"]) == ("CPU", True)
     assert all(row["reached"] for row in result["checks"])
     assert {row["variant"] for row in result["steps"] if row["step_ms"]} == {
         "plain",
@@ -70,6 +73,141 @@ def test_what_the_time_does_not_suffice_for_is_named() -> None:
     assert [row["reason"] for row in rows] == ["the time was over"] * len(settings)
     latency = list(gpu_check.measure_latency("cpu", small=True, clock=clock))
     assert [row["cut_ms"] for row in latency] == [None, None]
+
+
+def in_small(out: Path) -> int:
+    return gpu_check.main(["--device", "cpu", "--small", "--out", str(out)])
+
+
+@pytest.fixture
+def few_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One network and batch size, one augmentation, one pruning, and no times worth the name."""
+    settings = [s for s in make_settings(small=True) if s.model == "slp" and s.batch == 8]
+    monkeypatch.setattr(gpu_check, "make_settings", lambda *, small: settings)
+    monkeypatch.setattr(gpu_equality, "PRUNINGS", gpu_equality.PRUNINGS[:1])
+
+
+def fail(*arguments: object, **options: object) -> Any:
+    raise ValueError("an error\nof two lines")
+
+
+ERROR = "ValueError: an error of two lines"
+
+
+@pytest.mark.usefixtures("few_settings")
+def test_an_error_is_the_reason_of_its_row_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_equality, "count_waits", fail)
+    monkeypatch.setattr(gpu_equality, "_has_same_bits", fail)
+    monkeypatch.setattr(gpu_steps, "_stack_seconds", fail)
+    monkeypatch.setattr(gpu_check, "measure", fail)
+    score_on = gpu_check.score_on
+
+    def score_twice(device: torch.device, net: torch.nn.Module, **options: Any) -> Any:
+        calls.append(1)
+        return score_on(device, net, **options) if len(calls) != 2 else fail()
+
+    calls: list[int] = []
+    monkeypatch.setattr(gpu_check, "score_on", score_twice)
+    assert in_small(tmp_path / "out.json") == 5
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["is_complete"]
+    failed = [row for row in result["checks"] if not row["reached"]]
+    assert [row["note"] for row in failed] == [ERROR] * 3
+    assert failed[-1]["what"] == "mlp, magnitude weight"  # whose other rows are there
+    assert [row["limit"] for row in result["checks"] if row["reached"]] == [0.01, 0.03]
+    reasons = {row["variant"]: row["reason"] for row in result["steps"]}
+    assert {name: text for name, text in reasons.items() if text} == {
+        "graph": "a CPU has no graphs",
+        **dict.fromkeys(STACKS, ERROR),
+    }
+    assert [row["reason"] for row in result["latency"]] == [ERROR] * 2
+    snip, grasp = result["scoring"]
+    assert (snip["seconds"], snip["reason"]) == (None, ERROR)
+    assert grasp["seconds"] > 0
+    assert capsys.readouterr().err.count("Traceback") == 3 + len(STACKS) + 2 + 1
+
+
+@pytest.mark.usefixtures("few_settings")
+def test_what_was_measured_before_the_process_ends_is_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("check_waits", "check_equality"):
+        monkeypatch.setattr(gpu_check, name, lambda device, *, small: iter(()))
+    monkeypatch.setattr(gpu_check, "measure", end)
+    with pytest.raises(KeyboardInterrupt):
+        in_small(tmp_path / "new" / "out.json")
+    (path,) = (tmp_path / "new").iterdir()
+    result = json.loads(path.read_text())
+    assert not result["is_complete"]
+    assert len(load_calibration(path).times) == 2
+    assert result["latency"] == []
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """As a graph's capture, whose end raises an error of its own."""
+    try:
+        yield
+    finally:
+        fail()
+
+
+def test_memory_that_runs_out_while_a_graph_is_captured_is_that(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(ValueError, match="an error") as caught, without_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert describe_failure(caught.value) == {"reason": "memory ran out"}
+    assert capsys.readouterr().err == ""
+
+
+class Stream:
+    device = torch.device("cuda", 0)
+
+    def wait_stream(self, stream: Stream) -> None:
+        pass
+
+
+class InvalidGraph:
+    """A CUDA graph that an error has made invalid: the end of its capture raises another one."""
+
+    def capture_begin(self, **options: object) -> None:
+        pass
+
+    def capture_end(self) -> None:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [default := Stream()]
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", InvalidGraph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: current[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", current.append)
+    monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters())
+    calls: list[int] = []
+
+    def make_step(*arguments: object) -> None:
+        calls.append(1)
+        if len(calls) > gpu_steps.WARM_STEPS:
+            assert current[-1] is not default
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu_steps, "make_step", make_step)
+    with cuda_double(), pytest.raises(RuntimeError, match="a previous error") as caught:
+        gpu_steps.graph_of(net, optimizer, torch.zeros(1, 2), torch.zeros(1))
+    assert current[-1] is default
+    assert describe_failure(caught.value) == {"reason": "memory ran out"}
 
 
 class Event:

@@ -69,6 +69,17 @@ def test_images_in_two_splits_are_named(project: Path) -> None:
     assert "train/cat/9.png = test/cat/new.png" in done.stdout
 
 
+def test_classes_without_images_in_a_split_are_noted(project: Path) -> None:
+    (project / "photos").rename(project / "train")
+    (project / "photos").mkdir()
+    (project / "train").rename(project / "photos" / "train")
+    (project / "photos" / "test" / "dog").mkdir(parents=True)
+    (project / "photos" / "train" / "dog" / "9.png").rename(project / "photos" / "test" / "dog" / "9.png")
+    done = orchestrate("data", "check", TEXT, cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "note: no test images of cat: `classes` with none but these is refused" in done.stdout.splitlines()
+
+
 def test_the_sheet_has_a_row_of_training_images_for_each_class(project: Path) -> None:
     done = orchestrate("data", "check", TEXT, "--sheet", "sheet.png", cwd=project)
     assert done.returncode == 0, done.stderr

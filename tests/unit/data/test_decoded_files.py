@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from orchestrator.data.decoded_files import Shape, load_or_decode
@@ -147,8 +148,17 @@ def test_files_of_an_earlier_state_are_removed(tmp_path: Path) -> None:
     earlier = load_or_decode(tmp_path, "cats-1", shape=SHAPE, fill=Source(), name="folder")
     load_or_decode(tmp_path, "dogs-1", shape=SHAPE, fill=Source(), name="folder")
     load_or_decode(tmp_path, "cats-2", shape=SHAPE, fill=Source(), name="folder")
-    assert {name.partition(".")[0] for name in names_in(tmp_path)} == {"cats-2", "dogs-1"}
+    files = [name for name in names_in(tmp_path) if not name.endswith(".lock")]
+    assert files == ["cats-2.json", "cats-2.u8", "dogs-1.json", "dogs-1.u8"]
     assert earlier.pixels[3, 0, 0, 0] == 3  # of a process that has it mapped
+
+
+def test_the_lock_of_another_state_stays(tmp_path: Path) -> None:
+    """Who waits for a file that is removed holds a lock beside the next one's, and both decode."""
+    with FileLock(tmp_path / "cats-1.lock"):
+        load_or_decode(tmp_path, "cats-2", shape=SHAPE, fill=Source(), name="folder")
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "cats-1.lock", timeout=0).acquire()
 
 
 def test_a_disk_that_fills_while_space_is_taken_leaves_nothing(

@@ -18,11 +18,11 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.doctor import CheckResult, Report, run_checks
-from orchestrator.doctor.checks import data, devices, loopback, ray, store
+from orchestrator.doctor.checks import data, devices, loopback, pending_results, ray, store
 from orchestrator.doctor.installation import internals, packages, python
 from orchestrator.errors import ClusterError
 from orchestrator.execution.ray_patches import keep_signal_handlers
-from orchestrator.storage.uri import default_uri
+from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import Tracker
 
 ROOT = Path(__file__).parents[3]
@@ -152,6 +152,17 @@ def test_a_store_that_is_away_is_told_without_its_secrets(uri: str) -> None:
     assert "***" in found.message
     assert "secret" not in f"{found}"
     assert "\n" not in found.message
+
+
+def test_results_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    uri = default_uri(tmp_path)
+    assert list(pending_results(uri)) == []
+    for name in ("a", "b.unreadable"):
+        (outbox_folder(uri) / name).mkdir(parents=True)
+    (found,) = pending_results(uri)
+    assert found.state == "lacking"
+    assert found.message == f"kept in {outbox_folder(uri)} and not readable here: b.unreadable"
+    assert "`orchestrate deliver` of the version that has written them" in found.fix
 
 
 # ---- data

@@ -173,6 +173,11 @@ def test_whatever_is_not_as_it_was_is_looked_into(swept: Store, harm: str) -> No
     assert cached_summary(REQUEST, uri=swept.uri) is None
 
 
+def test_a_result_that_is_set_aside_is_not_waited_for(swept: Store) -> None:
+    (outbox_folder(swept.uri) / "a result.unreadable").mkdir(parents=True)
+    assert cached_summary(REQUEST, uri=swept.uri) is not None
+
+
 @pytest.mark.slow
 def test_a_second_sweep_starts_nothing_and_loads_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP)

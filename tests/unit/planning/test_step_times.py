@@ -20,7 +20,13 @@ from orchestrator.execution.sweep import preview
 from orchestrator.planning import estimate as estimate_module
 from orchestrator.planning import step_times
 from orchestrator.planning.plan import make_plan
-from orchestrator.planning.step_times import StepTimes, fit_step_times, load_calibration, measure_speed
+from orchestrator.planning.step_times import (
+    StepTimes,
+    fit_step_times,
+    load_calibration,
+    measure_speed,
+    time_steps,
+)
 from orchestrator.space.space import load_space
 from orchestrator.storage.uri import default_uri
 from orchestrator.system import machine, provenance
@@ -140,7 +146,7 @@ def test_a_gpu_is_timed_in_another_process(monkeypatch: pytest.MonkeyPatch) -> N
     requests: list[dict[str, Any]] = []
 
     def run(command: list[str], *, input: str, **options: object) -> subprocess.CompletedProcess[str]:
-        assert command == [sys.executable, "-m", "orchestrator.planning.step_times"]
+        assert command == [sys.executable, "-P", "-m", "orchestrator.planning.step_times"]
         requests.append(json.loads(input))
         return subprocess.CompletedProcess(
             command, 0, 'a note\n{"image_seconds": 0.5, "step_seconds": 0.25}\n'
@@ -190,3 +196,62 @@ def test_planning_makes_no_cuda_context(tmp_path: Path, monkeypatch: pytest.Monk
     assert provenance.environment.__wrapped__()["gpu.0"] == "NVIDIA H100"
     with pytest.raises(AssertionError, match="uses the GPU"):
         torch.cuda.get_device_properties(0)
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The images of each pass, of which memory holds at most as many as the list's first entry says."""
+    seen: list[int] = [64]
+    train_pass = step_times._train_pass
+
+    def pass_in_little_memory(
+        net: torch.nn.Module, batch: torch.Tensor, labels: torch.Tensor, bf16: bool
+    ) -> None:
+        seen.append(len(batch))
+        if len(batch) > seen[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        train_pass(net, batch, labels, bf16)
+
+    monkeypatch.setattr(step_times, "_train_pass", pass_in_little_memory)
+    return seen
+
+
+@pytest.mark.parametrize(("held", "tried"), [(64, [64]), (20, [64, 32, 16]), (2, [64, 32, 16, 8, 4, 2])])
+def test_a_gpu_with_little_memory_is_timed_with_fewer_images(
+    counts: list[int], held: int, tried: list[int]
+) -> None:
+    counts[0] = held
+    times = time_steps("slp", SHAPE, 10, numerics=Numerics(), device="cpu")
+    assert times is not None
+    assert min(asdict(times).values()) > 0
+    assert list(dict.fromkeys(counts[1:])) == tried
+
+
+def test_an_error_that_is_not_of_memory_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(step_times, "_train_pass", fail)
+    with pytest.raises(RuntimeError, match="illegal"):
+        time_steps("slp", SHAPE, 10, numerics=Numerics(), device="cpu")
+
+
+def test_a_network_for_which_there_is_no_memory_has_no_time(
+    counts: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts[0] = 1
+    request = {"own_code": "", "architecture": ["slp", SHAPE, 10], "numerics": asdict(Numerics())}
+    answer = step_times._answer(request, device="cpu")
+    assert answer == "null"
+    monkeypatch.setattr(step_times, "gpus", lambda: 1)
+    monkeypatch.setattr(
+        step_times, "run_python", lambda *words, **options: subprocess.CompletedProcess(words, 0, answer)
+    )
+    assert not measure_speed("slp", SHAPE, 10, numerics=Numerics("cuda")).is_timed
+    # Its trials are counted, and what they take is not.
+    (tmp_path / "mine.yaml").write_text(SPACE)
+    plan = make_plan(load_space(str(tmp_path / "mine.yaml")))
+    found = estimate_module.estimate(plan, finished=())
+    assert (found.trials_to_run, found.training_seconds) == (2, 0.0)
+    assert found.train_flops > 0
+    assert found.unknown.startswith("the time of mlp is not known, and not counted: memory ran out")

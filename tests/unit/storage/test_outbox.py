@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from orchestrator.errors import DiskFullError
 from orchestrator.storage import outbox as outbox_module
 from orchestrator.storage.locks import owner
 from orchestrator.storage.outbox import (
+    LOCK,
     PARTIAL,
     RUN,
     DataInput,
@@ -100,9 +102,27 @@ def test_a_point_is_found_by_its_key_and_not_by_the_start_of_it(outbox: Outbox) 
     assert outbox.find_task_result(other) is None
 
 
-@pytest.mark.parametrize("harm", ["change", "remove", "cut", "empty"])
-def test_a_parcel_that_is_not_as_it_was_written_is_none(outbox: Outbox, harm: str) -> None:
-    """What a machine that was switched off can leave."""
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+HARM = {
+    "change": "model/weights is not as it was written",
+    "remove": "model/weights is missing",
+    "cut": "Unterminated string",
+    "empty": "Expecting value",
+    "new field": "unexpected keyword argument 'host'",
+    "renamed field": "KeyError: 'closing'",
+    "other form": "AttributeError",
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_run_that_cannot_be_read_is_kept_and_is_not_pending(
+    outbox: Outbox, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a machine that was switched off can leave, or a newer version writes."""
     whole, harmed = pack(outbox), pack(outbox, replace(RUN_START, point="e" * 64))
     weights, run = harmed.files / "model" / "weights", harmed.folder / RUN
     if harm == "change":
@@ -111,10 +131,57 @@ def test_a_parcel_that_is_not_as_it_was_written_is_none(outbox: Outbox, harm: st
         weights.unlink()
     elif harm == "cut":
         run.write_text(run.read_text()[:-20])
-    else:
+    elif harm == "empty":
         run.write_text("")
+    else:
+        content = json.loads(run.read_text())
+        if harm == "new field":
+            content["closing"]["host"] = "a"
+        elif harm == "renamed field":
+            content["end"] = content.pop("closing")
+        else:
+            content["files"] = list(content["files"])
+        run.write_text(json.dumps(content))
+    written = contents(harmed.folder)
     assert outbox.pending_runs() == [whole]
+    (line,) = capsys.readouterr().err.splitlines()
+    aside = harmed.folder.with_name(f"{harmed.folder.name}.unreadable")
+    assert HARM[harm] in line
+    assert f"is kept in {aside};" in line
+    assert "`orchestrate deliver`" in line
+    assert contents(aside) == written
+    # It is not looked at again, by whatever way.
     assert not harmed.folder.exists()
+    assert (outbox.pending_runs(), outbox.count()) == ([whole], 1)
+    assert outbox.find_task_result("e" * 64) is None
+    assert outbox.unreadable_runs() == [aside]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_cannot_be_read_is_kept_when_it_is_searched_for(outbox: Outbox) -> None:
+    harmed = pack(outbox)
+    (harmed.folder / RUN).write_text("{}")
+    assert outbox.find_task_result(KEY) is None
+    (aside,) = outbox.unreadable_runs()
+    shutil.copytree(aside, harmed.folder)  # by somebody who tries it again
+    assert outbox.find_task_result(KEY) is None
+    assert len(outbox.unreadable_runs()) == 2
+    assert outbox.count() == 0
+
+
+def test_a_run_that_another_version_is_delivering_is_left_to_it(outbox: Outbox) -> None:
+    with outbox.write(new_pending_id(KEY), RUN_START, fill, params_logged=False) as pending_run:
+        (pending_run.folder / RUN).write_text("{}")
+        assert outbox.pending_runs() == []
+        assert pending_run.folder.exists()
+    assert outbox.unreadable_runs() == []
+
+
+def test_a_run_without_a_run_file_is_removed(outbox: Outbox) -> None:
+    harmed = pack(outbox)
+    (harmed.folder / RUN).unlink()
+    assert outbox.pending_runs() == []
+    assert list(outbox.folder.iterdir()) == []
 
 
 def test_what_a_dead_process_left_half_done_goes_and_a_living_one_s_stays(outbox: Outbox) -> None:

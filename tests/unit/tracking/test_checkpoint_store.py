@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Train
 from orchestrator.data import loading
-from orchestrator.errors import DivergedError
+from orchestrator.errors import DivergedError, StoreUnavailableError
 from orchestrator.execution.worker import run_task
 from orchestrator.storage import model_files
 from orchestrator.storage.outbox import DataInput, Outbox, RunEnd, RunStart
@@ -228,7 +228,18 @@ def test_a_run_that_could_not_be_opened_keeps_nothing(place: Place) -> None:
 
 
 def test_a_run_that_is_gone_has_nothing_to_remove(place: Place) -> None:
-    checkpoint_store.delete_checkpoints(place.tracker, ["f" * 32])
+    assert checkpoint_store.delete_checkpoints(place.tracker, ["f" * 32]) == []
+
+
+def test_a_store_that_is_away_is_no_run_that_is_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = place.keeper("away")
+    keeper.save(saved(1))
+    monkeypatch.setattr(MlflowClient, "get_run", away)
+    with pytest.raises(StoreUnavailableError):
+        checkpoint_store.delete_checkpoints(place.tracker, [str(keeper.run_id)])
+    monkeypatch.undo()
+    assert checkpoint_store.delete_checkpoints(place.tracker, [str(keeper.run_id)]) == []
+    assert place.files(keeper) == []
 
 
 def test_a_diverged_training_has_no_use_for_its_own_and_another_failure_has(place: Place) -> None:

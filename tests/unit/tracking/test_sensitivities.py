@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from recorded import Store
 
 from orchestrator.errors import StoreError
+from orchestrator.execution.worker import StoredDenseNetworks
+from orchestrator.storage.outbox import Outbox
 from orchestrator.tracking.sensitivities import StoredSensitivities, iter_sensitivities
 from orchestrator.trial.sensitivity import GroupSensitivity, Question, Sensitivity
 
@@ -51,3 +54,17 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("orchestrator.tracking.artifacts.replace_file", refuse)
     with pytest.raises(StoreError):
         StoredSensitivities(store.tracker).add_sensitivity(Sensitivity(question, 180, (GROUP,)))
+
+
+def test_an_answer_that_cannot_be_stored_fails_no_trial(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = store.dense("slp")
+    question = Question(store.row(run).tags["key"], "l2", "channel", ())
+    folder = Path(store.row(run).artifact_uri.removeprefix("file://"))
+    shutil.rmtree(folder)
+    folder.write_text("a file where the folder was")
+    networks = StoredDenseNetworks(store.tracker, Outbox(tmp_path / "outbox"))
+    with pytest.raises(NotADirectoryError):
+        StoredSensitivities(store.tracker).add_sensitivity(Sensitivity(question, 180, (GROUP,)))
+    networks.add_sensitivity(Sensitivity(question, 180, (GROUP,)))
+    assert networks.sensitivity(question) is None

@@ -55,6 +55,18 @@ def save(folder: Path, seed: int = 0) -> None:
     np.savez(folder / "images.npz", x=x, y=words[np.arange(40) % 4])
 
 
+def save_with_splits(folder: Path) -> str:
+    """Save ten images of each of six classes: of 4 and 5 none is for validation, of 5 none for the test.
+
+    Returns the text of the set.
+    """
+    x = np.random.default_rng(0).integers(0, 256, (60, 6, 6), dtype=np.uint8)
+    y, number = np.arange(60) % 6, np.arange(60) // 6
+    split = np.where((number < 2) & (y < 4), 1, np.where((number < 4) & (y < 5), 2, 0))
+    np.savez(folder / "split.npz", x=x, y=y, split=split, class_names=np.array(list("abcdef")))
+    return "npz(path='split.npz')"
+
+
 def space_of(project: Path, text: str = TEXT) -> Space:
     (project / "spaces" / "own.yaml").write_text(SPACE.format(text=text))
     return load_space("spaces/own.yaml")
@@ -169,6 +181,49 @@ def test_a_digest_is_cached_by_folder_and_stamps(project: Path, monkeypatch: pyt
     monkeypatch.chdir(project / "other")
     clear_caches()
     assert data_sha256(text) == loading.digest(text) != first
+
+
+@pytest.mark.parametrize(
+    ("classes", "problem"),
+    [
+        (
+            [5, 4],
+            "it has no validation images of f, e; choose other classes, or add validation images of these",
+        ),
+        ([4, 5, 0], ""),  # of class 0 there are some
+        (None, ""),
+    ],
+)
+def test_classes_without_images_in_a_split_are_refused(
+    project: Path, classes: list[int] | None, problem: str
+) -> None:
+    text = save_with_splits(project)
+    selected = text if classes is None else f"{text[:-1]}, classes={classes})"
+    if not problem:
+        loading.load_dataset(text, classes=classes)
+        assert missing_data({selected}) == {}
+        return
+    for samples in (None, 1):
+        with pytest.raises(DataError) as caught:
+            loading.load_dataset(text, classes=classes, samples_per_class=samples)
+        assert str(caught.value) == f"{text}: {problem}"
+    assert data_sha256(selected) == ""
+    # A whole set is named by its files, a selection by its text: the set itself is whole.
+    assert missing_data({selected, text, "digits"}) == {selected: problem}
+
+
+def test_a_plan_and_a_sweep_name_classes_without_images(project: Path) -> None:
+    text = f"{save_with_splits(project)[:-1]}, classes=[4, 5])".replace("split.npz", "../split.npz")
+    space_of(project, text)
+    problem = "it has no validation images of e, f; choose other classes"
+    done = orchestrate("plan", "spaces/own.yaml", cwd=project)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("missing data"))
+    assert f"classes=[4, 5]): {problem}" in line
+    done = orchestrate("sweep", "--space", "spaces/own.yaml", cwd=project)
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert f"classes=[4, 5]): {problem}" in done.stderr
 
 
 def test_missing_and_broken_data_are_named_before_anything_is_trained(project: Path) -> None:
