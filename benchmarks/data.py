@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import AtLeast, AtMost, Job, Reported, SideResult, benchmark, main
-from orchestrator.data import decoding, files
+from orchestrator.data import decoded_cache, files
 from orchestrator.data.augmentation import Augmenter
 from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split, load_dataset
@@ -183,12 +183,12 @@ def load_large(text: str, data_dir: Path) -> Split:
     """Load the training split of a set as if it was large: decoded into a file, and kept as bytes."""
     from orchestrator.data import loading
 
-    quick, floats = decoding.QUICK_BYTES, loading.FLOAT_BYTES
-    decoding.QUICK_BYTES = loading.FLOAT_BYTES = 0
+    quick, floats = decoded_cache.QUICK_BYTES, loading.FLOAT_BYTES
+    decoded_cache.QUICK_BYTES = loading.FLOAT_BYTES = 0
     try:
         return load_dataset(text, data_dir=data_dir).train
     finally:
-        decoding.QUICK_BYTES, loading.FLOAT_BYTES = quick, floats
+        decoded_cache.QUICK_BYTES, loading.FLOAT_BYTES = quick, floats
 
 
 # ---- memory
@@ -269,7 +269,7 @@ def write_npz(folder: Path, count: int) -> str:
 
 def decode_ours(text: str, folder: Path) -> Any:
     """Decode a folder into a file of the data folder."""
-    shutil.rmtree(folder / decoding.FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / decoded_cache.FOLDER, ignore_errors=True)
     return int(files.read_raw(text, folder).images.sum(dtype=np.int64))
 
 

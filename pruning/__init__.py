@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pruning.granularity import GRANULARITIES, granularities
     from pruning.group_lasso import regularizers
     from pruning.interpolative_decomposition import refit
+    from pruning.mask_selection import SCOPES
     from pruning.masking import Masks, apply_masks, shuffle_masks, sparsity
     from pruning.pq_index import gini, kept_bound, pq_index, sap_prune_count
     from pruning.prune import prune
     from pruning.schedules import schedules
-    from pruning.step import SCOPES
 
 # Imported on first use, by `__getattr__`: `pruning.plugins` must load without torch.
 _NAMES = {
@@ -35,11 +35,11 @@ _NAMES = {
     "granularity": ("GRANULARITIES", "granularities"),
     "group_lasso": ("regularizers",),
     "interpolative_decomposition": ("refit",),
+    "mask_selection": ("SCOPES",),
     "masking": ("Masks", "apply_masks", "shuffle_masks", "sparsity"),
     "pq_index": ("gini", "kept_bound", "pq_index", "sap_prune_count"),
     "prune": ("prune",),
     "schedules": ("schedules",),
-    "step": ("SCOPES",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [  # a literal, which type checkers and documentation tools read

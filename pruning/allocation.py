@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pruning.mask_selection import check_scores
 from pruning.masking import Scores
-from pruning.step import check_scores
 
 Floats = NDArray[np.float64]
 PER_MAC, SENSITIVITY = "per_mac", "sensitivity"

@@ -13,6 +13,7 @@ from pruning.allocation import Allocation
 from pruning.amounts import Share
 from pruning.criteria import ScoringContext, absolute_weights, score_weights
 from pruning.granularity import join_blocks, split_blocks
+from pruning.mask_selection import Count, Scope, prune_step, round_widths, share_by_erk
 from pruning.masking import (
     Group,
     Masks,
@@ -27,7 +28,6 @@ from pruning.masking import (
 )
 from pruning.registry import Method
 from pruning.schedules import split_into_passes
-from pruning.step import Count, Scope, prune_step, round_widths, share_by_erk
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from pruning.dataflow import find_data_flow, find_unprunable
 from pruning.granularity import granularities, resolve_amount
 from pruning.hyperparameters import to_int
 from pruning.layer_names import find_protected_layers
+from pruning.mask_selection import SCOPES, Scope
 from pruning.masking import (
     Group,
     Masks,
@@ -36,7 +37,6 @@ from pruning.masking import (
 from pruning.passes import Rules, run_passes
 from pruning.registry import Method
 from pruning.schedules import schedules
-from pruning.step import SCOPES, Scope
 
 Spec = str | Mapping[str, Any] | Method  # options of a method are literals of any type
 Sample = tuple[Tensor, Tensor]

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from pruning.hyperparameters import Between
+from pruning.mask_selection import Count, Pools, target_count
 from pruning.pq_index import RANGES, check_pq_options, sap_counts
 from pruning.registry import Method, Registry
-from pruning.step import Count, Pools, target_count
 
 schedules = Registry("schedule", positional=("pools",), keywords=("amount", "round"))
 Rounds = Annotated[int, Between(1, 10_000)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas
 
-from orchestrator.analysis.comparison import METRICS
+from orchestrator.analysis.setting_means import METRICS
 
 Row = dict[str, Any]
 

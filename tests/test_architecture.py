@@ -164,7 +164,7 @@ def test_ray_is_started_in_one_module() -> None:
         for node in ast.walk(tree_of(name))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "ray.init"
     }
-    assert starters == {"orchestrator.execution.ray_local"}
+    assert starters == {"orchestrator.execution.ray_start"}
 
 
 def test_a_client_of_mlflow_is_made_in_one_place_and_used_in_the_tracking_package_alone() -> None:
@@ -196,7 +196,7 @@ STARTS = {
     "pruning.own_functions": HEAVY | {"numpy"},
     "orchestrator, orchestrator.cli": HEAVY,
     "orchestrator.execution.sweep": HEAVY - {"torch"},  # Ray starts before MLflow is loaded
-    "orchestrator.execution.ray_local": {"mlflow", "optuna", "sklearn", "pandas"},  # and before Tune is
+    "orchestrator.execution.ray_start": {"mlflow", "optuna", "sklearn", "pandas"},  # and before Tune is
     # In every driver, and in every worker.
     "orchestrator.execution.tune_experiment, orchestrator.execution.trainable": {
         "optuna",

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.analysis.comparison import ComparisonOptions, sparsest
 from orchestrator.analysis.intervals import Interval, dense_interval, interval, interval_note
 from orchestrator.analysis.leaders import Leaders, find_leaders
 from orchestrator.analysis.notes import SURVIVORS, dense_marks, legend, marks, stopped_note
 from orchestrator.analysis.paired import DENSE, Baseline, differences, verdict
 from orchestrator.analysis.pareto import COSTS, candidates, cost_text, members
+from orchestrator.analysis.setting_means import ComparisonOptions, sparsest
 from orchestrator.analysis.settings import (
     HASH,
     NETWORK,

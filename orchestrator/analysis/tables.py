@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.comparison import ComparisonOptions, sparsest
 from orchestrator.analysis.intervals import Interval, IntervalMethod, dense_interval, interval, interval_note
 from orchestrator.analysis.notes import SURVIVORS, dense_marks, legend, marks, stopped_note
 from orchestrator.analysis.paired import DENSE, Baseline, default_baseline, differences, is_equal, verdict
 from orchestrator.analysis.pareto import COSTS, candidates, cost_text, members
+from orchestrator.analysis.setting_means import ComparisonOptions, sparsest
 from orchestrator.analysis.settings import (
     amount_label,
     dense_sets,

@@ -28,7 +28,7 @@ from orchestrator.system.console import print_line
 from pruning import own_code, stored_code
 
 if TYPE_CHECKING:
-    from orchestrator.execution.compression import Request
+    from orchestrator.execution.compress_search import Request
     from orchestrator.space.space import Space
 
 app = typer.Typer()
@@ -92,8 +92,8 @@ def compress(
     folder = Path.cwd() / _folder_name(model, data) if out is None else out.absolute()
     _check_folder(folder)
     with exit_on_signal() as signals:
-        from orchestrator.execution.compression import Request
-        from orchestrator.execution.compression import compress as search
+        from orchestrator.execution.compress_search import Request
+        from orchestrator.execution.compress_search import compress as search
         from orchestrator.execution.options import SweepOptions, resolve_device
 
         _check_names(model, data)
@@ -111,7 +111,7 @@ def compress(
 
 def _load_for(request: Request, file: str, sets: list[str], source: str | None, *, trust_code: bool) -> Space:
     """Load the space. BudgetError where no network of it can meet the request."""
-    from orchestrator.execution.compression import check_budgets
+    from orchestrator.execution.compress_search import check_budgets
 
     space = load(file, sets, source, trust_code=trust_code)
     check_budgets(space, request)

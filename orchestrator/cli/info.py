@@ -170,7 +170,7 @@ def doctor(
     from orchestrator.doctor import run_checks
 
     if clean:
-        from orchestrator.execution.ray_session import remove_dead
+        from orchestrator.execution.ray_cleanup import remove_dead
 
         removed = remove_dead()
         for folder in removed:

@@ -105,10 +105,10 @@ def compare(
     check_one_of(json=as_json, csv=as_csv, latex=as_latex, markdown=as_markdown)
     if spread is not None and not (as_latex or as_markdown):
         raise UsageError(f"--pm {spread.value} is for --latex and --markdown; give one of them")
-    from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
     from orchestrator.analysis.paired import read_baseline
     from orchestrator.analysis.pareto import check_measured
     from orchestrator.analysis.results import combine_earlier_networks, combine_sweeps
+    from orchestrator.analysis.setting_means import ComparisonOptions, comparison_records
 
     table = combine_sweeps(sweeps, uri=uri())
     if pareto is not None:

@@ -42,7 +42,12 @@ def sensitivity(
         sensitivity_records,
         sensitivity_table,
     )
-    from orchestrator.report.sensitivities import Choice, check_picture, find_sensitivities, write_picture
+    from orchestrator.report.sensitivity_measurement import (
+        Choice,
+        check_picture,
+        find_sensitivities,
+        write_picture,
+    )
 
     path = None if out is None else check_picture(out)
     with exit_on_signal(), stored_code.trusting(trust_code):  # what was measured by then is stored

@@ -251,7 +251,7 @@ def _read_cifar(name: str, source: Any, root: Path) -> Raw:
     """Read CIFAR's pickles, or the decoded file that was made of them."""
     import numpy as np
 
-    from orchestrator.data.decoding import read_shared
+    from orchestrator.data.decoded_cache import read_shared
 
     known = info(name)
     decoded = read_shared(

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.execution.ray_session import check_temporary_folder
+from orchestrator.execution.ray_cleanup import check_temporary_folder
 from orchestrator.formatting import format_gigabytes
 from orchestrator.storage.uri import UNREADABLE, outbox_folder, redact_uri, store_exists, store_folder
 from orchestrator.system.python_process import run_python
@@ -141,7 +141,7 @@ def ray(*, deep: bool) -> Iterator[CheckResult]:
 
 def _start_ray() -> CheckResult:
     """Start Ray in another process, which may hang or crash without taking this one along."""
-    code = "from orchestrator.execution import ray_local as ray; print(f'{ray.measure_ray_startup():.1f}')"
+    code = "from orchestrator.execution import ray_start as ray; print(f'{ray.measure_ray_startup():.1f}')"
     try:
         done = run_python("-c", code, timeout=START_SECONDS)
     except subprocess.TimeoutExpired:

@@ -23,7 +23,7 @@ from ray._private import node, parameter, ray_constants, services, utils, worker
 from ray.experimental import internal_kv as internal_kv
 
 from orchestrator.errors import ClusterError
-from orchestrator.execution.ray_session import SESSION, WORKERS, watch
+from orchestrator.execution.ray_cleanup import SESSION, WORKERS, watch
 
 INTERNALS: tuple[tuple[Any, tuple[str, ...]], ...] = (  # modules and classes, whose stubs lack these names
     (parameter, ("RayParams",)),

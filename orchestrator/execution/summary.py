@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.analysis.comparison import comparison_records
+from orchestrator.analysis.setting_means import comparison_records
 from orchestrator.analysis.tables import Table, tables
 from orchestrator.formatting import format_duration, format_size
 from orchestrator.storage.runs import PICTURE, REPORT, RunRecord

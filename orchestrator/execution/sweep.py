@@ -51,7 +51,7 @@ def start_ray_early(plan: Plan, options: SweepOptions, signals: SignalHandler, *
         yield
         return
     check_data(needed_data(plan, plan.dense))
-    from orchestrator.execution.ray_local import local_ray
+    from orchestrator.execution.ray_start import local_ray
 
     trials = len(plan.trials) or plan.space.points
     with ThreadPoolExecutor(1) as thread, ExitStack() as ray:

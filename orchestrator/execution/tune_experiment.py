@@ -26,8 +26,8 @@ from orchestrator.execution.dag_searcher import (
 )
 from orchestrator.execution.options import Resources, limit_to_nodes
 from orchestrator.execution.progress import SweepProgress, TaskCounter
-from orchestrator.execution.ray_local import check_loopback, living_nodes, local_ray
-from orchestrator.execution.ray_session import death, session_folder
+from orchestrator.execution.ray_cleanup import death, session_folder
+from orchestrator.execution.ray_start import check_loopback, living_nodes, local_ray
 from orchestrator.execution.trainable import StopSignals, trainable
 from orchestrator.execution.tune_patches import reuse_prestarted_workers, worker_loss_fails_one_trial
 from orchestrator.planning.stacks import stack_group

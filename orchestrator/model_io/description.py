@@ -20,7 +20,7 @@ from orchestrator.model_io.comparison import OutputComparison
 from orchestrator.model_io.formats import IMAGES, ExportFormat
 from orchestrator.model_io.interface import FORMULA, Interface
 from orchestrator.model_io.load import recorded_dataset
-from orchestrator.model_io.source import ModelSource
+from orchestrator.model_io.model_lookup import ModelSource
 from orchestrator.storage.manifest import make_entry
 from orchestrator.storage.model_files import ModelSpec, SavedModel
 from orchestrator.trial.metrics import profile

@@ -18,7 +18,8 @@ from orchestrator.model_io.description import describe, file_metadata, usage_tex
 from orchestrator.model_io.formats import FORMATS, ExportFormat, Predict, describe_onnx, find_format
 from orchestrator.model_io.interface import Interface, Shipped, check_interface
 from orchestrator.model_io.load import load_module, recorded_data, recorded_dataset
-from orchestrator.model_io.places import (
+from orchestrator.model_io.model_lookup import ModelSource, resolve_source
+from orchestrator.model_io.output_paths import (
     check_free,
     folder_aside,
     metadata_path,
@@ -28,7 +29,6 @@ from orchestrator.model_io.places import (
 )
 from orchestrator.model_io.quantization import quantize
 from orchestrator.model_io.reduced_precision import Reduced, compare_forms, opened
-from orchestrator.model_io.source import ModelSource, resolve_source
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.tracking import MetricPoint
 from pruning import own_code

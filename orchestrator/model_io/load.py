@@ -14,7 +14,7 @@ from orchestrator.config import Numerics
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.loading import Dataset, load_dataset
 from orchestrator.errors import DeviceError, StoreError
-from orchestrator.model_io.source import ModelSource, resolve_source, source_of_run
+from orchestrator.model_io.model_lookup import ModelSource, resolve_source, source_of_run
 from orchestrator.planning.fingerprints import model_code, parse_code
 from orchestrator.storage import model_files
 from orchestrator.storage.manifest import read_manifest

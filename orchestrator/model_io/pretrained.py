@@ -11,7 +11,7 @@ import torch
 from orchestrator.config import Json
 from orchestrator.errors import DataError, SpaceError, StoreError, UsageError
 from orchestrator.model_io.load import load_module, recorded_dataset
-from orchestrator.model_io.source import ACCEPTED_SOURCES, ModelSource, resolve_source
+from orchestrator.model_io.model_lookup import ACCEPTED_SOURCES, ModelSource, resolve_source
 from orchestrator.model_io.state_dict_files import SUFFIXES, infer_architecture, read_state_dict
 from orchestrator.planning.constraints import match_source_model, shape_of
 from orchestrator.space import values

@@ -20,7 +20,7 @@ from orchestrator.errors import UsageError
 from orchestrator.model_io.comparison import OutputComparison, compare_outputs
 from orchestrator.model_io.formats import FORMATS
 from orchestrator.model_io.load import load_module, weights_of
-from orchestrator.model_io.source import NETWORK, ModelSource, resolve_source, source_of_run
+from orchestrator.model_io.model_lookup import NETWORK, ModelSource, resolve_source, source_of_run
 from orchestrator.storage import model_files
 from orchestrator.storage.manifest import MANIFEST, read_manifest
 from orchestrator.storage.model_files import SavedModel

@@ -15,7 +15,7 @@ from orchestrator.data.files import data_folder
 from orchestrator.data.loading import Dataset, load_data
 from orchestrator.errors import DeviceError, StoreError
 from orchestrator.model_io.load import read_code, saved_model, weights_of
-from orchestrator.model_io.source import source_of_run
+from orchestrator.model_io.model_lookup import source_of_run
 from orchestrator.planning.changes import config_differences
 from orchestrator.planning.fingerprints import with_current_fingerprints
 from orchestrator.storage import model_files

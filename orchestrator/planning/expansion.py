@@ -19,7 +19,7 @@ from orchestrator.config import (
     TrialConfig,
     When,
 )
-from orchestrator.planning.allocation import (
+from orchestrator.planning.allocation_scopes import (
     ALLOCATED,
     allocation_conflict,
     allocation_point,

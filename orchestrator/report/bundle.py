@@ -18,7 +18,7 @@ from torch import Tensor
 from orchestrator.analysis.results import CONFIG, SweepResults, find_sweep, load_results
 from orchestrator.errors import StoreError, StoreUnavailableError, UsageError
 from orchestrator.formatting import format_size
-from orchestrator.model_io.source import source_of_run
+from orchestrator.model_io.model_lookup import source_of_run
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.report.data import ENVIRONMENT, SPACE
 from orchestrator.storage import bundle_file, model_files

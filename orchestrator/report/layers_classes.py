@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from orchestrator.analysis.comparison import sparsest_within
 from orchestrator.analysis.notes import legend
+from orchestrator.analysis.setting_means import sparsest_within
 from orchestrator.report.components import Block, Heading, HeatMap, Paragraph, Section, TableBlock, note
 from orchestrator.report.data import HeatMapGroup, Json, ReportData, ReportOptions, Setting
 

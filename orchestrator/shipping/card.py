@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.data.loading import Dataset
 from orchestrator.formatting import escape_controls
 from orchestrator.model_io.export import ExportOptions, WrittenNetwork
-from orchestrator.model_io.source import ModelSource
+from orchestrator.model_io.model_lookup import ModelSource
 from orchestrator.shipping.evaluation import PICTURE, SAMPLE, FileAccuracy, Sample
 from orchestrator.shipping.runners import RUNNERS, usage_lines
 from pruning import own_code

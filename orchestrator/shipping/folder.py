@@ -20,8 +20,8 @@ from orchestrator.model_io.export import (
     write_network,
 )
 from orchestrator.model_io.load import recorded_data, recorded_dataset
-from orchestrator.model_io.places import check_free, folder_aside, move_folder, parts_of, stem_of
-from orchestrator.model_io.source import ModelSource, resolve_source
+from orchestrator.model_io.model_lookup import ModelSource, resolve_source
+from orchestrator.model_io.output_paths import check_free, folder_aside, move_folder, parts_of, stem_of
 from orchestrator.shipping.card import Card
 from orchestrator.shipping.evaluation import FileAccuracy, Sample, evaluate_file, write_sample
 from orchestrator.shipping.runners import check_script

@@ -35,9 +35,9 @@ from orchestrator.trial.recovery import recoveries
 from pruning.allocation import SCOPES_BY_ALLOCATION
 from pruning.criteria import criteria
 from pruning.granularity import granularities
+from pruning.mask_selection import SCOPES
 from pruning.registry import Registry
 from pruning.schedules import schedules
-from pruning.step import SCOPES
 from pruning.target_amounts import QUANTITIES
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from orchestrator.errors import DiskFullError, StoreError, StoreUnavailableError
 from orchestrator.tracking import RunRecord, Tracker
-from orchestrator.training.checkpoint_format import Checkpoint
+from orchestrator.training.checkpoint_packing import Checkpoint
 
 FOLDER = TAG = "checkpoint"  # the tag holds the slot, the number and the SHA-256 of the latest checkpoint
 METADATA = "about"

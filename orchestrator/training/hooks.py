@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from orchestrator.training.checkpoint_format import Checkpoint
+from orchestrator.training.checkpoint_packing import Checkpoint
 from orchestrator.training.losses import Loss, cross_entropy
 
 # (optimizer, images of the batch) -> new masks, or None for those of before

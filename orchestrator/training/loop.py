@@ -18,7 +18,7 @@ from orchestrator.data.loading import Split
 from orchestrator.errors import DivergedError
 from orchestrator.system.determinism import global_states, set_global_states
 from orchestrator.training.averaging import WeightAverage
-from orchestrator.training.checkpoint_format import Checkpoint, load_optimizer, optimizer_tensors, snapshot
+from orchestrator.training.checkpoint_packing import Checkpoint, load_optimizer, optimizer_tensors, snapshot
 from orchestrator.training.device_group import ALONE, DeviceGroup
 from orchestrator.training.evaluation import evaluate, precision
 from orchestrator.training.hooks import NO_HOOKS, TrainingHooks

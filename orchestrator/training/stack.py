@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from orchestrator.data.loading import Split
 from orchestrator.system.determinism import global_states, set_global_states
-from orchestrator.training.checkpoint_format import optimizer_tensors, snapshot
+from orchestrator.training.checkpoint_packing import optimizer_tensors, snapshot
 from orchestrator.training.evaluation import precision
 from orchestrator.training.loop import EpochRecord, EpochSums, Training, TrainingLoop
 from orchestrator.training.losses import Labels, cross_entropy

@@ -13,8 +13,8 @@ from torch import nn
 
 from orchestrator.config import Json
 from orchestrator.keys import STAGE_VERSIONS
-from orchestrator.training import checkpoint_format
-from orchestrator.training.checkpoint_format import Checkpoint, CheckpointStore, pack, tensors_digest, unpack
+from orchestrator.training import checkpoint_packing
+from orchestrator.training.checkpoint_packing import Checkpoint, CheckpointStore, pack, tensors_digest, unpack
 from orchestrator.training.loop import EpochRecord, TrainerState
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.measurement import MeasuredRound, ResumedRound
@@ -208,7 +208,7 @@ def resume_or_start(
     `dense` is the stored dense network that the trial starts from, None where the trial trains it;
     `masks_from` are the masks that it need not prune itself. Without a store nothing is saved.
     """
-    every_seconds = checkpoint_format.SECONDS_BETWEEN if every_seconds is None else every_seconds
+    every_seconds = checkpoint_packing.SECONDS_BETWEEN if every_seconds is None else every_seconds
     if store is None:
         return TrialCheckpointer(None, {}, TrialProgress(), every_seconds=every_seconds)
     identity = {

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from orchestrator.training.checkpoint_format import Checkpoint
+from orchestrator.training.checkpoint_packing import Checkpoint
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext

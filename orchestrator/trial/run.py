@@ -11,7 +11,7 @@ from torch import Tensor
 
 from orchestrator.config import DenseConfig, TrialConfig
 from orchestrator.data.loading import Dataset
-from orchestrator.training.checkpoint_format import CheckpointStore
+from orchestrator.training.checkpoint_packing import CheckpointStore
 from orchestrator.training.loop import RunTraining, run_training
 from orchestrator.trial import stages
 from orchestrator.trial.checkpointing import TrialCheckpointer, resume_or_start

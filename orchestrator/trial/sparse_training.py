@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from orchestrator.config import Train
 from orchestrator.data.batches import count_batches
 from orchestrator.errors import DivergedError
-from orchestrator.training.checkpoint_format import Checkpoint
+from orchestrator.training.checkpoint_packing import Checkpoint
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, seed_for

@@ -19,7 +19,7 @@ from orchestrator.data.loading import Dataset
 from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import global_states
 from orchestrator.system.memory import is_out_of_memory
-from orchestrator.training.checkpoint_format import snapshot
+from orchestrator.training.checkpoint_packing import snapshot
 from orchestrator.training.evaluation import ONE_IMAGE
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.loop import RunTraining, TrainerState, Training, TrainingCheckpointer, run_training

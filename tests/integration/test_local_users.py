@@ -21,9 +21,9 @@ from local_attacker import NO_GRPC, NOBODY
 from server import Server
 
 from orchestrator.errors import ClusterError
-from orchestrator.execution import ray_local, ray_patches
+from orchestrator.execution import ray_patches, ray_start
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_local import listeners, local_ray, new_token
+from orchestrator.execution.ray_start import listeners, local_ray, new_token
 from orchestrator.system.signals import SignalHandler
 
 pytestmark = [
@@ -101,9 +101,9 @@ def test_without_a_token_the_attack_works(monkeypatch: pytest.MonkeyPatch) -> No
     def no_token() -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(ray_local, "new_token", no_token)
-    monkeypatch.setitem(ray_local.ENVIRONMENT, "RAY_AUTH_MODE", "disabled")
-    monkeypatch.delitem(ray_local.ENVIRONMENT, "RAY_preload_python_modules")  # seconds, for no trial
+    monkeypatch.setattr(ray_start, "new_token", no_token)
+    monkeypatch.setitem(ray_start.ENVIRONMENT, "RAY_AUTH_MODE", "disabled")
+    monkeypatch.delitem(ray_start.ENVIRONMENT, "RAY_preload_python_modules")  # seconds, for no trial
     with ray_at_work():
         assert write(address()) == "written 1"
         answers = attack(ports(), ["InternalKVGcsService/InternalKVPut"])
@@ -111,9 +111,9 @@ def test_without_a_token_the_attack_works(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_ray_that_listens_for_other_machines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ray_local.ENVIRONMENT, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    monkeypatch.setitem(ray_start.ENVIRONMENT, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
     monkeypatch.setattr(
-        ray_local,
+        ray_start,
         "loopback_only",
         lambda is_local: ray_patches.patched(ray_patches.ray_constants, ENABLE_RAY_CLUSTER=True),
     )

@@ -17,9 +17,9 @@ import ray  # before orchestrator.execution: it must be on loopback all the same
 import models
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.execution import dag_searcher, ray_local
+from orchestrator.execution import dag_searcher, ray_start
 from orchestrator.execution.options import Resources
-from orchestrator.execution.ray_local import local_ray
+from orchestrator.execution.ray_start import local_ray
 from orchestrator.execution.tune_experiment import run_experiment
 from orchestrator.execution.worker import run_task
 from orchestrator.space.techniques import resolve
@@ -199,7 +199,7 @@ def test_an_epoch_that_takes_minutes_does_not_hold_up_the_end(tmp_path: Path) ->
 
 def test_a_trial_sees_the_one_gpu_that_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray believes in two GPUs; no CUDA is needed to be shown one."""
-    monkeypatch.delitem(ray_local.ENVIRONMENT, "RAY_preload_python_modules")  # torch, in four workers
+    monkeypatch.delitem(ray_start.ENVIRONMENT, "RAY_preload_python_modules")  # torch, in four workers
 
     def seen(number: int) -> str:
         (tmp_path / str(number)).touch()

@@ -33,7 +33,7 @@ class FileArrays(ArraySource):
         """Open the files within a block, as name -> (a function that opens an array, its bytes)."""
 
     def _decoded(self, shape: Shape, fill: Fill) -> Decoded:
-        from orchestrator.data.decoding import read_decoded
+        from orchestrator.data.decoded_cache import read_decoded
 
         options = {key: str(paths.absolute(getattr(self, key))) for key in self.paths if getattr(self, key)}
         return read_decoded(

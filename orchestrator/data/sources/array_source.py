@@ -93,7 +93,7 @@ class ArraySource(Source):
 
     def _fill(self, labels: ImageLabels, pixels: NDArray[np.uint8]) -> Facts:
         """Write the images into `pixels`; return the splits, and what is to be said of them."""
-        from orchestrator.data.decoding import progress_bar
+        from orchestrator.data.decoded_cache import progress_bar
         from orchestrator.data.sources.array_images import to_channels_first, write_bytes
 
         with self._arrays() as arrays, progress_bar(self._where(), len(pixels)) as advance:

@@ -84,7 +84,7 @@ class ImageFolder(Source):
     def read(self) -> Raw:
         import numpy as np
 
-        from orchestrator.data.decoding import read_decoded
+        from orchestrator.data.decoded_cache import read_decoded
 
         listing, names = self._listing()
         decoded = read_decoded(
@@ -108,8 +108,8 @@ class ImageFolder(Source):
         )
 
     def broken(self) -> tuple[str, ...]:
-        from orchestrator.data.decoding import in_order
-        from orchestrator.data.image_files import without_warnings
+        from orchestrator.data.decoded_cache import in_order
+        from orchestrator.data.image_decoding import without_warnings
 
         images = self._listing()[0].images
         with without_warnings():
@@ -146,7 +146,7 @@ class ImageFolder(Source):
         self, position: int, image: ImageFile, pixels: NDArray[np.uint8] | None = None
     ) -> bytes | str:
         """Decode a file into its place; return its digest, or a line on what is wrong with it."""
-        from orchestrator.data.image_files import BrokenImageError, decode, read_image_bytes
+        from orchestrator.data.image_decoding import BrokenImageError, decode, read_image_bytes
 
         try:
             content = read_image_bytes(image.path)
@@ -164,8 +164,8 @@ class ImageFolder(Source):
 
         DataError for a broken image, unless they are skipped.
         """
-        from orchestrator.data.decoding import in_order
-        from orchestrator.data.image_files import without_warnings
+        from orchestrator.data.decoded_cache import in_order
+        from orchestrator.data.image_decoding import without_warnings
 
         whole: list[ImageFile] = []
         contents: list[bytes] = []

@@ -107,8 +107,8 @@ class OwnData(ArraySource):
         return own_code.shown(self.text)
 
     def _decoded(self, shape: Shape, fill: Fill) -> Decoded:
+        from orchestrator.data.decoded_cache import SMALL_BYTES, decoded_key
         from orchestrator.data.decoded_files import decode_into_memory, load_or_decode
-        from orchestrator.data.decoding import SMALL_BYTES, decoded_key
 
         is_small = prod(shape) <= SMALL_BYTES
         if is_small and self.text not in _slow:
@@ -141,8 +141,8 @@ class OwnData(ArraySource):
 
         A worker compares the digest with that of the plan, for which the function was called.
         """
+        from orchestrator.data.decoded_cache import set_digest
         from orchestrator.data.decoded_files import find_decoded
-        from orchestrator.data.decoding import set_digest
 
         if paths.is_worker():
             for key, decoded in find_decoded(_decoded_folder(), set_digest(self._set_name())):
@@ -191,7 +191,7 @@ class OwnData(ArraySource):
 
 
 def _decoded_folder() -> Path:
-    from orchestrator.data.decoding import FOLDER
+    from orchestrator.data.decoded_cache import FOLDER
 
     return data_folder() / FOLDER
 

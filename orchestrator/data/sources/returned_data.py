@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.data.image_files import BrokenImageError, to_eight_bits
+from orchestrator.data.image_decoding import BrokenImageError, to_eight_bits
 from orchestrator.data.sources.array_images import to_channels_first
 from orchestrator.data.sources.array_reader import ARRAYS, ENDINGS
 from orchestrator.data.sources.base import check_fits

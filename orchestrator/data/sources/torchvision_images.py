@@ -62,7 +62,7 @@ class ImageSet(TorchvisionSource):
     def read(self) -> Raw:
         import numpy as np
 
-        from orchestrator.data.decoding import read_decoded
+        from orchestrator.data.decoded_cache import read_decoded
 
         parts, names = self._listing()
         paths = [path for part in parts.values() for path, _ in part]
@@ -124,7 +124,7 @@ class ImageSet(TorchvisionSource):
 
     def _decode(self, position: int, path: Path, pixels: NDArray[np.uint8]) -> str:
         """Decode a file into its place; return its digest. DataError for one that is no whole image."""
-        from orchestrator.data.image_files import BrokenImageError, decode, read_image_bytes
+        from orchestrator.data.image_decoding import BrokenImageError, decode, read_image_bytes
 
         try:
             content = read_image_bytes(path)
@@ -140,8 +140,8 @@ class ImageSet(TorchvisionSource):
 
     def _decode_all(self, paths: Sequence[Path], pixels: NDArray[np.uint8]) -> Facts:
         """Decode into `pixels`; return the digests of the files. DataError for the first broken one."""
-        from orchestrator.data.decoding import in_order
-        from orchestrator.data.image_files import without_warnings
+        from orchestrator.data.decoded_cache import in_order
+        from orchestrator.data.image_decoding import without_warnings
 
         with without_warnings():
             results = in_order(partial(self._decode, pixels=pixels), paths, name=self.name)

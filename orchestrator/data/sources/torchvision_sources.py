@@ -51,7 +51,7 @@ class ArraySet(TorchvisionSource):
     def read(self) -> Raw:
         import numpy as np
 
-        from orchestrator.data.decoding import read_shared
+        from orchestrator.data.decoded_cache import read_shared
 
         assert self.row.shape is not None
         parts, names = self._labels()

@@ -8,8 +8,8 @@ import pytest
 from result_rows import Row, frame, row
 from scipy import stats
 
-from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
 from orchestrator.analysis.paired import Baseline, default_baseline, differences, holm, read_baseline, verdict
+from orchestrator.analysis.setting_means import ComparisonOptions, comparison_records
 from orchestrator.analysis.settings import method_label
 from orchestrator.analysis.tables import differences_table
 from orchestrator.errors import UsageError

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 from result_rows import frame, row
 
-from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
 from orchestrator.analysis.latex import escape_latex, latex, paper_markdown
 from orchestrator.analysis.paired import Baseline
 from orchestrator.analysis.paper_tables import PaperTable, accuracy_table, paper_tables
+from orchestrator.analysis.setting_means import ComparisonOptions, comparison_records
 from orchestrator.analysis.settings import varied_columns
 from orchestrator.errors import UsageError
 

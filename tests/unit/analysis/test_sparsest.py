@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from result_rows import Row, frame, row
 
-from orchestrator.analysis.comparison import sparsest
+from orchestrator.analysis.setting_means import sparsest
 from orchestrator.analysis.tables import sparsest_table
 
 

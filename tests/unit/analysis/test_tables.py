@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from result_rows import frame, row
 
-from orchestrator.analysis.comparison import ComparisonOptions
 from orchestrator.analysis.paired import Baseline
+from orchestrator.analysis.setting_means import ComparisonOptions
 from orchestrator.analysis.tables import (
     comparison_tables,
     default_differences,

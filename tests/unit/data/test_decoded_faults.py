@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.config import DenseConfig, Numerics, Train
-from orchestrator.data import decoded_files, decoding, loading
+from orchestrator.data import decoded_cache, decoded_files, loading
 from orchestrator.data.batches import iter_batches
 from orchestrator.data.decoded_files import load_or_decode
 from orchestrator.data.scaled_images import read_batches
@@ -30,7 +30,7 @@ X = np.random.default_rng(0).integers(0, 256, (60, 3, 8, 8), dtype=np.uint8)
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A set that is decoded into a file, however small it is."""
     monkeypatch.setenv("ORCHESTRATE_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr(decoding, "SMALL_BYTES", 0)
+    monkeypatch.setattr(decoded_cache, "SMALL_BYTES", 0)
     monkeypatch.setattr(loading, "FLOAT_BYTES", 0)
     loading.load_data.cache_clear()
     np.savez(tmp_path / "a.npz", x=X, y=np.arange(len(X)) % 3)
@@ -39,7 +39,7 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def decoded_file(tmp_path: Path) -> Path:
     (file,) = (tmp_path / "data" / "decoded").glob("*.u8")
-    time.sleep(decoding.TICK_SECONDS)  # so that a change of it has another time
+    time.sleep(decoded_cache.TICK_SECONDS)  # so that a change of it has another time
     return file
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from orchestrator.errors import ClusterError
-from orchestrator.execution.ray_local import check_loopback, listeners
+from orchestrator.execution.ray_start import check_loopback, listeners
 
 LISTENS = """
 import socket, sys

@@ -17,7 +17,7 @@ import orchestrator
 from orchestrator.errors import DeviceError, OrchestrateError, StoreError, UsageError
 from orchestrator.model_io import load
 from orchestrator.model_io.load import recorded_data
-from orchestrator.model_io.source import ModelSource, resolve_source
+from orchestrator.model_io.model_lookup import ModelSource, resolve_source
 from orchestrator.storage.manifest import LocalFolder
 from orchestrator.storage.model_files import save_model
 from orchestrator.training.evaluation import evaluate

@@ -23,9 +23,9 @@ from orchestrator.space.space import load_space
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.run import TrialResult, run_trial
 from pruning.criteria import criteria, representative
+from pruning.mask_selection import SCOPES
 from pruning.masking import Masks
 from pruning.schedules import schedules
-from pruning.step import SCOPES
 
 GRANULARITIES = ("weight", "nm", "unit", "channel")
 SCOPES_OF = {"weight": SCOPES, "nm": ("unit", "layer", "global"), "unit": ("layer", "global")}

@@ -24,7 +24,7 @@ from orchestrator.planning.estimate import RUN_BYTES, estimate, unknown_costs
 from orchestrator.planning.plan import Exclusion, Plan, make_plan
 from orchestrator.space.space import load_space
 from orchestrator.trial.params import params
-from pruning.step import SCOPES
+from pruning.mask_selection import SCOPES
 
 AXES = {"model": "slp", "dataset": "digits", "amount": "0.5"}
 

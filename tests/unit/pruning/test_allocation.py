@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pruning
-from pruning.step import allocate_erk
+from pruning.mask_selection import allocate_erk
 
 shapes = st.lists(
     st.one_of(

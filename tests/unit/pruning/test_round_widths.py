@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pruning
-from pruning.step import round_widths
+from pruning.mask_selection import round_widths
 
 IMAGES = torch.zeros(1, 1, 8, 8)
 

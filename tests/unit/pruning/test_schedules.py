@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pruning.mask_selection import Pools, target_count
 from pruning.pq_index import sap_prune_count
 from pruning.schedules import rounds_of, schedules, split_into_passes
-from pruning.step import Pools, target_count
 
 NAMES = list(schedules)
 FIXED = [name for name in NAMES if not schedules.get(name).traits.get("adaptive")]

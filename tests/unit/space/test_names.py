@@ -13,7 +13,7 @@ import pytest
 from models import torchvision_models
 from orchestrator.space import catalog, hyperparameters, names, space
 from orchestrator.space.schema import AxisValues
-from pruning.step import SCOPES
+from pruning.mask_selection import SCOPES
 
 ROOT = Path(__file__).parents[3]
 

@@ -19,7 +19,7 @@ from orchestrator.space.space import Space, load_space
 from orchestrator.space.techniques import TECHNIQUES, resolve
 from pruning.criteria import criteria
 from pruning.granularity import granularities
-from pruning.step import SCOPES
+from pruning.mask_selection import SCOPES
 
 SMALL = "axes: {model: [slp], dataset: [digits], amount: [0.5]}\n"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import models
 from orchestrator.errors import StoreError
 from orchestrator.storage import model_files
-from orchestrator.training.checkpoint_format import snapshot
+from orchestrator.training.checkpoint_packing import snapshot
 from orchestrator.trial.context import NetworkState
 from pruning.masking import apply_masks
 

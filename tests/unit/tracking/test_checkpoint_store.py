@@ -24,7 +24,7 @@ from orchestrator.system import provenance
 from orchestrator.tracking import RunRecord, Tracker, breaker_for, checkpoint_store
 from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
 from orchestrator.tracking.run_session import RunSession
-from orchestrator.training.checkpoint_format import Checkpoint
+from orchestrator.training.checkpoint_packing import Checkpoint
 from orchestrator.trial.run import run_dense
 from orchestrator.trial.task import Task, WorkerSettings
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.errors import DivergedError
-from orchestrator.training import checkpoint_format
-from orchestrator.training.checkpoint_format import Checkpoint, pack, unpack
+from orchestrator.training import checkpoint_packing
+from orchestrator.training.checkpoint_packing import Checkpoint, pack, unpack
 from orchestrator.training.loop import EpochRecord, TrainingLoop
 from orchestrator.training.losses import Labels
 from orchestrator.training.optimizers import OPTIMIZERS
@@ -438,7 +438,8 @@ if (about := pathlib.Path(sys.argv[1], "about")).exists():
     kept.files = about.with_name("tensors").read_bytes(), about.read_text()
 try:
     process = Process(kill_at=at)
-    print(checkpoint_format.tensors_digest(process.run(TICKET, kept).last.state.weights), len(process.epochs))
+    weights = process.run(TICKET, kept).last.state.weights
+    print(checkpoint_packing.tensors_digest(weights), len(process.epochs))
 except Killed:
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -460,7 +461,7 @@ def test_another_process_carries_on_what_sigkill_ended(tmp_path: Path) -> None:
     reference, events = whole(TICKET)
     left = [event for event in events[5:] if event[0] != "round"]
     assert done.stdout.split() == [
-        checkpoint_format.tensors_digest(reference.last.state.weights),
+        checkpoint_packing.tensors_digest(reference.last.state.weights),
         str(len(left)),
     ]
 
@@ -564,7 +565,7 @@ def test_below_a_minute_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(checkpointing, "pack", never)
     monkeypatch.setattr("orchestrator.training.loop.TrainingLoop.state_dict", never)
     kept = MemoryStore()
-    assert checkpoint_format.SECONDS_BETWEEN == 60.0
+    assert checkpoint_packing.SECONDS_BETWEEN == 60.0
     assert_same(run_dense(dense_config(), digits(), checkpoints=kept), whole(dense_config())[0])
     assert kept.times == 0
 

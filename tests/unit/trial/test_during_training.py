@@ -18,8 +18,8 @@ from orchestrator.trial import during_training, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.during_training import prune_during_training
 from orchestrator.trial.run import TrialResult, run_trial
+from pruning.mask_selection import target_count
 from pruning.masking import Masks
-from pruning.step import target_count
 
 ADAM = Train(epochs=4)
 MOMENTUM = Train(epochs=4, optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3)

@@ -21,7 +21,10 @@ from orchestrator.training.evaluation import Evaluation, evaluate
 from orchestrator.trial import stages
 from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.metrics import (
+    ClassRow,
     Measurement,
+    class_metrics,
+    class_rows,
     dense_bytes,
     effective_macs,
     layer_rows,
@@ -30,6 +33,7 @@ from orchestrator.trial.metrics import (
     remaining_weights,
     sparse_bytes,
     train_flops,
+    worst,
 )
 from orchestrator.trial.recovery import epochs_per_round
 from orchestrator.trial.run import run_trial
@@ -218,3 +222,32 @@ def test_metrics_are_finite_floats_under_a_prefix() -> None:
     found = Measurement(*range(len(names))).metrics("final")  # type: ignore[arg-type]
     assert found == {f"final/{name}": float(n) for n, name in enumerate(names)}
     assert all(isinstance(value, float) and math.isfinite(value) for value in found.values())
+
+
+# What was forgotten, by hand.
+CLASSES = ("cat", "dog", "owl", "none")
+DENSE_CONFUSION = torch.tensor([[8, 2, 0, 0], [1, 9, 0, 0], [0, 1, 3, 0], [0, 0, 0, 0]])
+PRUNED_CONFUSION = torch.tensor([[7, 3, 0, 0], [0, 10, 0, 0], [2, 1, 1, 0], [0, 0, 0, 0]])
+CLASS_ROWS = class_rows(CLASSES, dense=DENSE_CONFUSION, pruned=PRUNED_CONFUSION)
+
+
+def test_a_row_per_class_that_has_images() -> None:
+    expected = (("cat", 10, 0.8, 0.7), ("dog", 10, 0.9, 1.0), ("owl", 4, 0.75, 0.25))
+    assert tuple(ClassRow(*values) for values in expected) == CLASS_ROWS
+    assert [row.drop for row in CLASS_ROWS] == pytest.approx([0.1, -0.1, 0.5])
+
+
+def test_the_class_that_has_lost_most() -> None:
+    assert worst(CLASS_ROWS).label == "owl"
+    assert class_metrics(CLASS_ROWS) == {"worst_class_accuracy": 0.25, "worst_class_drop": 0.5}
+
+
+def test_the_worst_class_and_the_one_that_lost_most_may_differ() -> None:
+    rows = (ClassRow("hard", 10, 0.3, 0.3), ClassRow("lost", 10, 1.0, 0.6))
+    assert class_metrics(rows) == {"worst_class_accuracy": 0.3, "worst_class_drop": pytest.approx(0.4)}
+    assert worst(rows).label == "lost"
+
+
+def test_where_every_class_has_gained_the_drop_is_below_zero() -> None:
+    rows = (ClassRow("a", 10, 0.5, 0.7), ClassRow("b", 10, 0.5, 0.6))
+    assert class_metrics(rows)["worst_class_drop"] == pytest.approx(-0.1)

@@ -15,8 +15,8 @@ from orchestrator.config import Numerics, Prune, Train
 from orchestrator.training import loop
 from orchestrator.trial import during_training, stages
 from orchestrator.trial.context import TrialContext
+from pruning.mask_selection import target_count
 from pruning.masking import Masks
-from pruning.step import target_count
 
 
 def minus_w_g(net: nn.Module) -> dict[str, Tensor]:

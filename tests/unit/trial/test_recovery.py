@@ -10,7 +10,7 @@ import torch
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
-from orchestrator.training.checkpoint_format import snapshot
+from orchestrator.training.checkpoint_packing import snapshot
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.lengths import epochs_of, position_of

@@ -15,8 +15,8 @@ from orchestrator.trial import stages
 from orchestrator.trial.context import make_context
 from orchestrator.trial.recovery import recoveries
 from orchestrator.trial.run import TrialResult, run_trial
+from pruning.mask_selection import target_count
 from pruning.masking import Masks
-from pruning.step import target_count
 
 EPOCHS = 2
 MLP, CNN, DEEP = "mlp(widths=[32, 16])", "cnn(widths=[8, 16])", "mlp(widths=[8, 8, 8, 8, 8])"

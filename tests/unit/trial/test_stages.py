@@ -15,7 +15,7 @@ import models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.errors import CollapsedError
-from orchestrator.training.checkpoint_format import snapshot
+from orchestrator.training.checkpoint_packing import snapshot
 from orchestrator.training.loop import EpochRecord
 from orchestrator.training.optimizers import TrainingPhase
 from orchestrator.trial import scoring, stages

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from torch import Tensor
 
+from pruning.mask_selection import Pools
 from pruning.registry import Between
 from pruning.schedules import count_to_prune, schedules
-from pruning.step import Pools
 
 
 @schedules.register(summary="removes half of the remaining amount at every round")

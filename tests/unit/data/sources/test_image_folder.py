@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.data import datasets, files, image_files, loading
-from orchestrator.data.image_files import BrokenImageError, decode, read_image_bytes
+from orchestrator.data import datasets, files, image_decoding, loading
+from orchestrator.data.image_decoding import BrokenImageError, decode, read_image_bytes
 from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.errors import DataError, SpaceError
 
@@ -187,7 +187,7 @@ def test_facts_are_those_of_what_is_loaded(photos: Path, grey: bool) -> None:
 
 
 def test_facts_decode_no_image(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_files, "read_image_bytes", lambda *args: pytest.fail("it was read"))
+    monkeypatch.setattr(image_decoding, "read_image_bytes", lambda *args: pytest.fail("it was read"))
     assert datasets.info(text_of(photos)).num_classes == 3
     assert files.file_stamps(text_of(photos))
 
@@ -309,7 +309,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(photos: Path, side: int, line: s
 def test_a_file_that_is_too_long_or_no_file_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_files, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr(image_decoding, "MAX_FILE_BYTES", 1_000_000)
     (tmp_path / "long.png").write_bytes(bytes(1_000_001))
     with pytest.raises(BrokenImageError, match="has more than 1 MB"):
         read_image_bytes(tmp_path / "long.png")

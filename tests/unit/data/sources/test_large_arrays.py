@@ -14,7 +14,7 @@ import torch
 
 import models
 from orchestrator.config import DenseConfig, Numerics, Train
-from orchestrator.data import decoding, files, loading, paths
+from orchestrator.data import decoded_cache, files, loading, paths
 from orchestrator.data.loading import Dataset
 from orchestrator.data.scaled_images import ScaledImages
 from orchestrator.data.sources import array_reader, own_data
@@ -55,7 +55,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return the function after which every set is large, and arrays are read a few images at once."""
 
     def set_limits() -> None:
-        monkeypatch.setattr(decoding, "SMALL_BYTES", 0)
+        monkeypatch.setattr(decoded_cache, "SMALL_BYTES", 0)
         monkeypatch.setattr(loading, "FLOAT_BYTES", 0)
         monkeypatch.setattr(array_reader, "BLOCK_NUMBERS", 7 * int(np.prod(SHAPE)))
 

@@ -23,7 +23,7 @@ from sklearn.model_selection import train_test_split
 from small_published import EMNIST_CLASSES, MAKERS, Files, pixels
 
 from models.torchvision_compat import datasets as vision
-from orchestrator.data import datasets, decoding, files, loading
+from orchestrator.data import datasets, decoded_cache, files, loading
 from orchestrator.data.sources import published_files, torchvision_arrays, torchvision_sources
 from orchestrator.data.sources.published_datasets import PUBLISHED
 from orchestrator.data.sources.registry import find_source
@@ -231,9 +231,9 @@ def test_a_large_set_of_arrays_is_shared_as_a_decoded_file_with_equal_bits(
 ) -> None:
     fetched(name)
     in_memory, digest = files.read_raw(name), loading.digest(name)
-    assert not (served.parent / "data" / decoding.FOLDER).exists()
+    assert not (served.parent / "data" / decoded_cache.FOLDER).exists()
     for limit in ("FLOAT_BYTES", "SMALL_BYTES"):
-        monkeypatch.setattr(decoding, limit, 0)
+        monkeypatch.setattr(decoded_cache, limit, 0)
     shared = files.read_raw(name)
     assert isinstance(shared.images, np.memmap)
     assert shared.file is not None
@@ -250,11 +250,11 @@ def test_a_large_set_of_arrays_is_in_memory_where_the_data_folder_cannot_be_writ
 ) -> None:
     fetched("torchvision.stl10")
     for limit in ("FLOAT_BYTES", "SMALL_BYTES"):
-        monkeypatch.setattr(decoding, limit, 0)
+        monkeypatch.setattr(decoded_cache, limit, 0)
     if reason == "full":
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     else:
-        monkeypatch.setattr(decoding, "is_writable", lambda folder: False)
+        monkeypatch.setattr(decoded_cache, "is_writable", lambda folder: False)
     raw = files.read_raw("torchvision.stl10")
     assert raw.file is None
     assert len(raw.images) == len(raw.labels) == 140
@@ -491,7 +491,7 @@ def test_a_decoded_file_is_what_is_decoded_into_memory(served: Path, monkeypatch
     fetched("torchvision.flowers102")
     text = "torchvision.flowers102(size=8)"
     in_memory = files.read_raw(text)
-    monkeypatch.setattr(decoding, "QUICK_BYTES", 0)
+    monkeypatch.setattr(decoded_cache, "QUICK_BYTES", 0)
     mapped, again = files.read_raw(text), files.read_raw(text)
     assert isinstance(mapped.images, np.memmap)
     for raw in (mapped, again):

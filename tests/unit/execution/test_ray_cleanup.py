@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.execution.ray_session import (
+from orchestrator.execution.ray_cleanup import (
     LONGEST_SOCKET,
     check_temporary_folder,
     remove_dead,
@@ -23,7 +23,7 @@ from orchestrator.system.signals import SignalHandler
 NOBODY = 65534
 HOLDS = """
 import sys
-from orchestrator.execution.ray_session import session_folder
+from orchestrator.execution.ray_cleanup import session_folder
 from orchestrator.system.signals import SignalHandler
 with session_folder(SignalHandler()) as folder:
     (folder / "file").write_text("content")
@@ -128,7 +128,7 @@ def test_a_path_is_as_long_as_sockets_allow_and_no_longer(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = "orchestrator.execution.ray_session"
+    module = "orchestrator.execution.ray_cleanup"
     check = f"from {module} import check_temporary_folder as check; check()"
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     mounts = f"mount -t tmpfs -o ro none /dev/shm && {sys.executable} -c '{check}'"

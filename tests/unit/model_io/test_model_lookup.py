@@ -8,7 +8,7 @@ import pytest
 from recorded import Store
 
 from orchestrator.errors import StoreError
-from orchestrator.model_io.source import resolve_source, source_of_run
+from orchestrator.model_io.model_lookup import resolve_source, source_of_run
 from orchestrator.storage.manifest import LocalFolder
 from orchestrator.tracking.artifacts import RemoteFiles, make_file_source
 

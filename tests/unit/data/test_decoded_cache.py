@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.data import decoding, files, image_files, loading
+from orchestrator.data import decoded_cache, files, image_decoding, loading
 from orchestrator.data.sources.base import Raw
 from orchestrator.errors import DataError, DiskFullError
 
@@ -36,7 +36,7 @@ def fill(folder: Path, count: int = 10) -> None:
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data folder of sets that are all decoded into files."""
-    monkeypatch.setattr(decoding, "QUICK_BYTES", 0)
+    monkeypatch.setattr(decoded_cache, "QUICK_BYTES", 0)
     return tmp_path / "data"
 
 
@@ -75,7 +75,7 @@ def test_a_decoded_file_is_what_is_decoded_into_memory(
         loading.digest(text_of(photos, **options), data_dir=data_dir),
     )
     assert isinstance(mapped.images, np.memmap)
-    monkeypatch.setattr(image_files, "decode", lambda *args, **kwargs: pytest.fail("it was decoded again"))
+    monkeypatch.setattr(image_decoding, "decode", lambda *args, **kwargs: pytest.fail("it was decoded again"))
     again = files.read_raw(text_of(photos, **options), data_dir)
     monkeypatch.undo()
     in_memory = files.read_raw(text_of(photos, **options), data_dir)
@@ -90,12 +90,12 @@ def test_a_decoded_file_is_what_is_decoded_into_memory(
 def test_the_file_does_not_depend_on_the_threads(
     photos: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr(decoding, "TOGETHER", 3)
-    monkeypatch.setattr(decoding, "cores", lambda: threads)
+    monkeypatch.setattr(decoded_cache, "TOGETHER", 3)
+    monkeypatch.setattr(decoded_cache, "cores", lambda: threads)
     (photos / "cat" / "5.png").write_bytes(b"broken")
     raw = files.read_raw(text_of(photos, skip_broken=True), data_dir)
     expected = [
-        image_files.decode(file.read_bytes(), size=8, fit="crop", grey=False)
+        image_decoding.decode(file.read_bytes(), size=8, fit="crop", grey=False)
         for label in CLASSES
         for file in sorted((photos / label).iterdir())
         if (label, file.name) != ("cat", "5.png")
@@ -136,13 +136,13 @@ def test_other_options_and_other_folders_have_files_of_their_own(photos: Path, d
 def test_files_that_change_while_they_are_decoded_are_refused(
     photos: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = image_files.decode
+    decode = image_decoding.decode
 
     def meanwhile(content: bytes, **options: Any) -> Any:
         (photos / "owl" / "new.png").write_bytes(content)
         return decode(content, **options)
 
-    monkeypatch.setattr(image_files, "decode", meanwhile)
+    monkeypatch.setattr(image_decoding, "decode", meanwhile)
     with pytest.raises(DataError, match="its files changed while they were read"):
         files.read_raw(text_of(photos), data_dir)
     assert decoded_names(data_dir) == []
@@ -167,16 +167,16 @@ def test_a_broken_image_and_a_full_disk_leave_nothing(
 CODE = """
     import sys, time
     from pathlib import Path
-    from orchestrator.data import decoding, files, image_files
+    from orchestrator.data import decoded_cache, files, image_decoding
 
-    decode, decoding.QUICK_BYTES = image_files.decode, 0
+    decode, decoded_cache.QUICK_BYTES = image_decoding.decode, 0
 
     def slowly(content, **options):
         print("decoding", flush=True)
         time.sleep(float(sys.argv[3]))
         return decode(content, **options)
 
-    image_files.decode = slowly
+    image_decoding.decode = slowly
     print(files.read_raw(sys.argv[1], Path(sys.argv[2])).images.sum())
 """
 
@@ -236,14 +236,14 @@ def test_a_large_set_stays_bytes_with_the_digest_and_bits_of_floats(
 def test_pillow_keeps_memory_while_images_are_decoded_alone(photos: Path, data_dir: Path) -> None:
     core: Any = Image.core
     before, meanwhile = core.get_blocks_max(), []
-    decode = image_files.decode
+    decode = image_decoding.decode
 
     def spy(*args: Any, **options: Any) -> Any:
         meanwhile.append(core.get_blocks_max())
         return decode(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_files, "decode", spy)
+        patch.setattr(image_decoding, "decode", spy)
         files.read_raw(text_of(photos), data_dir)
     assert min(meanwhile) > before
     assert core.get_blocks_max() == before
@@ -252,7 +252,7 @@ def test_pillow_keeps_memory_while_images_are_decoded_alone(photos: Path, data_d
 def test_of_two_that_decode_at_once_the_last_gives_the_memory_back() -> None:
     core: Any = Image.core
     before = core.get_blocks_max()
-    first, second = image_files.reused_memory(before + 4), image_files.reused_memory(before + 8)
+    first, second = image_decoding.reused_memory(before + 4), image_decoding.reused_memory(before + 8)
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

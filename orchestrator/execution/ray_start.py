@@ -19,6 +19,15 @@ from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
 from orchestrator.execution.options import Resources
+from orchestrator.execution.ray_cleanup import (
+    RAY,
+    check_temporary_folder,
+    forget,
+    kill_ray_processes,
+    kill_stragglers,
+    session_folder,
+    watched,
+)
 from orchestrator.execution.ray_patches import (
     head_address,
     is_head_here,
@@ -27,15 +36,6 @@ from orchestrator.execution.ray_patches import (
     minimal_processes,
     quiet_deaths,
     reload_token,
-)
-from orchestrator.execution.ray_session import (
-    RAY,
-    check_temporary_folder,
-    forget,
-    kill_ray_processes,
-    kill_stragglers,
-    session_folder,
-    watched,
 )
 from orchestrator.system.machine import environment_variables
 from orchestrator.system.signals import RAISED, SignalHandler

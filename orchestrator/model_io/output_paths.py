@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import ExportError, UsageError
-from orchestrator.model_io.source import ModelSource
+from orchestrator.model_io.model_lookup import ModelSource
 from orchestrator.system.files import FULL
 
 UNUSUAL = re.compile(r"[^\w.=-]+")

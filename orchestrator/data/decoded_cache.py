@@ -149,7 +149,7 @@ def in_order(
     blocks = [numbered[start : start + TOGETHER] for start in range(0, len(items), TOGETHER)]
     pending: deque[Future[list[tuple[Item, Result]]]] = deque()
 
-    from orchestrator.data.image_files import reused_memory
+    from orchestrator.data.image_decoding import reused_memory
 
     def work(block: Sequence[tuple[int, Item]]) -> list[tuple[Item, Result]]:
         return [(item, function(position, item)) for position, item in block]

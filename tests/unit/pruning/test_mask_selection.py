@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruning.step import SCOPES, Count, Pools, prune_step, target_count
+from pruning.mask_selection import SCOPES, Count, Pools, prune_step, target_count
 
 
 def removing(*counts: int) -> Count:
@@ -159,3 +159,9 @@ def test_one_pool_loses_what_a_stable_sort_puts_first(seed: int, size: int, infi
     for scope in ("global", "layer"):
         kept = step({"a": scores}, {"a": alive}, scope=scope, count=removing(count))["a"]
         assert set(kept.nonzero().flatten().tolist()) == expected
+
+
+def test_the_earlier_import_path_has_the_same_names() -> None:
+    from pruning import step
+
+    assert (step.Pools, step.Count, step.SCOPES, step.target_count) == (Pools, Count, SCOPES, target_count)

@@ -9,8 +9,8 @@ import pandas
 import pytest
 from result_rows import frame, row
 
-from orchestrator.analysis.comparison import ComparisonOptions, comparison_records
 from orchestrator.analysis.paired import read_baseline
+from orchestrator.analysis.setting_means import ComparisonOptions, comparison_records
 from orchestrator.analysis.tables import markdown, pivot_tables, tables
 
 
