@@ -19,8 +19,7 @@ from orchestrator.config import Numerics, Train
 from orchestrator.data.loading import Split
 from orchestrator.system.memory import disable_malloc_trim
 from orchestrator.training.loop import train
-from orchestrator.training.masked_step import step_and_mask
-from orchestrator.training.masker import Masker
+from orchestrator.training.masked_step import Masker, step_and_mask
 from orchestrator.training.optimizers import TrainingPhase, make_optimizer
 from pruning.masking import prunable_layers
 

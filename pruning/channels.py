@@ -30,6 +30,7 @@ from pruning.checks import (
     check_stored_weights,
 )
 from pruning.column_readers import find_reads
+from pruning.cut_positions import all_masks, removed_positions
 from pruning.cutting import SelectedLinear, axis_of, complement, cut_out
 from pruning.dataflow import find_data_flow
 from pruning.equivalence import check_equal, run_masked
@@ -56,7 +57,6 @@ from pruning.parameter_slices import find_slices
 from pruning.probe import Probe
 from pruning.probe_setup import open_norms, smallest_batch, smallest_images
 from pruning.removal_check import RemovalCheck
-from pruning.removed_positions import all_masks, removed_positions
 
 UNCALLED = "it is not called as a layer"
 

@@ -29,7 +29,7 @@ from pruning.checks import one_line
 from pruning.masking import Group, Masks, Norm, Scores
 from pruning.registry import Method, Registry
 
-MODULES = ("gradient_criteria", "qr_criterion", "wanda_criterion", "fpgm_criterion", "accumulation")
+MODULES = ("gradient_criteria", "activation_criteria", "fpgm_criterion", "accumulation")
 criteria = Registry(
     "criterion", modules=tuple(f"pruning.{module}" for module in MODULES), positional=("context",)
 )

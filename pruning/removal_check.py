@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS
+from pruning.cut_positions import removed_positions
 from pruning.cutting import cut_out
 from pruning.equivalence import UnequalError, check_equal, run_masked
 from pruning.eval_mode import first_float, random_images, widened_copy
 from pruning.masking import Group, Masks, full_masks, mask_units, parameter_dims
-from pruning.removed_positions import removed_positions
 
 
 class RemovalCheck:

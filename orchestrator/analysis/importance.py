@@ -1,4 +1,8 @@
-"""How much each axis of a search matters to an objective: functional ANOVA over its finished points."""
+"""How much of the spread of a result each of several causes explains.
+
+Of a search, each axis by functional ANOVA over its finished points; of a balanced crossed design, each factor
+by its variance component.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,17 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from optuna.distributions import BaseDistribution
     from pandas import DataFrame
+
 
 MIN_POINTS = 10  # a forest over fewer says more about its seed than about the axes
 FORESTS = 3
 LOG_RATIO = 100.0  # from here on an axis counts by its logarithm
 Params = Mapping[str, Any]
+REST = "rest"
 
 
 @dataclass(frozen=True)
@@ -124,3 +132,38 @@ def _distribution(column: Sequence[str] | Sequence[float]) -> BaseDistribution:
     if numbers:
         return FloatDistribution(min(numbers), max(numbers))
     return CategoricalDistribution(sorted({str(value) for value in column}))
+
+
+def variance_components(values: NDArray[np.float64], factors: Sequence[str]) -> dict[str, float]:
+    """Return the variance that each factor adds to a value, and that of the `rest`.
+
+    `values` has an axis for each factor, with one value for each combination of levels. Factors are random
+    and add up; the rest is what they leave, interactions among it. The estimates are those of the analysis of
+    variance (Searle, Casella & McCulloch, Variance Components, 1992, chapter 4): (MS_factor - MS_rest) over
+    the number of values at a level, and 0 where that is negative. ValueError for too few levels.
+    """
+    if values.ndim != len(factors) or not factors or min(values.shape) < 2:
+        raise ValueError(
+            f"values of shape {values.shape} for factors {', '.join(factors)}; give an axis of two or more "
+            "levels for each"
+        )
+    total, mean = values.size, values.mean()
+    squares = {
+        factor: total / size * ((_means(values, number) - mean) ** 2).sum()
+        for number, (factor, size) in enumerate(zip(factors, values.shape, strict=True))
+    }
+    freedom = {factor: size - 1 for factor, size in zip(factors, values.shape, strict=True)}
+    rest_freedom = total - 1 - sum(freedom.values())
+    if not rest_freedom:
+        raise ValueError("a single factor leaves no rest; give two or more")
+    rest = max(0.0, float(((values - mean) ** 2).sum() - sum(squares.values()))) / rest_freedom
+    components = {
+        factor: max(0.0, float(squares[factor] / freedom[factor] - rest) * size / total)
+        for factor, size in zip(factors, values.shape, strict=True)
+    }
+    return {**components, REST: rest}
+
+
+def _means(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    means: NDArray[np.float64] = values.mean(axis=tuple(n for n in range(values.ndim) if n != axis))
+    return means

@@ -1,4 +1,4 @@
-"""Sensitivities as tables: what removing parts of one layer or group alone costs, means over seeds."""
+"""Sensitivities as tables and a picture: what removing parts of one layer or group alone costs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.analysis.plots import MARKERS, OKABE_ITO
 from orchestrator.analysis.tables import Table
 from orchestrator.config import DenseConfig
+from orchestrator.errors import UsageError
 from orchestrator.formatting import format_number, format_percent
 from orchestrator.trial.params import params, without_defaults
 from orchestrator.trial.sensitivity import LEVELS, Sensitivity
 from pruning.own_code import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 SHOWN = (0.1, 0.3, 0.5)  # parts removed, in tables
 PARTS = tuple(level for level in LEVELS if level < 1)
@@ -23,6 +30,9 @@ NOTE = (
     "of the loss and the points of accuracy are on validation images, the least sensitive layer first. A "
     "dash: the part is less than one unit."
 )
+MOST_GROUPS, MOST_LAYERS = 6, 120
+ROW, WIDTH = 0.17, 6.0  # inches: the height of a layer, and the width
+LINEAR_BELOW = 0.01  # of a rise in nats: the axis is logarithmic above
 
 
 @dataclass(frozen=True)
@@ -155,3 +165,52 @@ def _records(network: NetworkSensitivity) -> Iterator[dict[str, Any]]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def make_sensitivity_figure(groups: Sequence[SensitivityGroup]) -> Figure:
+    """Return a matplotlib figure with a panel for each group. UsageError for more than fit on a page."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    layers = [len(group.rows) for group in groups]
+    if not groups or len(groups) > MOST_GROUPS or max(layers) > MOST_LAYERS:
+        raise UsageError(
+            f"--out: a picture has up to {MOST_GROUPS} networks of up to {MOST_LAYERS} layers; here are "
+            f"{len(groups)} of up to {max(layers, default=0)}: name fewer runs, or write --csv"
+        )
+    sizes = [ROW * count + 0.9 for count in layers]
+    with matplotlib.rc_context({"font.size": 8.0, "pdf.fonttype": 42, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(WIDTH, sum(sizes) + 0.3), layout="constrained")
+        axes = figure.subplots(len(groups), 1, squeeze=False, gridspec_kw={"height_ratios": sizes})
+        for axis, group in zip(axes.flat, groups, strict=True):
+            _draw(axis, group)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(SHOWN), frameon=False)
+    return figure
+
+
+def _draw(axis: Axes, group: SensitivityGroup) -> None:
+    axis.set_xmargin(0.06)
+    for number, part in enumerate(SHOWN):
+        points = [
+            (rise, position)
+            for position, row in enumerate(group.rows)
+            if (rise := row.rises[part]) is not None and math.isfinite(rise)
+        ]
+        axis.plot(
+            [rise for rise, _ in points],
+            [position for _, position in points],
+            linestyle="none",
+            marker=MARKERS[number],
+            markersize=4,
+            clip_on=False,
+            color=OKABE_ITO[number],
+            label=f"{format_percent(part)} removed",
+        )
+    axis.axvline(0, color="0.6", linewidth=0.8)
+    axis.set_yticks(range(len(group.rows)), [row.name for row in group.rows])
+    axis.set_ylim(len(group.rows) - 0.5, -0.5)
+    axis.set_xscale("symlog", linthresh=LINEAR_BELOW)
+    axis.grid(axis="y", color="0.9", linewidth=0.6)
+    axis.set_xlabel("rise of the loss on validation images, in nats")
+    axis.set_title(group.title, loc="left", fontsize=8)

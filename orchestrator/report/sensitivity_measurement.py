@@ -10,8 +10,7 @@ import torch
 
 from orchestrator.analysis.figure import render
 from orchestrator.analysis.results import RUN_ID, find_sweep
-from orchestrator.analysis.sensitivity import NetworkSensitivity, SensitivityGroup
-from orchestrator.analysis.sensitivity_figure import make_sensitivity_figure
+from orchestrator.analysis.sensitivity import NetworkSensitivity, SensitivityGroup, make_sensitivity_figure
 from orchestrator.config import Prune, TrialConfig
 from orchestrator.data.files import data_folder
 from orchestrator.data.loading import load_data

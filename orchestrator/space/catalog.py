@@ -18,10 +18,10 @@ from orchestrator.data.sources.registry import SOURCES, options_of, source_class
 from orchestrator.errors import UsageError, unknown_name
 from orchestrator.space import space
 from orchestrator.space.hyperparameters import METHOD_REGISTRIES
+from orchestrator.space.recipe import RECIPES, NamedRecipe
 from orchestrator.space.stopping_rules import pruners
 from orchestrator.space.techniques import TECHNIQUES
 from orchestrator.training.lr_schedules import lr_schedules
-from orchestrator.training.recipes import RECIPES, NamedRecipe
 from pruning.criteria import criteria
 from pruning.hyperparameters import Hyperparameter, hyperparameters
 from pruning.plugins import PluginError

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from orchestrator.training.masker import Masker
+from orchestrator.training.masked_step import Masker
 
 
 class WeightAverage:

@@ -1,13 +1,13 @@
-"""A step of Adam with the masks after it, a part of each large weight at a time.
+"""Masks during a training: dead weights are set to zero again after every step of the optimizer.
 
-Adam moves seven numbers of a weight through memory, and the masks three more. Where a part is masked while
-the processor's cache still has it, masks cost next to nothing. Both are done number by number: the bits are
-those of the whole step and all masks after it.
+With Adam this is done for a part of each large weight at a time. Adam moves seven numbers of a weight through
+memory, and the masks three more. Where a part is masked while the processor's cache still has it, masks cost
+next to nothing. Both are done number by number: the bits are those of the whole step and all masks after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,49 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from orchestrator.training.masker import Masker
 from orchestrator.training.optimizers import Adam, AdamW
+from pruning.masking import view_as_integers
 
 PART = 1 << 18  # numbers; a multiple of every vector's length, so that no number is computed in another way
 Row = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # weight, gradient, both averages, steps
+
+
+class Masker:
+    """Set dead weights to zero at every call, whatever a step has made of them; the masks are copied once.
+
+    What is multiplied are the bits (see `view_as_integers`): in floats, 0 times an infinite weight is NaN.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        """`weights` are a network's parameters by name, or what else has their shapes."""
+        self._weights = weights
+        self.replace(masks)
+
+    def replace(self, masks: Mapping[str, Tensor]) -> None:
+        """Put other masks in the place of those of before."""
+        pruned = {name: mask for name, mask in masks.items() if not mask.all()}
+        self.parameters = [view_as_integers(self._weights[name]) for name in pruned]
+        # Each in its parameter's order in memory, so that the two are multiplied as they lie.
+        self.factors = [
+            torch.empty_like(bits).copy_(mask)
+            for bits, mask in zip(self.parameters, pruned.values(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def __call__(self, *, without: Collection[int] = ()) -> None:
+        """Mask all weights, save those at these addresses in memory."""
+        pairs = zip(self.parameters, self.factors, strict=True)
+        rest = [pair for pair in pairs if pair[0].data_ptr() not in without]
+        if rest:
+            torch._foreach_mul_([bits for bits, _ in rest], [factor for _, factor in rest])
+
+
+def join_maskers(maskers: Sequence[Masker]) -> Masker:
+    """Return one masker that applies the masks of several in one operation."""
+    joined = Masker({}, {})
+    joined.parameters = [bits for masker in maskers for bits in masker.parameters]
+    joined.factors = [factor for masker in maskers for factor in masker.factors]
+    return joined
 
 
 def step_and_mask(optimizer: Optimizer, masker: Masker) -> None:

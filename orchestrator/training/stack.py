@@ -22,7 +22,7 @@ from orchestrator.training.checkpoint_packing import optimizer_tensors, snapshot
 from orchestrator.training.evaluation import precision
 from orchestrator.training.loop import EpochRecord, EpochSums, Training, TrainingLoop
 from orchestrator.training.losses import Labels, cross_entropy
-from orchestrator.training.masker import join_maskers
+from orchestrator.training.masked_step import join_maskers
 from orchestrator.training.optimizers import make_group_optimizer
 from orchestrator.training.stacked_network import StackedNetwork, stacking_conflict, uses_products_alone
 

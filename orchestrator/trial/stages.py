@@ -24,13 +24,13 @@ from orchestrator.training.evaluation import ONE_IMAGE
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.loop import RunTraining, TrainerState, Training, TrainingCheckpointer, run_training
 from orchestrator.training.optimizers import TrainingPhase
-from orchestrator.trial.allocation import allocation_of
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops, train_flops_effective
 from orchestrator.trial.scoring import score_on, scored_once, scoring_device
 from orchestrator.trial.structure import layers_protected
 from orchestrator.trial.target_masks import masks_at_target
 from orchestrator.trial.trained_network import TrainedNetwork, cut_network, whole_network
+from orchestrator.trial.unit_costs import allocation_of
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning.amounts import Amount
 from pruning.checks import one_line

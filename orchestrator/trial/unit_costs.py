@@ -1,4 +1,4 @@
-"""What removing a single unit saves: multiply-adds, parameters and bytes of the dense network.
+"""What removing a single unit saves: multiply-adds, parameters and bytes; and a trial's allocation by it.
 
 Whole units, channels and heads are cut out one at a time, without storage, and the network that is left is
 counted. The saving of many is not the sum of their savings: what reads two widths gets cheaper twice.
@@ -12,9 +12,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from orchestrator.config import Prune
+from orchestrator.trial.context import TrialContext
 from orchestrator.trial.metrics import effective_macs
 from orchestrator.trial.structure import Architecture, fresh_network, groups_of, layers_protected
 from orchestrator.trial.target_masks import dense_profile, dense_quantities, remaining_quantities
+from pruning.allocation import PER_MAC, SENSITIVITY, Allocation
 from pruning.amounts import find_makers
 from pruning.masking import Group, Masks, full_masks, mask_units
 
@@ -86,3 +89,31 @@ def group_macs(architecture: Architecture, granularity: str, protect: tuple[str,
         }
     net = fresh_network(architecture)
     return {group.name: sum(cost.macs[layer] for layer in find_makers(net, group)) for group in groups}
+
+
+def allocation_of(context: TrialContext) -> Allocation | None:
+    """Return the trial's allocation; None where its scope is one of the pruning step.
+
+    RuntimeError where the losses that it goes by have not been measured.
+    """
+    options = context.pruned_trial.prune
+    if options.scope not in (PER_MAC, SENSITIVITY):
+        return None
+    costs = unit_costs(context.architecture, options.granularity, options.protect)
+    if options.scope == PER_MAC:
+        return Allocation(costs["macs"])
+    if context.curves is None:
+        raise RuntimeError("the sensitivity of the dense network has not been measured yet")
+    return Allocation(_costs_of_what_is_asked(context.architecture, options, costs), context.curves)
+
+
+def _costs_of_what_is_asked(architecture: Architecture, options: Prune, costs: Mapping[str, Costs]) -> Costs:
+    """Return what a unit brings towards the amount: one, or its part of what is above the limits."""
+    if not options.limits:
+        return {name: torch.ones((), dtype=torch.float64) for name in costs["macs"]}
+    dense = dense_quantities(architecture)
+    excess = {name: max(dense[name] - limit, 1) for name, limit in options.limits}
+    return {
+        name: torch.stack([costs[quantity][name] / excess[quantity] for quantity in excess]).sum(0)
+        for name in costs["macs"]
+    }

@@ -8,8 +8,8 @@ import numpy as np
 from pairs import Record, interval_record
 from pandas import DataFrame
 
+from orchestrator.analysis.importance import variance_components
 from orchestrator.analysis.intervals import DIFFERENCE, FEWEST_FOR_INTERVAL, interval
-from orchestrator.analysis.variance_components import variance_components
 from pruning.pq_index import COLLAPSING, UNDERFITTING, find_phases
 from pruning.registry import parse_method
 

@@ -11,10 +11,10 @@ from orchestrator.analysis.figure import render
 from orchestrator.analysis.sensitivity import (
     NetworkSensitivity,
     group_sensitivities,
+    make_sensitivity_figure,
     sensitivity_records,
     sensitivity_table,
 )
-from orchestrator.analysis.sensitivity_figure import make_sensitivity_figure
 from orchestrator.config import DenseConfig, Numerics, Train
 from orchestrator.errors import UsageError
 from orchestrator.trial.sensitivity import GroupSensitivity, Question, Sensitivity

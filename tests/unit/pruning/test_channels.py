@@ -18,10 +18,10 @@ import models
 import pruning
 from pruning.channel_groups import CLASSES, WHOLE
 from pruning.channels import find_channels, shrink, shrink_masks, trace
+from pruning.cut_positions import find_pruned_groups, remaining_channels
 from pruning.cutting import SelectedLinear, layer_widths, resize
 from pruning.granularity import unit_groups
 from pruning.masking import Group, Masks, apply_masks, full_masks, mask_units, prunable_layers, sum_by_unit
-from pruning.removed_positions import find_pruned_groups, remaining_channels
 
 SMALL = ("slp", "mlp(widths=[16, 8, 12], bias=True)", "cnn(widths=[8, 12, 6])")
 DENSENET = pytest.param("densenet121", marks=pytest.mark.slow)

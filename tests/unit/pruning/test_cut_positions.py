@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 import models
 from pruning.channels import find_channels, shrink
-from pruning.cut_positions import put_entries, remaining_entries, take_entries
+from pruning.cut_positions import all_masks, put_entries, remaining_entries, removed_positions, take_entries
 from pruning.masking import Group, full_masks, mask_units
-from pruning.removed_positions import all_masks, removed_positions
 
 IMAGES = (1, 8, 8)
 NETWORKS = {

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
+from pruning.activation_criteria import group_pivot_scores, pivot_scores
 from pruning.activations import CHUNK_SIZE
 from pruning.channels import shrink, trace
 from pruning.criteria import ScoringContext, criteria
 from pruning.granularity import unit_groups
 from pruning.interpolative_decomposition import interpolation_matrix, refit
 from pruning.masking import Group, Masks, apply_masks, full_masks, mask_units, parameter_dims
-from pruning.qr_criterion import group_pivot_scores, pivot_scores
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import pruning
-from orchestrator.training.masker import Masker
+from orchestrator.training.masked_step import Masker
 from pruning.masking import Masks, mask_weight, mask_weights, view_as_integers
 
 BROKEN = [math.nan, math.inf, -math.inf, -1.0]

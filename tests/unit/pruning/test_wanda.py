@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import pruning
-from pruning import wanda_criterion
+from pruning import activation_criteria
+from pruning.activation_criteria import squares_by_weight
 from pruning.criteria import ScoringContext, criteria
 from pruning.masking import Masks, full_masks, prunable_layers
-from pruning.wanda_criterion import squares_by_weight
 
 LABELS = torch.zeros(1, dtype=torch.int64)
 
@@ -135,7 +135,7 @@ def test_the_masked_network_is_scored() -> None:
 
 def test_scores_do_not_depend_on_how_the_sample_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     cut = scores(network(), IMAGES)
-    monkeypatch.setattr(wanda_criterion, "CHUNK_SIZE", 1000)
+    monkeypatch.setattr(activation_criteria, "CHUNK_SIZE", 1000)
     for name, whole in scores(network(), IMAGES).items():
         torch.testing.assert_close(cut[name], whole, rtol=1e-12, atol=0)
 

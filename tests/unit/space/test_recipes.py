@@ -15,8 +15,8 @@ from orchestrator.planning.changes import config_differences
 from orchestrator.planning.expansion import expand
 from orchestrator.planning.fingerprints import dense_code, package_version
 from orchestrator.space.catalog import describe
+from orchestrator.space.recipe import RECIPES
 from orchestrator.space.space import Space, grid_lists, json_schema, load_space
-from orchestrator.training.recipes import RECIPES
 
 AXES = "axes: {model: slp, dataset: digits, amount: 0.5}\n"
 

@@ -12,8 +12,7 @@ import models
 import pruning
 from orchestrator.config import Train
 from orchestrator.training import masked_step
-from orchestrator.training.masked_step import step_and_mask
-from orchestrator.training.masker import Masker
+from orchestrator.training.masked_step import Masker, step_and_mask
 from orchestrator.training.optimizers import make_optimizer
 
 

@@ -21,6 +21,7 @@ from models import torchvision_compat
 from orchestrator.config import Numerics, Train
 from orchestrator.data.loading import Split
 from orchestrator.errors import SpaceError
+from orchestrator.space.recipe import RECIPES
 from orchestrator.training.averaging import WeightAverage
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.hooks import TrainingHooks
@@ -29,7 +30,6 @@ from orchestrator.training.loop import EpochRecord, TrainerState, train
 from orchestrator.training.losses import Labels, cross_entropy
 from orchestrator.training.lr_schedules import lr_schedules, schedule_conflict
 from orchestrator.training.optimizers import TrainingPhase, learning_rate
-from orchestrator.training.recipes import RECIPES
 
 assert torchvision_compat.transforms  # imported before torchvision itself
 from torchvision.transforms import v2  # noqa: E402

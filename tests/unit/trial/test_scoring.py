@@ -17,7 +17,7 @@ from orchestrator.data import loading
 from orchestrator.trial import scoring, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.scoring import LastScores, score_on, scored_once, scoring_device
-from pruning import gradient_criteria, wanda_criterion
+from pruning import activation_criteria, gradient_criteria
 from pruning.criteria import criteria
 from tests.cuda_double import DEVICE, CudaDouble, cuda_double
 
@@ -42,7 +42,7 @@ def test_which_criteria_score_on_a_gpu() -> None:
 def noted_devices(monkeypatch: pytest.MonkeyPatch, double: CudaDouble) -> list[tuple[bool, torch.dtype]]:
     """Note of every network that is scored whether it is on the device, and its type."""
     noted: list[tuple[bool, torch.dtype]] = []
-    for module in (gradient_criteria, wanda_criterion):
+    for module in (gradient_criteria, activation_criteria):
         copy = module.float64_copy
 
         def noted_copy(net: nn.Module, copy: Callable[[nn.Module], nn.Module] = copy) -> nn.Module:
