@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.cli import compress, info, paper, results, sensitivity, sweep
+from orchestrator.cli import compress, info, networks, results, sweep
 from orchestrator.cli.options import check_environment
 from orchestrator.errors import OrchestrateError, OutputError
 from orchestrator.redaction import redact
@@ -27,7 +27,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for module in (sweep, compress, results, sensitivity, paper, info):
+for module in (sweep, compress, results, networks, info):
     app.add_typer(module.app)
 
 

@@ -81,6 +81,14 @@ SweepArgument = Annotated[
         autocompletion=completion.sweeps,
     ),
 ]
+NamesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
+        metavar="SWEEP|RUN ...",
+        autocompletion=completion.sweeps,
+    ),
+]
 SpaceArgument = Annotated[
     str | None,
     typer.Argument(

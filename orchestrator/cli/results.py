@@ -1,4 +1,4 @@
-"""The commands compare, report, latency, bench, ui, export and register, on what was recorded."""
+"""The commands compare, report, figure, ui, watch, cite and bundle: the results of sweeps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import completion
 from orchestrator.cli.options import (
     BaselineOption,
     CompareToleranceOption,
@@ -15,75 +14,22 @@ from orchestrator.cli.options import (
     IntervalChoice,
     IntervalOption,
     JsonOption,
-    LatencyDeviceChoice,
     LatexOption,
     MarkdownOption,
+    NamesArgument,
     SpreadChoice,
     SpreadOption,
     SweepArgument,
     ToleranceOption,
-    TrustOption,
     check_one_of,
-    parse_batch_sizes,
     uri,
 )
-from orchestrator.cli.output import exit_on_signal, print_result, print_table
+from orchestrator.cli.output import print_table
 from orchestrator.errors import UsageError
 from orchestrator.system.console import print_json, print_line, print_text
-from pruning import stored_code
 
 app = typer.Typer()
 EXPORTED_ROWS = 30  # of the table of `compare` that names runs
-NamesArgument = Annotated[
-    list[str],
-    typer.Argument(
-        help="A space's name (its latest sweep), or the id of a sweep, a trial or a dense run.",
-        metavar="SWEEP|RUN ...",
-        autocompletion=completion.sweeps,
-    ),
-]
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, or models:/name@alias, models:/name/3.")
-]
-ExportedArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN|SWEEP",
-        help="A run's id, models:/name@alias or models:/name/3; a sweep with --best.",
-        autocompletion=completion.sweeps,
-    ),
-]
-FormatOption = Annotated[
-    str,
-    typer.Option(
-        help="onnx, pt2, safetensors, openvino or tflite.",
-        autocompletion=lambda: ["onnx", "pt2", "safetensors", "openvino", "tflite"],
-    ),
-]
-InputOption = Annotated[
-    str,
-    typer.Option(
-        help="float32: pixels in [0, 1]; uint8: bytes.", autocompletion=lambda: ["float32", "uint8"]
-    ),
-]
-OutputOption = Annotated[
-    str,
-    typer.Option(help="logits or probabilities.", autocompletion=lambda: ["logits", "probabilities"]),
-]
-NoScalingOption = Annotated[
-    bool, typer.Option("--no-scaling", help="The bare network, which takes floats that are scaled already.")
-]
-QuantizeOption = Annotated[
-    str,
-    typer.Option(
-        help="int8, auto (int8 where it is no slower) or fp16.",
-        autocompletion=lambda: ["int8", "auto", "fp16"],
-    ),
-]
-WholeOption = Annotated[
-    bool,
-    typer.Option("--whole", help="Keep dead units and channels, as zeros, where they could be cut out."),
-]
 
 
 @app.command()
@@ -192,51 +138,6 @@ def figure(
 
 
 @app.command()
-def latency(
-    names: NamesArgument,
-    batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,256",
-    seconds_each: Annotated[
-        float, typer.Option(min=0.01, help="For each form of a network at each batch size.")
-    ] = 0.5,
-    again: Annotated[bool, typer.Option("--again", help="Measure again what was measured before.")] = False,
-    device: Annotated[
-        LatencyDeviceChoice, typer.Option(help="cuda times by events, and records it under names of its own.")
-    ] = LatencyDeviceChoice.cpu,
-    trust_code: TrustOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Time recorded networks, dense, masked, cut out and sparse, on this CPU or a GPU, and record it."""
-    from orchestrator.latency.recorded_networks import LatencyOptions, measure_named
-    from orchestrator.latency.records import latency_records, latency_table
-
-    options = LatencyOptions(parse_batch_sizes(batch), seconds_each, again, device.value)
-    with exit_on_signal():  # what was measured by then is recorded
-        with stored_code.trusting(trust_code):
-            rows = measure_named(names, options, uri=uri())
-        records = latency_records(rows, options.batches, device=options.device)
-        if as_json:
-            print_json(records)
-        else:
-            print_table(latency_table(records, device=options.device))
-
-
-@app.command()
-def bench(
-    source: Annotated[str, typer.Argument(metavar="FILE.onnx|RUN", help="An exported file, or a network.")],
-    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
-    batch: Annotated[str, typer.Option(help="Batch sizes.", metavar="N,N")] = "1,32",
-    seconds_each: Annotated[float, typer.Option(min=0.01, help="For each batch size.")] = 2.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Time an exported network in ONNX Runtime on this CPU, in a process of its own; needs no store."""
-    from orchestrator.latency.exported_files import bench as measure
-
-    batches = parse_batch_sizes(batch)
-    result = measure(source, threads=threads, batches=batches, seconds=seconds_each, uri=uri())
-    print_result(result, as_json=as_json)
-
-
-@app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the pages are served.")] = 5000,
 ) -> None:
@@ -247,54 +148,36 @@ def ui(
 
 
 @app.command()
-def export(
-    run: ExportedArgument,
-    format: FormatOption = "onnx",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder, or a file such as net.onnx; default: a folder named after the run, here."
-        ),
-    ] = None,
-    best: Annotated[
-        bool, typer.Option("--best", help="The most accurate run of SWEEP on validation images.")
-    ] = False,
-    within: Annotated[
-        str | None,
-        typer.Option(help="With --best: the smallest within so many points of it, as 1%.", metavar="1%"),
-    ] = None,
-    input: InputOption = "float32",
-    output: OutputOption = "logits",
-    no_scaling: NoScalingOption = False,
-    quantize: QuantizeOption = "",
-    whole: WholeOption = False,
-    trust_code: TrustOption = False,
+def watch(
+    sweep: SweepArgument,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where the page is served; 0 takes a free one.")
+    ] = 0,
+    every: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds between two pages.")] = 10.0,
 ) -> None:
-    """Write a recorded network with its scaling, a model card, a sample and a check, or as a single file."""
-    from orchestrator.model_io.export import ExportOptions
-    from orchestrator.shipping.folder import ship
-    from orchestrator.shipping.selection import parse_within
+    """Serve the report of a sweep on 127.0.0.1, made anew while the sweep runs."""
+    from orchestrator.execution.watch import watch as serve
 
-    options = ExportOptions(format, quantize, whole, input, output, not no_scaling)
-    tolerance = None if within is None else parse_within(within)
-    path = None if out is None else out.absolute()
-    with stored_code.trusting(trust_code):
-        shipment = ship(run, options, out=path, best=best, within=tolerance, uri=uri())
-    for line in shipment.lines():
-        print_line(line)
+    serve(sweep, uri=uri(), port=port, every=every)
 
 
 @app.command()
-def register(
-    run: RunArgument,
-    name: Annotated[str, typer.Option(help="The registered model; it is made if there is none.")],
-    alias: Annotated[str | None, typer.Option(help="A name for this version, as champion.")] = None,
-    trust_code: TrustOption = False,
-) -> None:
-    """Register a recorded network as a version of a model in MLflow's registry."""
-    from orchestrator.model_io.register import register as register_run
+def cite(sweep: SweepArgument, interval: IntervalOption = IntervalChoice.t) -> None:
+    """Print a methods paragraph with every setting as LaTeX, and BibTeX of what the sweep uses."""
+    from orchestrator.report.citation import cite as write
 
-    with stored_code.trusting(trust_code):
-        version = register_run(run, name=name, alias=alias, uri=uri())
-    for line in version.lines():
+    print_text(write(sweep, uri=uri(), method=interval.value))
+
+
+@app.command()
+def bundle(
+    sweep: SweepArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Where it is written; default: SPACE.zip here.", metavar="FILE.zip")
+    ] = None,
+) -> None:
+    """Write a sweep into one file that `rerun` makes again: space, plan, versions, code, results, masks."""
+    from orchestrator.report.bundle import write_bundle
+
+    for line in write_bundle(sweep, uri=uri(), out=out).lines():
         print_line(line)
