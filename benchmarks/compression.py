@@ -47,7 +47,7 @@ from orchestrator.storage.model_files import ModelSpec
 from orchestrator.tracking import Tracker
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.loop import train
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.macs import profile
 
 NETWORKS = {"cnn": "cnn", "resnet20": "resnet(depth=20)", "mobilenet_v2": "mobilenet_v2(width=0.25)"}

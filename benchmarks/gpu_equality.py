@@ -18,7 +18,7 @@ from orchestrator.config import DenseConfig, Device, Numerics, Prune, Train, Tri
 from orchestrator.data.loading import Dataset, Split
 from orchestrator.system.determinism import deterministic
 from orchestrator.training.loop import train
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.run import TrialResult, run_trial
 

@@ -20,7 +20,7 @@ from orchestrator.space.values import canonical_text
 from orchestrator.system.determinism import global_states
 from orchestrator.system.memory import is_out_of_memory
 from orchestrator.training.loop import Training, run_training
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.training.stack import run_stack
 from pruning.checks import one_line
 

@@ -23,7 +23,7 @@ from orchestrator.data.loading import Split
 from orchestrator.system.determinism import global_states
 from orchestrator.system.memory import disable_malloc_trim
 from orchestrator.training.loop import Training, run_training
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.training.stack import run_stack, stack_conflict
 
 torch.set_num_threads(1)

@@ -19,8 +19,9 @@ from orchestrator.config import Numerics, Train
 from orchestrator.data.loading import Split
 from orchestrator.system.memory import disable_malloc_trim
 from orchestrator.training.loop import train
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.training.masked_step import Masker, step_and_mask
-from orchestrator.training.optimizers import TrainingPhase, make_optimizer
+from orchestrator.training.optimizers import make_optimizer
 from pruning.masking import prunable_layers
 
 torch.set_num_threads(1)

@@ -26,10 +26,9 @@ from models.cnn import cnn
 from models.densenet import densenet121
 from models.mlp import mlp, slp
 from models.mobilenet import mobilenet_v2
-from models.name_errors import unknown
+from models.options import random_weights, unknown
 from models.own_builders import find_own_builder
 from models.resnet import resnet, resnet18, resnet50
-from models.trained import random_weights
 from models.vgg import vgg
 from models.vit import vit
 from models.wide_resnet import wide_resnet

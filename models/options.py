@@ -1,13 +1,22 @@
-"""Checks of the options of models, and the initial weights that convolutional networks share."""
+"""What builders of models share: checks of options and names, whether weights are loaded, and initial ones.
+
+Trained weights are not loaded on `meta`, and not where any weights will do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
 from math import isfinite
 
+import torch
 from torch import nn
 
 LARGEST = 10**9  # beyond it torch's own errors speak of overflow and not of widths
+MOST_LISTED = 30  # names; a library has a thousand
+_IS_WANTED = ContextVar("trained weights are wanted", default=True)
 
 
 def check_integer(name: str, value: object) -> int:
@@ -36,3 +45,29 @@ def draw_convolutions(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Return the message for an unknown name: with the nearest names, or else with all if they are few."""
+    allowed = list(allowed)
+    near = " or ".join(get_close_matches(name, allowed, n=3, cutoff=0.5))
+    if near:
+        return f"unknown {kind} {name!r:.200}; did you mean {near}?"
+    listed = ", ".join(allowed[:MOST_LISTED])
+    further = f" and {len(allowed) - MOST_LISTED} more" if len(allowed) > MOST_LISTED else ""
+    return f"unknown {kind} {name!r:.200}; " + (f"known: {listed}{further}" if allowed else "it takes none")
+
+
+@contextmanager
+def random_weights() -> Iterator[None]:
+    """Within the block networks have random weights also where their text names trained ones."""
+    token = _IS_WANTED.set(False)
+    try:
+        yield
+    finally:
+        _IS_WANTED.reset(token)
+
+
+def loads_weights() -> bool:
+    """Return whether a builder loads the trained weights that its options name."""
+    return _IS_WANTED.get() and torch.empty(0).device.type != "meta"

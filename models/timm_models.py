@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.name_errors import unknown
-from models.smallest_image import check_images, problem
-from models.trained import loads_weights
+from models.image_shapes import check_images, problem
+from models.options import loads_weights, unknown
 
 Shape = tuple[int, int, int]
 Builder = Callable[..., nn.Module]

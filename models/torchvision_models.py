@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.name_errors import unknown
-from models.smallest_image import check_images
-from models.stems import SMALL_BELOW, set_channels, set_module, set_patches, set_small
+from models.image_shapes import SMALL_BELOW, check_images, set_channels, set_module, set_patches, set_small
+from models.options import loads_weights, unknown
 from models.torchvision_weights import load_weights, weights_name
-from models.trained import loads_weights
 
 Shape = tuple[int, int, int]
 Builder = Callable[..., nn.Module]

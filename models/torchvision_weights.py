@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from models.densenet import current_name
-from models.name_errors import unknown
+from models.options import unknown
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that only training used
 

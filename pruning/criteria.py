@@ -2,8 +2,8 @@
 
 A criterion takes a `ScoringContext` and returns float64 scores in the shape of each weight. The score of a
 unit or channel is the sum over its weights, so `l1` ranks rows by their 1-norm and `l2` by their 2-norm.
-Criteria that need a gradient are in `gradient_criteria`, those by what a layer reads in `wanda_criterion` and
-`qr_criterion`, by distances in `fpgm_criterion`, by the steps of a training in `accumulation`.
+Criteria that need a gradient are in `gradient_criteria`, those by what a layer reads in
+`activation_criteria`, by distances in `fpgm_criterion`, by the steps of a training in `accumulation`.
 
 Traits: `data` (it looks at `ScoringContext.sample`), `on_device` (it scores in float64 on the device of the
 network, by what `net`, `masks` and `sample` hold alone), `passes` (the hyper-parameter that says how often it

@@ -16,9 +16,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from orchestrator.data.device_copies import to_device
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, read_batches, value_range
 from orchestrator.errors import SpaceError
+from orchestrator.system.memory import to_device
 from pruning.hyperparameters import Between
 from pruning.registry import Method, Registry
 

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from orchestrator.config import DenseConfig
 from orchestrator.data.datasets import Raw, check_options, info, parse_dataset
-from orchestrator.data.device_copies import moved_if_it_fits
 from orchestrator.data.files import read_raw
 from orchestrator.data.paths import from_data_dir
 from orchestrator.data.scaled_images import Images, PixelScale, ScaledImages, pixels_of
@@ -36,6 +35,7 @@ from orchestrator.data.sources.base import FLOAT_BYTES
 from orchestrator.data.sources.registry import clear_facts, find_source
 from orchestrator.data.splits import SPLIT_SEED, Index, check_splits, first_per_class, split_indices
 from orchestrator.errors import DataError
+from orchestrator.system.memory import moved_if_it_fits
 
 GPU_BYTES = 1_000_000_000  # of images that are held by a GPU as bytes; more are sent batch by batch
 READ_BYTES = 1 << 22  # at once, where all images are read

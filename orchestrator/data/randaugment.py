@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.data.augmentation import AugmentationContext, augmentations
-from orchestrator.data.device_copies import to_device
+from orchestrator.system.memory import to_device
 from pruning.hyperparameters import Between
 
 Change = Callable[[Tensor], Tensor]  # of images in [0, 1]

@@ -46,7 +46,7 @@ from orchestrator.training.device_group import ProcessGroup
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.loop import EpochRecord, RunTraining, Training, follow_training, run_training
 from orchestrator.training.losses import Loss
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.context import make_context
 from orchestrator.trial.task import Task, WorkerSettings, dump_tasks, load_tasks
 from pruning import stored_code

@@ -13,7 +13,7 @@ from torch import nn
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.loading import Dataset, Scaling, scaling
 from orchestrator.errors import DataError, StoreError, UsageError, unknown_name
-from orchestrator.model_io.comparison import compare_outputs
+from orchestrator.model_io.comparison import Reduced, compare_forms, compare_outputs, opened
 from orchestrator.model_io.description import describe, file_metadata, usage_text, with_digests
 from orchestrator.model_io.formats import FORMATS, ExportFormat, Predict, describe_onnx, find_format
 from orchestrator.model_io.interface import Interface, Shipped, check_interface
@@ -28,7 +28,6 @@ from orchestrator.model_io.output_paths import (
     stem_of,
 )
 from orchestrator.model_io.quantization import quantize
-from orchestrator.model_io.reduced_precision import Reduced, compare_forms, opened
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.tracking import MetricPoint
 from pruning import own_code

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from orchestrator.data.loading import Dataset
 from orchestrator.errors import ExportError
+from orchestrator.model_io.comparison import Reduced, accuracy_and_loss, compare_forms, opened
 from orchestrator.model_io.formats import IMAGES, load_onnx
 from orchestrator.model_io.interface import BARE, Interface
-from orchestrator.model_io.reduced_precision import Reduced, accuracy_and_loss, compare_forms, opened
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
 LARGEST_DROP = 0.005  # of validation accuracy

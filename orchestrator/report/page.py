@@ -26,7 +26,7 @@ from orchestrator.report.components import Section, environment
 from orchestrator.report.data import ReportData, ReportOptions
 from orchestrator.report.differences import differences_section
 from orchestrator.report.importance import importance_section
-from orchestrator.report.layers_classes import classes_section, layers_section
+from orchestrator.report.layers_classes import classes_section, layers_section, sensitivity_section
 from orchestrator.report.overview import (
     exports_section,
     headline,
@@ -38,7 +38,6 @@ from orchestrator.report.overview import (
 from orchestrator.report.pareto import pareto_section
 from orchestrator.report.pdf import find_browser, print_pdf
 from orchestrator.report.rounds import rounds_section
-from orchestrator.report.sensitivity_section import sensitivity_section
 from orchestrator.system.files import check_can_write, naming_file, replace_file
 from orchestrator.tracking import open_store
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from orchestrator.data.loading import Dataset, Scaling
+from orchestrator.model_io.comparison import outputs_of
 from orchestrator.model_io.export import WrittenNetwork
 from orchestrator.model_io.interface import Interface
-from orchestrator.model_io.reduced_precision import outputs_of
 
 Json = Any  # what json can write
 SAMPLE, PICTURE = "sample.npy", "sample.png"

@@ -13,7 +13,7 @@ from typing import Any
 
 from pruning.plugins import entry_points
 
-SPACES = Path(__file__).parent.parent / "spaces"
+SPACES = Path(__file__).parent / "included"
 NAMES_FILE = Path(__file__).with_name("names.json")
 
 

@@ -28,7 +28,7 @@ from orchestrator.trial.weight_transfer import SourceModelInfo
 from pruning import own_code
 from pruning.registry import parse_method
 
-SPACES = File(__file__).parent.parent / "spaces"
+SPACES = File(__file__).parent / "included"
 MAX_MULTIPLE = 4096  # of the units that are left of a layer
 MAX_MESSAGE = 500  # characters; a value of any length may be in it
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]

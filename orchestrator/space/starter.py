@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from orchestrator.errors import UnusableError, UsageError
 
-TEMPLATES = Path(__file__).parents[1] / "starter"
+TEMPLATES = Path(__file__).parent / "starter_files"
 FILES = {"space.yaml": "space.yaml.template", "net.py": "net.py.template", ".gitignore": "gitignore.template"}
 
 

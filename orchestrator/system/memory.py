@@ -1,4 +1,4 @@
-"""Peak memory, malloc trimming and garbage-collection thresholds."""
+"""Memory: its peak, copies to a GPU and what may not fit, malloc trimming, garbage-collection thresholds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # As for gc.set_threshold: new objects between two collections, and collections between deeper ones.
 DEFAULT_THRESHOLDS = (700, 10, 10)
 INFREQUENT_THRESHOLDS = (100_000, 20, 100)
+# Of a GPU's memory: what a process has before any tensor, which torch does not count.
+CONTEXT_BYTES = 640 << 20
 
 
 @contextmanager
@@ -70,11 +77,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_ERRORS):
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
-
-
-CONTEXT_BYTES = (
-    640 << 20
-)  # of a GPU's memory that a process has before any tensor, which torch does not count
 
 
 def limit_gpu_memory(share: float) -> None:
@@ -142,3 +144,21 @@ def disable_malloc_trim() -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES)
         mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; from the host to a GPU by way of pinned memory, without a wait."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    # torch keeps pinned memory until the copy is over, and uses it again.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def moved_if_it_fits(move: Callable[[], Tensor]) -> Tensor | None:
+    """Return what `move` returns; None where a GPU's memory does not hold it: batches have the same bits."""
+    try:
+        return move()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return None

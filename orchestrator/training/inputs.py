@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 from orchestrator.config import Train
 from orchestrator.data.augmentation import Augmenter, rounds_bytes
 from orchestrator.data.batches import iter_batches
-from orchestrator.data.device_copies import to_device
 from orchestrator.data.loading import Split
 from orchestrator.data.scaled_images import as_bytes, index_device
+from orchestrator.system.memory import to_device
 from orchestrator.training.device_group import ALONE, DeviceGroup
 from orchestrator.training.losses import Labels
 

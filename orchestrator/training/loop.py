@@ -24,8 +24,9 @@ from orchestrator.training.evaluation import evaluate, precision
 from orchestrator.training.hooks import NO_HOOKS, TrainingHooks
 from orchestrator.training.inputs import Inputs
 from orchestrator.training.losses import Labels
+from orchestrator.training.lr_schedules import TrainingPhase, learning_rate
 from orchestrator.training.masked_step import Masker, step_and_mask
-from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
+from orchestrator.training.optimizers import make_optimizer
 from orchestrator.training.synchronized_norm import synchronized_norms
 
 

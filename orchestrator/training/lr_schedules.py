@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor of the peak rate at every position of a training."""
+"""The learning rate at every position of a training: a warm-up, then a schedule that scales the peak rate."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ class TrainingPosition:
         return min(self.epoch / self.epochs, 1.0)
 
 
+@dataclass(frozen=True)
+class TrainingPhase:
+    """`epochs` to train, starting at position `start` (in epochs) of the recipe's learning-rate schedule.
+
+    With `constant_lr` the position, and so the rate, stays where it starts. `lr_factor` scales the rate.
+    """
+
+    epochs: int
+    start: float = 0.0
+    constant_lr: bool = False
+    lr_factor: float = 1.0
+
+
 def parse_milestones(value: object) -> list[int | str]:
     """Return lengths in a list; one alone is a list of one. ValueError for an empty list, or what is none."""
     milestones = [parse_length(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
@@ -59,6 +72,17 @@ def get_lr_schedule(text: str) -> Method:
 @lru_cache(maxsize=256)  # it is asked for at every step
 def _parsed(text: str) -> Method:
     return lr_schedules.get(text)
+
+
+def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
+    """Return the recipe's rate at `position` epochs: a linear warm-up, then its schedule.
+
+    `step` is the length of a step in epochs: the warm-up counts it, so that the first step learns.
+    SpaceError for an unknown schedule.
+    """
+    schedule = get_lr_schedule(train.schedule)
+    warm = min(1.0, (position + step) / train.warmup_epochs) if train.warmup_epochs else 1.0
+    return train.lr * warm * float(schedule(TrainingPosition(position, train.epochs, step)))
 
 
 def schedule_conflict(train: Train) -> str | None:

@@ -1,10 +1,9 @@
-"""Optimizers, and the learning rate at every position of a training."""
+"""Optimizers by name."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,7 +12,6 @@ from torch.optim import Optimizer
 
 from orchestrator.config import Train
 from orchestrator.errors import SpaceError, unknown_name
-from orchestrator.training.lr_schedules import TrainingPosition, get_lr_schedule
 
 Kind = TypeVar("Kind", bound=Optimizer)
 
@@ -43,30 +41,6 @@ OPTIMIZERS: dict[str, Callable[[ParameterGroups, Train], Optimizer]] = {
     "adam": lambda groups, train: Adam(groups, lr=train.lr, weight_decay=train.weight_decay, fused=True),
     "adamw": lambda groups, train: AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, fused=True),
 }
-
-
-@dataclass(frozen=True)
-class TrainingPhase:
-    """`epochs` to train, starting at position `start` (in epochs) of the recipe's learning-rate schedule.
-
-    With `constant_lr` the position, and so the rate, stays where it starts. `lr_factor` scales the rate.
-    """
-
-    epochs: int
-    start: float = 0.0
-    constant_lr: bool = False
-    lr_factor: float = 1.0
-
-
-def learning_rate(train: Train, position: float, *, step: float = 0.0) -> float:
-    """Return the recipe's rate at `position` epochs: a linear warm-up, then its schedule.
-
-    `step` is the length of a step in epochs: the warm-up counts it, so that the first step learns.
-    SpaceError for an unknown schedule.
-    """
-    schedule = get_lr_schedule(train.schedule)
-    warm = min(1.0, (position + step) / train.warmup_epochs) if train.warmup_epochs else 1.0
-    return train.lr * warm * float(schedule(TrainingPosition(position, train.epochs, step)))
 
 
 def make_optimizer(train: Train, net: nn.Module) -> Optimizer:

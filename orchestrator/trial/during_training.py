@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from orchestrator.training.checkpoint_packing import Checkpoint
 from orchestrator.training.hooks import TrainingHooks
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.metrics import train_flops_effective
 from orchestrator.trial.stages import choose_masks, initial, train_more

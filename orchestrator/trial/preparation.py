@@ -9,7 +9,7 @@ from torch import nn
 
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.lengths import Length, epochs_of
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import train_more
 from orchestrator.trial.structure import channels_of

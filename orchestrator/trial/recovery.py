@@ -11,7 +11,7 @@ from torch import Tensor
 
 from orchestrator.config import Train, TrialConfig, method_name, method_text
 from orchestrator.training.lengths import Length, Position, epochs_of, position_of
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.stages import initial, train_more, weights_at
 from orchestrator.trial.structure import channels_of

@@ -15,7 +15,7 @@ from orchestrator.data.batches import count_batches
 from orchestrator.errors import DivergedError
 from orchestrator.training.checkpoint_packing import Checkpoint
 from orchestrator.training.hooks import TrainingHooks
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, seed_for
 from orchestrator.trial.metrics import dense_gradient_flops
 from orchestrator.trial.recovery import recoveries

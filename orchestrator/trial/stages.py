@@ -23,7 +23,7 @@ from orchestrator.training.checkpoint_packing import snapshot
 from orchestrator.training.evaluation import ONE_IMAGE
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.loop import RunTraining, TrainerState, Training, TrainingCheckpointer, run_training
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.metrics import train_flops, train_flops_effective
 from orchestrator.trial.scoring import score_on, scored_once, scoring_device

@@ -14,7 +14,7 @@ from test_export import by_onnxruntime
 
 from orchestrator.data.loading import Dataset, Split, load_dataset
 from orchestrator.errors import ExportError, UsageError
-from orchestrator.model_io import quantization, reduced_precision
+from orchestrator.model_io import comparison, quantization
 from orchestrator.model_io.export import export
 from orchestrator.model_io.interface import BARE
 from orchestrator.model_io.quantization import quantize
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow  # times four files, and exports each first
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reduced_precision, "SECONDS", 0.05)
+    monkeypatch.setattr(comparison, "SECONDS", 0.05)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_int8_is_no_default_where_it_is_slower(
 ) -> None:
     spreads = {"fp32": Spread(1.0, 0.0), "int8": Spread(1 / ratio, 0.0)}
     timing = Timing(spreads, {"fp32": 1.0, "int8": ratio}, 1.0, MachineLoad(0.0, 0.0, 2))
-    monkeypatch.setattr(reduced_precision, "side_by_side", lambda calls, seconds: timing)
+    monkeypatch.setattr(comparison, "side_by_side", lambda calls, seconds: timing)
     run_id = store.dense("slp")
     done = export(run_id, format="onnx", quantization="auto", out=tmp_path / "a.onnx", uri=store.uri)
     kinds = {tensor.data_type for tensor in onnx.load(done.path).graph.initializer}

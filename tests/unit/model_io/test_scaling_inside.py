@@ -100,7 +100,7 @@ def test_an_onnx_file_names_its_batch_axis_and_its_classes(store: Store, tmp_pat
 def test_fp16_is_held_against_float32(
     store: Store, tmp_path: Path, mnist: str, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.model_io.reduced_precision.SECONDS", 0.05)
+    monkeypatch.setattr("orchestrator.model_io.comparison.SECONDS", 0.05)
     done = export(mnist, format=format, quantization="fp16", out=tmp_path, uri=store.uri)
     assert done.reduced is not None
     assert done.path.name.endswith(f"-fp16.{format}")

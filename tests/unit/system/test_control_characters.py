@@ -266,7 +266,7 @@ def test_a_full_stream_is_an_error_for_results_alone() -> None:
 
 def test_only_these_modules_write_to_the_terminal() -> None:
     """So that no text reaches one raw."""
-    writing = ("cli/output", "data/decoding", "execution/progress", "system/console")
+    writing = ("cli/output", "data/decoded_cache", "execution/progress", "system/console")
     allowed = {f"orchestrator/{name}.py" for name in writing}
     calls = {"print", "typer.echo", "typer.secho", "Console", "sys.stdout.write", "sys.stderr.write"}
     writers = set()

@@ -18,7 +18,7 @@ from orchestrator.data.loading import Split
 from orchestrator.errors import DivergedError
 from orchestrator.training.device_group import ALONE, DeviceGroup, ProcessGroup
 from orchestrator.training.loop import EpochRecord, TrainerState, Training, follow_training, run_training
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.training.synchronized_norm import synchronized_norms
 from pruning.masking import prunable_layers
 

@@ -15,10 +15,11 @@ import models
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading, scaled_images
 from orchestrator.data.augmentation import Augmenter, augment, augmentations
-from orchestrator.data.device_copies import to_device
 from orchestrator.data.loading import Split
+from orchestrator.system.memory import to_device
 from orchestrator.training.loop import NO_HOOKS, TrainingHooks, train
-from orchestrator.training.optimizers import OPTIMIZERS, TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
+from orchestrator.training.optimizers import OPTIMIZERS
 from orchestrator.trial.distillation import soft_labels
 from orchestrator.trial.run import run_trial
 from pruning.granularity import unit_groups

@@ -20,7 +20,7 @@ from orchestrator.data.loading import Split
 from orchestrator.data.scaled_images import PixelScale, ScaledImages, pixels_of, value_range
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.loop import TrainerState, train
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 
 CPU = torch.device("cpu")
 COUNT = 30

@@ -28,8 +28,7 @@ from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.inputs import Inputs, draw_share
 from orchestrator.training.loop import EpochRecord, TrainerState, train
 from orchestrator.training.losses import Labels, cross_entropy
-from orchestrator.training.lr_schedules import lr_schedules, schedule_conflict
-from orchestrator.training.optimizers import TrainingPhase, learning_rate
+from orchestrator.training.lr_schedules import TrainingPhase, learning_rate, lr_schedules, schedule_conflict
 
 assert torchvision_compat.transforms  # imported before torchvision itself
 from torchvision.transforms import v2  # noqa: E402

@@ -23,7 +23,7 @@ from orchestrator.system.determinism import global_states
 from orchestrator.training import stack as stacks
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.loop import EpochRecord, TrainerState, Training, run_training
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.training.stack import has_equal_bits, run_stack, stacking_key
 from orchestrator.training.stacked_network import StackedNetwork, stacking_conflict
 from pruning.masking import prunable_layers

@@ -23,7 +23,8 @@ from orchestrator.data.loading import Split
 from orchestrator.errors import DivergedError, SpaceError
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.loop import EpochRecord, train
-from orchestrator.training.optimizers import TrainingPhase, learning_rate, make_optimizer
+from orchestrator.training.lr_schedules import TrainingPhase, learning_rate
+from orchestrator.training.optimizers import make_optimizer
 
 NUMERICS = Numerics(micro_batch=4096)
 SGD = Train(epochs=1, optimizer="sgd", lr=0.1, momentum=0.0)

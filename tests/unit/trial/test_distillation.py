@@ -13,7 +13,7 @@ from trained import Trained, digits, trained
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.losses import cross_entropy
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial import stages
 from orchestrator.trial.context import NetworkState, make_context
 from orchestrator.trial.distillation import distillations, in_precision

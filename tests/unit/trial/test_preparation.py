@@ -11,7 +11,7 @@ import torch
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.data import loading
 from orchestrator.training.evaluation import evaluate
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial import preparation, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context
 from orchestrator.trial.preparation import preparations

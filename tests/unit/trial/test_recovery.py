@@ -15,7 +15,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.hooks import TrainingHooks
 from orchestrator.training.lengths import epochs_of, position_of
 from orchestrator.training.loop import EpochRecord, train
-from orchestrator.training.optimizers import TrainingPhase, learning_rate
+from orchestrator.training.lr_schedules import TrainingPhase, learning_rate
 from orchestrator.trial import recovery, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 from orchestrator.trial.preparation import preparations

@@ -17,7 +17,7 @@ from orchestrator.data import loading
 from orchestrator.errors import CollapsedError
 from orchestrator.training.checkpoint_packing import snapshot
 from orchestrator.training.loop import EpochRecord
-from orchestrator.training.optimizers import TrainingPhase
+from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial import scoring, stages
 from orchestrator.trial.context import NetworkState, TrialContext, make_context, seed_for
 
