@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,11 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import print_table
 from orchestrator.errors import UsageError
 from orchestrator.system.console import print_json, print_line, print_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from orchestrator.analysis.setting_means import ComparisonOptions
 
 app = typer.Typer()
 EXPORTED_ROWS = 30  # of the table of `compare` that names runs
@@ -75,12 +80,17 @@ def compare(
     elif as_json or as_csv:
         _print_records(comparison_records(table, options.with_default_tolerance()), as_json=as_json)
     else:
-        from orchestrator.analysis.run_ids import runs_table
-        from orchestrator.analysis.tables import comparison_tables
+        _print_tables(table, options)
 
-        exports = runs_table(table, most_rows=EXPORTED_ROWS)
-        for comparison in (*comparison_tables(table, options), *([] if exports is None else [exports])):
-            print_table(comparison)
+
+def _print_tables(results: DataFrame, options: ComparisonOptions) -> None:
+    """Print the tables of a comparison, and the one that says how each row is exported."""
+    from orchestrator.analysis.run_ids import runs_table
+    from orchestrator.analysis.tables import comparison_tables
+
+    exports = runs_table(results, most_rows=EXPORTED_ROWS)
+    for table in (*comparison_tables(results, options), *([] if exports is None else [exports])):
+        print_table(table)
 
 
 def _print_records(records: list[dict[str, Any]], *, as_json: bool) -> None:  # cells of any type

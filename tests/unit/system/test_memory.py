@@ -1,7 +1,9 @@
-"""The peak of a block is what it took, whatever was there before."""
+"""The peak of a block is what it took; what is freed is there again, without a page fault a piece."""
 
 from __future__ import annotations
 
+import platform
+import resource
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from orchestrator.system import memory
-from orchestrator.system.memory import peak_memory
+from orchestrator.system.memory import disable_malloc_trim, peak_memory
 
 MB = 1_000_000
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
@@ -69,3 +71,22 @@ def test_the_gpu_tells_what_was_allocated() -> None:
     found = peak()
     assert found is not None
     assert found >= 200 * MB
+
+
+TENSOR = 4_000_000  # numbers, 16 MB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator")
+def test_what_is_freed_is_not_fetched_again() -> None:
+    disable_malloc_trim()
+    faults = [_faults() for _ in range(6)]
+    pages = 4 * TENSOR * 4 // resource.getpagesize()
+    assert min(faults[1:]) < pages / 10
+
+
+def _faults() -> int:
+    """Of four tensors that are written and freed together."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(TENSOR) for _ in range(4)]
+    del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

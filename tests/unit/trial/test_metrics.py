@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,6 +26,7 @@ from orchestrator.trial.metrics import (
     Measurement,
     class_metrics,
     class_rows,
+    compressed_bytes,
     dense_bytes,
     effective_macs,
     layer_rows,
@@ -32,6 +34,7 @@ from orchestrator.trial.metrics import (
     profile,
     remaining_weights,
     sparse_bytes,
+    sparse_form,
     train_flops,
     worst,
 )
@@ -251,3 +254,37 @@ def test_the_worst_class_and_the_one_that_lost_most_may_differ() -> None:
 def test_where_every_class_has_gained_the_drop_is_below_zero() -> None:
     rows = (ClassRow("a", 10, 0.5, 0.7), ClassRow("b", 10, 0.5, 0.6))
     assert class_metrics(rows)["worst_class_drop"] == pytest.approx(-0.1)
+
+
+def test_the_sparse_form_by_hand() -> None:
+    weight = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+    bias = torch.tensor([7.0])
+    found = b"".join(sparse_form({"w": weight, "b": bias}, {"w": mask, "b": torch.tensor([True])}))
+    living = torch.tensor([1.0, 3.0, 6.0]).numpy().tobytes()
+    assert found == torch.tensor([7.0]).numpy().tobytes() + bytes([0b10100100]) + living
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("model", ["mlp(widths=[32, 16])", "cnn(widths=[8])"])
+def test_what_is_compressed_has_the_sparse_size_and_comes_back(model: str, amount: float) -> None:
+    torch.manual_seed(0)
+    net = models.build(model, input_shape=(1, 8, 8), num_classes=10)
+    masks = pruning.prune(net, amount=amount, criterion="magnitude", granularity="weight", scope="layer")
+    whole = b"".join(sparse_form(net.state_dict(), masks))
+    assert len(whole) == sparse_bytes(net, masks)
+    size = compressed_bytes(net.state_dict(), masks)
+    assert size == compressed_bytes(net.state_dict(), masks) < len(whole)
+    packed = pyarrow.Codec("zstd", compression_level=3).compress(whole, asbytes=True)
+    assert (len(packed), pyarrow.decompress(packed, len(whole), "zstd", asbytes=True)) == (size, whole)
+
+
+def test_order_is_worth_something() -> None:
+    """A mask of whole rows takes next to nothing; one of the same sparsity at random takes its entropy."""
+    torch.manual_seed(0)
+    weight = {"w": torch.zeros(1000, 800)}
+    rows = torch.zeros(1000, 800, dtype=torch.bool)
+    rows[:500] = True
+    random = torch.rand(1000, 800) < 0.5
+    assert compressed_bytes(weight, {"w": rows}) < 1000
+    assert compressed_bytes(weight, {"w": random}) > 0.99 * 800_000 / 8
