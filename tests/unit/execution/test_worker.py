@@ -336,7 +336,10 @@ def test_tasks_of_a_stack_are_recorded_each_as_by_itself(tmp_path: Path) -> None
         )
         assert isinstance(final, dict)
         assert timeless(final) == expected
-        assert found.row(config).tags["stack"] == "2"
+        row = found.row(config)
+        assert row.tags["stack"] == "2"
+        # The peak of the process is that of all members together.
+        assert "final/peak_memory_bytes" not in row.metrics
     trials = [trial_config(recover="finetune(epochs=2)", dense=config) for config in dense]
     together = run_tasks([point(config) for config in trials], found.settings)
     alone = Place(default_uri(tmp_path / "alone"), "stacks")
