@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
+from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
+
+SIGNALLED = 128  # exit codes above it are 128 plus the number of a signal
 
 
 def main() -> None:
@@ -20,7 +26,24 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         os.write(2, b"interrupted\n")
-        raise SystemExit(130) from None
+        _end(130)
+    except SystemExit as error:
+        if isinstance(error.code, int) and error.code > SIGNALLED:
+            _end(error.code)
+        raise
+
+
+def _end(code: int) -> NoReturn:
+    """End a process that a signal has stopped, with what is registered for its end, but not Python's own.
+
+    Python would take down modules while C++ threads of Ray or torch, cut off as they started, still run:
+    now and then that is a segmentation fault.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _end_while_importing(number: int, frame: FrameType | None) -> None:

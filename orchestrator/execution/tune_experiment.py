@@ -30,7 +30,7 @@ from orchestrator.execution.ray_cleanup import death, session_folder
 from orchestrator.execution.ray_start import check_loopback, living_nodes, local_ray
 from orchestrator.execution.trainable import StopSignals, trainable
 from orchestrator.execution.tune_patches import reuse_prestarted_workers, worker_loss_fails_one_trial
-from orchestrator.planning.stacks import stack_group
+from orchestrator.planning.stacks import task_group
 from orchestrator.system.memory import default_gc
 from orchestrator.system.signals import SignalHandler
 from orchestrator.trial.task import (
@@ -157,7 +157,7 @@ def run_experiment(
                     ramp=ramp,
                     death_reason=callback.death_reason,
                     most_stacked=resources.most_stacked,
-                    group_of=lambda task: stack_group(task.config, competes=settings.stop is not None),
+                    group_of=lambda task: task_group(task.config, competes=settings.stop is not None),
                 )
                 signals.mark_started()
                 _fit(searcher, settings, resources, previous_trials, callback, signals)

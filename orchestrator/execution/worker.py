@@ -181,7 +181,7 @@ class _TaskExecution:
                     result=result,
                     is_parent_stored=self.networks.is_in_store,
                     stop=self.settings.stop,
-                    peak_bytes=peak_bytes(),
+                    peak_bytes=None if stacked > 1 else peak_bytes(),  # the process is the whole stack's
                     extra_tags=tags,
                 )
             )

@@ -50,10 +50,15 @@ def shape_of(dataset: str) -> tuple[Shape, int]:
     return facts.input_shape, len(options["classes"]) if "classes" in options else facts.num_classes
 
 
-def train_size(dataset: str) -> int:
-    """Return the number of training images; with options an estimate, save for `digits`."""
+def split_sizes_of(dataset: str) -> tuple[int, int, int]:
+    """Return the images for (train, validation, test); with options an estimate, save for `digits`."""
     name, options = parse_dataset(dataset)
-    return split_sizes(name, **options)[0]
+    return split_sizes(name, **options)
+
+
+def train_size(dataset: str) -> int:
+    """Return the number of training images, as `split_sizes_of` does."""
+    return split_sizes_of(dataset)[0]
 
 
 def model_conflict(model: str, dataset: str) -> str | None:

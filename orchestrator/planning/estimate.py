@@ -5,15 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
 from orchestrator.config import DenseConfig, TrialConfig, method_name
-from orchestrator.data.datasets import parse_dataset, split_sizes
 from orchestrator.errors import DiskFullError
 from orchestrator.formatting import format_size
-from orchestrator.planning.constraints import Shape, meta_model, shape_of
+from orchestrator.planning.constraints import Shape, meta_model, shape_of, split_sizes_of
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.step_times import NO_CALIBRATION, Calibration, Speed, mask_bytes, measure_speed
 from orchestrator.system.machine import gpus
@@ -197,7 +196,7 @@ class _Costs:
         self, config: DenseConfig, epochs: int, *, measurements: int, stored: int, has_teacher: bool = False
     ) -> _Cost:
         speed = self.speed(config)
-        train, validation, test = _split_sizes(config.dataset)
+        train, validation, test = split_sizes_of(config.dataset)
         forward_images = epochs * validation + measurements * (validation + test)
         steps = epochs * ceil(train / config.batch_size)
         trained = epochs * train * (1 + FORWARD_SHARE * has_teacher) / config.numerics.devices
@@ -206,12 +205,6 @@ class _Costs:
         return _Cost(
             seconds, train_flops(speed.cost, epochs * train, has_teacher=has_teacher), RUN_BYTES + stored
         )
-
-
-@cache
-def _split_sizes(dataset: str) -> tuple[int, int, int]:
-    name, options = parse_dataset(dataset)
-    return split_sizes(name, **options)
 
 
 def trial_epochs(config: TrialConfig) -> int:

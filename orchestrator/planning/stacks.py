@@ -1,19 +1,54 @@
-"""Which trainings of a plan may run as one: those that differ in seeds, amounts, criteria or rates."""
+"""Which tasks of a plan a worker is given together: stacks of trainings, and short trials without any."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from torch import nn
+
 from orchestrator.config import DenseConfig, TrialConfig
-from orchestrator.planning.constraints import Shape, meta_model, shape_of
+from orchestrator.planning.constraints import Shape, meta_model, shape_of, split_sizes_of
 from orchestrator.training.stack import stack_conflict
+from orchestrator.training.stacked_network import uses_products_alone
 from orchestrator.trial.recovery import epochs_per_round, recoveries, trains_cut
 from pruning.accumulation import is_accumulated
 from pruning.criteria import criteria
 from pruning.schedules import rounds_of, schedules
+
+# Of an evaluation's multiply-adds: beyond it a trial takes longer than it takes Ray Tune to hand it out.
+MOST_EVALUATION_MACS = 4_000_000_000
+
+
+def task_group(config: DenseConfig | TrialConfig, *, competes: bool = False) -> Hashable:
+    """Return what tasks share that one worker may be given together; None for one by itself.
+
+    These are the stacks of `stack_group`, and trials that train nothing: one after the other, they take less
+    time than Ray Tune takes for each. Not where trials compete: the first ones would stop none.
+    """
+    if not (isinstance(config, TrialConfig) and _trains_nothing(config)):
+        return stack_group(config, competes=competes)
+    dense = config.dense
+    macs = _evaluation_macs(dense.model, dense.dataset)
+    return None if competes or macs > MOST_EVALUATION_MACS else (dense.model, dense.dataset, dense.key())
+
+
+def _trains_nothing(config: TrialConfig) -> bool:
+    return (config.when, config.prepare, config.recover) == ("after", "none", "none")
+
+
+@lru_cache(maxsize=256)
+def _evaluation_macs(model: str, dataset: str) -> float:
+    """Return the multiply-adds of linear layers for all images that a trial measures; inf with others."""
+    net = meta_model(model, *shape_of(dataset))
+    if not uses_products_alone(net):
+        return math.inf
+    _, validation, test = split_sizes_of(dataset)
+    weights = sum(layer.weight.numel() for layer in net.modules() if isinstance(layer, nn.Linear))
+    return weights * (validation + test)
 
 
 def stack_group(config: DenseConfig | TrialConfig, *, competes: bool = False) -> Hashable:

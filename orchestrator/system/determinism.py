@@ -60,22 +60,35 @@ def deterministic(device: str, *, tf32: bool = False, fast: bool = False) -> Ite
         torch.backends.cudnn.benchmark = benchmark
 
 
+_collecting: list[set[str]] = []  # of all blocks that are open
+
+
 @contextmanager
 def capture_warning(nondeterministic_ops: set[str]) -> Iterator[None]:
-    """Collect the operations that torch warns of within the block; other warnings are shown."""
+    """Collect the operations that torch warns of within the block; other warnings are shown.
+
+    Blocks of several threads may overlap, as those of a stack do: each collects what any of them meets.
+    """
     with warnings.catch_warnings():
         show = warnings.showwarning
+        _collecting.append(nondeterministic_ops)
 
         def on_warning(message: Warning | str, *args: object, **options: object) -> None:
             text = str(message)
             if WARNING in text:
-                nondeterministic_ops.add(text.split()[0])
+                for operations in _collecting:
+                    operations.add(text.split()[0])
             else:
                 show(message, *args, **options)  # type: ignore[arg-type]  # passed on
 
         warnings.filterwarnings("always", f".*{WARNING}")
         warnings.showwarning = on_warning
-        yield
+        try:
+            yield
+        finally:
+            _collecting[:] = [
+                operations for operations in _collecting if operations is not nondeterministic_ops
+            ]
 
 
 def _tf32() -> tuple[bool, bool]:

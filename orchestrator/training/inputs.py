@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import chain
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Generator, Tensor
@@ -13,7 +14,7 @@ from orchestrator.config import Train
 from orchestrator.data.augmentation import Augmenter, rounds_bytes
 from orchestrator.data.batches import iter_batches
 from orchestrator.data.loading import Split
-from orchestrator.data.scaled_images import as_bytes, index_device
+from orchestrator.data.scaled_images import Images, as_bytes, index_device
 from orchestrator.system.memory import to_device
 from orchestrator.training.device_group import ALONE, DeviceGroup
 from orchestrator.training.losses import Labels
@@ -26,7 +27,7 @@ class Inputs:
 
     def __init__(self, split: Split, recipe: Train, generator: Generator) -> None:
         self.split, self.mixup, self.generator = split, recipe.mixup, generator
-        images = as_bytes(split.images, split.pixel_scale) if rounds_bytes(recipe.augment) else split.images
+        images = _byte_images(split) if rounds_bytes(recipe.augment) else split.images
         self.augment = Augmenter(recipe.augment, generator, images)
 
     def epoch(
@@ -83,6 +84,16 @@ class Inputs:
         share = draw_share(self.mixup, self.generator)
         mixed = images.roll(1, 0).mul_(1 - share).add_(images * share)
         return mixed, Labels(labels.own, labels.own.roll(1, 0), share)
+
+
+_bytes_of: WeakKeyDictionary[Split, Images] = WeakKeyDictionary()
+
+
+def _byte_images(split: Split) -> Images:
+    """Return the images of a split as bytes: one copy for all trainings, which a stack may have many of."""
+    if split not in _bytes_of:
+        _bytes_of[split] = as_bytes(split.images, split.pixel_scale)
+    return _bytes_of[split]
 
 
 def draw_share(alpha: float, generator: Generator) -> float:

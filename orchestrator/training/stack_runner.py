@@ -7,7 +7,8 @@ together are run as one, and the jobs go on with the results. So a job's results
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import repeat
 from queue import SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.system.determinism import global_states, set_global_states
+from orchestrator.system.memory import is_out_of_memory
 from orchestrator.training.loop import EpochRecord, Training, run_training
 from orchestrator.training.stack import Outcome, has_equal_bits, most_members, run_stack, stacking_key
 
@@ -43,7 +45,10 @@ class StackMember:
         answer = self._answers.get()
         set_global_states(self.states, self.device)
         if isinstance(answer, BaseException):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # an error that holds its own frame would hold the network, too
         return run_training(training) if answer is None else answer
 
     def start(self, job: Callable[[], None]) -> None:
@@ -100,9 +105,10 @@ def run_in_stacks(
             _raise_interruption(job)
         while waiting := [job.member for job in running if job.member.requested is not None]:
             for members in _groups(waiting, model):
-                _run_group(members, model)
-                for job in running:
-                    _raise_interruption(job)
+                for member, outcome in _run_group(members, model):
+                    member.answer(outcome)
+                    for job in running:
+                        _raise_interruption(job)
     except BaseException as error:
         for job in running:  # each closes what it has open
             while job.member.requested is not None:
@@ -139,19 +145,53 @@ def _groups(members: Sequence[StackMember], model: str) -> Iterator[list[StackMe
         yield from (group[start : start + most] for start in range(0, len(group), most))
 
 
-def _run_group(members: Sequence[StackMember], model: str) -> None:
-    """Run the trainings that members ask for: as a stack where that has the same bits."""
+def _run_group(members: Sequence[StackMember], model: str) -> Iterable[tuple[StackMember, Outcome | None]]:
+    """Run the trainings that members ask for: as a stack where that has the same bits.
+
+    Returns what each member is to be answered: None where its training is to run by itself.
+    """
     trainings = [member.requested for member in members if member.requested is not None]
     if len(members) == 1 or not has_equal_bits(trainings, (model, stacking_key(trainings[0]))):
-        for member in members:
-            member.answer(None)
-        return
-    outcomes: Sequence[Outcome]
+        return zip(members, repeat(None))
+    starts = [TrainingStart(training) for training in trainings]
+    states = [{name: state.clone() for name, state in member.states.items()} for member in members]
+    outcomes: Sequence[Outcome | None]
     try:
         outcomes = run_stack(trainings, [member.states for member in members])
-    # Such as memory that runs out: every job acts on it as if its training had been by itself.
+    # Every job acts on it as if its training had been by itself.
     except Exception as error:  # noqa: BLE001
-        outcomes = [error] * len(members)
-    for member, outcome in zip(members, outcomes, strict=True):
+        if not is_out_of_memory(error) or not all(start.can_return for start in starts):
+            return zip(members, repeat(error))
+        outcomes = []
+    if not outcomes:  # memory ran out that each of them may find by itself
+        for member, start, state in zip(members, starts, states, strict=True):
+            start.restore()
+            member.states = state
+        return zip(members, repeat(None))
+    for member in members:
         member.largest_stack = max(member.largest_stack, len(members))
-        member.answer(outcome)
+    return zip(members, outcomes, strict=True)
+
+
+class TrainingStart:
+    """What a training changes, as it is before it begins: a stack that fails returns to it.
+
+    A training whose hooks remember what nothing saves cannot return.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.can_return = not training.hooks.cannot_resume
+        self._weights = {name: tensor.clone() for name, tensor in training.net.state_dict().items()}
+        self._generator = training.generator.get_state()
+        self._hooks = training.hooks.state_dict() if self.can_return else None
+
+    def restore(self) -> None:
+        """Give network, generator and hooks their first state."""
+        # A stack has moved the parameters into tensors of its own, which are to be let go.
+        for name, parameter in self.training.net.named_parameters():
+            parameter.data, parameter.grad = self._weights[name], None
+        self.training.net.load_state_dict(self._weights)
+        self.training.generator.set_state(self._generator)
+        if self.training.hooks.stateful is not None and self._hooks is not None:
+            self.training.hooks.stateful.load_state_dict(self._hooks)

@@ -59,7 +59,8 @@ class TrialContext:
     trained dense network, once there is one. Recoveries minimise `loss`; `has_teacher` says that it runs the
     dense network as well. Every training is recorded in the `checkpointer`. The dense training starts from
     `source_model`, if there is one. `curves` are the losses that a trial with scope `sensitivity` goes by.
-    `run_training` runs each training: by itself, or with those of other trials as one.
+    `run_training` runs each training: by itself, or with those of other trials as one. `earlier_weights` are
+    those of the dense network after some epochs, once they have been asked for.
     """
 
     config: DenseConfig
@@ -74,6 +75,7 @@ class TrialContext:
     source_model: SourceModel | None = None
     curves: Mapping[str, LossCurve] | None = None
     run_training: RunTraining = run_training
+    earlier_weights: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> Architecture:

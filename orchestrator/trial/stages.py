@@ -249,9 +249,12 @@ def weights_at(context: TrialContext, epoch: int) -> Mapping[str, Tensor]:
         return context.dense_state.weights
     if epoch == 0:
         return initial(context).weights
-    # By itself, and so kept for other trials, unless several devices have to share it.
-    run = context.run_training if context.config.numerics.devices > 1 else run_training
-    return _weights_at(context.config, context.data, context.source_model, run, epoch)
+    if epoch not in context.earlier_weights:  # the rounds of a trial ask for them again and again
+        # By itself, and so kept for other trials, unless several devices have to share it.
+        run = context.run_training if context.config.numerics.devices > 1 else run_training
+        weights = _weights_at(context.config, context.data, context.source_model, run, epoch)
+        context.earlier_weights[epoch] = weights
+    return context.earlier_weights[epoch]
 
 
 @lru_cache(maxsize=2)

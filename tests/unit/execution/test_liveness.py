@@ -144,7 +144,8 @@ def test_ctrl_c_during_the_start_ends_within_three_seconds(tmp_path: Path, secon
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - pressed < 8  # 3, and what a busy machine takes to end a process
-        assert process.returncode in (130, -signal.SIGINT)  # the latter from Python, before any code of ours
+        # The latter from Python, before any code of ours.
+        assert process.returncode in (130, -signal.SIGINT), err
         assert "Traceback" not in err
         # Nothing at all where Python itself was still starting.
         assert (err.splitlines() or ["interrupted"])[-1].startswith("interrupted")

@@ -336,7 +336,10 @@ def test_tasks_of_a_stack_are_recorded_each_as_by_itself(tmp_path: Path) -> None
         )
         assert isinstance(final, dict)
         assert timeless(final) == expected
-        assert found.row(config).tags["stack"] == "2"
+        row = found.row(config)
+        assert row.tags["stack"] == "2"
+        # The peak of the process is that of all members together.
+        assert "final/peak_memory_bytes" not in row.metrics
     trials = [trial_config(recover="finetune(epochs=2)", dense=config) for config in dense]
     together = run_tasks([point(config) for config in trials], found.settings)
     alone = Place(default_uri(tmp_path / "alone"), "stacks")
@@ -354,3 +357,21 @@ def test_tasks_of_a_stack_are_recorded_each_as_by_itself(tmp_path: Path) -> None
         assert isinstance(final, dict)
         assert {name: stored[name] for name in final} == final
     assert len(list(found.tracker.search("tags.kind = 'trial'"))) == 2
+
+
+def test_trials_without_training_are_recorded_one_after_the_other(tmp_path: Path) -> None:
+    found, alone = (Place(default_uri(tmp_path / name), "short") for name in ("together", "alone"))
+    trials = [trial_config(technique, "none") for technique in ("weight", "neuron", "structured")]
+    for place in (found, alone):
+        place.run(DENSE)
+    together = run_tasks([point(config) for config in trials], found.settings)
+    for config, final in zip(trials, together, strict=True):
+        row, by_itself = alone.run(config)
+        assert isinstance(final, dict)
+        assert timeless(final) == timeless(by_itself)
+        ours, theirs = (timeless(dict(r.metrics)) for r in (found.row(config), row))
+        # Each had the process to itself while it ran.
+        assert ours.pop("final/peak_memory_bytes") >= 0
+        assert theirs.pop("final/peak_memory_bytes") >= 0
+        assert ours == theirs
+        assert "stack" not in found.row(config).tags

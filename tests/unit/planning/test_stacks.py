@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.planning.stacks import conflict_of, stack_group, summarize_stacks
+from orchestrator.planning.stacks import conflict_of, stack_group, summarize_stacks, task_group
 
 DENSE = DenseConfig("mlp(widths=[16])", "digits", 32, 0, Train(epochs=4), Numerics())
 PRUNE = Prune("magnitude", "weight", "global", "one_shot", 0.5)
@@ -40,6 +40,24 @@ def test_seeds_amounts_criteria_and_recoveries_of_one_length_go_together() -> No
 )
 def test_what_differs_in_shape_or_recipe_does_not(other: TrialConfig) -> None:
     assert stack_group(other) not in (None, stack_group(TRIAL))
+
+
+def test_trials_that_train_nothing_go_together_with_those_of_their_network() -> None:
+    first = replace(TRIAL, recover="none")
+    group = task_group(first)
+    assert group is not None
+    for alike in (
+        replace(first, prune=replace(PRUNE, amount=0.9)),
+        replace(first, prune=replace(PRUNE, criterion="random", schedule="iterative(rounds=2)")),
+    ):
+        assert task_group(alike) == group
+    assert task_group(replace(first, dense=replace(DENSE, seed=1))) not in (None, group)
+    assert task_group(first, competes=True) is None
+    large = replace(DENSE, model="mlp(widths=[4000, 4000])")  # 16 M weights, 540 images
+    for config in (large, replace(DENSE, model="cnn(widths=[4])")):
+        assert task_group(replace(first, dense=config)) is None
+    for trains in (TRIAL, replace(first, prepare="group_lasso"), replace(first, when="during")):
+        assert task_group(trains) == stack_group(trains)
 
 
 @pytest.mark.parametrize(

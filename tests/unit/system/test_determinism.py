@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.config import Numerics
-from orchestrator.system.determinism import deterministic, facts, summary
+from orchestrator.system.determinism import WARNING, capture_warning, deterministic, facts, summary
 from orchestrator.system.provenance import card
 
 
@@ -72,6 +72,20 @@ def test_operations_without_a_deterministic_form_are_named_and_other_warnings_pa
     assert loose == {"put_"}
     assert summary(numerics, loose) == "cuda, deterministic: all but put_"
     assert summary(Numerics(threads=2), set()) == "cpu, threads: 2"
+
+
+def test_blocks_that_overlap_collect_what_any_of_them_meets() -> None:
+    """As those of the members of a stack do, each in a thread of its own."""
+    outer, first, second = set[str](), set[str](), set[str]()
+    with capture_warning(outer):
+        blocks = [capture_warning(operations) for operations in (first, second)]
+        for block in blocks:
+            block.__enter__()
+        warnings.warn(f"put_ {WARNING}", UserWarning, stacklevel=1)
+        blocks[0].__exit__(None, None, None)
+        warnings.warn(f"sum_ {WARNING}", UserWarning, stacklevel=1)
+        blocks[1].__exit__(None, None, None)
+    assert (first, second, outer) == ({"put_"}, {"put_", "sum_"}, {"put_", "sum_"})
 
 
 @pytest.mark.parametrize("tf32", [False, True])

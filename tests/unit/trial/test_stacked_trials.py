@@ -16,6 +16,7 @@ from orchestrator.data import loading
 from orchestrator.system.determinism import global_states
 from orchestrator.training import stack
 from orchestrator.training.stack_runner import StackMember, run_in_stacks
+from orchestrator.trial import stages
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 
@@ -177,6 +178,64 @@ def test_an_interruption_ends_every_trial(at_round: bool) -> None:
     with pytest.raises(SystemExit):
         run_in_stacks([partial(job, index) for index in range(3)], model=MLP, device=CPU)
     assert sorted(ended) == [0, 1, 2] if not at_round else {1} <= set(ended)
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        [dense_config(seed) for seed in range(3)],
+        TICKETS,
+        [replace(config, prune=replace(config.prune, amount=0.6)) for config in MIXED[8:10]],
+    ],
+    ids=["dense", "lottery tickets", "hooks that remember"],
+)
+def test_memory_that_runs_out_in_a_stack_leaves_each_training_to_itself(
+    configs: list[DenseConfig | TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has trained for an epoch by then, and its members begin anew with the bits of themselves alone."""
+    expected = [run_by_itself(config) for config in configs]
+    run_epoch, failed = stack._Stack.run_epoch, []
+
+    def run_out(self: stack._Stack, epoch: int) -> None:
+        run_epoch(self, epoch)
+        failed.append(epoch)
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(stack._Stack, "run_epoch", run_out)
+    results, sizes = run_together(configs)
+    assert failed
+    assert set(sizes) == {1}
+    for one, other in zip(results, expected, strict=True):
+        assert_equal(one, other)
+        assert one.last.state.micro_batch == other.last.state.micro_batch
+
+
+def test_an_interruption_is_met_before_the_next_member_goes_on() -> None:
+    measured: list[int] = []
+
+    def on_round(index: int, round: Round) -> str:
+        measured.append(index)
+        raise SystemExit(1)
+
+    def job(index: int, member: StackMember) -> TrialResult:
+        return run_by_itself(TICKETS[index], member, on_round=partial(on_round, index))
+
+    with pytest.raises(SystemExit):
+        run_in_stacks([partial(job, index) for index in range(3)], model=MLP, device=CPU)
+    assert measured == [0]
+
+
+def test_rounds_of_a_trial_train_the_first_epochs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, dense = [], stages.dense
+
+    def count(*args: Any, **options: Any) -> NetworkState:
+        trained.append(options)
+        return dense(*args, **options)
+
+    monkeypatch.setattr(stages, "dense", count)
+    seeds = [trial(seed, weights("iterative(rounds=3)"), "rewind(to=2)") for seed in range(4)]
+    run_together(seeds)
+    assert len(trained) == 4
 
 
 def test_errors_are_returned_where_the_jobs_were_given() -> None:
