@@ -42,6 +42,7 @@ from orchestrator.config import DenseConfig, Numerics, dense_from_json
 from orchestrator.data.loading import Dataset, load_data
 from orchestrator.latency.exported_files import bench
 from orchestrator.model_io.formats import FORMATS
+from orchestrator.planning.allocation import ALLOCATED
 from orchestrator.shipping.budgets import choose, parse_budgets
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.tracking import Tracker
@@ -184,6 +185,8 @@ def compressed(bench_: Bench, trials: int) -> Iterator[Row]:
         answer = choose(frame, parse_budgets([f"macs<={budget}"]), within=None, measure=lambda _: 0.0)
         assert answer is not None
         axes = {name: answer.row[name] for name in SEARCHED}
+        if axes["scope"] in ALLOCATED:  # a space has it under another name
+            axes["allocate"] = axes.pop("scope")
         amount = [{"macs": budget}]
         results = bench_.sweep(f"chosen-{budget[:-1]}", amount=amount, **{n: [v] for n, v in axes.items()})
         yield from rows_of(

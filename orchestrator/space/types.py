@@ -95,6 +95,12 @@ def _no_range(value: Value) -> Value:
     return value
 
 
+def _no_allocation(value: Value) -> Value:
+    if isinstance(value, str) and value in SCOPES_BY_ALLOCATION and value not in SCOPES:
+        raise ValueError(f"{value} is an allocation: write allocate: [{value}] in place of scope")
+    return value
+
+
 def _positive_zero(value: float) -> float:
     return value + 0.0  # -0.0 would have another key than 0.0
 
@@ -124,7 +130,7 @@ TechniqueName = Annotated[str, PlainValidator(values.canonical_technique), metho
 Criterion = Annotated[str, _method(criteria), method_schema(criteria)]
 Granularity = Annotated[str, _method(granularities), method_schema(granularities)]
 Allocate = Annotated[str, one_of("allocation", tuple(SCOPES_BY_ALLOCATION))]
-Scope = Annotated[str, one_of("scope", SCOPES)]
+Scope = Annotated[str, one_of("scope", SCOPES), BeforeValidator(_no_allocation)]
 Schedule = Annotated[str, _method(schedules), method_schema(schedules)]
 Amount = Annotated[float | str, PlainValidator(values.canonical_amount), WithJsonSchema(_AMOUNT)]
 Recovery = Annotated[str, _method(recoveries), method_schema(recoveries)]

@@ -246,6 +246,10 @@ def test_bad_amounts(tmp_path: Path, given: str, expected: str) -> None:
         ("criterion: l3", "unknown criterion 'l3'; did you mean l"),
         ("granularity: units", "unknown granularity 'units'; did you mean unit?"),
         ("scope: gobal", "unknown scope 'gobal'; did you mean global?"),
+        (
+            "scope: sensitivity",
+            "sensitivity is an allocation: write allocate: [sensitivity] in place of scope",
+        ),
         ("schedule: one_short", "unknown schedule 'one_short'; did you mean one_shot?"),
         ("schedule: iterative(rounds=0)", "it must be in [1, 10000]"),
         ("recover: fintune", "did you mean finetune"),
