@@ -42,7 +42,7 @@ from orchestrator.config import DenseConfig, Numerics, dense_from_json
 from orchestrator.data.loading import Dataset, load_data
 from orchestrator.latency.exported_files import bench
 from orchestrator.model_io.formats import FORMATS
-from orchestrator.planning.allocation import ALLOCATED
+from orchestrator.planning.allocation_scopes import ALLOCATED
 from orchestrator.shipping.budgets import choose, parse_budgets
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.tracking import Tracker
