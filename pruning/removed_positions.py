@@ -17,8 +17,8 @@ def remaining_channels(
     """Return group name -> int64 positions of the channels that stay, ascending.
 
     Of a group that is pruned as a whole the first channel stays, as no layer is without channels; or all of
-    them with `whole_if_dead`. So does the first of those that are all that a layer has, where it has a part of
-    the group. A parameter without a mask is taken for one that the network does not have.
+    them with `whole_if_dead`. Of a layer with a part of the group alone, the first of that part stays. A
+    parameter without a mask is taken for one that the network does not have.
     """
     return {group.name: _remaining(group, masks, whole_if_dead=whole_if_dead) for group in groups}
 
