@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -146,7 +146,8 @@ def _possible_cuts(
     """
     image = torch.zeros((2, *saved.spec.input_shape))  # only its shape matters
     protect = find_uncut_layers(net, saved.masks)
-    for build in (lambda: net, saved.spec.build_fresh_network):
+    builders: tuple[Callable[[], nn.Module], ...] = (lambda: net, saved.spec.build_fresh_network)
+    for build in builders:
         try:
             channels = find_channels(build(), image, protect=protect)
         except ValueError as error:
