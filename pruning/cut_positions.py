@@ -18,15 +18,20 @@ def remaining_channels(
     """Return group name -> int64 positions of the channels that stay, ascending.
 
     Of a group that is pruned as a whole the first channel stays, as no layer is without channels; or all of
-    them with `whole_if_dead`. A parameter without a mask is taken for one that the network does not have.
+    them with `whole_if_dead`. Of a layer with a part of the group alone, the first of that part stays. A
+    parameter without a mask is taken for one that the network does not have.
     """
     return {group.name: _remaining(group, masks, whole_if_dead=whole_if_dead) for group in groups}
 
 
 def _remaining(group: Group, masks: Mapping[str, Tensor], *, whole_if_dead: bool) -> Tensor:
     alive = alive_units(group, masks)
-    least = torch.arange(group.size if whole_if_dead else 1)
-    return alive.nonzero().flatten() if alive.any() else least
+    if not alive.any():
+        return torch.arange(group.size if whole_if_dead else 1)
+    for member in (*group.members, *group.followers):
+        if member.width == len(member.index) and not alive[member.root].any():
+            alive[member.root.min()] = True
+    return alive.nonzero().flatten()
 
 
 def find_pruned_groups(

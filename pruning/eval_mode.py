@@ -104,11 +104,12 @@ def random_images(like: Tensor, parameter: Tensor, *, draw: int = 0) -> Tensor:
     """Return normal images in the shape of `like`, of the parameter's device and type, always the same.
 
     Draw 0 has deviation 1, draw 1 one of `SCALES` for each image, draw 2 is small: a threshold in the network
-    may matter at some sizes alone.
+    may matter at some sizes alone. Draw 1 has no negative values, as pixels have none.
     """
     generator = torch.Generator().manual_seed(draw)
     images = torch.randn(tuple(like.shape), generator=generator, dtype=torch.float64)
     scales = {0: (1.0,), 1: SCALES, 2: (0.1,)}[draw]
     factors = torch.tensor([scales[i % len(scales)] for i in range(len(like))], dtype=torch.float64)
     images *= factors.reshape(-1, *[1] * (images.dim() - 1))
+    images = images.abs() if draw == 1 else images
     return images.to(parameter.device, parameter.dtype)

@@ -255,7 +255,8 @@ class Probe:
                 generator = torch.Generator().manual_seed(tensor.numel())
                 size = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).add_(0.5).to(tensor)
                 largest = max(float(tensor.detach().abs().max()), 1e-3)
-                tensor.data.add_(size * largest * code)
+                # Once beyond zero: a ReLU hides what becomes of negative values.
+                tensor.data.add_(size * (3.0 if push == "up" else 1.0) * largest * code)
             return self._changed({}, is_batched=False, passes=1, readers=readers)
         finally:
             for tensor, value in before:

@@ -80,15 +80,19 @@ def parse_method(text: str) -> tuple[str, dict[str, Value]]:
 
 @lru_cache(maxsize=MOST_CACHED)
 def _parse_method(text: str) -> tuple[str, dict[str, Value]]:
-    match = METHOD.fullmatch(text)
+    match, is_repeated = METHOD.fullmatch(text), False
     try:
         # A call of `_`, as a name with a dash is none to Python's parser.
         call = ast.parse(f"_({(match and match[2]) or ''})", mode="eval").body
         if match and isinstance(call, ast.Call) and not call.args and all(item.arg for item in call.keywords):
             values = {str(item.arg): _YamlWords().visit(item.value) for item in call.keywords}
-            return match[1], {name: ast.literal_eval(value) for name, value in values.items()}
+            is_repeated = len(values) < len(call.keywords)
+            if not is_repeated:
+                return match[1], {name: ast.literal_eval(value) for name, value in values.items()}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # brackets a thousand deep
         pass
+    if is_repeated:
+        raise ValueError(f"{text!r:.200} gives an option twice; give it once")
     is_cut_off = text.count("(") != text.count(")")  # YAML ends a text without quotes at a comma
     hint = ", within quotes where it has a comma or brackets" if is_cut_off else ""
     raise ValueError(f"{text!r:.200} is no method; write name or name(option=value){hint}")

@@ -641,6 +641,19 @@ def path_by_value() -> nn.Module:
     return three(lambda s, x, h: h if float(h.mean()) > 0.2 else h.flip(1))
 
 
+@case("either")
+def path_of_images_without_negative_values() -> nn.Module:
+    return three(lambda s, x, h: h.flip(1) if x.min() >= 0 else h)
+
+
+@case("either")
+def path_of_large_images() -> nn.Module:
+    def turned(s: Any, x: Tensor, h: Tensor) -> Tensor:
+        return torch.where(x.mean((1, 2, 3), keepdim=True) > 5, h.flip(1), h)
+
+    return three(turned)
+
+
 @case("cut")
 def integer_parameter() -> nn.Module:
     return three(lambda s, x, h: h * int(s.times), times=nn.Parameter(torch.tensor(2), requires_grad=False))

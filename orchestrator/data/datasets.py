@@ -82,8 +82,10 @@ def info(name: str) -> DatasetInfo:
     plain, options = parse_method(name) if "(" in name else (name, {})
     if plain not in DATASETS:
         raise SpaceError(unknown_dataset(plain))
+    if unknown := [option for option in options if option not in SELECTION]:
+        raise SpaceError(unknown_name(f"option of {plain}", unknown[0], SELECTION))
     if options:
-        raise SpaceError(unknown_name(f"option of {plain}", next(iter(options)), SELECTION))
+        raise SpaceError(f"{name[:80]}: here {' and '.join(options)} are arguments beside the name {plain}")
     try:
         return DATASETS[plain]
     except ValueError as error:

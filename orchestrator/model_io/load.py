@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from orchestrator.system.determinism import torch_threads
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker
 from orchestrator.training.evaluation import evaluate
 from pruning import own_code, stored_code
-from pruning.channels import shrink
+from pruning.channels import find_channels, find_uncut_layers, shrink
 from pruning.cutting import layer_widths
 from pruning.masking import Masks, apply_masks
 
@@ -120,12 +121,8 @@ def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut:
     apply_masks(net, saved.masks)
     if not cut or spec.cut_widths is None:
         return net
-    image = torch.zeros((2, *spec.input_shape))  # only its shape matters
-    for whole_if_dead in (False, True):  # True: as earlier versions cut
-        try:
-            small = shrink(net, saved.masks, image, whole_if_dead=whole_if_dead)
-        except ValueError as error:
-            raise StoreError(f"this network cannot be cut out by its masks: {error}") from error
+    errors: list[ValueError] = []
+    for small in _possible_cuts(net, saved, errors):
         # Earlier versions recorded fewer of an attention's counts, NAME:COUNT.
         widths = {
             name: width
@@ -134,7 +131,36 @@ def build_module(saved: model_files.SavedModel, tracker: Tracker | None, *, cut:
         }
         if widths == spec.cut_widths:
             return small.eval()
+    if errors:
+        raise StoreError(f"this network cannot be cut out by its masks: {errors[0]}") from errors[0]
     raise StoreError("what the masks leave of this network is not what was recorded: other widths")
+
+
+def _possible_cuts(
+    net: nn.Module, saved: model_files.SavedModel, errors: list[ValueError]
+) -> Iterator[nn.Module]:
+    """Yield what the masks leave of a network, by all that may have been cut when it was recorded.
+
+    It was traced as it was built, and either its heads or its channels were cut. What cannot be cut adds to
+    `errors`.
+    """
+    image = torch.zeros((2, *saved.spec.input_shape))  # only its shape matters
+    protect = find_uncut_layers(net, saved.masks)
+    builders: tuple[Callable[[], nn.Module], ...] = (lambda: net, saved.spec.build_fresh_network)
+    for build in builders:
+        try:
+            channels = find_channels(build(), image, protect=protect)
+        except ValueError as error:
+            errors.append(error)
+            continue
+        both = (*channels.groups, *channels.heads)
+        choices = (both, channels.groups, channels.heads) if channels.heads else (both,)
+        # Whole if dead: as earlier versions cut.
+        for groups, whole_if_dead in product(choices, (False, True)):
+            try:
+                yield shrink(net, saved.masks, image, groups=groups, whole_if_dead=whole_if_dead)
+            except ValueError as error:
+                errors.append(error)
 
 
 def saved_model(tracker: Tracker, row: RunRecord) -> model_files.SavedModel:

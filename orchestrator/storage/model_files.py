@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,11 +123,18 @@ class ModelSpec(_StrictModel):
     def build_network(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Build the network with these weights, on the CPU, in eval mode. StoreError if it is too large."""
         self.check_activations()
-        build = partial(models.build, input_shape=self.input_shape, num_classes=self.num_classes)
         with seeded(0):  # what is drawn is overwritten
-            net = build_to_load(partial(build, self.model))
+            net = build_to_load(self._build)
         net.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
         return net.eval()
+
+    def build_fresh_network(self) -> nn.Module:
+        """Build the network with its first weights, as it is traced before it is trained; in eval mode."""
+        with seeded(0):
+            return self._build().eval()
+
+    def _build(self) -> nn.Module:
+        return models.build(self.model, input_shape=self.input_shape, num_classes=self.num_classes)
 
     def check_activations(self) -> None:
         """Raise StoreError if two images have too many activations. The first call imports for 1 s."""

@@ -579,3 +579,8 @@ def test_augmentation_and_data_are_the_same_on_a_gpu(digits):
     there = augment(images.cuda(), seeded(0), kind="crop_flip")
     assert torch.equal(there.cpu(), augment(images, seeded(0), kind="crop_flip"))
     assert balanced_sample(moved.train, per_class=2, seed=0)[0].is_cuda
+
+
+def test_a_selection_within_the_name_is_no_unknown_option() -> None:
+    with pytest.raises(SpaceError, match="here classes are arguments beside the name digits"):
+        loading.load_dataset("digits(classes=[0, 1])")

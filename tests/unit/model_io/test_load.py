@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from recorded import Store
+from torch import nn
 
 import models
 import orchestrator
@@ -23,7 +24,9 @@ from orchestrator.storage.model_files import save_model
 from orchestrator.training.evaluation import evaluate
 from orchestrator.trial.context import NetworkState
 from pruning import apply_masks, own_code, prune, shrink, stored_code
+from pruning.channels import trace
 from pruning.cutting import layer_widths
+from pruning.masking import Masks
 
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
 # Of densenet121 the rest is long: what is stored is the same as of a cnn, and each takes half a minute.
@@ -318,3 +321,61 @@ def test_widths_that_do_not_say_how_wide_heads_are_load_a_cut_attention(
     loaded, _ = orchestrator.load(tmp_path / "old", manifest_sha256=manifest_of(tmp_path / "old"))
     torch.testing.assert_close(loaded(images), small(images))
     refused(tmp_path / "other", "other widths")
+
+
+GATED = """\
+import torch
+from torch import nn
+
+
+class Gated(nn.Module):
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.hidden, self.gate = nn.Linear(64, 8), nn.Parameter(torch.full((8,), 0.5))
+        self.last, self.out = nn.Linear(8, 6), nn.Linear(6, num_classes)
+
+    def forward(self, images):
+        return self.out(self.last(self.hidden(images.flatten(1)).relu() * self.gate.clamp(0, 1)).relu())
+"""
+
+
+def save_channels(net: nn.Module, name: str, masks: Masks, folder: Path) -> nn.Module:
+    """Save a network as a trial of channels does, by a trace of a fresh one; return what is left of it."""
+    fresh = models.build(name, input_shape=(1, 8, 8), num_classes=10)
+    images = torch.randn(2, 1, 8, 8)
+    small = shrink(net, masks, images, groups=trace(fresh, images))
+    apply_masks(net, masks)
+    arch = {
+        "model": name,
+        "input_shape": [1, 8, 8],
+        "num_classes": 10,
+        "cut_widths": layer_widths(small),
+    }
+    folder.mkdir()
+    code = stored_code.dump(stored_code.codes_in(name))
+    save_model(folder, NetworkState(net.state_dict(), masks), arch=arch, code=code)
+    return small
+
+
+@pytest.mark.parametrize(("text", "amount"), [(ATTENTIVE, 1.0), (GATED, 0.5)])
+@pytest.mark.filterwarnings("ignore:not pruned")
+def test_a_network_is_cut_as_it_was_when_it_was_recorded(
+    text: str, amount: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all channels of heads are pruned the heads stay; a trained parameter may hide what it acts on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_code, "_CODES", {})
+    (tmp_path / "net.py").write_text(text)
+    name = models.resolve(f"net.py:{'Gated' if 'Gated' in text else 'Attentive'}")[0]
+    net = models.build(name, input_shape=(1, 8, 8), num_classes=10).eval()
+    images = torch.randn(2, 1, 8, 8)
+    masks = prune(
+        net, amount=amount, criterion="l2", granularity="channel", scope="layer", example_input=images
+    )
+    if hasattr(net, "gate"):
+        net.gate.data.fill_(2.0)
+    small = save_channels(net, name, masks, tmp_path / "run")
+    assert layer_widths(small) != layer_widths(net)
+    loaded, _ = orchestrator.load(tmp_path / "run", manifest_sha256=manifest_of(tmp_path / "run"))
+    assert layer_widths(loaded) == layer_widths(small)
+    torch.testing.assert_close(loaded(images), net(images))

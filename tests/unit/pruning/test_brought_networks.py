@@ -237,3 +237,16 @@ def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     net[2].weight.data[0, 0, 0, 0] = value  # type: ignore[union-attr, index]
     with pytest.raises(ValueError, match=r"not finite|contain NaN"):
         prune_and_shrink(net)
+
+
+def test_a_parameter_behind_a_relu_loses_its_entries_where_it_is_negative() -> None:
+    net = Net(
+        lambda net, x: net.f(
+            net.b(torch.cat([net.token.expand(len(x), -1, -1), net.a(x)], 1).relu()).mean(1)
+        ),
+        a=nn.Linear(8, 6),
+        token=nn.Parameter(-torch.ones(1, 1, 6)),
+        b=nn.Linear(6, 5),
+        f=nn.Linear(5, 4),
+    ).eval()
+    assert [group.name for group in pruning.trace(net, torch.zeros(2, 3, 8))] == ["a", "b"]

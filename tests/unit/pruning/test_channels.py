@@ -633,3 +633,34 @@ def test_widths_that_fit_no_network_are_refused(change: dict[str, list[int]], me
 def test_a_missing_width_is_refused() -> None:
     with pytest.raises(ValueError, match="'1'"):
         resize(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), {"0": [3, 4]})
+
+
+class PaddedShortcut(nn.Module):
+    """A sum of 12 channels with 4, which zeros fill up to as many as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(64, 12), nn.Linear(64, 4)
+        self.hidden, self.out = nn.Linear(12, 6), nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        wide, narrow = self.wide(images.flatten(1)), self.narrow(images.flatten(1))
+        padded = nn.functional.pad(narrow, (0, wide.shape[1] - narrow.shape[1]))
+        logits: Tensor = self.out(self.hidden((wide + padded).relu()).relu())
+        return logits
+
+
+def test_a_layer_with_a_part_of_a_group_keeps_one_of_its_channels() -> None:
+    torch.manual_seed(0)
+    net, image = PaddedShortcut(), torch.zeros(2, 1, 8, 8)
+    groups = trace(net, image)
+    (group,) = [group for group in groups if group.name == "wide"]
+    masks = mask_units(group, torch.arange(12) >= 6, full_masks(net, groups))
+    small = shrink(net, masks, image)
+    # Channels 6 to 11 are alive, and the first of the narrow layer's stays beside them, masked.
+    assert [layer.weight.shape[0] for layer in prunable_layers(small).values()] == [7, 1, 6, 5]
+    assert not small.get_submodule("narrow").weight.any()
+    apply_masks(net, masks)
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(small(images), net(images))
+    assert layer_widths(resize(PaddedShortcut(), layer_widths(small))) == layer_widths(small)

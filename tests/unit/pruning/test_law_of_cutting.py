@@ -31,6 +31,10 @@ def largest_difference(net: nn.Module, masks: Masks, small: nn.Module) -> float:
     """Of the outputs of the masked and the cut network, over the largest, on images of its own."""
     shape = (len(EXAMPLE), *IMAGE)  # a network may take batches of one size alone
     images = torch.randn(shape, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+    return max(_difference(net, masks, small, each) for each in (images, images.abs(), 99 * images.abs()))
+
+
+def _difference(net: nn.Module, masks: Masks, small: nn.Module, images: Tensor) -> float:
     masked = deepcopy(net)
     parameters = dict(masked.named_parameters())
     with torch.no_grad():

@@ -232,6 +232,7 @@ def test_bad_amounts(tmp_path: Path, given: str, expected: str) -> None:
     [
         ("model: mpl", "mine.yaml:2: axes.model[0]: unknown model 'mpl'; did you mean mlp?"),
         ("model: mlp(width=[3])", "unknown option of 'mlp' 'width'; did you mean widths?"),
+        ("model: mlp(widths=[8], widths=[9])", "gives an option twice; give it once"),
         ("model: __import__('os')", "is no method"),
         ("model: 3", "3 is no model; write name, name(option=value) or {method: name, option: value}"),
         ("model: [cnn(widths=16, a=1)]", "within quotes where it has a comma or brackets"),
