@@ -138,7 +138,10 @@ class DagSearcher(Searcher):
         if self._ready and len(self._running) < limit:
             tasks = self._running[trial_id] = self._next_stack(limit - len(self._running))
             return {TASKS: dump_tasks(tasks)}
-        is_over = not self._ready and not self._waiting and (self._source is None or self._source.exhausted)
+        is_exhausted = self._source is None or self._source.exhausted
+        # A stack that dies comes back, task by task, and Tune asks no more once it was told of the end.
+        may_return = any(len(tasks) > 1 for tasks in self._running.values())
+        is_over = not self._ready and not self._waiting and is_exhausted and not may_return
         return cast(dict[str, Any], Searcher.FINISHED) if is_over else None
 
     def _next_stack(self, workers: int) -> tuple[Task, ...]:

@@ -52,7 +52,8 @@ class ProgressCallback(tune.Callback):
     def __init__(self, progress: SweepProgress, ramp: ConcurrencyRamp, resources: Resources) -> None:
         self.progress, self.ramp, self.retries = progress, ramp, resources.retries
         self.checks_listeners = resources.address is None  # those of a cluster are its owner's
-        self.deaths: Counter[str] = Counter()  # key of a task -> workers that died with it
+        self.deaths: Counter[str] = Counter()  # Tune's id of a trial -> workers that died with it
+        self.trial_ids: dict[str, str] = {}  # key of a task -> the trial that ran it last
 
     def on_step_end(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:  # ray's own
         self.progress.tick()
@@ -63,21 +64,21 @@ class ProgressCallback(tune.Callback):
             self.checks_listeners = False
         self.ramp.on_start()
         for task in load_tasks(trial.config[TASKS]):
+            self.trial_ids[task.key] = trial.trial_id
             self.progress.on_start(task)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         if death():
             return  # Ray itself died, and all workers with it
-        first, *others = tasks = load_tasks(trial.config[TASKS])
-        for task in tasks:
-            self.deaths[task.key] += 1
-        count = f"{self.deaths[first.key]} of {self.retries}"
+        first, *others = load_tasks(trial.config[TASKS])
+        self.deaths[trial.trial_id] += 1
+        count = f"{self.deaths[trial.trial_id]} of {self.retries}"
         again = f"and {len(others)} more: their worker died; they are" if others else "its worker died; it is"
         self.progress.print_line(f"{first.name}{' ' if others else ': '}{again} tried again ({count})")
 
     def death_reason(self, task: Task) -> str:
         """Return why a task has ended whose last worker has died, too."""
-        count = self.deaths[task.key] + 1
+        count = self.deaths[self.trial_ids.get(task.key, "")] + 1
         return f"{DIED} {count} times" if count > 1 else DIED
 
     def __getstate__(self) -> dict[str, object]:  # Tune pickles its callbacks

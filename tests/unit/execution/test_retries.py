@@ -169,6 +169,8 @@ def test_a_criterion_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     done = forked.orchestrate(*words, cwd=tmp_path, site=site, seconds=400)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
+    # First with the other trial, which takes no time either, then by itself.
+    assert done.stderr.count("and 1 more: their worker died; they are tried again (1 of 1)") == 1
     assert done.stderr.count("its worker died; it is tried again (1 of 1)") == 1
     assert done.stderr.count("its worker died 2 times") == 1
     assert "2 trials, 2 runs made, 0 trials reused, 1 failed" in done.stdout
@@ -180,6 +182,8 @@ def test_a_criterion_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     assert sorted(row.status for row in tracker.search("tags.kind = 'trial'")) == [
         "FAILED",
         "FINISHED",
+        "KILLED",
+        "KILLED",
         "KILLED",
     ]
     found = status("space", uri=uri)

@@ -340,6 +340,16 @@ def test_tasks_of_a_stack_end_each_in_its_own_way() -> None:
     assert [sweep.next(), sweep.next()] == ["trial 2 0.5", "end"]
 
 
+def test_the_end_is_not_said_before_a_stack_has_ended() -> None:
+    """Tune asks no more after the end, and the stack may come back, task by task."""
+    sweep = stacking(dense(0), dense(1))
+    assert [sweep.next(), sweep.next()] == ["dense 0 + dense 1", "wait"]
+    sweep.searcher.on_trial_complete("0", None, error=True)
+    assert [sweep.next(), sweep.next()] == ["dense 0", "wait"]
+    sweep.complete("1")
+    assert [sweep.next(), sweep.next()] == ["dense 1", "end"]
+
+
 def test_tasks_whose_worker_died_run_again_by_themselves() -> None:
     """Of a stack that kills its worker one member may be to blame."""
     sweep = stacking(dense(0), dense(1), trial(1, 0.5))
