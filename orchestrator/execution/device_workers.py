@@ -113,11 +113,11 @@ def interface_of(address: str) -> str:
 
     Loopback has all of 127.0.0.0/8, of which it names one address.
     """
-    wanted = ip_address(address)
+    node_address = ip_address(address)
     for name, entries in psutil.net_if_addrs().items():
         for entry in entries:
             has_network = entry.family in (AF_INET, AF_INET6) and entry.netmask is not None
-            if has_network and wanted in ip_interface(f"{entry.address}/{entry.netmask}").network:
+            if has_network and node_address in ip_interface(f"{entry.address}/{entry.netmask}").network:
                 return name
     raise RuntimeError(f"no network interface of this node has Ray's address, {address}")
 

@@ -211,12 +211,12 @@ class SweepOptions:
 
         On a CPU, if the device `was_chosen`, it is the number of processes that share each batch.
         """
-        given = f"--gpus-per-trial {self.gpus_per_trial:g}"
+        option = f"--gpus-per-trial {self.gpus_per_trial:g}"
         if self.gpus_per_trial > 1 and self.gpus_per_trial != self.devices:
-            raise UsageError(f"{given}: give a whole number of GPUs, or a part of one, 0.01 to 1")
+            raise UsageError(f"{option}: give a whole number of GPUs, or a part of one, 0.01 to 1")
         if self.devices > 1 and self.device == "cpu" and not was_chosen:
             raise UsageError(
-                f"{given}: torch sees no CUDA device; with --device cpu so many processes share each batch"
+                f"{option}: torch sees no CUDA device; with --device cpu so many processes share each batch"
             )
         if self.sync_batch_norm and self.devices == 1:
             raise UsageError("--sync-batch-norm: give --gpus-per-trial 2 or more; one GPU has whole batches")
