@@ -86,15 +86,15 @@ def randaugment(
         # Drawn on the CPU: which images an operation takes waits for no GPU.
         which = context.choices(len(OPERATIONS), len(images))[:, 0]
         is_negative = context.choices(2, len(images))[:, 0] == 1
-        chosen = [_chosen(which, is_negative, operation, negative) for operation, _, negative in changes]
-        indices = to_device(torch.cat(chosen), images.device).split([len(index) for index in chosen])
+        parts = [_images_of(which, is_negative, operation, negative) for operation, _, negative in changes]
+        indices = to_device(torch.cat(parts), images.device).split([len(part) for part in parts])
         for (_, change, _), index in zip(changes, indices, strict=True):
             if len(index):
                 images = images.index_copy(0, index, change(images[index]))
     return images * span + lowest
 
 
-def _chosen(which: Tensor, is_negative: Tensor, operation: str, negative: bool | None) -> Tensor:
+def _images_of(which: Tensor, is_negative: Tensor, operation: str, negative: bool | None) -> Tensor:
     """Return the index of the images that an operation is drawn for, with this sign if it has one."""
     is_drawn = which == OPERATIONS.index(operation)
     return (is_drawn if negative is None else is_drawn & (is_negative == negative)).nonzero()[:, 0]

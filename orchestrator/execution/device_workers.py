@@ -2,39 +2,31 @@
 
 The process of the trial is the first device of the group. It starts the others when its first training
 begins, and sends each of them every training: network, recipe and loss. They read the data themselves.
-
-Their sockets are bound to the address that Ray has on their node, 127.0.0.1 for a Ray of our own. Numbers
-alone go through them. What is code goes through Ray, and so do the addresses: Ray asks for its token.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
-from ipaddress import ip_address, ip_interface
-from socket import AF_INET, AF_INET6
-from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
-import psutil
 import ray
 import torch
 from ray import cloudpickle
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch import distributed, nn
+from torch import nn
 
 from orchestrator.config import DenseConfig, Numerics, Train, TrialConfig
 from orchestrator.data import paths
 from orchestrator.data.files import data_folder
 from orchestrator.data.loading import Split, load_planned_data
+from orchestrator.execution.device_rendezvous import START_SECONDS, RayStore, join_group, leave_group
 from orchestrator.execution.options import local_resources
-from orchestrator.execution.ray_patches import internal_kv
 from orchestrator.execution.ray_start import local_ray
 from orchestrator.execution.worker import prepare_process
 from orchestrator.system.console import print_line
@@ -51,75 +43,7 @@ from orchestrator.trial.context import make_context
 from orchestrator.trial.task import Task, WorkerSettings, dump_tasks, load_tasks
 from pruning import stored_code
 
-START_SECONDS = 120.0  # for the processes of a group to import torch, and to find each other
-SILENT_SECONDS = 1800.0  # that a device waits for another: the first one evaluates and prunes meanwhile
 END_SECONDS = 10.0  # for the others to say why they ended
-POLL_SECONDS = 0.02
-BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-
-
-class RayStore(distributed.Store):  # type: ignore[misc, name-defined]  # torch's stubs lack it
-    """Where the processes of a group find each other's addresses: Ray's key-value store."""
-
-    def __init__(self, prefix: str) -> None:
-        super().__init__()
-        self.prefix = prefix
-
-    def set(self, key: str, value: bytes) -> None:
-        internal_kv._internal_kv_put(self.prefix + key, bytes(value), overwrite=True)
-
-    def get(self, key: str) -> bytes:
-        self.wait([key])
-        value: bytes = internal_kv._internal_kv_get(self.prefix + key)
-        return value
-
-    def check(self, keys: Sequence[str]) -> bool:
-        return all(internal_kv._internal_kv_get(self.prefix + key) is not None for key in keys)
-
-    def wait(self, keys: Sequence[str], timeout: timedelta = timedelta(seconds=START_SECONDS)) -> None:
-        deadline = monotonic() + timeout.total_seconds()
-        while not self.check(keys):
-            if monotonic() > deadline:
-                raise RuntimeError(f"a device of the group did not come within {timeout.total_seconds():g} s")
-            sleep(POLL_SECONDS)
-
-    def clear(self) -> None:
-        internal_kv._internal_kv_del(self.prefix, del_by_prefix=True)
-
-
-def join_group(prefix: str, rank: int, size: int, device: torch.device) -> ProcessGroup:
-    """Join the group of a prefix; this returns once all its processes have come."""
-    interface = interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # ray's
-    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
-    distributed.init_process_group(
-        BACKENDS[device.type],
-        store=RayStore(prefix),
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=SILENT_SECONDS),
-    )
-    return ProcessGroup(device)
-
-
-def leave_group() -> None:
-    """Leave the group, if there is one: what waits in the others for this process then fails."""
-    with suppress(RuntimeError):
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-
-
-def interface_of(address: str) -> str:
-    """Return the name of the network interface for an IP address of this node. RuntimeError if there is none.
-
-    Loopback has all of 127.0.0.0/8, of which it names one address.
-    """
-    node_address = ip_address(address)
-    for name, entries in psutil.net_if_addrs().items():
-        for entry in entries:
-            has_network = entry.family in (AF_INET, AF_INET6) and entry.netmask is not None
-            if has_network and node_address in ip_interface(f"{entry.address}/{entry.netmask}").network:
-                return name
-    raise RuntimeError(f"no network interface of this node has Ray's address, {address}")
 
 
 @dataclass(frozen=True, eq=False)
