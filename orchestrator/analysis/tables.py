@@ -197,7 +197,7 @@ def sparsest_table(
         f"Seed by seed: the sparsest network of a method, after any round of any trial, whose validation "
         f"accuracy is at most {limit} below that of the same seed's dense network; then its test accuracy, "
         "and by how many points that is below the dense network's. A seed without one counts as its dense "
-        "network, at sparsity 0; `seeds` says how many have one. "
+        "network, at sparsity 0; the column seeds says how many have one. "
         f"{meaning[0].upper()}{meaning[1:]}."
     )
     return with_legend(Table(f"highest sparsity within {limit} of dense", header, rows, note))
