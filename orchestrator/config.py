@@ -141,6 +141,9 @@ class DenseConfig:
     data_sha256: str = ""
     dense_code: str = ""
 
+    def __hash__(self) -> int:
+        return hash(self._cached_key)  # found once; a plan of 100,000 trials looks each of them up ten times
+
     def key(self) -> str:
         return self._cached_key
 

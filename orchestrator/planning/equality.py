@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 from orchestrator.config import DenseConfig, Prune, Train, TrialConfig, method_name, method_text
 from orchestrator.planning.constraints import meta_model, shape_of
@@ -31,23 +32,21 @@ class Duplicate:
     planned: str
 
 
-def plain_key(config: TrialConfig) -> str:
-    """Return the key of the plain configuration: the same for all that are equal by definition."""
-    return plain(config).key()
+def plain_key(config: TrialConfig) -> Hashable:
+    """Return a value that all configurations that are equal by definition share, and no others."""
+    return (*plain_values(config).values(), config.when, config.trial_code)
 
 
-def plain(config: TrialConfig) -> TrialConfig:
-    """Return the configuration that stands for all that compute the same; `config` itself where it does."""
+def plain_values(config: TrialConfig) -> dict[str, Any]:
+    """Return the fields of the configuration that stands for all that compute the same."""
     train = config.dense.train
-    representative_config = replace(
-        config,
-        dense=_plain_dense(config.dense),
-        prune=_plain_prune(config.prune, config.dense.model, config.dense.dataset),
-        recover=_plain_recovery(config.recover, train),
-        prepare=_plain_preparation(config.prepare, train),
-        distill="none" if _trains_nothing(config) else config.distill,
-    )
-    return config if representative_config == config else representative_config
+    return {
+        "dense": _plain_dense(config.dense),
+        "prune": _plain_prune(config.prune, config.dense.model, config.dense.dataset),
+        "recover": _plain_recovery(config.recover, train),
+        "prepare": _plain_preparation(config.prepare, train),
+        "distill": "none" if _trains_nothing(config) else config.distill,
+    }
 
 
 def explain_duplicate(config: TrialConfig, first: TrialConfig) -> Duplicate:
@@ -95,6 +94,7 @@ def _plain_prune(prune: Prune, model: str, dataset: str) -> Prune:
         granularity=granularity,
         scope=scope,
         schedule="one_shot" if has_one_round else prune.schedule,
+        amount_label="",  # the text in the space of amounts that have been read
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import product
@@ -126,7 +126,7 @@ def expand(space: Space, lists: Lists, numerics: Numerics, *, gpu_bytes: int | N
 
     The micro-batch depends on the model, and on a GPU on what a trial has of its memory, `gpu_bytes`.
     """
-    trials: dict[str, PlannedTrial] = {}  # by plain key: what is equal by definition is planned once
+    trials: dict[Hashable, PlannedTrial] = {}  # by plain key: what is equal by definition is planned once
     dense: dict[DenseConfig, DenseConfig] = {}
     excluded: dict[Exclusion, int] = {}
     pruning_variants = list(_pruning_variants(space, lists))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -58,12 +58,12 @@ def next_point(
     *,
     number: int,
     observed: Sequence[ObservedPoint],
-    planned_keys: Collection[str],
+    planned_keys: Collection[Hashable],
     gpu_bytes: int | None = None,
 ) -> SampledPoint:
     """Return point `number`, counted from 0: one whose trials can be run, and are not planned yet.
 
-    `planned_keys` are those of plain configurations: a point that equals a planned one is not new.
+    `planned_keys` are those of `plain_key`: a point that equals a planned one is not new.
     `gpu_bytes` are as in `Plan`.
     """
     conflicts: list[str] = []

@@ -62,15 +62,19 @@ def stack_group(config: DenseConfig | TrialConfig, *, competes: bool = False) ->
     dense = config.dense if isinstance(config, TrialConfig) else config
     if conflict_of(dense):
         return None
-    shared = (dense.model, dense.dataset, dense.batch_size, dense.train, dense.numerics, dense.start)
-    shared_files = (dense.ancestor_sha256, dense.data_sha256, dense.dense_code)
+    shared = _without_seed(dense)
     if not isinstance(config, TrialConfig):
-        return (*shared, *shared_files)
+        return shared
     lengths = _lengths(config)
     if lengths is None:
         return None
-    setting = replace(config, dense=replace(dense, seed=0)) if competes else None
-    return (*shared, *shared_files, *lengths, setting)
+    setting = replace(config, dense=shared) if competes else None
+    return (shared, *lengths, setting)
+
+
+@lru_cache(maxsize=4096)
+def _without_seed(config: DenseConfig) -> DenseConfig:
+    return replace(config, seed=0)
 
 
 def _lengths(config: TrialConfig) -> tuple[Hashable, ...] | None:
