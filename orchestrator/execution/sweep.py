@@ -37,7 +37,6 @@ from orchestrator.system.signals import SignalHandler
 from orchestrator.trial.structure import unpruned_of
 
 if TYPE_CHECKING:
-    from orchestrator.execution.options import SweepOptions
     from orchestrator.execution.summary import Summary
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 
 import torch
 
@@ -16,34 +15,29 @@ from orchestrator.data.loading import load_planned_data
 from orchestrator.data.paths import set_data_folder
 from orchestrator.errors import StoreError, StoreUnavailableError
 from orchestrator.planning.fingerprints import installed_code, parse_code
-from orchestrator.storage import model_files
 from orchestrator.storage.outbox import DataInput, Outbox
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.system.determinism import NONDETERMINISTIC_TAG, deterministic
 from orchestrator.system.memory import disable_malloc_trim, limit_gpu_memory, peak_memory
 from orchestrator.system.provenance import card, check_code
-from orchestrator.tracking import Tracker
 from orchestrator.tracking.checkpoint_store import MlflowCheckpointStore
 from orchestrator.tracking.delivery import deliver_all, shared_tracker
+from orchestrator.tracking.dense_networks import StoredDenseNetworks
 from orchestrator.tracking.result_metrics import write_result
 from orchestrator.tracking.round_masks import load_round_masks
 from orchestrator.tracking.run_session import RunSession, make_run_start
-from orchestrator.tracking.sensitivities import StoredSensitivities
 from orchestrator.tracking.source_models import load_source_model, transfer_tags
 from orchestrator.training.loop import EpochRecord, RunTraining, run_training
 from orchestrator.training.stack_runner import StackMember, run_in_stacks
-from orchestrator.trial.context import NetworkState
 from orchestrator.trial.params import params
 from orchestrator.trial.recovery import RoundMasks
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
-from orchestrator.trial.sensitivity import Question, Sensitivity
 from orchestrator.trial.task import Task, WorkerSettings
 from orchestrator.trial.weight_transfer import SourceModel
 from pruning import own_code, stored_code
 
 OnProgress = Callable[[dict[str, float]], None]
 ShouldStop = Callable[[dict[str, float]], str]  # a round's numbers -> why the trial is to stop, or ""
-CACHED_DENSE = 4  # dense states that one worker keeps in memory
 STACK_TAG = "stack"  # of a run whose trainings ran with others, whose time they share: how many at most
 
 
@@ -231,75 +225,6 @@ class _TaskExecution:
                 "dense_pq_index": round.ipa.pq_index,
             }
         )
-
-
-class StoredDenseNetworks:
-    """Load dense states by key from the outbox or from MLflow; the last few stay in memory.
-
-    `is_in_store`: the last state that was asked for came from MLflow. What was measured of the networks is
-    read from their runs and added there, or, where the store cannot be reached, measured again.
-    """
-
-    def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
-        self.tracker = tracker
-        self.outbox = outbox
-        self.is_in_store = False
-
-    def dense(self, config: DenseConfig) -> NetworkState | None:
-        # The outbox first: a run moves from there to the store, so a state that is in neither never was.
-        pending = self._load_pending(config.key())
-        stored = self._load_stored(config.key()) if pending is None else None
-        self.is_in_store = stored is not None
-        return pending or stored
-
-    def sensitivity(self, question: Question) -> Sensitivity | None:
-        with suppress(StoreError, OSError), self.tracker.translating_errors():
-            return StoredSensitivities(self.tracker).sensitivity(question)
-        return None
-
-    def add_sensitivity(self, sensitivity: Sensitivity) -> None:
-        # What is stored spares others its time. A folder that is gone, whose OSError is not translated, is no
-        # reason to fail a trial that has what it needs.
-        with suppress(StoreError, OSError), self.tracker.translating_errors():
-            StoredSensitivities(self.tracker).add_sensitivity(sensitivity)
-
-    def _load_pending(self, key: str) -> NetworkState | None:
-        pending = self.outbox.find_task_result(key)
-        if pending is None:
-            return None
-        try:
-            return _load_state(pending.files / "model", pending.end.tags["manifest_sha256"])
-        except StoreError:  # delivered at this very moment
-            return None
-
-    def _load_stored(self, key: str) -> NetworkState | None:
-        try:
-            state = _load_dense_state(self.tracker, key)
-        except StoreUnavailableError:
-            state = None
-        if state is None:
-            _load_dense_state.cache_clear()  # it may be there the next time
-        return state
-
-
-@lru_cache(maxsize=CACHED_DENSE)
-def _load_state(folder: Path, manifest_sha256: str) -> NetworkState:
-    return model_files.load_model(folder, manifest_sha256=manifest_sha256).state()
-
-
-@lru_cache(maxsize=CACHED_DENSE)
-def _load_dense_state(tracker: Tracker, key: str) -> NetworkState | None:
-    with tracker.translating_errors():
-        row = tracker.find_finished(key)
-        if row is None:
-            return None
-        folder = tracker.download_folder(row, "model")
-    try:
-        saved = model_files.load_model(folder, manifest_sha256=row.tags["manifest_sha256"])
-    except StoreError as error:
-        tracker.try_set_tag(row.run_id, "invalid", str(error))  # the next sweep trains it anew
-        raise
-    return saved.state()
 
 
 def check_plugin_code(config: DenseConfig | TrialConfig) -> None:

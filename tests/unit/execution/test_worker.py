@@ -19,7 +19,7 @@ from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig, dense_from_json
 from orchestrator.data import loading
 from orchestrator.errors import DivergedError, StoreError
-from orchestrator.execution.worker import StoredDenseNetworks, run_task, run_tasks
+from orchestrator.execution.worker import run_task, run_tasks
 from orchestrator.planning.plan import Plan, PlannedTrial
 from orchestrator.planning.resume import remaining_tasks
 from orchestrator.space.space import load_space
@@ -29,6 +29,7 @@ from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.uri import default_uri, outbox_folder
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.tracking.delivery import shared_tracker
+from orchestrator.tracking.dense_networks import StoredDenseNetworks
 from orchestrator.trial.metrics import Measurement
 from orchestrator.trial.params import params
 from orchestrator.trial.run import run_dense, run_trial

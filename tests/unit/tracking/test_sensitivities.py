@@ -9,8 +9,8 @@ import pytest
 from recorded import Store
 
 from orchestrator.errors import StoreError
-from orchestrator.execution.worker import StoredDenseNetworks
 from orchestrator.storage.outbox import Outbox
+from orchestrator.tracking.dense_networks import StoredDenseNetworks
 from orchestrator.tracking.sensitivities import StoredSensitivities, iter_sensitivities
 from orchestrator.trial.sensitivity import GroupSensitivity, Question, Sensitivity
 
