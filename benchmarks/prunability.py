@@ -32,7 +32,7 @@ import pruning
 from models.torchvision_compat import models as torchvision_models
 from orchestrator.trial.macs import profile
 from pruning.channels import find_channels
-from pruning.cutting import layer_widths, resize
+from pruning.cutting.layer_widths import layer_widths, resize
 
 AMOUNTS = (0.25, 0.5, 0.75)
 SIDES = (64, 224, 256, 299)  # of the images; the first that the network takes

@@ -22,7 +22,7 @@ from orchestrator.space.catalog import KINDS, NOT_AXES, REGISTRIES, Item, items
 from orchestrator.space.overrides import SETTABLE
 from pruning.allocation import SCOPES_BY_ALLOCATION
 from pruning.mask_selection import SCOPES
-from pruning.plugins import entry_points
+from pruning.user_code.plugins import entry_points
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "methods.md"

@@ -32,8 +32,8 @@ from models.resnet import resnet, resnet18, resnet50
 from models.vgg import vgg
 from models.vit import vit
 from models.wide_resnet import wide_resnet
-from pruning import own_code
-from pruning.plugins import Plugins
+from pruning.user_code import own_code
+from pruning.user_code.plugins import Plugins
 
 __all__ = [
     "BUILDERS",

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning import own_code
-from pruning.own_functions import is_literal, options_of, parameters_of
-from pruning.own_imports import IMPORT_FIRST, reason
-from pruning.own_sources import OwnCodeError
+from pruning.user_code import own_code
+from pruning.user_code.functions import is_literal, options_of, parameters_of
+from pruning.user_code.imports import IMPORT_FIRST, reason
+from pruning.user_code.sources import OwnCodeError
 
 # The package index's torchvision does not import beside a CPU torch unless this module comes first.
 IMPORT_FIRST.update(dict.fromkeys(("torchvision", "timm"), "models.torchvision_compat"))

@@ -24,7 +24,7 @@ from orchestrator.keys import (
     non_default_recipe,
     stage_key,
 )
-from pruning import own_code
+from pruning.user_code import own_code
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]

@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from orchestrator.formatting import escape_controls
-from pruning import own_code
+from pruning.user_code import own_code
 
 
 class OrchestrateError(Exception):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pruning.prune import prune
     from pruning.schedules import schedules
 
-# Imported on first use, by `__getattr__`: `pruning.plugins` must load without torch.
+# Imported on first use, by `__getattr__`: `pruning.user_code.plugins` must load without torch.
 _NAMES = {
     "accumulation": ("Accumulator",),
     "allocation": ("Allocation", "LossCurve"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, check_example, one_line, shape_text
-from pruning.cutting import SelectedLinear
+from pruning.cutting.layer_widths import SelectedLinear
 from pruning.dataflow import layer_input
 from pruning.masking import Group, Member, Scores, channel_dim, parameter_dims
 

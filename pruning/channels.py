@@ -15,27 +15,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pruning.block_ties import add_block_groups
-from pruning.channel_groups import (
+from pruning.channel_mapping.block_ties import add_block_groups
+from pruning.channel_mapping.channel_groups import (
     CLASSES,
     PROTECTED,
     add_slices,
     make_groups,
     removable_columns,
 )
-from pruning.checks import (
-    check_example,
-    check_groups_fit,
-    check_network,
-    check_stored_weights,
-)
-from pruning.column_readers import find_reads
-from pruning.cut_positions import all_masks, removed_positions
-from pruning.cutting import SelectedLinear, axis_of, complement, cut_out
-from pruning.dataflow import find_data_flow
-from pruning.equivalence import check_equal, run_masked
-from pruning.eval_mode import first_float, fixed_generators, random_images, widened_copy
-from pruning.head_groups import (
+from pruning.channel_mapping.column_readers import find_reads
+from pruning.channel_mapping.head_groups import (
     NO_WIDTH,
     find_inside,
     find_query_heads,
@@ -43,6 +32,21 @@ from pruning.head_groups import (
     open_attentions,
     with_heads,
 )
+from pruning.channel_mapping.parameter_slices import find_slices
+from pruning.channel_mapping.probe import Probe
+from pruning.channel_mapping.probe_setup import open_norms, smallest_batch, smallest_images
+from pruning.channel_mapping.removal_check import RemovalCheck
+from pruning.checks import (
+    check_example,
+    check_groups_fit,
+    check_network,
+    check_stored_weights,
+)
+from pruning.cutting.equivalence import check_equal, run_masked
+from pruning.cutting.layer_widths import SelectedLinear, axis_of, complement, cut_out
+from pruning.cutting.positions import all_masks, removed_positions
+from pruning.dataflow import find_data_flow
+from pruning.eval_mode import first_float, fixed_generators, random_images, widened_copy
 from pruning.layer_names import find_protected_layers
 from pruning.masking import (
     Group,
@@ -53,10 +57,6 @@ from pruning.masking import (
     prunable_layers,
     turn_rows,
 )
-from pruning.parameter_slices import find_slices
-from pruning.probe import Probe
-from pruning.probe_setup import open_norms, smallest_batch, smallest_images
-from pruning.removal_check import RemovalCheck
 
 UNCALLED = "it is not called as a layer"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pruning.cutting import SelectedLinear
+from pruning.cutting.layer_widths import SelectedLinear
 from pruning.hyperparameters import to_int
 from pruning.masking import Conv, Group, Layer, Member, channel_dim, prunable_layers
 

@@ -24,7 +24,7 @@ from pruning.checks import (
     one_line,
     shape_text,
 )
-from pruning.cutting import SelectedLinear
+from pruning.cutting.layer_widths import SelectedLinear
 from pruning.eval_mode import first_float, fixed_generators, model_copy, random_images
 from pruning.masking import Conv, Norm, prunable_layers
 

@@ -18,7 +18,6 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from pruning import own_code, own_functions, plugins
 from pruning.hyperparameters import (
     Between,
     Converter,
@@ -27,7 +26,9 @@ from pruning.hyperparameters import (
     convert_option,
     hyperparameters,
 )
-from pruning.plugins import PluginError
+from pruning.user_code import own_code, plugins
+from pruning.user_code.functions import find_method, set_traits
+from pruning.user_code.plugins import PluginError
 
 __all__ = ["Between", "Converter", "Method", "Registry", "parse_method"]  # what plug-ins import
 
@@ -140,7 +141,7 @@ class Registry:
         def add(function: Function) -> Function:
             key = name or function.__name__
             if own_code.is_own_module(function.__module__):  # its name is its file's, and takes no other's
-                own_functions.set_traits(function, self.kind, traits)
+                set_traits(function, self.kind, traits)
                 return function
             if not function.__module__.startswith("pruning."):
                 self._import_modules()  # first, so that a plug-in cannot take a name of theirs
@@ -198,7 +199,7 @@ class Registry:
                 f"{own_code.shown(pinned)}: a {self.kind} comes from a package, by an entry point of the "
                 f"group {self.group}, and not from a file"
             )
-        return own_functions.find_method(self.kind, pinned, self._positional, self._keywords)
+        return find_method(self.kind, pinned, self._positional, self._keywords)
 
     def _how_to_add(self) -> str:
         own = "path/to/file.py:function, or " if self._positional else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 
-from pruning import plugins
+from pruning.user_code import plugins
 
 ROOT = Path(__file__).parent.parent
 CLI = "from orchestrator import cli; cli.main()"

@@ -126,15 +126,11 @@ def room_of(name: str) -> str:
     return "cli" if room == "__main__" else room
 
 
-def test_models_know_plugins_and_own_files_of_pruning_alone() -> None:
+def test_of_pruning_models_know_user_code_alone() -> None:
     targets = {target for name in modules() if room_of(name) == "models" for target in imported_by(name)}
-    assert {target for target in targets & modules().keys() if room_of(target) == "pruning"} == {
-        "pruning.plugins",
-        "pruning.own_code",
-        "pruning.own_functions",
-        "pruning.own_imports",
-        "pruning.own_sources",
-    }
+    from_pruning = {target for target in targets & modules().keys() if room_of(target) == "pruning"}
+    assert from_pruning
+    assert {target for target in from_pruning if not within(target, "pruning.user_code")} == set()
 
 
 def test_a_module_imports_from_lower_layers_only() -> None:
@@ -191,9 +187,9 @@ def test_imports_never_go_in_a_circle() -> None:
 # What a start imports -> the libraries that are not loaded by then. One process imports them in this order,
 # so each is also held to what those before it load: no less strict, since the sets only shrink.
 STARTS = {
-    "pruning.plugins": HEAVY | {"numpy"},
-    "pruning.stored_code": HEAVY | {"numpy"},
-    "pruning.own_functions": HEAVY | {"numpy"},
+    "pruning.user_code.plugins": HEAVY | {"numpy"},
+    "pruning.user_code.stored_code": HEAVY | {"numpy"},
+    "pruning.user_code.functions": HEAVY | {"numpy"},
     "orchestrator, orchestrator.cli": HEAVY,
     "orchestrator.execution.sweep": HEAVY - {"torch"},  # Ray starts before MLflow is loaded
     "orchestrator.execution.ray_start": {"mlflow", "optuna", "sklearn", "pandas"},  # and before Tune is

@@ -15,7 +15,7 @@ from orchestrator.errors import UsageError
 from orchestrator.formatting import format_number, format_percent
 from orchestrator.trial.params import params, without_defaults
 from orchestrator.trial.sensitivity import LEVELS, Sensitivity
-from pruning.own_code import shown
+from pruning.user_code.own_code import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ from orchestrator.errors import OrchestrateError, OutputError
 from orchestrator.redaction import redact
 from orchestrator.system.console import escaped, output_streams, print_line, print_text
 from orchestrator.system.memory import infrequent_gc
-from pruning.plugins import unreadable_packages
+from pruning.user_code.plugins import unreadable_packages
 
 app = typer.Typer(
     help="Sweeps of neural-network pruning: plan, run, record, compare.",

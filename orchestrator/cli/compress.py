@@ -25,7 +25,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import exit_on_signal
 from orchestrator.errors import OrchestrateError, UsageError
 from orchestrator.system.console import print_line
-from pruning import own_code, stored_code
+from pruning.user_code import own_code, stored_code
 
 if TYPE_CHECKING:
     from orchestrator.execution.compress_search import Request

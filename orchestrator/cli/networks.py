@@ -19,7 +19,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.output import exit_on_signal, print_result, print_table
 from orchestrator.system.console import print_json, print_line, print_text
-from pruning import stored_code
+from pruning.user_code import stored_code
 
 app = typer.Typer()
 RunArgument = Annotated[

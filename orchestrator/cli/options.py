@@ -15,7 +15,7 @@ from orchestrator.config import MOST_DEVICES
 from orchestrator.errors import UnusableError, UsageError
 from orchestrator.formatting import is_encodable
 from orchestrator.system.console import print_line
-from pruning import stored_code
+from pruning.user_code import stored_code
 
 if TYPE_CHECKING:
     from orchestrator.space.space import Space

@@ -38,7 +38,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import exit_on_signal, print_result, print_summary
 from orchestrator.errors import DiffersError
 from orchestrator.system.console import print_json, print_line
-from pruning import stored_code
+from pruning.user_code import stored_code
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions

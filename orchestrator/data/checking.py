@@ -24,8 +24,8 @@ from orchestrator.data.sources.registry import SOURCES, find_source, source_clas
 from orchestrator.data.splits import Index, check_splits, shorten_names, split_indices
 from orchestrator.errors import DataError, UsageError
 from orchestrator.system.files import check_can_write, naming_file, replace_file
-from pruning import own_code
 from pruning.registry import parse_method
+from pruning.user_code import own_code
 
 SAMPLES, SHOWN_CLASSES = 10, 40  # of the sheet: columns and rows
 SHOWN_BROKEN = 20

@@ -10,8 +10,8 @@ from pathlib import Path
 from orchestrator.data.sources.base import DatasetInfo, Raw
 from orchestrator.data.sources.registry import SELECTION, SOURCES, find_source, parse_dataset, source_facts
 from orchestrator.errors import DataError, SpaceError, unknown_name
-from pruning.plugins import Plugins
 from pruning.registry import parse_method
+from pruning.user_code.plugins import Plugins
 
 __all__ = [
     "DATASETS",

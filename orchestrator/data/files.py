@@ -24,7 +24,7 @@ from orchestrator.data.paths import from_data_dir
 from orchestrator.data.sources.base import Source
 from orchestrator.data.sources.registry import find_source, stamps_of
 from orchestrator.errors import DataError
-from pruning.plugins import warn_once
+from pruning.user_code.plugins import warn_once
 
 if TYPE_CHECKING:
     import numpy as np

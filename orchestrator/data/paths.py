@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from pruning import own_code
+from pruning.user_code import own_code
 
 P = ParamSpec("P")
 R = TypeVar("R")

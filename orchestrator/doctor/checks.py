@@ -251,7 +251,7 @@ def data() -> Iterator[CheckResult]:
 def plugins() -> Iterator[CheckResult]:
     """Check every plug-in: whether it can be imported, and has a name that is not taken."""
     from orchestrator.space.names import KINDS
-    from pruning.plugins import iter_problems, package_name
+    from pruning.user_code.plugins import iter_problems, package_name
 
     for kind in filter(lambda kind: kind.group, KINDS.values()):
         for entry, problem in iter_problems([(kind.noun, kind.group)]):

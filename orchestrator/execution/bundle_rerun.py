@@ -36,7 +36,7 @@ from orchestrator.storage.tensor_files import load_tensors
 from orchestrator.system.provenance import environment
 from orchestrator.system.signals import SignalHandler
 from orchestrator.tracking import Tracker
-from pruning import own_code
+from pruning.user_code import own_code
 
 # Metrics that a clock, an allocator or a library's compression decides.
 UNCOMPARED = ("seconds", "latency", "peak_memory", "bytes_compressed")

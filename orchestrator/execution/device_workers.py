@@ -41,7 +41,7 @@ from orchestrator.training.losses import Loss
 from orchestrator.training.lr_schedules import TrainingPhase
 from orchestrator.trial.context import make_context
 from orchestrator.trial.task import Task, WorkerSettings, dump_tasks, load_tasks
-from pruning import stored_code
+from pruning.user_code import stored_code
 
 END_SECONDS = 10.0  # for the others to say why they ended
 

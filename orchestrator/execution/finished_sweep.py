@@ -24,9 +24,9 @@ from orchestrator.storage.uri import UNREADABLE, outbox_folder
 from orchestrator.system import provenance
 from orchestrator.system.files import read_regular
 from orchestrator.trial.task import SweepOutcome
-from pruning import stored_code
-from pruning.plugins import all_entry_points
 from pruning.registry import parse_method
+from pruning.user_code import stored_code
+from pruning.user_code.plugins import all_entry_points
 
 if TYPE_CHECKING:
     from orchestrator.execution.options import SweepOptions

@@ -47,7 +47,7 @@ from orchestrator.tracking.delivery import (
 from orchestrator.tracking.lease import acquire_lease, heartbeat
 from orchestrator.tracking.source_models import upload_source_model
 from orchestrator.trial.task import SweepOutcome, Task, WorkerSettings
-from pruning import stored_code
+from pruning.user_code import stored_code
 
 if TYPE_CHECKING:
     from orchestrator.planning.search_source import SearchSource

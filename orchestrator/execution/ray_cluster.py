@@ -22,7 +22,7 @@ from orchestrator.execution.ray_start import Node, connect_cluster, living_nodes
 from orchestrator.storage.uri import SERVER_FIX, check_reachable, redact_uri, store_exists
 from orchestrator.system.provenance import check_code
 from orchestrator.system.signals import SignalHandler
-from pruning import stored_code
+from pruning.user_code import stored_code
 
 ANSWER_SECONDS = 90.0  # a node imports MLflow first, and may have to install Ray's environment
 

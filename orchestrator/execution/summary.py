@@ -12,7 +12,7 @@ from orchestrator.analysis.tables import Table, tables
 from orchestrator.formatting import format_duration, format_size
 from orchestrator.storage.runs import PICTURE, REPORT, RunRecord
 from orchestrator.trial.task import SweepOutcome
-from pruning import own_code
+from pruning.user_code import own_code
 
 if TYPE_CHECKING:
     from pandas import DataFrame

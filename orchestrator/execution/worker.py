@@ -34,7 +34,7 @@ from orchestrator.trial.recovery import RoundMasks
 from orchestrator.trial.run import Round, TrialResult, run_dense, run_trial
 from orchestrator.trial.task import Task, WorkerSettings
 from orchestrator.trial.weight_transfer import SourceModel
-from pruning import own_code, stored_code
+from pruning.user_code import own_code, stored_code
 
 OnProgress = Callable[[dict[str, float]], None]
 ShouldStop = Callable[[dict[str, float]], str]  # a round's numbers -> why the trial is to stop, or ""

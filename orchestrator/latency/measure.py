@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from orchestrator.errors import CollapsedError
 from orchestrator.system.determinism import torch_threads
 from orchestrator.system.timing import Timing, batch_suffix, side_by_side
-from pruning.cutting import replace_module
+from pruning.cutting.layer_widths import replace_module
 from pruning.eval_mode import eval_mode
 from pruning.masking import Masks, apply_masks, prunable_layers
 

@@ -30,7 +30,7 @@ from orchestrator.model_io.output_paths import (
 from orchestrator.model_io.quantization import quantize
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.tracking import MetricPoint
-from pruning import own_code
+from pruning.user_code import own_code
 
 Json = Any  # what json can write
 AUTO = "auto"  # int8 where that is no slower than float32

@@ -23,7 +23,7 @@ from orchestrator.model_io.interface import BARE, Interface, Shipped
 from orchestrator.storage.model_files import ModelSpec
 from orchestrator.storage.tensor_files import METADATA, load_expected_tensors, max_file_bytes, read_header
 from orchestrator.system.files import open_regular, read_regular, size_of
-from pruning.cutting import layer_widths, resize
+from pruning.cutting.layer_widths import layer_widths, resize
 from pruning.eval_mode import eval_mode
 
 ARCH = "arch"  # in the metadata of a safetensors file

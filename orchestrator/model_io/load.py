@@ -24,10 +24,10 @@ from orchestrator.storage.uri import default_uri
 from orchestrator.system.determinism import torch_threads
 from orchestrator.tracking import DIGEST_LENGTH, RunRecord, Tracker
 from orchestrator.training.evaluation import evaluate
-from pruning import own_code, stored_code
 from pruning.channels import find_channels, find_uncut_layers, shrink
-from pruning.cutting import layer_widths
+from pruning.cutting.layer_widths import layer_widths
 from pruning.masking import Masks, apply_masks
+from pruning.user_code import own_code, stored_code
 
 
 @dataclass(frozen=True, eq=False)

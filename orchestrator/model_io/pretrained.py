@@ -20,8 +20,8 @@ from orchestrator.storage import model_files
 from orchestrator.storage.manifest import FilesInMemory
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.weight_transfer import SourceModelInfo, classes_of
-from pruning import own_code
 from pruning.masking import Masks
+from pruning.user_code import own_code
 
 Network = tuple[NetworkState, dict[str, Json]]  # and the content of its arch.json
 

@@ -28,7 +28,7 @@ from orchestrator.system.files import write_file
 from orchestrator.tracking import RunRecord, Tracker, model_registry
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.metrics import profile
-from pruning import own_code
+from pruning.user_code import own_code
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")

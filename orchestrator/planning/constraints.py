@@ -30,7 +30,6 @@ from orchestrator.trial.structure import (
     units_of,
 )
 from orchestrator.trial.weight_transfer import SourceModelInfo, TensorMapping, classes_of, match_tensors
-from pruning import own_code
 from pruning.accumulation import is_accumulated
 from pruning.criteria import criteria
 from pruning.granularity import granularities, resolve_amount
@@ -39,6 +38,7 @@ from pruning.masking import prunable_layers
 from pruning.prune import check_criterion_fits, check_invert, make_groups, prune
 from pruning.registry import Method
 from pruning.schedules import rounds_of, schedules
+from pruning.user_code import own_code
 
 Shape = tuple[int, int, int]
 

@@ -29,9 +29,9 @@ from orchestrator.space.values import Choice, listed_values
 from orchestrator.system import provenance
 from orchestrator.system.files import replace_file
 from orchestrator.training.lr_schedules import lr_schedules
-from pruning import own_code
-from pruning.plugins import all_entry_points, top_level_module
 from pruning.registry import parse_method
+from pruning.user_code import own_code
+from pruning.user_code.plugins import all_entry_points, top_level_module
 
 DIGESTS = "digests.json"  # beside the data: a cache of their digests, by the stamp of their files
 GROUPS = ("models.", "pruning.", "orchestrator.")

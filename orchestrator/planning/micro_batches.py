@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from orchestrator.config import DenseConfig, Numerics, micro_batch_of
 from orchestrator.planning.constraints import Shape, meta_model, shape_of
-from pruning import own_code
 from pruning.checks import FORWARD_ERRORS
 from pruning.masking import Norm
+from pruning.user_code import own_code
 
 IMAGES = 2  # of the pass that is counted: batch norm cannot be trained on one
 # Of a process on a GPU before any tensor: the CUDA context, and what cuBLAS and cuDNN allocate for their own.

@@ -30,9 +30,9 @@ from orchestrator.system.memory import is_out_of_memory
 from orchestrator.system.python_process import run_python
 from orchestrator.training.optimizers import make_optimizer
 from orchestrator.trial.metrics import Profile, dense_bytes, profile
-from pruning import stored_code
 from pruning.checks import one_line
 from pruning.masking import prunable_layers
+from pruning.user_code import stored_code
 
 MAX_IMAGES = 64  # of a timed pass
 MIN_IMAGES = 2  # batch norm cannot be trained on one

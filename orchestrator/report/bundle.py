@@ -29,7 +29,7 @@ from orchestrator.storage.tensor_files import load_tensors
 from orchestrator.system.files import check_can_write, naming_file, replace_file
 from orchestrator.tracking import Tracker, open_store, source_models
 from orchestrator.tracking.artifacts import make_file_source
-from pruning import own_code, stored_code
+from pruning.user_code import own_code, stored_code
 
 LARGEST_MASKS = 100_000_000  # bytes of all packed masks; of more their digests alone are in the bundle
 Json = dict[str, Any]

@@ -11,7 +11,7 @@ from orchestrator.config import method_name
 from orchestrator.formatting import joined
 from orchestrator.report.references import references_for
 from orchestrator.space.catalog import items
-from pruning.own_code import shown
+from pruning.user_code.own_code import shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.data.datasets import parse_dataset, split_sizes
 from orchestrator.storage.runs import REPORT
 from orchestrator.tracking import NOTE, MetricPoint, RunRecord, Tracker, compare_address
-from pruning import own_code
+from pruning.user_code import own_code
 
 if TYPE_CHECKING:
     from pandas import DataFrame

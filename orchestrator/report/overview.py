@@ -27,7 +27,7 @@ from orchestrator.report.components import (
 )
 from orchestrator.report.data import ReportData, ReportOptions, Setting
 from orchestrator.storage.runs import NORM_IMAGES
-from pruning import own_code
+from pruning.user_code import own_code
 
 MAX_METHODS, MAX_POINTS, MAX_SETTINGS = 60, 12, 300
 EXPORT_COLUMNS = 3  # to the right: seed, accuracy and command

@@ -13,7 +13,7 @@ from orchestrator.model_io.export import ExportOptions, WrittenNetwork
 from orchestrator.model_io.model_lookup import ModelSource
 from orchestrator.shipping.evaluation import PICTURE, SAMPLE, FileAccuracy, Sample
 from orchestrator.shipping.runners import RUNNERS, usage_lines
-from pruning import own_code
+from pruning.user_code import own_code
 
 Json = Any  # what json can write
 MOST_CLASSES = 100  # rows of the table; FILE.json has all

@@ -24,8 +24,8 @@ from orchestrator.space.techniques import TECHNIQUES
 from orchestrator.training.lr_schedules import lr_schedules
 from pruning.criteria import criteria
 from pruning.hyperparameters import Hyperparameter, hyperparameters
-from pruning.plugins import PluginError
 from pruning.registry import Registry
+from pruning.user_code.plugins import PluginError
 
 NOT_AXES = {"stop": "stop", "train.recipe": "train"}  # and the keys of a file that take their names
 

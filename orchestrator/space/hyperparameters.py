@@ -16,12 +16,12 @@ from orchestrator.space.values import Choice, Value, is_range, listed_values, pa
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import recoveries
-from pruning import own_code
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.hyperparameters import Hyperparameter, convert_option, hyperparameters
 from pruning.registry import Registry, parse_method
 from pruning.schedules import schedules
+from pruning.user_code import own_code
 
 FIELD = "METHOD.OPTION"  # the field of `Axes` that holds them
 # Axis -> the methods that it takes.

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pruning.plugins import entry_points
+from pruning.user_code.plugins import entry_points
 
 SPACES = Path(__file__).parent / "included"
 NAMES_FILE = Path(__file__).with_name("names.json")

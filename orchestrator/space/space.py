@@ -25,8 +25,8 @@ from orchestrator.space.values import MAX_POINTS, Choice, Range, Value, as_list,
 from orchestrator.space.yaml_loader import MAX_BYTES, Document, Path, Plain
 from orchestrator.system.files import read_regular
 from orchestrator.trial.weight_transfer import SourceModelInfo
-from pruning import own_code
 from pruning.registry import parse_method
+from pruning.user_code import own_code
 
 SPACES = File(__file__).parent / "included"
 MAX_MULTIPLE = 4096  # of the units that are left of a layer

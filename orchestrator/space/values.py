@@ -24,10 +24,10 @@ from orchestrator.data.sources.registry import SELECTION, canonical_options, is_
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
 from orchestrator.training.lr_schedules import lr_schedules
-from pruning import own_code
 from pruning.amounts import amounts_text
 from pruning.registry import Registry, parse_method
 from pruning.target_amounts import QUANTITIES, canonical_target, is_target, quantity_hint
+from pruning.user_code import own_code
 
 T = TypeVar("T")
 Value = Any  # plain YAML, before it is checked

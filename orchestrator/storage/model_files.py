@@ -47,11 +47,11 @@ from orchestrator.system.files import write_file
 from orchestrator.trial.context import NetworkState
 from orchestrator.trial.structure import BAD_SIZES, activation_conflict, activations, meta_module
 from orchestrator.trial.unsaved_tensors import build_to_load
-from pruning import own_code, stored_code
 from pruning.masking import Masks
+from pruning.user_code import own_code, stored_code
 
 LARGEST_ARCH = 3_000_000  # bytes; densenet121 takes 40,000
-LARGEST_CODE = 8_000_000  # bytes; several files of one's own, each with at most own_sources.MAX_BYTES
+LARGEST_CODE = 8_000_000  # bytes; several files of one's own, each with at most user_code.sources.MAX_BYTES
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -169,7 +169,7 @@ def _build_error(model: str, input_shape: tuple[int, int, int], error: Exception
 class SavedModel:
     """The content of a folder. `weights` is None if they are the parent's, with `masks` applied.
 
-    `code` has the user's own files that built and pruned it, as `pruning.stored_code.dump` writes them.
+    `code` has the user's own files that built and pruned it, as `stored_code.dump` writes them.
     """
 
     spec: ModelSpec

@@ -32,10 +32,10 @@ from orchestrator.trial.recovery import reuses_dense_weights
 from orchestrator.trial.run import TrialResult
 from orchestrator.trial.structure import unpruned_of
 from orchestrator.trial.task import Task
-from pruning import stored_code
-from pruning.cutting import layer_widths
+from pruning.cutting.layer_widths import layer_widths
 from pruning.masking import Norm
 from pruning.pq_index import find_phases
+from pruning.user_code import stored_code
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"  # artifacts of every run
 NOTES_LENGTH = 2000  # characters

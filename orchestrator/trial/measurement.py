@@ -31,10 +31,10 @@ from orchestrator.trial.metrics import (
 from orchestrator.trial.structure import layers_protected, mixed_amounts_of, pool_amounts_of, removable_of
 from orchestrator.trial.target_masks import remaining_quantities
 from pruning.channels import shrink
-from pruning.cut_positions import find_pruned_groups
+from pruning.cutting.positions import find_pruned_groups
+from pruning.cutting.propagation import propagate_masks
 from pruning.mask_selection import target_count
 from pruning.masking import Group, Masks, alive_units, count_alive, prunable_layers, sparsity, width_of
-from pruning.propagation import propagate_masks
 from pruning.schedules import rounds_of, schedules, target_after
 
 

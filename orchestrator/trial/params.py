@@ -14,12 +14,12 @@ from orchestrator.keys import ADDED_LATER, OTHER_AMOUNTS
 from orchestrator.trial.distillation import distillations
 from orchestrator.trial.preparation import preparations
 from orchestrator.trial.recovery import epochs_per_round, recoveries
-from pruning import own_code
 from pruning.amounts import amounts_text, read_amounts
 from pruning.criteria import criteria
 from pruning.granularity import granularities
 from pruning.registry import Registry, parse_method
 from pruning.schedules import schedules
+from pruning.user_code import own_code
 
 MAX_LENGTH = 6000  # characters of a param: MLflow's limit. config.json of a run has all of it
 MAX_LABEL = 80  # characters of amounts by layer in names of runs and in tables

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import models
 from orchestrator.system.determinism import seeded
 from orchestrator.trial.unsaved_tensors import drawn_tensor_conflict
-from pruning import own_code
 from pruning.amounts import (
     ALIASES,
     find_layer_amounts,
@@ -28,6 +27,7 @@ from pruning.dataflow import DataFlow, find_data_flow, find_unprunable
 from pruning.granularity import unit_groups
 from pruning.layer_names import find_protected_layers
 from pruning.masking import Group, prunable_layers
+from pruning.user_code import own_code
 
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32
 MAX_ACTIVATIONS = 1_000_000_000  # numbers that all layers give out for two images

@@ -28,8 +28,8 @@ from orchestrator.trial.structure import (
     layers_protected,
     meta_module,
 )
-from pruning.cut_positions import all_masks, removed_positions
-from pruning.cutting import cut_out
+from pruning.cutting.layer_widths import cut_out
+from pruning.cutting.positions import all_masks, removed_positions
 from pruning.masking import Group, Masks, alive_units, count_alive, full_masks, mask_units
 from pruning.schedules import rounds_of, schedules
 from pruning.target_amounts import find_amount

@@ -19,7 +19,7 @@ class WorkerSettings:
 
     `state_dir` holds results that wait for a server (None: the user's state folder); `checkpoint_seconds`
     lie between two checkpoints (None: a minute). `own_code` has the user's own files that the sweep was
-    planned with, as `pruning.stored_code.dump` writes them. Relative paths of data are relative to `folder`.
+    planned with, as `stored_code.dump` writes them. Relative paths of data are relative to `folder`.
     `gpu_share` is the part of a GPU that a trial has.
     """
 

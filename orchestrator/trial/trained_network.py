@@ -18,7 +18,13 @@ from orchestrator.trial.context import NetworkState, TrialContext
 from orchestrator.trial.metrics import Profile, profile
 from orchestrator.trial.structure import removable_of
 from pruning.channels import shrink, shrink_masks
-from pruning.cut_positions import all_masks, put_entries, remaining_entries, removed_positions, take_entries
+from pruning.cutting.positions import (
+    all_masks,
+    put_entries,
+    remaining_entries,
+    removed_positions,
+    take_entries,
+)
 from pruning.masking import Masks
 
 

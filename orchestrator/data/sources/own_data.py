@@ -1,7 +1,7 @@
 """`path/to/file.py:function(option=3)`: images that a function of one's own file returns.
 
-The file is read, pinned by its digest and kept as the files of one's own models are (`pruning.own_code`). The
-function returns arrays or map-style data sets (`returned_data`), which become images by the rules of `npz`.
+The file is read, pinned by its digest and kept as the files of one's own models are: see `pruning.user_code`.
+It returns arrays or map-style data sets (`returned_data`), which become images by the rules of `npz`.
 What it reads itself has no stamp: it is called anew for every plan, and its images decide the digest.
 
 What is large, or takes long, becomes a decoded file of the data folder. Workers read that file and do not
@@ -29,9 +29,9 @@ from orchestrator.data.sources.base import DatasetInfo, Raw, check_fits
 from orchestrator.data.sources.registry import options_of
 from orchestrator.errors import DataError, UnusableError
 from orchestrator.system.console import stdout_to_stderr
-from pruning import own_code
-from pruning.own_imports import reason
 from pruning.registry import parse_method
+from pruning.user_code import own_code
+from pruning.user_code.imports import reason
 
 if TYPE_CHECKING:
     import numpy as np

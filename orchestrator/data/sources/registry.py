@@ -20,9 +20,10 @@ from orchestrator.data.paths import data_folder
 from orchestrator.data.sources.base import DatasetInfo, Source
 from orchestrator.data.sources.published_datasets import PUBLISHED
 from orchestrator.errors import DataError, SpaceError, unknown_name
-from pruning import own_code, own_functions
 from pruning.hyperparameters import Hyperparameter, convert_option, hyperparameters
 from pruning.registry import parse_method
+from pruning.user_code import own_code
+from pruning.user_code.functions import find_method
 
 Options = dict[str, Any]  # literals of a space file
 Stamps = list[list[str | int]]
@@ -134,7 +135,7 @@ def _bind(name: str, options: Mapping[str, Any]) -> Options:
 def options_of(name: str) -> Mapping[str, Hyperparameter]:
     """Return name -> hyper-parameter of a source's own options. ValueError for a function that has none."""
     if own_code.is_own(name):
-        return hyperparameters(own_functions.find_method("data set", name, (), ())[0])
+        return hyperparameters(find_method("data set", name, (), ())[0])
     if name not in SOURCES:
         return {}
     constructor: Callable[..., Source] = source_class(name)

@@ -29,7 +29,7 @@ from orchestrator.storage.bundle_file import dump_bundle, read_bundle
 from orchestrator.storage.runs import COMMAND, RunRecord
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.signals import SignalHandler
-from pruning import own_code, stored_code
+from pruning.user_code import own_code, stored_code
 
 FIRST, SECOND = "net.py@0123456789abcdef:small", "lab/net.py@fedcba9876543210:large"
 

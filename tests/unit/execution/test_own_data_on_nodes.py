@@ -11,7 +11,7 @@ from orchestrator.data.sources import own_data
 from orchestrator.execution import ray_cluster
 from orchestrator.execution.ray_cluster import NodeRequirements, find_problem
 from orchestrator.space.values import canonical_dataset
-from pruning import own_code, stored_code
+from pruning.user_code import own_code, stored_code
 
 CODE = """\
 import numpy as np

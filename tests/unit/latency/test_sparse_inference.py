@@ -22,7 +22,7 @@ from orchestrator.latency.measure import (
     to_csr,
     to_sparse,
 )
-from pruning.cutting import SelectedLinear
+from pruning.cutting.layer_widths import SelectedLinear
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="this torch has no MKL: CSR is not used")
 SHAPE = (1, 8, 8)

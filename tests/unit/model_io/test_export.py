@@ -25,7 +25,7 @@ from orchestrator.model_io.description import normalisation, usage_text
 from orchestrator.model_io.export import export
 from orchestrator.model_io.formats import load_safetensors
 from orchestrator.storage.model_files import ModelSpec
-from pruning.cutting import resize
+from pruning.cutting.layer_widths import resize
 
 
 def by_torch(path: Path, images: Tensor) -> Tensor:

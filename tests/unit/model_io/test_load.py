@@ -23,10 +23,11 @@ from orchestrator.storage.manifest import LocalFolder
 from orchestrator.storage.model_files import save_model
 from orchestrator.training.evaluation import evaluate
 from orchestrator.trial.context import NetworkState
-from pruning import apply_masks, own_code, prune, shrink, stored_code
+from pruning import apply_masks, prune, shrink
 from pruning.channels import trace
-from pruning.cutting import layer_widths
+from pruning.cutting.layer_widths import layer_widths
 from pruning.masking import Masks
+from pruning.user_code import own_code, stored_code
 
 FAMILIES = ["slp", "mlp", "cnn", pytest.param("densenet121", marks=pytest.mark.slow)]
 # Of densenet121 the rest is long: what is stored is the same as of a cnn, and each takes half a minute.

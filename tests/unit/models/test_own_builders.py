@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import models
-from pruning import own_code
+from pruning.user_code import own_code
 
 HEAD = "import torch\nfrom torch import nn\n"
 SMALL = (

@@ -31,8 +31,8 @@ from orchestrator.planning.fingerprints import (
 )
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
-from pruning import plugins
 from pruning.criteria import criteria
+from pruning.user_code import plugins
 
 SPACE = """\
 version: 1
@@ -50,7 +50,7 @@ def plain(input_shape, num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1] * input_shape[2], num_classes))
 """
 CRITERION = """
-from pruning import plugins
+from pruning.user_code import plugins
 from pruning.criteria import criteria
 @criteria.register(summary="the largest leave first")
 def largest(scene):

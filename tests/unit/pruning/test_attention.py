@@ -15,10 +15,10 @@ import models
 import pruning
 from models.torchvision_compat import models as torchvision_models
 from orchestrator.trial.metrics import profile
-from pruning.attention import HeadAttention
 from pruning.channels import find_channels
-from pruning.cutting import layer_widths, resize
-from pruning.narrow_attention import KINDS, NarrowAttention
+from pruning.cutting.attention import HeadAttention
+from pruning.cutting.layer_widths import layer_widths, resize
+from pruning.cutting.narrow_attention import KINDS, NarrowAttention
 
 WIDTH = 12  # of a token
 HEAD = 4  # width of a head

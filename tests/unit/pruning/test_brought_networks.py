@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import pruning
 from pruning.channels import find_channels
-from pruning.cutting import layer_widths, resize
+from pruning.cutting.layer_widths import layer_widths, resize
 
 EXAMPLE = torch.zeros(2, 3, 8, 8)
 

@@ -16,10 +16,10 @@ from traced import channel_groups
 
 import models
 import pruning
-from pruning.channel_groups import CLASSES, WHOLE
+from pruning.channel_mapping.channel_groups import CLASSES, WHOLE
 from pruning.channels import find_channels, shrink, shrink_masks, trace
-from pruning.cut_positions import find_pruned_groups, remaining_channels
-from pruning.cutting import SelectedLinear, layer_widths, resize
+from pruning.cutting.layer_widths import SelectedLinear, layer_widths, resize
+from pruning.cutting.positions import find_pruned_groups, remaining_channels
 from pruning.granularity import unit_groups
 from pruning.masking import Group, Masks, apply_masks, full_masks, mask_units, prunable_layers, sum_by_unit
 

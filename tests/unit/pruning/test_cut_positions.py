@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 import models
 from pruning.channels import find_channels, shrink
-from pruning.cut_positions import all_masks, put_entries, remaining_entries, removed_positions, take_entries
+from pruning.cutting.positions import (
+    all_masks,
+    put_entries,
+    remaining_entries,
+    removed_positions,
+    take_entries,
+)
 from pruning.masking import Group, full_masks, mask_units
 
 IMAGES = (1, 8, 8)

@@ -16,9 +16,9 @@ import pytest
 
 import models as our_models
 import pruning as our_pruning
-from pruning import own_code, own_imports, own_sources
-from pruning.own_code import OwnCodeError, code_of, find_function, pinned, shown
-from pruning.own_sources import MAX_BYTES
+from pruning.user_code import imports, own_code, sources
+from pruning.user_code.own_code import OwnCodeError, code_of, find_function, pinned, shown
+from pruning.user_code.sources import MAX_BYTES
 
 
 def write(folder: Path, **files: str) -> None:
@@ -276,10 +276,10 @@ def test_torchvision_is_imported_by_the_module_that_makes_it_work(
 ) -> None:
     write(folder, net="def f():\n    import torchvision\n    return torchvision\n")
     imported: list[str] = []
-    monkeypatch.setattr(own_imports, "IMPORT_FIRST", {"torchvision": "models.import_guard"})
-    monkeypatch.setattr(own_imports.importlib, "import_module", imported.append)
+    monkeypatch.setattr(imports, "IMPORT_FIRST", {"torchvision": "models.import_guard"})
+    monkeypatch.setattr(imports.importlib, "import_module", imported.append)
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
-    own = own_imports.World(own_sources.Layout(own_sources.SourceFiles(folder, {}), "net.py"))
+    own = imports.World(sources.Layout(sources.SourceFiles(folder, {}), "net.py"))
     assert own.import_module("torchvision").__name__ == "torchvision"
     assert imported == ["models.import_guard"]
 

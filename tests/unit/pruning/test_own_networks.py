@@ -20,7 +20,7 @@ from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.space.space import load_space
 from orchestrator.trial.metrics import profile
 from orchestrator.trial.run import TrialResult, run_trial
-from pruning.cutting import layer_widths, resize
+from pruning.cutting.layer_widths import layer_widths, resize
 from pruning.masking import prunable_layers
 
 SPACE = """\

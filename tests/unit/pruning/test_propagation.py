@@ -12,7 +12,7 @@ from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.trial.macs import profile
 from orchestrator.trial.measurement import MeasuredRound
 from orchestrator.trial.run import run_trial
-from pruning.propagation import propagate_masks
+from pruning.cutting.propagation import propagate_masks
 
 # 64 inputs, 40 and 20 neurons, 10 classes; 90% of the neurons leave 4 and 2.
 MACS = 64 * 40 + 40 * 20 + 20 * 10

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pruning import own_code, stored_code
-from pruning.own_code import OwnCodeError, code_of, find_function, pinned
-from pruning.stored_code import accept_kept, codes_in, dump, parse_kept, trusting
+from pruning.user_code import own_code, stored_code
+from pruning.user_code.own_code import OwnCodeError, code_of, find_function, pinned
+from pruning.user_code.stored_code import accept_kept, codes_in, dump, parse_kept, trusting
 
 
 @pytest.fixture
@@ -130,7 +130,8 @@ def test_another_process_of_the_sweep_runs_the_sources_that_it_was_handed(folder
     name = pinned("net.py:f")
     text = dump(codes_in(f"a {name} b"), with_base=True)
     (folder / "part.py").write_text("VALUE = 'edited since'\n")
-    code = "import sys; from pruning import own_code, stored_code; stored_code.add_all(sys.stdin.read())\n"
+    code = "import sys; from pruning.user_code import own_code, stored_code\n"
+    code += "stored_code.add_all(sys.stdin.read())\n"
     code += f"f = own_code.find_function({name!r}); print(f(), f.__globals__['__file__'])"
     done = subprocess.run(
         [sys.executable, "-c", code], input=text, capture_output=True, text=True, check=True, cwd="/"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruning.unit_search import UnitSearch
+from pruning.channel_mapping.unit_search import UnitSearch
 
 
 def search(matrices: dict[str, Tensor]) -> tuple[dict[str, set[tuple[int, int]]], int]:

@@ -10,7 +10,7 @@ from models import BUILDERS, LIBRARIES
 from orchestrator.report.references import bibliography, references, references_for
 from orchestrator.space.catalog import KINDS, Item, items
 from orchestrator.training.optimizers import OPTIMIZERS
-from pruning.plugins import entry_points
+from pruning.user_code.plugins import entry_points
 
 # Kinds of names beside those of the catalogue.
 OTHERS = {"controls", "searches", "recipe", "optimizers", "scopes", "statistics", "software"}

@@ -19,9 +19,9 @@ from orchestrator.planning.run_names import trial_name, varied_axes
 from orchestrator.space.space import Space, load_space
 from orchestrator.trial.params import params
 from orchestrator.trial.task import Task, dump_tasks, load_tasks
-from pruning import own_code, stored_code
 from pruning.criteria import criteria
 from pruning.schedules import schedules
+from pruning.user_code import own_code, stored_code
 
 NET = (
     "from torch import nn\n\n\ndef small(input_shape, num_classes, *, width=8):\n"

@@ -14,7 +14,7 @@ from orchestrator.errors import StoreError
 from orchestrator.storage.manifest import CODE, LocalFolder
 from orchestrator.storage.model_files import load_model_from, save_model
 from orchestrator.trial.context import NetworkState
-from pruning import own_code, stored_code
+from pruning.user_code import own_code, stored_code
 
 NET = """\
 from pathlib import Path

@@ -25,7 +25,7 @@ from orchestrator.trial.measurement import measure
 from orchestrator.trial.recovery import network_conflict, recoveries
 from orchestrator.trial.run import run_trial
 from orchestrator.trial.trained_network import cut_network
-from pruning.cutting import layer_widths
+from pruning.cutting.layer_widths import layer_widths
 from pruning.masking import alive_units, full_masks, mask_units, mask_weights, sum_by_unit
 
 SGD = Train(epochs=3, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="linear")

@@ -22,7 +22,7 @@ from orchestrator.planning.fingerprints import clear_caches, dense_code
 from orchestrator.planning.plan import make_plan
 from orchestrator.space.space import load_space
 from orchestrator.space.values import canonical_dataset
-from pruning import own_code
+from pruning.user_code import own_code
 
 Text = Callable[..., str]
 HEAD = """\

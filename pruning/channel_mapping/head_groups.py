@@ -15,8 +15,8 @@ from math import gcd
 import torch
 from torch import nn
 
-from pruning.attention import PROJECTIONS, HeadAttention, SplitAttention, is_splittable
-from pruning.cutting import (
+from pruning.cutting.attention import PROJECTIONS, HeadAttention, SplitAttention, is_splittable
+from pruning.cutting.layer_widths import (
     HEAD_DIMS,
     HEADS,
     KEY_HEADS,
@@ -24,8 +24,8 @@ from pruning.cutting import (
     counting_attributes,
     replace_module,
 )
+from pruning.cutting.narrow_attention import UNTRACEABLE, find_narrow
 from pruning.masking import Group, Member, width_of
-from pruning.narrow_attention import UNTRACEABLE, find_narrow
 
 NO_WIDTH = "the rows of its heads come in no equal parts that read and are read alike"
 

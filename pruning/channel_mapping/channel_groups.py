@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from pruning.column_readers import Reads
+from pruning.channel_mapping.column_readers import Reads
+from pruning.channel_mapping.parameter_slices import Slices
+from pruning.channel_mapping.probe import LOGITS
 from pruning.masking import (
     Conv,
     Group,
@@ -25,8 +27,6 @@ from pruning.masking import (
     unit_members,
     width_of,
 )
-from pruning.parameter_slices import Slices
-from pruning.probe import LOGITS
 
 Node = tuple[str, str]  # ("unit" or "column", module)
 CLASSES = "its units are classes: they reach the logits"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pruning.cut_positions import all_masks
-from pruning.equivalence import find_zero_columns
+from pruning.cutting.equivalence import find_zero_columns
+from pruning.cutting.positions import all_masks
 from pruning.eval_mode import first_float, float64_copy, random_images
 from pruning.masking import Group, Masks, alive_units, apply_masks, parameter_dims
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from pruning.own_sources import Layout, Location, OwnCodeError, is_in_interpreter
+from pruning.user_code.sources import Layout, Location, OwnCodeError, is_in_interpreter
 
 PREFIX = "_own_code_"
 REASON_LENGTH = 300  # characters of another's error

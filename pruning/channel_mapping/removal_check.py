@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS
-from pruning.cut_positions import removed_positions
-from pruning.cutting import cut_out
-from pruning.equivalence import UnequalError, check_equal, run_masked
+from pruning.cutting.equivalence import UnequalError, check_equal, run_masked
+from pruning.cutting.layer_widths import cut_out
+from pruning.cutting.positions import removed_positions
 from pruning.eval_mode import first_float, random_images, widened_copy
 from pruning.masking import Group, Masks, full_masks, mask_units, parameter_dims
 

@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pruning import own_code
-from pruning.own_code import NAME, OwnCode, OwnCodeError
-from pruning.own_sources import MAX_BYTES
+from pruning.user_code import own_code
+from pruning.user_code.own_code import NAME, OwnCode, OwnCodeError
+from pruning.user_code.sources import MAX_BYTES
 
 FORMAT = 1
 _TRUST: ContextVar[bool] = ContextVar("whether kept copies may run", default=False)

@@ -8,7 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from pruning.cutting import Removed, cut_out
+from pruning.cutting.layer_widths import Removed, cut_out
 from pruning.masking import Group, Masks, alive_units
 
 

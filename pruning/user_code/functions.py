@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from typing import Any
 
-from pruning import own_code
-from pruning.own_imports import reason
-from pruning.own_sources import OwnCodeError
+from pruning.user_code import own_code
+from pruning.user_code.imports import reason
+from pruning.user_code.sources import OwnCodeError
 
 Function = Callable[..., Any]
 LITERALS = (int, float, bool, str, type(None))

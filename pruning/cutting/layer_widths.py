@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.attention import HeadAttention
+from pruning.cutting.attention import HeadAttention
+from pruning.cutting.narrow_attention import find_narrow
 from pruning.masking import Conv, Norm, prunable_layers, unit_dim
-from pruning.narrow_attention import find_narrow
 
 # (module name, side) -> positions to cut out; the side may be "NAME DIM" of another parameter, or ":NAME" of
 # an attribute that counts

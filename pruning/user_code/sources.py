@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 MAX_BYTES = 1_000_000  # of all sources together: they travel to every worker and into every record
-OUR_ROOT = Path(__file__).parent.parent
+OUR_ROOT = Path(__file__).parents[2]
 OURS = ("models", "pruning", "orchestrator")
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pruning.perturbation import AGAIN, PUSHES, reader_dim
-from pruning.probe import Probe
-from pruning.unit_search import UnitSearch
+from pruning.channel_mapping.perturbation import AGAIN, PUSHES, reader_dim
+from pruning.channel_mapping.probe import Probe
+from pruning.channel_mapping.unit_search import UnitSearch
 
 SINGLES = 4  # units that are perturbed alone to see whether every unit reaches everything
 IDLE_DRAWS = 4  # more draws that show nothing new end it; two less before any has shown more

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pruning.own_imports import World, is_own_module
-from pruning.own_sources import Layout, OwnCodeError, SourceFiles, reached
+from pruning.user_code.imports import World, is_own_module
+from pruning.user_code.sources import Layout, OwnCodeError, SourceFiles, reached
 
 __all__ = ["OwnCode", "OwnCodeError", "is_own", "is_own_module", "pinned", "relative_to", "shown"]
 

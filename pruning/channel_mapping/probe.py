@@ -19,10 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.checks import FORWARD_ERRORS, one_line
-from pruning.eval_mode import share_parameters
-from pruning.masking import prunable_layers
-from pruning.perturbation import (
+from pruning.channel_mapping.perturbation import (
     batch_dim,
     find_changes,
     noise_like,
@@ -30,6 +27,9 @@ from pruning.perturbation import (
     reader_dim,
     split_copies,
 )
+from pruning.checks import FORWARD_ERRORS, one_line
+from pruning.eval_mode import share_parameters
+from pruning.masking import prunable_layers
 
 LOGITS = "the logits"  # the last reader; no module has a name with a space
 CHUNK = 3_000_000  # numbers that the largest answer takes in one batch of passes

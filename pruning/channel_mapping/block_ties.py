@@ -14,8 +14,8 @@ from math import gcd
 import torch
 from torch import Tensor
 
+from pruning.channel_mapping.removal_check import RemovalCheck
 from pruning.masking import Group
-from pruning.removal_check import RemovalCheck
 
 KeepExact = Callable[[Iterable[Group]], tuple[tuple[Group, ...], dict[str, str]]]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.checks import FORWARD_ERRORS, one_line
-from pruning.cutting import Removed, SelectedLinear, complement
+from pruning.cutting.layer_widths import Removed, SelectedLinear, complement
 from pruning.dataflow import layer_input
 from pruning.masking import Conv, channel_dim, prunable_layers, unit_dim
 

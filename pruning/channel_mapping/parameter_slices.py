@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.column_readers import batches
-from pruning.probe import Probe
+from pruning.channel_mapping.column_readers import batches
+from pruning.channel_mapping.probe import Probe
 
 
 @dataclass(frozen=True)
