@@ -157,8 +157,8 @@ def test_every_space_can_be_read(block: Block, tmp_path: Path) -> None:
     load_space(str(tmp_path / "shown.yaml"))
 
 
-def test_the_example_of_the_readme_compares_what_differs(tmp_path: Path) -> None:
-    (block,) = (b for b in of("yaml") if b.place.startswith("README.md") and "axes:" in b.text)
+def test_the_example_of_a_space_compares_what_differs(tmp_path: Path) -> None:
+    (block,) = (b for b in of("yaml") if b.place.startswith("docs/index.md") and "axes:" in b.text)
     (tmp_path / "shown.yaml").write_text(block.text)
     plan = make_plan(load_space(str(tmp_path / "shown.yaml")))
     assert len({trial.config.technique for trial in plan.trials}) == 3

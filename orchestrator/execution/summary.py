@@ -81,7 +81,7 @@ class Preview:
     def lines(self) -> Iterator[str]:
         """Yield the preview as lines of text."""
         plan, cost = self.plan, self.estimate
-        yield f"{plan.space.name}: {plan.space.about}"
+        yield f"{plan.space.name}: {plan.space.about}".removesuffix(": ")
         for name, problem in self.missing_data.items():
             yield f"missing data     {own_code.shown(name)}: {problem}"
         yield from self._search_lines()

@@ -14,11 +14,14 @@ from orchestrator.model_io.model_lookup import ModelSource
 from orchestrator.system.files import FULL
 
 UNUSUAL = re.compile(r"[^\w.=-]+")
+LONGEST_NAME = 48  # characters of a run's name, which may be of any length
 
 
 def stem_of(model: ModelSource) -> str:
     """Return the name of a network's files without their ending: that of its run, and the start of its id."""
     name = UNUSUAL.sub("-", model.name).strip("-.")
+    if len(name) > LONGEST_NAME:
+        name = name[: LONGEST_NAME + 1].rpartition("-")[0] or name[:LONGEST_NAME]
     return f"{name}-{model.run_id[:8]}" if model.run_id else name
 
 

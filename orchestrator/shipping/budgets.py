@@ -151,7 +151,8 @@ class Answer:
         dense = row.get("ipa/val_accuracy")
         accuracy = f"{row[ACCURACY]:.2%} on validation images"
         if dense is not None and dense == dense:
-            accuracy += f", {100 * (dense - row[ACCURACY]):+.2f} points below dense"
+            points = 100 * (dense - row[ACCURACY])
+            accuracy += f", {abs(points):.2f} points {'above' if points < 0 else 'below'} dense"
         yield f"run {self.run_id}: {accuracy}"
         yield f"  {row['final/accuracy']:.2%} on test images, which had no part in the choice"
         for name, column in COLUMNS.items():

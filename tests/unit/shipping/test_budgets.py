@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.planning.amounts import budget_conflict
 from orchestrator.planning.plan import make_plan
-from orchestrator.shipping.budgets import choose, front_lines, parse_budgets, space_text
+from orchestrator.shipping.budgets import Answer, choose, front_lines, parse_budgets, space_text
 from orchestrator.space.space import Space, load_space
 
 # run -> validation accuracy, test accuracy, MACs, parameters, bytes; dense: 0.95, 1,000 MACs, 100 parameters
@@ -110,6 +110,18 @@ def test_latency_is_measured_of_the_front_the_most_accurate_first() -> None:
     assert answer("latency<=5ms", ms=times) == ("a", "")
     assert answer("latency<=2ms", ms=times) == ("d", "")
     assert answer("latency<=0.5ms", ms=times) == ("c", "it takes 1.000 ms, and 0.5 ms were allowed")
+
+
+@pytest.mark.parametrize(("budget", "said"), [("macs<=70%", "1.00 points above"), ("bytes<=30%", "below")])
+def test_the_answer_says_how_far_it_is_from_dense(budget: str, said: str) -> None:
+    chosen = choose(results(), parse_budgets([budget]), within=None, measure=float)
+    assert chosen is not None
+    row = chosen.row.copy()
+    if said.endswith("above"):
+        row["ipa/val_accuracy"] = row["final/val_accuracy"] - 0.01
+    first = next(Answer(chosen.run_id, row).lines())
+    assert f"{said} dense" in first
+    assert "+" not in first
 
 
 def test_only_finished_trials_answer() -> None:
