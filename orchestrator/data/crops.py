@@ -99,7 +99,7 @@ def _flipped(images: Tensor, is_flipped: Tensor) -> Tensor:
             for run, mirrored in zip(*runs, strict=True):
                 mirrored.copy_(run.flip(1))
 
-    in_threads(work, len(images))
+    in_threads(work, len(images), values=prod(images.shape[1:]))
     return out
 
 
@@ -129,7 +129,7 @@ def _scaled_windows(
             scale.write(target[block], pixels)
             _set_outside_to_zero(target[block], draws[block])
 
-    in_threads(work, len(images))
+    in_threads(work, len(images), values=prod(images.shape[1:]))
     return scaled
 
 
@@ -234,7 +234,7 @@ def _resized(images: Tensor, start: Tensor, size: Tensor) -> Tensor:
             np.copyto(whole, resized_part[0].numpy())
 
     if images.dtype == torch.uint8:
-        in_threads(work, len(images))
+        in_threads(work, len(images), values=prod(images.shape[1:]))
     else:
         work(slice(0, len(images)))
     return resized

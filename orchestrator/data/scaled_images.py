@@ -61,7 +61,8 @@ class PixelScale:
         if pixels.numel() <= SMALL_VALUES:
             self.write(target, source)
         else:
-            in_threads(lambda part: self.write(target[part], source[part]), len(pixels))
+            values = prod(pixels.shape[1:])
+            in_threads(lambda part: self.write(target[part], source[part]), len(pixels), values=values)
         return images
 
     def write(self, images: NDArray[np.float32], pixels: NDArray[np.uint8]) -> None:
@@ -137,9 +138,12 @@ class ScaledImages:
         rows = self.rows[index.to(self.rows.device) if isinstance(index, Tensor) else index]
         # torch keeps pinned memory that is no longer in use, so that the batches of an epoch are a ring.
         pinned = self.device.type == "cuda" and not self.pixels.is_cuda
-        if self.file is None:
-            return _rows_of(self.pixels, rows, pinned=pinned)
+        if self.file is None and (self.pixels.is_cuda or not self.pixels.is_contiguous()):
+            return _rows_of(self.pixels, rows)
         out = _empty_like(self.pixels, len(rows), pinned=pinned)
+        if self.file is None:  # by NumPy, as torch's threads are for the network while this one reads ahead
+            np.take(self.pixels.numpy(), rows.numpy(), axis=0, out=out.numpy(), mode="clip")
+            return out
         self.file.read_into(out.as_strided((out.numel(),), (1,)).numpy(), rows.numpy())
         return out
 
@@ -232,16 +236,16 @@ def read_batches(
             yield finish(pending.result())
 
 
-def _rows_of(images: Tensor, index: Tensor, *, pinned: bool = False) -> Tensor:
+def _rows_of(images: Tensor, index: Tensor) -> Tensor:
     """Return `images[index]`, in the same order in memory."""
     if not images.is_contiguous():
         return images[index]
     # Seven times as fast as images[index], into its strides: of a side of 1, such as grey images have, they
     # are arbitrary, and yet convolutions have other bits with others.
-    return torch.index_select(images, 0, index, out=_empty_like(images, len(index), pinned=pinned))
+    return torch.index_select(images, 0, index, out=_empty_like(images, len(index)))
 
 
-def _empty_like(images: Tensor, count: int, *, pinned: bool) -> Tensor:
+def _empty_like(images: Tensor, count: int, *, pinned: bool = False) -> Tensor:
     return torch.empty_strided(
         (count, *images.shape[1:]),
         (prod(images.shape[1:]), *images.stride()[1:]),

@@ -15,12 +15,16 @@ import torch
 
 SERIAL_VALUES = 1 << 15  # torch shares more values than that among its threads
 SHARES = 4  # of each thread, as one may be slower than the others
+SHARED_VALUES = 1 << 16  # of an image; below, threads wait for Python's lock longer than they work
 
 
-def in_threads(work: Callable[[slice], None], count: int) -> None:
-    """Call `work` with slices that cover `count` images, on as many threads as torch has."""
-    threads = min(torch.get_num_threads(), count)
-    if threads <= 1:
+def in_threads(work: Callable[[slice], None], count: int, *, values: int) -> None:
+    """Call `work` with slices that cover `count` images of so many values, on one or more threads.
+
+    They are one less than torch has: one reads ahead.
+    """
+    threads = min(torch.get_num_threads() - 1, count)
+    if threads <= 1 or values < SHARED_VALUES:
         work(slice(0, count))
         return
     step = math.ceil(count / (SHARES * threads))
