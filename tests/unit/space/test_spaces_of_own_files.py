@@ -44,6 +44,14 @@ def plain(context, alpha=2):
     return {name: weight.double().abs() ** alpha for name, weight in context.weights.items()}
 
 
+def soft(context, alpha=1.0):
+    return plain(context, alpha)
+
+
+def maybe(context, *, alpha: float | None = None):
+    return plain(context, alpha or 2)
+
+
 def halves(pools, *, amount, round, rounds=2):
     return count_to_prune(pools, amount if round >= rounds else amount / 2)
 
@@ -146,6 +154,25 @@ def test_options_are_axes_and_set_replaces_them(tmp_path: Path) -> None:
     }
     assert space_in(tmp_path, text, "mine.py:plain.alpha=1,2,3").points == 3
     assert space_in(tmp_path, text, "model=net.py:small(width=2)", "mine.py:plain.alpha=1").points == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "count"),
+    [
+        ("mine.py:plain(alpha=2),mine.py:plain(alpha=2.0),mine.py:plain", 1),
+        ("mine.py:plain(alpha=2),mine.py:plain(alpha=2.5)", 2),
+        ("mine.py:soft,mine.py:soft(alpha=1),mine.py:soft(alpha=1.0)", 1),
+        ("mine.py:soft(alpha=1),mine.py:soft(alpha=True)", 2),
+        ("mine.py:maybe(alpha=1),mine.py:maybe(alpha=1.0)", 1),
+        ("mine.py:maybe(alpha=None),mine.py:maybe", 1),
+    ],
+)
+def test_one_number_is_one_value_with_and_without_an_annotation(
+    texts: str, count: int, tmp_path: Path
+) -> None:
+    plan = plan_of(space_in(tmp_path, SPACE, f"criterion={texts}"))
+    assert len({trial.key for trial in plan.trials}) == count
+    assert len(plan.trials) == count
 
 
 def test_exclusions_name_files_too(tmp_path: Path) -> None:
