@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.user_code import own_code
-from pruning.user_code.functions import is_literal, options_of, parameters_of
+from pruning.user_code.functions import as_declared, hints_of, is_literal, options_of, parameters_of
 from pruning.user_code.imports import IMPORT_FIRST, reason
 from pruning.user_code.sources import OwnCodeError
 
@@ -62,14 +62,25 @@ def find_own_builder(pinned: str) -> Callable[..., nn.Module]:
     first = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in (SHAPE, CLASSES)]
     signature = inspect.Signature([*first, *required, *options_of(others), *further])
     build.__doc__ = inspect.getdoc(function)
-    vars(build).update(__signature__=signature, canonical=partial(_check_options, shown=shown, needed=needed))
+    canonical = partial(_check_options, shown=shown, needed=needed, signature=signature)
+    vars(build).update(__signature__=signature, canonical=partial(canonical, hints=hints_of(function)))
     libraries = (*getattr(function, "built_from", ()), *own_code.code_of(pinned).libraries)
     vars(build)["built_from"] = tuple(dict.fromkeys(libraries))
     return build
 
 
-def _check_options(options: Mapping[str, Any], *, shown: str, needed: Sequence[str]) -> Options:
-    """Return the options. ValueError where one that is needed is missing, or one is no literal."""
+def _check_options(
+    options: Options,
+    *,
+    shown: str,
+    needed: Sequence[str],
+    signature: inspect.Signature,
+    hints: Mapping[str, Any],
+) -> Options:
+    """Return the options, of numbers as they are declared.
+
+    ValueError where one that is needed is missing, or one is no literal.
+    """
     missing = [name for name in needed if name not in options or options[name] is inspect.Parameter.empty]
     if missing:
         raise ValueError(
@@ -78,7 +89,8 @@ def _check_options(options: Mapping[str, Any], *, shown: str, needed: Sequence[s
         )
     if bad := [name for name, value in options.items() if not is_literal(value)]:
         raise ValueError(f"{shown}: {bad[0]} is {options[bad[0]]!r:.80}; give numbers, texts or lists")
-    return dict(options)
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    return {name: as_declared(value, hints.get(name), defaults.get(name)) for name, value in options.items()}
 
 
 def _positional(parameters: Sequence[inspect.Parameter], shown: str) -> dict[str, str]:

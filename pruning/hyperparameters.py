@@ -18,6 +18,8 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from pruning.user_code.functions import as_declared
+
 Value = Any  # a literal of a space file: number, text, bool, None, or a list of these
 Function = Callable[..., Any]  # what a method returns differs by kind
 
@@ -106,7 +108,7 @@ def convert_option(label: str, value: Value, option: Hyperparameter) -> Value:
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error
     if option.kind is None:
-        value = _number_as_declared(value, option)
+        value = as_declared(value, option.hint, option.default)
     if option.kind in (float, int):
         number = to_float(value) if option.kind is float else to_int(value)
         value = value if number is None else number
@@ -116,18 +118,6 @@ def convert_option(label: str, value: Value, option: Hyperparameter) -> Value:
     if option.between is not None and not option.between.contains(value):
         raise ValueError(f"{label} is {value!r}; it must be in {option.between}")
     return value
-
-
-def _number_as_declared(value: Value, option: Hyperparameter) -> Value:
-    """Return 2 as 2.0 where only a float is declared, by `float | None` or by a default alone, and 2.0 as 2."""
-    declared = set(get_args(option.hint)) if option.hint is not None else {type(option.default)}
-    if float in declared and int not in declared:
-        number: float | None = to_float(value)
-    elif int in declared and float not in declared and isinstance(value, float) and value.is_integer():
-        number = int(value)
-    else:
-        return value
-    return value if number is None else number
 
 
 def to_python(value: object) -> object:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, wraps
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pruning.user_code import own_code
 from pruning.user_code.imports import reason
@@ -21,6 +22,29 @@ def is_literal(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(is_literal, value))
     return isinstance(value, LITERALS)
+
+
+def as_declared(value: object, hint: object, default: object) -> object:
+    """Return 2 as 2.0 where floats alone are declared, and 2.0 as 2 where ints alone are.
+
+    One number has one text, and so one key. `hint` is a parameter's annotation, None without one: then its
+    default declares the type.
+    """
+    declared = (type(default),) if hint is None else (hint, *get_args(hint))
+    if type(value) is int and float in declared and int not in declared:
+        with suppress(OverflowError):
+            return float(value)
+    if type(value) is float and value.is_integer() and int in declared and float not in declared:
+        return int(value)
+    return value
+
+
+def hints_of(function: Function) -> Mapping[str, Any]:
+    """Return the annotations of a function, or of a class's `__init__`; none where one has no value."""
+    try:
+        return get_type_hints(vars(function).get("__init__", function))
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        return {}
 
 
 def parameters_of(function: Function, name: str) -> list[inspect.Parameter]:

@@ -26,6 +26,11 @@ from pruning.user_code import own_code, stored_code
 NET = (
     "from torch import nn\n\n\ndef small(input_shape, num_classes, *, width=8):\n"
     "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))\n"
+    "\n\ndef rated(input_shape, num_classes, *, width=6, rate: float = 0):\n"
+    "    return nn.Sequential(nn.Dropout(rate), small(input_shape, num_classes, width=width))\n"
+    "\n\nclass Rated(nn.Sequential):\n"
+    "    def __init__(self, input_shape, num_classes, *, rate=0.5):\n"
+    "        super().__init__(rated(input_shape, num_classes, rate=rate))\n"
 )
 MINE = """\
 from typing import Annotated
@@ -171,6 +176,21 @@ def test_one_number_is_one_value_with_and_without_an_annotation(
     texts: str, count: int, tmp_path: Path
 ) -> None:
     plan = plan_of(space_in(tmp_path, SPACE, f"criterion={texts}"))
+    assert len({trial.key for trial in plan.trials}) == count
+    assert len(plan.trials) == count
+
+
+@pytest.mark.parametrize(
+    ("texts", "count"),
+    [
+        ("net.py:rated(rate=0),net.py:rated(rate=0.0),net.py:rated", 1),
+        ("net.py:rated(width=6),net.py:rated(width=6.0),net.py:rated", 1),
+        ("net.py:rated(rate=0),net.py:rated(rate=0.5)", 2),
+        ("net.py:Rated(rate=0),net.py:Rated(rate=0.0)", 1),
+    ],
+)
+def test_one_number_is_one_value_of_a_network(texts: str, count: int, tmp_path: Path) -> None:
+    plan = plan_of(space_in(tmp_path, SPACE, f"model={texts}"))
     assert len({trial.key for trial in plan.trials}) == count
     assert len(plan.trials) == count
 
