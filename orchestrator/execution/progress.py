@@ -71,23 +71,24 @@ class TaskCounter:
     done: int = 0
     stopped: int = 0
     failed: int = 0
-    started: dict[str, float] = field(default_factory=dict)  # key of a running task -> when it started
-    durations: list[float] = field(default_factory=list)
+    # Key of a running task -> when it started, and how many a worker was given with it, itself included
+    started: dict[str, tuple[float, int]] = field(default_factory=dict)
+    durations: list[float] = field(default_factory=list)  # of tasks given together, each one's share
 
     @property
     def ended(self) -> int:
         return self.reused + self.done + self.stopped + self.failed
 
-    def on_start(self, key: str) -> None:
+    def on_start(self, key: str, *, together: int = 1) -> None:
         """Count a task that runs. A search makes the total grow: it is not known at the start."""
-        self.started[key] = monotonic()
+        self.started[key] = monotonic(), together
         self.total = max(self.total, self.ended + len(self.started))
 
     def on_result(self, result: TaskResult) -> None:
         """Count a task that has ended."""
-        started = self.started.pop(result.task.key, None)
-        if started is not None:
-            self.durations.append(monotonic() - started)
+        if result.task.key in self.started:
+            started, together = self.started.pop(result.task.key)
+            self.durations.append((monotonic() - started) / together)
         self.stopped += result.state == "stopped"
         self.done += result.state == "complete"
         self.failed += result.state == "failed"
@@ -95,7 +96,7 @@ class TaskCounter:
 
     def rate(self) -> RateEstimate:
         now = monotonic()
-        running = [now - started for started in self.started.values()]
+        running = [(now - started) / together for started, together in self.started.values()]
         return RateEstimate(max(0, self.total - self.ended), self.durations, running)
 
     def counts(self) -> str:
@@ -140,10 +141,11 @@ class SweepProgress:
         if self._live:
             self._live.stop()
 
-    def on_start(self, task: Task) -> None:
-        """Count a task that runs, for the first time or again."""
+    def on_start(self, tasks: Sequence[Task]) -> None:
+        """Count the tasks that a worker is given together, for the first time or again."""
         self.status_message = ""
-        self._counter(task).on_start(task.key)
+        for task in tasks:
+            self._counter(task).on_start(task.key, together=len(tasks))
 
     def on_result(self, result: TaskResult) -> None:
         """Count a task that has ended."""

@@ -63,9 +63,9 @@ class ProgressCallback(tune.Callback):
             check_loopback()
             self.checks_listeners = False
         self.ramp.on_start()
-        for task in load_tasks(trial.config[TASKS]):
-            self.trial_ids[task.key] = trial.trial_id
-            self.progress.on_start(task)
+        tasks = load_tasks(trial.config[TASKS])
+        self.trial_ids |= {task.key: trial.trial_id for task in tasks}
+        self.progress.on_start(tasks)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         if death():

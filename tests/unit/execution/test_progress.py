@@ -36,7 +36,7 @@ def halfway() -> SweepProgress:
     """Of 4 dense networks one reused and one done; of 144 trials every kind, two of them running."""
     found = SweepProgress(TaskCounter(4, reused=1), TaskCounter(144, reused=12), SignalHandler())
     for point in (dense("d"), trial("a"), trial("b"), trial("c"), trial("e"), trial("f")):
-        found.on_start(point)
+        found.on_start([point])
     found.on_result(TaskResult(dense("d"), {"final/val_accuracy": 0.99}))
     found.on_result(TaskResult(trial("a"), {"final/val_accuracy": 0.875}))
     found.on_result(TaskResult(trial("b"), None, "broke"))
@@ -50,9 +50,21 @@ def test_two_counts_and_every_state_in_one() -> None:
     assert line.endswith(f"left, best 0.875 ({NAME})")  # of trials, not of a dense network
 
 
+def test_the_time_of_tasks_that_are_given_together_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, *[0.0] * 16, *[32.0] * 16, 32.0]).__next__  # at the start, and at 16 starts and ends
+    monkeypatch.setattr("orchestrator.execution.progress.monotonic", clock)
+    counter = TaskCounter(100)
+    clock()
+    for number in range(16):
+        counter.on_start(f"t{number}", together=16)
+    for number in range(16):
+        counter.on_result(TaskResult(trial(f"t{number}"), {"final/val_accuracy": 0.9}))
+    assert eta_seconds([counter.rate()], concurrent=2) == pytest.approx(84 * 2 / 2)  # 2 s each, two at a time
+
+
 def test_a_worker_that_starts_again_is_one_trial() -> None:
     found = halfway()
-    found.on_start(trial("e"))
+    found.on_start([trial("e")])
     assert len(found.trials.started) == 2
     found.on_result(TaskResult(trial("e"), None, "its worker died 3 times"))
     assert (found.trials.failed, found.trials.ended, len(found.trials.started)) == (2, 16, 1)
@@ -61,7 +73,7 @@ def test_a_worker_that_starts_again_is_one_trial() -> None:
 def test_points_that_nobody_knew_of_make_a_total_grow() -> None:
     found = SweepProgress(TaskCounter(0), TaskCounter(2), SignalHandler())
     for number in range(3):
-        found.on_start(dense(f"d{number}"))
+        found.on_start([dense(f"d{number}")])
     assert (found.dense.total, found.dense.ended) == (3, 0)
     for number in range(3):
         found.on_result(TaskResult(trial(str(number)), None, "its dense network failed"))  # never started
