@@ -158,7 +158,7 @@ def _run(
 ) -> Summary:
     """Return the cached summary of a finished sweep, or else run the sweep."""
     if source is None:
-        from orchestrator.execution.finished_sweep import cached_summary, read_request
+        from orchestrator.execution.cached_summary import cached_summary, read_request
 
         request = read_request(space, sets, options)
         if request is not None and (summary := cached_summary(request, uri=uri())) is not None:
@@ -199,7 +199,7 @@ def deliver(as_json: JsonOption = False) -> None:
     """Deliver results that wait on this machine for a store that could not be reached, without a sweep."""
     with exit_on_signal():  # what is not delivered by then waits as before
         from orchestrator.errors import StoreError
-        from orchestrator.execution.late_results import deliver_late
+        from orchestrator.execution.pending_results import deliver_late
 
         delivered = deliver_late(uri())
         print_result(delivered, as_json=as_json)

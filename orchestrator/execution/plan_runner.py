@@ -14,7 +14,7 @@ from orchestrator.analysis.results import results_frame
 from orchestrator.config import EarlyStopping
 from orchestrator.data import paths
 from orchestrator.errors import ClusterError, DiskFullError, StoreError, StoreUnavailableError
-from orchestrator.execution.finished_sweep import REQUEST_SHA256, request_of
+from orchestrator.execution.cached_summary import REQUEST_SHA256, request_of
 from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.summary import Summary
 from orchestrator.execution.sweep import check_data, needed_data

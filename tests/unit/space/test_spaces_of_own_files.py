@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.config import method_name
 from orchestrator.errors import SpaceError
-from orchestrator.execution.finished_sweep import request_of
+from orchestrator.execution.cached_summary import request_of
 from orchestrator.execution.options import SweepOptions
 from orchestrator.planning.changes import config_differences
 from orchestrator.planning.fingerprints import with_current_fingerprints

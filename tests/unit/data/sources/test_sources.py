@@ -13,7 +13,7 @@ from orchestrator.data import datasets, files, loading, paths
 from orchestrator.data.sources import registry
 from orchestrator.data.sources.registry import SOURCES, find_source, parse_dataset
 from orchestrator.errors import DataError, SpaceError
-from orchestrator.execution.finished_sweep import request_of
+from orchestrator.execution.cached_summary import request_of
 from orchestrator.execution.options import SweepOptions
 from orchestrator.model_io.description import class_names, normalisation
 from orchestrator.planning.constraints import shape_of, train_size

@@ -18,7 +18,7 @@ from whole_sweep import NAME, NOBODY, TRIALS, Begun, begin
 from orchestrator import cli
 from orchestrator.analysis.results import results
 from orchestrator.errors import StoreError, StoreUnavailableError
-from orchestrator.execution.late_results import deliver_late
+from orchestrator.execution.pending_results import deliver_late
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.storage.outbox import Outbox
 from orchestrator.storage.runs import PICTURE, REPORT, TABLES
@@ -172,7 +172,7 @@ def test_what_another_process_is_delivering_is_waited_for(
 
 
 def test_one_that_never_ends_is_told(begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.execution.late_results.HELD_SECONDS", 0.5)
+    monkeypatch.setattr("orchestrator.execution.pending_results.HELD_SECONDS", 0.5)
     begun.leave_waiting(tmp_path / "state")
     outbox = Outbox(outbox_folder(begun.uri))
     with (

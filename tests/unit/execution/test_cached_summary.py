@@ -14,8 +14,8 @@ import forked
 import pytest
 from recorded import Store
 
-from orchestrator.execution import finished_sweep as module
-from orchestrator.execution.finished_sweep import (
+from orchestrator.execution import cached_summary as module
+from orchestrator.execution.cached_summary import (
     REQUEST_SHA256,
     SweepRequest,
     cached_summary,
