@@ -19,7 +19,7 @@ from pydantic_core import core_schema
 import models
 from orchestrator.config import method_text
 from orchestrator.data.augmentation import SEPARATOR, augmentations, parse_augmentation
-from orchestrator.data.datasets import DATASETS, check_options, unknown_dataset
+from orchestrator.data.datasets import DATASETS, check_options, info, unknown_dataset
 from orchestrator.data.sources.registry import SELECTION, canonical_options, is_source
 from orchestrator.errors import SpaceError, unknown_name
 from orchestrator.space import techniques
@@ -209,6 +209,8 @@ def canonical_dataset(value: Value) -> str:
         check_options(name, classes=classes, samples_per_class=samples)
     except SpaceError as error:
         raise ValueError(str(error)) from error
+    if classes is not None and list(classes) == list(range(info(name).num_classes)):
+        del options["classes"]  # all of them, in their own order
     return canonical_text(name, options)
 
 

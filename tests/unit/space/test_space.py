@@ -111,6 +111,8 @@ def test_all_ways_to_write_a_model_have_one_full_text(given: object, full: str) 
 
 def test_all_ways_to_write_a_data_set_have_one_full_text() -> None:
     assert values.canonical_dataset("digits(classes=None)") == "digits"
+    assert values.canonical_dataset(f"digits(classes={[*range(10)]})") == "digits"
+    assert values.canonical_dataset(f"digits(classes={[*range(9, -1, -1)]})") != "digits"  # labels are others
     text = "digits(classes=[3, 1], samples_per_class=20)"
     assert values.canonical_dataset("digits(samples_per_class=20, classes=(3, 1))") == text
     assert values.canonical_dataset({"method": "digits", "classes": [3, 1], "samples_per_class": 20}) == text
