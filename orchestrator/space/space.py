@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as File
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -20,7 +20,7 @@ from orchestrator.space.overrides import TECHNIQUE_AXES, with_sets
 from orchestrator.space.recipe import FIELD as NAMED_RECIPE
 from orchestrator.space.recipe import Recipe, TrainKey, with_batch_size
 from orchestrator.space.schema import AXIS_NAMES, Axes, AxisName, Exclude, Search
-from orchestrator.space.types import Integer, Recovery, StopRule, StrictModel
+from orchestrator.space.types import Integer, Recovery, StopRule, StrictModel, Version
 from orchestrator.space.values import MAX_POINTS, Choice, Range, Value, as_list, listed_values
 from orchestrator.space.yaml_loader import MAX_BYTES, Document, Path, Plain
 from orchestrator.system.files import read_regular
@@ -51,7 +51,7 @@ class Space(StrictModel):
     `source_model` the network of --from.
     """
 
-    version: Literal[1] = 1
+    version: Version = 1
     about: str = ""
     search: Search = Search()
     axes: Axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import partial
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -119,6 +119,7 @@ _MAPPING = {"type": "object", "properties": _LIMITS, "additionalProperties": _FR
 _AMOUNT = {"anyOf": [*_FRACTION["anyOf"], _MAPPING]}
 Axis = Annotated[tuple[T, ...], Field(min_length=1), ONE_OR_MORE]
 Integer = Annotated[int, BeforeValidator(_no_bool)]
+Version = Annotated[Literal[1], BeforeValidator(_no_bool)]
 Finite = Annotated[
     float, BeforeValidator(_no_bool), Field(allow_inf_nan=False), AfterValidator(_positive_zero)
 ]

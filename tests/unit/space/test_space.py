@@ -280,6 +280,7 @@ def test_bad_axes(tmp_path: Path, line: str, expected: str) -> None:
         ("axis: {}", "mine.yaml:2: unknown key 'axis'; did you mean axes?"),
         ("name: other", "unknown key 'name'"),
         ("version: 2", "mine.yaml:2: version is 2; input should be 1"),
+        ("version: true", "mine.yaml:2: version: True is no number"),
         ("search: {method: best}", "search.method is 'best'; input should be 'grid', 'random' or 'tpe'"),
         ("search: {trials: 9}", "search: a grid has no trials: that is for random and tpe"),
         ("search: {method: tpe, trial: 9}", "unknown key 'trial'; did you mean trials"),
