@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,9 +220,19 @@ def measure_workers(text: str, data_dir: Path) -> SideResult:
 
 @benchmark
 def memory() -> Iterator[Job]:
-    """Private memory of four workers on sets of 2 GB."""
+    """Private memory of four workers on JPEGs of 2 GB."""
+    yield from memory_jobs({"JPEGs": write_photos})
+
+
+@benchmark(full=True)
+def memory_of_arrays() -> Iterator[Job]:
+    """The same on arrays."""
+    yield from memory_jobs({"npz": write_npz, "npy": write_npy})
+
+
+def memory_jobs(writers: Mapping[str, Callable[[Path, int], str]]) -> Iterator[Job]:
     count = BYTES // (3 * SIDE**2)
-    for form, write in (("JPEGs", write_photos), ("npz", write_npz), ("npy", write_npy)):
+    for form, write in writers.items():
         with temporary_folder() as folder:
             text = write(folder, count)
             files.read_raw(text, folder)

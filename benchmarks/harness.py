@@ -39,12 +39,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
+
+import psutil
 
 from orchestrator.system.files import replace_file
 from orchestrator.system.machine import MachineLoad, watch_load
@@ -145,13 +148,25 @@ def run_job(job: Job) -> list[Row]:
     turns: list[tuple[SideResult, SideResult | None]] = []
     if job.warm:
         _run_turn(job, first=True)
-    load, since = watch_load(), perf_counter()
+    load, since, living = watch_load(), perf_counter(), _seconds_of_children()
     for number in range(job.rounds):
         turns.append(_run_turn(job, first=number % 2 == 0))
     child_seconds = sum(side.child_cpu_seconds for turn in turns for side in turn if side is not None)
+    # Those of workers that stay, such as a loader's; the others are in `child_cpu_seconds`.
+    child_seconds += sum(now - living.get(pid, 0.0) for pid, now in _seconds_of_children().items())
     measured = load()
     others = max(0.0, measured.others - child_seconds / (perf_counter() - since))
     return [_make_row(job, claim, turns, replace(measured, others=others)) for claim in job.claims]
+
+
+def _seconds_of_children() -> dict[int, float]:
+    """Return the CPU seconds of every process below this one that lives."""
+    seconds = {}
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            times = child.cpu_times()
+            seconds[child.pid] = float(times.user + times.system)
+    return seconds
 
 
 def _run_turn(job: Job, *, first: bool) -> tuple[SideResult, SideResult | None]:
