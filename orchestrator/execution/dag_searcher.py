@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.execution.options import WORKER_SECONDS
+from orchestrator.execution.resources import WORKER_SECONDS
 from orchestrator.trial.task import Task, TaskResult, dump_tasks
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from orchestrator.data import paths
 from orchestrator.data.files import data_folder
 from orchestrator.data.loading import Split, load_planned_data
 from orchestrator.execution.device_rendezvous import START_SECONDS, RayStore, join_group, leave_group
-from orchestrator.execution.options import local_resources
 from orchestrator.execution.ray_start import local_ray
+from orchestrator.execution.resources import local_resources
 from orchestrator.execution.worker import prepare_process
 from orchestrator.system.console import print_line
 from orchestrator.system.determinism import deterministic

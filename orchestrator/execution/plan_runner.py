@@ -17,11 +17,11 @@ from orchestrator.errors import ClusterError, DiskFullError, StoreError, StoreUn
 from orchestrator.execution.cached_summary import REQUEST_SHA256, request_of
 from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.summary import Summary
-from orchestrator.execution.sweep import check_data, needed_data
 from orchestrator.execution.sweep_artifacts import preload_plotting, publish_results, reproduce_command
 from orchestrator.planning.changes import find_changes
 from orchestrator.planning.estimate import check_disk_space, disk_space_message
-from orchestrator.planning.plan import Plan, with_expected_points
+from orchestrator.planning.fingerprints import check_data
+from orchestrator.planning.plan import Plan, needed_data, with_expected_points
 from orchestrator.planning.plan_file import PLAN
 from orchestrator.planning.resume import (
     digest,

@@ -17,8 +17,8 @@ from orchestrator.data import paths
 from orchestrator.data.datasets import parse_dataset
 from orchestrator.data.files import check_files
 from orchestrator.errors import ClusterError, OrchestrateError
-from orchestrator.execution.options import Resources, limit_to_nodes
 from orchestrator.execution.ray_start import Node, connect_cluster, living_nodes
+from orchestrator.execution.resources import Resources, limit_to_nodes
 from orchestrator.storage.uri import SERVER_FIX, check_reachable, redact_uri, store_exists
 from orchestrator.system.provenance import check_code
 from orchestrator.system.signals import SignalHandler

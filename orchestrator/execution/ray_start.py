@@ -18,7 +18,6 @@ import ray
 from ray.job_config import JobConfig
 
 from orchestrator.errors import ClusterError
-from orchestrator.execution.options import Resources
 from orchestrator.execution.ray_cleanup import (
     RAY,
     check_temporary_folder,
@@ -37,6 +36,7 @@ from orchestrator.execution.ray_patches import (
     quiet_deaths,
     reload_token,
 )
+from orchestrator.execution.resources import Resources
 from orchestrator.system.machine import environment_variables
 from orchestrator.system.signals import RAISED, SignalHandler
 

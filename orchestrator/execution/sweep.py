@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.config import DenseConfig, Device, EarlyStopping
-from orchestrator.data.datasets import parse_dataset
-from orchestrator.data.files import check_files
-from orchestrator.errors import DataError, SpaceError, UsageError
-from orchestrator.execution.options import (
-    SweepOptions,
-    local_resources,
-    share_of_memory,
-    trials_per_gpu,
-)
+from orchestrator.config import Device, EarlyStopping
+from orchestrator.errors import SpaceError, UsageError
+from orchestrator.execution.options import SweepOptions
 from orchestrator.execution.progress import waiting
+from orchestrator.execution.resources import local_resources, share_of_memory, trials_per_gpu
 from orchestrator.execution.summary import Preview
 from orchestrator.planning.changes import Changes, find_changes
 from orchestrator.planning.constraints import shape_of
 from orchestrator.planning.estimate import estimate
-from orchestrator.planning.fingerprints import missing_data
+from orchestrator.planning.fingerprints import check_data, missing_data
 from orchestrator.planning.micro_batches import find_norm_images
-from orchestrator.planning.plan import Plan, early_stopping_conflict, make_plan, with_expected_points
+from orchestrator.planning.plan import (
+    Plan,
+    early_stopping_conflict,
+    make_plan,
+    needed_data,
+    with_expected_points,
+)
 from orchestrator.planning.resume import find_previous_sweep, stopped_keys, with_recorded_points
 from orchestrator.planning.stacks import summarize_stacks
 from orchestrator.planning.step_times import NO_CALIBRATION, Calibration
@@ -68,21 +68,6 @@ def _make_store(uri: str) -> None:
     from orchestrator.execution import tune_experiment  # noqa: F401  all that a sweep imports later on
 
     tracking.initialise(uri)
-
-
-def needed_data(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
-    """Return the data sets that are needed, as texts; a search may need every one of its space."""
-    is_open_ended = plan.space.search.method == "tpe"
-    texts = plan.space.axes.dataset if is_open_ended else [training.dataset for training in trainings]
-    return sorted(set(texts))
-
-
-def check_data(datasets: Iterable[str]) -> None:
-    """Raise DataError for a data set whose files are missing or damaged, or that cannot be loaded."""
-    for text in datasets:
-        check_files(parse_dataset(text)[0])
-    for text, problem in missing_data(set(datasets)).items():
-        raise DataError(f"{text}: {problem}")
 
 
 def preview(

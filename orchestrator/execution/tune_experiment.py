@@ -24,10 +24,10 @@ from orchestrator.execution.dag_searcher import (
     LiveTrialScheduler,
     TaskSource,
 )
-from orchestrator.execution.options import Resources, limit_to_nodes
 from orchestrator.execution.progress import SweepProgress, TaskCounter
 from orchestrator.execution.ray_cleanup import death, session_folder
 from orchestrator.execution.ray_start import check_loopback, living_nodes, local_ray
+from orchestrator.execution.resources import Resources, limit_to_nodes
 from orchestrator.execution.trainable import StopSignals, trainable
 from orchestrator.execution.tune_patches import reuse_prestarted_workers, worker_loss_fails_one_trial
 from orchestrator.planning.stacks import task_group

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -119,6 +119,14 @@ def missing_data(datasets: set[str]) -> dict[str, str]:
         except DataError as error:
             missing[subject] = str(error).removeprefix(f"{name}: ")
     return missing
+
+
+def check_data(datasets: Iterable[str]) -> None:
+    """Raise DataError for a data set whose files are missing or damaged, or that cannot be loaded."""
+    for text in datasets:
+        check_files(parse_dataset(text)[0])
+    for text, problem in missing_data(set(datasets)).items():
+        raise DataError(f"{text}: {problem}")
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.config import DenseConfig, Device, EarlyStopping, Numerics, Precision, TrialConfig
@@ -205,3 +205,10 @@ def early_stopping_conflict(plan: Plan, stop: EarlyStopping) -> str | None:
         f"{f' and equal {shared}' if shared else ''}, {needed} are needed, and there are {largest} at most; "
         f"give {fewer}more settings, fewer axes in stop_within, or --stop none"
     )
+
+
+def needed_data(plan: Plan, trainings: Iterable[DenseConfig]) -> list[str]:
+    """Return the data sets that are needed, as texts; a search may need every one of its space."""
+    is_open_ended = plan.space.search.method == "tpe"
+    texts = plan.space.axes.dataset if is_open_ended else [training.dataset for training in trainings]
+    return sorted(set(texts))

@@ -25,9 +25,9 @@ from server import Server
 import orchestrator
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.errors import ClusterError, StoreError
-from orchestrator.execution.options import cluster_resources
 from orchestrator.execution.ray_cluster import NodeRequirements, cluster_for_sweep, cluster_gpus
 from orchestrator.execution.ray_start import connect_cluster
+from orchestrator.execution.resources import cluster_resources
 from orchestrator.execution.tune_experiment import run_experiment
 from orchestrator.system.provenance import install_path, source_digest
 from orchestrator.system.signals import SignalHandler

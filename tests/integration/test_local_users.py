@@ -22,8 +22,8 @@ from server import Server
 
 from orchestrator.errors import ClusterError
 from orchestrator.execution import ray_patches, ray_start
-from orchestrator.execution.options import Resources
 from orchestrator.execution.ray_start import listeners, local_ray, new_token
+from orchestrator.execution.resources import Resources
 from orchestrator.system.signals import SignalHandler
 
 pytestmark = [

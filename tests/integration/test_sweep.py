@@ -18,8 +18,8 @@ import models
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
 from orchestrator.execution import dag_searcher, ray_start
-from orchestrator.execution.options import Resources
 from orchestrator.execution.ray_start import local_ray
+from orchestrator.execution.resources import Resources
 from orchestrator.execution.tune_experiment import run_experiment
 from orchestrator.execution.worker import run_task
 from orchestrator.space.techniques import resolve

@@ -26,11 +26,12 @@ from orchestrator.data.paths import data_folder
 from orchestrator.data.sources.array_reader import NamedArrays, ReturnedArrays
 from orchestrator.data.sources.array_source import ArraySource, ImageLabels, Layout, raw_of
 from orchestrator.data.sources.base import DatasetInfo, Raw, check_fits
-from orchestrator.data.sources.registry import options_of
 from orchestrator.errors import DataError, UnusableError
 from orchestrator.system.console import stdout_to_stderr
+from pruning.hyperparameters import hyperparameters
 from pruning.registry import parse_method
 from pruning.user_code import own_code
+from pruning.user_code.functions import find_method
 from pruning.user_code.imports import reason
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ class OwnData(ArraySource):
         with stdout_to_stderr(), _own_random_numbers():  # our stdout is for results
             function = own_code.find_function(name)
             # A space file has lists alone.
-            defaults = {key: option.default for key, option in options_of(name).items()}
+            parameters = hyperparameters(find_method("data set", name, (), ())[0])
+            defaults = {key: option.default for key, option in parameters.items()}
             options = {key: tuple(v) if type(defaults[key]) is tuple else v for key, v in options.items()}
             arrays = to_arrays(function(**options))
         if perf_counter() - start > SLOW_SECONDS:

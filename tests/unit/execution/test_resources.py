@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import ClusterError, DeviceError, UsageError
-from orchestrator.execution import options
-from orchestrator.execution.options import (
+from orchestrator.execution import resources
+from orchestrator.execution.options import SweepOptions, resolve_device
+from orchestrator.execution.resources import (
     Resources,
-    SweepOptions,
     cluster_resources,
     limit_to_nodes,
     local_resources,
-    resolve_device,
     slots_on_node,
     trials_per_gpu,
 )
@@ -49,8 +48,8 @@ def test_a_cluster_is_the_sum_of_its_nodes() -> None:
 
 
 def test_a_machine_gives_each_trial_a_core_or_its_part_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "cores", lambda: 4)
-    monkeypatch.setattr(options, "gpus", lambda: 2)
+    monkeypatch.setattr(resources, "cores", lambda: 4)
+    monkeypatch.setattr(resources, "gpus", lambda: 2)
     found = local_resources("cpu")
     assert (found.cpus, found.gpus, found.concurrent, found.per_device) == (4, 0, 4, {"CPU": 1.0})
     found = local_resources("cuda", gpus_per_trial=0.25)
@@ -96,8 +95,8 @@ def test_several_devices_of_a_trial_may_be_on_several_nodes() -> None:
 
 
 def test_a_machine_has_as_many_trials_as_it_has_gpus_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "gpus", lambda: 5)
-    monkeypatch.setattr(options, "cores", lambda: 3)
+    monkeypatch.setattr(resources, "gpus", lambda: 5)
+    monkeypatch.setattr(resources, "cores", lambda: 3)
     pairs = local_resources("cuda", gpus_per_trial=2)
     assert (pairs.concurrent, pairs.devices, pairs.cpus) == (2, 2, 5)
     assert local_resources("cpu", gpus_per_trial=2).concurrent == 1

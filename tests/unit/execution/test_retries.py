@@ -17,7 +17,7 @@ import pytest
 import models
 from orchestrator import tracking
 from orchestrator.config import DenseConfig, Numerics, Prune, Train, TrialConfig
-from orchestrator.execution.options import Resources
+from orchestrator.execution.resources import Resources
 from orchestrator.execution.status import status
 from orchestrator.execution.tune_experiment import run_experiment
 from orchestrator.execution.worker import run_task

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from orchestrator.config import DenseConfig, Device, Numerics, Train, flat, micro_batch_of, non_default_fields
-from orchestrator.execution.options import SweepOptions, gpu_bytes
+from orchestrator.execution.options import SweepOptions
+from orchestrator.execution.resources import gpu_bytes
 from orchestrator.execution.sweep import preview
 from orchestrator.execution.sweep_artifacts import reproduce_command
 from orchestrator.keys import GPU_VERSION, stage_key
