@@ -16,7 +16,7 @@ from orchestrator.config import DenseConfig, TrialConfig, dense_from_json
 from orchestrator.errors import StoreError, StoreUnavailableError, unknown_name
 from orchestrator.planning.plan_file import PLAN, Record, load_planned_rows
 from orchestrator.storage.locks import is_owner_alive
-from orchestrator.storage.runs import RunRecord, Runs
+from orchestrator.storage.runs import RunRecord, Runs, newest_first
 from orchestrator.storage.uri import default_uri
 from orchestrator.system.console import print_line
 
@@ -42,7 +42,7 @@ def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> 
     experiments = tracker.experiments()
     if sweep in experiments:
         experiment = Tracker(tracker.uri, sweep)
-        rows = experiment.search("tags.kind = 'sweep'")
+        rows = newest_first(experiment.search("tags.kind = 'sweep'"))
         if rows:
             return latest(experiment, rows, is_planned if latest_of_any else _has_results)
     elif RUN_ID.fullmatch(sweep):

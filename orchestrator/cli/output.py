@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ def print_result(result: Result, *, as_json: bool) -> None:
 
 
 def print_summary(summary: Summary) -> None:
-    for table in summary.tables():
+    tables = summary.tables()
+    for table in tables:
         print_table(table)
     for name, reason in summary.failures.items():
         print_line(f"failed: {name}: {reason}", error=True)
@@ -65,7 +67,9 @@ def print_summary(summary: Summary) -> None:
     if report := summary.report():
         print_line(f"report:  {report}")
     if not summary.outcome.signal:
-        print_line("next: `orchestrate ui` opens the runs, `orchestrate compare` prints the table again")
+        compare = f"`orchestrate compare {shlex.quote(summary.space)}`"
+        again = f", {compare} prints the table again" if tables else ""
+        print_line(f"next: `orchestrate ui` opens the runs{again}")
 
 
 def print_table(table: Table) -> None:

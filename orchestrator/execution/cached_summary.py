@@ -18,7 +18,7 @@ from orchestrator.execution.summary import Summary
 from orchestrator.planning.plan_file import PLAN, load_planned_rows
 from orchestrator.space.names import SPACES
 from orchestrator.storage.manifest import sizes_match
-from orchestrator.storage.runs import RunRecord
+from orchestrator.storage.runs import RunRecord, newest_first
 from orchestrator.storage.sqlite_runs import SqliteRuns
 from orchestrator.storage.uri import UNREADABLE, outbox_folder
 from orchestrator.system import provenance
@@ -138,6 +138,9 @@ def cached_summary(request: SweepRequest, *, uri: str) -> Summary | None:
         sweep = next(iter(runs.search(f"tags.kind = 'sweep' and tags.{REQUEST_SHA256} = '{sha256}'")), None)
         if sweep is None or sweep.status != "FINISHED":
             return None
+        of_its_name = [row for row in runs.search("tags.kind = 'sweep'") if row.name == sweep.name]
+        if newest_first(of_its_name)[0].run_id != sweep.run_id:
+            return None  # it is to be the latest, and nothing is written here
         return _make_summary(request, runs, sweep)
     except StoreError:
         return None

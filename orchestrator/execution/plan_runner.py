@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from orchestrator.planning.resume import (
     with_recorded_points,
 )
 from orchestrator.space.space import Space
-from orchestrator.storage.runs import COMMAND
+from orchestrator.storage.runs import COMMAND, LAST_ASKED, newest_first
 from orchestrator.storage.uri import custom_state_dir, outbox_folder, store_folder
 from orchestrator.system.console import print_line
 from orchestrator.system.provenance import environment
@@ -72,6 +73,7 @@ def execute_plan(
     # Nothing is left to run or to publish: neither Ray nor the lease is needed.
     if earlier is not None and not work.tasks and work.plan.complete and earlier.status == "FINISHED":
         session.record_request(plan.space, earlier)
+        session.make_latest(earlier)
         return Summary.of_plan(
             work.plan, earlier, results_frame(tracker, earlier), SweepOutcome(()), work.reused
         )
@@ -168,6 +170,11 @@ class SweepSession:
         if sha256 is not None and sweep.tags.get(REQUEST_SHA256) != sha256:
             self.tracker.try_set_tag(sweep.run_id, REQUEST_SHA256, sha256)
 
+    def make_latest(self, sweep: RunRecord) -> None:
+        """Tag the sweep as the latest of its name, which other commands mean by it, unless it is."""
+        if newest_first(self.tracker.search("tags.kind = 'sweep'"))[0].run_id != sweep.run_id:
+            self.tracker.try_set_tag(sweep.run_id, LAST_ASKED, str(int(1000 * time.time())))
+
     def write_plan(self, plan: Plan, sweep: RunRecord) -> None:
         """Record what is going to run, where and by which command."""
         self.tracker.set_tag(sweep.run_id, COMMAND, reproduce_command(plan.space, self.options))
@@ -178,6 +185,7 @@ class SweepSession:
         )
         self.tracker.replace_text(sweep, PLAN, plan_text(plan, stop=self.stop))
         self.record_request(plan.space, sweep)
+        self.make_latest(sweep)
         if plan.space.source_model is not None:
             upload_source_model(self.tracker, sweep, plan.space.source_model)
 

@@ -37,6 +37,7 @@ from orchestrator.system.determinism import deterministic, seeded
 from orchestrator.system.provenance import environment
 from orchestrator.tracking import MetricPoint, RunRecord, Tracker, open_store
 from pruning.masking import prunable_layers
+from pruning.user_code import own_code
 
 Json = Mapping[str, Any]
 
@@ -190,6 +191,8 @@ def plan_jobs(tracker: Tracker, rows: Iterable[RunRecord], options: LatencyOptio
 def _network_key(tracker: Tracker, row: RunRecord, *, device: str) -> tuple[object, ...]:
     """Equal for the runs whose networks must take equally long."""
     spec = ModelSpec.from_json(tracker.read_text(row, f"model/{ARCH}").encode(), f"model/{ARCH}")
+    if own_code.is_own(spec.model.partition("(")[0]):
+        saved_model(tracker, row)  # checks the files; from here on this process may run the network's code
     if spec.cut_widths is not None:
         return (*spec.architecture, json.dumps(spec.cut_widths, sort_keys=True))
     sparsity = {

@@ -69,7 +69,8 @@ def ship(
     `out` with an ending, as net.onnx, is a file. Any other is a folder, by default one that is named after
     the run; it is complete unless it has files already: then the file and FILE.json are added to it. `reason`
     is a sentence on why this run was chosen, for the model card.
-    The errors of `export`, and DataError where the test images of a complete folder are missing.
+    The errors of `export`, UsageError for a folder that has another run's network, and DataError where the
+    test images of a complete folder are missing.
     """
     companions = options.check().companions
     if within is not None and not best:
@@ -82,6 +83,8 @@ def ship(
     if out is not None and is_file:
         return Shipment(export_model(model, options, out), (), None, choice)
     folder = Path.cwd() / stem_of(model) if out is None else out
+    if (folder / CHECK).exists() and not any(p.name.startswith(stem_of(model)) for p in folder.iterdir()):
+        raise UsageError(f"{folder} has the network of another run; name another folder with --out")
     if folder.is_dir() and any(folder.iterdir()):
         note = f"{folder} has files already: a model card, a sample and {CHECK} go into a new folder"
         return Shipment(export_model(model, options, folder), (), None, choice, note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ TABLES = "comparison.md"
 REPORT = "report.html"
 COMMAND = "command"
 COMMAND_LENGTH = 4000  # characters; the store cuts tags at 8000
+LAST_ASKED = "last_asked_ms"  # when a sweep was asked for again, after another one of its name
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class RunRecord:
         if not self.artifact_uri.startswith("file://"):
             return None
         return Path(url2pathname(urlsplit(self.artifact_uri).path)) / path
+
+
+def newest_first(sweeps: Iterable[RunRecord]) -> list[RunRecord]:
+    """Return the runs of sweeps by when each was last asked for, the newest first."""
+    return sorted(sweeps, key=lambda row: max(row.start_ms, int(row.tags.get(LAST_ASKED, 0))), reverse=True)
 
 
 class Runs(ABC):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -25,6 +26,7 @@ from orchestrator.execution.cached_summary import (
 from orchestrator.execution.options import SweepOptions
 from orchestrator.planning.plan_file import PLAN, dump_plan
 from orchestrator.space.space import load_space
+from orchestrator.storage.runs import LAST_ASKED, newest_first
 from orchestrator.storage.uri import outbox_folder
 from orchestrator.tracking import Tracker
 
@@ -151,6 +153,16 @@ def test_a_sweep_that_is_whole_is_told(swept: Store) -> None:
     assert found.sweep.run_id == sweep_of(swept)
     assert [table.rows[-1][:2] for table in found.tables()] == [["weight", "50%"]]
     assert cached_summary(replace(REQUEST, stop="median"), uri=swept.uri) is None
+
+
+def test_a_sweep_that_is_not_the_latest_of_its_name_is_made_the_latest(swept: Store) -> None:
+    tracker, sweep = swept.tracker, sweep_of(swept)
+    other = tracker.start("sweep", "tiny", tags={}).run_id
+    tracker.close(other, "a test", status="FAILED")
+    assert cached_summary(REQUEST, uri=swept.uri) is None
+    tracker.set_tag(sweep, LAST_ASKED, str(int(1000 * time.time()) + 1000))
+    assert cached_summary(REQUEST, uri=swept.uri) is not None
+    assert newest_first(tracker.search("tags.kind = 'sweep'"))[0].run_id == sweep
 
 
 @pytest.mark.parametrize("harm", ["running", "invalid", "cut", "deleted", "waiting", "plan"])

@@ -148,6 +148,8 @@ def test_where_it_goes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "has files already" in list(again.lines())[-1]
     with pytest.raises(UsageError, match=rf"{stem}.pt2 is there already"):
         ship(run_id, PT2, uri=store.uri)
+    with pytest.raises(UsageError, match="has the network of another run; name another folder with --out"):
+        ship(store.trial("slp", "weight", "none"), PT2, out=tmp_path / stem, uri=store.uri)
     (tmp_path / "empty").mkdir()
     assert ship(run_id, PT2, out=tmp_path / "empty", uri=store.uri).names
     assert (tmp_path / "empty" / "check.py").exists()
