@@ -40,6 +40,8 @@ def find_sweep(tracker: Tracker, sweep: str, *, latest_of_any: bool = False) -> 
     from orchestrator.tracking import Tracker
 
     experiments = tracker.experiments()
+    if Path(sweep).suffix in (".yaml", ".yml") and Path(sweep).stem in experiments:
+        sweep = Path(sweep).stem  # a space's file, as `plan` and `sweep` take it
     if sweep in experiments:
         experiment = Tracker(tracker.uri, sweep)
         rows = newest_first(experiment.search("tags.kind = 'sweep'"))

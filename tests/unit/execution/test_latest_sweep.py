@@ -30,3 +30,4 @@ def test_two_files_of_one_name_are_two_sweeps_and_the_last_one_asked_for_counts(
         assert run_sweep(space, SweepOptions(), uri=uri).reused == 1
         frame = orchestrator.results("space", uri=uri)
         assert list(frame["model"]) == [f"mlp(widths=[{width}])"]
+        assert orchestrator.results("study/space.yaml", uri=uri).equals(frame)
