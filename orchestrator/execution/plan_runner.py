@@ -172,7 +172,8 @@ class SweepSession:
 
     def make_latest(self, sweep: RunRecord) -> None:
         """Tag the sweep as the latest of its name, which other commands mean by it, unless it is."""
-        if newest_first(self.tracker.search("tags.kind = 'sweep'"))[0].run_id != sweep.run_id:
+        first, *_ = newest_first([*self.tracker.search("tags.kind = 'sweep'"), sweep])
+        if first.run_id != sweep.run_id:
             self.tracker.try_set_tag(sweep.run_id, LAST_ASKED, str(int(1000 * time.time())))
 
     def write_plan(self, plan: Plan, sweep: RunRecord) -> None:

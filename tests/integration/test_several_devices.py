@@ -97,6 +97,7 @@ def test_the_sweep_is_found_again_and_one_device_has_other_keys(shared: Path) ->
     assert '"reused": 0' in plan.stdout, plan.stdout
 
 
+@pytest.mark.long
 def test_a_rerun_takes_as_many_devices_and_has_equal_bits(shared: Path) -> None:
     row = next(row for row in finished(shared) if "on='cut'" in row.params.get("recover", ""))
     checked = orchestrate("rerun", row.run_id, "--check", folder=shared)

@@ -156,6 +156,7 @@ def test_a_point_is_given_up_when_its_workers_die_again_and_again(tmp_path: Path
     assert tracker.find_all_finished().keys() == {points[0].key, points[2].key}
 
 
+@pytest.mark.long  # its worker dies three times, and each new one takes seconds to start
 def test_a_criterion_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     """From another package, as a crash in somebody's extension would be."""
     site = tmp_path / "site"
